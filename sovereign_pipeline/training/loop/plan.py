@@ -126,6 +126,10 @@ def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
     In kto one alone has no other reply to exchange. TRL's loss is a mean over each device's own batch, so batches of
     unequal size would weigh rows unequally; and accelerate fills them with rows from the beginning.
     """
+    if job.method == "kto" and wanted == 1:
+        raise TrainingFailed(
+            "1 reply would be trained, and kto compares it with another one.", "Raise epochs or max_steps."
+        )
     if job.method == "kto" and wanted % units_a_pass == 1:
         return wanted - 1
     if not job.is_trls or job.devices.count == 1:

@@ -144,9 +144,9 @@ def check_memory(job: TrainingJob, plan: Plan, encoded: Sequence[EncodedRow]) ->
             return plan.largest_forward
         try:
             rows = guard(encoded, changed.tuning.max_length, sft.max_cut_share, job.eos_ids)
+            return make_plan(changed, rows.rows).largest_forward
         except TrainingFailed:  # too many rows are too long for these values
             return None
-        return make_plan(changed, rows.rows).largest_forward
 
     check_host(job.base_model, job.sft, job.devices.count, host_memory())
     available, device = available_memory()

@@ -139,6 +139,9 @@ def test_the_plan_of_two_devices_ends_where_the_method_does(
     if method == "reward":
         with pytest.raises(TrainingFailed, match="3 rows would be trained, and a batch for each of 2 devices takes 4"):
             make_plan(job, rows[:3])
+    if method == "kto":
+        with pytest.raises(TrainingFailed, match="1 reply would be trained"):
+            make_plan(job, rows[:1])
 
 
 @given(lengths=st.lists(st.integers(10, 128), min_size=1, max_size=80))
