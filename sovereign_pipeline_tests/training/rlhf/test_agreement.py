@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.training.rlhf import trainer
+from sovereign_pipeline.training.rlhf.reward import tools
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import learn, log, reward, reward_job
 from sovereign_pipeline_tests.training.rlhf.trl_runs import JobMaker
 
@@ -24,6 +25,8 @@ def test_ppo_and_rloo_learn_a_word_alike(make_job: JobMaker, parent: Path, monke
     """The share of replies that name a rope rises from a sixth or less to .79 (PPO) and .83 (RLOO), with a deviation of
     .2 between seeds each. The difference is to lie within two of its standard errors."""
     monkeypatch.setattr(trainer, "check_reward", lambda *given: None)  # it would see that the word alone is enough
+    # As the sandbox gives it, which would be started a hundred times.
+    monkeypatch.setattr(tools.ToolRunner, "_run", lambda tool, rows: [float("rope" in row["reply"]) for row in rows])
     monkeypatch.setattr(trainer, "reason_to_stop", lambda *given: None)
     found = {name: [course(make_job, parent, name, seed) for seed in SEEDS] for name in REPLIES}
     ends = {name: [end for _, end in courses] for name, courses in found.items()}
