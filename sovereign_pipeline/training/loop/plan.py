@@ -99,8 +99,9 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
     """Rows in packs of at most `max_length` tokens that are about equally full. No row is cut; ties go by order.
 
     Each row, the longest first, goes into the emptiest pack (Graham 1969, "longest processing time first"), with as few
-    packs as that takes. First-fit decreasing takes up to 6 % fewer and leaves the shortest rows to the last one: where
-    a step is one pack, each of their tokens weighs several times as much as any other.
+    packs as that takes. First-fit decreasing takes fewer, of a thousand rows and more by up to a tenth, and leaves the
+    shortest rows to the last one: where a step is one pack, each of their tokens weighs several times as much as any
+    other.
     """
     longest_first = sorted(rows, key=lambda row: -row.tokens)
     least = math.ceil(sum(row.tokens for row in rows) / max_length)
