@@ -84,6 +84,8 @@ class Cells:
         from sovereign_pipeline.artifacts.making import source_digest
 
         self.directory = directory
+        self.kept: list[str] = []
+        """Cells of an earlier run that were taken."""
         machine = machine_facts()
         self._facts = {
             "package": source_digest(),
@@ -107,6 +109,7 @@ class Cells:
             kept = json.loads(file.read_bytes())
             if kept["facts"] == known:
                 found: dict[str, Any] = kept["result"]
+                self.kept.append(name)
                 say(f"{name}: kept from an earlier run")
                 return found
         shutil.rmtree(place, ignore_errors=True)
@@ -147,13 +150,13 @@ def machine_facts() -> dict[str, Any]:
 
 
 def machine_line(result: Mapping[str, Any]) -> str:
-    """The `machine` and the `libraries` of a result, in one sentence."""
-    machine = result["machine"]
+    """The `machine` and the `libraries` of a result in one sentence; another one for cells of an earlier run."""
+    machine, kept = result["machine"], result.get("kept_cells")
     versions = ", ".join(f"{name} {version}" for name, version in result["libraries"].items())
     return (
         f"{machine['processor']}, {machine['cores']} cores (load before the start {machine['load_before']:.1f}), "
         f"Python {machine['python']}; {versions}."
-    )
+    ) + (f" Of an earlier run, whose load is not stated: {len(kept)} of the measurements." if kept else "")
 
 
 def write_result(out: Path, name: str, result: Mapping[str, Any], markdown: str) -> None:

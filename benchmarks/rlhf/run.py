@@ -67,6 +67,7 @@ def measure(arguments: argparse.Namespace, cells: Cells) -> Iterator[dict[str, A
     result: dict[str, Any] = {
         "machine": machine_facts(),
         "libraries": library_versions(LIBRARIES),
+        "kept_cells": cells.kept,
         "minutes": arguments.minutes,
         "precision": prepared.facts["sft"]["precision"],
         "parent": parent,

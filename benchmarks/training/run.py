@@ -76,6 +76,7 @@ def measure(arguments: argparse.Namespace, model: Path, cells: Cells) -> Iterato
     result: dict[str, Any] = {
         "machine": machine_facts(),
         "libraries": library_versions(LIBRARIES),
+        "kept_cells": cells.kept,
         "data": tokens,
     }
     if "sft" in arguments.parts:
