@@ -135,11 +135,13 @@ def assert_seen_by_pod(place: Kubernetes, job: Path, withheld: Mapping[str, Path
     """Raise RecipeError for a volume that holds what the training side never sees: the vault, unscrubbed text.
 
     So too for a path of the job that is on no volume of the pod, or on a read-only one where the trainer writes; and
-    for a training by reward, whose tools need namespaces that the pod's security context forbids.
+    for a training by reward, whose tools need namespaces that the pod's security context forbids. One whose reward is a
+    reward model alone is refused too: what it reads and writes beside the job is not mounted.
     """
     if TrainingJob.read(job).reward is not None:
         raise RecipeError(
-            "institution.yaml: trainer: a pod may not make the namespaces that the sandbox of training.rlhf needs.",
+            "institution.yaml: trainer: a line with training.rlhf is not trained in a pod, which may not make the "
+            "namespaces that the sandbox of its tools needs.",
             "Train this line on this machine or on a Ray cluster.",
         )
     for variable, directory in withheld.items():
