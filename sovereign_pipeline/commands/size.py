@@ -21,7 +21,12 @@ def size(
     method: Annotated[Literal["sft", "dpo", "ipo", "kto"], typer.Option(help="The recipe's method.")] = "sft",
     adapter: Annotated[Literal["lora", "qlora", "none"], typer.Option(help="none is full tuning.")] = "lora",
     rank: Annotated[int, typer.Option(min=1, max=LARGEST, help="Rank of the adapter.")] = 16,
-    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="What weights are held in.")] = "bfloat16",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(
+            help="What weights are held in; auto: bfloat16 on a card, on the CPU what this machine computes in."
+        ),
+    ] = "auto",
     max_length: Annotated[
         int, typer.Option(min=32, max=LARGEST, help="Tokens of a pack; of a pair, each reply with its prompt.")
     ] = 1024,
@@ -41,25 +46,30 @@ def size(
     Ends 1 when no card does it in a day.
     """
     from sovereign_pipeline.base_models.shapes import read_shape
+    from sovereign_pipeline.training.precision import PROCESSORS, processors_have_bfloat16
     from sovereign_pipeline.training.sizing.sizing import estimate
     from sovereign_pipeline.training.sizing.tiers import UTILISATION, Work, recommend, tiers
 
+    on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"
+    held_as = {"cuda": "bfloat16", "cpu": on_cpu} if precision == "auto" else {"cuda": precision, "cpu": precision}
     sft, preference = _recipe_of(
         method,
-        {"adapter": adapter, "precision": precision, "gradient_checkpointing": gradient_checkpointing}
+        {"adapter": adapter, "precision": held_as["cuda"], "gradient_checkpointing": gradient_checkpointing}
         | ({} if adapter == "none" else {"rank": rank, "alpha": 2 * rank}),
         {"max_length": max_length} | ({} if batch_size is None else {"batch_size": batch_size}),
     )
     shape = read_shape(model)
     found = tiers(shape, sft, preference, Work(rows, tokens, epochs), utilisation or UTILISATION)
     advice = recommend(found)
-    memory = {device: estimate(shape, sft, preference, device=device) for device in ("cuda", "cpu")}
+    on_device = {device: sft.model_copy(update={"precision": each}) for device, each in held_as.items()}
+    memory = {device: estimate(shape, on_device[device], preference, device=device) for device in ("cuda", "cpu")}
     facts = {
         "model": model,
         "parameters": shape.parameters,
         "parameters_a_token": shape.active,
         "parameters_trained": shape.trainable(sft),
         "tokens": round(rows * tokens * epochs),
+        "precision": held_as,
         "memory_bytes": {device: {**each.parts, "together": each.total} for device, each in memory.items()},
         "utilisation": utilisation or UTILISATION,
         "utilisation_from": "as given" if utilisation else "stated, not measured",
@@ -91,12 +101,10 @@ def _print_size(facts: dict[str, Any]) -> None:
         f"{escape(facts['model'])}: {facts['parameters']:,} parameters, {facts['parameters_a_token']:,} for a token, "
         f"{facts['parameters_trained']:,} trained, on {facts['tokens']:,} tokens"
     )
-    memory = facts["memory_bytes"]
+    memory, held_as = facts["memory_bytes"], facts["precision"]
+    gpu, cpu = f"one GPU, {held_as['cuda']}", f"CPU, {held_as['cpu']}"
     print_rows(
-        [
-            {"part": part, "one GPU": _gib(needed), "CPU": _gib(memory["cpu"][part])}
-            for part, needed in memory["cuda"].items()
-        ],
+        [{"part": part, gpu: _gib(needed), cpu: _gib(memory["cpu"][part])} for part, needed in memory["cuda"].items()],
         False,
         "Memory at the peak, GiB",
     )

@@ -2,6 +2,7 @@
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base_models.shapes import Shape, read_shape
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.training import precision
 from sovereign_pipeline.training.sizing.tiers import Tier, Work, flops_a_token, recommend, tiers
 
 QLORA = {"adapter": "qlora", "gradient_checkpointing": True}
@@ -119,6 +121,20 @@ def test_size_prints_tables_or_json_and_ends_one_when_no_tier_will_do() -> None:
     assert hosts["1 × H100 80 GB"] == 0 and hosts["8 × H100 80 GB"] == 4 * hosts["2 × H100 80 GB"] > 8 * 3e9
     too_much = [*asked, "--epochs", "100000"]
     assert CliRunner().invoke(app, too_much).exit_code == 1
+
+
+def test_the_cpu_holds_weights_in_what_this_machine_computes_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a recipe without a precision is trained here; so what a refused training proposes has the figures of it."""
+    (tmp_path / "cpuinfo").write_text("flags : avx2\n")
+    monkeypatch.setattr(precision, "PROCESSORS", tmp_path / "cpuinfo")
+    asked = ["size", "--model", "7B", "--rows", "10", "--tokens", "10", "--json"]
+    facts = json.loads(CliRunner().invoke(app, asked).stdout)
+    assert facts["precision"] == {"cuda": "bfloat16", "cpu": "float32"}
+    assert facts["memory_bytes"]["cpu"]["weights"] == 2 * facts["memory_bytes"]["cuda"]["weights"]
+    named = json.loads(CliRunner().invoke(app, [*asked, "--precision", "bfloat16"]).stdout)
+    assert named["memory_bytes"]["cpu"]["weights"] == named["memory_bytes"]["cuda"]["weights"]
 
 
 @pytest.mark.parametrize(
