@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +12,9 @@ from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train
-from sovereign_pipeline.training.processes import launcher
 from sovereign_pipeline.training.reward_model.trainer import train_reward_model
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
-from sovereign_pipeline_tests.training.processes.worker_of_many import JOBS
+from sovereign_pipeline_tests.training.processes.many import run_many
 from sovereign_pipeline_tests.training.trainings import files
 
 pytestmark = pytest.mark.slow
@@ -106,16 +104,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker
 
 def _run(jobs: list[tuple[TrainingJob, str | None]]) -> None:
     """In two processes, which end with the last job, whose fault ends them."""
-    named = []
-    for job, fault in jobs:
-        path = job.result.with_name("job.json")
-        job.write(path)
-        named.append((str(path), fault))
-    module = "sovereign_pipeline_tests.training.processes.ranks_of_many"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher, "worker_command", lambda python, path: [python, "-m", module, str(path)])
-        with pytest.raises(TrainingFailed):
-            launcher.run_trainer(Path(named[0][0]), lambda line: None, {JOBS: json.dumps(named)})
+    with pytest.raises(TrainingFailed):
+        run_many(jobs)
 
 
 def rows(job: TrainingJob, name: str = "training_log") -> list[dict[str, Any]]:

@@ -23,6 +23,8 @@ from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.processes.launcher import run_trainer, worker_environment
 from sovereign_pipeline_tests.training.conftest import letters
 from sovereign_pipeline_tests.training.processes.halting import halt_at
+from sovereign_pipeline_tests.training.processes.many import run_many
+from sovereign_pipeline_tests.training.trainings import run as train_here
 
 pytestmark = pytest.mark.slow
 
@@ -53,16 +55,43 @@ ZERO3 = pytest.param(
 )
 
 
-@pytest.mark.parametrize("sharding", ["fsdp2", ZERO3])
-@pytest.mark.parametrize("sft", [FULL, {"adapter": "lora"}, {"adapter": "lora", "precision": "bfloat16"}])
-def test_two_processes_train_what_one_does(make_job: JobMaker, sft: dict[str, Any], sharding: str) -> None:
-    """Nine packs in two epochs and two at a time: the last step has one for one of the two."""
-    rows = letters(40)
-    one = make_job("one", rows, sft={**sft, "epochs": 1, "gradient_accumulation": 2})
-    two = make_job("two", rows, sft={**sft, "epochs": 1}, devices={**TWO, "sharding": sharding})
-    run(one)
-    run(two)
-    near = 1e-4 if sft.get("precision") != "bfloat16" else 2e-2
+KINDS: dict[str, dict[str, Any]] = {
+    "full": FULL,
+    "lora": {"adapter": "lora"},
+    "lora in bfloat16": {"adapter": "lora", "precision": "bfloat16"},
+}
+
+
+@pytest.fixture(scope="module", params=["fsdp2", ZERO3])
+def trained(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker
+) -> dict[str, tuple[TrainingJob, TrainingJob]]:
+    """Of each kind a job of one process and one of two: nine packs in two epochs and two at a time, so that the last
+    step has one for one of the two."""
+    rows, root = letters(40), tmp_path_factory.mktemp(request.param)
+    jobs = {}
+    for kind, sft in KINDS.items():
+        name = kind.replace(" ", "-")
+        alone = {**sft, "epochs": 1, "gradient_accumulation": 2}
+        devices = {**TWO, "sharding": request.param}
+        jobs[kind] = (
+            make_session_job(root, f"one-{name}", rows, sft=alone),
+            make_session_job(root, f"two-{name}", rows, sft={**sft, "epochs": 1}, devices=devices),
+        )
+        train_here(jobs[kind][0])
+    together = [two for _, two in jobs.values()]
+    if request.param == "fsdp2":
+        run_many([(job, None) for job in together])
+    else:  # DeepSpeed keeps what it began with in its process
+        for job in together:
+            run(job)
+    return jobs
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_train_what_one_does(trained: dict[str, tuple[TrainingJob, TrainingJob]], kind: str) -> None:
+    one, two = trained[kind]
+    near = 1e-4 if kind != "lora in bfloat16" else 2e-2
     assert len(log(one)) == len(log(two)) > 3
     assert log(two) == pytest.approx(log(one), rel=near)
     assert log(two, "grad_norm") == pytest.approx(log(one, "grad_norm"), rel=20 * near)
@@ -76,7 +105,7 @@ def test_two_processes_train_what_one_does(make_job: JobMaker, sft: dict[str, An
     files = {str(file.relative_to(one.output)) for file in one.output.rglob("*") if file.is_file()}
     assert files == {str(file.relative_to(two.output)) for file in two.output.rglob("*") if file.is_file()}
     report = json.loads((two.output / "report.json").read_bytes())
-    assert (report["devices"], report["sharding"]) == (2, sharding)
+    assert (report["devices"], report["sharding"]) == (2, two.devices.sharding)
 
 
 def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMaker, tmp_path: Path) -> None:
