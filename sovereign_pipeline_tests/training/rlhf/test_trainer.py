@@ -58,15 +58,6 @@ def test_it_learns_and_records_what_it_learned_from(whole: TrainingJob) -> None:
     }
 
 
-def test_a_prompt_that_its_replies_share_is_counted_once(whole: TrainingJob) -> None:
-    """Four iterations of four replies to each of all sixteen prompts, and each goes through the model twice."""
-    report = json.loads((whole.output / "report.json").read_bytes())
-    replies = sum(row["reply_tokens"] for row in log(whole)) * 64
-    tokens = replies + 4 * report["tokens"]
-    assert report["supervised_share"] == pytest.approx(replies / tokens, abs=1e-6)
-    assert report["tokens_trained"] == round(2 * tokens)
-
-
 def test_held_out_prompts_are_measured_and_never_sampled_for_learning(whole: TrainingJob) -> None:
     report = json.loads((whole.output / "rlhf.json").read_bytes())
     samples = [json.loads(line) for line in (whole.output / "samples.jsonl").read_text().splitlines()]
@@ -160,6 +151,11 @@ def test_in_bfloat16_and_groups_too_an_interrupted_training_resumes_to_the_same_
         train_by_reward(once, hooks)
     assert "resuming from step-00000002" in learn(once)
     assert files(once.output) == files(never.output)
+    # Each of the sixteen prompts was in one of the four iterations, and went through the model once for its replies.
+    report = json.loads((once.output / "report.json").read_bytes())
+    replies = sum(row["reply_tokens"] for row in log(once)) * 16
+    assert report["supervised_share"] == pytest.approx(replies / (replies + report["tokens"]), abs=1e-6)
+    assert report["tokens_trained"] == round(2 * (replies + report["tokens"]))
 
 
 @pytest.mark.security_case("a policy games its reward", "the held-out gold reward falls, and the training ends")
