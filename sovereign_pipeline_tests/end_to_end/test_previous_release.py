@@ -50,6 +50,7 @@ RAISED = {
     # The card finds more (ellipses, notes that a reply goes on) and names the rows that the recipe excludes.
     "training_dataset": "3",
     "preference_dataset": "3",  # the same, contradicting preferences, and near-empty rejected replies
+    "sft_adapter": "3",  # packs are about equally full
     "private_scores": "5",  # intervals are over case files in one spelling
     "red_team_report": "5",  # the judge of refusals is fitted on what answers deliver; labels have a style
     "evaluation_report": "5",  # the judges' table is by style too

@@ -81,8 +81,16 @@ def test_a_trainer_of_trl_makes_an_adapter_that_passes_the_same_gates(
     ("method", "digest"), [("dpo", "1dba721a5a51"), ("ipo", "452c1a3ceeac"), ("kto", "025abb4b9163")]
 )
 def test_a_recipe_of_before_makes_the_adapter_of_before(method: str, digest: str) -> None:
-    """Its part in the identity, as 0.2.0 had it. Another digest would train every institution's adapters anew."""
-    training = {"base_model": "tiny", "instruction": "A.", "preference": {"method": method}}
+    """Its part in the identity, as 0.2.0 had it. Another digest would train every institution's adapters anew.
+
+    The precision is what a recipe that names none is decided to have on a machine with the units, and always had.
+    """
+    training = {
+        "base_model": "tiny",
+        "instruction": "A.",
+        "sft": {"precision": "bfloat16"},
+        "preference": {"method": method},
+    }
     line = SimpleNamespace(training=Training.model_validate(training))
     assert digest_of(ALIGNED_ADAPTER.config(cast(Line, line)))[:12] == digest
 
