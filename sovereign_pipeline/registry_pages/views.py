@@ -44,7 +44,7 @@ class Digest:
 
 @dataclass(frozen=True)
 class Waived:
-    """What an officer let pass."""
+    """What an officer waived."""
 
     what: str
     outcome: str

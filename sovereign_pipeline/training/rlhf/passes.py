@@ -2,7 +2,7 @@
 
 Replies of one prompt that stand beside each other share its tokens: each sees the prompt and itself, and its positions
 go on from the prompt's. With prompts twice as long as the replies, four replies of each take half of the tokens of four
-rows. Where the model's attention takes no row that goes on from another, as on CUDA, each reply has its prompt. What
+rows. Where the model's attention cannot let a row go on from another, as on CUDA, each reply has its prompt. What
 does not belong here: how rows are kept apart (`loop/attention.py`).
 """
 
