@@ -15,7 +15,14 @@ from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.reward_model.scoring import REWARD_DIRECTORY
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.reward.reward_adapter import RewardAdapter
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import LEARNED, learn, log, reward, reward_job
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
+    LEARNED,
+    learn,
+    learn_until_killed,
+    log,
+    reward,
+    reward_job,
+)
 from sovereign_pipeline_tests.training.rlhf.trl_runs import GROUPS, RATES
 from sovereign_pipeline_tests.training.trainings import files
 
@@ -72,25 +79,16 @@ def test_a_kill_while_the_reward_model_scores_changes_no_byte(
         reward_model=reward_model.output / REWARD_DIRECTORY,
         checkpoints={"every_steps": 1, "keep": 1},
     )
-    pid = os.fork()
-    if pid == 0:
-        judge, calls = RewardAdapter._scores, [0]
+    judge, calls = RewardAdapter._scores, [0]
 
-        def counted(self: RewardAdapter, completions: list[object]) -> list[float]:
-            calls[0] += 1
-            if calls[0] == 6 + 1 + 3:  # six kinds of replies are tried before, and samples
-                os.kill(os.getpid(), signal.SIGKILL)
-            return judge(self, completions)  # type: ignore[arg-type]
+    def counted(self: RewardAdapter, completions: list[object]) -> list[float]:
+        calls[0] += 1
+        if calls[0] == 6 + 1 + 3:  # six kinds of replies are tried before, and samples
+            os.kill(os.getpid(), signal.SIGKILL)
+        return judge(self, completions)  # type: ignore[arg-type]
 
-        RewardAdapter._scores = counted  # type: ignore[assignment]
-        try:
-            learn(job)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    (checkpoint,) = job.checkpoint_directory.glob("step-*")
-    assert checkpoint.name == "step-00000002"
+    left = learn_until_killed(job, lambda patch: patch.setattr(RewardAdapter, "_scores", counted))
+    assert left == "step-00000002"
     assert "resuming from step-00000002" in learn(job)
     assert files(job.output) == files(whole.output)
 

@@ -18,7 +18,15 @@ from sovereign_pipeline.training.rlhf import learner, measuring, rollouts, train
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.policy import Policy
 from sovereign_pipeline.training.rlhf.reward import rewards
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import BY_LENGTH, LIKE_THE_REPLY, learn, log, reward, reward_job
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
+    BY_LENGTH,
+    LIKE_THE_REPLY,
+    learn,
+    learn_until_killed,
+    log,
+    reward,
+    reward_job,
+)
 from sovereign_pipeline_tests.training.trainings import files
 
 pytestmark = pytest.mark.slow
@@ -90,18 +98,7 @@ def test_the_adapter_is_the_best_one_and_an_ordinary_one(whole: TrainingJob, par
 def test_a_kill_in_any_phase_changes_no_byte(make_job: JobMaker, parent: Path, whole: TrainingJob, phase: str) -> None:
     """In the third iteration, of a child process that shares nothing with this one afterwards."""
     job = reward_job(make_job, "killed", parent, checkpoints={"every_steps": 1, "keep": 1})
-    pid = os.fork()
-    if pid == 0:
-        with pytest.MonkeyPatch.context() as patch:
-            _kill_in(patch, phase)
-            try:
-                learn(job)
-            finally:
-                os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    (checkpoint,) = job.checkpoint_directory.glob("step-*")
-    assert checkpoint.name == "step-00000002"
+    assert learn_until_killed(job, lambda patch: _kill_in(patch, phase)) == "step-00000002"
     assert "resuming from step-00000002" in learn(job)
     assert files(job.output) == files(whole.output)
 

@@ -20,7 +20,7 @@ from sovereign_pipeline.training.rlhf import rollouts, trainer
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.reward import rewards, tools
 from sovereign_pipeline_tests.training.conftest import WORDS
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, learn, log, reward
+from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, learn, learn_until_killed, log, reward
 from sovereign_pipeline_tests.training.rlhf.trl_runs import RATES, Whole, trl_job
 from sovereign_pipeline_tests.training.trainings import files, report
 
@@ -81,19 +81,9 @@ def test_a_kill_changes_no_byte(
     """In the third iteration, of a child process that shares nothing with this one afterwards."""
     whole: Whole = request.getfixturevalue(algorithm)
     job = trl_job(make_job, "killed", parent, algorithm, checkpoints={"every_steps": 1, "keep": 1})
-    pid = os.fork()
-    if pid == 0:
-        with pytest.MonkeyPatch.context() as patch:
-            _kill_in(patch, place)
-            try:
-                learn(job)
-            finally:
-                os._exit(1)
-    _, status = os.waitpid(pid, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-    (checkpoint,) = job.checkpoint_directory.glob("step-*")
-    assert checkpoint.name == "step-00000008", "two iterations of two passes over two minibatches"
-    assert f"resuming from {checkpoint.name}" in learn(job)
+    checkpoint = learn_until_killed(job, lambda patch: _kill_in(patch, place))
+    assert checkpoint == "step-00000008", "two iterations of two passes over two minibatches"
+    assert f"resuming from {checkpoint}" in learn(job)
     assert files(job.output) == files(whole.job.output)
 
 

@@ -1,10 +1,14 @@
 """A reward on the tiny model's letters, and jobs that learn from it."""
 
 import json
+import os
+import signal
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainingJob
@@ -136,6 +140,22 @@ def learn(job: TrainingJob) -> list[str]:
     told: list[str] = []
     train_by_reward(job, TrainerHooks(on_step=lambda step: None, progress=told.append))
     return told
+
+
+def learn_until_killed(job: TrainingJob, kill: Callable[[pytest.MonkeyPatch], None]) -> str:
+    """Run it in a child process that `kill` has prepared to end itself; the name of the checkpoint that is left."""
+    pid = os.fork()
+    if pid == 0:
+        with pytest.MonkeyPatch.context() as patch:
+            kill(patch)
+            try:
+                learn(job)
+            finally:
+                os._exit(1)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    (checkpoint,) = job.checkpoint_directory.glob("step-*")
+    return checkpoint.name
 
 
 def log(job: TrainingJob) -> list[dict[str, Any]]:
