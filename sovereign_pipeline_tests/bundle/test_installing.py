@@ -12,6 +12,7 @@ from sovereign_pipeline.bundle.carried.installing import install, requirement_li
 from sovereign_pipeline.bundle.carried.reading import Refused
 from sovereign_pipeline.bundle.carried.verifying import Carried
 from sovereign_pipeline.bundle.packing import Content
+from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.bundle.conftest import RELEASE, Packers, archive_of, wheel
 
 QUIET = print
@@ -42,6 +43,8 @@ def test_a_bare_python_verifies_and_installs(
         [python, "-I", "-c", "import small_release; print(small_release.ANSWER)"], capture_output=True
     )
     assert answer.stdout == b"42\n"
+    ready = (PROJECT_ROOT / "Makefile").read_text().partition("READY := $(VENV)/")[2].partition("\n")[0]
+    assert (python.parents[1] / ready).is_file()
     assert (target / "environment").read_text() == f"SOVEREIGN_HOME={target}/home\nSOVEREIGN_DATA={target}/data\n"
     assert (target / "home" / "models" / "tiny" / "config.json").read_bytes() == b"{}"
     assert (target / "data" / "institution.yaml").is_file() and (target / "data" / "trust" / "targets.json").is_file()

@@ -20,6 +20,8 @@ from sovereign_pipeline.bundle.carried.trust import INDEX, TRUST
 from sovereign_pipeline.bundle.carried.verifying import Bundle, Carried
 
 WHEELS, SOURCE, ENVIRONMENT = "wheels", "release/source.tar", "release/.venv"
+READY = f"{ENVIRONMENT}/.ready"
+"""What the release's Makefile makes of an environment with everything in it, so that it does not install again."""
 WHEEL = re.compile(r"([A-Za-z0-9_.]+)-([A-Za-z0-9_.+!]+)(?:-[0-9][^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
 PLACES: Mapping[str, str] = {
     TRUST: "data/trust",
@@ -87,6 +89,7 @@ def _install(bundle: Bundle, target: Path, tell: Tell) -> None:
     _run(*pip, "install", *alone, *links, "--require-hashes", "-r", str(requirements), target=target)
     _run(*pip, "install", *alone, "--no-build-isolation", "--editable", str(source.parent), target=target)
     _run(*pip, "check", target=target)
+    (target / READY).touch()
     shutil.rmtree(requirements.parent)
     source.unlink()
     with (target / INDEX).open("xb") as stream:  # the next bundle is to be newer
