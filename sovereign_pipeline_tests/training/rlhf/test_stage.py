@@ -9,13 +9,13 @@ import pytest
 
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.orchestration.pages.figures import figures_of
 from sovereign_pipeline.orchestration.pages.models import adapter
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.registry.building import method_of
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train
 from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
 from sovereign_pipeline.training.reward_model.trainer import train_reward_model
@@ -32,6 +32,7 @@ from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
     pairs_for_a_reward_model,
     reward,
 )
+from sovereign_pipeline_tests.training.rlhf.trl_runs import GROUPS, RATES
 
 pytestmark = pytest.mark.slow
 
@@ -86,6 +87,8 @@ class RewardChain(Chain):
     """Whether a row of the training dataset is on no training side."""
     with_pairs: bool = False
     """Whether there are preference pairs, on both sides, and a reward model."""
+    interrupted: bool = False
+    """Whether the first training by reward is requested to stop behind its second iteration."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,13 +118,16 @@ class RewardChain(Chain):
         self.jobs.append(given)
         if given.reward is not None:
             self.prompts = [json.loads(line) for line in given.dataset.read_text().splitlines()]
-        hooks = TrainerHooks(on_step=lambda step: None, progress=self.told.append)
+        stops = self.interrupted and given.reward is not None
+        self.interrupted = self.interrupted and not stops
+        steps: list[Step] = []
+        hooks = TrainerHooks(steps.append, self.told.append, should_stop=lambda: stops and len(steps) == 2)
         run = train_reward_model if given.method == "reward" else train if given.reward is None else train_by_reward
         TrainingResult(measured=run(given, hooks)).write(given.result)
         self.trainings += 1
 
 
-def by_reward(institution: DemoInstitution) -> Workplace:
+def by_reward(institution: DemoInstitution, algorithm: str = "ppo") -> Workplace:
     program = institution.settings.data / "rewards" / "score.py"
     program.parent.mkdir(parents=True, exist_ok=True)
     program.write_text(LIKE_THE_REPLY)
@@ -135,6 +141,7 @@ def by_reward(institution: DemoInstitution) -> Workplace:
         "learning_rate": 5e-3,
         "measure_every": 1,
         "samples": 1,
+        **({"algorithm": algorithm, "learning_rate": RATES[algorithm], **GROUPS} if algorithm in RATES else {}),
     }
     return institution.workplace()
 
@@ -167,10 +174,14 @@ def test_an_adapter_that_a_reward_model_rewards_is_made_of_it(institution: DemoI
     assert chain.trainings == 3, "the same work is found again"
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
 def test_an_adapter_is_made_passes_its_gates_and_says_what_made_it(
-    institution: DemoInstitution, directory: Path
+    institution: DemoInstitution, directory: Path, algorithm: str
 ) -> None:
-    chain = RewardChain(by_reward(institution))
+    """Also where its training was interrupted: the stage, run again, goes on from the checkpoint."""
+    chain = RewardChain(by_reward(institution, algorithm), interrupted=True)
+    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 2 of 4"):
+        chain.make(chain.aligned)
     verdicts = chain.make(chain.aligned)
     assert all(verdict.passed for verdict in verdicts.values()), verdicts
     artifact = chain.workplace.store.open(chain.refs["aligned_adapter"])
@@ -178,12 +189,16 @@ def test_an_adapter_is_made_passes_its_gates_and_says_what_made_it(
     assert manifest.classification == "CONFIDENTIAL"
     assert manifest.external_inputs == reward_digests(chain.workplace)
     assert list(manifest.external_inputs) == ["reward rewards/score.py"]
-    assert manifest.producer.config["rlhf"]["algorithm"] == manifest.summary["rlhf"]["algorithm"] == "ppo"
-    assert manifest.summary["method"] == "ppo" and "held_out_adapter" not in manifest.summary["rlhf"]
-    assert method_of(chain.workplace.line) == "sft-lora+ppo"
+    assert manifest.inputs["sft_adapter"] == chain.refs["sft_adapter"].digest
+    assert manifest.producer.config["rlhf"]["algorithm"] == manifest.summary["rlhf"]["algorithm"] == algorithm
+    assert manifest.summary["method"] == algorithm and "held_out_adapter" not in manifest.summary["rlhf"]
+    assert [job.method for job in chain.jobs] == ["sft", algorithm, algorithm]
+    assert manifest.circumstances.measured["resumed_at_step"] == 2
+    assert len(artifact.file("training_log.jsonl").read_text().splitlines()) == 4, "of both processes"
+    assert method_of(chain.workplace.line) == f"sft-lora+{algorithm}"
     assert {prompt["id"] for prompt in chain.prompts} == {f"R-{number}" for number in range(16)}, "no canary either"
     assert {"loss curve", "reward and divergence", "training by reward"} <= adapter(artifact).keys()
-    assert "ppo" in str(adapter(artifact)["training by reward"])
+    assert algorithm in str(adapter(artifact)["training by reward"])
     assert next(iter(figures_of(artifact))) == "held-out reward"
     chain.make(chain.aligned)
     assert chain.trainings == 2, "the same work is found again"
