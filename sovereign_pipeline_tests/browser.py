@@ -1,11 +1,19 @@
-"""A real browser for the tests that drive one."""
+"""A real browser for the tests that drive one, and people at it. A folder's conftest imports the fixtures it needs."""
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize, expect, sync_playwright
+
+from sovereign_pipeline_tests.waiting import SECONDS
+
+DESKTOP: ViewportSize = {"width": 1200, "height": 900}
+PHONE: ViewportSize = {"width": 360, "height": 740}
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = (
@@ -44,3 +52,52 @@ def open_browser(*flags: str) -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *flags])
         yield browser
         browser.close()
+
+
+@dataclass
+class Visitor:
+    """Somebody at a browser that nobody else uses. complaints: what its console said."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def at_a_browser(browser: Browser) -> Iterator[Callable[[str], Visitor]]:
+    """Visitors, each made by a call with a language; they leave at the end."""
+    contexts: list[BrowserContext] = []
+
+    def make(language: str) -> Visitor:
+        context = browser.new_context(locale=language, viewport=DESKTOP)
+        context.set_default_timeout(SECONDS * 1000)
+        contexts.append(context)
+        visitor = Visitor(context.new_page())
+        visitor.page.on("console", lambda message: visitor.complaints.append(message.text))
+        visitor.page.on("pageerror", lambda error: visitor.complaints.append(str(error)))
+        return visitor
+
+    expect.set_options(timeout=SECONDS * 1000)
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def visitor(chromium: Browser) -> Iterator[Callable[[str], Visitor]]:
+    """Made by a call with a language."""
+    with at_a_browser(chromium) as make:
+        yield make
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Where a test leaves its screenshots: under $SOVEREIGN_TEST_OUTPUT, or in pytest's own directory."""
+    root = Path(os.environ.get("SOVEREIGN_TEST_OUTPUT") or tmp_path) / "screenshots"
+    root.mkdir(parents=True, exist_ok=True)
+    return root

@@ -21,6 +21,9 @@ from sovereign_pipeline.serving.callers import Grant
 from sovereign_pipeline.serving.tokens import add_token
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, busy_office, one_more_adapter
+from sovereign_pipeline_tests.browser import chromium as chromium
+from sovereign_pipeline_tests.browser import pictures as pictures
+from sovereign_pipeline_tests.browser import visitor as visitor
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.waiting import wait_until

@@ -26,7 +26,7 @@ from sovereign_pipeline.orchestration.instance import prepare_dagster_home
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.settings import PROJECT_ROOT
-from sovereign_pipeline_tests.browser import open_browser
+from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.orchestration.conftest import Line
 
@@ -133,12 +133,6 @@ def await_code_location(site: Site, log: Path) -> None:
             pass  # nothing listens yet
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.5)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
 
 
 def test_one_asset_of_each_group_shows_what_matters_first(site: Site, chromium: Browser, tmp_path: Path) -> None:

@@ -1,24 +1,14 @@
 """Operators at real browsers."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Page
 
 from sovereign_pipeline.ledger.tables import Ballot
+from sovereign_pipeline_tests.browser import Visitor
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.servers import InThisProcess
-from sovereign_pipeline_tests.waiting import SECONDS
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-
-
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
-
-
-DESKTOP, PHONE = {"width": 1200, "height": 900}, {"width": 360, "height": 740}
 
 
 @dataclass
@@ -27,9 +17,8 @@ class Operator:
 
     name: str
     url: str
-    context: BrowserContext
     page: Page
-    complaints: list[str] = field(default_factory=list)
+    complaints: list[str]
 
     def sign_in(self, token: str) -> None:
         self.page.goto(f"{self.url}/sign-in#{token}")
@@ -53,19 +42,13 @@ class Operator:
 
 @dataclass
 class Operators:
-    chromium: Browser
+    visitor: Callable[[str], Visitor]
     served: InThisProcess
     url: str
-    contexts: list[BrowserContext] = field(default_factory=list)
 
     def __call__(self, name: str, language: str = "en") -> Operator:
-        context = self.chromium.new_context(locale=language, viewport=DESKTOP)  # type: ignore[arg-type]
-        context.set_default_timeout(SECONDS * 1000)
-        self.contexts.append(context)
-        operator = Operator(name, self.url, context, context.new_page())
-        operator.page.on("console", lambda message: operator.complaints.append(message.text))
-        operator.page.on("pageerror", lambda error: operator.complaints.append(str(error)))
-        return operator
+        visitor = self.visitor(language)
+        return Operator(name, self.url, visitor.page, visitor.complaints)
 
 
 def token(reviews: ReviewBench, name: str) -> str:

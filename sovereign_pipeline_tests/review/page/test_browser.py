@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.ledger.tables import Guess
-from sovereign_pipeline_tests.browser import LOWEST_CONTRAST
+from sovereign_pipeline_tests.browser import DESKTOP, LOWEST_CONTRAST, PHONE
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.operators import (
-    DESKTOP,
-    PHONE,
     Operator,
     Operators,
     ballots,
@@ -37,10 +35,10 @@ def whole_review(operator: Operator, reviews: ReviewBench, pictures: Path, langu
         operator.type(f"1234{number + 1}5")
         if number == 0:
             page.screenshot(path=pictures / f"{language}-pair.png", full_page=True)
-            page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+            page.set_viewport_size(PHONE)
             assert page.evaluate("document.documentElement.scrollWidth") <= 360
             page.screenshot(path=pictures / f"{language}-phone.png", full_page=True)
-            page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+            page.set_viewport_size(DESKTOP)
         if language == "ar":
             # What an Arabic keyboard sends: its own character, at the place of a T.
             page.evaluate("document.dispatchEvent(new KeyboardEvent('keydown', {code: 'KeyT', key: 'ف'}))")
@@ -57,11 +55,11 @@ def whole_review(operator: Operator, reviews: ReviewBench, pictures: Path, langu
 
 
 def test_a_full_review_by_keyboard_in_both_languages_and_nothing_that_was_received_tells_the_positions(
-    operators: Operators, reviews: ReviewBench, output: Path
+    operators: Operators, reviews: ReviewBench, pictures: Path
 ) -> None:
     english, arabic = operators("operator-1"), operators("operator-2", "ar")
-    whole_review(english, reviews, output, "en")
-    whole_review(arabic, reviews, output, "ar")
+    whole_review(english, reviews, pictures, "en")
+    whole_review(arabic, reviews, pictures, "ar")
     for operator in (english, arabic):
         assert operator.complaints == []
         given = ballots(reviews, operator.name)
@@ -82,7 +80,7 @@ def test_a_full_review_by_keyboard_in_both_languages_and_nothing_that_was_receiv
         assert sorted(guessed) == ["a", "b"]
         assert_nothing_tells(operator, reviews, operators.served.sent)
     assert_pages_are_alike(reviews, operators.served.sent)
-    assert sorted(each.name for each in output.iterdir()) == [
+    assert sorted(each.name for each in pictures.iterdir()) == [
         f"{language}-{what}.png" for language in ("ar", "en") for what in ("done", "guess", "pair", "phone")
     ]
 
@@ -100,7 +98,7 @@ def assert_nothing_tells(operator: Operator, reviews: ReviewBench, sent: list[Se
         for text in texts:  # the documents themselves are about lamps
             body = body.replace(text, "") if text else body
         seen += [each.path, each.headers, body]
-    for cookie in operator.context.cookies():
+    for cookie in operator.page.context.cookies():
         content = str(cookie["value"]).split(".")[0]
         seen += [str(cookie), base64.urlsafe_b64decode(content + "=" * (-len(content) % 4)).decode("latin-1")]
     seen.append(json.dumps(operator.page.evaluate("({...sessionStorage, ...localStorage})")))

@@ -90,11 +90,11 @@ def test_when_the_connection_is_lost_no_ballot_is_lost_or_doubled_and_it_goes_on
 
     # Nothing reached the server: the ratings stay, and Enter sends them when the line is back.
     operator.type("123451a")
-    operator.context.set_offline(True)
+    operator.page.context.set_offline(True)
     page.keyboard.press("Enter")
     is_told()
     assert ballots(reviews, "operator-1") == {}
-    operator.context.set_offline(False)
+    operator.page.context.set_offline(False)
     operator.record()
     assert ballots(reviews, "operator-1")[first.pair].preference == "a"
 
@@ -126,7 +126,7 @@ def test_when_the_connection_is_lost_no_ballot_is_lost_or_doubled_and_it_goes_on
         operator.record()
         kept = ballots(reviews, "operator-1")[third.pair]
         assert (kept.preference, list((kept.ratings or {}).values())) == ("tie", [5, 4, 3, 2, 1, 5])
-        tab = operator.context.new_page()
+        tab = operator.page.context.new_page()
         tab.goto(operator.url)
         assert tab.inner_text(".progress").startswith("1 of 4")
     finally:
@@ -144,13 +144,13 @@ def test_a_link_works_once_and_a_cookie_that_was_tampered_with_not_at_all(
     assert "This link was used already" in thief.page.inner_text("#notice")
     thief.page.goto(thief.url)
     assert "You are not signed in here" in thief.page.inner_text("main")
-    (session,) = [each for each in owner.context.cookies() if each["name"] == "session"]
+    (session,) = [each for each in owner.page.context.cookies() if each["name"] == "session"]
     assert (session["httpOnly"], session["sameSite"]) == (True, "Strict")
     content, *rest = str(session["value"]).split(".")
     named = base64.urlsafe_b64decode(content + "=" * (-len(content) % 4)).replace(b"operator-1", b"operator-2")
     forged = ".".join([base64.urlsafe_b64encode(named).decode().rstrip("="), *rest])
     cookie: Any = {"name": "session", "value": forged, "url": thief.url}
-    thief.context.add_cookies([cookie])
+    thief.page.context.add_cookies([cookie])
     answer = thief.page.goto(thief.url)
     assert answer is not None and answer.status == 401
     assert "You are not signed in here" in thief.page.inner_text("main")

@@ -1,26 +1,27 @@
 """Both pages in a real browser: what a person sees, in both languages, whatever a model or a person writes."""
 
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.proxies import Proxy
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.tokens import Tokens
-from sovereign_pipeline_tests.browser import LOWEST_CONTRAST, open_browser
+from sovereign_pipeline_tests.browser import DESKTOP, LOWEST_CONTRAST, PHONE, Visitor
+from sovereign_pipeline_tests.browser import chromium as chromium
+from sovereign_pipeline_tests.browser import pictures as pictures
+from sovereign_pipeline_tests.browser import visitor as visitor
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
 from sovereign_pipeline_tests.serving.gateway.pages.lamps import try_out
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
-from sovereign_pipeline_tests.waiting import SECONDS, wait_until
+from sovereign_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
-DESKTOP, PHONE = {"width": 1100, "height": 800}, {"width": 360, "height": 740}
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 ARABIC = "المصباح على الرصيف القديم مضاء."
 
@@ -36,30 +37,21 @@ DIRECTIONS_OF_LINES = """text => [0, text.textContent.indexOf("\\n") + 1].map(st
 Start = Callable[[], Running]
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with open_browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    root = Path(os.environ.get("SOVEREIGN_TEST_OUTPUT") or tmp_path) / "screenshots"
-    root.mkdir(parents=True, exist_ok=True)
-    return root
-
-
 @dataclass
 class Person:
-    """Somebody at a browser. complaints: what its console said, but for the answer to who has no token yet."""
+    """Somebody at a browser, who has a token or is asked for one."""
 
-    page: Page
+    seen: Visitor
     pictures: Path
-    complaints: list[str] = field(default_factory=list)
 
-    def hear(self, text: str) -> None:
-        if "status of 401" not in text:
-            self.complaints.append(text)
+    @property
+    def page(self) -> Page:
+        return self.seen.page
+
+    @property
+    def complaints(self) -> list[str]:
+        """What the browser's console said, but for the answer to who has no token yet."""
+        return [each for each in self.seen.complaints if "status of 401" not in each]
 
     def enter(self, url: str, token: str) -> None:
         self.page.goto(url)
@@ -70,30 +62,16 @@ class Person:
         self.page.screenshot(path=self.pictures / f"{name}.png", full_page=True)
 
     def assert_fits_a_phone(self, name: str) -> None:
-        self.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+        self.page.set_viewport_size(PHONE)
         assert self.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
         self.picture(name)
-        self.page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+        self.page.set_viewport_size(DESKTOP)
 
 
 @pytest.fixture
-def person(chromium: Browser, pictures: Path) -> Iterator[Callable[[str], Person]]:
+def person(visitor: Callable[[str], Visitor], pictures: Path) -> Callable[[str], Person]:
     """Made by a call with a language."""
-    contexts: list[BrowserContext] = []
-
-    def make(language: str) -> Person:
-        context = chromium.new_context(locale=language, viewport=DESKTOP)  # type: ignore[arg-type]
-        context.set_default_timeout(SECONDS * 1000)
-        contexts.append(context)
-        person = Person(context.new_page(), pictures)
-        person.page.on("console", lambda message: person.hear(message.text))
-        person.page.on("pageerror", lambda error: person.hear(str(error)))
-        return person
-
-    expect.set_options(timeout=SECONDS * 1000)
-    yield make
-    for context in contexts:
-        context.close()
+    return lambda language: Person(visitor(language), pictures)
 
 
 @pytest.mark.security_case(
