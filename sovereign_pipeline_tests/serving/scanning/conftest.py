@@ -12,6 +12,9 @@ from sovereign_pipeline.serving.scanning import scanner as scanning
 from sovereign_pipeline.serving.scanning.findings import LineDetectors
 from sovereign_pipeline.serving.scanning.scanner import Scanner
 from sovereign_pipeline.serving.scanning.screen import Screens
+from sovereign_pipeline_tests.serving.gateway.conftest import bench as bench
+from sovereign_pipeline_tests.serving.gateway.conftest import client as client
+from sovereign_pipeline_tests.serving.gateway.conftest import running as running
 
 LINE = "lamps"
 Screening = Callable[..., Screens]

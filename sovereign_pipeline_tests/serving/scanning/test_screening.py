@@ -1,68 +1,36 @@
-"""Personal data in what passes: counted, replaced or stopped, whole and in pieces; and nothing passes unsearched."""
+"""Personal data in what passes: counted, replaced or stopped, whole and in pieces."""
 
 import asyncio
-import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import pyrage
 import pytest
 from openai import BadRequestError, OpenAI
-from starlette.testclient import TestClient
 
-from sovereign_pipeline.errors import ScannerLost
-from sovereign_pipeline.policy.serving import Reaction
 from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_hour
-from sovereign_pipeline.serving.scanning import scanner as scanning
-from sovereign_pipeline.serving.scanning.scanner import MOST_CHARACTERS, Scanner
-from sovereign_pipeline.serving.scanning.stop_texts import StopTexts
+from sovereign_pipeline.serving.scanning.scanner import MOST_CHARACTERS
 from sovereign_pipeline.serving.transcripts.preferences import preferences_of
 from sovereign_pipeline.serving.transcripts.reading import open_transcripts
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.conftest import bench as bench
-from sovereign_pipeline_tests.serving.gateway.conftest import client as client
-from sovereign_pipeline_tests.serving.gateway.conftest import running as running
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
 from sovereign_pipeline_tests.serving.gateway.trying_out import TryingOut
+from sovereign_pipeline_tests.serving.scanning.asking import (
+    FILLER,
+    MAIL,
+    NAME,
+    PERSONAL,
+    PHONE,
+    SENT,
+    finish_of,
+    in_pieces,
+    say,
+    serve,
+    text_of,
+)
 from sovereign_pipeline_tests.serving.scanning.conftest import LINE, Screening
 from sovereign_pipeline_tests.serving.transcripts.conftest import keeping
 from sovereign_pipeline_tests.waiting import wait_until
-
-MAIL, PHONE, NAME = "salma@coast.example", "9234 1187", "Salma Zadjali"
-SENT = f"Ms {NAME} asks for a lamp. Her phone is {PHONE}, her mail {MAIL}."
-FILLER = "The lamp at the end of the quay is lit each night from dusk until dawn. "
-PERSONAL = (MAIL, PHONE, NAME, "Zadjali", "salma@")
-
-
-def say(caller: TestClient, *, stream: bool = False, content: str = SENT, **changes: Any) -> Any:
-    sent = {"model": LINE, "messages": [{"role": "user", "content": content}], "stream": stream, **changes}
-    return caller.post("/v1/chat/completions", json=sent)
-
-
-def text_of(response: Any, stream: bool) -> str:
-    if not stream:
-        return str(response.json()["choices"][0]["message"]["content"])
-    events = [line[6:] for line in response.text.splitlines() if line.startswith("data: {")]
-    choices = [json.loads(each)["choices"] for each in events if "choices" in each]
-    return "".join(each[0]["delta"].get("content", "") for each in choices if each)
-
-
-def finish_of(response: Any, stream: bool) -> str:
-    if not stream:
-        return str(response.json()["choices"][0]["finish_reason"])
-    assert response.text.endswith("data: [DONE]\n\n")
-    return str(json.loads(response.text.split("data: ")[-2])["choices"][0]["finish_reason"])
-
-
-def in_pieces(text: str, size: int = 3) -> list[str]:
-    return [text[place : place + size] for place in range(0, len(text), size)]
-
-
-def serve(bench: Bench, screening: Screening, requests: Reaction | None, answers: Reaction | None) -> None:
-    bench.serve(adapter(LINE, instruction="Answer politely."))
-    bench.screens = screening(requests, answers)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -234,118 +202,6 @@ def test_parts_of_a_value_in_the_request_do_not_let_it_pass(
     assert written not in say(client(bench.token()), content=asked).text
 
 
-def worker_of(scanner: Scanner) -> Any:
-    assert scanner._pool is not None
-    (worker,) = scanner._pool._pool._processes.values()
-    return worker
-
-
-@pytest.mark.security_case(
-    "The process that searches for personal data hangs",
-    "503 where texts are replaced or stopped, and no engine is asked; what is only counted passes",
-)
-def test_what_cannot_be_searched_does_not_pass(
-    bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    serve(bench, screening, "replace", "stop")
-    with monkeypatch.context() as patch:
-        patch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
-        os.kill(worker_of(scanner).pid, signal.SIGSTOP)
-        caller = client(bench.token())
-        for stream in (False, True):
-            refused = say(caller, stream=stream)
-            assert refused.status_code == 503 and refused.json()["error"]["code"] == "scanner_lost"
-            assert "Retry-After" in refused.headers
-        assert not bench.engine.asked
-        bench.screens = screening("report", "report")
-        counting = client(bench.token(metrics=True))
-        assert text_of(say(counting), False) == "The lamp is mended."
-        page = counting.get("/metrics").text
-        assert 'sovereign_gateway_unsearched_total{adapter="lamps-1.0.0",line="lamps"} 2.0' in page
-
-    os.kill(worker_of(scanner).pid, signal.SIGCONT)
-    assert say(client(bench.token()), content="Is it lit?").status_code == 200
-
-
-def test_waiting_for_a_search_is_no_fault_of_the_adapter(
-    tmp_path: Path, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bench = TryingOut(tmp_path / "serving", limits={"answer_seconds": 1.0})
-    bench.serve(adapter(LINE))
-    bench.serve(adapter(LINE, "1.1.0"), in_production=False)
-    bench.screens = screening("replace", None)
-    caller = bench.client(bench.callers_of_arms()["staged"])
-
-    async def hang(line: str, texts: Any) -> Any:
-        await asyncio.sleep(5)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(scanner, "find", hang)
-        assert say(caller).json()["error"]["code"] == "answer_timeout"
-    bench.engine.silent_after = 0
-    assert say(caller).json()["error"]["code"] == "answer_timeout"
-    (counted,) = bench.tally().drawn["staged"].values()
-    assert (counted.answers, counted.lost) == (1, 1)
-
-
-def test_a_process_that_hangs_is_ended_and_started_again(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    hung = worker_of(scanner)
-    os.kill(hung.pid, signal.SIGSTOP)
-
-    async def until_it_is_ended() -> None:
-        with pytest.raises(ScannerLost):
-            await scanner.find(LINE, ["Is it lit?"])
-        while scanner.is_started:
-            await asyncio.sleep(0.05)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
-        asyncio.run(asyncio.wait_for(until_it_is_ended(), 60))
-    scanner.start()
-    assert worker_of(scanner).pid != hung.pid
-
-
-def test_short_texts_do_not_wait_behind_many_long_ones(scanner: Scanner) -> None:
-    ended: list[str] = []
-
-    async def find(name: str, text: str) -> None:
-        await scanner.find(LINE, [text])
-        ended.append(name)
-
-    async def all_of_them() -> None:
-        long_ones = [asyncio.create_task(find("long", FILLER * 150)) for _ in range(4)]
-        await asyncio.sleep(0)
-        await find("short", FILLER)
-        await asyncio.gather(*long_ones)
-
-    asyncio.run(all_of_them())
-    assert ended.index("short") <= 1 and len(ended) == 5
-
-
-@pytest.mark.security_case(
-    "The process that searches for personal data is killed while an answer is streamed",
-    "an error event, and nothing that was not searched",
-)
-def test_a_stream_ends_where_searching_ended(
-    bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    serve(bench, screening, None, "replace")
-    bench.engine.words = in_pieces(f"{FILLER * 6}Ms {NAME}.")
-    find, searched = scanner.find, 0
-
-    async def find_once(line: str, texts: Any) -> Any:
-        nonlocal searched
-        if searched:
-            worker_of(scanner).kill()
-        searched += 1
-        return await find(line, texts)
-
-    monkeypatch.setattr(scanner, "find", find_once)
-    answer = say(client(bench.token()), stream=True, content="Who?")
-    assert answer.text.rstrip().rpartition("data: ")[2].startswith('{"error":{"message":"What passes cannot be')
-    assert "[DONE]" not in answer.text and 0 < len(text_of(answer, True)) < len(FILLER) * 3
-
-
 @pytest.mark.parametrize("size", [1, 7, 64, 10_000])
 def test_how_an_answer_is_cut_into_pieces_does_not_matter(screening: Screening, size: int) -> None:
     text = f"{FILLER * 2}Ms {NAME}, {MAIL}, phone {PHONE}. {FILLER * 9}His IBAN is OM81 0180 0000 0129 9123 456. "
@@ -358,53 +214,6 @@ def test_how_an_answer_is_cut_into_pieces_does_not_matter(screening: Screening, 
     plain = text.replace(NAME, "NAME_1").replace(MAIL, "EMAIL_1").replace(PHONE, "PHONE_1")
     assert got == plain.replace("OM81 0180 0000 0129 9123 456", "IBAN_1") * 2
     assert screen.in_answer == {"NAME": 1, "EMAIL": 1, "PHONE": 1, "IBAN": 1}
-
-
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.security_case(
-    "A caller tries stop texts, to learn from where an answer ends what stands behind a placeholder",
-    "the engine gets none: they are looked for in what the caller may read",
-)
-def test_stop_texts_tell_nothing_of_what_is_replaced(
-    bench: Bench, client: Client, screening: Screening, stream: bool
-) -> None:
-    serve(bench, screening, None, "replace")
-    bench.engine.words = in_pieces(f"Her phone is {PHONE}. {FILLER * 4}")
-    caller = client(bench.token())
-    for stop, expected in (
-        ("phone is 9", f"Her phone is PHONE_1. {FILLER * 4}"),
-        ("quay", f"Her phone is PHONE_1. {FILLER.partition('quay')[0]}"),
-        ("dawn. The lamp", f"Her phone is PHONE_1. {FILLER.partition('dawn')[0]}"),
-    ):
-        answer = say(caller, stream=stream, content="Who?", stop=["nowhere", stop])
-        assert (text_of(answer, stream), finish_of(answer, stream)) == (expected, "stop")
-    assert {each.sampling.stop for each in bench.engine.asked} == {()}
-    bench.screens = screening("replace", "report")
-    say(client(bench.token()), stop=["quay"])
-    assert bench.engine.asked[-1].sampling.stop == ("quay",)
-
-
-def test_what_comes_after_a_stop_text_stops_nothing(bench: Bench, client: Client, screening: Screening) -> None:
-    serve(bench, screening, None, "stop")
-    bench.engine.words = in_pieces(f"It is lit. END Write to {MAIL}.")
-    answer = say(client(bench.token()), content="Who?", stop="END")
-    assert (text_of(answer, False), finish_of(answer, False)) == ("It is lit. ", "stop")
-
-
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_how_a_text_is_cut_into_pieces_moves_no_stop_text(size: int) -> None:
-    for text, stops, expected in (
-        ("a lamp EN END", ["END"], "a lamp EN "),
-        ("a lamp EN", ["END"], "a lamp EN"),
-        ("aab", ["ab", "b"], "a"),
-        ("abcabd", ["abd", "zz"], "abc"),
-    ):
-        stopping, got = StopTexts(stops), ""
-        for piece in in_pieces(text, size):
-            got += stopping.feed(piece)
-            if stopping.is_found:
-                break
-        assert got + stopping.end() == expected
 
 
 @pytest.mark.security_case(

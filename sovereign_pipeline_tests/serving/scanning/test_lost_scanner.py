@@ -1,0 +1,130 @@
+"""Nothing passes unsearched: the process that searches hangs, is killed, or is busy."""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.errors import ScannerLost
+from sovereign_pipeline.serving.scanning import scanner as scanning
+from sovereign_pipeline.serving.scanning.scanner import Scanner
+from sovereign_pipeline_tests.serving.gateway.conftest import Client
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
+from sovereign_pipeline_tests.serving.gateway.trying_out import TryingOut
+from sovereign_pipeline_tests.serving.scanning.asking import FILLER, NAME, in_pieces, say, serve, text_of
+from sovereign_pipeline_tests.serving.scanning.conftest import LINE, Screening
+
+
+def worker_of(scanner: Scanner) -> Any:
+    assert scanner._pool is not None
+    (worker,) = scanner._pool._pool._processes.values()
+    return worker
+
+
+@pytest.mark.security_case(
+    "The process that searches for personal data hangs",
+    "503 where texts are replaced or stopped, and no engine is asked; what is only counted passes",
+)
+def test_what_cannot_be_searched_does_not_pass(
+    bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(bench, screening, "replace", "stop")
+    with monkeypatch.context() as patch:
+        patch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
+        os.kill(worker_of(scanner).pid, signal.SIGSTOP)
+        caller = client(bench.token())
+        for stream in (False, True):
+            refused = say(caller, stream=stream)
+            assert refused.status_code == 503 and refused.json()["error"]["code"] == "scanner_lost"
+            assert "Retry-After" in refused.headers
+        assert not bench.engine.asked
+        bench.screens = screening("report", "report")
+        counting = client(bench.token(metrics=True))
+        assert text_of(say(counting), False) == "The lamp is mended."
+        page = counting.get("/metrics").text
+        assert 'sovereign_gateway_unsearched_total{adapter="lamps-1.0.0",line="lamps"} 2.0' in page
+
+    os.kill(worker_of(scanner).pid, signal.SIGCONT)
+    assert say(client(bench.token()), content="Is it lit?").status_code == 200
+
+
+def test_waiting_for_a_search_is_no_fault_of_the_adapter(
+    tmp_path: Path, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = TryingOut(tmp_path / "serving", limits={"answer_seconds": 1.0})
+    bench.serve(adapter(LINE))
+    bench.serve(adapter(LINE, "1.1.0"), in_production=False)
+    bench.screens = screening("replace", None)
+    caller = bench.client(bench.callers_of_arms()["staged"])
+
+    async def hang(line: str, texts: Any) -> Any:
+        await asyncio.sleep(5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scanner, "find", hang)
+        assert say(caller).json()["error"]["code"] == "answer_timeout"
+    bench.engine.silent_after = 0
+    assert say(caller).json()["error"]["code"] == "answer_timeout"
+    (counted,) = bench.tally().drawn["staged"].values()
+    assert (counted.answers, counted.lost) == (1, 1)
+
+
+def test_a_process_that_hangs_is_ended_and_started_again(scanner: Scanner, monkeypatch: pytest.MonkeyPatch) -> None:
+    hung = worker_of(scanner)
+    os.kill(hung.pid, signal.SIGSTOP)
+
+    async def until_it_is_ended() -> None:
+        with pytest.raises(ScannerLost):
+            await scanner.find(LINE, ["Is it lit?"])
+        while scanner.is_started:
+            await asyncio.sleep(0.05)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scanning, "SECONDS_TO_SEARCH", 0.5)
+        asyncio.run(asyncio.wait_for(until_it_is_ended(), 60))
+    scanner.start()
+    assert worker_of(scanner).pid != hung.pid
+
+
+def test_short_texts_do_not_wait_behind_many_long_ones(scanner: Scanner) -> None:
+    ended: list[str] = []
+
+    async def find(name: str, text: str) -> None:
+        await scanner.find(LINE, [text])
+        ended.append(name)
+
+    async def all_of_them() -> None:
+        long_ones = [asyncio.create_task(find("long", FILLER * 150)) for _ in range(4)]
+        await asyncio.sleep(0)
+        await find("short", FILLER)
+        await asyncio.gather(*long_ones)
+
+    asyncio.run(all_of_them())
+    assert ended.index("short") <= 1 and len(ended) == 5
+
+
+@pytest.mark.security_case(
+    "The process that searches for personal data is killed while an answer is streamed",
+    "an error event, and nothing that was not searched",
+)
+def test_a_stream_ends_where_searching_ended(
+    bench: Bench, client: Client, screening: Screening, scanner: Scanner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(bench, screening, None, "replace")
+    bench.engine.words = in_pieces(f"{FILLER * 6}Ms {NAME}.")
+    find, searched = scanner.find, 0
+
+    async def find_once(line: str, texts: Any) -> Any:
+        nonlocal searched
+        if searched:
+            worker_of(scanner).kill()
+        searched += 1
+        return await find(line, texts)
+
+    monkeypatch.setattr(scanner, "find", find_once)
+    answer = say(client(bench.token()), stream=True, content="Who?")
+    assert answer.text.rstrip().rpartition("data: ")[2].startswith('{"error":{"message":"What passes cannot be')
+    assert "[DONE]" not in answer.text and 0 < len(text_of(answer, True)) < len(FILLER) * 3
