@@ -159,9 +159,15 @@ def machine_line(result: Mapping[str, Any]) -> str:
     ) + (f" Of an earlier run, whose load is not stated: {len(kept)} of the measurements." if kept else "")
 
 
+def write_json(out: Path, name: str, result: Any) -> None:
+    """`NAME.json`, in a directory that may not be there yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
 def write_result(out: Path, name: str, result: Mapping[str, Any], markdown: str) -> None:
     """`NAME.json` and `NAME.md`."""
-    (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(out, name, result)
     (out / f"{name}.md").write_text(markdown, encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rlhf.jobs import by_pairs, rewards_of, run_job
+from benchmarks.rlhf.jobs import by_pairs, rewards_of, timed
 from benchmarks.rlhf.task import GROUP, Prepared, Task
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.settings import go_offline
@@ -31,7 +31,7 @@ def main(task_file: Path, answer: Path) -> None:
     if not sampling["pairs"]:
         answer.write_text(json.dumps({**sampling, "steps": 0, "failed": "no prompt gave a pair"}), encoding="utf-8")
         return
-    ran = run_job(by_pairs(task, pairs))
+    ran = timed(by_pairs(task, pairs))
     learning = ran["loop_seconds"] + ran["measured"].get("reference_seconds", 0.0)
     seconds = {"learning_seconds": learning, "loop_seconds": sampling["sampling_seconds"] + learning}
     result = {**ran, **sampling, **seconds}

@@ -1,4 +1,4 @@
-"""Jobs for the trainer's process, and the reward, out of what is prepared: the one place that knows the interface."""
+"""Jobs for the trainer's process, and the reward, out of what is prepared."""
 
 import json
 import time
@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.rlhf.task import GROUP, Prepared, Task
-from sovereign_pipeline.artifacts.hashing import digest_of
+from benchmarks.trainer_job import Base, new_job, run_job
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.policy.training import Preference, Sft
-from sovereign_pipeline.training.job import RewardJob, TrainingJob, read_result
-from sovereign_pipeline.training.processes.launcher import run_trainer
+from sovereign_pipeline.training.job import Method, RewardJob, TrainingJob
 from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
 
 
@@ -45,20 +44,11 @@ def rewards_of(prepared: Prepared, cache: Path) -> Rewards:
     return Rewards(Rlhf.model_validate(facts["rlhf"]).reward, facts["code"], prepared.code, cache)
 
 
-def _job(task: Task, facts: dict[str, Any], **parts: Any) -> TrainingJob:
-    output = Path(task.output)
-    return TrainingJob(
-        base_model=Path(facts["model"]),
-        base_model_name=facts["base"]["name"],
-        base_model_digest=facts["base"]["digest"],
-        chat_template_sha256=facts["base"]["chat_template_sha256"],
-        eos_ids=tuple(facts["eos_ids"]),
-        output=output,
-        result=output.with_name("result.json"),
-        locks=output.with_name("locks"),
-        identity=digest_of(str(output)),
-        checkpoint_directory=output.with_name("checkpoints"),
-        references=output.with_name("references"),
+def _job(task: Task, facts: dict[str, Any], method: Method, **parts: Any) -> TrainingJob:
+    return new_job(
+        Base(directory=Path(facts["model"]), eos_ids=tuple(facts["eos_ids"]), **facts["base"]),
+        Path(task.output),
+        method,
         seed=task.seed,
         sft=Sft.model_validate(facts["sft"]),
         parent_adapter=Path(facts["parent"]),
@@ -66,7 +56,7 @@ def _job(task: Task, facts: dict[str, Any], **parts: Any) -> TrainingJob:
     )
 
 
-def run_job(job: TrainingJob) -> dict[str, Any]:
+def timed(job: TrainingJob) -> dict[str, Any]:
     """Run it as the stages do.
 
     Returns measured: the trainer's own figures. steps: how many there were. step_seconds: of each but the first, whose
@@ -80,13 +70,10 @@ def run_job(job: TrainingJob) -> dict[str, Any]:
         if json.loads(line).get("step"):
             ends.append(time.monotonic())
 
-    job_file = job.output.with_name("job.json")
-    job.write(job_file)
     measured: dict[str, float] = {}
     failed = None
     try:
-        run_trainer(job_file, progress)
-        measured = read_result(job.result).measured
+        measured = run_job(job, progress)
     except TrainingFailed as error:
         if not job.result.is_file():
             raise

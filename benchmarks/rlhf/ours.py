@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks.rlhf.jobs import by_reward, run_job
+from benchmarks.rlhf.jobs import by_reward, timed
 from benchmarks.rlhf.task import Task
 from sovereign_pipeline.training.rlhf.report import RLHF_FILE
 
@@ -18,7 +18,7 @@ from sovereign_pipeline.training.rlhf.report import RLHF_FILE
 def main(task_file: Path, answer: Path) -> None:
     task = Task.read(task_file)
     job = by_reward(task)
-    result = run_job(job)
+    result = timed(job)
     if result["failed"] is None:
         report = json.loads((job.output / RLHF_FILE).read_bytes())
         result |= {key: report[key] for key in ("stopped", "best_iteration", "divergence_of_best")}

@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=arms, default=arms)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    scripts = [each for each in sorted(HERE.glob("*.py")) if each.name != "run.py"]
+    scripts = [each for each in sorted(HERE.glob("*.py")) if each.name != "run.py"] + [HERE.parent / "trainer_job.py"]
     cells = Cells(arguments.out / "rlhf-cells", scripts, library_versions(LIBRARIES))
     for result in measure(arguments, cells):
         harness.write_result(arguments.out, "rlhf", result, as_markdown(result))

@@ -20,13 +20,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from sovereign_pipeline.base_models.verified import chat_template, eos_ids
+from benchmarks.harness import say, write_json
+from benchmarks.trainer_job import Base, new_job
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.training.job import TrainingJob
@@ -59,14 +59,7 @@ def main() -> None:
             f"step {STEPS}. Load {os.getloadavg()[0]:.1f}."
         )
     if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"model": base, "rows": found}, indent=1) + "\n"
-        (arguments.out / "many_rows.json").write_text(text, encoding="utf-8")
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+        write_json(arguments.out, "many_rows", {"model": base, "rows": found})
 
 
 def measure(model: Path, count: int) -> dict[str, Any]:
@@ -169,24 +162,13 @@ def _tokens_of_a_row(job: TrainingJob) -> float:
 
 
 def job_of(root: Path, model: Path) -> TrainingJob:
-    return TrainingJob.model_validate(
-        {
-            "method": "sft",
-            "base_model": model.resolve(),
-            "base_model_name": model.name,
-            "base_model_digest": "0" * 64,
-            "chat_template_sha256": sha256(chat_template(model).encode()).hexdigest(),
-            "eos_ids": eos_ids(model),
-            "dataset": root / "rows.jsonl",
-            "output": root / "output",
-            "result": root / "result.json",
-            "locks": root / "locks",
-            "identity": "0" * 64,
-            "checkpoint_directory": root / "checkpoints",
-            "references": root / "references",
-            "seed": 7,
-            "sft": Sft.model_validate({"precision": "float32", "max_length": 1024, "gradient_accumulation": 1}),
-        }
+    return new_job(
+        Base.of(model),
+        root / "output",
+        "sft",
+        dataset=root / "rows.jsonl",
+        seed=7,
+        sft=Sft.model_validate({"precision": "float32", "max_length": 1024, "gradient_accumulation": 1}),
     )
 
 

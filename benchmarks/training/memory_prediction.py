@@ -1,6 +1,6 @@
 """The peak memory that `sovereign size` predicts beside the peak of a real training process.
 
-    .venv/bin/python benchmarks/training/memory_prediction.py --model DIR [--out DIR] [CASE …]
+    .venv/bin/python -m benchmarks.training.memory_prediction --model DIR [--out DIR] [CASE …]
 
 DIR: a model directory, such as `.sovereign/models/smollm2-135m-instruct`. Each case is trained for two steps by
 `python -m sovereign_pipeline.training.processes.worker`, on invented rows that fill packs of `max_length` tokens; in
@@ -19,11 +19,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import say, write_json
+from benchmarks.trainer_job import Base, new_job
 from sovereign_pipeline.base_models.shapes import read_shape
-from sovereign_pipeline.base_models.verified import chat_template, eos_ids
 from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.settings import go_offline
-from sovereign_pipeline.training.job import TrainingJob, TrainingResult
+from sovereign_pipeline.training.job import TrainingResult
 from sovereign_pipeline.training.sizing.preflight import available_memory
 from sovereign_pipeline.training.sizing.sizing import Forward, estimate
 
@@ -65,15 +66,8 @@ def main() -> None:
         mebibytes = [found[key] / (1 << 20) for key in ("predicted", "measured")]
         say(f"{name:<36} {mebibytes[0]:>13,.0f} {mebibytes[1]:>13,.0f} {found['ratio']:>6.2f}")
     if arguments.out is not None:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(results, indent=1) + "\n"
-        (arguments.out / "memory_prediction.json").write_text(text, encoding="utf-8")
+        write_json(arguments.out, "memory_prediction", results)
     sys.exit(0 if all(abs(each.get("ratio", 1.0) - 1) <= 0.15 for each in results) else 1)
-
-
-def say(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
 
 
 def compare(name: str, model: Path) -> dict[str, Any]:
@@ -125,25 +119,7 @@ def write_rows(path: Path, model: Path, sft: Sft) -> Forward:
 
 def train(root: Path, model: Path, sft: Sft) -> tuple[int, str | None]:
     """Peak memory of the child (bytes), or why it did not train."""
-    job = TrainingJob.model_validate(
-        {
-            "method": "sft",
-            "base_model": model,
-            "base_model_name": model.name,
-            "base_model_digest": "0" * 64,
-            "chat_template_sha256": sha256_of_template(model),
-            "eos_ids": eos_ids(model),
-            "dataset": root / "rows.jsonl",
-            "output": root / "output",
-            "result": root / "result.json",
-            "locks": root / "locks",
-            "identity": "0" * 64,
-            "checkpoint_directory": root / "checkpoints",
-            "references": root / "references",
-            "seed": 7,
-            "sft": sft,
-        }
-    )
+    job = new_job(Base.of(model), root / "output", "sft", dataset=root / "rows.jsonl", seed=7, sft=sft)
     job.write(root / "job.json")
     command = [
         sys.executable,
@@ -169,12 +145,6 @@ def train(root: Path, model: Path, sft: Sft) -> tuple[int, str | None]:
     if available_memory()[1] == "cuda":
         return int(result.measured["peak_memory_bytes"]), None
     return usage.ru_maxrss * 1024, None
-
-
-def sha256_of_template(model: Path) -> str:
-    from hashlib import sha256
-
-    return sha256(chat_template(model).encode()).hexdigest()
 
 
 if __name__ == "__main__":

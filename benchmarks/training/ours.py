@@ -7,25 +7,18 @@ Started by `run.py` and by `benchmarks/gpu/run.py`.
 
 import json
 import sys
-from hashlib import sha256
 from pathlib import Path
 
-from task import Task
-
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
-from sovereign_pipeline.base_models.verified import chat_template, eos_ids
+from benchmarks.trainer_job import Base, new_job, run_job
+from benchmarks.training.task import Task
 from sovereign_pipeline.policy.training import Preference, Sft
-from sovereign_pipeline.training.job import TrainingJob, read_result
-from sovereign_pipeline.training.processes.launcher import run_trainer
+from sovereign_pipeline.training.job import TrainingJob
 
 
 def main(task_file: Path, answer: Path) -> None:
     task = Task.read(task_file)
     job = job_of(task)
-    job_file = job.output.with_name("job.json")
-    job.write(job_file)
-    run_trainer(job_file, lambda line: None)
-    measured = read_result(job.result).measured
+    measured = run_job(job)
     report = json.loads((job.output / "report.json").read_bytes())
     result = {"measured": measured, "steps": report["steps"], "loop_seconds": loop_seconds(task, measured)}
     answer.write_text(json.dumps(result), encoding="utf-8")
@@ -40,8 +33,8 @@ def loop_seconds(task: Task, measured: dict[str, float]) -> float:
 
 
 def job_of(task: Task) -> TrainingJob:
-    """The one place that knows the trainer's interface. Makes the directory around the output."""
-    model, output = Path(task.model), Path(task.output)
+    """Makes the directory around the output."""
+    output = Path(task.output)
     output.parent.mkdir(parents=True, exist_ok=True)
     shared = {
         "learning_rate": task.learning_rate,
@@ -64,21 +57,11 @@ def job_of(task: Task) -> TrainingJob:
         }
     )
     preference = Preference.model_validate({**shared, "method": "dpo", "beta": task.beta})
-    files = sorted(file.relative_to(model).as_posix() for file in model.rglob("*") if file.is_file())
-    return TrainingJob(
-        method=task.method,
-        base_model=model,
-        base_model_name="benchmark",
-        base_model_digest=digest_of({name: file_sha256(model / name) for name in files}),
-        chat_template_sha256=sha256(chat_template(model).encode()).hexdigest(),
-        eos_ids=tuple(eos_ids(model)),
+    return new_job(
+        Base.of(Path(task.model)),
+        output,
+        task.method,
         dataset=Path(task.rows),
-        output=output,
-        result=output.with_name("result.json"),
-        locks=output.with_name("locks"),
-        identity=digest_of(str(output)),
-        checkpoint_directory=output.with_name("checkpoints"),
-        references=output.with_name("references"),
         seed=task.seed,
         sft=sft,
         preference=preference if task.method == "dpo" else None,

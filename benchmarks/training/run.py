@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--overhead-rows", type=int, default=1000)
     arguments = parser.parse_args()
     model = harness.base_model(MODEL)
-    scripts = [HERE / name for name in MEASURING]
+    scripts = [*(HERE / name for name in MEASURING), HERE.parent / "trainer_job.py"]
     cells = Cells(arguments.out / "training-cells", scripts, library_versions(LIBRARIES))
     cells.directory.mkdir(parents=True, exist_ok=True)
     for result in measure(arguments, model, cells):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import trainer_job
 from benchmarks.harness import Cells
 from benchmarks.rlhf import jobs
 from benchmarks.rlhf import run as benchmark
@@ -68,11 +69,11 @@ def test_a_trainer_that_was_killed_is_no_algorithm_that_failed(tmp_path: Path, m
     def fails(*given: Any) -> None:
         raise TrainingFailed("it ended")
 
-    monkeypatch.setattr(jobs, "run_trainer", fails)
+    monkeypatch.setattr(trainer_job, "run_trainer", fails)
     with pytest.raises(TrainingFailed, match="it ended"):
-        jobs.run_job(job)
+        jobs.timed(job)
     TrainingResult(failure=Failure(message="it ended")).write(job.result)
-    assert jobs.run_job(job)["failed"] == "it ended"
+    assert jobs.timed(job)["failed"] == "it ended"
 
 
 def test_the_gain_is_paired_by_prompt_over_the_mean_of_the_seeds() -> None:
