@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import KeyFile, PassphraseFile, Token, mark_demonstration, out, tell_progress
+from sovereign_pipeline.commands.terminal import (
+    KeyOptions,
+    mark_demonstration,
+    opened_key,
+    out,
+    tell_progress,
+    with_key_options,
+)
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
 bundle = typer.Typer(no_args_is_help=True, help="Pack what crosses the air gap, verify it inside, install from it.")
@@ -25,11 +32,10 @@ NO_BASES: list[Path] = []
 
 
 @bundle.command("create")
+@with_key_options
 def bundle_create(
     folder: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
+    key: KeyOptions,
     torch: Annotated[Literal["cpu", "cuda"], typer.Option(help="Which build of torch is carried.")] = "cuda",
     since: Annotated[
         Path | None, typer.Option(metavar="INDEX", help="The index.json of an earlier bundle: pack what it lacks.")
@@ -46,14 +52,12 @@ def bundle_create(
     from sovereign_pipeline.bundle.bundling import create
     from sovereign_pipeline.bundle.carried.telling import told
     from sovereign_pipeline.bundle.carried.verifying import TOOL
-    from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
     from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
-    source = key_source(key, token)
     trust = trust_root(settings)
     mark_demonstration(trust)
-    signer = open_signer(source, asked_passphrase(f"Passphrase for {source}", passphrase_file))
+    signer = opened_key(key)
     made = create(
         settings, PROJECT_ROOT, folder, signer, tell_progress, torch=torch, since=since, signatures=signatures
     )

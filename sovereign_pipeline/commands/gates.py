@@ -12,14 +12,13 @@ from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.waiving import propose_waiver, waive
 from sovereign_pipeline.commands.terminal import (
     AsJson,
-    KeyFile,
+    KeyOptions,
     LineName,
-    PassphraseFile,
-    Token,
     officers_signer,
     out,
     print_json,
     print_rows,
+    with_key_options,
 )
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
@@ -52,13 +51,12 @@ def gates_list(line: LineName, as_json: AsJson = False) -> None:
 
 
 @gates.command("waive")
+@with_key_options
 def gates_waive(
     line: LineName,
     gate: Annotated[str, typer.Argument(help="The gate, as `sovereign gates list` names it.")],
     reason: Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")],
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
+    key: KeyOptions,
 ) -> None:
     """Waive a gate that the line's current artifact did not pass. What you waive is printed before your key signs it.
 
@@ -71,7 +69,7 @@ def gates_waive(
     workplace = open_workplace(settings, line)
     found = find_gate((*CHAIN, *AFTER_PEOPLE), workplace, gate)
     proposal = propose_waiver(found.stage, found.gate, workplace, found.ref, reason)
-    signer = officers_signer(settings, key, token, passphrase_file, proposal.question())
+    signer = officers_signer(settings, key, proposal.question())
     ref, waiver = waive(proposal, signer)
     officer = officer_shown(trust_root_if_any(settings), waiver.officer)
     out.print(f"[green]✓[/] {gate}: waived by {escape(officer)} ({waiver.kind}); on record as {short(ref.digest)}")

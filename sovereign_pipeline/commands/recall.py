@@ -7,9 +7,7 @@ from rich.markup import escape
 
 from sovereign_pipeline.commands.terminal import (
     AsJson,
-    KeyFile,
-    PassphraseFile,
-    Token,
+    KeyOptions,
     err,
     officers_signer,
     only,
@@ -17,6 +15,7 @@ from sovereign_pipeline.commands.terminal import (
     print_json,
     print_rows,
     tell_progress,
+    with_key_options,
 )
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.settings import Settings
@@ -33,6 +32,7 @@ recall = typer.Typer(help=HELP)
 
 
 @recall.callback(invoke_without_command=True, help=HELP)
+@with_key_options
 def recall_ask(
     context: typer.Context,
     document: Annotated[str | None, typer.Option(help="Id of a document, as its row has it.")] = None,
@@ -45,9 +45,8 @@ def recall_ask(
     ] = None,
     opens: Annotated[bool, typer.Option("--open", help="Open a recall of these adapters.")] = False,
     reason: Annotated[str | None, typer.Option(help="With --open: why.")] = None,
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
+    *,
+    key: KeyOptions,
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Read the datasets of every adapter again into the index.")
     ] = False,
@@ -67,7 +66,7 @@ def recall_ask(
             raise InputError("--rebuild stands alone.", "Rebuild the index first, then ask.")
         _rebuild(as_json)
         return
-    if opens != (reason is not None) or (not opens and (key or token or passphrase_file)):
+    if opens != (reason is not None) or (not opens and key.are_given):
         raise InputError("--open takes --reason and a key, and they take --open.", "Give all three, or none.")
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -81,7 +80,7 @@ def recall_ask(
             "adapters": and_more(named),
             "reason": officers_words(reason, "A recall"),
         }
-        signer = officers_signer(settings, key, token, passphrase_file, asked, err if as_json else out)
+        signer = officers_signer(settings, key, asked, err if as_json else out)
         opened = open_recall(registry, answer, signer, reason)
     rows = [vars(each) for each in answer.holders]
     if as_json:
@@ -124,13 +123,12 @@ def recall_list(as_json: AsJson = False) -> None:
 
 
 @recall.command("waive")
+@with_key_options
 def recall_waive(
     recall_id: Annotated[str, typer.Argument(help="Id of the recall, such as recall-1.")],
     adapter: Annotated[str, typer.Argument(help="Id of the adapter for which it shall no longer hold.")],
     reason: Annotated[str, typer.Option(help="Why the adapter may be used all the same.")],
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
+    key: KeyOptions,
 ) -> None:
     """Waive a recall for one adapter, as an officer. What you waive is printed before your key signs it.
 
@@ -145,7 +143,7 @@ def recall_waive(
     with registry.reading() as session:
         recalled = str(question_of(recall_to_waive(session, settings, recall_id, adapter)))
     asked = {"waive": recall_id, "recalled": recalled, "adapter": adapter, "reason": officers_words(reason, "A waiver")}
-    waive_recall(registry, recall_id, adapter, officers_signer(settings, key, token, passphrase_file, asked), reason)
+    waive_recall(registry, recall_id, adapter, officers_signer(settings, key, asked), reason)
     out.print(f"[green]✓[/] {escape(recall_id)}: waived for {escape(adapter)}")
 
 

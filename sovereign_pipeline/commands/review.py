@@ -13,16 +13,15 @@ from rich.markup import escape
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.commands.terminal import (
     AsJson,
-    KeyFile,
+    KeyOptions,
     LineName,
-    PassphraseFile,
-    Token,
     officers_signer,
     out,
     port_option,
     print_json,
     print_rows,
     tell_progress,
+    with_key_options,
 )
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import Registry, open_registry
@@ -178,12 +177,12 @@ def review_status(line: LineName, as_json: AsJson = False) -> None:
 
 
 @review.command("close")
+@with_key_options
 def review_close(
     line: LineName,
     reason: Annotated[str | None, typer.Option(help="Before the pre-registered number is reached: why.")] = None,
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
+    *,
+    key: KeyOptions,
 ) -> None:
     """End the open review and reveal its seed. Ends 1 when ballots are missing and no officer closes early.
 
@@ -194,7 +193,7 @@ def review_close(
     contents = plan_of(workplace.store, found)
     actor = People(workplace.settings).commitment_of(account())
     signer = None
-    if key or token:
+    if key.are_given:
         stated = {
             "line": line,
             "adapter": found.adapter_id,
@@ -202,7 +201,7 @@ def review_close(
             "close": f"before {found.ballots} ballots are given",
             "reason": reason or "",
         }
-        signer = officers_signer(workplace.settings, key, token, passphrase_file, stated)
+        signer = officers_signer(workplace.settings, key, stated)
     closing = close(registry, workplace.settings, found, contents, actor, signer, reason)
     out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
     out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")

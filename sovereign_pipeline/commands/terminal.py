@@ -3,7 +3,10 @@
 import datetime
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,11 +37,6 @@ DatasetDigest = Annotated[str, typer.Argument(help="Digest of a registered datas
 RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe.")]
 OfLine = Annotated[str | None, typer.Option("--line", help="Only of this line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-KeyFile = Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")]
-Token = Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")]
-PassphraseFile = Annotated[
-    Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
-]
 Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]
 
 LARGEST_PORT = 2**16 - 1
@@ -128,25 +126,63 @@ def advice_of(error: SovereignError) -> dict[str, str]:
     return hint | ({"Command": command_for(error.remedy)} if error.remedy is not None else {})
 
 
+@dataclass(frozen=True)
+class KeyOptions:
+    """Where a person's private key is. A command with `with_key_options` has these options."""
+
+    key: Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")] = None
+    token: Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")] = None
+    passphrase_file: Annotated[
+        Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
+    ] = None
+
+    @property
+    def are_given(self) -> bool:
+        """Whether any is."""
+        return self != KeyOptions()
+
+
+def with_key_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer sees it: with each of `KeyOptions` in place of its parameter `key`."""
+    options = signature(KeyOptions).parameters
+    parameters = [
+        one.replace(kind=Parameter.KEYWORD_ONLY)
+        for each in signature(command).parameters.values()
+        for one in (options.values() if each.annotation is KeyOptions else (each,))
+    ]
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        key = KeyOptions(**{name: given.pop(name) for name in options})
+        command(**given, key=key)
+
+    with_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
+
+
 def officers_signer(
-    settings: Settings,
-    key: Path | None,
-    token: str | None,
-    passphrase_file: Path | None,
-    decided: Mapping[str, Any],
-    console: Console = out,
+    settings: Settings, key: KeyOptions, decided: Mapping[str, Any], console: Console = out
 ) -> "Signer":
     """Open an officer's key. What it is to sign is printed first."""
-    from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
+    from sovereign_pipeline.signing.key_sources import key_source
     from sovereign_pipeline.signing.officers import officer_of, trust_root
 
-    source = key_source(key, token)
+    key_source(key.key, key.token)  # refused before anything is printed
     console.print(_facts(decided))
     trust = trust_root(settings)
     mark_demonstration(trust, console)
-    signer = open_signer(source, asked_passphrase(f"Passphrase for {source}", passphrase_file))
+    signer = opened_key(key)
     console.print(f"Signing as [bold]{escape(officer_of(trust, signer.keyid).person)}[/]")
     return signer
+
+
+def opened_key(key: KeyOptions) -> "Signer":
+    """Open a person's key; its passphrase is asked for where no file has it."""
+    from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
+
+    source = key_source(key.key, key.token)
+    return open_signer(source, asked_passphrase(f"Passphrase for {source}", key.passphrase_file))
 
 
 def mark_demonstration(trust: Trust, console: Console = out) -> None:

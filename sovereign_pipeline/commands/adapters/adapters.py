@@ -15,11 +15,9 @@ from sovereign_pipeline.commands.adapters.release import add_release_commands
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
-    KeyFile,
+    KeyOptions,
     OfLine,
-    PassphraseFile,
     Reason,
-    Token,
     officers_signer,
     only,
     out,
@@ -27,6 +25,7 @@ from sovereign_pipeline.commands.terminal import (
     print_json,
     print_rows,
     tell_progress,
+    with_key_options,
 )
 from sovereign_pipeline.commands.verification import StrictSources, TrustRoot, verify, verify_from_trust_root
 from sovereign_pipeline.errors import InputError
@@ -177,12 +176,11 @@ def adapters_mlflow(
 
 
 @adapters.command("reviewed")
+@with_key_options
 def adapters_reviewed(
     adapter_id: AdapterId,
     text: Annotated[str, typer.Option(help="What was found; no text of a document.")],
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
+    key: KeyOptions,
 ) -> None:
     """Record that an adapter was reviewed and stays; its next review is counted from now.
 
@@ -197,7 +195,7 @@ def adapters_reviewed(
     registry = open_registry(settings)
     level = find_adapter(registry, adapter_id).classification
     stated = {"adapter": adapter_id, "classification": level, "reviewed, and stays": officers_words(text, "A review")}
-    signer = officers_signer(settings, key, token, passphrase_file, stated)
+    signer = officers_signer(settings, key, stated)
     record_review(registry, adapter_id, text, signer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
     out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed")
 
@@ -233,13 +231,8 @@ def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
 
 
 @adapters.command("purge")
-def adapters_purge(
-    adapter_id: AdapterId,
-    reason: Reason,
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
-) -> None:
+@with_key_options
+def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
     """Remove the weights of a retired, rejected or recalled adapter from disk; every record of it stays.
 
     Signed and on record before a byte is removed. Run again after an interruption, it removes what is left.
@@ -263,19 +256,18 @@ def adapters_purge(
     for number, file in enumerate(plan.files, start=1):
         facts[f"removed {number}"] = f"{short(file.artifact)}/{file.path}, {file.size:,} bytes, SHA-256 {file.sha256}"
     facts |= {"freed": f"{plan.bytes:,} bytes", "reason": officers_words(reason, "A purge")}
-    signer = officers_signer(settings, key, token, passphrase_file, facts)
+    signer = officers_signer(settings, key, facts)
     recorded = purge(registry, store, settings, signer, plan, reason)
     what = f"{counted(len(recorded.files), 'file')} of weights purged, {recorded.bytes:,} bytes freed"
     out.print(f"[green]✓[/] {escape(adapter_id)}: {what}")
 
 
 @issue.command("add")
+@with_key_options
 def issue_add(
     adapter_id: AdapterId,
     text: Annotated[str, typer.Option(help="What is wrong, in your words; no text of a document.")],
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
+    key: KeyOptions,
 ) -> None:
     """Add a known issue to an adapter; it is shown wherever the adapter is, and stays.
 
@@ -289,7 +281,7 @@ def issue_add(
     registry = open_registry(settings)
     level = find_adapter(registry, adapter_id).classification
     stated = {"adapter": adapter_id, "classification": level, "known issue": words_of_issue(text)}
-    signer = officers_signer(settings, key, token, passphrase_file, stated)
+    signer = officers_signer(settings, key, stated)
     added = add_issue(registry, adapter_id, text, signer)
     out.print(f"[green]✓[/] {escape(adapter_id)}: known issue {added.number}")
 

@@ -12,16 +12,15 @@ from rich.markup import escape
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
-    KeyFile,
+    KeyOptions,
     LineName,
-    PassphraseFile,
     Reason,
-    Token,
     err,
     officers_signer,
     out,
     print_facts,
     tell_progress,
+    with_key_options,
 )
 from sovereign_pipeline.errors import IntegrityError, SovereignError
 from sovereign_pipeline.settings import Settings
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from sovereign_pipeline.serving.flags.flag import Flag
 
 
+@with_key_options
 def adapters_rollback(
     line: LineName,
     reason: Reason,
@@ -39,9 +39,8 @@ def adapters_rollback(
         str | None,
         typer.Option(help="The adapter that is to answer; else the one before, or the one beside a staged one."),
     ] = None,
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
+    *,
+    key: KeyOptions,
 ) -> None:
     """Go back at once, also while the registry is down: the ledger follows once it is reached.
 
@@ -55,7 +54,7 @@ def adapters_rollback(
     flag = current_flag(settings, line, trust_root(settings))
     asked = way_back(flag, to).request
     question = {name: asked[name] for name in ("adapter", "transition", "from", "to")} | {"reason": reason}
-    signer = officers_signer(settings, key, token, passphrase_file, question)
+    signer = officers_signer(settings, key, question)
     _print_flag(rollback(settings, line, to, signer, reason))
     _let_ledger_follow(settings, line)
 
@@ -102,13 +101,8 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
     raise typer.Exit(1 if state is not None and state.outcome == "abort" else 0)
 
 
-def adapters_accept_hold(
-    adapter_id: AdapterId,
-    reason: Reason,
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
-) -> None:
+@with_key_options
+def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
     """Accept that the hold of a staged adapter was inconclusive, so that it may be promoted. Nobody is asked again.
 
     What is accepted is printed before your key signs it.
@@ -138,7 +132,7 @@ def adapters_accept_hold(
         "severity 1": judged.severe,
         "accept because": reason,
     }
-    signer = officers_signer(settings, key, token, passphrase_file, question)
+    signer = officers_signer(settings, key, question)
     accept_hold(registry, workplace, signer, adapter_id, reason, shown.sha256)
     out.print(f"[green]✓[/] {escape(adapter_id)}: the inconclusive hold is accepted")
 

@@ -6,7 +6,6 @@ The domain is imported inside functions: it loads the whole chain.
 
 import datetime
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -23,12 +22,10 @@ from sovereign_pipeline.commands.adapters.flags import (
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
-    KeyFile,
+    KeyOptions,
     LineName,
     OfLine,
-    PassphraseFile,
     Reason,
-    Token,
     mark_demonstration,
     moment,
     officers_signer,
@@ -36,6 +33,7 @@ from sovereign_pipeline.commands.terminal import (
     print_json,
     print_rows,
     tell_progress,
+    with_key_options,
 )
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.settings import Settings
@@ -64,44 +62,26 @@ def add_release_commands(adapters: typer.Typer) -> None:
     adapters.command("diff")(adapters_diff)
 
 
+@with_key_options
 def adapters_request(
     adapter_id: AdapterId,
     transition: Annotated[
         str, typer.Argument(help="approve, stage, unstage, promote, roll_back, reject, recall or retire.")
     ],
     reason: Reason,
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
+    key: KeyOptions,
 ) -> None:
     """Request that an adapter changes its state. What is asked is printed before your key signs it.
 
     Where the institution wants nobody else's approval, the change is made at once.
     """
-    from sovereign_pipeline.release.decisions import request
-    from sovereign_pipeline.release.requests import propose
-
-    settings = Settings.from_environment()
-    registry, workplace = _open(settings, adapter_id)
-    let_ledger_catch_up(registry, workplace)
-    now = datetime.datetime.now(datetime.UTC)
-    proposal = propose(registry, workplace, adapter_id, transition, reason, now)
-    signer = officers_signer(settings, key, token, passphrase_file, _question(proposal.predicate()))
-    standing = request(registry, workplace, signer, proposal)
-    _print_standing(standing)
-    if standing.is_made:
-        let_flag_follow(registry, workplace)
+    _request(adapter_id, transition, reason, key)
 
 
-def adapters_retire(
-    adapter_id: AdapterId,
-    reason: Reason,
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
-) -> None:
+@with_key_options
+def adapters_retire(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
     """Retire an adapter: it is never served, compared with or continued from again; its records stay."""
-    adapters_request(adapter_id, "retire", reason, key, token, passphrase_file)
+    _request(adapter_id, "retire", reason, key)
 
 
 def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
@@ -131,33 +111,25 @@ def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
         raise IntegrityError(" ".join(f"Line {each}: {error.message}" for each, error in refused.items()), HINT)
 
 
-def adapters_approve(
-    request_id: RequestId, key: KeyFile = None, token: Token = None, passphrase_file: PassphraseFile = None
-) -> None:
+@with_key_options
+def adapters_approve(request_id: RequestId, key: KeyOptions) -> None:
     """Approve a request. What is approved is printed before your key signs it.
 
     The last approval that is needed makes the change.
     """
+    _decide(request_id, "approve", "", key)
 
-    _decide(request_id, "approve", "", key, token, passphrase_file)
 
-
-def adapters_withdraw(
-    request_id: RequestId, key: KeyFile = None, token: Token = None, passphrase_file: PassphraseFile = None
-) -> None:
+@with_key_options
+def adapters_withdraw(request_id: RequestId, key: KeyOptions) -> None:
     """Withdraw your approval, or your request, before the change is made."""
-    _decide(request_id, "withdraw", "", key, token, passphrase_file)
+    _decide(request_id, "withdraw", "", key)
 
 
-def adapters_reject(
-    request_id: RequestId,
-    reason: Reason,
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
-) -> None:
+@with_key_options
+def adapters_reject(request_id: RequestId, reason: Reason, key: KeyOptions) -> None:
     """Reject a request: it ends."""
-    _decide(request_id, "reject", reason, key, token, passphrase_file)
+    _decide(request_id, "reject", reason, key)
 
 
 def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
@@ -228,14 +200,23 @@ def adapters_diff(
     print_rows(rows, False, f"{adapter_id} and {other}")
 
 
-def _decide(
-    request_id: str,
-    decision: "Decision",
-    reason: str,
-    key: Path | None,
-    token: str | None,
-    passphrase_file: Path | None,
-) -> None:
+def _request(adapter_id: str, transition: str, reason: str, key: KeyOptions) -> None:
+    from sovereign_pipeline.release.decisions import request
+    from sovereign_pipeline.release.requests import propose
+
+    settings = Settings.from_environment()
+    registry, workplace = _open(settings, adapter_id)
+    let_ledger_catch_up(registry, workplace)
+    now = datetime.datetime.now(datetime.UTC)
+    proposal = propose(registry, workplace, adapter_id, transition, reason, now)
+    signer = officers_signer(settings, key, _question(proposal.predicate()))
+    standing = request(registry, workplace, signer, proposal)
+    _print_standing(standing)
+    if standing.is_made:
+        let_flag_follow(registry, workplace)
+
+
+def _decide(request_id: str, decision: "Decision", reason: str, key: KeyOptions) -> None:
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.release.decisions import decide
     from sovereign_pipeline.release.requests import find_request
@@ -250,7 +231,7 @@ def _decide(
     workplace = open_workplace(settings, standing.request.line, tell_progress)
     let_ledger_catch_up(registry, workplace)
     asked = _question({"requested by": standing.requester.person, **standing.predicate})
-    signer = officers_signer(settings, key, token, passphrase_file, asked)
+    signer = officers_signer(settings, key, asked)
     standing = decide(registry, workplace, standing.request.id, decision, signer, reason)
     _print_standing(standing)
     if standing.is_made:
