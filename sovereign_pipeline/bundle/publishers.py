@@ -1,110 +1,126 @@
-"""What publishers sign: detached PGP signatures, of files themselves or of lists of SHA-256, verified when packed.
+"""What publishers sign: which carried files each of their signatures covers, verified when a bundle is packed.
 
-An operator fetches the signatures into a folder that mirrors the bundle: `models/gemma/SHA256SUMS` with
-`SHA256SUMS.asc` beside it, or `models/gemma/model.safetensors.asc`. The keys that count are the institution's choice,
-`data/publishers/NAME.asc`, under version control. What belongs here: that. What does not: what no publisher signed,
-which the bundle lists as such.
+An operator fetches the signatures into a folder that mirrors the bundle. A signature is over a file
+(`models/gemma/model.safetensors.asc` or `.sigstore.json`), over a list of SHA-256 (`models/gemma/SHA256SUMS` with
+`SHA256SUMS.asc` or `.sigstore.json` beside it), or itself a list (`models/gemma/model.sig`, OpenSSF model signing).
+What belongs here: that. What does not: how one is verified (`pgp.py`, `sigstore_bundles.py`), whose counts
+(`trusted_publishers.py`), and attestations that the package index gives (`attestations.py`).
 """
 
 import re
-import subprocess
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.bundle import pgp, sigstore_bundles
 from sovereign_pipeline.bundle.packing import Content
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.bundle.trusted_publishers import Publishers, load_publishers
+from sovereign_pipeline.errors import InputError, IntegrityError
 
-LIST, SUFFIX = "SHA256SUMS", ".asc"
+LIST = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-GOOD = re.compile(r"^\[GNUPG:\] GOODSIG ", re.MULTILINE)
-"""What GnuPG says of no key that is revoked or expired. It calls their signatures valid, and ends 0."""
-VALID = re.compile(r"^\[GNUPG:\] VALIDSIG ([0-9A-F]{40,64}) .*$", re.MULTILINE)
+VERIFIERS: Mapping[str, Callable[[Path, Path, Publishers], str]] = {
+    pgp.SUFFIX: pgp.pgp_publisher,
+    sigstore_bundles.SUFFIX: sigstore_bundles.sigstore_publisher,
+}
+"""By the ending that a signature's name adds to that of its file."""
 
 
-def with_publishers(contents: Sequence[Content], signatures: Path, keys: Path) -> list[Content]:
-    """The contents, each with the publisher whose signature over it was verified, and the signatures themselves.
+def with_publishers(contents: Sequence[Content], signatures: Path, publishers: Path) -> list[Content]:
+    """The contents, each with the publishers whose signatures over it were verified, and the signatures themselves.
 
     Args:
-        signatures: the folder of signatures. keys: that of the publishers' public keys.
+        signatures: the folder of signatures. publishers: that of the publishers who count.
 
     Raises IntegrityError for a signature that does not hold, and for one over nothing that is carried; InputError.
     """
-    found = sorted(path for path in signatures.rglob(f"*{SUFFIX}") if path.is_file())
+    trusted = load_publishers(publishers)
+    files = sorted(path for path in signatures.rglob("*") if path.is_file())
+    found = [path for path in files if _suffix(path) or path.name == sigstore_bundles.MODEL]
     if not found:
-        raise InputError(f"{signatures}: there is no signature in it (*{SUFFIX}).", "Name the folder that holds them.")
+        raise InputError(
+            f"{signatures}: there is no signature in it (*{', *'.join(VERIFIERS)}, {sigstore_bundles.MODEL}).",
+            "Name the folder that holds them.",
+        )
     by_name = {each.name: each for each in contents}
-    carried: list[Content] = []
+    lists: dict[Path, Content] = {}
     for signature in found:
-        signed = signature.with_suffix("")
-        name = signed.relative_to(signatures).as_posix()
-        if signed.name == LIST:
-            publisher = _verified(signature, signed, keys)
-            listed = _listed(signed, name.removesuffix(LIST), by_name)
-            carried.append(Content(f"publishers/{name}", signed, "list of a publisher", publisher))
+        name, suffix = signature.relative_to(signatures).as_posix(), _suffix(signature)
+        signed = signature.with_name(signature.name.removesuffix(suffix))
+        if not suffix:
+            publisher, digests = sigstore_bundles.signed_model(signature, trusted)
+            covered = _agreeing(digests, signature, name, by_name)
+        elif signed.name == LIST:
+            if not signed.is_file():
+                raise InputError(f"{signed}: the list that {signature.name} is over is missing.", "Put it there.")
+            publisher = VERIFIERS[suffix](signature, signed, trusted)
+            covered = _agreeing(_listed(signed), signed, name, by_name)
+            listed = Content(f"publishers/{name.removesuffix(suffix)}", signed, "list of a publisher")
+            lists[signed] = _also_signed(lists.get(signed, listed), publisher)
         else:
-            listed = [name]
-            if name not in by_name:
+            covered = [name.removesuffix(suffix)]
+            if covered[0] not in by_name:
                 raise IntegrityError(
                     f"{signature}: it signs nothing that is carried.", "Remove it, or correct its name."
                 )
-            publisher = _verified(signature, _path(by_name[name]), keys)
-        by_name |= {each: replace(by_name[each], publisher=publisher) for each in listed}
-        carried.append(Content(f"publishers/{name}{SUFFIX}", signature, "signature of a publisher"))
-    return [*by_name.values(), *carried]
+            publisher = VERIFIERS[suffix](signature, _path(by_name[covered[0]]), trusted)
+        by_name |= {each: _also_signed(by_name[each], publisher) for each in covered}
+    if passed_over := [path for path in files if path not in found and path not in lists]:
+        raise InputError(
+            f"{passed_over[0]}: it is no signature, and no list that one is over.", "Remove it, or correct its name."
+        )
+    carried = (
+        Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")
+        for path in found
+    )
+    return [*by_name.values(), *lists.values(), *carried]
 
 
-def _listed(sums: Path, folder: str, contents: dict[str, Content]) -> list[str]:
-    """The carried files that a list of SHA-256 names. Each that it names must be as it says."""
-    names = []
-    for number, line in enumerate(sums.read_text(encoding="utf-8").splitlines(), start=1):
+def _suffix(path: Path) -> str:
+    """The ending of a signature over a file or a list; empty: the file is none."""
+    return next((each for each in VERIFIERS if path.name.endswith(each)), "")
+
+
+def _also_signed(content: Content, publisher: str) -> Content:
+    already = content.publisher.split("; ") if content.publisher else []
+    return replace(content, publisher="; ".join(sorted({*already, publisher})))
+
+
+def _listed(sums: Path) -> dict[str, str]:
+    """What a list of SHA-256 says: path beside it -> digest."""
+    digests: dict[str, str] = {}
+    for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         matched = LINE.fullmatch(line)
         if matched is None:
             raise IntegrityError(f"{sums}, line {number}: this is no SHA-256 and name.", "Take the list again.")
-        name = folder + matched[2].removeprefix("./")
-        if name not in contents:
-            continue
-        if file_sha256(_path(contents[name])) != matched[1]:
-            raise IntegrityError(f"{name}: it is not the file that the publisher's list {sums} names.", "Get it again.")
-        names.append(name)
+        name = matched[2].removeprefix("./")
+        if digests.setdefault(name, matched[1]) != matched[1]:
+            raise IntegrityError(f"{sums}, line {number}: it names {name} by two digests.", "Take the list again.")
+    return digests
+
+
+def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Mapping[str, Content]) -> list[str]:
+    """The carried files that a listing names. Each that it names must be as it says.
+
+    Args:
+        name: of the listing's signature in the bundle; the files lie beside it.
+    """
+    folder = name.rpartition("/")[0]
+    paths = {f"{folder}/{path}".removeprefix("/"): digest for path, digest in digests.items()}
+    names = [each for each in paths if each in contents]
+    for each in names:
+        if file_sha256(_path(contents[each])) != paths[each]:
+            raise IntegrityError(f"{each}: it is not the file that the publisher's {listing} names.", "Get it again.")
     if not names:
-        raise IntegrityError(f"{sums}: it names nothing that is carried.", "Remove it, or put it beside its files.")
+        raise IntegrityError(f"{listing}: it names nothing that is carried.", "Remove it, or put it beside its files.")
     return names
 
 
 def _path(content: Content) -> Path:
-    assert isinstance(content.source, Path)  # what publishers sign is a file
-    return content.source
-
-
-def _verified(signature: Path, signed: Path, keys: Path) -> str:
-    """Whose signature it is: the name of the key's file, and its fingerprint. Raises IntegrityError."""
-    rings = sorted(keys.glob(f"*{SUFFIX}")) if keys.is_dir() else []
-    if not rings:
-        raise NotFoundError(
-            f"{keys}: there is no publisher's key.", "Put one there, from where you trust it to be theirs."
+    """Where a file lies. Raises IntegrityError for what is made while packing: no publisher signed that."""
+    if not isinstance(content.source, Path):
+        raise IntegrityError(
+            f"{content.name}: it is made here, so no publisher can have signed it.", "Remove the signature."
         )
-    for ring in rings:
-        with tempfile.TemporaryDirectory() as home:  # with one key alone, so that whose it is cannot be mistaken
-            _gpg(home, "--import", str(ring))
-            told = _gpg(home, "--verify", str(signature), str(signed))
-        if told is not None and GOOD.search(told) and (fingerprint := VALID.search(told)):
-            return f"PGP, {ring.stem} ({fingerprint[1]})"
-    raise IntegrityError(
-        f"{signature}: no key in {keys} that is in force signed {signed.name} so.",
-        "Get file and signature again, and of a key that was extended the key.",
-    )
-
-
-def _gpg(home: str, *arguments: str) -> str | None:
-    """The lines for programs that GnuPG prints; None where it says no."""
-    command = ("gpg", "--homedir", home, "--batch", "--no-autostart", "--status-fd", "1", *arguments)
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, errors="replace")
-    except FileNotFoundError:
-        raise NotFoundError(
-            "gpg is not installed, so publishers' signatures cannot be verified.", "Install it."
-        ) from None
-    return done.stdout if done.returncode == 0 else None
+    return content.source

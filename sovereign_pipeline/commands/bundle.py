@@ -41,7 +41,8 @@ def bundle_create(
         Path | None, typer.Option(metavar="INDEX", help="The index.json of an earlier bundle: pack what it lacks.")
     ] = None,
     signatures: Annotated[
-        Path | None, typer.Option(help="Folder of publishers' PGP signatures, laid out as the bundle is.")
+        Path | None,
+        typer.Option(help="Folder of publishers' signatures (PGP, sigstore, OpenSSF), laid out as the bundle is."),
     ] = None,
 ) -> None:
     """Pack wheels, base models, suites, trust root, configuration and this release, and sign the index.
