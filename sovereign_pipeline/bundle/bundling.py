@@ -10,6 +10,7 @@ from typing import Literal
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.bundle import contents
+from sovereign_pipeline.bundle.attestations import with_attestations
 from sovereign_pipeline.bundle.carried.installing import install
 from sovereign_pipeline.bundle.carried.reading import Refused
 from sovereign_pipeline.bundle.carried.verifying import Bundle, verify
@@ -22,6 +23,8 @@ from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import TRUST, trust_root
 from sovereign_pipeline.signing.trust import load_trust
 
+PUBLISHERS = "publishers"
+"""The folder of `data/` that says whose signatures count."""
 Torch = Literal["cpu", "cuda"]
 
 
@@ -41,7 +44,7 @@ def create(
     Args:
         project: the checkout of the release.
         since: the index of an earlier bundle, to which this one adds.
-        signatures: a folder of publishers' signatures.
+        signatures: a folder of publishers' signatures that were fetched.
     """
     trust = trust_root(settings)
     source = contents.release(project)
@@ -55,8 +58,9 @@ def create(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
         carried += wheels(project / "requirements", (f"torch-{torch}.txt", "runtime.txt"), Path(aside), progress)
+        carried = with_attestations(carried, settings.data / PUBLISHERS, progress)
         if signatures is not None:
-            carried = with_publishers(carried, signatures, settings.data / "publishers")
+            carried = with_publishers(carried, signatures, settings.data / PUBLISHERS)
         progress(f"packing {len(carried)} files")
         pack(out, carried, signer, trust, since=since)
     progress("verifying")

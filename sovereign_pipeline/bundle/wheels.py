@@ -18,6 +18,8 @@ from sovereign_pipeline.errors import IntegrityError, NotFoundError
 
 BUILD = "build.txt"
 PIN = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+PUBLISHED = "pinned by requirements/"
+"""The origin of a wheel that was downloaded as its publisher made it."""
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
@@ -45,7 +47,7 @@ def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progr
             progress(f"building a wheel of {archive.name}")
             alone = ("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(built))
             _pip("wheel", *alone, str(archive))
-    return [*_contents(published, "pinned by requirements/"), *_built(published, built)]
+    return [*_contents(published, PUBLISHED), *_built(published, built)]
 
 
 def _contents(folder: Path, origin: str) -> Iterator[Content]:
