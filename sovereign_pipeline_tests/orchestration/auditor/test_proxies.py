@@ -191,6 +191,7 @@ def socket_of(site: Site, way: str, cookie: str = "session=layla", **more: str) 
         additional_headers={**headers, **more},
         subprotocols=["graphql-ws"],  # type: ignore[list-item]
         proxy=None,
+        open_timeout=120,
     )
 
 
