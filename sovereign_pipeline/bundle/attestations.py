@@ -175,7 +175,9 @@ def _attestors(wheel: _Wheel, provenance: bytes, trusted: Publishers) -> Iterato
     except ValidationError as error:
         detail = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in detail["loc"])
-        raise IntegrityError(f"{wheel.file}: its provenance is malformed ({place}: {detail['msg']}).", AGAIN) from None
+        raise IntegrityError(
+            f"{wheel.file}: its provenance is malformed ({place!a}: {detail['msg']}).", AGAIN
+        ) from None
     for attestation in (each for bundle in parsed.attestation_bundles for each in bundle.attestations):
         attestor = _attestor(wheel, attestation, trusted)
         if not _is_about(wheel, attestor.who.payload or b""):

@@ -96,7 +96,7 @@ def _listed(sums: Path) -> dict[str, str]:
             raise IntegrityError(f"{sums}, line {number}: this is no SHA-256 and name.", "Take the list again.")
         name = matched[2].removeprefix("./")
         if digests.setdefault(name, matched[1]) != matched[1]:
-            raise IntegrityError(f"{sums}, line {number}: it names {name} by two digests.", "Take the list again.")
+            raise IntegrityError(f"{sums}, line {number}: it names {name!a} by two digests.", "Take the list again.")
     return digests
 
 

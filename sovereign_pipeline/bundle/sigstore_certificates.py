@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sovereign_pipeline.bundle.carried.reading import on_one_line
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.signing.bundles import PAYLOAD
 
@@ -63,7 +64,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
             return Certified(policy.identity, policy.issuer, None)
         kind, payload = verifier.verify_dsse(parsed, policy)
     except Exception as error:  # the library's own, and those of what it parses with: each means no
-        said = " ".join(f"{type(error).__name__}: {error}".split())
+        said = on_one_line(" ".join(f"{type(error).__name__}: {error}".split()))
         raise IntegrityError(f"It does not hold under {root.name} ({said[:MOST_SAID]}).") from None
     if kind != PAYLOAD:
         raise IntegrityError(f"What is signed is {kind[:MOST_SAID]!a}, not {PAYLOAD}.")
@@ -93,5 +94,5 @@ class _ReadIdentity:
             raise VerificationError("the certificate's subject is not one address or URI")
         assert isinstance(issuer, UnrecognizedExtension)  # no library knows it
         self.identity, self.issuer = names[0].value, asn1.decode_der(str, issuer.value)
-        if not self.identity or not self.issuer:
+        if not all(each and each.isprintable() for each in (self.identity, self.issuer)):
             raise VerificationError("the certificate names nobody")

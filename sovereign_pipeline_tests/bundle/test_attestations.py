@@ -157,7 +157,7 @@ def test_an_index_that_gives_no_attestations_leaves_wheels_unsigned(index: Index
 
 
 PLANTED = {
-    "another workflow": r"is attested by .*eve\.yml@refs/tags/v1\.0, by",
+    "another workflow": r"is attested by .*release\.yml\.eve@refs/tags/v1\.0, by",
     "another issuer": "is attested by .*, by https://eve.example, and its publisher is",
     "another authority": "wrong. It does not hold under root.json",
     "another wheel": "about something else",
@@ -188,7 +188,7 @@ def test_an_attestation_that_does_not_hold_is_refused(
         "another kind": about(index, ALPHA, "https://in-toto.io/test"),
         "two wheels": statement({ALPHA: digest, BETA: "0" * 64}, PUBLISH),
     }
-    identity = WORKFLOW.replace("release", "eve") + "@refs/tags/v1.0" if planted == "another workflow" else IDENTITY
+    identity = f"{WORKFLOW}.eve@refs/tags/v1.0" if planted == "another workflow" else IDENTITY
     issuer = "https://eve.example" if planted == "another issuer" else ISSUER
     signing = SigstoreInstance() if planted == "another authority" else instance
     attestation = signing.attestation(identity, issuer, payloads.get(planted, good))

@@ -139,6 +139,7 @@ PLANTED: dict[str, tuple[Plant, str]] = {
     "another file": (lambda it: it.bundle(IDENTITY, ISSUER, WEIGHTS), "digest mismatch"),
     "another identity": (lambda it: it.bundle(f"{IDENTITY}1", ISSUER, CARD), "v11, by https.* does not name"),
     "an address for a workflow": (lambda it: it.bundle("eve@models.example", ISSUER, CARD), "eve@.* does not name"),
+    "a subject that moves the cursor": (lambda it: it.bundle(f"{IDENTITY}\x1b[A", ISSUER, CARD), "names nobody"),
     "another issuer": (lambda it: it.bundle(IDENTITY, f"{ISSUER}.eve", CARD), "eve, whom .* does not name"),
     "another authority": (
         lambda it: SigstoreInstance(certificate_log=it.certificate_log, log=it.log).bundle(IDENTITY, ISSUER, CARD),
@@ -222,11 +223,11 @@ def test_a_bundle_needs_the_library_and_says_so(
     "A publisher's sigstore bundle is of another key, or over other bytes.", "Nothing is packed."
 )
 def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
-    key = new_key()
+    key, another = new_key(), new_key()
     fetched.put("card.sigstore.json", bundle_by_key(key, CARD))
     with pytest.raises(NotFoundError, match="no publisher's public key"):
         fetched.verified()
-    fetched.trust_key(new_key(), "another")
+    fetched.trust_key(another, "another")
     with pytest.raises(IntegrityError, match=r"no public key in .* signed this"):
         fetched.verified()
     fetched.trust_key(key)
@@ -234,6 +235,14 @@ def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
     (fetched.model / "card").write_bytes(CARD + b"!")
     with pytest.raises(IntegrityError, match=r"no public key in .* signed this"):
         fetched.verified()
+    (fetched.model / "card").write_bytes(CARD)
+    sums = f"{sha256(CARD)}  card\n".encode()
+    fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, sums))
+    with pytest.raises(InputError, match=r"SHA256SUMS: the list .* is missing"):
+        fetched.verified()
+    fetched.put("SHA256SUMS", sums)
+    one, other = fetched.verified()["models/gemma/card"].split("; ")
+    assert (one.split(" (")[0], other.split(" (")[0]) == ("sigstore, another", "sigstore, gemma")
 
 
 @pytest.mark.skipif(shutil.which("cosign") is None, reason="cosign is not installed")
