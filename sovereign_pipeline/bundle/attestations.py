@@ -36,7 +36,8 @@ AGAIN = "Find out why the package index gives it so."
 class _Material(Frozen):
     certificate: str
     transparency_entries: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    timestamps: list[str] = []
+    timestamps: list[str] | None = None
+    """Of a time stamp authority: of attestations whose log signs no time (drafted for PEP 740)."""
 
 
 class _Envelope(Frozen):

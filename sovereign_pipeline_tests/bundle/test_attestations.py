@@ -165,6 +165,7 @@ PLANTED = {
     "another kind": "about something else",
     "two wheels": "about something else",
     "changed": "DSSE: invalid signature",
+    "a wrong time stamp": "Invalid Timestamp Response",
     "malformed": "its provenance is malformed",
     "none": "the package index gives no attestation",
     "empty": "the package index gives no attestation",
@@ -195,6 +196,8 @@ def test_an_attestation_that_does_not_hold_is_refused(
     if planted == "changed":
         other = instance.attestation(identity, issuer, about(index, BETA))
         attestation["envelope"]["statement"] = other["envelope"]["statement"]
+    if planted == "a wrong time stamp":
+        attestation["verification_material"]["timestamps"] = ["AAAA"]
     if planted == "malformed":
         attestation["version"] = 2
     if planted != "none":
