@@ -30,7 +30,7 @@ def by_reward(task: Task) -> TrainingJob:
         code_directory=prepared.code,
         cache=place / "rewards",
     )
-    return _job(task, facts, method=task.arm, dataset=prepared.prompts, reward=reward)
+    return _job(task, facts, method=reward.rlhf.algorithm, dataset=prepared.prompts, reward=reward)
 
 
 def by_pairs(task: Task, pairs: Path) -> TrainingJob:
