@@ -68,8 +68,9 @@ have on paper:
 
     python verify.py SHA256
 
-`verify.py` takes about an hour to read. Whoever gave you this folder could have changed it: compare its SHA-256 with
-that of the release. `index.json` lists every other file with its SHA-256 and is signed by the pipeline.
+`verify.py` takes some three quarters of an hour to read; begin at its top. Whoever gave you this folder could have
+changed it: compare its SHA-256 with that of the release. `index.json` lists every other file with its SHA-256 and is
+signed by the pipeline.
 
 | folder | holds |
 |---|---|

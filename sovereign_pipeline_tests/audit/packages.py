@@ -37,6 +37,16 @@ class Package:
             return str(refused)
         return None
 
+    def read(self) -> verify.Package:
+        """As its verifier has read it before it follows what changed by it."""
+        package = verify.Package({**self.files})
+        package.index = verify.read_index(package)
+        package.trust = verify.read_trust(package, self.root_sha256)
+        package.log = verify.read_log(package)
+        package.artifacts, package.rows = verify.read_artifacts(package), verify.read_rows(package)
+        package.acts = verify.read_acts(package)
+        return package
+
     def but(self, changes: Files) -> "Package":
         """With other files, and the index as it was."""
         changed = {**self.files, **changes}

@@ -13,6 +13,7 @@ import pytest
 
 from sovereign_pipeline.audit import verify
 from sovereign_pipeline.audit.shown_files import SHOWN
+from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.signing.keys import FileSigner, keyid_of
 from sovereign_pipeline.signing.trust_changes import create_trust
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk
@@ -128,11 +129,9 @@ def test_the_first_entry_of_a_kind_cannot_be_left_out(desk: Desk, pipeline: File
 
 @pytest.mark.security_case("The pipeline signs a flag for an adapter that no officer let through", "refused")
 def test_a_flag_alone_lets_no_adapter_answer(desk: Desk) -> None:
-    package = verify.read_package({**desk.package.files})
-    trust = verify.read_trust(package, desk.package.root_sha256)
-    log = verify.read_log(package, trust)
+    package = desk.package.read()
     with pytest.raises(verify.Refused, match=f"nobody let {FIRST} be production"):
-        verify.read_flags(package, trust, log, "lamps", [])
+        verify.read_flags(package, "lamps", [])
 
 
 @pytest.mark.security_case("A JSON key stands twice in a file of evidence", "refused")
@@ -179,15 +178,13 @@ def test_evidence_of_another_adapter_is_refused(desk: Desk, pipeline: FileSigner
 
 @pytest.mark.security_case("A record names other weights than those that its lineage made", "refused")
 def test_the_weights_are_those_of_the_manifest(desk: Desk) -> None:
-    package = verify.read_package({**desk.package.files})
-    trust = verify.read_trust(package, desk.package.root_sha256)
-    log = verify.read_log(package, trust)
-    artifacts, row = verify.read_artifacts(package, trust, log), verify.read_rows(package, log)[FIRST]
-    verify.check_adapter(package, trust, log, artifacts, row)
-    made = artifacts[row["adapter_digest"]].manifest["files"]
+    package = desk.package.read()
+    row = package.rows[FIRST]
+    verify.check_adapter(package, row)
+    made = package.artifacts[row["adapter_digest"]].manifest["files"]
     next(each for each in made if each["path"].endswith(".safetensors"))["sha256"] = "0" * 64
     with pytest.raises(verify.Refused, match="record, row and manifests differ in: weights"):
-        verify.check_adapter(package, trust, log, artifacts, row)
+        verify.check_adapter(package, row)
 
 
 @pytest.mark.security_case("A waiver turns the levels around, so that it is below its verdict", "refused")
@@ -197,12 +194,17 @@ def test_a_manifest_does_not_choose_the_order_of_levels() -> None:
         manifest = {"classification": level, "ladder": ladder, "inputs": inputs, "external_inputs": {}}
         return verify.Artifact(digest, {**manifest, "circumstances": circumstances}, digest, 0)
 
+    def check(**artifacts: verify.Artifact) -> None:
+        package = verify.Package({})
+        package.artifacts, package.roots = artifacts, {"w"}
+        verify.check_lineage(package)
+
     verdict = artifact("v", "SECRET", ["PUBLIC", "SECRET"])
     for level, ladder in (("SECRET", ["PUBLIC", "SECRET"]), ("TOP", ["PUBLIC", "SECRET", "TOP"])):
-        verify.check_lineage({"v": verdict, "w": artifact("w", level, ladder, gate_record="v")}, {"w"})
+        check(v=verdict, w=artifact("w", level, ladder, gate_record="v"))
     for ladder in (["PUBLIC", "SECRET"], ["SECRET", "PUBLIC"]):
         with pytest.raises(verify.Refused, match="it is PUBLIC, and its input gate_record SECRET"):
-            verify.check_lineage({"v": verdict, "w": artifact("w", "PUBLIC", ladder, gate_record="v")}, {"w"})
+            check(v=verdict, w=artifact("w", "PUBLIC", ladder, gate_record="v"))
 
 
 @pytest.mark.security_case("The witness's signature is taken off the checkpoint of evidence", "refused")
@@ -267,6 +269,13 @@ def test_it_shares_no_code_with_the_program(desk: Desk) -> None:
     lines = desk.package.files["verify.py"].decode().splitlines()
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
     assert imported - {*sys.stdlib_module_names} == {"cryptography"}
+
+
+def test_its_head_and_the_auditors_page_say_how_many_lines_it_has() -> None:
+    text = Path(verify.__file__).read_text(encoding="utf-8")
+    lines = f"{len(text.splitlines()):,} lines"
+    assert f"**How to read it.** {lines}" in text, lines
+    assert f"one file of {lines}," in (PROJECT_ROOT / "docs" / "auditor.md").read_text(encoding="utf-8"), lines
 
 
 def test_both_sides_show_the_same_files() -> None:

@@ -1,6 +1,5 @@
 """The verifier counts each witness once, by a signature of its own key, while that key is in force."""
 
-import datetime
 import hashlib
 from types import SimpleNamespace
 
@@ -28,12 +27,12 @@ def _trust(log_revoked_from: int | None, **witnesses: int | None) -> verify.Trus
         "log": {"log": key(LOG, log_revoked_from)},
         "witness": {name: key(signers[name], revoked_from) for name, revoked_from in witnesses.items()},
     }
-    return verify.Trust(1, 1, datetime.datetime.max, False, roles, len(witnesses))
+    return verify.Trust(1, 1, False, roles, len(witnesses))
 
 
 def _cosigned(trust: verify.Trust, *signers: Signer) -> list[str]:
     signatures = (notes.signed(TEXT, LOG), *(notes.cosigned(TEXT, each, AT) for each in signers))
-    return sorted(verify.read_note(str(Note(TEXT, signatures)), trust, "checkpoint")[3])
+    return sorted(verify.read_checkpoint(str(Note(TEXT, signatures)), trust).cosigned)
 
 
 def test_a_witness_is_named_with_its_key() -> None:
@@ -63,5 +62,5 @@ def test_a_key_that_is_named_as_another_counts_once(monkeypatch: pytest.MonkeyPa
     found = Signature("found", real(b"the same").digest()[:4], cosigned.content)
     note = Note(TEXT, (notes.signed(TEXT, LOG), cosigned, found))
     monkeypatch.setattr(verify, "hashlib", SimpleNamespace(sha256=colliding))
-    names = verify.read_note(str(note), _trust(None, **dict.fromkeys(order)), "checkpoint")[3]
+    names = verify.read_checkpoint(str(note), _trust(None, **dict.fromkeys(order))).cosigned
     assert [name.partition(",")[0] for name in names] == ["press"]

@@ -1,111 +1,12 @@
 """Who has the pipeline's and the log's key still needs officers, each for what their key and request allow."""
 
-import datetime
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
 
 from sovereign_pipeline.audit import verify
 from sovereign_pipeline.release.transitions import ARROWS
-from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-
-ADAPTER, RECORD, RULES, AT = "lamps-1.0.0", "a" * 64, b"rules", "2026-11-27T09:00:00+00:00"
-SIGNERS = {name: generate() for name in ("pipeline", "layla", "omar", "clerk")}
-POLICY = {"institution.yaml": verify.sha256(RULES)}
-EVIDENCE = {"record": "b" * 64, "adapter": "c" * 64, "evaluation_report": "d" * 64, "waivers": []}
-ROW = {
-    "id": ADAPTER,
-    "line": "lamps",
-    "classification": "PUBLIC",
-    "record_manifest_sha256": RECORD,
-    "gate_records": [],
-    **{f"{name}_digest": EVIDENCE[name] for name in ("record", "adapter", "evaluation_report")},
-}
-
-
-def _key(name: str) -> tuple[str, verify.Key]:
-    signer: FileSigner = SIGNERS[name]
-    public: Any = serialization.load_pem_public_key(signer.public_pem.encode())
-    may = ("recall",) if name == "clerk" else ("*",)
-    return signer.keyid, verify.Key(public, name, may, ("*",), None)
-
-
-TRUST = verify.Trust(
-    root_version=1,
-    targets_version=1,
-    expires=datetime.datetime.max,
-    is_demonstration=False,
-    roles={"pipeline": dict([_key("pipeline")]), "officer": dict(map(_key, ("layla", "omar", "clerk")))},
-    witnesses_needed=0,
-)
-
-
-@dataclass
-class Story:
-    """A log of one line as somebody writes it who needs no proofs, and what officers really signed."""
-
-    log: verify.Log = field(default_factory=lambda: verify.Log("log", 0, {}, {}))
-    package: verify.Package = field(default_factory=lambda: verify.Package({}, {}))
-    transitions: int = 0
-
-    def __post_init__(self) -> None:
-        self.package.files[f"policy/{POLICY['institution.yaml']}.yaml"] = RULES
-        self._enter("policy changed", {"file": "institution.yaml", "now": POLICY["institution.yaml"]}, "")
-
-    def _enter(self, action: str, subjects: dict[str, Any], actor: str) -> None:
-        number = len(self.log.entries) + 1
-        self.log.entries[number] = {"sequence": number, "action": action, "actor": actor, "subjects": subjects}
-
-    def _sign(self, name: str, kind: str, about: str, predicate: dict[str, Any]) -> str:
-        bundle = sign_statement(SIGNERS[name], Statement((Subject("file", about),), kind, predicate))
-        self.package.files[f"statements/{verify.sha256(bundle)}.sigstore.json"] = bundle
-        return verify.sha256(bundle)
-
-    def ask(self, transition: str, left: str, reached: str, by: str = "layla", **more: Any) -> str:
-        wanted: dict[str, Any] = {
-            "line": "lamps",
-            "adapter": ADAPTER,
-            "transition": transition,
-            "from": left,
-            "to": reached,
-        }
-        wanted |= {"incumbent": None, "evidence": EVIDENCE, "policy": POLICY, "reason": "It is needed.", "approvals": 1}
-        wanted |= {"expires": "2027-01-01T00:00:00+00:00", "classification": "PUBLIC"}
-        request = self._sign(by, REQUEST, RECORD, wanted | more)
-        subjects = {"line": "lamps", "adapter": ADAPTER, "request": request}
-        self._enter("release requested", subjects, f"officer:{SIGNERS[by].keyid}")
-        return request
-
-    def decide(self, request: str, by: str = "omar", decision: str = "approve") -> str:
-        statement = self._sign(by, APPROVAL, request, {"decision": decision, "request": request})
-        subjects = {"request": request, "statement": statement}
-        self._enter(verify.DECIDED[decision], subjects, f"officer:{SIGNERS[by].keyid}")
-        return statement
-
-    def make(self, request: str, transition: str, left: str, reached: str, *approvals: str) -> None:
-        self.transitions += 1
-        facts: dict[str, Any] = {
-            "line": "lamps",
-            "sequence": self.transitions,
-            "adapter": ADAPTER,
-            "transition": transition,
-        }
-        facts |= {"from": left, "to": reached, "request": request, "at": AT}
-        statement = self._sign("pipeline", TRANSITION, RECORD, facts | {"approvals": list(approvals)})
-        self._enter("state changed", facts | {"statement": statement}, f"pipeline:{SIGNERS['pipeline'].keyid}")
-
-    def move(self, transition: str, left: str, reached: str, **asked: Any) -> str:
-        request = self.ask(transition, left, reached, **asked)
-        self.make(request, transition, left, reached, self.decide(request))
-        return request
-
-    def changes(self) -> list[str]:
-        found = verify.read_changes(self.package, TRUST, self.log, {ADAPTER: ROW}, "lamps")
-        return [each.after for each in found]
+from sovereign_pipeline_tests.audit.story import ADAPTER, OTHER, Story
 
 
 @pytest.fixture
@@ -126,9 +27,58 @@ def test_transitions_that_officers_allow_are_read(story: Story) -> None:
 def test_a_request_takes_effect_once(story: Story) -> None:
     request = story.move("stage", "approved", "staged")
     story.move("unstage", "staged", "approved")
-    approval = next(each["subjects"]["statement"] for each in story.log.of("release approved", request=request))
+    approval = next(story.package.entries("release approved", request=request))["subjects"]["statement"]
     story.make(request, "stage", "approved", "staged", approval)
     with pytest.raises(verify.Refused, match="transition 4 of line lamps: its request had taken effect before"):
+        story.changes()
+
+
+def _replaced(story: Story) -> tuple[str, str]:
+    """Another adapter takes the place of the first: one request makes two changes. Returns it and its approval."""
+    for transition, left, reached in (("stage", "approved", "staged"), ("promote", "staged", "production")):
+        story.move(transition, left, reached)
+    story.move("approve", "registered", "approved", OTHER)
+    story.move("stage", "approved", "staged", OTHER)
+    request = story.ask("promote", "staged", "production", adapter=OTHER, incumbent=ADAPTER)
+    approval = story.decide(request)
+    story.make(request, "supersede", "production", "superseded", approval)
+    story.make(request, "promote", "staged", "production", approval, adapter=OTHER)
+    return request, approval
+
+
+def test_one_request_promotes_an_adapter_and_supersedes_the_one_before(story: Story) -> None:
+    _replaced(story)
+    assert story.changes()[-2:] == ["superseded", "production"]
+
+
+@pytest.mark.security_case("The request that superseded an adapter is used to supersede it once more", "refused")
+def test_a_request_supersedes_once(story: Story) -> None:
+    request, approval = _replaced(story)
+    back = story.ask("roll_back", "superseded", "production", incumbent=OTHER)
+    by = story.decide(back)
+    story.make(back, "supersede", "production", "superseded", by, adapter=OTHER)
+    story.make(back, "roll_back", "superseded", "production", by)
+    assert story.changes()[-1] == "production"
+    story.make(request, "supersede", "production", "superseded", approval)
+    with pytest.raises(verify.Refused, match="transition 10 of line lamps: its request had taken effect before"):
+        story.changes()
+
+
+@pytest.mark.security_case("A promotion supersedes another adapter than its request names", "refused")
+def test_a_request_supersedes_the_adapter_that_it_names(story: Story) -> None:
+    story.move("stage", "approved", "staged")
+    request = story.ask("promote", "staged", "production", incumbent=None)
+    approval = story.decide(request)
+    story.make(request, "promote", "staged", "production", approval)
+    story.make(request, "supersede", "production", "superseded", approval)
+    with pytest.raises(verify.Refused, match="transition 4 of line lamps: it is not what request"):
+        story.changes()
+
+
+@pytest.mark.security_case("A request about an adapter is entered as one of another line", "refused")
+def test_a_request_is_of_the_line_that_its_officer_named(story: Story) -> None:
+    story.ask("stage", "approved", "staged", line="lanterns")
+    with pytest.raises(verify.Refused, match="says something else than what was signed"):
         story.changes()
 
 
