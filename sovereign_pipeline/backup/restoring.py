@@ -1,5 +1,9 @@
 """Bringing a backup back: unpacked aside, verified, put on record, and only then put into place.
 
+A dump of a PostgreSQL server is restored into the empty database that the settings name, once the whole archive was
+compared with what was signed: a dump is a program that the server runs. It is taken away again if the backup is not put
+into place.
+
 A ledger that goes back is refused everywhere else, so what is lost must be stated: every checkpoint and second copy
 that is known here is held against the backup, the entries that it lacks are named, and their number is asked for. The
 restored ledger has the restore as its next entry. What belongs here: that. What does not: damaged artifacts of an
@@ -8,7 +12,7 @@ installation that goes on (`repairing.py`).
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -16,10 +20,19 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.confined import make_private
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.backup import archive, description
+from sovereign_pipeline.backup import archive, description, postgresql
 from sovereign_pipeline.backup.archive import DAMAGED, Listed
 from sovereign_pipeline.backup.description import ARCHIVE, Description
-from sovereign_pipeline.backup.snapshot import REGISTRY, ROOTS, database_file
+from sovereign_pipeline.backup.postgresql import Database
+from sovereign_pipeline.backup.snapshot import (
+    ASIDE,
+    MLFLOW_DUMP,
+    REGISTRY,
+    REGISTRY_DUMP,
+    ROOTS,
+    database_file,
+    on_servers,
+)
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
@@ -32,7 +45,7 @@ from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.purges import files_purged
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.verifying import verify_registry
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.settings import VARIABLES, Settings
 from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline.wording import and_more, counted
 
@@ -68,7 +81,7 @@ def restore(
     known: Sequence[Path] = (),
     loses: int = 0,
 ) -> Restored:
-    """Restore into directories that are not there yet, or are empty.
+    """Restore into directories that are not there yet, or are empty, and into databases that are empty.
 
     Args:
         known: files with later checkpoints of the ledger: of the old home, of an auditor, of a witness.
@@ -81,7 +94,8 @@ def restore(
     with _removed_on_error(settings):
         staged = extract(settings, directory, made, private_key, None, progress)
         progress("verifying ledger and artifacts")
-        restored = _put_on_record(settings, staged, made, reason, known, loses)
+        with on_servers_again(settings, staged, kept=True):
+            restored = _put_on_record(settings, staged, made, reason, known, loses)
     _put_into_place(settings, staged)
     return replace(restored, kept_aside=_second_copy_aside(settings)) if restored.lost else restored
 
@@ -131,18 +145,27 @@ def extract(
     """Unpack a backup. Returns settings that lead to what was unpacked; it has no second copy of the ledger.
 
     Args:
-        into: a directory; None for directories beside those of the settings.
+        into: a directory; None for directories beside those of the settings. A registry that was on a PostgreSQL server
+            comes back into the empty database of the settings in either case, by `on_servers_again`.
     """
     roots = {name: into / name if into is not None else _staged(getattr(settings, name)) for name in ROOTS}
     database = (into / "registry.db") if into is not None else _staged_database(settings, roots["home"])
+    dumps, servers = _dumps(roots["home"]), on_servers(settings)
     progress("decrypting and comparing")
 
     def take(listed: Listed, blocks: Iterator[bytes]) -> None:
         root, _, rest = listed.name.partition("/")
         leads_out = not rest or rest.startswith("/") or ".." in PurePosixPath(rest).parts
-        if listed.name != REGISTRY and (root not in roots or leads_out):
+        is_database = listed.name in (REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP)
+        if not is_database and (root not in roots or leads_out):
             raise IntegrityError(f"{directory}: {listed.name!a} does not belong into a backup.", DAMAGED)
-        path = database if listed.name == REGISTRY else roots[root] / rest
+        if listed.name == MLFLOW_DUMP and into is not None:  # nothing is decided by it
+            return
+        if is_database:
+            _assert_can_hold(servers, listed.name, is_restored=into is None)
+            path = database if listed.name == REGISTRY else dumps / rest
+        else:
+            path = roots[root] / rest
         make_private(path.parent)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
             for block in blocks:
@@ -152,7 +175,53 @@ def extract(
     for root in roots.values():
         make_private(root)
     elsewhere: dict[str, Any] = {**roots, "registry_url": f"sqlite:///{database}", "ledger_copy": None}
+    if (dumps / PurePosixPath(REGISTRY_DUMP).name).exists():
+        elsewhere["registry_url"] = settings.registry_url
     return replace(settings, **elsewhere)
+
+
+@contextmanager
+def on_servers_again(settings: Settings, staged: Settings, *, kept: bool) -> Iterator[None]:
+    """Have the dumps that were unpacked restored within it. They are taken away again on an error, or if not `kept`."""
+    dumps = _dumps(staged.home)
+    done: list[Database] = []
+    try:
+        for name, server in on_servers(settings).items():
+            dumped = dumps / PurePosixPath(name).name
+            if dumped.exists():
+                postgresql.restore(server, dumped)
+                done.append(server)
+        shutil.rmtree(dumps, ignore_errors=True)
+        yield
+    except BaseException:
+        kept = False
+        raise
+    finally:
+        for server in done if not kept else ():
+            postgresql.empty(server)
+
+
+def _dumps(home: Path) -> Path:
+    """Where dumps are unpacked."""
+    return home / f"{ASIDE}dumps"
+
+
+def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored: bool) -> None:
+    """Raises InputError where a database of the archive has no place in those of the settings."""
+    if name == REGISTRY:
+        if is_restored and REGISTRY_DUMP in servers:
+            raise InputError(
+                "The registry in the backup is a file of SQLite, and SOVEREIGN_REGISTRY_URL names a PostgreSQL server.",
+                "Restore it to SQLite: unset SOVEREIGN_REGISTRY_URL, or name a file.",
+            )
+        return
+    if name not in servers:
+        variable = VARIABLES["registry_url" if name == REGISTRY_DUMP else "mlflow_url"]
+        raise InputError(
+            f"The backup holds a database of a PostgreSQL server, and {variable} names none.",
+            f"Name an empty database in {variable}: the one to restore to, or one that is there for verifying.",
+        )
+    postgresql.assert_empty(servers[name])
 
 
 def verified_ledger(staged: Settings, made: Description) -> int:
@@ -191,7 +260,10 @@ def _staged(root: Path) -> Path:
 
 
 def _staged_database(settings: Settings, home: Path) -> Path:
+    """Where a registry's file is unpacked."""
     database = database_file(settings)
+    if database is None:
+        return home / "registry.db"
     if database.is_relative_to(settings.home):
         return home / database.relative_to(settings.home)
     return _staged(database)
@@ -200,7 +272,7 @@ def _staged_database(settings: Settings, home: Path) -> Path:
 def _refuse_full(settings: Settings) -> None:
     """Nothing is restored over what is there."""
     for path in (*(getattr(settings, name) for name in ROOTS), database_file(settings)):
-        if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        if path is not None and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
             raise InputError(f"{path}: it is not empty, and nothing is restored over it.", "Move it aside first.")
 
 
@@ -247,9 +319,9 @@ def _lost_entries(settings: Settings, size: int, lost: int, loses: int) -> str:
 def _put_into_place(settings: Settings, staged: Settings) -> None:
     for name in ROOTS:
         getattr(staged, name).replace(getattr(settings, name))
-    database = database_file(settings)
-    if not database.is_relative_to(settings.home):
-        database_file(staged).replace(database)
+    database, there = database_file(settings), database_file(staged)
+    if database is not None and there is not None and not database.is_relative_to(settings.home):
+        there.replace(database)
 
 
 def _second_copy_aside(settings: Settings) -> Path | None:

@@ -1,31 +1,35 @@
 """Which files a backup holds, in a state that fits together while runs go on.
 
-Under the ledger's lock, which every act takes: registry, checkpoint and keys, copied aside. Afterwards the rest:
-references before the artifacts that they lead to, artifacts of the home before those of the corpus, since both are only
-ever added whole. Other databases are copied by SQLite's own backup. What belongs here: that order. What does not: the
-archive's form (`archive.py`).
+Under the ledger's lock, which every act takes: registry, checkpoint and keys, copied aside. Of a registry on a server
+the state is held, and dumped once acts go on. Afterwards the rest: references before the artifacts that they lead to,
+artifacts of the home before those of the corpus, since both are only ever added whole. Other databases are copied by
+SQLite's own backup, or dumped. What belongs here: that order. What does not: the archive's form (`archive.py`), and
+what a server needs (`postgresql.py`).
 """
 
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import make_url
 
 from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.backup import postgresql
 from sovereign_pipeline.backup.archive import Archive
+from sovereign_pipeline.backup.postgresql import Database
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.ledger.log.checkpoints import checkpoint_file, only_writer
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.settings import VARIABLES, Settings
 from sovereign_pipeline.wording import counted
 
 ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
 """Fields of the settings: the directories that a backup holds. What the institution edits is under version control."""
-REGISTRY = "registry/registry.db"
+REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP = "registry/registry.db", "registry/registry.dump", "mlflow/mlflow.dump"
+"""Names of databases in the archive, that of the registry by what it is in: SQLite or PostgreSQL."""
 SQLITE = b"SQLite format 3\x00"
 OF_A_DATABASE = ("-wal", "-shm", "-journal")
 ASIDE = ".backup-"
@@ -45,17 +49,26 @@ class Snapshot:
 
     def held_together(self) -> str:
         """Copy registry, ledger and keys aside, while no act is done. Returns the checkpoint of the copy."""
-        database = database_file(self.settings)
-        with only_writer(self.settings):
-            _copy_database(database, self._aside(REGISTRY))
-            for name, directory in (("home/ledger", self.settings.ledger), ("keys", self.settings.keys)):
-                for path in _files(directory, self.links):
-                    to = self._aside(f"{name}/{path.relative_to(directory).as_posix()}")
-                    shutil.copyfile(path, to)
-            return checkpoint_file(self.settings).read_text(encoding="utf-8")
+        database, server = database_file(self.settings), on_servers(self.settings).get(REGISTRY_DUMP)
+        with ExitStack() as states:
+            with only_writer(self.settings):
+                if database is not None:
+                    _copy_database(database, self._aside(REGISTRY))
+                state = states.enter_context(postgresql.one_state(server)) if server is not None else None
+                for name, directory in (("home/ledger", self.settings.ledger), ("keys", self.settings.keys)):
+                    for path in _files(directory, self.links):
+                        to = self._aside(f"{name}/{path.relative_to(directory).as_posix()}")
+                        shutil.copyfile(path, to)
+                checkpoint = checkpoint_file(self.settings).read_text(encoding="utf-8")
+            if server is not None:  # a dump takes longer than an act may wait for the lock
+                postgresql.dump(server, self._aside(REGISTRY_DUMP), state)
+        return checkpoint
 
     def write(self, archive: Archive, progress: Progress) -> None:
         """Add everything."""
+        for name, server in on_servers(self.settings).items():
+            if name != REGISTRY_DUMP:
+                postgresql.dump(server, self._aside(name))
         for path in sorted(self.aside.rglob("*")):
             if path.is_file():
                 archive.add(path.relative_to(self.aside).as_posix(), path)
@@ -96,15 +109,28 @@ class Snapshot:
         return path
 
 
-def database_file(settings: Settings) -> Path:
-    """The registry's file. Raises InputError for a registry on a server, which has a backup of its own."""
+def database_file(settings: Settings) -> Path | None:
+    """The registry's file; None for a registry on a PostgreSQL server. Raises InputError for any other database."""
     url = make_url(settings.registry_url)
+    if postgresql.is_on_server(settings.registry_url):
+        return None
     if url.get_backend_name() != "sqlite" or not url.database:
         raise InputError(
-            "The registry is on a database server, which this backup does not reach.",
+            f"{VARIABLES['registry_url']}: this database is neither a file of SQLite nor on a PostgreSQL server, and "
+            "this backup does not reach it.",
             "Take the server's own backup first, then copy home, corpus, vault and keys (docs/administrator.md).",
         )
     return Path(url.database).absolute()
+
+
+def on_servers(settings: Settings) -> dict[str, Database]:
+    """Name of a dump -> the database on a PostgreSQL server, of those that the settings know."""
+    urls = {REGISTRY_DUMP: "registry_url", MLFLOW_DUMP: "mlflow_url"}
+    return {
+        name: Database(VARIABLES[field], getattr(settings, field))
+        for name, field in urls.items()
+        if postgresql.is_on_server(getattr(settings, field))
+    }
 
 
 def _files(root: Path, links: list[Path]) -> Iterator[Path]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.backup import archive, description
+from sovereign_pipeline.backup import archive, description, postgresql
 from sovereign_pipeline.backup.description import ARCHIVE, Description
-from sovereign_pipeline.backup.restoring import extract, verified_artifacts, verified_ledger
-from sovereign_pipeline.backup.snapshot import ASIDE, Snapshot, database_file
+from sovereign_pipeline.backup.restoring import extract, on_servers_again, verified_artifacts, verified_ledger
+from sovereign_pipeline.backup.snapshot import ASIDE, Snapshot, database_file, on_servers
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.ledger.audit_log import append
@@ -45,6 +45,8 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
     Raises InputError, and IntegrityError where the registry is not the one of its checkpoint.
     """
     database_file(settings)
+    for database in on_servers(settings).values():
+        postgresql.assert_can_dump(database)
     signer = pipeline_signer(settings, trust_root(settings))
     registry = open_registry(settings)
     if out.exists():
@@ -83,9 +85,13 @@ class Checked:
 def check(settings: Settings, directory: Path, private_key: str, progress: Progress) -> Checked:
     """Verify a backup whole: signature, every byte, ledger and artifacts. Nothing of it stays on this machine.
 
+    A registry that was on a PostgreSQL server is restored into the database of the settings meanwhile, which must be
+    empty: not that of the installation.
+
     Raises IntegrityError, and PrivacyError for a key that does not open it.
     """
     made = description.read(directory, trust_root(settings))
     with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home.parent) as aside:
         staged = extract(settings, directory, made, private_key, Path(aside), progress)
-        return Checked(made, verified_ledger(staged, made), verified_artifacts(staged))
+        with on_servers_again(settings, staged, kept=False):
+            return Checked(made, verified_ledger(staged, made), verified_artifacts(staged))

@@ -25,7 +25,7 @@ def backup_create(
 ) -> None:
     """Copy home, corpus, vault, keys, the reviews' secrets and the gateway's directory, while runs go on.
 
-    It is an entry of the ledger.
+    Databases of registry and MLflow on a PostgreSQL server are copied too. It is an entry of the ledger.
     """
     from sovereign_pipeline.backup.archive import recipient_in
     from sovereign_pipeline.backup.taking import take
@@ -38,7 +38,10 @@ def backup_create(
 
 @backup.command("verify")
 def backup_verify(folder: Folder, key: PrivateKey) -> None:
-    """Verify a backup whole: its signature, every byte, the ledger and every artifact. Nothing is restored."""
+    """Verify a backup whole: its signature, every byte, the ledger and every artifact. Nothing is restored.
+
+    A registry of a PostgreSQL server is verified in an empty database that SOVEREIGN_REGISTRY_URL names meanwhile.
+    """
     from sovereign_pipeline.backup.taking import check
 
     checked = check(Settings.from_environment(), folder, _private_key(key), tell_progress)
@@ -57,7 +60,7 @@ def backup_restore(
     ] = None,
     loses: Annotated[int, typer.Option(min=0, help="How many entries you know that the backup lacks.")] = 0,
 ) -> None:
-    """Restore into the directories of SOVEREIGN_HOME and so on, which must be empty. It is an entry of the ledger.
+    """Restore into the directories and databases of SOVEREIGN_HOME and so on, all empty. It is an entry of the ledger.
 
     Ends 1, naming the entries, where later ones are known here and their number was not stated.
     """

@@ -174,7 +174,7 @@ def test_another_key_does_not_open_a_backup(office: Office, tmp_path: Path) -> N
             check(office.settings, tmp_path / "backup", key, print)
 
 
-def test_a_registry_on_a_server_has_a_backup_of_its_own(office: Office, tmp_path: Path) -> None:
-    settings = replace(office.settings, registry_url="postgresql://localhost/registry")
-    with pytest.raises(InputError, match="on a database server"):
+def test_a_registry_on_a_server_of_another_kind_has_a_backup_of_its_own(office: Office, tmp_path: Path) -> None:
+    settings = replace(office.settings, registry_url="mysql://localhost/registry")
+    with pytest.raises(InputError, match="nor on a PostgreSQL server"):
         take(settings, tmp_path / "backup", office.pair.public, print)

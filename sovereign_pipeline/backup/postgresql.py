@@ -1,0 +1,244 @@
+"""Databases on PostgreSQL servers: a dump of one state, and restoring one into an empty database.
+
+PostgreSQL's own programs do both. Address and password are in their environment, which no other account can read, and
+none of it is in their arguments. What belongs here: that, for one database. What does not: which databases there are,
+and when they are dumped (`snapshot.py`) or restored (`restoring.py`).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from sovereign_pipeline.errors import InputError, IntegrityError
+
+# What libpq calls a part of an address -> its variable, as the programs read it. One that is not here has none.
+_OF_LIBPQ: Mapping[str, str] = {
+    **{key: f"PG{key.upper()}" for key in ("host", "port", "user", "password", "options", "passfile", "gssencmode")},
+    **{key: f"PG{key.upper()}" for key in ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "connect_timeout")},
+    "dbname": "PGDATABASE",
+    "hostaddr": "PGHOSTADDR",
+    "application_name": "PGAPPNAME",
+    "channel_binding": "PGCHANNELBINDING",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
+# pg_restore connects only if an argument has an address. This one has none of it, so all is read from the environment.
+_ADDRESS_IN_ENVIRONMENT = "application_name=sovereign-backup"
+
+# Everything that a dump can hold of a schema, but what an extension has put there.
+_CONTENT = """
+SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
+                    WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind, c.oid::regclass::text AS name
+FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+WHERE relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND nspname !~ '^pg_' AND nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND deptype = 'e')
+UNION ALL
+SELECT 'ROUTINE', p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND deptype = 'e')
+"""
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database on a PostgreSQL server."""
+
+    variable: str
+    """Of the settings, which names it; what messages call it by."""
+    url: str = field(repr=False)
+    """Its address; it may hold a password."""
+
+    @contextmanager
+    def connected(self) -> Iterator[Connection]:
+        """A transaction over one state; it keeps nobody from writing. Raises InputError without a server."""
+        try:
+            engine = create_engine(self.url, isolation_level="REPEATABLE READ")
+            connection = engine.connect()
+        except (SQLAlchemyError, ImportError) as error:
+            raise InputError(
+                f"{self.variable}: the database cannot be opened ({type(error).__name__}).",
+                "Check its address, that its driver is installed, and that the server is running.",
+            ) from None
+        try:
+            with connection, connection.begin():
+                yield connection
+        finally:
+            engine.dispose()
+
+
+def is_on_server(url: str) -> bool:
+    return url.startswith(("postgresql:", "postgresql+"))
+
+
+def assert_can_dump(database: Database) -> None:
+    """Raises InputError where pg_dump is missing or of another version, or cannot be given the address."""
+    _environment(database)
+    with database.connected() as connection:
+        _assert_fits(_program("pg_dump", database), _version_of(connection), database)
+
+
+@contextmanager
+def one_state(database: Database) -> Iterator[str]:
+    """Hold the database's state as it is on entering, for `dump`, while others go on. Yields what it is called."""
+    with database.connected() as connection:
+        name: str = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
+        yield name
+
+
+def dump(database: Database, to: Path, state: str | None = None) -> None:
+    """Write a dump into a new file. state: of `one_state`; None is the state of now. Raises InputError."""
+    assert_can_dump(database)
+    options = ["--format=custom", "--no-publications", "--no-subscriptions", "--lock-wait-timeout=30s"]
+    if state is not None:
+        options.append(f"--snapshot={state}")
+    with os.fdopen(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        _run(database, [_program("pg_dump", database), *options], file)
+
+
+def assert_empty(database: Database) -> None:
+    """Raises InputError for a database that holds anything."""
+    with database.connected() as connection:
+        _assert_empty(database, connection)
+
+
+def restore(database: Database, dumped: Path) -> None:
+    """Restore a dump whole, or not at all, into an empty database. What is restored belongs to the role of the address.
+
+    Raises InputError for a database that is not empty, an older server, or a role that the dump names and that is not
+    there.
+    """
+    with database.connected() as connection:
+        _assert_empty(database, connection)
+        version = _version_of(connection)
+    program = _program("pg_restore", database)
+    came_from = _version_in(database, program, dumped)
+    if came_from > version:
+        raise InputError(
+            f"{database.variable}: this server is PostgreSQL {version}, and the backup was taken from {came_from}.",
+            f"Restore on a server of version {came_from} or newer.",
+        )
+    _assert_fits(program, version, database)
+    options = ("--exit-on-error", "--single-transaction", "--no-owner", f"--dbname={_ADDRESS_IN_ENVIRONMENT}")
+    with Path(os.devnull).open("wb") as nothing:
+        _run(database, [program, *options, str(dumped)], nothing)
+
+
+def empty(database: Database) -> None:
+    """Take everything away. For a database that was empty before something was restored into it."""
+    with database.connected() as connection:
+        for kind, name in connection.execute(text(_CONTENT)).all():
+            connection.exec_driver_sql(f"DROP {kind} IF EXISTS {name} CASCADE".replace("%", "%%"))
+
+
+def _assert_empty(database: Database, connection: Connection) -> None:
+    found = connection.execute(text(_CONTENT)).all()
+    if found:
+        raise InputError(
+            f"{database.variable}: the database is not empty (it holds {found[0].name}). Nothing is restored over it.",
+            "Make an empty one, and name it there.",
+        )
+
+
+def _version_of(connection: Connection) -> int:
+    number: int = connection.execute(text("SELECT current_setting('server_version_num')::integer")).scalar_one()
+    return number // 10_000
+
+
+def _version_in(database: Database, program: str, dumped: Path) -> int:
+    """Version of the server that was dumped."""
+    with tempfile.TemporaryFile() as listed:
+        _run(database, [program, "--list", str(dumped)], listed)
+        listed.seek(0)
+        found = re.search(rb"^; +Dumped from database version: (\d+)", listed.read(), re.MULTILINE)
+    if found is None:
+        raise IntegrityError("The backup's dump does not say which server it is of.", "Use another backup.")
+    return int(found[1])
+
+
+def _program(name: str, database: Database) -> str:
+    """Path of one of PostgreSQL's programs."""
+    program = shutil.which(name)
+    if program is None:
+        raise InputError(
+            f"{name} is not installed, and {database.variable} is on a PostgreSQL server.",
+            "Install PostgreSQL's client programs of the server's version (in Debian postgresql-client), and put their "
+            "directory in PATH.",
+        )
+    return program
+
+
+def _assert_fits(program: str, version: int, database: Database) -> None:
+    """Raise InputError for a program of another version than the server's.
+
+    A newer pg_dump writes what the server's own pg_restore cannot read, and a newer pg_restore sets what an older
+    server does not know.
+    """
+    shown = subprocess.run((program, "--version"), capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\(PostgreSQL\) (\d+)", shown)
+    if found is None or int(found[1]) != version:
+        has = f"of version {found[1]}" if found else "of an unknown version"
+        raise InputError(
+            f"{program} is {has}, and the server of {database.variable} is of version {version}.",
+            f"Put the directory of the programs of version {version} first in PATH (in Debian "
+            f"/usr/lib/postgresql/{version}/bin, of postgresql-client-{version}).",
+        )
+
+
+def _environment(database: Database) -> dict[str, str]:
+    """What the programs find the database by. Raises InputError for a part of an address that has no variable."""
+    url = make_url(database.url)
+    named: dict[str, Any] = {"host": url.host, "port": url.port, "user": url.username, "password": url.password}
+    given = {**named, "dbname": url.database, **url.query}
+    for key, value in given.items():
+        if key not in _OF_LIBPQ or isinstance(value, tuple):
+            raise InputError(
+                f"{database.variable}: pg_dump cannot be given '{key}' of this address.",
+                f"It may have, once each: {', '.join(_OF_LIBPQ)}.",
+            )
+    variables = {_OF_LIBPQ[key]: str(value) for key, value in given.items() if value not in (None, "")}
+    return {**os.environ, **variables, "LC_ALL": "C"}
+
+
+def _run(database: Database, command: list[str], to: IO[bytes]) -> None:
+    """Run to its end, with what it writes in a file. Raises InputError with its first error.
+
+    It writes through this process: when that is killed, the program has nowhere to write, and ends.
+    """
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            [*command, "--no-password"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=_environment(database),
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            shutil.copyfileobj(process.stdout, to)
+            status = process.wait()
+        except BaseException:
+            process.kill()
+            raise
+        if status == 0:
+            return
+        errors.seek(0)
+        told = errors.read().decode("utf-8", "replace")
+    name = Path(command[0]).name
+    lines = [line.partition(" error: ")[2] for line in told.splitlines() if " error: " in line]
+    raise InputError(
+        f"{database.variable}: {name} failed: {lines[0][:300] if lines else f'it ended with {status}'}",
+        "The connected role must be allowed to read every table of a database that is copied, and to make tables in "
+        "one that is restored. Roles to which tables were granted must be there. pg_restore must not be older than the "
+        "server that was copied.",
+    )
