@@ -1,7 +1,8 @@
 """Writing an evidence package: one folder about adapters that convinces whoever has the first trust root's SHA-256.
 
-What belongs here: which adapters answered when, the index and its signature, and the files on disk. What does not: what
-is gathered (`gathering.py`). The verifier in the package, `verify.py`, shares no code with this program.
+What belongs here: which adapters answered when, documents about one, the index and its signature, the files on disk.
+What does not: what is gathered (`gathering.py`). The verifier in the package, `verify.py`, shares no code with this
+program.
 """
 
 import datetime
@@ -81,6 +82,7 @@ signed by the pipeline.
 | `statements/` | what officers and the pipeline signed (in-toto in sigstore bundles), by SHA-256 |
 | `policy/` | the institution's rules and the line's recipe as they were in force, by SHA-256 |
 | `flags/` | who got which adapter |
+| `technical-files/` | technical files that persons completed and signed, by SHA-256; what they wrote is theirs |
 | `documents/` | the same for others: CycloneDX, SPDX, OpenLineage, model card, technical file. Only the index vouches |
 """
 
@@ -158,9 +160,7 @@ def write_package(
             work.reached(done)
         made_at = datetime.datetime.now(datetime.UTC).isoformat()
         for adapter_id in adapters:
-            issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
-            history = history_of(session, settings, trust, find_adapter(registry, adapter_id).line, adapter_id)
-            facts = facts_of(found.files, adapter_id, load_institution(settings.data).name, made_at, issues, history)
+            facts = _facts(registry, session, trust, found, adapter_id, made_at)
             found.files |= {f"documents/{adapter_id}/{name}": each for name, each in documents(facts).items()}
     classification = max(found.levels, key=found.levels.__getitem__)
     names = ", ".join(adapters)
@@ -207,6 +207,27 @@ def documents(facts: AdapterFacts) -> dict[str, bytes]:
         "model-card.md": model_card(facts).encode(),
         "technical-file.md": technical_file(facts).encode(),
     }
+
+
+def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> str:
+    """The technical file of an adapter as the record fills it in now, for persons to complete.
+
+    Raises as `gather`.
+    """
+    made_at = datetime.datetime.now(datetime.UTC).isoformat()
+    with registry.reading() as session:
+        found = gather(registry, store, session, [adapter_id])
+        return technical_file(_facts(registry, session, trust_root(settings), found, adapter_id, made_at))
+
+
+def _facts(
+    registry: Registry, session: Session, trust: Trust, found: Gathered, adapter_id: str, made_at: str
+) -> AdapterFacts:
+    """What documents about an adapter are written from."""
+    settings = registry.settings
+    issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
+    history = history_of(session, settings, trust, find_adapter(registry, adapter_id).line, adapter_id)
+    return facts_of(found.files, adapter_id, load_institution(settings.data).name, made_at, issues, history)
 
 
 def _as_file(bill: Mapping[str, Any]) -> bytes:

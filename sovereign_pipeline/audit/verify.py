@@ -5,7 +5,7 @@
 ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; all else is followed from it.
 Ends 0 where everything holds, 1 at the first thing that does not, and 2 for a wrong call.
 
-**How to read it.** 1,180 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
+**How to read it.** 1,212 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
 those above it alone. `check_all` in the last one has the order in which everything is checked.
 
  1. Bytes        forms of JSON, moments, keys
@@ -134,7 +134,7 @@ def keyid_of(key: Public, form: serialization.Encoding = serialization.Encoding.
 
 BESIDES = ("index.json", "index.json.sigstore.json", "README.md", "verify.py")
 """Files that nothing else in the package refers to. The index lists the last two, and is itself signed."""
-TITLES = ("Waived", "Blind reviews", "Holds", "Officers' acts")
+TITLES = ("Waived", "Blind reviews", "Holds", "Officers' acts", "Technical files")
 """Of what is noted in words while it is checked, and printed in the end."""
 
 
@@ -752,12 +752,20 @@ ACTS: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
     "recall opened": ("officer", "recall/v1", "adapter", "recall", ()),
     "recall waived": ("officer", "recall-waiver/v1", "adapter", "waive", ()),
     "release weights purged": ("officer", "purge/v1", "adapter", "retire", ("line", "adapter")),
+    "technical file signed": ("officer", "technical-file/v1", "technical file", "", ()),
 }
 """Action of an entry -> who signed it, in which kind of statement, about what, what an officer must be allowed at the
 adapters' levels, and which subjects of the entry were signed: none named, all."""
 BESIDES_SIGNED = {"statement", "rows", "trust_root", "trust_root_version", "trust_targets_version"}
 """What an entry says of an act besides what was signed."""
-OFFICERS_ACTS = [*ACTS][-5:]
+OFFICERS_ACTS = [*ACTS][-6:-1]
+CAPACITIES = {
+    "legal": "the provider's legal office",
+    "owner": "the line's owner",
+    "operations": "whoever runs the installation",
+    "security": "the institution's security office",
+}
+"""What a technical file is signed as -> who that is."""
 
 
 def read_acts(package: Package) -> dict[int, Said]:
@@ -779,6 +787,8 @@ def read_acts(package: Package) -> dict[int, Said]:
             about = rows[0]["record_manifest_sha256"]
         elif of == "file":
             about = sha256(package.take(f"flags/{subjects['line']}/{subjects['change']}.json"))
+        elif of == "technical file":
+            about = sha256(package.take(f"technical-files/{subjects['adapter']}/{subjects['file']}.md"))
         else:
             about = subjects[of]
         act = acts[number] = statement(package, bundle, role, OURS + kind, about, number - 1, where)
@@ -814,6 +824,27 @@ def tell_acts(package: Package, lines: list[str]) -> None:
         adapters, what = ", ".join(each for each in named if each in package.rows), entry["action"]
         told = f"{what} by {act.key.person}, {adapters}: {text or act.predicate['reason']}"
         package.words["Officers' acts"].append(told)
+
+
+def tell_technical_files(package: Package) -> None:
+    """Note which technical files persons signed, who in which capacity, and in which nobody did."""
+    words, signed = package.words["Technical files"], dict[tuple[str, str], dict[str, list[str]]]()
+    for _, act in package.acts_of("technical file signed"):
+        said, row = act.predicate, package.rows[act.predicate["adapter"]]
+        content = package.files[f"technical-files/{row['id']}/{said['file']}.md"]
+        unwritten = len(re.findall(r"not\s+known\s+to\s+this\s+system", content.decode(), re.IGNORECASE))
+        stated = {"record": row["record_digest"], "file": sha256(content), "unwritten": unwritten}
+        require({**said, **stated} == said, f"{act.where}: it names another record or file, or not what is unwritten")
+        capacity = said["capacity"]
+        require(capacity in CAPACITIES, f"{act.where}: nobody signs as {capacity}")
+        act.require_may(f"sign_as_{capacity}", row["classification"])
+        file = (row["id"], f"{said['file']}, {unwritten} places not written")
+        signed.setdefault(file, {}).setdefault(capacity, []).append(f"{act.key.person} on {said['at'][:10]}")
+    for (adapter, file), by in signed.items():
+        for each, who in CAPACITIES.items():
+            words.append(f"{adapter}, {file}; {who}: {', '.join(by[each]) if each in by else 'nobody signed'}")
+    unsigned = sorted({*package.index["adapters"]} - {adapter for adapter, _ in signed})
+    words += [f"{each}: nobody signed one" for each in unsigned]
 
 
 # --- 9. Transitions --------------------------------------------------------------------------------------------------
@@ -1102,6 +1133,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     package.acts = read_acts(package)
     lines = sorted({package.rows[each]["line"] for each in index["adapters"]})
     tell_acts(package, lines)
+    tell_technical_files(package)
     changes = {line: read_changes(package, line) for line in lines}
     flags = {line: read_flags(package, line, changes[line]) for line in lines}
     say(f"✓ {sum(map(len, changes.values()))} transitions, each asked for and approved; none is missing between")

@@ -1,4 +1,4 @@
-"""What commands share: options, printing tables for people and JSON for programs, and opening a person's key."""
+"""What commands share: options, printing tables for people and JSON for programs, a person's key, a person's file."""
 
 import datetime
 import json
@@ -189,6 +189,19 @@ def mark_demonstration(trust: Trust, console: Console = out) -> None:
     """Say so where what is printed rests on keys that the demonstration made."""
     if trust.is_demonstration:
         console.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
+
+
+def write_new_file(path: Path, text: str) -> None:
+    """Write a file that a person named. Raises InputError for one that is there, and for a folder that is not."""
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise InputError(f"{path}: there is something already.", "Name a new file.") from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: it cannot be written ({error.strerror}).", "Name a file in a folder of yours."
+        ) from None
 
 
 def print_json(value: Any) -> None:

@@ -26,6 +26,7 @@ from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.verification import VerificationReport, record_of, verify_adapter
 from sovereign_pipeline.release.standing import assert_signed, standings
+from sovereign_pipeline.release.technical_files import signed_files
 from sovereign_pipeline.review.reconciling import examine_all
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import TRUST
@@ -44,6 +45,8 @@ class AuditReport:
     requests: int
     """Of the adapter's line and those of its parents, each with its decisions."""
     transitions: int
+    file_signatures: int
+    """How often technical files of the adapter, and of its parents, were signed."""
     lineage: VerificationReport
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,6 +61,7 @@ class AuditReport:
             "witnessed": self.witnessed.entries if self.witnessed is not None else None,
             "requests": self.requests,
             "transitions": self.transitions,
+            "file_signatures": self.file_signatures,
         }
 
 
@@ -88,11 +92,14 @@ def audit_adapter(
         if known is not None:
             assert_same_trust(known, trust, trust_files(settings))
     _assert_no_finding(examine_all(registry, store, settings, ledger.newest))
-    lines = dict.fromkeys(line_of(each) for each in _with_parents(registry, store, adapter_id))
+    covered = list(_with_parents(registry, store, adapter_id))
+    lines = dict.fromkeys(map(line_of, covered))
     with registry.reading() as session:
         requests, transitions = _signed(session, settings, trust, lines)
+        files = [each for one in covered for each in signed_files(session, settings, find_adapter(registry, one))]
+    file_signatures = sum(len(each.signatures) for each in files)
     lineage = verify_adapter(registry, store, settings, adapter_id, progress)
-    return AuditReport(trust, ledger.newest.sequence, witnessed, requests, transitions, lineage)
+    return AuditReport(trust, ledger.newest.sequence, witnessed, requests, transitions, file_signatures, lineage)
 
 
 def _assert_no_finding(found: dict[str, list[str]]) -> None:

@@ -27,6 +27,7 @@ FLAG = f"{PREDICATES}flag/v1"
 HOLD = f"{PREDICATES}hold/v1"
 HOLD_ACCEPTANCE = f"{PREDICATES}hold-acceptance/v1"
 PURGE = f"{PREDICATES}purge/v1"
+TECHNICAL_FILE = f"{PREDICATES}technical-file/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
 EVIDENCE = f"{PREDICATES}evidence/v1"
 BACKUP = f"{PREDICATES}backup/v1"
@@ -54,6 +55,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     HOLD: frozenset({"line", "adapter", "incumbent", "outcome", "because", "bounds", "observations"}),
     HOLD_ACCEPTANCE: frozenset({"adapter", "judgement", "outcome", "reason", "at"}),
     PURGE: frozenset({"line", "adapter", "files", "reason"}),
+    TECHNICAL_FILE: frozenset({"adapter", "record", "file", "capacity", "unwritten", "at"}),
     BUNDLE: frozenset({"files"}),
     EVIDENCE: frozenset({"adapters", "classification", "entries", "made_at"}),
     BACKUP: frozenset({"archive", "checkpoint"}),

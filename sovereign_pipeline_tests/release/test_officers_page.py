@@ -40,6 +40,7 @@ def test_every_command_of_the_page_ends_as_it_shows(
     bench = small_bench(institution)
     index_adapter(bench.open_registry(), bench.store, bench.register())
     demonstration_trust(bench.settings.data / "trust", bench.settings.keys)
+    monkeypatch.chdir(institution.root)  # the page writes a file
     for variable, path in (("HOME", "home"), ("DATA", "data"), ("VAULT", "vault")):
         monkeypatch.setenv(f"SOVEREIGN_{variable}", str(institution.root / path))
     requests: dict[str, str] = {}

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from sovereign_pipeline.audit.documents.facts import AdapterFacts
+from sovereign_pipeline.release.technical_files import UNWRITTEN
 
-UNKNOWN = "Not known to this system: {who} is to write it."
+UNKNOWN = f"{UNWRITTEN}: {{who}} is to write it."
 
 
 def model_card(facts: AdapterFacts) -> str:

@@ -2,9 +2,10 @@
 
 Controls of ISO/IEC 42001 follow. Headings are in English and Arabic.
 
-It is the beginning of such a file: what the record knows is filled in, and everywhere else it says who is to write it.
+It is the draft of such a file: what the record knows is filled in, and everywhere else it says who is to write it.
 
-What belongs here: that order, and what of the record answers each point. What does not: claims of conformity.
+What belongs here: that order, and what of the record answers each point. What does not: claims of conformity, and what
+persons make of the draft (`release/technical_files.py`).
 """
 
 import json
@@ -13,24 +14,22 @@ from typing import Any
 
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, VerdictFacts
 from sovereign_pipeline.audit.documents.model_card import UNKNOWN, cell, figures
+from sovereign_pipeline.release.technical_files import CAPACITIES, title_of
 
 CORPUS = ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
 """Kinds of artifacts whose gates say how data were selected, labelled and cleaned."""
 TRAINED = ("sft_adapter", "reward_model", "aligned_adapter")
-PROVIDER, OWNER, OPERATIONS, SECURITY = (
-    "the provider's legal office",
-    "the line's owner",
-    "whoever runs the installation",
-    "the institution's security office",
-)
+PROVIDER, OPERATIONS, SECURITY = (CAPACITIES[each] for each in ("legal", "operations", "security"))
 
 
 def technical_file(facts: AdapterFacts) -> str:
     """The file as Markdown."""
-    head = f"# Technical file of {facts.id} · الملف الفني\n"
-    level = f"**{facts.record.classification}.** Written from the record on {facts.made_at}."
-    unsigned = "No person has signed it: the persons responsible complete it and sign it."
-    return "\n".join([head, level, unsigned, *_annex(facts), *_nist(facts), *_iso(facts)]) + "\n"
+    record = facts.manifests["registered_adapter"].digest
+    level = f"**{facts.record.classification}.** Written on {facts.made_at} from the record `{record}`."
+    to_do = (
+        "The persons responsible complete and sign it. Who did, an evidence package and `sovereign adapters show` say."
+    )
+    return "\n".join([f"{title_of(facts.id)}\n", level, to_do, *_annex(facts), *_nist(facts), *_iso(facts)]) + "\n"
 
 
 def _annex(facts: AdapterFacts) -> Iterator[str]:
@@ -80,8 +79,8 @@ def _annex(facts: AdapterFacts) -> Iterator[str]:
     yield _heading("2 (g) Validation and testing", "التحقق والاختبار", 3)
     report = facts.manifests["evaluation_report"]
     yield (
-        f"Report `{report.digest}` of {report.circumstances.created_at}, signed by the pipeline. The persons "
-        "responsible date and sign it here.\n"
+        f"Report `{report.digest}` of {report.circumstances.created_at}, signed by the pipeline. Whoever signs "
+        "this file signs what is written here of it.\n"
     )
     yield from _verdicts(each for each in facts.verdicts if each.stage not in CORPUS and "dataset" not in each.stage)
     yield from figures(record.evaluation.get("held", {}))

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from sovereign_pipeline.commands.terminal import out
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.commands.terminal import out, write_new_file
 from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def write_page(adapter_id: str, path: Path, language: "Language") -> None:
-    """Write the page about an adapter. Raises InputError for a file that is there, and for a folder that is not."""
+    """Write the page about an adapter. Raises as `write_new_file`."""
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
     from sovereign_pipeline.registry_pages.adapter_view import adapter_view
@@ -25,14 +24,5 @@ def write_page(adapter_id: str, path: Path, language: "Language") -> None:
     registry = open_registry(settings)
     store = open_store(settings, registry=registry)
     view = adapter_view(registry, store, adapter_id, datetime.datetime.now(datetime.UTC))
-    content = adapter_file(view, language)
-    try:
-        with path.open("x", encoding="utf-8") as stream:
-            stream.write(content)
-    except FileExistsError:
-        raise InputError(f"{path}: there is something already.", "Name a new file.") from None
-    except OSError as error:
-        raise InputError(
-            f"{path}: it cannot be written ({error.strerror}).", "Name a file in a folder of yours."
-        ) from None
+    write_new_file(path, adapter_file(view, language))
     out.print(f"[green]✓[/] {escape(str(path))}: {escape(view.id)}, {escape(view.classification)}")

@@ -19,6 +19,7 @@ from sovereign_pipeline.commands.adapters.flags import (
     let_flag_follow,
     let_ledger_catch_up,
 )
+from sovereign_pipeline.commands.adapters.technical_file import adapters_sign_technical_file, adapters_technical_file
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
@@ -60,6 +61,8 @@ def add_release_commands(adapters: typer.Typer) -> None:
     adapters.command("history")(adapters_history)
     adapters.command("production")(adapters_production)
     adapters.command("diff")(adapters_diff)
+    adapters.command("technical-file")(adapters_technical_file)
+    adapters.command("sign-technical-file")(adapters_sign_technical_file)
 
 
 @with_key_options

@@ -1,0 +1,74 @@
+"""A package carries the technical file that persons signed; its verifier says who, or refuses what nobody signed so."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.audit import verify
+from sovereign_pipeline.release.technical_files import CAPACITIES, SIGNED
+from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk
+from sovereign_pipeline_tests.trusted import demonstration_key
+
+
+def _read(desk: Desk, **key: Any) -> list[str]:
+    """What the verifier says of the signed files where the signer's key is another one in some way."""
+    package = verify.read_package({**desk.package.files})
+    trust = verify.read_trust(package, desk.package.root_sha256)
+    signer = desk.office.officers["layla"].keyid
+    officers: Mapping[str, verify.Key] = {
+        **trust.roles["officer"],
+        signer: replace(trust.roles["officer"][signer], **key),
+    }
+    trust = replace(trust, roles={**trust.roles, "officer": officers})
+    log = verify.read_log(package, trust)
+    return verify.read_technical_files(package, trust, log, verify.read_rows(package, log), [FIRST, SECOND])
+
+
+def test_the_package_carries_the_bytes_that_were_signed(desk: Desk) -> None:
+    path = f"technical-files/{FIRST}/{desk.file.sha256}.md"
+    assert desk.package.files[path] == desk.file.content
+    digest = hashlib.sha256(desk.file.signatures[0].statement).hexdigest()
+    assert desk.package.files[f"statements/{digest}.sigstore.json"] == desk.file.signatures[0].statement
+    assert len(_read(desk)) == len(CAPACITIES) + 1
+    assert verify.CAPACITIES == CAPACITIES
+
+
+@pytest.mark.security_case("A signed technical file of evidence is exchanged for another one", "refused by name")
+def test_another_file_under_the_name_of_the_signed_one_is_refused(desk: Desk) -> None:
+    path = f"technical-files/{FIRST}/{desk.file.sha256}.md"
+    draft = desk.package.files[f"documents/{FIRST}/technical-file.md"]
+    made = desk.package.indexed({path: draft}, demonstration_key("pipeline"))
+    assert "it is about another file" in str(made.refusal())
+    moved = desk.package.indexed(
+        {path: None, f"technical-files/{SECOND}/{desk.file.sha256}.md": desk.file.content},
+        demonstration_key("pipeline"),
+    )
+    assert moved.refusal() == f"{path}: the package lacks it"
+
+
+@pytest.mark.security_case(
+    "A technical file of evidence is signed by a key that may not, or is revoked", "refused by name"
+)
+def test_a_key_without_the_right_or_period_signs_for_nobody(desk: Desk) -> None:
+    with pytest.raises(verify.Refused, match="is revoked from index 0 of the log"):
+        _read(desk, revoked_from=0)
+    for key in ({"may": ("sign_as_legal", "approve")}, {"levels": ("SECRET",)}):
+        with pytest.raises(verify.Refused, match="Layla Haddad could not sign this as owner"):
+            _read(desk, **key)
+
+
+@pytest.mark.security_case(
+    "An entry of evidence gives a signature of a technical file another meaning", "refused by name"
+)
+def test_an_entry_says_what_was_signed(desk: Desk) -> None:
+    package = verify.read_package({**desk.package.files})
+    trust = verify.read_trust(package, desk.package.root_sha256)
+    for change in ({"capacity": "legal"}, {"unwritten": 0}, {"record": "0" * 64}):
+        log = verify.read_log(package, trust)
+        (entry,) = log.of(SIGNED)
+        entry["subjects"] |= change
+        with pytest.raises(verify.Refused, match="names another signature, or another file"):
+            verify.read_technical_files(package, trust, log, verify.read_rows(package, log), [FIRST])
