@@ -9,6 +9,8 @@ import pytest
 
 from sovereign_pipeline.audit import verify
 from sovereign_pipeline.release.technical_files import CAPACITIES, SIGNED
+from sovereign_pipeline.signing.predicates import TECHNICAL_FILE
+from sovereign_pipeline.signing.statements import Statement, Subject, read_statement, sign_statement
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk
 from sovereign_pipeline_tests.trusted import demonstration_key
 
@@ -70,5 +72,25 @@ def test_an_entry_says_what_was_signed(desk: Desk) -> None:
         log = verify.read_log(package, trust)
         (entry,) = log.of(SIGNED)
         entry["subjects"] |= change
+        with pytest.raises(verify.Refused, match="names another signature, or another file"):
+            verify.read_technical_files(package, trust, log, verify.read_rows(package, log), [FIRST])
+
+
+@pytest.mark.security_case(
+    "An officer signs a technical file as whole that is not, past this program", "refused by name"
+)
+def test_what_an_officer_states_of_a_file_is_compared_with_it(desk: Desk) -> None:
+    package = verify.read_package({**desk.package.files})
+    trust = verify.read_trust(package, desk.package.root_sha256)
+    subject = Subject("technical-file.md", desk.file.sha256)
+    predicate = read_statement(desk.file.signatures[0].statement).predicate
+    for change in ({"unwritten": 0}, {"record": "0" * 64}):
+        stated = Statement((subject,), TECHNICAL_FILE, {**predicate, **change})
+        bundle = sign_statement(desk.office.officers["layla"], stated)
+        digest = hashlib.sha256(bundle).hexdigest()
+        package.files[f"statements/{digest}.sigstore.json"] = bundle
+        log = verify.read_log(package, trust)
+        (entry,) = log.of(SIGNED)
+        entry["subjects"] |= {**change, "statement": digest}
         with pytest.raises(verify.Refused, match="names another signature, or another file"):
             verify.read_technical_files(package, trust, log, verify.read_rows(package, log), [FIRST])
