@@ -43,7 +43,7 @@ from sovereign_pipeline.training.rlhf.guards import (
     repetition,
 )
 from sovereign_pipeline.training.rlhf.measuring import Measuring, mean_parts, totals
-from sovereign_pipeline.training.rlhf.memory import check_memory
+from sovereign_pipeline.training.rlhf.memory import check_memory, give_memory_back
 from sovereign_pipeline.training.rlhf.policy import TwoAdapters
 from sovereign_pipeline.training.rlhf.ppo import KlController
 from sovereign_pipeline.training.rlhf.prompts import Prompt, drawn, read_all_prompts
@@ -234,6 +234,7 @@ class Run(ABC):
 
     def _ended(self, state: RunState, row: Row, rollouts: Sequence[Rollout]) -> None:
         """Behind an iteration that was learned from: log it, measure, and report how far the training is."""
+        give_memory_back()
         if not all(value == value and abs(value) != float("inf") for value in row.values()):
             raise TrainingFailed(
                 f"Iteration {state.iteration + 1}: a loss or a divergence is not finite.",
