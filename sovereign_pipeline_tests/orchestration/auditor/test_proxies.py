@@ -13,10 +13,11 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from sovereign_pipeline.orchestration.auditor.access_log import access_log_of
-from sovereign_pipeline.orchestration.auditor.ui import PAGES
+from sovereign_pipeline.orchestration.auditor.ui import ONE_QUERY, PAGES
 from sovereign_pipeline_tests.browser import open_browser
 from sovereign_pipeline_tests.orchestration.auditor.site import MESSAGE, NAME, SECRET, TEXT, Site, running_site
 from sovereign_pipeline_tests.tracing import needs_strace
+from sovereign_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 MILLISECONDS = 120_000
@@ -169,6 +170,24 @@ def test_nothing_that_was_printed_is_given(site: Site, way: str) -> None:
         assert status == 400 and TEXT not in content, query
     status, content = site.query(way, "{ instance { id info } }", headers=FROM_THE_PROXY)
     assert json.loads(content)["data"]["instance"] == {"id": "Instance", "info": None}
+
+
+@pytest.mark.parametrize("way", ["server", *PROXIES])
+def test_a_batch_of_queries_is_refused_with_a_sentence(site: Site, way: str) -> None:
+    site.connect(way).close()
+    before = len(site.looks()), refusals(site, way)
+    bodies: tuple[Any, ...] = ([{"query": "{ version }"}], [], "{ version }", 5)
+    for body in bodies:
+        assert site.ask(way, "/graphql", method="POST", body=body, headers=FROM_THE_PROXY) == (400, ONE_QUERY), body
+    if way != "server":
+        wait_until(lambda: refusals(site, way) == before[1] + len(bodies), lambda: site.proxy_log(way))
+    assert len(site.looks()) == before[0]
+
+
+def refusals(site: Site, way: str) -> int:
+    """How many of the auditor's requests the proxy's log has as refused."""
+    of_the_proxy = [] if way == "server" else map(json.loads, site.proxy_log(way).splitlines())
+    return sum(each["status"] == 400 and "layla" in (each.get("who"), each.get("user_id")) for each in of_the_proxy)
 
 
 @pytest.mark.security_case(
