@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, SignInError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.release.auditing import audit_adapter
 from sovereign_pipeline.release.technical_files import (
     SIGNED,
     UNWRITTEN,
@@ -90,6 +92,11 @@ def test_several_persons_sign_the_same_bytes_and_it_is_known_whose_signature_is_
     by = [(each.capacity, each.person) for each in signed.signatures]
     assert by == [("legal", "Layla Haddad"), ("owner", "Omar Nasser")]
     assert (signed.content, signed.missing) == (file.content, ["operations", "security"])
+    settings, root = office.bench.settings, office.trust.root_sha256
+    report = audit_adapter(office.registry, office.bench.store, settings, adapter.id, root, silent)
+    with office.registry.reading() as session:
+        every = signed_files(session, settings, adapter)
+    assert report.to_dict()["file_signatures"] == sum(len(each.signatures) for each in every) >= 2
     entry = audit_log.entries(office.registry)[-1]
     assert (entry.action, entry.actor) == (SIGNED, f"officer:{office.officers['omar'].keyid}")
     assert "Omar" not in str(entry.subjects)
