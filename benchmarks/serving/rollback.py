@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.harness import PROJECT_ROOT, machine_facts, say, trust_demonstration
 from benchmarks.serving.proxies import NO_LIMITS, paced_source, started
 from benchmarks.serving.sse import MODEL, Refused, RelayedEngine, Told, read_stream
-from sovereign_pipeline.loopback import listen
+from sovereign_pipeline.hosts.loopback import listen
 from sovereign_pipeline.serving.flags.files import changing, write_change
 from sovereign_pipeline.serving.flags.flag import Flag, Named, WayBack, installed_evaluator
 from sovereign_pipeline.serving.flags.in_force import Choice, Flags

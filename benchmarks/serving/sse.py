@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.errors import EngineLost
-from sovereign_pipeline.loopback import LOOPBACK
+from sovereign_pipeline.hosts.loopback import LOOPBACK
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
 
 MODEL = "line"

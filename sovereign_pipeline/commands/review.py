@@ -24,10 +24,10 @@ from sovereign_pipeline.commands.terminal import (
     with_key_options,
 )
 from sovereign_pipeline.entry_point import account
+from sovereign_pipeline.hosts.loopback import LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
-from sovereign_pipeline.loopback import LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.review.ballots import progress
 from sovereign_pipeline.review.catalog import find_last
 from sovereign_pipeline.review.closing import close

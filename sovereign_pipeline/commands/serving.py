@@ -12,9 +12,9 @@ from rich.markup import escape
 
 from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_json, print_rows
 from sovereign_pipeline.entry_point import account
+from sovereign_pipeline.hosts.loopback import GATEWAY_PORT
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.loopback import GATEWAY_PORT
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.serving.callers import Grant

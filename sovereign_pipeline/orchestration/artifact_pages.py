@@ -18,13 +18,13 @@ from uvicorn import Config, Server
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.hosts.loopback import listen
+from sovereign_pipeline.hosts.trusted_hosts import for_hosts
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.orchestration.pages.links import READABLE
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.registry_pages.routes import RegistryPages, router
 from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.trusted_hosts import for_hosts
 
 MEDIA_TYPES = {".html": "text/html", ".md": "text/html", ".json": "application/json", ".png": "image/png"}
 

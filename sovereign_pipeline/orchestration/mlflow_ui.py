@@ -16,10 +16,10 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.hosts.loopback import LOOPBACK, listen
+from sovereign_pipeline.hosts.trusted_hosts import App, Receive, Scope, Send, for_hosts
 from sovereign_pipeline.processes import keep_private
 from sovereign_pipeline.settings import Settings, go_offline
-from sovereign_pipeline.trusted_hosts import App, Receive, Scope, Send, for_hosts
 
 REFUSED = ("assistant", "gateway", "gateway-proxy", "jobs", "mcp", "mcp-servers", "webhooks")
 """A path with one of these parts, in any letter case, is answered by 404. Web sockets, which MLflow's pages do not use,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.errors import ServiceEnded, SovereignError
-from sovereign_pipeline.loopback import LOOPBACK, listen
+from sovereign_pipeline.hosts.loopback import LOOPBACK, listen
 from sovereign_pipeline.orchestration.auditor.sign_in import READY, auditors_proxy
 from sovereign_pipeline.serving.in_production import lines_in_production
 from sovereign_pipeline.settings import CORPUS_VARIABLE, PROJECT_ROOT, Settings

@@ -17,10 +17,10 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.errors import IntegrityError, NotFoundError, SovereignError, place_of
+from sovereign_pipeline.hosts.proxies import Proxy
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.proxies import Proxy
 from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.overview import overview
 from sovereign_pipeline.registry_pages.readers import COOKIE, HOURS, Reader, Readers

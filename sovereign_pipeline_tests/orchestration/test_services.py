@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.errors import InputError, ServiceEnded
-from sovereign_pipeline.loopback import listen
+from sovereign_pipeline.hosts.loopback import listen
 from sovereign_pipeline.orchestration import services
 from sovereign_pipeline.orchestration.services import Ports, Service, serve_until_interrupted
 from sovereign_pipeline.settings import Settings

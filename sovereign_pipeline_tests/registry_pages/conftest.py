@@ -10,8 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 from uvicorn import Config, Server
 
+from sovereign_pipeline.hosts.loopback import listen
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.loopback import listen
 from sovereign_pipeline.orchestration.artifact_pages import create_app
 from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.views import AdapterView

@@ -19,11 +19,11 @@ from openai import InternalServerError, NotFoundError, OpenAI
 from playwright.sync_api import Page, expect
 
 from sovereign_pipeline.errors import EngineLost, GateRefused
+from sovereign_pipeline.hosts.proxies import Proxy
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline.proxies import Proxy
 from sovereign_pipeline.serving.engines.engine import Answer, Piece, Sampling
 from sovereign_pipeline.serving.flags import in_force
 from sovereign_pipeline.serving.flags.in_force import Choice, Flags

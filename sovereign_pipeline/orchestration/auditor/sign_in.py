@@ -5,10 +5,10 @@ be looked at.
 """
 
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.loopback import LOOPBACK
-from sovereign_pipeline.proxies import Proxy, read_secret
+from sovereign_pipeline.hosts.loopback import LOOPBACK
+from sovereign_pipeline.hosts.proxies import Proxy, read_secret
+from sovereign_pipeline.hosts.trusted_hosts import App, Receive, Scope, Send
 from sovereign_pipeline.settings import VARIABLES, Settings
-from sovereign_pipeline.trusted_hosts import App, Receive, Scope, Send
 
 PERSON_HEADER = "X-Remote-User"
 """Where the proxy names who signed in."""

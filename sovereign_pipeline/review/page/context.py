@@ -8,8 +8,8 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from sovereign_pipeline.errors import SignInError
+from sovereign_pipeline.hosts.proxies import Proxy
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.proxies import Proxy
 from sovereign_pipeline.review.links import SignedIn
 from sovereign_pipeline.review.page.open_reviews import OpenReview, OpenReviews
 from sovereign_pipeline.review.page.sessions import Sessions

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.exceptions import HTTPException
 
+from sovereign_pipeline.hosts.trusted_hosts import REFUSAL, for_hosts
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.gateway.answering import Answering
 from sovereign_pipeline.serving.gateway.catalog import Catalog
@@ -30,7 +31,6 @@ from sovereign_pipeline.serving.gateway.streams import CallerGone
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.scanning.screen import NOTHING_SEARCHED, Screens
 from sovereign_pipeline.serving.transcripts.keeping import NOTHING_KEPT, TranscriptFiles
-from sovereign_pipeline.trusted_hosts import REFUSAL, for_hosts
 
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
 """What the name of a field looks like; anything else that was sent in its place is not repeated."""

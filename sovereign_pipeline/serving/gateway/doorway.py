@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 from sovereign_pipeline.errors import InputError, SovereignError, place_of
+from sovereign_pipeline.hosts.proxies import Proxy, read_secret
+from sovereign_pipeline.hosts.trusted_hosts import App, Receive, Scope, Send
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline.proxies import Proxy, read_secret
 from sovereign_pipeline.serving.callers import Caller, Grant
 from sovereign_pipeline.serving.gateway.refusal import Refusal, fault, not_admitted
 from sovereign_pipeline.serving.tokens import Tokens
 from sovereign_pipeline.settings import VARIABLES, Settings
-from sovereign_pipeline.trusted_hosts import App, Receive, Scope, Send
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from socket import socket
 from uvicorn.loops.auto import auto_loop_factory
 
 from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.hosts.loopback import LOOPBACK, listen
 from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.loopback import LOOPBACK, listen
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.by_base import Engines, Started

@@ -9,7 +9,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.loopback import listen
+from sovereign_pipeline.hosts.loopback import listen
 from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.tracing import Trace
