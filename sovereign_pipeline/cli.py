@@ -15,7 +15,7 @@ from sovereign_pipeline.commands.loaded_when_asked import LoadedWhenAsked
 from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_error
 from sovereign_pipeline.entry_point import run_program
 from sovereign_pipeline.hosts.loopback import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.settings import Settings, go_offline
 
 ALLOCATIONS = 250_000

@@ -13,7 +13,7 @@ from sovereign_pipeline.orchestration.mlflow_check import mlflow_follows
 from sovereign_pipeline.orchestration.resources import Clock, resources
 from sovereign_pipeline.orchestration.rollout import PRODUCTION, STAGED, rollouts
 from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.settings import Settings
 
 

@@ -39,7 +39,8 @@ ROOMS = {
     "backup": "Backups",
     "end_to_end": "The whole chain",
     "hosts": "Hosts and proxies",
-    "": "Processes and files",
+    "processes": "Processes and files",
+    "": "Every program",
 }
 """Folder of the tests -> heading, in the page's order. The empty one: tests that belong to no room."""
 

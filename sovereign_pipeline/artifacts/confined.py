@@ -16,7 +16,7 @@ from pathlib import Path
 from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, FileEntry, Manifest
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.locks import held
+from sovereign_pipeline.processes.locks import held
 
 CONFINED: Mapping[str, frozenset[str]] = {
     "raw_corpus": frozenset({"sources.json"}),

@@ -21,7 +21,7 @@ from pathlib import Path
 from sovereign_pipeline.errors import ConflictError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.log import log_key
 from sovereign_pipeline.ledger.log.checkpoints import write_atomically
-from sovereign_pipeline.locks import held_within
+from sovereign_pipeline.processes.locks import held_within
 from sovereign_pipeline.settings import Settings
 
 PREFIX = "person:"

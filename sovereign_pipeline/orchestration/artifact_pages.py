@@ -22,7 +22,7 @@ from sovereign_pipeline.hosts.loopback import listen
 from sovereign_pipeline.hosts.trusted_hosts import for_hosts
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.pages.links import READABLE
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.registry_pages.routes import RegistryPages, router
 from sovereign_pipeline.settings import Settings
 

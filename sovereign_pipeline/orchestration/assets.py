@@ -32,7 +32,7 @@ from sovereign_pipeline.orchestration.pages.page import nothing_to_do, page_of
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.publishing import publish
 from sovereign_pipeline.orchestration.resources import materialized
-from sovereign_pipeline.processes import die_with_parent
+from sovereign_pipeline.processes.this_process import die_with_parent
 from sovereign_pipeline.settings import Settings, corpus_withheld, go_offline
 from sovereign_pipeline.workplace import move_unscrubbed_text, open_workplace
 

@@ -21,7 +21,7 @@ from uvicorn import Config, Server
 from sovereign_pipeline.hosts.loopback import listen
 from sovereign_pipeline.hosts.trusted_hosts import App, Receive, Scope, Send, for_hosts
 from sovereign_pipeline.orchestration.instance import open_instance
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
 # The defaults of the program dagster-webserver.

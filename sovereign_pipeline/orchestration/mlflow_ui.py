@@ -18,7 +18,7 @@ from typing import Any
 
 from sovereign_pipeline.hosts.loopback import LOOPBACK, listen
 from sovereign_pipeline.hosts.trusted_hosts import App, Receive, Scope, Send, for_hosts
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.settings import Settings, go_offline
 
 REFUSED = ("assistant", "gateway", "gateway-proxy", "jobs", "mcp", "mcp-servers", "webhooks")

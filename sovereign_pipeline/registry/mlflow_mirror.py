@@ -20,7 +20,7 @@ from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_PAGE
 from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
 from sovereign_pipeline.ledger.tables import Adapter, row_as_dict
-from sovereign_pipeline.locks import held
+from sovereign_pipeline.processes.locks import held
 from sovereign_pipeline.registry.record import numbers_in
 from sovereign_pipeline.settings import Settings, go_offline
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE

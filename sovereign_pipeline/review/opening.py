@@ -23,8 +23,8 @@ from sovereign_pipeline.ledger.catalog import find_adapter, registered_as
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import Adapter, Ballot, BlindReview
-from sovereign_pipeline.locks import held_if_free
 from sovereign_pipeline.policy.review import FEWEST_OPERATORS, MOST_OPERATORS, OperatorName, Review
+from sovereign_pipeline.processes.locks import held_if_free
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.acts import OPENED, Entering, digest_of_row, opening_acts
 from sovereign_pipeline.review.answering import OpenContenders, open_contenders

@@ -28,7 +28,7 @@ from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.locks import held_within
+from sovereign_pipeline.processes.locks import held_within
 from sovereign_pipeline.serving.callers import Caller, Grant
 from sovereign_pipeline.settings import Settings
 

@@ -16,7 +16,7 @@ import typer
 from sovereign_pipeline.entry_point import run_program
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.messages import print_message
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.signing import trust_changes
 from sovereign_pipeline.signing.key_sources import (
     KeySource,

@@ -15,11 +15,11 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.corpus.document import Document, not_a_document
 from sovereign_pipeline.corpus.folding import folded, folded_author
 from sovereign_pipeline.countdown import Countdown, silent
+from sovereign_pipeline.processes.worker_pool import WorkerPool
 from sovereign_pipeline.split.grouping import Ties, key_of, matters_of
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import normal_form, shingles_of_normal_forms
 from sovereign_pipeline.split.texts import TextCollector, TextRecords, Texts, texts_of
-from sovereign_pipeline.worker_pool import WorkerPool
 
 if TYPE_CHECKING:
     import numpy as np

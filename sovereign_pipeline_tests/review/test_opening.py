@@ -24,7 +24,7 @@ from sovereign_pipeline.errors import (
 from sovereign_pipeline.ledger.audit_log import entries, verify
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, SignInLink
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.review.answering import Contenders
 from sovereign_pipeline.review.ballots import given, progress
 from sovereign_pipeline.review.custody import ReviewSecrets, draw_secrets, sealed_seed

@@ -26,7 +26,7 @@ from sovereign_pipeline.ledger.log.log_key import RESTORE
 from sovereign_pipeline.ledger.log.merkle import is_consistent
 from sovereign_pipeline.ledger.log.notes import Note, Signer, TreeHead, Verifier
 from sovereign_pipeline.ledger.tables import LedgerEntry
-from sovereign_pipeline.locks import held_within
+from sovereign_pipeline.processes.locks import held_within
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.wording import and_more, counted
 

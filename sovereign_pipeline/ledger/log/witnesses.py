@@ -20,7 +20,7 @@ from sovereign_pipeline.ledger.log import notes, tree
 from sovereign_pipeline.ledger.log.checkpoints import read_note, write_atomically
 from sovereign_pipeline.ledger.log.merkle import is_consistent
 from sovereign_pipeline.ledger.log.notes import COSIGNS, SIGNS, Note, Signer, Verifier, parse_verifier
-from sovereign_pipeline.locks import held_within
+from sovereign_pipeline.processes.locks import held_within
 from sovereign_pipeline.settings import Settings
 
 NONE = "none"

@@ -30,7 +30,7 @@ from sovereign_pipeline.orchestration.auditor.schema import schema_for_auditors
 from sovereign_pipeline.orchestration.auditor.sign_in import PERSON, READY, auditors_proxy, for_named
 from sovereign_pipeline.orchestration.dagster_ui import guarded, loaded_workspace
 from sovereign_pipeline.orchestration.instance import open_instance
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.settings import Settings
 
 PAGES = ("assets", "asset-groups", "automation", "deployment", "guess", "jobs", "locations", "overview", "runs")

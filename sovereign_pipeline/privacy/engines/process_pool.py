@@ -10,9 +10,9 @@ from typing import Self
 from sovereign_pipeline.errors import PrivacyError, WorkerKilled
 from sovereign_pipeline.privacy.engines.batches import Batch, BatchScrubber, ScrubbedBatch, ScrubJob
 from sovereign_pipeline.privacy.names.name_models import is_spacy_model
-from sovereign_pipeline.processes import silence
+from sovereign_pipeline.processes.this_process import silence
+from sovereign_pipeline.processes.worker_pool import WorkerPool
 from sovereign_pipeline.settings import go_offline
-from sovereign_pipeline.worker_pool import WorkerPool
 
 
 class ProcessPool:

@@ -19,7 +19,7 @@ from sovereign_pipeline.errors import InputError, NotFoundError
 from sovereign_pipeline.messages import print_message
 from sovereign_pipeline.privacy.vault.mapping import StatedMapping
 from sovereign_pipeline.privacy.vault.vault import MappingRow, fingerprint_of, public_key_of, read_vault_files
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 
 AUDIT_FILE = "audit.jsonl"
 

@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError
 from sovereign_pipeline.errors import IntegrityError, SovereignError
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger.log.checkpoints import write_atomically
-from sovereign_pipeline.locks import held_within
+from sovereign_pipeline.processes.locks import held_within
 from sovereign_pipeline.serving.flags.files import (
     SIGN_ANEW,
     Change,

@@ -18,7 +18,7 @@ from sovereign_pipeline.entry_point import account, run_program
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.messages import print_message
-from sovereign_pipeline.processes import keep_private
+from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.serving.transcripts.preferences import Role, preferences_of
 from sovereign_pipeline.serving.transcripts.prompts import prompts_of
 from sovereign_pipeline.serving.transcripts.reading import Opened, digests_in_journal, open_transcripts

@@ -23,11 +23,11 @@ from typing import Any, overload
 from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import TrainingFailed, WorkerKilled
-from sovereign_pipeline.processes import silence
+from sovereign_pipeline.processes.this_process import silence
+from sovereign_pipeline.processes.worker_pool import WorkerPool
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, encode
-from sovereign_pipeline.worker_pool import WorkerPool
 
 ROWS_A_BATCH = 256
 """Rows that are encoded and written together."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sovereign_pipeline.processes import die_with_parent, keep_private
+from sovereign_pipeline.processes.this_process import die_with_parent, keep_private
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.devices import MEETING_VARIABLE

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from sovereign_pipeline.processes import die_with_parent
+from sovereign_pipeline.processes.this_process import die_with_parent
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop import devices

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Any, Self, TypeVar
 
 from sovereign_pipeline.errors import WorkerKilled
-from sovereign_pipeline.processes import die_with_parent
+from sovereign_pipeline.processes.this_process import die_with_parent
 
 UNDER_WAY_PER_WORKER = 2
 """So much is handed out at a time: no worker waits for work, and few results wait to be used."""
