@@ -26,7 +26,7 @@ from benchmarks.rlhf.task import PACE_STEPS, Prepared, Task
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.making import library_versions
 from sovereign_pipeline.intervals import clustered_interval
-from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training.rlhf import Rlhf
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"

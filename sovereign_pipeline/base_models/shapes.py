@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.policy.training import Sft
+from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.settings import go_offline
 
 # Facts of public models, as their config.json has them. Llama 2: Touvron et al. 2023. Llama 3 70B: Grattafiori et al.

@@ -23,7 +23,7 @@ from sovereign_pipeline.evaluation.statistics.non_inferiority import POWER
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
-from sovereign_pipeline.policy.training import warnings
+from sovereign_pipeline.policy.training.training import warnings
 from sovereign_pipeline.privacy.word_lists import load_word_lists
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace

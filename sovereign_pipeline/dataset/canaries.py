@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sovereign_pipeline.dataset.formats import SftRow
-from sovereign_pipeline.policy.training import Canaries
+from sovereign_pipeline.policy.training.training import Canaries
 
 PREFIX = "canary-"
 

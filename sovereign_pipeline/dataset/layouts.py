@@ -20,7 +20,7 @@ from sovereign_pipeline.dataset.formats import (
     user_message,
 )
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.training import Canaries
+from sovereign_pipeline.policy.training.training import Canaries
 
 Row = Mapping[str, object]
 Exchange = tuple[str, str]

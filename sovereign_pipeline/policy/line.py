@@ -25,7 +25,7 @@ from sovereign_pipeline.policy.recipe_model import (
     nearest_known,
     read_yaml,
 )
-from sovereign_pipeline.policy.training import Training
+from sovereign_pipeline.policy.training.training import Training
 
 LINE_NAME = re.compile(r"[a-z0-9_-]+")
 

@@ -9,10 +9,10 @@ from pydantic import model_validator
 
 from sovereign_pipeline.errors import Act, IntegrityError, SovereignError, TrainingFailed
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.policy.reward_model import RewardModel
-from sovereign_pipeline.policy.rlhf import Rlhf
-from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
-from sovereign_pipeline.policy.tuning import Tuning
+from sovereign_pipeline.policy.training.reward_model import RewardModel
+from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.training.training import Checkpoints, Devices, Preference, Sft
+from sovereign_pipeline.policy.training.tuning import Tuning
 
 Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "grpo"]
 

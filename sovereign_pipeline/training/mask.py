@@ -16,7 +16,7 @@ from sovereign_pipeline.dataset.formats import sft_row
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
 from sovereign_pipeline.errors import NotFoundError
-from sovereign_pipeline.policy.tuning import Tuning
+from sovereign_pipeline.policy.training.tuning import Tuning
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, encode
 
 # Control characters could move the terminal's cursor and hide text; Unicode has a picture of each.

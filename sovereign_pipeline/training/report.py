@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.policy.trl_trainers import TrlArgument
+from sovereign_pipeline.policy.training.trl_trainers import TrlArgument
 from sovereign_pipeline.training.job import Method
 
 REPORT_FILE = "report.json"

@@ -11,7 +11,7 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.training import Preference, Training
+from sovereign_pipeline.policy.training.training import Preference, Training
 from sovereign_pipeline.training.continuation import (
     GATE_NAME,
     ParentAdapter,

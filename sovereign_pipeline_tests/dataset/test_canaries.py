@@ -13,7 +13,7 @@ from sovereign_pipeline.dataset.files import CARD, CARD_FOR_PEOPLE, TRAINING_ROW
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.policy.training import Canaries
+from sovereign_pipeline.policy.training.training import Canaries
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.split.files import HELD_OUT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter

@@ -19,7 +19,7 @@ from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.errors import GateRefused, IntegrityError, RecipeError
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.training import Training
+from sovereign_pipeline.policy.training.training import Training
 from sovereign_pipeline.registry.building import method_of
 from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER

@@ -36,7 +36,7 @@ from sovereign_pipeline.evaluation.statistics.paired import (
     loss_differences,
     share_differences,
 )
-from sovereign_pipeline.policy.training import Canaries
+from sovereign_pipeline.policy.training.training import Canaries
 from sovereign_pipeline.wording import counted
 
 ALTERNATIVES = 63

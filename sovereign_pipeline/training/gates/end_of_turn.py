@@ -16,7 +16,7 @@ from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.policy.training import Sft
+from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.gates.device import device_of_gate
 from sovereign_pipeline.training.loop.forward import passes_in

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.policy.training import Sft
+from sovereign_pipeline.policy.training.training import Sft
 
 ALL_LINEAR = "all-linear"
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")

@@ -8,7 +8,7 @@ equal to TRL's.
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.policy.training import Preference
+from sovereign_pipeline.policy.training.training import Preference
 
 
 @dataclass(frozen=True)

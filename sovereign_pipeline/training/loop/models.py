@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.training import Sft
+from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.lora import ALL_LINEAR, fused_experts, lora_config
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIRECTORY

@@ -3,7 +3,7 @@
 Rows are encoded as for every other method, so that the supervised part ends with the end of turn; TRL's own encoding
 would go on behind it, and would keep the tokens in a cache on disk. It imports torch, datasets and TRL at its top:
 import it inside the functions that need it. What does not belong here: which trainers and arguments a recipe may name
-(`policy/trl_trainers.py`).
+(`policy/training/trl_trainers.py`).
 """
 
 import importlib
@@ -16,8 +16,8 @@ import torch
 from datasets import Dataset
 
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.training import Preference
-from sovereign_pipeline.policy.trl_trainers import OPTIMIZER_ARGUMENTS, TRAINERS
+from sovereign_pipeline.policy.training.training import Preference
+from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS, TRAINERS
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.devices import add_up
 from sovereign_pipeline.training.loop.guarded_trainer import GuardedTrainer, training_arguments

@@ -12,7 +12,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf.prompts import Prompt
 from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.training.loop.rows import Completion
 from sovereign_pipeline.training.rlhf.policy import POLICY, REFERENCE, Policy, TokenNumbers
 from sovereign_pipeline.training.rlhf.ppo import (

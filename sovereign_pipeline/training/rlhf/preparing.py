@@ -9,7 +9,7 @@ from sovereign_pipeline.artifacts.stage import Inputs, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import InputError, IntegrityError
-from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import require_sandbox
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT

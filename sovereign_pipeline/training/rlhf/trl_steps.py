@@ -19,7 +19,7 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.trl_trainers import OPTIMIZER_ARGUMENTS
+from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.loop.guarded_trainer import training_arguments

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sovereign_pipeline.base_models.shapes import Shape, read_shape
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training.sizing.sizing import Device, Forward, Memory, estimate, host_bytes
 
 SHORTEST_LENGTH = 128

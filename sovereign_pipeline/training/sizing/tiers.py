@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.base_models.shapes import Shape
-from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training.sizing.sizing import Forward, Memory, estimate, host_bytes
 
 UTILISATION = 0.30

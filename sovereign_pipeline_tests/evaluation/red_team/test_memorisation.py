@@ -31,7 +31,7 @@ from sovereign_pipeline.evaluation.report.gates import CRITERIA, Finding, Result
 from sovereign_pipeline.evaluation.statistics.paired import compare_shares
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.margins import Gates, Memorisation
-from sovereign_pipeline.policy.training import Canaries
+from sovereign_pipeline.policy.training.training import Canaries
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION
 from sovereign_pipeline_tests.evaluation.documents import document

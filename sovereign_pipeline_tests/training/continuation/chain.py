@@ -19,7 +19,7 @@ from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.policy.training import Sft
+from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.training.continuation import resolve_parent

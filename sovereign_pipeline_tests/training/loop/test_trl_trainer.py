@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.training import Preference
-from sovereign_pipeline.policy.trl_trainers import OPTIMIZER_ARGUMENTS, REFUSED_TRAINERS, TRAINERS
+from sovereign_pipeline.policy.training.training import Preference
+from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS, REFUSED_TRAINERS, TRAINERS
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.policy.rlhf import Rollouts
+from sovereign_pipeline.policy.training.rlhf import Rollouts
 from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.models import load_trainable

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.errors import InputError, IntegrityError, TrainingFailed
-from sovereign_pipeline.policy.rlhf import Tool
+from sovereign_pipeline.policy.training.rlhf import Tool
 from sovereign_pipeline.sandbox.command import CommandEnd, in_tool, run_command
 from sovereign_pipeline.sandbox.inside import PACKAGES
 from sovereign_pipeline.sandbox.machine import assert_may_be_shown, interpreter_of, parts_of

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.policy.rlhf import Reward
+from sovereign_pipeline.policy.training.rlhf import Reward
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.reward.reward_adapter import RewardAdapter
 from sovereign_pipeline.training.rlhf.reward.tools import Reply, ToolRunner

@@ -14,7 +14,7 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.errors import IntegrityError, NotFoundError, TrainingFailed
-from sovereign_pipeline.policy.rlhf import Rlhf, Tool
+from sovereign_pipeline.policy.training.rlhf import Rlhf, Tool
 from sovereign_pipeline.sandbox.sandbox import Limits, call_function
 from sovereign_pipeline.training.rlhf.reward.commands import CommandTool, machine_digests, scores_in
 

@@ -8,7 +8,7 @@ import pytest
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.errors import InputError, IntegrityError, TrainingFailed
-from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import python_parts
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.rlhf.preparing import reward_code

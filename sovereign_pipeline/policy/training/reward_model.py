@@ -6,7 +6,7 @@ What belongs here: the choices, their defaults and where these come from. What d
 
 from pydantic import Field, model_validator
 
-from sovereign_pipeline.policy.tuning import Tuning, changed_fields
+from sovereign_pipeline.policy.training.tuning import Tuning, changed_fields
 
 
 class RewardModel(Tuning):

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 from sovereign_pipeline.policy.serving import is_here
-from sovereign_pipeline.policy.tuning import changed_fields
+from sovereign_pipeline.policy.training.tuning import changed_fields
 
 Column = Literal["response", "subject", "request", "department", "language", "classification"]
 """A column of a document that a tool may be given: scrubbed text, or an organisational fact."""

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sovereign_pipeline.policy.training import Training
+from sovereign_pipeline.policy.training.training import Training
 
 
 def training(**sections: Any) -> Training:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sovereign_pipeline.policy.rlhf import Rlhf
-from sovereign_pipeline.policy.training import Training
+from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.training.training import Training
 
 PART = {"name": "opening", "tool": {"path": "rewards/permits.py"}}
 LEARNED = {"name": "preferred", "reward_model": True}

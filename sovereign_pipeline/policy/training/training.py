@@ -10,10 +10,10 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel, optional_in_schema
-from sovereign_pipeline.policy.reward_model import RewardModel
-from sovereign_pipeline.policy.rlhf import Rlhf
-from sovereign_pipeline.policy.trl_trainers import TRAINERS, TrlArgument, check_arguments
-from sovereign_pipeline.policy.tuning import Tuning, changed_fields
+from sovereign_pipeline.policy.training.reward_model import RewardModel
+from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.training.trl_trainers import TRAINERS, TrlArgument, check_arguments
+from sovereign_pipeline.policy.training.tuning import Tuning, changed_fields
 
 FULL_LEARNING_RATE = 2e-5
 ADAPTER_LEARNING_RATE = 2e-4
