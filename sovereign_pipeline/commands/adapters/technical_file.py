@@ -14,12 +14,11 @@ from rich.markup import escape
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
-    KeyFile,
-    PassphraseFile,
-    Token,
+    KeyOptions,
     officers_signer,
     out,
     print_rows,
+    with_key_options,
     write_new_file,
 )
 from sovereign_pipeline.settings import Settings
@@ -54,18 +53,17 @@ def adapters_technical_file(
     )
 
 
+@with_key_options
 def adapters_sign_technical_file(
     adapter_id: AdapterId,
     path: Annotated[Path, typer.Argument(help="The completed file.")],
     capacity: Annotated[
         str, typer.Option("--as", help="legal, owner, operations or security: in which capacity you sign.")
     ],
+    key: KeyOptions,
     incomplete: Annotated[
         bool, typer.Option("--incomplete", help="Sign it though places are not written; the signature says how many.")
     ] = False,
-    key: KeyFile = None,
-    token: Token = None,
-    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Sign the completed technical file of an adapter, in a capacity that the trust root gives you.
 
@@ -89,7 +87,7 @@ def adapters_sign_technical_file(
         "places not written": file.unwritten,
         "signed as": CAPACITIES[capacity],
     }
-    signer = officers_signer(settings, key, token, passphrase_file, stated)
+    signer = officers_signer(settings, key, stated)
     signed = sign_technical_file(registry, adapter, file, capacity, signer)
     out.print(f"[green]✓[/] {escape(adapter_id)}: technical file {short(file.sha256)} signed as {CAPACITIES[capacity]}")
     if signed.missing:

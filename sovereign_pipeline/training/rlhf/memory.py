@@ -40,7 +40,7 @@ def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
 def give_memory_back() -> None:
     """Return to the system what was freed and is still held by the allocator (glibc's; another has no such call).
 
-    The passes' tensors are of many sizes: of SmolLM2-135M 1.3 GB stayed held behind an update, and sampling came on top.
+    Tensors of the passes have many sizes. Of SmolLM2-135M 1.3 GB stayed held behind an update; sampling came on top.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
