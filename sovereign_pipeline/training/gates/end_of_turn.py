@@ -20,8 +20,9 @@ from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.gates.device import device_of_gate
 from sovereign_pipeline.training.loop.forward import passes_in
-from sovereign_pipeline.training.loop.models import read_base
+from sovereign_pipeline.training.loop.models import dequantise, read_base
 from sovereign_pipeline.training.loop.rows import EncodedRow, encode, without_end_of_turn
+from sovereign_pipeline.training.sizing.preflight import available_memory
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 NAME = "end_of_turn_trained"
@@ -53,7 +54,8 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
       the base ends some. When neither ends any within the tokens allowed, the evidence shows it: a few steps on long
       replies raise the end's probability long before greedy samples reach it.
 
-    Both models are loaded as they were trained: in the recipe's precision or in NF4, on the GPU if there is one.
+    Both models are loaded as they were trained: in the recipe's precision or in NF4, on the GPU if there is one. On the
+    CPU what is in NF4 is dequantised once where there is memory, and not in each of some hundred passes.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -149,7 +151,10 @@ def _endings(
 
     def load(directory: Path, name: str) -> Any:
         progress(f"gate {NAME}: loading the {name}")
-        return read_base(directory, sft, getattr(torch, sft.precision), place).eval()
+        read = read_base(directory, sft, getattr(torch, sft.precision), place).eval()
+        if sft.adapter == "qlora" and device == "cpu" and _fits_dequantised(read, sft):
+            dequantise(read)
+        return read
 
     def ending(model: Any, name: str) -> _Ending:
         progress(f"gate {NAME}, {name}: measuring the end of turn on {len(rows)} rows and generating their replies")
@@ -166,6 +171,12 @@ def _endings(
         adapted = ending(model, "adapter")
         with model.disable_adapter():
             return ending(model, "base model"), adapted
+
+
+def _fits_dequantised(model: Any, sft: Sft) -> bool:
+    """Whether half of the memory that may be taken holds a model in NF4 in the recipe's precision."""
+    in_precision = model.num_parameters() * (2 if sft.precision == "bfloat16" else 4)
+    return bool(2 * in_precision <= available_memory()[0])
 
 
 def _log_probability_of_end(model: Any, rows: list[EncodedRow]) -> float:

@@ -159,6 +159,26 @@ def _load_base(job: TrainingJob) -> Any:
     return model
 
 
+def dequantise(model: Any) -> None:
+    """Put the NF4 layers' values into plain layers, in the precision in which each pass computes with them.
+
+    Every pass through NF4 dequantises all of it. For a pass of a few tokens that is nearly all of its time on a CPU.
+    What such a model gives is the same to the last bit.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Linear4bit):
+            weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(module.compute_dtype)
+            plain = torch.nn.Linear(1, 1, bias=False)
+            plain.in_features, plain.out_features = module.in_features, module.out_features
+            plain.weight = torch.nn.Parameter(weight, requires_grad=False)
+            plain.bias = module.bias
+            model.set_submodule(name, plain)
+
+
 def _keep_differentiable(model: Any) -> None:
     """Keep bitsandbytes from repacking NF4 weights on CPUs with bfloat16 units.
 
