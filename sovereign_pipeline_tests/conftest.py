@@ -257,6 +257,7 @@ def minimal_recipe(**changes: Any) -> dict[str, Any]:
         "privacy": {"name_models": {}, "patterns_only": ["en", "ar"]},
         "training": {"base_model": "tiny", "instruction": "Answer this letter."},
         "evaluation": {
+            "precision": "float32",
             "capability": [{"name": "suite", "path": "suites/suite.jsonl", "classification": "PUBLIC"}],
             "red_team": {"prompts": "red_team/prompts.jsonl", "classification": "PUBLIC"},
         },

@@ -40,7 +40,7 @@ def main() -> None:
         "candidate": TunedModel("adapter", arguments.candidate),
     }
     cache = ScoreCache(workplace(arguments.home), LEVEL, origins(arguments.model, tuned))
-    with open_models(arguments.model, tuned, cache) as models:
+    with open_models(arguments.model, tuned, cache, precision="float32") as models:
         loaded = time.monotonic()
         given = {
             file.stem: {arm: ask(models, file, arm, arguments) for arm in models.arms}

@@ -31,6 +31,8 @@ class Comparison:
     levels: tuple[str, ...]
     """Classification levels of what is not among the stage's inputs."""
     cache: ScoreCache
+    precision: str
+    """Of all arms."""
 
     @contextmanager
     def open(self) -> Iterator[Models]:
@@ -39,7 +41,7 @@ class Comparison:
         def progress(message: str) -> None:
             self.cache.workplace.progress(f"{self.stage}: {message}")
 
-        with open_models(self.base, self.tuned, self.cache, progress) as models:
+        with open_models(self.base, self.tuned, self.cache, progress, precision=self.precision) as models:
             yield models
 
 
@@ -67,6 +69,7 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
         tuned={arm: tuned_model(artifact) for arm, artifact in tuned.items()},
         levels=(*levels, *((incumbent.classification,) if incumbent is not None else ())),
         cache=cache,
+        precision=workplace.line.named_evaluation.precision,
     )
 
 

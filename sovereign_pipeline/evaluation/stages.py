@@ -55,7 +55,7 @@ def _private_config(line: Line) -> Config:
     return {
         "instruction": line.training.instruction,
         **line.named_evaluation.model_dump(
-            mode="json", include={"seed", "max_held_out_rows", "distractors", "batch_size", "references"}
+            mode="json", include={"seed", "precision", "max_held_out_rows", "distractors", "batch_size", "references"}
         ),
     }
 
@@ -104,7 +104,7 @@ def _capability_config(line: Line) -> Config:
             for suite in line.named_evaluation.capability
         ],
         "ceiling": line.ceiling,
-        **line.named_evaluation.model_dump(mode="json", include={"seed", "batch_size"}),
+        **line.named_evaluation.model_dump(mode="json", include={"seed", "precision", "batch_size"}),
     }
 
 
@@ -143,6 +143,7 @@ def _red_team_config(line: Line) -> Config:
     return {
         "instruction": line.training.instruction,
         "seed": line.named_evaluation.seed,
+        "precision": line.named_evaluation.precision,
         "batch_size": line.named_evaluation.batch_size,
         "max_new_tokens": line.named_evaluation.red_team.max_new_tokens,
         "letters": line.named_evaluation.red_team.letters,
@@ -232,7 +233,7 @@ def _report_time(workplace: Workplace, seconds: float) -> None:
 
 CAPABILITY_SCORES = Stage(
     kind="capability_scores",
-    code_version="5",
+    code_version="6",
     build=_build_capability,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER),
     config=_capability_config,
@@ -242,7 +243,7 @@ CAPABILITY_SCORES = Stage(
 
 PRIVATE_SCORES = Stage(
     kind="private_scores",
-    code_version="6",
+    code_version="7",
     build=_build_private,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_private_config,
@@ -252,7 +253,7 @@ PRIVATE_SCORES = Stage(
 
 RED_TEAM_REPORT = Stage(
     kind="red_team_report",
-    code_version="8",
+    code_version="9",
     build=_build_red_team,
     inputs=(BASE_MODEL, ALIGNED_ADAPTER, LEAKAGE_SAFE_SPLIT),
     config=_red_team_config,

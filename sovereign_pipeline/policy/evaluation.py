@@ -5,7 +5,7 @@ how it is measured (`evaluation/`).
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -137,6 +137,10 @@ class Evaluation(RecipeModel):
 
     seed: int = 7
     """Seed of every random choice of the evaluation."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format in which base, incumbent and candidate are scored and answer. `auto` is bfloat16 where this machine
+    computes in it, else float32, as in `training.sft`; identities and report have which."""
 
     max_held_out_rows: int | None = Field(default=None, ge=10)
     """Largest number of held-out documents that are evaluated; null: all."""

@@ -6,6 +6,7 @@ What belongs here: which models the two arms are, and their answers. What does n
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from sovereign_pipeline.artifacts.stage import Workplace
@@ -80,6 +81,7 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
     """
     store = workplace.store
     instruction = workplace.line.training.instruction
+    in_memory = partial(open_models, precision=workplace.line.named_evaluation.precision)
 
     def base_and_adapter(record: Artifact) -> tuple[Artifact, TunedModel]:
         base = store.open_input(record.manifest, "base_model")
@@ -89,16 +91,16 @@ def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifac
     directory = open_base_model(workplace.settings, base, workplace.progress)
     with ExitStack() as opened:
         if opponent is None:
-            models = opened.enter_context(open_models(directory, {"candidate": tuned}))
+            models = opened.enter_context(in_memory(directory, {"candidate": tuned}))
             yield LoadedContenders(instruction, (models, "candidate"), (models, "base"))
             return
         other_base, other = base_and_adapter(opponent)
         if open_base_model(workplace.settings, other_base, workplace.progress) == directory:
-            models = opened.enter_context(open_models(directory, {"incumbent": other, "candidate": tuned}))
+            models = opened.enter_context(in_memory(directory, {"incumbent": other, "candidate": tuned}))
             yield LoadedContenders(instruction, (models, "candidate"), (models, "incumbent"))
             return
-        models = opened.enter_context(open_models(directory, {"candidate": tuned}))
+        models = opened.enter_context(in_memory(directory, {"candidate": tuned}))
         others = opened.enter_context(
-            open_models(open_base_model(workplace.settings, other_base, workplace.progress), {"candidate": other})
+            in_memory(open_base_model(workplace.settings, other_base, workplace.progress), {"candidate": other})
         )
         yield LoadedContenders(instruction, (models, "candidate"), (others, "candidate"))

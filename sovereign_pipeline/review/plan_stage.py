@@ -85,6 +85,7 @@ def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
         inputs=(upstream,),
         config=lambda line: {
             "instruction": line.training.instruction,
+            "precision": line.named_evaluation.precision,
             "ceiling": line.ceiling,
             **line.gates.review.model_dump(mode="json", exclude={"operators", "may_close_early"}),
         },

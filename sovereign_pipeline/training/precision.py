@@ -1,13 +1,16 @@
 """What `precision: auto` is on this machine.
 
-What belongs here: the decision. What does not: computing in a precision (`loop/`). Everything after the recipe was read
-sees the decision alone, so that it is part of an adapter's identity, and a recipe that names it gives the same adapter.
+What belongs here: the decision, of training and of evaluation. What does not: computing in a precision (`loop/`,
+`evaluation/arms/`). Everything after the recipe was read sees the decision alone, so that it is part of an adapter's
+and of a score's identity, and a recipe that names it gives the same.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
+from sovereign_pipeline.policy.evaluation import Evaluation
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.training import Sft
 
 BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """Flags in /proc/cpuinfo: Intel's and AMD's vector and matrix units, and ARM's.
@@ -22,11 +25,20 @@ GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
 
 def with_decided_precision(line: Line, processors: Path = PROCESSORS, devices: Path = DEVICES) -> Line:
     """The line with bfloat16 or float32 in place of `auto`; any other line unchanged."""
-    sft = line.training.sft
-    if sft.precision != "auto":
+    sft, evaluation = line.training.sft, line.evaluation
+    if sft.precision != "auto" and (evaluation is None or evaluation.precision != "auto"):
         return line
-    decided = sft.model_copy(update={"precision": decided_precision(processors, devices)})
-    return line.model_copy(update={"training": line.training.model_copy(update={"sft": decided})})
+    decided = decided_precision(processors, devices)
+    training = line.training.model_copy(update={"sft": _named(sft, decided)})
+    scored = evaluation if evaluation is None else _named(evaluation, decided)
+    return line.model_copy(update={"training": training, "evaluation": scored})
+
+
+_Section = TypeVar("_Section", Sft, Evaluation)
+
+
+def _named(section: _Section, decided: str) -> _Section:
+    return section.model_copy(update={"precision": decided}) if section.precision == "auto" else section
 
 
 def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) -> Literal["float32", "bfloat16"]:

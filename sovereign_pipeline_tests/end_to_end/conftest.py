@@ -128,6 +128,7 @@ def harbour_recipe(**sft: Any) -> dict[str, Any]:
             },
         },
         "evaluation": {
+            "precision": "float32",
             "capability": [{"name": "suite", "path": "suites/suite.jsonl", "classification": "PUBLIC"}],
             "red_team": {"prompts": "red_team/prompts.jsonl", "classification": "PUBLIC", "max_new_tokens": 8},
         },

@@ -51,6 +51,7 @@ RAISED = {
     "training_dataset": "3",
     "preference_dataset": "3",  # the same, contradicting preferences, and near-empty rejected replies
     "sft_adapter": "3",  # packs are about equally full
+    "capability_scores": "5",  # prompts are read as trees, and answered together by their tokens
     "private_scores": "5",  # intervals are over case files in one spelling
     "red_team_report": "5",  # the judge of refusals is fitted on what answers deliver; labels have a style
     "evaluation_report": "5",  # the judges' table is by style too
@@ -81,6 +82,14 @@ ADDED_LIBRARIES = ("detect-secrets", "presidio-analyzer")
 def _raw_config_as_released(line: Line) -> Config:
     """Without what becomes of personal data in columns, which 0.1.0 did not look into."""
     return {name: part for name, part in CHAIN[0].config(line).items() if name != "columns"}
+
+
+PRECISION_ADDED = ("capability_scores", "private_scores", "red_team_report")
+"""Stages whose precision 0.1.0 left to the device: float32 on every processor."""
+
+
+def _without_precision(config: Callable[[Line], Config]) -> Callable[[Line], Config]:
+    return lambda line: {name: part for name, part in config(line).items() if name != "precision"}
 
 
 ADDED_KINDS = ("CREDENTIAL", "COORDINATES")
@@ -120,7 +129,8 @@ def chain_of_the_release() -> tuple[Stage, ...]:
         libraries = tuple(name for name in stage.libraries if name not in ADDED_LIBRARIES)
         version = RAISED.get(stage.kind, stage.code_version)
         policy = _policy_as_released(stage.policy)
-        stage = replace(stage, code_version=version, gates=gates, libraries=libraries, policy=policy)
+        config = _without_precision(stage.config) if stage.kind in PRECISION_ADDED else stage.config
+        stage = replace(stage, code_version=version, gates=gates, libraries=libraries, policy=policy, config=config)
         return (
             replace(stage, config=_raw_config_as_released, policy=_no_policy) if stage.kind == "raw_corpus" else stage
         )

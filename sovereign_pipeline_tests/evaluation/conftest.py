@@ -122,19 +122,25 @@ def make_model(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
 
 @pytest.fixture(scope="session")
 def unchanged(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
-    with open_models(base_model, {"candidate": TunedModel("adapter", make_adapter(0.0))}) as models:
+    with open_models(
+        base_model, {"candidate": TunedModel("adapter", make_adapter(0.0))}, precision="float32"
+    ) as models:
         yield models
 
 
 @pytest.fixture(scope="session")
 def better(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
-    with open_models(base_model, {"candidate": TunedModel("adapter", make_adapter(5e-3))}) as models:
+    with open_models(
+        base_model, {"candidate": TunedModel("adapter", make_adapter(5e-3))}, precision="float32"
+    ) as models:
         yield models
 
 
 @pytest.fixture(scope="session")
 def worse(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
-    with open_models(base_model, {"candidate": TunedModel("adapter", make_adapter(-5e-3))}) as models:
+    with open_models(
+        base_model, {"candidate": TunedModel("adapter", make_adapter(-5e-3))}, precision="float32"
+    ) as models:
         yield models
 
 

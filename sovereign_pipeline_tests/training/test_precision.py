@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.policy.training.training import Sft
@@ -68,6 +69,25 @@ def test_the_gpu_decides_where_there_is_one(
     assert decided_on(institution, found).training.sft.precision == processor  # no file of a GPU: torch is not asked
     (found / "nvidia0").touch()
     assert decided_on(institution, found).training.sft.precision == decided
+
+
+def test_evaluation_is_decided_beside_training_and_named_apart_from_it(
+    institution: DemoInstitution, tmp_path: Path
+) -> None:
+    named: list[tuple[str, str]] = []
+    for trained, scored in (("auto", "auto"), ("float32", "auto"), ("auto", "float32"), ("float32", "float32")):
+        institution.recipe["training"]["sft"] = {"precision": trained}
+        institution.recipe["evaluation"]["precision"] = scored
+        institution.write()
+        line = decided_on(institution, machine(tmp_path, "avx512_bf16"))
+        named.append((line.training.sft.precision, line.named_evaluation.precision))
+        for stage in (CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT):
+            assert stage.config(line)["precision"] == line.named_evaluation.precision
+    assert named == [("bfloat16", "bfloat16"), ("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")]
+    del institution.recipe["evaluation"]
+    institution.recipe["training"]["sft"] = {}
+    institution.write()
+    assert decided_on(institution, machine(tmp_path, "avx512_bf16")).evaluation is None
 
 
 def machine(directory: Path, flag: str) -> Path:

@@ -17,9 +17,6 @@ from lm_eval.tasks import TaskManager
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, plant
 
-TRIED_TOKENS = 16
-"""Tokens of an item with which a model is tested for keeping the branches of a tree apart."""
-
 Encoded = tuple[list[int], list[int]]
 """Token ids of a context and of its continuation."""
 
@@ -89,7 +86,7 @@ class ChatScorer(HFLM):  # type: ignore[misc]
 
     def _longest_branch(self, encoded: list[Encoded]) -> int:
         context, following = encoded[0]
-        return longest_branch(self.model, [*context, *following][-TRIED_TOKENS:])
+        return longest_branch(self.model, [*context, *following])
 
     def _score(self, tree: Tree, encoded: list[Encoded]) -> list[tuple[float, bool]]:
         """Summed log-likelihood of each continuation, and whether greedy decoding would generate it."""
@@ -101,16 +98,14 @@ class ChatScorer(HFLM):  # type: ignore[misc]
             logits = self.model(
                 **inputs, use_cache=False, logits_to_keep=torch.tensor(predicting_nodes, device=self.device)
             ).logits[0]
-            return [
-                self._total(logits[[row[node] for node in nodes]], following)
-                for nodes, (_, following) in zip(predicting, encoded, strict=True)
-            ]
-
-    def _total(self, logits: torch.Tensor, ids: list[int]) -> tuple[float, bool]:
-        """`logits`: [tokens, vocabulary], each row the prediction of the id at the same place."""
-        target = torch.tensor(ids, device=logits.device)
-        total = torch.log_softmax(logits.float(), dim=-1).gather(1, target[:, None]).sum(dtype=torch.float64)
-        return float(total), bool((logits.argmax(dim=-1) == target).all())
+            # Once for each node: continuations with a common beginning share most of them.
+            likeliest, logs = logits.argmax(dim=-1), torch.log_softmax(logits.float(), dim=-1)
+            scores = []
+            for nodes, (_, following) in zip(predicting, encoded, strict=True):
+                rows, ids = (torch.tensor(each, device=logits.device) for each in ([row[n] for n in nodes], following))
+                total = logs[rows, ids].sum(dtype=torch.float64)
+                scores.append((float(total), bool((likeliest[rows] == ids).all())))
+            return scores
 
 
 class ContinuationTask(Task):  # type: ignore[misc]

@@ -19,13 +19,11 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.arms.arms import ARMS, Arm
+from sovereign_pipeline.evaluation.arms.generation import generate
 from sovereign_pipeline.evaluation.arms.score_cache import ScoreCache
+from sovereign_pipeline.evaluation.arms.token_tree import longest_branch
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.tuned_model import TunedModel
-
-CPU_DTYPE = "float32"
-"""Measured faster than bfloat16 on CPUs without bf16 matrix units, and exact for bf16 weights."""
-CUDA_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True)
@@ -188,34 +186,27 @@ class Models:
     def _answer(
         self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int, unit: str
     ) -> list[Answer]:
-        by_length = sorted(range(len(prompts)), key=lambda index: (-len(prompts[index]), index))
+        encoded: list[list[int]] = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
+        # By tokens: a text of one length has four times as many of them in one language as in another.
+        by_length = sorted(range(len(encoded)), key=lambda index: (-len(encoded[index]), index))
         answers: dict[int, Answer] = {}
         countdown = Countdown(self.progress, arm, len(prompts), unit)
         loaded = self.loaded[arm]
         with loaded.active():
+            branch = longest_branch(loaded.model, encoded[by_length[0]]) if encoded else 0
             for start in range(0, len(by_length), batch_size):
                 batch = by_length[start : start + batch_size]
-                answered = self._generate(loaded.model, [prompts[i] for i in batch], max_new_tokens)
-                answers.update(zip(batch, answered, strict=True))
+                new = generate(
+                    loaded.model,
+                    [encoded[index] for index in batch],
+                    max_new_tokens,
+                    sorted(self.end_of_turn),
+                    self.tokenizer.pad_token_id,
+                    branch,
+                )
+                answers.update(zip(batch, map(self._read, new), strict=True))
                 countdown.reached(len(answers))
         return [answers[index] for index in range(len(prompts))]
-
-    def _generate(self, model: Any, prompts: list[str], max_new_tokens: int) -> list[Answer]:
-        import torch
-        from transformers import GenerationConfig
-
-        encoded = self.tokenizer(
-            prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
-        ).to(model.device)
-        config = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=sorted(self.end_of_turn),
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        with torch.inference_mode():
-            output = model.generate(**encoded, generation_config=config)
-        return [self._read(row) for row in output[:, encoded["input_ids"].shape[1] :].tolist()]
 
     def _read(self, ids: list[int]) -> Answer:
         end = next((index for index, token in enumerate(ids) if token in self.end_of_turn), None)
@@ -233,6 +224,8 @@ def open_models(
     tuned: Mapping[Arm, TunedModel],
     cache: ScoreCache | None = None,
     progress: Progress = _no_progress,
+    *,
+    precision: str,
 ) -> Iterator[Models]:
     """Load the base and what was tuned from it from local directories, on the GPU when there is one.
 
@@ -243,6 +236,7 @@ def open_models(
     Args:
         tuned: the candidate, and the incumbent when there is one; each tuned from this base.
         cache: see `Models`.
+        precision: of the weights of all arms, `float32` or `bfloat16`. An adapter's own stay in float32.
     """
     progress(f"loading {' and '.join(arm for arm in ARMS if arm == 'base' or arm in tuned)}")
     go_offline()
@@ -257,8 +251,7 @@ def open_models(
     disable_progress_bar()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = getattr(torch, CUDA_DTYPE if device == "cuda" else CPU_DTYPE)
-    load = partial(AutoModelForCausalLM.from_pretrained, dtype=dtype, local_files_only=True)
+    load = partial(AutoModelForCausalLM.from_pretrained, dtype=getattr(torch, precision), local_files_only=True)
     adapters = {arm: each.directory for arm, each in tuned.items() if each.holds == "adapter"}
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)

@@ -15,6 +15,9 @@ MOST_TOKENS = 512
 """Tokens of a tree besides the prefix shared with the next sequence: few-shot examples are longer than the questions
 after them. On two cores 512 was the fastest; 256 to 2,048 were within a third of it."""
 
+TRIED_TOKENS = 16
+"""Tokens with which a model is tested for keeping the branches of a tree apart."""
+
 MOST_APART = {"float32": 0.01, "bfloat16": 0.5}
 """Nats by which a token in a branch may differ from the same token alone before a model counts as mixing branches.
 Rounding gives far less, another branch's tokens give more (training's guard uses the same limits)."""
@@ -110,10 +113,11 @@ def longest_branch(model: Any, example: Sequence[int]) -> int:
 
     A layer with sliding-window attention honours the mask only while the whole sequence fits its window. Whether a
     model keeps branches apart at all (recurrent layers do not, and some models build their own mask) is tested on
-    `example`, some token ids of its vocabulary.
+    the last tokens of `example`, which are ids of its vocabulary.
     """
     import torch
 
+    example = example[-TRIED_TOKENS:]
     half = len(example) // 2
     branches = [[*example], [*example[:half], *example[:half]]]
     (tree,) = plant(branches, len(example))

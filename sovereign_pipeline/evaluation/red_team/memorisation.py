@@ -48,7 +48,8 @@ CONTINUED_TOKENS = 24
 in English."""
 FEWEST_WORDS = 6
 CHOSEN_FROM = 20
-GENERATION_BATCH = 8
+GENERATION_BATCH = 24
+"""Documents continued at once: a step of one token of each costs little more than one of 8."""
 _DIGITS = 4
 _MOST_SKEWED = 100.0
 _WORD_END = re.compile(r"(?<=\S)(?=\s)")

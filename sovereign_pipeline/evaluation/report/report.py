@@ -59,6 +59,8 @@ class EvaluationReport(Frozen):
     figures: tuple[Figure, ...]
     worse: tuple[WorseRows, ...]
     judges: tuple[JudgeQuality, ...]
+    precision: str | None = None
+    """In which every arm was scored and answered; None of scores of the first release."""
     accepted_before: tuple[EarlierWaiver, ...]
     """Waivers of the line's earlier adapters. This adapter's own come after its report and are in its record."""
 
@@ -92,7 +94,11 @@ def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
 
 
 def evaluate(
-    line: Line, samples: Samples, incumbent: IncumbentFacts | None, accepted_before: Sequence[EarlierWaiver]
+    line: Line,
+    samples: Samples,
+    incumbent: IncumbentFacts | None,
+    accepted_before: Sequence[EarlierWaiver],
+    precision: str | None,
 ) -> EvaluationReport:
     """Compute the report from the samples and the recipe's `gates`.
 
@@ -117,19 +123,21 @@ def evaluate(
         figures=figures(results, samples, seed),
         worse=worse_rows(samples),
         judges=results.red_team.judges,
+        precision=precision,
         accepted_before=tuple(accepted_before),
     )
 
 
 def compared_with(report: EvaluationReport) -> str:
-    """One sentence: what the candidate is compared with."""
-    incumbent = report.incumbent
+    """What the candidate is compared with, and in which precision."""
+    incumbent, computed = report.incumbent, f" All computed in {report.precision}." if report.precision else ""
     if incumbent is None:
-        return "The candidate is compared with its base model; the line has no other registered adapter."
+        return f"The candidate is compared with its base model; the line has no other registered adapter.{computed}"
     named = f"the incumbent {incumbent.id} ({short(incumbent.digest)})"
     if not incumbent.compared:
-        return f"The candidate is compared with its base model; {named} has another base model and is not compared."
-    return f"The candidate is compared with its base model and {named}, on the same rows."
+        other = "has another base model and is not compared"
+        return f"The candidate is compared with its base model; {named} {other}.{computed}"
+    return f"The candidate is compared with its base model and {named}, on the same rows.{computed}"
 
 
 def as_markdown(report: EvaluationReport) -> str:

@@ -68,7 +68,13 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
         private=inputs[PRIVATE_SCORES.kind].path,
         red_team=inputs[RED_TEAM_REPORT.kind].path,
     )
-    return evaluate(workplace.line, samples, _incumbent(workplace, inputs), earlier_waivers(workplace))
+    return evaluate(
+        workplace.line,
+        samples,
+        _incumbent(workplace, inputs),
+        earlier_waivers(workplace),
+        _precision(workplace, inputs),
+    )
 
 
 def _gate(criterion: Criterion) -> Gate:
@@ -154,9 +160,23 @@ def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
     return IncumbentFacts(id=incumbent[0], digest=incumbent[1], compared=has_base(workplace, incumbent[1], base_model))
 
 
+def _precision(workplace: Workplace, inputs: Inputs) -> str | None:
+    """The one precision of all three scores. Raises StaleInput when they were computed in different ones."""
+    found = {artifact.manifest.producer.config.get("precision") for artifact in inputs.values()}
+    if len(found) > 1:
+        raise StaleInput(
+            f"The scores of line {workplace.line.line} were computed in different precisions "
+            f"({', '.join(sorted(str(each) for each in found))}).",
+            "Run the line again, on one machine; or name evaluation.precision in the recipe.",
+            act="run_line",
+            line=workplace.line.line,
+        )
+    return found.pop()
+
+
 EVALUATION_REPORT = Stage(
     kind="evaluation_report",
-    code_version="6",
+    code_version="7",
     build=_build_report,
     inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
     config=_report_config,

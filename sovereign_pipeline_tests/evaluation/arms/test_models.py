@@ -132,7 +132,7 @@ def test_an_item_longer_than_the_model_is_an_error_without_its_text(unchanged: M
 
 
 def test_a_log_likelihood_that_is_not_finite_is_an_error(base_model: Path, letters: list[Document]) -> None:
-    with open_models(base_model, {}) as models:
+    with open_models(base_model, {}, precision="float32") as models:
         models.loaded["base"].model.lm_head.weight.data.fill_(float("nan"))
         with pytest.raises(InputError, match="t, L-000: the base gives a log-likelihood that is not finite"):
             models.score("t", items(models, letters[:1]), "base")
@@ -146,7 +146,7 @@ def test_a_template_without_an_end_of_turn_is_refused(unchanged: Models) -> None
 def test_a_directory_that_is_no_adapter_is_an_input_error(base_model: Path, tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match="cannot be loaded"),
-        open_models(base_model, {"candidate": TunedModel("adapter", tmp_path)}),
+        open_models(base_model, {"candidate": TunedModel("adapter", tmp_path)}, precision="float32"),
     ):
         pass
 
@@ -161,9 +161,9 @@ def test_a_model_tuned_in_full_is_scored_and_answers_beside_its_base(
     adapter = make_adapter(5e-3)
     asked = items(unchanged, letters)
     prompts = [item.context for item in asked[:4]]
-    with open_models(base_model, {"candidate": TunedModel("adapter", adapter)}) as models:
+    with open_models(base_model, {"candidate": TunedModel("adapter", adapter)}, precision="float32") as models:
         of_adapter = models.score("t", asked, "candidate"), models.answer(prompts, "candidate", 12, 2)
-    with open_models(base_model, {"candidate": TunedModel("model", make_model(adapter))}) as full:
+    with open_models(base_model, {"candidate": TunedModel("model", make_model(adapter))}, precision="float32") as full:
         of_model = full.score("t", asked, "candidate"), full.answer(prompts, "candidate", 12, 2)
         assert full.score("t", asked, "base") == unchanged.score("t", asked, "base")
         assert full.answer(prompts, "base", 12, 2) == unchanged.answer(prompts, "base", 12, 2)
@@ -191,12 +191,12 @@ def test_no_arm_changes_for_another_that_is_loaded_beside_it(
         asked = items(models, letters)
         return models.score("t", asked, arm), models.answer([item.context for item in asked[:3]], arm, 8, 3)
 
-    with open_models(base_model, {"candidate": candidate}) as models:
+    with open_models(base_model, {"candidate": candidate}, precision="float32") as models:
         assert models.arms == ("base", "candidate")
         alone = {arm: observed(models, arm) for arm in models.arms}
-    with open_models(base_model, {"candidate": incumbent}) as models:
+    with open_models(base_model, {"candidate": incumbent}, precision="float32") as models:
         alone["incumbent"] = observed(models, "candidate")
-    with open_models(base_model, {"candidate": candidate, "incumbent": incumbent}) as models:
+    with open_models(base_model, {"candidate": candidate, "incumbent": incumbent}, precision="float32") as models:
         assert models.arms == ("base", "incumbent", "candidate")
         for arm in ("candidate", "base", "incumbent", "candidate"):
             assert observed(models, arm) == alone[arm]
@@ -210,7 +210,7 @@ def test_a_tuned_model_with_another_vocabulary_is_an_input_error(base_model: Pat
     model.resize_token_embeddings(model.config.vocab_size + 8)
     model.save_pretrained(tmp_path)
     with pytest.raises(InputError, match="tokens in its vocabulary"):
-        open_models(base_model, {"candidate": TunedModel("model", tmp_path)}).__enter__()
+        open_models(base_model, {"candidate": TunedModel("model", tmp_path)}, precision="float32").__enter__()
 
 
 def test_loss_is_the_mean_over_tokens() -> None:

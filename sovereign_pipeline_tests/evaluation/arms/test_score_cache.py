@@ -14,7 +14,7 @@ from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, Manifest
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.evaluation.arms import models, score_cache
+from sovereign_pipeline.evaluation.arms import score_cache
 from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.arms.chat import prompt_text
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models
@@ -103,10 +103,10 @@ def test_what_was_scored_as_candidate_is_there_when_it_is_the_incumbent(
     base_model: Path, make_adapter: Callable[[float], Path], workplace: Workplace, passes: list[str]
 ) -> None:
     old, new = (TunedModel("adapter", make_adapter(rate)) for rate in (5e-3, -5e-3))
-    with open_models(base_model, {"candidate": old}, cache(workplace, candidate=FIRST)) as loaded:
+    with open_models(base_model, {"candidate": old}, cache(workplace, candidate=FIRST), precision="float32") as loaded:
         before = {arm: ask(loaded, arm) for arm in loaded.arms}
     held = cache(workplace, candidate=SECOND, incumbent=FIRST)
-    with open_models(base_model, {"candidate": new, "incumbent": old}, held) as loaded:
+    with open_models(base_model, {"candidate": new, "incumbent": old}, held, precision="float32") as loaded:
         passes.clear()
         assert ask(loaded, "base") == before["base"]
         assert ask(loaded, "incumbent") == before["candidate"]
@@ -204,13 +204,12 @@ def test_a_tuned_model_is_known_by_its_digest(better: Models, workplace: Workpla
 
 
 def test_another_precision_of_the_session_is_something_else(
-    base_model: Path, better: Models, workplace: Workplace, passes: list[str], monkeypatch: pytest.MonkeyPatch
+    base_model: Path, better: Models, workplace: Workplace, passes: list[str]
 ) -> None:
     better_kept = replace(better, cache=cache(workplace))
     asked = items_of(better)
     better_kept.score("t", asked, "base")
-    monkeypatch.setattr(models, "CPU_DTYPE", "bfloat16")
-    with open_models(base_model, {}, cache(workplace)) as loaded:
+    with open_models(base_model, {}, cache(workplace), precision="bfloat16") as loaded:
         passes.clear()
         assert loaded.score("t", asked, "base") != better.score("t", asked, "base")
     assert len(manifests(workplace)) == 2

@@ -173,7 +173,7 @@ def leaking(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         optimizer.step()
     directory = tmp_path_factory.mktemp("leaking")
     model.save_pretrained(directory)
-    with open_models(base_model, {"candidate": TunedModel("model", directory)}) as models:
+    with open_models(base_model, {"candidate": TunedModel("model", directory)}, precision="float32") as models:
         yield models
 
 

@@ -10,8 +10,11 @@ from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline.evaluation.report import waivers
+from sovereign_pipeline.evaluation.report.report import compared_with
 from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
+from sovereign_pipeline.evaluation.stages import PRIVATE_SCORES
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.evaluation.report import planted
 from sovereign_pipeline_tests.evaluation.report.planted import (
     incumbent,
     read_report,
@@ -74,6 +77,17 @@ def test_a_report_worded_by_another_version_is_judged_by_its_figures(institution
     _, _, verdicts = run(institution.workplace(), report=replace(EVALUATION_REPORT, build=build))
     assert all(verdict.passed for verdict in verdicts.values())
     assert "Worded otherwise." not in verdicts["refusals_not_worse"].message
+
+
+def test_scores_of_two_precisions_make_no_report(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ref, _ = run(institution.workplace())
+    report = read_report(institution.workplace(), ref)
+    assert report.precision == "float32"
+    assert compared_with(report).endswith("All computed in float32.")
+    other = replace(PRIVATE_SCORES, config=lambda line: {"precision": "bfloat16"})
+    monkeypatch.setattr(planted, "PRIVATE_SCORES", other)
+    with pytest.raises(StaleInput, match=r"different precisions \(bfloat16, float32\)"):
+        run(institution.workplace())
 
 
 def test_what_an_officer_may_waive_is_the_recipes_and_does_not_change_the_report(institution: DemoInstitution) -> None:
