@@ -107,10 +107,14 @@ class Site:
     """Of every process of the auditor's Dagster."""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
 
-    def connect(self, way: str, name: str = NAME) -> socket.socket:
-        """A connection, with TLS where a proxy ends it. name: as the handshake has it."""
+    def require(self, way: str) -> None:
+        """Skip the test where the proxy is not installed."""
         if way not in self.ports:
             pytest.skip(f"{way} is not installed: apt-get install -y {'nginx-light' if way == 'nginx' else way}")
+
+    def connect(self, way: str, name: str = NAME) -> socket.socket:
+        """A connection, with TLS where a proxy ends it. name: as the handshake has it."""
+        self.require(way)
         plain = socket.create_connection(("127.0.0.1", self.ports[way]), timeout=120)
         return plain if way == "server" else self.trusted.wrap_socket(plain, server_hostname=name)
 

@@ -1,5 +1,6 @@
 """The auditor's Dagster behind nginx and Caddy, as `docs/proxies` sets them up, and asked past them."""
 
+import asyncio
 import json
 import ssl
 import stat
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Page
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import ClientConnection, connect
 
 from sovereign_pipeline.orchestration.auditor.access_log import access_log_of
 from sovereign_pipeline.orchestration.auditor.ui import ONE_QUERY, PAGES
@@ -202,26 +203,37 @@ def test_another_host_name_is_refused(site: Site, way: str) -> None:
         site.ask(way, headers={"Host": "rebound.example"}, name="rebound.example")
 
 
-def socket_of(site: Site, way: str, cookie: str = "session=layla", **more: str) -> ClientConnection:
-    headers = {"Cookie": cookie, **(FROM_THE_PROXY if way == "server" else {})}
-    return connect(
-        f"ws://{NAME}/graphql",  # the connection has its TLS already
-        sock=site.connect(way),
-        additional_headers={**headers, **more},
-        subprotocols=["graphql-ws"],  # type: ignore[list-item]
-        proxy=None,
-        open_timeout=120,
-    )
+def answers_on_the_socket(
+    site: Site, way: str, query: str, cookie: str = "session=layla", **more: str
+) -> list[dict[str, Any]]:
+    """What comes on a WebSocket of its own until the first data, or the refusal.
 
+    By asyncio: the client with threads reads and writes one TLS connection at the same time, which Python 3.11 does not
+    guard, and its handshake hung now and then on a busy machine.
+    """
+    site.require(way)
+    headers = {"Cookie": cookie, **(FROM_THE_PROXY if way == "server" else {}), **more}
 
-def first_answers(connection: ClientConnection, query: str) -> list[dict[str, Any]]:
-    """What comes until the first data, or the refusal."""
-    connection.send(json.dumps({"type": "connection_init"}))
-    connection.send(json.dumps({"type": "start", "id": "1", "payload": {"query": query}}))
-    answers: list[dict[str, Any]] = []
-    while not answers or answers[-1]["type"] not in ("data", "error"):
-        answers.append(json.loads(connection.recv(timeout=120)))
-    return answers
+    async def ask() -> list[dict[str, Any]]:
+        scheme, tls = ("ws", None) if way == "server" else ("wss", site.trusted)
+        async with connect(
+            f"{scheme}://{NAME}/graphql",
+            host="127.0.0.1",
+            port=site.ports[way],
+            ssl=tls,
+            additional_headers=headers,
+            subprotocols=["graphql-ws"],  # type: ignore[list-item]
+            proxy=None,
+            open_timeout=120,  # as all else waits here, on a busy machine
+        ) as connection:
+            await connection.send(json.dumps({"type": "connection_init"}))
+            await connection.send(json.dumps({"type": "start", "id": "1", "payload": {"query": query}}))
+            answers: list[dict[str, Any]] = []
+            while not answers or answers[-1]["type"] not in ("data", "error"):
+                answers.append(json.loads(await asyncio.wait_for(connection.recv(), 120)))
+            return answers
+
+    return asyncio.run(ask())
 
 
 @pytest.mark.parametrize("way", PROXIES)
@@ -230,8 +242,7 @@ def test_the_events_of_a_run_come_by_the_websocket(site: Site, way: str) -> None
         f'subscription Events_{way} {{ pipelineRunLogs(runId: "{site.run}") {{ '
         "... on PipelineRunLogsSubscriptionSuccess { messages { ... on LogMessageEvent { message } } } } }"
     )
-    with socket_of(site, way) as connection:
-        ready, data = first_answers(connection, query)
+    ready, data = answers_on_the_socket(site, way, query)
     assert ready["type"] == "connection_ack"
     assert {"message": MESSAGE} in data["payload"]["data"]["pipelineRunLogs"]["messages"]
     (look,) = [each for each in site.looks() if each.get("name") == f"Events_{way}"]
@@ -246,8 +257,7 @@ def test_the_websocket_gives_and_changes_nothing_else(site: Site, way: str) -> N
         *(f"mutation {{ {change} }}" for change in changes(site).values()),
         "{ version }",
     ):
-        with socket_of(site, way) as connection:
-            *_, refused = first_answers(connection, query)
+        *_, refused = answers_on_the_socket(site, way, query)
         assert refused["type"] == "error" and TEXT not in json.dumps(refused), query
 
 
@@ -258,7 +268,7 @@ def test_the_websocket_gives_and_changes_nothing_else(site: Site, way: str) -> N
 def test_the_websocket_is_for_whom_the_provider_names_and_for_pages_here(site: Site, way: str) -> None:
     for given in ({"cookie": "other=layla"}, {"cookie": "session="}, {"Origin": "https://rebound.example"}):
         with pytest.raises(InvalidStatus) as refused:
-            socket_of(site, way, **given)
+            answers_on_the_socket(site, way, "{ version }", **given)
         assert refused.value.response.status_code in (401, 403), given
 
 
@@ -270,9 +280,8 @@ def test_what_is_not_on_record_is_not_shown(site: Site) -> None:
     try:
         assert site.ask("server", "/overview/unseen", headers=FROM_THE_PROXY)[0] == 503
         assert site.query("server", "query Unseen { version }", headers=FROM_THE_PROXY)[0] == 503
-        with socket_of(site, "server") as connection:
-            asked = f'subscription {{ pipelineRunLogs(runId: "{site.run}") {{ __typename }} }}'
-            assert first_answers(connection, asked)[-1]["type"] == "error"
+        asked = f'subscription {{ pipelineRunLogs(runId: "{site.run}") {{ __typename }} }}'
+        assert answers_on_the_socket(site, "server", asked)[-1]["type"] == "error"
     finally:
         path.rmdir()
         away.rename(path)
