@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from packaging.utils import canonicalize_name, parse_wheel_filename
 from pydantic import Field, ValidationError
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
@@ -21,7 +22,7 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.bundle.package_index import configured_indexes, provenance_of
 from sovereign_pipeline.bundle.packing import Content
 from sovereign_pipeline.bundle.sigstore_certificates import Certified, certified
-from sovereign_pipeline.bundle.trusted_publishers import Publishers, index_name, load_publishers
+from sovereign_pipeline.bundle.trusted_publishers import Publishers, load_publishers
 from sovereign_pipeline.bundle.wheels import PUBLISHED
 from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.frozen import Frozen
@@ -91,7 +92,7 @@ class _Wheel:
 
     @property
     def distribution(self) -> str:
-        return index_name(self.file.partition("-")[0])
+        return canonicalize_name(self.file.partition("-")[0])
 
 
 @dataclass(frozen=True)
@@ -200,15 +201,16 @@ def _attestor(wheel: _Wheel, attestation: Attestation, trusted: Publishers) -> _
             if wheel.distribution in each.distributions and each.is_of(who.identity, who.issuer):
                 names.append(name)
     if who is None:
-        raise IntegrityError(f"{wheel.file}: an attestation of the package index is wrong. {reason}", AGAIN)
+        raise IntegrityError(
+            f"{wheel.file}: an attestation of the package index is wrong. {reason}",
+            f"{AGAIN} Each trusted root in {trusted.folder} was tried.",
+        )
     return _Attestor(who, tuple(names))
 
 
 def _is_about(wheel: _Wheel, payload: bytes) -> bool:
     """Whether a statement is about this wheel, and of a kind that counts. Names are compared as PyPI does it."""
-    from packaging.utils import parse_wheel_filename
-
-    with suppress(ValueError, TypeError, KeyError, RecursionError):
+    with suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
         statement = json.loads(payload)
         (subject,) = statement["subject"]
         return (

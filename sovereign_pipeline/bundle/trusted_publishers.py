@@ -1,6 +1,7 @@
 """Whom the institution trusts to sign what others publish: the files of `data/publishers/`, under version control.
 
-`NAME.asc` is a PGP key, `NAME.pub` a public key, and `NAME.yaml` an identity that a certificate of sigstore's names.
+`NAME.asc` is a PGP key, `NAME.pub` a public key, `NAME.yaml` an identity that a certificate of sigstore's names, and
+`NAME.json` a trusted root of sigstore's. Nothing else may lie there: a rule in a file that nobody reads binds nobody.
 What belongs here: reading those. What does not: verifying a signature (`pgp.py`, `sigstore_bundles.py`).
 """
 
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from packaging.utils import canonicalize_name, is_normalized_name
 from pydantic import Field, model_validator
 
 from sovereign_pipeline.bounded_files import read_bounded
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 LARGEST_KEY = 1 << 16
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 ROOT_NAME = re.compile(r"[\w.-]+\.json")
+WORKFLOW = re.compile(r"https://[^@]+")
+ENDINGS = (".asc", ".pub", ".yaml", ".json")
 
 
 class CertifiedIdentity(RecipeModel):
@@ -34,11 +38,12 @@ class CertifiedIdentity(RecipeModel):
     """The certificate's subject, an address or a workflow with its tag, compared exactly."""
 
     workflow: Annotated[str, Field(min_length=1)] | None = None
-    """The subject without what follows `@`, for wheels: each release has a tag of its own."""
+    """The subject without its tag, for wheels: each release has one of its own. On a branch it is not this workflow,
+    since whoever can push a branch can change what runs there."""
 
     distributions: tuple[str, ...] = ()
     """Python distributions that this identity attests, in the index's spelling. Each of their wheels must then be
-    attested by it, and it counts for nothing else."""
+    attested by it, or by another that names the same, and it counts for nothing else."""
 
     trusted_root: Annotated[str, Field(examples=["sigstore-root.json"])]
     """The file beside this one with sigstore's trusted root: its certificate authority and its logs."""
@@ -49,12 +54,16 @@ class CertifiedIdentity(RecipeModel):
             raise ValueError("one of identity and workflow must be there, and not both")
         if self.workflow is not None and not self.distributions:
             raise ValueError("workflow stands for any tag, so it is for wheels alone: name their distributions")
-        if self.workflow is not None and "@" in self.workflow:
-            raise ValueError("workflow is what precedes '@'; a subject with its tag is an identity")
+        if self.workflow is not None and not WORKFLOW.fullmatch(self.workflow):
+            raise ValueError(
+                "workflow must begin with https:// and end before '@'; a subject with its tag is an identity"
+            )
         if not ROOT_NAME.fullmatch(self.trusted_root):
             raise ValueError("trusted_root must be the name of a .json file beside this one")
-        if wrong := [each for each in self.distributions if each != index_name(each)]:
-            raise ValueError(f"distributions: '{wrong[0]}' is '{index_name(wrong[0])}' in an index")
+        if wrong := [each for each in self.distributions if not is_normalized_name(each)]:
+            raise ValueError(
+                f"distributions: an index has no '{wrong[0]}'; '{canonicalize_name(wrong[0])}' may be meant"
+            )
         return self
 
     def is_of(self, identity: str, issuer: str) -> bool:
@@ -62,7 +71,7 @@ class CertifiedIdentity(RecipeModel):
         if issuer != self.issuer:
             return False
         if self.workflow is not None:
-            return identity.startswith(f"{self.workflow}@")
+            return identity.startswith(f"{self.workflow}@refs/tags/")
         return identity == self.identity
 
 
@@ -86,13 +95,13 @@ class Publishers:
             )
 
 
-def index_name(distribution: str) -> str:
-    """A distribution's name as package indexes spell it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", distribution).lower()
-
-
 def load_publishers(folder: Path) -> Publishers:
-    """Raises InputError, RecipeError or IntegrityError for a file that is not what its name says."""
+    """Whom a folder names. Raises InputError, RecipeError or IntegrityError for a file that is not what it must be."""
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
+        if path.suffix not in ENDINGS or not path.is_file():
+            raise InputError(
+                f"{path}: nobody is trusted by such a file.", f"Remove it, or name it as one of *{', *'.join(ENDINGS)}."
+            )
     return Publishers(
         folder,
         tuple(sorted(folder.glob("*.asc"))),

@@ -158,12 +158,15 @@ def test_an_index_that_gives_no_attestations_leaves_wheels_unsigned(index: Index
 
 PLANTED = {
     "another workflow": r"is attested by .*release\.yml\.eve@refs/tags/v1\.0, by",
+    "another workflow by its spelling": r"is attested by .*release\.yml@eve\.yml@refs/heads/main, by",
+    "a branch": r"is attested by .*release\.yml@refs/heads/eve, by",
     "another issuer": "is attested by .*, by https://eve.example, and its publisher is",
     "another authority": "wrong. It does not hold under root.json",
     "another wheel": "about something else",
     "another name": "about something else",
     "another kind": "about something else",
     "two wheels": "about something else",
+    "no name": "about something else",
     "changed": "DSSE: invalid signature",
     "a wrong time stamp": "Invalid Timestamp Response",
     "malformed": "its provenance is malformed",
@@ -188,8 +191,14 @@ def test_an_attestation_that_does_not_hold_is_refused(
         "another name": statement({BETA: digest}, PUBLISH),
         "another kind": about(index, ALPHA, "https://in-toto.io/test"),
         "two wheels": statement({ALPHA: digest, BETA: "0" * 64}, PUBLISH),
+        "no name": good.replace(f'"{ALPHA}"'.encode(), b"5"),
     }
-    identity = f"{WORKFLOW}.eve@refs/tags/v1.0" if planted == "another workflow" else IDENTITY
+    identities = {
+        "another workflow": f"{WORKFLOW}.eve@refs/tags/v1.0",
+        "another workflow by its spelling": f"{WORKFLOW}@eve.yml@refs/heads/main",
+        "a branch": f"{WORKFLOW}@refs/heads/eve",
+    }
+    identity = identities.get(planted, IDENTITY)
     issuer = "https://eve.example" if planted == "another issuer" else ISSUER
     signing = SigstoreInstance() if planted == "another authority" else instance
     attestation = signing.attestation(identity, issuer, payloads.get(planted, good))

@@ -320,17 +320,32 @@ def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: S
     [
         ("a.pub", "no key", "no public key"),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: root.json", "one of identity and workflow"),
-        ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: root.json\nworkflow: w", "name their distributions"),
+        ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: root.json\nworkflow: https://w", "name their distributions"),
+        (
+            "a.yaml",
+            f"issuer: {ISSUER}\ntrusted_root: root.json\nworkflow: alice\ndistributions: [a]",
+            "workflow must begin with https",
+        ),
+        (
+            "a.yaml",
+            f"issuer: {ISSUER}\ntrusted_root: root.json\nworkflow: https://w@t\ndistributions: [a]",
+            "workflow must .* end before '@'",
+        ),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: ../root.json\nidentity: i", "beside this one"),
         ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: gone.json\nidentity: i", "there is no gone.json"),
         (
             "a.yaml",
             f"issuer: {ISSUER}\ntrusted_root: root.json\nidentity: i\ndistributions: [A_b]",
-            "'a-b' in an index",
+            "'a-b' may be meant",
         ),
+        ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: root.json\nidentity: i\ndistributions: ['']", "no ''"),
+        ("a.yml", f"issuer: {ISSUER}\ntrusted_root: root.json\nidentity: i", r"a\.yml: nobody is trusted"),
         ("a.yaml", "identity: i\nregexp: .*\ntrusted_root: root.json", "'regexp' is not a known key"),
     ],
-    ids=["key", "nobody", "any tag", "elsewhere", "no root", "spelling", "unknown"],
+    ids=[
+        *("key", "nobody", "any tag", "no workflow", "with a tag", "elsewhere", "no root", "spelling", "no name"),
+        *("another ending", "unknown"),
+    ],
 )
 def test_whom_to_trust_is_read_strictly(fetched: Fetched, name: str, content: str, said: str) -> None:
     (fetched.publishers / name).write_text(content)
