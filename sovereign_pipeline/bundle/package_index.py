@@ -15,13 +15,14 @@ from urllib.parse import urljoin, urlsplit
 from sovereign_pipeline.errors import IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
-    from requests import Session
+    from requests import Response, Session
 
 SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
 PYPI = "https://pypi.org/simple"
 LARGEST_PAGE, LARGEST_PROVENANCE = 64 << 20, 16 << 20
 SECONDS = 60
 BLOCK = 1 << 16
+NO_NAME = "The package index"
 
 
 def configured_indexes() -> list[str]:
@@ -42,25 +43,25 @@ def provenance_of(
 ) -> bytes | None:
     """What the first index that names a provenance for exactly this file gives; None where none names one."""
     for index in indexes:
-        url = f"{index.rstrip('/')}/{distribution}/"
-        page = _get(session, url, SIMPLE_JSON, LARGEST_PAGE)
-        named = None if page is None else _named(page, file, sha256)
-        if named is None:
+        page_url = f"{index.rstrip('/')}/{distribution}/"
+        page = _get(session, page_url, SIMPLE_JSON, LARGEST_PAGE)
+        url = None if page is None else _provenance_url(page, page_url, file, sha256)
+        if url is None:
             continue
-        given = _get(session, urljoin(url, named), "application/json", LARGEST_PROVENANCE)
+        given = _get(session, url, "application/json", LARGEST_PROVENANCE)
         if given is None:
             raise NotFoundError(f"{file}: {_host(index)} names a provenance and does not give it.", "Try again later.")
         return given
     return None
 
 
-def _named(page: bytes, file: str, sha256: str) -> str | None:
-    """Where the provenance of a file is. An index that gives no JSON names none."""
+def _provenance_url(page: bytes, page_url: str, file: str, sha256: str) -> str | None:
+    """Where the provenance of a file is. An index that gives no JSON names none, nor does what is no address."""
     with suppress(ValueError, KeyError, TypeError, AttributeError, StopIteration, RecursionError):
         files = json.loads(page)["files"]
         found = next(each for each in files if each["filename"] == file and each["hashes"]["sha256"] == sha256)
         named = found.get("provenance")
-        return named if isinstance(named, str) else None
+        return urljoin(page_url, named) if isinstance(named, str) else None
     return None
 
 
@@ -68,8 +69,9 @@ def _get(session: "Session", url: str, accept: str, most: int) -> bytes | None:
     """What lies at an address; None: nothing does."""
     import requests
 
+    headers, hooks = {"Accept": accept}, {"response": _leave_body_of_redirect}
     try:
-        with session.get(url, headers={"Accept": accept}, timeout=SECONDS, stream=True) as answer:
+        with session.get(url, headers=headers, hooks=hooks, timeout=SECONDS, stream=True) as answer:
             if answer.status_code == 404:
                 return None
             if answer.status_code != 200:
@@ -80,14 +82,22 @@ def _get(session: "Session", url: str, accept: str, most: int) -> bytes | None:
                 if len(content) > most:
                     raise IntegrityError(f"{_host(url)} answered with more than {most:,} bytes.", "Check the index.")
             return bytes(content)
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # ValueError: an index names or redirects to no address
         raise NotFoundError(
             f"{_host(url)} cannot be asked ({type(error).__name__}).", "Check the package index that pip uses."
         ) from None
 
 
+def _leave_body_of_redirect(answer: "Response", **_: object) -> None:
+    """Else requests reads it into memory, however large it is."""
+    if answer.is_redirect:
+        answer.close()
+
+
 def _host(url: str) -> str:
-    return urlsplit(url).hostname or "The package index"
+    with suppress(ValueError):  # which quotes the address, password and all
+        return urlsplit(url).hostname or NO_NAME
+    return NO_NAME
 
 
 def _settings(listed: str) -> Iterator[tuple[str, str]]:

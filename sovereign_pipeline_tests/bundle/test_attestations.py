@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,7 +16,7 @@ from sovereign_pipeline.bundle.attestations import with_attestations
 from sovereign_pipeline.bundle.carried.telling import told
 from sovereign_pipeline.bundle.packing import Content
 from sovereign_pipeline.bundle.wheels import PUBLISHED
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.errors import IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline_tests.bundle.conftest import Packers, wheel
 from sovereign_pipeline_tests.bundle.sigstore_instance import SigstoreInstance, statement
 
@@ -34,6 +35,9 @@ class Index:
     provenances: dict[str, bytes] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     speaks_json: bool = True
+    redirect: tuple[str, int] | None = None
+    """Where to, and with how many bytes."""
+    sent: int = 0
 
     def answer(self, path: str, host: str) -> tuple[str, bytes] | None:
         self.asked.append(path)
@@ -64,6 +68,9 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if index.redirect:
+                self.redirect(*index.redirect)
+                return
             found = index.answer(self.path, self.headers["Host"])
             kind, content = found or ("text/plain", b"")
             self.send_response(200 if found else 404)
@@ -71,6 +78,16 @@ def index(monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+
+        def redirect(self, location: str, size: int) -> None:
+            self.send_response(302)
+            self.send_header("Location", location)
+            self.send_header("Content-Length", str(size))
+            self.end_headers()
+            with suppress(OSError):  # where nobody reads it
+                for _ in range(size >> 20):
+                    self.wfile.write(bytes(1 << 20))
+                    index.sent += 1 << 20
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
@@ -225,7 +242,47 @@ def test_an_index_that_cannot_be_asked_stops_the_packing_and_no_password_is_told
     packing: Packing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packing.trust("alpha", workflow=WORKFLOW, distributions=["alpha"])
-    monkeypatch.setenv("PIP_INDEX_URL", "http://operator:opensesame@127.0.0.1:9/simple")
-    with pytest.raises(NotFoundError, match=r"127\.0\.0\.1 cannot be asked") as refused:
+    for host, said in (("127.0.0.1:9", r"127\.0\.0\.1 cannot"), ("h\u2100st", "The package index cannot")):
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://operator:opensesame@{host}/simple")
+        with pytest.raises(NotFoundError, match=said) as refused:
+            packing.packed()
+        assert "opensesame" not in f"{refused.value}{packing.told}"
+
+
+NO_HOST = f"http://{'a' * 64}.example/"
+
+
+@pytest.mark.parametrize("location", ["/simple/alpha/", "http://[", NO_HOST], ids=["itself", "no address", "no host"])
+def test_an_index_that_redirects_to_nowhere_stops_the_packing(index: Index, packing: Packing, location: str) -> None:
+    packing.trust("alpha", workflow=WORKFLOW, distributions=["alpha"])
+    index.redirect = (location, 0)
+    with pytest.raises(NotFoundError, match=r"127\.0\.0\.1 cannot be asked"):
         packing.packed()
-    assert "opensesame" not in f"{refused.value}{packing.told}"
+
+
+def test_the_body_of_a_redirect_is_not_read(index: Index, packing: Packing) -> None:
+    packing.trust("alpha", workflow=WORKFLOW, distributions=["alpha"])
+    index.redirect = ("http://127.0.0.1:9/", 64 << 20)
+    with pytest.raises(NotFoundError, match=r"127\.0\.0\.1 cannot be asked"):
+        packing.packed()
+    assert index.sent < 32 << 20  # what the sockets hold
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("http://[", "gives no attestation"),
+        (NO_HOST, r"a\.example cannot be asked"),
+        ("file:///etc", "cannot be asked"),
+    ],
+    ids=["no address", "no host", "a file"],
+)
+def test_an_index_that_names_nowhere_for_a_provenance_gives_none(
+    index: Index, packing: Packing, monkeypatch: pytest.MonkeyPatch, named: str, said: str
+) -> None:
+    packing.trust("alpha", workflow=WORKFLOW, distributions=["alpha"])
+    digest = hashlib.sha256(index.wheels[ALPHA]).hexdigest()
+    page = {"files": [{"filename": ALPHA, "hashes": {"sha256": digest}, "provenance": named}]}
+    monkeypatch.setattr(index, "answer", lambda *_: ("application/json", json.dumps(page).encode()))
+    with pytest.raises(SovereignError, match=said):
+        packing.packed()
