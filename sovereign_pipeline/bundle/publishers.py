@@ -36,7 +36,8 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
     Raises IntegrityError for a signature that does not hold, and for one over nothing that is carried; InputError.
     """
     trusted = load_publishers(publishers)
-    files = sorted(path for path in signatures.rglob("*") if path.is_file())
+    paths = sorted(path for path in signatures.rglob("*") if path.is_symlink() or not path.is_dir())
+    files = [path for path in paths if path.is_file() and not path.is_symlink()]
     found = [path for path in files if _suffix(path) or path.name == sigstore_bundles.MODEL]
     if not found:
         raise InputError(
@@ -66,20 +67,21 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
                 )
             publisher = VERIFIERS[suffix](signature, _path(by_name[covered[0]]), trusted)
         by_name |= {each: _also_signed(by_name[each], publisher) for each in covered}
-    if passed_over := [path for path in files if path not in found and path not in lists]:
+    if passed_over := [path for path in paths if path not in found and path not in lists]:
         raise InputError(
-            f"{passed_over[0]}: it is no signature, and no list that one is over.", "Remove it, or correct its name."
+            f"{passed_over[0]}: it is no signature, and no list that one is over.",
+            "Remove it, or correct its name; for a link put the file there.",
         )
     carried = (
         Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")
         for path in found
     )
-    return [*by_name.values(), *lists.values(), *carried]
+    return [*(by_name[each.name] for each in contents), *lists.values(), *carried]
 
 
 def _suffix(path: Path) -> str:
     """The ending of a signature over a file or a list; empty: the file is none."""
-    return next((each for each in VERIFIERS if path.name.endswith(each)), "")
+    return next((each for each in VERIFIERS if path.name.endswith(each) and path.name != each), "")
 
 
 def _also_signed(content: Content, publisher: str) -> Content:

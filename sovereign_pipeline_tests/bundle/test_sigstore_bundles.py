@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from sovereign_pipeline.bundle.carried.reading import Refused
 from sovereign_pipeline.bundle.carried.telling import told
 from sovereign_pipeline.bundle.packing import Content
 from sovereign_pipeline.bundle.publishers import with_publishers
@@ -291,6 +293,35 @@ def test_a_model_signed_by_the_openssfs_library_is_covered_file_by_file(fetched:
 def listed(files: list[tuple[str, str, str]], kind: str = MODEL_FILES) -> bytes:
     resources = [{"name": name, "algorithm": algorithm, "digest": digest} for name, algorithm, digest in files]
     return statement({"model": "0" * 64}, kind, {"resources": resources})
+
+
+@pytest.mark.parametrize("planted", ["a linked folder", "a link", "a pipe", "no name"])
+def test_nothing_in_the_folder_of_signatures_is_passed_over(fetched: Fetched, planted: str, tmp_path: Path) -> None:
+    key = new_key()
+    fetched.trust_key(key)
+    place = fetched.put("card.sigstore.json", bundle_by_key(key, CARD)).parent
+    (tmp_path / "elsewhere").mkdir()
+    if planted == "a linked folder":
+        (place / "planted").symlink_to(tmp_path / "elsewhere")
+    elif planted == "a link":
+        (place / "weights.sigstore.json").symlink_to(place / "card.sigstore.json")
+    elif planted == "a pipe":
+        os.mkfifo(place / "weights.asc")
+    else:
+        (place / ".asc").write_bytes(b"")
+    with pytest.raises(InputError, match="it is no signature"):
+        fetched.verified()
+
+
+def test_a_file_is_not_lost_to_another_of_its_name(fetched: Fetched, packers: Packers, tmp_path: Path) -> None:
+    key = new_key()
+    fetched.trust_key(key)
+    fetched.put("card.sigstore.json", bundle_by_key(key, CARD))
+    twice = [*fetched.contents, Content("models/gemma/card", b"another", "made here")]
+    twice.reverse()
+    carried = packers.contents(*with_publishers(twice, fetched.signatures, fetched.publishers))
+    with pytest.raises(Refused, match="'models/gemma/card' is there twice"):
+        packers.verified(packers.packed(tmp_path / "bundle", carried))
 
 
 @pytest.mark.security_case("The signed list of a model's files names other bytes, or is none.", "Nothing is packed.")
