@@ -21,7 +21,7 @@ from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.bundle.package_index import configured_indexes, provenance_of
 from sovereign_pipeline.bundle.packing import Content
-from sovereign_pipeline.bundle.sigstore_certificates import Certified, certified
+from sovereign_pipeline.bundle.sigstore_certificates import MOST_SAID, Certified, certified
 from sovereign_pipeline.bundle.trusted_publishers import Publishers, load_publishers
 from sovereign_pipeline.bundle.wheels import PUBLISHED
 from sovereign_pipeline.errors import IntegrityError
@@ -36,8 +36,8 @@ AGAIN = "Find out why the package index gives it so."
 
 class _Material(Frozen):
     certificate: str
-    transparency_entries: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    timestamps: list[str] | None = None
+    transparency_entries: Annotated[list[dict[str, Any]], Field(min_length=1, fail_fast=True)]
+    timestamps: Annotated[list[str], Field(fail_fast=True)] | None = None
     """Of a time stamp authority: of attestations whose log signs no time (drafted for PEP 740)."""
 
 
@@ -74,14 +74,15 @@ class Attestation(Frozen):
 class _OfOnePublisher(Frozen):
     publisher: dict[str, Any]
     """As the index says; what counts is the certificate."""
-    attestations: list[Attestation]
+    attestations: Annotated[list[Attestation], Field(fail_fast=True)]
 
 
 class Provenance(Frozen):
     """What an index gives for a file: attestations, by the publisher from whom it took them."""
 
     version: Literal[1]
-    attestation_bundles: list[_OfOnePublisher]
+    attestation_bundles: Annotated[list[_OfOnePublisher], Field(fail_fast=True)]
+    """Read to the first mistake: a million would be told at 700 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _attestors(wheel: _Wheel, provenance: bytes, trusted: Publishers) -> Iterato
         detail = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in detail["loc"])
         raise IntegrityError(
-            f"{wheel.file}: its provenance is malformed ({place!a}: {detail['msg']}).", AGAIN
+            f"{wheel.file}: its provenance is malformed ({place[:MOST_SAID]!a}: {detail['msg']}).", AGAIN
         ) from None
     for attestation in (each for bundle in parsed.attestation_bundles for each in bundle.attestations):
         attestor = _attestor(wheel, attestation, trusted)

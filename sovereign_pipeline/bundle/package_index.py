@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
 PYPI = "https://pypi.org/simple"
-LARGEST_PAGE, LARGEST_PROVENANCE = 64 << 20, 16 << 20
+LARGEST_PAGE, LARGEST_PROVENANCE = 64 << 20, 1 << 20
 SECONDS = 60
 BLOCK = 1 << 16
 NO_NAME = "The package index"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -286,3 +287,18 @@ def test_an_index_that_names_nowhere_for_a_provenance_gives_none(
     monkeypatch.setattr(index, "answer", lambda *_: ("application/json", json.dumps(page).encode()))
     with pytest.raises(SovereignError, match=said):
         packing.packed()
+
+
+def test_an_index_that_gives_a_flood_is_refused_in_little_memory(index: Index, packing: Packing) -> None:
+    packing.trust("alpha", workflow=WORKFLOW, distributions=["alpha"])
+    index.provenances[ALPHA] = bytes((1 << 20) + 1)
+    with pytest.raises(IntegrityError, match="more than 1,048,576 bytes"):
+        packing.packed()
+    mistakes = ",".join("1" * 100_000)
+    index.provenances[ALPHA] = f'{{"version":1,"attestation_bundles":[{mistakes}]}}'.encode()
+    tracemalloc.start()
+    with pytest.raises(IntegrityError, match="its provenance is malformed"):
+        packing.packed()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 << 20
