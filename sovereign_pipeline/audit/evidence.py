@@ -62,16 +62,17 @@ A_DAY = len("2027-03-14")
 README = """# Evidence: {adapters}
 
 Classification: {classification}. This folder holds no text of a document. It names officers, source files, rules, and
-where a verdict does so ids of documents.
+ids of rows where a verdict, a data card or the proof of a split does so.
 
 Verify it, with Python 3.11 and `cryptography` alone, from the SHA-256 of the institution's first trust root, which you
 have on paper:
 
-    python verify.py SHA256
+    python YOUR-OWN/verify.py SHA256 --folder .
 
-`verify.py` takes some three quarters of an hour to read; begin at its top. Whoever gave you this folder could have
-changed it: compare its SHA-256 with that of the release. `index.json` lists every other file with its SHA-256 and is
-signed by the pipeline.
+Run your own copy of `verify.py`, which you know, and not the one in this folder: whoever gave you the folder could have
+changed it. Each release has its own; compare the SHA-256 with the one on paper. It takes an hour to read; begin at its
+top. `--on 2027-03-14` says what answered on a day (else when this was made), and `--seen N` refuses a log with fewer
+entries than you have seen before. `index.json` lists every other file with its SHA-256 and is signed by the pipeline.
 
 | folder | holds |
 |---|---|
@@ -100,6 +101,8 @@ class Written:
     entries: int
     """How many of the log are proven in it."""
     root_sha256: str
+    verifier_sha256: str
+    """Of `verify.py`, as this release has it."""
 
 
 def answered(session: Session, line: str, on: str, since: datetime.datetime, until: datetime.datetime) -> list[str]:
@@ -195,6 +198,7 @@ def write_package(
         bytes=sum(map(len, files.values())),
         entries=len(found.entries),
         root_sha256=trust.root_sha256,
+        verifier_sha256=hashlib.sha256(files["verify.py"]).hexdigest(),
     )
 
 

@@ -5,7 +5,7 @@
 ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; all else is followed from it.
 Ends 0 where everything holds, 1 at the first thing that does not, and 2 for a wrong call.
 
-**How to read it.** 1,212 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
+**How to read it.** 1,455 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
 those above it alone. `check_all` in the last one has the order in which everything is checked.
 
  1. Bytes        forms of JSON, moments, keys
@@ -17,8 +17,9 @@ those above it alone. `check_all` in the last one has the order in which everyth
  7. Adapters     the registry's row, the record, manifests and verdicts of gates say the same; who waived a verdict
  8. Acts         what an entry says was signed, by the officer or the pipeline's key that it names, who may do so
  9. Transitions  each was asked for and approved by officers who may, was made once, and none is missing
-10. Reviews      the acts of a blind review are one signed chain, its seed is the sealed one; who closed it early
-11. Everything   the order, what is printed, and what no package can show (`cannot_know`)
+10. Flags        who got which adapter when: by a file, a statement and an entry that say the same
+11. Reviews      the acts of a blind review are one signed chain, its seed is the sealed one; who closed it early
+12. Everything   the order, what is printed, and what no package can show (`cannot_know`)
 
 **What is what.** A *statement* is an in-toto statement in a sigstore bundle: a key says something (the predicate) about
 a file (by its SHA-256). An *entry* of the log names an act, and what it was done to (its subjects). Entries are counted
@@ -40,6 +41,7 @@ import base64
 import datetime
 import hashlib
 import json
+import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -111,6 +113,16 @@ def moment(text: str) -> datetime.datetime:
     return at.replace(tzinfo=datetime.UTC) if at.tzinfo is None else at.astimezone(datetime.UTC)
 
 
+CLOCKS = datetime.timedelta(minutes=5)
+"""A clock may be set back by so much. What is dated back by more is refused."""
+
+
+def period(text: str) -> tuple[datetime.datetime, datetime.datetime]:
+    """The first and the last moment of a day, or one moment twice."""
+    since = moment(text)
+    return since, since if len(text) > 10 else since + datetime.timedelta(days=1, microseconds=-1)
+
+
 Public = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 
 
@@ -125,6 +137,16 @@ def signed_with(key: Public, signature: bytes, content: bytes) -> bool:
     return True
 
 
+def place(entry: Mapping[str, Any]) -> str:
+    """Where an entry stands in the log, and when it was made."""
+    return f"entry {entry['sequence']}, {moment(entry['at']):%Y-%m-%d %H:%M:%S}"
+
+
+def quoted(text: str) -> str:
+    """What a person wrote, so that it cannot be taken for a word of this program."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def keyid_of(key: Public, form: serialization.Encoding = serialization.Encoding.DER) -> str:
     """A key's one id: the SHA-256 of its SubjectPublicKeyInfo. That of its PEM is its name in the OpenSSF's bundles."""
     return sha256(key.public_bytes(form, serialization.PublicFormat.SubjectPublicKeyInfo))
@@ -134,6 +156,16 @@ def keyid_of(key: Public, form: serialization.Encoding = serialization.Encoding.
 
 BESIDES = ("index.json", "index.json.sigstore.json", "README.md", "verify.py")
 """Files that nothing else in the package refers to. The index lists the last two, and is itself signed."""
+DOCUMENTS = (
+    "bill-of-materials.cdx.json",
+    "bill-of-materials.spdx.json",
+    "lineage.openlineage.jsonl",
+    "model-card.md",
+    "technical-file.md",
+)
+"""Of each adapter, in others' forms. The index alone vouches for them."""
+LARGEST = 1 << 30
+"""Bytes of a package: more would fill this machine's memory."""
 TITLES = ("Waived", "Blind reviews", "Holds", "Officers' acts", "Technical files")
 """Of what is noted in words while it is checked, and printed in the end."""
 
@@ -189,12 +221,19 @@ class Package:
 def read_folder(folder: Path) -> dict[str, bytes]:
     """Every file by its path. No links, which lead elsewhere, and no empty directories."""
     found: dict[str, bytes] = {}
-    for path in sorted(folder.rglob("*")):
-        name, mode = path.relative_to(folder).as_posix(), path.lstat().st_mode
-        if stat.S_ISREG(mode):
-            found[name] = path.read_bytes()
-        elif not stat.S_ISDIR(mode) or not any(path.iterdir()):
-            raise Refused(f"{name}: a package holds files, no links and no empty directories")
+    try:
+        paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
+        kinds = {name: path.lstat() for name, path in paths.items()}
+        whole = sum(each.st_size for each in kinds.values() if stat.S_ISREG(each.st_mode))
+        require(whole <= LARGEST, f"the package has {whole:,} bytes, more than any: it was not read")
+        for name, path in paths.items():
+            mode = kinds[name].st_mode
+            if stat.S_ISREG(mode):
+                found[name] = path.read_bytes()
+            elif not stat.S_ISDIR(mode) or not any(path.iterdir()):
+                raise Refused(f"{name}: a package holds files, no links and no empty directories")
+    except OSError as error:
+        raise Refused(f"{error.filename}: it cannot be read ({error.strerror})") from None
     return found
 
 
@@ -208,6 +247,9 @@ def read_index(package: Package) -> dict[str, Any]:
     differing = [name for name in sorted({*there} & {*listed}) if there[name] != listed[name]]
     wrong += [f"{name}: its SHA-256 is not the one of the index" for name in differing]
     require(not wrong, "; ".join(wrong))
+    adapters = index["adapters"]
+    is_such = type(index["entries"]) is int and adapters and len(adapters) == len({*adapters})
+    require(is_such, "index.json: it names an adapter twice or none, or no number of entries")
     return index
 
 
@@ -398,7 +440,20 @@ def read_log(package: Package) -> dict[int, dict[str, Any]]:
         in_time = moment(entry["at"]) <= moment(package.index["made_at"])
         require(in_time, f"index.json: entry {number} is younger than the package")
         entries[number] = entry
+    check_order(entries)
     return entries
+
+
+def check_order(entries: Mapping[int, dict[str, Any]]) -> None:
+    """Each entry names the hash of the one before it, and none is dated back behind an earlier one."""
+    latest = moment("0002-01-01")
+    for number, entry in sorted(entries.items()):
+        if number - 1 in entries:
+            follows = entry["previous"] == entries[number - 1]["hash"]
+            require(follows, f"entry {number}: it does not follow entry {number - 1}")
+        in_order = moment(entry["at"]) >= latest - CLOCKS
+        require(in_order, f"entry {number}: it is dated {entry['at']}, before an entry that the log has before it")
+        latest = max(latest, moment(entry["at"]))
 
 
 def check_trust_on_record(package: Package) -> None:
@@ -438,7 +493,9 @@ class Said:
         require(self.key.allows(act, *levels), f"{self.where}: {self.key.person} may not {act} this")
 
 
-def statement(package: Package, bundle: bytes, role: str, kind: str, about: str, index: int, where: str) -> Said:
+def statement(
+    package: Package, bundle: bytes, role: str, kind: str, about: str, index: int, where: str, name: str = "its file"
+) -> Said:
     """What a key says about the file with the SHA-256 `about`, in a statement of a kind: a key that has this role, and
     was in force at this index of the log."""
     package.at = where
@@ -464,13 +521,14 @@ def statement(package: Package, bundle: bytes, role: str, kind: str, about: str,
         about in {each["digest"]["sha256"] for each in said["subject"]},
     )
     require(is_such, f"{where}: it is a statement of the kind {said['predicateType']}, not {kind}")
-    require(is_about_it, f"{where}: it is about another file than {about}")
+    changed = f"{name} was changed after it was signed, or is another one: its SHA-256 is {about}"
+    require(is_about_it, f"{where}: {changed}")
     return Said(said["subject"], said["predicate"], keyid, key, sha256(bundle), where)
 
 
 def check_index_signed(package: Package) -> None:
     where, about, size = BESIDES[1], sha256(package.files[BESIDES[0]]), package.checkpoint.size
-    said = statement(package, package.take(where), "pipeline", f"{OURS}evidence/v1", about, size, where)
+    said = statement(package, package.take(where), "pipeline", f"{OURS}evidence/v1", about, size, where, "index.json")
     said.require_same({name: value for name, value in package.index.items() if name != "files"})
     require(package.index["entries"] == size, "index.json: it was made with another checkpoint")
 
@@ -679,6 +737,8 @@ def check_adapter(package: Package, row: dict[str, Any]) -> None:
         raise Refused(f"{own}: the package lacks its record")
     record, manifest, inputs = package.json(f"{sealed.folder}/record.json"), sealed.manifest, sealed.inputs()
     adapter, preference = artifacts[row["adapter_digest"]], record["preference_dataset"]
+    base, described = record["base_model"], package.json(f"artifacts/{inputs['base_model']}/base_model.json")
+    files = {each["name"]: each["sha256"] for each in base["files"]}
     same = {
         "line": (record["line"], row["line"], manifest["line"]),
         "classification": (record["classification"], row["classification"], manifest["classification"]),
@@ -688,6 +748,11 @@ def check_adapter(package: Package, row: dict[str, Any]) -> None:
         "training dataset": (record["training_dataset"]["digest"], row["dataset_digest"], inputs["training_dataset"]),
         "preference dataset": (preference["digest"] if preference else None, row["preference_dataset_digest"]),
         "base model": (record["base_model"]["digest"], row["base_model_digest"]),
+        "base model's name": (base["name"], row["base_model"], described["name"]),
+        "base model's files": (base["digest"], described["digest"], sha256(canonical(files))),
+        "version": (own, f"{row['line']}-{row['version']}"),
+        "source of the program": (adapter.manifest["circumstances"]["source_sha256"], row["source_sha256"]),
+        **{name: (record[name], row[name]) for name in ("code_version", "evaluation", "framework_versions", "method")},
         "manifest": (adapter.manifest_sha256, row["manifest_sha256"]),
         "lineage": (record["lineage"], lineage_of(package, sealed.digest)),
     }
@@ -731,7 +796,7 @@ def check_verdict(package: Package, verdict: Artifact, waiver: str | None, of: s
     is_lawful = verdict.config.get("officer_may") in enough
     require(is_lawful, f"{where}: the recipe lets no officer {kind} this verdict")
     said.require_may("waive", manifest["classification"])
-    package.words["Waived"].append(f"{of}gate {gate} ({outcome}), by {said.key.person}: {accepted['reason']}")
+    package.words["Waived"].append(f"{of}gate {gate} ({outcome}), by {said.key.person}: {quoted(accepted['reason'])}")
 
 
 # --- 8. Acts ---------------------------------------------------------------------------------------------------------
@@ -739,7 +804,19 @@ def check_verdict(package: Package, verdict: Artifact, waiver: str | None, of: s
 DECIDED = {"approve": "release approved", "reject": "release rejected", "withdraw": "release decision withdrawn"}
 """Decision about a request -> the action of its entry."""
 MOVED = ("line", "sequence", "adapter", "transition", "from", "to", "request", "at")
-SENT = ("line", "production", "staged", "stopped", "cause", "request")
+SENT = (
+    "line",
+    "production",
+    "staged",
+    "staged_by",
+    "began",
+    "groups",
+    "stopped",
+    "cause",
+    "reason",
+    "evaluator",
+    "request",
+)
 ACTS: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
     "release requested": ("officer", "request/v1", "adapter", "", ("line", "adapter")),
     **dict.fromkeys(DECIDED.values(), ("officer", "approval/v1", "request", "", ("request",))),
@@ -768,6 +845,18 @@ CAPACITIES = {
 """What a technical file is signed as -> who that is."""
 
 
+def check_dated(act: Said, entry: dict[str, Any], after: Iterable[dict[str, Any]] = ()) -> None:
+    """What an act says of its own time is not later than its entry, nor before entries that it rests on."""
+    if "at" not in act.predicate:
+        return
+    at, in_words = moment(act.predicate["at"]), f"{act.where}: it is dated {act.predicate['at']}"
+    is_not_later = at <= moment(entry["at"]) + CLOCKS
+    require(is_not_later, f"{in_words}, after entry {entry['sequence']} of it")
+    for each in after:
+        is_not_before = at >= moment(each["at"]) - CLOCKS
+        require(is_not_before, f"{in_words}, before entry {each['sequence']}, on which it rests")
+
+
 def read_acts(package: Package) -> dict[int, Said]:
     """What was signed of each act, by the number of its entry, by the key that the entry names."""
     acts: dict[int, Said] = {}
@@ -794,6 +883,7 @@ def read_acts(package: Package) -> dict[int, Said]:
         act = acts[number] = statement(package, bundle, role, OURS + kind, about, number - 1, where)
         is_about = {each["digest"]["sha256"] for each in act.subject} >= {row["record_manifest_sha256"] for row in rows}
         require(is_about or of != "adapter", f"{where}: it is about other adapters than entry {number}")
+        check_dated(act, entry)
         is_own = entry["actor"] == f"{role}:{act.keyid}"
         require(is_own, f"{where}: entry {number} is of {entry['actor']}, and another key signed")
         told = {name: subjects[name] for name in same or {*subjects} - BESIDES_SIGNED}
@@ -817,12 +907,12 @@ def tell_acts(package: Package, lines: list[str]) -> None:
             known = judged.get(said["judgement"], {})
             is_of_it = all(said[name] == known.get(name) for name in ("line", "adapter", "outcome"))
             require(is_of_it, f"{act.where}: it accepts a judgement that is not on record, or another adapter's")
-            words = f"inconclusive hold of {said['adapter']} accepted by {by}: {said['reason']}"
+            words = f"inconclusive hold of {said['adapter']} accepted by {by}: {quoted(said['reason'])}"
             package.words["Holds"].append(words)
     for entry, act in package.acts_of(*OFFICERS_ACTS):
         named, text = act.predicate.get("adapters", [act.predicate.get("adapter")]), act.predicate.get("text")
         adapters, what = ", ".join(each for each in named if each in package.rows), entry["action"]
-        told = f"{what} by {act.key.person}, {adapters}: {text or act.predicate['reason']}"
+        told = f"{place(entry)}: {what} by {act.key.person}, {adapters}: {quoted(text or act.predicate['reason'])}"
         package.words["Officers' acts"].append(told)
 
 
@@ -838,8 +928,8 @@ def tell_technical_files(package: Package) -> None:
         capacity = said["capacity"]
         require(capacity in CAPACITIES, f"{act.where}: nobody signs as {capacity}")
         act.require_may(f"sign_as_{capacity}", row["classification"])
-        file = (row["id"], f"{said['file']}, {unwritten} places not written")
-        signed.setdefault(file, {}).setdefault(capacity, []).append(f"{act.key.person} on {said['at'][:10]}")
+        about = (row["id"], f"{said['file']}, {unwritten} places not written")
+        signed.setdefault(about, {}).setdefault(capacity, []).append(f"{act.key.person} on {said['at'][:10]}")
     for (adapter, file), by in signed.items():
         for each, who in CAPACITIES.items():
             words.append(f"{adapter}, {file}; {who}: {', '.join(by[each]) if each in by else 'nobody signed'}")
@@ -865,11 +955,14 @@ ARROWS: dict[str, tuple[set[str], str]] = {
 
 
 def check_rules(package: Package) -> None:
-    """Rules and recipes are those that entries name."""
+    """Rules and recipes are those that entries name, and each that an entry names is here."""
     for path in package.below("policy"):
         digest = sha256(package.take(path))
         is_named = path == f"policy/{digest}.yaml" and any(package.entries("policy changed", now=digest))
         require(is_named, f"{path}: no entry of the log names these rules")
+    for entry in package.entries("policy changed"):
+        if now := entry["subjects"]["now"]:
+            package.take(f"policy/{now}.yaml")
 
 
 def check_request(package: Package, number: int, request: Said) -> None:
@@ -882,7 +975,7 @@ def check_request(package: Package, number: int, request: Said) -> None:
     require(is_complete, f"{where}: it names no number of approvals, or no rules")
     row, evidence = package.rows[asked["adapter"]], asked["evidence"]
     same = all(evidence[name] == row[f"{name}_digest"] for name in ("record", "adapter", "evaluation_report"))
-    is_own = same and evidence["waivers"] == waivers_of(row)
+    is_own = same and (evidence["waivers"], evidence["gates"]) == (waivers_of(row), len(row["gate_records"]))
     require(is_own, f"{where}: it rests on another adapter's evidence")
     for file, digest in asked["policy"].items():
         rules = [each for each in package.entries("policy changed", file=file) if each["sequence"] < number]
@@ -890,11 +983,11 @@ def check_request(package: Package, number: int, request: Said) -> None:
         require(in_force, f"{where}: {file} was not {digest[:12]} by record")
 
 
-def approvals_of(package: Package, request: Said, until: int) -> dict[str, str]:
-    """Person -> the SHA-256 of the approval: of those who may decide, and who neither asked nor withdrew. Of decisions
+def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[str, Any]]:
+    """Person -> the entry of the approval: of those who may decide, and who neither asked nor withdrew. Of decisions
     that were on record before an entry."""
     asked, requester, where = request.predicate, request.key.person, f"request {request.sha256[:12]}"
-    levels, found = (asked["classification"], package.rows[asked["adapter"]]["classification"]), dict[str, str]()
+    levels, found = (asked["classification"], package.rows[asked["adapter"]]["classification"]), dict[str, Any]()
     for decision, action in DECIDED.items():
         for entry, given in package.acts_of(action, request=request.sha256):
             person = str(given.key.person)
@@ -904,7 +997,7 @@ def approvals_of(package: Package, request: Said, until: int) -> dict[str, str]:
                 continue
             require(decision != "reject", f"{where}: {person} rejected it before it took effect")
             if decision == "approve" and person != requester:
-                found.setdefault(person, given.sha256)
+                found.setdefault(person, entry)
             elif decision == "withdraw":
                 require(person != requester, f"{where}: {person} withdrew it before it took effect")
                 found.pop(person, None)
@@ -913,11 +1006,11 @@ def approvals_of(package: Package, request: Said, until: int) -> dict[str, str]:
 
 def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
     """Every transition of a line, from the first, each as it was asked for and approved."""
-    requests: dict[str, tuple[int, Said]] = {}
+    requests: dict[str, tuple[dict[str, Any], Said]] = {}
     for entry, said in package.acts_of("release requested", line=line):
         check_request(package, entry["sequence"], said)
         approvals_of(package, said, until=0)  # a decision that came too late is what its entry says, too
-        requests[said.sha256] = (entry["sequence"], said)
+        requests[said.sha256] = (entry, said)
     changes, state, took_effect = list[dict[str, Any]](), dict[str, str](), set[tuple[str, str]]()
     for number, (entry, act) in enumerate(package.acts_of("state changed", line=line), start=1):
         made, where = act.predicate, f"transition {act.predicate['sequence']} of line {line}"
@@ -931,13 +1024,15 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
         supersedes = of_incumbent == ("supersede", asked["incumbent"], "production", "superseded", "production")
         require(is_it or supersedes, f"{where}: it is not what request {of[:12]} asks for")
         approvals, needed = approvals_of(package, request, until=entry["sequence"]), asked["approvals"]
-        is_approved = {*made["approvals"]} <= {*approvals.values()} and len(made["approvals"]) >= needed
+        named, known = {*made["approvals"]}, {each["subjects"]["statement"] for each in approvals.values()}
+        is_approved = len(made["approvals"]) == len(named) >= needed and named <= known  # each of another person
         require(is_approved, f"{where}: it names approvals that do not count, or fewer than {needed}")
         level = package.rows[asked["adapter"]]["classification"]
         is_enough = needed > 0 or by.allows(asked["transition"], level)
         require(is_enough, f"{where}: {by.person} could not decide this alone")
-        in_time = asked_at < entry["sequence"] and moment(made["at"]) < moment(asked["expires"])
+        in_time = asked_at["sequence"] < entry["sequence"] and moment(made["at"]) < moment(asked["expires"])
         require(in_time, f"{where}: its request had expired, or came later")
+        check_dated(act, entry, after=[asked_at, *approvals.values()])
         require((of, transition) not in took_effect, f"{where}: its request had taken effect before")
         took_effect.add((of, transition))
         before = state.get(adapter)
@@ -945,31 +1040,162 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
         require(is_there, f"{where}: {adapter} was not {made['from']}")
         state[adapter] = made["to"]
         require([*state.values()].count("production") <= 1, f"{where}: it leaves two adapters in production")
-        others = ", ".join(sorted(approvals)) or "nobody besides"
-        what = f"{moment(made['at']):%Y-%m-%d %H:%M} {adapter} {transition} -> {made['to']}"
-        words = f"{what}, asked by {by.person}, approved by {others}: {asked['reason']}"
-        changes.append({**made, "entry": entry["sequence"], "words": words})
+        others = ", ".join(f"{each} ({place(approvals[each])})" for each in sorted(approvals)) or "nobody besides"
+        what = f"{place(entry)}: {adapter} {transition} -> {made['to']}, asked by {by.person} ({place(asked_at)})"
+        words = f"{what}, approved by {others}: {quoted(asked['reason'])}"
+        changes.append({**made, "entry": entry["sequence"], "entered": entry["at"], "words": words})
     return changes
+
+
+# --- 10. Flags -------------------------------------------------------------------------------------------------------
+
+PUT = ("production", "staged")
+"""States in which an adapter answers somebody."""
+WEIGHTS = 10_000
+"""All users together, in a flag's file."""
+
+
+def flag_file(flag: Mapping[str, Any]) -> dict[str, Any]:
+    """The file by which users are divided (flagd's form), as a statement about a flag has it."""
+    arms = {arm: flag[arm] for arm in PUT if flag[arm] is not None}
+    others = "production" if flag["production"] is not None else None
+    rule = {"state": "ENABLED", "variants": arms or {"nothing": ""}, "defaultVariant": others}
+    drawn: Any = others
+    if weight := weight_of(flag):
+        by = {"cat": [f"{flag['staged']}/", {"var": "targetingKey"}]}
+        drawn = {"fractional": [by, [others, WEIGHTS - weight], ["staged", weight]]}
+    if is_rolling_out(flag):
+        of_groups = [{"in": [each, {"var": "groups"}]} for each in flag["groups"]]
+        rule["targeting"] = {"if": [{"or": of_groups}, "staged", drawn]} if of_groups else drawn
+    form = {"$schema": "https://flagd.dev/schema/v0/flags.json"}
+    about = {"evaluator": flag["evaluator"], "sequence": flag["sequence"]}
+    return {**form, "metadata": about, "flags": {flag["line"]: rule}}
+
+
+def is_rolling_out(flag: Mapping[str, Any]) -> bool:
+    is_on = flag["staged"] is not None and flag["stopped"] is None
+    return is_on and (flag["share"] > 0 or bool(flag["groups"]))
+
+
+def weight_of(flag: Mapping[str, Any]) -> int:
+    """How many of 10,000 users get the staged adapter."""
+    return max(1, round(flag["share"] * WEIGHTS)) if is_rolling_out(flag) and flag["share"] else 0
+
+
+def in_words(flag: Mapping[str, Any]) -> str:
+    """Who gets what, as the file has it."""
+    words = f"production: {flag['production'] or 'none'}"
+    if not is_rolling_out(flag):
+        return words
+    users = [f"{weight_of(flag) / WEIGHTS * 100:g} % of the users"] if weight_of(flag) else []
+    return f"{words}; staged: {flag['staged']} for {', '.join(users + [f'group {each}' for each in flag['groups']])}"
+
+
+def check_flag(package: Package, entry: dict[str, Any], act: Said, where: str) -> None:
+    """Statement, entry and file of a flag say the same."""
+    flag, told = act.predicate, entry["subjects"]
+    share, shadow = flag["share"], flag.get("shadow", 0)
+    are_shares = all(type(each) in (int, float) and 0 <= each <= 1 for each in (share, shadow))
+    require(are_shares, f"{where}: a share is no number between 0 and 1")
+    shares = (told["share"], told.get("shadow", "0")) == (f"{share:g}", f"{shadow:g}")
+    is_told = shares and moment(told["made_at"]) == moment(flag["at"])  # the rest was compared as SENT
+    require(is_told, f"{where}: entry {entry['sequence']} says something else than what was signed")
+    require(package.json(where) == flag_file(flag), f"{where}: the file says something else than what was signed")
 
 
 def read_flags(package: Package, line: str, changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every change of the line's flag, from the first: who gets which adapter from when on.
 
-    It names adapters alone that a transition had put there before, so that the pipeline's key alone lets none answer.
+    It gives out what the transitions before it have put there, so that the pipeline's key alone lets none answer. Two
+    kinds are made without the registry, and entered later: a stop, and an officer's rollback. They may keep for others
+    what the flag before gave out, and a rollback gives out what its officer asked for.
     """
-    flags = []
+    flags: list[dict[str, Any]] = []
     for number, (entry, act) in enumerate(package.acts_of("flag changed", line=line), start=1):
         flag, where = act.predicate, f"flags/{line}/{number}.json"
         is_next = (flag["sequence"], entry["subjects"]["change"]) == (number, number)
         require(is_next, f"{where}: a change is missing before it")
-        let = {(each["adapter"], each["to"]) for each in changes if each["entry"] < entry["sequence"]}
-        for arm in ("production", "staged"):
-            require(flag[arm] is None or (flag[arm], arm) in let, f"{where}: nobody let {flag[arm]} be {arm}")
-        flags.append(flag)
+        check_flag(package, entry, act, where)
+        made = [each for each in changes if each["entry"] < entry["sequence"]]
+        state = {each["adapter"]: each["to"] for each in made}
+        is_late, kept = flag["cause"] in ("rollback", "regression"), set[tuple[str, str]]()
+        if is_late:
+            kept = {(arm, flags[-1][arm]) for arm in PUT if flags}
+            kept |= {("production", each) for each in rolled_back_to(package, flag)}
+            require(flag["staged"] is None or flag["stopped"], f"{where}: it stops nothing")
+        else:
+            puts = [each for each in made if each["adapter"] in (flag["production"], flag["staged"])]
+            check_dated(act, entry, after=[package.log[each["entry"]] for each in puts[-1:]])
+        for arm in PUT:
+            is_so = flag[arm] is None or state.get(flag[arm]) == arm or (arm, flag[arm]) in kept
+            require(is_so, f"{where}: no transition before it let {flag[arm]} be {arm}, or one took it back")
+        ended = [each for each in (flag["production"], flag["staged"]) if state.get(each) not in (None, *PUT)]
+        against = "".join(f", though by the transitions {each} was {state[each]} by then" for each in ended)
+        flags.append({**flag, "entry": entry["sequence"], "entered": entry["at"], "against": against})
     return flags
 
 
-# --- 10. Reviews -----------------------------------------------------------------------------------------------------
+def rolled_back_to(package: Package, flag: Mapping[str, Any]) -> Iterator[str]:
+    """The adapter that an officer's request put back, who needed nobody else for that."""
+    for _, asked in package.acts_of("release requested", line=flag["line"], request=flag["request"]):
+        said = asked.predicate
+        level = package.rows[said["adapter"]]["classification"]
+        if said["transition"] == "roll_back" and said["approvals"] == 0 and asked.key.allows("roll_back", level):
+            yield said["adapter"]
+
+
+def not_followed(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> Iterator[tuple[int, str, str]]:
+    """Where the flag did not soon follow a transition that puts an adapter to answer, or takes one back: at which
+    entry, when, and in words. It went on giving out the same, or a change of it is kept out."""
+    for flag, following in zip(flags, [*flags[1:], None], strict=False):
+        given = {flag["production"], flag["staged"] if is_rolling_out(flag) else None}
+        until = following["entry"] if following else sys.maxsize
+        late = f"the next flag change is entry {until}" if following else "no flag change follows"
+        for each in changes:
+            concerns = each["to"] in PUT or each["adapter"] in given
+            is_soon = following and moment(following["entered"]) - moment(each["entered"]) < CLOCKS
+            if concerns and flag["entry"] < each["entry"] < until and not is_soon:
+                against = f"though by the transitions {each['adapter']} was {each['to']} from then on; {late}"
+                yield each["entry"], each["entered"], f"{in_words(flag)}, {against}"
+
+
+def answering(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> list[tuple[datetime.datetime, str]]:
+    """What answered a line since when, in the order of the log: by its flag, else by its transitions."""
+    steps = [(each["entry"], each["entered"], in_words(each) + dated_earlier(each) + each["against"]) for each in flags]
+    steps += not_followed(changes, flags)
+    state: dict[str, str] = {}
+    for change in changes if not flags else ():
+        state[change["adapter"]] = change["to"]
+        arms = ((arm, [each for each, at in state.items() if at == arm]) for arm in PUT)
+        words = "; ".join(f"{arm}: {', '.join(found) or 'none'}" for arm, found in arms)
+        no_flag = " by its transitions; no flag change is here, which would say who got what"
+        steps.append((change["entry"], change["entered"], words + no_flag))
+    return [(moment(entered), words) for _, entered, words in sorted(steps)]
+
+
+def dated_earlier(flag: Mapping[str, Any]) -> str:
+    """A change that was made without the registry was entered later."""
+    at = moment(flag["at"])
+    return f" (by its own word since {at:%Y-%m-%d %H:%M:%S})" if moment(flag["entered"]) - at > CLOCKS else ""
+
+
+def answers(package: Package, steps: list[tuple[datetime.datetime, str]], on: str) -> Iterator[str]:
+    """What answered at a moment, or in the course of a day, as far as the package can know."""
+    since, until = period(on)
+    first, made_at = package.log[min(package.log)], moment(package.index["made_at"])
+    begins, known = moment(first["at"]), f"when the package was made, {made_at:%Y-%m-%d %H:%M:%S}"
+    before = [words for at, words in steps if at <= since][-1:] or ["production: none"]
+    if since < begins:
+        before = [f"not known: the log begins here with {place(first)}"]
+    if since > made_at:
+        before = [f"not known; {known}: {before[0]}"]
+    yield f"at {since:%Y-%m-%d %H:%M:%S}: {before[0]}"
+    yield from (f"from {at:%Y-%m-%d %H:%M:%S}: {words}" for at, words in steps if since < at <= until)
+    if since <= made_at < until:
+        yield f"what came later is not known {known}"
+
+
+# --- 11. Reviews -----------------------------------------------------------------------------------------------------
 
 
 def check_reviews(package: Package) -> None:
@@ -1017,7 +1243,9 @@ def check_review(package: Package, review: str, digest: str) -> None:
         said.require_same({"line": plan["line"], **{name: closing[name] for name in facts}})
         require(said.keyid == closing["officer"], f"{where}: its entry names another officer")
         said.require_may("close", sealed.manifest["classification"])
-        given = f"{ballots} of {plan['ballots']} ballots, closed early by {said.key.person}: {closing['reason']}"
+        given = (
+            f"{ballots} of {plan['ballots']} ballots, closed early by {said.key.person}: {quoted(closing['reason'])}"
+        )
     else:
         all_given = ballots >= plan["ballots"]
         require(all_given, f"review {review}: it was closed with {ballots} of {plan['ballots']} ballots")
@@ -1034,7 +1262,7 @@ def check_review(package: Package, review: str, digest: str) -> None:
         package.words["Blind reviews"].append(f"{found['adapter']} against {found['opponent']}: {score}; {given}")
 
 
-# --- 11. Everything --------------------------------------------------------------------------------------------------
+# --- 12. Everything --------------------------------------------------------------------------------------------------
 
 
 def check_adapters(package: Package) -> dict[str, list[str]]:
@@ -1048,8 +1276,10 @@ def check_adapters(package: Package) -> dict[str, list[str]]:
         if own in told:
             continue
         check_adapter(package, row)
-        record = f"{'record':<18} {row['record_digest']}  {row['classification']}; {len(row['gate_records'])} gates"
-        words = told[own] = [record]
+        record = package.json(f"artifacts/{row['record_digest']}/record.json")
+        gates = f"{len(record['gates'])} gates of the record"
+        gates += f" and {len(row['gate_records']) - len(record['gates'])} on the record"
+        words = told[own] = [f"{'record':<18} {row['record_digest']}  {row['classification']}; {gates}"]
         for kind, digest in sorted(lineage_of(package, row["record_digest"]).items()):
             manifest = package.artifacts[digest].manifest
             words.append(f"{kind:<18} {digest}  {manifest['classification']}")
@@ -1061,6 +1291,13 @@ def check_adapters(package: Package) -> dict[str, list[str]]:
                         raise Refused(f"{own}: the package lacks the adapter that it was continued from")
                     waiting.append(parent["id"])
                     words.append(f"continued from     {external[name]}  {parent['id']}")
+                elif not name.startswith("source:"):
+                    words.append(f"  it read          {external[name]}  {name}")
+            if kind == "base_model":
+                model = record["base_model"]
+                words.append(f"  its model        {model['digest']}  {model['name']}: over its files, among them")
+                weights = [each for each in model["files"] if each["name"].endswith(".safetensors")]
+                words += [f"  base weights     {each['sha256']}  {each['name']}" for each in weights]
             if kind == "raw_corpus":
                 where = f"artifacts/{digest}/sources.json"
                 for each in package.json(where):
@@ -1070,37 +1307,36 @@ def check_adapters(package: Package) -> dict[str, list[str]]:
     return told
 
 
-def answering(changes: list[dict[str, Any]], flags: list[dict[str, Any]], day: str) -> list[str]:
-    """What answered a line at a moment, or in the course of a day: by its flag, else by its transitions."""
-    since = moment(day)
-    until = since if len(day) > 10 else since + datetime.timedelta(days=1, microseconds=-1)
-    steps: list[tuple[datetime.datetime, str]] = []
-    for flag in flags:
-        who = flag["production"] or "nothing"
-        if flag["staged"] and not flag["stopped"]:
-            groups = "".join(f", group {each}" for each in flag["groups"])
-            who += f", and {flag['staged']} for {flag['share'] * 100:g} % of the users{groups}"
-        steps.append((moment(flag["at"]), who))
-    state: dict[str, str] = {}
-    for change in changes if not flags else []:
-        state[change["adapter"]] = change["to"]
-        answers = [each for each, at in state.items() if at == "production"] or ["nothing"]
-        steps.append((moment(change["at"]), answers[0]))
-    before = [who for at, who in steps if at <= since][-1:] or ["nothing"]
-    during = [f"from {at:%Y-%m-%d %H:%M:%S}: {who}" for at, who in steps if since < at <= until]
-    return [f"at {since:%Y-%m-%d %H:%M}: {before[0]}", *during]
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers in words: 1, 3 to 5."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ", ".join(f"{first}" if first == last else f"{first} to {last}" for first, last in found)
 
 
 def cannot_know(package: Package) -> Iterator[str]:
     """What no package can show. It is printed at the end, and a reader asks elsewhere."""
     size, trust = package.checkpoint.size, package.trust
-    yield f"what was done after entry {size}, or is kept out of the package: ask again, and give --seen {size}"
+    yield f"what was done after entry {size}: ask again, and give --seen {size}"
+    if absent := ranges({*range(1, size + 1)} - {*package.log}):
+        one = "one may be a rejection, a withdrawal, a recall or a known issue that is kept out"
+        ask = "ask for the whole log (sovereign audit export)"
+        yield f"what entries {absent} are, which it does not hold: most are of other matters, and {one}: {ask}"
+    yield "whether a flag change is kept out at the end of its list: its entry is then among those above"
     if not package.checkpoint.cosigned:
         yield "whether the log was rewritten: no witness saw it, so who has its key and its database could"
     yield "whether the rules ask for more approvals than a request names, or more gates than a record: read policy/"
     versions = f"root {trust.root_version} and targets {trust.targets_version}"
     yield f"whether a key was revoked since: here are {versions}, so ask the root's holders for the newest"
-    yield "whether a clock was right: times are those of the institution's machines, and the log has the order"
+    minutes = CLOCKS // datetime.timedelta(minutes=1)
+    clock = f"times are those of the institution's machines, in the log's order to {minutes} minutes"
+    yield f"whether a clock was right: {clock}"
+    yield "whether registered_at and review_date of a row in registry/ are right: nothing else here says them"
+    yield "which documents of a source file were used, and their levels: manifests name such lists by SHA-256 alone"
     yield "whether the weights that answer, and the source files, are these: compare their SHA-256 where they lie"
     yield f"whether this verifier is the right one: its SHA-256 is {sha256(Path(__file__).read_bytes())}"
 
@@ -1122,6 +1358,8 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     check_trust_on_record(package)
     check_index_signed(package)
     say(f"✓ the index is signed by the pipeline, made on {index['made_at']}")
+    if moment(index["made_at"]) > datetime.datetime.now(datetime.UTC) + CLOCKS:
+        say("! that is in the future by this machine's clock: one of the two is wrong")
     package.artifacts = read_artifacts(package)
     package.rows = read_rows(package)
     say(f"✓ {len(package.artifacts)} artifacts: digests, signatures, and an entry of the log before each")
@@ -1137,7 +1375,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     changes = {line: read_changes(package, line) for line in lines}
     flags = {line: read_flags(package, line, changes[line]) for line in lines}
     say(f"✓ {sum(map(len, changes.values()))} transitions, each asked for and approved; none is missing between")
-    package.used.update(package.below("documents"))  # for which the index alone vouches
+    package.used |= {f"documents/{adapter}/{name}" for adapter in index["adapters"] for name in DOCUMENTS}
     for path in sorted({*package.files} - package.used):
         raise Refused(f"{path}: nothing in the package refers to it")
 
@@ -1151,15 +1389,18 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
         tell(f"\n{adapter}, {row['classification']}, weights {row['adapter_sha256']}, was made of:", words)
     for line in lines:
         tell(f"\nState of line {line}, by its transitions:", (each["words"] for each in changes[line]))
-        if day := on or index["on"]:
-            tell(f"What answered line {line}:", answering(changes[line], flags[line], day))
+        steps = answering(changes[line], flags[line])
+        tell(f"What answered line {line}:", answers(package, steps, on or index["on"] or index["made_at"]))
     for title, words in package.words.items():
-        tell(f"{title}: {'' if words else 'none'}", words)
-    rules = [(entry["at"][:19], entry["subjects"]) for entry in package.entries("policy changed")]
-    tell("Rules on record (policy/):", (f"from {at}: {said['file']} {said['now'] or 'removed'}" for at, said in rules))
+        tell(f"{title}:{'' if words else ' none'}", words)
+    rules = ((f"{place(of)}, by {of['actor']}", of["subjects"]) for of in package.entries("policy changed"))
+    tell("Rules on record (policy/):", (f"{by}: {said['file']} {said['now'] or 'removed'}" for by, said in rules))
     say("\nWhat this cannot know:")
     for each in cannot_know(package):
         say(f"- {each}")
+    holds = "everything that the package holds was checked, and holds"
+    by = ", by demonstration keys alone: they prove nothing"
+    say(f"\n! {holds}{by}" if trust.is_demonstration else f"\n✓ {holds}")
 
 
 def verify(files: dict[str, bytes], root_sha256: str, on: str | None, seen: int, say: Callable[[str], None]) -> None:
@@ -1183,29 +1424,31 @@ def on_one_line(text: str) -> str:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Verify the evidence package in which this file lies.")
     parser.add_argument("root_sha256", help="SHA-256 of the first trust root, from paper")
-    parser.add_argument("--on", help="a day or moment in UTC: what answered then")
+    parser.add_argument("--on", help="a day or moment in UTC: what answered then; else when the package was made")
     parser.add_argument("--seen", type=int, default=0, help="how many entries of the log you have seen before")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="another package than this one")
     given = parser.parse_args(arguments)
     try:
-        if not re.fullmatch(r"[0-9a-fA-F]{64}", given.root_sha256) or not given.folder.is_dir():
+        is_such = re.fullmatch(r"[0-9a-fA-F]{64}", given.root_sha256) and given.seen >= 0 and given.folder.is_dir()
+        if not is_such or (given.on is not None and not period(given.on)):
             raise ValueError
-        moment(given.on or "2000-01-01")
-    except ValueError:
+    except (ValueError, OverflowError):
         sys.stderr.write("Give a SHA-256 of 64 digits, a day or moment such as 2027-03-14, and a package's folder.\n")
         return 2
-
-    def say(text: str) -> None:
-        sys.stdout.write(f"{on_one_line(text)}\n")
-
+    said, code = list[str](), 0
     try:
-        verify(read_folder(given.folder), given.root_sha256, given.on, given.seen, say)
+        verify(read_folder(given.folder), given.root_sha256, given.on, given.seen, said.append)
     except Refused as refused:
-        say(f"✗ {refused}")
-        say("What rests on it was not checked. The package proves nothing.")
-        return 1
-    say("\n✓ everything that the package holds was checked, and holds")
-    return 0
+        said += [f"✗ {refused}", "What rests on it was not checked. The package proves nothing."]
+        code = 1
+    text = "".join(f"{on_one_line(each)}\n" for each in said)
+    coding = sys.stdout.encoding or "utf-8"  # a terminal may know fewer letters: they are written as their numbers
+    try:
+        sys.stdout.buffer.write(text.encode(coding, "backslashreplace"))
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the reader had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
 
 
 if __name__ == "__main__":

@@ -63,4 +63,7 @@ def evidence(
     )
     if written.archive is not None:
         out.print(f"[green]✓[/] {escape(str(written.archive))}: {written.archive.stat().st_size:,} bytes")
+    out.print("For its readers, on paper and not beside the package:")
+    out.print(f"  SHA-256 of the first root: {written.root_sha256}")
+    out.print(f"  SHA-256 of verify.py:      {written.verifier_sha256}")
     out.print(f"Next, wherever it is read: python {escape(str(folder))}/verify.py SHA256-OF-THE-FIRST-ROOT")

@@ -1,6 +1,7 @@
 """A line's log as somebody writes it who has the pipeline's and the log's key, and what officers really signed."""
 
 import datetime
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,16 +9,20 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from sovereign_pipeline.audit import verify
+from sovereign_pipeline.serving.flags.files import Change
+from sovereign_pipeline.serving.flags.flag import Flag, document
+from sovereign_pipeline.serving.flags.journal import told_of
 from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
+from sovereign_pipeline.signing.predicates import APPROVAL, FLAG, REQUEST, TRANSITION
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 
 ADAPTER, OTHER, RECORD, RULES = "lamps-1.0.0", "lamps-1.1.0", "a" * 64, b"rules"
+NAMED = {"digest": "c" * 64, "record_manifest": RECORD, "classification": "PUBLIC"}
 AT = "2026-11-27T09:00:00+00:00"
 SIGNERS = {name: generate() for name in ("pipeline", "layla", "omar", "clerk")}
 """Layla and Omar may everything; the clerk may recall."""
 POLICY = {"institution.yaml": verify.sha256(RULES)}
-EVIDENCE = {"record": "b" * 64, "adapter": "c" * 64, "evaluation_report": "d" * 64, "waivers": []}
+EVIDENCE = {"record": "b" * 64, "adapter": "c" * 64, "evaluation_report": "d" * 64, "waivers": [], "gates": 0}
 ROW = {
     "line": "lamps",
     "classification": "PUBLIC",
@@ -50,12 +55,13 @@ class Story:
         self.package = verify.Package({f"policy/{POLICY['institution.yaml']}.yaml": RULES})
         self.package.trust, self.package.log, self.package.artifacts = TRUST, {}, {}
         self.package.rows = {each: {"id": each, **ROW} for each in (ADAPTER, OTHER)}
-        self.transitions = 0
+        self.package.index = {"made_at": moment(30)}
+        self.transitions, self.flags, self.at = 0, 0, AT
         self.enter("policy changed", {"file": "institution.yaml", "now": POLICY["institution.yaml"]}, "")
 
     def enter(self, action: str, subjects: dict[str, Any], actor: str) -> dict[str, Any]:
         number = len(self.package.log) + 1
-        entry = {"sequence": number, "action": action, "actor": actor, "at": AT, "subjects": subjects}
+        entry = {"sequence": number, "action": action, "actor": actor, "at": self.at, "subjects": subjects}
         self.package.log[number] = entry
         return entry
 
@@ -91,13 +97,43 @@ class Story:
     def make(self, request: str, transition: str, left: str, reached: str, *approvals: str, **more: Any) -> None:
         self.transitions += 1
         facts: dict[str, Any] = {"line": "lamps", "sequence": self.transitions, "adapter": ADAPTER}
-        facts |= {"transition": transition, "from": left, "to": reached, "request": request, "at": AT}
+        facts |= {"transition": transition, "from": left, "to": reached, "request": request, "at": self.at}
         self.act("pipeline", "state changed", TRANSITION, RECORD, facts | {"approvals": list(approvals)} | more)
 
     def move(self, transition: str, left: str, reached: str, adapter: str = ADAPTER, **asked: Any) -> str:
         request = self.ask(transition, left, reached, adapter=adapter, **asked)
         self.make(request, transition, left, reached, self.decide(request), adapter=adapter)
         return request
+
+    def flag(
+        self,
+        production: str | None,
+        staged: str | None = None,
+        *,
+        file: dict[str, Any] | None = None,
+        told: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> None:
+        """A change of the line's flag. file, told: what the file and the entry say otherwise."""
+        self.flags += 1
+        facts: dict[str, Any] = {"line": "lamps", "sequence": self.flags, "production": production, "staged": staged}
+        facts |= {"share": 0.25 if staged else 0.0, "groups": [], "stopped": None, "began": 1, "began_at": self.at}
+        facts |= {"salt": "5" * 64, "evaluator": "flagd 1", "staged_by": None, "cause": "transition", "reason": "So."}
+        facts |= {"at": self.at, "adapters": {each: NAMED for each in (ADAPTER, OTHER)}, "back": []}
+        signed = Flag.model_validate_json(json.dumps(facts | more))
+        said, change = signed.model_dump(mode="json"), Change(signed.sequence, document(signed), b"", None)
+        content = change.flags if file is None else json.dumps(json.loads(change.flags) | file).encode()
+        self.package.files[f"flags/lamps/{signed.sequence}.json"] = content
+        statement = self.keep(self.sign("pipeline", FLAG, verify.sha256(content), said))
+        subjects = told_of(change, signed) | {"statement": statement} | (told or {})
+        self.enter("flag changed", subjects, f"pipeline:{SIGNERS['pipeline'].keyid}")
+
+    def answered(self, on: str) -> list[str]:
+        """What answered the line, as the verifier says it."""
+        self.package.acts = verify.read_acts(self.package)
+        changes = verify.read_changes(self.package, "lamps")
+        steps = verify.answering(changes, verify.read_flags(self.package, "lamps", changes))
+        return [*verify.answers(self.package, steps, on)]
 
     def changes(self) -> list[str]:
         """The states that the line's adapters came to, as the verifier reads them."""

@@ -53,12 +53,14 @@ def test_its_verifier_answers_from_the_first_roots_sha256(desk: Desk) -> None:
     source = hashlib.sha256((desk.office.bench.institution.source).read_bytes()).hexdigest()
     for answer in (
         f"source file        {source}  letters: sources/letters.jsonl",
-        f"{FIRST} promote -> production, asked by Layla Haddad, approved by Ines Farah, Omar Nasser: It is needed.",
-        f"{FIRST}: gate capability_not_inferior (inconclusive), by Layla Haddad: The suite is being enlarged.",
-        f"{FIRST}, and {SECOND} for 25 % of the users",
+        f"{FIRST} promote -> production, asked by Layla Haddad (entry ",
+        f'{FIRST}: gate capability_not_inferior (inconclusive), by Layla Haddad: "The suite is being enlarged."',
+        f"production: {FIRST}; staged: {SECOND} for 25 % of the users",
+        "8 gates of the record and 1 on the record",
+        "tiny: over its files, among them",
         f"{FIRST} against tiny: 10 won, 0 lost, 0 tied; 20 ballots",
-        f"known issue added by Layla Haddad, {FIRST}: It takes candles for lamps.",
-        f"recall waived by Omar Nasser, {FIRST}: The desk asked for a day.",
+        f'known issue added by Layla Haddad, {FIRST}: "It takes candles for lamps."',
+        f'recall waived by Omar Nasser, {FIRST}: "The desk asked for a day."',
         f"{FIRST}, {desk.file.sha256}, 11 places not written; the line's owner: Layla Haddad on {TODAY}",
         f"{FIRST}, {desk.file.sha256}, 11 places not written; the institution's security office: nobody signed",
         f"{SECOND}: nobody signed one",
@@ -71,9 +73,11 @@ def test_its_verifier_answers_from_the_first_roots_sha256(desk: Desk) -> None:
 def test_it_says_what_answered_before_and_after(desk: Desk) -> None:
     said: list[str] = []
     assert desk.package.refusal("2001-01-01", said=said) is None
-    assert "  at 2001-01-01 00:00: nothing" in said
+    assert "  at 2001-01-01 00:00:00: not known: the log begins here with entry 1, " in "\n".join(said)
     assert desk.package.refusal("2101-01-01T09:00", said=said) is None
-    assert f"  at 2101-01-01 09:00: {FIRST}, and {SECOND} for 25 % of the users" in said
+    (then,) = (each for each in said if each.startswith("  at 2101"))
+    assert then.startswith("  at 2101-01-01 09:00:00: not known; when the package was made, ")
+    assert then.endswith(f": production: {FIRST}; staged: {SECOND} for 25 % of the users")
 
 
 def test_no_text_and_no_name_of_the_corpus_is_in_it(desk: Desk) -> None:
@@ -149,7 +153,9 @@ def test_what_stays_the_same_has_the_same_bytes(desk: Desk) -> None:
     dated = ("bill-of-materials.cdx.json", "bill-of-materials.spdx.json", "technical-file.md")
     of_the_day = {f"documents/{each}/{name}" for each in (FIRST, SECOND) for name in dated}
     of_the_issue = {f"documents/{FIRST}/model-card.md"}
-    assert differing - of_the_log == {"index.json", "index.json.sigstore.json", *of_the_day, *of_the_issue}
+    expected = {"index.json", "index.json.sigstore.json", *of_the_day, *of_the_issue}
+    of_a_second = {f"documents/{SECOND}/bill-of-materials.spdx.json"}  # which two packages may be made in
+    assert expected - of_a_second <= differing - of_the_log <= expected
 
 
 def test_a_day_on_which_nothing_answered_gives_none(desk: Desk) -> None:

@@ -50,7 +50,7 @@ def test_another_file_under_the_name_of_the_signed_one_is_refused(desk: Desk) ->
     path = f"technical-files/{FIRST}/{desk.file.sha256}.md"
     draft = desk.package.files[f"documents/{FIRST}/technical-file.md"]
     made = desk.package.indexed({path: draft}, demonstration_key("pipeline"))
-    assert "it is about another file" in str(made.refusal())
+    assert "was changed after it was signed, or is another one" in str(made.refusal())
     moved = desk.package.indexed(
         {path: None, f"technical-files/{SECOND}/{desk.file.sha256}.md": desk.file.content},
         demonstration_key("pipeline"),

@@ -1,6 +1,7 @@
 """The verifier of a package finds whatever was changed in it, also where index and signature were made anew."""
 
 import base64
+import datetime
 import json
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def test_the_first_entry_of_a_kind_cannot_be_left_out(desk: Desk, pipeline: File
 @pytest.mark.security_case("The pipeline signs a flag for an adapter that no officer let through", "refused")
 def test_a_flag_alone_lets_no_adapter_answer(desk: Desk) -> None:
     package = desk.package.read()
-    with pytest.raises(verify.Refused, match=f"nobody let {FIRST} be production"):
+    with pytest.raises(verify.Refused, match=f"no transition before it let {FIRST} be production"):
         verify.read_flags(package, "lamps", [])
 
 
@@ -205,6 +206,45 @@ def test_a_manifest_does_not_choose_the_order_of_levels() -> None:
     for ladder in (["PUBLIC", "SECRET"], ["SECRET", "PUBLIC"]):
         with pytest.raises(verify.Refused, match="it is PUBLIC, and its input gate_record SECRET"):
             check(v=verdict, w=artifact("w", "PUBLIC", ladder, gate_record="v"))
+
+
+@pytest.mark.security_case("A row of the registry names other figures or another base model than the record", "refused")
+@pytest.mark.parametrize("column", ["base_model", "code_version", "evaluation", "version", "source_sha256"])
+def test_a_row_says_what_the_record_says(desk: Desk, column: str) -> None:
+    package = desk.package.read()
+    with pytest.raises(verify.Refused, match=f"{FIRST}: record, row and manifests differ in: "):
+        verify.check_adapter(package, {**package.rows[FIRST], column: "another"})
+
+
+@pytest.mark.security_case("The index of evidence names an adapter twice, or no whole number of entries", "refused")
+def test_the_index_is_as_it_is_written(desk: Desk, pipeline: FileSigner) -> None:
+    entries = float(desk.smaller.index["entries"])
+    wrong: list[dict[str, object]] = [{"adapters": [FIRST, FIRST]}, {"adapters": []}, {"entries": entries}]
+    for facts in wrong:
+        assert "index.json: it names an adapter twice" in str(desk.smaller.indexed({}, pipeline, **facts).refusal())
+    assert "near index.json" in str(desk.smaller.but({INDEX: b"null"}).refusal())
+    changed_after = desk.smaller.indexed({"README.md": b"Trust it."}).refusal()
+    assert f"{SIGNATURE}: index.json was changed after it was signed" in str(changed_after)
+
+
+@pytest.mark.security_case("A file that the program does not write lies below documents/ of evidence", "refused")
+def test_documents_are_those_that_the_program_writes(desk: Desk, pipeline: FileSigner) -> None:
+    written = {name.rpartition("/")[2] for name in desk.smaller.files if name.startswith("documents/")}
+    assert written == {*verify.DOCUMENTS}
+    more = desk.smaller.indexed({f"documents/{FIRST}/more.md": b"Trust it."}, pipeline)
+    assert more.refusal() == f"documents/{FIRST}/more.md: nothing in the package refers to it"
+
+
+def test_it_says_which_entries_it_lacks_and_whether_keys_and_clock_prove_something(
+    desk: Desk, pipeline: FileSigner
+) -> None:
+    said, tomorrow = list[str](), datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+    assert desk.smaller.indexed({}, pipeline, made_at=tomorrow.isoformat()).refusal(said=said) is None
+    held = {int(Path(name).stem) for name in desk.smaller.files if name.startswith("log/entries/")}
+    absent = verify.ranges({*range(1, desk.smaller.index["entries"] + 1)} - held)
+    assert any(each.startswith(f"- what entries {absent} are, which it does not hold") for each in said)
+    assert "! that is in the future by this machine's clock: one of the two is wrong" in said
+    assert verify.ranges({7, 3, 4, 5, 1}) == "1, 3 to 5, 7"
 
 
 @pytest.mark.security_case("The witness's signature is taken off the checkpoint of evidence", "refused")

@@ -28,7 +28,7 @@ def _accept(story: Story, by: str = "layla", **more: Any) -> None:
 
 def test_a_hold_and_who_accepted_it_are_told(story: Story) -> None:
     _accept(story)
-    accepted = f"inconclusive hold of {ADAPTER} accepted by layla: Few ask."
+    accepted = f'inconclusive hold of {ADAPTER} accepted by layla: "Few ask."'
     assert story.told("Holds") == [f"hold of {ADAPTER}: inconclusive", accepted]
 
 
@@ -69,8 +69,8 @@ def _purge(story: Story, by: str = "layla", adapter: str = ADAPTER) -> None:
 
 def test_a_purge_is_told(story: Story) -> None:
     _purge(story)
-    told = story.told("Officers' acts")
-    assert told == [f"release weights purged by layla, {ADAPTER}: The disk is full."]
+    (told,) = story.told("Officers' acts")
+    assert told.endswith(f': release weights purged by layla, {ADAPTER}: "The disk is full."')
 
 
 @pytest.mark.security_case("Weights are purged by an officer who may not, or with another adapter's purge", "refused")
@@ -114,7 +114,8 @@ def _close_early(story: Story, by: str | None = "omar", ballots: int = 2, **told
 
 def test_who_closed_a_review_early_is_told(story: Story) -> None:
     words = [*_close_early(story).words()]
-    assert words == [f"{ADAPTER} against tiny: 2 won, 0 lost, 0 tied; 2 of 5 ballots, closed early by omar: On leave."]
+    early = '2 of 5 ballots, closed early by omar: "On leave."'
+    assert words == [f"{ADAPTER} against tiny: 2 won, 0 lost, 0 tied; {early}"]
 
 
 @pytest.mark.security_case(
@@ -153,26 +154,3 @@ def test_nothing_comes_after_the_closing_of_a_review(story: Story) -> None:
     review.act("ballot given")
     with pytest.raises(verify.Refused, match="review review-1: its last act does not close it"):
         [*review.words()]
-
-
-def _change(day: int, adapter: str, state: str) -> dict[str, Any]:
-    return {"adapter": adapter, "to": state, "at": moment(day)}
-
-
-def test_nothing_answered_before_the_first_adapter_was_in_production() -> None:
-    changes = [_change(3, ADAPTER, "staged"), _change(5, ADAPTER, "production"), _change(7, ADAPTER, "retired")]
-    assert verify.answering(changes, [], "2026-11-04") == ["at 2026-11-04 00:00: nothing"]
-    begun = ["at 2026-11-05 00:00: nothing", f"from 2026-11-05 09:00:00: {ADAPTER}"]
-    assert verify.answering(changes, [], "2026-11-05") == begun
-    assert verify.answering(changes, [], "2026-11-05T08:59") == ["at 2026-11-05 08:59: nothing"]
-    assert verify.answering(changes, [], "2026-11-05T09:00") == [f"at 2026-11-05 09:00: {ADAPTER}"]
-    assert verify.answering(changes, [], "2026-11-08") == ["at 2026-11-08 00:00: nothing"]
-
-
-def test_a_staged_adapter_answers_before_the_first_is_in_production() -> None:
-    flag = {"production": None, "staged": ADAPTER, "stopped": None, "groups": ["desk"], "share": 0.5, "at": moment(3)}
-    stopped = flag | {"stopped": "harm", "at": moment(4)}
-    told = verify.answering([], [flag, stopped], "2026-11-03T10:00")
-    assert told == [f"at 2026-11-03 10:00: nothing, and {ADAPTER} for 50 % of the users, group desk"]
-    assert verify.answering([], [flag, stopped], "2026-11-02") == ["at 2026-11-02 00:00: nothing"]
-    assert verify.answering([], [flag, stopped], "2026-11-05") == ["at 2026-11-05 00:00: nothing"]

@@ -6,7 +6,8 @@ import pytest
 
 from sovereign_pipeline.audit import verify
 from sovereign_pipeline.release.transitions import ARROWS
-from sovereign_pipeline_tests.audit.story import ADAPTER, OTHER, Story
+from sovereign_pipeline.signing.predicates import APPROVAL
+from sovereign_pipeline_tests.audit.story import ADAPTER, EVIDENCE, OTHER, Story, moment
 
 
 @pytest.fixture
@@ -80,6 +81,66 @@ def test_a_request_is_of_the_line_that_its_officer_named(story: Story) -> None:
     story.ask("stage", "approved", "staged", line="lanterns")
     with pytest.raises(verify.Refused, match="says something else than what was signed"):
         story.changes()
+
+
+@pytest.mark.security_case("One approval is named twice where two are needed", "refused")
+def test_approvals_are_of_different_persons(story: Story) -> None:
+    request = story.ask("stage", "approved", "staged", approvals=2)
+    approval = story.decide(request)
+    story.make(request, "stage", "approved", "staged", approval, approval)
+    with pytest.raises(verify.Refused, match="it names approvals that do not count, or fewer than 2"):
+        story.changes()
+
+
+@pytest.mark.security_case("A second approval of the same officer is named where two are needed", "refused")
+def test_an_officer_approves_once(story: Story) -> None:
+    request = story.ask("stage", "approved", "staged", approvals=2)
+    said = {"decision": "approve", "request": request}
+    approvals = story.decide(request), story.act("omar", "release approved", APPROVAL, request, {**said, "reason": "x"})
+    story.make(request, "stage", "approved", "staged", *approvals)
+    with pytest.raises(verify.Refused, match="it names approvals that do not count, or fewer than 2"):
+        story.changes()
+
+
+@pytest.mark.security_case("A transition is dated before its approvals, or after its entry", "refused")
+@pytest.mark.parametrize(("day", "why"), [(20, "before entry"), (29, "after entry")])
+def test_a_transition_is_dated_between_its_approvals_and_its_entry(story: Story, day: int, why: str) -> None:
+    request = story.ask("stage", "approved", "staged")
+    story.make(request, "stage", "approved", "staged", story.decide(request), at=moment(day))
+    with pytest.raises(verify.Refused, match=f"it is dated .*, {why}"):
+        story.changes()
+
+
+@pytest.mark.security_case("A request was signed about more gates than its adapter has", "refused")
+def test_a_request_rests_on_as_many_gates_as_there_are(story: Story) -> None:
+    story.move("stage", "approved", "staged", evidence={**EVIDENCE, "gates": 29})
+    with pytest.raises(verify.Refused, match="it rests on another adapter's evidence"):
+        story.changes()
+
+
+@pytest.mark.security_case("Newer rules are on record, and their file is kept out of evidence", "refused")
+def test_all_rules_on_record_are_here(story: Story) -> None:
+    verify.check_rules(story.package)
+    story.enter("policy changed", {"file": "institution.yaml", "now": "8" * 64}, "")
+    with pytest.raises(verify.Refused, match=f"policy/{'8' * 64}.yaml: the package lacks it"):
+        verify.check_rules(story.package)
+
+
+@pytest.mark.security_case("An entry is dated back behind an earlier one, or follows another one", "refused by number")
+@pytest.mark.parametrize(
+    ("planted", "why"),
+    [
+        ({"at": moment(20)}, "entry 3: it is dated .*, before an entry"),
+        ({"previous": "0"}, "it does not follow entry 2"),
+    ],
+    ids=["dated back", "another entry before"],
+)
+def test_entries_are_in_the_order_of_time(planted: dict[str, str], why: str) -> None:
+    entries = {number: {"at": moment(27), "previous": str(number - 1), "hash": str(number)} for number in (1, 2, 3)}
+    verify.check_order(entries)
+    entries[3] |= planted
+    with pytest.raises(verify.Refused, match=why):
+        verify.check_order(entries)
 
 
 @pytest.mark.security_case("A transition is made of a request that its requester withdrew", "refused")

@@ -83,7 +83,7 @@ def _assert_is_on_record(settings: Settings, line: str, newest: SeenChange) -> N
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
     """Enter one change, and make the transition that the request beside it asks for."""
     with registry.writing() as session:
-        told = _told(change, flag)
+        told = told_of(change, flag)
         if change.request is not None:
             told |= _make_transition(session, registry, workplace, trust, change.request, flag)
         append(session, f"pipeline:{signed_by(change.signature)}", FLAG_CHANGED, told)
@@ -135,7 +135,8 @@ def _adapter_of(session: Session, bundle: bytes, trust: Trust, flag: Flag) -> Ad
     )
 
 
-def _told(change: Change, flag: Flag) -> dict[str, Any]:
+def told_of(change: Change, flag: Flag) -> dict[str, Any]:
+    """What the entry of a change says of it."""
     return {
         "line": flag.line,
         "change": flag.sequence,

@@ -1,0 +1,48 @@
+"""The verifier as a program: which calls it refuses, what it reads, and what it prints where to."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.audit import verify
+from sovereign_pipeline_tests.audit.conftest import Desk
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--on", ""], ["--on", "0001-01-01T00:00+23:00"], ["--seen", "-5"]],
+    ids=["no day", "before all days", "fewer entries than none"],
+)
+def test_a_wrong_call_ends_two(options: list[str], tmp_path: Path) -> None:
+    assert verify.main(["0" * 64, "--folder", str(tmp_path), *options]) == 2
+
+
+@pytest.mark.security_case("A file of evidence cannot be read, or is huge", "refused by name, and not read")
+def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "huge").open("wb") as stream:
+        stream.truncate(verify.LARGEST + 1)
+    with pytest.raises(verify.Refused, match=r"the package has .* bytes, more than any: it was not read"):
+        verify.read_folder(tmp_path)
+    (tmp_path / "huge").write_bytes(b"")
+
+    def refuses(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuses)  # who runs the tests may be allowed to read everything
+    with pytest.raises(verify.Refused, match=r"huge: it cannot be read \(Permission denied\)"):
+        verify.read_folder(tmp_path)
+
+
+def test_it_prints_wherever_it_is_read(desk: Desk) -> None:
+    command = [sys.executable, str(desk.root / "package" / "verify.py"), desk.package.root_sha256]
+    plain = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert (plain.returncode, plain.stderr) == (0, b"")
+    assert plain.stdout.startswith(b"\\u2713 ") and b"was checked, and holds" in plain.stdout.splitlines()[-1]
+    reads, writes = os.pipe()
+    os.close(reads)
+    closed = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE)
+    os.close(writes)
+    assert (closed.returncode, closed.stderr) == (0, b"")
