@@ -186,6 +186,8 @@ class Models:
     def _answer(
         self, prompts: Sequence[str], arm: Arm, max_new_tokens: int, batch_size: int, unit: str
     ) -> list[Answer]:
+        if not prompts:
+            return []
         encoded: list[list[int]] = self.tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
         # By tokens: a text of one length has four times as many of them in one language as in another.
         by_length = sorted(range(len(encoded)), key=lambda index: (-len(encoded[index]), index))
@@ -193,7 +195,7 @@ class Models:
         countdown = Countdown(self.progress, arm, len(prompts), unit)
         loaded = self.loaded[arm]
         with loaded.active():
-            branch = longest_branch(loaded.model, encoded[by_length[0]]) if encoded else 0
+            branch = longest_branch(loaded.model, encoded[by_length[0]])
             for start in range(0, len(by_length), batch_size):
                 batch = by_length[start : start + batch_size]
                 new = generate(
