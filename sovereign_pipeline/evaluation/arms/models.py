@@ -63,6 +63,11 @@ class Answer:
     """Whether the model ended its turn itself."""
 
 
+MOST_TOKENS_HELD = 65_536
+"""Tokens of prompts and answers, padding included, whose keys and values are held at once, unless one prompt has more.
+They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama 3.1). Batches of many short
+prompts stay whole; long documents are continued fewer at once."""
+
 _SCORES, _ANSWERS = TypeAdapter(list[Score]), TypeAdapter(list[Answer])
 
 
@@ -196,8 +201,10 @@ class Models:
         loaded = self.loaded[arm]
         with loaded.active():
             branch = longest_branch(loaded.model, encoded[by_length[0]])
-            for start in range(0, len(by_length), batch_size):
-                batch = by_length[start : start + batch_size]
+            while len(answers) < len(by_length):
+                longest = len(encoded[by_length[len(answers)]]) + max_new_tokens
+                together = min(batch_size, max(1, MOST_TOKENS_HELD // longest))
+                batch = by_length[len(answers) : len(answers) + together]
                 new = generate(
                     loaded.model,
                     [encoded[index] for index in batch],

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,10 @@ from sovereign_pipeline import countdown
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.formats import sft_row, user_message
 from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.evaluation.arms import models
 from sovereign_pipeline.evaluation.arms.arms import Arm
 from sovereign_pipeline.evaluation.arms.chat import prompt_text, reply_text
+from sovereign_pipeline.evaluation.arms.generation import generate
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models
 from sovereign_pipeline.evaluation.held_out.private import held_out_item
 from sovereign_pipeline.training.loop.rows import encode_sft
@@ -108,6 +111,31 @@ def test_answers_in_a_padded_batch_are_those_given_alone(better: Models, letters
     together = better.answer(prompts, "candidate", max_new_tokens=12, batch_size=4)
     assert together == [better.answer([prompt], "candidate", 12, 1)[0] for prompt in prompts]
     assert all(answer.stopped or answer.tokens == 12 for answer in together)
+
+
+def test_long_prompts_are_answered_fewer_at_once(
+    better: Models, letters: list[Document], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch holds so many tokens; a prompt that alone has more is answered alone."""
+    sizes: list[tuple[int, int]] = []
+
+    def counted(model: Any, prompts: list[list[int]], *arguments: Any) -> list[list[int]]:
+        sizes.append((len(prompts), max(map(len, prompts)) + 4))
+        return generate(model, prompts, *arguments)
+
+    prompts = [prompt_text(better.tokenizer, "Sir")] * 3 + [item.context for item in items(better, letters[:4])]
+    monkeypatch.setattr(models, "generate", counted)
+    whole = better.answer(prompts, "candidate", 4, 7)
+    assert [rows for rows, _ in sizes] == [7]
+    widest = sizes.pop()[1]
+    monkeypatch.setattr(models, "MOST_TOKENS_HELD", 2 * widest)
+    assert better.answer(prompts, "candidate", 4, 7) == whole
+    assert sum(rows for rows, _ in sizes) == 7 and sizes[0] == (2, widest)
+    assert all(rows * width <= 2 * widest for rows, width in sizes) and sizes[-1][0] > 2
+    sizes.clear()
+    monkeypatch.setattr(models, "MOST_TOKENS_HELD", 1)
+    assert better.answer(prompts, "candidate", 4, 7) == whole
+    assert [rows for rows, _ in sizes] == [1] * 7
 
 
 def test_scoring_and_answering_report_their_progress(
