@@ -119,7 +119,8 @@ def longest_branch(model: Any, example: Sequence[int]) -> int:
 
     example = example[-TRIED_TOKENS:]
     half = len(example) // 2
-    branches = [[*example], [*example[:half], *example[:half]]]
+    unlike = int(example[half] == 0)  # whatever the example repeats, the branches part: a chain would test nothing
+    branches = [[*example], [*example[:half], unlike, *example[: half - 1]]]
     (tree,) = plant(branches, len(example))
     with torch.inference_mode():
         together = model(**tree.inputs(model.device, model.dtype), use_cache=False).logits[0]

@@ -120,6 +120,12 @@ def test_a_model_that_mixes_branches_is_found_out(monkeypatch: pytest.MonkeyPatc
     assert longest_branch(model, random_ids(8, 3)) == 0
 
 
-@pytest.mark.parametrize("ids", [[5, 6], [5, 5], [5, 6, 5]])
+@pytest.mark.parametrize("ids", [[5] * 8, [*range(3, 11), *range(3, 11)], [5, 5]])
+def test_a_model_that_mixes_branches_is_found_out_by_tokens_that_repeat(ids: list[int]) -> None:
+    """Of such ids both branches were one sequence, which a model with a state gives as it gives it alone."""
+    assert longest_branch(model_of("falcon_h1"), ids) == 0
+
+
+@pytest.mark.parametrize("ids", [[5], [0], [5, 6], [5, 5], [5, 6, 5]])
 def test_an_item_of_few_tokens_is_enough_to_try_a_model_with(ids: list[int]) -> None:
     assert longest_branch(model_of("llama"), ids) == 512
