@@ -56,6 +56,18 @@ def test_prompts_that_with_their_answers_do_not_fit_are_padded() -> None:
     assert computed(model, PROMPTS, longest + NEW) < computed(model, PROMPTS, longest + NEW - 1)
 
 
+def test_rows_that_end_early_are_filled_up_while_others_go_on() -> None:
+    """With an end of turn that stands in some prompts, and that some answers reach sooner than others."""
+    model = model_of("llama")
+    unended = answers(model, PROMPTS, 0)
+    end = unended[0][1]
+    prompts = [[end, *prompt, end, *prompt[-1:]] for prompt in PROMPTS] + PROMPTS
+    alone = [generate(model, [prompt], NEW, [end], PADDING, 0)[0] for prompt in prompts]
+    assert len({len(given) for given in alone}) > 1
+    for given, together in zip(alone, generate(model, prompts, NEW, [end], PADDING, 512), strict=True):
+        assert together == [*given, *[PADDING] * (len(together) - len(given))]
+
+
 def test_a_single_token_is_a_prompt() -> None:
     model = model_of("llama")
     assert answers(model, [[7]], 512) == answers(model, [[7]], 0)
