@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from sqlalchemy import Connection, create_engine, make_url, text
+from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.ledger.database import parsed_url
 
 # What libpq calls a part of an address -> its variable, as the programs read it. One that is not here has none.
 _OF_LIBPQ: Mapping[str, str] = {
@@ -61,7 +62,7 @@ class Database:
     def connected(self) -> Iterator[Connection]:
         """A transaction over one state; it keeps nobody from writing. Raises InputError without a server."""
         try:
-            engine = create_engine(self.url, isolation_level="REPEATABLE READ")
+            engine = create_engine(parsed_url(self.variable, self.url), isolation_level="REPEATABLE READ")
             connection = engine.connect()
         except (SQLAlchemyError, ImportError) as error:
             raise InputError(
@@ -195,7 +196,7 @@ def _assert_fits(program: str, version: int, database: Database) -> None:
 
 def _environment(database: Database) -> dict[str, str]:
     """What the programs find the database by. Raises InputError for a part of an address that has no variable."""
-    url = make_url(database.url)
+    url = parsed_url(database.variable, database.url)
     named: dict[str, Any] = {"host": url.host, "port": url.port, "user": url.username, "password": url.password}
     given = {**named, "dbname": url.database, **url.query}
     for key, value in given.items():
@@ -205,7 +206,8 @@ def _environment(database: Database) -> dict[str, str]:
                 f"It may have, once each: {', '.join(_OF_LIBPQ)}.",
             )
     variables = {_OF_LIBPQ[key]: str(value) for key, value in given.items() if value not in (None, "")}
-    return {**os.environ, **variables, "LC_ALL": "C"}
+    own = {name: value for name, value in os.environ.items() if name != "PGSERVICE"}  # its parts would go before these
+    return {**own, **variables, "LC_ALL": "C"}
 
 
 def _run(database: Database, command: list[str], to: IO[bytes]) -> None:

@@ -15,13 +15,12 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import make_url
-
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.backup import postgresql
 from sovereign_pipeline.backup.archive import Archive
 from sovereign_pipeline.backup.postgresql import Database
 from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.ledger.database import registry_url
 from sovereign_pipeline.ledger.log.checkpoints import checkpoint_file, only_writer
 from sovereign_pipeline.settings import VARIABLES, Settings
 from sovereign_pipeline.wording import counted
@@ -111,7 +110,7 @@ class Snapshot:
 
 def database_file(settings: Settings) -> Path | None:
     """The registry's file; None for a registry on a PostgreSQL server. Raises InputError for any other database."""
-    url = make_url(settings.registry_url)
+    url = registry_url(settings)
     if postgresql.is_on_server(settings.registry_url):
         return None
     if url.get_backend_name() != "sqlite" or not url.database:

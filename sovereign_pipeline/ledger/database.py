@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
@@ -27,7 +27,7 @@ from sovereign_pipeline.ledger.audit_log import BEFORE_THE_FIRST
 from sovereign_pipeline.ledger.log import checkpoints, tree
 from sovereign_pipeline.ledger.log.notes import Note
 from sovereign_pipeline.ledger.tables import LedgerEntry
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.settings import VARIABLES, Settings
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -124,17 +124,34 @@ def cannot_be_opened(error: Exception) -> InputError:
     )
 
 
+def parsed_url(variable: str, address: str) -> URL:
+    """The parts of a database's address. Raises InputError, which repeats none of it: it may be of the password."""
+    try:
+        return make_url(address)
+    except (ArgumentError, ValueError):
+        raise InputError(
+            f"The database cannot be opened: {variable} is no address of one.",
+            "Write postgresql+psycopg://ROLE:PASSWORD@HOST:PORT/DATABASE; in a password, '@' is %40, ':' is %3A, and "
+            "'/' is %2F.",
+        ) from None
+
+
+def registry_url(settings: Settings) -> URL:
+    """The parts of the registry's address. Raises InputError."""
+    return parsed_url(VARIABLES["registry_url"], settings.registry_url)
+
+
 def is_there(settings: Settings) -> bool:
     """Whether opening the registry finds one or says what is wrong; a file that is not there is made on opening."""
     try:
-        url = make_url(settings.registry_url)
-    except ArgumentError:
+        url = registry_url(settings)
+    except InputError:
         return True
     return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()
 
 
 def _engine(settings: Settings) -> Engine:
-    url = make_url(settings.registry_url)
+    url = registry_url(settings)
     if url.get_backend_name() != "sqlite":
         return create_engine(url)
     Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)

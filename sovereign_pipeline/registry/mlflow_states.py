@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from sqlalchemy import create_engine, make_url, select, text
+from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -20,13 +20,13 @@ from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.database import Registry, parsed_url
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import LATEST, MIRRORED, mirror_adapter, mirrored
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.settings import VARIABLES, Settings
 
 REPAIRED = "mlflow repaired"
 ALIASES: Mapping[str, frozenset[State]] = {
@@ -231,5 +231,5 @@ def _versions(settings: Settings) -> list[Version]:
 
 def _is_there(settings: Settings) -> bool:
     """Whether MLflow has a database: of SQLite, a file."""
-    url = make_url(settings.mlflow_url)
+    url = parsed_url(VARIABLES["mlflow_url"], settings.mlflow_url)
     return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()

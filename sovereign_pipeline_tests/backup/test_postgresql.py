@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sovereign_pipeline.backup import description, postgresql
 from sovereign_pipeline.backup.postgresql import Database, assert_can_dump
 from sovereign_pipeline.backup.restoring import RESTORED
+from sovereign_pipeline.backup.snapshot import database_file
 from sovereign_pipeline.backup.taking import CREATED, check
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.ledger.audit_log import entries
@@ -108,8 +109,12 @@ def elsewhere(office: Office, root: Path, url: str) -> Settings:
     "Triggers and grants come back with it, to owner and service; the password is in no argument of a program.",
 )
 def test_a_backup_comes_back_on_another_server_with_its_rules(
-    office: Office, make_database: MakeDatabase, programs: Path, tmp_path: Path
+    office: Office, make_database: MakeDatabase, programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A service of libpq, which would lead the programs to another database than the address, is not followed."""
+    (tmp_path / "services").write_text("[elsewhere]\ndbname=nowhere\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "services"))
+    monkeypatch.setenv("PGSERVICE", "elsewhere")
     for name in ("pg_dump", "pg_restore"):
         put_before(programs, name, f'echo "$@" >> {tmp_path}/arguments\nexec $REAL "$@"')
     tracking, service = make_database("tracking"), f"CREATE ROLE {SERVICE} LOGIN"
@@ -271,6 +276,23 @@ def test_a_registry_stays_what_it_was_in(
     with pytest.raises(InputError, match="is a file of SQLite, and SOVEREIGN_REGISTRY_URL names a PostgreSQL server"):
         office.restore(elsewhere(office, tmp_path / "other", make_database("other")), tmp_path / "backup")
     assert not any((tmp_path / "other").iterdir())
+
+
+@pytest.mark.security_case(
+    "A password that is not written as in a URL makes an address unreadable", "Refused; nothing of it is shown"
+)
+@pytest.mark.parametrize("address", ["postgresql://clerk:a@hunter2:x@127.0.0.1/registry", "postgresql:hunter2"])
+def test_an_address_that_cannot_be_read_is_not_repeated(tmp_path: Path, address: str) -> None:
+    settings = Settings(home=tmp_path / "home", data=tmp_path / "data", registry_url=address)
+    asked: dict[str, Callable[[], object]] = {
+        "dump": lambda: assert_can_dump(Database("SOVEREIGN_REGISTRY_URL", address)),
+        "registry": lambda: open_registry(settings),
+        "backup": lambda: database_file(settings),
+    }
+    for act_of in asked.values():
+        with pytest.raises(InputError, match="SOVEREIGN_REGISTRY_URL is no address") as refused:
+            act_of()
+        assert "hunter2" not in f"{refused.value} {refused.value.hint}"
 
 
 @pytest.mark.parametrize("query", ["sslpassword=hunter2", "host=a:1&host=b:2"])

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from sqlalchemy import Engine, NullPool, create_engine, event, make_url
+from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
 from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.ledger import triggers
-from sovereign_pipeline.ledger.database import Registry, cannot_be_opened, head_revision, revision_of
+from sovereign_pipeline.ledger.database import Registry, cannot_be_opened, head_revision, registry_url, revision_of
 from sovereign_pipeline.ledger.log import checkpoints
 from sovereign_pipeline.ledger.rows_on_record import HINT, unreadable_row
 from sovereign_pipeline.settings import Settings
@@ -67,7 +67,7 @@ def _unreadable_rows_named(registry: Registry) -> Iterator[None]:
 @contextmanager
 def _engine(settings: Settings) -> Iterator[Engine]:
     try:
-        url = make_url(settings.registry_url)
+        url = registry_url(settings)
         if url.get_backend_name() == "sqlite":
             with _sqlite(Path(url.database or "")) as engine:
                 yield engine
