@@ -843,6 +843,8 @@ CAPACITIES = {
     "security": "the institution's security office",
 }
 """What a technical file is signed as -> who that is."""
+UNWRITTEN = r"not known to this system".replace(" ", r"[\s>*_|\u00ad\u200b-\u200f\u2060\ufeff]+")
+"""What stands in a technical file where nobody has written yet, as editors wrap and emphasise it."""
 
 
 def check_dated(act: Said, entry: dict[str, Any], after: Iterable[dict[str, Any]] = ()) -> None:
@@ -922,7 +924,7 @@ def tell_technical_files(package: Package) -> None:
     for _, act in package.acts_of("technical file signed"):
         said, row = act.predicate, package.rows[act.predicate["adapter"]]
         content = package.files[f"technical-files/{row['id']}/{said['file']}.md"]
-        unwritten = len(re.findall(r"not\s+known\s+to\s+this\s+system", content.decode(), re.IGNORECASE))
+        unwritten = len(re.findall(UNWRITTEN, content.decode(), re.IGNORECASE))
         stated = {"record": row["record_digest"], "file": sha256(content), "unwritten": unwritten}
         require({**said, **stated} == said, f"{act.where}: it names another record or file, or not what is unwritten")
         capacity = said["capacity"]

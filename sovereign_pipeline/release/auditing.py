@@ -96,7 +96,8 @@ def audit_adapter(
     lines = dict.fromkeys(map(line_of, covered))
     with registry.reading() as session:
         requests, transitions = _signed(session, settings, trust, lines)
-        files = [each for one in covered for each in signed_files(session, settings, find_adapter(registry, one))]
+        rows = [find_adapter(registry, each) for each in covered]
+        files = [each for row in rows for each in signed_files(session, settings, row, trust)]
     file_signatures = sum(len(each.signatures) for each in files)
     lineage = verify_adapter(registry, store, settings, adapter_id, progress)
     return AuditReport(trust, ledger.newest.sequence, witnessed, requests, transitions, file_signatures, lineage)

@@ -34,6 +34,7 @@ from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import actor_of, assert_may, officer_of, trust_root, verify_act
 from sovereign_pipeline.signing.predicates import TECHNICAL_FILE
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.signing.trusted import Trust
 from sovereign_pipeline.wording import counted
 
 SIGNED = "technical file signed"
@@ -46,7 +47,10 @@ CAPACITIES: Mapping[str, str] = {
 """What a person signs as -> who that is. The trust root gives the right, such as `sign_as_legal`."""
 UNWRITTEN = "Not known to this system"
 """Begins each place of the draft that persons are to write."""
-PLACE = re.compile(UNWRITTEN.replace(" ", r"\s+"), re.IGNORECASE)
+PLACE = re.compile(UNWRITTEN.replace(" ", r"[\s>*_|\u00ad\u200b-\u200f\u2060\ufeff]+"), re.IGNORECASE)
+"""The same where an editor wrapped or emphasised it, or put what nobody sees between its words."""
+DECEIVING = re.compile(r"\r(?!\n)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202d\u202e]")
+"""What makes a terminal or an editor show another text than the one that is signed."""
 LARGEST = 4 << 20
 """Bytes of a file of text."""
 RESTORE = "Put it back from a backup of the home."
@@ -101,13 +105,20 @@ class SignedFile:
 def read_completed(path: Path, adapter: Adapter, *, incomplete: bool) -> CompletedFile:
     """A completed technical file. incomplete: it may have places that nobody has written.
 
-    Raises InputError where it is no text, is of another adapter or of another record of it, or has such places.
+    Raises InputError where it is no text, or none that is shown as it is; where it is of another adapter or of another
+    record of it; and where it has such places.
     """
     content = read_bounded(path, LARGEST, "Name the completed file.")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: this is no text in UTF-8.", "Save it as UTF-8.") from None
+    if (deceiving := DECEIVING.search(text)) is not None:
+        raise InputError(
+            f"{path}: line {_line(text, deceiving)} holds the character U+{ord(deceiving[0]):04X}, by which another "
+            "text can be shown than the one that is signed.",
+            "Take it out.",
+        )
     if text.split("\n", 1)[0].strip() != title_of(adapter.id) or adapter.record_digest not in text:
         raise InputError(
             f"{path}: this is no technical file of {adapter.id}: its first line, or the digest of the record, is of "
@@ -116,13 +127,16 @@ def read_completed(path: Path, adapter: Adapter, *, incomplete: bool) -> Complet
         )
     places = list(PLACE.finditer(text))
     if places and not incomplete:
-        line = text.count("\n", 0, places[0].start()) + 1
         raise InputError(
             f"{path}: {counted(len(places), 'place')} where something is not known to this system, the first in line "
-            f"{line}, and nobody has written it.",
+            f"{_line(text, places[0])}, and nobody has written it.",
             "Whoever is named there writes it, or you sign the file as incomplete; the signature says so.",
         )
     return CompletedFile(adapter.id, content, len(places))
+
+
+def _line(text: str, found: re.Match[str]) -> int:
+    return text.count("\n", 0, found.start()) + 1
 
 
 def sign_technical_file(
@@ -140,7 +154,9 @@ def sign_technical_file(
     verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, settings, trust)
-        known = next((each for each in signed_files(session, settings, adapter) if each.sha256 == file.sha256), None)
+        known = next(
+            (each for each in signed_files(session, settings, adapter, trust) if each.sha256 == file.sha256), None
+        )
         by_now = known.signatures if known is not None else ()
         if any((each.person, each.capacity) == (officer.person, capacity) for each in by_now):
             raise ConflictError(f"{officer.person} signed this file as {CAPACITIES[capacity]} already.")
@@ -153,7 +169,7 @@ def sign_technical_file(
         entered = {**said, "statement": statement, **trust_named(trust)}
         append(session, actor_of(signer.keyid), SIGNED, entered)
     with registry.reading() as session:
-        return next(each for each in signed_files(session, settings, adapter) if each.sha256 == file.sha256)
+        return next(each for each in signed_files(session, settings, adapter, trust) if each.sha256 == file.sha256)
 
 
 def right_of(capacity: str) -> str:
@@ -163,8 +179,13 @@ def right_of(capacity: str) -> str:
     return f"sign_as_{capacity}"
 
 
-def signed_files(session: Session, settings: Settings, adapter: Adapter) -> list[SignedFile]:
+def signed_files(
+    session: Session, settings: Settings, adapter: Adapter, trust: Trust | None = None
+) -> list[SignedFile]:
     """Every technical file of an adapter that somebody signed, in the order of their first signatures.
+
+    Args:
+        trust: by which signatures count; None is the one on this machine, read where there is a signature.
 
     Raises IntegrityError naming a file or a signature that is missing, was changed, or does not count.
     """
@@ -173,13 +194,15 @@ def signed_files(session: Session, settings: Settings, adapter: Adapter) -> list
     )
     found: dict[str, SignedFile] = {}
     for entry in session.scalars(query.order_by(AuditEntry.sequence)):
-        file, signature = _verified(settings, adapter, entry)
+        file, signature = _verified(settings, adapter, trust if trust is not None else trust_root(settings), entry)
         before = found[file.sha256].signatures if file.sha256 in found else ()
         found[file.sha256] = SignedFile(file.sha256, file.content, file.unwritten, (*before, signature))
     return list(found.values())
 
 
-def _verified(settings: Settings, adapter: Adapter, entry: AuditEntry) -> tuple[CompletedFile, FileSignature]:
+def _verified(
+    settings: Settings, adapter: Adapter, trust: Trust, entry: AuditEntry
+) -> tuple[CompletedFile, FileSignature]:
     """The file and the statement that an entry names."""
     entered = {name: value for name, value in entry.subjects.items() if name not in {"statement", *TRUST_NAMES}}
     capacity, at = str(entered.get("capacity")), str(entered.get("at"))
@@ -192,7 +215,7 @@ def _verified(settings: Settings, adapter: Adapter, entry: AuditEntry) -> tuple[
     try:
         verified = verify_act(
             bundle,
-            trust_root(settings),
+            trust,
             f"sign_as_{capacity}",
             [adapter.classification],
             predicate_type=TECHNICAL_FILE,
