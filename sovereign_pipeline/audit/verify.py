@@ -5,7 +5,7 @@
 ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; all else is followed from it.
 Ends 0 where everything holds, 1 at the first thing that does not, and 2 for a wrong call.
 
-**How to read it.** 1,455 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
+**How to read it.** 1,456 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
 those above it alone. `check_all` in the last one has the order in which everything is checked.
 
  1. Bytes        forms of JSON, moments, keys
@@ -862,6 +862,7 @@ def check_dated(act: Said, entry: dict[str, Any], after: Iterable[dict[str, Any]
 def read_acts(package: Package) -> dict[int, Said]:
     """What was signed of each act, by the number of its entry, by the key that the entry names."""
     acts: dict[int, Said] = {}
+    registered = {each["subjects"]["adapter"]: each for each in package.entries("adapter registered")}
     for number, entry in package.log.items():
         if entry["action"] not in ACTS:
             continue
@@ -885,7 +886,7 @@ def read_acts(package: Package) -> dict[int, Said]:
         act = acts[number] = statement(package, bundle, role, OURS + kind, about, number - 1, where)
         is_about = {each["digest"]["sha256"] for each in act.subject} >= {row["record_manifest_sha256"] for row in rows}
         require(is_about or of != "adapter", f"{where}: it is about other adapters than entry {number}")
-        check_dated(act, entry)
+        check_dated(act, entry, after=[registered[row["id"]] for row in rows if row["id"] in registered])
         is_own = entry["actor"] == f"{role}:{act.keyid}"
         require(is_own, f"{where}: entry {number} is of {entry['actor']}, and another key signed")
         told = {name: subjects[name] for name in same or {*subjects} - BESIDES_SIGNED}

@@ -128,6 +128,17 @@ def test_the_first_entry_of_a_kind_cannot_be_left_out(desk: Desk, pipeline: File
     assert made.refusal() is not None
 
 
+@pytest.mark.security_case("Every change of a line's flag is kept out of evidence", "said, and not taken for nothing")
+def test_flags_that_are_all_left_out_are_missed(desk: Desk, pipeline: FileSigner) -> None:
+    flags = _entries(desk.package, "flag changed")
+    left_out: dict[str, bytes | None] = dict.fromkeys([name for name, _ in flags] + [_statement(of) for _, of in flags])
+    left_out |= dict.fromkeys(name for name in desk.package.files if name.startswith("flags/"))
+    said: list[str] = []
+    assert desk.package.indexed(left_out, pipeline).refusal(said=said) is None
+    told = f": production: {FIRST}; staged: {SECOND} by its transitions; no flag change is here, which would say who"
+    assert told in "\n".join(said)
+
+
 @pytest.mark.security_case("The pipeline signs a flag for an adapter that no officer let through", "refused")
 def test_a_flag_alone_lets_no_adapter_answer(desk: Desk) -> None:
     package = desk.package.read()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.audit import verify
-from sovereign_pipeline.signing.predicates import EARLY_CLOSING, HOLD, HOLD_ACCEPTANCE, PURGE
+from sovereign_pipeline.signing.predicates import EARLY_CLOSING, HOLD, HOLD_ACCEPTANCE, PURGE, REVIEW
 from sovereign_pipeline_tests.audit.story import ADAPTER, OTHER, RECORD, SIGNERS, Review, Story, moment
 
 JUDGED: dict[str, Any] = {"line": "lamps", "adapter": ADAPTER, "outcome": "inconclusive", "observations": "1" * 64}
@@ -43,8 +43,9 @@ def test_a_hold_and_who_accepted_it_are_told(story: Story) -> None:
         ({"adapter": OTHER}, "accepts a judgement that is not on record, or another adapter's"),
         ({"judgement": "2" * 64}, "accepts a judgement that is not on record, or another adapter's"),
         ({"outcome": "promote"}, "accepts a judgement that is not on record, or another adapter's"),
+        ({"at": moment(29)}, "it is dated 2026-11-29T09:00:00.*, after entry 3"),
     ],
-    ids=["who may not", "another reason", "another adapter", "an unknown judgement", "another outcome"],
+    ids=["who may not", "another reason", "another adapter", "an unknown judgement", "another outcome", "another day"],
 )
 def test_a_hold_is_accepted_as_it_was_judged(story: Story, planted: dict[str, Any], why: str) -> None:
     _accept(story, **planted)
@@ -57,6 +58,15 @@ def test_a_hold_is_judged_as_its_entry_says(story: Story) -> None:
     story.act("pipeline", "hold judged", HOLD, RECORD, JUDGED, outcome="promote")
     with pytest.raises(verify.Refused, match="entry 2 says something else than what was signed"):
         story.told("Holds")
+
+
+@pytest.mark.security_case("An officer's act is dated before its adapter was registered", "refused")
+def test_an_act_is_dated_after_its_adapter_was_registered(story: Story) -> None:
+    story.enter("adapter registered", {"adapter": ADAPTER}, "")
+    said = {"adapter": ADAPTER, "number": 1, "text": "It stays.", "at": moment(20)}
+    story.act("layla", "adapter reviewed", REVIEW, RECORD, said)
+    with pytest.raises(verify.Refused, match=r"it is dated 2026-11-20T09:00:00.*, before entry 2"):
+        story.told("Officers' acts")
 
 
 def _purge(story: Story, by: str = "layla", adapter: str = ADAPTER) -> None:
