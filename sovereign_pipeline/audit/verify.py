@@ -5,7 +5,7 @@
 ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; all else is followed from it.
 Ends 0 where everything holds, 1 at the first thing that does not, and 2 for a wrong call.
 
-**How to read it.** 1,456 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
+**How to read it.** 1,458 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
 those above it alone. `check_all` in the last one has the order in which everything is checked.
 
  1. Bytes        forms of JSON, moments, keys
@@ -1444,6 +1444,8 @@ def main(arguments: list[str]) -> int:
     except Refused as refused:
         said += [f"✗ {refused}", "What rests on it was not checked. The package proves nothing."]
         code = 1
+    if sys.stdout is None:  # it was closed before: there is nobody to tell
+        return code
     text = "".join(f"{on_one_line(each)}\n" for each in said)
     coding = sys.stdout.encoding or "utf-8"  # a terminal may know fewer letters: they are written as their numbers
     try:

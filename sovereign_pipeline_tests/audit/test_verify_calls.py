@@ -46,3 +46,5 @@ def test_it_prints_wherever_it_is_read(desk: Desk) -> None:
     closed = subprocess.run(command, stdout=writes, stderr=subprocess.PIPE)
     os.close(writes)
     assert (closed.returncode, closed.stderr) == (0, b"")
+    never = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], stderr=subprocess.PIPE)
+    assert (never.returncode, never.stderr) == (0, b"")
