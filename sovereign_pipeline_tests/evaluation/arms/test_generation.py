@@ -7,7 +7,7 @@ import pytest
 from sovereign_pipeline.evaluation.arms.generation import generate
 from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch
 from sovereign_pipeline_tests.evaluation.arms.test_token_tree import model_of, random_ids
-from sovereign_pipeline_tests.families import PACKED
+from sovereign_pipeline_tests.families import PACKED, configuration
 
 END, PADDING, NEW = 2, 0, 6
 SHARED = random_ids(20, 1)
@@ -66,6 +66,19 @@ def test_rows_that_end_early_are_filled_up_while_others_go_on() -> None:
     assert len({len(given) for given in alone}) > 1
     for given, together in zip(alone, generate(model, prompts, NEW, [end], PADDING, 512), strict=True):
         assert together == [*given, *[PADDING] * (len(together) - len(given))]
+
+
+def test_prompts_of_a_model_that_keeps_a_window_are_padded() -> None:
+    """Its trees are right as long as they fit the window; its cache is no plain one."""
+    from transformers import AutoModelForCausalLM
+
+    config = configuration("mistral")[0]
+    config.sliding_window = 100
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    branch = longest_branch(model, SHARED)
+    assert branch == 100
+    assert computed(model, PROMPTS, branch) == computed(model, PROMPTS, 0)
+    assert answers(model, PROMPTS, branch) == answers(model, PROMPTS, 0)
 
 
 def test_a_single_token_is_a_prompt() -> None:
