@@ -6,7 +6,6 @@ artifact, which a person removes.
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.backup import archive, description
 from sovereign_pipeline.backup.archive import Listed
+from sovereign_pipeline.backup.aside import folder_aside
 from sovereign_pipeline.backup.description import ARCHIVE
 from sovereign_pipeline.backup.restoring import purged_files
-from sovereign_pipeline.backup.snapshot import ASIDE
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.audit_log import append
@@ -53,11 +52,11 @@ def repair(settings: Settings, directory: Path, digest: str, private_key: str, p
     gone = purged_files(settings, digest)
     places = {f"home/artifacts/{digest}": settings.artifacts / digest}
     places[f"corpus/{ARTIFACTS}/{digest}"] = settings.corpus / ARTIFACTS / digest
-    with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home) as aside:
+    with folder_aside(settings.home) as aside:
         progress("decrypting and comparing")
-        _extract(directory / ARCHIVE, made.archive, private_key, Path(aside), tuple(places))
-        _assert_good(settings, Path(aside), digest, gone)
-        damages = [each for name, place in places.items() for each in _damages(Path(aside) / name, place, gone)]
+        _extract(directory / ARCHIVE, made.archive, private_key, aside, tuple(places))
+        _assert_good(settings, aside, digest, gone)
+        damages = [each for name, place in places.items() for each in _damages(aside / name, place, gone)]
         if not damages:
             return []
         names = [each.name for each in damages]

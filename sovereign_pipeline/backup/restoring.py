@@ -22,10 +22,10 @@ from sovereign_pipeline.artifacts.confined import make_private
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.backup import archive, description, postgresql
 from sovereign_pipeline.backup.archive import DAMAGED, Listed
+from sovereign_pipeline.backup.aside import ASIDE
 from sovereign_pipeline.backup.description import ARCHIVE, Description
 from sovereign_pipeline.backup.postgresql import Database
 from sovereign_pipeline.backup.snapshot import (
-    ASIDE,
     MLFLOW_DUMP,
     REGISTRY,
     REGISTRY_DUMP,

@@ -18,6 +18,7 @@ from pathlib import Path
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.backup import postgresql
 from sovereign_pipeline.backup.archive import Archive
+from sovereign_pipeline.backup.aside import ASIDE
 from sovereign_pipeline.backup.postgresql import Database
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.ledger.database import registry_url
@@ -31,8 +32,6 @@ REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP = "registry/registry.db", "registry/registr
 """Names of databases in the archive, that of the registry by what it is in: SQLite or PostgreSQL."""
 SQLITE = b"SQLite format 3\x00"
 OF_A_DATABASE = ("-wal", "-shm", "-journal")
-ASIDE = ".backup-"
-"""What the name of a folder with copies begins with."""
 PASSING = (".building", ".partial", ASIDE)
 """What the name of a folder begins with that holds what is being made."""
 

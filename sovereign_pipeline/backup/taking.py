@@ -5,16 +5,16 @@ What belongs here: the acts. What does not: restoring (`restoring.py`) and repai
 
 import datetime
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.backup import archive, description, postgresql
+from sovereign_pipeline.backup.aside import folder_aside
 from sovereign_pipeline.backup.description import ARCHIVE, Description
 from sovereign_pipeline.backup.restoring import extract, on_servers_again, verified_artifacts, verified_ledger
-from sovereign_pipeline.backup.snapshot import ASIDE, Snapshot, database_file, on_servers
+from sovereign_pipeline.backup.snapshot import Snapshot, database_file, on_servers
 from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.ledger.audit_log import append
@@ -56,8 +56,8 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
         append(session, actor, CREATED, {"recipient": fingerprint_of(recipient)})
     out.mkdir(parents=True, mode=0o700)
     try:
-        with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home) as aside:
-            snapshot = Snapshot(settings, Path(aside))
+        with folder_aside(settings.home) as aside:
+            snapshot = Snapshot(settings, aside)
             checkpoint = snapshot.held_together()
             with archive.written(out / ARCHIVE, recipient) as opened:
                 snapshot.write(opened, progress)
@@ -91,7 +91,7 @@ def check(settings: Settings, directory: Path, private_key: str, progress: Progr
     Raises IntegrityError, and PrivacyError for a key that does not open it.
     """
     made = description.read(directory, trust_root(settings))
-    with tempfile.TemporaryDirectory(prefix=ASIDE, dir=settings.home.parent) as aside:
-        staged = extract(settings, directory, made, private_key, Path(aside), progress)
+    with folder_aside(settings.home.parent) as aside:
+        staged = extract(settings, directory, made, private_key, aside, progress)
         with on_servers_again(settings, staged, kept=False):
             return Checked(made, verified_ledger(staged, made), verified_artifacts(staged))

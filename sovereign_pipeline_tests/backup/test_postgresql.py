@@ -14,6 +14,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.backup import description, postgresql
+from sovereign_pipeline.backup.aside import ASIDE
 from sovereign_pipeline.backup.postgresql import Database, assert_can_dump
 from sovereign_pipeline.backup.restoring import RESTORED
 from sovereign_pipeline.backup.snapshot import database_file
@@ -216,8 +217,11 @@ def test_a_killed_backup_leaves_nothing_running_and_the_next_one_is_whole(
     wait_until(lambda: not run(office.settings.registry_url, holding), lambda: "the state is still held")
     with pytest.raises(IntegrityError):
         description.read(tmp_path / "killed", trust_root(office.settings))
+    left = list(office.settings.home.glob(f"{ASIDE}*"))
+    assert [each.stat().st_mode & 0o777 for each in left] == [0o700]
     (programs / "pg_dump").unlink()
     assert office.take(tmp_path / "next").description.head.size == len(entries(open_registry(office.settings)))
+    assert not left[0].exists()
 
 
 @pytest.mark.postgresql

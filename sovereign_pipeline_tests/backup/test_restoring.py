@@ -9,6 +9,7 @@ import pytest
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.backup import archive, description
+from sovereign_pipeline.backup.aside import ASIDE, OURS, folder_aside
 from sovereign_pipeline.backup.description import ARCHIVE, DESCRIPTION, SIGNATURE
 from sovereign_pipeline.backup.restoring import RESTORED
 from sovereign_pipeline.backup.taking import CREATED, check, take
@@ -172,6 +173,28 @@ def test_another_key_does_not_open_a_backup(office: Office, tmp_path: Path) -> N
     for key in (str(pyrage.x25519.Identity.generate()), "no key"):
         with pytest.raises(PrivacyError):
             check(office.settings, tmp_path / "backup", key, print)
+
+
+@pytest.mark.security_case(
+    "A backup, its verification or a repair is killed: copies without encryption stay",
+    "The next one removes them, of no process that lives and of nobody else",
+)
+def test_what_a_killed_process_left_is_removed(office: Office, tmp_path: Path) -> None:
+    office.take(tmp_path / "backup")
+    for parent, acts in (
+        (office.settings.home, lambda: office.take(tmp_path / "next")),
+        (office.settings.home.parent, lambda: check(office.settings, tmp_path / "backup", office.pair.private, print)),
+    ):
+        with folder_aside(parent) as living:
+            others = [parent / f"{ASIDE}2026", parent / f"{ASIDE}linked{OURS}"]
+            others[0].mkdir()
+            others[1].symlink_to(others[0])
+            left = parent / f"{ASIDE}a1b2c3d4{OURS}"
+            left.mkdir()
+            (left / "pipeline.key").write_bytes(WORD)
+            acts()
+            assert not left.exists() and living.is_dir() and others[0].is_dir() and others[1].is_symlink()
+        assert not living.exists()
 
 
 def test_a_registry_on_a_server_of_another_kind_has_a_backup_of_its_own(office: Office, tmp_path: Path) -> None:
