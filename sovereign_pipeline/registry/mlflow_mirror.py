@@ -12,17 +12,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, event, make_url
+from sqlalchemy import create_engine, event
 
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_PAGE
 from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
+from sovereign_pipeline.ledger.database import parsed_url
 from sovereign_pipeline.ledger.tables import Adapter, row_as_dict
 from sovereign_pipeline.processes.locks import held
 from sovereign_pipeline.registry.record import numbers_in
-from sovereign_pipeline.settings import Settings, go_offline
+from sovereign_pipeline.settings import VARIABLES, Settings, go_offline
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 
 LATEST = "latest-registered"
@@ -166,7 +167,7 @@ def _create_database(mlflow_url: str) -> None:
     MLflow runs all of its migrations and flushes each to disk. Under another name none need be flushed, which halves
     the time of the first use, and a killed process leaves no incomplete database.
     """
-    url = make_url(mlflow_url)
+    url = parsed_url(VARIABLES["mlflow_url"], mlflow_url)
     if url.get_backend_name() != "sqlite" or not url.database or Path(url.database).exists():
         return
     from mlflow.store.db.utils import _initialize_tables
