@@ -407,7 +407,7 @@ def read_checkpoint(note: str, trust: Trust) -> Checkpoint:
             else:
                 stated = f"cosignature/v1\ntime {at}\n{message}".encode()
                 holds = signed_with(key.public, signature[12:], stated)
-                if holds and in_force:  # once for each key: whoever hands on a signature may change `name`
+                if holds and in_force:  # once for each key: whoever copies a signature may change `name`
                     seen = datetime.datetime.fromtimestamp(at, datetime.UTC)
                     cosigned.setdefault(keyid, (f"{name}, key {keyid_of(key.public)},", seen))
             is_good = is_good or holds
