@@ -154,4 +154,4 @@ def test_the_gateway_is_started_where_an_adapter_is_in_production_and_else_it_is
     assert not gateway.runs_stages and len(told) == 1
     broken = replace(settings, registry_url="nonsense")
     assert services._gateway(broken, ports, told.append) == []
-    assert told[1].startswith("no gateway: The registry cannot be opened")
+    assert told[1].startswith("no gateway: The database cannot be opened: SOVEREIGN_REGISTRY_URL")

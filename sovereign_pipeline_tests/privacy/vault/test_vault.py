@@ -162,6 +162,7 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
         "sovereign_pipeline.privacy.vault.vault",
         "sovereign_pipeline.privacy.vault.vault_cli",
         "sovereign_pipeline.processes",
+        "sovereign_pipeline.processes.this_process",
     ]
     assert heavy == ""
 
