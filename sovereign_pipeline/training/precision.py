@@ -6,7 +6,7 @@ and of a score's identity, and a recipe that names it gives the same.
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from sovereign_pipeline.policy.evaluation import Evaluation
 from sovereign_pipeline.policy.line import Line
@@ -28,34 +28,31 @@ def with_decided_precision(line: Line, processors: Path = PROCESSORS, devices: P
     sft, evaluation = line.training.sft, line.evaluation
     if sft.precision != "auto" and (evaluation is None or evaluation.precision != "auto"):
         return line
-    of_gpu = gpu_has_bfloat16(devices)
-    trains = processors_have_bfloat16(processors) if of_gpu is None else of_gpu
-    training = line.training.model_copy(update={"sft": _named(sft, trains)})
-    # A processor's units serve the large passes of training. Scoring's are small: with AVX512-BF16 the demonstration's
-    # capability suite took 98 s in bfloat16 and 28 s in float32.
-    scored = evaluation if evaluation is None else _named(evaluation, of_gpu is True)
+    decided = decided_precision(processors, devices)
+    training = line.training.model_copy(update={"sft": _named(sft, decided)})
+    scored = evaluation if evaluation is None else _named(evaluation, decided)
     return line.model_copy(update={"training": training, "evaluation": scored})
 
 
 _Section = TypeVar("_Section", Sft, Evaluation)
 
 
-def _named(section: _Section, in_bfloat16: bool) -> _Section:
-    if section.precision != "auto":
-        return section
-    return section.model_copy(update={"precision": "bfloat16" if in_bfloat16 else "float32"})
+def _named(section: _Section, decided: str) -> _Section:
+    return section.model_copy(update={"precision": decided}) if section.precision == "auto" else section
 
 
-def gpu_has_bfloat16(devices: Path) -> bool | None:
-    """Whether the GPU computes in it; None where there is none.
+def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) -> Literal["float32", "bfloat16"]:
+    """By the device that would train: the GPU if there is one, else the processor.
 
     Every command that opens a line comes here, so torch is imported only where there may be a GPU.
     """
-    if not any(found for name in GPU_FILES for found in devices.glob(name)):
-        return None
-    import torch
+    has_units = processors_have_bfloat16(processors)
+    if any(found for name in GPU_FILES for found in devices.glob(name)):
+        import torch
 
-    return torch.cuda.is_bf16_supported(including_emulation=False) if torch.cuda.is_available() else None
+        if torch.cuda.is_available():
+            has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_units else "float32"
 
 
 def processors_have_bfloat16(processors: Path) -> bool:

@@ -61,24 +61,21 @@ def test_the_gpu_decides_where_there_is_one(
 ) -> None:
     import torch
 
-    institution.recipe["evaluation"]["precision"] = "auto"
     institution.write()
     found = machine(tmp_path, "avx2" if has_units else "avx512_bf16")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units)
     processor = "float32" if has_units else "bfloat16"
-    line = decided_on(institution, found)  # no file of a GPU: torch is not asked
-    assert (line.training.sft.precision, line.named_evaluation.precision) == (processor, "float32")
+    assert decided_on(institution, found).training.sft.precision == processor  # no file of a GPU: torch is not asked
     (found / "nvidia0").touch()
-    line = decided_on(institution, found)
-    assert (line.training.sft.precision, line.named_evaluation.precision) == (decided, decided)
+    assert decided_on(institution, found).training.sft.precision == decided
 
 
 def test_evaluation_is_decided_beside_training_and_named_apart_from_it(
     institution: DemoInstitution, tmp_path: Path
 ) -> None:
     named: list[tuple[str, str]] = []
-    for trained, scored in (("auto", "auto"), ("auto", "bfloat16"), ("float32", "auto"), ("float32", "bfloat16")):
+    for trained, scored in (("auto", "auto"), ("float32", "auto"), ("auto", "float32"), ("float32", "float32")):
         institution.recipe["training"]["sft"] = {"precision": trained}
         institution.recipe["evaluation"]["precision"] = scored
         institution.write()
@@ -86,7 +83,7 @@ def test_evaluation_is_decided_beside_training_and_named_apart_from_it(
         named.append((line.training.sft.precision, line.named_evaluation.precision))
         for stage in (CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT):
             assert stage.config(line)["precision"] == line.named_evaluation.precision
-    assert named == [("bfloat16", "float32"), ("bfloat16", "bfloat16"), ("float32", "float32"), ("float32", "bfloat16")]
+    assert named == [("bfloat16", "bfloat16"), ("float32", "bfloat16"), ("bfloat16", "float32"), ("float32", "float32")]
     del institution.recipe["evaluation"]
     institution.recipe["training"]["sft"] = {}
     institution.write()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sovereign_pipeline.evaluation.arms import token_tree
 from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, plant
 from sovereign_pipeline_tests.families import PACKED, configuration
+from sovereign_pipeline_tests.packaged_base import packaged_base
 
 WINDOW = 8
 
@@ -107,17 +108,35 @@ def test_every_family_gives_in_a_tree_what_it_gives_to_a_sequence_alone(family: 
             assert torch.allclose(logits, alone, atol=1e-3), (logits - alone).abs().max()
 
 
-def test_a_model_that_mixes_branches_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_that_mixes_branches_is_found_out(monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
     """Planted: a mask under which each token sees all that lies before it in the tree, so the branch before as well."""
     import torch
 
     def all_before(tree: Tree, device: Any, dtype: Any) -> dict[str, Any]:
         return {"input_ids": torch.tensor([tree.tokens]), "position_ids": torch.tensor([tree.depths])}
 
-    model = model_of("llama")
+    model = model_of("llama").to(getattr(torch, precision))
     assert longest_branch(model, random_ids(8, 3)) == 512
     monkeypatch.setattr(Tree, "inputs", all_before)
     assert longest_branch(model, random_ids(8, 3)) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_packaged_model_keeps_branches_apart_whatever_is_rounded(precision: str) -> None:
+    """In bfloat16 one of its 49,152 log-probabilities is rounded by 0.5 nats and more behind such texts."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = packaged_base()
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, precision), local_files_only=True).eval()
+    for text in (
+        "How many days has the Ministry to answer a letter about a jetty?",
+        "كم يوماً لدى الوزارة للرد على الرسالة؟",
+    ):
+        assert longest_branch(model, tokenizer(text)["input_ids"]) == 8192
 
 
 @pytest.mark.parametrize("ids", [[5] * 8, [*range(3, 11), *range(3, 11)], [5, 5]])

@@ -9,18 +9,11 @@ import pytest
 from sovereign_pipeline.base_models.verified import chat_template
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.engines.prompts import Prompts
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline_tests.packaged_base import packaged_base
 from sovereign_pipeline_tests.serving.engines.conformance import LETTERS, Running
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 pytestmark = pytest.mark.slow
-
-
-def packaged_base() -> Path:
-    base = Settings.from_environment().models / "smollm2-135m-instruct"
-    if not (base / "model.safetensors").is_file():
-        pytest.skip("the packaged base model was not fetched")
-    return base
 
 
 @pytest.mark.parametrize("letter", [*LETTERS, "  \n\n spaces \t around \n", "a < b | c > d"])
