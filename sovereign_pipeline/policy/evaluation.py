@@ -140,7 +140,7 @@ class Evaluation(RecipeModel):
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format in which base, incumbent and candidate are scored and answer. `auto` is bfloat16 where this machine
-    computes in it, else float32, as in `training.sft`; identities and report have which."""
+    computes in it, else float32, whatever `training.sft` names; identities and report have which."""
 
     max_held_out_rows: int | None = Field(default=None, ge=10)
     """Largest number of held-out documents that are evaluated; null: all."""

@@ -71,12 +71,14 @@ def test_a_tree_is_full_at_its_most_tokens_beside_what_is_shared(monkeypatch: py
     assert [len(tree.paths) for tree in trees] == [5, 1, 2, 2]
 
 
-def model_of(family: str) -> Any:
+def model_of(family: str, **changed: float) -> Any:
     import torch
     from transformers import AutoModelForCausalLM
 
+    config = configuration(family)[0]
+    config.update(changed)
     torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(configuration(family)[0], attn_implementation="sdpa").eval()
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
 
 
 def random_ids(count: int, seed: int) -> list[int]:
@@ -119,6 +121,32 @@ def test_a_model_that_mixes_branches_is_found_out(monkeypatch: pytest.MonkeyPatc
     model = model_of("llama").to(getattr(torch, precision))
     assert longest_branch(model, random_ids(8, 3)) == 512
     monkeypatch.setattr(Tree, "inputs", all_before)
+    assert longest_branch(model, random_ids(8, 3)) == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_single_layer_that_mixes_branches_is_found_out(precision: str, layer: int) -> None:
+    """Planted: one layer without the tree's mask. Its model is hardly sure of anything, so little moves."""
+    import torch
+
+    model = model_of("llama", initializer_range=0.05).to(getattr(torch, precision))
+    assert longest_branch(model, random_ids(8, 3)) == 512
+    attention = model.model.layers[layer].self_attn
+    attention.register_forward_pre_hook(
+        lambda _, args, given: (args, {**given, "attention_mask": None}), with_kwargs=True
+    )
+    assert longest_branch(model, random_ids(8, 3)) == 0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("initializer_range", [0.02, 0.1])
+def test_a_state_that_crosses_branches_is_found_out_however_little_it_moves(
+    precision: str, initializer_range: float
+) -> None:
+    import torch
+
+    model = model_of("falcon_h1", initializer_range=initializer_range).to(getattr(torch, precision))
     assert longest_branch(model, random_ids(8, 3)) == 0
 
 
