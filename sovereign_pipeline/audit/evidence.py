@@ -70,9 +70,15 @@ have on paper:
     python YOUR-OWN/verify.py SHA256 --folder .
 
 Run your own copy of `verify.py`, which you know, and not the one in this folder: whoever gave you the folder could have
-changed it. Each release has its own; compare the SHA-256 with the one on paper. It takes an hour to read; begin at its
-top. `--on 2027-03-14` says what answered on a day (else when this was made), and `--seen N` refuses a log with fewer
-entries than you have seen before. `index.json` lists every other file with its SHA-256 and is signed by the pipeline.
+changed it. Each release has its own; compare the SHA-256 with the one on paper. It takes an hour to read and longer to
+agree with; begin at its top. It says at its end what it cannot know: the log's other entries, of which some may matter,
+are not in this folder. `--on 2027-03-14` says what answered on a day (else when this was made), and `--seen N` refuses
+a log with fewer entries than you have seen before. `index.json` lists every other file with its SHA-256 and is signed
+by the pipeline.
+
+Statements are what `cosign verify-blob-attestation` takes: with `--insecure-ignore-tlog --new-bundle-format`, and
+`--trusted-root` of a file with `{{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}}`, it needs
+no network.
 
 | folder | holds |
 |---|---|

@@ -5,7 +5,7 @@
 ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; all else is followed from it.
 Ends 0 where everything holds, 1 at the first thing that does not, and 2 for a wrong call.
 
-**How to read it.** 1,460 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
+**How to read it.** 1,488 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
 those above it alone. `check_all` in the last one has the order in which everything is checked.
 
  1. Bytes        forms of JSON, moments, keys
@@ -234,6 +234,8 @@ def read_folder(folder: Path) -> dict[str, bytes]:
                 raise Refused(f"{name}: a package holds files, no links and no empty directories")
     except OSError as error:
         raise Refused(f"{error.filename}: it cannot be read ({error.strerror})") from None
+    except (MemoryError, RecursionError):
+        raise Refused("the package has more bytes, or folders in folders, than can be read here") from None
     return found
 
 
@@ -700,6 +702,15 @@ def check_lineage(package: Package) -> None:
         raise Refused(f"artifacts/{digest}: nothing that the package is about was made of it")
 
 
+def check_level(package: Package) -> None:
+    """The package has the highest level of what is in it."""
+    level, manifests = package.index["classification"], [each.manifest for each in package.artifacts.values()]
+    ladders = [(each["ladder"], each["classification"]) for each in manifests]
+    is_above = any(level in ladder and ladder.index(level) < ladder.index(own) for ladder, own in ladders)
+    is_of_one = level in {own for _, own in ladders}
+    require(is_of_one and not is_above, f"index.json: its level is {level}, and not the highest of its artifacts")
+
+
 # --- 7. Adapters -----------------------------------------------------------------------------------------------------
 
 
@@ -835,7 +846,13 @@ ACTS: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
 adapters' levels, and which subjects of the entry were signed: none named, all."""
 BESIDES_SIGNED = {"statement", "rows", "trust_root", "trust_root_version", "trust_targets_version"}
 """What an entry says of an act besides what was signed."""
-OFFICERS_ACTS = [*ACTS][-6:-1]
+OFFICERS_ACTS = (
+    "known issue added",
+    "adapter reviewed",
+    "recall opened",
+    "recall waived",
+    "release weights purged",
+)
 CAPACITIES = {
     "legal": "the provider's legal office",
     "owner": "the line's owner",
@@ -1183,16 +1200,19 @@ def dated_earlier(flag: Mapping[str, Any]) -> str:
 
 
 def answers(package: Package, steps: list[tuple[datetime.datetime, str]], on: str) -> Iterator[str]:
-    """What answered at a moment, or in the course of a day, as far as the package can know."""
+    """What answered at a moment, or in the course of a day, as far as the package can know. What began within a second
+    is said of the whole second, as it is printed, unless a fraction is asked about."""
     since, until = period(on)
     first, made_at = package.log[min(package.log)], moment(package.index["made_at"])
     begins, known = moment(first["at"]), f"when the package was made, {made_at:%Y-%m-%d %H:%M:%S}"
-    before = [words for at, words in steps if at <= since][-1:] or ["production: none"]
-    if since < begins:
-        before = [f"not known: the log begins here with {place(first)}"]
+    steps = [(begins, "none, by what is here"), *steps]
+    if not since.microsecond:
+        steps = [(at.replace(microsecond=0), words) for at, words in steps]
+    before = f"not known: the log begins here with {place(first)}"
+    before = [before, *(words for at, words in steps if at <= since)][-1]
     if since > made_at:
-        before = [f"not known; {known}: {before[0]}"]
-    yield f"at {since:%Y-%m-%d %H:%M:%S}: {before[0]}"
+        before = f"not known; {known}: {before}"
+    yield f"at {since:%Y-%m-%d %H:%M:%S}: {before}"
     yield from (f"from {at:%Y-%m-%d %H:%M:%S}: {words}" for at, words in steps if since < at <= until)
     if since <= made_at < until:
         yield f"what came later is not known {known}"
@@ -1329,7 +1349,8 @@ def cannot_know(package: Package) -> Iterator[str]:
         one = "one may be a rejection, a withdrawal, a recall or a known issue that is kept out"
         ask = "ask for the whole log (sovereign audit export)"
         yield f"what entries {absent} are, which it does not hold: most are of other matters, and {one}: {ask}"
-    yield "whether a flag change is kept out at the end of its list: its entry is then among those above"
+    last = "whether transitions, flag changes or changes of the rules are kept out at the end of their lists"
+    yield f"{last}: their entries are then among those above, or after entry {size}"
     if not package.checkpoint.cosigned:
         yield "whether the log was rewritten: no witness saw it, so who has its key and its database could"
     yield "whether the rules ask for more approvals than a request names, or more gates than a record: read policy/"
@@ -1339,7 +1360,9 @@ def cannot_know(package: Package) -> Iterator[str]:
     clock = f"times are those of the institution's machines, in the log's order to {minutes} minutes"
     yield f"whether a clock was right: {clock}"
     yield "whether registered_at and review_date of a row in registry/ are right: nothing else here says them"
-    yield "which documents of a source file were used, and their levels: manifests name such lists by SHA-256 alone"
+    yield "which documents of a source file were used, and the level of each: manifests name such lists by SHA-256"
+    yield "which rules were in force when it was made, but by the times above: a manifest has the settings that it used"
+    yield "whether documents/ and README.md, which are written for readers, say the same: they were not compared"
     yield "whether the weights that answer, and the source files, are these: compare their SHA-256 where they lie"
     yield f"whether this verifier is the right one: its SHA-256 is {sha256(Path(__file__).read_bytes())}"
 
@@ -1356,6 +1379,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     log, size = package.checkpoint, package.checkpoint.size
     require(size >= seen, f"log/checkpoint: it covers {size} entries, and you have seen {seen}: it is older, or cut")
     say(f"✓ {len(package.log)} entries, each proven to be among the {size} of the log {log.origin}")
+    say(f"  the newest of them is {place(package.log[max(package.log)])}; all times are UTC")
     for witness, at in sorted(log.cosigned.items()):
         say(f"✓ the witness {witness} saw these {size} entries on {at:%Y-%m-%d %H:%M} UTC")
     check_trust_on_record(package)
@@ -1370,6 +1394,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     check_reviews(package)
     check_lineage(package)
     say("✓ each manifest names its inputs, down to the source files; no level is below that of an input")
+    check_level(package)
     check_rules(package)
     package.acts = read_acts(package)
     lines = sorted({package.rows[each]["line"] for each in index["adapters"]})
@@ -1401,7 +1426,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     say("\nWhat this cannot know:")
     for each in cannot_know(package):
         say(f"- {each}")
-    holds = "everything that the package holds was checked, and holds"
+    holds = "everything that the package holds but documents/ and README.md was checked, and holds"
     by = ", by demonstration keys alone: they prove nothing"
     say(f"\n! {holds}{by}" if trust.is_demonstration else f"\n✓ {holds}")
 
@@ -1420,7 +1445,7 @@ def verify(files: dict[str, bytes], root_sha256: str, on: str | None, seen: int,
 def on_one_line(text: str) -> str:
     """As it is printed: what a package says begins no line of its own, and moves no cursor."""
     return "".join(
-        each if each.isprintable() or (each == "\n" and not place) else "?" for place, each in enumerate(text)
+        each if each.isprintable() or (each == "\n" and not number) else "?" for number, each in enumerate(text)
     )
 
 
@@ -1435,7 +1460,7 @@ def main(arguments: list[str]) -> int:
         is_such = re.fullmatch(r"[0-9a-fA-F]{64}", given.root_sha256) and given.seen >= 0 and given.folder.is_dir()
         if not is_such or (given.on is not None and not period(given.on)):
             raise ValueError
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, OSError):
         sys.stderr.write("Give a SHA-256 of 64 digits, a day or moment such as 2027-03-14, and a package's folder.\n")
         return 2
     said, code = list[str](), 0
@@ -1451,8 +1476,11 @@ def main(arguments: list[str]) -> int:
     try:
         sys.stdout.buffer.write(text.encode(coding, "backslashreplace"))
         sys.stdout.buffer.flush()
-    except BrokenPipeError:  # the reader had enough
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):  # there the reader had enough
+            sys.stderr.write(f"What was found cannot be written ({error.strerror}).\n")
+            return 1
     return code
 
 

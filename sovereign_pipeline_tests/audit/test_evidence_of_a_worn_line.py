@@ -126,7 +126,7 @@ def test_what_happened_to_the_line_is_told(worn: Worn) -> None:
 
 def test_nothing_answered_on_a_day_before_the_first_was_in_production(worn: Worn) -> None:
     asked = worn.said.index("What answered line lamps:")
-    assert worn.said[asked + 1].endswith(": production: none")
+    assert worn.said[asked + 1].endswith(": none, by what is here")
     assert worn.said[asked + 2].startswith("Waived:")
     said: list[str] = []
     assert worn.package.refusal("2101-01-01", said=said) is None

@@ -238,6 +238,21 @@ def test_the_index_is_as_it_is_written(desk: Desk, pipeline: FileSigner) -> None
     assert f"{SIGNATURE}: index.json was changed after it was signed" in str(changed_after)
 
 
+@pytest.mark.security_case("The index of evidence has a lower level than what is in it, and is signed", "refused")
+def test_the_index_has_the_highest_level(desk: Desk, pipeline: FileSigner) -> None:
+    package = desk.package.read()
+    for artifact in package.artifacts.values():
+        artifact.manifest.update({"classification": "SECRET", "ladder": ["PUBLIC", "SECRET"]})
+    for level in ("PUBLIC", "RESTRICTED"):
+        package.index["classification"] = level
+        with pytest.raises(verify.Refused, match=f"its level is {level}, and not the highest of its artifacts"):
+            verify.check_level(package)
+    package.index["classification"] = "SECRET"
+    verify.check_level(package)
+    invented = desk.package.indexed({}, pipeline, classification="NONE")
+    assert invented.refusal() == "index.json: its level is NONE, and not the highest of its artifacts"
+
+
 @pytest.mark.security_case("A file that the program does not write lies below documents/ of evidence", "refused")
 def test_documents_are_those_that_the_program_writes(desk: Desk, pipeline: FileSigner) -> None:
     written = {name.rpartition("/")[2] for name in desk.smaller.files if name.startswith("documents/")}

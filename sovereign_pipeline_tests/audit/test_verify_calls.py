@@ -13,8 +13,8 @@ from sovereign_pipeline_tests.audit.conftest import Desk
 
 @pytest.mark.parametrize(
     "options",
-    [["--on", ""], ["--on", "0001-01-01T00:00+23:00"], ["--seen", "-5"]],
-    ids=["no day", "before all days", "fewer entries than none"],
+    [["--on", ""], ["--on", "0001-01-01T00:00+23:00"], ["--seen", "-5"], ["--folder", "f" * 300]],
+    ids=["no day", "before all days", "fewer entries than none", "a name that no folder has"],
 )
 def test_a_wrong_call_ends_two(options: list[str], tmp_path: Path) -> None:
     assert verify.main(["0" * 64, "--folder", str(tmp_path), *options]) == 2
@@ -34,6 +34,32 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Path, "read_bytes", refuses)  # who runs the tests may be allowed to read everything
     with pytest.raises(verify.Refused, match=r"huge: it cannot be read \(Permission denied\)"):
         verify.read_folder(tmp_path)
+
+
+@pytest.mark.security_case("A folder of evidence lies in a thousand others", "refused in a sentence")
+def test_folders_in_folders_are_refused(tmp_path: Path) -> None:
+    """Planted: so many that Python's own walk gives up."""
+    (tmp_path / "in").mkdir()
+    above = os.open(tmp_path / "in", os.O_DIRECTORY)
+    for _ in range(sys.getrecursionlimit() + 100):
+        os.mkdir("d", dir_fd=above)
+        below = os.open("d", os.O_DIRECTORY, dir_fd=above)
+        os.close(above)
+        above = below
+    os.close(above)
+    try:
+        with pytest.raises(verify.Refused, match=r"folders in folders, than can be read|it cannot be read"):
+            verify.read_folder(tmp_path)
+    finally:
+        subprocess.run(["rm", "-rf", str(tmp_path / "in")], check=True)
+
+
+def test_a_full_disk_is_said_and_nothing_counts_as_verified(desk: Desk) -> None:
+    command = [sys.executable, str(desk.root / "package" / "verify.py"), desk.package.root_sha256]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE)
+    said = b"What was found cannot be written (No space left on device).\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 def test_it_prints_wherever_it_is_read(desk: Desk) -> None:

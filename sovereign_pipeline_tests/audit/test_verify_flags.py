@@ -45,6 +45,24 @@ def test_what_answered_is_said_by_the_flag(story: Story) -> None:
     assert story.answered("2026-11-30") == [f"at 2026-11-30 00:00:00: {both}", END]
 
 
+def test_what_began_within_a_second_is_said_of_that_second(story: Story) -> None:
+    story.at = moment(29).replace("09:00:00", "09:00:00.700000")
+    story.move("unstage", "staged", "approved", OTHER)
+    story.flag(ADAPTER)
+    alone = f"production: {ADAPTER}"
+    assert story.answered("2026-11-29T09:00:00") == [f"at 2026-11-29 09:00:00: {alone}"]
+    assert story.answered("2026-11-29")[-1] == f"from 2026-11-29 09:00:00: {alone}"
+
+
+def test_that_nothing_is_here_which_answered_is_said_from_the_first_entry_on() -> None:
+    story = Story()
+    assert story.answered("2026-11-27") == [
+        "at 2026-11-27 00:00:00: not known: the log begins here with entry 1, 2026-11-27 09:00:00",
+        "from 2026-11-27 09:00:00: none, by what is here",
+    ]
+    assert story.answered("2026-11-28") == ["at 2026-11-28 00:00:00: none, by what is here"]
+
+
 def test_a_line_whose_flag_is_not_here_is_not_said_to_answer_nothing() -> None:
     story = Story()
     _staged(story, ADAPTER)
