@@ -24,11 +24,11 @@ help:
 	@echo "make docs    regenerate the pages that are made from the code"
 	@echo "make lock    resolve requirements/*.txt again (needs uv)"
 	@echo "make bench   what the figures in the README come from"
-	@echo "make bench-corpus   privacy and split, beside Presidio: docs/corpus-benchmark.md"
-	@echo "make bench-training   SFT and DPO, beside stock TRL: docs/training-benchmark.md"
-	@echo "make bench-rlhf   PPO, GRPO and DPO on one reward, beside stock TRL: docs/rlhf-benchmark.md"
-	@echo "make bench-evaluation   three models, beside the lm-eval command line: docs/evaluation-benchmark.md"
-	@echo "make bench-serving   gateway, rollback, local engine and a soak, beside nginx and LiteLLM: docs/serving-benchmark.md"
+	@echo "make bench-corpus   privacy and split, beside Presidio: docs/benchmarks/corpus.md"
+	@echo "make bench-training   SFT and DPO, beside stock TRL: docs/benchmarks/training.md"
+	@echo "make bench-rlhf   PPO, GRPO and DPO on one reward, beside stock TRL: docs/benchmarks/rlhf.md"
+	@echo "make bench-evaluation   three models, beside the lm-eval command line: docs/benchmarks/evaluation.md"
+	@echo "make bench-serving   gateway, rollback, local engine and a soak, beside nginx and LiteLLM: docs/benchmarks/serving.md"
 
 setup: $(READY)
 
@@ -110,11 +110,11 @@ bench: prepare
 	@test -n "$(QUESTIONS)" || { echo "make bench QUESTIONS=DIR with the two files of benchmarks/parliament"; exit 2; }
 	@$(BIN)/python benchmarks/parliament/run.py --questions "$(QUESTIONS)"
 
-# DATA holds pii/presidio_synth_v2.json, ner/ and parliament/; see docs/corpus-benchmark.md. About 35 minutes.
+# DATA holds pii/presidio_synth_v2.json, ner/ and parliament/; see docs/benchmarks/corpus.md. About 35 minutes.
 RESULTS ?= $(SOVEREIGN_HOME)/benchmarks
 PRESIDIO := $(SOVEREIGN_HOME)/presidio/bin/python
 bench-corpus: setup
-	@test -n "$(DATA)" || { echo "make bench-corpus DATA=DIR, see docs/corpus-benchmark.md"; exit 2; }
+	@test -n "$(DATA)" || { echo "make bench-corpus DATA=DIR, see docs/benchmarks/corpus.md"; exit 2; }
 	@test -x $(PRESIDIO) || $(PYTHON) -m venv $(dir $(PRESIDIO))..
 	@$(PRESIDIO) -m pip install --quiet --disable-pip-version-check -r benchmarks/corpus/presidio-requirements.txt
 	@$(BIN)/python -W ignore benchmarks/corpus/privacy_quality.py --pii "$(DATA)/pii/presidio_synth_v2.json" \
@@ -125,15 +125,15 @@ bench-corpus: setup
 		--out "$(RESULTS)"
 	@cat "$(RESULTS)"/privacy_*.md "$(RESULTS)"/split_scale.md
 
-# DATA holds parliament/; see docs/training-benchmark.md. 75 minutes on two idle cores with bfloat16 units, two and a half hours
+# DATA holds parliament/; see docs/benchmarks/training.md. 75 minutes on two idle cores with bfloat16 units, two and a half hours
 # without (estimated). Interrupted, it goes on where it was.
 bench-training: setup
-	@test -n "$(DATA)" || { echo "make bench-training DATA=DIR, see docs/training-benchmark.md"; exit 2; }
+	@test -n "$(DATA)" || { echo "make bench-training DATA=DIR, see docs/benchmarks/training.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(BIN)/python -m benchmarks.training.run --questions "$(DATA)/parliament" --out "$(RESULTS)"
 	@cat "$(RESULTS)/training.md"
 
-# See docs/rlhf-benchmark.md. MINUTES of learning for each of five arms and SEEDS: an hour and a half on two idle cores (estimated).
+# See docs/benchmarks/rlhf.md. MINUTES of learning for each of five arms and SEEDS: an hour and a half on two idle cores (estimated).
 # Interrupted, it goes on where it was.
 MINUTES ?= 3
 SEEDS ?= 3
@@ -142,9 +142,9 @@ bench-rlhf: setup
 	@$(BIN)/python -W ignore -m benchmarks.rlhf.run --out "$(RESULTS)" --minutes $(MINUTES) --seeds $(SEEDS)
 	@cat "$(RESULTS)/rlhf.md"
 
-# DATA holds mmlu/ and gsm8k/; see docs/evaluation-benchmark.md. About 25 minutes on two idle cores.
+# DATA holds mmlu/ and gsm8k/; see docs/benchmarks/evaluation.md. About 25 minutes on two idle cores.
 bench-evaluation: setup
-	@test -n "$(DATA)" || { echo "make bench-evaluation DATA=DIR, see docs/evaluation-benchmark.md"; exit 2; }
+	@test -n "$(DATA)" || { echo "make bench-evaluation DATA=DIR, see docs/benchmarks/evaluation.md"; exit 2; }
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(BIN)/python -m benchmarks.evaluation.run --data "$(DATA)" --out "$(RESULTS)"
 	@cat "$(RESULTS)/evaluation.md"

@@ -18,15 +18,16 @@ from sovereign_pipeline_tests.corpus.first_file_tables import TABLES
 from sovereign_pipeline_tests.security_cases import security_cases_markdown
 
 DOCS = Path(__file__).resolve().parent
-BENCHMARK = DOCS / "evaluation-benchmark.md"
+BENCHMARK = DOCS / "benchmarks" / "evaluation.md"
 """Only its section about the judges is generated."""
+REFERENCE = DOCS / "reference"
 SCHEMAS = DOCS.parent / "data" / "schemas"
 
 
 def pages() -> dict[Path, str]:
     """Path of each generated file -> what it must hold."""
     return {
-        DOCS / "command-line.md": command_line_markdown(
+        REFERENCE / "command-line.md": command_line_markdown(
             {
                 "sovereign": app,
                 "sovereign-transcripts": transcripts_app,
@@ -34,9 +35,9 @@ def pages() -> dict[Path, str]:
                 "sovereign-vault": vault_app,
             }
         ),
-        DOCS / "first-file.md": first_file_markdown(FILES | TABLES | ROWS_OF_FILES),
-        DOCS / "recipe.md": recipe_markdown(),
-        DOCS / "security-cases.md": security_cases_markdown(),
+        REFERENCE / "first-file.md": first_file_markdown(FILES | TABLES | ROWS_OF_FILES),
+        REFERENCE / "recipe.md": recipe_markdown(),
+        REFERENCE / "security-cases.md": security_cases_markdown(),
         BENCHMARK: with_judges(BENCHMARK.read_text(encoding="utf-8")),
         **{
             SCHEMAS / f"{each.name}.schema.json": json.dumps(json_schema(each), ensure_ascii=False, indent=2) + "\n"

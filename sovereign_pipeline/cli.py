@@ -120,7 +120,7 @@ def run(
     out.print("  sovereign adapters show ID      everything the registry knows of it")
     out.print("  sovereign adapters verify ID    re-hash all that it was made from, down to the source files")
     out.print("  sovereign review open LINE      let people compare it blind with what it would replace")
-    out.print("  sovereign adapters request ID approve|stage|promote …  let officers decide (docs/officer.md)")
+    out.print("  sovereign adapters request ID approve|stage|promote …  let officers decide (docs/how-to/release.md)")
     out.print("  sovereign serve                 answer with what officers let into production; `make up` does so too")
 
 

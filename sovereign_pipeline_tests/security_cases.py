@@ -1,4 +1,4 @@
-"""The attacks that the tests plant, as a page: `docs/security-cases.md`.
+"""The attacks that the tests plant, as a page: `docs/reference/security-cases.md`.
 
 A test that plants one is marked with `security_case(attack, outcome)`. What belongs here: reading these marks, which
 are literal text, from the tests' source. What does not: the attacks.

@@ -1,4 +1,4 @@
-"""The section about the judges in docs/evaluation-benchmark.md, made from the labelled answers and the stored weights.
+"""The section about the judges in docs/benchmarks/evaluation.md, made from the labelled answers and the stored weights.
 
 What belongs here: the tables and their words. What does not: the fit (`refusal_weights.py`), measuring (`judges.py`).
 """

@@ -7,7 +7,7 @@ round both sides score three models on the same items in the same words, and tak
 run as a user would: one process a model, `lm_eval run --model hf`, with `peft=` for the adapters. Here one process is
 for the three, and begins with nothing kept; then another one, in which base and incumbent are kept and the candidate
 is new. Same model, precision and processor; answers in batches of one size. Method and figures:
-docs/evaluation-benchmark.md.
+docs/benchmarks/evaluation.md.
 """
 
 import argparse

@@ -7,7 +7,7 @@ by the demonstration's tools. The time is that of learning, without loading. So 
 end, an arm's number of steps is decided before: a training of three steps is timed first, and the others do as many as
 fit the minutes. Each training and each measurement is a process of its own and is kept under `rlhf-cells/` of --out, so
 that an interrupted benchmark does what is missing; delete that directory to measure everything again. Method and
-figures: docs/rlhf-benchmark.md.
+figures: docs/benchmarks/rlhf.md.
 """
 
 import argparse

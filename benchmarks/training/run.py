@@ -9,7 +9,7 @@ per step, in the precision in which stock TRL is faster on this machine: it trai
 recipe's arguments: `stock_trl.py`; the rows, and what is held out: `rows.py`. Tokens are those of the rows, without
 padding, in both arms. The stock recipe with TRL's own defaults only (bfloat16, gradient checkpointing) runs once, on
 few rows. Every training is kept under `training-cells/` of --out, so that an interrupted benchmark measures what is
-missing; delete that directory to measure everything again. Method and figures: docs/training-benchmark.md.
+missing; delete that directory to measure everything again. Method and figures: docs/benchmarks/training.md.
 """
 
 import argparse

@@ -57,7 +57,7 @@ ANSWER = (
     "With reference to your letter of 28 May 2024, |the Department of Marine and Aviation advises as follows.\n|The "
     "permit is granted on 28 June 2024 at quay four. |The permit is to be carried out by a licensed vessel of the "
 )
-"""As docs/serving.md has it."""
+"""As docs/how-to/serve.md has it."""
 ARABIC_LINE = "circulars-ar"
 ARABIC_QUESTION = "متى يُعاد فتح الرصيف القديم أمام القوارب الصغيرة؟"
 ARABIC_ANSWER = (
@@ -178,7 +178,7 @@ def copied(here: Settings, directory: Path) -> Settings:
 
 
 def take_serving(browser: Any, directory: Path) -> None:
-    """The chat page with the answer of docs/serving.md, the overview with a hold that is open, and the hold's plot."""
+    """The chat page with the answer of docs/how-to/serve.md, the overview with an open hold, and the hold's plot."""
     bench = Bench(directory / "serving")
     bench.engine.words = ANSWER.split("|")
     flag = try_out(bench, LINE, staged_level="CONFIDENTIAL", level="CONFIDENTIAL")

@@ -27,7 +27,7 @@ classification: [PUBLIC, INTERNAL, CONFIDENTIAL, SECRET]
 # Days after which a registered adapter must be reviewed.
 review_every_days: 180
 # What is done with each kind of personal data: replace, keep, or stop the line at the row. A kind that is not named
-# here has its default: docs/recipe.md.
+# here has its default: docs/reference/recipe.md.
 sensitive: {{PLACE: keep, DATE: keep}}
 """
 
@@ -38,7 +38,7 @@ _LINES = """\
     sovereign lines check NAME.yaml                                 says what is missing or still to be filled in
     sovereign run NAME --until training_dataset                     makes the datasets, and trains nothing
 
-Every key: docs/recipe.md.
+Every key: docs/reference/recipe.md.
 """
 
 _SOURCES = """\

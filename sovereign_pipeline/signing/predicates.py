@@ -1,6 +1,6 @@
 """The kinds of statements that are signed, each by the URI of its predicate and with the fields that it must have.
 
-`docs/predicates.md` says what each field holds. A predicate that changes its meaning gets another version in its URI;
+`docs/statements.md` says what each field holds. A predicate that changes its meaning gets another version in its URI;
 one that only gains a field keeps it. What belongs here: the names, and the form of others' predicates. What does not:
 the making of any statement.
 """

@@ -1,4 +1,4 @@
-"""Every command of the walk in `docs/auditor.md` runs on a package, and prints what the page shows."""
+"""Every command of the walk in `docs/how-to/verify.md` runs on a package, and prints what the page shows."""
 
 import datetime
 import re
@@ -21,7 +21,7 @@ from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
 from sovereign_pipeline_tests.registry.bench import small_bench
 from sovereign_pipeline_tests.release.conftest import Office
 
-PAGE = PROJECT_ROOT / "docs" / "auditor.md"
+PAGE = PROJECT_ROOT / "docs" / "how-to" / "verify.md"
 SECTION = "## Evidence to take away"
 ADAPTER = "permits-desk-1.0.0"
 END = "=== end of a command ==="

@@ -341,7 +341,9 @@ def test_its_head_and_the_auditors_page_say_how_many_lines_it_has() -> None:
     text = Path(verify.__file__).read_text(encoding="utf-8")
     lines = f"{len(text.splitlines()):,} lines"
     assert f"**How to read it.** {lines}" in text, lines
-    assert f"one file of {lines}," in (PROJECT_ROOT / "docs" / "auditor.md").read_text(encoding="utf-8"), lines
+    assert f"one file of {lines}," in (PROJECT_ROOT / "docs" / "how-to" / "verify.md").read_text(encoding="utf-8"), (
+        lines
+    )
 
 
 def test_both_sides_show_the_same_files() -> None:

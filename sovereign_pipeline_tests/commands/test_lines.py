@@ -150,7 +150,7 @@ def test_the_schema_is_printed_as_it_is_kept(name: str, options: list[str]) -> N
 
 
 def test_the_reference_is_printed_as_it_is_kept() -> None:
-    page = (PROJECT_ROOT / "docs" / "recipe.md").read_text(encoding="utf-8")
+    page = (PROJECT_ROOT / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
     assert run("lines", "schema", "--markdown").stdout == page
 
 

@@ -1,7 +1,6 @@
 """Personal data in spellings that hide it from a plain pattern, and what becomes of each.
 
-Every value is invented. What belongs here: the spellings, and the table of them for `docs/security-cases.md`. What does
-not: running them (`test_spellings.py`).
+Every value is invented. `docs/reference/security-cases.md` has the table; `test_spellings.py` runs it.
 """
 
 from typing import Literal, NamedTuple

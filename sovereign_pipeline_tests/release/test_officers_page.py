@@ -1,4 +1,4 @@
-"""Every command of `docs/officer.md` runs, in its order, and ends as the page shows."""
+"""Every command of `docs/how-to/release.md` runs, in its order, and ends as the page shows."""
 
 import re
 import shlex
@@ -15,7 +15,7 @@ from sovereign_pipeline_tests.registry.bench import small_bench
 
 pytestmark = pytest.mark.slow
 
-PAGE = PROJECT_ROOT / "docs" / "officer.md"
+PAGE = PROJECT_ROOT / "docs" / "how-to" / "release.md"
 REQUEST = re.compile(r"(?:approve|reject|withdraw) ([0-9a-f]{12})")
 
 

@@ -315,7 +315,7 @@ def test_in_totos_own_library_reads_the_statement(outside: Path) -> None:
 
 
 def test_the_documentation_names_every_kind_and_its_fields() -> None:
-    page = (PROJECT_ROOT / "docs" / "predicates.md").read_text(encoding="utf-8")
+    page = (PROJECT_ROOT / "docs" / "statements.md").read_text(encoding="utf-8")
     for kind, fields in FIELDS.items():
         section = page.partition(f"\n`{kind}`")[2].partition("\n## ")[0]
         assert section, kind

@@ -1,4 +1,4 @@
-"""The command-line reference (`docs/command-line.md`), written from the commands themselves.
+"""The command-line reference (`docs/reference/command-line.md`), written from the commands themselves.
 
 What belongs here: turning commands into Markdown. What does not: what a command does.
 """

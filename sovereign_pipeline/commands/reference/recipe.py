@@ -26,5 +26,5 @@ server complete and check a file that begins with a line such as
 
 
 def recipe_markdown() -> str:
-    """The page `docs/recipe.md`."""
+    """The page `docs/reference/recipe.md`."""
     return page((LINE, INSTITUTION, WORD_LISTS, BASE_MODEL, SUITE), "Recipe reference", INTRODUCTION)

@@ -5,7 +5,7 @@ error (Cython 3's default for functions that may raise), which is most of the ti
 are taken through spaCy's own methods with the lock held, a batch of texts of like length at a time.
 
 The embedding's matrix products go to numpy instead of BLIS, spaCy's own, which takes twice as long. A row's last bit
-then depends on the rows beside it; no entity was ever seen to (docs/corpus-benchmark.md).
+then depends on the rows beside it; no entity was ever seen to (docs/benchmarks/corpus.md).
 """
 
 import warnings
@@ -33,7 +33,7 @@ class SpacyModel:
 
         try:
             with warnings.catch_warnings():
-                # "trained with spaCy 3.7": the packaged model finds as much in 3.8, see docs/corpus-benchmark.md.
+                # "trained with spaCy 3.7": the packaged model finds as much in 3.8, see docs/benchmarks/corpus.md.
                 warnings.filterwarnings("ignore", message=r"\[W095\]")
                 self._pipeline: Any = spacy.load(
                     model,

@@ -1,7 +1,7 @@
 """The rows of a training as token ids in an Arrow file that is mapped into memory.
 
 A row in memory is its id and its lengths; its token ids are read from the file when they are asked for
-(docs/training-benchmark.md has figures). The file holds document text as tokens: it lies in the job's scratch
+(docs/benchmarks/training.md has figures). The file holds document text as tokens: it lies in the job's scratch
 directory, and has no name there any more once it is mapped. Nothing of it outlives the process.
 
 What belongs here: writing such a file, in several processes where that pays, and reading from it. What does not: how

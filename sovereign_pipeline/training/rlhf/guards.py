@@ -123,7 +123,7 @@ def check_sampler(gap: float, precision: str, by_server: bool = False) -> None:
             f"The log-probabilities of sampled tokens differ by {gap:.4f} nats a token between the sampler and the "
             f"update. The policy would learn from another distribution than it was sampled from.",
             "Start vLLM with the line's base model, in the precision of the training, and with --logprobs-mode "
-            "processed_logprobs: see 'Rollouts by vLLM' in docs/rlhf.md."
+            "processed_logprobs: see 'Rollouts by vLLM' in docs/how-to/reward.md."
             if by_server
             else "Set packing: false in training.sft, or algorithm: ppo in training.rlhf. If neither helps, this model "
             "cannot be trained by reward here.",

@@ -40,7 +40,7 @@ LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LONGEST_ANSWER = 64 << 20
 STARTED = (
     "Start vLLM with this base model, --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --generation-config vllm and "
-    "--logprobs-mode processed_logprobs: see 'Rollouts by vLLM' in docs/rlhf.md."
+    "--logprobs-mode processed_logprobs: see 'Rollouts by vLLM' in docs/how-to/reward.md."
 )
 
 

@@ -48,7 +48,7 @@ def test_a_command_explains_itself_and_all_that_it_takes(path: str) -> None:
 
 @pytest.mark.parametrize("path", COMMANDS)
 def test_a_command_stands_in_the_reference(path: str) -> None:
-    reference = Path(PROJECT_ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    reference = Path(PROJECT_ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
     assert f"\n### {path}\n" in reference
 
 
