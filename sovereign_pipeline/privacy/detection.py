@@ -237,10 +237,11 @@ def detector_digest(
 ) -> str:
     """Digest of all that decides what is found and how it is written: recipe, policy, lists, models, libraries, code.
 
-    The code is that of this package as it is, not a version that somebody must remember to raise.
+    The code and the word lists are those of this package as it is, not a version that somebody must remember to raise.
     """
     package = Path(__file__).parent
-    code = {file.relative_to(package).as_posix(): file_sha256(file) for file in sorted(package.rglob("*.py"))}
+    files = sorted(file for file in package.rglob("*") if file.suffix in (".py", ".txt"))
+    code = {file.relative_to(package).as_posix(): file_sha256(file) for file in files}
     return digest_of(
         {
             "privacy": privacy.model_dump(mode="json", exclude={"officer_may"}),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.arabic_words import (
     ARABIC_WORD,
     LETTERS,
@@ -20,7 +21,6 @@ from sovereign_pipeline.privacy.names.arabic_words import (
     is_tribe,
 )
 from sovereign_pipeline.privacy.names.persons import folded_word, looks_like_nisba
-from sovereign_pipeline.privacy.names.words import arabic_lists
 
 _PHRASE = re.compile(rf"[{LETTERS}]+(?: [{LETTERS}]+)*")
 _IDENTITY = re.compile("، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم)")
@@ -52,7 +52,7 @@ class ArabicNames:
     """Names in Arabic letters, as half-open spans of normalised text."""
 
     def __init__(self, keep_words: frozenset[str]) -> None:
-        self._never = arabic_lists.STOP_WORDS_AR | arabic_lists.KEEP_AR | arabic_lists.NOUNS_AR | keep_words
+        self._never = lexicon.STOP_WORDS_AR | lexicon.KEEP_AR | lexicon.NOUNS_AR | keep_words
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
         """Names by pattern. Two of them may overlap."""
@@ -107,15 +107,15 @@ class ArabicNames:
         """(start character, index of the last word) of a name that begins with this word or after it as its title."""
         word = words[position].group()
         for _, bare in bare_forms(word):
-            if bare in arabic_lists.TITLES_AR:
+            if bare in lexicon.TITLES_AR:
                 return self._name_after_title(words, position + 1, certain=True)
-            if bare in arabic_lists.ROLES_AR or bare in arabic_lists.OFFICES_AR:
+            if bare in lexicon.ROLES_AR or bare in lexicon.OFFICES_AR:
                 return self._name_after_title(words, position + 1, certain=False)
         if position == 0 and _ABBREVIATED_TITLE.search(text, max(0, words[0].start() - 5), words[0].start()):
             name = self._name_after_title(words, 0, certain=True)
             if name is not None:
                 return name
-        if word in arabic_lists.REPORTING_AR and (speaker := self._speaker(text, words, position + 1)) is not None:
+        if word in lexicon.REPORTING_AR and (speaker := self._speaker(text, words, position + 1)) is not None:
             return speaker
         for skip, bare in bare_forms(word) if word not in self._never else ():
             if self._begins_name(bare, words, position):
@@ -131,13 +131,13 @@ class ArabicNames:
         return None
 
     def _begins_name(self, bare: str, words: Words, position: int) -> bool:
-        if bare in arabic_lists.GIVEN_AR or is_gift_of_god(bare):
+        if bare in lexicon.GIVEN_AR or is_gift_of_god(bare):
             return True
         following = words[position + 1].group() if position + 1 < len(words) else ""
         if bare == "عبد":
-            return following.startswith("ال") and following not in arabic_lists.KEEP_AR
+            return following.startswith("ال") and following not in lexicon.KEEP_AR
         if bare in _KUNYA:
-            known = following in arabic_lists.GIVEN_AR
+            known = following in lexicon.GIVEN_AR
             father = bare not in ("أم", "ام") and self._may_be_part(following)
             return (known or father) and following not in _NO_PERSON_BEHIND_KUNYA
         return False
@@ -146,24 +146,24 @@ class ArabicNames:
         """Index of the last word of a name that begins here with a given name, a compound or a kunya; None when the
         words say too little."""
         before = words[position - 1].group() if position > 0 else ""
-        if before in arabic_lists.PLACE_HEADS_AR:
+        if before in lexicon.PLACE_HEADS_AR:
             return None
         end = self._end_of_unit(words, position)
-        everyday = end == position and given_in(words[position].group()) in arabic_lists.EVERYDAY_GIVEN_AR
+        everyday = end == position and given_in(words[position].group()) in lexicon.EVERYDAY_GIVEN_AR
         kunya = any(bare in _KUNYA for _, bare in bare_forms(words[position].group()))
         while end + 1 < len(words) and end < position + _LONGEST:
             following = words[end + 1].group()
-            if following in arabic_lists.KINSHIP_AR and end + 2 < len(words):
+            if following in lexicon.KINSHIP_AR and end + 2 < len(words):
                 end, everyday = self._end_of_unit(words, end + 2), False
-            elif following in arabic_lists.GIVEN_AR or following in _JOINED_WITH_NEXT:
+            elif following in lexicon.GIVEN_AR or following in _JOINED_WITH_NEXT:
                 unit = self._end_of_unit(words, end + 1)
-                everyday = everyday and unit == end + 1 and following in arabic_lists.EVERYDAY_GIVEN_AR
+                everyday = everyday and unit == end + 1 and following in lexicon.EVERYDAY_GIVEN_AR
                 if following in _JOINED_WITH_NEXT and unit == end + 1:
                     break
                 end = unit
             else:
                 break
-        cued = before in arabic_lists.CUES_AR or before in arabic_lists.ROLES_AR
+        cued = before in lexicon.CUES_AR or before in lexicon.ROLES_AR
         surname = self._surname_behind(words, end, everyday=everyday and not cued)
         if surname is not None:
             return surname
@@ -172,9 +172,9 @@ class ArabicNames:
         alone = given_in(words[position].group())
         if end == position:
             speaks = position == 0 and len(words) == 1 and _stands_as_speaker(text, words[0])
-            reported = before in arabic_lists.REPORTING_AR and self._is_speech(text, words, position)
-            met = before in arabic_lists.MEETING_AR or self._is_labelled(text, words, position)
-            surely = alone in arabic_lists.SURELY_GIVEN_AR or is_gift_of_god(alone)
+            reported = before in lexicon.REPORTING_AR and self._is_speech(text, words, position)
+            met = before in lexicon.MEETING_AR or self._is_labelled(text, words, position)
+            surely = alone in lexicon.SURELY_GIVEN_AR or is_gift_of_god(alone)
             return end if surely or speaks or reported or met else None
         return end if cued else None
 
@@ -182,9 +182,9 @@ class ArabicNames:
         """ "وسالم" behind another name, and nothing of a longer one."""
         word = words[position].group()
         following = words[position + 1].group() if position + 1 < len(words) else ""
-        longer = following in arabic_lists.KINSHIP_AR or following in arabic_lists.GIVEN_AR or is_tribe(following)
+        longer = following in lexicon.KINSHIP_AR or following in lexicon.GIVEN_AR or is_tribe(following)
         plain = not longer and not following.startswith("ال")
-        return plain and word.startswith("و") and word[1:] in arabic_lists.GIVEN_AR and word not in self._never
+        return plain and word.startswith("و") and word[1:] in lexicon.GIVEN_AR and word not in self._never
 
     def _is_labelled(self, text: str, words: Words, position: int) -> bool:
         """ "الاسم: خالد", and nothing behind it in the field."""
@@ -236,7 +236,7 @@ class ArabicNames:
         if position >= len(words):
             return None
         word = words[position].group()
-        if not self._may_be_part(word) or word in arabic_lists.GIVEN_AR or is_role(word) or is_title(word):
+        if not self._may_be_part(word) or word in lexicon.GIVEN_AR or is_role(word) or is_title(word):
             return None
         surname = looks_like_nisba(word) if word.startswith("ال") else has_shape_of_surname(word)
         speaks = surname and self._is_speech(text, words, position)
@@ -254,13 +254,13 @@ class ArabicNames:
     def _end_of_kinship(self, words: Words, position: int) -> int | None:
         """Index of the last word of "… بن … بن … ال…ي" that begins here, or None."""
         begin = position + 1 if words[position].group().endswith("عبد") else position  # عبد الله بن …
-        if begin + 2 >= len(words) or words[begin + 1].group() not in arabic_lists.KINSHIP_AR:
+        if begin + 2 >= len(words) or words[begin + 1].group() not in lexicon.KINSHIP_AR:
             return None
         certain = words[begin + 1].group() == "بن" or given_name_in(words[begin].group())[1]
-        if not certain and words[begin + 2].group() not in arabic_lists.GIVEN_AR:
+        if not certain and words[begin + 2].group() not in lexicon.GIVEN_AR:
             return None
         last = self._end_of_unit(words, begin + 2)
-        while last + 2 < len(words) and words[last + 1].group() in arabic_lists.KINSHIP_AR:
+        while last + 2 < len(words) and words[last + 1].group() in lexicon.KINSHIP_AR:
             last = self._end_of_unit(words, last + 2)
         following = words[last + 1].group() if last + 1 < len(words) else ""
         if is_tribe(following) or (looks_like_nisba(following) and following not in self._never):
@@ -287,10 +287,10 @@ class ArabicNames:
         last = self._end_of_unit(words, position)
         while last + 1 < len(words) and last < position + _LONGEST:
             following = words[last + 1].group()
-            joins = following in _JOINED_WITH_NEXT or following in arabic_lists.KINSHIP_AR
-            if following not in arabic_lists.GIVEN_AR and not joins:
+            joins = following in _JOINED_WITH_NEXT or following in lexicon.KINSHIP_AR
+            if following not in lexicon.GIVEN_AR and not joins:
                 break
-            last = self._end_of_unit(words, last + 1 + (following in arabic_lists.KINSHIP_AR and last + 2 < len(words)))
+            last = self._end_of_unit(words, last + 1 + (following in lexicon.KINSHIP_AR and last + 2 < len(words)))
         surname = self._surname_behind(words, last, everyday=False) if begins or _foreign(word) else None
         last = surname if surname is not None else last
         while last + 1 < len(words) and _foreign(words[last + 1].group()):
@@ -300,7 +300,7 @@ class ArabicNames:
     def _prefix_of_known(self, word: str, parts: frozenset[str]) -> int | None:
         """How many characters stand before a known part in this word; None when it holds none."""
         for skip, bare in bare_forms(word):
-            if bare in arabic_lists.EVERYDAY_GIVEN_AR or bare in self._never or len(bare) < 3:
+            if bare in lexicon.EVERYDAY_GIVEN_AR or bare in self._never or len(bare) < 3:
                 continue
             if folded_word(bare) in parts:
                 return skip
@@ -315,18 +315,15 @@ def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     for before, following in pairwise(words):
         if "\n" not in text[before.end() : following.start()]:
             continue
-        linking = arabic_lists.KINSHIP_AR | _JOINED_WITH_NEXT
+        linking = lexicon.KINSHIP_AR | _JOINED_WITH_NEXT
         word = following.group()
-        if before.group() in linking or word in arabic_lists.KINSHIP_AR:
+        if before.group() in linking or word in lexicon.KINSHIP_AR:
             continue
         if given_name_in(word)[1]:
             yield begun, before.end()
             begun = following.start()
         elif word.startswith("ال") and not looks_like_nisba(word) and not is_tribe(word):
-            if (
-                " " in text[begun : before.end()]
-                or given_in(text[begun : before.end()]) in arabic_lists.SURELY_GIVEN_AR
-            ):
+            if " " in text[begun : before.end()] or given_in(text[begun : before.end()]) in lexicon.SURELY_GIVEN_AR:
                 yield begun, before.end()
             return
     yield begun, end

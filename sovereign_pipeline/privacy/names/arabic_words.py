@@ -1,13 +1,13 @@
 """One word of a name in Arabic letters: the prefixes written onto it, and what the word lists say of it.
 
 What belongs here: yes or no about one word. What does not: where a name begins and ends (`arabic_names.py`), the word
-lists (`words/arabic_lists.py`).
+lists (`lexicon.py`).
 """
 
 import re
 from collections.abc import Iterator
 
-from sovereign_pipeline.privacy.names.words import arabic_lists
+from sovereign_pipeline.privacy.names import lexicon
 
 LETTERS = "ء-يٮٯٱ-ۓەۮۯۺ-ۼݐ-ݿ"
 """Of Arabic, Persian, Urdu, Kurdish and other languages, as the inside of a character class."""
@@ -36,7 +36,7 @@ def bare_forms(word: str) -> Iterator[tuple[int, str]]:
 def given_name_in(word: str) -> tuple[int, bool]:
     """How many characters stand before a given name in this word, and whether it is one."""
     for skip, bare in bare_forms(word):
-        if bare in arabic_lists.GIVEN_AR:
+        if bare in lexicon.GIVEN_AR:
             return skip, True
     return 0, False
 
@@ -47,21 +47,21 @@ def is_gift_of_god(word: str) -> bool:
 
 
 def is_everyday_tribe(word: str) -> bool:
-    everyday = arabic_lists.EVERYDAY_TRIBES_AR
+    everyday = lexicon.EVERYDAY_TRIBES_AR
     return word in everyday or _FEMININE_ENDING.sub("ي", word) in everyday
 
 
 def is_tribe(word: str) -> bool:
-    return word in arabic_lists.TRIBES_AR or _FEMININE_ENDING.sub("ي", word) in arabic_lists.TRIBES_AR
+    return word in lexicon.TRIBES_AR or _FEMININE_ENDING.sub("ي", word) in lexicon.TRIBES_AR
 
 
 def is_role(word: str) -> bool:
-    return any(bare in arabic_lists.ROLES_AR or bare in arabic_lists.TITLES_AR for _, bare in bare_forms(word))
+    return any(bare in lexicon.ROLES_AR or bare in lexicon.TITLES_AR for _, bare in bare_forms(word))
 
 
 def is_title(word: str) -> bool:
     """A word that is followed by a name and by little else."""
-    return word in arabic_lists.TITLES_AR or word in arabic_lists.OFFICES_AR
+    return word in lexicon.TITLES_AR or word in lexicon.OFFICES_AR
 
 
 def has_shape_of_surname(word: str) -> bool:

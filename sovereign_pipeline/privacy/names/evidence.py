@@ -7,6 +7,7 @@ What belongs here: yes or no about words that were found together. What does not
 import re
 from collections.abc import Sequence
 
+from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.latin_words import (
     CUE_BEFORE,
     KNOWN_NAMES,
@@ -20,21 +21,20 @@ from sovereign_pipeline.privacy.names.latin_words import (
     looks_like_surname,
     without_accents,
 )
-from sovereign_pipeline.privacy.names.words import gazetteer, no_names, world_names, world_places
 
 NOUNS = (
-    no_names.BODIES
-    | no_names.OFFICES
-    | no_names.LAW_AND_POLICY
-    | no_names.MEDICINE
-    | no_names.EVERYDAY_NOUNS
-    | no_names.SITES
-    | world_places.PEOPLES
+    lexicon.BODIES
+    | lexicon.OFFICES
+    | lexicon.LAW_AND_POLICY
+    | lexicon.MEDICINE
+    | lexicon.EVERYDAY_NOUNS
+    | lexicon.SITES
+    | lexicon.PEOPLES
 )
-PLACES = world_places.PLACES_WORLD | world_places.PLACES_OF_TWO_WORDS | gazetteer.PLACES
+PLACES = lexicon.PLACES_WORLD | lexicon.PLACES_OF_TWO_WORDS | lexicon.PLACES
 
-_OFFICES = no_names.OFFICES | no_names.LETTERS_BEHIND_NAMES
-_NO_SURNAMES = no_names.BODIES | no_names.SITES | no_names.MEDICINE | (no_names.LAW_AND_POLICY - no_names.SURNAMES_TOO)
+_OFFICES = lexicon.OFFICES | lexicon.LETTERS_BEHIND_NAMES
+_NO_SURNAMES = lexicon.BODIES | lexicon.SITES | lexicon.MEDICINE | (lexicon.LAW_AND_POLICY - lexicon.SURNAMES_TOO)
 _NOUN_ENDING = re.compile(
     r"(?:[ts]ions?|ments|ities|isms?|olog(?:y|ies|ists?)|ograph(?:y|ers?)|ically|iness|ences|[iv]ity|ability|mentary|"
     r"tive)\Z"
@@ -77,7 +77,7 @@ _HEADING_WORD = re.compile(r"[^\W\d_]{4,}")
 def is_noun(word: str) -> bool:
     """Whether a word means something else than a person, by the lists or by its ending; some are names too."""
     plain = without_accents(word.strip("."))
-    if plain in NOUNS and plain not in gazetteer.PARTICLES:
+    if plain in NOUNS and plain not in lexicon.PARTICLES:
         return True
     if plain in KNOWN_NAMES:
         return False
@@ -88,7 +88,7 @@ def is_place(segment: Sequence[Token]) -> bool:
     """Whether its words, or the first of them, name a place and no given name."""
     whole = " ".join(without_accents(token.group()) for token in segment)
     first = without_accents(segment[0].group())
-    if whole in PLACES or len(segment) == 1 or first not in world_names.EVERYDAY:
+    if whole in PLACES or len(segment) == 1 or first not in lexicon.EVERYDAY:
         return whole in PLACES or (first in PLACES and not is_given(segment[0]))
     second = segment[1].group()  # "Florence Oakes"
     return first in PLACES and (not second.istitle() or is_noun(second) or without_accents(second) in PLACES)
@@ -117,7 +117,7 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
     if not segment or (nouns and not _is_name_with_noun(segment, nouns)):
         return []
     two_words = " ".join(without_accents(token.group()) for token in segment[:2])
-    if two_words in world_places.PLACES_OF_TWO_WORDS or (is_place(segment) and not begins_certainly(segment)):
+    if two_words in lexicon.PLACES_OF_TWO_WORDS or (is_place(segment) and not begins_certainly(segment)):
         return []
     return [] if _holds_abbreviation(segment) else segment
 
@@ -140,19 +140,19 @@ def part_behind_rank(text: str, segment: Sequence[Token]) -> Sequence[Token]:
 def _is_within_title(before: str) -> bool:
     """ "Criminal Justice …", but "Detective Inspector …"."""
     word = _BEFORE_RANK.search(before)
-    return word is not None and is_noun(word.group(1)) and without_accents(word.group(1)) not in no_names.OFFICES
+    return word is not None and is_noun(word.group(1)) and without_accents(word.group(1)) not in lexicon.OFFICES
 
 
 def _is_family_too(token: Token) -> bool:
-    return token.group().istitle() and without_accents(token.group()) in no_names.FAMILIES_TOO | KNOWN_NAMES
+    return token.group().istitle() and without_accents(token.group()) in lexicon.FAMILIES_TOO | KNOWN_NAMES
 
 
 def _is_family_name_too(segment: Sequence[Token]) -> bool:
     """Whether a given name that is nothing else stands before an office or a site that many families are called by."""
     first, last = (without_accents(token.group()) for token in segment)
-    if not begins_name(segment, 0) or not segment[1].group().istitle() or last not in no_names.MANY_FAMILIES:
+    if not begins_name(segment, 0) or not segment[1].group().istitle() or last not in lexicon.MANY_FAMILIES:
         return False
-    return last not in no_names.SITES | no_names.BODIES or first not in no_names.NAMES_OF_SITES | world_names.EVERYDAY
+    return last not in lexicon.SITES | lexicon.BODIES or first not in lexicon.NAMES_OF_SITES | lexicon.EVERYDAY
 
 
 def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
@@ -162,13 +162,13 @@ def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
     if nouns == [0]:
         first = without_accents(segment[0].group())
         family = len(segment) == 2 and (is_surname(segment[1]) or looks_like_surname(segment[1]))
-        return first in KNOWN_NAMES or (first in no_names.MANY_FAMILIES and not is_place(segment[1:])) or family
+        return first in KNOWN_NAMES or (first in lexicon.MANY_FAMILIES and not is_place(segment[1:])) or family
     if not is_given(segment[0]):
         return False
     last = without_accents(segment[-1].group())
     family_name = nouns == [len(segment) - 1] and (len(segment) == 2 or is_initial(segment[1]))
     if family_name:
-        surname = last in KNOWN_NAMES or last in no_names.SURNAMES_TOO
+        surname = last in KNOWN_NAMES or last in lexicon.SURNAMES_TOO
         return surname or (begins_name(segment, 0) and last not in _NO_SURNAMES)
     return len(segment) - 1 not in nouns and len(nouns) == 1 and begins_name(segment, 0)
 
@@ -176,12 +176,12 @@ def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
 def _follows_whole_name(segment: Sequence[Token], place: int) -> bool:
     """Whether a noun stands behind given name and family name, and is no body or site that is named after a person."""
     noun = without_accents(segment[place].group())
-    return place > 1 and begins_name(segment, 0) and noun not in no_names.BODIES | no_names.SITES
+    return place > 1 and begins_name(segment, 0) and noun not in lexicon.BODIES | lexicon.SITES
 
 
 def _is_office(token: Token) -> bool:
     plain = without_accents(token.group().strip("."))
-    return plain in _OFFICES and not (plain in KNOWN_NAMES and plain not in world_names.EVERYDAY)
+    return plain in _OFFICES and not (plain in KNOWN_NAMES and plain not in lexicon.EVERYDAY)
 
 
 def _holds_abbreviation(segment: Sequence[Token]) -> bool:
@@ -231,7 +231,7 @@ def _after_abbreviation(before: str, last: Token) -> bool:
     if abbreviation is None or last.group().isupper() or is_surname(last):
         return False
     word = abbreviation.group().strip()
-    return word not in no_names.TITLE_ABBREVIATIONS and word.casefold() not in gazetteer.STOP_WORDS
+    return word not in lexicon.TITLE_ABBREVIATIONS and word.casefold() not in lexicon.STOP_WORDS
 
 
 def _is_a_thing(behind: str) -> bool:
@@ -240,7 +240,7 @@ def _is_a_thing(behind: str) -> bool:
     if phrase is None:
         return False
     words = _PHRASE_ENDS.split(f" {phrase.group(1)}")[0].split()
-    return bool(words) and words[-1] in no_names.THINGS
+    return bool(words) and words[-1] in lexicon.THINGS
 
 
 def _in_list_of_places(before: str, segment: Sequence[Token]) -> bool:
@@ -252,14 +252,14 @@ def _in_list_of_places(before: str, segment: Sequence[Token]) -> bool:
 
 def _is_noun_behind(word: str) -> bool:
     plain = without_accents(word)
-    return word in no_names.BEHIND_NAMES_OF_THINGS or (word[0].isupper() and is_noun(word) and plain not in KNOWN_NAMES)
+    return word in lexicon.BEHIND_NAMES_OF_THINGS or (word[0].isupper() and is_noun(word) and plain not in KNOWN_NAMES)
 
 
 def _may_be_of_a_person(word: str, *, family: bool) -> bool:
     """ "the Tamsin Oakes concert", "the Oakes family", but "the Kelpwick Bay scheme"."""
-    if word in no_names.BEHIND_NAMES_OF_PEOPLE:
+    if word in lexicon.BEHIND_NAMES_OF_PEOPLE:
         return True
-    return family and word.islower() and word not in no_names.BEHIND_NAMES_OF_THINGS | gazetteer.STOP_WORDS
+    return family and word.islower() and word not in lexicon.BEHIND_NAMES_OF_THINGS | lexicon.STOP_WORDS
 
 
 def _in_heading(text: str) -> bool:
@@ -288,7 +288,7 @@ def may_spread(text: str, segment: Sequence[Token]) -> bool:
         return True
     before = text[max(0, alone.start() - _BEFORE) : alone.start()]
     title = _WORD_BEFORE.search(before)
-    titled = title is not None and title.group(1).casefold() in gazetteer.HONORIFICS | gazetteer.ROLES
+    titled = title is not None and title.group(1).casefold() in lexicon.HONORIFICS | lexicon.ROLES
     return titled or CUE_BEFORE.search(before) is not None
 
 
@@ -302,7 +302,7 @@ def mentions_person(text: str, token: Token) -> bool:
     if _DETERMINER.search(before) or _ABBREVIATION.search(before) or _CAPITALISED_BEFORE.search(before):
         title = _WORD_BEFORE.search(before)
         word = title.group(1).casefold() if title is not None else ""
-        return word in gazetteer.HONORIFICS or without_accents(word) in KNOWN_NAMES
+        return word in lexicon.HONORIFICS or without_accents(word) in KNOWN_NAMES
     behind = text[token.end() : token.end() + _AFTER]
     following = _NEXT_WORD.match(behind)
     if following is not None and (following.group(1)[0].isupper() and is_noun(following.group(1))):

@@ -6,8 +6,8 @@ What belongs here: where such a name begins and ends. What does not: bodies that
 import re
 from collections.abc import Iterator
 
+from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.latin_words import EACH_TOKEN, WHOLE_WORD, begins_name, without_accents
-from sovereign_pipeline.privacy.names.words import no_names
 
 _WORD = r"[^\W\d_][\w’'-]{1,30}"
 _FAMILIES = re.compile(rf"(?<![\w’'-]){_WORD}, {_WORD},? (?:and|&) {_WORD}", re.IGNORECASE)
@@ -42,7 +42,7 @@ def _stands_like_firm(text: str, match: re.Match[str]) -> bool:
     if _ONE_THING.match(text, match.end()) is not None:
         return True
     following = _NEXT_WORD.match(text, match.end())
-    if following is not None and without_accents(following.group(1)) in no_names.BODIES | no_names.OFFICES:
+    if following is not None and without_accents(following.group(1)) in lexicon.BODIES | lexicon.OFFICES:
         return True
     if _AT_WORK.search(before) is not None:
         return True

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.latin_words import without_accents
 from sovereign_pipeline.privacy.names.persons import folded_word
-from sovereign_pipeline.privacy.names.words import gazetteer, world_names
 
 _LETTER = r"[^\W\d_]"
 _WITHIN_WORD = r"[_./\\+=&?#~:-]{1,3}"
@@ -36,8 +36,8 @@ _LONGEST_GAP = 30
 _LONGEST_WORD = 24
 
 _ARTICLES = frozenset({"al", "el"})
-_NAMES = gazetteer.GIVEN | world_names.GIVEN_WORLD | world_names.SURNAMES_WORLD
-_BEGINNINGS = _NAMES | gazetteer.KINSHIP | _ARTICLES | gazetteer.TRIBES | gazetteer.HONORIFICS
+_NAMES = lexicon.GIVEN | lexicon.GIVEN_WORLD | lexicon.SURNAMES_WORLD
+_BEGINNINGS = _NAMES | lexicon.KINSHIP | _ARTICLES | lexicon.TRIBES | lexicon.HONORIFICS
 _TITLES = frozenset({"mr", "mrs", "ms", "miss", "dr", "prof", "sheikh"})
 
 Spans = Iterator[tuple[int, int]]
@@ -76,7 +76,7 @@ def joined_mentions(text: str, parts: frozenset[str], never: frozenset[str]) -> 
         for word in (before, _WORD_AT.match(text, gap.end)):
             if word is not None and folded_word(word.group()) in parts:
                 plain = without_accents(word.group())
-                if len(plain) > 3 and plain not in never and plain not in world_names.EVERYDAY:
+                if len(plain) > 3 and plain not in never and plain not in lexicon.EVERYDAY:
                     yield word.span()
 
 
@@ -152,14 +152,14 @@ def _end_of_name(words: Sequence[str], first: int, never: frozenset[str]) -> int
     begins = words[first]
     title = begins in _TITLES
     given = _is_given(begins) and begins not in never
-    family_first = begins in world_names.SURNAMES_WORLD and begins not in world_names.EVERYDAY
+    family_first = begins in lexicon.SURNAMES_WORLD and begins not in lexicon.EVERYDAY
     last = first
     while last + 1 < len(words) and last < first + 5:
         following = words[last + 1]
         beyond = words[last + 2] if last + 2 < len(words) else ""
-        if following in gazetteer.KINSHIP and len(beyond) > 2 and (given or title):
+        if following in lexicon.KINSHIP and len(beyond) > 2 and (given or title):
             last += 2
-        elif following in _ARTICLES and len(beyond) > 3 and beyond not in gazetteer.AL_PLACES and (given or title):
+        elif following in _ARTICLES and len(beyond) > 3 and beyond not in lexicon.AL_PLACES and (given or title):
             return last + 2
         elif (given or title) and _is_family(following) and following not in never:
             return last + 1
@@ -171,23 +171,23 @@ def _end_of_name(words: Sequence[str], first: int, never: frozenset[str]) -> int
 
 
 def _is_given(word: str) -> bool:
-    return word in gazetteer.GIVEN or (word in world_names.GIVEN_WORLD and word not in world_names.EVERYDAY)
+    return word in lexicon.GIVEN or (word in lexicon.GIVEN_WORLD and word not in lexicon.EVERYDAY)
 
 
 def _is_family(word: str) -> bool:
     """A family name of the lists, also one that is a word too, since a given name stands before it."""
-    article = len(word) > 5 and word.startswith("al") and word[2:] in gazetteer.TRIBES
-    return word in world_names.SURNAMES_WORLD or word in gazetteer.TRIBES or article
+    article = len(word) > 5 and word.startswith("al") and word[2:] in lexicon.TRIBES
+    return word in lexicon.SURNAMES_WORLD or word in lexicon.TRIBES or article
 
 
 def _crosses_lines(text: str, spans: Sequence[tuple[int, int]], plain: Sequence[str], first: int, after: int) -> bool:
     """Whether a name goes on behind a line's end: with capitals, and with more of a family name or a father's; given
     names one below the other are several people."""
     capitals = all(
-        text[start].isupper() or word in gazetteer.KINSHIP | _ARTICLES
+        text[start].isupper() or word in lexicon.KINSHIP | _ARTICLES
         for (start, _), word in zip(spans[first : after + 1], plain[first : after + 1], strict=True)
     )
-    goes_on = plain[after] in gazetteer.KINSHIP | _ARTICLES or plain[after - 1] in gazetteer.KINSHIP | _ARTICLES
+    goes_on = plain[after] in lexicon.KINSHIP | _ARTICLES or plain[after - 1] in lexicon.KINSHIP | _ARTICLES
     return capitals and (goes_on or (_is_family(plain[after]) and not _is_given(plain[after])))
 
 
@@ -201,7 +201,7 @@ def _alone_in_file_names(text: str, never: frozenset[str]) -> Spans:
         file = _FILE_BEFORE.search(text, max(0, extension.start() - _LONGEST_FILE_NAME), extension.start())
         for word in _WORD_AT.finditer(text, *file.span()) if file is not None else ():
             plain = without_accents(word.group())
-            if len(plain) > 4 and plain in gazetteer.GIVEN and plain not in never:
+            if len(plain) > 4 and plain in lexicon.GIVEN and plain not in never:
                 yield word.span()
 
 

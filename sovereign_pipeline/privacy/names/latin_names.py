@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from sovereign_pipeline.privacy.names import evidence
+from sovereign_pipeline.privacy.names import evidence, lexicon
 from sovereign_pipeline.privacy.names.latin_words import (
     CUED,
     EACH_TOKEN,
@@ -31,7 +31,6 @@ from sovereign_pipeline.privacy.names.segments import (
     is_within_word,
     names_an_organisation,
 )
-from sovereign_pipeline.privacy.names.words import gazetteer, world_names
 
 _WORD_BEFORE = re.compile(r"([A-Za-z]+)\.?[ ]\Z")
 _SIGNATURE_BEFORE = re.compile(r"(?:\A|[.!?][ \n]|\n|(?i:regards|sincerely|faithfully|respectfully|signed)[,:]? )\Z")
@@ -75,7 +74,7 @@ class LatinNames:
                 or text[token.start() - 1 : token.start()].isalpha()
             ):
                 continue
-            everyday = evidence.is_noun(folded) or without_accents(folded) in world_names.EVERYDAY
+            everyday = evidence.is_noun(folded) or without_accents(folded) in lexicon.EVERYDAY
             if everyday and not evidence.mentions_person(text, token):
                 continue
             if not is_vessel(text, token.start(), token.end()):
@@ -109,7 +108,7 @@ class LatinNames:
             if name is None or is_within_word(text, segment[name[0]]):
                 continue
             words: Sequence[Token] = segment[name[0] : name[1] + 1]
-            if not is_titled and not any(token.group().casefold() in gazetteer.KINSHIP for token in words):
+            if not is_titled and not any(token.group().casefold() in lexicon.KINSHIP for token in words):
                 closes = (
                     alone and len(tokens) == 1 and _CLOSING_BEFORE.search(text, max(0, run.start() - 24), run.start())
                 )
@@ -136,7 +135,7 @@ def _name_in_segment(
         signed: it is a whole run of a letter, so it may be the name at its end.
     """
     first, last = segment[0], segment[-1]
-    kinship = [i for i, token in enumerate(segment) if token.group().casefold() in gazetteer.KINSHIP]
+    kinship = [i for i, token in enumerate(segment) if token.group().casefold() in lexicon.KINSHIP]
     articled = [i for i, token in enumerate(segment) if is_articled(token)]
     tribes = [i for i in articled if with_plain_article(segment[i].group()).endswith(("i", "y"))]
     given = next((i for i in range(len(segment)) if begins_name(segment, i)), None)
@@ -179,7 +178,7 @@ def _does_what_people_do(text: str, token: Token) -> bool:
 def _has_role_before(text: str, first: Token) -> bool:
     """Whether a role or an honorific stands before a word: "engineer Kamil"."""
     before = _WORD_BEFORE.search(text, max(0, first.start() - 24), first.start())
-    return before is not None and before.group(1).casefold() in gazetteer.ROLES | gazetteer.HONORIFICS
+    return before is not None and before.group(1).casefold() in lexicon.ROLES | lexicon.HONORIFICS
 
 
 def _is_signature(text: str, first: Token, last: Token) -> bool:

@@ -1,7 +1,7 @@
 """One word of a name in Latin letters: how it is written, and what the word lists and its ending say of it.
 
 What belongs here: the patterns of single words and of cues before a name, and yes or no about one word. What does not:
-where a name begins and ends (`latin_names.py`), the word lists (`gazetteer.py`, `world_names.py`).
+where a name begins and ends (`latin_names.py`), the word lists (`lexicon.py`).
 """
 
 import re
@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 
-from sovereign_pipeline.privacy.names.words import gazetteer, world_names
+from sovereign_pipeline.privacy.names import lexicon
 
 # A match of TOKEN: one word of a run of capitalised words.
 Token = re.Match[str]
@@ -49,7 +49,7 @@ _SURNAME_ENDING = re.compile(
     f"(?:{_CERTAIN}|sen|ova|eva|ski|ska|sky|escu|nen|mann|berg|quist|qvist|strom|gaard|dze|yan|ez|inho|etti|ini|ucci|ov|ev)$"
 )
 _OF_A_CLAN = re.compile(rf"(?:O['’]|Mc){_UPPER}{_LOWER}{{2,}}")
-KNOWN_NAMES = gazetteer.GIVEN | world_names.GIVEN_WORLD | world_names.SURNAMES_WORLD
+KNOWN_NAMES = lexicon.GIVEN | lexicon.GIVEN_WORLD | lexicon.SURNAMES_WORLD
 
 
 @lru_cache(maxsize=1 << 16)
@@ -80,20 +80,20 @@ def without_marks(text: str) -> str:
 
 def is_given(token: Token) -> bool:
     """Whether it is a given name, also one that may be something else."""
-    return token.group().casefold() in gazetteer.GIVEN or without_accents(token.group()) in world_names.GIVEN_WORLD
+    return token.group().casefold() in lexicon.GIVEN or without_accents(token.group()) in lexicon.GIVEN_WORLD
 
 
 def is_surname(token: Token) -> bool:
     """Whether it is a family name and nothing else."""
     plain = without_accents(token.group())
-    if plain in gazetteer.TRIBES:
+    if plain in lexicon.TRIBES:
         return True
-    return plain in world_names.SURNAMES_WORLD and plain not in world_names.EVERYDAY and not token.group().isupper()
+    return plain in lexicon.SURNAMES_WORLD and plain not in lexicon.EVERYDAY and not token.group().isupper()
 
 
 def is_known(token: Token) -> bool:
     """Whether it is a given or family name of the word lists, also one that may be something else."""
-    return token.group().casefold() in gazetteer.GIVEN or without_accents(token.group()) in KNOWN_NAMES
+    return token.group().casefold() in lexicon.GIVEN or without_accents(token.group()) in KNOWN_NAMES
 
 
 def looks_like_surname(token: Token, *, certainly: bool = False) -> bool:
@@ -107,22 +107,22 @@ def looks_like_surname(token: Token, *, certainly: bool = False) -> bool:
 def begins_name(segment: Sequence[Token], position: int) -> bool:
     """Whether a given name stands here: one that is nothing else, or one before a family name or an initial."""
     token = segment[position]
-    if token.group().casefold() in gazetteer.GIVEN:
+    if token.group().casefold() in lexicon.GIVEN:
         return True
     plain = without_accents(token.group())
-    if plain not in world_names.GIVEN_WORLD:
+    if plain not in lexicon.GIVEN_WORLD:
         return False
     following = segment[position + 1] if position + 1 < len(segment) else None
     if token.group().isupper():  # one word in capitals may be anything
-        return following is not None and _is_family_name(following) and plain not in world_names.EVERYDAY
-    if plain not in world_names.EVERYDAY:
+        return following is not None and _is_family_name(following) and plain not in lexicon.EVERYDAY
+    if plain not in lexicon.EVERYDAY:
         return True
     return following is not None and (is_initial(following) or without_accents(following.group()) in KNOWN_NAMES)
 
 
 def _is_family_name(token: Token) -> bool:
     plain = without_accents(token.group())
-    return plain in world_names.SURNAMES_WORLD or plain in gazetteer.TRIBES or looks_like_surname(token)
+    return plain in lexicon.SURNAMES_WORLD or plain in lexicon.TRIBES or looks_like_surname(token)
 
 
 def is_initial(token: Token) -> bool:

@@ -7,7 +7,7 @@ What belongs here: which words of one finding are kept. What does not: what spea
 import re
 from collections.abc import Iterator, Sequence
 
-from sovereign_pipeline.privacy.names import evidence
+from sovereign_pipeline.privacy.names import evidence, lexicon
 from sovereign_pipeline.privacy.names.entities import Entity
 from sovereign_pipeline.privacy.names.latin_words import (
     CUE_BEFORE,
@@ -31,7 +31,6 @@ from sovereign_pipeline.privacy.names.segments import (
     is_within_word,
     names_an_organisation,
 )
-from sovereign_pipeline.privacy.names.words import gazetteer, world_names
 
 _CAPITAL_BEHIND = re.compile(" [A-Z]")
 _REST_OF_NAME = re.compile(r" ([^\W\d_]+\.?)(?= ?(?:['’]s)?\Z)")
@@ -149,9 +148,9 @@ def _is_unsure_alone(text: str, token: Token) -> bool:
     before = re.search(r"([A-Z][\w.]*) \Z", text[max(0, token.start() - 30) : token.start()])
     if before is None:
         return False
-    return before.group(1).casefold().strip(".") not in gazetteer.HONORIFICS | gazetteer.STOP_WORDS
+    return before.group(1).casefold().strip(".") not in lexicon.HONORIFICS | lexicon.STOP_WORDS
 
 
 def _is_no_name(word: str) -> bool:
     plain = without_accents(word)
-    return plain in gazetteer.STOP_WORDS | gazetteer.HONORIFICS | (world_names.EVERYDAY - world_names.GIVEN_WORLD)
+    return plain in lexicon.STOP_WORDS | lexicon.HONORIFICS | (lexicon.EVERYDAY - lexicon.GIVEN_WORLD)

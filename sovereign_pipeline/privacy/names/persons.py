@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations, product
 
+from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.latin_words import without_marks
 from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic, likeness, skeleton
-from sovereign_pipeline.privacy.names.words import arabic_lists, gazetteer, no_names
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def folded_word(word: str) -> str:
 
 _GENERATIONS = {"jr": "jr", "junior": "jr", "jnr": "jr", "sr": "sr", "senior": "sr", "snr": "sr"}
 _GENERATIONS |= {number: number for number in ("ii", "iii", "iv")}
-_BEHIND = no_names.LETTERS_BEHIND_NAMES | frozenset(_GENERATIONS)
-_TITLES = gazetteer.HONORIFICS | arabic_lists.TITLES_AR | no_names.LETTERS_BEHIND_NAMES
+_BEHIND = lexicon.LETTERS_BEHIND_NAMES | frozenset(_GENERATIONS)
+_TITLES = lexicon.HONORIFICS | lexicon.TITLES_AR | lexicon.LETTERS_BEHIND_NAMES
 
 
 @lru_cache(maxsize=1 << 16)
@@ -166,7 +166,7 @@ def _parts_of(tokens: Sequence[str]) -> PersonName:
         tokens = tokens[:-1]
         if tokens and _is_kinship(tokens[-1], tokens[0], surname):  # "Amer bin Tannaf": a father, no surname
             tokens, surname = [*tokens, surname], None
-        while tokens and tokens[-1] in gazetteer.PARTICLES:
+        while tokens and tokens[-1] in lexicon.PARTICLES:
             surname = f"{tokens.pop()} {surname}"
     if surname is None and len(tokens) == 1:
         return PersonName(alone=folded_word(tokens[0]))
@@ -178,9 +178,9 @@ def _parts_of(tokens: Sequence[str]) -> PersonName:
 
 def _is_kinship(token: str, first: str, surname: str | None) -> bool:
     """ "bin", and "b." where it is short for it and no initial."""
-    if token == "b." and first not in gazetteer.GIVEN and not (surname or "").startswith("al-"):
+    if token == "b." and first not in lexicon.GIVEN and not (surname or "").startswith("al-"):
         return False
-    return token in gazetteer.KINSHIP or token in arabic_lists.KINSHIP_AR
+    return token in lexicon.KINSHIP or token in lexicon.KINSHIP_AR
 
 
 def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:

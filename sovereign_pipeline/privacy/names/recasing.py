@@ -2,6 +2,7 @@
 
 import re
 
+from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.evidence import is_noun
 from sovereign_pipeline.privacy.names.latin_words import (
     CUE_BEFORE,
@@ -10,16 +11,15 @@ from sovereign_pipeline.privacy.names.latin_words import (
     UPPER_LETTER,
     without_accents,
 )
-from sovereign_pipeline.privacy.names.words import gazetteer, world_names
 
 _WORDS_TOO = frozenset(["said", "amer", "hind", "jan", "noor", "see", "rich", "art", "grant", "will", "may", "mark"])
 _GIVEN = frozenset(
     name
-    for name in gazetteer.GIVEN | (world_names.GIVEN_WORLD - world_names.EVERYDAY)
-    if len(name) > 2 and name not in _WORDS_TOO and name not in gazetteer.STOP_WORDS and not is_noun(name)
+    for name in lexicon.GIVEN | (lexicon.GIVEN_WORLD - lexicon.EVERYDAY)
+    if len(name) > 2 and name not in _WORDS_TOO and name not in lexicon.STOP_WORDS and not is_noun(name)
 )
-_NAMES = _GIVEN | gazetteer.GIVEN
-_FAMILY = (world_names.SURNAMES_WORLD - world_names.EVERYDAY) | gazetteer.TRIBES | _GIVEN
+_NAMES = _GIVEN | lexicon.GIVEN
+_FAMILY = (lexicon.SURNAMES_WORLD - lexicon.EVERYDAY) | lexicon.TRIBES | _GIVEN
 _TITLED = re.compile(
     r"(?<![\w.])(?:mrs?|ms|dr|prof|sheikh|my name is|(?:full |first |last )?name:|signed by|signed:)\.? (?=[a-z])"
 )
@@ -51,8 +51,8 @@ def recased(text: str) -> str:
         plain = without_accents(word.group().rstrip("."))
         after_name = word.start() == given_ends + 1 and text[given_ends] == " "
         cued = CUE_BEFORE.search(text, max(0, word.start() - 24), word.start()) is not None
-        common = plain in gazetteer.STOP_WORDS or plain in gazetteer.HONORIFICS
-        known = plain in KNOWN_NAMES and plain not in world_names.EVERYDAY
+        common = plain in lexicon.STOP_WORDS or plain in lexicon.HONORIFICS
+        known = plain in KNOWN_NAMES and plain not in lexicon.EVERYDAY
         if not common and (known or after_name or cued):
             letters[word.start()] = _capital(letters[word.start()])
         given_ends = word.end() if not common and (known or cued) else -1
@@ -89,7 +89,7 @@ def _places_in_pair(text: str, match: re.Match[str]) -> list[int]:
     """Where the words of "hamood al araimi", "margaret thompson", "salim bin rashid" begin."""
     given, between, family = match.group(1, 2, 3)
     known = without_accents(family) in _FAMILY
-    if between in ("al", "el") and family in gazetteer.TRIBES and given in gazetteer.GIVEN:
+    if between in ("al", "el") and family in lexicon.TRIBES and given in lexicon.GIVEN:
         return [match.start(1), match.start(3)]
     if not given.islower() or without_accents(given) not in _GIVEN or not family.islower():
         return []
@@ -103,7 +103,7 @@ def _places_in_pair(text: str, match: re.Match[str]) -> list[int]:
 
 def _is_common(word: str) -> bool:
     plain = without_accents(word)
-    return plain in gazetteer.STOP_WORDS or plain in gazetteer.HONORIFICS or is_noun(plain)
+    return plain in lexicon.STOP_WORDS or plain in lexicon.HONORIFICS or is_noun(plain)
 
 
 def _capitalise(letters: list[str], *places: int) -> None:

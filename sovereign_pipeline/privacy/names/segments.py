@@ -7,6 +7,7 @@ not: which of the pieces are names (`latin_names.py`, `model_findings.py`).
 import re
 from collections.abc import Iterator, Sequence
 
+from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.latin_words import (
     Token,
     begins_name,
@@ -15,11 +16,10 @@ from sovereign_pipeline.privacy.names.latin_words import (
     with_plain_article,
     without_accents,
 )
-from sovereign_pipeline.privacy.names.words import gazetteer, no_names, world_names
 
-_NEVER_CALLED = (gazetteer.STOP_WORDS | no_names.OFFICES) - no_names.FAMILIES_TOO
+_NEVER_CALLED = (lexicon.STOP_WORDS | lexicon.OFFICES) - lexicon.FAMILIES_TOO
 _OF_A_PERSON = frozenset({"mr", "mrs", "ms", "miss", "dr"})
-_VESSEL = rf"\b(?:(?i:{gazetteer.VESSELS})|M/?[VTY]|M/?SV|F/?V|S/?S|HMS|RMS|RV)"
+_VESSEL = rf"\b(?:(?i:{'|'.join(sorted(lexicon.VESSELS))})|M/?[VTY]|M/?SV|F/?V|S/?S|HMS|RMS|RV)"
 _VESSEL_BEFORE = re.compile(rf"{_VESSEL}\.? (?:named |called )?['\"]?\Z")
 _VESSEL_IN_SENTENCE = re.compile(rf"{_VESSEL}\b[^.!?;:\n]*\Z")
 _FIGURE_BEHIND = re.compile(r" \d{1,3}(?![\w/:.-]*\d)(?! [a-z])")
@@ -34,7 +34,7 @@ class Segments:
             keep_words: words that are no part of a name, in small letters.
         """
         self._keep_words = keep_words
-        self.never = gazetteer.STOP_WORDS | gazetteer.PLACES | gazetteer.ORGANISATIONS | keep_words
+        self.never = lexicon.STOP_WORDS | lexicon.PLACES | lexicon.ORGANISATIONS | keep_words
 
     def of(self, tokens: Sequence[Token], trusted: bool = False) -> list[list[Token]]:
         """The pieces of a run, without particles at their ends.
@@ -52,14 +52,14 @@ class Segments:
                 continue
             word = before
             alone = len(segments[-1]) == 1
-            title = word in gazetteer.HONORIFICS and not (alone and is_given(segments[-1][0]))  # "Lubna Sayyid"
+            title = word in lexicon.HONORIFICS and not (alone and is_given(segments[-1][0]))  # "Lubna Sayyid"
             initial = is_initial(token) and (token.group().endswith(".") or bool(segments[-1]))
-            given = trusted and word in world_names.GIVEN_WORLD and not segments[-1]
+            given = trusted and word in lexicon.GIVEN_WORLD and not segments[-1]
             called = of_a_person and word not in _NEVER_CALLED  # "Ms Court"
             named = alone and (begins_name(segments[-1], 0) or (trusted and token is tokens[-1]))
-            family = named and token.group().istitle() and word in no_names.FAMILIES_TOO  # "Lubna West"
+            family = named and token.group().istitle() and word in lexicon.FAMILIES_TOO  # "Lubna West"
             ends = word in self.never and not (initial or given or called or family)
-            heads_place = word in gazetteer.PLACE_HEADS and not called
+            heads_place = word in lexicon.PLACE_HEADS and not called
             if ends or title or self._is_place(token) or skip_next or heads_place:
                 segments.append([])
             else:
@@ -70,8 +70,8 @@ class Segments:
 
     def _is_place(self, token: Token) -> bool:
         folded = with_plain_article(token.group())
-        of_article = folded.startswith("al-") and (folded[3:] in gazetteer.AL_PLACES or folded[3:] in self._keep_words)
-        return of_article or folded in gazetteer.PLACES
+        of_article = folded.startswith("al-") and (folded[3:] in lexicon.AL_PLACES or folded[3:] in self._keep_words)
+        return of_article or folded in lexicon.PLACES
 
 
 def by_line(text: str, tokens: Sequence[Token]) -> Iterator[list[Token]]:
@@ -87,11 +87,11 @@ def by_line(text: str, tokens: Sequence[Token]) -> Iterator[list[Token]]:
 
 
 def names_an_organisation(tokens: Sequence[Token]) -> bool:
-    return any(token.group().casefold().strip(".") in gazetteer.ORGANISATIONS for token in tokens)
+    return any(token.group().casefold().strip(".") in lexicon.ORGANISATIONS for token in tokens)
 
 
 def is_honorific(token: Token) -> bool:
-    return token.group().casefold().strip(".") in gazetteer.HONORIFICS
+    return token.group().casefold().strip(".") in lexicon.HONORIFICS
 
 
 def is_within_word(text: str, token: Token) -> bool:
@@ -112,12 +112,12 @@ def is_vessel(text: str, start: int, end: int) -> bool:
 
 def is_everyday(word: str) -> bool:
     plain = without_accents(word)
-    return plain in gazetteer.STOP_WORDS or plain in gazetteer.HONORIFICS or plain in world_names.EVERYDAY
+    return plain in lexicon.STOP_WORDS or plain in lexicon.HONORIFICS or plain in lexicon.EVERYDAY
 
 
 def _without_small_ends(segment: list[Token]) -> list[Token]:
     def is_small(token: Token) -> bool:
-        return token.group().casefold() in gazetteer.KINSHIP | gazetteer.PARTICLES
+        return token.group().casefold() in lexicon.KINSHIP | lexicon.PARTICLES
 
     first, end = 0, len(segment)
     while first < end and is_small(segment[first]):
