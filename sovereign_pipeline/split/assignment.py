@@ -7,7 +7,9 @@ What belongs here: the loop that ends in an assignment across which nothing cros
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.policy.corpus import Split
@@ -21,23 +23,19 @@ from sovereign_pipeline.split.near_duplicates import NearDuplicates, near_duplic
 from sovereign_pipeline.split.paraphrases import ROUNDING, paraphrase_pairs
 from sovereign_pipeline.split.shingles import Rarity
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 @dataclass(frozen=True)
 class Assignment:
     """Which documents are held out, and what was found on the way."""
 
-    is_held_out: "NDArray[np.bool_]"
+    is_held_out: NDArray[np.bool_]
     """By document number."""
-    component_of: "NDArray[np.int64]"
+    component_of: NDArray[np.int64]
     """By document number."""
     similar: NearDuplicates
     contained: int
     """Pairs of documents of which a text of the one is contained in a text of the other; of equal texts one counts."""
-    is_boilerplate: "NDArray[np.bool_]"
+    is_boilerplate: NDArray[np.bool_]
     """By document number: whether a long text of it is boilerplate. Such documents are held out last."""
     paraphrases: int
     """Pairs of paraphrases that were tied."""
@@ -55,7 +53,7 @@ class CrossingCheck:
 
     found: dict[str, int]
     """Kind of tie -> how many cross."""
-    near_duplicates: "NDArray[np.int64]"
+    near_duplicates: NDArray[np.int64]
     """(n, 2) document numbers of the near-duplicate pairs that cross."""
     compared: int
     """How many pairs of near-duplicates were compared in full."""
@@ -67,8 +65,6 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
 
     Ends, because every such pair joins two components. Raises InputError when the letters cannot be on both sides.
     """
-    import numpy as np
-
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
     similar = near_duplicates(columns.shingles, rarity, recipe.near_duplicate_jaccard, progress)
@@ -110,10 +106,8 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
         late_pairs += len(late)
 
 
-def _contained(features: Features, boilerplate: Boilerplate) -> tuple["NDArray[np.int64]", "NDArray[np.bool_]"]:
+def _contained(features: Features, boilerplate: Boilerplate) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
     """(n, 2) documents of which a text of the one stands in a text of the other; and which ones are boilerplate."""
-    import numpy as np
-
     texts = features.columns.texts.distinct()
     own = OwnShingles.of(texts, boilerplate)
     pairs = texts.documents[contained_pairs(texts, own)]
@@ -124,14 +118,12 @@ def _contained(features: Features, boilerplate: Boilerplate) -> tuple["NDArray[n
 
 def _check_crossing(
     features: Features,
-    is_held_out: "NDArray[np.bool_]",
+    is_held_out: NDArray[np.bool_],
     rarity: Rarity,
     boilerplate: Boilerplate,
     recipe: Split,
     scratch: Path,
 ) -> CrossingCheck:
-    import numpy as np
-
     shingles, texts = features.columns.shingles, features.columns.texts
     held, train = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out)
     near = crossing_near_duplicates(

@@ -8,14 +8,12 @@ does not: the texts (`texts.py`), and the measurement across the two sides, whic
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.split.shingles import SLOTS, repeated_shingles, runs_of_about, slots_of
 from sovereign_pipeline.split.texts import Texts
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 BOILERPLATE_TEXTS = 20
 """A shingle in more texts than this is boilerplate: a greeting, a formula, a paragraph of the law. Copies of one longer
@@ -36,18 +34,16 @@ _PAIRS_PER_BLOCK = 1 << 22
 class Boilerplate:
     """Which shingles stand in more than one text of a corpus, and which in so many that they show nothing."""
 
-    marks: "NDArray[np.uint8]"
+    marks: NDArray[np.uint8]
     """For each slot of a hash table: 0 where no shingle repeats, 2 where one is boilerplate, else 1."""
-    shingles: "NDArray[np.uint64]"
+    shingles: NDArray[np.uint64]
     """Those that are boilerplate, sorted."""
-    formulas: "NDArray[np.uint64]"
+    formulas: NDArray[np.uint64]
     """Keys of the short texts that more than BOILERPLATE_TEXTS documents have, sorted."""
 
     @staticmethod
     def of(scratch: Path, *sides: Texts) -> "Boilerplate":
         """Counted over the texts of the sides. scratch: a directory for shingles while they are sorted."""
-        import numpy as np
-
         marks = np.zeros(SLOTS, np.uint8)
         found = [np.empty(0, np.uint64)]
         for hashes, counts in repeated_shingles(scratch, *(each.shingles for each in _counted(sides))):
@@ -57,9 +53,7 @@ class Boilerplate:
             found.append(hashes[is_boilerplate])
         return Boilerplate(marks, np.sort(np.concatenate(found)), _formulas(sides))
 
-    def contains(self, hashes: "NDArray[np.uint64]") -> "NDArray[np.bool_]":
-        import numpy as np
-
+    def contains(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
         result = np.zeros(hashes.size, np.bool_)
         possible = np.flatnonzero(self.marks[slots_of(hashes)] & 2)
         if possible.size and self.shingles.size:
@@ -72,19 +66,17 @@ class Boilerplate:
 class OwnShingles:
     """What texts have beside boilerplate."""
 
-    sizes: "NDArray[np.int64]"
+    sizes: NDArray[np.int64]
     """Of each text, how many shingles are not boilerplate."""
-    hashes: "NDArray[np.uint64]"
+    hashes: NDArray[np.uint64]
     """Those of them that may stand in another text, text by text."""
-    texts: "NDArray[np.int64]"
+    texts: NDArray[np.int64]
     """The number of the text of each hash, ascending."""
-    keys: "NDArray[np.uint64]"
+    keys: NDArray[np.uint64]
     """Of each text its key, 0 for a formula: texts with equal keys are the same, and show it."""
 
     @staticmethod
     def of(texts: Texts, boilerplate: Boilerplate) -> "OwnShingles":
-        import numpy as np
-
         sizes = texts.records.sizes.copy()
         hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
         for rows in texts.shingles.blocks():
@@ -99,32 +91,28 @@ class OwnShingles:
         keys = np.where(np.isin(keys, boilerplate.formulas), np.uint64(0), keys)
         return OwnShingles(sizes, np.concatenate(hashes), np.concatenate(numbers), keys)
 
-    def are_boilerplate(self, texts: Texts) -> "NDArray[np.bool_]":
+    def are_boilerplate(self, texts: Texts) -> NDArray[np.bool_]:
         """Which long texts are boilerplate but for a small part, so that what they share cannot be told."""
         return (texts.records.sizes >= _LONG) & (self.sizes < (1 - MOSTLY) * texts.records.sizes)
 
 
-def needed_in_common(sizes: "NDArray[np.int64]") -> "NDArray[np.int64]":
+def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many shingles two texts must share so that the shorter one, of so many, counts as contained in the other.
 
     Each changed word breaks five shingles. Half of them, less two, remain when every tenth word of a text was changed:
     of the 34 of a letter of 38 words, 15; three changed words leave at least 19. Below LEAST_IN_COMMON a text must be
     contained whole, and below LEAST_SHINGLES it never is.
     """
-    import numpy as np
-
     needed = np.maximum(-(-sizes // 2) - 2, np.minimum(sizes, LEAST_IN_COMMON))
     return np.where(sizes < LEAST_SHINGLES, np.iinfo(np.int64).max, needed)
 
 
-def contained_pairs(texts: Texts, own: OwnShingles) -> "NDArray[np.int64]":
+def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
     """(n, 2) numbers of texts of different documents, the lower first, of which one is contained in the other, or
     equal to it.
 
     A shingle that is not boilerplate stands in few texts, so there are few pairs for each, and all are counted.
     """
-    import numpy as np
-
     order = np.argsort(own.hashes, kind="stable")
     hashes, numbers = own.hashes[order], own.texts[order]
     ends = np.searchsorted(hashes, hashes, side="right")
@@ -151,10 +139,8 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> "NDArray[np.int64]":
     return every[are_two]
 
 
-def _equal(keys: "NDArray[np.uint64]") -> "NDArray[np.int64]":
+def _equal(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     """(n, 2) places of equal keys other than 0, the lower first."""
-    import numpy as np
-
     order = np.argsort(keys, kind="stable")
     order = order[keys[order] != 0]
     found = [np.empty((0, 2), np.int64)]
@@ -167,10 +153,8 @@ def _equal(keys: "NDArray[np.uint64]") -> "NDArray[np.int64]":
     return np.concatenate(found)
 
 
-def _formulas(sides: tuple[Texts, ...]) -> "NDArray[np.uint64]":
+def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
     """Keys of the short texts that stand in more than BOILERPLATE_TEXTS documents of all sides; sorted."""
-    import numpy as np
-
     keys = [np.empty(0, np.uint64)]
     for side in sides:
         short = np.flatnonzero(~side.records.is_long)
@@ -185,8 +169,6 @@ def _formulas(sides: tuple[Texts, ...]) -> "NDArray[np.uint64]":
 
 def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
     """The texts that are counted: each word of a document once, and of equal longer texts of all sides the first."""
-    import numpy as np
-
     known = np.empty(0, np.uint64)
     for side in sides:
         distinct = side.subset(np.flatnonzero(~side.records.is_repeated)).distinct()

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.split.shingles import (
     HASH_BITS,
@@ -19,10 +21,6 @@ from sovereign_pipeline.split.shingles import (
     parts_for,
     runs_of_about,
 )
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _MEETINGS_PER_BLOCK = 1 << 22
 
@@ -37,16 +35,14 @@ _ROUNDING = 1e-9
 class Crossing:
     """The near-duplicate pairs that cross."""
 
-    pairs: "NDArray[np.int64]"
+    pairs: NDArray[np.int64]
     """(n, 2): held-out row, training row; ordered."""
     compared: int
     """How many pairs were compared in full."""
 
 
-def crossing_keys(held_out: "NDArray[np.uint64]", train: "NDArray[np.uint64]") -> "NDArray[np.uint64]":
+def crossing_keys(held_out: NDArray[np.uint64], train: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The keys of case files, authors or linked ids (`grouping.Ties`) that both sides have; each once."""
-    import numpy as np
-
     return np.intersect1d(held_out, train)
 
 
@@ -67,8 +63,6 @@ def crossing_near_duplicates(
     up only in documents that consist of little else. scratch: a directory for the postings, which are cut by shingle
     into parts of a bounded size, so that memory does not grow with the corpus.
     """
-    import numpy as np
-
     parts = parts_for(held_out, train)
     found = [np.empty((0, 2), np.int64)]
     compared = 0
@@ -91,19 +85,17 @@ def crossing_near_duplicates(
 class _Postings:
     """One part of a side's postings, ordered by key."""
 
-    keys: "NDArray[np.uint64]"
-    rows: "NDArray[np.int32]"
-    rest: "NDArray[np.int32]"
-    sizes: "NDArray[np.int64]"
+    keys: NDArray[np.uint64]
+    rows: NDArray[np.int32]
+    rest: NDArray[np.int32]
+    sizes: NDArray[np.int64]
     """Shingles of every row of the side."""
 
 
 def _postings(
     side: Shingles, rarity: Rarity, threshold: float
-) -> Iterator[tuple["NDArray[np.void]", "NDArray[np.uint64]"]]:
+) -> Iterator[tuple[NDArray[np.void], NDArray[np.uint64]]]:
     """Blocks of the prefixes of all rows (of n shingles the n - ceil(t·n) + 1 rarest), and the hash of each shingle."""
-    import numpy as np
-
     for rows in side.blocks():
         block = rarity.rarest_first(side.read(rows))
         position = np.arange(block.values.size) - np.repeat(block.starts, block.sizes)
@@ -119,27 +111,21 @@ def _postings(
 
 
 def _by_key(file: Path, side: Shingles) -> _Postings:
-    import numpy as np
-
     postings = np.fromfile(file, _POSTING)
     order = np.argsort(postings["key"])
     return _Postings(postings["key"][order], postings["row"][order], postings["rest"][order], side.sizes)
 
 
-def _key(shingle: "NDArray[np.uint64]", sizes: "NDArray[np.int64]") -> "NDArray[np.uint64]":
+def _key(shingle: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.uint64]:
     """A shingle's hash in the high bits and the size of a row in the low ones, as far as it fits."""
-    import numpy as np
-
     return shingle | np.minimum(sizes, (1 << _SIZE_BITS) - 1).astype(np.uint64)
 
 
 def _meetings(
     shorter: _Postings, longer: _Postings, threshold: float, longer_by: int
-) -> Iterator[tuple["NDArray[np.int64]", "NDArray[np.int64]"]]:
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Pairs (row of `shorter`, row of `longer`, larger by at least `longer_by`) that meet in a shingle and may have
     enough in common; each once in a block."""
-    import numpy as np
-
     share = threshold / (1 + threshold)
     sizes = shorter.sizes[shorter.rows]
     most = np.floor(shorter.rest / share - sizes + _ROUNDING).astype(np.int64)

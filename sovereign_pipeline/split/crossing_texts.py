@@ -8,12 +8,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sovereign_pipeline.split.containment import Boilerplate, OwnShingles, needed_in_common
 from sovereign_pipeline.split.texts import FIELDS, Texts
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from scipy.sparse import csr_array
 
 _TEXTS_PER_BLOCK = 1 << 14
@@ -23,7 +24,7 @@ _TEXTS_PER_BLOCK = 1 << 14
 class CrossingTexts:
     """The pairs of texts that cross."""
 
-    documents: "NDArray[np.int64]"
+    documents: NDArray[np.int64]
     """(n, 2): held-out document, other document; each pair once, ordered."""
     by_fields: dict[str, int]
     """`field ~ field` (of the held-out document, of the other one) -> pairs of texts. All combinations are counted."""
@@ -36,8 +37,6 @@ def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> C
     With a row for each text and a column for each shingle that both sides have, the product of the one side's matrix
     and the other's transposed has in each cell how many shingles two texts share.
     """
-    import numpy as np
-
     one, two = held_out.distinct(), other.distinct()
     own_one, own_two = OwnShingles.of(one, boilerplate), OwnShingles.of(two, boilerplate)
     shared = np.intersect1d(own_one.hashes, own_two.hashes)
@@ -58,8 +57,7 @@ def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> C
     return CrossingTexts(np.unique(documents, axis=0), dict(names))
 
 
-def _matrix(own: OwnShingles, shared: "NDArray[np.uint64]", texts: int) -> "csr_array":
-    import numpy as np
+def _matrix(own: OwnShingles, shared: NDArray[np.uint64], texts: int) -> "csr_array":
     from scipy.sparse import csr_array
 
     kept = np.isin(own.hashes, shared)
@@ -68,10 +66,8 @@ def _matrix(own: OwnShingles, shared: "NDArray[np.uint64]", texts: int) -> "csr_
     return csr_array((ones, (own.texts[kept], columns)), shape=(texts, max(1, shared.size)))
 
 
-def _equal(keys: "NDArray[np.uint64]", others: "NDArray[np.uint64]") -> "NDArray[np.int64]":
+def _equal(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
     """(n, 2) numbers of texts with equal keys other than 0."""
-    import numpy as np
-
     order = np.argsort(others, kind="stable")
     start = np.searchsorted(others, keys, side="left", sorter=order)
     count = np.where(keys == 0, 0, np.searchsorted(others, keys, side="right", sorter=order) - start)

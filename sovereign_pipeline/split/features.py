@@ -7,7 +7,9 @@ is concluded (`assignment.py`, `overlap.py`).
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Progress, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
@@ -17,10 +19,6 @@ from sovereign_pipeline.split.grouping import Ties
 from sovereign_pipeline.split.paraphrases import embed_documents
 from sovereign_pipeline.split.reading import Columns, read_author_keys, read_columns
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 
 @dataclass(frozen=True)
 class Features:
@@ -29,7 +27,7 @@ class Features:
     columns: Columns
     authors: Ties
     """Empty where the line does not split by author."""
-    vectors: "NDArray[np.float32] | None"
+    vectors: NDArray[np.float32] | None
     """Embeddings (documents, 384); None where the line ties no paraphrases."""
 
     @property
@@ -51,8 +49,6 @@ def read_features(
     author_keys: from `author_keys_of`. scratch: a directory that keeps the shingles as long as the result is used.
     Raises IntegrityError with file and line for a row that is not a document.
     """
-    import numpy as np
-
     columns = read_columns(documents, scratch, progress)
     named = [number for number, id in enumerate(columns.ids) if id in author_keys]
     keys = [author_keys[columns.ids[number]] for number in named]

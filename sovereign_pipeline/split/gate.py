@@ -7,7 +7,10 @@ enough is held out and, by date, that the newest is.
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
@@ -25,10 +28,6 @@ from sovereign_pipeline.split.overlap import overlap_of
 from sovereign_pipeline.split.paraphrases import ROUNDING, paraphrase_pairs
 from sovereign_pipeline.split.shingles import Rarity
 from sovereign_pipeline.wording import and_more
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -89,8 +88,6 @@ def _held_out_without_a_newer(
 
     The groups are found as in the build; those that seem to have none are then compared with all others exactly.
     """
-    import numpy as np
-
     if not len(train.columns):
         return []
     shingles, days = held.columns.shingles, held.columns.days
@@ -102,7 +99,7 @@ def _held_out_without_a_newer(
     if recipe.paraphrases and held.vectors is not None:
         tied.append(paraphrase_pairs(held.vectors, held.vectors, recipe.paraphrases.cosine - 2 * ROUNDING))
 
-    def rows_without() -> "NDArray[np.int64]":
+    def rows_without() -> NDArray[np.int64]:
         component_of = components(len(held.columns), held.ties.values(), tied)
         reaching = component_of[days > train.columns.days.max()]
         return np.flatnonzero(~np.isin(component_of, reaching))

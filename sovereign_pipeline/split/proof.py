@@ -6,7 +6,10 @@ gate, which recomputes and does not read it (`gate.py`).
 
 import json
 from datetime import date
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.corpus import Split
@@ -23,10 +26,6 @@ from sovereign_pipeline.split.near_duplicates import (
 )
 from sovereign_pipeline.split.reading import Columns
 from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PER_SHINGLE
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 # The order of the fields is the order of the keys in the file.
 
@@ -184,13 +183,11 @@ def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:
     )
 
 
-def _side_counts(is_held_out: "NDArray[np.bool_]") -> SideCounts:
+def _side_counts(is_held_out: NDArray[np.bool_]) -> SideCounts:
     return SideCounts(train=int((~is_held_out).sum()), held_out=int(is_held_out.sum()))
 
 
 def _components(columns: Columns, assignment: Assignment) -> Components:
-    import numpy as np
-
     is_held_out, component_of = assignment.is_held_out, assignment.component_of
     sizes = np.bincount(component_of, minlength=len(columns))
     largest = int(sizes.argmax())  # a component has the number of its first document
@@ -205,7 +202,7 @@ def _components(columns: Columns, assignment: Assignment) -> Components:
     )
 
 
-def _date_cut(columns: Columns, is_held_out: "NDArray[np.bool_]", cut: date) -> DateCut:
+def _date_cut(columns: Columns, is_held_out: NDArray[np.bool_], cut: date) -> DateCut:
     is_older = columns.days < cut.toordinal()
     return DateCut(
         first_day_held_out=cut.isoformat(),

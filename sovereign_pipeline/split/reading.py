@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.corpus.document import Document, not_a_document
@@ -21,10 +24,6 @@ from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import normal_form, shingles_of_normal_forms
 from sovereign_pipeline.split.texts import TextCollector, TextRecords, Texts, texts_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 _BYTES_PER_PART = 1 << 22
 
 _Result = TypeVar("_Result")
@@ -35,8 +34,8 @@ class Columns:
     """What is known of many documents, by their number in the file; no text."""
 
     ids: list[str]
-    is_preference: "NDArray[np.bool_]"
-    days: "NDArray[np.int64]"
+    is_preference: NDArray[np.bool_]
+    days: NDArray[np.int64]
     """Proleptic Gregorian ordinal of the document's date."""
     cases: Ties
     """A document without a case file has no key here."""
@@ -66,8 +65,6 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
 
     Raises IntegrityError with file and line for a row that is not a document.
     """
-    import numpy as np
-
     ids: list[str] = []
     parts: list[_PartColumns] = []
     shingles, of_texts = scratch / f"{documents.name}.shingles", scratch / f"{documents.name}.texts"
@@ -130,13 +127,13 @@ class _PartColumns:
     """`Columns` of one part; row numbers count from its first line."""
 
     ids: list[str]
-    is_preference: "NDArray[np.bool_]"
-    days: "NDArray[np.int64]"
-    case_rows: "NDArray[np.int64]"
-    case_keys: "NDArray[np.uint64]"
-    matter_rows: "NDArray[np.int64]"
-    matter_keys: "NDArray[np.uint64]"
-    sizes: "NDArray[np.int64]"
+    is_preference: NDArray[np.bool_]
+    days: NDArray[np.int64]
+    case_rows: NDArray[np.int64]
+    case_keys: NDArray[np.uint64]
+    matter_rows: NDArray[np.int64]
+    matter_keys: NDArray[np.uint64]
+    sizes: NDArray[np.int64]
     texts: TextRecords
 
     def after(self, documents: int) -> "_PartColumns":
@@ -149,10 +146,8 @@ class _PartColumns:
         )
 
 
-def _part_columns(part: FilePart) -> tuple[_PartColumns, "NDArray[np.uint64]", "NDArray[np.uint64]"]:
+def _part_columns(part: FilePart) -> tuple[_PartColumns, NDArray[np.uint64], NDArray[np.uint64]]:
     """The columns, and the shingles of its documents and of their texts."""
-    import numpy as np
-
     rows = []
     cases, matters, normal_forms = [], [], []
     texts = TextCollector()

@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import NDArray
 
 ROWS_PER_BLOCK = 4_096
 _SHINGLES_PER_BLOCK = 1 << 21
@@ -30,27 +29,21 @@ TOKEN_BITS = 52
 class Block:
     """The shingles of some rows in memory."""
 
-    values: "NDArray[np.uint64]"
+    values: NDArray[np.uint64]
     """All rows, one after another."""
-    sizes: "NDArray[np.int64]"
+    sizes: NDArray[np.int64]
     """How many values belong to each row."""
 
     @property
-    def rows(self) -> "NDArray[np.int64]":
+    def rows(self) -> NDArray[np.int64]:
         """For each value the number of its row in the block."""
-        import numpy as np
-
         return np.repeat(np.arange(self.sizes.size), self.sizes)
 
     @property
-    def starts(self) -> "NDArray[np.int64]":
-        import numpy as np
-
+    def starts(self) -> NDArray[np.int64]:
         return np.cumsum(self.sizes) - self.sizes
 
-    def by_row(self) -> "list[NDArray[np.uint64]]":
-        import numpy as np
-
+    def by_row(self) -> list[NDArray[np.uint64]]:
         return np.split(self.values, self.starts[1:])
 
 
@@ -62,21 +55,19 @@ class Shingles:
     """
 
     path: Path
-    starts: "NDArray[np.int64]"
+    starts: NDArray[np.int64]
     """Where the hashes of each row begin in the file, in hashes of 8 bytes."""
-    sizes: "NDArray[np.int64]"
+    sizes: NDArray[np.int64]
     """How many hashes each row has."""
 
     def __len__(self) -> int:
         return int(self.sizes.size)
 
-    def subset(self, rows: "NDArray[np.int64]") -> "Shingles":
+    def subset(self, rows: NDArray[np.int64]) -> "Shingles":
         return Shingles(self.path, self.starts[rows], self.sizes[rows])
 
-    def read(self, rows: "NDArray[np.int64]") -> Block:
+    def read(self, rows: NDArray[np.int64]) -> Block:
         """The shingles of the given rows, in the given order."""
-        import numpy as np
-
         sizes = self.sizes[rows]
         ends = np.cumsum(sizes)
         if ends.size == 0 or ends[-1] == 0:
@@ -85,15 +76,13 @@ class Shingles:
         positions += np.arange(ends[-1])
         return Block(np.array(np.memmap(self.path, np.uint64, "r")[positions]), sizes)
 
-    def blocks(self) -> Iterator["NDArray[np.int64]"]:
+    def blocks(self) -> Iterator[NDArray[np.int64]]:
         """The numbers of all rows, in runs of at most ROWS_PER_BLOCK rows that fit into memory."""
         return runs_of_about(self.sizes, _SHINGLES_PER_BLOCK, ROWS_PER_BLOCK)
 
 
-def runs_of_about(sizes: "NDArray[np.int64]", total: int, rows: int) -> Iterator["NDArray[np.int64]"]:
+def runs_of_about(sizes: NDArray[np.int64], total: int, rows: int) -> Iterator[NDArray[np.int64]]:
     """Cut the positions 0, 1, … into runs whose sizes sum to about `total`, with at most `rows` positions each."""
-    import numpy as np
-
     before = np.cumsum(sizes) - sizes
     cuts = [*np.flatnonzero(np.diff(before // total, prepend=-1)).tolist(), sizes.size]
     for first, end in itertools.pairwise(cuts):
@@ -101,21 +90,17 @@ def runs_of_about(sizes: "NDArray[np.int64]", total: int, rows: int) -> Iterator
             yield np.arange(start, min(start + rows, end))
 
 
-def write_shingles(path: Path, rows: Sequence["NDArray[np.uint64]"]) -> Shingles:
+def write_shingles(path: Path, rows: Sequence[NDArray[np.uint64]]) -> Shingles:
     """Keep the given rows (each sorted and distinct) in a new file."""
-    import numpy as np
-
     sizes = np.array([row.size for row in rows], np.int64)
     np.concatenate([np.empty(0, np.uint64), *rows]).tofile(path)
     return Shingles(path, np.cumsum(sizes) - sizes, sizes)
 
 
 def jaccard_of_pairs(
-    left: Shingles, right: Shingles, one: "NDArray[np.int64]", other: "NDArray[np.int64]"
-) -> "NDArray[np.float64]":
+    left: Shingles, right: Shingles, one: NDArray[np.int64], other: NDArray[np.int64]
+) -> NDArray[np.float64]:
     """Jaccard of each pair (row of `left`, row of `right`), from all their shingles."""
-    import numpy as np
-
     common = np.empty(one.size, np.int64)
     for pairs in runs_of_about(left.sizes[one] + right.sizes[other], _SHINGLES_PER_BLOCK, one.size):
         mine, theirs = left.read(one[pairs]).by_row(), right.read(other[pairs]).by_row()
@@ -132,14 +117,12 @@ class Rarity:
     Both are correct with any order; they are fast with one that puts last what many documents share.
     """
 
-    levels: "NDArray[np.uint8]"
+    levels: NDArray[np.uint8]
     """For each slot of a hash table the logarithm of how often its commonest shingle occurs; 0 where none repeats."""
 
     @staticmethod
     def of(scratch: Path, *sides: Shingles) -> "Rarity":
         """Counted over all rows of the sides. scratch: a directory for the shingles while they are sorted by part."""
-        import numpy as np
-
         levels = np.zeros(SLOTS, np.uint8)
         for hashes, counts in repeated_shingles(scratch, *sides):
             # The commonest shingle of a slot comes last and stays.
@@ -155,8 +138,6 @@ class Rarity:
         A token is the level of its shingle and 44 bits of its hash. Two shingles that become one token cost a search
         time and lose nothing, since equal shingles are always equal tokens.
         """
-        import numpy as np
-
         assert block.sizes.size <= ROWS_PER_BLOCK
         tokens = block.values >> np.uint64(64 - HASH_BITS)
         tokens |= self.levels[slots_of(block.values)].astype(np.uint64) << np.uint64(HASH_BITS)
@@ -164,13 +145,11 @@ class Rarity:
         return Block(np.sort(row | tokens) & np.uint64((1 << TOKEN_BITS) - 1), block.sizes)
 
 
-def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple["NDArray[np.uint64]", "NDArray[np.int64]"]]:
+def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
     """Every shingle that stands in more than one row of the sides, with the number of rows, in portions.
 
     scratch: a directory for the shingles while they are sorted by part.
     """
-    import numpy as np
-
     with cut_into_parts(_hashes_of(sides), parts_for(*sides), scratch) as paths:
         for path in paths:
             hashes = np.sort(np.fromfile(path, np.uint64))
@@ -187,14 +166,12 @@ def parts_for(*sides: Shingles) -> int:
 
 @contextmanager
 def cut_into_parts(
-    blocks: Iterable[tuple["NDArray[Any]", "NDArray[np.uint64]"]], parts: int, scratch: Path
+    blocks: Iterable[tuple[NDArray[Any], NDArray[np.uint64]]], parts: int, scratch: Path
 ) -> Iterator[list[Path]]:
     """Files under `scratch`, one for each part, with the records of all blocks that belong to it.
 
     blocks: (records, as many numbers of HASH_BITS bits); records with equal numbers get into the same part.
     """
-    import numpy as np
-
     with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
         paths = [Path(directory) / f"{part}" for part in range(parts)]
         files = [opened.enter_context(path.open("wb")) for path in paths]
@@ -206,16 +183,12 @@ def cut_into_parts(
         yield paths
 
 
-def _hashes_of(sides: Sequence[Shingles]) -> Iterator[tuple["NDArray[np.uint64]", "NDArray[np.uint64]"]]:
-    import numpy as np
-
+def _hashes_of(sides: Sequence[Shingles]) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
     for side in sides:
         for rows in side.blocks():
             hashes = side.read(rows).values
             yield hashes, hashes >> np.uint64(64 - HASH_BITS)
 
 
-def slots_of(hashes: "NDArray[np.uint64]") -> "NDArray[np.int64]":
-    import numpy as np
-
+def slots_of(hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (hashes & np.uint64(SLOTS - 1)).astype(np.int64)

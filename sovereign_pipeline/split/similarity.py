@@ -9,16 +9,14 @@ import html
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.lookalikes import compared_as
 from sovereign_pipeline.privacy.encodings import decoded
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 # Word 5-shingles as in Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", section 4.2. Arabic
 # carries articles, prepositions and pronouns on the word, so one changed affix would break five word shingles; it is
@@ -70,7 +68,7 @@ def without_placeholder_numbers(text: str) -> str:
     return PLACEHOLDER.sub(r" \1 ", text) if "_" in text else text
 
 
-def shingles_of(document: Document) -> "NDArray[np.uint64]":
+def shingles_of(document: Document) -> NDArray[np.uint64]:
     """Sorted distinct 64-bit hashes of the document's shingles; never empty.
 
     Words are taken unless the text has more Arabic than Latin letters. A text shorter than one shingle is one shingle.
@@ -79,7 +77,7 @@ def shingles_of(document: Document) -> "NDArray[np.uint64]":
     return found
 
 
-def shingles_of_normal_forms(texts: Sequence[str]) -> "list[NDArray[np.uint64]]":
+def shingles_of_normal_forms(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
     """`shingles_of` documents with these normal forms."""
     found = word_shingles(texts)
     for number, text in enumerate(texts):
@@ -91,15 +89,13 @@ def shingles_of_normal_forms(texts: Sequence[str]) -> "list[NDArray[np.uint64]]"
     return found
 
 
-def word_shingles(texts: Sequence[str]) -> "list[NDArray[np.uint64]]":
+def word_shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
     """Sorted distinct 64-bit hashes of the runs of words of each text in normal form, whatever its script; none where
     it has fewer words than a run.
 
     By words in both scripts, so that an Arabic letter has the same shingles within an English one. All texts at once,
     which takes a third of the time.
     """
-    import numpy as np
-
     words = " ".join(texts).split(" ")
     lengths = np.array([text.count(" ") + 1 for text in texts], np.int64)
     counts = np.maximum(lengths - WORDS_PER_SHINGLE + 1, 0)
@@ -118,10 +114,8 @@ def word_shingles(texts: Sequence[str]) -> "list[NDArray[np.uint64]]":
     return np.split(hashes[is_first], kept[:-1])
 
 
-def mixed(values: "NDArray[np.uint64]") -> "NDArray[np.uint64]":
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Well-spread 64-bit numbers from any (splitmix64: Steele et al. 2014); different ones stay different."""
-    import numpy as np
-
     result = (values + np.uint64(1)) * np.uint64(_MULTIPLIER)
     result = (result ^ (result >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     result = (result ^ (result >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -129,8 +123,6 @@ def mixed(values: "NDArray[np.uint64]") -> "NDArray[np.uint64]":
 
 
 def _is_arabic(text: str) -> bool:
-    import numpy as np
-
     if text.isascii():
         return False
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
@@ -138,16 +130,12 @@ def _is_arabic(text: str) -> bool:
     return bool(arabic > np.count_nonzero((points >= ord("a")) & (points <= ord("z"))))
 
 
-def _code_points(text: str) -> "NDArray[np.uint64]":
+def _code_points(text: str) -> NDArray[np.uint64]:
     """One well-spread 64-bit number a character."""
-    import numpy as np
-
     return mixed(np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64))
 
 
-def _word_hashes(words: Sequence[str]) -> "NDArray[np.uint64]":
-    import numpy as np
-
+def _word_hashes(words: Sequence[str]) -> NDArray[np.uint64]:
     numbers = {word: number for number, word in enumerate(dict.fromkeys(words))}
     hashes = np.fromiter(map(_word_hash, numbers), np.uint64, len(numbers))
     return hashes[np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))]
@@ -158,10 +146,8 @@ def _word_hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
-def _rolled(units: "NDArray[np.uint64]", size: int) -> "NDArray[np.uint64]":
+def _rolled(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
     """Polynomial hash (modulo 2^64) of every run of `size` units, or of all units when there are fewer; distinct."""
-    import numpy as np
-
     rolled = _runs(units, min(size, units.size))
     rolled.sort()
     is_first = np.ones(rolled.size, np.bool_)
@@ -169,16 +155,14 @@ def _rolled(units: "NDArray[np.uint64]", size: int) -> "NDArray[np.uint64]":
     return rolled[is_first]
 
 
-def _runs(units: "NDArray[np.uint64]", size: int) -> "NDArray[np.uint64]":
+def _runs(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
     """The hash of every run of `size` units, in their order."""
     count = units.size - size + 1
     return _combined([units[start : start + count] for start in range(size)])
 
 
-def _combined(columns: Sequence["NDArray[np.unsignedinteger]"]) -> "NDArray[np.uint64]":
+def _combined(columns: Sequence[NDArray[np.unsignedinteger]]) -> NDArray[np.uint64]:
     """One hash for each position from the values that the columns have there, their order included."""
-    import numpy as np
-
     hashes = np.full(columns[0].size, len(columns) + 1, np.uint64)
     for column in columns:
         hashes *= np.uint64(_MULTIPLIER)

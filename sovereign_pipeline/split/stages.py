@@ -7,7 +7,9 @@ What belongs here: the build and the declaration. What does not: how documents a
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.corpus.stages import DOCUMENTS
@@ -22,10 +24,6 @@ from sovereign_pipeline.split.hold_out import MIN_SHARE
 from sovereign_pipeline.split.paraphrases import stop_without_the_model
 from sovereign_pipeline.split.proof import proof_of
 from sovereign_pipeline.wording import and_more, counted
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -73,7 +71,7 @@ def _check_unique_ids(ids: Sequence[str], documents: Path) -> None:
         )
 
 
-def _write_sides(documents: Path, is_held_out: "NDArray[np.bool_]", workspace: Path) -> None:
+def _write_sides(documents: Path, is_held_out: NDArray[np.bool_], workspace: Path) -> None:
     with (
         documents.open("rb") as lines,
         (workspace / TRAIN).open("wb") as train,

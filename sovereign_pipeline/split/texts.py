@@ -8,17 +8,15 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.split.grouping import Ties
 from sovereign_pipeline.split.quotes import blocks_of
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import normal_text, word_shingles
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 FIELDS = ("request", "response", "rejected", "letter")
 """`request` has the subject too, as the prompt of a row has; `letter` is a short request with its short reply."""
@@ -83,18 +81,18 @@ def key_of_text(text: Text) -> int:
 class TextRecords:
     """What is known of texts beside their shingles, by number."""
 
-    documents: "NDArray[np.int64]"
+    documents: NDArray[np.int64]
     """Of each text the number of its document, ascending."""
-    fields: "NDArray[np.uint8]"
+    fields: NDArray[np.uint8]
     """Place in FIELDS."""
-    keys: "NDArray[np.uint64]"
+    keys: NDArray[np.uint64]
     """From `key_of_text`."""
-    is_repeated: "NDArray[np.bool_]"
-    sizes: "NDArray[np.int64]"
+    is_repeated: NDArray[np.bool_]
+    sizes: NDArray[np.int64]
     """Number of shingles."""
 
     @property
-    def is_long(self) -> "NDArray[np.bool_]":
+    def is_long(self) -> NDArray[np.bool_]:
         """Whether a text has SHORT_WORDS words or more."""
         is_long: NDArray[np.bool_] = self.keys % 2 == 1
         return is_long
@@ -121,8 +119,6 @@ class TextCollector:
             self._hash()
 
     def records(self) -> TextRecords:
-        import numpy as np
-
         self._hash()
         documents, fields, keys, is_repeated = zip(*self._records, strict=True) if self._records else ((),) * 4
         return TextRecords(
@@ -133,10 +129,8 @@ class TextCollector:
             sizes=np.array([row.size for row in self._shingles], np.int64),
         )
 
-    def shingles(self) -> "NDArray[np.uint64]":
+    def shingles(self) -> NDArray[np.uint64]:
         """Of all texts, one after another."""
-        import numpy as np
-
         self._hash()
         return np.concatenate([np.empty(0, np.uint64), *self._shingles])
 
@@ -156,8 +150,6 @@ class Texts:
     @staticmethod
     def joined(parts: Sequence[TextRecords], path: Path) -> "Texts":
         """The texts of several parts of a file of documents. path: their shingles, one after another."""
-        import numpy as np
-
         columns = {
             field.name: np.concatenate([getattr(part, field.name) for part in (TextCollector().records(), *parts)])
             for field in fields(TextRecords)
@@ -169,7 +161,7 @@ class Texts:
         return len(self.shingles)
 
     @property
-    def documents(self) -> "NDArray[np.int64]":
+    def documents(self) -> NDArray[np.int64]:
         """Of each text the number of its document."""
         return self.records.documents
 
@@ -181,11 +173,9 @@ class Texts:
 
     def distinct(self) -> "Texts":
         """Of equal longer texts the first alone: the others are tied to it."""
-        import numpy as np
-
         _, first = np.unique(self.records.keys, return_index=True)
         return self.subset(np.union1d(np.flatnonzero(~self.records.is_long), first).astype(np.int64))
 
-    def subset(self, numbers: "NDArray[np.int64]") -> "Texts":
+    def subset(self, numbers: NDArray[np.int64]) -> "Texts":
         columns = {field.name: getattr(self.records, field.name)[numbers] for field in fields(TextRecords)}
         return Texts(TextRecords(**columns), self.shingles.subset(numbers))
