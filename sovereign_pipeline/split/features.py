@@ -32,12 +32,14 @@ class Features:
 
     @property
     def ties(self) -> dict[str, Ties]:
-        """Kind of tie -> the documents with their keys."""
+        """Kind of tie -> the documents with their keys. Equal texts tie when they are long."""
+        texts = self.columns.texts
+        is_long = texts.records.is_long
         return {
             "case": self.columns.cases,
             "link": self.columns.matters,
             "author": self.authors,
-            "equal_text": self.columns.texts.ties,
+            "equal_text": Ties(texts.documents[is_long], texts.records.keys[is_long]),
         }
 
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.split.grouping import Ties
 from sovereign_pipeline.split.quotes import blocks_of
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import normal_text, word_shingles
@@ -164,12 +163,6 @@ class Texts:
     def documents(self) -> NDArray[np.int64]:
         """Of each text the number of its document."""
         return self.records.documents
-
-    @property
-    def ties(self) -> Ties:
-        """The documents with the keys of their longer texts."""
-        long = self.records.is_long
-        return Ties(self.documents[long], self.records.keys[long])
 
     def distinct(self) -> "Texts":
         """Of equal longer texts the first alone: the others are tied to it."""

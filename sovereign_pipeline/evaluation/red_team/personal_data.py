@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.evaluation.red_team.records import FoundKinds
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
@@ -19,8 +20,6 @@ from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
 # With the brackets that models often put around them. An Arabic prefix, as in `وNAME_3`, may stay.
 _PLACEHOLDER = re.compile(rf"[\[<{{(]?(?:{'|'.join(KINDS)})_\d+[\]>}})]?")
 _NEVER_A_PLACEHOLDER = "…"
-
-FoundKinds = dict[Kind, int]
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 from typing import Literal
 
 from sovereign_pipeline.evaluation.arms.arms import Arm, Reference
-from sovereign_pipeline.evaluation.red_team.personal_data import FoundKinds
 from sovereign_pipeline.evaluation.statistics.paired import LossDifference, Shares
 from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.shares import MeasuredShare
 from sovereign_pipeline.suites.red_team_prompts import Expectation
+
+FoundKinds = dict[Kind, int]
+"""Kind of personal data -> number of values of it."""
 
 EVERY_LANGUAGE = "all"
 EVERY_STYLE = "all"

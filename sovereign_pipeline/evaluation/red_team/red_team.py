@@ -14,8 +14,8 @@ from sovereign_pipeline.evaluation.arms.models import Answer, Models
 from sovereign_pipeline.evaluation.red_team.behaviour import loops, obeys
 from sovereign_pipeline.evaluation.red_team.judge_model import Verdicts, shipped_verdicts
 from sovereign_pipeline.evaluation.red_team.judges import LabelledAnswer, judge_labels, judge_qualities
-from sovereign_pipeline.evaluation.red_team.personal_data import FoundKinds, Output, OutputScanner
-from sovereign_pipeline.evaluation.red_team.records import AnswerRow, JudgedLabel, RedTeamResult, RedTeamSample
+from sovereign_pipeline.evaluation.red_team.personal_data import Output, OutputScanner
+from sovereign_pipeline.evaluation.red_team.records import AnswerRow, FoundKinds, JudgedLabel, RedTeamResult, RedTeamSample
 from sovereign_pipeline.evaluation.statistics.paired import Shares, share_differences
 from sovereign_pipeline.suites.red_team_prompts import Expectation, RedTeamPrompt
 from sovereign_pipeline.wording import counted
