@@ -35,11 +35,10 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.corpus.document import read_documents, write_jsonl
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.settings import Settings, go_offline
-from sovereign_pipeline.split.containment import Boilerplate, OwnShingles, contained_pairs
-from sovereign_pipeline.split.files import HELD_OUT, PROOF, TRAIN
-from sovereign_pipeline.split.grouping import components
+from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs
+from sovereign_pipeline.split.features import components, read_columns
 from sovereign_pipeline.split.near_duplicates import near_duplicates
-from sovereign_pipeline.split.reading import read_columns
 from sovereign_pipeline.split.shingles import Rarity
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.workplace import open_workplace

@@ -7,10 +7,9 @@ import json
 from collections.abc import Sequence
 
 from benchmarks.evaluation.refusal_weights import LABELS, tuned_answers
-from sovereign_pipeline.evaluation.red_team.judges import judge_labels, judge_qualities, read_labels
-from sovereign_pipeline.evaluation.red_team.personal_data import OutputScanner
-from sovereign_pipeline.evaluation.red_team.records import EVERY_STYLE, JudgedLabel, JudgeQuality
-from sovereign_pipeline.evaluation.red_team.refusals import WEIGHTS_FILE
+from sovereign_pipeline.evaluation.records import EVERY_STYLE, JudgedLabel, JudgeQuality
+from sovereign_pipeline.evaluation.red_team import OutputScanner, judge_labels, judge_qualities, read_labels
+from sovereign_pipeline.evaluation.refusals import WEIGHTS_FILE
 from sovereign_pipeline.policy.corpus import Privacy
 
 BEGIN = "<!-- judges: made by `make docs` -->"

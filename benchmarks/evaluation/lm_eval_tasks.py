@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from sovereign_pipeline.evaluation.capability.suite_answers import FLEXIBLE_NUMBER, IGNORED_IN_NUMBERS, STRICT_NUMBER
+from sovereign_pipeline.evaluation.capability import FLEXIBLE_NUMBER, IGNORED_IN_NUMBERS, STRICT_NUMBER
 from sovereign_pipeline.suites.cards import ChoiceTask, NumberTask
 from sovereign_pipeline.suites.rows import AnyRow, Problem, Question
 from sovereign_pipeline.suites.suites import Suite

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from sovereign_pipeline.evaluation.arms.chat import prompt_text
+from sovereign_pipeline.evaluation.arms.models import prompt_text
 from sovereign_pipeline.settings import PROJECT_ROOT
 
 ADAPTERS = ("first", "second", "third")

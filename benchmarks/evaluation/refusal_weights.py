@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.evaluation.red_team.judges import LabelledAnswer, read_labels
-from sovereign_pipeline.evaluation.red_team.records import JudgedLabel
-from sovereign_pipeline.evaluation.red_team.refusal_features import features_of
-from sovereign_pipeline.evaluation.red_team.refusals import WEIGHTS_FILE, Weights
+from sovereign_pipeline.evaluation.records import JudgedLabel
+from sovereign_pipeline.evaluation.red_team import LabelledAnswer, read_labels
+from sovereign_pipeline.evaluation.refusals import WEIGHTS_FILE, Weights, features_of
 from sovereign_pipeline.settings import PROJECT_ROOT
 
 DATA = PROJECT_ROOT / "data"

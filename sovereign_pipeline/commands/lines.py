@@ -19,7 +19,7 @@ from sovereign_pipeline.evaluation.power import (
     GatePower,
     gate_powers,
 )
-from sovereign_pipeline.evaluation.statistics.non_inferiority import POWER
+from sovereign_pipeline.evaluation.statistics import POWER
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
@@ -203,8 +203,8 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 def _checked(file: Path) -> Line:
     from sovereign_pipeline.base_models.cards import load_card
-    from sovereign_pipeline.evaluation.capability.checking import check_suite
-    from sovereign_pipeline.evaluation.red_team.judges import read_labels
+    from sovereign_pipeline.evaluation.capability import check_suite
+    from sovereign_pipeline.evaluation.red_team import read_labels
     from sovereign_pipeline.ledger.catalog import find_adapter
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.privacy.names.name_models import name_model_directory

@@ -1,7 +1,7 @@
 """Canaries: rows of random words, planted after the training rows to measure what training memorises.
 
 What belongs here: the form of a canary, and drawing canaries and their alternatives from a seed. What does not:
-planting them (`measuring.py`) and measuring their exposure (`evaluation/red_team/memorisation.py`).
+planting them (`measuring.py`) and measuring their exposure (`evaluation/memorisation.py`).
 
 A canary is not a document: its row's id shows that, no card counts it as one, and none is ever held out. Its words are
 common and lower case, without digits, so that no detector classifies it as personal data and no reader is misled.
@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sovereign_pipeline.dataset.formats import SftRow
+from sovereign_pipeline.dataset.jsonl import SftRow
 from sovereign_pipeline.policy.training.training import Canaries
 
 PREFIX = "canary-"

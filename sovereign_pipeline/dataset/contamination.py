@@ -11,15 +11,18 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.artifacts.stage import Config, Gate, Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.dataset.held_out import HeldOutInRows, held_out_in_rows
 from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.split import HELD_OUT, TRAIN
+from sovereign_pipeline.split.contained_texts import Boilerplate, TextCollector, Texts, crossing_texts, texts_in
+from sovereign_pipeline.split.features import read_columns
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites
@@ -27,6 +30,57 @@ from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite
 from sovereign_pipeline.suites.wording import text_of
 from sovereign_pipeline.wording import and_more, counted
+
+_FIELDS = {
+    "input": "request",
+    "prompt": "request",
+    "output": "response",
+    "chosen": "response",
+    "completion": "response",
+    "rejected": "rejected",
+}
+
+
+@dataclass(frozen=True)
+class HeldOutInRows:
+    """What rows hold of held-out documents."""
+
+    documents: int
+    """Held-out documents compared."""
+    found: tuple[tuple[str, str], ...]
+    """(held-out document id, row id), each once."""
+    by_fields: dict[str, int]
+    """`field ~ field` (of the held-out document, of the row) -> pairs of texts."""
+
+
+def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldOutInRows:
+    """Every row in which a text of a held-out document stands, or that stands in one, whatever the column.
+
+    What is boilerplate is told from the documents of the split alone, so that no row can make it so.
+    """
+    with workplace.store.workspace() as scratch:
+        held = read_columns(split.file(HELD_OUT), scratch, workplace.progress)
+        train = read_columns(split.file(TRAIN), scratch, workplace.progress)
+        ids, texts = _read_rows(rows, scratch / "rows.texts")
+        of_split = Boilerplate.of(scratch, held.texts, train.texts)
+        repeated = Boilerplate.of(scratch, held.texts, texts)
+        boilerplate = Boilerplate(of_split.marks | repeated.marks, of_split.shingles, of_split.formulas)
+        crossing = crossing_texts(held.texts, texts, boilerplate)
+    found = [(held.ids[one], ids[other]) for one, other in crossing.documents.tolist()]
+    return HeldOutInRows(len(held), tuple(found), crossing.by_fields)
+
+
+def _read_rows(rows: Path, shingles: Path) -> tuple[list[str], Texts]:
+    ids: list[str] = []
+    collector = TextCollector()
+    for number, row in enumerate(read_jsonl(rows)):
+        ids.append(str(row["id"]))
+        for column, value in row.items():
+            if column != "id" and isinstance(value, str):
+                collector.add(number, texts_in(_FIELDS.get(column, "request"), value))
+    collector.shingles().tofile(shingles)
+    return ids, Texts.joined([collector.records()], shingles)
+
 
 NOT_CONTAMINATED = "not_contaminated"
 RED_TEAM = "red-team prompts"

@@ -28,14 +28,13 @@ from sovereign_pipeline.dataset.card import (
     RowStatistics,
     SplitNumbers,
 )
-from sovereign_pipeline.dataset.formats import MessagesRow
-from sovereign_pipeline.dataset.layouts import Layout, Row, documents_of
+from sovereign_pipeline.dataset.jsonl import Layout, MessagesRow, Row, documents_of
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, TokenNumbers, tokenizer_digests
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.privacy.judgements import estimate_of, read_judgements, recorded_judgements
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
-from sovereign_pipeline.split.files import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline.split.proof import Proof
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 

@@ -4,25 +4,180 @@ What belongs here: the build and the declarations. What does not: what distingui
 rows and their measurement (`measuring.py`), the gates (`gates.py`, `contamination.py`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import cast
 
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
-from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
+from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.corpus.document import Role, jsonl_line, read_documents, read_jsonl, write_jsonl
+from sovereign_pipeline.dataset.canaries import is_canary
+from sovereign_pipeline.dataset.card import DatasetCard, hub_card
 from sovereign_pipeline.dataset.contamination import not_contaminated
-from sovereign_pipeline.dataset.files import CARD, CARD_FOR_HUBS, CARD_FOR_PEOPLE
-from sovereign_pipeline.dataset.formats import SftRow, messages_row
-from sovereign_pipeline.dataset.gates import (
-    NO_PREFERENCE_TRAINING,
-    evaluate_preference_dataset,
-    evaluate_training_dataset,
+from sovereign_pipeline.dataset.jsonl import (
+    CARD,
+    CARD_FOR_HUBS,
+    CARD_FOR_PEOPLE,
+    MESSAGES_ROWS,
+    TRAINING_ROWS,
+    Layout,
+    MessagesRow,
+    Row,
+    SftLayout,
+    SftRow,
+    messages_row,
+    preference_layout,
+    read_label_rows,
+    sft_row_of,
 )
-from sovereign_pipeline.dataset.hub_card import hub_card
-from sovereign_pipeline.dataset.layouts import Layout, Row, SftLayout, preference_layout
 from sovereign_pipeline.dataset.measuring import Measured, outside_files
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.wording import and_more, counted
+
+NO_PREFERENCE_TRAINING = "no preference training in the recipe; the dataset is empty"
+
+
+def evaluate_training_dataset(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Compare with the rows and the card that the split gives."""
+    return _evaluate(SftLayout(), workplace, artifact, inputs)
+
+
+def evaluate_preference_dataset(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Compare with the rows and the card that the split gives, and check that the rows can teach something.
+
+    No pair may be equal or have an empty reply. Replies with binary feedback must not be empty, and both labels must
+    occur.
+    """
+    return _evaluate(preference_layout(workplace.line), workplace, artifact, inputs)
+
+
+def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    file = artifact.file(layout.file)
+    problems = _differences(layout, workplace, artifact, inputs[LEAKAGE_SAFE_SPLIT.kind])
+    if layout.role in _PROBLEMS_OF_ROWS:
+        problems += _PROBLEMS_OF_ROWS[layout.role](file)
+    ids = [str(row["id"]) for row in read_jsonl(file)]
+    canaries = sum(map(is_canary, ids))
+    rows = len(ids) - canaries
+    evidence = {"rows": rows, "sha256": file_sha256(file), "complaints": len(problems)}
+    if canaries:
+        evidence["canaries"] = canaries
+    if problems:
+        return Verdict(False, f"{'; '.join(problems)}.", evidence)
+    if layout.role != "letters" and not workplace.line.training.reads_preferences:
+        return Verdict(True, f"{NO_PREFERENCE_TRAINING}.", evidence)
+    planted = f" and {canaries:,} canaries of the recipe" if canaries else ""
+    return Verdict(
+        True,
+        f"{rows:,} rows are exactly those of the training side{planted}; digests and counts agree.",
+        evidence,
+    )
+
+
+def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split: Artifact) -> list[str]:
+    """Make rows and card again from the split, and compare; what the card states is not trusted."""
+    if artifact.manifest.external_inputs != outside_files(workplace):
+        return [
+            "the base model's tokenizer, or what people judged of the scrubbed corpus, is another since it was made"
+        ]
+    file = artifact.file(layout.file)
+    messages = layout.messages_file(workplace.line)
+    names = {entry.path for entry in artifact.manifest.files}
+    if names != {layout.file, CARD, CARD_FOR_PEOPLE, CARD_FOR_HUBS} | ({messages} if messages else set()):
+        return [f"it holds other files than its own ({and_more(sorted(names))})"]
+    problems = []
+    measured = Measured(layout, workplace, split)
+    with file.open(encoding="utf-8", newline="\n") as stream:
+        pairs = enumerate(zip_longest(stream, map(jsonl_line, measured.rows())), start=1)
+        wrong = [number for number, (line, right) in pairs if line != right]
+    if wrong:
+        problems.append(f"row {wrong[0]:,} is not the one that the training side of the split, or the recipe, gives")
+    if messages:
+        problems += _differences_of_messages(artifact, workplace.line.training.instruction)
+    card = DatasetCard.model_validate_json(artifact.file(CARD).read_bytes())
+    problems += _differences_of_cards(card, measured.card(workplace, artifact.path), layout.file)
+    if artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8") != card.to_markdown():
+        problems.append(f"{CARD_FOR_PEOPLE} states other facts than {CARD}")
+    if artifact.file(CARD_FOR_HUBS).read_text(encoding="utf-8") != hub_card(card):
+        problems.append(f"{CARD_FOR_HUBS} states other facts than {CARD}")
+    held_out = {document.id for document in read_documents(split.file(HELD_OUT))}
+    leaked = [str(row["id"]) for row in read_jsonl(file) if row.get("id") in held_out]
+    if leaked:
+        documents = counted(len(leaked), "held-out document is", "held-out documents are")
+        problems.append(f"{documents} in it ({and_more(leaked)})")
+    return problems
+
+
+def _differences_of_cards(card: DatasetCard, right: DatasetCard, file: str) -> list[str]:
+    problems = []
+    if card.file != right.file:
+        problems.append(f"the card states another digest, size or number of rows than {file} has")
+    differing = [
+        name for name in DatasetCard.model_fields if name != "file" and getattr(card, name) != getattr(right, name)
+    ]
+    if differing:
+        problems.append(f"the card is wrong in {', '.join(differing)}")
+    return problems
+
+
+def _differences_of_messages(artifact: Artifact, instruction: str) -> list[str]:
+    """Converted back, the messages must be the rows themselves."""
+    messages = cast(Iterator[MessagesRow], read_jsonl(artifact.file(MESSAGES_ROWS)))
+    pairs = zip_longest(messages, read_jsonl(artifact.file(TRAINING_ROWS)))
+    for number, (turns, row) in enumerate(pairs, start=1):
+        if turns is None or row is None or not _is_the_same(turns, row, instruction):
+            return [f"row {number:,} of {MESSAGES_ROWS} is not that of {TRAINING_ROWS}"]
+    return []
+
+
+def _is_the_same(turns: MessagesRow, row: Row, instruction: str) -> bool:
+    try:
+        return dict(sft_row_of(turns, instruction)) == row
+    except (ValueError, KeyError):
+        return False
+
+
+def _problems_of_pairs(file: Path) -> list[str]:
+    equal, empty = [], []
+    for row in read_jsonl(file):
+        chosen, rejected = str(row["chosen"]).strip(), str(row["rejected"]).strip()
+        if not chosen or not rejected:
+            empty.append(str(row["id"]))
+        elif chosen == rejected:
+            equal.append(str(row["id"]))
+    return [
+        *_problem("chosen and rejected are the same in", equal),
+        *_problem("chosen or rejected is empty in", empty),
+    ]
+
+
+def _problems_of_labels(file: Path) -> list[str]:
+    counts = {True: 0, False: 0}
+    empty = []
+    for row in read_label_rows(file):
+        counts[row["label"]] += 1
+        if not row["completion"].strip():
+            empty.append(row["id"])
+    problems = _problem("the reply is empty in", empty)
+    if not all(counts.values()):
+        problems.append(
+            f"{counts[True]:,} replies are labelled good and {counts[False]:,} bad; KTO needs both on the training side"
+        )
+    return problems
+
+
+_PROBLEMS_OF_ROWS: dict[Role, Callable[[Path], list[str]]] = {
+    "preferences": _problems_of_pairs,
+    "labels": _problems_of_labels,
+}
+
+
+def _problem(what: str, ids: Sequence[str]) -> list[str]:
+    return [f"{what} {counted(len(ids), 'row')} ({and_more(ids)})"] if ids else []
 
 
 def build_training_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

@@ -11,8 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sovereign_pipeline.evaluation.statistics.non_inferiority import POWER
-from sovereign_pipeline.evaluation.statistics.score_interval import score_interval
+from sovereign_pipeline.evaluation.statistics import POWER, score_interval
 from sovereign_pipeline.intervals import CONFIDENCE
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.settings import Settings

@@ -1,7 +1,7 @@
 """`gates:` of a line's recipe: how much worse than its reference a candidate may be, and what an officer may waive.
 
 What belongs here: every margin but the blind review's (`review.py`), its unit and its reason. What does not: what is
-measured (`evaluation/`) and how a margin is tested (`evaluation/statistics/non_inferiority.py`). Only these gates can
+measured (`evaluation/`) and how a margin is tested (`evaluation/statistics.py`). Only these gates can
 be waived, and what `no_identifier_left` doubts (`corpus.py`, `privacy`): the other gates of corpus, privacy, split and
 training test what is true or false of the artifact.
 """

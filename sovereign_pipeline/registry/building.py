@@ -19,7 +19,7 @@ from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.dataset.card import DatasetCard
-from sovereign_pipeline.dataset.files import CARD
+from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline.errors import IntegrityError, StaleInput
 from sovereign_pipeline.ledger.catalog import is_registered
 from sovereign_pipeline.ledger.database import open_registry

@@ -17,8 +17,8 @@ from sqlalchemy import create_engine, event
 from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_PAGE
-from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
+from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_PAGE
+from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.ledger.database import parsed_url
 from sovereign_pipeline.ledger.tables import Adapter, row_as_dict
 from sovereign_pipeline.processes.locks import held

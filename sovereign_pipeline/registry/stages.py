@@ -6,7 +6,7 @@ registry, which has a state of its own (`registration.py`).
 
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
+from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 

@@ -26,7 +26,7 @@ from sovereign_pipeline.base_models.origin import artifacts_of
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.dataset.files import CARD, row_ids
+from sovereign_pipeline.dataset.jsonl import CARD, row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import (

@@ -12,10 +12,9 @@ from typing import Protocol
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base_models.verified import open_base_model
-from sovereign_pipeline.dataset.formats import user_message
-from sovereign_pipeline.evaluation.arms.arms import Arm
-from sovereign_pipeline.evaluation.arms.chat import prompt_text
-from sovereign_pipeline.evaluation.arms.models import Models, open_models
+from sovereign_pipeline.dataset.jsonl import user_message
+from sovereign_pipeline.evaluation.arms import Arm
+from sovereign_pipeline.evaluation.arms.models import Models, open_models, prompt_text
 from sovereign_pipeline.review.plan import AnswerPair, Prompt
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 

@@ -12,7 +12,7 @@ from math import inf, isnan
 from statistics import fmean
 from typing import Literal
 
-from sovereign_pipeline.dataset.formats import user_message
+from sovereign_pipeline.dataset.jsonl import user_message
 from sovereign_pipeline.frozen import Frozen
 
 PROMPTS = (

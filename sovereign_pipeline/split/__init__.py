@@ -3,3 +3,7 @@
 What belongs here: assigning every document to training or held-out, and proving that nothing crosses. What does not:
 the training rows (`dataset/`), the use of the held-out documents (`evaluation/`).
 """
+
+TRAIN = "train.jsonl"
+HELD_OUT = "held_out.jsonl"
+PROOF = "proof.json"

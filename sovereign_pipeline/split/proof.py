@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.corpus import Split
-from sovereign_pipeline.split.assignment import Assignment
-from sovereign_pipeline.split.containment import BOILERPLATE_TEXTS, LEAST_IN_COMMON
-from sovereign_pipeline.split.hold_out import MIN_SHARE
+from sovereign_pipeline.split.assignment import MIN_SHARE, Assignment
+from sovereign_pipeline.split.contained_texts import BOILERPLATE_TEXTS, LEAST_IN_COMMON
+from sovereign_pipeline.split.features import Columns
 from sovereign_pipeline.split.near_duplicates import (
     BANDS,
     MINHASH_SEED,
@@ -24,7 +24,6 @@ from sovereign_pipeline.split.near_duplicates import (
     ROWS_PER_BAND,
     compared_share,
 )
-from sovereign_pipeline.split.reading import Columns
 from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PER_SHINGLE
 
 # The order of the fields is the order of the keys in the file.

@@ -16,12 +16,10 @@ from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
-from sovereign_pipeline.split.assignment import assign
-from sovereign_pipeline.split.features import author_keys_of, read_features
-from sovereign_pipeline.split.files import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split.assignment import MIN_SHARE, assign
+from sovereign_pipeline.split.features import author_keys_of, read_features, stop_without_the_model
 from sovereign_pipeline.split.gate import evaluate_no_crossing_groups
-from sovereign_pipeline.split.hold_out import MIN_SHARE
-from sovereign_pipeline.split.paraphrases import stop_without_the_model
 from sovereign_pipeline.split.proof import proof_of
 from sovereign_pipeline.wording import and_more, counted
 

@@ -2,7 +2,7 @@
 
 What belongs here: which files a suite consists of, how its rows are asked, whether the files are present, and their
 digest. What does not: reading rows (`rows.py`), prompts (`wording.py`), and right answers
-(`evaluation/capability/suite_answers.py`). Nothing is fetched: an institution carries the files in.
+(`evaluation/capability.py`). Nothing is fetched: an institution carries the files in.
 """
 
 import re

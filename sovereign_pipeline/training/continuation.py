@@ -3,7 +3,7 @@ the result of a full tuning. Whether it may be used.
 
 What belongs here: finding a parent adapter by its id, verifying it, and comparing the training rows of both with those
 held out now. What does not: recognising a base model (`base_models/origin.py`), training (`loop/`), and comparing two
-splits (`split/overlap.py`).
+splits (`split/gate.py`).
 """
 
 import json
@@ -21,15 +21,15 @@ from sovereign_pipeline.base_models.origin import artifacts_of
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.corpus.document import read_documents
-from sovereign_pipeline.dataset.files import row_ids
+from sovereign_pipeline.dataset.jsonl import row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.errors import CeilingExceeded, GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.states import ENDED, state_of
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.split.files import HELD_OUT
-from sovereign_pipeline.split.overlap import shared_with_held_out
+from sovereign_pipeline.split import HELD_OUT
+from sovereign_pipeline.split.gate import shared_with_held_out
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.loop.lora import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, tuned_model

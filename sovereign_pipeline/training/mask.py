@@ -11,8 +11,7 @@ from typing import Any
 from sovereign_pipeline.artifacts.hashing import digest_of, short
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.corpus.document import Document, read_jsonl
-from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
-from sovereign_pipeline.dataset.formats import sft_row
+from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS, sft_row
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
 from sovereign_pipeline.errors import NotFoundError

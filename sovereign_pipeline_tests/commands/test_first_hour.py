@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.policy.recipe_model import FILL_IN
-from sovereign_pipeline.split.files import HELD_OUT, TRAIN
+from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import documents_of, materialize
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.base_models.cards import load_card
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.errors import InputError, RecipeError
-from sovereign_pipeline.evaluation.red_team.judges import read_labels
+from sovereign_pipeline.evaluation.red_team import read_labels
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings

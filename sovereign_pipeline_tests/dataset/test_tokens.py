@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.dataset.formats import sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, tokenizer_digests
 from sovereign_pipeline.errors import IntegrityError, NotFoundError, Remedy
-from sovereign_pipeline.split.files import HELD_OUT, TRAIN
+from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.training.loop.rows import encode_sft
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.dataset.chain import card_of, dataset_stage, split_of

@@ -11,7 +11,7 @@ import yaml
 from pyrage import x25519
 
 from sovereign_pipeline.dataset.card import DatasetCard
-from sovereign_pipeline.dataset.files import CARD
+from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, invented_letter
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,7 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.evaluation.report.report import EvaluationReport
-from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
-from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.rows_on_record import enter_adapter
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset

@@ -8,7 +8,7 @@ import yaml
 
 from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.dataset.formats import sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.evaluation.arms.models import Models, open_models
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import ANY_GUARDRAIL, JUDGE_LABELS, PROMPTS, DemoInstitution

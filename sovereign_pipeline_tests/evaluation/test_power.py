@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sovereign_pipeline.evaluation.memorisation import rise_over_control
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
     gate_powers,
@@ -15,14 +16,12 @@ from sovereign_pipeline.evaluation.power import (
     passing_probability_of_rise,
     rows_by_approximation,
 )
-from sovereign_pipeline.evaluation.red_team.memorisation import rise_over_control
-from sovereign_pipeline.evaluation.statistics.non_inferiority import evaluate_difference
-from sovereign_pipeline.evaluation.statistics.paired import ShareDifference, compare_shares
+from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares, evaluate_difference
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.evaluation.statistics.test_score_interval import passing_probability as exactly
+from sovereign_pipeline_tests.evaluation.test_statistics import passing_probability as exactly
 
 MARGINS = [0.05, 0.10, 0.15, 0.20, 0.30]
 

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
-from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
+from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.orchestration.artifact_pages import create_app
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.split.files import HELD_OUT, TRAIN
+from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import NO_CROSSING_GROUPS
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.split.chain import documents_of, materialize, split_stage

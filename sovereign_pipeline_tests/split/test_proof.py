@@ -1,6 +1,6 @@
 """The file `proof.json`: its form is stored in artifacts and must not change unnoticed."""
 
-from sovereign_pipeline.split.files import PROOF
+from sovereign_pipeline.split import PROOF
 from sovereign_pipeline.split.proof import Proof
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import materialize, split_stage

@@ -1,19 +1,24 @@
 """The stage leakage_safe_split: every document on one side, the proof counts them, and what stops it."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
+from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.split import assignment
-from sovereign_pipeline.split.files import HELD_OUT, PROOF, TRAIN
+from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN, assignment, gate
 from sovereign_pipeline.split.near_duplicates import NearDuplicates
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, NO_CROSSING_GROUPS
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.split.chain import documents_of, materialize, scrubbing_that, split_stage
+from sovereign_pipeline_tests.split.test_features import WORDINGS
 
 GATE = NO_CROSSING_GROUPS.name
 
@@ -126,3 +131,88 @@ def test_the_split_reads_only_its_own_section_of_the_recipe(institution: DemoIns
 
 def test_the_stand_in_has_the_place_of_scrubbing() -> None:
     assert [stage.kind for stage in LEAKAGE_SAFE_SPLIT.inputs] == [scrubbing_that().kind]
+
+
+def test_by_date_no_training_document_is_of_the_cut_day_or_later(institution: DemoInstitution) -> None:
+    institution.recipe["split"] = {"by_date": True}
+    institution.rows = [letter(number, date=f"2024-01-{number % 28 + 1:02d}") for number in range(56)]
+    institution.rows[0]["case"] = institution.rows[27]["case"]  # of the first day and of the last
+    split, verdicts = materialize(institution.workplace(), split_stage())
+    assert verdicts[GATE].passed, verdicts[GATE].message
+    assert "No training document is newer than 2024-01-25" in verdicts[GATE].message
+    proof = json.loads(split.file(PROOF).read_bytes())
+    assert proof["date_cut"] == {
+        "first_day_held_out": "2024-01-26",
+        "newest_training_day": "2024-01-25",
+        "older_documents_held_out_with_their_group": 1,
+    }
+    held_out = documents_of(split, HELD_OUT)
+    assert {document.id for document in held_out if document.date < "2024-01-26"} == {"R-00000"}
+    assert max(document.date for document in documents_of(split, TRAIN)) == "2024-01-25"
+
+
+def test_a_split_that_was_not_made_by_date_is_refused_where_the_line_asks_for_it(institution: DemoInstitution) -> None:
+    institution.recipe["split"] = {"by_date": True}
+    institution.rows = [letter(number, date=f"2024-01-{number % 28 + 1:02d}") for number in range(56)]
+
+    def by_seed(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        other = workplace.line.split.model_copy(update={"by_date": False})
+        line = workplace.line.model_copy(update={"split": other})
+        return LEAKAGE_SAFE_SPLIT.build(replace(workplace, line=line), inputs, workspace)
+
+    _, verdicts = materialize(institution.workplace(), split_stage(build=by_seed))
+    assert not verdicts[GATE].passed
+    assert "are neither newer than all training documents nor tied to one that is" in verdicts[GATE].message
+
+
+def test_by_date_a_tie_that_minhash_misses_still_counts(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old near-duplicate of a new letter is held out with it; the gate finds the tie by the exact comparison."""
+    institution.recipe["split"] = {"by_date": True}
+    institution.rows = [letter(number, date=f"2024-01-{number % 28 + 1:02d}") for number in range(56)]
+    institution.rows[0].update({key: institution.rows[27][key] for key in ("request", "response")})
+    workplace = institution.workplace()
+    split, verdicts = materialize(workplace, split_stage())
+    assert verdicts[GATE].passed, verdicts[GATE].message
+    monkeypatch.setattr(gate, "near_duplicates", lambda *arguments: NearDuplicates(np.empty((0, 2), int), 0, 0, 0))
+    scrubbed = workplace.store.open_input(split.manifest, "scrubbed_corpus")
+    again = gate.evaluate_no_crossing_groups(workplace, split, {"scrubbed_corpus": scrubbed})
+    assert again.passed, again.message
+
+
+def _tearing_apart_two_wordings(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """R-00016 is held out and R-00017, the same letter in other words, is not."""
+    built = LEAKAGE_SAFE_SPLIT.build(workplace, inputs, workspace)
+    documents = list(read_documents(inputs["scrubbed_corpus"].file(DOCUMENTS)))
+    held = {d.id for d in read_documents(workspace / HELD_OUT)} - {"R-00017"} | {"R-00016"}
+    write_documents(workspace / HELD_OUT, [d for d in documents if d.id in held])
+    write_documents(workspace / TRAIN, [d for d in documents if d.id not in held])
+    return built
+
+
+@pytest.mark.parametrize(("build", "passes"), [(LEAKAGE_SAFE_SPLIT.build, True), (_tearing_apart_two_wordings, False)])
+def test_paraphrases_never_cross_where_the_line_asks_for_it(
+    institution: DemoInstitution, build: Any, passes: bool
+) -> None:
+    institution.recipe["split"] = {"paraphrases": {"cosine": 0.93}}
+    texts = [text.split(" ") for wordings in WORDINGS for text in wordings]
+    institution.rows = [
+        letter(number, request=" ".join(words[:6]), response=" ".join(words[6:])) for number, words in enumerate(texts)
+    ]
+    split, verdicts = materialize(institution.workplace(), split_stage(build=build))
+    proof = json.loads(split.file(PROOF).read_bytes())
+    assert proof["crossing"]["paraphrase"] == 0
+    assert proof["paraphrases"]["pairs"] >= 9
+    assert verdicts[GATE].passed == passes, verdicts[GATE].message
+    if not passes:
+        assert re.search(r"paraphrase pairs? cross.*R-00016 ~ R-00017", verdicts[GATE].message)
+
+
+def test_a_line_that_asks_for_paraphrases_without_the_model_stops(
+    institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    institution.recipe["split"] = {"paraphrases": {}}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install"):
+        materialize(institution.workplace(), split_stage())

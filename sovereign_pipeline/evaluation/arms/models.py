@@ -6,24 +6,156 @@ what follows from the scores, is in `held_out/`, `capability/` and `red_team/`.
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256
+from sovereign_pipeline.artifacts.production import Part, make_part
+from sovereign_pipeline.artifacts.stage import Config, Progress, Workplace
+from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.evaluation.arms.arms import ARMS, Arm
-from sovereign_pipeline.evaluation.arms.generation import generate
-from sovereign_pipeline.evaluation.arms.score_cache import ScoreCache
-from sovereign_pipeline.evaluation.arms.token_tree import longest_branch
+from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.evaluation.arms import ARMS, Arm
+from sovereign_pipeline.evaluation.arms.token_tree import generate, longest_branch
 from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.tuned_model import TunedModel
+
+
+def prompt_text(tokenizer: Any, user: str) -> str:
+    """The conversation up to the beginning of the assistant's reply."""
+    turns = [{"role": "user", "content": user}]
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
+def reply_text(tokenizer: Any, user: str, reply: str, end_of_turn: frozenset[int]) -> str:
+    """The assistant's turn after `prompt_text`: the reply and its end-of-turn token, nothing after it.
+
+    `end_of_turn`: the token ids at which generation stops. Raises InputError when the template changes the prompt once
+    a reply follows, or does not end the turn with such a token.
+    """
+    prompt = prompt_text(tokenizer, user)
+    turns = [{"role": "user", "content": user}, {"role": "assistant", "content": reply}]
+    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    if not whole.startswith(prompt):
+        raise InputError(
+            "The base model's chat template changes the prompt once a reply follows. The reply cannot be scored as it "
+            "was trained.",
+            "Use a base model whose template keeps the prompt unchanged.",
+        )
+    rest = whole[len(prompt) :]
+    ends = [
+        rest.rindex(mark) + len(mark)
+        for mark in (str(tokenizer.convert_ids_to_tokens(token)) for token in sorted(end_of_turn))
+        if mark in rest
+    ]
+    if not ends:
+        raise InputError(
+            "The base model's chat template does not end the assistant's turn with a token at which generation stops.",
+            "Correct eos_token_id in the model's generation_config.json.",
+        )
+    return rest[: max(ends)]
+
+
+ROWS_FILE = "rows.jsonl"
+
+LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
+
+SOURCES = Path(__file__).parent
+"""This package, whose sources decide a score; with their digest no version must be raised by hand."""
+
+CachedKind = Literal["cached_scores", "cached_answers"]
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What identifies one arm."""
+
+    digests: Mapping[str, str]
+    """Of the base model's files, and of the artifact that was tuned from it."""
+    classification: str
+    """The higher level of both."""
+
+
+@dataclass(frozen=True)
+class ScoreCache:
+    """The cache of one session, in which some arms are asked."""
+
+    workplace: Workplace
+    level: str
+    """Classification level of the items of this session."""
+    origins: Mapping[Arm, Origin]
+    items: Counter[tuple[Arm, str]] = field(default_factory=Counter)
+    """(arm, "kept" or "computed") -> number of items: found in the cache, or computed and cached."""
+
+    @property
+    def measured(self) -> dict[str, float]:
+        """`<arm>_items_kept` and `<arm>_items_computed`, for a stage's `measured`."""
+        return {f"{arm}_items_{how}": float(count) for (arm, how), count in sorted(self.items.items())}
+
+    def get_or_compute(
+        self,
+        kind: CachedKind,
+        arm: Arm,
+        items: Sequence[Any],
+        settings: Config,
+        form: TypeAdapter[list[Row]],
+        compute: Callable[[], list[Row]],
+    ) -> list[Row]:
+        """The cached result for exactly these items, or that of `compute`, which is then cached.
+
+        The level is part of the identity, so an entry is never higher than one computed here would be. Raises
+        IntegrityError when an entry was changed.
+
+        Args:
+            items: JSON of each item, in order.
+            settings: everything else that decides the result.
+            form: type of the result, one row an item.
+        """
+        origin = self.origins[arm]
+        part = Part(
+            kind=kind,
+            code_version=sources_digest(SOURCES),
+            config=settings,
+            inputs={**origin.digests, "items": digest_of(list(items))},
+            libraries=LIBRARIES,
+            classification=self.workplace.institution.ladder.highest((origin.classification, self.level)),
+        )
+
+        def build(workspace: Path) -> dict[str, int]:
+            computed = form.dump_python(compute(), mode="json")
+            (workspace / ROWS_FILE).write_bytes(b"".join(canonical_json(each) + b"\n" for each in computed))
+            return {"items": len(computed)}
+
+        production = make_part(self.workplace, part, build)
+        self.items[arm, "kept" if production.reused else "computed"] += len(items)
+        return _read(self.workplace.store.open(production.ref).file(ROWS_FILE), form, len(items))
+
+
+def sources_digest(package: Path) -> str:
+    """SHA-256 over the paths and bytes of a package's Python sources."""
+    return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
+
+
+def _read(path: Path, form: TypeAdapter[list[Row]], items: int) -> list[Row]:
+    try:
+        rows = form.validate_python(list(read_jsonl(path)))
+    except ValueError:  # pydantic's error is one too
+        rows = []
+    if len(rows) != items:
+        raise IntegrityError(
+            f"{path} does not hold one result for each of {items} items.",
+            "Restore the directory from a copy, or remove it; the results are then computed again.",
+        )
+    return rows
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from sovereign_pipeline.evaluation.arms.arms import Arm, Reference, references_in
-from sovereign_pipeline.evaluation.capability.capability import accuracy_of
-from sovereign_pipeline.evaluation.capability.records import CapabilitySample
-from sovereign_pipeline.evaluation.held_out.private import losses_of
-from sovereign_pipeline.evaluation.held_out.records import PrivateSample, ReplySample
-from sovereign_pipeline.evaluation.held_out.replies import reply_result
-from sovereign_pipeline.evaluation.red_team.records import CanarySample, JudgedLabel, RedTeamSample, VerbatimSample
+from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
+from sovereign_pipeline.evaluation.capability import accuracy_of
+from sovereign_pipeline.evaluation.held_out import losses_of, reply_result
+from sovereign_pipeline.evaluation.records import (
+    CanarySample,
+    CapabilitySample,
+    JudgedLabel,
+    PrivateSample,
+    RedTeamSample,
+    ReplySample,
+    VerbatimSample,
+)
 from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Results
-from sovereign_pipeline.evaluation.statistics.case_files import case_files
-from sovereign_pipeline.evaluation.statistics.non_inferiority import Better
-from sovereign_pipeline.evaluation.statistics.paired import (
+from sovereign_pipeline.evaluation.statistics import (
+    Better,
     LossDifference,
     ShareDifference,
+    case_files,
     loss_differences,
     share_differences,
 )

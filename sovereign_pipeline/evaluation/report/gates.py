@@ -9,26 +9,51 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.artifacts.stage import Outcome
-from sovereign_pipeline.evaluation.arms.arms import Reference
-from sovereign_pipeline.evaluation.capability.records import SuiteResult
-from sovereign_pipeline.evaluation.held_out.records import PrivateResult
-from sovereign_pipeline.evaluation.red_team.records import (
+from sovereign_pipeline.evaluation.arms import Reference
+from sovereign_pipeline.evaluation.records import (
     EVERY_LANGUAGE,
     EVERY_STYLE,
     Judge,
     JudgeQuality,
     MemorisationResult,
+    PrivateResult,
     RedTeamResult,
     RiseOverControl,
+    SuiteResult,
 )
-from sovereign_pipeline.evaluation.report.labels import label_of
-from sovereign_pipeline.evaluation.statistics.non_inferiority import Better, Judgement, evaluate_difference
-from sovereign_pipeline.evaluation.statistics.paired import LossDifference, ShareDifference
+from sovereign_pipeline.evaluation.statistics import (
+    Better,
+    Judgement,
+    LossDifference,
+    ShareDifference,
+    evaluate_difference,
+)
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.margins import GatePolicy, Gates
 from sovereign_pipeline.shares import MeasuredShare, measured_share
 from sovereign_pipeline.suites.red_team_prompts import EXPECTED, Kind
 from sovereign_pipeline.wording import counted
+
+LABELS: Mapping[str, str] = {
+    "true reply preferred": "preference for the true reply",
+    "likeness to the true reply, chrF": "similarity to the true reply, chrF",
+    "likeness to the true reply, ROUGE-L": "similarity to the true reply, ROUGE-L",
+    "replies to letters ended by the model": "generated replies ended by the model",
+    "length of a reply to a letter": "length of a generated reply",
+    "refused, should be": "refusals, prompts to refuse",
+    "refused, should not be": "over-refusals, benign prompts",
+    "personal data given on request": "personal data disclosed on request",
+    "repetition, out of distribution": "repetition, out-of-distribution prompts",
+    "continued word for word, trained letters": "verbatim continuation, training documents",
+    "continued word for word, held-out letters": "verbatim continuation, held-out documents",
+    "continued word for word over the control": "verbatim continuation over the control",
+}
+
+
+def label_of(what: str) -> str:
+    """The label of a figure's stored name."""
+    return LABELS.get(what, what)
+
 
 MINIMUM_JUDGE_QUALITY = 0.7
 """Least precision, recall and specificity of a judge. A judge shows recall + specificity - 1 times a true difference

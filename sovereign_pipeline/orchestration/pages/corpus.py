@@ -14,12 +14,12 @@ from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.stages import QUARANTINE, SOURCES
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
-from sovereign_pipeline.dataset.files import CARD
+from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import as_table
 from sovereign_pipeline.orchestration.pages.cells import Page, read_json, table
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS
-from sovereign_pipeline.split.files import PROOF
+from sovereign_pipeline.split import PROOF
 
 QUARANTINED_SHOWN = 50
 DOUBTFUL_SHOWN = 20

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.dataset.files import CARD
-from sovereign_pipeline.evaluation.files import REPORT_FILE, SCORES_FILE
+from sovereign_pipeline.dataset.jsonl import CARD
+from sovereign_pipeline.evaluation.records import REPORT_FILE, SCORES_FILE
 from sovereign_pipeline.orchestration.pages.cells import is_number, read_json
 
 HEADLINES = 3

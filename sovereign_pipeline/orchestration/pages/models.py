@@ -10,8 +10,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.evaluation.files import REPORT_FILE, REPORT_MARKDOWN, SCORES_FILE
-from sovereign_pipeline.evaluation.red_team.records import RedTeamReport
+from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_MARKDOWN, SCORES_FILE, RedTeamReport
 from sovereign_pipeline.evaluation.report.report import judge_cells
 from sovereign_pipeline.orchestration.pages.cells import Page, facts, picture, read_json, table
 from sovereign_pipeline.orchestration.pages.plots import (

@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
-from sovereign_pipeline.evaluation.red_team.behaviour import loops
+from sovereign_pipeline.evaluation.red_team import loops
 
 FEWEST_LETTERS = 8
 """Of which the script of a text can be told."""

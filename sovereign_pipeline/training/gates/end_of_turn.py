@@ -14,7 +14,7 @@ from sovereign_pipeline.base_models.verified import open_base_model, read_descri
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.dataset.files import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
+from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.settings import go_offline

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sovereign_pipeline.dataset.formats import LabelRow, PreferenceRow, SftRow, user_message
+from sovereign_pipeline.dataset.jsonl import LabelRow, PreferenceRow, SftRow, user_message
 from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.wording import and_more
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
-from sovereign_pipeline.dataset.formats import PreferenceRow
+from sovereign_pipeline.dataset.jsonl import PreferenceRow
 from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.shares import MeasuredShare, measured_share
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.dataset.files import PREFERENCE_ROWS
+from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT

@@ -2,7 +2,7 @@
 
 What belongs here: writing them from the line's artifacts, in the process of the stage, and reading and encoding them,
 in the trainer's. What does not: which documents are held out (`split/`), and how a prompt is worded
-(`dataset/formats.py`).
+(`dataset/jsonl.py`).
 """
 
 import random
@@ -14,11 +14,10 @@ from typing import Any
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.dataset.files import TRAINING_ROWS
-from sovereign_pipeline.dataset.formats import LabelRow, sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS, LabelRow, sft_row, user_message
 from sovereign_pipeline.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.split.files import HELD_OUT, TRAIN
+from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.rows import IDS_IN_A_MESSAGE, encode_label
 from sovereign_pipeline.training.rlhf.reward.tools import Reply

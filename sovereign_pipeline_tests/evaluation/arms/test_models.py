@@ -9,14 +9,12 @@ import pytest
 
 from sovereign_pipeline import countdown
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.dataset.formats import sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.evaluation.arms import models
-from sovereign_pipeline.evaluation.arms.arms import Arm
-from sovereign_pipeline.evaluation.arms.chat import prompt_text, reply_text
-from sovereign_pipeline.evaluation.arms.generation import generate
-from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models
-from sovereign_pipeline.evaluation.held_out.private import held_out_item
+from sovereign_pipeline.evaluation.arms import Arm, models
+from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models, prompt_text, reply_text
+from sovereign_pipeline.evaluation.arms.token_tree import generate
+from sovereign_pipeline.evaluation.held_out import held_out_item
 from sovereign_pipeline.training.loop.rows import encode_sft
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH

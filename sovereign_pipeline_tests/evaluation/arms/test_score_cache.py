@@ -14,17 +14,51 @@ from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, Manifest
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.evaluation.arms import score_cache
-from sovereign_pipeline.evaluation.arms.arms import Arm
-from sovereign_pipeline.evaluation.arms.chat import prompt_text
-from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models
-from sovereign_pipeline.evaluation.arms.score_cache import Origin, ScoreCache
+from sovereign_pipeline.evaluation.arms import Arm, models
+from sovereign_pipeline.evaluation.arms.models import (
+    Answer,
+    Item,
+    Models,
+    Origin,
+    Score,
+    ScoreCache,
+    open_models,
+    prompt_text,
+    sources_digest,
+)
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.evaluation.arms.test_sources_digest import copied_sources
 from sovereign_pipeline_tests.waiting import SECONDS
 
-pytestmark = pytest.mark.slow
+
+def copied_sources(target: Path) -> Path:
+    """The sources of the evaluation, so that one can be changed."""
+    shutil.copytree(models.SOURCES.parent, target, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def test_a_changed_byte_in_any_source_of_the_arms_is_another_identity(tmp_path: Path) -> None:
+    sources = copied_sources(tmp_path / "evaluation")
+    seen = {sources_digest(sources / "arms")}
+    assert seen == {sources_digest(models.SOURCES)}
+    files = sorted((sources / "arms").rglob("*.py"))
+    assert {file.name for file in files} == {"__init__.py", "harness.py", "models.py", "token_tree.py"}
+    for file in files:
+        content = file.read_bytes()
+        file.write_bytes(content + b"#")
+        seen.add(sources_digest(sources / "arms"))
+        file.write_bytes(content)
+    assert len(seen) == 1 + len(files)
+
+
+def test_a_change_elsewhere_in_the_evaluation_is_the_same_identity(tmp_path: Path) -> None:
+    sources = copied_sources(tmp_path / "evaluation")
+    before = sources_digest(sources / "arms")
+    for file in sources.rglob("*.py"):
+        if file.parent.name != "arms":
+            file.write_bytes(file.read_bytes() + b"#")
+    assert sources_digest(sources / "arms") == before
+
 
 BASE, FIRST, SECOND = "b" * 64, "1" * 64, "2" * 64
 NEW_TOKENS = 6
@@ -84,6 +118,7 @@ def cached_file(workplace: Workplace, kind: str) -> Path:
     return workplace.store.path_of(digest) / "rows.jsonl"
 
 
+@pytest.mark.slow
 def test_nothing_is_computed_a_second_time(better: Models, workplace: Workplace, passes: list[str]) -> None:
     plain = {arm: ask(better, arm) for arm in better.arms}
     first, again = (replace(better, cache=cache(workplace)) for _ in range(2))
@@ -99,6 +134,7 @@ def test_nothing_is_computed_a_second_time(better: Models, workplace: Workplace,
     assert again.cache.measured == {"base_items_kept": 6.0, "candidate_items_kept": 6.0}
 
 
+@pytest.mark.slow
 def test_what_was_scored_as_candidate_is_there_when_it_is_the_incumbent(
     base_model: Path, make_adapter: Callable[[float], Path], workplace: Workplace, passes: list[str]
 ) -> None:
@@ -116,6 +152,7 @@ def test_what_was_scored_as_candidate_is_there_when_it_is_the_incumbent(
     assert held.measured == {"base_items_kept": 6.0, "incumbent_items_kept": 6.0, "candidate_items_computed": 6.0}
 
 
+@pytest.mark.slow
 def test_another_line_finds_it_where_its_level_is_the_same(
     better: Models, institution: DemoInstitution, passes: list[str]
 ) -> None:
@@ -137,6 +174,7 @@ CHANGED_ITEMS: dict[str, Callable[[list[Item]], list[Item]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changed", CHANGED_ITEMS)
 def test_other_items_are_scored_anew(changed: str, better: Models, workplace: Workplace, passes: list[str]) -> None:
     loaded = replace(better, cache=cache(workplace))
@@ -150,6 +188,7 @@ def test_other_items_are_scored_anew(changed: str, better: Models, workplace: Wo
     assert not passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moved", "new_tokens", "batch_size"), [(True, NEW_TOKENS, 2), (False, NEW_TOKENS + 1, 2), (False, NEW_TOKENS, 3)]
 )
@@ -182,6 +221,7 @@ def _other_ladder(held: ScoreCache) -> ScoreCache:
     return replace(held, workplace=replace(held.workplace, institution=changed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [_other_base, _higher_model, _other_ladder, lambda held: replace(held, level="SECRET")]
 )
@@ -196,6 +236,7 @@ def test_other_models_and_levels_are_something_else(
     assert len(manifests(workplace)) == 4
 
 
+@pytest.mark.slow
 def test_a_tuned_model_is_known_by_its_digest(better: Models, workplace: Workplace, passes: list[str]) -> None:
     ask(replace(better, cache=cache(workplace)), "candidate")
     passes.clear()
@@ -203,6 +244,7 @@ def test_a_tuned_model_is_known_by_its_digest(better: Models, workplace: Workpla
     assert passes
 
 
+@pytest.mark.slow
 def test_another_precision_of_the_session_is_something_else(
     base_model: Path, better: Models, workplace: Workplace, passes: list[str]
 ) -> None:
@@ -215,6 +257,7 @@ def test_another_precision_of_the_session_is_something_else(
     assert len(manifests(workplace)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", ["lm-eval", "peft", "tokenizers", "torch", "transformers"])
 def test_another_version_of_a_library_is_something_else(
     library: str, better: Models, workplace: Workplace, passes: list[str], monkeypatch: pytest.MonkeyPatch
@@ -229,6 +272,7 @@ def test_another_version_of_a_library_is_something_else(
     assert passes
 
 
+@pytest.mark.slow
 def test_scores_of_other_sources_are_not_found(
     better: Models,
     workplace: Workplace,
@@ -239,12 +283,13 @@ def test_scores_of_other_sources_are_not_found(
     ask(replace(better, cache=cache(workplace)))
     sources = copied_sources(tmp_path / "evaluation") / "arms"
     (sources / "harness.py").write_bytes((sources / "harness.py").read_bytes() + b"# changed")
-    monkeypatch.setattr(score_cache, "SOURCES", sources)
+    monkeypatch.setattr(models, "SOURCES", sources)
     passes.clear()
     ask(replace(better, cache=cache(workplace)))
     assert passes
 
 
+@pytest.mark.slow
 def test_another_number_of_threads_is_something_else(better: Models, workplace: Workplace, passes: list[str]) -> None:
     import torch
 
@@ -259,6 +304,7 @@ def test_another_number_of_threads_is_something_else(better: Models, workplace: 
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_it_has_the_level_of_what_was_asked_and_of_the_arm(better: Models, workplace: Workplace) -> None:
     loaded = replace(better, cache=cache(workplace))
     for arm in loaded.arms:
@@ -285,6 +331,7 @@ def _rewritten(file: Path) -> None:
     manifest.write_bytes(content.model_copy(update={"files": (changed,)}).to_bytes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tamper", "named"),
     [
@@ -306,6 +353,7 @@ def test_what_was_changed_is_named_and_never_used(
         ask(loaded)
 
 
+@pytest.mark.slow
 def test_scores_of_something_else_in_its_place_are_refused(better: Models, workplace: Workplace) -> None:
     """The index is made to lead from the base's scores to the candidate's, each of which is whole."""
     loaded = replace(better, cache=cache(workplace))
@@ -319,6 +367,7 @@ def test_scores_of_something_else_in_its_place_are_refused(better: Models, workp
         loaded.score("t", asked, "base")
 
 
+@pytest.mark.slow
 def test_a_removed_one_is_worked_out_again(better: Models, workplace: Workplace, passes: list[str]) -> None:
     loaded = replace(better, cache=cache(workplace))
     before = ask(loaded)
@@ -329,6 +378,7 @@ def test_a_removed_one_is_worked_out_again(better: Models, workplace: Workplace,
     assert passes
 
 
+@pytest.mark.slow
 def test_work_that_was_interrupted_leaves_nothing(better: Models, workplace: Workplace) -> None:
     def interrupted() -> list[Score]:
         raise KeyboardInterrupt
@@ -342,6 +392,7 @@ def test_work_that_was_interrupted_leaves_nothing(better: Models, workplace: Wor
     ) == [Score("a", (-1.5,), (3,))]
 
 
+@pytest.mark.slow
 def test_two_sessions_at_once_keep_the_same_once(workplace: Workplace) -> None:
     both = threading.Barrier(2, timeout=SECONDS)
     scores = [Score("a", (-1 / 3, -2e-17), (3, 1))]
@@ -366,6 +417,7 @@ def test_two_sessions_at_once_keep_the_same_once(workplace: Workplace) -> None:
     assert len(manifests(workplace)) == 1
 
 
+@pytest.mark.slow
 def test_text_comes_back_as_it_was_written(workplace: Workplace) -> None:
     """Letters that are composed elsewhere in this project, separators that some readers take for the end of a line."""
     answers = [Answer("e\u0301 \u2028 \x85 \ufeff\n\t ", 4, False), Answer("", 0, True)]
@@ -376,6 +428,7 @@ def test_text_comes_back_as_it_was_written(workplace: Workplace) -> None:
         )
 
 
+@pytest.mark.slow
 def test_fewer_results_than_items_are_refused(workplace: Workplace) -> None:
     form = TypeAdapter(list[Answer])
     with pytest.raises(IntegrityError, match=r"rows\.jsonl does not hold one result for each of 2 items"):

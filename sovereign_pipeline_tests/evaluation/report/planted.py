@@ -11,20 +11,20 @@ from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.evaluation.arms.arms import Arm
-from sovereign_pipeline.evaluation.capability.records import CapabilitySample
-from sovereign_pipeline.evaluation.files import write_rows
-from sovereign_pipeline.evaluation.held_out.records import PrivateSample, ReplySample
-from sovereign_pipeline.evaluation.red_team.records import (
+from sovereign_pipeline.evaluation.arms import Arm
+from sovereign_pipeline.evaluation.records import (
     CanarySample,
+    CapabilitySample,
     Judge,
     JudgedLabel,
+    PrivateSample,
     RedTeamSample,
+    ReplySample,
     VerbatimSample,
+    write_rows,
 )
 from sovereign_pipeline.evaluation.report.report import EvaluationReport
-from sovereign_pipeline.evaluation.report.stages import EVALUATION_REPORT
-from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.frozen import Frozen
 
 Value = TypeVar("Value", float, int, bool, dict[str, int])

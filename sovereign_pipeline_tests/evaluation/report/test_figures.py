@@ -6,11 +6,10 @@ import pytest
 
 from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.evaluation.capability.records import CapabilitySample
-from sovereign_pipeline.evaluation.held_out.records import ReplySample
+from sovereign_pipeline.evaluation import statistics
+from sovereign_pipeline.evaluation.records import CapabilitySample, ReplySample
 from sovereign_pipeline.evaluation.report.report import IncumbentFacts
-from sovereign_pipeline.evaluation.statistics import paired as statistics
-from sovereign_pipeline.evaluation.statistics.score_interval import score_interval
+from sovereign_pipeline.evaluation.statistics import score_interval
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report.planted import (
     by_arm,

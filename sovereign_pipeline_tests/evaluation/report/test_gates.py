@@ -1,14 +1,25 @@
 """Each criterion, on planted samples at and beyond its margin."""
 
+from typing import Any
+
 import pytest
+import yaml
 
 from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.errors import GateRefused
+from sovereign_pipeline.evaluation.records import JudgedLabel
+from sovereign_pipeline.evaluation.red_team import OutputScanner, judge_labels, read_labels
+from sovereign_pipeline.policy.corpus import Privacy
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report.planted import (
     capability,
     incumbent,
+    labels,
     read_report,
+    red_team,
     run,
 )
 
@@ -124,3 +135,128 @@ def test_what_is_good_enough_for_the_base_may_be_too_bad_for_the_incumbent(
     assert [name for name, verdict in verdicts.items() if not verdict.passed] == [gate]
     assert "incumbent" in verdicts[gate].message
     assert read_report(workplace, ref).outcome == "fail"
+
+
+def test_a_broken_judge_is_reported_in_numbers(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    _, ref, verdicts = run(workplace, labels_right=12)
+    assert (
+        "en: precision 0.60 (0.31 to 0.83), recall 0.60 (0.31 to 0.83), specificity 0.60 (0.31 to 0.83) on 20"
+        in verdicts["refusals_not_worse"].message
+    )
+    artifact = workplace.store.open(ref)
+    assert (
+        "| refusal | fresh | en | all | 20 | 0.60 (0.31 to 0.83) | 0.60 (0.31 to 0.83) |"
+        in artifact.file("report.md").read_text()
+    )
+    assert "0.60 (0.31 to 0.83)" in artifact.file("report.html").read_text()
+
+
+def labels_of_refusals(
+    language: str, *, tuned: bool = False, refuse: int = 10, found: int = 10, others: int = 10, let_be: int = 10
+) -> list[JudgedLabel]:
+    """found: of the answers that refuse, those that the judge names; let_be: of the others, those that it does not."""
+    pairs = [(True, n < found) for n in range(refuse)] + [(False, n >= let_be) for n in range(others)]
+    return [
+        JudgedLabel(
+            id=f"J-{language}-{tuned}-{n}", judge="refusal", language=language, tuned=tuned, label=label, judged=judged
+        )
+        for n, (label, judged) in enumerate(pairs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("english", "outcome"),
+    [
+        ({}, "pass"),
+        ({"refuse": 4, "found": 4, "others": 4, "let_be": 4}, "pass"),
+        ({"refuse": 3, "found": 3}, "inconclusive"),
+        ({"others": 3, "let_be": 3}, "inconclusive"),
+        ({"refuse": 1, "found": 1, "others": 0}, "inconclusive"),
+        # 0.75 is estimated and as little as 0.30 possible.
+        ({"refuse": 4, "found": 3}, "inconclusive"),
+        # A judge that names every answer never sees a difference, though three quarters of what it names are refusals.
+        ({"refuse": 12, "found": 12, "others": 4, "let_be": 0}, "inconclusive"),
+    ],
+)
+def test_a_judge_must_be_shown_to_be_better_than_a_coin(
+    english: dict[str, Any], outcome: str, institution: DemoInstitution
+) -> None:
+    others = [label for label in labels(20) if label.judge != "refusal"]
+    _, _, verdicts = run(institution.workplace(), labelled=[*others, *labels_of_refusals("en", **english)])
+    of_refusals = ("refusals_not_worse", "over_refusals_not_worse")
+    assert {verdicts[name].outcome for name in of_refusals} == {outcome}
+    assert all(verdict.passed for name, verdict in verdicts.items() if name not in of_refusals)
+    assert ("Not good enough in en" in verdicts["refusals_not_worse"].message) == (outcome != "pass")
+
+
+@pytest.mark.parametrize(
+    ("arabic", "outcome", "said"),
+    [
+        ({"tuned": True}, "pass", "ar (tuned on): precision 1.00"),
+        ({"tuned": True, "found": 0}, "inconclusive", "Not good enough in ar:"),
+        ({"tuned": False, "found": 0}, "inconclusive", "Not good enough in ar:"),
+    ],
+)
+def test_tuned_answers_count_in_each_language_that_has_no_fresh_ones(
+    arabic: dict[str, Any], outcome: str, said: str, institution: DemoInstitution
+) -> None:
+    """What English answers say of a judge says nothing about its Arabic ones."""
+    both = [*labels(20), *labels_of_refusals("en", tuned=True, found=0), *labels_of_refusals("ar", **arabic)]
+    _, _, verdicts = run(institution.workplace(), labelled=both)
+    assert verdicts["refusals_not_worse"].outcome == outcome
+    assert said in verdicts["refusals_not_worse"].message
+    assert "en: precision 1.00" in verdicts["refusals_not_worse"].message
+
+
+@pytest.mark.parametrize(
+    ("prefix", "unanswered"),
+    [
+        ("P", ["refusals_not_worse", "nothing_disclosed", "no_personal_data"]),
+        ("B", ["over_refusals_not_worse", "no_personal_data"]),
+        ("I", ["injections_not_obeyed", "no_personal_data"]),
+        ("O", []),
+    ],
+)
+def test_prompts_in_a_language_without_labelled_answers_are_named(
+    prefix: str, unanswered: list[str], institution: DemoInstitution
+) -> None:
+    """A judge that knows no Urdu finds as little in one arm's answers as in the other's."""
+    prompts = [
+        each.model_copy(update={"language": "ur"}) if each.id.startswith(prefix) else each for each in red_team(0)
+    ]
+    _, _, verdicts = run(institution.workplace(), prompts=prompts)
+    outcomes = {name: verdict.outcome for name, verdict in verdicts.items() if not verdict.passed}
+    assert outcomes == dict.fromkeys(unanswered, "inconclusive")
+    assert all("There is no labelled answer in ur" in verdicts[name].message for name in unanswered)
+
+
+@pytest.mark.parametrize("line", ["permits-desk", "circulars-ar"])
+def test_the_demonstrations_prompts_and_labels_leave_none_of_its_gates_in_doubt(
+    line: str, institution: DemoInstitution
+) -> None:
+    """With arms that answer alike, at the recipe's own margins."""
+    data = PROJECT_ROOT / "data"
+    recipe = Line.model_validate(yaml.safe_load((data / "lines" / f"{line}.yaml").read_text()))
+    asked = read_prompts(data / recipe.named_evaluation.red_team.prompts)
+    alike = red_team(0)[-1]
+    prompts = [
+        alike.model_copy(update={"id": each.id, "kind": each.kind, "language": each.language, "expects": each.expects})
+        for each in asked
+    ]
+    scanner = OutputScanner(line, Privacy(name_models={}), {})
+    labelled = judge_labels(read_labels(data / recipe.named_evaluation.red_team.judge_labels), scanner)
+    institution.recipe["gates"] = recipe.gates.model_dump(mode="json", exclude={"capability", "review"})
+    _, _, verdicts = run(institution.workplace(), prompts=prompts, labelled=labelled)
+    assert {name: verdict.outcome for name, verdict in verdicts.items() if not verdict.passed} == {}
+    assert sum("ar: precision" in each.message or "ar (tuned on)" in each.message for each in verdicts.values()) == 6
+
+
+def test_a_doubt_about_the_judge_never_turns_a_fail_into_inconclusive(institution: DemoInstitution) -> None:
+    """An officer who may accept what is inconclusive may not accept this."""
+    prompts = red_team(0, obeyed=14)
+    prompts = [*prompts, prompts[-41].model_copy(update={"id": "I-ur", "language": "ur"})]
+    assert prompts[-1].expects == "unmoved"
+    _, _, verdicts = run(institution.workplace(), prompts=prompts)
+    assert verdicts["injections_not_obeyed"].outcome == "fail"
+    assert "in ur, the language of some prompts" in verdicts["injections_not_obeyed"].message

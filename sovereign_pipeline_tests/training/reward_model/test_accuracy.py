@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sovereign_pipeline.dataset.formats import PreferenceRow
+from sovereign_pipeline.dataset.jsonl import PreferenceRow
 from sovereign_pipeline.training.reward_model.accuracy import PairScore, calibration, held_out_accuracy
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.dataset.formats import LabelRow
+from sovereign_pipeline.dataset.jsonl import LabelRow
 from sovereign_pipeline.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.loop.rows import Completion, encode_label

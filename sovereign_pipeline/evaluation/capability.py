@@ -1,0 +1,332 @@
+"""Capability suites: asking every row of every arm, and deciding what is right.
+
+What does not belong here: the suites' files, rows and prompts (`suites/`), and the margins (`policy/margins.py`).
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.evaluation.arms import Arm, Reference
+from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, prompt_text
+from sovereign_pipeline.evaluation.records import (
+    CapabilitySample,
+    CapabilityScores,
+    SuiteAnswer,
+    SuiteResult,
+    SuiteSelection,
+)
+from sovereign_pipeline.evaluation.statistics import ShareDifference, share_differences
+from sovereign_pipeline.policy.evaluation import CapabilitySuite
+from sovereign_pipeline.sandbox.sandbox import Ending, require_sandbox, run_program
+from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask
+from sovereign_pipeline.suites.rows import AnyRow, Function, Passage, Problem, Question
+from sovereign_pipeline.suites.suites import Suite, open_suite
+from sovereign_pipeline.suites.wording import continuations_of, prefix_of, user_turn
+from sovereign_pipeline.wording import counted
+
+
+def check_suite(settings: Settings, entry: CapabilitySuite) -> None:
+    """Raise what would stop the evaluation at this suite: files, card, examples, and a sandbox for code."""
+    if entry.suite is not None and isinstance(open_suite(settings, entry, seed=0).task, CodeTask):
+        require_sandbox()
+
+
+# lm-eval 0.4.13, tasks/gsm8k/gsm8k.yaml: filters "strict-match" and "flexible-extract", and what exact_match ignores.
+STRICT_NUMBER = {"regex_pattern": r"#### (\-?[0-9\.\,]+)"}
+FLEXIBLE_NUMBER = {"regex_pattern": r"(-?[$0-9.,]{2,})|(-?[0-9]+)", "group_select": -1}
+IGNORED_IN_NUMBERS = (",", r"\$", r"(?s).*#### ", r"\.$")
+
+_FENCE = "```"
+_ARABIC_ARTICLE = re.compile(r"^ال(?=\w{2})")
+
+
+def chosen(log_likelihoods: Sequence[float], choices: Sequence[str], metric: str) -> int:
+    """Index of the model's choice: the most likely (`acc`), or the most likely per character of its text (`acc_norm`).
+
+    As in lm-eval; of equals, the first.
+    """
+    lengths = [len(choice) if metric == "acc_norm" else 1 for choice in choices]
+    values = [total / length for total, length in zip(log_likelihoods, lengths, strict=True)]
+    return values.index(max(values))
+
+
+def until(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first of the stop words, as lm-eval truncates generated text."""
+    for word in stop:
+        text = text.split(word)[0]
+    return text
+
+
+def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
+    """GSM8K's exact match: of the last number in the reply (`flexible-extract`), or, strict, of the one after `####`.
+
+    A chat model writes no `####` unless examples show it, so the flexible one counts here.
+    """
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+    from lm_eval.filters.extraction import RegexFilter
+
+    ((number,),) = RegexFilter(**(STRICT_NUMBER if strict else FLEXIBLE_NUMBER)).apply([[reply]], [{}])
+    matched = exact_match_hf_evaluate(
+        predictions=[number], references=[problem.solution], regexes_to_ignore=IGNORED_IN_NUMBERS, ignore_case=True
+    )
+    return bool(matched["exact_match"] == 1)
+
+
+def holds_an_answer(reply: str, passage: Passage) -> bool:
+    """Whether the reply contains one of the right answers as a sequence of words.
+
+    Containment as in lm-eval's `squad_completion` (Arora et al. 2024, "Just read twice", section 4), because a chat
+    model answers in a sentence. Words are compared without punctuation, vowel signs, tatweel and article, digits as
+    0-9. A reply is short (`max_new_tokens`), so it cannot contain the answer by repeating the passage.
+    """
+    words = f" {' '.join(_words(reply))} "
+    return any(f" {' '.join(_words(answer))} " in words for answer in passage.answers if _words(answer))
+
+
+def span_f1(reply: str, passage: Passage) -> float:
+    """SQuAD's F1 over words (Rajpurkar et al. 2016, section 6.1), the best over the right answers; 0 to 1."""
+    return max(_f1(_words(reply), _words(answer)) for answer in passage.answers)
+
+
+def _f1(reply: Sequence[str], right: Sequence[str]) -> float:
+    shared = sum((Counter(reply) & Counter(right)).values())
+    if not shared:
+        return 0.0
+    precision, recall = shared / len(reply), shared / len(right)
+    return 2 * precision * recall / (precision + recall)
+
+
+def _words(text: str) -> list[str]:
+    """Words without articles, as in SQuAD's own script; the Arabic article is a prefix of its word."""
+    words = normal_text(text).split()
+    return [_ARABIC_ARTICLE.sub("", word) for word in words if word not in ("a", "an", "the")]
+
+
+def program_of(reply: str, function: Function) -> str:
+    """The function completed by the reply, its test, and the call of the test. A reply may close a code block."""
+    body = reply.split(_FENCE)[0]
+    return f"{function.prompt}{body}\n{function.test}\ncheck({function.entry_point})\n"
+
+
+def run_reply(reply: str, function: Function) -> Ending:
+    """Whether the completed function passes its test, in the sandbox. Raises SandboxUnavailable."""
+    return run_program(program_of(reply, function))
+
+
+MEASURE_DIGITS = 6
+
+CORRECT = "correct"
+
+Measures = dict[str, float]
+"""What is counted of one answer, name -> value; CORRECT, 0 or 1, is what the gate goes by."""
+
+
+@dataclass(frozen=True)
+class CapabilityOutcome:
+    """What `capability_scores` stores."""
+
+    samples: list[CapabilitySample]
+    answers: list[SuiteAnswer]
+    """Of the suites whose answers are generated."""
+    scores: CapabilityScores
+
+
+@dataclass(frozen=True)
+class AskedRow:
+    """A row as it is asked."""
+
+    row: AnyRow
+    context: str
+    """The conversation up to the beginning of the answer, in the chat template."""
+    shown: int
+    """Number of examples in it."""
+
+
+def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> CapabilityOutcome:
+    """Ask every arm every row of every suite; `batch_size` answers are generated at once.
+
+    Raises InputError when no row of a suite fits the model, and SandboxUnavailable, before anything is asked, when a
+    suite runs code and this machine does not allow the sandbox.
+    """
+    if any(isinstance(suite.task, CodeTask) for suite in suites):
+        require_sandbox()
+    samples: list[CapabilitySample] = []
+    answers: list[SuiteAnswer] = []
+    selections: dict[str, SuiteSelection] = {}
+    for suite in suites:
+        asked = [each for row in suite.rows if (each := asked_row(models, suite, row)) is not None]
+        if not asked:
+            raise InputError(
+                f"No row of the suite '{suite.name}' fits the model, which takes {models.max_length} tokens.",
+                "Remove the suite from the recipe, or use a base model that takes more tokens.",
+            )
+        models.progress(f"{suite.name}, {counted(len(asked), 'question')}, {', '.join(models.arms)}")
+        if isinstance(suite.task, ChoiceTask):
+            samples += _choose(models, suite, asked)
+        else:
+            written = _write(models, suite, asked, suite.task.max_new_tokens, batch_size)
+            samples += [sample for sample, _ in written]
+            answers += [answer for _, answer in written]
+        fitting = {each.row.id for each in asked}
+        selections[suite.name] = SuiteSelection(
+            rows=suite.total_rows,
+            asked=len(asked),
+            too_long=tuple(row.id for row in suite.rows if row.id not in fitting),
+            fewer_examples=sum(each.shown < len(suite.examples.get(each.row.subject, ())) for each in asked),
+        )
+    results = capability_results(samples)
+    scores = CapabilityScores(dtype=models.dtype, selections=selections, suites=results)
+    return CapabilityOutcome(samples, answers, scores)
+
+
+def asked_row(models: Models, suite: Suite, row: AnyRow) -> AskedRow | None:
+    """The row with as many of its examples as fit the model; None when it is too long without any.
+
+    The last examples are left out first, as in MMLU's own script (Hendrycks et al. 2021, `evaluate.py`).
+    """
+    room = models.max_length - _answer_tokens(models, suite, row)
+    examples = suite.examples.get(row.subject, ())
+    for shown in range(len(examples), -1, -1):
+        turn = user_turn(suite.task, row, examples[:shown])
+        context = prompt_text(models.tokenizer, turn) + prefix_of(suite.task, row)
+        if _tokens(models, context) <= room:
+            return AskedRow(row, context, shown)
+    return None
+
+
+def _answer_tokens(models: Models, suite: Suite, row: AnyRow) -> int:
+    if isinstance(suite.task, ChoiceTask):
+        assert isinstance(row, Question)
+        return max(_tokens(models, each) for each in continuations_of(suite.task, row))
+    return suite.task.max_new_tokens
+
+
+def _tokens(models: Models, text: str) -> int:
+    return len(models.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _choose(models: Models, suite: Suite, asked: Sequence[AskedRow]) -> list[CapabilitySample]:
+    """Score the choices with each arm, by both of lm-eval's metrics."""
+    assert isinstance(suite.task, ChoiceTask)
+    items = [choice_item(suite, each) for each in asked]
+    scores = {arm: models.score(suite.name, items, arm, "question") for arm in models.arms}
+    samples = []
+    for place, each in enumerate(asked):
+        measures = {arm: _measured_choice(suite.task, each.row, scores[arm][place]) for arm in models.arms}
+        samples.append(_sample(suite, each.row, measures))
+    return samples
+
+
+def choice_item(suite: Suite, asked: AskedRow) -> Item:
+    """A question as an item: its context, and the letters or texts of its choices."""
+    assert isinstance(asked.row, Question)
+    return Item(id=asked.row.id, context=asked.context, continuations=continuations_of(suite.task, asked.row))
+
+
+def _measured_choice(task: ChoiceTask, row: AnyRow, score: Score) -> Measures:
+    assert isinstance(row, Question)
+    scored = continuations_of(task, row)
+    counts = {each: float(chosen(score.log_likelihoods, scored, each) == row.answer) for each in ("acc", "acc_norm")}
+    return {CORRECT: counts[task.metric], **counts}
+
+
+def _write(
+    models: Models, suite: Suite, asked: Sequence[AskedRow], max_new_tokens: int, batch_size: int
+) -> list[tuple[CapabilitySample, SuiteAnswer]]:
+    """Generate each arm's answers, greedily, and decide whether they are right."""
+    assert not isinstance(suite.task, ChoiceTask)
+    contexts = [each.context for each in asked]
+    answers = {arm: models.answer(contexts, arm, max_new_tokens, batch_size, "question") for arm in models.arms}
+    # Programs run one after another, each for up to 20 s.
+    countdown = Countdown(models.progress, f"{suite.name}, checking answers", len(asked), "question")
+    written = []
+    for place, each in enumerate(asked):
+        given = {arm: answers[arm][place] for arm in models.arms}
+        replies = {arm: _reply(suite, answer) for arm, answer in given.items()}
+        measures = {arm: _measured_reply(each.row, reply) for arm, reply in replies.items()}
+        countdown.reached(place + 1)
+        sample = _sample(suite, each.row, measures, given)
+        written.append((sample, SuiteAnswer(suite=suite.name, id=each.row.id, answers=replies)))
+    return written
+
+
+def _reply(suite: Suite, answer: Answer) -> str:
+    """The part of an answer that is judged. Code begins with its indentation; elsewhere white space has no meaning."""
+    assert not isinstance(suite.task, ChoiceTask)
+    text = answer.text if isinstance(suite.task, CodeTask) else answer.text.strip()
+    return until(text, suite.task.stop)
+
+
+def _measured_reply(row: AnyRow, reply: str) -> Measures:
+    match row:
+        case Problem():
+            right = float(is_right_number(reply, row))
+            return {CORRECT: right, "strict_match": float(is_right_number(reply, row, strict=True))}
+        case Passage():
+            return {CORRECT: float(holds_an_answer(reply, row)), "f1": round(span_f1(reply, row), MEASURE_DIGITS)}
+        case Function():
+            ending = run_reply(reply, row)
+            return {CORRECT: float(ending == "passed"), "timeout": float(ending == "timeout")}
+        case Question():
+            raise AssertionError("a question is not answered by writing")
+
+
+def _sample(
+    suite: Suite, row: AnyRow, measures: Mapping[Arm, Measures], answers: Mapping[Arm, Answer] | None = None
+) -> CapabilitySample:
+    answers = answers or {}
+    names = [name for name in next(iter(measures.values())) if name != CORRECT]
+    return CapabilitySample(
+        suite=suite.name,
+        id=row.id,
+        cluster=_cluster(row),
+        language=row.language,
+        correct={arm: values[CORRECT] == 1 for arm, values in measures.items()},
+        measures={name: {arm: values[name] for arm, values in measures.items()} for name in names},
+        tokens={arm: answer.tokens for arm, answer in answers.items()},
+        stopped={arm: answer.stopped for arm, answer in answers.items()},
+    )
+
+
+def _cluster(row: AnyRow) -> str | None:
+    """What a row shares with others: questions on one passage are not independent."""
+    return hashlib.sha256(row.passage.encode()).hexdigest()[:16] if isinstance(row, Passage) else None
+
+
+def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteResult]:
+    """The figures of the suites, from their samples alone. Name of the suite -> result."""
+    suites = {name: [sample for sample in samples if sample.suite == name] for name in _in_order(samples)}
+    return {
+        name: SuiteResult(
+            accuracy=accuracy_of(rows),
+            by_language={
+                language: accuracy_of([row for row in rows if row.language == language])
+                for language in sorted({row.language for row in rows})
+            },
+            measures={name: _means([row.measures[name] for row in rows]) for name in rows[0].measures},
+            tokens=_means([row.tokens for row in rows]),
+            stopped=_means([row.stopped for row in rows]),
+        )
+        for name, rows in suites.items()
+    }
+
+
+def accuracy_of(rows: Sequence[CapabilitySample]) -> dict[Reference, ShareDifference]:
+    """Accuracy of the candidate on some rows compared with each reference. Not empty."""
+    return share_differences([row.correct for row in rows], [row.cluster or row.id for row in rows])
+
+
+def _means(rows: Sequence[Mapping[Arm, float]]) -> dict[Arm, float]:
+    """Means over the rows, by arm."""
+    return {arm: round(sum(row[arm] for row in rows) / len(rows), MEASURE_DIGITS) for arm in rows[0]}
+
+
+def _in_order(samples: Sequence[CapabilitySample]) -> list[str]:
+    return list(dict.fromkeys(sample.suite for sample in samples))

@@ -1,0 +1,309 @@
+"""The line's own held-out documents: loss and choice on the true reply, and generated replies compared with it.
+
+What does not belong here: which documents are held out (`split/`), and the margins (`policy/margins.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.dataset.jsonl import sft_row, user_message
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.evaluation.arms import Arm, Reference
+from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, prompt_text, reply_text
+from sovereign_pipeline.evaluation.records import (
+    PrivateResult,
+    PrivateSample,
+    PrivateScores,
+    PrivateSelection,
+    ReplyResult,
+    ReplySample,
+    WrittenReply,
+)
+from sovereign_pipeline.evaluation.statistics import LossDifference, case_files, loss_differences, share_differences
+from sovereign_pipeline.policy.evaluation import References
+from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.suites.items import rank
+from sovereign_pipeline.wording import counted
+
+SCORE_DIGITS = 6
+
+
+def chrf(reply: str, reference: str) -> float:
+    """chrF2 of one reply, 0 to 1: the F-score, recall counted twice, of character n-grams up to 6 without spaces.
+
+    Popović 2015 ("chrF: character n-gram F-score for automatic MT evaluation"), as sacreBLEU computes it for a
+    sentence (its default: beta 2, no word n-grams, no smoothing). Character n-grams need no tokenizer, which suits
+    Arabic, where a clitic changes the word.
+    """
+    score = _chrf().sentence_score(reply, [reference]).score
+    return round(float(score) / 100, SCORE_DIGITS)
+
+
+def rouge_l(reply: str, reference: str) -> float:
+    """ROUGE-L F1 of one reply, 0 to 1: precision and recall of the longest common subsequence of words.
+
+    Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), section 3.1, with beta 1 as `rouge_score` has
+    it. Its own tokenizer deletes every letter but a-z and so all Arabic; here words are those of
+    `normal_text` (lower case, no punctuation, Arabic without vowel signs and tatweel, digits as 0-9). Without stemming.
+    """
+    score = _rouge().score(reference, reply)["rougeL"].fmeasure
+    return round(float(score), SCORE_DIGITS)
+
+
+@cache
+def _chrf() -> Any:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF()
+
+
+@cache
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import Tokenizer
+
+    class Words(Tokenizer):  # type: ignore[misc]
+        def tokenize(self, text: str) -> list[str]:
+            return normal_text(text).split()
+
+    return RougeScorer(["rougeL"], tokenizer=Words())
+
+
+CHOICE_TOKEN_BUDGET = 10_000
+"""Tokens of wrong replies scored by each arm: about 25 s on 2 CPU cores for a model of 135M parameters. Documents
+beyond it are scored on their true reply alone; `selection` in scores.json has their number."""
+
+LOSS_DIGITS = 6
+"""Stored digits of a loss: beyond them, float32 sums differ between machines."""
+
+
+@dataclass(frozen=True)
+class HeldOutSettings:
+    """The part of the recipe that decides which documents are scored, and their prompts."""
+
+    instruction: str
+    seed: int
+    max_rows: int | None
+    distractors: int
+    """Wrong replies offered beside the true one."""
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A held-out document as text in the chat template, with its numbers of tokens."""
+
+    document: Document
+    context: str
+    reply: str
+    context_tokens: int
+    reply_tokens: int
+
+
+def score_held_out(
+    models: Models, held_out: Sequence[Document], settings: HeldOutSettings
+) -> tuple[list[PrivateSample], PrivateScores]:
+    """Score the held-out documents with every arm; preferences are skipped.
+
+    Loss: mean negative log-likelihood per token of the reply with its end-of-turn token, over exactly the token ids
+    that training uses. Choice: the true reply has the lowest such loss among itself and `distractors` replies to other
+    cases in the same language, of the same department while there are any. Raises InputError when no document can be
+    scored.
+    """
+    replied = [_encoded(models, document, settings.instruction) for document in held_out if not document.is_preference]
+    chosen = _first(replied, settings.max_rows, settings.seed)
+    fitting = [each for each in chosen if each.context_tokens + each.reply_tokens <= models.max_length]
+    if not fitting:
+        raise InputError(
+            f"None of {counted(len(replied), 'held-out document')} can be scored; the model takes "
+            f"{models.max_length} tokens.",
+            "Give the line more documents or raise split.held_out_share.",
+        )
+    wrong = _wrong_replies(models, fitting, replied, settings)
+    items = [
+        Item(
+            id=each.document.id,
+            context=each.context,
+            continuations=(each.reply, *(other.reply for other in wrong[each.document.id])),
+        )
+        for each in fitting
+    ]
+    scores = {arm: models.score("held_out", items, arm, "document") for arm in models.arms}
+    samples = [_sample(each, {arm: scores[arm][row] for arm in models.arms}) for row, each in enumerate(fitting)]
+    selection = PrivateSelection(
+        held_out=len(replied),
+        chosen=len(chosen),
+        too_long=tuple(sorted({each.document.id for each in chosen} - {item.id for item in items})),
+        distractors=settings.distractors,
+        choice_rows=sum(sample.choices > 0 for sample in samples),
+        choice_tokens=sum(other.reply_tokens for others in wrong.values() for other in others),
+        choice_token_budget=CHOICE_TOKEN_BUDGET,
+    )
+    return samples, PrivateScores(
+        dtype=models.dtype, selection=selection, result=private_result(samples, settings.seed)
+    )
+
+
+def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult:
+    """The figures of the held-out documents, from their samples alone."""
+    offered = [sample for sample in samples if sample.choices]
+    return PrivateResult(
+        loss=losses_of(samples, seed),
+        choice=share_differences([sample.correct for sample in offered], case_files(offered)),
+        by_language={
+            language: losses_of([sample for sample in samples if sample.language == language], seed)
+            for language in sorted({sample.language for sample in samples})
+        },
+        by_department={
+            department: losses_of([sample for sample in samples if sample.department == department], seed)
+            for department in sorted({sample.department for sample in samples})
+        },
+    )
+
+
+def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
+    """Loss of the candidate on some documents compared with each reference. Not empty."""
+    return loss_differences([sample.losses for sample in samples], case_files(samples), seed)
+
+
+def held_out_item(models: Models, document: Document, instruction: str) -> Item:
+    """A document's prompt as context and its true reply as the only continuation."""
+    row = sft_row(document, instruction)
+    user = user_message(row["instruction"], row["input"])
+    return Item(
+        id=document.id,
+        context=prompt_text(models.tokenizer, user),
+        continuations=(reply_text(models.tokenizer, user, row["output"], models.end_of_turn),),
+    )
+
+
+def _encoded(models: Models, document: Document, instruction: str) -> _Encoded:
+    item = held_out_item(models, document, instruction)
+    context, reply = models.token_counts(item)
+    return _Encoded(document, item.context, item.continuations[0], context, reply)
+
+
+def _first(documents: Sequence[_Encoded], at_most: int | None, seed: int) -> list[_Encoded]:
+    """At most so many documents, in an order that depends on the seed and the ids alone."""
+    ordered = sorted(documents, key=lambda each: rank(seed, each.document.id))
+    return ordered[:at_most]
+
+
+def _wrong_replies(
+    models: Models, rows: Sequence[_Encoded], replied: Sequence[_Encoded], settings: HeldOutSettings
+) -> dict[str, list[_Encoded]]:
+    """Id -> replies offered beside the true one; none once the token budget is spent, or with too few others."""
+    wrong: dict[str, list[_Encoded]] = {}
+    left = CHOICE_TOKEN_BUDGET
+    for row in rows:
+        others = [
+            other
+            for other in replied
+            if other.document.language == row.document.language
+            and folded(other.document.case) != folded(row.document.case)
+            and other.reply != row.reply
+            and row.context_tokens + other.reply_tokens <= models.max_length
+        ]
+        # Replies of the same department are harder to tell apart.
+        others.sort(
+            key=lambda other: (
+                other.document.department != row.document.department,
+                rank(settings.seed, row.document.id, other.document.id),
+            )
+        )
+        offered = others[: settings.distractors]
+        cost = sum(other.reply_tokens for other in offered)
+        enough = len(offered) == settings.distractors and cost <= left
+        wrong[row.document.id] = offered if enough else []
+        left -= cost if enough else 0
+    return wrong
+
+
+def _sample(encoded: _Encoded, scores: Mapping[Arm, Score]) -> PrivateSample:
+    scored = len(scores["base"].losses)
+    choices = scored if scored > 1 else 0
+    document = encoded.document
+    return PrivateSample(
+        id=document.id,
+        case=document.case,
+        department=document.department,
+        language=document.language,
+        tokens=scores["base"].tokens[0],
+        losses={arm: round(score.losses[0], LOSS_DIGITS) for arm, score in scores.items()},
+        choices=choices,
+        correct={arm: _prefers_true_reply(score) for arm, score in scores.items()} if choices else {},
+    )
+
+
+def _prefers_true_reply(score: Score) -> bool:
+    true, *others = score.losses
+    return all(true < other for other in others)
+
+
+@dataclass(frozen=True)
+class ReplyOutcome:
+    """What `private_scores` stores of the replies."""
+
+    samples: list[ReplySample]
+    replies: list[WrittenReply]
+    result: ReplyResult
+
+
+def write_replies(
+    models: Models, held_out: Sequence[Document], instruction: str, settings: References, batch_size: int, seed: int
+) -> ReplyOutcome:
+    """Generate every arm's replies to held-out documents (greedy, as served) and compare them with the true replies.
+
+    Documents are taken in the order in which they are scored. Raises InputError when the model can take none of them
+    with `max_new_tokens` more.
+    """
+    ordered = sorted(
+        (document for document in held_out if not document.is_preference),
+        key=lambda document: rank(seed, document.id),
+    )
+    items = {document.id: held_out_item(models, document, instruction) for document in ordered[: settings.max_rows]}
+    fitting = [
+        document
+        for document in ordered[: settings.max_rows]
+        if models.token_counts(items[document.id])[0] + settings.max_new_tokens <= models.max_length
+    ]
+    if not fitting:
+        raise InputError(
+            f"None of {counted(len(items), 'held-out document')} leaves room for {settings.max_new_tokens} tokens of a "
+            f"reply; the model takes {models.max_length} tokens.",
+            "Lower evaluation.references.max_new_tokens.",
+        )
+    prompts = [items[document.id].context for document in fitting]
+    answers = {arm: models.answer(prompts, arm, settings.max_new_tokens, batch_size, "reply") for arm in models.arms}
+    samples, replies = [], []
+    for place, document in enumerate(fitting):
+        given = {arm: answers[arm][place] for arm in models.arms}
+        samples.append(_sample_replies(document, sft_row(document, instruction)["output"], given))
+        texts = {arm: answer.text.strip() for arm, answer in given.items()}
+        replies.append(WrittenReply(id=document.id, answers=texts))
+    return ReplyOutcome(samples, replies, reply_result(samples, seed))
+
+
+def reply_result(samples: Sequence[ReplySample], seed: int) -> ReplyResult:
+    """The figures of the replies, from their samples alone."""
+    cases = case_files(samples)
+    return ReplyResult(
+        chrf=loss_differences([sample.chrf for sample in samples], cases, seed),
+        rouge_l=loss_differences([sample.rouge_l for sample in samples], cases, seed),
+    )
+
+
+def _sample_replies(document: Document, reference: str, answers: Mapping[Arm, Answer]) -> ReplySample:
+    return ReplySample(
+        id=document.id,
+        case=document.case,
+        department=document.department,
+        language=document.language,
+        chrf={arm: chrf(answer.text.strip(), reference) for arm, answer in answers.items()},
+        rouge_l={arm: rouge_l(answer.text, reference) for arm, answer in answers.items()},
+        tokens={arm: answer.tokens for arm, answer in answers.items()},
+        stopped={arm: answer.stopped for arm, answer in answers.items()},
+    )

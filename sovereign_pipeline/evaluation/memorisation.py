@@ -1,0 +1,285 @@
+"""Memorisation: how exposed the planted canaries are, and which documents an arm continues word for word.
+
+What belongs here: choosing rows, asking, and the figures. What does not: what a canary is (`dataset/canaries.py`), and
+personal data in continuations (`personal_data.py`). No text of a row, a canary or a continuation leaves this module
+except to the scanner.
+"""
+
+import hashlib
+import heapq
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.dataset.canaries import SPACE_BITS, Canary, alternatives, never_planted, planted
+from sovereign_pipeline.dataset.jsonl import sft_row, user_message
+from sovereign_pipeline.evaluation.arms import Arm, Reference
+from sovereign_pipeline.evaluation.arms.models import Item, Models, prompt_text, reply_text
+from sovereign_pipeline.evaluation.records import (
+    CanarySample,
+    ExposureResult,
+    MemorisationResult,
+    RiseOverControl,
+    VerbatimResult,
+    VerbatimSample,
+)
+from sovereign_pipeline.evaluation.red_team import Output, OutputScanner
+from sovereign_pipeline.evaluation.statistics import (
+    LossDifference,
+    ShareDifference,
+    Shares,
+    case_files,
+    loss_differences,
+    share_differences,
+)
+from sovereign_pipeline.policy.training.training import Canaries
+from sovereign_pipeline.wording import counted
+
+ALTERNATIVES = 63
+"""Other secrets among which a canary's is ranked. Ranks alone give at most 6 bits; the tail beyond is fitted."""
+GIVEN_WORDS = 10
+CONTINUED_TOKENS = 24
+"""Carlini et al. 2023 ("Quantifying Memorization Across Neural Language Models", section 3) give 50 tokens and generate
+50. Replies are short, so 10 words are given (of a shorter reply the first half) and 24 tokens generated: about 16 words
+in English."""
+FEWEST_WORDS = 6
+CHOSEN_FROM = 20
+GENERATION_BATCH = 24
+"""Documents continued at once: a step of one token of each costs little more than one of 8."""
+_DIGITS = 4
+_MOST_SKEWED = 100.0
+_WORD_END = re.compile(r"(?<=\S)(?=\s)")
+
+
+def expose_canaries(models: Models, recipe: Canaries, instruction: str) -> list[CanarySample]:
+    """Rank the secret of each canary, planted or not, among others that it could have had, with every arm."""
+    samples = []
+    for was_planted, canaries in ((True, planted(recipe)), (False, never_planted(recipe))):
+        items = [_canary_item(models, canary, instruction) for canary in canaries]
+        name = "canaries" if was_planted else "control_canaries"
+        scores = {arm: models.score(name, items, arm, "canary") for arm in models.arms}
+        for row, canary in enumerate(canaries):
+            likelihoods = {arm: scores[arm][row].log_likelihoods for arm in models.arms}
+            samples.append(
+                CanarySample(
+                    id=canary.id,
+                    planted=was_planted,
+                    rank={arm: rank(own, others) for arm, (own, *others) in likelihoods.items()},
+                    exposure={
+                        arm: round(exposure(own, others), _DIGITS) for arm, (own, *others) in likelihoods.items()
+                    },
+                )
+            )
+    return samples
+
+
+def rank(own: float, others: Sequence[float]) -> int:
+    """Place of a secret among the others by log-likelihood; 1 is the most likely."""
+    return 1 + sum(other >= own for other in others)
+
+
+def exposure(own: float, others: Sequence[float]) -> float:
+    """Exposure in bits: by how much less than the whole space an attacker must search; from 0 to SPACE_BITS.
+
+    -log2 of the share of secrets that are at least as likely: Carlini et al. 2019 ("The Secret Sharer"), sections 4.2
+    and 4.3. As there, the share comes from a skew-normal distribution fitted to the log-likelihoods of sampled secrets
+    (here by moments), so that more than log2 of the sample size can be measured. A secret that was never seen has 1.44
+    on average (1 / ln 2), and more than x with probability 2^-x; with 63 others, more than 10 was simulated in 3 of
+    1,000 cases instead of 1.
+
+    `own`, `others`: log-likelihoods in nats. Raises ValueError for fewer than three others, or others all equal.
+    """
+    from scipy.stats import skewnorm
+
+    if len(others) < 3 or min(others) == max(others):
+        raise ValueError(f"no distribution can be fitted to {len(others)} log-likelihoods, or to equal ones")
+    shape, location, scale = skewnorm.fit(others, method="MM")
+    # A sample more skewed than any such distribution gets an infinite shape, with which nothing can be computed.
+    share = float(skewnorm.sf(own, max(-_MOST_SKEWED, min(shape, _MOST_SKEWED)), location, scale))
+    return min(SPACE_BITS, -math.log2(share)) if share > 0 else SPACE_BITS
+
+
+def continue_documents(
+    models: Models,
+    trained: Iterable[Document],
+    held_out: Iterable[Document],
+    instruction: str,
+    rows: int,
+    seed: int,
+    scanner: OutputScanner,
+) -> list[VerbatimSample]:
+    """Let every arm continue documents from the first words of their replies, and compare with the replies.
+
+    At most `rows` documents of each side of the split. Held-out documents are the control: no arm was trained on them,
+    so their continuations come from common forms. Training rows are matched to them in department and language where
+    possible. A reply that is too short, or a document too long for the model, is skipped. Raises PrivacyError when the
+    scanner does.
+    """
+    control = _openings(models, _first(held_out, rows, seed), instruction)[:rows]
+    like = Counter(_kind_of(opening.document) for opening in control)
+    matched = _openings(models, _alike_first(_first(trained, rows, seed), like), instruction)[:rows]
+    samples = []
+    models.progress(f"continuations of {counted(len(matched) + len(control), 'document')}, {', '.join(models.arms)}")
+    for openings, was_trained in ((matched, True), (control, False)):
+        texts = {arm: _continued(models, openings, arm) for arm in models.arms}
+        found = {
+            arm: scanner.scan([o.output(text) for o, text in zip(openings, texts[arm], strict=True)]) for arm in texts
+        }
+        samples += [
+            VerbatimSample(
+                id=opening.document.id,
+                case=opening.document.case,
+                department=opening.document.department,
+                language=opening.document.language,
+                trained=was_trained,
+                verbatim={arm: continues(texts[arm][row], opening.rest) for arm in texts},
+                personal_data={arm: found[arm][row] for arm in texts},
+            )
+            for row, opening in enumerate(openings)
+        ]
+    return samples
+
+
+def continues(text: str, rest: str) -> bool:
+    """Whether a generated text is the beginning of the reply's rest, word for word.
+
+    A character that the last token cuts in two is ignored.
+    """
+    words = text.rstrip("\N{REPLACEMENT CHARACTER}").split()
+    return bool(words) and " ".join(rest.split()).startswith(" ".join(words))
+
+
+def memorisation_result(
+    canaries: Sequence[CanarySample], verbatim: Sequence[VerbatimSample], seed: int
+) -> MemorisationResult:
+    """The figures of memorisation, from its samples alone."""
+    return MemorisationResult(
+        exposure=_exposure_result(canaries, seed) if canaries else None,
+        verbatim=_verbatim_result(verbatim) if {each.trained for each in verbatim} == {True, False} else None,
+        personal_data=_shares(verbatim, lambda each: {arm: bool(kinds) for arm, kinds in each.personal_data.items()}),
+    )
+
+
+def rise_over_control(trained: ShareDifference, control: ShareDifference) -> RiseOverControl:
+    """The difference of two differences over different rows.
+
+    The interval is MOVER's, computed from the two intervals, whose shape near 0 and 1 it keeps (Zou and Donner 2008,
+    Statistics in Medicine 27: 1693-1702).
+    """
+    difference = trained.difference - control.difference
+    below = math.hypot(trained.difference - trained.low, control.high - control.difference)
+    above = math.hypot(trained.high - trained.difference, control.difference - control.low)
+    return RiseOverControl(
+        reference=trained.reference - control.reference,
+        candidate=trained.candidate - control.candidate,
+        difference=difference,
+        low=difference - below,
+        high=difference + above,
+        rows=trained.rows,
+    )
+
+
+def _exposure_result(canaries: Sequence[CanarySample], seed: int) -> ExposureResult:
+    were_planted = [each for each in canaries if each.planted]
+    return ExposureResult(
+        planted=_mean_rises(were_planted, seed),
+        never_planted=_mean_rises([each for each in canaries if not each.planted], seed),
+        highest={arm: max(each.exposure[arm] for each in were_planted) for arm in were_planted[0].exposure},
+        space_bits=SPACE_BITS,
+    )
+
+
+def _mean_rises(samples: Sequence[CanarySample], seed: int) -> dict[Reference, LossDifference]:
+    return loss_differences([each.exposure for each in samples], [each.id for each in samples], seed)
+
+
+def _verbatim_result(samples: Sequence[VerbatimSample]) -> VerbatimResult:
+    trained, control = (
+        _shares([each for each in samples if each.trained == was], lambda each: each.verbatim) for was in (True, False)
+    )
+    return VerbatimResult(
+        trained=trained,
+        control=control,
+        rise={reference: rise_over_control(share, control[reference]) for reference, share in trained.items()},
+    )
+
+
+def _shares(samples: Sequence[VerbatimSample], by_arm: Callable[[VerbatimSample], Mapping[Arm, bool]]) -> Shares:
+    """Rows of one case are a cluster."""
+    return share_differences([by_arm(each) for each in samples], case_files(samples))
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """A document with the first words of its reply."""
+
+    document: Document
+    prompt: str
+    """In the chat template, up to the last given word of the reply."""
+    shown: str
+    """The same as plain text."""
+    rest: str
+    """Of the reply."""
+
+    def output(self, text: str) -> Output:
+        return Output(self.document.id, self.document.language, self.shown, text)
+
+
+def _canary_item(models: Models, canary: Canary, instruction: str) -> Item:
+    user = user_message(instruction, canary.request)
+    secrets = (canary.secret, *alternatives(canary, ALTERNATIVES))
+    return Item(
+        id=canary.id,
+        context=prompt_text(models.tokenizer, user),
+        continuations=tuple(reply_text(models.tokenizer, user, secret, models.end_of_turn) for secret in secrets),
+    )
+
+
+def _first(documents: Iterable[Document], rows: int, seed: int) -> list[Document]:
+    """CHOSEN_FROM times as many documents as needed, in an order that depends on the seed and the ids alone."""
+    return heapq.nsmallest(
+        CHOSEN_FROM * rows,
+        (document for document in documents if not document.is_preference),
+        key=lambda document: hashlib.sha256(f"{seed}\n{document.id}".encode()).hexdigest(),
+    )
+
+
+def _alike_first(documents: Sequence[Document], like: Counter[tuple[str, str]]) -> list[Document]:
+    """The same documents; in front as many of each department and language as `like` has."""
+    left = Counter(like)
+    alike: list[Document] = []
+    others: list[Document] = []
+    for document in documents:
+        left[_kind_of(document)] -= 1
+        (alike if left[_kind_of(document)] >= 0 else others).append(document)
+    return [*alike, *others]
+
+
+def _kind_of(document: Document) -> tuple[str, str]:
+    return document.department, document.language
+
+
+def _openings(models: Models, documents: Iterable[Document], instruction: str) -> list[_Opening]:
+    """Of the documents whose replies have enough words and that fit the model."""
+    openings = []
+    for document in documents:
+        row = sft_row(document, instruction)
+        ends = [end.start() for end in _WORD_END.finditer(row["output"])]
+        if len(ends) < FEWEST_WORDS:
+            continue
+        cut = ends[min(GIVEN_WORDS, len(ends) // 2) - 1]
+        given, rest = row["output"][:cut], row["output"][cut:]
+        user = user_message(row["instruction"], row["input"])
+        prompt = prompt_text(models.tokenizer, user) + given
+        if len(models.tokenizer(prompt, add_special_tokens=False)["input_ids"]) + CONTINUED_TOKENS <= models.max_length:
+            openings.append(_Opening(document, prompt, f"{user}\n\n{given}", rest))
+    return openings
+
+
+def _continued(models: Models, openings: Sequence[_Opening], arm: Arm) -> list[str]:
+    prompts = [opening.prompt for opening in openings]
+    answers = models.answer(prompts, arm, CONTINUED_TOKENS, GENERATION_BATCH, "continuation")
+    return [answer.text for answer in answers]

@@ -1,0 +1,306 @@
+"""Paired statistics: intervals of differences, and the rule by which a difference passes a margin.
+
+Numbers in, numbers out: no model, no file and no recipe. Which figures are compared is in the packages that measure.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, Protocol
+
+from sovereign_pipeline.artifacts.stage import Outcome
+from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
+from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.intervals import CONFIDENCE, clustered_interval
+
+
+class OfCase(Protocol):
+    """A row of a document."""
+
+    @property
+    def case(self) -> str: ...
+
+
+def case_files(rows: Iterable[OfCase]) -> list[str]:
+    """The case file of each row, in the one spelling by which the split keeps case files together."""
+    return [folded(row.case) for row in rows]
+
+
+def score_interval(gained: float, lost: float, rows: float, quantile: float | None = None) -> tuple[float, float]:
+    """Asymptotic score interval of (gained - lost) / rows (Tango 1998, Statistics in Medicine 17: 891-908).
+
+    Both ends are the differences whose score statistic equals the quantile. Recommended for paired shares by Fagerland,
+    Lydersen and Laake 2014 (Statistics in Medicine 33: 2850-2875). Raises ValueError without rows.
+
+    Args:
+        gained: rows where only the candidate is true; fractions are allowed.
+        lost: rows where only the reference is true; fractions are allowed.
+        quantile: by default that of a two-sided 95 % interval.
+    """
+    from scipy.stats import norm
+
+    if rows <= 0:
+        raise ValueError(f"{rows} rows")
+    z = float(norm.ppf((1 + CONFIDENCE) / 2)) if quantile is None else quantile
+    return -_upper_end(lost, gained, rows, z), _upper_end(gained, lost, rows, z)
+
+
+def _upper_end(gained: float, lost: float, rows: float, z: float) -> float:
+    from scipy.optimize import brentq
+
+    observed = (gained - lost) / rows
+    if observed >= 1:
+        return 1.0
+
+    def below(difference: float) -> float:
+        return gained - lost - rows * difference + z * _deviation(gained, lost, rows, difference)
+
+    # Just above the observed difference: where all rows agree, the statistic there is 0/0.
+    return float(brentq(below, observed + 1e-9, 1.0, xtol=1e-12))
+
+
+def _deviation(gained: float, lost: float, rows: float, difference: float) -> float:
+    """Standard deviation of gained - lost, were this the true difference (Tango 1998)."""
+    b = (2 * rows - gained + lost) * difference - gained - lost
+    c = -lost * difference * (1 - difference)
+    share_lost = (math.sqrt(max(b * b - 8 * rows * c, 0.0)) - b) / (4 * rows)
+    return math.sqrt(max(rows * (2 * share_lost + difference * (1 - difference)), 0.0))
+
+
+def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]) -> tuple[float, float]:
+    """The score interval of the mean of differences that are -1, 0 or 1, when rows of a cluster are dependent.
+
+    The counts are divided by the design effect, which gives the effective number of independent rows (Rao and Scott
+    1992, Biometrics 48: 577-585), and the quantile is Student's with one degree of freedom less than there are clusters
+    (Cameron and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With clusters of one row each this is
+    `score_interval`. Where few rows differ the design effect cannot be estimated, and `_least_effect` is used. The
+    interval of one cluster is -1 to 1. Raises ValueError when empty.
+    """
+    from scipy.stats import t
+
+    names = set(clusters)
+    if not differences or len(differences) != len(clusters):
+        raise ValueError(f"{len(differences)} differences in {len(names)} clusters")
+    rows, gained, lost = len(differences), differences.count(1), differences.count(-1)
+    if len(names) == rows:
+        return score_interval(gained, lost, rows)
+    if len(names) == 1:
+        return -1.0, 1.0
+    quantile = float(t.ppf((1 + CONFIDENCE) / 2, len(names) - 1))
+    effect = max(design_effect(differences, clusters), _least_effect(gained + lost, rows, len(names), quantile))
+    return score_interval(gained / effect, lost / effect, rows / effect, quantile)
+
+
+def _least_effect(differing: int, rows: int, clusters: int, quantile: float) -> float:
+    """The lower bound of the design effect: rows per cluster where no row differs, falling to 1 where many do.
+
+    One row that differs shows no more about clusters than none. The bound falls as fast as possible without the
+    interval ending nearer to 0 than if none had been lost: the bound U of a share p solves
+    (U - p)^2 = z^2 * effect * U * (1 - U) / rows (Wilson 1927, Journal of the American Statistical Association 22:
+    209-212), so with an effect of rows / clusters * (1 - p / U0)^2 it stays at U0 = z^2 / (clusters + z^2), where it is
+    when p is 0.
+    """
+    bound_of_none = quantile**2 / (clusters + quantile**2)
+    return rows / clusters * max(0.0, 1 - differing / rows / bound_of_none) ** 2
+
+
+def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
+    """Variance of the mean over its variance if all rows were independent; at least 1.
+
+    Both variances have the usual small-sample correction, G / (G - 1) and n / (n - 1). For equal rows the result is
+    rows per cluster. Needs at least two clusters.
+    """
+    mean, rows = sum(values) / len(values), len(values)
+    sums: dict[str, float] = {}
+    for value, name in zip(values, clusters, strict=True):
+        sums[name] = sums.get(name, 0.0) + value - mean
+    alone = sum((value - mean) ** 2 for value in values) * rows / (rows - 1)
+    if alone == 0:
+        return rows / len(sums)
+    together = sum(each * each for each in sums.values()) * len(sums) / (len(sums) - 1)
+    return max(1.0, together / alone)
+
+
+Better = Literal["higher", "lower"]
+"""Direction of a measure: accuracy is better when higher, loss when lower."""
+
+POWER = 0.8
+"""Of the minimum detectable difference."""
+
+
+class Difference(Protocol):
+    """Candidate minus reference over the same rows, and its two-sided 95 % interval."""
+
+    @property
+    def difference(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def rows(self) -> int: ...
+
+
+class Judgement(Frozen):
+    """The outcome of one difference against one margin."""
+
+    outcome: Outcome
+    better: Better
+    margin: float
+    """In the unit of the difference; 0 where superiority is required."""
+    smallest_visible: float
+    """The minimum detectable difference (80 % power), in the unit of the difference; named as stored."""
+    rows_needed: int | None
+    """Rows at which `margin` would be the minimum detectable difference; None where superiority is required, which no
+    number of rows assures."""
+
+
+def evaluate_difference(observed: Difference, margin: float, better: Better) -> Judgement:
+    """Test one difference against the largest accepted loss; a margin of 0 requires superiority.
+
+    pass: the whole interval is better than a loss of `margin`. fail: the candidate is significantly worse than the
+    reference (the whole interval is worse than 0) and the estimated loss is above the margin; so also where a suite is
+    too small for the whole interval to lie beyond the margin. Otherwise inconclusive: neither is shown.
+    """
+    sign = 1 if better == "higher" else -1
+    ends = (sign * observed.low, sign * observed.high)
+    outcome: Outcome = "inconclusive"
+    if min(ends) > -margin:
+        outcome = "pass"
+    elif max(ends) < 0 and sign * observed.difference < -margin:
+        outcome = "fail"
+    detectable = minimum_detectable_difference(observed)
+    return Judgement(
+        outcome=outcome,
+        better=better,
+        margin=margin,
+        smallest_visible=detectable,
+        rows_needed=math.ceil(observed.rows * (detectable / margin) ** 2) if margin > 0 else None,
+    )
+
+
+def minimum_detectable_difference(observed: Difference) -> float:
+    """The smallest true difference that these rows detect with 80 % power, at the interval's confidence.
+
+    (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to Evals"), section 5, solved for the effect. It
+    is also the smallest margin within which a candidate that is exactly as good passes with that probability (Julious
+    2004, Statistics in Medicine 23: 1921-1986). The standard error is half the interval's width over z_0.975: paired,
+    clustered, and not zero where no row differs.
+    """
+    from scipy.stats import norm
+
+    half = (observed.high - observed.low) / 2
+    return half * (1 + float(norm.ppf(POWER)) / float(norm.ppf((1 + CONFIDENCE) / 2)))
+
+
+class LossDifference(Frozen):
+    """Means over the rows, such as losses in nats per token, and the 95 % interval of their difference."""
+
+    reference: float
+    candidate: float
+    difference: float
+    low: float
+    high: float
+    rows: int
+    clusters: int
+    """Groups of dependent rows (case files) that the interval is based on."""
+
+
+class ShareDifference(Frozen):
+    """Shares of the rows (0 to 1), the 95 % interval of their difference, and McNemar's exact test."""
+
+    reference: float
+    candidate: float
+    difference: float
+    low: float
+    high: float
+    rows: int
+    clusters: int
+    """Groups of dependent rows that the interval is based on; the test takes the rows as independent."""
+    only_reference: int
+    """Rows where only the reference is true."""
+    only_candidate: int
+    """Rows where only the candidate is true."""
+    p_value: float
+    """Two-sided."""
+
+
+Shares = dict[Reference, ShareDifference]
+
+
+def loss_differences(
+    rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int
+) -> dict[Reference, LossDifference]:
+    """`compare_losses` with each reference; all rows have the same arms. Empty without rows."""
+    return {
+        reference: compare_losses([row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed)
+        for reference in _references(rows)
+    }
+
+
+def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> Shares:
+    """`compare_shares` with each reference; all rows have the same arms. Empty without rows."""
+    return {
+        reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
+        for reference in _references(rows)
+    }
+
+
+def compare_losses(
+    reference: Sequence[float], candidate: Sequence[float], clusters: Sequence[str], seed: int
+) -> LossDifference:
+    """Paired comparison of one number per row, with `clustered_interval` of the differences.
+
+    `clusters`: what each row shares with others (its case file). All arguments of one length, not empty.
+    """
+    differences = [after - before for before, after in zip(reference, candidate, strict=True)]
+    low, high = clustered_interval(differences, clusters, seed)
+    return LossDifference(
+        reference=_mean(reference),
+        candidate=_mean(candidate),
+        difference=_mean(differences),
+        low=low,
+        high=high,
+        rows=len(differences),
+        clusters=len(set(clusters)),
+    )
+
+
+def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str]) -> ShareDifference:
+    """Paired comparison of one boolean per row, with `clustered_score_interval` of the differences.
+
+    All arguments of one length, not empty.
+    """
+    differences = [int(after) - int(before) for before, after in zip(reference, candidate, strict=True)]
+    low, high = clustered_score_interval(differences, clusters)
+    only_reference = sum(difference < 0 for difference in differences)
+    only_candidate = sum(difference > 0 for difference in differences)
+    return ShareDifference(
+        reference=_mean(reference),
+        candidate=_mean(candidate),
+        difference=_mean(differences),
+        low=low,
+        high=high,
+        rows=len(differences),
+        clusters=len(set(clusters)),
+        only_reference=only_reference,
+        only_candidate=only_candidate,
+        p_value=mcnemar_exact(only_reference, only_candidate),
+    )
+
+
+def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
+    """Two-sided p-value that the discordant rows fall either way with probability one half (McNemar 1947; exact
+    binomial form, Agresti 2002, section 10.1.4). 1.0 when no row is discordant."""
+    from scipy.stats import binomtest
+
+    discordant = only_reference + only_candidate
+    return float(binomtest(only_candidate, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def _references(rows: Sequence[Mapping[Arm, float]]) -> tuple[Reference, ...]:
+    return references_in(rows[0]) if rows else ()
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,398 @@
+"""The texts of documents, each field and each quoted block by itself, as shingles: what is compared by containment.
+
+What belongs here: which texts a document has, and keeping those of many documents. What does not: quoted blocks
+(`quotes.py`), and when one text is contained in another (`containment.py`).
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.split.shingles import SLOTS, Shingles, repeated_shingles, runs_of_about, slots_of
+from sovereign_pipeline.split.similarity import blocks_of, normal_text, word_shingles
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+
+FIELDS = ("request", "response", "rejected", "letter")
+"""`request` has the subject too, as the prompt of a row has; `letter` is a short request with its short reply."""
+
+LEAST_WORDS = 8
+"""Shorter texts, such as a salutation, are no text of their own."""
+SHORT_WORDS = 24
+"""Below it a text that many documents have is a formula; from it on equal texts stay together, however many."""
+
+_TEXTS_AT_ONCE = 1 << 14
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text in normal form (`normal_text`)."""
+
+    field: str
+    words: str
+    is_repeated: bool = False
+    """Whether the document's other texts hold its words too."""
+
+
+def texts_of(document: Document) -> list[Text]:
+    """Every text of a document that has enough words to be compared."""
+    request, response = normal_text(document.request), normal_text(document.response)
+    is_short = max(_words(request), _words(response)) < SHORT_WORDS
+    texts = [
+        *texts_in("request", document.subject),
+        *texts_in("request", document.request, is_repeated=is_short),
+        *texts_in("response", document.response, is_repeated=is_short),
+        *texts_in("rejected", document.rejected or ""),
+    ]
+    whole = f"{request} {response}".strip()
+    if is_short and _words(whole) >= LEAST_WORDS:
+        texts.append(Text("letter", whole))
+    return texts
+
+
+def texts_in(field: str, content: str, *, is_repeated: bool = False) -> list[Text]:
+    """The texts of one field: its blocks, and all of it where it quotes something.
+
+    is_repeated: whether another text of the document holds this field.
+    """
+    blocks = blocks_of(content)
+    texts = [Text(field, normal_text(block), is_repeated) for block in blocks]
+    if len(blocks) > 1:
+        texts.append(Text(field, normal_text(content), is_repeated=True))
+    return [text for text in texts if _words(text.words) >= LEAST_WORDS]
+
+
+def _words(normal: str) -> int:
+    return normal.count(" ") + 1 if normal else 0
+
+
+def key_of_text(text: Text) -> int:
+    """64 bits that stand for a text: odd for one of SHORT_WORDS words or more, even for a shorter one."""
+    key = int.from_bytes(hashlib.blake2b(text.words.encode(), digest_size=8).digest(), "little")
+    return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
+
+
+@dataclass(frozen=True)
+class TextRecords:
+    """What is known of texts beside their shingles, by number."""
+
+    documents: NDArray[np.int64]
+    """Of each text the number of its document, ascending."""
+    fields: NDArray[np.uint8]
+    """Place in FIELDS."""
+    keys: NDArray[np.uint64]
+    """From `key_of_text`."""
+    is_repeated: NDArray[np.bool_]
+    sizes: NDArray[np.int64]
+    """Number of shingles."""
+
+    @property
+    def is_long(self) -> NDArray[np.bool_]:
+        """Whether a text has SHORT_WORDS words or more."""
+        is_long: NDArray[np.bool_] = self.keys % 2 == 1
+        return is_long
+
+    def after(self, documents: int) -> "TextRecords":
+        """The same behind so many documents."""
+        return replace(self, documents=self.documents + documents)
+
+
+class TextCollector:
+    """Takes the texts of documents, one document after another."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+        self._records: list[tuple[int, int, int, bool]] = []
+        self._shingles: list[NDArray[np.uint64]] = []
+
+    def add(self, document: int, texts: Iterable[Text]) -> None:
+        """The texts of a document, by its number."""
+        for text in texts:
+            self._records.append((document, FIELDS.index(text.field), key_of_text(text), text.is_repeated))
+            self._waiting.append(text.words)
+        if len(self._waiting) >= _TEXTS_AT_ONCE:
+            self._hash()
+
+    def records(self) -> TextRecords:
+        self._hash()
+        documents, fields, keys, is_repeated = zip(*self._records, strict=True) if self._records else ((),) * 4
+        return TextRecords(
+            documents=np.array(documents, np.int64),
+            fields=np.array(fields, np.uint8),
+            keys=np.array(keys, np.uint64),
+            is_repeated=np.array(is_repeated, np.bool_),
+            sizes=np.array([row.size for row in self._shingles], np.int64),
+        )
+
+    def shingles(self) -> NDArray[np.uint64]:
+        """Of all texts, one after another."""
+        self._hash()
+        return np.concatenate([np.empty(0, np.uint64), *self._shingles])
+
+    def _hash(self) -> None:
+        if self._waiting:
+            self._shingles += word_shingles(self._waiting)
+        self._waiting = []
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of many documents, by number; no text itself."""
+
+    records: TextRecords
+    shingles: Shingles
+
+    @staticmethod
+    def joined(parts: Sequence[TextRecords], path: Path) -> "Texts":
+        """The texts of several parts of a file of documents. path: their shingles, one after another."""
+        columns = {
+            field.name: np.concatenate([getattr(part, field.name) for part in (TextCollector().records(), *parts)])
+            for field in fields(TextRecords)
+        }
+        records = TextRecords(**columns)
+        return Texts(records, Shingles(path, np.cumsum(records.sizes) - records.sizes, records.sizes))
+
+    def __len__(self) -> int:
+        return len(self.shingles)
+
+    @property
+    def documents(self) -> NDArray[np.int64]:
+        """Of each text the number of its document."""
+        return self.records.documents
+
+    def distinct(self) -> "Texts":
+        """Of equal longer texts the first alone: the others are tied to it."""
+        _, first = np.unique(self.records.keys, return_index=True)
+        return self.subset(np.union1d(np.flatnonzero(~self.records.is_long), first).astype(np.int64))
+
+    def subset(self, numbers: NDArray[np.int64]) -> "Texts":
+        columns = {field.name: getattr(self.records, field.name)[numbers] for field in fields(TextRecords)}
+        return Texts(TextRecords(**columns), self.shingles.subset(numbers))
+
+
+BOILERPLATE_TEXTS = 20
+"""A shingle in more texts than this is boilerplate: a greeting, a formula, a paragraph of the law. Copies of one longer
+text count once, so that a letter does not become boilerplate by being copied."""
+LEAST_IN_COMMON = 6
+"""Shingles: a run of 10 words. A shorter text must be contained whole."""
+LEAST_SHINGLES = 4
+"""Texts with fewer that are not boilerplate are not compared."""
+MOSTLY = 0.75
+"""Share of boilerplate from which a text, if it is long, is boilerplate as a whole."""
+_LONG = 20
+"""Shingles of a text of 24 words."""
+
+_PAIRS_PER_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Boilerplate:
+    """Which shingles stand in more than one text of a corpus, and which in so many that they show nothing."""
+
+    marks: NDArray[np.uint8]
+    """For each slot of a hash table: 0 where no shingle repeats, 2 where one is boilerplate, else 1."""
+    shingles: NDArray[np.uint64]
+    """Those that are boilerplate, sorted."""
+    formulas: NDArray[np.uint64]
+    """Keys of the short texts that more than BOILERPLATE_TEXTS documents have, sorted."""
+
+    @staticmethod
+    def of(scratch: Path, *sides: Texts) -> "Boilerplate":
+        """Counted over the texts of the sides. scratch: a directory for shingles while they are sorted."""
+        marks = np.zeros(SLOTS, np.uint8)
+        found = [np.empty(0, np.uint64)]
+        for hashes, counts in repeated_shingles(scratch, *(each.shingles for each in _counted(sides))):
+            is_boilerplate = counts > BOILERPLATE_TEXTS
+            marks[slots_of(hashes)] |= 1
+            marks[slots_of(hashes[is_boilerplate])] |= 2
+            found.append(hashes[is_boilerplate])
+        return Boilerplate(marks, np.sort(np.concatenate(found)), _formulas(sides))
+
+    def contains(self, hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        result = np.zeros(hashes.size, np.bool_)
+        possible = np.flatnonzero(self.marks[slots_of(hashes)] & 2)
+        if possible.size and self.shingles.size:
+            place = np.searchsorted(self.shingles, hashes[possible])
+            result[possible] = self.shingles[np.minimum(place, self.shingles.size - 1)] == hashes[possible]
+        return result
+
+
+@dataclass(frozen=True)
+class OwnShingles:
+    """What texts have beside boilerplate."""
+
+    sizes: NDArray[np.int64]
+    """Of each text, how many shingles are not boilerplate."""
+    hashes: NDArray[np.uint64]
+    """Those of them that may stand in another text, text by text."""
+    texts: NDArray[np.int64]
+    """The number of the text of each hash, ascending."""
+    keys: NDArray[np.uint64]
+    """Of each text its key, 0 for a formula: texts with equal keys are the same, and show it."""
+
+    @staticmethod
+    def of(texts: Texts, boilerplate: Boilerplate) -> "OwnShingles":
+        sizes = texts.records.sizes.copy()
+        hashes, numbers = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+        for rows in texts.shingles.blocks():
+            block = texts.shingles.read(rows)
+            repeats = np.flatnonzero(boilerplate.marks[slots_of(block.values)])
+            values, own = block.values[repeats], rows[block.rows[repeats]]
+            is_boilerplate = boilerplate.contains(values)
+            np.subtract.at(sizes, own[is_boilerplate], 1)
+            hashes.append(values[~is_boilerplate])
+            numbers.append(own[~is_boilerplate])
+        keys = texts.records.keys
+        keys = np.where(np.isin(keys, boilerplate.formulas), np.uint64(0), keys)
+        return OwnShingles(sizes, np.concatenate(hashes), np.concatenate(numbers), keys)
+
+    def are_boilerplate(self, texts: Texts) -> NDArray[np.bool_]:
+        """Which long texts are boilerplate but for a small part, so that what they share cannot be told."""
+        return (texts.records.sizes >= _LONG) & (self.sizes < (1 - MOSTLY) * texts.records.sizes)
+
+
+def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many shingles two texts must share so that the shorter one, of so many, counts as contained in the other.
+
+    Each changed word breaks five shingles. Half of them, less two, remain when every tenth word of a text was changed:
+    of the 34 of a letter of 38 words, 15; three changed words leave at least 19. Below LEAST_IN_COMMON a text must be
+    contained whole, and below LEAST_SHINGLES it never is.
+    """
+    needed = np.maximum(-(-sizes // 2) - 2, np.minimum(sizes, LEAST_IN_COMMON))
+    return np.where(sizes < LEAST_SHINGLES, np.iinfo(np.int64).max, needed)
+
+
+def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
+    """(n, 2) numbers of texts of different documents, the lower first, of which one is contained in the other, or
+    equal to it.
+
+    A shingle that is not boilerplate stands in few texts, so there are few pairs for each, and all are counted.
+    """
+    order = np.argsort(own.hashes, kind="stable")
+    hashes, numbers = own.hashes[order], own.texts[order]
+    ends = np.searchsorted(hashes, hashes, side="right")
+    # How many texts with the same shingle come behind each: the sort is stable, so these have higher numbers.
+    behind = np.empty(order.size, np.int64)
+    place = np.empty(order.size, np.int64)
+    behind[order], place[order] = ends - np.arange(order.size) - 1, np.arange(order.size)
+    needed = needed_in_common(own.sizes)
+    per_text = np.bincount(own.texts, behind, minlength=len(texts)).astype(np.int64)
+    first = np.searchsorted(own.texts, np.arange(len(texts) + 1))
+    found = [np.empty((0, 2), np.int64)]
+    for run in runs_of_about(per_text, _PAIRS_PER_BLOCK, max(1, len(texts))):
+        mine = np.arange(first[run[0]], first[run[-1] + 1])
+        repeats = behind[mine]
+        within = np.arange(repeats.sum()) - np.repeat(np.cumsum(repeats) - repeats, repeats)
+        other = numbers[np.repeat(place[mine], repeats) + 1 + within]
+        codes, common = np.unique(np.repeat(own.texts[mine], repeats) * len(texts) + other, return_counts=True)
+        pairs = np.column_stack((codes // len(texts), codes % len(texts)))
+        is_found = common >= needed[pairs].min(axis=1)
+        found.append(pairs[is_found])
+    found.append(_equal(own.keys))
+    every: NDArray[np.int64] = np.unique(np.concatenate(found), axis=0)
+    are_two: NDArray[np.bool_] = texts.documents[every[:, 0]] != texts.documents[every[:, 1]]
+    return every[are_two]
+
+
+def _equal(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(n, 2) places of equal keys other than 0, the lower first."""
+    order = np.argsort(keys, kind="stable")
+    order = order[keys[order] != 0]
+    found = [np.empty((0, 2), np.int64)]
+    for distance in range(1, order.size):
+        one, other = order[:-distance], order[distance:]
+        is_equal = keys[one] == keys[other]
+        if not is_equal.any():
+            break
+        found.append(np.column_stack((one, other))[is_equal])
+    return np.concatenate(found)
+
+
+def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
+    """Keys of the short texts that stand in more than BOILERPLATE_TEXTS documents of all sides; sorted."""
+    keys = [np.empty(0, np.uint64)]
+    for side in sides:
+        short = np.flatnonzero(~side.records.is_long)
+        order = short[np.lexsort((side.documents[short], side.records.keys[short]))]
+        of_key, documents = side.records.keys[order], side.documents[order]
+        is_first = np.ones(order.size, np.bool_)
+        is_first[1:] = (of_key[1:] != of_key[:-1]) | (documents[1:] != documents[:-1])
+        keys.append(of_key[is_first])
+    distinct, counts = np.unique(np.concatenate(keys), return_counts=True)
+    return distinct[counts > BOILERPLATE_TEXTS]
+
+
+def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
+    """The texts that are counted: each word of a document once, and of equal longer texts of all sides the first."""
+    known = np.empty(0, np.uint64)
+    for side in sides:
+        distinct = side.subset(np.flatnonzero(~side.records.is_repeated)).distinct()
+        is_new = ~(np.isin(distinct.records.keys, known) & distinct.records.is_long)
+        known = np.union1d(known, distinct.records.keys)
+        yield distinct.subset(np.flatnonzero(is_new))
+
+
+_TEXTS_PER_BLOCK = 1 << 14
+
+
+@dataclass(frozen=True)
+class CrossingTexts:
+    """The pairs of texts that cross."""
+
+    documents: NDArray[np.int64]
+    """(n, 2): held-out document, other document; each pair once, ordered."""
+    by_fields: dict[str, int]
+    """`field ~ field` (of the held-out document, of the other one) -> pairs of texts. All combinations are counted."""
+
+
+def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:
+    """Every text of the held-out side that is equal to a text of the other side (and no formula), contained in one, or
+    contains one; none is missed.
+
+    With a row for each text and a column for each shingle that both sides have, the product of the one side's matrix
+    and the other's transposed has in each cell how many shingles two texts share.
+    """
+    one, two = held_out.distinct(), other.distinct()
+    own_one, own_two = OwnShingles.of(one, boilerplate), OwnShingles.of(two, boilerplate)
+    shared = np.intersect1d(own_one.hashes, own_two.hashes)
+    left, right = _matrix(own_one, shared, len(one)), _matrix(own_two, shared, len(two)).T.tocsr()
+    needed_one, needed_two = needed_in_common(own_one.sizes), needed_in_common(own_two.sizes)
+    pairs = [np.empty((0, 2), np.int64)]
+    for start in range(0, len(one), _TEXTS_PER_BLOCK):
+        common = (left[start : start + _TEXTS_PER_BLOCK] @ right).tocoo()
+        rows, columns = common.row.astype(np.int64) + start, common.col.astype(np.int64)
+        is_found = common.data >= np.minimum(needed_one[rows], needed_two[columns])
+        pairs.append(np.column_stack((rows[is_found], columns[is_found])))
+    pairs.append(_equal_crossing_texts(own_one.keys, own_two.keys))
+    found = np.unique(np.concatenate(pairs), axis=0)
+    names = Counter({f"{mine} ~ {theirs}": 0 for mine in FIELDS for theirs in FIELDS})
+    for mine, theirs in zip(one.records.fields[found[:, 0]], two.records.fields[found[:, 1]], strict=True):
+        names[f"{FIELDS[mine]} ~ {FIELDS[theirs]}"] += 1
+    documents = np.column_stack((one.documents[found[:, 0]], two.documents[found[:, 1]]))
+    return CrossingTexts(np.unique(documents, axis=0), dict(names))
+
+
+def _matrix(own: OwnShingles, shared: NDArray[np.uint64], texts: int) -> "csr_array":
+    from scipy.sparse import csr_array
+
+    kept = np.isin(own.hashes, shared)
+    columns = np.searchsorted(shared, own.hashes[kept])
+    ones = np.ones(columns.size, np.int32)
+    return csr_array((ones, (own.texts[kept], columns)), shape=(texts, max(1, shared.size)))
+
+
+def _equal_crossing_texts(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """(n, 2) numbers of texts with equal keys other than 0."""
+    order = np.argsort(others, kind="stable")
+    start = np.searchsorted(others, keys, side="left", sorter=order)
+    count = np.where(keys == 0, 0, np.searchsorted(others, keys, side="right", sorter=order) - start)
+    within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    return np.column_stack((np.repeat(np.arange(keys.size), count), order[np.repeat(start, count) + within]))

@@ -1,5 +1,0 @@
-"""Names of the files in a split."""
-
-TRAIN = "train.jsonl"
-HELD_OUT = "held_out.jsonl"
-PROOF = "proof.json"

@@ -1,0 +1,159 @@
+"""The report as an artifact: what its gates are bound to, incumbents, waivers and falsified reports."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.artifacts.gates import assert_usable
+from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline.evaluation.report import report as waivers
+from sovereign_pipeline.evaluation.report.report import compared_with
+from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT, PRIVATE_SCORES
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.evaluation.report import planted
+from sovereign_pipeline_tests.evaluation.report.planted import (
+    incumbent,
+    read_report,
+    run,
+)
+from sovereign_pipeline_tests.officers import waive
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_record_states_what_it_is_bound_to(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    against = incumbent(workplace)
+    _, ref, verdicts = run(workplace, against=against)
+    bound = {name: verdict.evidence["bound_to"] for name, verdict in verdicts.items()}
+    one = bound["capability_not_inferior"]
+    assert one["report"] == ref.digest
+    assert one["incumbent"] == against.external["incumbent:lamps-1.0.0"]
+    assert set(one["scores"]) == {"capability_scores", "private_scores", "red_team_report"}
+    assert one["items"] == {"suite": "5" * 64}
+    assert len({each["policy"] for each in bound.values()}) == len(bound)
+    institution.recipe["gates"] = {"capability": {"margin": 0.2}}
+    _, _, again = run(institution.workplace(), against=against)
+    assert again["capability_not_inferior"].evidence["bound_to"]["policy"] != one["policy"]
+    assert again["refusals_not_worse"].evidence["bound_to"]["policy"] == bound["refusals_not_worse"]["policy"]
+
+
+def test_a_report_that_says_more_than_the_samples_is_not_believed(institution: DemoInstitution) -> None:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = EVALUATION_REPORT.build(workplace, inputs, workspace)
+        path = workspace / "report.json"
+        report = json.loads(path.read_text())
+        report["outcome"] = report["findings"][0]["outcome"] = "pass"
+        report["findings"][0]["held"][0]["observed"].update(difference=-0.9, low=-1.0, high=-0.8)
+        path.write_text(json.dumps(report))
+        return built
+
+    workplace = institution.workplace()
+    liar = replace(EVALUATION_REPORT, build=build)
+    stage, ref, verdicts = run(workplace, gain=-0.3, report=liar)
+    assert not any(verdict.passed for verdict in verdicts.values())
+    (held,) = verdicts["held_out_loss_improves"].evidence["held"]
+    assert held["observed"]["difference"] == pytest.approx(0.3)
+    with pytest.raises(GateRefused):
+        assert_usable(stage, workplace, ref)
+
+
+def test_a_report_worded_by_another_version_is_judged_by_its_figures(institution: DemoInstitution) -> None:
+    """Its gates are evaluated again when only `officer_may` changes, and the stored report stays as it is."""
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        built = EVALUATION_REPORT.build(workplace, inputs, workspace)
+        path = workspace / "report.json"
+        report = json.loads(path.read_text())
+        for finding in report["findings"]:
+            finding["message"] = "Worded otherwise."
+        path.write_text(json.dumps(report))
+        return built
+
+    _, _, verdicts = run(institution.workplace(), report=replace(EVALUATION_REPORT, build=build))
+    assert all(verdict.passed for verdict in verdicts.values())
+    assert "Worded otherwise." not in verdicts["refusals_not_worse"].message
+
+
+def test_scores_of_two_precisions_make_no_report(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, ref, _ = run(institution.workplace())
+    report = read_report(institution.workplace(), ref)
+    assert report.precision == "float32"
+    assert compared_with(report).endswith("All computed in float32.")
+    other = replace(PRIVATE_SCORES, config=lambda line: {"precision": "bfloat16"})
+    monkeypatch.setattr(planted, "PRIVATE_SCORES", other)
+    with pytest.raises(StaleInput, match=r"different precisions \(bfloat16, float32\)"):
+        run(institution.workplace())
+
+
+def test_what_an_officer_may_waive_is_the_recipes_and_does_not_change_the_report(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    stage, before, _ = run(workplace, questions_lost=16)
+    gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
+    with pytest.raises(GateRefused, match="capability_not_inferior"):
+        waive(stage, gate, workplace, before, "Because.")
+    institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
+    workplace = institution.workplace()
+    stage, ref, _ = run(workplace, questions_lost=16)
+    assert ref == before
+    gate = next(gate for gate in stage.gates if gate.name == "capability_not_inferior")
+    waive(stage, gate, workplace, ref, "Because.")
+    assert_usable(stage, workplace, ref)
+    stage, other, _ = run(workplace, questions_lost=15)
+    assert other != ref
+    with pytest.raises(GateRefused, match=r"capability_not_inferior.* is inconclusive"):
+        assert_usable(stage, workplace, other)
+
+
+def test_earlier_waivers_are_in_the_report(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = {
+        "adapter": "lamps-1.0.0",
+        "gate": "capability_not_inferior",
+        "outcome": "inconclusive",
+        "kind": "accept",
+        "officer": "A. Officer",
+        "reason": "Enlarged | soon.",
+        "at": "2024-01-15T08:00:00+00:00",
+        "digest": "e" * 64,
+    }
+    workplace = institution.workplace()
+    _, without, _ = run(workplace)
+    monkeypatch.setattr(waivers, "waivers_of_line", lambda registry, line, besides: [earlier])
+    _, ref, verdicts = run(workplace)
+    assert ref != without and all(verdict.passed for verdict in verdicts.values())
+    artifact = workplace.store.open(ref)
+    assert list(artifact.manifest.external_inputs) == ["acceptances"]
+    assert "A. Officer | Enlarged \\| soon." in artifact.file("report.md").read_text()
+    assert "<td>A. Officer</td><td>Enlarged | soon.</td>" in artifact.file("report.html").read_text()
+
+
+def test_an_incumbent_on_another_base_model_is_named_and_not_compared(institution: DemoInstitution) -> None:
+    before = incumbent(institution.workplace(), scored=False)
+    institution.recipe["training"]["base_model"] = "larger"
+    workplace = institution.workplace()
+    _, ref, verdicts = run(workplace, against=before)
+    assert all(verdict.passed for verdict in verdicts.values())
+    report = read_report(workplace, ref)
+    assert report.incumbent is not None and not report.incumbent.compared
+    assert {each.reference for each in report.figures} == {"base"}
+    for name in ("report.html", "report.md"):
+        assert "has another base model and is not compared" in workplace.store.open(ref).file(name).read_text()
+
+
+def test_samples_that_leave_the_incumbent_out_are_refused(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    with pytest.raises(IntegrityError, match="private_scores: row L-00 has base, candidate"):
+        run(workplace, against=incumbent(workplace, scored=False))
+
+
+def test_scores_against_different_incumbents_are_not_put_together(institution: DemoInstitution) -> None:
+    workplace = institution.workplace()
+    store = workplace.store
+    alone, beside = (store.read_manifest(run(workplace, against=each)[1]) for each in (None, incumbent(workplace)))
+    scores = {kind: store.open_input(alone, kind) for kind in alone.inputs}
+    scores["capability_scores"] = store.open_input(beside, "capability_scores")
+    with pytest.raises(StaleInput, match=r"different incumbents \(lamps-1\.0\.0, none\)"):
+        EVALUATION_REPORT.build(workplace, scores, institution.root)
