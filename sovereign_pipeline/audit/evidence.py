@@ -89,7 +89,6 @@ no network.
 | `statements/` | what officers and the pipeline signed (in-toto in sigstore bundles), by SHA-256 |
 | `policy/` | the institution's rules and the line's recipe as they were in force, by SHA-256 |
 | `flags/` | who got which adapter |
-| `technical-files/` | technical files that persons completed and signed, by SHA-256; what they wrote is theirs |
 | `documents/` | the same for others: CycloneDX, SPDX, OpenLineage, model card, technical file. Only the index vouches |
 """
 

@@ -43,7 +43,6 @@ from sovereign_pipeline.registry.verification import record_of
 from sovereign_pipeline.release import cadence, issues, recall
 from sovereign_pipeline.release.holds import ACCEPTED, JUDGED
 from sovereign_pipeline.release.standing import DECIDED
-from sovereign_pipeline.release.technical_files import signed_files
 from sovereign_pipeline.review.catalog import find_closed_of
 from sovereign_pipeline.serving.flags.files import read_change
 from sovereign_pipeline.settings import Settings
@@ -77,7 +76,6 @@ def gather(registry: Registry, store: ArtifactStore, session: Session, adapters:
     _artifacts(store, session, refs, found)
     about = {*covered, *_decisions(session, settings, lines, found)}
     _acts(session, covered, found)
-    _technical_files(session, settings, covered.values(), found)
     _rows(session, about, found)
     return found
 
@@ -216,17 +214,6 @@ def _acts(session: Session, covered: Mapping[str, Adapter], found: Gathered) -> 
             found.entries.add(entry.sequence)
             if action != PURGED:  # whose entry holds the statement
                 _statement(entry, by_digest, found)
-
-
-def _technical_files(session: Session, settings: Settings, rows: Iterable[Adapter], found: Gathered) -> None:
-    """Technical files of adapters that persons signed, with every signature."""
-    for row in rows:
-        for file in signed_files(session, settings, row):
-            found.files[f"technical-files/{row.id}/{file.sha256}.md"] = file.content
-            for signature in file.signatures:
-                found.entries.add(signature.sequence)
-                digest = hashlib.sha256(signature.statement).hexdigest()
-                found.files[f"statements/{digest}{SUFFIX}"] = signature.statement
 
 
 def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:

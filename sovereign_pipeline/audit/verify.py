@@ -166,7 +166,7 @@ DOCUMENTS = (
 """Of each adapter, in others' forms. The index alone vouches for them."""
 LARGEST = 1 << 30
 """Bytes of a package: more would fill this machine's memory."""
-TITLES = ("Waived", "Blind reviews", "Holds", "Officers' acts", "Technical files")
+TITLES = ("Waived", "Blind reviews", "Holds", "Officers' acts")
 """Of what is noted in words while it is checked, and printed in the end."""
 
 
@@ -840,7 +840,6 @@ ACTS: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
     "recall opened": ("officer", "recall/v1", "adapter", "recall", ()),
     "recall waived": ("officer", "recall-waiver/v1", "adapter", "waive", ()),
     "release weights purged": ("officer", "purge/v1", "adapter", "retire", ("line", "adapter")),
-    "technical file signed": ("officer", "technical-file/v1", "technical file", "", ()),
 }
 """Action of an entry -> who signed it, in which kind of statement, about what, what an officer must be allowed at the
 adapters' levels, and which subjects of the entry were signed: none named, all."""
@@ -853,15 +852,6 @@ OFFICERS_ACTS = (
     "recall waived",
     "release weights purged",
 )
-CAPACITIES = {
-    "legal": "the provider's legal office",
-    "owner": "the line's owner",
-    "operations": "whoever runs the installation",
-    "security": "the institution's security office",
-}
-"""What a technical file is signed as -> who that is."""
-UNWRITTEN = r"not known to this system".replace(" ", r"[\s>*_|\u00ad\u200b-\u200f\u2060\ufeff]+")
-"""What stands in a technical file where nobody has written yet, as editors wrap and emphasise it."""
 
 
 def check_dated(act: Said, entry: dict[str, Any], after: Iterable[dict[str, Any]] = ()) -> None:
@@ -896,8 +886,6 @@ def read_acts(package: Package) -> dict[int, Said]:
             about = rows[0]["record_manifest_sha256"]
         elif of == "file":
             about = sha256(package.take(f"flags/{subjects['line']}/{subjects['change']}.json"))
-        elif of == "technical file":
-            about = sha256(package.take(f"technical-files/{subjects['adapter']}/{subjects['file']}.md"))
         else:
             about = subjects[of]
         act = acts[number] = statement(package, bundle, role, OURS + kind, about, number - 1, where)
@@ -934,27 +922,6 @@ def tell_acts(package: Package, lines: list[str]) -> None:
         adapters, what = ", ".join(each for each in named if each in package.rows), entry["action"]
         told = f"{place(entry)}: {what} by {act.key.person}, {adapters}: {quoted(text or act.predicate['reason'])}"
         package.words["Officers' acts"].append(told)
-
-
-def tell_technical_files(package: Package) -> None:
-    """Note which technical files persons signed, who in which capacity, and in which nobody did."""
-    words, signed = package.words["Technical files"], dict[tuple[str, str], dict[str, list[str]]]()
-    for _, act in package.acts_of("technical file signed"):
-        said, row = act.predicate, package.rows[act.predicate["adapter"]]
-        content = package.files[f"technical-files/{row['id']}/{said['file']}.md"]
-        unwritten = len(re.findall(UNWRITTEN, content.decode(), re.IGNORECASE))
-        stated = {"record": row["record_digest"], "file": sha256(content), "unwritten": unwritten}
-        require({**said, **stated} == said, f"{act.where}: it names another record or file, or not what is unwritten")
-        capacity = said["capacity"]
-        require(capacity in CAPACITIES, f"{act.where}: nobody signs as {capacity}")
-        act.require_may(f"sign_as_{capacity}", row["classification"])
-        about = (row["id"], f"{said['file']}, {unwritten} places not written")
-        signed.setdefault(about, {}).setdefault(capacity, []).append(f"{act.key.person} on {said['at'][:10]}")
-    for (adapter, file), by in signed.items():
-        for each, who in CAPACITIES.items():
-            words.append(f"{adapter}, {file}; {who}: {', '.join(by[each]) if each in by else 'nobody signed'}")
-    unsigned = sorted({*package.index["adapters"]} - {adapter for adapter, _ in signed})
-    words += [f"{each}: nobody signed one" for each in unsigned]
 
 
 # --- 9. Transitions --------------------------------------------------------------------------------------------------
@@ -1399,7 +1366,6 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     package.acts = read_acts(package)
     lines = sorted({package.rows[each]["line"] for each in index["adapters"]})
     tell_acts(package, lines)
-    tell_technical_files(package)
     changes = {line: read_changes(package, line) for line in lines}
     flags = {line: read_flags(package, line, changes[line]) for line in lines}
     say(f"✓ {sum(map(len, changes.values()))} transitions, each asked for and approved; none is missing between")

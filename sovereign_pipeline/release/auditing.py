@@ -26,7 +26,6 @@ from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.verification import VerificationReport, record_of, verify_adapter
 from sovereign_pipeline.release.standing import assert_signed, standings
-from sovereign_pipeline.release.technical_files import signed_files
 from sovereign_pipeline.review.reconciling import examine_all
 from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import TRUST
@@ -45,8 +44,6 @@ class AuditReport:
     requests: int
     """Of the adapter's line and those of its parents, each with its decisions."""
     transitions: int
-    file_signatures: int
-    """How often technical files of the adapter, and of its parents, were signed."""
     lineage: VerificationReport
 
     def to_dict(self) -> dict[str, Any]:
@@ -61,7 +58,6 @@ class AuditReport:
             "witnessed": self.witnessed.entries if self.witnessed is not None else None,
             "requests": self.requests,
             "transitions": self.transitions,
-            "file_signatures": self.file_signatures,
         }
 
 
@@ -96,11 +92,8 @@ def audit_adapter(
     lines = dict.fromkeys(map(line_of, covered))
     with registry.reading() as session:
         requests, transitions = _signed(session, settings, trust, lines)
-        rows = [find_adapter(registry, each) for each in covered]
-        files = [each for row in rows for each in signed_files(session, settings, row, trust)]
-    file_signatures = sum(len(each.signatures) for each in files)
     lineage = verify_adapter(registry, store, settings, adapter_id, progress)
-    return AuditReport(trust, ledger.newest.sequence, witnessed, requests, transitions, file_signatures, lineage)
+    return AuditReport(trust, ledger.newest.sequence, witnessed, requests, transitions, lineage)
 
 
 def _assert_no_finding(found: dict[str, list[str]]) -> None:

@@ -55,7 +55,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     HOLD: frozenset({"line", "adapter", "incumbent", "outcome", "because", "bounds", "observations"}),
     HOLD_ACCEPTANCE: frozenset({"adapter", "judgement", "outcome", "reason", "at"}),
     PURGE: frozenset({"line", "adapter", "files", "reason"}),
-    TECHNICAL_FILE: frozenset({"adapter", "record", "file", "capacity", "unwritten", "at"}),
+    TECHNICAL_FILE: frozenset({"adapter", "record"}),
     BUNDLE: frozenset({"files"}),
     EVIDENCE: frozenset({"adapters", "classification", "entries", "made_at"}),
     BACKUP: frozenset({"archive", "checkpoint"}),

@@ -116,9 +116,7 @@ def add_officer(
     person: Annotated[str, typer.Option(help="The officer's name.")],
     may: Annotated[
         list[str],
-        typer.Option(
-            help="A transition, waive, recall, issue, review, close, sign_as_owner, …, or *; may be repeated."
-        ),
+        typer.Option(help="A transition, waive, recall, issue, review, close or *; may be repeated."),
     ],
     level: Annotated[list[str], typer.Option(help="A classification level at which, or *; may be repeated.")],
     key: RootKeys = None,

@@ -33,7 +33,7 @@ class TrustedKey:
     """Whose key it is; of every officer's."""
     may: tuple[str, ...] = ()
     """The transitions that this officer may decide about, and other acts (`waive`, `recall`, `issue`, `review`,
-    `close`, `sign_as_owner` and the like); `*` is every one."""
+    `close`); `*` is every one."""
     levels: tuple[str, ...] = ()
     """The classification levels at which; `*` is every one."""
     revoked_from: int | None = None

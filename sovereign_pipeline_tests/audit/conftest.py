@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.audit.evidence import draft_technical_file, write_package
+from sovereign_pipeline.audit.evidence import write_package
 from sovereign_pipeline.audit.verify import read_folder
 from sovereign_pipeline.countdown import silent
-from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.log import log_key, notes, witnesses
 from sovereign_pipeline.ledger.log.notes import COSIGNS
 from sovereign_pipeline.ledger.tables import Adapter
@@ -19,7 +18,6 @@ from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.holdings import index_adapter
 from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall
-from sovereign_pipeline.release.technical_files import PLACE, SignedFile, read_completed, sign_technical_file
 from sovereign_pipeline.review.stages import blind_review_stage
 from sovereign_pipeline.serving.flags.publishing import follow
 from sovereign_pipeline_tests.audit.packages import Package
@@ -46,8 +44,6 @@ class Desk:
     """Of both adapters; it lies in `root`."""
     smaller: Package
     """Of the first adapter alone."""
-    file: SignedFile
-    """The technical file of the first adapter."""
 
 
 def witnessed(office: Office, root: Path) -> None:
@@ -127,25 +123,14 @@ def busy_office(root: Path, witnesses: Sequence[str] = (), **recipe: Any) -> tup
     return office, bench
 
 
-def signed_technical_file(office: Office, root: Path, adapter_id: str) -> SignedFile:
-    """The draft of an adapter's technical file, of which one place is written, signed by the line's owner."""
-    registry, adapter = office.registry, find_adapter(office.registry, adapter_id)
-    path = root / "technical-file.md"
-    draft = draft_technical_file(registry, office.bench.store, office.bench.settings, adapter_id)
-    path.write_text(PLACE.sub("It is given to the desk alone, and", draft, count=1))
-    file = read_completed(path, adapter, incomplete=True)
-    return sign_technical_file(registry, adapter, file, "owner", office.officers["layla"])
-
-
 @pytest.fixture(scope="session")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     root = tmp_path_factory.mktemp("evidence")
     office, _ = busy_office(root, [str(WITNESS.verifier)])
-    file = signed_technical_file(office, root, FIRST)
     witnessed(office, root)
     before = written(office, root / "before", [FIRST, SECOND])
     add_issue(office.registry, FIRST, "It takes candles for lamps.", office.officers["layla"])
     witnessed(office, root)
     package = written(office, root / "package", [FIRST, SECOND])
-    yield Desk(office, root, before, package, written(office, root / "smaller", [FIRST]), file)
+    yield Desk(office, root, before, package, written(office, root / "smaller", [FIRST]))
     office.registry.engine.dispose()

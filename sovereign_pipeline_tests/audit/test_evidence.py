@@ -62,9 +62,6 @@ def test_its_verifier_answers_from_the_first_roots_sha256(desk: Desk) -> None:
         f"{FIRST} against tiny: 10 won, 0 lost, 0 tied; 20 ballots",
         f'known issue added by Layla Haddad, {FIRST}: "It takes candles for lamps."',
         f'recall waived by Omar Nasser, {FIRST}: "The desk asked for a day."',
-        f"{FIRST}, {desk.file.sha256}, 11 places not written; the line's owner: Layla Haddad on {TODAY}",
-        f"{FIRST}, {desk.file.sha256}, 11 places not written; the institution's security office: nobody signed",
-        f"{SECOND}: nobody signed one",
         "the witness court.example/witness, key ",
         "What this cannot know:",
     ):

@@ -10,8 +10,9 @@ from typing import Any
 import yaml
 
 from sovereign_pipeline.audit.documents.facts import AdapterFacts
-from sovereign_pipeline.release.technical_files import UNWRITTEN
 
+UNWRITTEN = "Not known to this system"
+"""Begins each place of a document that persons are to write."""
 UNKNOWN = f"{UNWRITTEN}: {{who}} is to write it."
 
 

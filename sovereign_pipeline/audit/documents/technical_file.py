@@ -2,34 +2,70 @@
 
 Controls of ISO/IEC 42001 follow. Headings are in English and Arabic.
 
-It is the draft of such a file: what the record knows is filled in, and everywhere else it says who is to write it.
-
-What belongs here: that order, and what of the record answers each point. What does not: claims of conformity, and what
-persons make of the draft (`release/technical_files.py`).
+It is a draft: the record's facts are filled in, and every other place says who is to write it.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, VerdictFacts
 from sovereign_pipeline.audit.documents.model_card import UNKNOWN, cell, figures
-from sovereign_pipeline.release.technical_files import CAPACITIES, title_of
+from sovereign_pipeline.bounded_files import read_bounded
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.signing.keys import Signer
+from sovereign_pipeline.signing.predicates import TECHNICAL_FILE
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 
+LARGEST = 4 << 20
+"""Bytes of a completed file."""
 CORPUS = ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
 """Kinds of artifacts whose gates say how data were selected, labelled and cleaned."""
 TRAINED = ("sft_adapter", "reward_model", "aligned_adapter")
-PROVIDER, OPERATIONS, SECURITY = (CAPACITIES[each] for each in ("legal", "operations", "security"))
+PROVIDER, OPERATIONS, SECURITY = (
+    "the provider's legal office",
+    "whoever runs the installation",
+    "the institution's security office",
+)
+
+
+def sign_technical_file(adapter: Adapter, path: Path, signer: Signer) -> bytes:
+    """Return an officer's detached signature of a completed file: an in-toto statement in a sigstore bundle.
+
+    Raises InputError if the file does not name the adapter's record.
+    """
+    content = read_bounded(path, LARGEST, "Name the completed file.")
+    if adapter.record_digest.encode() not in content:
+        raise InputError(
+            f"{path}: it does not name the record of {adapter.id}, {adapter.record_digest}.",
+            "Complete the draft of this adapter, and keep the record's digest in it.",
+        )
+    about = Subject(path.name, hashlib.sha256(content).hexdigest())
+    stated = {"adapter": adapter.id, "record": adapter.record_digest}
+    return sign_statement(signer, Statement((about,), TECHNICAL_FILE, stated))
 
 
 def technical_file(facts: AdapterFacts) -> str:
     """The file as Markdown."""
     record = facts.manifests["registered_adapter"].digest
     level = f"**{facts.record.classification}.** Written on {facts.made_at} from the record `{record}`."
-    to_do = (
-        "The persons responsible complete and sign it. Who did, an evidence package and `sovereign adapters show` say."
+    to_do = "The persons responsible complete it and sign it."
+    return (
+        "\n".join(
+            [
+                f"# Technical file of {facts.id} · الملف الفني\n",
+                level,
+                to_do,
+                *_annex(facts),
+                *_nist(facts),
+                *_iso(facts),
+            ]
+        )
+        + "\n"
     )
-    return "\n".join([f"{title_of(facts.id)}\n", level, to_do, *_annex(facts), *_nist(facts), *_iso(facts)]) + "\n"
 
 
 def _annex(facts: AdapterFacts) -> Iterator[str]:

@@ -12,7 +12,6 @@ from rich.markup import escape
 from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.commands.adapters.page import write_page
 from sovereign_pipeline.commands.adapters.release import add_release_commands
-from sovereign_pipeline.commands.adapters.technical_file import print_technical_files, technical_files_of
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
@@ -85,7 +84,6 @@ def adapters_show(
     (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)], adapter_id)
     trust = trust_root_if_any(registry.settings) if facts["acceptances"] else None
     facts["acceptances"] = [{**each, "person": officer_shown(trust, each["officer"])} for each in facts["acceptances"]]
-    facts["technical_files"] = technical_files_of(registry, adapter_id)
     if as_json:
         print_json(facts)
     else:
@@ -342,7 +340,6 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
         print_rows(issues, False, "Known issues")
     if facts["recalls"]:
         print_rows(facts["recalls"], False, "Recalls that hold for it")
-    print_technical_files(facts["technical_files"])
     if "held" in facts["evaluation"]:  # not in reports of earlier versions
         print_rows([_held(name, each) for name, each in facts["evaluation"]["held"].items()], False, "Evaluation")
     out.print("Every fact and digest: the same with --json")

@@ -1,7 +1,16 @@
 """The technical file: every point of Annex IV, filled from the record or said to be somebody's to write."""
 
+import hashlib
 import re
+from pathlib import Path
 
+import pytest
+
+from sovereign_pipeline.audit.documents.technical_file import sign_technical_file
+from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.ledger.catalog import find_adapter
+from sovereign_pipeline.signing.predicates import TECHNICAL_FILE
+from sovereign_pipeline.signing.statements import verify_statement
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk
 
 
@@ -38,3 +47,16 @@ def test_it_is_filled_from_the_record_and_says_what_is_not_known(desk: Desk) -> 
         assert "Not known to this system:" in below(start), start
     of_second = desk.package.files[f"documents/{SECOND}/technical-file.md"].decode()
     assert "Known issues: none on record." in of_second
+
+
+def test_an_officer_signs_the_completed_file_of_this_adapter_alone(desk: Desk, tmp_path: Path) -> None:
+    path, office = tmp_path / "file.md", desk.office
+    path.write_bytes(desk.package.files[f"documents/{FIRST}/technical-file.md"] + b"Completed.")
+    bundle = sign_technical_file(find_adapter(office.registry, FIRST), path, office.officers["layla"])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    verified = verify_statement(
+        bundle, office.trust, "officer", predicate_type=TECHNICAL_FILE, sha256=digest, at_index=None
+    )
+    assert (verified.key.person, verified.statement.predicate["adapter"]) == ("Layla Haddad", FIRST)
+    with pytest.raises(InputError):
+        sign_technical_file(find_adapter(office.registry, SECOND), path, office.officers["layla"])
