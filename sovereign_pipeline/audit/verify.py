@@ -1081,11 +1081,12 @@ def in_words(flag: Mapping[str, Any]) -> str:
 def check_flag(package: Package, entry: dict[str, Any], act: Said, where: str) -> None:
     """Statement, entry and file of a flag say the same."""
     flag, told = act.predicate, entry["subjects"]
-    share, shadow = flag["share"], flag.get("shadow", 0)
-    are_shares = all(type(each) in (int, float) and 0 <= each <= 1 for each in (share, shadow))
-    require(are_shares, f"{where}: a share is no number between 0 and 1")
-    shares = (told["share"], told.get("shadow", "0")) == (f"{share:g}", f"{shadow:g}")
-    is_told = shares and moment(told["made_at"]) == moment(flag["at"])  # the rest was compared as SENT
+    share = flag["share"]
+    is_share = type(share) in (int, float) and 0 <= share <= 1
+    require(is_share, f"{where}: a share is no number between 0 and 1")
+    is_told = told["share"] == f"{share:g}" and moment(told["made_at"]) == moment(
+        flag["at"]
+    )  # the rest was compared as SENT
     require(is_told, f"{where}: entry {entry['sequence']} says something else than what was signed")
     require(package.json(where) == flag_file(flag), f"{where}: the file says something else than what was signed")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from sovereign_pipeline.errors import ConflictError, IntegrityError, SovereignError
+from sovereign_pipeline.errors import ConflictError, SovereignError
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.states import states
 from sovereign_pipeline.orchestration.assets import refusal
@@ -128,8 +128,6 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
         if drawn := bounds_of(state):
             picture = base64.b64encode(hold_png(drawn)).decode()
             metadata["hold, drawn"] = dg.MetadataValue.md(f"![hold](data:image/png;base64,{picture})")
-    if role == "staged" and (shadow := _shadow_table(workplace.settings, flag)) is not None:
-        metadata["shadow, seen by nobody"] = dg.MetadataValue.md(shadow)
     return dg.MaterializeResult(data_version=dg.DataVersion(flag.adapters[adapter].digest), metadata=metadata)
 
 
@@ -159,35 +157,17 @@ def _hold(settings: Settings, flag: "Flag") -> "State | None":
     return state_of(settings, counts_directory(settings), flag, load_institution(settings.data))
 
 
-def _shadow_table(settings: Settings, flag: "Flag") -> str | None:
-    """What was counted of answers that the staged adapter gave and nobody saw; None where it gives none."""
-    from sovereign_pipeline.serving.rollout.shadow_counts import figures, likeness, numbers
-    from sovereign_pipeline.serving.rollout.telemetry import counts_directory, shadow_of
-
-    try:
-        tally = shadow_of(counts_directory(settings), flag)
-    except IntegrityError as error:  # it decides nothing, so it hides no hold
-        return f"{error.message} {error.hint}"
-    if tally is None:
-        return None
-    rows = [f"| {each.in_words} | {each.shadow} | {each.given} |" for each in figures(tally)]
-    return "\n".join([f"{numbers(tally)}; {likeness(tally)}.", "", "| | shadow | as given |", "|---|---|---|", *rows])
-
-
 def _result_of(settings: Settings, line: str) -> str:
-    """The hold's outcome, and of how many digits the number of shadow answers is, so that a run shows each once. What
-    cannot be read is shown by the run itself."""
+    """The hold's outcome, so that a run shows each once. What cannot be read is shown by the run itself."""
     from sovereign_pipeline.serving.flags.rollback import current_flag
-    from sovereign_pipeline.serving.rollout.telemetry import counts_directory, shadow_of
     from sovereign_pipeline.signing.officers import trust_root
 
     try:
         flag = current_flag(settings, line, trust_root(settings))
-        state, shadow = _hold(settings, flag), shadow_of(counts_directory(settings), flag)
+        state = _hold(settings, flag)
     except SovereignError:
         return "unknown"
-    outcome = state.outcome if state is not None else "none"
-    return outcome if shadow is None else f"{outcome}:{len(str(shadow.shadow.answers))}"
+    return state.outcome if state is not None else "none"
 
 
 def bounds_of(state: "State") -> list[tuple[str, float, float]]:

@@ -75,9 +75,5 @@ class Rollout(RecipeModel):
     groups: tuple[Group, ...] = Field(default=(), examples=[["pilot-desk"]])
     """Groups, as the institution's proxy names roles, whose members all get it."""
 
-    shadow: float = Field(default=0, ge=0, le=1)
-    """Share of the requests answered by the adapter in production that the staged one answers too, afterwards and seen
-    by nobody: the differences are counted. With `share: 0` and no groups, nobody gets an answer of the staged one."""
-
     hold: Hold = Hold()
     """What it must show meanwhile."""

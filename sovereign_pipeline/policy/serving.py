@@ -72,10 +72,6 @@ class Limits(RecipeModel):
     """Users whom one caller that speaks for several may bring into comparisons of rollouts on a day (UTC). More of them
     keep one adapter each too, and what they ask is not compared."""
 
-    shadow_beside: int = Field(default=0, ge=0)
-    """Answers of callers beside which a shadow answer may be computed; with more it is given up. 0: only while there is
-    none."""
-
     first_token_seconds: float = Field(default=60, gt=0)
     """How long the engine may take for the first token, and between two."""
 

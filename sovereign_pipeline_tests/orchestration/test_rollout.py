@@ -10,8 +10,7 @@ import pytest
 from sovereign_pipeline.definitions import build_definitions
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.rollout import rollouts
-from sovereign_pipeline.serving.rollout.shadow_counts import AnswerOf, compared
-from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory, directory_of
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline_tests.orchestration.conftest import metadata, reasons
 from sovereign_pipeline_tests.serving.flags.conftest import Desk
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
@@ -86,7 +85,7 @@ def test_nothing_is_flipped_without_officers(desk: Desk, instance: dg.DagsterIns
 
 def test_what_was_compared_is_drawn(desk: Desk, instance: dg.DagsterInstance) -> None:
     desk.in_production()
-    desk.rules(share=0.5, shadow=0.2)
+    desk.rules(share=0.5)
     desk.staged()
     flags, telemetry = desk.gateway(), Telemetry(counts_directory(desk.settings))
     for user in range(20):
@@ -94,22 +93,6 @@ def test_what_was_compared_is_drawn(desk: Desk, instance: dg.DagsterInstance) ->
         assert choice is not None
         telemetry.note("lamps", choice, "The lamp is mended.", 5, 1 + user / 10, "complete")
     telemetry.write()
-    ((before, _),) = asked(desk, instance)
     shown = metadata(materialize(desk, instance, "staged_adapter"), "staged_adapter")
     assert shown["hold, drawn"].value.startswith("![hold](data:image/png;base64,iVBOR")
     assert "At the rate so far it could be there on" in shown["hold"].value
-    assert shown["who gets what"].value.endswith("as a shadow of 20 % of the requests")
-    assert shown["shadow, seen by nobody"].value.startswith("0 of 0 requests compared")
-
-    flag = flags.flag("lamps")
-    assert flag is not None and flag.staged is not None
-    answers = AnswerOf("The lamp is out.", 5, 1.0), AnswerOf("The lamp is mended.", 6, 2.0)
-    pair = compared("Is the lamp lit?", *answers, is_likeliest=True)
-    for _ in range(10):
-        telemetry.shadow.add(directory_of(telemetry.directory, "lamps", flag.staged, flag.began), pair)
-    telemetry.shadow.write()
-    shown = metadata(materialize(desk, instance, "staged_adapter"), "staged_adapter")
-    assert "0 of 10 equal; 75% before the first other word" in shown["shadow, seen by nobody"].value
-    assert "| other script | 0.0% | 0.0% |" in shown["shadow, seen by nobody"].value
-    ((after, _),) = asked(desk, instance)
-    assert after != before, "it is shown again when there are ten times as many"

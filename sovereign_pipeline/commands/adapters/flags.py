@@ -22,7 +22,7 @@ from sovereign_pipeline.commands.terminal import (
     tell_progress,
     with_key_options,
 )
-from sovereign_pipeline.errors import IntegrityError, SovereignError
+from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
     """
     from sovereign_pipeline.policy.institution import load_institution
     from sovereign_pipeline.serving.flags.rollback import current_flag
-    from sovereign_pipeline.serving.rollout.shadow_counts import figures, likeness, numbers
-    from sovereign_pipeline.serving.rollout.telemetry import counts_directory, shadow_of
+    from sovereign_pipeline.serving.rollout.telemetry import counts_directory
     from sovereign_pipeline.serving.rollout.watching import state_of
     from sovereign_pipeline.signing.officers import trust_root
 
@@ -90,13 +89,6 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
             "severity 1": str(state.severe),
             **{each.measure.name: each.in_words().partition(": ")[2] for each in state.compared},
         }
-    try:
-        shadow = shadow_of(counts_directory(settings), flag)
-    except IntegrityError as error:  # it decides nothing, so it hides no hold
-        facts["shadow"], shadow = f"{error.message} {error.hint}", None
-    if shadow is not None:
-        facts |= {"shadow": numbers(shadow), "shadow, likeness": likeness(shadow)}
-        facts |= {f"shadow, {each.in_words}": f"{each.shadow}, as given {each.given}" for each in figures(shadow)}
     print_facts(facts, as_json)
     raise typer.Exit(1 if state is not None and state.outcome == "abort" else 0)
 

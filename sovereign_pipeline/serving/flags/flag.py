@@ -59,8 +59,6 @@ class Flag(Frozen):
     """Share of users who get the staged adapter."""
     groups: tuple[str, ...]
     """Groups whose members get it."""
-    shadow: float = Field(default=0, ge=0, le=1)
-    """Share of requests that the staged adapter answers too, seen by nobody."""
     stopped: str | None
     """Why nobody gets the staged adapter, though there is one."""
     began: int = Field(ge=1)
@@ -95,17 +93,8 @@ class Flag(Frozen):
         """Whether some users get the staged adapter."""
         return self.staged is not None and self.stopped is None and (self.share > 0 or bool(self.groups))
 
-    @property
-    def is_shadowed(self) -> bool:
-        """Whether the staged adapter answers some requests too, seen by nobody."""
-        return self.staged is not None and self.stopped is None and self.shadow > 0
-
     def in_words(self) -> str:
         """Who gets what."""
-        shadow = f"; {self.staged} as a shadow of {self.shadow * 100:g} % of the requests" if self.is_shadowed else ""
-        return self._who_gets_what() + shadow
-
-    def _who_gets_what(self) -> str:
         if not self.is_rolling_out:
             stopped = f"; {self.staged} stopped: {self.stopped}" if self.staged is not None and self.stopped else ""
             return f"{self.production or 'nothing'} for everybody{stopped}"

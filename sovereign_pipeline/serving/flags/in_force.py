@@ -95,17 +95,6 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Shadowed:
-    """An adapter that answers requests of a line too, seen by nobody."""
-
-    adapter: str
-    digest: str
-    share: float
-    began: int
-    """The change since which it is compared."""
-
-
-@dataclass(frozen=True)
 class _InForce:
     change: Change
     flag: Flag
@@ -163,13 +152,6 @@ class Flags:
             flag.adapters[flag.production].digest if flag.production is not None else None,
             flag.began,
         )
-
-    def shadow(self, line: str) -> Shadowed | None:
-        """The staged adapter, where it answers requests of a line too; None for none."""
-        flag = self.flag(line)
-        if flag is None or flag.staged is None or not flag.is_shadowed or (line, flag.began) in self._held_back:
-            return None
-        return Shadowed(flag.staged, flag.adapters[flag.staged].digest, flag.shadow, flag.began)
 
     def flag(self, line: str) -> Flag | None:
         """What is in force for a line; None for nothing."""

@@ -147,7 +147,6 @@ def told_of(change: Change, flag: Flag) -> dict[str, Any]:
         "began": flag.began,
         "share": f"{flag.share:g}",
         "groups": list(flag.groups),
-        **({"shadow": f"{flag.shadow:g}"} if flag.shadow else {}),
         "stopped": flag.stopped,
         "cause": flag.cause,
         "reason": flag.reason,

@@ -108,7 +108,6 @@ def _flag(
         staged_by=staged_by,
         share=rules.share if staged is not None else 0,
         groups=tuple(sorted(rules.groups)) if staged is not None else (),
-        shadow=rules.shadow if staged is not None else 0,
         stopped=taken_back(session, session.get_one(Adapter, staged)) if staged is not None else None,
         began=sequence,
         began_at=now,
@@ -132,10 +131,7 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
         told = {"cause": "transition", "reason": f"Transition {last.sequence}: {last.transition} {last.adapter_id}."}
         return flag.model_copy(update=told)
     if before is not None and not flag.says_the_same(before):
-        told = {
-            "cause": "policy",
-            "reason": "The institution's share, groups or shadow, or what assigns users, changed.",
-        }
+        told = {"cause": "policy", "reason": "The institution's share or groups, or what assigns users, changed."}
         return flag.model_copy(update=told)
     return flag
 

@@ -97,7 +97,7 @@ def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
     told: dict[str, Any] = {"cause": "rollback", "reason": reason, "request": request, "back": ()}
     if way.request["transition"] == "unstage":
         kept = {flag.production} - {None}
-        told |= {"staged": None, "staged_by": None, "share": 0.0, "shadow": 0.0, "groups": (), "stopped": None}
+        told |= {"staged": None, "staged_by": None, "share": 0.0, "groups": (), "stopped": None}
     else:
         kept = {way.adapter, flag.staged, flag.production} - {None}
         told |= {"production": way.adapter, "stopped": f"{flag.production} was rolled back."}

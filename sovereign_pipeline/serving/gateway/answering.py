@@ -15,7 +15,7 @@ from types import TracebackType
 
 from opentelemetry.trace import Tracer
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong, place_of
+from sovereign_pipeline.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Answer
@@ -42,9 +42,7 @@ from sovereign_pipeline.serving.gateway.refusal import (
 from sovereign_pipeline.serving.gateway.requests import with_instruction
 from sovereign_pipeline.serving.gateway.tracing import state_use, traced
 from sovereign_pipeline.serving.rollout.feedback import Feedback
-from sovereign_pipeline.serving.rollout.shadow import Shadowing, Shadows
-from sovereign_pipeline.serving.rollout.shadow_counts import AnswerOf
-from sovereign_pipeline.serving.rollout.telemetry import Ended, Telemetry, directory_of
+from sovereign_pipeline.serving.rollout.telemetry import Ended, Telemetry
 from sovereign_pipeline.serving.scanning.screen import Screen, Screens
 from sovereign_pipeline.serving.transcripts.keeping import TranscriptFiles
 from sovereign_pipeline.serving.transcripts.records import Rating, Transcript, Turn
@@ -79,12 +77,6 @@ class Answering:
         self._given = given
         self._tracer = tracer
         self._screens = screens
-        self._shadows = Shadows(
-            lambda: catalog.engine,
-            lambda: bool(self.places.waiting) or self.places.running.total() > limits.shadow_beside,
-            telemetry.shadow,
-            lambda adapter, outcome: metrics.shadowed(adapter.line, adapter.adapter, outcome),
-        )
         self.transcripts = transcripts
         self._running: set[asyncio.Timeout] = set()
         self.is_ending = False
@@ -180,7 +172,6 @@ class Answering:
     def end_within(self, seconds: float) -> None:
         """Begin nothing more, and give up in so many seconds what then still runs."""
         self.is_ending = True
-        self._shadows.end()
         by = asyncio.get_running_loop().time() + seconds
         for running in self._running:
             when = running.when()
@@ -222,34 +213,6 @@ class Answering:
         transcript = self._transcribe(asked, screen) if ended == "complete" else None
         self._journal.note(
             Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest, transcript=transcript)
-        )
-        if ended == "complete":
-            try:
-                self._shadow(asked, screen, AnswerOf(text, exchange.answer_tokens, seconds))
-            except Exception as error:  # its caller has an answer, and keeps it
-                _LOG.warning("no shadow answer: %s", place_of(error))
-
-    def _shadow(self, asked: Asked, screen: Screen, given: AnswerOf) -> None:
-        """Let the staged adapter answer too what the one in production has answered, where the draw says so. Answers in
-        which placeholders came and went are not compared."""
-        line, caller = asked.adapter.line, asked.caller
-        if asked.choice is None or asked.choice.arm != "production" or screen.has_replaced:
-            return
-        found = self._catalog.shadow_for(line, caller)
-        if found is None or int(asked.id[:8], 16) >= found[0].share * 2**32:
-            return
-        shadowed, adapter = found
-        self._shadows.offer(
-            Shadowing(
-                adapter,
-                directory_of(self._telemetry.directory, line, shadowed.adapter, shadowed.began),
-                asked.request,
-                with_instruction(screen.messages, adapter),
-                asked.sampling,
-                caller.cache_group,
-                given,
-                lambda: self._catalog.shadow_for(line, caller) == found,
-            )
         )
 
     def _transcribe(self, asked: Asked, screen: Screen) -> str | None:

@@ -11,7 +11,7 @@ from typing import Protocol
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
-from sovereign_pipeline.serving.flags.in_force import Choice, Shadowed
+from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.refusal import Refusal, no_such_model
 
 
@@ -30,10 +30,6 @@ class Visible:
     """What the flag said, where the caller asks for the line and gets what it said."""
 
 
-def _nothing(_: str) -> None:
-    return None
-
-
 @dataclass(frozen=True)
 class Catalog:
     """What is served now, by the names under which it is asked for."""
@@ -45,8 +41,6 @@ class Catalog:
     choose: Choose
     counts: Callable[[str, str], bool]
     """Whether what a caller, by its key, asks for a user is compared in a rollout."""
-    shadow: Callable[[str], Shadowed | None] = _nothing
-    """Line -> the adapter that answers its requests too, seen by nobody."""
 
     def find(self, model: str, caller: Caller, user: str | None = None) -> Visible:
         """user: whom a caller asks for, by the word of one that speaks for several.
@@ -89,15 +83,6 @@ class Catalog:
         if found.choice is None or own is None:
             return None
         return replace(found.choice, drawn=False, user=own.user)
-
-    def shadow_for(self, line: str, caller: Caller) -> tuple[Shadowed, Deployable] | None:
-        """The adapter that answers a caller's requests of a line too; None where that caller might not use it."""
-        shadowed = self.shadow(line)
-        for each in self.served():
-            if shadowed is not None and (each.digest, each.line) == (shadowed.digest, line):
-                is_loaded = each.digest in self.engine.loaded()
-                return (shadowed, each) if is_loaded and caller.may_use(each, self.ladder) else None
-        return None
 
     def lines(self) -> frozenset[str]:
         return frozenset(each.line for each in self.served())

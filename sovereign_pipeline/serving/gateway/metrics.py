@@ -61,12 +61,6 @@ class Metrics:
             of_adapter,
             registry=self._registry,
         )
-        self._shadow = Counter(
-            "sovereign_gateway_shadow",
-            "Answers of a staged adapter that nobody sees, by outcome.",
-            (*of_adapter, "outcome"),
-            registry=self._registry,
-        )
         self._tokens = Counter(
             "sovereign_gateway_tokens", "Tokens of prompts and answers.", (*of_adapter, "kind"), registry=self._registry
         )
@@ -118,9 +112,6 @@ class Metrics:
         self._whole.labels(line, adapter).observe(seconds)
         self._tokens.labels(line, adapter, "prompt").inc(prompt)
         self._tokens.labels(line, adapter, "answer").inc(answer)
-
-    def shadowed(self, line: str, adapter: str, outcome: str) -> None:
-        self._shadow.labels(line, adapter, outcome).inc()
 
     def said(self, line: str, adapter: str, feedback: Feedback) -> None:
         """What a caller said of an answer: every label is of a fixed list."""

@@ -33,7 +33,7 @@ from sovereign_pipeline.serving.gateway.readiness import condition_of
 from sovereign_pipeline.serving.gateway.server import GatewayServer, repeated, tried
 from sovereign_pipeline.serving.gateway.tracing import Collector
 from sovereign_pipeline.serving.rollout.spoken_for import SpokenFor
-from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory, shadow_of
+from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline.serving.scanning.starting import start_screens
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
@@ -141,9 +141,7 @@ async def _serve(
     deployment = Deployment(engine, sources, report, answering)
     flags = Flags(settings, seen_file(settings), loaded)
     spoken_for = SpokenFor(serving_directory(settings) / "spoken-for.db", institution.serving.limits.new_users_per_day)
-    catalog = Catalog(
-        engine, lambda: deployment.deployed.served, institution.ladder, flags.which, spoken_for.counts, flags.shadow
-    )
+    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which, spoken_for.counts)
     telemetry = Telemetry(counts_directory(settings))
     collector = Collector(settings.otlp_url) if settings.otlp_url is not None else None
     watcher = Watcher(settings, institution, flags, telemetry, report)
@@ -164,7 +162,6 @@ async def _serve(
             flags=flags.flags,
             behind=flags.problems,
             hold=holds.of,
-            shadow=lambda flag: shadow_of(telemetry.directory, flag),
             rules=lambda line: institution.rollout_of(line).hold,
             review=reviews.of,
         ),
@@ -194,9 +191,6 @@ async def _serve(
     async def watch_holds() -> None:
         await asyncio.to_thread(watcher.look)
 
-    async def write_shadow() -> None:
-        await asyncio.to_thread(telemetry.shadow.write)
-
     problem = await tried(compare_tokens)
     if problem:
         _LOG.warning("tokens: %s", problem)
@@ -204,7 +198,6 @@ async def _serve(
     beside = [
         deployment.keep,
         repeated("holds", watch_holds, SECONDS_BETWEEN_HOLDS),
-        repeated("shadow", write_shadow, SECONDS_BETWEEN_HOLDS),
         repeated("flags", keep_flags, SECONDS_BETWEEN_COMPARISONS),
         repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
         repeated("reviews", look_up_reviews, SECONDS_BETWEEN_REVIEWS),

@@ -1,6 +1,6 @@
 """What is seen of an answer without keeping it: nothing in it, repetition, another script than the request's.
 
-What belongs here: checks of one text. What does not: counting them (`telemetry.py`, `shadow_counts.py`).
+What belongs here: checks of one text. What does not: counting them (`telemetry.py`).
 """
 
 import unicodedata

@@ -22,7 +22,6 @@ from sovereign_pipeline.serving.flags.flag import Arm, Flag
 from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.rollout.feedback import Feedback
 from sovereign_pipeline.serving.rollout.output_checks import check
-from sovereign_pipeline.serving.rollout.shadow_counts import ShadowCounts, ShadowTally, read_shadow
 from sovereign_pipeline.settings import Settings
 
 MOST_USERS = 50_000
@@ -140,8 +139,6 @@ class Telemetry:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.shadow = ShadowCounts()
-        """Apart: nothing that is wrong with it may keep a hold from being looked at."""
         self._process = secrets.token_hex(8)
         self._countings: dict[Path, _Counting] = {}
         self._changing = threading.Lock()
@@ -214,13 +211,6 @@ def read_tally(directory: Path, flag: Flag) -> Tally:
             for user, counted in users.items():
                 drawn[arm][user] = drawn[arm].get(user, Counted()).plus(counted)
     return Tally(drawn=drawn, is_broken=is_broken, reported=tuple(sorted(reported)))
-
-
-def shadow_of(directory: Path, flag: Flag) -> ShadowTally | None:
-    """What every gateway counted of the shadow answers in a flag's comparison; raises as `read_shadow`."""
-    if flag.staged is None:
-        return None
-    return read_shadow(directory_of(directory, flag.line, flag.staged, flag.began), flag)
 
 
 def _counted(text: str, tokens: int, seconds: float, ended: Ended, request: str) -> Counted:

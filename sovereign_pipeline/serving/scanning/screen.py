@@ -90,12 +90,6 @@ class Screen:
         self._searched = 0
         self._counted: set[tuple[Kind, str]] = set()
 
-    @property
-    def has_replaced(self) -> bool:
-        """Whether a placeholder took the place of something, for the engine or for the caller."""
-        replaced = (self.rules.requests, self.in_request), (self.rules.answers, self.in_answer)
-        return any(rule == "replace" and found for rule, found in replaced)
-
     async def take_request(self) -> bool:
         """Search the request. Returns whether it may be answered. Raises ScannerLost and TextTooLong."""
         if self.rules.requests is None:

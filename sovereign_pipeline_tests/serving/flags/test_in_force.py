@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.serving.flags import in_force
 from sovereign_pipeline.serving.flags.files import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
 from sovereign_pipeline.serving.flags.in_force import SeenChange
@@ -77,34 +75,6 @@ def test_who_had_the_staged_adapter_has_it_again_after_a_stop(desk: Desk) -> Non
     desk.office.move("stage", adapter)
     desk.follow()
     assert staged() == first
-
-
-def test_a_shadow_is_asked_for_by_policy_and_ends_with_the_staging(desk: Desk) -> None:
-    desk.in_production()
-    desk.rules(share=0, shadow=0.25)
-    adapter = desk.office.adapter()
-    desk.office.move("approve", adapter)
-    flags = desk.gateway()
-    desk.follow()
-    assert flags.shadow(LINE) is None, "approvals as for staging"
-    desk.office.move("stage", adapter)
-    desk.follow()
-    shadowed = flags.shadow(LINE)
-    assert shadowed is not None and (shadowed.adapter, shadowed.share) == (adapter.id, 0.25)
-    flag = flags.flag(LINE)
-    assert flag is not None and not flag.is_rolling_out, "nobody gets it"
-    assert {each.arm for user in USERS[:20] if (each := flags.which(LINE, user))} == {"production"}
-    desk.rules(share=0, shadow=0.5)
-    after = desk.follow()
-    assert (after.cause, after.began) == ("policy", flag.began), "what is compared stays the same"
-    told = [each.subjects for each in entries(desk.office.registry) if each.action == FLAG_CHANGED]
-    assert [each.get("shadow") for each in told] == [None, "0.25", "0.5"]
-    flags.hold_back(after)
-    assert flags.shadow(LINE) is None
-    rollback(desk.settings, LINE, after.production, desk.office.officers["omar"], "No.")
-    assert desk.gateway().shadow(LINE) is None
-    desk.follow()
-    assert desk.gateway().flag(LINE) == desk.follow()
 
 
 def test_no_change_of_the_ledger_writes_no_change(desk: Desk) -> None:

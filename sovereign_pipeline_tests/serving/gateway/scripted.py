@@ -18,7 +18,7 @@ from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Grant
 from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
-from sovereign_pipeline.serving.flags.in_force import Choice, Shadowed
+from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.doorway import Callers
@@ -165,10 +165,6 @@ class Bench:
                 return Choice(each.adapter, each.digest, "production", True, user, None, each.digest, 1)
         return None
 
-    def shadow(self, line: str) -> Shadowed | None:
-        """A flag by which no adapter shadows another."""
-        return None
-
     def token(self, clearance: str = "SECRET", **changes: Any) -> str:
         """A token that is in the file; `days`: until it expires."""
         text = f"{PREFIX}{len(self.tokens):043d}"
@@ -201,7 +197,6 @@ class Bench:
             ClassificationLadder(self.levels),
             self.choose,
             self.spoken_for.counts,
-            self.shadow,
         )
         limits = Limits.model_validate(self.limits)
         return create_gateway(

@@ -146,8 +146,6 @@ def test_one_line_too_many_waiting_and_a_wait_that_is_too_long_are_refused() -> 
 
 
 def test_where_nobody_may_wait_nobody_does() -> None:
-    """Shadow answers are computed while nobody waits."""
-
     async def story() -> None:
         crowd = Crowd(concurrent=1, waiting_per_line=0)
         await crowd.ask("lamps")

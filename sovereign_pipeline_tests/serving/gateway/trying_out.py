@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.serving.flags.flag import Arm
-from sovereign_pipeline.serving.flags.in_force import Choice, Shadowed
+from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Tally
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, adapter
 
@@ -21,7 +21,6 @@ class TryingOut(Bench):
     """Users whose hash ends with an even digit get the staged adapter."""
 
     drawn: bool = True
-    shadow_share: float = 0.0
 
     def choose(self, line: str, user: str, groups: frozenset[str]) -> Choice | None:
         production, staged = (each for each in self.served if each.line == line)
@@ -29,10 +28,6 @@ class TryingOut(Bench):
         arm: Arm = "staged" if int(hashed[-1], 16) % 2 == 0 else "production"
         one = staged if arm == "staged" else production
         return Choice(one.adapter, one.digest, arm, self.drawn, hashed, staged.adapter, production.digest, BEGAN)
-
-    def shadow(self, line: str) -> Shadowed | None:
-        _, staged = (each for each in self.served if each.line == line)
-        return Shadowed(staged.adapter, staged.digest, self.shadow_share, BEGAN) if self.shadow_share else None
 
     def client(self, token: str) -> TestClient:
         return TestClient(self.app(), base_url=HERE, headers={"Authorization": f"Bearer {token}"})

@@ -23,14 +23,6 @@ const MEASURES = {
   personal_data: "personal data in answers",
 };
 
-const BOTH = {
-  empty: "empty answers",
-  looping: "answers that repeat themselves",
-  other_script: "answers in another script than the request",
-  tokens: "tokens of an answer",
-  seconds: "seconds of an answer",
-};
-
 const lines = document.getElementById("lines");
 const behind = document.getElementById("behind");
 let timer = 0;
@@ -85,7 +77,6 @@ function drawnLine(line) {
   card.append(head, facts(line), adapters(line.adapters));
   if (!line.is_readable) card.append(said("What was counted of the staged adapter cannot be read: sovereign adapters hold says why", "p", "notice"));
   if (line.hold) card.append(...hold(line.hold));
-  if (line.shadow) card.append(...shadow(line.shadow));
   return card;
 }
 
@@ -189,22 +180,6 @@ function hold(state) {
   const because = madeText("p", state.because, "soft");
   because.lang = "en";
   return [head, because, needed, compared];
-}
-
-function shadow(state) {
-  const head = made("h3");
-  head.append(said("Shadow of the staged adapter"), said("seen by nobody, and no part of the hold", "span", "badge"));
-  const counted = made("dl");
-  entry(counted, "Requests compared", number(`${state.compared} / ${state.drawn}`));
-  entry(counted, "Equal answers", number(`${state.equal} / ${state.likeliest}`), said("of those drawn without chance", "span", "soft"));
-  entry(counted, "Lost", number(state.lost, state.lost ? "bad" : ""));
-  entry(counted, "Dropped, since callers came first", number(state.dropped));
-  if (!state.both.length) return [head, counted];
-  const both = table(
-    ["Counted of both", "Shadow", "As given"],
-    state.both.map((each) => [said(BOTH[each.what], "td"), cell(number(each.shadow)), cell(number(each.given))]),
-  );
-  return [head, counted, both];
 }
 
 function table(heads, rows) {

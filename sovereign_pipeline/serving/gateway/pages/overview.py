@@ -23,7 +23,6 @@ from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.metrics import Counts
 from sovereign_pipeline.serving.gateway.responses import Sent
 from sovereign_pipeline.serving.rollout.hold import Compared, State
-from sovereign_pipeline.serving.rollout.shadow_counts import ShadowTally, figures
 from sovereign_pipeline.settings import Settings
 
 Stage = Literal["production", "staged", "before"]
@@ -51,7 +50,6 @@ class Standing:
     behind: Callable[[], Mapping[str, str]] = dict
     """Line -> why its newest flag is not in force."""
     hold: Callable[[Flag], State | None] = _none
-    shadow: Callable[[Flag], ShadowTally | None] = _none
     rules: Callable[[str], Hold] = lambda line: Hold()
     review: Callable[[str], Due | None] = _none
 
@@ -161,24 +159,6 @@ class HoldFacts(Sent):
     compared: list[ComparedFacts]
 
 
-class BothFacts(Sent):
-    what: str
-    shadow: str
-    given: str
-
-
-class ShadowFacts(Sent):
-    """What was counted of answers that nobody sees."""
-
-    drawn: int
-    compared: int
-    lost: int
-    dropped: int
-    likeliest: int
-    equal: int
-    both: list[BothFacts]
-
-
 class LineFacts(Sent):
     line: str
     adapters: list[AdapterFacts]
@@ -188,7 +168,6 @@ class LineFacts(Sent):
     rollout: RolloutFacts | None
     review: ReviewFacts | None
     hold: HoldFacts | None
-    shadow: ShadowFacts | None
     is_readable: bool
 
 
@@ -234,7 +213,7 @@ def overview(
             continue
         sees_all = len(seen) == len(rows)
         adapters = [_adapter(each, each.digest in loaded, counts.get(each.adapter, Counts()), now) for each in seen]
-        counted = _counted(standing, flag) if flag is not None and sees_all else _Counted()
+        hold, is_readable = _hold_of(standing, flag) if flag is not None and sees_all else (None, True)
         due = standing.review(line)
         is_seen = due is not None and any(each.adapter == due.adapter for each in seen)
         lines.append(
@@ -246,9 +225,8 @@ def overview(
                 is_behind=line in behind,
                 rollout=_rollout(flag) if flag is not None and sees_all else None,
                 review=_review(due) if due is not None and is_seen else None,
-                hold=_hold(counted.hold, standing.rules(line)) if counted.hold is not None else None,
-                shadow=_shadow(counted.shadow) if counted.shadow is not None else None,
-                is_readable=counted.is_readable,
+                hold=_hold(hold, standing.rules(line)) if hold is not None else None,
+                is_readable=is_readable,
             )
         )
     bases = {each.base_model_digest for each in catalog.served() if caller.may_oversee(each, catalog.ladder)}
@@ -270,27 +248,12 @@ def _engine(state: EngineState) -> EngineFacts:
     )
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """What was counted of a staged adapter."""
-
-    hold: State | None = None
-    shadow: ShadowTally | None = None
-    is_readable: bool = True
-    """Whether all of it could be read: `sovereign adapters hold` says what could not."""
-
-
-def _counted(standing: Standing, flag: Flag) -> _Counted:
-    hold, shadow, is_readable = None, None, True
+def _hold_of(standing: Standing, flag: Flag) -> tuple[State | None, bool]:
+    """How far a hold is, and whether its counts could be read: `sovereign adapters hold` says what could not."""
     try:
-        hold = standing.hold(flag)
+        return standing.hold(flag), True
     except SovereignError:
-        is_readable = False
-    try:
-        shadow = standing.shadow(flag)
-    except SovereignError:
-        is_readable = False
-    return _Counted(hold, shadow, is_readable)
+        return None, False
 
 
 def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
@@ -361,18 +324,6 @@ def _hold(state: State, rules: Hold) -> HoldFacts:
         rated=state.rated,
         severe=state.severe,
         compared=[_compared(each) for each in state.compared],
-    )
-
-
-def _shadow(tally: ShadowTally) -> ShadowFacts:
-    return ShadowFacts(
-        drawn=tally.drawn,
-        compared=tally.shadow.answers,
-        lost=tally.lost,
-        dropped=tally.dropped,
-        likeliest=tally.likeliest,
-        equal=tally.equal,
-        both=[BothFacts(what=each.name, shadow=each.shadow, given=each.given) for each in figures(tally)],
     )
 
 

@@ -10,7 +10,6 @@ from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.flags.flag import Flag, Named
 from sovereign_pipeline.serving.gateway.pages.overview import Standing
 from sovereign_pipeline.serving.rollout.hold import State, judge
-from sovereign_pipeline.serving.rollout.shadow_counts import AnswerOf, ShadowTally, compared
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
 
@@ -55,16 +54,6 @@ def state_of(flag: Flag) -> State | None:
     return judge(flag, Tally(drawn={"staged": worse, "production": others}, reported=("f" * 64,)), Hold(), NOW)
 
 
-def shadow_of(_: Flag) -> ShadowTally:
-    """Forty requests, of which the staged adapter answered half as the other one did."""
-    lamp, quay = AnswerOf("The lamp is mended.", 5, 1.2), AnswerOf("The quay is closed.", 5, 1.4)
-    same, other = (compared("Is the lamp lit?", each, lamp, is_likeliest=True) for each in (lamp, quay))
-    tally = ShadowTally(drawn=44, lost=1, dropped=3)
-    for each in (same, other) * 20:
-        tally = tally.plus(each)
-    return tally
-
-
 def try_out(bench: Bench, line: str = "lamps", *, level: str = "INTERNAL", staged_level: str = "INTERNAL") -> Flag:
     """Serve a line with a staged adapter, and `buoys`."""
     registered = NOW - datetime.timedelta(days=40)
@@ -76,7 +65,6 @@ def try_out(bench: Bench, line: str = "lamps", *, level: str = "INTERNAL", stage
     bench.standing = Standing(
         flags=lambda: {line: flag},
         hold=state_of,
-        shadow=shadow_of,
         review={line: due}.get,
     )
     return flag

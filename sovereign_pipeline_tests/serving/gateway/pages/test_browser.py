@@ -210,16 +210,11 @@ def test_an_administrator_sees_how_it_stands_within_their_reach(
     for told in ("lamps-1.1.0", "10 %", "pilot-desk", "12 / 20", "Reports of severity 1", "+11.1%", "INTERNAL"):
         expect(card).to_contain_text(told)
     expect(page.get_by_role("heading", name="Hold of the staged adapter")).to_contain_text("open")
-    shadow = card.locator("h3", has_text="Shadow of the staged adapter")
-    expect(shadow).to_contain_text("seen by nobody, and no part of the hold")
-    expect(card).to_contain_text("20 / 40")
-    expect(card).to_contain_text("answers in another script than the request")
     somebody.picture("admin-en")
     assert page.evaluate(LOWEST_CONTRAST) >= 4.5
     somebody.assert_fits_a_phone("admin-phone")
     page.click("#language")
     expect(card).to_contain_text("فترة تجربة المحوّل")
-    expect(card).to_contain_text("لا يراه أحد، ولا يدخل في فترة التجربة")
     assert page.get_attribute("html", "dir") == "rtl"
     somebody.picture("admin-ar")
     assert [each for each in somebody.complaints if "status of 404" not in each] == []
