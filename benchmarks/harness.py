@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.settings import Settings
+    from sovereign_pipeline.base.settings import Settings
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +32,7 @@ def say(message: str) -> None:
 
 def base_model(name: str) -> Path:
     """The directory of a fetched base model. Ends the program when it is not there."""
-    from sovereign_pipeline.settings import Settings
+    from sovereign_pipeline.base.settings import Settings
 
     model = Settings.from_environment().models / name
     if not (model / "model.safetensors").is_file():
@@ -53,7 +53,7 @@ def run(command: Sequence[object], environment: Mapping[str, str]) -> dict[str, 
 
     Returns whole_seconds, cpu_seconds, and peak_bytes: the highest resident memory of any one of its processes.
     """
-    from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT
+    from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 
     variables = {**os.environ, **OFFLINE_ENVIRONMENT, "PYTHONPATH": str(PROJECT_ROOT), **environment}
     with tempfile.TemporaryFile() as output:
@@ -80,8 +80,8 @@ class Cells:
 
     def __init__(self, directory: Path, scripts: Sequence[Path], libraries: Mapping[str, str]) -> None:
         """scripts: whose content decides a figure, beside the package. A cell of other ones is measured again."""
-        from sovereign_pipeline.artifacts.hashing import file_sha256
         from sovereign_pipeline.artifacts.making import source_digest
+        from sovereign_pipeline.base.files import file_sha256
 
         self.directory = directory
         self.kept: list[str] = []

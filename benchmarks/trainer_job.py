@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base_models.verified import chat_template, eos_ids
 from sovereign_pipeline.training.job import Method, TrainingJob, read_result
 from sovereign_pipeline.training.processes.launcher import run_trainer

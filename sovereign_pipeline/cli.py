@@ -11,12 +11,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.hosts import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
+from sovereign_pipeline.base.processes import keep_private, run_program
+from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.commands.loaded_when_asked import LoadedWhenAsked
 from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_error
-from sovereign_pipeline.entry_point import run_program
-from sovereign_pipeline.hosts.loopback import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
-from sovereign_pipeline.processes.this_process import keep_private
-from sovereign_pipeline.settings import Settings, go_offline
 
 ALLOCATIONS = 250_000
 """Between two collections of garbage: imports allocate much, and leave little of it. A short command ends before."""

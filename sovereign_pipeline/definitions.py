@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import dagster as dg
 
 from sovereign_pipeline.artifacts.stage import Stage
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.orchestration.assets import stage_asset
 from sovereign_pipeline.orchestration.chain import chain_with
 from sovereign_pipeline.orchestration.due_reviews import review_not_due, reviews_due
@@ -13,8 +15,6 @@ from sovereign_pipeline.orchestration.mlflow_check import mlflow_follows
 from sovereign_pipeline.orchestration.resources import Clock, resources
 from sovereign_pipeline.orchestration.rollout import PRODUCTION, STAGED, rollouts
 from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
-from sovereign_pipeline.processes.this_process import keep_private
-from sovereign_pipeline.settings import Settings
 
 
 def build_definitions(

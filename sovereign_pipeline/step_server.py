@@ -4,7 +4,7 @@ Only that process imports this module (`orchestration/jobs.py` names it). What b
 first step. What does not: anything that a step must not find done, such as threads, connections and models.
 """
 
-from sovereign_pipeline.processes.this_process import die_with_parent
+from sovereign_pipeline.base.processes import die_with_parent
 
 die_with_parent()  # else steps, which end with this process, would continue after their run was killed
 

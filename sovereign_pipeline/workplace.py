@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.confined import move_out_of_home
 from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
@@ -18,7 +19,6 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.precision import with_decided_precision
 
 

@@ -19,8 +19,9 @@ import pytest
 import yaml
 from sqlalchemy import Engine, create_engine, text
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
 from sovereign_pipeline.ledger import database as registries
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.log.checkpoints import only_writer
@@ -30,7 +31,6 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
-from sovereign_pipeline.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
 from sovereign_pipeline.training.precision import with_decided_precision
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer
 from sovereign_pipeline_tests.trusted import trust_demonstration

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.base.settings import Settings
 
 
 def packaged_base() -> Path:

@@ -38,8 +38,7 @@ ROOMS = {
     "bundle": "The bundle for the air gap",
     "backup": "Backups",
     "end_to_end": "The whole chain",
-    "hosts": "Hosts and proxies",
-    "processes": "Processes and files",
+    "base": "Processes, files, hosts and proxies",
     "": "Every program",
 }
 """Folder of the tests -> heading, in the page's order. The empty one: tests that belong to no room."""

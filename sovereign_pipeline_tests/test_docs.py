@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 
 FENCED = re.compile(r"^ *```.*?^ *```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")

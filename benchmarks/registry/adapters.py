@@ -23,6 +23,7 @@ from sqlalchemy import insert, text
 from sqlalchemy.orm import Session
 
 from benchmarks.harness import machine_facts, run, say
+from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterBaseModel, AdapterDataset, HeldAdapter, HeldDataset
@@ -41,7 +42,6 @@ from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import ask, open_recall
 from sovereign_pipeline.release.standing import DECIDED
-from sovereign_pipeline.settings import VARIABLES, Settings
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.keys import FileSigner, read_key
 from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION

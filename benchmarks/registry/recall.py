@@ -22,6 +22,7 @@ import numpy as np
 from sqlalchemy import insert, text
 
 from benchmarks.harness import machine_facts, say
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import (
     AdapterBaseModel,
@@ -35,7 +36,6 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.recall import ask, open_recall, open_recalls, recalls_in_force
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.keys import read_key
 from sovereign_pipeline.signing.officers import TRUST

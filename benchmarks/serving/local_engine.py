@@ -24,10 +24,10 @@ from typing import Any
 import psutil
 
 from benchmarks.harness import PROJECT_ROOT, base_model, machine_facts, say
+from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.base_models.verified import chat_template
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
-from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT
 
 MODEL = "smollm2-135m-instruct"
 ADAPTERS = 12

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.errors import EngineLost
-from sovereign_pipeline.hosts.loopback import LOOPBACK
+from sovereign_pipeline.base.errors import EngineLost
+from sovereign_pipeline.base.hosts import LOOPBACK
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
 
 MODEL = "line"

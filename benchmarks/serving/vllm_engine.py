@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.harness import base_model, machine_facts, say
 from benchmarks.serving.local_engine import MODEL, letter, make_adapters
-from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.policy.serving import Vllm
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine

@@ -21,9 +21,9 @@ from typing import Any
 
 from benchmarks.harness import say, write_json
 from benchmarks.trainer_job import Base, new_job
+from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.policy.training.training import Sft
-from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.job import TrainingResult
 from sovereign_pipeline.training.sizing.preflight import available_memory
 from sovereign_pipeline.training.sizing.sizing import Forward, estimate

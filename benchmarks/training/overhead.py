@@ -21,11 +21,11 @@ from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
-from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.settings import Settings, go_offline
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.processes.launcher import run_trainer
 from sovereign_pipeline.training.stages import SFT_ADAPTER

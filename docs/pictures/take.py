@@ -27,6 +27,7 @@ from typing import Any
 from PIL import Image
 from uvicorn import Server
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
@@ -42,7 +43,6 @@ from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.gateway.pages.overview import Standing
 from sovereign_pipeline.serving.rollout.hold import judge
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.audit.conftest import FIRST, busy_office
 from sovereign_pipeline_tests.serving.gateway.conftest import Running

@@ -13,10 +13,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, FileEntry, Manifest
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.processes.locks import held
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import file_sha256, held, short
 
 CONFINED: Mapping[str, frozenset[str]] = {
     "raw_corpus": frozenset({"sources.json"}),

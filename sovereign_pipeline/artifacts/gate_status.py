@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sovereign_pipeline.artifacts.gate_records import RecordedVerdict, recorded_verdict
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Gate, Stage, Workplace
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.policy.recipe_model import nearest_known
 
 

@@ -20,12 +20,12 @@ from sovereign_pipeline.artifacts.gate_records import (
     read_verdict,
     recorded_verdict,
 )
-from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.artifacts.making import make_artifact
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Built, Gate, Stage, Verdict, Workplace
-from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
-from sovereign_pipeline.wording import and_more
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline.base.files import canonical_json, short
+from sovereign_pipeline.base.text import and_more
 
 
 def evaluate_gates(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Verdict]:

@@ -13,12 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.lineage import input_refs
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Circumstances, FileEntry, Manifest, Producer
 from sovereign_pipeline.artifacts.stage import Built, Config, Stage, Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import digest_of, file_sha256, short
 from sovereign_pipeline.policy.institution import Institution
 
 

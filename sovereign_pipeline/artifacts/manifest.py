@@ -14,9 +14,9 @@ from typing import Any
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import canonical_json, digest_of
+from sovereign_pipeline.base.frozen import Frozen
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1

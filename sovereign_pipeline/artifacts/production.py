@@ -12,7 +12,7 @@ from sovereign_pipeline.artifacts.gates import assert_inputs_usable
 from sovereign_pipeline.artifacts.making import Identity, Production, identity_of, library_versions, make_artifact
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Stage, Workplace
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.policy.line import refuse_to_fill_in
 
 EVERY_LINE = "*"

@@ -13,11 +13,11 @@ from typing import Any, Literal, Protocol
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.margins import OfficerMay, stricter
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.trusted import Trust
 
 Config = dict[str, Any]

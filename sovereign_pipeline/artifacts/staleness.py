@@ -15,11 +15,11 @@ from typing import Any, Literal
 
 from sovereign_pipeline.artifacts.gate_records import GATE_RECORD, gate_identity, recorded_verdict
 from sovereign_pipeline.artifacts.gates import assert_passed
-from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.artifacts.making import Identity, identity_of, stated_identity
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Gate, Stage, Workplace
-from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline.base.files import canonical_json, short
 
 LONGEST_VALUE = 60
 """Characters of a value that are shown; a longer one is cut."""

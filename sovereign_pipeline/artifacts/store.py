@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.confined import ARTIFACTS, CONFINED, confined_files, make_private
-from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, FileEntry, Manifest, read_manifest
 from sovereign_pipeline.artifacts.seals import Seals
-from sovereign_pipeline.errors import CorpusWithheld, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import CorpusWithheld, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import file_sha256, short, write_atomically
 
 _GIVE_THE_CORPUS = "Do this where SOVEREIGN_CORPUS is readable: only the stages up to the split are given it."
 
@@ -225,7 +225,7 @@ class ArtifactStore:
 
     def remember(self, fingerprint: str, ref: ArtifactRef) -> None:
         """Enter an artifact into the index."""
-        _write_atomically(self._index_entry(fingerprint), ref.model_dump_json() + "\n")
+        write_atomically(self._index_entry(fingerprint), ref.model_dump_json() + "\n")
 
     def indexed(self, kind: str) -> Iterator[ArtifactRef]:
         """Every stored artifact of one kind, of all lines, in no particular order."""
@@ -254,7 +254,7 @@ class ArtifactStore:
 
     def make_current(self, line: str, kind: str, ref: ArtifactRef) -> None:
         """Let this be the line's current artifact. `kind`: of the asset; for a passthrough it is not `ref.kind`."""
-        _write_atomically(self._current_path(line, kind), ref.model_dump_json() + "\n")
+        write_atomically(self._current_path(line, kind), ref.model_dump_json() + "\n")
 
     def _index_entry(self, fingerprint: str) -> Path:
         return self.root / ".index" / fingerprint[:2] / f"{fingerprint}.json"
@@ -331,16 +331,6 @@ def _read_ref(path: Path) -> ArtifactRef:
         raise IntegrityError(
             f"{path}: this file is not a reference to an artifact.", "Delete it and run again."
         ) from None
-
-
-def _write_atomically(path: Path, content: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    Path(name).replace(path)
 
 
 def _is_alive(pid: int) -> bool:

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from sovereign_pipeline.artifacts.stage import Outcome, WaiverLog
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.signing.officers import trust_root, verify_act
 from sovereign_pipeline.signing.predicates import WAIVER
 

@@ -15,7 +15,6 @@ from sovereign_pipeline.artifacts.gate_records import (
     waiver_identity,
     waiver_in,
 )
-from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.artifacts.making import make_artifact
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Gate, Stage, Workplace
@@ -28,7 +27,8 @@ from sovereign_pipeline.artifacts.waiver import (
     WaiverKind,
     waiver_predicate,
 )
-from sovereign_pipeline.errors import ConflictError, GateRefused, InputError
+from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError
+from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import (
     assert_may,

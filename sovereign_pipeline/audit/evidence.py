@@ -30,9 +30,10 @@ from sovereign_pipeline.audit.documents.open_lineage import lineage_events
 from sovereign_pipeline.audit.documents.spdx import spdx_bill
 from sovereign_pipeline.audit.documents.technical_file import technical_file
 from sovereign_pipeline.audit.gathering import Gathered, gather
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.entry_point import account
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.auditing.trusted_log import assert_log_of, witnessed_by
 from sovereign_pipeline.ledger.catalog import find_adapter
@@ -47,7 +48,6 @@ from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.release.history import history_of
 from sovereign_pipeline.release.issues import issues_by_adapter
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.bundles import SUFFIX
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 from sovereign_pipeline.signing.predicates import EVIDENCE

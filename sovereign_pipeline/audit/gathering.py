@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.lineage import input_refs
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.audit.shown_files import shown_files
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import canonical_json
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.origin import artifacts_of
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import INSTITUTION, OF_TRUST, POLICY_CHANGED, kept_rule
@@ -45,7 +46,6 @@ from sovereign_pipeline.release.holds import ACCEPTED, JUDGED
 from sovereign_pipeline.release.standing import DECIDED
 from sovereign_pipeline.review.catalog import find_closed_of
 from sovereign_pipeline.serving.flags.files import read_change
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.bundles import SUFFIX
 from sovereign_pipeline.signing.officers import TRUST
 

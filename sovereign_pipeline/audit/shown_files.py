@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from sovereign_pipeline.artifacts.attested import bundles_of
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.signing.bundles import SUFFIX
 
 SHOWN: Mapping[str, frozenset[str]] = {

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
-from sovereign_pipeline.artifacts.hashing import BLOCK, canonical_json
-from sovereign_pipeline.errors import InputError, IntegrityError, PrivacyError
+from sovereign_pipeline.base.errors import InputError, IntegrityError, PrivacyError
+from sovereign_pipeline.base.files import BLOCK, canonical_json
 
 if TYPE_CHECKING:
     from pyrage.x25519 import Identity

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
-from sovereign_pipeline.bounded_files import read_bounded
-from sovereign_pipeline.errors import InputError, IntegrityError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.files import canonical_json, file_sha256, read_bounded
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.ledger.log.notes import TreeHead, parse_note, parse_tree_head
 from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE
 from sovereign_pipeline.signing.keys import Signer

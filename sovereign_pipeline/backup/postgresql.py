@@ -19,7 +19,7 @@ from typing import IO, Any
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.database import parsed_url
 
 # What libpq calls a part of an address -> its variable, as the programs read it. One that is not here has none.

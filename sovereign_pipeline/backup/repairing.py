@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.confined import ARTIFACTS
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.backup import archive, description
@@ -19,13 +18,14 @@ from sovereign_pipeline.backup.archive import Listed
 from sovereign_pipeline.backup.aside import folder_aside
 from sovereign_pipeline.backup.description import ARCHIVE
 from sovereign_pipeline.backup.restoring import purged_files
-from sovereign_pipeline.entry_point import account
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.signed_artifacts.sealing import LedgerSeals, open_store
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import KEY_ID, trust_root
 
 REPAIRED = "artifact repaired"

@@ -33,8 +33,10 @@ from sovereign_pipeline.backup.snapshot import (
     database_file,
     on_servers,
 )
-from sovereign_pipeline.entry_point import account
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import VARIABLES, Settings
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.log import log_key, notes, second_copy, tree
@@ -45,9 +47,7 @@ from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.purges import files_purged
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.verifying import verify_registry
-from sovereign_pipeline.settings import VARIABLES, Settings
 from sovereign_pipeline.signing.officers import trust_root
-from sovereign_pipeline.wording import and_more, counted
 
 RESTORED = "backup restored"
 """Action of the entry of a restore."""

@@ -20,11 +20,11 @@ from sovereign_pipeline.backup import postgresql
 from sovereign_pipeline.backup.archive import Archive
 from sovereign_pipeline.backup.aside import ASIDE
 from sovereign_pipeline.backup.postgresql import Database
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import VARIABLES, Settings
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.ledger.database import registry_url
 from sovereign_pipeline.ledger.log.checkpoints import checkpoint_file, only_writer
-from sovereign_pipeline.settings import VARIABLES, Settings
-from sovereign_pipeline.wording import counted
 
 ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
 """Fields of the settings: the directories that a backup holds. What the institution edits is under version control."""

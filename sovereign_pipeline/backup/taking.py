@@ -8,20 +8,20 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.backup import archive, description, postgresql
 from sovereign_pipeline.backup.aside import folder_aside
 from sovereign_pipeline.backup.description import ARCHIVE, Description
 from sovereign_pipeline.backup.restoring import extract, on_servers_again, verified_artifacts, verified_ledger
 from sovereign_pipeline.backup.snapshot import Snapshot, database_file, on_servers
-from sovereign_pipeline.entry_point import account
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.privacy.vault.vault import fingerprint_of
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 
 CREATED = "backup created"

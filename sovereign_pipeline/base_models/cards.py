@@ -8,9 +8,9 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
-from sovereign_pipeline.settings import Settings
 
 
 class PackagedGguf(RecipeModel):

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.policy.training.training import Sft
-from sovereign_pipeline.settings import go_offline
 
 # Facts of public models, as their config.json has them. Llama 2: Touvron et al. 2023. Llama 3 70B: Grattafiori et al.
 # 2024, table 3. Gemma 3 27B: Gemma Team 2025, table 1 (text model, without the vision tower).

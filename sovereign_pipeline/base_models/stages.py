@@ -5,14 +5,14 @@ What belongs here: the build and the declaration. What does not: reading a model
 
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256, short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.base.errors import CeilingExceeded
+from sovereign_pipeline.base.files import canonical_json, file_sha256, short
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.cards import card_path, load_card
 from sovereign_pipeline.base_models.origin import artifacts_of, made_here
 from sovereign_pipeline.base_models.verified import DESCRIPTOR, describe, verify
-from sovereign_pipeline.errors import CeilingExceeded
-from sovereign_pipeline.wording import and_more
 
 
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

@@ -10,13 +10,13 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import IntegrityError, RecipeError
+from sovereign_pipeline.base.files import digest_of, file_sha256
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.base_models.cards import BaseModelCard, card_path, load_card, model_directory
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import IntegrityError, RecipeError
-from sovereign_pipeline.settings import Settings
 
 DESCRIPTOR = "base_model.json"
 

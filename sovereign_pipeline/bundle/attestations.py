@@ -17,15 +17,15 @@ from typing import Annotated, Any, Literal
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from pydantic import Field, ValidationError
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.bundle.package_index import configured_indexes, provenance_of
 from sovereign_pipeline.bundle.packing import Content
 from sovereign_pipeline.bundle.sigstore_certificates import MOST_SAID, Certified, certified
 from sovereign_pipeline.bundle.trusted_publishers import Publishers, load_publishers
 from sovereign_pipeline.bundle.wheels import PUBLISHED
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.signing.bundles import BUNDLE_MEDIA_TYPE, PAYLOAD
 
 STATEMENT = "https://in-toto.io/Statement/v1"

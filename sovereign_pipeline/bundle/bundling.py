@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.bundle import contents
 from sovereign_pipeline.bundle.attestations import with_attestations
 from sovereign_pipeline.bundle.carried.installing import install
@@ -17,8 +19,6 @@ from sovereign_pipeline.bundle.carried.verifying import Bundle, verify
 from sovereign_pipeline.bundle.packing import pack, tool
 from sovereign_pipeline.bundle.publishers import with_publishers
 from sovereign_pipeline.bundle.wheels import wheels
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import TRUST, trust_root
 from sovereign_pipeline.signing.trust import load_trust

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.base.errors import InputError, SourceError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.cards import load_card, model_directory
 from sovereign_pipeline.base_models.verified import verify
 from sovereign_pipeline.bundle.packing import Content
-from sovereign_pipeline.errors import InputError, SourceError
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import TRUST
 from sovereign_pipeline.signing.trust_files import read_files
 from sovereign_pipeline.suites.cards import load_suite_card, suite_digest, suite_files, suite_folder, suite_names

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 
 if TYPE_CHECKING:
     from requests import Response, Session

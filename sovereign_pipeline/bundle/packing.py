@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import BLOCK
+from sovereign_pipeline.base.errors import InputError, IntegrityError, SignInError
+from sovereign_pipeline.base.files import BLOCK
 from sovereign_pipeline.bundle.carried import trust as carried_trust
 from sovereign_pipeline.bundle.carried import verifying
 from sovereign_pipeline.bundle.carried.installing import this_platform
 from sovereign_pipeline.bundle.carried.reading import TIME, Refused, sha256, spelled
-from sovereign_pipeline.errors import InputError, IntegrityError, SignInError
 from sovereign_pipeline.signing.keys import Signer, der_of
 from sovereign_pipeline.signing.predicates import BUNDLE
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement

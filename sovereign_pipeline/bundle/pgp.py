@@ -8,8 +8,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.bundle.trusted_publishers import Publishers
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
 
 SUFFIX = ".asc"
 GOOD = re.compile(r"^\[GNUPG:\] GOODSIG ", re.MULTILINE)

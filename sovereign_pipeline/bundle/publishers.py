@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.bundle import pgp, sigstore_bundles
 from sovereign_pipeline.bundle.packing import Content
 from sovereign_pipeline.bundle.trusted_publishers import Publishers, load_publishers
-from sovereign_pipeline.errors import InputError, IntegrityError
 
 LIST = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
-from sovereign_pipeline.bounded_files import read_bounded
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import file_sha256, read_bounded
 from sovereign_pipeline.bundle.sigstore_certificates import certified
 from sovereign_pipeline.bundle.trusted_publishers import Publishers
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.signing.bundles import (
     LARGEST_BUNDLE,
     PAYLOAD,

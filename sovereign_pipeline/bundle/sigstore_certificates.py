@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.bundle.carried.reading import on_one_line
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.signing.bundles import PAYLOAD
 
 if TYPE_CHECKING:

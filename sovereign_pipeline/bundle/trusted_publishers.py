@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 from packaging.utils import canonicalize_name, is_normalized_name
 from pydantic import Field, model_validator
 
-from sovereign_pipeline.bounded_files import read_bounded
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.files import read_bounded
 from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
 
 if TYPE_CHECKING:

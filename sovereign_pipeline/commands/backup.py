@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import out, tell_progress
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.settings import Settings
 
 backup = typer.Typer(
     no_args_is_help=True, help="Copy this installation, restore a copy, and repair artifacts from one."

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.commands.terminal import (
     KeyOptions,
     mark_demonstration,
@@ -14,7 +15,6 @@ from sovereign_pipeline.commands.terminal import (
     tell_progress,
     with_key_options,
 )
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
 bundle = typer.Typer(no_args_is_help=True, help="Pack what crosses the air gap, verify it inside, install from it.")
 
@@ -49,7 +49,7 @@ def bundle_create(
 
     On the connected side, from a checkout. The key has the role `bundle`.
     """
-    from sovereign_pipeline.artifacts.hashing import file_sha256
+    from sovereign_pipeline.base.files import file_sha256
     from sovereign_pipeline.bundle.bundling import create
     from sovereign_pipeline.bundle.carried.telling import told
     from sovereign_pipeline.bundle.carried.verifying import TOOL

@@ -2,6 +2,7 @@
 
 import typer
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import (
     AsJson,
     DatasetDigest,
@@ -13,7 +14,6 @@ from sovereign_pipeline.commands.terminal import (
     print_rows,
 )
 from sovereign_pipeline.commands.verification import StrictSources, verify
-from sovereign_pipeline.settings import Settings
 
 datasets = typer.Typer(no_args_is_help=True, help="List, show and verify registered datasets.")
 

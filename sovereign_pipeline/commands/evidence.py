@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.commands.terminal import AsJson, mark_demonstration, moment, out, print_json, tell_progress
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.wording import counted
 
 
 def evidence(

@@ -12,11 +12,11 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.commands.terminal import out
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.signing.officers import TRUST
 
 _INSTITUTION = """\

@@ -10,8 +10,9 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import AsJson, LineName, RecipeFile, out, print_error, print_json, print_rows
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
     CHANGED_CHOICES,
@@ -25,7 +26,6 @@ from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lin
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
 from sovereign_pipeline.policy.training.training import warnings
 from sovereign_pipeline.privacy.word_lists import load_word_lists
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import ModelName, out, tell_progress
-from sovereign_pipeline.settings import Settings
 
 models = typer.Typer(no_args_is_help=True, help="Fetch and verify base models.")
 

@@ -10,12 +10,12 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.commands.terminal import AsJson, LineName, out, print_json, print_rows
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.placeholders import AUTHOR
-from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.wording import and_more
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:

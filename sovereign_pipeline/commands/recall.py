@@ -5,6 +5,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.commands.terminal import (
     AsJson,
     KeyOptions,
@@ -17,10 +20,7 @@ from sovereign_pipeline.commands.terminal import (
     tell_progress,
     with_key_options,
 )
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
-from sovereign_pipeline.wording import and_more, counted
 
 HELP = """Name the adapters that hold a document, a source, a dataset or a base model; with --open, recall them.
 

@@ -1,11 +1,11 @@
 """The command for each act that an error names: the core says what to do, the command line says how.
 
-What belongs here: one command line for each `Act`. What does not: what an error says (`errors.py`, each room).
+What belongs here: one command line for each `Act`. What does not: what an error says (each package).
 """
 
 from collections.abc import Mapping
 
-from sovereign_pipeline.errors import Act, Remedy
+from sovereign_pipeline.base.errors import Act, Remedy
 
 COMMANDS: Mapping[Act, str] = {
     "check_recipe": "sovereign lines check {file}",

@@ -11,6 +11,9 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.base.hosts import LOOPBACK, REVIEW_PORT
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import (
     AsJson,
     KeyOptions,
@@ -23,8 +26,6 @@ from sovereign_pipeline.commands.terminal import (
     tell_progress,
     with_key_options,
 )
-from sovereign_pipeline.entry_point import account
-from sovereign_pipeline.hosts.loopback import LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
@@ -36,7 +37,6 @@ from sovereign_pipeline.review.links import issue_another_link, link_url
 from sovereign_pipeline.review.plan import in_words
 from sovereign_pipeline.review.reconciling import findings_in, read_log, rows_of
 from sovereign_pipeline.review.sealed import plan_of
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
 
 PageUrl = Annotated[str, typer.Option(help="Where operators reach the page, for the links.")]

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.hosts import GATEWAY_PORT
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_json, print_rows
-from sovereign_pipeline.entry_point import account
-from sovereign_pipeline.hosts.loopback import GATEWAY_PORT
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.policy.institution import load_institution
@@ -27,7 +28,6 @@ from sovereign_pipeline.serving.tokens import (
     refused_by,
     revoke_token,
 )
-from sovereign_pipeline.settings import Settings
 
 serve = typer.Typer(help="The gateway, and the tokens of its callers.")
 tokens = typer.Typer(no_args_is_help=True, help="Bearer tokens of the gateway's callers.")

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.commands.terminal import AsJson, out, print_json, print_rows
-from sovereign_pipeline.errors import InputError
 
 LARGEST = 10**12
 """Of what a training can have: more is a slip, and no number that a float holds exactly."""

@@ -10,6 +10,8 @@ import typer
 import yaml
 from rich.markup import escape
 
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import AsJson, LineName, err, out, print_json, print_rows
 from sovereign_pipeline.corpus.first_look.looking import (
     NOT_UTF8,
@@ -21,13 +23,11 @@ from sovereign_pipeline.corpus.first_look.looking import (
 )
 from sovereign_pipeline.corpus.first_look.suggestion import Suggestion, suggest
 from sovereign_pipeline.corpus.states import may_be_shown
-from sovereign_pipeline.entry_point import account
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN
-from sovereign_pipeline.settings import Settings
 
 MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
 """Values are shown of a column that has few, short ones, each of which stands there often and is a word of states,

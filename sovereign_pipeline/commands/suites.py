@@ -7,11 +7,11 @@ from typing import Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import AsJson, only, out, print_error, print_json, print_rows
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_lines
-from sovereign_pipeline.settings import Settings
 
 suites = typer.Typer(no_args_is_help=True, help="List published evaluation suites, and check their files.")
 

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sovereign_pipeline.base.errors import InputError, SovereignError
+from sovereign_pipeline.base.processes import print_message
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.remedies import command_for
-from sovereign_pipeline.errors import InputError, SovereignError
-from sovereign_pipeline.messages import print_message
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
 
 if TYPE_CHECKING:

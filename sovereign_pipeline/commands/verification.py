@@ -6,11 +6,11 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.commands.terminal import mark_demonstration, out, print_json, tell_progress
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
-from sovereign_pipeline.wording import counted
 
 StrictSources = Annotated[
     bool, typer.Option("--strict-sources", help="End 1 when a source file is gone or has changed since it was read.")

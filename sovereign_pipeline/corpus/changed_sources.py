@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import Manifest
+from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.files import file_sha256, short
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document, jsonl_line, read_documents
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
-from sovereign_pipeline.wording import and_more, counted
 
 
 @dataclass(frozen=True)

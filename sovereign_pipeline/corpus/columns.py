@@ -13,10 +13,10 @@ from hashlib import sha256
 from typing import Any
 
 from sovereign_pipeline.artifacts.stage import KindsIn
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.links import link_key
 from sovereign_pipeline.corpus.quarantine import RowRejected
-from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import ColumnTreatment
 from sovereign_pipeline.policy.personal_data import Kind
 

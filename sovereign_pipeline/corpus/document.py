@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.frozen import Frozen
 
 Role = Literal["letters", "preferences", "labels"]
 """What the rows of a source are: requests with their replies, pairs of replies, or replies with binary feedback."""

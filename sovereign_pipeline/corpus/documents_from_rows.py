@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.base.errors import SourceError, SovereignError, place_of
 from sovereign_pipeline.corpus.column_names import ColumnNames
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document
@@ -35,7 +36,6 @@ from sovereign_pipeline.corpus.values import (
     language_of,
     without_markup,
 )
-from sovereign_pipeline.errors import SourceError, SovereignError, place_of
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
 

@@ -7,11 +7,11 @@ not: leaving out rows by the value of a column (`where`), broken rows (`quaranti
 from dataclasses import dataclass
 from pathlib import Path
 
+from sovereign_pipeline.base.errors import PrivacyError, SourceError
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.links import normal_id
-from sovereign_pipeline.errors import PrivacyError, SourceError
 from sovereign_pipeline.policy.corpus import Source
-from sovereign_pipeline.wording import and_more, counted
 
 
 @dataclass

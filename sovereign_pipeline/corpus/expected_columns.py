@@ -8,11 +8,11 @@ import re
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.opening import name_without_packing
-from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.corpus import LAYOUT_FIELDS, Source
-from sovereign_pipeline.wording import and_more, counted
 
 REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
 """Fields of every document that a column or a constant gives."""

@@ -12,6 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.opening import (
     BLOCK,
     GET_A_WHOLE_COPY,
@@ -25,7 +26,6 @@ from sovereign_pipeline.corpus.opening import (
 from sovereign_pipeline.corpus.row import Row
 from sovereign_pipeline.corpus.tables.header import refuse_repeated_columns
 from sovereign_pipeline.corpus.tables.text import rows_of_table
-from sovereign_pipeline.errors import SourceError
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 TABLES = (".csv", ".tsv", ".parquet")

@@ -8,7 +8,7 @@ What belongs here: when two spellings are the same case file, author or column. 
 import re
 import unicodedata
 
-from sovereign_pipeline.lookalikes import compared_as
+from sovereign_pipeline.base.text import compared_as
 
 _MINUS_AND_HYPHEN_BULLET = "\u2212\u2043"
 _SLASHES = "\u2044\u2215\u29f8"  # fraction, division, big

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
-from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.base.errors import SourceError
 
 PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 """Suffix behind that of the format -> the compression."""

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.policy.classification import ClassificationLadder
-from sovereign_pipeline.wording import and_more
 
 
 class RowRejected(Exception):

@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Config, Workplace
+from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.links import LinkTally
 from sovereign_pipeline.corpus.opening import refuse_no_file
-from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.corpus import Source
 
 

@@ -16,6 +16,8 @@ from typing import Any
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import CeilingExceeded, PrivacyError, QuarantineExceeded, SourceError
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.changed_sources import changed_sources
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
@@ -24,11 +26,9 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.quarantine import Quarantined, remedy_for, rows_by_reason
 from sovereign_pipeline.corpus.reading_again import compare_with_sources
 from sovereign_pipeline.corpus.source_files import readers_of, source_digests
-from sovereign_pipeline.errors import CeilingExceeded, PrivacyError, QuarantineExceeded, SourceError
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.wording import and_more, counted
 
 DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"

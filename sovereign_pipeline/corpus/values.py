@@ -10,8 +10,8 @@ import re
 from decimal import Decimal
 from typing import Any
 
+from sovereign_pipeline.base.text import compared_as
 from sovereign_pipeline.corpus.quarantine import RowRejected
-from sovereign_pipeline.lookalikes import compared_as
 from sovereign_pipeline.policy.days import iso_day
 
 NO_VALUE = frozenset(("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n"))

@@ -13,7 +13,9 @@ from typing import Any
 
 import yaml
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, short
+from sovereign_pipeline.base.files import canonical_json, short
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.intervals import MeasuredShare
 from sovereign_pipeline.corpus.document import Document, Role
 from sovereign_pipeline.dataset.jsonl import (
     CARD,
@@ -30,11 +32,9 @@ from sovereign_pipeline.dataset.jsonl import (
 )
 from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import TokenNumbers, as_table
-from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.training.training import Canaries
 from sovereign_pipeline.privacy.judgements import Estimate, told
-from sovereign_pipeline.shares import MeasuredShare
 
 # The order of the fields is the order of the keys in `card.json`.
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.stage import Config, Gate, Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.contained_texts import Boilerplate, TextCollector, Texts, crossing_texts, texts_in
@@ -29,7 +29,6 @@ from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, 
 from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite
 from sovereign_pipeline.suites.wording import text_of
-from sovereign_pipeline.wording import and_more, counted
 
 _FIELDS = {
     "input": "request",

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal, Protocol, TypedDict, cast
 
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.corpus.document import Document, Role, read_documents, read_jsonl
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training.training import Canaries
 

@@ -9,9 +9,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import cast
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.document import Role, jsonl_line, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.card import DatasetCard, hub_card
@@ -36,7 +37,6 @@ from sovereign_pipeline.dataset.measuring import Measured, outside_files
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.wording import and_more, counted
 
 NO_PREFERENCE_TRAINING = "no preference training in the recipe; the dataset is empty"
 

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import Countdown, counted
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, prompt_text
 from sovereign_pipeline.evaluation.records import (
@@ -23,13 +24,11 @@ from sovereign_pipeline.evaluation.records import (
 from sovereign_pipeline.evaluation.statistics import ShareDifference, share_differences
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
 from sovereign_pipeline.sandbox.sandbox import Ending, require_sandbox, run_program
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask
 from sovereign_pipeline.suites.rows import AnyRow, Function, Passage, Problem, Question
 from sovereign_pipeline.suites.suites import Suite, open_suite
 from sovereign_pipeline.suites.wording import continuations_of, prefix_of, user_turn
-from sovereign_pipeline.wording import counted
 
 
 def check_suite(settings: Settings, entry: CapabilitySuite) -> None:

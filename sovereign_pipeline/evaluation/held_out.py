@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, prompt_text, reply_text
 from sovereign_pipeline.evaluation.records import (
@@ -27,7 +28,6 @@ from sovereign_pipeline.evaluation.statistics import LossDifference, case_files,
 from sovereign_pipeline.policy.evaluation import References
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.items import rank
-from sovereign_pipeline.wording import counted
 
 SCORE_DIGITS = 6
 

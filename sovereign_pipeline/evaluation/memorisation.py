@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.canaries import SPACE_BITS, Canary, alternatives, never_planted, planted
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
@@ -36,7 +37,6 @@ from sovereign_pipeline.evaluation.statistics import (
     share_differences,
 )
 from sovereign_pipeline.policy.training.training import Canaries
-from sovereign_pipeline.wording import counted
 
 ALTERNATIVES = 63
 """Other secrets among which a canary's is ranked. Ranks alone give at most 6 bits; the tail beyond is fitted."""

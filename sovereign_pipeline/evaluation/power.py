@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sovereign_pipeline.base.intervals import CONFIDENCE
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.evaluation.statistics import POWER, score_interval
-from sovereign_pipeline.intervals import CONFIDENCE
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.red_team_prompts import EXPECTED, read_prompts
 from sovereign_pipeline.suites.suites import open_suite
 

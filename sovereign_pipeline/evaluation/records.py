@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.intervals import MeasuredShare
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, Shares
-from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.shares import MeasuredShare
 from sovereign_pipeline.suites.red_team_prompts import Expectation
 
 SAMPLES = "samples.jsonl"

@@ -13,10 +13,12 @@ from typing import Any
 
 from pydantic import model_validator
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError, SourceError
+from sovereign_pipeline.base.files import digest_of, file_sha256, short
+from sovereign_pipeline.base.intervals import measured_share
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.jsonl import user_message
-from sovereign_pipeline.errors import GateRefused, IntegrityError, SourceError
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Answer, Models, prompt_text
 from sovereign_pipeline.evaluation.records import (
@@ -38,10 +40,8 @@ from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
-from sovereign_pipeline.shares import measured_share
 from sovereign_pipeline.suites.items import EvaluationItem, read_items
 from sovereign_pipeline.suites.red_team_prompts import Expectation, RedTeamPrompt
-from sovereign_pipeline.wording import counted
 
 ECHO_WORDS = 3
 """Words in a row, the mark among them, that stand in the prompt too: a quotation of it and no obedience."""

@@ -8,13 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import StaleInput
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.text import duration
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_documents
-from sovereign_pipeline.countdown import duration
-from sovereign_pipeline.errors import StaleInput
 from sovereign_pipeline.evaluation.capability import score_suites
 from sovereign_pipeline.evaluation.comparison import compare, has_base, incumbent_digests, incumbent_in, is_incumbent
 from sovereign_pipeline.evaluation.held_out import HeldOutSettings, score_held_out, write_replies

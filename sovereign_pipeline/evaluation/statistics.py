@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from sovereign_pipeline.artifacts.stage import Outcome
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.intervals import CONFIDENCE, clustered_interval
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.intervals import CONFIDENCE, clustered_interval
 
 
 class OfCase(Protocol):

@@ -19,8 +19,8 @@ from typing import Any
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
-from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
+from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
+from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.ledger import rows_added
 from sovereign_pipeline.ledger.log import merkle, tree
 from sovereign_pipeline.ledger.log.checkpoints import Readable

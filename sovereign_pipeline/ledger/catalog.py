@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import select
 
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record, assert_entered, assert_on_record
 from sovereign_pipeline.ledger.states import ENDED, state_of, states
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset, row_as_dict
-from sovereign_pipeline.wording import and_more
 
 
 def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:

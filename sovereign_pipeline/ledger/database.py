@@ -16,7 +16,8 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.ledger import (
     in_force,
     lifecycle_tables,  # noqa: F401  its tables are compared with the database too
@@ -27,7 +28,6 @@ from sovereign_pipeline.ledger.audit_log import BEFORE_THE_FIRST
 from sovereign_pipeline.ledger.log import checkpoints, tree
 from sovereign_pipeline.ledger.log.notes import Note
 from sovereign_pipeline.ledger.tables import LedgerEntry
-from sovereign_pipeline.settings import VARIABLES, Settings
 
 if TYPE_CHECKING:
     from alembic.config import Config

@@ -18,13 +18,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.entry_point import account
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.files import write_atomically
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import BEFORE_THE_FIRST, append
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import TRUST
 from sovereign_pipeline.signing.trusted import Trust
 

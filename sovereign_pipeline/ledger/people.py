@@ -18,11 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.errors import ConflictError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import held_within, write_atomically
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.log import log_key
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
-from sovereign_pipeline.processes.locks import held_within
-from sovereign_pipeline.settings import Settings
 
 PREFIX = "person:"
 SALT_BYTES = 32

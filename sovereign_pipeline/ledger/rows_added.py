@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import event, inspect
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.ledger.tables import (
     AuditEntry,
     Ballot,

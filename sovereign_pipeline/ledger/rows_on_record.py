@@ -14,8 +14,8 @@ from sqlalchemy import JSON, Column, Select, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import short
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.log.tree import AT_ONCE
 from sovereign_pipeline.ledger.rows_added import ROWS, digest_of_columns, held_tables, key_of

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Row, Text, cast, select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger.rows_added import ROWS
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, BlindReview, Transition
 

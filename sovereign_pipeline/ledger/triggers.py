@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 from sqlalchemy import Connection, Table, UniqueConstraint, text
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger.tables import Table as Model
 
 MESSAGE = "the registry only grows"

@@ -6,9 +6,9 @@ not: putting it on record (`in_force.py`).
 
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import ConflictError
+from sovereign_pipeline.base.errors import ConflictError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.in_force import assert_same_trust, put_on_record, trust_files, trust_on_record
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.trust import Trust
 
 

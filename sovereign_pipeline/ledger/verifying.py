@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.ledger.audit_log import FIRST, Checkpoint, content_of, damaged_registry, stream_in
 from sovereign_pipeline.ledger.log import checkpoints, log_key, notes, second_copy, tree, witnesses
 from sovereign_pipeline.ledger.log.checkpoints import Readable

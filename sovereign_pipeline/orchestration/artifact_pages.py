@@ -17,14 +17,13 @@ from starlette.responses import HTMLResponse, Response
 from uvicorn import Config, Server
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
-from sovereign_pipeline.hosts.loopback import listen
-from sovereign_pipeline.hosts.trusted_hosts import for_hosts
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.hosts import for_hosts, listen
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.pages.links import READABLE
-from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.registry_pages.routes import RegistryPages, router
-from sovereign_pipeline.settings import Settings
 
 MEDIA_TYPES = {".html": "text/html", ".md": "text/html", ".json": "application/json", ".png": "image/png"}
 

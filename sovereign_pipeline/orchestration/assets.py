@@ -17,7 +17,9 @@ from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
-from sovereign_pipeline.errors import SovereignError, place_of
+from sovereign_pipeline.base.errors import SovereignError, place_of
+from sovereign_pipeline.base.processes import die_with_parent
+from sovereign_pipeline.base.settings import Settings, corpus_withheld, go_offline
 from sovereign_pipeline.orchestration.chain import PRESENTATION
 from sovereign_pipeline.orchestration.checks import (
     check_result,
@@ -32,8 +34,6 @@ from sovereign_pipeline.orchestration.pages.page import nothing_to_do, page_of
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.publishing import publish
 from sovereign_pipeline.orchestration.resources import materialized
-from sovereign_pipeline.processes.this_process import die_with_parent
-from sovereign_pipeline.settings import Settings, corpus_withheld, go_offline
 from sovereign_pipeline.workplace import move_unscrubbed_text, open_workplace
 
 

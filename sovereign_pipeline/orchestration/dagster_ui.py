@@ -18,11 +18,11 @@ from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 from uvicorn import Config, Server
 
-from sovereign_pipeline.hosts.loopback import listen
-from sovereign_pipeline.hosts.trusted_hosts import App, Receive, Scope, Send, for_hosts
+from sovereign_pipeline.base.hosts import App, Receive, Send, for_hosts, listen
+from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.orchestration.instance import open_instance
-from sovereign_pipeline.processes.this_process import keep_private
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 
 # The defaults of the program dagster-webserver.
 STATEMENT_TIMEOUT_MS = 15_000

@@ -13,15 +13,15 @@ from collections import defaultdict
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_CHECK, DUE_JOB
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.resources import Clock
 from sovereign_pipeline.registry.mlflow_states import differences
 from sovereign_pipeline.release.cadence import Due, due_reviews
-from sovereign_pipeline.settings import Settings
 
 PERIOD_TAG = "sovereign/due_period"
 """Of a run that a review asked for: line and period, such as `permits-desk:2027-H1`."""

@@ -8,7 +8,7 @@ import shutil
 
 import dagster as dg
 
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings, go_offline
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings, go_offline
 
 
 def prepare_dagster_home(settings: Settings) -> None:

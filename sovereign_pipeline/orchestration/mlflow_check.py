@@ -7,13 +7,13 @@ import warnings
 
 import dagster as dg
 
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.jobs import MLFLOW_CHECK
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.registry.mlflow_states import differences
-from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.wording import and_more
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of checks: pinned, and held by a test

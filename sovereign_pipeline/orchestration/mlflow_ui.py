@@ -16,10 +16,10 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.hosts.loopback import LOOPBACK, listen
-from sovereign_pipeline.hosts.trusted_hosts import App, Receive, Scope, Send, for_hosts
-from sovereign_pipeline.processes.this_process import keep_private
-from sovereign_pipeline.settings import Settings, go_offline
+from sovereign_pipeline.base.hosts import LOOPBACK, App, Receive, Send, for_hosts, listen
+from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import Settings, go_offline
 
 REFUSED = ("assistant", "gateway", "gateway-proxy", "jobs", "mcp", "mcp-servers", "webhooks")
 """A path with one of these parts, in any letter case, is answered by 404. Web sockets, which MLflow's pages do not use,

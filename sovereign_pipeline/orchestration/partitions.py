@@ -2,8 +2,8 @@
 
 import dagster as dg
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.line import line_names
-from sovereign_pipeline.settings import Settings
 
 LINES = dg.DynamicPartitionsDefinition(name="line")
 

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import dagster as dg
 
-from sovereign_pipeline.errors import ConflictError, SovereignError
+from sovereign_pipeline.base.errors import ConflictError, SovereignError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.states import states
 from sovereign_pipeline.orchestration.assets import refusal
 from sovereign_pipeline.orchestration.jobs import ROLLOUT_JOB
 from sovereign_pipeline.orchestration.pages.plots import hold_png
 from sovereign_pipeline.orchestration.partitions import LINES
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import dagster as dg
 
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.artifacts.staleness import stale_kinds
-from sovereign_pipeline.errors import InputError, RunStopped
+from sovereign_pipeline.base.errors import InputError, RunStopped
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.checks import NOT_REPEATED
 from sovereign_pipeline.orchestration.partitions import register_lines

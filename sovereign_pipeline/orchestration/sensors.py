@@ -4,13 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.catalog import registered_as
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.jobs import REVIEW_JOB
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.review.catalog import find_closed_of
-from sovereign_pipeline.settings import Settings
 
 
 @dg.sensor(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sovereign_pipeline.errors import RecipeError
+from sovereign_pipeline.base.errors import RecipeError
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sovereign_pipeline.errors import RecipeError
+from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml

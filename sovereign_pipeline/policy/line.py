@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from sovereign_pipeline.errors import NotFoundError, RecipeError
+from sovereign_pipeline.base.errors import NotFoundError, RecipeError
 from sovereign_pipeline.policy.cadence import Cadence
 from sovereign_pipeline.policy.corpus import Corpus, Privacy, Quarantine, Source, Split
 from sovereign_pipeline.policy.evaluation import Evaluation

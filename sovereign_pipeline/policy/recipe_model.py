@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationErro
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
-from sovereign_pipeline.errors import Act, RecipeError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import Act, RecipeError
+from sovereign_pipeline.base.frozen import Frozen
 
 _EXPECTED = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list"),

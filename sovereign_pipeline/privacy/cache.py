@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
 
 SECONDS_TO_WAIT = 120.0  # for other processes that write
 KEYS_PER_QUERY = 5_000  # SQLite binds at most 32,766 values in one statement

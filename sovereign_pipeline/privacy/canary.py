@@ -6,8 +6,8 @@ What belongs here: one document for each language, with a planted value of every
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 
 CANARY_CASE = "canary"

@@ -9,18 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.artifacts.making import Identity, make_artifact
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Workplace
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import canonical_json, digest_of
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import DOCUMENTS
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.placeholders import AUTHOR
 from sovereign_pipeline.privacy.preview import PreviewedRow
-from sovereign_pipeline.shares import MeasuredShare, measured_share
 
 JUDGEMENT = "privacy_judgement"
 SCRUBBED = "scrubbed_corpus"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 
-from sovereign_pipeline.lookalikes import BLANK_LETTERS, LOOKALIKES, TATWEEL
+from sovereign_pipeline.base.text import BLANK_LETTERS, LOOKALIKES, TATWEEL
 from sovereign_pipeline.privacy.encodings import Places, decoded
 
 _LINE_BREAKS = "\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"

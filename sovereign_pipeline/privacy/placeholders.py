@@ -6,8 +6,8 @@ What belongs here: their form and their numbers. What does not: which value is w
 import re
 from collections import Counter
 
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.normalisation import normalise
 

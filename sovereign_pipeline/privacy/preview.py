@@ -10,10 +10,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import Corrections
 from sovereign_pipeline.privacy.detection import Detector, Text, read_findings, texts_of
@@ -23,7 +24,6 @@ from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import Span
 from sovereign_pipeline.privacy.vault.vault import MappingRow
 from sovereign_pipeline.privacy.word_lists import load_word_lists
-from sovereign_pipeline.wording import and_more
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.making import identity_of
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, KindsIn, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import Kind
@@ -33,7 +33,6 @@ from sovereign_pipeline.privacy.rereading import Remaining, SecondReading
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
 from sovereign_pipeline.privacy.vault.vault import Vault
 from sovereign_pipeline.privacy.word_lists import NO_WORDS, load_word_lists
-from sovereign_pipeline.wording import and_more
 
 ROWS_IN_EVIDENCE = 20
 

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.artifacts.gates import passing_verdict
-from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of, file_sha256, short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.making import identity_of, stated_identity
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.staleness import compare
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base.errors import IntegrityError, StaleInput
+from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256, short
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import CARD
-from sovereign_pipeline.errors import IntegrityError, StaleInput
 from sovereign_pipeline.ledger.catalog import is_registered
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.line import Line
@@ -41,7 +42,6 @@ from sovereign_pipeline.registry.record import (
 )
 from sovereign_pipeline.signing.officers import officer_in_short
 from sovereign_pipeline.training.tuned_model import tuned_model
-from sovereign_pipeline.wording import and_more, counted
 
 BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 

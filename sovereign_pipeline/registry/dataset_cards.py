@@ -8,11 +8,11 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
-from sovereign_pipeline.errors import IntegrityError
 
 
 @dataclass(frozen=True)

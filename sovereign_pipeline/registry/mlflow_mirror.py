@@ -14,16 +14,15 @@ from typing import Any
 
 from sqlalchemy import create_engine, event
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base.files import canonical_json, held
+from sovereign_pipeline.base.settings import VARIABLES, Settings, go_offline
 from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_PAGE
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.ledger.database import parsed_url
 from sovereign_pipeline.ledger.tables import Adapter, row_as_dict
-from sovereign_pipeline.processes.locks import held
 from sovereign_pipeline.registry.record import numbers_in
-from sovereign_pipeline.settings import VARIABLES, Settings, go_offline
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 
 LATEST = "latest-registered"

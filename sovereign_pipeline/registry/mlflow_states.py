@@ -15,10 +15,11 @@ from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.entry_point import account
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry, parsed_url
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
@@ -26,7 +27,6 @@ from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import LATEST, MIRRORED, mirror_adapter, mirrored
-from sovereign_pipeline.settings import VARIABLES, Settings
 
 REPAIRED = "mlflow repaired"
 ALIASES: Mapping[str, frozenset[State]] = {

@@ -11,21 +11,21 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.changed_sources import ChangedSource, changed_sources
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.stages import DOCUMENTS, read_sources
-from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.cards import load_suite_card, suite_files, suite_folder
 from sovereign_pipeline.suites.items import digest_of_items
 from sovereign_pipeline.suites.suites import identity_of_suite
-from sovereign_pipeline.wording import counted
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from sovereign_pipeline.artifacts.gate_records import GATE_RECORD, read_verdict
-from sovereign_pipeline.artifacts.hashing import canonical_json, short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, WaiverKind, stated_waiver
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import canonical_json, short
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.policy.margins import allows
 from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.rlhf.preparing import REWARD_CODE

@@ -11,19 +11,20 @@ from typing import Any, Literal
 
 from sovereign_pipeline.artifacts.confined import confined_files
 from sovereign_pipeline.artifacts.gate_records import GATE_RECORD
-from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, read_waiver
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import Countdown, counted
 from sovereign_pipeline.base_models.origin import WEIGHTS, artifacts_of
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.corpus.changed_sources import ChangedSource
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_dataset
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.purges import files_purged, purges_of
@@ -35,10 +36,8 @@ from sovereign_pipeline.registry.dataset_cards import open_dataset
 from sovereign_pipeline.registry.outside_files import Checked, Examined, Withheld, examine_sources, examine_suites
 from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
 from sovereign_pipeline.registry.registration import assert_parent_is_registered
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline.training.tuned_model import stated_weights, tuned_model
-from sovereign_pipeline.wording import counted
 
 
 def _no_progress(message: str) -> None:

@@ -11,7 +11,7 @@ from itertools import groupby
 
 from markupsafe import Markup, escape
 
-from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.base.files import short
 from sovereign_pipeline.registry_pages.views import Node
 
 BOX_WIDTH, BOX_HEIGHT = 190, 46

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import ConflictError, IntegrityError, SovereignError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import State, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter
@@ -20,7 +21,6 @@ from sovereign_pipeline.release.changes import assert_staged_long_enough
 from sovereign_pipeline.release.requests import assert_not_recalled, assert_still_so, evidence_of
 from sovereign_pipeline.release.standing import Standing
 from sovereign_pipeline.release.transitions import Arrow, arrow
-from sovereign_pipeline.wording import and_more, counted
 from sovereign_pipeline.workplace import open_workplace
 
 FURTHER: Mapping[State, str] = {

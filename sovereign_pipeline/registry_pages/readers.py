@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.gateway.doorway import callers_of
 from sovereign_pipeline.serving.tokens import Tokens, file_of
-from sovereign_pipeline.settings import Settings
 
 COOKIE = "registry_reader"
 HOURS = 8

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.base.files import short
 from sovereign_pipeline.registry_pages.lineage_drawing import lineage_svg
 from sovereign_pipeline.registry_pages.views import AdapterView
 from sovereign_pipeline.review.page.translations import Language

@@ -16,8 +16,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, SovereignError, place_of
-from sovereign_pipeline.hosts.proxies import Proxy
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SovereignError, place_of
+from sovereign_pipeline.base.hosts import Proxy
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
@@ -27,7 +28,6 @@ from sovereign_pipeline.registry_pages.readers import COOKIE, HOURS, Reader, Rea
 from sovereign_pipeline.registry_pages.rendering import Readable, adapter_page, policy, render
 from sovereign_pipeline.review.page.rendering import LANGUAGE_COOKIE, language_of
 from sovereign_pipeline.review.page.translations import Language
-from sovereign_pipeline.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 

@@ -17,7 +17,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.in_force import TRUST_NAMES, trust_named
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallWaiver
@@ -27,12 +29,10 @@ from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Table
 from sovereign_pipeline.ledger.trust_on_record import assert_in_force
 from sovereign_pipeline.ledger.waiver_log import UNSIGNED_TAKEN_OVER
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import actor_of, assert_may, officer_of, trust_root, verify_act
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust import Trust
-from sovereign_pipeline.wording import and_more
 
 STATEMENT = "statement"
 

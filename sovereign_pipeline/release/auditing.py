@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.auditing.trusted_log import Witnessed, assert_log_of, witnessed_by
 from sovereign_pipeline.ledger.catalog import find_adapter, line_of
 from sovereign_pipeline.ledger.database import Registry
@@ -27,7 +28,6 @@ from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.verification import VerificationReport, record_of, verify_adapter
 from sovereign_pipeline.release.standing import assert_signed, standings
 from sovereign_pipeline.review.reconciling import examine_all
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import TRUST
 from sovereign_pipeline.signing.trust import Trust, load_trust
 

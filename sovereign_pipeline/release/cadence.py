@@ -16,6 +16,7 @@ from typing import Any, Literal
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, load_only
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview
@@ -26,7 +27,6 @@ from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
 from sovereign_pipeline.release.causes import Cause, Registered, causes
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers_words import officers_words
 from sovereign_pipeline.signing.predicates import REVIEW

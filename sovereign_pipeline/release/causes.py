@@ -14,11 +14,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of, short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import Manifest
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.files import digest_of, short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.cards import load_card
-from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.policy.cadence import Event
@@ -26,8 +28,6 @@ from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.release.recall import open_recalls
-from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.wording import and_more
 
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 """Files of a base model that decide how a conversation is written for it."""

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import ConflictError
+from sovereign_pipeline.base.errors import ConflictError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import assert_on_record

@@ -12,7 +12,7 @@ import datetime
 import hashlib
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import ConflictError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, SignInError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import trust_named

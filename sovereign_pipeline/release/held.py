@@ -14,8 +14,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.ledger.lifecycle_tables import (
     AdapterBaseModel,
     AdapterDataset,
@@ -26,7 +27,6 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     HeldDocument,
 )
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.wording import and_more
 
 
 @dataclass(frozen=True)

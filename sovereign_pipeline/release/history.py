@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Transition, row_as_dict
 from sovereign_pipeline.release.standing import Standing, signed_transitions
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.trust import Trust
 
 COMPARED = (

@@ -15,11 +15,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from sovereign_pipeline.bounded_files import read_bounded
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import read_bounded, write_atomically
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE, SUFFIX
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import PIPELINE

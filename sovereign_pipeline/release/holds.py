@@ -13,13 +13,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.bounded_files import read_bounded
-from sovereign_pipeline.errors import ConflictError, GateRefused, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, GateRefused, IntegrityError
+from sovereign_pipeline.base.files import read_bounded, write_atomically
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import trust_named
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.ledger.states import FLAG_CHANGED, in_production, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
 from sovereign_pipeline.ledger.trust_on_record import assert_in_force
@@ -32,7 +32,6 @@ from sovereign_pipeline.release.hold_judgements import (
     judgement_files,
     read_judgement,
 )
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import actor_of, assert_may, entry_actor, officer_of, trust_root, verify_act

@@ -11,12 +11,12 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import KnownIssue
 from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers_words import officers_words
 from sovereign_pipeline.signing.predicates import KNOWN_ISSUE

@@ -16,14 +16,15 @@ from pathlib import PurePosixPath
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.base_models.cards import load_card
 from sovereign_pipeline.base_models.origin import WEIGHTS
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import ConflictError, IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
@@ -35,7 +36,6 @@ from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.ledger.trust_on_record import assert_in_force
 from sovereign_pipeline.release.holdings import all_that_is_beneath
 from sovereign_pipeline.release.standing import assert_signed
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import assert_may, entry_actor, officer_of, trust_root
 from sovereign_pipeline.signing.officers_words import officers_words
@@ -43,7 +43,6 @@ from sovereign_pipeline.signing.predicates import PURGE
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
-from sovereign_pipeline.wording import and_more
 
 TRAINED = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
 """The kinds of artifacts whose weights are an adapter's own, or of a reward model that judged it: they hold what its

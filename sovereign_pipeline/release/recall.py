@@ -17,7 +17,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.ledger.catalog import line_of
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import (
@@ -32,11 +34,9 @@ from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
 from sovereign_pipeline.release.held import Question, assert_complete, holders, holds
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers_words import officers_words
 from sovereign_pipeline.signing.predicates import RECALL, RECALL_WAIVER
-from sovereign_pipeline.wording import and_more
 
 OPENED, WAIVED = "recall opened", "recall waived"
 OPENING = Act(OPENED, "recall", RECALL, "recall", lambda said: str(said["recall"]))

@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.gates import passing_verdict
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, NotFoundError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.catalog import find_adapter, waivers_of
 from sovereign_pipeline.ledger.database import Registry
@@ -28,7 +29,6 @@ from sovereign_pipeline.release.holds import hold_evidence
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.transitions import Arrow, arrow
 from sovereign_pipeline.review.stages import BLIND_REVIEW
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import Officer, entry_actor
 from sovereign_pipeline.signing.officers_words import on_one_line

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.in_force import INSTITUTION, POLICY_CHANGED, kept_rule
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.policy.release import Release, is_transition, release_in
-from sovereign_pipeline.settings import Settings
 
 
 @dataclass(frozen=True)

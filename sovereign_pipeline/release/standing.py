@@ -17,14 +17,14 @@ from typing import Any, Literal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, states, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.rules_on_record import RulesOnRecord, rules_on_record
 from sovereign_pipeline.release.transitions import SUPERSEDE
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import OFFICER, PIPELINE, Officer
 from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
 from sovereign_pipeline.signing.statements import verify_statement

@@ -6,7 +6,7 @@ a transition (`requests.py`, `decisions.py`).
 
 from dataclasses import dataclass
 
-from sovereign_pipeline.errors import ConflictError, InputError
+from sovereign_pipeline.base.errors import ConflictError, InputError
 from sovereign_pipeline.ledger.states import State
 from sovereign_pipeline.policy.recipe_model import nearest_known
 from sovereign_pipeline.policy.release import TransitionName

@@ -17,8 +17,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger import audit_log as audit
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry, BlindReview, Table, row_as_dict
@@ -32,7 +33,6 @@ from sovereign_pipeline.review.custody import (
     signed_acts,
     signing_key,
 )
-from sovereign_pipeline.settings import Settings
 
 OPENED = "review opened"
 LINK_ISSUED, SIGNED_IN = "sign-in link issued", "signed in"

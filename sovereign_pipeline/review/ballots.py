@@ -15,8 +15,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError as RefusedByDatabase
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import ConflictError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.people import person_in_short
 from sovereign_pipeline.ledger.tables import Ballot, BlindReview, Guess
@@ -34,7 +35,6 @@ from sovereign_pipeline.review.acts import (
 )
 from sovereign_pipeline.review.links import SignedIn
 from sovereign_pipeline.review.plan import Position
-from sovereign_pipeline.settings import Settings
 
 Preference = Literal["a", "b", "tie"]
 

@@ -6,7 +6,7 @@ What belongs here: look-ups of whole reviews. What does not: their ballots (`bal
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import ConflictError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
 

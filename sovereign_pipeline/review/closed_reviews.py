@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.ledger.catalog import registered_as
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing

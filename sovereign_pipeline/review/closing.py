@@ -7,7 +7,8 @@ What belongs here: when a review may be closed. What does not: whether its rows 
 import datetime
 from collections.abc import Iterable
 
-from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, SignInError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import trust_named
 from sovereign_pipeline.ledger.people import People
@@ -21,7 +22,6 @@ from sovereign_pipeline.review.links import stands_for
 from sovereign_pipeline.review.plan import ReviewPlan
 from sovereign_pipeline.review.reconciling import CLOSE, STATEMENT, assert_none, findings_in, read_log, rows_of, said_of
 from sovereign_pipeline.review.sealed import PlanContents
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import assert_may, officer_of, trust_root
 from sovereign_pipeline.signing.officers_words import on_one_line

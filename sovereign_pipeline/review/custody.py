@@ -16,10 +16,10 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.tables import BlindReview
 from sovereign_pipeline.review.plan import commitment
-from sovereign_pipeline.settings import Settings
 
 SECRET_BYTES = 32
 SEED, KEY, SIGNED = ".seed", ".key", ".acts"

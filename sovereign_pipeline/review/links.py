@@ -16,7 +16,8 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import ConflictError, NotFoundError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, NotFoundError, SignInError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.people import COMMITMENT, People
 from sovereign_pipeline.ledger.tables import BlindReview, SignInLink, SignInUse
@@ -32,7 +33,6 @@ from sovereign_pipeline.review.acts import (
 )
 from sovereign_pipeline.review.catalog import find_all_open, find_open
 from sovereign_pipeline.review.sealed import plan_of
-from sovereign_pipeline.settings import Settings
 
 TOKEN_BYTES = 32
 

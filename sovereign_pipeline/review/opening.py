@@ -18,13 +18,14 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError, StaleInput
+from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError, StaleInput
+from sovereign_pipeline.base.files import held_if_free
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.catalog import find_adapter, registered_as
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import Adapter, Ballot, BlindReview
 from sovereign_pipeline.policy.review import FEWEST_OPERATORS, MOST_OPERATORS, OperatorName, Review
-from sovereign_pipeline.processes.locks import held_if_free
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.acts import OPENED, Entering, digest_of_row, opening_acts
 from sovereign_pipeline.review.answering import OpenContenders, open_contenders
@@ -37,7 +38,6 @@ from sovereign_pipeline.review.plan import ReviewPlan
 from sovereign_pipeline.review.plan_stage import PlanRequest, plan_stage
 from sovereign_pipeline.review.result import is_counted
 from sovereign_pipeline.review.sealed import PlanContents, read_plan
-from sovereign_pipeline.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import ConflictError, InputError
+from sovereign_pipeline.base.errors import ConflictError, InputError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record

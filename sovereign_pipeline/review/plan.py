@@ -10,8 +10,8 @@ import hmac
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.files import canonical_json
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.ledger.people import person_in_short
 from sovereign_pipeline.policy.review import Criterion, OfficerMay, Review
 

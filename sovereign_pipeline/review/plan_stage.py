@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base.errors import CeilingExceeded, InputError, IntegrityError
+from sovereign_pipeline.base.files import canonical_json, digest_of
+from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.corpus.document import write_jsonl
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import CeilingExceeded, InputError, IntegrityError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import CeilingExceeded, InputError, SourceError
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset.jsonl import sft_row
-from sovereign_pipeline.errors import CeilingExceeded, InputError, SourceError
 from sovereign_pipeline.policy.review import Review
 from sovereign_pipeline.review.plan import Prompt
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.items import EvaluationItem, read_items
-from sovereign_pipeline.wording import and_more, counted
 
 
 class PromptRow(EvaluationItem):

@@ -14,9 +14,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger import audit_log as audit
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.people import person_in_short
@@ -48,7 +49,6 @@ from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, conten
 from sovereign_pipeline.review.catalog import find_all
 from sovereign_pipeline.review.custody import SignedAct, is_key_kept, noted_reviews, signed_acts
 from sovereign_pipeline.review.sealed import PlanContents, plan_of
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import trust_root, verify_act
 from sovereign_pipeline.signing.predicates import EARLY_CLOSING
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pydantic import ConfigDict, Field
 
 from sovereign_pipeline.artifacts.stage import Outcome, Verdict
-from sovereign_pipeline.errors import GateRefused
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import GateRefused
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.ledger.people import person_in_short
 from sovereign_pipeline.policy.review import Criterion
 from sovereign_pipeline.review.plan import in_words

@@ -17,11 +17,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from pydantic import ValidationError
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.tables import BlindReview
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, ReviewPlan
 

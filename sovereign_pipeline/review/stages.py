@@ -6,10 +6,10 @@ opening a review makes (`plan_stage.py`).
 
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.review import OfficerMay

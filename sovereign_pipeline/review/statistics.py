@@ -9,7 +9,7 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Literal
 
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.frozen import Frozen
 
 CONFIDENCE = 0.95
 POWER = 0.8

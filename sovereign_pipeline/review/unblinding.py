@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.ledger.tables import Ballot, Guess
 from sovereign_pipeline.policy.review import Criterion
 from sovereign_pipeline.review.plan import PlannedPair, Position, candidate_positions, commitment

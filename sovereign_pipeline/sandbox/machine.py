@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.sandbox.command import in_tool, run_command
 from sovereign_pipeline.sandbox.sandbox import Limits, python_parts
 

@@ -27,7 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from sovereign_pipeline.errors import SandboxUnavailable
+from sovereign_pipeline.base.errors import SandboxUnavailable
 from sovereign_pipeline.sandbox.inside import OUT_OF_TIME
 
 INSIDE = Path(__file__).with_name("inside.py")

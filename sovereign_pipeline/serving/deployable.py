@@ -17,10 +17,12 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base.errors import ConflictError, EngineRefused, IntegrityError, SovereignError, place_of
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
-from sovereign_pipeline.errors import ConflictError, EngineRefused, IntegrityError, SovereignError, place_of
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
 from sovereign_pipeline.ledger.states import State, states
@@ -29,10 +31,8 @@ from sovereign_pipeline.registry.record import AdapterRecord, disagreements, rea
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.standing import assert_signed, production_before
 from sovereign_pipeline.serving.engines.engine import Deployable
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.trust import Trust
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, tuned_model
-from sovereign_pipeline.wording import and_more
 
 NOT_VERIFIED = (SovereignError, OSError, KeyError, TypeError, ValueError)
 """What verifying raises, where a file cannot be read or is another thing than it should be too."""

@@ -20,9 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import EngineLost, InputError, NotFoundError, SovereignError, place_of
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.verified import open_base_model
-from sovereign_pipeline.countdown import silent
-from sovereign_pipeline.errors import EngineLost, InputError, NotFoundError, SovereignError, place_of
 from sovereign_pipeline.ledger.database import Registry, RegistryNewer, open_registry
 from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
@@ -39,7 +40,6 @@ from sovereign_pipeline.serving.last_verified import find_last_verified, forget,
 from sovereign_pipeline.serving.newest_trust import FILE, assert_none_newer_seen
 from sovereign_pipeline.serving.tokens import serving_directory
 from sovereign_pipeline.serving.training_side import Job, compute_apart
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline.signing.trust import Trust
 

@@ -12,8 +12,8 @@ from math import inf, isnan
 from statistics import fmean
 from typing import Literal
 
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.dataset.jsonl import user_message
-from sovereign_pipeline.frozen import Frozen
 
 PROMPTS = (
     "Please renew my permit for the stall at the harbour gate. The fee was paid on 3 March 2024.",

@@ -3,9 +3,9 @@
 What belongs here: that glance. What does not: what may be served, which `deployable.py` verifies.
 """
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import is_there, open_registry
 from sovereign_pipeline.ledger.states import lines_in
-from sovereign_pipeline.settings import Settings
 
 
 def lines_in_production(settings: Settings) -> list[str]:

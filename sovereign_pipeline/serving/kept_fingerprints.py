@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.making import Identity, make_artifact
 from sovereign_pipeline.artifacts.stage import Built, Progress
 from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.base.errors import EngineRefused, IntegrityError
+from sovereign_pipeline.base.files import canonical_json
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.verified import open_base_model
-from sovereign_pipeline.errors import EngineRefused, IntegrityError
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.serving.deployable import Verified
 from sovereign_pipeline.serving.fingerprints import NEW_TOKENS, TOP, Fingerprint, conversations, problem_of
 from sovereign_pipeline.serving.training_side import Job, compute_apart
-from sovereign_pipeline.settings import Settings
 
 KIND = "adapter_fingerprint"
 FILE = "fingerprint.json"

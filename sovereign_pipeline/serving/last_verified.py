@@ -16,16 +16,16 @@ from pydantic import ValidationError
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import IntegrityError, SovereignError
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.files import write_atomically
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.states import State
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.serving.deployable import NOT_VERIFIED, Found, Verified, in_order, named, verified_adapter
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.tokens import serving_directory
-from sovereign_pipeline.settings import Settings
 
 
 class Noted(Frozen):

@@ -12,10 +12,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
-from sovereign_pipeline.processes.locks import held_within
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import held_within, write_atomically
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.signing.trusted import Trust
 
 FILE = "trust-seen.json"

@@ -22,15 +22,14 @@ from pydantic import Field, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import digest_of, held_within
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.processes.locks import held_within
 from sovereign_pipeline.serving.callers import Caller, Grant
-from sovereign_pipeline.settings import Settings
 
 ADDED, REVOKED = "serving token added", "serving token revoked"
 TOKEN_BYTES = 32

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.processes.this_process import silence
-from sovereign_pipeline.processes.worker_pool import WorkerPool
+from sovereign_pipeline.base.processes import silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.serving.fingerprints import NEW_TOKENS, TOLERANCE, TOP, Fingerprint, Mark
-from sovereign_pipeline.settings import go_offline
 
 LIBRARIES = ("peft", "torch", "transformers")
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, SignInError
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.signing.keys import Signer, read_key
 from sovereign_pipeline.signing.statements import Verified, verify_statement
 from sovereign_pipeline.signing.trust import Trust, TrustedKey, load_trust, refuse_expired

@@ -6,7 +6,7 @@ a signature shows that.
 
 import unicodedata
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 
 REORDERS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
 """Unicode's classes of characters by which a text is shown in another order than it has."""

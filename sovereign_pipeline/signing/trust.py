@@ -11,7 +11,7 @@ What belongs here: reading it, as it may be relied on now. What does not: how it
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.signing.trusted import Trust as Trust
 from sovereign_pipeline.signing.trusted import TrustedKey as TrustedKey
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
 
-from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
-from sovereign_pipeline.lookalikes import compared_as
+from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.base.text import compared_as
 from sovereign_pipeline.signing.keys import Signer, algorithm_of, keyid_of
 from sovereign_pipeline.signing.trust import load_trust
 from sovereign_pipeline.signing.trust_files import (

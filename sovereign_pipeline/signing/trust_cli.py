@@ -13,10 +13,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from sovereign_pipeline.entry_point import run_program
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.messages import print_message
-from sovereign_pipeline.processes.this_process import keep_private
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.processes import keep_private, print_message, run_program
 from sovereign_pipeline.signing import trust_changes
 from sovereign_pipeline.signing.key_sources import (
     KeySource,

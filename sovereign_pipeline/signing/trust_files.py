@@ -20,7 +20,7 @@ from tuf.api.exceptions import RepositoryError
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization.json import JSONSerializer
 
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.signing.keys import Algorithm, Signer, keyid_of, public_pem_of, read_public_key
 
 Files = Mapping[str, bytes]

@@ -11,7 +11,7 @@ from typing import Any
 
 from tuf.api.metadata import Key, Metadata, Root, Targets
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.signing.keys import Algorithm
 from sovereign_pipeline.signing.trust_files import ROOT, TARGETS, Files, dated, metadata_in, pem_of, root_name
 from sovereign_pipeline.signing.trusted import ROLES, Trust, TrustedKey, TrustedRole

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.split.contained_texts import (
     Boilerplate,

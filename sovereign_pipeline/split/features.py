@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Progress, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.text import Countdown, silent
+from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.corpus.document import Document, not_a_document, read_documents
 from sovereign_pipeline.corpus.folding import folded, folded_author
 from sovereign_pipeline.corpus.links import link_key
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
-from sovereign_pipeline.countdown import Countdown, silent
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.corpus import Split
-from sovereign_pipeline.processes.worker_pool import WorkerPool
 from sovereign_pipeline.split.contained_texts import TextCollector, TextRecords, Texts, texts_of
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import normal_form, shingles_of_normal_forms, without_placeholder_numbers

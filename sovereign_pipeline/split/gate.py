@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
@@ -32,7 +33,6 @@ from sovereign_pipeline.split.features import (
 )
 from sovereign_pipeline.split.near_duplicates import crossing_keys, crossing_near_duplicates, near_duplicates
 from sovereign_pipeline.split.shingles import Rarity
-from sovereign_pipeline.wording import and_more
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.countdown import Countdown, silent
+from sovereign_pipeline.base.text import Countdown, silent
 from sovereign_pipeline.split.shingles import (
     HASH_BITS,
     Block,

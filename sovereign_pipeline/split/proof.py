@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.split.assignment import MIN_SHARE, Assignment
 from sovereign_pipeline.split.contained_texts import BOILERPLATE_TEXTS, LEAST_IN_COMMON

@@ -14,8 +14,8 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
+from sovereign_pipeline.base.text import compared_as
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.lookalikes import compared_as
 from sovereign_pipeline.privacy.encodings import decoded
 
 # Word 5-shingles as in Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", section 4.2. Arabic

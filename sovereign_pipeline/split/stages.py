@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.stages import DOCUMENTS
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
@@ -21,7 +22,6 @@ from sovereign_pipeline.split.assignment import MIN_SHARE, assign
 from sovereign_pipeline.split.features import author_keys_of, read_features, stop_without_the_model
 from sovereign_pipeline.split.gate import evaluate_no_crossing_groups
 from sovereign_pipeline.split.proof import proof_of
-from sovereign_pipeline.wording import and_more, counted
 
 
 def build_leakage_safe_split(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

@@ -13,10 +13,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, SourceError
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SourceError
+from sovereign_pipeline.base.files import digest_of, file_sha256
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known, read_yaml
-from sovereign_pipeline.settings import Settings
 
 SUBJECT = "{subject}"
 

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import CeilingExceeded, SourceError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import CeilingExceeded, SourceError
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.frozen import Frozen
 
 
 class EvaluationItem(Frozen):

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from pydantic import model_validator
 
-from sovereign_pipeline.errors import SourceError
+from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.suites.items import EvaluationItem, read_items
 
 Kind = Literal["harmful", "disclosure", "injection", "benign", "out_of_distribution"]

@@ -15,9 +15,9 @@ from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
+from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.file_formats import BYTE_ORDER_MARK, read_rows
-from sovereign_pipeline.errors import SourceError
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.cards import ChoiceTask, SuiteCard, SuiteFile, matching_files, suite_digest, suite_folder
 from sovereign_pipeline.suites.items import EvaluationItem
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import RecipeError, SovereignError
+from sovereign_pipeline.base.errors import RecipeError, SovereignError
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.suites.cards import (
     AnyTask,
     ChoiceTask,

@@ -12,18 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, IntegrityError, NotFoundError, RecipeError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.origin import artifacts_of
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.dataset.jsonl import row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.errors import CeilingExceeded, GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.states import ENDED, state_of
@@ -33,7 +34,6 @@ from sovereign_pipeline.split.gate import shared_with_held_out
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.loop.lora import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, tuned_model
-from sovereign_pipeline.wording import and_more
 
 GATE_NAME = "start_saw_nothing_held_out"
 _EXTERNAL = "start_from:"

@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from sovereign_pipeline.errors import Act, IntegrityError, SovereignError, TrainingFailed
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import Act, IntegrityError, SovereignError, TrainingFailed
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.policy.training.reward_model import RewardModel
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.policy.training.training import Checkpoints, Devices, Preference, Sft

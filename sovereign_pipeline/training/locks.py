@@ -1,6 +1,6 @@
 """Paths of the locks that keep trainers apart: one for a line's checkpoints, one for a device.
 
-What does not belong here: holding a lock (`sovereign_pipeline/processes/locks.py`).
+What does not belong here: holding a lock (`sovereign_pipeline/base/files.py`).
 """
 
 import os

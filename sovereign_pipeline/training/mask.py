@@ -8,13 +8,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of, short
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
+from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.corpus.document import Document, read_jsonl
 from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS, sft_row
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
-from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline.policy.training.tuning import Tuning
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, encode
 

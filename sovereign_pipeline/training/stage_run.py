@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.making import library_versions, source_digest
 from sovereign_pipeline.artifacts.stage import Config, Inputs, Workplace
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model, read_descriptor
 from sovereign_pipeline.policy.line import no_evaluation

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import Manifest
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import digest_of, file_sha256
 
 ADAPTER_DIRECTORY = "adapter"
 """In the artifact: an ordinary PEFT directory."""

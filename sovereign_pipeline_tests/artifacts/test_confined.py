@@ -8,13 +8,13 @@ import pytest
 from sovereign_pipeline.artifacts import confined
 from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE
 from sovereign_pipeline.artifacts.confined import left_in_home, move_out_of_home
-from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.base.errors import CorpusWithheld, IntegrityError
+from sovereign_pipeline.base.files import short
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, SOURCES
-from sovereign_pipeline.errors import CorpusWithheld, IntegrityError
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution

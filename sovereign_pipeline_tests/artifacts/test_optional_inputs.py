@@ -7,7 +7,7 @@ import pytest
 from sovereign_pipeline.artifacts.making import identity_of
 from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.staleness import Change, Reason, explain, stale_kinds
-from sovereign_pipeline.errors import GateRefused, StaleInput
+from sovereign_pipeline.base.errors import GateRefused, StaleInput
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
 
 FAILING = replace(SHORT, evaluate=lambda workplace, artifact, inputs: Verdict(False, "it is long.", {}))

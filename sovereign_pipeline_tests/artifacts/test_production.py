@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates, passing_verdict
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.making import identity_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError, StaleInput
+from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
 
 

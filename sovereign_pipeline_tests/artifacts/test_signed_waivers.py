@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import select
 
 from sovereign_pipeline.artifacts.gate_records import recorded_verdict, waiver_identity
-from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.making import make_artifact
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.artifacts.waiving import propose_waiver
 from sovereign_pipeline.artifacts.waiving import waive as waive_by_key
-from sovereign_pipeline.errors import GateRefused, IntegrityError, NotFoundError, SignInError, SovereignError
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError, NotFoundError, SignInError, SovereignError
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.signing.keys import FileSigner, generate, read_key

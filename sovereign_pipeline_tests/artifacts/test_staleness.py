@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from sovereign_pipeline.artifacts import making
-from sovereign_pipeline.artifacts.hashing import short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.staleness import LONGEST_VALUE, Change, Reason, compare, explain, stale_kinds
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import short
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
 from sovereign_pipeline_tests.officers import waive
 

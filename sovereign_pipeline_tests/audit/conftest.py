@@ -9,7 +9,7 @@ import pytest
 
 from sovereign_pipeline.audit.evidence import write_package
 from sovereign_pipeline.audit.verify import read_folder
-from sovereign_pipeline.countdown import silent
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.ledger.log import log_key, notes, witnesses
 from sovereign_pipeline.ledger.log.notes import COSIGNS
 from sovereign_pipeline.ledger.tables import Adapter

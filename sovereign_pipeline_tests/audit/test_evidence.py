@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from sovereign_pipeline.audit import evidence
 from sovereign_pipeline.audit.evidence import GIVEN, answered
 from sovereign_pipeline.audit.gathering import Gathered, gather
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.auditing.trusted_log import witnessed_by
 from sovereign_pipeline.ledger.log import log_key

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sovereign_pipeline.countdown import silent
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.ledger.states import transitions_of
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.release.hold_judgements import Judgement, write_judgement

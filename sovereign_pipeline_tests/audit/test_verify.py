@@ -14,7 +14,7 @@ import pytest
 
 from sovereign_pipeline.audit import verify
 from sovereign_pipeline.audit.shown_files import SHOWN
-from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.signing.keys import FileSigner, keyid_of
 from sovereign_pipeline.signing.trust_changes import create_trust
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk

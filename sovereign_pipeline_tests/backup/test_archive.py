@@ -8,13 +8,13 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
 from sovereign_pipeline.backup import archive
 from sovereign_pipeline.backup.archive import LIST, Listed
 from sovereign_pipeline.backup.description import Description
 from sovereign_pipeline.backup.restoring import extract
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import canonical_json, file_sha256
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline_tests.backup.conftest import Pair
 
 Take = Callable[[Listed, Iterator[bytes]], None]

@@ -19,13 +19,13 @@ from sovereign_pipeline.backup.postgresql import Database, assert_can_dump
 from sovereign_pipeline.backup.restoring import RESTORED
 from sovereign_pipeline.backup.snapshot import database_file
 from sovereign_pipeline.backup.taking import CREATED, check
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.log.checkpoints import checkpoint_file
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.verifying import verify_registry
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline_tests.backup.conftest import Office, act
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
@@ -169,7 +169,7 @@ def with_mlflow(office: Office, tracking: str) -> Office:
 TWO_ACTS = """
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.base.settings import Settings
 registry = open_registry(Settings.from_environment())
 for _ in range(2):
     with registry.writing() as session:

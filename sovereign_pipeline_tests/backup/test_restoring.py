@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.backup import archive, description
 from sovereign_pipeline.backup.aside import ASIDE, OURS, folder_aside
 from sovereign_pipeline.backup.description import ARCHIVE, DESCRIPTION, SIGNATURE
 from sovereign_pipeline.backup.restoring import RESTORED
 from sovereign_pipeline.backup.taking import CREATED, check, take
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, PrivacyError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, PrivacyError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.log.checkpoints import checkpoint_file

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base_models.shapes import read_shape
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline_tests.base_models.built_models import FAMILIES, adapted, build, preset, recipe, write_config
 
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, RecipeError, Remedy
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.cards import card_path, load_card, model_directory
 from sovereign_pipeline.base_models.fetching import fetch
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import verify
-from sovereign_pipeline.countdown import silent
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, RecipeError, Remedy
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 

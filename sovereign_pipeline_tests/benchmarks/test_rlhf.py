@@ -14,7 +14,7 @@ from benchmarks.rlhf import jobs
 from benchmarks.rlhf import run as benchmark
 from benchmarks.rlhf.run import PAIRS, PARENT, STOCK, as_markdown, pace, steps_within, summary
 from benchmarks.rlhf.task import Prepared
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import Failure, TrainingResult
 
 

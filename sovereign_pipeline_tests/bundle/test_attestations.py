@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline.bundle.attestations import with_attestations
 from sovereign_pipeline.bundle.carried.telling import told
 from sovereign_pipeline.bundle.packing import Content
 from sovereign_pipeline.bundle.wheels import PUBLISHED
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline_tests.bundle.conftest import Packers, wheel
 from sovereign_pipeline_tests.bundle.sigstore_instance import SigstoreInstance, statement
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.bundle.carried.reading import Refused
 from sovereign_pipeline.bundle.packing import Content
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline_tests.bundle.conftest import PACKED, Packers, wheel
 
 DAY = timedelta(days=1)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.bundle.carried.installing import install, requirement_lines, this_platform
 from sovereign_pipeline.bundle.carried.reading import Refused
 from sovereign_pipeline.bundle.carried.verifying import Carried
 from sovereign_pipeline.bundle.packing import Content
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.bundle.conftest import RELEASE, Packers, archive_of, wheel
 
 QUIET = print

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.bundle.carried.telling import told
 from sovereign_pipeline.bundle.packing import Content
 from sovereign_pipeline.bundle.publishers import with_publishers
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline_tests.bundle.conftest import Packers
 
 pytestmark = pytest.mark.skipif(shutil.which("gpg") is None, reason="gpg is not installed")

@@ -16,12 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline.bundle.carried.reading import Refused
 from sovereign_pipeline.bundle.carried.telling import told
 from sovereign_pipeline.bundle.packing import Content
 from sovereign_pipeline.bundle.publishers import with_publishers
 from sovereign_pipeline.bundle.trusted_publishers import load_publishers
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline_tests.bundle.conftest import Packers
 from sovereign_pipeline_tests.bundle.sigstore_instance import (
     LIFE,

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.errors import IntegrityError, SignInError
 from sovereign_pipeline.bundle.carried.reading import Refused, sha256, spelled
 from sovereign_pipeline.bundle.carried.telling import told
 from sovereign_pipeline.bundle.carried.verifying import is_safe
 from sovereign_pipeline.bundle.packing import Content
-from sovereign_pipeline.errors import IntegrityError, SignInError
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.predicates import BUNDLE, HOLD
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.bundle.wheels import wheels
-from sovereign_pipeline.errors import NotFoundError
 from sovereign_pipeline_tests.bundle.conftest import BACKEND, wheel
 
 BUILD_WHEEL = BACKEND.replace("build_editable", "build_wheel").replace("small_release", "gamma").replace("small-", "")

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE
 from sovereign_pipeline.backup.taking import CREATED
+from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.commands.examination import pinned, records
 from sovereign_pipeline.commands.examination.examining import examine
@@ -23,7 +24,6 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.log import notes, witnesses
 from sovereign_pipeline.ledger.log.notes import COSIGNS, new_signer
 from sovereign_pipeline.privacy.vault.vault import fingerprint_of
-from sovereign_pipeline.settings import VARIABLES, Settings
 from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

@@ -14,13 +14,13 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base_models.cards import BaseModelCard
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.recipe_model import models_in
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.suites.cards import SuiteCard
 from sovereign_pipeline_tests.conftest import DemoInstitution

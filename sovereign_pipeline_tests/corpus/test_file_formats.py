@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus import file_formats
-from sovereign_pipeline.errors import SourceError
 
 
 @pytest.mark.security_case(

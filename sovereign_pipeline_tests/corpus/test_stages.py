@@ -16,9 +16,9 @@ from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, QuarantineExceeded, SourceError
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, SOURCES
-from sovereign_pipeline.errors import CeilingExceeded, GateRefused, QuarantineExceeded, SourceError
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter, minimal_recipe
 
 

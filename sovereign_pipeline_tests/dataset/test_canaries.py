@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import SPACE_BITS, WORDS, alternatives, canary_rows, never_planted, planted
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.training.training import Canaries
 from sovereign_pipeline.privacy.scrubbing import Scrubber

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.artifacts.gates import assert_usable
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import StaleInput
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.intervals import measured_share
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import (
     CARD,
@@ -22,9 +24,7 @@ from sovereign_pipeline.dataset.jsonl import (
     TRAINING_ROWS,
 )
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.errors import StaleInput
 from sovereign_pipeline.privacy.judgements import JudgedRow, Judgement, record_judgement
-from sovereign_pipeline.shares import measured_share
 from sovereign_pipeline.split import TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.chain import (

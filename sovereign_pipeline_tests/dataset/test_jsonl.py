@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.corpus.document import Document, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.jsonl import (
     SftRow,
@@ -21,7 +22,6 @@ from sovereign_pipeline.dataset.jsonl import (
     sft_row_of,
     user_message,
 )
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline_tests.conftest import letter
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
 from sovereign_pipeline.dataset.jsonl import (
@@ -25,7 +26,6 @@ from sovereign_pipeline.dataset.jsonl import (
     sft_row,
 )
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.errors import GateRefused, IntegrityError
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.dataset.chain import (

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, Remedy
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, tokenizer_digests
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, Remedy
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.training.loop.rows import encode_sft
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe

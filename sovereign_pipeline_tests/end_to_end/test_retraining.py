@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from sovereign_pipeline.base.settings import VARIABLES
 from sovereign_pipeline.definitions import chain_job
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.due_reviews import PERIOD_TAG, reviews_due
@@ -13,7 +14,6 @@ from sovereign_pipeline.orchestration.instance import open_instance
 from sovereign_pipeline.orchestration.jobs import CHAIN_JOB
 from sovereign_pipeline.release.cadence import due_reviews
 from sovereign_pipeline.release.causes import Cause
-from sovereign_pipeline.settings import VARIABLES
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, invented_letter
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.evaluation.arms.models import Models, open_models

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 
 SUBJECTS = ("harbour_law", "lamp_care")
 MMLU_HEADER = ["question", "choice0", "choice1", "choice2", "choice3", "answer"]

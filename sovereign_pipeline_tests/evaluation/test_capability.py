@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.errors import InputError, SandboxUnavailable, SourceError
+from sovereign_pipeline.base.errors import InputError, SandboxUnavailable, SourceError
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.evaluation.arms.models import Models
 from sovereign_pipeline.evaluation.capability import (
     asked_row,
@@ -25,7 +26,6 @@ from sovereign_pipeline.evaluation.capability import (
     until,
 )
 from sovereign_pipeline.evaluation.records import CapabilitySample
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask, NumberTask, SpanTask
 from sovereign_pipeline.suites.items import read_items
 from sovereign_pipeline.suites.rows import Function, Passage, Problem, Question

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
-from sovereign_pipeline.errors import CeilingExceeded, IntegrityError
+from sovereign_pipeline.base.errors import CeilingExceeded, IntegrityError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.evaluation.report.report import IncumbentFacts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.chain import Chain

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation import held_out
 from sovereign_pipeline.evaluation.arms.models import Models
 from sovereign_pipeline.evaluation.held_out import (

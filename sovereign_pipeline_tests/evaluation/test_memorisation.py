@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from scipy.stats import norm, skewnorm
 
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.canaries import canary_rows
 from sovereign_pipeline.dataset.jsonl import SftRow, sft_row, user_message
-from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.evaluation.arms.models import Models, open_models
 from sovereign_pipeline.evaluation.memorisation import (
     continue_documents,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.evaluation.memorisation import rise_over_control
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
@@ -19,7 +20,6 @@ from sovereign_pipeline.evaluation.power import (
 from sovereign_pipeline.evaluation.statistics import ShareDifference, compare_shares, evaluate_difference
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.test_statistics import passing_probability as exactly
 

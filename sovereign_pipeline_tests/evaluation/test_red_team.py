@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.errors import GateRefused, IntegrityError, PrivacyError, SourceError
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError, PrivacyError, SourceError
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.evaluation.arms.models import Models
 from sovereign_pipeline.evaluation.records import JudgedLabel, JudgeQuality, RedTeamSample, as_json, read_rows
 from sovereign_pipeline.evaluation.red_team import (
@@ -30,7 +31,6 @@ from sovereign_pipeline.evaluation.red_team import (
 from sovereign_pipeline.evaluation.refusals import is_refusal
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.evaluation import JudgeModel
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.suites.red_team_prompts import KINDS, RedTeamPrompt, read_prompts
 from sovereign_pipeline_tests.conftest import PROMPTS as ROWS
 from sovereign_pipeline_tests.conftest import DemoInstitution

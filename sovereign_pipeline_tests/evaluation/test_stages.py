@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.making import Production
-from sovereign_pipeline.errors import CeilingExceeded, SourceError
+from sovereign_pipeline.base.errors import CeilingExceeded, SourceError
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.evaluation.records import (
     CanarySample,
     CapabilityScores,

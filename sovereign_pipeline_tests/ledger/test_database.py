@@ -15,12 +15,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.ledger.catalog import list_datasets
 from sovereign_pipeline.ledger.database import MIGRATIONS, Registry, head_revision, open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter, RecallWaiver
 from sovereign_pipeline.ledger.tables import Adapter, Table
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import SECONDS
 
@@ -162,7 +162,7 @@ def test_processes_that_open_a_new_registry_at_once_all_succeed(bench: Bench, da
     bench.settings.home.mkdir(parents=True, exist_ok=True)
     code = (
         "from sovereign_pipeline.ledger.database import open_registry\n"
-        "from sovereign_pipeline.settings import Settings\n"
+        "from sovereign_pipeline.base.settings import Settings\n"
         "open_registry(Settings.from_environment())\n"
     )
     environment = {**os.environ, "SOVEREIGN_HOME": str(bench.settings.home)}

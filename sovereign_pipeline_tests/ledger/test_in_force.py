@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import rule_file, rules, trust_on_record

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append, entries
 from sovereign_pipeline.ledger.catalog import find_adapter, incumbent_of, list_adapters, registered_as
 from sovereign_pipeline.ledger.database import Registry

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger import triggers
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.tables import Table

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.log import log_key, merkle, notes, proofs

@@ -9,11 +9,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.definitions import build_definitions, defs
 from sovereign_pipeline.orchestration.chain import AFTER_PEOPLE, CHAIN, PRESENTATION, chain_with
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
-from sovereign_pipeline.settings import PROJECT_ROOT
 
 ALL = (*CHAIN, *AFTER_PEOPLE)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.orchestration.mlflow_ui import HIDDEN, create_app, environment
-from sovereign_pipeline.settings import Settings
 
 PORT = 5000
 

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
+from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
-from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.orchestration.runner import _forking_anew, _narrate, _reason
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line

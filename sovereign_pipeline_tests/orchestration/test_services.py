@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import InputError, ServiceEnded
-from sovereign_pipeline.hosts.loopback import listen
+from sovereign_pipeline.base.errors import InputError, ServiceEnded
+from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.orchestration import services
 from sovereign_pipeline.orchestration.services import Ports, Service, serve_until_interrupted
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.release.conftest import Office, office  # noqa: F401  fixtures
 
 OPTIONS = ("--port", "--mlflow-port", "--review-port", "--pages-port", "--gateway-port")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.errors import RecipeError
+from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.policy.classification import ClassificationLadder
 
 LADDER = ClassificationLadder(("PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"))

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sovereign_pipeline.errors import NotFoundError, RecipeError
+from sovereign_pipeline.base.errors import NotFoundError, RecipeError
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import line_names, load_line, read_line
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, minimal_recipe
 
 INSTITUTION = Institution(name="Lamp Office", classification=tuple(LADDER))

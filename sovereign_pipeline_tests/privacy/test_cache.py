@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.case_files import ScrubbedCase

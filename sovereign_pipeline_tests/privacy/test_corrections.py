@@ -10,8 +10,8 @@ import yaml
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
-from sovereign_pipeline.errors import RecipeError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS

@@ -5,6 +5,7 @@ Each failure says what is missing for a new kind; `policy/personal_data.py` says
 
 import pytest
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
@@ -12,7 +13,6 @@ from sovereign_pipeline.privacy.canary import CANARIES
 from sovereign_pipeline.privacy.how_found import NOT_LOOKED_FOR, how_found, how_found_markdown
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
 from sovereign_pipeline.privacy.names.entities import LABELS
-from sovereign_pipeline.settings import PROJECT_ROOT
 
 
 @pytest.mark.parametrize("kind", KINDS)

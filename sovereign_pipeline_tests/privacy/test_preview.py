@@ -11,9 +11,9 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.privacy import canary

@@ -12,9 +12,9 @@ from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
+from sovereign_pipeline.base.errors import GateRefused, PrivacyError
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
-from sovereign_pipeline.errors import GateRefused, PrivacyError
 from sovereign_pipeline.privacy import stages
 from sovereign_pipeline.privacy.rereading import SecondReading
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Stage
+from sovereign_pipeline.base.errors import StaleInput
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.corpus.changed_sources import ChangedRows
-from sovereign_pipeline.errors import StaleInput
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset

@@ -5,8 +5,8 @@ import json
 import pytest
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import IntegrityError
 from sovereign_pipeline_tests.registry.bench import Bench
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.registry.outside_files import Checked, Examined, examine_suites
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution

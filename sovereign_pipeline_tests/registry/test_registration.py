@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, StaleInput
+from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, StaleInput
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.record import AdapterRecord, BaseModelFacts, DatasetFacts, read_record
 from sovereign_pipeline.registry.registration import next_version, register

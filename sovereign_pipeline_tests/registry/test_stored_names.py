@@ -2,7 +2,7 @@
 
 import json
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.registry.record import AdapterRecord, GateFacts, ParentAdapterFacts, WaiverFacts
 from sovereign_pipeline_tests.registry.test_registration import RECORD
 

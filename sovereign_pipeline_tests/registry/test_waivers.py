@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.artifacts.stage import Gate, Inputs, Outcome, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError
 from sovereign_pipeline.ledger.catalog import show_adapter, waivers_of_line
 from sovereign_pipeline.orchestration import chain as chain_of_the_pipeline
 from sovereign_pipeline.registry.building import registered_adapter_stage

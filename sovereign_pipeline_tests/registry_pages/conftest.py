@@ -10,7 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 from uvicorn import Config, Server
 
-from sovereign_pipeline.hosts.loopback import listen
+from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.orchestration.artifact_pages import create_app
 from sovereign_pipeline.registry_pages.adapter_view import adapter_view
@@ -19,7 +20,6 @@ from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.serving.callers import Grant
 from sovereign_pipeline.serving.tokens import add_token
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, busy_office, one_more_adapter
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.browser import pictures as pictures

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner
 
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.purges import Purge
 from sovereign_pipeline.ledger.states import STATES

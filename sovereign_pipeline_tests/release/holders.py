@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base_models.cards import card_path, load_card
 from sovereign_pipeline.base_models.origin import made_here
 from sovereign_pipeline.cli import app

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import InputError, IntegrityError, SignInError
+from sovereign_pipeline.base.errors import InputError, IntegrityError, SignInError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter

@@ -12,9 +12,10 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.countdown import silent
-from sovereign_pipeline.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.ledger.auditing.read_only import registry_read_only
 from sovereign_pipeline.ledger.auditing.trusted_log import assert_log_of
 from sovereign_pipeline.ledger.database import open_registry
@@ -25,7 +26,6 @@ from sovereign_pipeline.ledger.tables import Table
 from sovereign_pipeline.release.auditing import AuditReport, audit_adapter
 from sovereign_pipeline.release.cadence import record_review
 from sovereign_pipeline.release.issues import add_issue
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.key_sources import read_public_file
 from sovereign_pipeline.signing.keys import generate

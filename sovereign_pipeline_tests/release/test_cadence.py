@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
-from sovereign_pipeline.errors import InputError, NotFoundError
+from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.release.cadence import REVIEWED, Due, due_reviews, record_review
 from sovereign_pipeline.release.held import Question

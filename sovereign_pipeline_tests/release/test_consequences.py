@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.base.errors import RecipeError, SovereignError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import RecipeError, SovereignError
 from sovereign_pipeline.ledger.catalog import incumbent_of, list_adapters
 from sovereign_pipeline.release.history import differences
 from sovereign_pipeline.signing.keys import write_key

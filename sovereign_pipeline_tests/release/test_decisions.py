@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.ledger.audit_log import append, entries, verify
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
 from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED

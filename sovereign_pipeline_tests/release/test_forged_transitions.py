@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of
 from sovereign_pipeline.ledger.tables import Adapter, Transition

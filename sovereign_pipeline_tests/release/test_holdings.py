@@ -3,8 +3,8 @@
 import pytest
 from sqlalchemy import text
 
-from sovereign_pipeline.countdown import silent
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.release.held import Question, assert_complete, holders, holders_query, holds
 from sovereign_pipeline.release.holdings import rebuild

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import LATEST, mirror_adapter

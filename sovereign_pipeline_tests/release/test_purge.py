@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.countdown import silent
-from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.ledger.audit_log import append, entries
 from sovereign_pipeline.ledger.purges import PURGED, Purge, purge_dates
 from sovereign_pipeline.ledger.tables import Adapter

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline.commands.examination.examining import examine
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import POLICY_CHANGED, TRUST_NAMED

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.in_force import INSTITUTION, rule_file, rules
 from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, lines_in, transitions_of

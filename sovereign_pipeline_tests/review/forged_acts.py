@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.ledger import audit_log as audit
 from sovereign_pipeline.ledger.tables import (
     AuditEntry,

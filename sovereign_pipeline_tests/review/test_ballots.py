@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from sovereign_pipeline.errors import ConflictError
+from sovereign_pipeline.base.errors import ConflictError
 from sovereign_pipeline.ledger.audit_log import entries, verify
 from sovereign_pipeline.ledger.tables import Ballot
 from sovereign_pipeline.review.ballots import given

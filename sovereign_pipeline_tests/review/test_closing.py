@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from sovereign_pipeline.errors import ConflictError, GateRefused, InputError, IntegrityError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, IntegrityError, SignInError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.tables import ReviewClosing
 from sovereign_pipeline.review.acts import digest_of_row, entering_acts

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, StaleInput
+from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import GateRefused, InputError, IntegrityError, StaleInput
-from sovereign_pipeline.hosts.loopback import listen
 from sovereign_pipeline_tests.officers import officer_called
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 

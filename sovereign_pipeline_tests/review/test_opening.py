@@ -11,8 +11,7 @@ import pytest
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.corpus.document import read_documents
-from sovereign_pipeline.errors import (
+from sovereign_pipeline.base.errors import (
     ConflictError,
     GateRefused,
     InputError,
@@ -21,10 +20,11 @@ from sovereign_pipeline.errors import (
     Remedy,
     StaleInput,
 )
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.ledger.audit_log import entries, verify
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, SignInLink
-from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.review.answering import Contenders
 from sovereign_pipeline.review.ballots import given, progress
 from sovereign_pipeline.review.custody import ReviewSecrets, draw_secrets, sealed_seed

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sovereign_pipeline.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.evaluation.comparison import incumbent_digests
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.review.catalog import find_closed

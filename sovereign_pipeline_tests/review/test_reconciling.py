@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.ledger import audit_log as audit
 from sovereign_pipeline.ledger.tables import (
     AuditEntry,

@@ -11,12 +11,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
+from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.corpus.document import write_jsonl
-from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.ledger import audit_log as audit
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import Ballot, ReviewClosing, row_as_dict

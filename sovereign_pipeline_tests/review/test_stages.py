@@ -8,7 +8,7 @@ from sqlalchemy import text
 
 from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
-from sovereign_pipeline.errors import ConflictError, GateRefused, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, GateRefused, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.signing.officers import officer_in_short
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import officer_called, waive

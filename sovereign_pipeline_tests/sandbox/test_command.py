@@ -9,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.sandbox.command import CommandEnd
 from sovereign_pipeline.sandbox.machine import parts_of
 from sovereign_pipeline.sandbox.sandbox import Limits
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.sandbox.commands import ROOM, SHELL, end_of, python
 from sovereign_pipeline_tests.sandbox.test_sandbox import wait_until_none_is_named
 from sovereign_pipeline_tests.waiting import wait_until

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.sandbox import inside, machine
 from sovereign_pipeline.sandbox.sandbox import Limits
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.sandbox.commands import ROOM, SHELL, end_of, python
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sovereign_pipeline.errors import SandboxUnavailable
+from sovereign_pipeline.base.errors import SandboxUnavailable
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.sandbox import sandbox
 from sovereign_pipeline.sandbox.sandbox import Limits, require_sandbox, run_program
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.sandbox.programs import outcome_of
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.sandbox import inside, sandbox
 from sovereign_pipeline.sandbox.sandbox import Limits
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.sandbox.programs import outcome_of
 
 

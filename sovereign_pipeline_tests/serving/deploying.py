@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampling
 from sovereign_pipeline.serving.training_side import compute

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base_models.cards import card_path
 from sovereign_pipeline.base_models.stages import build_base_model
 from sovereign_pipeline.ledger.tables import Adapter

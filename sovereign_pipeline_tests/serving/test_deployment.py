@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall

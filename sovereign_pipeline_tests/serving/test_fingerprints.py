@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import LogProbabilities, Mark, Precision, difference, problem_of

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.serving import last_verified
 from sovereign_pipeline.serving.deployment import RegistryUnreached

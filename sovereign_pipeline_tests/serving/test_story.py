@@ -18,8 +18,8 @@ import pytest
 from openai import InternalServerError, NotFoundError, OpenAI
 from playwright.sync_api import Page, expect
 
-from sovereign_pipeline.errors import EngineLost, GateRefused
-from sovereign_pipeline.hosts.proxies import Proxy
+from sovereign_pipeline.base.errors import EngineLost, GateRefused
+from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.ledger.tables import Adapter

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.tables import AuditEntry

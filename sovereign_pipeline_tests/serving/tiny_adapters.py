@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
+from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.fingerprints import Fingerprint, conversations
 from sovereign_pipeline.serving.training_side import Job, compute

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.signing.key_sources import KeyFile, TokenKey, asked_passphrase, key_source, open_signer
 from sovereign_pipeline.signing.keys import (
     FileSigner,

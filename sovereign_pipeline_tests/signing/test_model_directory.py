@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.model_directory import sign_directory, verify_directory
 from sovereign_pipeline.signing.statements import verify_statement

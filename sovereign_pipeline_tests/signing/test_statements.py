@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.signing.bundles import PAYLOAD, pre_authentication_encoding
 from sovereign_pipeline.signing.keys import FileSigner, generate
 from sovereign_pipeline.signing.predicates import APPROVAL, FIELDS, GATE, PREDICATES, PROVENANCE, provenance

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.signing import trust_cli
 from sovereign_pipeline.signing.key_sources import TokenKey, open_signer
 from sovereign_pipeline.signing.keys import generate, is_signed, write_key

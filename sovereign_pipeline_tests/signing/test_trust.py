@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tuf.api.metadata import Metadata, Root, Targets
 
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.trust_changes import (
     TARGETS_DAYS,

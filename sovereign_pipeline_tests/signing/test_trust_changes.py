@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.trust_changes import (
     ROOT_DAYS,

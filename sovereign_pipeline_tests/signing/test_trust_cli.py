@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.signing import keys, trust_cli
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.keys import generate, keyid_of

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import NO_CROSSING_GROUPS
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, hold_out, hold_out_newest
 from sovereign_pipeline.split.features import Ties, components, key_of, matters_of
 

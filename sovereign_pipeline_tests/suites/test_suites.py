@@ -10,11 +10,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, RecipeError, SourceError
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, RecipeError, SourceError
 from sovereign_pipeline.evaluation.capability import check_suite
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.suites.cards import SuiteCard, card_path, load_suite_card, suite_digest, suite_names
 from sovereign_pipeline.suites.items import read_items
 from sovereign_pipeline.suites.rows import Passage, Problem, Question, read_asked, read_examples

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.settings import Settings
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.suites.cards import SuiteCard, load_suite_card
 from sovereign_pipeline.suites.rows import AnyRow, Function, Problem, Question, read_asked, read_examples
 from sovereign_pipeline.suites.wording import (

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.hashing import file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.training.job import TrainingJob, TrainingResult

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.attention import row_lengths, use_row_by_row
 from sovereign_pipeline.training.loop.forward import packed, passes_in, reply_log_probabilities

@@ -13,15 +13,15 @@ import pytest
 import yaml
 
 from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError, TrainingFailed
+from sovereign_pipeline.base.files import digest_of, file_sha256
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import chat_template, open_base_model, read_descriptor
-from sovereign_pipeline.countdown import silent
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.errors import GateRefused, IntegrityError, TrainingFailed
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.lora import expected_lora_tensors, lora_settings

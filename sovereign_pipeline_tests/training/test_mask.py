@@ -10,12 +10,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.artifacts.stage import Stage
+from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.commands.terminal import out
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer
-from sovereign_pipeline.errors import InputError, NotFoundError
 from sovereign_pipeline.training.loop.rows import IGNORED, encode
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import materialize, split_stage
@@ -116,7 +116,7 @@ def test_a_row_that_is_too_long_or_does_not_end_says_so(institution: DemoInstitu
 def _rewrite_card(institution: DemoInstitution) -> None:
     import yaml
 
-    from sovereign_pipeline.artifacts.hashing import file_sha256
+    from sovereign_pipeline.base.files import file_sha256
 
     directory = institution.settings.data / "models" / "tiny"
     files = {file.name: file_sha256(file) for file in sorted(directory.iterdir())}

@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.corpus.document import jsonl_line
 from sovereign_pipeline.training.report import LoggedStep, TrainingReport
 

@@ -10,14 +10,14 @@ from typing import Any, cast
 
 import pytest
 
-from sovereign_pipeline.artifacts.hashing import digest_of
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.store import ArtifactStore
+from sovereign_pipeline.base.errors import GateRefused, IntegrityError, RecipeError
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.base_models.verified import open_base_model
-from sovereign_pipeline.countdown import silent
-from sovereign_pipeline.errors import GateRefused, IntegrityError, RecipeError
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training.training import Training
 from sovereign_pipeline.registry.building import method_of

@@ -13,8 +13,8 @@ from typing import Any
 
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, VerdictFacts
 from sovereign_pipeline.audit.documents.model_card import UNKNOWN, cell, figures
-from sovereign_pipeline.bounded_files import read_bounded
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import read_bounded
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.predicates import TECHNICAL_FILE

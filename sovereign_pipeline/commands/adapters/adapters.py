@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.commands.adapters.page import write_page
 from sovereign_pipeline.commands.adapters.release import add_release_commands
 from sovereign_pipeline.commands.terminal import (
@@ -28,10 +31,7 @@ from sovereign_pipeline.commands.terminal import (
     with_key_options,
 )
 from sovereign_pipeline.commands.verification import StrictSources, TrustRoot, verify, verify_from_trust_root
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
-from sovereign_pipeline.wording import counted
 
 if TYPE_CHECKING:
     from sovereign_pipeline.ledger.database import Registry

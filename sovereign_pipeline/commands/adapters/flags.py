@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     AsJson,
@@ -22,8 +24,6 @@ from sovereign_pipeline.commands.terminal import (
     tell_progress,
     with_key_options,
 )
-from sovereign_pipeline.errors import SovereignError
-from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from sovereign_pipeline.artifacts.stage import Workplace

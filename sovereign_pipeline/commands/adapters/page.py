@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import out, write_new_file
-from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from sovereign_pipeline.review.page.translations import Language

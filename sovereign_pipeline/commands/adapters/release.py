@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.adapters.flags import (
     adapters_accept_hold,
     adapters_hold,
@@ -36,8 +38,6 @@ from sovereign_pipeline.commands.terminal import (
     tell_progress,
     with_key_options,
 )
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from sovereign_pipeline.artifacts.stage import Workplace

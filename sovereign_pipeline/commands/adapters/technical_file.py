@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.commands.terminal import (
     AdapterId,
     KeyOptions,
@@ -14,8 +16,6 @@ from sovereign_pipeline.commands.terminal import (
     with_key_options,
     write_new_file,
 )
-from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.wording import counted
 
 
 def adapters_technical_file(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.audit.people import people
 from sovereign_pipeline.commands.terminal import AsJson, moment, out, print_json, print_rows
-from sovereign_pipeline.entry_point import account
-from sovereign_pipeline.errors import InputError, IntegrityError
-from sovereign_pipeline.settings import Settings
 
 if TYPE_CHECKING:
     from sovereign_pipeline.ledger.log.witnesses import Policy

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import AsJson, out, print_rows
-from sovereign_pipeline.settings import Settings
 
 people = typer.Typer(no_args_is_help=True, help="Names of persons in the ledger: who is meant, and forgetting one.")
 

@@ -3,13 +3,13 @@
 What belongs here: that order. What does not: any examination.
 """
 
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.examination import machine, pinned
 from sovereign_pipeline.commands.examination.findings import Finding, failed
 from sovereign_pipeline.commands.examination.records import records
-from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_lines
-from sovereign_pipeline.settings import Settings
 
 
 def examine(settings: Settings) -> list[Finding]:

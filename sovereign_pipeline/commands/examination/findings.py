@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 
 from rich.markup import escape
 
+from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.commands.terminal import advice_of, out, print_json
-from sovereign_pipeline.errors import SovereignError
 
 
 @dataclass(frozen=True)

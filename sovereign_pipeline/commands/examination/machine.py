@@ -15,11 +15,11 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sovereign_pipeline.artifacts.confined import left_in_home
-from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import VARIABLES, Settings
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.commands.examination.findings import Finding, wrong
 from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.settings import VARIABLES, Settings
-from sovereign_pipeline.wording import and_more, counted
 
 NEEDED_BYTES = 6 << 30
 """Free disk that a run needs: base model, two lines of artifacts, MLflow and Dagster, with room to spare."""

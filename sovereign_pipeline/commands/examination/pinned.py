@@ -8,16 +8,16 @@ from collections.abc import Sequence
 
 from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.commands.examination.findings import Finding, failed, wrong
 from sovereign_pipeline.commands.terminal import tell_progress
-from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
-from sovereign_pipeline.wording import and_more, counted
 
 EXPIRES_SOON = datetime.timedelta(days=60)
 """So long before a trust root expires its holders are to sign it anew."""

@@ -9,11 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.backup.taking import CREATED
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.commands.examination.findings import Finding, failed, wrong
-from sovereign_pipeline.errors import SovereignError
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import trust_root
-from sovereign_pipeline.wording import and_more
 
 LONGEST_UNWITNESSED = datetime.timedelta(days=31)
 """So old may the oldest entry be that no witness has seen."""

@@ -9,8 +9,8 @@ import csv
 import re
 from pathlib import Path
 
+from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.opening import BLOCK, encoding_by_begin, signature_of, unpacked
-from sovereign_pipeline.errors import SourceError
 
 _SAMPLE = 1 << 20
 _DELIMITERS = ",;\t|"

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.expected_columns import (
     NAME_THE_COLUMNS,
     NO_KNOWN_NAME,
@@ -28,9 +30,7 @@ from sovereign_pipeline.corpus.first_look.dialect import delimiter_of, encoding_
 from sovereign_pipeline.corpus.links import link_key, linked_ids
 from sovereign_pipeline.corpus.opening import packing_of, refuse_no_file
 from sovereign_pipeline.corpus.quarantine import RowRejected
-from sovereign_pipeline.errors import SourceError
 from sovereign_pipeline.policy.days import iso_day
-from sovereign_pipeline.wording import counted
 
 LARGEST_ROW = 1_000_000
 """In bytes, as the default of `quarantine.max_row_bytes`."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.expected_columns import NAMES, plain
 from sovereign_pipeline.corpus.file_formats import has_header
 from sovereign_pipeline.corpus.first_look.looking import (
@@ -23,7 +24,6 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
-from sovereign_pipeline.wording import counted
 
 TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""

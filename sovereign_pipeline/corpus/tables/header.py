@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.expected_columns import (
     NAME_THE_COLUMNS,
     NO_KNOWN_NAME,
@@ -16,8 +18,6 @@ from sovereign_pipeline.corpus.expected_columns import (
     odd_first_line,
     resembles_a_name,
 )
-from sovereign_pipeline.errors import SourceError
-from sovereign_pipeline.wording import and_more, counted
 
 LONGEST_NAME = 60
 """Characters of a column's name that a message shows."""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
+from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.row import Row
 from sovereign_pipeline.corpus.tables.header import refuse_repeated_columns
 from sovereign_pipeline.corpus.tables.lines import ENDLESS, EndlessRecord, RecordLines
 from sovereign_pipeline.corpus.tables.lost_quotes import LostQuotes
-from sovereign_pipeline.errors import SourceError
 
 _QUOTES = (
     "Correct the quotes there: one is missing or too many, or something stands between a quote and the delimiter. A "

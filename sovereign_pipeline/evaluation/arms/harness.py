@@ -14,7 +14,7 @@ from lm_eval.api.task import Task, TaskConfig
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, plant
 
 Encoded = tuple[list[int], list[int]]

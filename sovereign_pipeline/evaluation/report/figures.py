@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.text import IDS_IN_A_MESSAGE
 from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
 from sovereign_pipeline.evaluation.capability import accuracy_of
 from sovereign_pipeline.evaluation.held_out import losses_of, reply_result
@@ -29,8 +31,6 @@ from sovereign_pipeline.evaluation.statistics import (
     loss_differences,
     share_differences,
 )
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.wording import IDS_IN_A_MESSAGE
 
 ALL = "all"
 _RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr", "ug", "ur", "yi"}

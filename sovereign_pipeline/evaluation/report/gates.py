@@ -9,6 +9,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.artifacts.stage import Outcome
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.evaluation.arms import Reference
 from sovereign_pipeline.evaluation.records import (
     EVERY_LANGUAGE,
@@ -28,11 +31,8 @@ from sovereign_pipeline.evaluation.statistics import (
     ShareDifference,
     evaluate_difference,
 )
-from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.policy.margins import GatePolicy, Gates
-from sovereign_pipeline.shares import MeasuredShare, measured_share
 from sovereign_pipeline.suites.red_team_prompts import EXPECTED, Kind
-from sovereign_pipeline.wording import counted
 
 LABELS: Mapping[str, str] = {
     "true reply preferred": "preference for the true reply",

@@ -11,10 +11,12 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of, short
 from sovereign_pipeline.artifacts.stage import Outcome, Workplace
 from sovereign_pipeline.artifacts.waiver import WaiverKind
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import digest_of, short
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.evaluation.arms import ARMS, Arm
 from sovereign_pipeline.evaluation.capability import capability_results
 from sovereign_pipeline.evaluation.held_out import private_result
@@ -39,13 +41,11 @@ from sovereign_pipeline.evaluation.red_team import red_team_result
 from sovereign_pipeline.evaluation.report.figures import ALL, BY_CHANCE, Figure, Samples, WorseRows, figures, worse_rows
 from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Finding, MarginTest, Results, find_all, label_of, worst
 from sovereign_pipeline.evaluation.statistics import LossDifference
-from sovereign_pipeline.frozen import Frozen
 from sovereign_pipeline.ledger.catalog import waivers_of_line
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.signing.officers import officer_in_short
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
-from sovereign_pipeline.wording import counted
 
 
 class EarlierWaiver(Frozen):

@@ -14,12 +14,12 @@ from tempfile import TemporaryDirectory
 from sqlalchemy import Engine, NullPool, create_engine, event
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger import triggers
 from sovereign_pipeline.ledger.database import Registry, cannot_be_opened, head_revision, registry_url, revision_of
 from sovereign_pipeline.ledger.log import checkpoints
 from sovereign_pipeline.ledger.rows_on_record import HINT, unreadable_row
-from sovereign_pipeline.settings import Settings
 
 
 @contextmanager

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.log import notes, witnesses
 from sovereign_pipeline.ledger.log.checkpoints import assert_announcement_signed
 from sovereign_pipeline.ledger.log.notes import COSIGNS, Note, Verifier
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.trust import Trust
 from sovereign_pipeline.signing.trusted import TrustedKey
 

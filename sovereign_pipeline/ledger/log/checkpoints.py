@@ -8,8 +8,6 @@ checkpoint: entries beyond the checkpoint that nobody announced were written by 
 What belongs here: keeping a checkpoint, and holding the registry against it. What does not: witnesses.
 """
 
-import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,15 +18,15 @@ from typing import Protocol
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import held_within, write_atomically
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.ledger.log import log_key, notes, second_copy, tree
 from sovereign_pipeline.ledger.log.log_key import RESTORE
 from sovereign_pipeline.ledger.log.merkle import is_consistent
 from sovereign_pipeline.ledger.log.notes import Note, Signer, TreeHead, Verifier
 from sovereign_pipeline.ledger.tables import LedgerEntry
-from sovereign_pipeline.processes.locks import held_within
-from sovereign_pipeline.settings import Settings
-from sovereign_pipeline.wording import and_more, counted
 
 WAIT_SECONDS = 30
 READS, SECONDS_BETWEEN_READS = 20, 0.05
@@ -211,26 +209,6 @@ def newest(session: Session, settings: Settings) -> Note:
     if not kept:
         raise NotFoundError("The ledger has no checkpoint yet.", "The first act signs one.")
     return kept[0].note
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file, so that after a crash either its old or its new content is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _keep(settings: Settings, note: Note) -> None:

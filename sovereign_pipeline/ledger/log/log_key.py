@@ -11,11 +11,11 @@ from pathlib import Path
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.log import notes
 from sovereign_pipeline.ledger.log.notes import Signer, Verifier
 from sovereign_pipeline.ledger.tables import LedgerKey
-from sovereign_pipeline.settings import Settings
 
 ORIGIN = "sovereign-pipeline/ledger"
 ID_BYTES = 8

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.log.merkle import HASH_BYTES
 
 SIGNS, COSIGNS = 0x01, 0x04

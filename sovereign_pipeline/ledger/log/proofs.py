@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.log import merkle, notes, tree
 from sovereign_pipeline.ledger.log.notes import Note, TreeHead, Verifier
 from sovereign_pipeline.ledger.tables import LedgerEntry

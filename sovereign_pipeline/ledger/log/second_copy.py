@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.ledger.log.notes import Note, parse_note, parse_tree_head
 
 VOID, CHECKPOINT = "void", "checkpoint"

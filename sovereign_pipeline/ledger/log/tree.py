@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from sqlalchemy import Connection, func, insert, select, tuple_
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger.log import merkle
 from sovereign_pipeline.ledger.log.merkle import Growth, Node
 from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry, LedgerNode

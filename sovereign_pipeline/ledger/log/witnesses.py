@@ -15,13 +15,13 @@ from pathlib import Path
 
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.files import held_within, write_atomically
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.log import notes, tree
-from sovereign_pipeline.ledger.log.checkpoints import read_note, write_atomically
+from sovereign_pipeline.ledger.log.checkpoints import read_note
 from sovereign_pipeline.ledger.log.merkle import is_consistent
 from sovereign_pipeline.ledger.log.notes import COSIGNS, SIGNS, Note, Signer, Verifier, parse_verifier
-from sovereign_pipeline.processes.locks import held_within
-from sovereign_pipeline.settings import Settings
 
 NONE = "none"
 MOST_PROOF_LINES = 63

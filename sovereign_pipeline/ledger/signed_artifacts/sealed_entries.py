@@ -9,10 +9,10 @@ from functools import cached_property
 from sqlalchemy import select
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append, assert_leaf
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 
 SEALED = "artifact sealed"

@@ -26,11 +26,11 @@ from sovereign_pipeline.artifacts.attested import (
 )
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SealedEntries
 from sovereign_pipeline.ledger.signed_artifacts.taken_over import TakenOver
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE
 from sovereign_pipeline.signing.model_directory import verify_listed
 from sovereign_pipeline.signing.officers import PIPELINE, pipeline_signer, trust_root

@@ -18,15 +18,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE
-from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Manifest
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.files import canonical_json, file_sha256, write_atomically
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append, assert_leaf
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import pipeline_actor
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.bundles import SUFFIX
 from sovereign_pipeline.signing.officers import PIPELINE, pipeline_signer, trust_root
 from sovereign_pipeline.signing.predicates import UNSIGNED

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.orchestration.auditor.looks import Look
-from sovereign_pipeline.settings import Settings
 
 SECONDS_OF_A_LOOK = 600
 """A page asks the same every few seconds while it is open. One line stands for that."""

@@ -4,11 +4,10 @@ What belongs here: telling the proxy's connections from those of other programs 
 be looked at.
 """
 
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.hosts.loopback import LOOPBACK
-from sovereign_pipeline.hosts.proxies import Proxy, read_secret
-from sovereign_pipeline.hosts.trusted_hosts import App, Receive, Scope, Send
-from sovereign_pipeline.settings import VARIABLES, Settings
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.hosts import LOOPBACK, App, Proxy, Receive, Send, read_secret
+from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.settings import VARIABLES, Settings
 
 PERSON_HEADER = "X-Remote-User"
 """Where the proxy names who signed in."""

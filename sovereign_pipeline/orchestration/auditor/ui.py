@@ -21,17 +21,15 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from uvicorn import Config, Server
 
-from sovereign_pipeline.hosts.loopback import listen
-from sovereign_pipeline.hosts.proxies import Proxy
-from sovereign_pipeline.hosts.trusted_hosts import App, for_hosts
+from sovereign_pipeline.base.hosts import App, Proxy, for_hosts, listen
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.orchestration.auditor.access_log import AccessLog, access_log_of
 from sovereign_pipeline.orchestration.auditor.looks import Look, page_look, query_look
 from sovereign_pipeline.orchestration.auditor.schema import schema_for_auditors
 from sovereign_pipeline.orchestration.auditor.sign_in import PERSON, READY, auditors_proxy, for_named
 from sovereign_pipeline.orchestration.dagster_ui import guarded, loaded_workspace
 from sovereign_pipeline.orchestration.instance import open_instance
-from sovereign_pipeline.processes.this_process import keep_private
-from sovereign_pipeline.settings import Settings
 
 PAGES = ("assets", "asset-groups", "automation", "deployment", "guess", "jobs", "locations", "overview", "runs")
 """First parts of the paths of Dagster's pages; the proxies let through the same."""

@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.errors import InputError, RecipeError
+from sovereign_pipeline.base.errors import InputError, RecipeError
 from sovereign_pipeline.policy.trainer import Kubernetes, Volume
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.locks import lock_of_line

@@ -11,7 +11,7 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.hashing import short
+from sovereign_pipeline.base.files import short
 
 Page = dict[str, Any]
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import dagster as dg
 
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.verified import DESCRIPTOR
 from sovereign_pipeline.corpus.stages import SOURCES
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
@@ -17,7 +18,6 @@ from sovereign_pipeline.orchestration.pages.cells import Page
 from sovereign_pipeline.privacy.vault.mapping import FINDINGS
 from sovereign_pipeline.registry.record import RECORD_FILE
 from sovereign_pipeline.review.stages import TABLES_FILE
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.split import PROOF
 from sovereign_pipeline.training.report import REPORT_FILE as TRAINING_REPORT_FILE
 

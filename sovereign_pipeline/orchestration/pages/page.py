@@ -14,7 +14,7 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
 from sovereign_pipeline.artifacts.staleness import compare
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.orchestration.pages import corpus, models
 from sovereign_pipeline.orchestration.pages.cells import Page, link, table
 from sovereign_pipeline.orchestration.pages.figures import HEADLINES, Figures, figures_of

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.policy.corpus import AddedRecognizer
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.analyzer.entities import KIND_OF

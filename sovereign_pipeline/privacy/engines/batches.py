@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from sovereign_pipeline.base.errors import IntegrityError, PrivacyError, SovereignError, place_of
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.document import Document, jsonl_line
-from sovereign_pipeline.errors import IntegrityError, PrivacyError, SovereignError, place_of
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
@@ -19,7 +20,6 @@ from sovereign_pipeline.privacy.findings import Findings, findings_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.vault.vault import MappingRow
 from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
-from sovereign_pipeline.wording import and_more
 
 Batch = list["array[int]"]
 """Of each case the byte offsets of its rows in the file of documents."""

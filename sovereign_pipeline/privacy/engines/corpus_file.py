@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.engines.batches import ScrubbedBatch, ScrubJob
@@ -22,7 +22,6 @@ from sovereign_pipeline.privacy.engines.planning import Plan, plan_for
 from sovereign_pipeline.privacy.findings import Findings
 from sovereign_pipeline.privacy.vault.mapping import MappingDigest
 from sovereign_pipeline.privacy.vault.vault import Vault
-from sovereign_pipeline.wording import and_more, counted
 
 
 def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progress: Progress) -> Findings:

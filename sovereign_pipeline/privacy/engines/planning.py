@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.text import Countdown, counted
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.detection import guarded, texts_of
 from sovereign_pipeline.privacy.engines.batches import Batch, ScrubJob, document_at, not_a_document
-from sovereign_pipeline.wording import counted
 
 # A batch is worth a round of canaries, which are searched again with it, and small enough to show progress.
 NEW_DOCUMENTS_PER_BATCH = 128

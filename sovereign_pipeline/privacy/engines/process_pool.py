@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from functools import cached_property
 from typing import Self
 
-from sovereign_pipeline.errors import PrivacyError, WorkerKilled
+from sovereign_pipeline.base.errors import PrivacyError, WorkerKilled
+from sovereign_pipeline.base.processes import silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.privacy.engines.batches import Batch, BatchScrubber, ScrubbedBatch, ScrubJob
 from sovereign_pipeline.privacy.names.name_models import is_spacy_model
-from sovereign_pipeline.processes.this_process import silence
-from sovereign_pipeline.processes.worker_pool import WorkerPool
-from sovereign_pipeline.settings import go_offline
 
 
 class ProcessPool:

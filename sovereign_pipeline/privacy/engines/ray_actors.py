@@ -18,10 +18,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.errors import PrivacyError, SovereignError
+from sovereign_pipeline.base.errors import PrivacyError, SovereignError
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.privacy.engines.batches import Batch, BatchScrubber, ScrubbedBatch, ScrubJob
-from sovereign_pipeline.processes.this_process import keep_private
-from sovereign_pipeline.settings import go_offline
 
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 SECONDS_TO_START = 600

@@ -7,7 +7,7 @@ What belongs here: the labels, and what every model must be able to do. What doe
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
 
 Label = Literal["PERSON", "PLACE", "ORGANISATION", "NATIONALITY", "DATE"]
 

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.privacy.names.entities import NameModel
 from sovereign_pipeline.privacy.names.spacy_model import SpacyModel
 from sovereign_pipeline.privacy.names.transformers_model import TransformersModel

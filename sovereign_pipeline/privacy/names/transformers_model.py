@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.privacy.names.entities import LABELS, Entity, cannot_be_loaded, refuse_without_persons
 
 BATCH_WINDOWS = 16

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
-from sovereign_pipeline.artifacts.hashing import file_sha256, short
 from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, Manifest
+from sovereign_pipeline.base.errors import InputError, IntegrityError, PrivacyError
+from sovereign_pipeline.base.files import file_sha256, short
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.errors import InputError, IntegrityError, PrivacyError
 from sovereign_pipeline.privacy.vault.vault import MappingRow
 
 FINDINGS = "findings.json"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
-from sovereign_pipeline.errors import InputError, PrivacyError
+from sovereign_pipeline.base.errors import InputError, PrivacyError
 
 if TYPE_CHECKING:
     import pyrage

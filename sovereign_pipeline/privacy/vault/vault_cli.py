@@ -13,13 +13,11 @@ from typing import Annotated
 
 import typer
 
+from sovereign_pipeline.base.errors import InputError, NotFoundError
+from sovereign_pipeline.base.processes import account, keep_private, print_message, run_program
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.entry_point import account, run_program
-from sovereign_pipeline.errors import InputError, NotFoundError
-from sovereign_pipeline.messages import print_message
 from sovereign_pipeline.privacy.vault.mapping import StatedMapping
 from sovereign_pipeline.privacy.vault.vault import MappingRow, fingerprint_of, public_key_of, read_vault_files
-from sovereign_pipeline.processes.this_process import keep_private
 
 AUDIT_FILE = "audit.jsonl"
 

@@ -7,12 +7,12 @@ from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from sovereign_pipeline.hosts.trusted_hosts import for_hosts
+from sovereign_pipeline.base.hosts import for_hosts
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.review.page import ballots, guesses, language, question, refusals, sign_in
 from sovereign_pipeline.review.page.context import PageContext
 from sovereign_pipeline.review.page.rendering import HERE
-from sovereign_pipeline.settings import Settings
 
 
 def create_app(settings: Settings, registry: Registry) -> FastAPI:

@@ -5,8 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter
 from pydantic import Field
 
-from sovereign_pipeline.errors import InputError, NotFoundError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import InputError, NotFoundError
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.review.ballots import HIGHEST, LOWEST, Preference, give_ballot, ratings_asked
 from sovereign_pipeline.review.page.context import Author, Context, Review
 

@@ -7,13 +7,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from sovereign_pipeline.errors import SignInError
-from sovereign_pipeline.hosts.proxies import Proxy
+from sovereign_pipeline.base.errors import SignInError
+from sovereign_pipeline.base.hosts import Proxy
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.review.links import SignedIn
 from sovereign_pipeline.review.page.open_reviews import OpenReview, OpenReviews
 from sovereign_pipeline.review.page.sessions import Sessions
-from sovereign_pipeline.settings import Settings
 
 SESSION_COOKIE = "session"
 FORM_HEADER = "X-Form-Token"

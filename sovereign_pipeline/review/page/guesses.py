@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from sovereign_pipeline.errors import NotFoundError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.review.ballots import give_guess
 from sovereign_pipeline.review.page.context import Author, Context, Review
 from sovereign_pipeline.review.plan import Position

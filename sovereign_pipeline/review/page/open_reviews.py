@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sovereign_pipeline.errors import ConflictError, IntegrityError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
@@ -19,7 +20,6 @@ from sovereign_pipeline.review.custody import sealed_seed
 from sovereign_pipeline.review.links import SignedIn, assert_newest, stands_for
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, candidate_positions, pairs_to_guess
 from sovereign_pipeline.review.sealed import PlanContents, answers_of, plan_of
-from sovereign_pipeline.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 

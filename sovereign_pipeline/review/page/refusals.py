@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from sovereign_pipeline.errors import (
+from sovereign_pipeline.base.errors import (
     ConflictError,
     InputError,
     NotFoundError,

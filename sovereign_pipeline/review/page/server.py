@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from uvicorn import Config, Server
 
-from sovereign_pipeline.hosts.loopback import LOOPBACK, listen
+from sovereign_pipeline.base.hosts import LOOPBACK, listen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.review.page.app import create_app
-from sovereign_pipeline.settings import Settings
 
 
 def server_config(settings: Settings, registry: Registry, port: int) -> Config:

@@ -11,10 +11,10 @@ import secrets
 
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
-from sovereign_pipeline.errors import SignInError
+from sovereign_pipeline.base.errors import SignInError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.review.custody import secrets_directory, write_private
 from sovereign_pipeline.review.links import SignedIn
-from sovereign_pipeline.settings import Settings
 
 SESSION_SECONDS = 7 * 24 * 3600
 _KEY_BYTES = 32

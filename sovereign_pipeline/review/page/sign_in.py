@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.review.links import use_link
 from sovereign_pipeline.review.page.context import SESSION_COOKIE, Context
 from sovereign_pipeline.review.page.rendering import render

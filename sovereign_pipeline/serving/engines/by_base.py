@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused, SovereignError, place_of
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused, SovereignError, place_of
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Sampling
 
 SECONDS_BETWEEN_LOOKS = 1.0

@@ -21,11 +21,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
 from sovereign_pipeline.serving.engines.supervised import INHERITED_VARIABLES, SupervisedEngine
 from sovereign_pipeline.serving.fingerprints import Mark, difference
-from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 
 LONGEST_MESSAGE = 64 << 20
 """Bytes of one line of JSON."""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.adapter_files import read_adapter
 from sovereign_pipeline.serving.engines.local_rows import Rows
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS

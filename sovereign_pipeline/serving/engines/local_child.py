@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sovereign_pipeline.errors import EngineRefused
-from sovereign_pipeline.processes.this_process import die_with_parent, keep_private, silence
+from sovereign_pipeline.base.errors import EngineRefused
+from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
 from sovereign_pipeline.serving.engines.prompts import Prompts
 from sovereign_pipeline.serving.engines.texts import TextPieces
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.policy.serving import EngineChoice
 from sovereign_pipeline.serving.engines.supervised import SupervisedEngine
 from sovereign_pipeline.serving.tokens import serving_directory
-from sovereign_pipeline.settings import VARIABLES, Settings
 
 
 async def start_engine(

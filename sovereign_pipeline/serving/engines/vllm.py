@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 
 import aiohttp
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines.adapter_files import read_adapter
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
 from sovereign_pipeline.serving.engines.prompts import Prompts

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 
-from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.training.servable import refused_by_vllm
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.vllm_server import COMPLETIONS, VllmServer
 from sovereign_pipeline.serving.fingerprints import LogProbabilities, Mark
 

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from sovereign_pipeline.processes.this_process import die_with_parent, keep_private
+from sovereign_pipeline.base.processes import die_with_parent, keep_private
 
 PREFIX = "sovereign-vllm-"
 LOCK = "lock"

@@ -22,8 +22,8 @@ from typing import Any, Self
 
 import aiohttp
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.files import write_atomically
 from sovereign_pipeline.policy.serving import UNIX
 from sovereign_pipeline.serving.engines.vllm_server import LOAD, MODELS, SECONDS_IDLE, VERSION, VllmServer, VllmSettings
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import aiohttp
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.serving import Vllm
 
 HEALTH, COMPLETIONS, MODELS, VERSION = "/health", "/v1/completions", "/v1/models", "/version"

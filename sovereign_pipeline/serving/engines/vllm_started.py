@@ -18,11 +18,11 @@ from typing import Self
 
 import aiohttp
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 from sovereign_pipeline.serving.engines.supervised import INHERITED_VARIABLES
 from sovereign_pipeline.serving.engines.vllm_keeper import HeldDirectory, remove_left_behind
 from sovereign_pipeline.serving.engines.vllm_server import SECONDS_IDLE, VllmServer, VllmSettings
-from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 
 DEVICE_VARIABLES = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 BLOCK_TOKENS = 32

@@ -18,11 +18,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sovereign_pipeline.bounded_files import read_bounded
-from sovereign_pipeline.errors import ConflictError, IntegrityError
-from sovereign_pipeline.processes.locks import held_within
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError
+from sovereign_pipeline.base.files import held_within, read_bounded
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.serving.flags.flag import Flag, document
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE, SUFFIX
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import PIPELINE

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, ValidationError
 
-from sovereign_pipeline.errors import IntegrityError, SovereignError
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
-from sovereign_pipeline.processes.locks import held_within
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.files import held_within, write_atomically
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.serving.flags.files import (
     SIGN_ANEW,
     Change,
@@ -34,7 +34,6 @@ from sovereign_pipeline.serving.flags.files import (
     verified_flag,
 )
 from sovereign_pipeline.serving.flags.flag import Arm, Digest, Flag, evaluated, evaluator_of, installed_evaluator
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import OFFICER, TRUST
 from sovereign_pipeline.signing.predicates import REQUEST
 from sovereign_pipeline.signing.statements import verify_statement

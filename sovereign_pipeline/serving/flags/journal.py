@@ -11,7 +11,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import ConflictError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import FLAG_CHANGED
@@ -24,7 +25,6 @@ from sovereign_pipeline.release.standing import standing_of
 from sovereign_pipeline.serving.flags.files import Change, read_change, sequences, verified_flag
 from sovereign_pipeline.serving.flags.flag import Flag
 from sovereign_pipeline.serving.flags.in_force import SeenChange
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import OFFICER, assert_may, officer_of
 from sovereign_pipeline.signing.predicates import REQUEST
 from sovereign_pipeline.signing.statements import signed_by, verify_statement

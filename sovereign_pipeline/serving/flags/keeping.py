@@ -11,7 +11,8 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.states import lines_in
 from sovereign_pipeline.ledger.tables import AuditEntry
@@ -20,7 +21,6 @@ from sovereign_pipeline.serving.flags.files import lines_with_flags, sequences
 from sovereign_pipeline.serving.flags.in_force import Flags
 from sovereign_pipeline.serving.flags.journal import on_record
 from sovereign_pipeline.serving.flags.publishing import follow
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
 
 Seen = tuple[object, ...]

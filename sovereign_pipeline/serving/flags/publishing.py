@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import rules_digest
 from sovereign_pipeline.ledger.states import states
@@ -26,7 +27,6 @@ from sovereign_pipeline.release.transitions import arrow
 from sovereign_pipeline.serving.flags.files import changing, read_change, sequences, verified_flag, write_change
 from sovereign_pipeline.serving.flags.flag import Flag, Named, WayBack, evaluator_of, installed_evaluator
 from sovereign_pipeline.serving.flags.journal import catch_up, enter, on_record
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 from sovereign_pipeline.signing.trust import Trust
 

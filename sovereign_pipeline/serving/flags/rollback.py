@@ -9,12 +9,12 @@ import datetime
 import hashlib
 from typing import Any
 
-from sovereign_pipeline.errors import ConflictError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.serving.flags.files import SIGN_ANEW, changing, write_change
 from sovereign_pipeline.serving.flags.flag import Flag, WayBack, evaluator_of, installed_evaluator
 from sovereign_pipeline.serving.flags.publishing import newest_believed
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import assert_may, officer_of, pipeline_signer, trust_root
 from sovereign_pipeline.signing.officers_words import on_one_line

@@ -15,7 +15,7 @@ from types import TracebackType
 
 from opentelemetry.trace import Tracer
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Answer

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.exceptions import HTTPException
 
-from sovereign_pipeline.hosts.trusted_hosts import REFUSAL, for_hosts
+from sovereign_pipeline.base.hosts import REFUSAL, for_hosts
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.gateway.answering import Answering
 from sovereign_pipeline.serving.gateway.catalog import Catalog

@@ -11,15 +11,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from sovereign_pipeline.errors import InputError, SovereignError, place_of
-from sovereign_pipeline.hosts.proxies import Proxy, read_secret
-from sovereign_pipeline.hosts.trusted_hosts import App, Receive, Scope, Send
+from sovereign_pipeline.base.errors import InputError, SovereignError, place_of
+from sovereign_pipeline.base.hosts import App, Proxy, Receive, Send, read_secret
+from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.callers import Caller, Grant
 from sovereign_pipeline.serving.gateway.refusal import Refusal, fault, not_admitted
 from sovereign_pipeline.serving.tokens import Tokens
-from sovereign_pipeline.settings import VARIABLES, Settings
 
 _LOG = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
-from sovereign_pipeline.errors import EngineLost
+from sovereign_pipeline.base.errors import EngineLost
 from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
 from sovereign_pipeline.serving.flags.in_force import Choice

@@ -19,12 +19,11 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.files import digest_of, held_if_free
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.processes.locks import held_if_free
 
 ANSWERED = "hour of answers"
 ACTOR = "gateway"

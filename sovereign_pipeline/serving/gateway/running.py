@@ -14,8 +14,9 @@ from socket import socket
 
 from uvicorn.loops.auto import auto_loop_factory
 
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.hosts.loopback import LOOPBACK, listen
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.hosts import LOOPBACK, listen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
@@ -38,7 +39,6 @@ from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline.serving.scanning.starting import start_screens
 from sovereign_pipeline.serving.tokens import Tokens, file_of, serving_directory
 from sovereign_pipeline.serving.transcripts.keeping import transcript_files
-from sovereign_pipeline.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_COMPARISONS = 5.0

@@ -14,8 +14,8 @@ from typing import Any
 from fastapi import FastAPI
 from uvicorn import Config, Server
 
-from sovereign_pipeline.errors import SovereignError, place_of
-from sovereign_pipeline.hosts.loopback import LOOPBACK
+from sovereign_pipeline.base.errors import SovereignError, place_of
+from sovereign_pipeline.base.hosts import LOOPBACK
 from sovereign_pipeline.serving.gateway.answering import Answering
 
 _LOG = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
-from sovereign_pipeline.errors import place_of
+from sovereign_pipeline.base.errors import place_of
 from sovereign_pipeline.serving.gateway.answering import Answering
 from sovereign_pipeline.serving.gateway.exchange import Asked
 from sovereign_pipeline.serving.gateway.refusal import Refusal, fault

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import VARIABLES
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.gateway.refusal import Refusal
-from sovereign_pipeline.settings import VARIABLES
 
 SERVICE = "sovereign-gateway"
 SECONDS_TO_SEND = 5

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.frozen import Frozen
 
 Thumb = Literal["up", "down"]
 Reason = Literal[

@@ -15,14 +15,14 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import write_atomically
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.serving.flags.flag import Arm, Flag
 from sovereign_pipeline.serving.flags.in_force import Choice
 from sovereign_pipeline.serving.rollout.feedback import Feedback
 from sovereign_pipeline.serving.rollout.output_checks import check
-from sovereign_pipeline.settings import Settings
 
 MOST_USERS = 50_000
 """Of one comparison in one process; of more, those who come first are counted."""

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
-from sovereign_pipeline.errors import IntegrityError, SovereignError
-from sovereign_pipeline.ledger.log.checkpoints import write_atomically
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.files import canonical_json, write_atomically
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.release.hold_judgements import (
     Bound,
@@ -27,7 +27,6 @@ from sovereign_pipeline.serving.flags.rollback import stop
 from sovereign_pipeline.serving.rollout.comparison import upper_limit
 from sovereign_pipeline.serving.rollout.hold import ALPHA, LOOK_AT_REPORTS, State, judge, reports_in_words
 from sovereign_pipeline.serving.rollout.telemetry import Tally, Telemetry, directory_of, read_tally
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 
 Report = Callable[[str], None]

@@ -15,11 +15,11 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
 
-from sovereign_pipeline.errors import ScannerLost, SovereignError
-from sovereign_pipeline.processes.this_process import silence
-from sovereign_pipeline.processes.worker_pool import WorkerPool
+from sovereign_pipeline.base.errors import ScannerLost, SovereignError
+from sovereign_pipeline.base.processes import silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.serving.scanning.findings import Finding, LineDetectors, TextDetectors
-from sovereign_pipeline.settings import go_offline
 
 SECONDS_TO_SEARCH = 15.0
 """Waiting for other searches included. A text that takes longer is not searched, and so it does not pass."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from sovereign_pipeline.errors import ScannerLost, TextTooLong
+from sovereign_pipeline.base.errors import ScannerLost, TextTooLong
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.serving import Screened
 from sovereign_pipeline.serving.scanning.findings import Finding

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key
 from sovereign_pipeline.serving.transcripts.records import Rating, Sealed, Transcript, seal
-from sovereign_pipeline.settings import Settings
 
 SUFFIX = ".sealed"
 HOUR = "%Y-%m-%dT%H"

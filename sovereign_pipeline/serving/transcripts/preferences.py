@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
 from sovereign_pipeline.serving.letters import language_of

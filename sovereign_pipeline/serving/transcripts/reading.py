@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.errors import InputError, IntegrityError, PrivacyError
+from sovereign_pipeline.base.errors import InputError, IntegrityError, PrivacyError
 from sovereign_pipeline.policy.line import LINE_NAME
 from sovereign_pipeline.serving.rollout.feedback import Feedback
 from sovereign_pipeline.serving.transcripts.keeping import SUFFIX

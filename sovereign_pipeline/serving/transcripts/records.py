@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.serving.rollout.feedback import Feedback
 
 Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from sovereign_pipeline.errors import CeilingExceeded, ConflictError, InputError, SourceError
+from sovereign_pipeline.base.errors import CeilingExceeded, ConflictError, InputError, SourceError
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.policy.institution import Institution

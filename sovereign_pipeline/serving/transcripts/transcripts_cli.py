@@ -13,12 +13,10 @@ from typing import Annotated
 
 import typer
 
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.processes import account, keep_private, print_message, run_program
 from sovereign_pipeline.corpus.document import jsonl_line
-from sovereign_pipeline.entry_point import account, run_program
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.messages import print_message
-from sovereign_pipeline.processes.this_process import keep_private
 from sovereign_pipeline.serving.transcripts.preferences import Role, preferences_of
 from sovereign_pipeline.serving.transcripts.prompts import prompts_of
 from sovereign_pipeline.serving.transcripts.reading import Opened, digests_in_journal, open_transcripts

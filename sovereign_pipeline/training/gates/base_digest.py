@@ -4,9 +4,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of, short
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.base_models.verified import chat_template, eos_ids, open_base_model, read_descriptor
 from sovereign_pipeline.training.report import read_report
 from sovereign_pipeline.training.tuned_model import tuned_model

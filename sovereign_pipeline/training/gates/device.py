@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.processes.locks import held
+from sovereign_pipeline.base.files import held
 from sovereign_pipeline.training.locks import lock_of_device
 
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from sovereign_pipeline.artifacts.stage import Inputs, Progress, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.base_models.verified import open_base_model, read_descriptor
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.training.training import Sft
-from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.gates.device import device_of_gate
 from sovereign_pipeline.training.loop.forward import passes_in
 from sovereign_pipeline.training.loop.models import dequantise, read_base

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Inputs, Progress, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.base_models.verified import open_base_model
-from sovereign_pipeline.countdown import Countdown
 from sovereign_pipeline.policy.training.training import Sft
-from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.training.loop.lora import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TunedModel, tuned_model
 

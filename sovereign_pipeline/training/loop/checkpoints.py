@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import canonical_json, file_sha256
-from sovereign_pipeline.errors import IntegrityError, TrainingFailed
-from sovereign_pipeline.processes.locks import held_if_free
+from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.base.files import canonical_json, file_sha256, held_if_free
 from sovereign_pipeline.training.locks import lock_of_line
 
 RECORD = "checkpoint.json"

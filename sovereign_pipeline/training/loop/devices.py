@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 
 Item = TypeVar("Item")

@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import short
-from sovereign_pipeline.countdown import Countdown
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.forward import Batch, packed, token_log_probabilities
 from sovereign_pipeline.training.loop.lora import fused_experts
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow
-from sovereign_pipeline.wording import and_more, counted
 
 PROBE_ROWS = 8
 LARGEST_SHIFT_IN_PACK = {"float32": 0.01, "bfloat16": 0.15}

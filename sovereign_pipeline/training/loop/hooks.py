@@ -7,7 +7,7 @@ process does in them (`processes/worker.py`).
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 
 
 @dataclass(frozen=True)

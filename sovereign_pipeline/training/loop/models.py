@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.lora import ALL_LINEAR, fused_experts, lora_config

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.rows import EncodedRow
 from sovereign_pipeline.training.sizing.sizing import Forward
-from sovereign_pipeline.wording import counted
 
 
 @dataclass(frozen=True)

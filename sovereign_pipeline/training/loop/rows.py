@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.dataset.jsonl import LabelRow, PreferenceRow, SftRow, user_message
-from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.wording import and_more
 
 IGNORED = -100
 """The label that PyTorch's cross entropy leaves out."""

@@ -20,12 +20,12 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, overload
 
-from sovereign_pipeline.artifacts.hashing import digest_of
-from sovereign_pipeline.countdown import Countdown
-from sovereign_pipeline.errors import TrainingFailed, WorkerKilled
-from sovereign_pipeline.processes.this_process import silence
-from sovereign_pipeline.processes.worker_pool import WorkerPool
-from sovereign_pipeline.settings import go_offline
+from sovereign_pipeline.base.errors import TrainingFailed, WorkerKilled
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.processes import silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.text import Countdown
+from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, encode
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base_models.verified import refuse_todays_date
 from sovereign_pipeline.corpus.document import write_jsonl
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.batches import Batches

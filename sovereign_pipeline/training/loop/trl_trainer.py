@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training.training import Preference
 from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS, TRAINERS
 from sovereign_pipeline.training.job import TrainingJob

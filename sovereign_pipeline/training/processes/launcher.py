@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 from sovereign_pipeline.training.job import TrainingJob, read_result
 
 PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sovereign_pipeline.processes.this_process import die_with_parent, keep_private
-from sovereign_pipeline.settings import go_offline
+from sovereign_pipeline.base.processes import die_with_parent, keep_private
+from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.devices import MEETING_VARIABLE
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, SECONDS_FOR_A_CHECKPOINT

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.errors import InputError, TrainingFailed
+from sovereign_pipeline.base.errors import InputError, TrainingFailed
 from sovereign_pipeline.policy.trainer import Ray
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.processes.launcher import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.making import library_versions, source_digest
 from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.processes.launcher import worker_environment
 from sovereign_pipeline.training.report import TRAINING_LIBRARIES

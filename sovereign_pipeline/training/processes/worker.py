@@ -14,11 +14,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from sovereign_pipeline.countdown import duration
-from sovereign_pipeline.errors import SovereignError, place_of
-from sovereign_pipeline.processes.locks import held
-from sovereign_pipeline.processes.this_process import die_with_parent, keep_private, silence
-from sovereign_pipeline.settings import go_offline
+from sovereign_pipeline.base.errors import SovereignError, place_of
+from sovereign_pipeline.base.files import held
+from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.text import duration
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult
 from sovereign_pipeline.training.locks import lock_of_device, lock_of_line
 from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks

@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.dataset.jsonl import PreferenceRow
-from sovereign_pipeline.frozen import Frozen
-from sovereign_pipeline.shares import MeasuredShare, measured_share
 
 CHANCE = 0.5
 BINS = 5

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from sovereign_pipeline.artifacts.hashing import digest_of, short
 from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.files import digest_of, short
+from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base_models.verified import open_base_model, read_descriptor
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS, PairLayout, PreferenceRow, documents_of, preference_row
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.settings import go_offline
 from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.gates.device import device_of_gate

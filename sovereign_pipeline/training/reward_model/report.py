@@ -3,8 +3,8 @@
 from typing import Any
 
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.training.report import REPORT_FILE, BaseModelIdentity, Libraries
 from sovereign_pipeline.training.reward_model.accuracy import HeldOutAccuracy
 

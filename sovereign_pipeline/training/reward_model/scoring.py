@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.training.loop.forward import passes_in
 from sovereign_pipeline.training.loop.models import read_base

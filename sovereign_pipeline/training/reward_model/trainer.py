@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.base_models.verified import refuse_todays_date
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.jsonl import PreferenceRow
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.devices import in_shares, meet
 from sovereign_pipeline.training.loop.forward import passes_in

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from sovereign_pipeline.intervals import clustered_interval
+from sovereign_pipeline.base.intervals import clustered_interval
 from sovereign_pipeline.training.rlhf.policy import TwoAdapters
 from sovereign_pipeline.training.rlhf.prompts import Prompt
 from sovereign_pipeline.training.rlhf.report import HeldOutComparison

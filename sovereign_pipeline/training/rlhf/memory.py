@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import read_shape
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.sizing.preflight import available_memory
 from sovereign_pipeline.training.sizing.sizing import FLOAT32, Device, Forward, estimate

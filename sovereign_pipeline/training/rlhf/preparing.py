@@ -7,11 +7,11 @@ from pathlib import Path
 
 from sovereign_pipeline.artifacts.stage import Inputs, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.errors import InputError, IntegrityError
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import require_sandbox
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.job import RewardJob, RewardModelGiven
 from sovereign_pipeline.training.reward_model.scoring import REWARD_DIRECTORY

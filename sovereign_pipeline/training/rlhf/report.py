@@ -5,7 +5,7 @@ What belongs here: the records and the names of their files. What does not: meas
 
 from typing import Any
 
-from sovereign_pipeline.frozen import Frozen
+from sovereign_pipeline.base.frozen import Frozen
 
 RLHF_FILE = "rlhf.json"
 SAMPLES_FILE = "samples.jsonl"

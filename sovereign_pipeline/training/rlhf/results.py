@@ -7,9 +7,9 @@ import importlib.metadata
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.corpus.document import write_jsonl
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training.rlhf import Reward
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.models import save_adapter

@@ -13,9 +13,9 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base_models.verified import refuse_todays_date
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory

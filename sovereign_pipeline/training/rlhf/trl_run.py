@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.report import TrlNumerics
 from sovereign_pipeline.training.rlhf.guards import Row
 from sovereign_pipeline.training.rlhf.policy import POLICY, TwoAdapters

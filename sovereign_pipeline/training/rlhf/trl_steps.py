@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory

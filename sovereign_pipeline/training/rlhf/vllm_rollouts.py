@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.policy.serving import UNIX
 from sovereign_pipeline.policy.training.rlhf import Rollouts
 from sovereign_pipeline.training.loop.rows import Completion

@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import Shape, read_shape
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training.sizing.sizing import Device, Forward, Memory, estimate, host_bytes
 

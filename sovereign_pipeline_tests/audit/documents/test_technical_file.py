@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.audit.documents.technical_file import sign_technical_file
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.signing.predicates import TECHNICAL_FILE
 from sovereign_pipeline.signing.statements import verify_statement

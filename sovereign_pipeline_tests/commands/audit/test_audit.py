@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.ledger.lamps import cut_to, light

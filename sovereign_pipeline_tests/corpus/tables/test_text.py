@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.file_formats import read_rows
 from sovereign_pipeline.corpus.row import Row
 from sovereign_pipeline.corpus.tables import lines
-from sovereign_pipeline.errors import SourceError
 
 HEADER = "id,date,question,answer\n"
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline import countdown
+from sovereign_pipeline.base import text
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
-from sovereign_pipeline.errors import InputError
 from sovereign_pipeline.evaluation.arms import Arm, models
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models, prompt_text, reply_text
 from sovereign_pipeline.evaluation.arms.token_tree import generate
@@ -139,7 +139,7 @@ def test_long_prompts_are_answered_fewer_at_once(
 def test_scoring_and_answering_report_their_progress(
     better: Models, letters: list[Document], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(countdown, "SECONDS_BETWEEN_MESSAGES", 0.0)
+    monkeypatch.setattr(text, "SECONDS_BETWEEN_MESSAGES", 0.0)
     told: list[str] = []
     watched = replace(better, progress=told.append)
     asked = items(better, letters)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sovereign_pipeline import intervals
+from sovereign_pipeline.base import intervals
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.artifacts.gates import assert_usable
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.evaluation import statistics
 from sovereign_pipeline.evaluation.records import CapabilitySample, ReplySample
 from sovereign_pipeline.evaluation.report.report import IncumbentFacts

@@ -6,12 +6,12 @@ import pytest
 import yaml
 
 from sovereign_pipeline.artifacts.gates import assert_usable
-from sovereign_pipeline.errors import GateRefused
+from sovereign_pipeline.base.errors import GateRefused
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.evaluation.records import JudgedLabel
 from sovereign_pipeline.evaluation.red_team import OutputScanner, judge_labels, read_labels
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.suites.red_team_prompts import read_prompts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report.planted import (

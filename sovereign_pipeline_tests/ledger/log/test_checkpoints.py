@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.log import log_key, merkle, notes
 from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, kept, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import wait_until
@@ -223,7 +223,7 @@ def test_writers_at_once_lose_nothing_and_keep_the_newest_checkpoint(registry: R
 KILLED = """
 import sys
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.ledger.lamps import light
 registry = open_registry(Settings.from_environment())
 for lamp in range(1_000_000):

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sovereign_pipeline.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.ledger.log import notes
 from sovereign_pipeline.ledger.log.notes import COSIGNS, SIGNS, TreeHead, parse_note, parse_verifier
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.log import log_key, notes, tree, witnesses
 from sovereign_pipeline.ledger.log.notes import COSIGNS, Note, Signer

@@ -14,12 +14,12 @@ from sovereign_pipeline.artifacts.gate_records import GATE_RECORD
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.keys import FileSigner, generate, write_key
 from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.signing.statements import read_statement, sign_statement

@@ -8,18 +8,18 @@ import pytest
 from sqlalchemy import select
 
 from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE
-from sovereign_pipeline.artifacts.hashing import canonical_json
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
-from sovereign_pipeline.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import canonical_json
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.in_force import POLICY_CHANGED, TRUST_NAMED
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED, bundle_file, list_file, mark_file
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.signing.predicates import UNSIGNED
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement

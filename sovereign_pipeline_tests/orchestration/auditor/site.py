@@ -26,10 +26,10 @@ import pytest
 from dagster._core.events import DagsterEventType
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.orchestration.auditor.access_log import access_log_of
 from sovereign_pipeline.orchestration.instance import open_instance
 from sovereign_pipeline.orchestration.partitions import LINES
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.orchestration.auditor.certificates import write_certificate
 from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.tracing import Trace

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import InputError
-from sovereign_pipeline.hosts.proxies import SECRET_HEADER, Proxy
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.hosts import SECRET_HEADER, Proxy
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.orchestration.auditor.sign_in import PERSON, PERSON_HEADER, auditors_proxy, for_named
 from sovereign_pipeline.orchestration.services import Ports, serve_until_interrupted
-from sovereign_pipeline.settings import Settings
 
 PORTS = Ports(0, 0, 0, 0, 0, auditor=0)
 

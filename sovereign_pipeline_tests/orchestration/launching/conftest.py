@@ -9,9 +9,9 @@ import dagster as dg
 import pytest
 import yaml
 
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.orchestration.launching import pipes as trainer
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.processes import ray_jobs
 from sovereign_pipeline_tests.conftest import DemoInstitution

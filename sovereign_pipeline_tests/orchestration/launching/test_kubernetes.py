@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import InputError, RecipeError, TrainingFailed
+from sovereign_pipeline.base.errors import InputError, RecipeError, TrainingFailed
 from sovereign_pipeline.orchestration.launching.kubernetes import assert_seen_by_pod, pod_spec
 from sovereign_pipeline.policy.trainer import Kubernetes
 from sovereign_pipeline.training.job import Failure, TrainingResult, read_result

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.orchestration.launching import pipes as trainer
 from sovereign_pipeline.policy.trainer import Ray
 from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, worker_environment

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import InputError, TrainingFailed
+from sovereign_pipeline.base.errors import InputError, TrainingFailed
 from sovereign_pipeline.policy.trainer import Ray
 from sovereign_pipeline.training.job import Failure, TrainingResult, read_result
 from sovereign_pipeline.training.processes import ray_jobs

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyrage
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Treatments
@@ -17,7 +18,6 @@ from sovereign_pipeline.privacy.engines.batches import ScrubJob
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.findings import Findings
 from sovereign_pipeline.privacy.vault.vault import MappingRow, Vault, read_vault
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.privacy.conftest import document
 
 PATTERNS = Privacy(name_models={}, patterns_only=("en", "ar"))

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.base.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.corpus.document import write_documents
-from sovereign_pipeline.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.privacy import case_files, detection, scrubbing
 from sovereign_pipeline.privacy.analyzer import own_recognizers
 from sovereign_pipeline.privacy.engines import batches, planning
@@ -91,7 +91,7 @@ def test_the_row_is_named_by_a_pool_of_processes(tmp_path: Path) -> None:
     )
     (tmp_path / "program.py").write_text(
         "import sys; from pathlib import Path\n"
-        "from sovereign_pipeline.errors import PrivacyError\n"
+        "from sovereign_pipeline.base.errors import PrivacyError\n"
         "from sovereign_pipeline.policy.corpus import Corpus\n"
         "from sovereign_pipeline.privacy.engines import batches, planning\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import scrub_in\n"

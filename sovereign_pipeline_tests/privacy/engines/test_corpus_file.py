@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline import countdown
+from sovereign_pipeline.base import text as countdown
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import read_documents, write_documents
-from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.privacy.engines import planning
 from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
 from sovereign_pipeline.privacy.vault.vault import MappingRow
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import (
     IDENTITY,

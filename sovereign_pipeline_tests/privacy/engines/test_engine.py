@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import write_documents
-from sovereign_pipeline.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Corpus
 from sovereign_pipeline.privacy.engines.engine import choose_engine
 from sovereign_pipeline.privacy.engines.in_process import InThisProcess
 from sovereign_pipeline.privacy.engines.process_pool import ProcessPool
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, result_of, scrub_in
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended

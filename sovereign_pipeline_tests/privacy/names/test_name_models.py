@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.privacy.names.name_models import load_name_model, name_model_directory, name_model_parts
 from sovereign_pipeline.privacy.names.spacy_model import SpacyModel
 from sovereign_pipeline.privacy.names.transformers_model import TransformersModel

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.canary import CANARIES
 from sovereign_pipeline.privacy.names.entities import Entity

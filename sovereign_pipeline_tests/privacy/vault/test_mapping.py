@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
+from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
-from sovereign_pipeline.errors import SovereignError
 from sovereign_pipeline.privacy.engines import planning
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault.mapping import MappingDigest

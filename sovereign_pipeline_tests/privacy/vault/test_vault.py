@@ -9,7 +9,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from sovereign_pipeline.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.privacy.vault.vault import MappingRow, Vault, read_public_key, read_vault
 
 
@@ -147,22 +147,20 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
     ).stdout.splitlines()
     assert own.split() == [
         "sovereign_pipeline.artifacts",
-        "sovereign_pipeline.artifacts.hashing",
         "sovereign_pipeline.artifacts.manifest",
+        "sovereign_pipeline.base",
+        "sovereign_pipeline.base.errors",
+        "sovereign_pipeline.base.files",
+        "sovereign_pipeline.base.frozen",
+        "sovereign_pipeline.base.processes",
+        "sovereign_pipeline.base.text",
         "sovereign_pipeline.corpus",
         "sovereign_pipeline.corpus.folding",
-        "sovereign_pipeline.entry_point",
-        "sovereign_pipeline.errors",
-        "sovereign_pipeline.frozen",
-        "sovereign_pipeline.lookalikes",
-        "sovereign_pipeline.messages",
         "sovereign_pipeline.privacy",
         "sovereign_pipeline.privacy.vault",
         "sovereign_pipeline.privacy.vault.mapping",
         "sovereign_pipeline.privacy.vault.vault",
         "sovereign_pipeline.privacy.vault.vault_cli",
-        "sovereign_pipeline.processes",
-        "sovereign_pipeline.processes.this_process",
     ]
     assert heavy == ""
 

@@ -9,8 +9,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.hosts.loopback import listen
-from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.tracing import Trace
 from sovereign_pipeline_tests.waiting import wait_until

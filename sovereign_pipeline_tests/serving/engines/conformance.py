@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from sovereign_pipeline.errors import EngineRefused
+from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine, Piece, Sampling
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines import by_base
 from sovereign_pipeline.serving.engines.by_base import Engines, Started
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling

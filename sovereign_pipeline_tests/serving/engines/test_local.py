@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline_tests.serving.engines.conformance import LETTERS, EngineConformance, Running

@@ -18,12 +18,12 @@ import aiohttp
 import psutil
 import pytest
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.policy.serving import Vllm
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
-from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline_tests.conftest import VLLM_PYTHON
 from sovereign_pipeline_tests.serving.engines.conformance import LETTERS, EngineConformance, Running
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base

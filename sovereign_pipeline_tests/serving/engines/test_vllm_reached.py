@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.serving import Vllm
 from sovereign_pipeline.serving.engines import vllm_server
 from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 from sovereign_pipeline_tests.waiting import wait_until
 

@@ -17,14 +17,14 @@ from typing import Any
 import psutil
 import pytest
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused, InputError
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused, InputError
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.policy.serving import EngineChoice, Vllm
 from sovereign_pipeline.serving.engines import vllm, vllm_keeper, vllm_server
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.starting import start_engine
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
-from sovereign_pipeline.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config
 from sovereign_pipeline_tests.waiting import wait_until, wait_until_ended
 

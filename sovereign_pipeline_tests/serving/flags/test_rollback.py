@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 
-from sovereign_pipeline.errors import ConflictError, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.release.history import history_of

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from sovereign_pipeline.hosts.loopback import listen
+from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.serving.gateway.server import GatewayServer
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench
 from sovereign_pipeline_tests.waiting import wait_until

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from fastapi import FastAPI
 from opentelemetry.trace import Tracer
 
-from sovereign_pipeline.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.callers import Grant

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.tables import AuditEntry

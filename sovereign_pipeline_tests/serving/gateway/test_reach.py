@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.hosts.proxies import Proxy
+from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.gateway.doorway import Callers

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import httpx2
 import pytest
 
-from sovereign_pipeline.errors import EngineLost
+from sovereign_pipeline.base.errors import EngineLost
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.policy.classification import ClassificationLadder

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.base.errors import ConflictError, GateRefused, IntegrityError, SignInError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import ConflictError, GateRefused, IntegrityError, SignInError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.rollout import Hold

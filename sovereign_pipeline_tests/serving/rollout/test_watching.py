@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.policy.rollout import Hold

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import ScannerLost
+from sovereign_pipeline.base.errors import ScannerLost
 from sovereign_pipeline.serving.scanning import scanner as scanning
 from sovereign_pipeline.serving.scanning.scanner import Scanner
 from sovereign_pipeline_tests.serving.gateway.conftest import Client

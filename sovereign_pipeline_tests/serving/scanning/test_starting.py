@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import NotFoundError
+from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.serving.scanning.starting import start_screens
 from sovereign_pipeline_tests.conftest import LADDER

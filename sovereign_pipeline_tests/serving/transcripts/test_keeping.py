@@ -11,7 +11,8 @@ from typing import Any
 import pyrage
 import pytest
 
-from sovereign_pipeline.errors import PrivacyError, RecipeError
+from sovereign_pipeline.base.errors import PrivacyError, RecipeError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.privacy.vault.vault import fingerprint_of
@@ -19,7 +20,6 @@ from sovereign_pipeline.serving.gateway.journal import facts_of, read_hour
 from sovereign_pipeline.serving.transcripts import keeping as keeping_module
 from sovereign_pipeline.serving.transcripts.keeping import transcript_files
 from sovereign_pipeline.serving.transcripts.records import sealed_in
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.gateway.scripted import adapter
 from sovereign_pipeline_tests.serving.transcripts.conftest import LINE, Kept, keeping

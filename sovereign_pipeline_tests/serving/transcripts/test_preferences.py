@@ -10,10 +10,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.base.errors import CeilingExceeded, ConflictError, InputError, SourceError
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
-from sovereign_pipeline.errors import CeilingExceeded, ConflictError, InputError, SourceError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.serving.transcripts.taking import TAKEN

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.tiny_model import save_tiny_model

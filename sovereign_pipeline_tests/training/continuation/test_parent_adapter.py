@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sovereign_pipeline.cli import app
-from sovereign_pipeline.errors import (
+from sovereign_pipeline.base.errors import (
     CeilingExceeded,
     IntegrityError,
     NotFoundError,
@@ -17,6 +16,7 @@ from sovereign_pipeline.errors import (
     SovereignError,
     TrainingFailed,
 )
+from sovereign_pipeline.cli import app
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.building import BILL_OF_MATERIALS_FILE

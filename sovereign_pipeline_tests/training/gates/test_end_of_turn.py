@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline import countdown
+from sovereign_pipeline.base import text
 from sovereign_pipeline.training.gates import end_of_turn
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
@@ -125,7 +125,7 @@ def test_where_neither_ends_a_reply_the_evidence_says_so(institution: DemoInstit
 def test_the_gate_reports_its_progress_and_what_is_left(
     institution: DemoInstitution, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(countdown, "SECONDS_BETWEEN_MESSAGES", 0.0)
+    monkeypatch.setattr(text, "SECONDS_BETWEEN_MESSAGES", 0.0)
     chain = Chain(institution.workplace())
     told: list[str] = []
     chain.workplace = replace(chain.workplace, progress=told.append)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline import countdown
-from sovereign_pipeline.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.base import text
+from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train
@@ -142,7 +142,7 @@ def test_a_stop_is_heard_before_the_first_step(make_job: JobMaker, whole: dict[s
 
 
 def test_a_stop_request_ends_the_computing_of_references(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(countdown, "SECONDS_BETWEEN_MESSAGES", 0.0)
+    monkeypatch.setattr(text, "SECONDS_BETWEEN_MESSAGES", 0.0)
     first = make_job("sft", letters(12), sft={"epochs": 1})
     run(first)
     job = make_job("dpo", pairs(60), preference={"epochs": 1}, parent_adapter=first.output / "adapter")

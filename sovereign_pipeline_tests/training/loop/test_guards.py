@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import InputError, TrainingFailed
+from sovereign_pipeline.base.errors import InputError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.loop import guards
 from sovereign_pipeline.training.loop.forward import token_log_probabilities

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop import references
 from sovereign_pipeline.training.loop.forward import reply_log_probabilities

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.plan import make_plan, packs_alike
 from sovereign_pipeline.training.loop.rows import (

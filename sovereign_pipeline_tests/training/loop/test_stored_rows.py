@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop import stored_rows
 from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, encode, exchanged, pack

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from sovereign_pipeline.errors import RecipeError, TrainingFailed
+from sovereign_pipeline.base.errors import RecipeError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
 from sovereign_pipeline.training.loop.plan import make_plan

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.loop.hooks import TrainerHooks
 from sovereign_pipeline.training.loop.trainer import train

@@ -17,8 +17,8 @@ from dagster_pipes import encode_env_var
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from sovereign_pipeline.errors import TrainingFailed
-from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.loop.plan import make_plan

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.orchestration.pages.plots import loss_curve_png
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, read_result
 from sovereign_pipeline.training.locks import lock_of_line
 from sovereign_pipeline.training.processes import launcher

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from sovereign_pipeline.processes.this_process import die_with_parent
-from sovereign_pipeline.settings import go_offline
+from sovereign_pipeline.base.processes import die_with_parent
+from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop import devices
 from sovereign_pipeline.training.loop.batches import Batches

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training.rlhf import Rlhf
-from sovereign_pipeline.settings import PROJECT_ROOT
 from sovereign_pipeline.training.rlhf.guards import check_reward
 from sovereign_pipeline.training.rlhf.prompts import Prompt, PromptRow
 from sovereign_pipeline.training.rlhf.reward.rewards import Rewards

@@ -5,7 +5,7 @@ from statistics import fmean
 
 import pytest
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf.guards import (
     check_first_ratio,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sovereign_pipeline.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.models import load_trainable
 from sovereign_pipeline.training.loop.rows import Completion, encode

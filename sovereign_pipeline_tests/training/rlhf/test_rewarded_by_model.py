@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.orchestration.pages.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.hooks import TrainerHooks

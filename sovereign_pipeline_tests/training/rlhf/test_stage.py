@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.orchestration.pages.figures import figures_of
 from sovereign_pipeline.orchestration.pages.models import adapter
 from sovereign_pipeline.policy.line import Line

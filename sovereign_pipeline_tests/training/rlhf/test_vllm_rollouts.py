@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import torch
 
-from sovereign_pipeline.errors import TrainingFailed
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.policy.training.rlhf import Rollouts
-from sovereign_pipeline.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop.models import load_trainable
 from sovereign_pipeline.training.rlhf.policy import Policy

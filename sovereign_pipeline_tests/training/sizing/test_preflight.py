@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import read_shape
-from sovereign_pipeline.errors import TrainingFailed
 from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.loop import trainer

@@ -9,7 +9,7 @@ import datetime
 import sqlalchemy as sa
 from alembic import op
 
-from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.base.files import digest_of
 
 revision = "0004"
 down_revision = "0003"

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.base.files import digest_of
 
 revision = "0005"
 down_revision = "0004"

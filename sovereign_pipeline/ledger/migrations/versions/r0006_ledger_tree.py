@@ -11,8 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from sovereign_pipeline.artifacts.hashing import canonical_json
-from sovereign_pipeline.errors import IntegrityError
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.ledger import triggers
 from sovereign_pipeline.ledger.log import tree
 from sovereign_pipeline.ledger.migrations.append_only import forbid_changes

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sovereign_pipeline.errors import SovereignError
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.policy.rollout import Hold
 from sovereign_pipeline.release.cadence import Due, due_reviews
@@ -23,7 +24,6 @@ from sovereign_pipeline.serving.gateway.catalog import Catalog
 from sovereign_pipeline.serving.gateway.metrics import Counts
 from sovereign_pipeline.serving.gateway.responses import Sent
 from sovereign_pipeline.serving.rollout.hold import Compared, State
-from sovereign_pipeline.settings import Settings
 
 Stage = Literal["production", "staged", "before"]
 DIGITS = 12

@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
-from sovereign_pipeline.errors import InputError, IntegrityError, TrainingFailed
+from sovereign_pipeline.base.errors import InputError, IntegrityError, TrainingFailed
+from sovereign_pipeline.base.files import digest_of, file_sha256, short
 from sovereign_pipeline.policy.training.rlhf import Tool
 from sovereign_pipeline.sandbox.command import CommandEnd, in_tool, run_command
 from sovereign_pipeline.sandbox.inside import PACKAGES

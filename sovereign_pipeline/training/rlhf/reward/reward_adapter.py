@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sovereign_pipeline.artifacts.hashing import digest_of
+from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.dataset.jsonl import LabelRow
-from sovereign_pipeline.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.loop.rows import Completion, encode_label
 from sovereign_pipeline.training.reward_model.scoring import HEAD, Scorer, read_head, scoring_config

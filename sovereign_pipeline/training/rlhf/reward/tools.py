@@ -12,8 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.hashing import digest_of, file_sha256, short
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, TrainingFailed
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, TrainingFailed
+from sovereign_pipeline.base.files import digest_of, file_sha256, short
 from sovereign_pipeline.policy.training.rlhf import Rlhf, Tool
 from sovereign_pipeline.sandbox.sandbox import Limits, call_function
 from sovereign_pipeline.training.rlhf.reward.commands import CommandTool, machine_digests, scores_in

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from sovereign_pipeline.hosts.proxies import Proxy
+from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.gateway.doorway import Callers
 from sovereign_pipeline.serving.tokens import Tokens

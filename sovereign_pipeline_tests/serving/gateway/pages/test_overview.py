@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import IntegrityError
-from sovereign_pipeline.hosts.proxies import Proxy
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.flags.flag import Flag

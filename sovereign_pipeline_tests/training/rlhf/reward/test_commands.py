@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.hashing import file_sha256
-from sovereign_pipeline.errors import InputError, IntegrityError, TrainingFailed
+from sovereign_pipeline.base.errors import InputError, IntegrityError, TrainingFailed
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import python_parts
-from sovereign_pipeline.settings import Settings
 from sovereign_pipeline.training.rlhf.preparing import reward_code
 from sovereign_pipeline.training.rlhf.reward import commands
 from sovereign_pipeline.training.rlhf.reward.tools import Reply, ToolRunner, code_digests, copy_code

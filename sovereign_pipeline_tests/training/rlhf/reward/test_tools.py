@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.errors import IntegrityError, NotFoundError, TrainingFailed
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import call_function
 from sovereign_pipeline.training.rlhf.reward import tools

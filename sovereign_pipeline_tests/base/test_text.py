@@ -2,7 +2,7 @@
 
 import pytest
 
-from sovereign_pipeline.countdown import Countdown, duration
+from sovereign_pipeline.base.text import Countdown, duration
 
 
 def test_progress_is_reported_now_and_then_with_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,12 +1,63 @@
-"""Characters that a reader takes for others or does not see: one table for scrubbing, splitting and comparing names.
+"""Wording of messages and progress, and characters that look alike."""
 
-The pairs are a selection from `confusables.txt` of Unicode Technical Standard 39 (Unicode Security Mechanisms), for the
-scripts in which a whole Latin name can be imitated. What belongs here: single characters, and what each is compared as.
-What does not: the texts that are compared (`split/similarity.py`, `corpus/folding.py`, `privacy/normalisation.py`).
-"""
-
+import time
 import unicodedata
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+
+IDS_IN_A_MESSAGE = 10
+"""So many ids are named; a message is read by a person, and the rest stands in the artifact."""
+
+
+def and_more(items: Iterable[object], shown: int = IDS_IN_A_MESSAGE, separator: str = ", ") -> str:
+    """The first items and how many follow: `a, b and 4 more`."""
+    every = [str(item) for item in items]
+    more = f" and {len(every) - shown:,} more" if len(every) > shown else ""
+    return separator.join(every[:shown]) + more
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number with its noun: `1 row`, `1,204 rows`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+SECONDS_BETWEEN_MESSAGES = 5.0
+
+
+def silent(message: str) -> None:
+    """Progress of work that nobody waits for."""
+
+
+class Countdown:
+    """Reports the progress of work of a known size; says nothing when it ends before the first message is due."""
+
+    def __init__(self, progress: Callable[[str], None], work: str, total: int, unit: str = "") -> None:
+        """
+        Args:
+            work: what is done, such as `gate end_of_turn_trained, base model`.
+            unit: what is counted, in the singular, such as `row`.
+        """
+        self._progress = progress
+        self._work = work
+        self._total = total
+        self._unit = f"{unit} " if unit else ""
+        self._started = self._reported = time.monotonic()
+
+    def reached(self, done: int) -> None:
+        """Report `work: unit 12 of 40, 30 s left`, at most once in `SECONDS_BETWEEN_MESSAGES`."""
+        now = time.monotonic()
+        if done < 1 or now - self._reported < SECONDS_BETWEEN_MESSAGES:
+            return
+        self._reported = now
+        left = (now - self._started) / done * max(0, self._total - done)
+        self._progress(f"{self._work}: {self._unit}{done:,} of {self._total:,}, {duration(left)} left")
+
+
+def duration(seconds: float) -> str:
+    """For people: `40 s`, `3 min 05 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
 
 _PAIRS = (
     # Cyrillic

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import bootstrap
+from scipy.stats import binomtest, bootstrap
+from statsmodels.stats.proportion import proportion_confint
 
-from sovereign_pipeline import intervals
-from sovereign_pipeline.intervals import clustered_interval
+from sovereign_pipeline.base import intervals
+from sovereign_pipeline.base.intervals import clustered_interval, measured_share
 
 
 def test_interval_of_singletons_is_scipys_percentile_bootstrap() -> None:
@@ -63,3 +64,21 @@ def test_with_six_cases_a_candidate_worse_by_the_margin_passes_once_in_twenty_at
 def test_interval_of_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="0 values"):
         clustered_interval([], [], seed=7)
+
+
+@pytest.mark.parametrize(("hits", "of_all"), [(0, 5), (7, 10), (19, 24), (40, 40), (74, 80), (81, 263), (100, 100)])
+def test_the_interval_is_wilsons(hits: int, of_all: int) -> None:
+    share = measured_share(hits, of_all)
+    assert (share.low, share.high) == pytest.approx(proportion_confint(hits, of_all, method="wilson"))
+    assert share.share == pytest.approx(binomtest(hits, of_all).proportion_estimate)
+
+
+def test_the_interval_is_that_of_a_published_example() -> None:
+    """81 of 263: Newcombe 1998 (Statistics in Medicine 17: 857-872), table I, method 3."""
+    share = measured_share(81, 263)
+    assert (round(share.low, 4), round(share.high, 4)) == (0.2553, 0.3662)
+
+
+def test_of_nothing_nothing_is_known() -> None:
+    share = measured_share(0, 0)
+    assert (share.share, share.low, share.high) == (0.0, 0.0, 1.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.settings import CORPUS_VARIABLE, PROJECT_ROOT, VARIABLES, Settings, corpus_withheld
+from sovereign_pipeline.base.settings import CORPUS_VARIABLE, PROJECT_ROOT, VARIABLES, Settings, corpus_withheld
 
 OTHER = {
     "SOVEREIGN_HOME": "/o/home",

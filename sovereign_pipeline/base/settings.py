@@ -1,7 +1,4 @@
-"""Where things are on this machine, and the environment that keeps libraries off the network.
-
-What belongs here: paths and process-wide environment. What does not: anything an institution decides (`policy/`).
-"""
+"""Paths of this installation, and the environment that keeps libraries off the network."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -11,9 +8,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from sovereign_pipeline.errors import InputError
+from sovereign_pipeline.base.errors import InputError
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 # Each variable was found to be needed by a library this project loads: hub clients, telemetry, kernels fetched on use.
 # MLflow reads DO_NOT_TRACK as a word, not as "1".

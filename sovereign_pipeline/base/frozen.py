@@ -1,8 +1,4 @@
-"""The one base of every typed value that is read from a file or written to one.
-
-What belongs here: how such a value behaves. What does not: what an institution edits by hand, whose mistakes are
-explained key by key (`policy/recipe_model.py`).
-"""
+"""The base class of every typed value that is read from a file or written to one."""
 
 from pydantic import BaseModel, ConfigDict
 

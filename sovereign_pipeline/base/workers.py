@@ -1,8 +1,4 @@
-"""Worker processes that share the work of one machine.
-
-What belongs here: starting them, handing out work in order, and noticing that one was killed. What does not: what they
-do, which each room tells.
-"""
+"""Worker processes that share the work of one machine."""
 
 import multiprocessing
 import os
@@ -14,8 +10,8 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, Self, TypeVar
 
-from sovereign_pipeline.errors import WorkerKilled
-from sovereign_pipeline.processes.this_process import die_with_parent
+from sovereign_pipeline.base.errors import WorkerKilled
+from sovereign_pipeline.base.processes import die_with_parent
 
 UNDER_WAY_PER_WORKER = 2
 """So much is handed out at a time: no worker waits for work, and few results wait to be used."""

@@ -11,9 +11,9 @@ from typing import Any
 import psutil
 import pytest
 
-from sovereign_pipeline.errors import WorkerKilled
-from sovereign_pipeline.processes.worker_pool import WorkerPool
-from sovereign_pipeline.settings import PROJECT_ROOT
+from sovereign_pipeline.base.errors import WorkerKilled
+from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
 
 
@@ -81,7 +81,7 @@ def test_a_worker_that_is_killed_while_it_sends_stops_the_work_too(tmp_path: Pat
         "import os, signal, sys, time\n"
         "from multiprocessing.connection import Connection\n"
         "from sovereign_pipeline.processes import worker_pool\n"
-        "from sovereign_pipeline.errors import WorkerKilled\n"
+        "from sovereign_pipeline.base.errors import WorkerKilled\n"
         "def send_a_third_and_die(connection, content):\n"
         "    third = bytes(content[: len(content) // 3])\n"
         "    os.write(connection.fileno(), len(content).to_bytes(4, 'big') + third)\n"
@@ -115,8 +115,8 @@ def test_the_workers_end_with_their_parent_however_it_ends(tmp_path: Path) -> No
     parent = run_program(
         tmp_path,
         "import sys; from pathlib import Path\n"
-        "from sovereign_pipeline.processes.worker_pool import WorkerPool\n"
-        "from sovereign_pipeline_tests.processes.test_worker_pool import tell_and_stay\n"
+        "from sovereign_pipeline.base.workers import WorkerPool\n"
+        "from sovereign_pipeline_tests.base.test_workers import tell_and_stay\n"
         "if __name__ == '__main__':\n"
         "    with WorkerPool(2) as pool:\n"
         "        list(pool.over((Path(sys.argv[1]) / str(n) for n in range(2)), tell_and_stay))\n",

@@ -1,0 +1,1 @@
+"""What every other package builds on: errors, settings, files, text, processes and hosts."""

@@ -1,0 +1,143 @@
+"""Read small files, write them atomically, lock between processes, and hash canonical JSON and files."""
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError
+
+
+def read_bounded(path: Path, most: int, hint: str) -> bytes:
+    """The bytes of a file, `most` of them. Raises IntegrityError, with the hint, for a larger one or none to read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as stream:
+            content = stream.read(most + 1)
+    except OSError as error:
+        raise IntegrityError(f"{path}: the file cannot be read ({type(error).__name__}).", hint) from None
+    if len(content) > most:
+        raise IntegrityError(f"{path}: the file is larger than {most:,} bytes.", hint)
+    return content
+
+
+BLOCK = 1 << 20
+"""Bytes read at once."""
+ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def canonical_json(value: Any) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces. Raises TypeError or ValueError for NaN, sets and the like."""
+    return ENCODER.encode(value).encode()
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 (64 hex digits) of the canonical JSON of a value."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 (64 hex digits) of a file's bytes, read in blocks."""
+    hasher = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+def short(digest: str) -> str:
+    """The first twelve digits, for people; never for identity."""
+    return digest[:12]
+
+
+SECONDS_BETWEEN_TRIES = 1.0
+SECONDS_BETWEEN_SHORT_TRIES = 0.005
+TRIES_BETWEEN_MESSAGES = 15
+
+
+def _never() -> bool:
+    return False
+
+
+def _no_progress(message: str) -> None:
+    """For locks that are held for moments."""
+
+
+@contextmanager
+def held(
+    path: Path, progress: Callable[[str], None] = _no_progress, stopped: Callable[[], bool] = _never
+) -> Iterator[None]:
+    """Hold a lock; wait while another process has it, and say so every quarter of a minute.
+
+    Raises ConflictError once `stopped` is true.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as lock:
+        tries = 0
+        while not _taken(lock.fileno()):
+            if tries % TRIES_BETWEEN_MESSAGES == 0:
+                progress(f"waiting: another process holds {path.name}")
+            if stopped():
+                raise ConflictError(
+                    f"Stopped, as asked, while another process held {path.name}.", "Run again; a checkpoint is kept."
+                )
+            tries += 1
+            time.sleep(SECONDS_BETWEEN_TRIES)
+        yield
+
+
+@contextmanager
+def held_within(path: Path, seconds: float) -> Iterator[None]:
+    """Hold a lock that others hold for moments. Raises ConflictError when it is not free within this time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + seconds
+    with path.open("a", encoding="utf-8") as lock:
+        while not _taken(lock.fileno()):
+            if time.monotonic() > until:
+                raise ConflictError(
+                    f"{path}: another process has held this lock for {seconds:.0f} seconds.", "Try again later."
+                )
+            time.sleep(SECONDS_BETWEEN_SHORT_TRIES)
+        yield
+
+
+@contextmanager
+def held_if_free(path: Path) -> Iterator[bool]:
+    """Hold a lock if nobody has it. Yields whether it is held; never waits."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as lock:
+        yield _taken(lock.fileno())
+
+
+def _taken(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file, so that after a crash either its old or its new content is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,140 @@
+"""Ports of the loopback interface, the institution's proxy, and the hosts that a page may come from."""
+
+import hashlib
+import hmac
+import socket
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sovereign_pipeline.base.errors import InputError
+
+LOOPBACK = "127.0.0.1"
+REVIEW_PORT = 8600
+"""Of the review page, unless another is given."""
+GATEWAY_PORT = 8800
+"""Of the gateway, unless another is given."""
+
+
+def listen(port: int, option: str) -> socket.socket:
+    """A socket that holds the port. option: what to change it with. Raises InputError when another program has it."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind((LOOPBACK, port))
+        held.listen()
+    except OSError as error:
+        held.close()
+        raise InputError(
+            f"Port {port} of {LOOPBACK} is already in use ({error.strerror}).",
+            f"End the program that listens there, or give another port with {option}.",
+        ) from None
+    return held
+
+
+SECRET_HEADER = "X-Proxy-Secret"
+SHORTEST_SECRET = 32
+LONGEST_NAME = 200
+"""Characters of a header that names somebody; a longer one names nobody."""
+
+Scope = MutableMapping[str, Any]
+"""Of an ASGI request."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """The institution's proxy, as a server behind it tells it from everybody else."""
+
+    addresses: frozenset[str]
+    secret: bytes | None = field(default=None, repr=False)
+    """What it sends as X-Proxy-Secret; None: its address alone is believed."""
+
+    def sent(self, scope: Scope) -> bool:
+        """Whether the connection itself comes from the proxy; no forwarded address is believed about that."""
+        if scope.get("client") is None or scope["client"][0] not in self.addresses:
+            return False
+        return self.secret is None or _is_same(self.secret, _values(scope, SECRET_HEADER))
+
+    def named(self, scope: Scope, header: str) -> str | None:
+        """What the proxy names in a header; None where it sent none, several, or the request is not from it."""
+        values = _values(scope, header) if self.sent(scope) else []
+        if len(values) != 1 or not 0 < len(values[0]) <= LONGEST_NAME:
+            return None
+        return values[0].decode("latin-1")
+
+
+def read_secret(path: Path) -> bytes:
+    """The secret in a file. Raises InputError for one that is missing, short, or readable by other accounts."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.", "Write the secret that the proxy sends into it.")
+    if path.stat().st_mode & 0o077:
+        raise InputError(f"{path}: other accounts can read the proxy's secret.", f"Close it: chmod 600 {path}")
+    secret = path.read_bytes().strip()
+    if len(secret) < SHORTEST_SECRET:
+        raise InputError(
+            f"{path}: the proxy's secret has fewer than {SHORTEST_SECRET} characters.",
+            "Write a long random one, such as `openssl rand -hex 32` prints.",
+        )
+    return secret
+
+
+def _is_same(secret: bytes, sent: list[bytes]) -> bool:
+    """Compared in constant time, also where the lengths differ."""
+    return len(sent) == 1 and hmac.compare_digest(hashlib.sha256(secret).digest(), hashlib.sha256(sent[0]).digest())
+
+
+def _values(scope: Scope, header: str) -> list[bytes]:
+    name = header.lower().encode("latin-1", "replace")
+    return [value for given, value in scope["headers"] if given.lower() == name]
+
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+FROM_HERE = (b"same-origin", b"none")
+"""What a browser puts into Sec-Fetch-Site for a request of the UI's own page, and for one that its user made."""
+
+
+REFUSAL = b"This host name, or the page that this request came from, is not one of this installation.\n"
+
+
+def for_hosts(app: App, hosts: Collection[str], refusal: bytes = REFUSAL, content_type: bytes = b"text/plain") -> App:
+    """An application that answers requests to these host names, from pages of these host names."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and not _is_ours(scope, hosts):
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+                return
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", content_type)]})
+            await send({"type": "http.response.body", "body": refusal})
+            return
+        await app(scope, receive, send)
+
+    return answer
+
+
+def _is_ours(scope: Scope, hosts: Collection[str]) -> bool:
+    headers: dict[bytes, list[bytes]] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.lower(), []).append(value)
+    named = headers.get(b"host", [])
+    origins = headers.get(b"origin", [])
+    sites = headers.get(b"sec-fetch-site", [])
+    if len(named) != 1 or _host_of(b"//" + named[0]) not in hosts:
+        return False
+    if any(_host_of(origin) not in hosts for origin in origins):
+        return False
+    # A link on another page may lead to a page here, which changes nothing; a query may not come from there.
+    follows_a_link = headers.get(b"sec-fetch-mode") == [b"navigate"] and "graphql" not in scope["path"]
+    return follows_a_link or all(site in FROM_HERE for site in sites)
+
+
+def _host_of(address: bytes) -> str | None:
+    try:
+        return urlsplit(address.decode("ascii")).hostname
+    except ValueError:
+        return None
