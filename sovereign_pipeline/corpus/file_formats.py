@@ -26,6 +26,7 @@ from sovereign_pipeline.corpus.opening import (
 from sovereign_pipeline.corpus.row import Row
 from sovereign_pipeline.corpus.tables.header import refuse_repeated_columns
 from sovereign_pipeline.corpus.tables.text import rows_of_table
+from sovereign_pipeline.corpus.values import WrittenNumber
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 TABLES = (".csv", ".tsv", ".parquet")
@@ -36,21 +37,6 @@ LARGEST_PACKED_PARQUET = 1 << 30
 """Bytes. A Parquet file is read from its end, so all of it must be unpacked into memory; a small file can unpack into
 a thousand times its size."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-
-
-class WrittenNumber(float):
-    """A number of JSON that keeps its spelling as a text: 2024.10 is not 2024.1 where both are case files."""
-
-    __slots__ = ("_written",)
-    _written: str
-
-    def __new__(cls, written: str) -> "WrittenNumber":
-        number = super().__new__(cls, written)
-        number._written = written
-        return number
-
-    def __str__(self) -> str:
-        return self._written if "e" not in self._written.lower() else float.__str__(self)
 
 
 def format_of(path: Path) -> str:

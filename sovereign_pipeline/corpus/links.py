@@ -12,10 +12,9 @@ from collections.abc import Callable, Collection, Iterable
 from decimal import Decimal
 from typing import Any
 
-from sovereign_pipeline.corpus.file_formats import WrittenNumber
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.quarantine import RowRejected
-from sovereign_pipeline.corpus.values import DIGITS_LOST, NO_VALUE
+from sovereign_pipeline.corpus.values import DIGITS_LOST, NO_VALUE, WrittenNumber
 
 _WHOLE_AS_FRACTION = re.compile(r"(-?\d+)\.0+", re.ASCII)
 _BRACKETS = (("[", "]"), ("{", "}"), ("(", ")"))

@@ -32,6 +32,21 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
+class WrittenNumber(float):
+    """A number of JSON that keeps its spelling as a text: 2024.10 is not 2024.1 where both are case files."""
+
+    __slots__ = ("_written",)
+    _written: str
+
+    def __new__(cls, written: str) -> "WrittenNumber":
+        number = super().__new__(cls, written)
+        number._written = written
+        return number
+
+    def __str__(self) -> str:
+        return self._written if "e" not in self._written.lower() else float.__str__(self)
+
+
 def is_seen(character: str) -> bool:
     """Whether a reader sees the character: no space, no mark of direction, nothing of no width."""
     return bool(compared_as(character).strip())

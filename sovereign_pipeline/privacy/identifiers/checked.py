@@ -13,7 +13,7 @@ from stdnum.iso7064 import mod_97_10
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.checks import is_omani_phone
-from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID
+from sovereign_pipeline.privacy.identifiers.fragments import DIGITS_OF_A_NATIONAL_ID
 from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.spans import Span, value_key
 

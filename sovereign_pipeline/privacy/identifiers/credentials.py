@@ -54,7 +54,8 @@ _ARABIC_LABEL = (
 )
 _VALUE = r"[^\s\"'`,;<>«»]{3,199}[^\s\"'`,;<>«».?)\]:]"
 BY_LABEL = re.compile(
-    rf"(?i){_LABEL}(?: (?:for|of|to) [^\n:=]{{1,40}}?)?[\"']?\s{{0,3}}(?:[:=]{{1,2}}>?|\bis now\b|\bis\b|\bwas\b)"
+    rf"(?i){_LABEL}(?: (?:for|of|to) [^\n:=]{{1,40}}?)?[\"']?\s{{0,3}}"
+    r"(?:[:=]{1,2}>?|\bis now\b|\bis\b|\bwas\b)"
     rf"\s{{0,3}}[\"'`]?(?P<value>{_VALUE})"
     rf"|{_ARABIC_LABEL}(?:[^\n:=]{{0,30}}?\s{{0,3}}[:=]|\s(?:هي|هو)\s)\s{{0,3}}[\"'`«]?(?P<arabic>{_VALUE})"
     rf"|{_ARABIC_LABEL}\s(?=\S{{0,30}}\d)(?P<bare>{_VALUE})"

@@ -4,6 +4,7 @@ What belongs here: pieces of regular expressions over normalised text. What does
 `shapes.py`, `long_numbers.py`).
 """
 
+DIGITS_OF_A_NATIONAL_ID = 8
 NOT_IN_WORD = r"(?<![\w/])"
 END = r"(?![\w/])(?![.,]\d)(?!-\d)"
 NOT_AN_AMOUNT = r"(?<!\bOMR )(?<!\bOMR)(?<!\bRO )(?<!\d[.,:-])"

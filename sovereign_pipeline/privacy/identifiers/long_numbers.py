@@ -9,11 +9,10 @@ from collections.abc import Iterator
 
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.checks import count_of_digits, is_date_or_years, is_omani_phone
-from sovereign_pipeline.privacy.identifiers.fragments import END, NOT_AN_AMOUNT
+from sovereign_pipeline.privacy.identifiers.fragments import DIGITS_OF_A_NATIONAL_ID, END, NOT_AN_AMOUNT
 from sovereign_pipeline.privacy.identifiers.labels import LABELS
 from sovereign_pipeline.privacy.spans import Span, value_key
 
-DIGITS_OF_A_NATIONAL_ID = 8
 # With a year and at most six digits: anything longer may be a person's number in its shape.
 _FILE_NUMBER = re.compile(r"\b[A-Z]{2,6}/(?:19|20)\d\d/\d{1,6}\b")
 _LONGEST_LABEL = 60

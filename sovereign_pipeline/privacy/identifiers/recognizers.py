@@ -27,6 +27,7 @@ from sovereign_pipeline.privacy.identifiers import (
 )
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
 from sovereign_pipeline.privacy.identifiers.checked import has_country_of_an_iban, is_complete, is_valid_phone
+from sovereign_pipeline.privacy.identifiers.fragments import DIGITS_OF_A_NATIONAL_ID
 from sovereign_pipeline.privacy.identifiers.labels import (
     LABELLED_PATTERNS,
     PASSPORT_WITH_LETTERS,
@@ -36,7 +37,6 @@ from sovereign_pipeline.privacy.identifiers.labels import (
     STRICT_LABELLED_PATTERNS,
 )
 from sovereign_pipeline.privacy.identifiers.long_numbers import (
-    DIGITS_OF_A_NATIONAL_ID,
     long_numbers,
     without_file_numbers,
 )

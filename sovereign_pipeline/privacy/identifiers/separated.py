@@ -16,6 +16,7 @@ from stdnum import luhn
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.checked import bracketed_machines, ibans, prefixed_phones
 from sovereign_pipeline.privacy.identifiers.checks import is_omani_phone
+from sovereign_pipeline.privacy.identifiers.fragments import DIGITS_OF_A_NATIONAL_ID
 from sovereign_pipeline.privacy.identifiers.labels import (
     BIRTH_LABEL,
     LABELLED_PATTERNS,
@@ -23,7 +24,7 @@ from sovereign_pipeline.privacy.identifiers.labels import (
     PHONE_LABEL_SIGNS,
     PHONES_BY_LABEL,
 )
-from sovereign_pipeline.privacy.identifiers.long_numbers import DIGITS_OF_A_NATIONAL_ID, numbers_beside_digits
+from sovereign_pipeline.privacy.identifiers.long_numbers import numbers_beside_digits
 from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions, phones
 from sovereign_pipeline.privacy.spans import Span, value_key
 
