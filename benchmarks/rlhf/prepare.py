@@ -24,7 +24,7 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings, go_offline
 from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.privacy.vault.vault_cli import keygen
+from sovereign_pipeline.privacy.vault_cli import keygen
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.processes.launcher import run_trainer
 from sovereign_pipeline.training.rlhf.prompts import (

@@ -21,7 +21,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.privacy.vault.vault import fingerprint_of
+from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 
 CREATED = "backup created"

@@ -25,11 +25,11 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
 from sovereign_pipeline.policy.training.training import warnings
-from sovereign_pipeline.privacy.word_lists import load_word_lists
+from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.privacy.how_found import KindFacts
+    from sovereign_pipeline.privacy.preview import KindFacts
 
 lines = typer.Typer(no_args_is_help=True, help="Show, check and add the recipes of lines.")
 
@@ -80,7 +80,7 @@ def lines_check(
     load_word_lists(Settings.from_environment().data, recipe.line)
     of_recipe = keys_to_fill_in(recipe)
     to_fill_in = [*of_recipe, *(f"institution.yaml: {key}" for key in keys_to_fill_in(institution))]
-    from sovereign_pipeline.privacy.how_found import how_found
+    from sovereign_pipeline.privacy.preview import how_found
 
     kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
@@ -241,7 +241,7 @@ def _checked(file: Path) -> Line:
     for model in recipe.privacy.name_models.values():
         name_model_directory(model)
     if recipe.privacy.recognizers:
-        from sovereign_pipeline.privacy.analyzer.analysis import try_added_recognizers
+        from sovereign_pipeline.privacy.analysis import try_added_recognizers
 
         try_added_recognizers(recipe.privacy)
     return recipe

@@ -15,7 +15,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.commands.terminal import AsJson, LineName, out, print_json, print_rows
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
-from sovereign_pipeline.privacy.placeholders import AUTHOR
+from sovereign_pipeline.privacy.spans import AUTHOR
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def privacy_preview(
 
 def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed: int) -> None:
     """Ask about each row. What was answered before an end of input is kept."""
-    from sovereign_pipeline.privacy.judgements import (
+    from sovereign_pipeline.privacy.preview import (
         Judgement,
         assert_shown_as_stored,
         estimate_of,

@@ -13,16 +13,17 @@ from rich.markup import escape
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import AsJson, LineName, err, out, print_json, print_rows
-from sovereign_pipeline.corpus.first_look.looking import (
+from sovereign_pipeline.corpus.inspection import (
     NOT_UTF8,
     ColumnFacts,
     FileFacts,
+    Suggestion,
     compared_columns,
     look_at,
     rows_shown,
+    suggest,
 )
-from sovereign_pipeline.corpus.first_look.suggestion import Suggestion, suggest
-from sovereign_pipeline.corpus.states import may_be_shown
+from sovereign_pipeline.corpus.values import may_be_shown
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.policy.institution import load_institution

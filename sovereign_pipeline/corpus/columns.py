@@ -6,19 +6,296 @@ What does not: finding personal data (`privacy/columns.py`).
 """
 
 import hmac
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.artifacts.stage import KindsIn
-from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.errors import PrivacyError, SourceError
+from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.links import link_key
-from sovereign_pipeline.corpus.quarantine import RowRejected
-from sovereign_pipeline.policy.corpus import ColumnTreatment
+from sovereign_pipeline.corpus.opening import name_without_packing
+from sovereign_pipeline.corpus.values import link_key
+from sovereign_pipeline.policy.corpus import LAYOUT_FIELDS, ColumnTreatment, Source
 from sovereign_pipeline.policy.personal_data import Kind
+
+REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
+"""Fields of every document that a column or a constant gives."""
+FIELD_OF_ROLE = {"preferences": "rejected", "labels": "label"}
+"""The field that a role needs besides."""
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "request": (
+        "request",
+        "letter",
+        "question",
+        "questiontext",
+        "message",
+        "inquiry",
+        "incoming",
+        "prompt",
+        "instruction",
+        "body",
+        "text",
+        "الرسالة",
+        "الطلب",
+        "السؤال",
+    ),
+    "response": (
+        "response",
+        "reply",
+        "answer",
+        "answertext",
+        "outgoing",
+        "completion",
+        "output",
+        "chosen",
+        "الرد",
+        "الجواب",
+        "الإجابة",
+    ),
+    "rejected": ("rejected", "loser", "bad"),
+    "subject": ("subject", "title", "heading", "topic", "re", "الموضوع"),
+    "date": (
+        "date",
+        "dateanswered",
+        "answered",
+        "sent",
+        "senton",
+        "received",
+        "datetabled",
+        "created",
+        "createdat",
+        "day",
+        "التاريخ",
+        "تاريخ",
+    ),
+    "case": (
+        "case",
+        "caseid",
+        "caseno",
+        "casenumber",
+        "file",
+        "fileno",
+        "filenumber",
+        "thread",
+        "threadid",
+        "matter",
+        "المعاملة",
+        "الملف",
+        "رقمالمعاملة",
+        "رقمالملف",
+    ),
+    "department": ("department", "directorate", "unit", "answeringbodyname", "office", "section", "الدائرة", "القسم"),
+    "author": ("author", "from", "sender", "answeringmember", "officer", "writer", "الكاتب", "المرسل"),
+    "language": ("language", "lang", "locale", "اللغة"),
+    "id": ("id", "uid", "uin", "reference", "ref", "number", "no", "key", "الرقم", "رقم"),
+}
+"""Field -> names under which institutions have it, without spaces and marks, the likeliest first."""
+
+_OTHER_KEYS = {"id": "`id_from_row`", "case": "`case_from_row`", "classification": "`classification_floor`"}
+COLUMNS_SHOWN = 40
+LONGEST_NAME, MOST_WORDS = 40, 4
+LONGEST_TITLE = 90
+"""Characters. A longer name of a column is a text."""
+MOST_WORDS_OF_A_KNOWN_NAME = 3
+_OTHER_NAMES = "rejected label classification level status state type links linked related messages conversations"
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
+A_ROW_FOR_A_HEADER = "Its first line seems to be a row, not the names of columns."
+NAME_THE_COLUMNS = "Write the names of the columns into the first line of the file."
+_TITLE = (
+    "Its first line is a comment or a title, not the names of columns.",
+    "Delete the lines above the names of the columns from the file.",
+)
+NO_KNOWN_NAME = (
+    "Its first line has {cells}, none of them the name of a column that is known here. It may be a row, so it is not "
+    "shown."
+)
+_DELIMITERS = {";": '";"', "\t": '"\\t"', "|": '"|"', ",": '","'}
+"""Each as YAML writes it."""
+_VALUE = re.compile(r"\d{4}-\d\d-\d\d.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}|.*@.*\..*")
+"""What names no column: a date, an e-mail address."""
+_NUMBER = re.compile(r"[-+]?[\d.,]+")
+
+
+def needed_columns(source: Source) -> dict[str, str]:
+    """Column -> what it is for: a field, `where` or `links`."""
+    fields = [*REQUIRED, "classification", *([FIELD_OF_ROLE[source.role]] if source.role in FIELD_OF_ROLE else [])]
+    given = {*source.constants}
+    given |= {"classification"} if source.classification_floor is not None else set()
+    given |= {"id"} if source.id_from_row else set()
+    given |= {"case"} if source.case_from_row else set()
+    given |= {*LAYOUT_FIELDS, "subject"} if source.layout != "columns" else set()
+    columns = {source.columns.get(name, name): name for name in fields if name in source.columns or name not in given}
+    columns |= {column: name for name, column in source.columns.items()}
+    columns |= dict.fromkeys(source.where, "`where`")
+    return columns | ({source.links: "`links`"} if source.links else {})
+
+
+def refuse_missing_columns(path: Path, source: Source, columns: Collection[str]) -> None:
+    """Raise SourceError for a file that lacks a needed column. columns: of a table's header, or of any row of JSON."""
+    known = set(map(folded, columns))
+    missing = {column: use for column, use in needed_columns(source).items() if folded(column) not in known}
+    if not missing:
+        return
+    lacks = ", ".join(f"'{column}'" + (f" (for {use})" if use != column else "") for column, use in missing.items())
+    message = f"{path}: source '{source.name}' needs {counted(len(missing), 'column')} that the file lacks: {lacks}."
+    (only, *others) = [*columns] or [""]
+    if not others and (found := next((each for each in _DELIMITERS if each in only), None)):
+        raise SourceError(
+            f"{message} Its header is one column, with {_DELIMITERS[found]} in it.",
+            f"Set `delimiter: {_DELIMITERS[found]}` for the source in the recipe.",
+        )
+    if (odd := odd_first_line(columns)) is not None:
+        raise SourceError(f"{message} {odd[0]}", odd[1])
+    named = needed_columns(source)
+    if is_table_of_text(path) and not (known & set(map(folded, named)) or any(map(resembles_a_name, columns))):
+        # What may be a row is not quoted.
+        raise SourceError(
+            f"{message} {NO_KNOWN_NAME.format(cells=counted(len(columns), 'cell'))}",
+            f"{NAME_THE_COLUMNS} Where they stand there, name them under `columns` in the recipe.",
+        )
+    keys = [use for use in ("`links`", "`where`") if use in missing.values()]
+    hint = f"Correct {' and '.join(keys)} in the recipe."
+    if len(missing) > sum(use in keys for use in missing.values()):
+        hint = "Name the right column under `columns`, or give the field one value under `constants`."
+    others = [key for field, key in _OTHER_KEYS.items() if field in missing.values()]
+    if others:
+        hint += f" For files without one: {', '.join(others)}."
+    raise SourceError(f"{message} {columns_shown(columns)}", hint)
+
+
+def columns_shown(columns: Iterable[str]) -> str:
+    """The columns of a file as a sentence; names too long to be names are counted."""
+    names = [*columns]
+    short = [name for name in names if name.strip() and len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS]
+    others = f"{counted(len(names) - len(short), 'name')} too long or empty" if len(short) < len(names) else ""
+    shown = and_more([repr(name)[1:-1] for name in short], COLUMNS_SHOWN)
+    return f"Its columns: {', and '.join(part for part in (shown, others) if part)}."
+
+
+def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
+    """What a table's first line is that does not name columns, and the remedy; None for one that may."""
+    (first, *others) = [each.strip() for each in columns] or [""]
+    if first.startswith("sep=") and not any(others):
+        return "Its first line is a note for Excel.", "Delete that line from the file."
+    filled = [each for each in (first, *others) if each]
+    if len(filled) > 1 and len(set(filled)) == 1 and not is_a_known_name(first):
+        return _TITLE
+    is_title = (
+        bool(first) and not any(others) if others else " " in first and not any(each in first for each in _DELIMITERS)
+    )
+    if is_title or first.startswith(("#", "//")):
+        return _TITLE
+    return (A_ROW_FOR_A_HEADER, NAME_THE_COLUMNS) if seems_a_row(columns) else None
+
+
+def is_table_of_text(path: Path) -> bool:
+    """Whether a first line stands for the names of columns; JSON and Parquet name them elsewhere."""
+    return name_without_packing(path).endswith((".csv", ".tsv"))
+
+
+def resembles_a_name(column: str) -> bool:
+    """Whether a first line's cell has a word that institutions name a column with. One with digits may be a value."""
+    words = [plain(word) for word in _WORD.findall(column)]
+    if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
+        return False
+    return plain(column) in _KNOWN_NAMES or any(word in _KNOWN_NAMES for word in words)
+
+
+def is_a_known_name(column: str) -> bool:
+    """Whether a whole cell is a name of a column that institutions use."""
+    return plain(column) in _KNOWN_NAMES
+
+
+def plain(name: str) -> str:
+    """A name without spaces and marks, in one letter case."""
+    return "".join(each for each in folded(name) if each.isalnum())
+
+
+def seems_a_row(columns: Collection[str]) -> bool:
+    """Whether names of columns are values: a date, an e-mail address, a text, or numbers for a third of them."""
+    names = [name.strip() for name in columns]
+    if any(len(name) > LONGEST_TITLE or _VALUE.fullmatch(name) for name in names):
+        return True
+    return sum(_NUMBER.fullmatch(name) is not None for name in names) * 3 >= len(names) > 0
+
+
+_KNOWN_NAMES = {plain(each) for names in NAMES.values() for each in names} | {*_OTHER_NAMES.split()}
+
+
+LONGEST_NAME_HEADER = 60
+"""Characters of a column's name that a message shows."""
+GIVE_NAMES = "Give every column a name of its own."
+
+
+def refuse_repeated_columns(path: Path, columns: Sequence[str]) -> None:
+    """Raise SourceError where two columns have one name. A cell of a first line that may be a row is not quoted."""
+    times = Counter(columns)
+    twice = [name for name in times if times[name] > 1]
+    if not twice:
+        return
+    is_text = is_table_of_text(path)
+    if is_text and (odd := odd_first_line(columns)) is not None:
+        raise SourceError(f"{path}: {odd[0][0].lower()}{odd[0][1:]}", odd[1])
+    if not any(name.strip() for name in twice):
+        raise SourceError(
+            f"{path}: {counted(times[twice[0]], 'column has', 'columns have')} no name in the first line.", GIVE_NAMES
+        )
+    if is_text and not any(map(resembles_a_name, columns)):
+        said = NO_KNOWN_NAME.format(cells=counted(len(columns), "cell"))
+        raise SourceError(f"{path}: {said[0].lower()}{said[1:]} Two of them are the same.", NAME_THE_COLUMNS)
+    repeated = sum(times[name] - 1 for name in twice)
+    shown = [
+        repr(name) for name in twice if len(name) <= LONGEST_NAME_HEADER and (not is_text or is_a_known_name(name))
+    ]
+    places = [number for number, name in enumerate(columns, start=1) if name in twice]
+    named = f": {and_more(shown)}" if shown else f" (columns {and_more(map(str, places))})"
+    raise SourceError(
+        f"{path}: {counted(repeated, 'column has', 'columns have')} the name of another column{named}.", GIVE_NAMES
+    )
+
+
+SPELLINGS_REMEMBERED = 1_024
+"""Sets of column names that are looked up once. A table has one, rows of JSON may have several."""
+
+
+class ColumnNames:
+    """The columns that a source reads, under the names that its recipe uses."""
+
+    def __init__(self, read: Iterable[str]) -> None:
+        """
+        Args:
+            read: every column that is read. Other columns of the file are left as they are.
+        """
+        self._read = {folded(name): name for name in read}
+        self._renames = lru_cache(SPELLINGS_REMEMBERED)(self._renames_of)
+
+    def applied(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The values, each column that is read under its name in the recipe.
+
+        Raises RowRejected, which names them, where several columns have one of these names.
+        """
+        renames = self._renames(tuple(values))
+        return {renames.get(name, name): value for name, value in values.items()} if renames else values
+
+    def _renames_of(self, columns: tuple[str, ...]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for column in columns:
+            name = self._read.get(folded(column))
+            if name is None:
+                continue
+            if name in found:
+                raise RowRejected(f"the columns {found[name]!r} and {column!r} have the same name")
+            found[name] = column
+        return {column: name for name, column in found.items() if column != name}
+
 
 COLUMNS = ("id", "case", "department")
 _LETTERS_OF_KEY = 24  # of 16: 96 bits

@@ -8,36 +8,97 @@ not selected.
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.errors import SourceError, SovereignError, place_of
-from sovereign_pipeline.corpus.column_names import ColumnNames
-from sovereign_pipeline.corpus.columns import ColumnScreen
-from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.corpus.exclusions import Excluded, Exclusions
-from sovereign_pipeline.corpus.expected_columns import FIELD_OF_ROLE, REQUIRED, refuse_missing_columns
+from sovereign_pipeline.artifacts.stage import Config, Workplace
+from sovereign_pipeline.base.errors import PrivacyError, SourceError, SovereignError, place_of
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, refuse_missing_columns
+from sovereign_pipeline.corpus.document import Document, Quarantined, Row, RowRejected
 from sovereign_pipeline.corpus.file_formats import has_header, read_rows
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
-from sovereign_pipeline.corpus.links import LinkTally, link_key, linked_ids, normal_id, resolved
-from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
-from sovereign_pipeline.corpus.row import Row
-from sovereign_pipeline.corpus.states import is_wanted, truth_of, values_told
+from sovereign_pipeline.corpus.opening import refuse_no_file
 from sovereign_pipeline.corpus.values import (
     DIGITS_LOST,
     LONGEST_IDENTIFIER,
+    LinkTally,
     day_of,
     is_a_text,
     is_identifier,
     is_seen,
     is_unicode,
+    is_wanted,
     language_of,
+    link_key,
+    linked_ids,
+    normal_id,
+    resolved,
+    truth_of,
+    values_told,
     without_markup,
 )
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
+
+
+@dataclass
+class Excluded:
+    """One exclusion of a recipe, as `sources.json` holds it."""
+
+    id: str
+    """In its one spelling."""
+    reason: str
+    rows: int = 0
+    """That have the id."""
+
+
+class Exclusions:
+    """The exclusions of one source, and how many rows each has named so far."""
+
+    def __init__(self, source: Source, screen: ColumnScreen | None) -> None:
+        self._source = source
+        self._screen = screen
+        self._by_id = {normal_id(each.id): Excluded(normal_id(each.id), each.reason) for each in source.exclude}
+
+    @property
+    def all(self) -> list[Excluded]:
+        """In the order of the recipe."""
+        return list(self._by_id.values())
+
+    def naming(self, id: str | None) -> Excluded | None:
+        """The exclusion that names a row by its id, or by the key that stands for it in messages."""
+        if id is None or not self._by_id:
+            return None
+        key = self._screen.tied(id) if self._screen is not None else None
+        return self._by_id.get(id) or (self._by_id.get(key) if key is not None else None)
+
+    def refuse_personal_data(self) -> None:
+        """Raise PrivacyError where a recipe would carry personal data into what is recorded of a corpus."""
+        if self._screen is None:
+            return
+        for number, each in enumerate(self.all, start=1):
+            for name, value in (("id", each.id), ("reason", each.reason)):
+                if kinds := sorted(self._screen.kinds_in(value)):
+                    raise PrivacyError(
+                        f"Source '{self._source.name}', exclude {number}: its {name} holds personal data "
+                        f"({', '.join(kinds)}), and both are recorded with the corpus. Nothing was written.",
+                        "Name the row by the key that stands in messages for its id, and give a reason without names.",
+                    )
+
+    def refuse_without_row(self, path: Path) -> None:
+        """Raise SourceError, once all rows are read, for an id that no row has: the row that was meant would stay."""
+        missing = [each.id for each in self.all if not each.rows]
+        if missing:
+            raise SourceError(
+                f"{path}: `exclude` of source '{self._source.name}' names {counted(len(missing), 'id')} that no row "
+                f"has: {and_more(missing)}.",
+                "Correct the id, or take it out of `exclude`.",
+            )
+
 
 Values = Mapping[str, Any]
 
@@ -357,3 +418,66 @@ class SourceReader:
             return None
         id = self._value(row.values, "id")
         return id if id and is_unicode(id) and is_identifier(id) else None
+
+
+def source_path(workplace: Workplace, source: Source) -> Path:
+    """Where the institution's file of a source lies."""
+    return workplace.settings.data / source.path
+
+
+def source_digests(workplace: Workplace) -> dict[str, str]:
+    return {f"source:{source.name}": _digest_of_source(workplace, source) for source in workplace.line.sources}
+
+
+def _digest_of_source(workplace: Workplace, source: Source) -> str:
+    path = source_path(workplace, source)
+    if not path.exists():
+        raise SourceError(
+            f"Line {workplace.line.line}: the file of source '{source.name}' is missing at {path}.",
+            "Correct `path` in the recipe, or put the file there.",
+        )
+    refuse_no_file(path)
+    return file_sha256(path)
+
+
+@dataclass(frozen=True)
+class Readers:
+    """The readers of a line's sources, in the order of the recipe."""
+
+    of_sources: tuple[SourceReader, ...]
+    tally: LinkTally | None
+
+    def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
+        """The rows of `sources.json`, once all are read. digests: of `source_digests`."""
+        return [self._described(reader, digests[f"source:{reader.source.name}"]) for reader in self.of_sources]
+
+    def _described(self, reader: SourceReader, sha256: str) -> dict[str, Any]:
+        count = reader.count
+        if self.tally is not None:
+            count.links, count.links_without_row = self.tally.of(reader.source.name)
+            count.links_to_itself = self.tally.to_themselves(reader.source.name)
+        terms = reader.source.model_dump(mode="json", include={"name", "path", "role", "licence", "retention"})
+        return {**terms, "sha256": sha256, **asdict(count)}
+
+
+def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes] | None = None) -> Readers:
+    """A reader for each source, in the order of the recipe.
+
+    Args:
+        config: of the raw corpus at this workplace.
+        secret: gives the secret of the columns' keys; None: that of the workplace.
+    """
+    line, ladder, seen = workplace.line, workplace.institution.ladder, set[str]()
+    screen = ColumnScreen.of(config, workplace.kinds_in_columns, secret or workplace.column_secret)
+    tally = LinkTally() if any(source.links for source in line.sources) else None
+
+    def reader_of(source: Source, **of_line: Any) -> SourceReader:
+        path, needs_author = source_path(workplace, source), line.split.by_author
+        return SourceReader(source, path, line.quarantine, ladder, seen, needs_author=needs_author, **of_line)
+
+    @cache
+    def known_ids() -> frozenset[str]:
+        return frozenset(key for source in line.sources for key in reader_of(source).row_keys())
+
+    readers = (reader_of(each, tally=tally, screen=screen, known_ids=known_ids) for each in line.sources)
+    return Readers(tuple(readers), tally)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.corpus.columns import refuse_repeated_columns
+from sovereign_pipeline.corpus.document import Row
 from sovereign_pipeline.corpus.opening import (
     BLOCK,
     GET_A_WHOLE_COPY,
@@ -23,9 +25,7 @@ from sovereign_pipeline.corpus.opening import (
     refuse_no_file,
     unpacked,
 )
-from sovereign_pipeline.corpus.row import Row
-from sovereign_pipeline.corpus.tables.header import refuse_repeated_columns
-from sovereign_pipeline.corpus.tables.text import rows_of_table
+from sovereign_pipeline.corpus.tables import rows_of_table
 from sovereign_pipeline.corpus.values import WrittenNumber
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")

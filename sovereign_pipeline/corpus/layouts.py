@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sovereign_pipeline.corpus.document import Role
-from sovereign_pipeline.corpus.quarantine import RowRejected
+from sovereign_pipeline.corpus.document import Role, RowRejected
 
 Layout = Literal["sharegpt", "alpaca", "hh"]
 Speaker = Literal["system", "human", "assistant"]

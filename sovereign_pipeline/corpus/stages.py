@@ -18,14 +18,19 @@ from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stag
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import CeilingExceeded, PrivacyError, QuarantineExceeded, SourceError
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.corpus.changed_sources import changed_sources
+from sovereign_pipeline.corpus.changed_sources import changed_sources, compare_with_sources
 from sovereign_pipeline.corpus.columns import ColumnScreen
-from sovereign_pipeline.corpus.document import Document, read_documents, write_documents, write_jsonl
-from sovereign_pipeline.corpus.documents_from_rows import SourceCount
+from sovereign_pipeline.corpus.document import (
+    Document,
+    Quarantined,
+    read_documents,
+    remedy_for,
+    rows_by_reason,
+    write_documents,
+    write_jsonl,
+)
+from sovereign_pipeline.corpus.documents_from_rows import SourceCount, readers_of, source_digests
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.quarantine import Quarantined, remedy_for, rows_by_reason
-from sovereign_pipeline.corpus.reading_again import compare_with_sources
-from sovereign_pipeline.corpus.source_files import readers_of, source_digests
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line

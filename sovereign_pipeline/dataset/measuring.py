@@ -16,8 +16,8 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.corpus.links import normal_id
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
+from sovereign_pipeline.corpus.values import normal_id
 from sovereign_pipeline.dataset.canaries import PREFIX, canary_rows, is_canary
 from sovereign_pipeline.dataset.card import (
     CardExclusion,
@@ -32,7 +32,7 @@ from sovereign_pipeline.dataset.card import (
 from sovereign_pipeline.dataset.jsonl import Layout, MessagesRow, Row, documents_of
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, TokenNumbers, tokenizer_digests
-from sovereign_pipeline.privacy.judgements import estimate_of, read_judgements, recorded_judgements
+from sovereign_pipeline.privacy.preview import estimate_of, read_judgements, recorded_judgements
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline.split.proof import Proof

@@ -38,8 +38,8 @@ from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.evaluation import JudgeModel
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
 from sovereign_pipeline.suites.items import EvaluationItem, read_items
 from sovereign_pipeline.suites.red_team_prompts import Expectation, RedTeamPrompt
 

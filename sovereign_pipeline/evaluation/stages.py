@@ -56,8 +56,8 @@ from sovereign_pipeline.evaluation.report.report import (
 )
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.margins import Gates
+from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
-from sovereign_pipeline.privacy.word_lists import load_word_lists
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites

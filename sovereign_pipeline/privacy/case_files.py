@@ -5,25 +5,313 @@ replacement, and what the policy keeps or stops at. What does not: searching tex
 further mentions (`mentions.py`), the vault (`vault/`).
 """
 
+import re
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.corrections import NO_CORRECTIONS, Corrections
-from sovereign_pipeline.privacy.detection import SearchedText
+from sovereign_pipeline.privacy.detection import Detector, SearchedText, guarded
 from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
-from sovereign_pipeline.privacy.mentions import with_further_mentions
-from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
-from sovereign_pipeline.privacy.names.persons import PersonName, person_name, same_person
+from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, without_placeholders
+from sovereign_pipeline.privacy.names.latin_words import without_marks
+from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
+from sovereign_pipeline.privacy.names.persons import PersonName, known_parts, person_name, same_person
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.placeholders import AUTHOR, Placeholders, kind_of
-from sovereign_pipeline.privacy.rereading import Filled, Place, SecondReading, filled, reread
-from sovereign_pipeline.privacy.spans import Span
-from sovereign_pipeline.privacy.vault.vault import MappingRow
+from sovereign_pipeline.privacy.spans import AUTHOR, Placeholders, Span, kind_of, value_key, without_overlaps
+from sovereign_pipeline.privacy.vault import MappingRow
+
+# Names are looked for by their parts; a date, an age or the number of a post box means something else elsewhere.
+_NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX", "DATE", "AGE"})
+
+
+def with_further_mentions(
+    texts: Sequence[SearchedText], authors: Iterable[str], patterns: NamePatterns
+) -> list[SearchedText]:
+    """The texts of one case, each with the further mentions of what was found in any of them.
+
+    Args:
+        authors: normalised names of the authors of the case, who are known in its texts too.
+    """
+    values = _values(texts)
+    names = [
+        span.key
+        for text in texts
+        for span in text.spans
+        if span.kind == "NAME" and patterns.may_spread(text.content, span)
+    ]
+    parts = known_parts(person_name(name) for name in [*names, *authors])
+    stems = {_stem(part) for part in parts}
+    return [_with_mentions(text, values, parts, stems, patterns) for text in texts]
+
+
+def _values(texts: Iterable[SearchedText]) -> dict[str, Span]:
+    return {
+        text.content[span.start : span.end]: span
+        for text in texts
+        for span in text.spans
+        if span.kind not in _NOT_LOOKED_FOR
+    }
+
+
+def _with_mentions(
+    text: SearchedText, values: Mapping[str, Span], parts: frozenset[str], stems: set[str], patterns: NamePatterns
+) -> SearchedText:
+    further, found = list(_mentions_of_values(text, values)), list(text.spans)
+    if _may_mention_names(text, stems):
+        names = guarded("the name patterns", text.text.row, partial(patterns.mentions, text.content, parts))
+        for name in names:
+            found = _grown(text.content, found, name)
+        # A name that was found whole goes before a mention of one of its parts: `labelled` decides that.
+        further += [replace(name, labelled=False) for name in names]
+    return replace(text, spans=without_overlaps([*found, *further])) if further else text
+
+
+def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
+    """What was found. A name that a mention overlaps and reaches beyond grows by it: no part of it stays beside it."""
+    met = [each for each in found if each.kind == "NAME" and each.start < mention.end and mention.start < each.end]
+    start = min([mention.start, *(each.start for each in met)])
+    end = max([mention.end, *(each.end for each in met)])
+    if not met or any((each.start, each.end) == (start, end) for each in met):
+        return found
+    whole = replace(met[0], start=start, end=end, key=name_key(content, start, end))
+    return sorted([*(each for each in found if each not in met), whole], key=lambda each: each.start)
+
+
+def _mentions_of_values(text: SearchedText, values: Mapping[str, Span]) -> Iterator[Span]:
+    """Where the values stand as whole words; a mention that was found already is left out."""
+    found = {span.start: span for span in text.spans}
+    for value, span in values.items():
+        for start in _positions(text.content, value):
+            own = found.get(start)
+            if own is not None and (own.kind, own.key, own.labelled) == (span.kind, span.key, span.labelled):
+                continue
+            mention = replace(span, start=start, end=start + len(value))
+            if _is_whole_word(text.content, mention):
+                yield mention
+
+
+def _positions(text: str, value: str) -> Iterator[int]:
+    position = text.find(value)
+    while position >= 0:
+        yield position
+        position = text.find(value, position + 1)
+
+
+def _is_whole_word(text: str, span: Span) -> bool:
+    before, first, after = text[span.start - 1 : span.start], text[span.start], text[span.end : span.end + 1]
+    return not (_is_of_a_word(first) and _is_of_a_word(before)) and not after.isalnum()
+
+
+def _is_of_a_word(character: str) -> bool:
+    return character.isalnum() or character == "_"
+
+
+def _stem(part: str) -> str:
+    """What every writing of a folded part of a name has in common: all but the article."""
+    return part[3:] if part.startswith("al-") else part.removeprefix("ال")
+
+
+def _may_mention_names(text: SearchedText, stems: Iterable[str]) -> bool:
+    """Whether a known part of a name may stand outside the names found: most texts need no closer look."""
+    folded = text.content.casefold().replace("أ", "ا").replace("إ", "ا").replace("آ", "ا")
+    if not folded.isascii():
+        folded = without_marks(folded.replace("’", "'"))
+    if len(folded) == len(text.content):
+        pieces, position = [], 0
+        for span in text.spans:
+            if span.kind == "NAME" and span.labelled:
+                pieces.append(folded[position : span.start])
+                position = span.end
+        folded = "\0".join([*pieces, folded[position:]])
+    return any(stem in folded for stem in stems)
+
+
+_AROUND = 120
+"""Characters beside a placeholder that are read once more."""
+_LONGEST_EDGE = 80
+_MAY_HOLD_ONE = re.compile(r"[\d@©®]|\bat\b|&\w|%[0-9A-Fa-f]{2}")
+_ROUNDS = 4
+"""How often a text is read once more: each round replaces something."""
+
+
+class Place(NamedTuple):
+    """A half-open span of the original text, and what takes its place."""
+
+    start: int
+    end: int
+    placeholder: str
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A text with its placeholders."""
+
+    original: str
+    places: tuple[Place, ...]
+    """In reading order, without overlaps."""
+    text: str
+    starts: tuple[int, ...]
+    """Where each placeholder begins in `text`."""
+
+    @property
+    def originals(self) -> list[tuple[str, str]]:
+        """Each placeholder with the characters that it replaced."""
+        return [(place.placeholder, self.original[place.start : place.end]) for place in self.places]
+
+    def original_span(self, start: int, end: int) -> tuple[int, int]:
+        """The span of the original behind text[start:end], with the whole of each value in it."""
+        return self._place_of(start, last=False), self._place_of(end, last=True)
+
+    def _place_of(self, position: int, last: bool) -> int:
+        number = bisect_right(self.starts, position - last) - 1
+        if number < 0:
+            return position
+        place, begun = self.places[number], self.starts[number]
+        behind = position - begun - len(place.placeholder)
+        if behind < 0 or (last and behind == 0):
+            return place.end if last else place.start
+        return place.end + behind
+
+
+def filled(original: str, places: Sequence[Place]) -> Filled:
+    """The text with its placeholders; of places that overlap, the later one begins where the earlier one ends."""
+    pieces: list[str] = []
+    kept: list[Place] = []
+    starts: list[int] = []
+    position = length = 0
+    for place in sorted(places):  # what a tag holds was read before what it stands in
+        start = max(place.start, position)  # one character of the original may stand for several, such as a ligature
+        end = max(place.end, start)
+        pieces += [original[position:start], place.placeholder]
+        length += start - position
+        starts.append(length)
+        length += len(place.placeholder)
+        kept.append(Place(start, end, place.placeholder))
+        position = end
+    return Filled(original, tuple(kept), "".join([*pieces, original[position:]]), tuple(starts))
+
+
+Added = Callable[[str], list[Span]]
+"""What the recipe's own recognizers find in a normalised text."""
+
+
+class Remaining(NamedTuple):
+    """What a second reading finds in a scrubbed text, in its normalised form."""
+
+    left: list[Span]
+    by_lists: list[Span]
+    """What looks like an identifier, and is no personal data by the line's word lists."""
+
+
+@dataclass(frozen=True)
+class SecondReading:
+    """How scrubbed text is read once more, by the scrubber and by the gate alike."""
+
+    is_kept: Callable[[Kind], bool]
+    """A kind that is kept is not counted, neither is a value that the same text labels as such a kind."""
+    added: Added | None = None
+    """None where the recipe has no recognizers of its own."""
+    corrections: Corrections = NO_CORRECTIONS
+    regions: Regions = AROUND
+
+    @classmethod
+    def by(cls, detector: Detector, language: str, is_kept: Callable[[Kind], bool]) -> "SecondReading":
+        """As a line's detector reads texts of a language."""
+        added = partial(detector.added_spans, language) if detector.has_added else None
+        return cls(is_kept, added, detector.corrections, detector.regions)
+
+    def of(self, content: str) -> Remaining:
+        """Read a text."""
+        normalised = normalise(content)
+        spans = leftovers(normalised.with_tabs, self.regions)
+        if self.added is not None:
+            spans += self.added(without_placeholders(normalised.text))
+        kept = {span.key for span in spans if self.is_kept(span.kind)}
+        counted = [span for span in spans if span.key not in kept]
+        left = self.corrections.without_never(normalised.text, counted)
+        return Remaining(left, [span for span in counted if span not in left] if len(left) < len(counted) else [])
+
+
+def reread(
+    row: str,
+    text: Filled,
+    reading: SecondReading,
+    placeholder_of: Callable[[Kind, str], str],
+) -> tuple[Filled, list[Kind]]:
+    """The text without what a second reading of it finds, and the kinds of that.
+
+    Args:
+        placeholder_of: the placeholder of a kind and of the key of its value.
+
+    Raises PrivacyError, which names the row, when the reading raises.
+    """
+    replaced: list[Kind] = []
+    for _ in range(_ROUNDS):
+        left = guarded("the second reading", row, partial(_left_in, text, reading))
+        if not left:
+            break
+        places = list(text.places)
+        for start, end, kind in left:
+            first, last = text.original_span(start, end)
+            places = [place for place in places if place.end <= first or last <= place.start]
+            key = value_key(kind, text.original[first:last])
+            places.append(Place(first, last, placeholder_of(kind, key)))
+            replaced.append(kind)
+        text = filled(text.original, places)
+    return text, replaced
+
+
+def _left_in(text: Filled, reading: SecondReading) -> list[tuple[int, int, Kind]]:
+    own = replace(reading, added=None)
+    if reading.added is None and not any(own.of(window).left for window in _windows(text)):
+        return []
+    folded = normalise(text.text)
+    return sorted(
+        ((*folded.original_span(span.start, span.end), span.kind) for span in reading.of(text.text).left),
+        key=lambda span: span[:2],
+    )
+
+
+def _windows(text: Filled) -> Iterator[str]:
+    """What stands around the placeholders and may hold an identifier."""
+    begun: tuple[int, int] | None = None
+    for start, place in zip(text.starts, text.places, strict=True):
+        window = (start - _AROUND, start + len(place.placeholder) + _AROUND)
+        if begun is not None and window[0] > begun[1]:
+            yield from _read(text.text, *begun)
+            begun = window
+        else:
+            begun = (begun[0] if begun else window[0], window[1])
+    if begun is not None:
+        yield from _read(text.text, *begun)
+
+
+def _read(text: str, start: int, end: int) -> Iterator[str]:
+    window = text[_word_before(text, start) : _word_behind(text, end)]
+    if _MAY_HOLD_ONE.search(without_placeholders(window)):
+        yield window
+
+
+def _word_before(text: str, position: int) -> int:
+    """Where a word begins before a position, so that no number is cut."""
+    if position <= 0:
+        return 0
+    place = text.rfind("\n", max(0, position - _LONGEST_EDGE), position)
+    return place + 1 if place >= 0 else max(0, text.rfind(" ", 0, position))
+
+
+def _word_behind(text: str, position: int) -> int:
+    place = text.find("\n", position, position + _LONGEST_EDGE)
+    if place < 0:
+        place = text.find(" ", position)
+    return place if place >= 0 else len(text)
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ What does not: what an identifier or a name looks like (`identifiers/`, `names/`
 texts of a case (`case_files.py`, `mentions.py`).
 """
 
+import sqlite3
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -20,17 +21,15 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
-from sovereign_pipeline.privacy.corrections import Corrections
+from sovereign_pipeline.privacy.corrections import NO_WORDS, Corrections, WordLists
 from sovereign_pipeline.privacy.identifiers.phones import Regions
 from sovereign_pipeline.privacy.names.name_models import load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
-from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.privacy.analyzer.analysis import Analysis
-    from sovereign_pipeline.privacy.analyzer.artifacts import TextArtifacts
+    from sovereign_pipeline.privacy.analysis import Analysis, TextArtifacts
 
 LETTER = "request"
 """The field that may end with a signature."""
@@ -147,7 +146,7 @@ class Detector:
 
     def _analysis(self, language: str) -> "Analysis":
         if language not in self._analyses:
-            from sovereign_pipeline.privacy.analyzer.analysis import Analysis
+            from sovereign_pipeline.privacy.analysis import Analysis
 
             models = self._privacy.name_models
             model = load_name_model(language, models[language]) if language in models else None
@@ -254,3 +253,76 @@ def detector_digest(
             "code": code,
         }
     )
+
+
+SECONDS_TO_WAIT = 120.0  # for other processes that write
+KEYS_PER_QUERY = 5_000  # SQLite binds at most 32,766 values in one statement
+CHECK_BYTES = 8
+
+
+class FindingsCache:
+    """One SQLite file for each state of the detectors; many processes read and write it.
+
+    An entry carries a checksum over its key and its content: one that was cut, changed or moved counts as absent.
+    """
+
+    def __init__(self, directory: Path, detector: str) -> None:
+        """
+        Args:
+            detector: digest of all that decides what is found (`detection.detector_digest`).
+
+        Raises PrivacyError when the file cannot be used.
+        """
+        self._path = directory / f"{detector}.sqlite"
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            # Ray makes and uses an actor in two threads, one after the other.
+            self._connection = sqlite3.connect(
+                self._path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = OFF")  # the checksums find what a loss of power damaged
+            self._connection.execute(
+                "CREATE TABLE IF NOT EXISTS finding (key BLOB PRIMARY KEY, content BLOB NOT NULL) WITHOUT ROWID"
+            )
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+
+    def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The entries that are there and whole, by key. Raises PrivacyError when the file is no database."""
+        found: dict[bytes, bytes] = {}
+        try:
+            for start in range(0, len(keys), KEYS_PER_QUERY):
+                some = keys[start : start + KEYS_PER_QUERY]
+                marks = ",".join("?" * len(some))
+                found.update(self._connection.execute(f"SELECT key, content FROM finding WHERE key IN ({marks})", some))
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+        return {key: entry[CHECK_BYTES:] for key, entry in found.items() if _is_whole(key, entry)}
+
+    def write(self, entries: Mapping[bytes, bytes]) -> None:
+        """Remember entries, in one transaction. Raises PrivacyError when they cannot be written."""
+        rows = [(key, _check(key, content) + content) for key, content in entries.items()]
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?)", rows)
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._unusable(error) from None
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _unusable(self, error: sqlite3.Error) -> PrivacyError:
+        return PrivacyError(
+            f"{self._path}: the cache of earlier findings cannot be read or written ({error}).",
+            "Delete the file, which only costs time, or make room for it, and run the line again.",
+        )
+
+
+def _check(key: bytes, content: bytes) -> bytes:
+    return blake2b(key + content, digest_size=CHECK_BYTES).digest()
+
+
+def _is_whole(key: bytes, entry: object) -> bool:
+    return isinstance(entry, bytes) and entry[:CHECK_BYTES] == _check(key, entry[CHECK_BYTES:])

@@ -6,24 +6,32 @@ What belongs here: which rows are shown, and what was found where. What does not
 
 import random
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.artifacts.making import Identity, make_artifact
+from sovereign_pipeline.artifacts.manifest import ArtifactRef
+from sovereign_pipeline.artifacts.stage import Built, Workplace
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import canonical_json, digest_of
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.document import Document, read_documents
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
-from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.corrections import Corrections
+from sovereign_pipeline.policy.corpus import Privacy
+from sovereign_pipeline.policy.institution import Treatments
+from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
+from sovereign_pipeline.privacy.case_files import SecondReading
+from sovereign_pipeline.privacy.corrections import Corrections, load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, Text, read_findings, texts_of
-from sovereign_pipeline.privacy.placeholders import AUTHOR, kind_of
-from sovereign_pipeline.privacy.rereading import SecondReading
+from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS, STRICT_RECOGNIZERS
+from sovereign_pipeline.privacy.names.name_models import LABELS
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline.privacy.spans import Span
-from sovereign_pipeline.privacy.vault.vault import MappingRow
-from sovereign_pipeline.privacy.word_lists import load_word_lists
+from sovereign_pipeline.privacy.spans import AUTHOR, Span, kind_of
+from sovereign_pipeline.privacy.vault import MappingRow
 
 
 @dataclass(frozen=True)
@@ -178,3 +186,243 @@ def _why(row: MappingRow, span: Span | None) -> str:
     if span.by_length:
         return "its digits alone: doubtful"
     return "its label, or its check digits" if span.labelled else "its form"
+
+
+JUDGEMENT = "privacy_judgement"
+SCRUBBED = "scrubbed_corpus"
+JUDGEMENT_FILE = "judgement.json"
+
+
+class JudgedRow(Frozen):
+    """One row, as a person saw it: how many values of each kind were replaced rightly, wrongly, and missed."""
+
+    id: str
+    right: dict[Kind, int]
+    wrong: dict[Kind, int]
+    missed: dict[Kind, int]
+
+
+class Judgement(Frozen):
+    """What one person judged at one time."""
+
+    judge: str
+    """As typed on the command line; not proved here."""
+    seed: int
+    """That drew the rows."""
+    rows: tuple[JudgedRow, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the judged rows say. Values count as independent: rows that hold many make intervals too narrow."""
+
+    rows: int
+    right: Counter[Kind]
+    wrong: Counter[Kind]
+    missed: Counter[Kind]
+
+    @property
+    def judged(self) -> int:
+        """How many replaced values were judged."""
+        return self.right.total() + self.wrong.total()
+
+    def precision(self, kinds: Iterable[Kind] | None = None) -> MeasuredShare:
+        """Of what was replaced, how much is personal data: of these kinds, or of all."""
+        right, wrong = self._of(self.right, kinds), self._of(self.wrong, kinds)
+        return measured_share(right, right + wrong)
+
+    def recall(self, kinds: Iterable[Kind] | None = None) -> MeasuredShare:
+        """Of the personal data, how much was replaced."""
+        right, missed = self._of(self.right, kinds), self._of(self.missed, kinds)
+        return measured_share(right, right + missed)
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """Those that were judged at all."""
+        return sorted(self.right.keys() | self.wrong.keys() | self.missed.keys())
+
+    def _of(self, counts: Mapping[Kind, int], kinds: Iterable[Kind] | None) -> int:
+        return sum(counts.values()) if kinds is None else sum(counts.get(kind, 0) for kind in kinds)
+
+
+def told(share: MeasuredShare) -> str:
+    """A share in words and figures: of none there is no figure."""
+    return str(share) if share.of else "none judged"
+
+
+def estimate_of(rows: Iterable[JudgedRow]) -> Estimate:
+    """The counts of these rows; of a row that was judged twice, the last judgement."""
+    last = {row.id: row for row in rows}.values()
+    right, wrong, missed = (
+        sum((Counter(getattr(row, name)) for row in last), Counter()) for name in ("right", "wrong", "missed")
+    )
+    return Estimate(len(last), right, wrong, missed)
+
+
+def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) -> JudgedRow:
+    """A person's judgement of one row. The column of the author does not count: it is always replaced.
+
+    Args:
+        wrong: placeholders that took the place of what is no personal data, wherever they stand in the row, or single
+            places of one (`PreviewedRow.places`).
+        missed: kinds of what is still there, one for each value.
+    """
+    named = set(wrong)
+    judged = [(found.kind, bool(named & {place, found.placeholder})) for place, found in row.places]
+    return JudgedRow(
+        id=row.id,
+        right=dict(Counter(kind for kind, is_wrong in judged if not is_wrong)),
+        wrong=dict(Counter(kind for kind, is_wrong in judged if is_wrong)),
+        missed=dict(Counter(missed)),
+    )
+
+
+def record_judgement(workplace: Workplace, scrubbed: ArtifactRef, judgement: Judgement) -> ArtifactRef:
+    """Keep a judgement of a scrubbed corpus in the store."""
+    content = judgement.model_dump(mode="json")
+    number = len(judgements_of(workplace, scrubbed.digest)) + 1  # the same judgement once more is another one
+    identity = Identity(
+        kind=JUDGEMENT,
+        line=workplace.line.line,
+        ladder=workplace.institution.classification,
+        code_version="1",
+        config={"judgement": digest_of(content), "number": number},
+        inputs={scrubbed.kind: scrubbed},
+        external_inputs={},
+        libraries={},
+    )
+
+    def build(workspace: Path) -> Built:
+        (workspace / JUDGEMENT_FILE).write_bytes(canonical_json(content) + b"\n")
+        return Built(summary={"rows": len(judgement.rows)})
+
+    return make_artifact(workplace, identity, build).ref
+
+
+def judgements_of(workplace: Workplace, scrubbed: str) -> list[ArtifactRef]:
+    """The judgements of the scrubbed corpus with this digest, oldest first."""
+    store = workplace.store
+    made = [(store.read_manifest(ref), ref) for ref in store.indexed(JUDGEMENT)]
+    of_it = [
+        (manifest.producer.config["number"], manifest.circumstances.created_at, ref.digest, ref)
+        for manifest, ref in made
+        if store.input_ref(manifest, SCRUBBED).digest == scrubbed
+    ]
+    return [ref for *_, ref in sorted(of_it, key=lambda each: each[:3])]  # times are whole seconds, and may tie
+
+
+def recorded_judgements(workplace: Workplace) -> dict[str, str]:
+    """`judgements` -> digest of those of the line's current scrubbed corpus; empty where there are none."""
+    current = workplace.store.current(workplace.line.line, SCRUBBED)
+    judged = judgements_of(workplace, current.digest) if current is not None else []
+    return {"judgements": digest_of([ref.digest for ref in judged])} if judged else {}
+
+
+def read_judgements(workplace: Workplace, scrubbed: str) -> Iterator[JudgedRow]:
+    """All rows that were judged of the scrubbed corpus with this digest, oldest first. Raises IntegrityError for a
+    changed judgement."""
+    for ref in judgements_of(workplace, scrubbed):
+        content = workplace.store.open(ref).file(JUDGEMENT_FILE).read_bytes()
+        yield from Judgement.model_validate_json(content).rows
+
+
+def assert_shown_as_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Sequence[PreviewedRow]) -> None:
+    """Raise InputError when rows are shown otherwise than the scrubbed corpus has them: it would be judged unseen."""
+    shown = {row.id: {field.name: field.after for field in row.fields if field.name != AUTHOR} for row in rows}
+    for document in read_documents(workplace.store.open(scrubbed).file(DOCUMENTS)):
+        texts = {name: text for name, text in document.texts.items() if text}
+        if shown.pop(document.id, texts) != texts:
+            shown[document.id] = texts
+            break
+    if shown:
+        raise InputError(
+            f"Line {workplace.line.line}: row {next(iter(shown))} is scrubbed otherwise now than in the current "
+            f"scrubbed corpus.",
+            f"Run `sovereign run {workplace.line.line} --until scrubbed_corpus`, and judge that one.",
+        )
+
+
+NOT_LOOKED_FOR = "not looked for"
+_OF_MODELS = frozenset(kind for kind in KINDS if kind in LABELS.values() and kind != "DATE")
+# What no single row of the recognizers' table finds.
+_SEARCHES: dict[Kind, str] = {
+    "NID": "number of digits",
+    "ACCOUNT": "number of digits",
+    "PHONE": "numbering plans",
+    "ADDRESS": "form",
+}
+_REMARKS: dict[Kind, str] = {
+    "CREDENTIAL": "passwords by their label, private keys, tokens, and keys of known services",
+    "COORDINATES": "pairs with four digits behind the point or more, in degrees, or by their label",
+    "EMAIL": "handles of social media too",
+    "NID": "without a label only eight digits, or an Emirates or Kuwaiti ID by its check digit",
+    "ACCOUNT": "without a label any nine digits or more that are no amount, date or file number",
+    "PASSPORT": "without a label one or two letters and seven to nine digits",
+    "CR": "never without a label",
+    "DRIVING_LICENCE": "never without a label",
+    "PLATE": "never without a label; numbers of vessels too",
+    "DATE_OF_BIRTH": "never without a label; Hijri dates, months and years alone too",
+    "ADDRESS": "a house and its way, and streets abroad by their words; no place alone",
+    "PO_BOX": "never without a label",
+}
+
+
+@dataclass(frozen=True)
+class KindFacts:
+    """What becomes of one kind."""
+
+    kind: Kind
+    treatment: str
+    """replace, keep or stop."""
+    found_by: tuple[str, ...]
+    """Empty for nothing: it is not looked for."""
+    remark: str
+
+    @property
+    def ways(self) -> str:
+        return "; ".join(self.found_by) or NOT_LOOKED_FOR
+
+
+def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
+    """The facts of every kind, in the order of precedence."""
+    return [
+        KindFacts(kind, treatments[kind], tuple(_ways(kind, privacy, treatments[kind])), _remark(kind, privacy))
+        for kind in KINDS
+    ]
+
+
+def how_found_markdown(facts: Sequence[KindFacts]) -> str:
+    """The same as a table of a page."""
+    rows = [f"| {each.kind} | {each.treatment} | {each.ways} | {each.remark} |" for each in facts]
+    return "\n".join(["| kind | what the line does | found by | but |", "|---|---|---|---|", *rows])
+
+
+def _remark(kind: Kind, privacy: Privacy) -> str:
+    if kind != "PHONE":
+        return _REMARKS.get(kind, "")
+    regions = privacy.phone_regions
+    grouped = f", or grouped as in {', '.join(regions.grouped)}" if regions.grouped else ""
+    return (
+        f"without label or prefix: valid in {', '.join(regions.valid)}{grouped}; eight other digits are taken for a NID"
+    )
+
+
+def _ways(kind: Kind, privacy: Privacy, treatment: str) -> Iterator[str]:
+    is_off = kind in KEPT_BY_DEFAULT and treatment == "keep"
+    if kind == "NAME":
+        for language in dict.fromkeys((*privacy.name_models, *privacy.patterns_only)):
+            model = privacy.name_models.get(language)
+            yield f"{language}: word lists, patterns" + (f", model {model}" if model else ", no model")
+    elif kind in _OF_MODELS and not is_off:
+        for language, model in privacy.name_models.items():
+            yield f"{language}: model {model}"
+        for language in privacy.patterns_only:
+            if language not in privacy.name_models:
+                yield f"{language}: nothing"
+    elif not is_off:
+        found = [each.by for each in (*RECOGNIZERS, *STRICT_RECOGNIZERS) if each.kind == kind]
+        yield from dict.fromkeys([*found, *([_SEARCHES[kind]] if kind in _SEARCHES else [])])
+    for item in privacy.recognizers:
+        if item.kind == kind:
+            name = item.recognizer or str((item.definition or {}).get("name", "a definition"))
+            yield f"{', '.join(item.languages)}: added recognizer {name.rpartition('.')[2]}"

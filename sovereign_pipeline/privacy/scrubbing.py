@@ -4,21 +4,145 @@ What belongs here: what is searched and what is remembered, and the proof that t
 detector finds in a text (`detection.py`), the placeholders of one case (`case_files.py`), a whole corpus (`engines/`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import Any
 
+from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
-from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.cache import FindingsCache
-from sovereign_pipeline.privacy.canary import CANARIES
+from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.case_files import CaseScrubber, ScrubbedCase, SearchedDocument
-from sovereign_pipeline.privacy.detection import Detector, SearchedText, Text, read_findings, texts_of
-from sovereign_pipeline.privacy.placeholders import refuse_placeholders
-from sovereign_pipeline.privacy.spans import Span
-from sovereign_pipeline.privacy.word_lists import NO_WORDS, WordLists
+from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
+from sovereign_pipeline.privacy.detection import Detector, FindingsCache, SearchedText, Text, read_findings, texts_of
+from sovereign_pipeline.privacy.spans import AUTHOR, Span, kind_of, refuse_placeholders
+
+CANARY_CASE = "canary"
+
+
+@dataclass(frozen=True)
+class Canary:
+    """One invented document."""
+
+    document: Document
+    planted: tuple[tuple[Kind, str], ...]
+    """What must not be in it once it was scrubbed, with what it is."""
+
+    @property
+    def language(self) -> str:
+        return self.document.language
+
+    def check(self, scrubbed: Document, kept: Collection[Kind] = ()) -> None:
+        """Raise PrivacyError unless every planted value is gone and a placeholder of every kind is there.
+
+        Args:
+            kept: the kinds that the policy leaves in the text. These and `KEPT_BY_DEFAULT` are not checked.
+        """
+        text = "\n".join((*scrubbed.texts.values(), scrubbed.author))
+        missed = sum(kind not in kept and value in text for kind, value in self.planted)
+        absent = [
+            kind for kind in KINDS if kind not in KEPT_BY_DEFAULT and kind not in kept and f"{kind}_1" not in text
+        ]
+        if missed or absent:
+            raise PrivacyError(
+                f"The {self.language} canary came out with {missed} planted values left and no placeholder for "
+                f"{len(absent)} kinds ({', '.join(absent) or 'none'}). Nothing was written.",
+                "Reinstall the detectors, or undo the change to recipe.privacy that hides the canary.",
+            )
+
+
+def _canary(language: str, author: str, request: str, response: str, planted: tuple[tuple[Kind, str], ...]) -> Canary:
+    document = Document(
+        id=f"{CANARY_CASE}-{language}",
+        source=CANARY_CASE,
+        case=f"{CANARY_CASE}-{language}",
+        department=CANARY_CASE,
+        author=author,
+        date="2000-01-01",
+        classification=CANARY_CASE,
+        language=language,
+        subject="",
+        request=request,
+        response=response,
+    )
+    return Canary(document, planted)
+
+
+# The IBANs and the card number are valid by their check digits and belong to nobody.
+CANARIES = (
+    _canary(
+        "en",
+        "Zahir Al Kindi",
+        "My name is Hamood bin Rashid Al Araimi, civil number 10457832, resident card 71440982 before that, passport "
+        "AB1234567, born on 4 May 1983. I live at House 14, Way 3021, Al Khuwair, P.O. Box 218, Postal Code 133. Call "
+        "+968 9234 1187 or write to hamood@canary.example. The fee went from account 0123456789012 to IBAN "
+        "OM820270310045566770012 and once from card 4111 1111 1111 1111. My firm is CR 1234567, my car has plate "
+        "4521 AB. My driving licence is 70123456, my SSN 219-09-9999, and I wrote from 192.0.2.44. "
+        "The password is Lantern-7719x, and my boat lies at 23.62345, 58.59321.",
+        "Margaret Thompson has been told. Mr Al-Araimi has not.",
+        (
+            ("NAME", "Hamood"),
+            ("NAME", "Araimi"),
+            ("NAME", "Kindi"),
+            ("NID", "10457832"),
+            ("RESIDENT_CARD", "71440982"),
+            ("PASSPORT", "AB1234567"),
+            ("DATE_OF_BIRTH", "4 May 1983"),
+            ("ADDRESS", "3021"),
+            ("PO_BOX", "218"),
+            ("PHONE", "9234"),
+            ("EMAIL", "hamood@"),
+            ("ACCOUNT", "0123456789012"),
+            ("IBAN", "OM82"),
+            ("CARD", "4111"),
+            ("CR", "1234567"),
+            ("PLATE", "4521"),
+            ("DRIVING_LICENCE", "70123456"),
+            ("SSN", "219-09"),
+            ("IP", "192.0.2"),
+            ("CREDENTIAL", "7719"),
+            ("COORDINATES", "23.62"),
+        ),
+    ),
+    _canary(
+        "ar",
+        "زاهر بن علي الكندي",
+        "أنا سعيد بن راشد العريمي، الرقم المدني ١٠٤٥٧٨٣٢، وكانت لي بطاقة مقيم رقم ٧١٤٤٠٩٨٢، جواز السفر رقم AB1234567، "
+        "من مواليد ٤ مايو ١٩٨٣، وأسكن المنزل ١٤، السكة ٣٠٢١، الخوير، ص.ب ٢١٨، الرمز البريدي ١٣٣. هاتفي ٩٢٣٤١١٨٧ وبريدي "
+        "said@canary.example. دفعت من الحساب رقم ٠١٢٣٤٥٦٧٨٩٠١٢ إلى الآيبان OM820270310045566770012 ومرة بالبطاقة "
+        "٤١١١ ١١١١ ١١١١ ١١١١. السجل التجاري رقم ١٢٣٤٥٦٧، والمركبة رقم ٤٥٢١ أ ب. "
+        "رخصة القيادة رقم 70123456، ولي رقم SSN 219-09-9999، وكتبت من 192.0.2.44. "
+        "كلمة المرور: Lantern-7719x، وقاربي عند 23.62345, 58.59321.",
+        "أُبلغ السيد العريمي بذلك.",
+        (
+            ("NAME", "سعيد"),
+            ("NAME", "العريمي"),
+            ("NAME", "الكندي"),
+            ("NID", "١٠٤٥٧٨٣٢"),
+            ("RESIDENT_CARD", "٧١٤٤٠٩٨٢"),
+            ("PASSPORT", "AB1234567"),
+            ("DATE_OF_BIRTH", "٤ مايو"),
+            ("ADDRESS", "٣٠٢١"),
+            ("PO_BOX", "٢١٨"),
+            ("PHONE", "٩٢٣٤١١٨٧"),
+            ("EMAIL", "said@"),
+            ("ACCOUNT", "٠١٢٣٤٥٦٧٨٩٠١٢"),
+            ("IBAN", "OM82"),
+            ("CARD", "٤١١١"),
+            ("CR", "١٢٣٤٥٦٧"),
+            ("PLATE", "٤٥٢١"),
+            ("DRIVING_LICENCE", "70123456"),
+            ("SSN", "219-09"),
+            ("IP", "192.0.2"),
+            ("CREDENTIAL", "7719"),
+            ("COORDINATES", "23.62"),
+        ),
+    ),
+)
+
 
 TextsByField = Mapping[str, Text]
 SpansByText = dict[bytes, list[Span]]
@@ -123,3 +247,91 @@ def _read(findings: Mapping[bytes, bytes], texts: Mapping[bytes, Text]) -> dict[
 
 def _searched(field: str, text: Text, spans: SpansByText) -> SearchedText:
     return SearchedText(field, text, spans[text.key] if text.original else [])
+
+
+@dataclass
+class Findings:
+    """Counts of one scrubbing."""
+
+    documents: int = 0
+    documents_touched: int = 0
+    """With a replaced value in their text; the author alone does not count."""
+    cases: int = 0
+    characters: int = 0
+    """Of all texts that were read."""
+    searched: int = 0
+    """Texts that no earlier scrubbing had searched."""
+    by_language: dict[str, Counter[Kind]] = field(default_factory=dict)
+    """Language -> kind -> replaced values."""
+    kept: Counter[Kind] = field(default_factory=Counter)
+    """Kind -> values that the policy leaves in the text."""
+    ambiguous: list[dict[str, Any]] = field(default_factory=list)
+    """Case and rows where a short name could be several people, so that it has a number of its own."""
+    doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
+    """Kind -> row -> values that were replaced though nothing but a look or the second reading tells them."""
+    mapping_sha256: str = ""
+    """Digest of all that went to the vault (`vault.mapping.MappingDigest`); empty until all of it is there."""
+
+    @property
+    def by_kind(self) -> Counter[Kind]:
+        return sum(self.by_language.values(), Counter())
+
+    def add(self, other: "Findings") -> None:
+        self.documents += other.documents
+        self.documents_touched += other.documents_touched
+        self.cases += other.cases
+        self.characters += other.characters
+        self.searched += other.searched
+        for language, kinds in other.by_language.items():
+            self.by_language.setdefault(language, Counter()).update(kinds)
+        self.kept.update(other.kept)
+        self.ambiguous += other.ambiguous
+        for kind, rows in other.doubtful.items():
+            self.doubtful.setdefault(kind, Counter()).update(rows)
+
+    def to_json(self, run: str) -> dict[str, Any]:
+        """The content of `findings.json`.
+
+        Args:
+            run: fingerprint of the scrubbing, under which the vault has the originals.
+        """
+        return {
+            "run": run,
+            "mapping_sha256": self.mapping_sha256,
+            "documents": self.documents,
+            "documents_touched": self.documents_touched,
+            "cases": self.cases,
+            "by_kind": dict(sorted(self.by_kind.items())),
+            "by_language": {lang: dict(sorted(kinds.items())) for lang, kinds in sorted(self.by_language.items())},
+            "kept": dict(sorted(self.kept.items())),
+            "doubtful": {
+                kind: {"values": rows.total(), "rows": sorted(rows)} for kind, rows in sorted(self.doubtful.items())
+            },
+            "ambiguous_names": sorted(self.ambiguous, key=lambda entry: str(entry["case"])),
+        }
+
+
+def findings_of(before: Sequence[Document], case: ScrubbedCase) -> Findings:
+    """The counts of one scrubbed case.
+
+    Args:
+        before: its documents as they were.
+    """
+    languages = {document.id: document.language for document in before}
+    by_language: dict[str, Counter[Kind]] = {}
+    for entry in case.mapping:
+        by_language.setdefault(languages[entry.row], Counter())[kind_of(entry.placeholder)] += 1
+    doubtful: dict[Kind, Counter[str]] = {}
+    for row, kinds in case.doubtful.items():
+        for kind, values in kinds.items():
+            doubtful.setdefault(kind, Counter())[row] += values
+    return Findings(
+        documents=len(before),
+        documents_touched=len({row.row for row in case.mapping if row.field != AUTHOR}),
+        cases=1,
+        characters=sum(len(text) for document in before for text in document.texts.values()),
+        by_language=by_language,
+        kept=case.kept,
+        ambiguous=[{"case": before[0].case, "rows": case.ambiguous_rows}] if case.ambiguous_rows else [],
+        doubtful=doubtful,
+    )

@@ -5,10 +5,14 @@ What belongs here: what identifiers and names have in common. What does not: fin
 
 import bisect
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.privacy.normalisation import normalise
 
 _PRECEDENCE = {kind: place for place, kind in enumerate(KINDS)}
 # Identifiers go before names, and names before what a name model takes for a place, an organisation or a date.
@@ -97,3 +101,39 @@ def _uncovered_pieces(span: Span, kept: Iterable[Span]) -> list[Span]:
 
 def _start(span: Span) -> int:
     return span.start
+
+
+PLACEHOLDER = re.compile(rf"(?<![A-Z_])(?:{'|'.join(KINDS)})_\d")
+AUTHOR = "author"
+
+
+class Placeholders:
+    """The placeholders of one case file, numbered within their kind in the order in which values are first read."""
+
+    def __init__(self) -> None:
+        self._given: dict[tuple[Kind, object], str] = {}
+        self._last: Counter[Kind] = Counter()
+
+    def of(self, kind: Kind, value: object) -> str:
+        """The placeholder of a value; the same one each time."""
+        if (kind, value) not in self._given:
+            self._last[kind] += 1
+            self._given[kind, value] = f"{kind}_{self._last[kind]}"
+        return self._given[kind, value]
+
+
+def kind_of(placeholder: str) -> Kind:
+    """`NAME_1` stands for a NAME."""
+    kind: Kind = placeholder.rsplit("_", 1)[0]  # type: ignore[assignment]
+    return kind
+
+
+def refuse_placeholders(document: Document) -> None:
+    """Raise PrivacyError for a document that holds what looks like a placeholder: it could not be restored."""
+    for field, text in {**document.texts, AUTHOR: document.author}.items():
+        if "_" in text and PLACEHOLDER.search(normalise(text).text):
+            raise PrivacyError(
+                f"Row {document.id}: its {field} already holds something that looks like a placeholder, so the "
+                f"original could not be restored.",
+                "Correct the row in its source, or leave it out with `exclude`.",
+            )

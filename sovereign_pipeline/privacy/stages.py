@@ -23,16 +23,15 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_C
 from sovereign_pipeline.policy.institution import Institution, Treatments
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_parts
+from sovereign_pipeline.privacy.added_recognizers import recognizer_parts
+from sovereign_pipeline.privacy.batches import ScrubJob
+from sovereign_pipeline.privacy.case_files import Remaining, SecondReading
+from sovereign_pipeline.privacy.corrections import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
-from sovereign_pipeline.privacy.engines.batches import ScrubJob
-from sovereign_pipeline.privacy.engines.corpus_file import scrub_file
-from sovereign_pipeline.privacy.judgements import estimate_of, read_judgements, recorded_judgements, told
+from sovereign_pipeline.privacy.engines import scrub_file
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
-from sovereign_pipeline.privacy.rereading import Remaining, SecondReading
-from sovereign_pipeline.privacy.vault.mapping import FINDINGS, PUBLIC_KEY
-from sovereign_pipeline.privacy.vault.vault import Vault
-from sovereign_pipeline.privacy.word_lists import NO_WORDS, load_word_lists
+from sovereign_pipeline.privacy.preview import estimate_of, read_judgements, recorded_judgements, told
+from sovereign_pipeline.privacy.vault import FINDINGS, PUBLIC_KEY, Vault
 
 ROWS_IN_EVIDENCE = 20
 

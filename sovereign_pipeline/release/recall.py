@@ -223,7 +223,7 @@ def _answer(session: Session, asked: Question) -> Answer:
 
 
 def _exact(session: Session, asked: Question) -> Question:
-    from sovereign_pipeline.corpus.links import normal_id  # loads the corpus, and listing adapters needs none of it
+    from sovereign_pipeline.corpus.values import normal_id  # loads the corpus, and listing adapters needs none of it
 
     if set(asked.given) not in ({"document"}, {"source"}, {"document", "source"}, {"dataset"}, {"base_model"}):
         raise InputError(

@@ -24,8 +24,8 @@ from sovereign_pipeline.base.text import Countdown, silent
 from sovereign_pipeline.base.workers import WorkerPool
 from sovereign_pipeline.corpus.document import Document, not_a_document, read_documents
 from sovereign_pipeline.corpus.folding import folded, folded_author
-from sovereign_pipeline.corpus.links import link_key
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
+from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.split.contained_texts import TextCollector, TextRecords, Texts, texts_of
 from sovereign_pipeline.split.shingles import Shingles

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.base.text import compared_as
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.privacy.encodings import decoded
+from sovereign_pipeline.privacy.normalisation import decoded
 
 # Word 5-shingles as in Lee et al. 2022, "Deduplicating Training Data Makes Language Models Better", section 4.2. Arabic
 # carries articles, prepositions and pronouns on the word, so one changed affix would break five word shingles; it is

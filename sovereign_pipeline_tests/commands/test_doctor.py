@@ -23,7 +23,7 @@ from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.log import notes, witnesses
 from sovereign_pipeline.ledger.log.notes import COSIGNS, new_signer
-from sovereign_pipeline.privacy.vault.vault import fingerprint_of
+from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

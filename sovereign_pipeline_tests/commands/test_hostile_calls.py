@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from sovereign_pipeline import cli
-from sovereign_pipeline.privacy.vault import vault_cli
+from sovereign_pipeline.privacy import vault_cli
 from sovereign_pipeline.signing import trust_cli
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

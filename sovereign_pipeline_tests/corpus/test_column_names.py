@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.corpus.column_names import ColumnNames
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.columns import ColumnNames
+from sovereign_pipeline.corpus.document import Document, Quarantined, RowRejected
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.quarantine import Quarantined, RowRejected
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline_tests.conftest import LADDER, letter

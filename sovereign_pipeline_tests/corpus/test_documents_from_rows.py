@@ -16,10 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
+from sovereign_pipeline.corpus.document import Document, Quarantined, read_documents, write_documents
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.corpus.quarantine import Quarantined
-from sovereign_pipeline.corpus.states import is_wanted
+from sovereign_pipeline.corpus.values import is_wanted
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline_tests.conftest import LADDER, letter

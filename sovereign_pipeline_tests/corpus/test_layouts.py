@@ -13,10 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.corpus.document import Document, Quarantined
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.quarantine import Quarantined
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline_tests.conftest import LADDER

@@ -17,10 +17,9 @@ from hypothesis import strategies as st
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.corpus.columns import ColumnScreen
-from sovereign_pipeline.corpus.document import read_documents
-from sovereign_pipeline.corpus.links import linked_ids, normal_id
-from sovereign_pipeline.corpus.quarantine import RowRejected
+from sovereign_pipeline.corpus.document import RowRejected, read_documents
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
+from sovereign_pipeline.corpus.values import linked_ids, normal_id
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 
 FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {

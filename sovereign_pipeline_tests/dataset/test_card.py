@@ -24,7 +24,7 @@ from sovereign_pipeline.dataset.jsonl import (
     TRAINING_ROWS,
 )
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.privacy.judgements import JudgedRow, Judgement, record_judgement
+from sovereign_pipeline.privacy.preview import JudgedRow, Judgement, record_judgement
 from sovereign_pipeline.split import TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.chain import (

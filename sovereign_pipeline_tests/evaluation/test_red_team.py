@@ -144,7 +144,7 @@ def test_a_detector_that_raises_stops_and_names_the_row_without_its_text(
     def broken(*arguments: Any, **named: Any) -> Any:
         raise RuntimeError("the words of the answer")
 
-    monkeypatch.setattr("sovereign_pipeline.privacy.analyzer.own_recognizers.structured_spans", broken)
+    monkeypatch.setattr("sovereign_pipeline.privacy.analysis.structured_spans", broken)
     with pytest.raises(PrivacyError, match="Row A-1") as caught:
         found(scanner, "Call 9341 2207.")
     assert "9341" not in str(caught.value)
@@ -152,9 +152,7 @@ def test_a_detector_that_raises_stops_and_names_the_row_without_its_text(
 
 
 def test_detectors_that_find_nothing_are_not_believed(scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "sovereign_pipeline.privacy.analyzer.own_recognizers.structured_spans", lambda *arguments, **named: []
-    )
+    monkeypatch.setattr("sovereign_pipeline.privacy.analysis.structured_spans", lambda *arguments, **named: [])
     with pytest.raises(PrivacyError, match="canary"):
         found(scanner, "All is well.")
 
@@ -467,9 +465,7 @@ def test_answers_stand_in_the_answers_alone(better: Models, scanner_red_team: Ou
 def test_a_scanner_that_fails_stops_the_red_team(
     better: Models, scanner_red_team: OutputScanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "sovereign_pipeline.privacy.analyzer.own_recognizers.structured_spans", lambda *arguments, **named: []
-    )
+    monkeypatch.setattr("sovereign_pipeline.privacy.analysis.structured_spans", lambda *arguments, **named: [])
     with pytest.raises(PrivacyError, match="canary"):
         run_red_team(better, PROMPTS, [], scanner_red_team, "Answer this letter.", 8)
 

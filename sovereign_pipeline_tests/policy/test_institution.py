@@ -12,7 +12,7 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.policy.trainer import Here
-from sovereign_pipeline.privacy.word_lists import WordLists
+from sovereign_pipeline.privacy.corrections import WordLists
 from sovereign_pipeline_tests.conftest import LADDER
 
 

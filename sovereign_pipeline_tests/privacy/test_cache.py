@@ -7,9 +7,8 @@ import pytest
 
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.privacy.cache import FindingsCache
 from sovereign_pipeline.privacy.case_files import ScrubbedCase
-from sovereign_pipeline.privacy.detection import Detector, Text
+from sovereign_pipeline.privacy.detection import Detector, FindingsCache, Text
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
@@ -50,7 +49,7 @@ def test_the_cache_holds_no_text(tmp_path: Path) -> None:
 
 def test_a_new_text_is_searched_together_with_the_canaries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scrubbed_with(tmp_path)
-    monkeypatch.setattr("sovereign_pipeline.privacy.analyzer.own_recognizers.structured_spans", lambda *arguments: [])
+    monkeypatch.setattr("sovereign_pipeline.privacy.analysis.structured_spans", lambda *arguments: [])
     with pytest.raises(PrivacyError, match="canary"):
         scrub(scrubber(tmp_path), document("A new letter."))
 
@@ -59,7 +58,7 @@ def test_nothing_is_remembered_from_a_batch_whose_canary_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr("sovereign_pipeline.privacy.analyzer.own_recognizers.structured_spans", lambda *arguments: [])
+        broken.setattr("sovereign_pipeline.privacy.analysis.structured_spans", lambda *arguments: [])
         with pytest.raises(PrivacyError, match="canary"):
             scrub(scrubber(tmp_path), document(LETTER))
     assert entries(tmp_path) == []

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.personal_data import KINDS
 from sovereign_pipeline.privacy import detection
+from sovereign_pipeline.privacy.corrections import WordLists
 from sovereign_pipeline.privacy.detection import Text, detector_digest, read_findings
-from sovereign_pipeline.privacy.word_lists import WordLists
 
 PATTERNS = Privacy(name_models={}, patterns_only=("en", "ar"))
 

@@ -9,10 +9,10 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
-from sovereign_pipeline.privacy.canary import CANARIES
-from sovereign_pipeline.privacy.how_found import NOT_LOOKED_FOR, how_found, how_found_markdown
 from sovereign_pipeline.privacy.identifiers.recognizers import RECOGNIZERS
-from sovereign_pipeline.privacy.names.entities import LABELS
+from sovereign_pipeline.privacy.names.name_models import LABELS
+from sovereign_pipeline.privacy.preview import NOT_LOOKED_FOR, how_found, how_found_markdown
+from sovereign_pipeline.privacy.scrubbing import CANARIES
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -21,7 +21,7 @@ def test_something_finds_it(kind: Kind) -> None:
     by_model = set(LABELS.values())
     assert kind == "NAME" or kind in by_pattern | by_model, (
         f"Nothing finds {kind}. Add a row to RECOGNIZERS in privacy/identifiers/recognizers.py, or a label of name "
-        f"models to LABELS in privacy/names/entities.py."
+        f"models to LABELS in privacy/names/name_models.py."
     )
 
 
@@ -30,7 +30,7 @@ def test_each_canary_proves_that_it_is_found(kind: Kind) -> None:
     without = [canary.language for canary in CANARIES if kind not in dict(canary.planted)]
     assert not without, (
         f"No {kind} is planted in the canary of {', '.join(without)}. Plant an invented value in its text and name it "
-        f"in `planted` (privacy/canary.py); or add {kind} to KEPT_BY_DEFAULT (policy/personal_data.py)."
+        f"in `planted` (privacy/scrubbing.py); or add {kind} to KEPT_BY_DEFAULT (policy/personal_data.py)."
     )
 
 

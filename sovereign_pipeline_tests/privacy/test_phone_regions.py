@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.personal_data import KINDS
-from sovereign_pipeline.privacy.how_found import how_found
-from sovereign_pipeline.privacy.rereading import SecondReading
+from sovereign_pipeline.privacy.case_files import SecondReading
+from sovereign_pipeline.privacy.preview import how_found
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 

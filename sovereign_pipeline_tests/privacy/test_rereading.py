@@ -5,9 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.privacy.findings import Findings, findings_of
-from sovereign_pipeline.privacy.rereading import SecondReading
-from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.privacy.case_files import SecondReading
+from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber, findings_of
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
 SCRUBBER = Scrubber("lamps", "run", Privacy(name_models={}))

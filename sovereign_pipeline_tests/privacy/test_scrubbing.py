@@ -8,16 +8,15 @@ import pytest
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
-from sovereign_pipeline.privacy import canary
+from sovereign_pipeline.privacy import scrubbing
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
-from sovereign_pipeline.privacy.names.entities import Entity
+from sovereign_pipeline.privacy.names.name_models import Entity, SpacyModel
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
-from sovereign_pipeline.privacy.names.spacy_model import SpacyModel
-from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
 from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.privacy.spans import PLACEHOLDER
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
-STRUCTURED_SPANS = "sovereign_pipeline.privacy.analyzer.own_recognizers.structured_spans"
+STRUCTURED_SPANS = "sovereign_pipeline.privacy.analysis.structured_spans"
 
 
 @pytest.mark.parametrize("text", ["as NAME_3 said", "NID_1", "the IBAN_٢"])
@@ -98,7 +97,7 @@ def test_a_recipe_that_hides_the_canary_stops() -> None:
 
 
 def test_each_canary_holds_something_of_every_kind(patterns_only: Scrubber) -> None:
-    for each in canary.CANARIES:
+    for each in scrubbing.CANARIES:
         text = "\n".join(scrub(patterns_only, each.document).documents[0].texts.values())
         assert {match.group()[:-2] for match in PLACEHOLDER.finditer(text)} == set(KINDS) - KEPT_BY_DEFAULT
 

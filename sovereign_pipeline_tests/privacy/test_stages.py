@@ -16,10 +16,9 @@ from sovereign_pipeline.base.errors import GateRefused, PrivacyError
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.privacy import stages
-from sovereign_pipeline.privacy.rereading import SecondReading
+from sovereign_pipeline.privacy.case_files import SecondReading
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
-from sovereign_pipeline.privacy.vault.mapping import FINDINGS
-from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key, read_vault
+from sovereign_pipeline.privacy.vault import FINDINGS, fingerprint_of, read_public_key, read_vault
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.officers import waive
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.corpus.links import link_key
+from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import Paraphrases
 from sovereign_pipeline.split import features
 from sovereign_pipeline.split.features import (

@@ -15,7 +15,7 @@ from sovereign_pipeline.commands.examination.findings import Finding, failed, wr
 from sovereign_pipeline.commands.terminal import tell_progress
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key
+from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
 

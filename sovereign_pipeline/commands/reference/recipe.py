@@ -8,7 +8,7 @@ from sovereign_pipeline.base_models.cards import BaseModelCard
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.reference import Documented, page
-from sovereign_pipeline.privacy.word_lists import WordLists
+from sovereign_pipeline.privacy.corrections import WordLists
 from sovereign_pipeline.suites.cards import SuiteCard
 
 LINE = Documented("line", "data/lines/<line>.yaml", "Recipe of a line", Line)

@@ -18,7 +18,7 @@ from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import as_table
 from sovereign_pipeline.orchestration.pages.cells import Page, read_json, table
-from sovereign_pipeline.privacy.vault.mapping import FINDINGS
+from sovereign_pipeline.privacy.vault import FINDINGS
 from sovereign_pipeline.split import PROOF
 
 QUARANTINED_SHOWN = 50

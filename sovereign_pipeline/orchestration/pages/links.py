@@ -15,7 +15,7 @@ from sovereign_pipeline.corpus.stages import SOURCES
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
 from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_PAGE, SCORES_FILE
 from sovereign_pipeline.orchestration.pages.cells import Page
-from sovereign_pipeline.privacy.vault.mapping import FINDINGS
+from sovereign_pipeline.privacy.vault import FINDINGS
 from sovereign_pipeline.registry.record import RECORD_FILE
 from sovereign_pipeline.review.stages import TABLES_FILE
 from sovereign_pipeline.split import PROOF

@@ -6,9 +6,68 @@ does not: values that are told by their form alone (`shapes.py`), addresses from
 
 import re
 
+from stdnum import luhn
+
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.identifiers.fragments import DATE, END, HIJRI_DATE, LINK_AR, LINK_EN, PHONE_VALUE
-from sovereign_pipeline.privacy.identifiers.vehicles import PLATE, SIGNS_OF_PLATES
+from sovereign_pipeline.privacy.identifiers.patterns import (
+    DATE,
+    END,
+    HIJRI_DATE,
+    LINK_AR,
+    LINK_EN,
+    MONTH,
+    NOT_A_QUANTITY,
+    PHONE_VALUE,
+)
+
+_LATIN = r"[A-Z] ?[A-Z]?"
+_ARABIC = r"[ء-ي](?: ?[ء-ي])?"
+# Three letters are an emirate: "DXB-K-48211".
+_LETTERS_FIRST = rf"(?:[A-Z]{{3}}[ /-]?)?{_LATIN}[ /-]{{0,2}}\d{{2,5}}|{_ARABIC}[ /-]{{0,2}}\d{{3,5}}"
+# In capitals, such as "4500 KG": no letters of a plate, unless the text says that it is a number.
+QUANTITY = r"\d{1,5}[ /-]{0,3}(?:KG|CC|MM|CM|KM|HP|KW|KV|DB|MB|GB|TV|AM|PM)(?!\w)|\d{1,3} ?[ALMTVW](?!\w)(?! ?\d)"
+PLATE_VALUE = rf"(?:\d{{1,5}}[ /-]{{0,3}}(?:{_LATIN}|{_ARABIC})(?!\w)|{_LETTERS_FIRST})"
+PLATE = re.compile(
+    r"(?i:\b(?:number[ -])?plates?|\bvehicle|\bregistered as|\bcar(?= (?:plates?|no|number|reg)\b)|"
+    r"(?:ال)?(?:مركب|سيار|لوح)(?:ة|ه|ت(?:ه|ها|ي|نا|هم))(?: (?:ال)?مركبة)?)"
+    r"(?i:[ ,:(]*(?:(?P<numbered>no\.?|number|registration|reg\.?|رقم(?:ها)?|رقم اللوحة)|plates?|with|is|was|تحمل))*"
+    r"[ ,:(]*(?:[A-Z][a-z]+ )?"
+    rf"(?(numbered)|(?!{QUANTITY}))(?P<value>{PLATE_VALUE})(?!\w)"
+)
+SIGNS_OF_PLATES = ("plate", "vehicle", "registered as", "car ", "مركب", "سيار", "لوح")
+
+IMO_NUMBER = re.compile(
+    r"\bI\.?M\.?O\b\.?(?: (?:ship|vessel))?(?: ident\w*)?(?: (?:no\b\.?|number|"
+    r"nr\b\.?))?(?: is)?[ :#]{0,3}(?P<value>\d{4} ?\d{3})(?!\w)(?![.,/-]\d)",
+    re.IGNORECASE,
+)
+MMSI = re.compile(
+    r"\bMMSI(?: (?:no\b\.?|number))?(?: is| was)?[ :#=]{0,3}(?P<value>\d(?:[ -]?\d){8})(?!\w)", re.IGNORECASE
+)
+_VESSEL_EN = (
+    r"\b(?:vessel|ship|dhow|boat|tanker|yacht|tug|barge|launch|ferry|trawler|craft)(?:'s)?\b"
+    r"(?:[^.;\n\d]{0,40}?\b(?:official|hull|registration|registry))?,? (?:no\b\.?|number)(?: is| was)?[ :#]{0,2}"
+)
+_VESSEL_AR = (
+    r"(?:ال)?(?:سفينة|سفينته|قارب|قاربه|مركب|يخت|عبّ?ارة|ناقلة)(?: (?!رقم)[ء-ي]+){0,3},? (?:و?رقم(?:ها|ه)?|"
+    r"تحمل رقم|المسجلة? برقم)"
+    r"(?: (?:ال)?(?:تسجيل|رسمي))?[ :]{0,2}"
+)
+VESSEL_NUMBER = re.compile(
+    rf"(?i:{_VESSEL_EN}|{_VESSEL_AR})(?P<value>(?!(?:19|20)\d\d(?!\w))(?:[A-Z]{{1,3}}[ -]?)?\d{{4,9}})(?!\w)(?![.,]\d)"
+    rf"{NOT_A_QUANTITY}"
+)
+SIGNS_OF_VESSELS = (
+    "vessel", "ship", "dhow", "boat", "tanker", "yacht", "tug", "barge", "launch", "ferry", "trawler", "craft",
+    "سفين", "قارب", "مركب", "يخت", "عبار", "ناقلة",
+)  # fmt: skip
+
+
+def has_imo_check_digit(value: str) -> bool:
+    """The last digit is that of the sum of the others, weighted 7 to 2."""
+    digits = [int(digit) for digit in value if digit.isdigit()]
+    return sum(weight * digit for weight, digit in zip(range(7, 1, -1), digits, strict=False)) % 10 == digits[6]
+
 
 # Written together first, so that a number in the next words is not swallowed; then in groups.
 _EIGHT_OR_SO = r"(?:\d{7,10}|\d(?:[ -]?\d){6,9})"
@@ -188,3 +247,105 @@ SIGNS_OF_LABELS: dict[Kind, tuple[str, ...]] = {
     "PLATE": SIGNS_OF_PLATES,
     "ADDRESS": ("way", "street", "lane", "block", "سكة", "شارع", "مجمع"),
 }
+
+
+_YEAR = r"(?:19\d\d|20[0-3]\d)"
+_HIJRI_YEAR = r"1[34]\d\d"
+MONTH_OR_YEAR = rf"(?:(?:{MONTH}\.?(?: of)?[ ,/-]*|[01]?\d[/.-])?{_YEAR}(?: ?م)?|{_HIJRI_YEAR} ?(?:AH\b|H\b|هـ?))"
+_END = (
+    r"(?![\w/-]|[.,]\d)(?! (?:or|and) (?:later|earlier|after|before|since|younger|older)| onwards?| فما | فأكثر| وما )"
+)
+_LABEL = (
+    r"(?:\b(?:(?:date|year|month)(?: and (?:year|month))? of birth|birth ?(?:date|day|year)|"
+    r"D\.?O\.?B\b\.?|Y\.?O\.?B\b\.?)"
+    r"|(?P<in_arabic>(?:تاريخ|سنة|عام) (?:ال)?ميلاد(?:ه|ها|ي)?))"
+)
+_LABEL_LINK = r"(?:\s*(?:\([^()\n]{1,14}\)|[:=(]|\bis\b|\bwas\b|هو|هي|في|عام|سنة))*\s*"
+_PLACE = r"(?:,? (?:in|at|near) (?-i:[A-Z])[\w'’-]{1,30}(?:[ -](?-i:[A-Z])[\w'’-]{1,30}){0,3},?)??"
+_WHEN = r"(?:,? (?:in|around|about|circa|during|early in|late in|the year|in the year|the month of|here|there))*\s"
+_BORN = rf"\bborn{_PLACE}{_WHEN}"
+_BORN_AR = r"(?:(?:من )?مواليد|ول(?:د|دت)|(?:ال)?مولود(?:ة)?)(?:\s(?:في|عام|سنة|شهر|خلال|بتاريخ|أواخر|أوائل))*\s"
+# Births of many, of anybody, and of what is no person.
+_SEVERAL = (
+    r"(?:children|infants|babies|newborns|persons|people|those|anyone|anybody|everyone|everybody|all|individuals|citizens|"
+    r"nationals|residents|men|women|boys|girls|students|pupils|workers|employees|applicants|candidates|members|cohorts?|"
+    r"generations?|animals?|calves|foals|camels|lambs|patients|adults|youths?|omanis|others|immigrants|"
+    r"(?:any|each|every|no|a) (?:person|child|infant|baby|citizen|national|one|applicant|candidate|animal|calf|foal))"
+)
+_NO_PERSON = (
+    r"(?:authority|ministry|company|firm|bank|organi[sz]ation|agency|council|committee|department|programme|program|project|"
+    r"idea|plan|initiative|scheme|movement|nation|state|union|festival|port|city|town|club|party|concept|policy|term|"
+    r"system|service|brand|industry|market|it|this|that|which)"
+)
+_BETWEEN = (
+    r"(?:,? (?:who|that|which|were|was|is|are|have|has|had|been|being|not|both|of|here|abroad|in [A-Z]\w+)){0,4},? "
+)
+_OF_NOBODY = (
+    rf"\b(?:{_SEVERAL}|{_NO_PERSON}){_BETWEEN}born\b"
+    r"|(?:عدد|إجمالي|نسبة|الأطفال|الأشخاص|المواطنين|المواطنون|جيل|كل)(?: من)? (?:ال)?مواليد"
+)
+MONTH_OR_YEAR_OF_BIRTH = re.compile(
+    rf"(?i){_OF_NOBODY}"
+    rf"|(?:{_LABEL}{_LABEL_LINK}|{_BORN})(?P<value>{MONTH_OR_YEAR}|(?(in_arabic){_HIJRI_YEAR}|(?!))){_END}"
+    rf"|{_BORN_AR}(?P<arabic>{MONTH_OR_YEAR}|{_HIJRI_YEAR}){_END}"
+)
+
+
+def is_when(value: str) -> bool:
+    """Whether it is a month or a year, and not the words that say whose no birth is."""
+    return any(map(str.isdigit, value))
+
+
+_SEPARATOR = r"[ ./_–-]{0,3}"
+_ANY_ID_LABEL = (
+    r"(?:\bemirates ids?\b|\bE\.?I\.?D\b\.?|\bQ\.?I\.?D\b\.?|\bC\.?P\.?R\b\.?|\bG\.?C\.?C\.? ids?\b"
+    r"|\b(?:saudi|kuwaiti?|qatari?|bahraini?|emirati|uae|national|personal|civil)(?: national)? "
+    r"(?:ids?|identity|card)\b|\b(?:personal|national|identity|civil) (?:no\b\.?|number)"
+    r"|الرقم الشخصي|الرقم السكاني|رقم(?:ه|ها|ي)? (?:الشخصي|السكاني)|(?:ال)?بطاقة (?:ال)?(?:شخصية|سكانية|ذكية)"
+    r"|بطاقت(?:ه|ها|ي) (?:الشخصية|السكانية)|الهوية(?: (?:الوطنية|الإماراتية|الاماراتية))?|(?:ال)?رقم (?:ال)?هوي[ةت]\w?"
+    r"|الرقم المدني|البطاقة المدنية)"
+)
+# 784, the year of birth, seven digits, a check digit: no other number has this form.
+EMIRATES_ID = re.compile(
+    rf"(?<![\w.,/+-])784{_SEPARATOR}(?:19|20)\d\d{_SEPARATOR}\d{{7}}{_SEPARATOR}\d(?!\w)(?![-/]\d)"
+)
+# A century, a date of birth, five digits the last of which is computed.
+_OF_AN_ID = r"(?<!\w)(?:ids?|identity|emirates|emirati|uae|cards?)(?!\w)|هوي[ةت]|بطاق[ةت]|إمارات|امارات"
+EMIRATES_ID_BY_LABEL = re.compile(
+    rf"(?i)(?:{_OF_AN_ID})[^\n.;!?]{{0,40}}?(?P<value>{EMIRATES_ID.pattern})",
+)
+KUWAITI_ID = re.compile(
+    r"(?<![\w.,/+-])(?<!\d )[23][ -]?\d[ -]?\d[ -]?[01][ -]?\d[ -]?[0-3](?:[ -]?\d){6}(?!\w)(?![.,/-]\d)"
+)
+LABELLED_ID = re.compile(
+    rf"{_ANY_ID_LABEL}[)\]\"]?(?:{LINK_EN}|{LINK_AR})(?P<value>\d(?:[ ./–-]{{0,3}}\d){{8,14}})(?!\w)(?![-/]\d)",
+    re.IGNORECASE,
+)
+SIGNS = (
+    " id", "(id", "eid", "e.i", "qid", "q.i", "cpr", "c.p", "identity", "national", "personal", "civil",
+    "شخصي", "سكاني", "هوي", "بطاق", "مدني",
+)  # fmt: skip
+"""What every such label holds, in small letters."""
+_KUWAITI_WEIGHTS = (2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
+
+
+def has_length_of_an_id(value: str) -> bool:
+    """Nine digits in Bahrain, ten in Saudi Arabia, eleven in Qatar, twelve in Kuwait, fifteen in the Emirates."""
+    digits = _digits(value)
+    return len(digits) in (9, 10, 11, 12) or (len(digits) == 15 and digits.startswith("784"))
+
+
+def has_emirates_check_digit(value: str) -> bool:
+    return bool(luhn.is_valid(_digits(value)))
+
+
+def has_kuwaiti_check_digit(value: str) -> bool:
+    """Modulus 11 over the first eleven digits, and a date of birth that there is."""
+    digits = _digits(value)
+    month, day = int(digits[3:5]), int(digits[5:7])
+    weighted = sum(weight * int(digit) for weight, digit in zip(_KUWAITI_WEIGHTS, digits, strict=False))
+    return 1 <= month <= 12 and 1 <= day <= 31 and 11 - weighted % 11 == int(digits[11])
+
+
+def _digits(value: str) -> str:
+    return "".join(filter(str.isdigit, value))

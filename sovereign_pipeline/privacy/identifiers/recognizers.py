@@ -15,19 +15,8 @@ from functools import cache
 from typing import Literal
 
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, Kind
-from sovereign_pipeline.privacy.identifiers import (
-    births,
-    cards,
-    checks,
-    coordinates,
-    credentials,
-    national_ids,
-    shapes,
-    vehicles,
-)
+from sovereign_pipeline.privacy.identifiers import addresses, labels, patterns
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
-from sovereign_pipeline.privacy.identifiers.checked import has_country_of_an_iban, is_complete, is_valid_phone
-from sovereign_pipeline.privacy.identifiers.fragments import DIGITS_OF_A_NATIONAL_ID
 from sovereign_pipeline.privacy.identifiers.labels import (
     LABELLED_PATTERNS,
     PASSPORT_WITH_LETTERS,
@@ -36,21 +25,28 @@ from sovereign_pipeline.privacy.identifiers.labels import (
     SIGNS_OF_LABELS,
     STRICT_LABELLED_PATTERNS,
 )
-from sovereign_pipeline.privacy.identifiers.long_numbers import (
+from sovereign_pipeline.privacy.identifiers.numbers import (
+    is_of_something_else,
     long_numbers,
+    separated_numbers,
     without_file_numbers,
 )
-from sovereign_pipeline.privacy.identifiers.measures import is_of_something_else
-from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
-from sovereign_pipeline.privacy.identifiers.placed import (
-    identifiers_before_their_label,
-    may_hold_placed,
+from sovereign_pipeline.privacy.identifiers.patterns import AT_A_HOST, AT_IN_WORDS, DIGITS_OF_A_NATIONAL_ID
+from sovereign_pipeline.privacy.identifiers.phones import (
+    AROUND,
+    Regions,
+    has_country_of_an_iban,
+    is_complete,
+    is_valid_phone,
 )
-from sovereign_pipeline.privacy.identifiers.separated import separated_numbers
-from sovereign_pipeline.privacy.identifiers.shapes import AT_A_HOST, AT_IN_WORDS
-from sovereign_pipeline.privacy.identifiers.tables import counts_in_columns, identifiers_in_columns, with_cells_apart
-from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
-from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
+from sovereign_pipeline.privacy.identifiers.tables import (
+    counts_in_columns,
+    identifiers_before_their_label,
+    identifiers_in_columns,
+    may_hold_placed,
+    with_cells_apart,
+)
+from sovereign_pipeline.privacy.spans import PLACEHOLDER, Span, value_key, without_overlaps
 
 Clue = Literal["a digit", "a phone's label", "an @", "an at in words", "anything"]
 _PLACEHOLDER = re.compile(rf"{PLACEHOLDER.pattern}{{1,3}}(?!\d)")
@@ -66,7 +62,7 @@ def _needed(pattern: re.Pattern[str]) -> Clue:
 
 
 def _has_eight_digits(value: str) -> bool:
-    return checks.count_of_digits(value) == DIGITS_OF_A_NATIONAL_ID
+    return patterns.count_of_digits(value) == DIGITS_OF_A_NATIONAL_ID
 
 
 def _never(value: str) -> bool:
@@ -104,90 +100,90 @@ class Recognizer:
 
 
 RECOGNIZERS: tuple[Recognizer, ...] = (
-    Recognizer("CREDENTIAL", credentials.JSON_WEB_TOKEN, needs="anything", signs=("eyj",)),
-    Recognizer("CREDENTIAL", credentials.PRIVATE_KEY, needs="anything", signs=("private key",)),
-    Recognizer("CREDENTIAL", credentials.IN_AN_ADDRESS, needs="an @", signs=("://",)),
+    Recognizer("CREDENTIAL", patterns.JSON_WEB_TOKEN, needs="anything", signs=("eyj",)),
+    Recognizer("CREDENTIAL", patterns.PRIVATE_KEY, needs="anything", signs=("private key",)),
+    Recognizer("CREDENTIAL", patterns.IN_AN_ADDRESS, needs="an @", signs=("://",)),
     Recognizer(
         "CREDENTIAL",
-        credentials.BY_LABEL,
-        credentials.looks_like_a_credential,
+        patterns.BY_LABEL,
+        patterns.looks_like_a_credential,
         needs="anything",
-        signs=credentials.SIGNS_OF_LABELS,
+        signs=patterns.SIGNS_OF_LABELS,
         by="label",
     ),
-    Recognizer("COORDINATES", coordinates.IN_DEGREES, signs=("°",)),
-    Recognizer("COORDINATES", coordinates.DECIMAL_PAIR, coordinates.is_a_place),
+    Recognizer("COORDINATES", addresses.IN_DEGREES, signs=("°",)),
+    Recognizer("COORDINATES", addresses.DECIMAL_PAIR, addresses.is_a_place),
     Recognizer(
         "COORDINATES",
-        coordinates.PAIR_BY_LABEL,
-        coordinates.is_on_the_globe,
-        signs=coordinates.SIGNS_OF_LABELS,
+        addresses.PAIR_BY_LABEL,
+        addresses.is_on_the_globe,
+        signs=addresses.SIGNS_OF_LABELS,
         by="label",
     ),
-    Recognizer("COORDINATES", coordinates.BY_LABEL, signs=coordinates.SIGNS_OF_LABELS, by="label"),
+    Recognizer("COORDINATES", addresses.BY_LABEL, signs=addresses.SIGNS_OF_LABELS, by="label"),
     *(
         Recognizer(kind, pattern, needs=_needed(pattern), signs=SIGNS_OF_LABELS.get(kind, ()), by="label")
         for kind, pattern in LABELLED_PATTERNS
     ),
-    Recognizer("NID", national_ids.LABELLED_ID, national_ids.has_length_of_an_id, signs=national_ids.SIGNS, by="label"),
-    Recognizer(
-        "NID", national_ids.EMIRATES_ID, national_ids.has_emirates_check_digit, signs=("784",), by="check digits"
-    ),
-    Recognizer("NID", national_ids.EMIRATES_ID_BY_LABEL, signs=("784",), by="label"),
-    Recognizer("NID", national_ids.KUWAITI_ID, national_ids.has_kuwaiti_check_digit, _never, by="check digits"),
+    Recognizer("NID", labels.LABELLED_ID, labels.has_length_of_an_id, signs=labels.SIGNS, by="label"),
+    Recognizer("NID", labels.EMIRATES_ID, labels.has_emirates_check_digit, signs=("784",), by="check digits"),
+    Recognizer("NID", labels.EMIRATES_ID_BY_LABEL, signs=("784",), by="label"),
+    Recognizer("NID", labels.KUWAITI_ID, labels.has_kuwaiti_check_digit, _never, by="check digits"),
     Recognizer(
         "DATE_OF_BIRTH",
-        births.MONTH_OR_YEAR_OF_BIRTH,
-        births.is_when,
+        labels.MONTH_OR_YEAR_OF_BIRTH,
+        labels.is_when,
         signs=SIGNS_OF_LABELS["DATE_OF_BIRTH"],
         by="label",
     ),
-    Recognizer("CARD", cards.MASKED_BY_LABEL, signs=cards.SIGNS_OF_A_MASK, by="label"),
-    Recognizer("CARD", cards.MASKED, signs=cards.SIGNS_OF_A_MASK),
-    Recognizer("CARD", cards.LAST_DIGITS, signs=cards.SIGNS_OF_LAST_DIGITS, by="label"),
-    Recognizer("PLATE", vehicles.IMO_NUMBER, vehicles.has_imo_check_digit, signs=("imo", "i.m.o"), by="label"),
-    Recognizer("PLATE", vehicles.MMSI, signs=("mmsi",), by="label"),
-    Recognizer("PLATE", vehicles.VESSEL_NUMBER, signs=vehicles.SIGNS_OF_VESSELS, by="label"),
-    Recognizer("EMAIL", shapes.EMAIL, needs="an @"),
-    Recognizer("IBAN", shapes.IBAN, checks.has_digits_of_an_iban, checks.has_iban_check_digits, by="check digits"),
-    Recognizer("CARD", shapes.CARD_NUMBER, checks.has_card_check_digit, _never, by="check digits"),
-    Recognizer("PHONE", shapes.PREFIXED_PHONE, is_certain=_never),
-    Recognizer("PHONE", shapes.LOCAL_PHONE, checks.is_omani_phone, _never),
-    Recognizer("PHONE", shapes.GROUPED_PHONE, checks.is_grouped_phone, _never),
-    Recognizer("PHONE", shapes.PHONE_BEFORE_ITS_LABEL, by="label"),
-    Recognizer("PASSPORT", shapes.PASSPORT_SHAPE, is_certain=_never),
-    Recognizer("SSN", shapes.SSN, is_certain=_never),
-    Recognizer("IP", shapes.IP_V4),
-    Recognizer("IP", shapes.IP_V6),
-    Recognizer("DATE", shapes.ANY_DATE, is_certain=_never),
-    Recognizer("AGE", shapes.AGE),
-    Recognizer("URL", shapes.URL, is_certain=_never, needs="anything"),
+    Recognizer("CARD", patterns.MASKED_BY_LABEL, signs=patterns.SIGNS_OF_A_MASK, by="label"),
+    Recognizer("CARD", patterns.MASKED, signs=patterns.SIGNS_OF_A_MASK),
+    Recognizer("CARD", patterns.LAST_DIGITS, signs=patterns.SIGNS_OF_LAST_DIGITS, by="label"),
+    Recognizer("PLATE", labels.IMO_NUMBER, labels.has_imo_check_digit, signs=("imo", "i.m.o"), by="label"),
+    Recognizer("PLATE", labels.MMSI, signs=("mmsi",), by="label"),
+    Recognizer("PLATE", labels.VESSEL_NUMBER, signs=labels.SIGNS_OF_VESSELS, by="label"),
+    Recognizer("EMAIL", patterns.EMAIL, needs="an @"),
+    Recognizer(
+        "IBAN", patterns.IBAN, patterns.has_digits_of_an_iban, patterns.has_iban_check_digits, by="check digits"
+    ),
+    Recognizer("CARD", patterns.CARD_NUMBER, patterns.has_card_check_digit, _never, by="check digits"),
+    Recognizer("PHONE", patterns.PREFIXED_PHONE, is_certain=_never),
+    Recognizer("PHONE", patterns.LOCAL_PHONE, patterns.is_omani_phone, _never),
+    Recognizer("PHONE", patterns.GROUPED_PHONE, patterns.is_grouped_phone, _never),
+    Recognizer("PHONE", patterns.PHONE_BEFORE_ITS_LABEL, by="label"),
+    Recognizer("PASSPORT", patterns.PASSPORT_SHAPE, is_certain=_never),
+    Recognizer("SSN", patterns.SSN, is_certain=_never),
+    Recognizer("IP", patterns.IP_V4),
+    Recognizer("IP", patterns.IP_V6),
+    Recognizer("DATE", patterns.ANY_DATE, is_certain=_never),
+    Recognizer("AGE", patterns.AGE),
+    Recognizer("URL", patterns.URL, is_certain=_never, needs="anything"),
 )
 
 
 @cache
 def _of_services() -> tuple[Recognizer, ...]:
     """Keys of known services, whose forms are loaded when the first text is read."""
-    found = credentials.of_services()
+    found = patterns.of_services()
     return tuple(Recognizer("CREDENTIAL", pattern, needs="anything", signs=signs) for pattern, signs in found)
 
 
 # What only looks like an identifier. Any other finding goes before.
 STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
-    Recognizer("EMAIL", shapes.SEPARATED_EMAIL, is_certain=_never, needs="an @"),
-    Recognizer("EMAIL", shapes.STRICT_EMAIL, is_certain=_never, needs="an @"),
-    Recognizer("EMAIL", shapes.CLIPPED_EMAIL, is_certain=_never, needs="an @"),
-    Recognizer("EMAIL", shapes.LETTER_BY_LETTER_EMAIL, is_certain=_never, needs="an @"),
-    Recognizer("EMAIL", shapes.HANDLE, is_certain=_never, needs="an @"),
-    Recognizer("EMAIL", shapes.MISREAD_EMAIL, is_certain=_never, needs="anything", signs=shapes.SIGNS_MISREAD),
-    Recognizer("EMAIL", shapes.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
-    Recognizer("IBAN", shapes.STRICT_IBAN, has_country_of_an_iban, is_certain=_never),
+    Recognizer("EMAIL", patterns.SEPARATED_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", patterns.STRICT_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", patterns.CLIPPED_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", patterns.LETTER_BY_LETTER_EMAIL, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", patterns.HANDLE, is_certain=_never, needs="an @"),
+    Recognizer("EMAIL", patterns.MISREAD_EMAIL, is_certain=_never, needs="anything", signs=patterns.SIGNS_MISREAD),
+    Recognizer("EMAIL", patterns.BRACKETED_EMAIL, is_certain=_never, needs="an at in words"),
+    Recognizer("IBAN", patterns.STRICT_IBAN, has_country_of_an_iban, is_certain=_never),
     *(
         Recognizer(kind, pattern, _has_eight_digits, needs=_needed(pattern), by="label")
         for kind, pattern in STRICT_LABELLED_PATTERNS
     ),
     Recognizer("PASSPORT", PASSPORT_WITH_LETTERS, by="label"),
-    Recognizer("PHONE", shapes.PHONE_AFTER_ITS_FIRST_DIGIT, checks.is_omani_phone, _never),
+    Recognizer("PHONE", patterns.PHONE_AFTER_ITS_FIRST_DIGIT, patterns.is_omani_phone, _never),
 )
 
 

@@ -7,16 +7,18 @@ What belongs here: the two scripts together. What does not: where a name begins 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from sovereign_pipeline.privacy.names.arabic_names import ArabicNames, by_line
-from sovereign_pipeline.privacy.names.arabic_words import ARABIC_LETTER, LETTERS, is_role
-from sovereign_pipeline.privacy.names.entities import Entity
-from sovereign_pipeline.privacy.names.firms import firms
+from sovereign_pipeline.privacy.names.arabic_names import ARABIC_LETTER, LETTERS, ArabicNames, by_line, is_role
 from sovereign_pipeline.privacy.names.joined_names import joined_mentions, joined_names
-from sovereign_pipeline.privacy.names.latin_names import LatinNames
-from sovereign_pipeline.privacy.names.model_findings import ModelFindings
-from sovereign_pipeline.privacy.names.recasing import recased
-from sovereign_pipeline.privacy.names.segments import Segments
-from sovereign_pipeline.privacy.names.surname_first import is_surname_first, listed_surname_first
+from sovereign_pipeline.privacy.names.latin_names import (
+    LatinNames,
+    ModelFindings,
+    firms,
+    is_surname_first,
+    listed_surname_first,
+    recased,
+)
+from sovereign_pipeline.privacy.names.latin_words import Segments
+from sovereign_pipeline.privacy.names.name_models import Entity
 from sovereign_pipeline.privacy.spans import Span, without_overlaps
 
 _ARABIC_ONTO_LATIN = re.compile(rf"(?<=[A-Za-z])[{LETTERS}]+")

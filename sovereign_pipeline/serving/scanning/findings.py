@@ -13,11 +13,11 @@ from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.privacy.corrections import WordLists
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.placeholders import PLACEHOLDER, kind_of
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline.privacy.vault.vault import MappingRow
-from sovereign_pipeline.privacy.word_lists import WordLists
+from sovereign_pipeline.privacy.spans import PLACEHOLDER, kind_of
+from sovereign_pipeline.privacy.vault import MappingRow
 from sovereign_pipeline.serving.letters import is_arabic, language_of
 
 FIELD = "request"

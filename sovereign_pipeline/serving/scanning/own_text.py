@@ -7,7 +7,7 @@ do not make a name that the caller may read. What belongs here: that comparison.
 from collections.abc import Sequence
 from functools import cached_property
 
-from sovereign_pipeline.privacy.word_lists import folded_words
+from sovereign_pipeline.privacy.corrections import folded_words
 
 SHORTEST_NUMBER = 6
 """Characters of a value from which its separators do not matter: shorter ones stand in any long number."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import load_line
-from sovereign_pipeline.privacy.word_lists import load_word_lists
+from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.serving.scanning.findings import LineDetectors
 from sovereign_pipeline.serving.scanning.scanner import Scanner
 from sovereign_pipeline.serving.scanning.screen import Screens

@@ -17,7 +17,7 @@ from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.serving import Transcripts
-from sovereign_pipeline.privacy.vault.vault import fingerprint_of, read_public_key
+from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
 from sovereign_pipeline.serving.transcripts.records import Rating, Sealed, Transcript, seal
 
 SUFFIX = ".sealed"

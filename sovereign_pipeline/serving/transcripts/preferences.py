@@ -14,7 +14,7 @@ from typing import Literal
 
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.placeholders import PLACEHOLDER
+from sovereign_pipeline.privacy.spans import PLACEHOLDER
 from sovereign_pipeline.serving.letters import language_of
 from sovereign_pipeline.serving.rollout.feedback import Feedback, Thumb
 from sovereign_pipeline.serving.scanning.placeholders import PuttingBack

@@ -7,7 +7,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import RecipeError, SourceError
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.corpus.first_look.dialect import encoding_of
+from sovereign_pipeline.corpus.inspection import encoding_of
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline_tests.conftest import LADDER

@@ -15,8 +15,7 @@ import pytest
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.corpus.first_look.looking import links_in, look_at
-from sovereign_pipeline.corpus.first_look.suggestion import suggest
+from sovereign_pipeline.corpus.inspection import links_in, look_at, suggest
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.corpus.first_look.looking import links_in, look_at
-from sovereign_pipeline.corpus.first_look.suggestion import suggest
+from sovereign_pipeline.corpus.inspection import links_in, look_at, suggest
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline_tests.conftest import LADDER, letter
 

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.corpus import AddedRecognizer, Privacy
-from sovereign_pipeline.privacy.analyzer.added_recognizers import recognizer_parts
-from sovereign_pipeline.privacy.analyzer.analysis import try_added_recognizers
+from sovereign_pipeline.privacy.added_recognizers import recognizer_parts
+from sovereign_pipeline.privacy.analysis import try_added_recognizers
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 

@@ -7,9 +7,9 @@ from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
 from presidio_analyzer.nlp_engine import NoOpNlpEngine
 
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
-from sovereign_pipeline.privacy.analyzer.entities import ENTITY_OF, KIND_OF
-from sovereign_pipeline.privacy.analyzer.own_recognizers import IdentifierRecognizer, NameRecognizer
-from sovereign_pipeline.privacy.canary import CANARIES
+from sovereign_pipeline.privacy.added_recognizers import ENTITY_OF, KIND_OF
+from sovereign_pipeline.privacy.analysis import IdentifierRecognizer, NameRecognizer
+from sovereign_pipeline.privacy.scrubbing import CANARIES
 
 
 @pytest.fixture(params=["en", "ar"])

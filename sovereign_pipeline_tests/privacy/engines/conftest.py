@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.corpus.document import write_documents
-from sovereign_pipeline.privacy.engines import planning
+from sovereign_pipeline.privacy import batches
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import demonstration
 
 
@@ -18,4 +18,4 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def workers_are_always_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "SECONDS_WORTH_A_WORKER", 1e-9)
+    monkeypatch.setattr(batches, "SECONDS_WORTH_A_WORKER", 1e-9)

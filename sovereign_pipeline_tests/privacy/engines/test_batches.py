@@ -11,11 +11,9 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.corpus.document import write_documents
-from sovereign_pipeline.privacy import case_files, detection, scrubbing
-from sovereign_pipeline.privacy.analyzer import own_recognizers
-from sovereign_pipeline.privacy.engines import batches, planning
-from sovereign_pipeline.privacy.engines.batches import BatchScrubber
-from sovereign_pipeline.privacy.mentions import with_further_mentions
+from sovereign_pipeline.privacy import analysis, batches, case_files, detection, scrubbing
+from sovereign_pipeline.privacy.batches import BatchScrubber
+from sovereign_pipeline.privacy.case_files import with_further_mentions
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, scrub_in
 from sovereign_pipeline_tests.waiting import SECONDS
@@ -38,7 +36,7 @@ def failing(real: Callable[..., Any]) -> Callable[..., Any]:
 PLACES = {
     "normalising a text": (detection, "normalise"),
     "looking for placeholders": (scrubbing, "refuse_placeholders"),
-    "a detector": (own_recognizers, "structured_spans"),
+    "a detector": (analysis, "structured_spans"),
     "further mentions": (case_files, "with_further_mentions"),
     "counting what was found": (batches, "findings_of"),
     "writing the row": (batches, "jsonl_line"),
@@ -93,12 +91,12 @@ def test_the_row_is_named_by_a_pool_of_processes(tmp_path: Path) -> None:
         "import sys; from pathlib import Path\n"
         "from sovereign_pipeline.base.errors import PrivacyError\n"
         "from sovereign_pipeline.policy.corpus import Corpus\n"
-        "from sovereign_pipeline.privacy.engines import batches, planning\n"
+        "from sovereign_pipeline.privacy import batches\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import scrub_in\n"
         "from sovereign_pipeline_tests.privacy.engines.test_batches import failing\n"
         "batches.findings_of = failing(batches.findings_of)\n"
         "if __name__ == '__main__':\n"
-        "    planning.SECONDS_WORTH_A_WORKER = 1e-9\n"
+        "    batches.SECONDS_WORTH_A_WORKER = 1e-9\n"
         "    try: scrub_in(Path(sys.argv[1]), Corpus(workers=2))\n"
         "    except PrivacyError as error: print(error)\n"
     )
@@ -115,7 +113,7 @@ def test_the_row_is_named_by_a_pool_of_processes(tmp_path: Path) -> None:
 
 def test_the_plan_names_the_row_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_documents(tmp_path / "in.jsonl", (document(FATAL if n else "CR 1000000", id=f"R-{n}") for n in range(2)))
-    monkeypatch.setattr(planning, "texts_of", failing(detection.texts_of))
+    monkeypatch.setattr(batches, "texts_of", failing(detection.texts_of))
     with pytest.raises(PrivacyError, match=r"Row R-1: the normalisation raised RuntimeError") as failed:
         scrub_in(tmp_path)
     assert FATAL not in str(failed.value)

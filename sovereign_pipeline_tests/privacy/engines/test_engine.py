@@ -16,9 +16,7 @@ from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.corpus.document import write_documents
 from sovereign_pipeline.policy.corpus import Corpus
-from sovereign_pipeline.privacy.engines.engine import choose_engine
-from sovereign_pipeline.privacy.engines.in_process import InThisProcess
-from sovereign_pipeline.privacy.engines.process_pool import ProcessPool
+from sovereign_pipeline.privacy.engines import InThisProcess, ProcessPool, choose_engine
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, result_of, scrub_in
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
@@ -50,7 +48,7 @@ def test_nobody_else_reaches_the_ray_that_scrubs(tmp_path: Path) -> None:
     """Not from the network, whatever Ray listens on by default, and not from another account of this machine."""
     program = (
         "import sys; from pathlib import Path\n"
-        "from sovereign_pipeline.privacy.engines.ray_actors import RayActors\n"
+        "from sovereign_pipeline.privacy.engines import RayActors\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
         "with RayActors(job_for(Path(sys.argv[1])), 1, lambda message: None):\n"
         "    import ray\n"
@@ -87,7 +85,7 @@ def test_nobody_else_reaches_the_ray_that_scrubs(tmp_path: Path) -> None:
 def test_a_ray_that_was_imported_open_is_refused(tmp_path: Path) -> None:
     program = (
         "import sys, ray; from pathlib import Path\n"
-        "from sovereign_pipeline.privacy.engines.ray_actors import RayActors\n"
+        "from sovereign_pipeline.privacy.engines import RayActors\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
         "with RayActors(job_for(Path(sys.argv[1])), 1, print): pass\n"
     )

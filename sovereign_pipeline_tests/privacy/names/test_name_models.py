@@ -6,9 +6,13 @@ import pytest
 import torch
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.privacy.names.name_models import load_name_model, name_model_directory, name_model_parts
-from sovereign_pipeline.privacy.names.spacy_model import SpacyModel
-from sovereign_pipeline.privacy.names.transformers_model import TransformersModel
+from sovereign_pipeline.privacy.names.name_models import (
+    SpacyModel,
+    TransformersModel,
+    load_name_model,
+    name_model_directory,
+    name_model_parts,
+)
 from sovereign_pipeline_tests.privacy.names.tiny_ner import LABELS, copied
 
 pytestmark = pytest.mark.slow

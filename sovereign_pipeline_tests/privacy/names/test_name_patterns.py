@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.privacy.names.entities import Entity, Label
+from sovereign_pipeline.privacy.names.latin_names import recased
+from sovereign_pipeline.privacy.names.name_models import Entity, Label
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
-from sovereign_pipeline.privacy.names.recasing import recased
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from sovereign_pipeline.privacy.names.entities import Entity
+from sovereign_pipeline.privacy.names.name_models import Entity
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub

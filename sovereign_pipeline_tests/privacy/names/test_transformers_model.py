@@ -10,11 +10,9 @@ import pytest
 
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.privacy.canary import CANARIES
-from sovereign_pipeline.privacy.names.entities import Entity
-from sovereign_pipeline.privacy.names.name_models import load_name_model
+from sovereign_pipeline.privacy.names.name_models import Entity, load_name_model
 from sovereign_pipeline.privacy.normalisation import normalise
-from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.privacy.scrubbing import CANARIES, Scrubber
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 from sovereign_pipeline_tests.privacy.names.tiny_ner import POSITIONS, copied, sentences
 

@@ -13,11 +13,10 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
-from sovereign_pipeline.privacy.engines import planning
+from sovereign_pipeline.privacy import batches
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
-from sovereign_pipeline.privacy.vault.mapping import MappingDigest
-from sovereign_pipeline.privacy.vault.vault import MappingRow, Vault, read_vault
-from sovereign_pipeline.privacy.vault.vault_cli import app
+from sovereign_pipeline.privacy.vault import MappingDigest, MappingRow, Vault, read_vault
+from sovereign_pipeline.privacy.vault_cli import app
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.materializing import materialize
 
@@ -58,7 +57,7 @@ class Scrubbed:
 
 @pytest.fixture
 def scrubbed(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scrubbed]:
-    monkeypatch.setattr(planning, "NEW_DOCUMENTS_PER_BATCH", 7)
+    monkeypatch.setattr(batches, "NEW_DOCUMENTS_PER_BATCH", 7)
     yield Scrubbed(institution)
 
 

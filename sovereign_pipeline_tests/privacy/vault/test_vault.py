@@ -10,7 +10,7 @@ import pyrage
 import pytest
 
 from sovereign_pipeline.base.errors import PrivacyError
-from sovereign_pipeline.privacy.vault.vault import MappingRow, Vault, read_public_key, read_vault
+from sovereign_pipeline.privacy.vault import MappingRow, Vault, read_public_key, read_vault
 
 
 def row(case: str = "PRM/2024/017", placeholder: str = "NAME_1", original: str = "Said Al Busaidi") -> MappingRow:
@@ -21,7 +21,7 @@ SEPARATORS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 
 
 def program(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sovereign_pipeline.privacy.vault.vault_cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "sovereign_pipeline.privacy.vault_cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -138,7 +138,7 @@ def test_a_mistake_is_printed_as_by_the_other_programs(tmp_path: Path) -> None:
 
 def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -> None:
     asks = (
-        "import sys, sovereign_pipeline.privacy.vault.vault_cli\n"
+        "import sys, sovereign_pipeline.privacy.vault_cli\n"
         "print(*sorted(name for name in sys.modules if name.startswith('sovereign_pipeline.')))\n"
         "print(*sorted({'dagster', 'numpy', 'spacy', 'sqlalchemy', 'torch', 'yaml'} & sys.modules.keys()))"
     )
@@ -158,9 +158,7 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
         "sovereign_pipeline.corpus.folding",
         "sovereign_pipeline.privacy",
         "sovereign_pipeline.privacy.vault",
-        "sovereign_pipeline.privacy.vault.mapping",
-        "sovereign_pipeline.privacy.vault.vault",
-        "sovereign_pipeline.privacy.vault.vault_cli",
+        "sovereign_pipeline.privacy.vault_cli",
     ]
     assert heavy == ""
 

@@ -7,7 +7,7 @@ import pytest
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.serving import Reaction, Screened
-from sovereign_pipeline.privacy.word_lists import NO_WORDS
+from sovereign_pipeline.privacy.corrections import NO_WORDS
 from sovereign_pipeline.serving.scanning import scanner as scanning
 from sovereign_pipeline.serving.scanning.findings import LineDetectors
 from sovereign_pipeline.serving.scanning.scanner import Scanner

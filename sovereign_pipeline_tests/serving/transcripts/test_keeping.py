@@ -15,7 +15,7 @@ from sovereign_pipeline.base.errors import PrivacyError, RecipeError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.serving import Transcripts
-from sovereign_pipeline.privacy.vault.vault import fingerprint_of
+from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline.serving.gateway.journal import facts_of, read_hour
 from sovereign_pipeline.serving.transcripts import keeping as keeping_module
 from sovereign_pipeline.serving.transcripts.keeping import transcript_files

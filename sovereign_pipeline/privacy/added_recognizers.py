@@ -1,7 +1,6 @@
-"""The Presidio recognizers that a recipe adds: loading them, the proof that they find something, what they stand for.
+"""What Presidio calls each kind of personal data.
 
-What belongs here: `privacy.recognizers` of a recipe. What does not: running them beside the others (`analysis.py`).
-Functions that touch Presidio import it themselves.
+What belongs here: the two names of a kind. What does not: Presidio itself; nothing here imports it.
 """
 
 import importlib
@@ -17,7 +16,37 @@ from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.policy.corpus import AddedRecognizer
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.analyzer.entities import KIND_OF
+
+# Presidio's own names where it has one, so that its operators and other recognizers agree with them.
+ENTITY_OF: dict[Kind, str] = {
+    "CREDENTIAL": "CREDENTIAL",
+    "EMAIL": "EMAIL_ADDRESS",
+    "IBAN": "IBAN_CODE",
+    "IP": "IP_ADDRESS",
+    "COORDINATES": "COORDINATES",
+    "SSN": "US_SSN",
+    "DRIVING_LICENCE": "DRIVING_LICENCE",
+    "NID": "OM_CIVIL_NUMBER",
+    "RESIDENT_CARD": "OM_RESIDENT_CARD",
+    "PASSPORT": "PASSPORT",
+    "CR": "OM_COMMERCIAL_REGISTRATION",
+    "DATE_OF_BIRTH": "DATE_OF_BIRTH",
+    "ADDRESS": "STREET_ADDRESS",
+    "PO_BOX": "PO_BOX",
+    "PLATE": "VEHICLE_PLATE",
+    "PHONE": "PHONE_NUMBER",
+    "CARD": "CREDIT_CARD",
+    "ACCOUNT": "BANK_ACCOUNT",
+    "URL": "URL",
+    "NAME": "PERSON",
+    "AGE": "AGE",
+    "DATE": "DATE_TIME",
+    "ORGANISATION": "ORGANIZATION",
+    "PLACE": "LOCATION",
+    "NATIONALITY": "NRP",
+}
+KIND_OF: dict[str, Kind] = {entity: kind for kind, entity in ENTITY_OF.items()}
+
 
 _PRESIDIO = logging.getLogger("presidio-analyzer")
 

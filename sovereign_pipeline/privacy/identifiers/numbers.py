@@ -14,9 +14,6 @@ from itertools import accumulate, pairwise
 from stdnum import luhn
 
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.privacy.identifiers.checked import bracketed_machines, ibans, prefixed_phones
-from sovereign_pipeline.privacy.identifiers.checks import is_omani_phone
-from sovereign_pipeline.privacy.identifiers.fragments import DIGITS_OF_A_NATIONAL_ID
 from sovereign_pipeline.privacy.identifiers.labels import (
     BIRTH_LABEL,
     LABELLED_PATTERNS,
@@ -24,9 +21,97 @@ from sovereign_pipeline.privacy.identifiers.labels import (
     PHONE_LABEL_SIGNS,
     PHONES_BY_LABEL,
 )
-from sovereign_pipeline.privacy.identifiers.long_numbers import numbers_beside_digits
-from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions, phones
+from sovereign_pipeline.privacy.identifiers.patterns import (
+    DIGITS_OF_A_NATIONAL_ID,
+    END,
+    NOT_AN_AMOUNT,
+    UNIT,
+    count_of_digits,
+    is_date_or_years,
+    is_omani_phone,
+)
+from sovereign_pipeline.privacy.identifiers.phones import (
+    AROUND,
+    Regions,
+    bracketed_machines,
+    has_cue,
+    ibans,
+    phones,
+    prefixed_phones,
+)
 from sovereign_pipeline.privacy.spans import Span, value_key
+
+# With a year and at most six digits: anything longer may be a person's number in its shape.
+_FILE_NUMBER = re.compile(r"\b[A-Z]{2,6}/(?:19|20)\d\d/\d{1,6}\b")
+_LONGEST_LABEL_LONG_NUMBERS = 60
+_TIMESTAMP = re.compile(r"(?<![\d-])(?:19|20)\d\d-[01]\d-[0-3]\d[ T][0-2]?\d:[0-5]\d(?::[0-5]\d)?")
+_LONG_NUMBER = re.compile(rf"(?<!\w){NOT_AN_AMOUNT}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d{{2,}})+){END}")
+# Glued to letters, as in web addresses and in tables whose cells ran together.
+_GLUED_NUMBER = re.compile(rf"(?<![\d.,]){NOT_AN_AMOUNT}\d{{8,}}+(?![.,]\d)")
+# Beside other digits, as in a table's row or behind the number of a list's entry.
+_RUN = re.compile(r"(?<!\d)\d{8,20}(?!\d)")
+_CURRENCY = (
+    r"(?:(?<![A-Z])(?:OMR|R\.?O\.?|AED|SAR|QAR|KWD|BHD|USD|US|EUR|GBP|INR)|(?i:rials?|riyals?|dollars?|euros?|pounds?)(?!\w)"
+    r"|[$€£¥]|ر\.? ?ع\.?|ريال|درهم|دينار|دولار)"
+)
+_CURRENCY_BEFORE = re.compile(rf"{_CURRENCY}[ .:]{{0,2}}\Z")
+_CURRENCY_AFTER = re.compile(rf"(?:[.,]\d{{1,3}})? ?(?:{_CURRENCY}|%)")
+_FRACTION = re.compile(r"\.(?!0+(?!\d))\d{1,3}(?!\d|[.,-]\d)")
+_FRACTION_WITH_COMMA = re.compile(r",\d{1,3}(?!\d|[.,-]\d)")  # or the next cell: of eight digits none
+_FRACTION_BEFORE = re.compile(r"(?<![\d.])\d{1,3}\.\Z")
+
+
+def long_numbers(plain: str) -> Iterator[Span]:
+    """Every such run, glued to letters or not: a NID at eight digits, else an ACCOUNT.
+
+    Args:
+        plain: normalised text without what only looks like one (`without_file_numbers`).
+    """
+    for match in _LONG_NUMBER.finditer(plain):
+        if count_of_digits(match.group()) >= DIGITS_OF_A_NATIONAL_ID and not is_date_or_years(match.group()):
+            yield _span_long_numbers(match)
+    for match in _GLUED_NUMBER.finditer(plain):
+        yield _span_long_numbers(match)
+
+
+def numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
+    """Every such run of plain[start:end] that `long_numbers` leaves because of the digits beside it, unless it is an
+    amount: with a currency beside it, or with a fraction that is not zero. A whole number that a table wrote as
+    10457832.0 is none."""
+    for match in _RUN.finditer(plain, start, end):
+        before = plain[max(0, match.start() - 10) : match.start()]
+        if _CURRENCY_BEFORE.search(before) or _CURRENCY_AFTER.match(plain, match.end()):
+            continue
+        if _FRACTION.match(plain, match.end()):
+            continue
+        digits = match.group()
+        kind: Kind = "PHONE" if is_omani_phone(digits) or is_omani_phone(f"+{digits}") else _kind(digits)
+        is_measure = _FRACTION_BEFORE.search(before) or _FRACTION_WITH_COMMA.match(plain, match.end())
+        if kind == "ACCOUNT" and is_measure:
+            continue
+        yield Span(match.start(), match.end(), kind, value_key(kind, digits), labelled=False, by_length=True)
+
+
+def without_file_numbers(text: str) -> str:
+    """The same text, of the same length, with the institution's own file numbers and points in time blotted out. What a
+    label names stays, whatever its shape."""
+    text = _FILE_NUMBER.sub(lambda match: match.group() if _has_label(match) else "#" * len(match.group()), text)
+    return _TIMESTAMP.sub(lambda match: "#" * len(match.group()), text)
+
+
+def _has_label(match: re.Match[str]) -> bool:
+    before = match.string[max(0, match.start() - _LONGEST_LABEL_LONG_NUMBERS) : match.start()]
+    return any(label.search(before) for _, label in LABELS)
+
+
+def _span_long_numbers(match: re.Match[str]) -> Span:
+    kind = _kind(match.group())
+    return Span(match.start(), match.end(), kind, value_key(kind, match.group()), labelled=False, by_length=True)
+
+
+def _kind(value: str) -> Kind:
+    return "NID" if count_of_digits(value) == DIGITS_OF_A_NATIONAL_ID else "ACCOUNT"
+
 
 # A per cent or currency sign, an operator or an "at" ends a number; everything else but letters may stand within one.
 _GAP = r"(?:[^\w\t%€£$¥=+×÷<≤≥±°@&]|_){1,14}"
@@ -388,3 +473,58 @@ def _in_one_line(text: str) -> str:
 
 def _span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -> Span:
     return Span(start, end, kind, value_key(kind, text[start:end]), labelled=labelled, by_length=not labelled)
+
+
+_UNIT_BEHIND = re.compile(rf"(?:[.,]\d{{1,4}})?\s?{UNIT}")
+# Other numbers of the same list, and what joins them.
+_REST_OF_A_LIST = r"(?:[\s\d.,;:/&()#–-]|\b(?:and|or|to|nos?|numbers?|list|of)\b\.?|و|إلى|رقم|أرقام){0,80}\Z"
+# Not offices, shops and desks: a phone may stand behind one of these.
+_ONE = (
+    r"rooms?|lockers?|classrooms?|chalets?|wards?|berths?|plots?|sections?|articles?|seats?|booths?|stalls?|gates?|"
+    r"parcels?|wells?|bays?|cabins?|channels?|frequenc(?:y|ies)|flights?|pages?|annex(?:es)?|lots?|"
+    r"(?:ال)?(?:غرفة|قاعة|قطعة|رصيف|تردد)"
+)
+_SEVERAL = (
+    r"(?:(?:room|office|hall|locker|classroom|chalet|ward|flat|apartment|unit|villa|berth|plot|block|section|article|"
+    r"seat|stand|booth|stall|shop|gate|parcel|well|bay|cabin|suite|desk|building|channel|flight|route|road|train|page|"
+    r"item|lot|tender|pump|machine|valve|invoice|permit)(?:s| list| numbers| nos\b\.?)|frequencies|buses|"
+    r"(?:ال)?(?:غرف|قاعات|مكاتب|قطع|أرصفة|مواد|صفحات|ترددات))"
+)
+_SEVERAL_BEFORE = re.compile(rf"(?i)(?<!\w){_SEVERAL}(?!\w){_REST_OF_A_LIST}")
+_ONE_BEFORE = re.compile(rf"(?i)(?<!\w)(?:{_ONE})(?: (?:no\.?|numbers?|رقم))?:? ?\Z")
+_MEASURED_BEFORE = re.compile(
+    r"(?i)(?<!\w)(?:rates?|ind(?:ex|ices)|prices?|coefficients?|ratios?|levels?|frequenc(?:y|ies)|bands?|channels?|vhf|uhf|"
+    r"tides?|readings?|سعر|أسعار|معدل|مؤشر|تردد|الترددات)(?!\w)[^\n.;!?\d]{0,30}" + _REST_OF_A_LIST
+)
+_CLASSIFIED_BEFORE = re.compile(
+    r"(?i)(?<!\w)(?:(?:H\.?S\.?|harmoni[sz]ed(?: system)?|customs|commodity|CN|tariff) "
+    r"(?:(?:sub)?headings?|codes?|items?|lines?|tariffs?)|tariffs?|(?:sub)?headings?|"
+    r"(?:ال)?(?:بند|بنود|رمز|رموز) (?:ال)?(?:جمركي|جمركية|منسق)|النظام المنسق)(?!\w)" + _REST_OF_A_LIST
+)
+_HS_BEFORE = re.compile(r"(?<!\w)HS:? ?\Z")
+_HS_FORM = re.compile(r"\d{4}([. -])\d\d\1\d\d(?:\1\d\d)?")
+_DECIMAL = re.compile(r"\d{1,6}[.,]\d{2,6}")
+_LONG_GROUP = re.compile(r"\d{6}")
+_BACK = 120
+"""Characters before a number that are looked at."""
+
+
+def is_of_something_else(text: str, span: Span) -> bool:
+    """Whether the words or the unit beside a number, which nothing names, say that it is no identifier."""
+    value = text[span.start : span.end]
+    if value[0] in "+(" or value.startswith("00"):
+        return False
+    if _UNIT_BEHIND.match(text, span.end):
+        return True
+    before = text[max(0, span.start - _BACK) : span.start]
+    if _CLASSIFIED_BEFORE.search(before) or (_HS_FORM.fullmatch(value) and _HS_BEFORE.search(before)):
+        return True
+    if has_cue(text, span.start, span.end):
+        return False
+    if _HS_FORM.fullmatch(value) and "." in value:
+        return True
+    if _DECIMAL.fullmatch(value) and _MEASURED_BEFORE.search(before):
+        return True
+    if _LONG_GROUP.search(value):
+        return False  # no room has such a number, and a phone may stand behind one
+    return bool(_SEVERAL_BEFORE.search(before) or _ONE_BEFORE.search(before))

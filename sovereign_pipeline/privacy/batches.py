@@ -1,0 +1,279 @@
+"""One batch of case files: what a worker gets, how it scrubs it, what it gives back.
+
+A batch is a list of places in the file of documents. A worker reads them, scrubs them with the canaries and gives back
+finished lines; only the parent writes. What does not belong here: where workers run (`engine.py`).
+"""
+
+import json
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.base.errors import IntegrityError, PrivacyError, SovereignError, place_of
+from sovereign_pipeline.base.text import Countdown, and_more, counted
+from sovereign_pipeline.corpus.document import Document, jsonl_line
+from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.policy.corpus import Privacy
+from sovereign_pipeline.policy.institution import Treatments
+from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
+from sovereign_pipeline.privacy.detection import FindingsCache, guarded, texts_of
+from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber, findings_of
+from sovereign_pipeline.privacy.vault import MappingRow
+
+Batch = list["array[int]"]
+"""Of each case the byte offsets of its rows in the file of documents."""
+
+
+@dataclass(frozen=True)
+class ScrubJob:
+    """All that a worker is told."""
+
+    source: Path
+    """The file of documents."""
+    line: str
+    run: str
+    """Fingerprint under which originals go to the vault."""
+    privacy: Privacy
+    treatments: Treatments
+    detector: str
+    """Digest of the detectors (`detection.detector_digest`)."""
+    cache: Path | None
+    """Directory of earlier findings; None for none."""
+    words: WordLists = NO_WORDS
+    """What people corrected in the line's findings."""
+
+
+@dataclass(frozen=True)
+class ScrubbedBatch:
+    """What became of a batch."""
+
+    lines: list[bytes]
+    """The scrubbed documents as they are written to a file, in the order of the batch."""
+    mapping: list[MappingRow]
+    findings: Findings
+    stopped: list[tuple[Kind, str]]
+    """Kinds at which the policy stops, each with a row that holds it."""
+
+
+class BatchScrubber:
+    """What each worker holds: the open file, the cache and the detectors."""
+
+    def __init__(self, job: ScrubJob) -> None:
+        self._source = job.source
+        self._stream = job.source.open("rb")
+        self._cache = FindingsCache(job.cache, job.detector) if job.cache is not None else None
+        self._scrubber = Scrubber(job.line, job.run, job.privacy, job.treatments, self._cache, job.words)
+
+    def close(self) -> None:
+        self._stream.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    def scrub(self, batch: Batch) -> ScrubbedBatch:
+        """Raises PrivacyError or IntegrityError; nothing else, since the message of anything else may quote a text."""
+        try:
+            return self._scrub(batch)
+        except SovereignError:
+            raise
+        except Exception as error:
+            raise PrivacyError(
+                f"Scrubbing failed with {place_of(error)}, {self._where_it_fails(batch)}. Nothing was kept.",
+                "Correct the row in its source, or leave it out with `exclude`; and report this as a defect.",
+            ) from None
+
+    def _where_it_fails(self, batch: Batch) -> str:
+        """The rows at fault by their ids: a row that fails alone, else the rows of a case file that fails alone."""
+        for case in batch:
+            if not self._fails([case]):
+                continue
+            alone = [array("Q", [offset]) for offset in case if self._fails([array("Q", [offset])])]
+            ids = [self._id_at(offset) for rows in alone or [case] for offset in rows]
+            return f"in {'row' if len(ids) == 1 else 'rows of one case file:'} {and_more(ids)}"
+        return f"in a batch that begins with row {self._id_at(batch[0][0])}, and in none of its case files alone"
+
+    def _fails(self, batch: Batch) -> bool:
+        try:
+            self._scrub(batch)
+        except Exception:  # which one it is was told of the whole batch
+            return True
+        return False
+
+    def _id_at(self, offset: int) -> str:
+        return document_at(self._source, self._stream, offset).id
+
+    def _scrub(self, batch: Batch) -> ScrubbedBatch:
+        documents = [[document_at(self._source, self._stream, offset) for offset in rows] for rows in batch]
+        searched_before = self._scrubber.texts_searched
+        scrubbed = self._scrubber.scrub(documents)
+        findings = Findings(searched=self._scrubber.texts_searched - searched_before)
+        for before, case in zip(documents, scrubbed, strict=True):
+            findings.add(findings_of(before, case))
+        return ScrubbedBatch(
+            lines=[jsonl_line(document.model_dump()).encode() for case in scrubbed for document in case.documents],
+            mapping=[row for case in scrubbed for row in case.mapping],
+            findings=findings,
+            stopped=[each for case in scrubbed for each in case.stopped],
+        )
+
+
+def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
+    """The document whose row begins at a byte of the file. Raises IntegrityError."""
+    stream.seek(offset)
+    try:
+        return Document.model_validate_json(stream.readline())
+    except ValueError:
+        raise not_a_document(source, f"line {line_at(source, offset)}") from None
+
+
+def line_at(source: Path, offset: int) -> int:
+    """The number, from 1, of the line that begins at a byte of the file."""
+    line = 1
+    with source.open("rb") as stream:
+        while offset > 0 and (block := stream.read(min(offset, 1 << 20))):
+            line += block.count(b"\n")
+            offset -= len(block)
+    return line
+
+
+def not_a_document(source: Path, where: str) -> IntegrityError:
+    return IntegrityError(f"{source}, {where}: not a document.", "Make the corpus again.")
+
+
+# A batch is worth a round of canaries, which are searched again with it, and small enough to show progress.
+NEW_DOCUMENTS_PER_BATCH = 128
+DOCUMENTS_PER_BATCH = 2_048
+# What work costs, roughly, on one core: it decides how many workers are started and nothing else.
+SECONDS_PER_DOCUMENT = 250e-6
+NEW_CHARACTERS_PER_SECOND = 50_000
+SECONDS_WORTH_A_WORKER = 6.0
+SAMPLE = 1_000
+
+
+@dataclass(frozen=True)
+class CorpusIndex:
+    """Where rows and cases stand in a file of documents."""
+
+    offsets: "array[int]"
+    """Byte offset of every row."""
+    cases: list["array[int]"]
+    """Row numbers of every case, in the order in which cases first appear."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a file is worked through."""
+
+    index: CorpusIndex
+    rows_of_batches: list[list["array[int]"]]
+    """Of each batch the row numbers of its cases."""
+    useful_workers: int
+    """How many workers are worth their start."""
+
+    @property
+    def documents(self) -> int:
+        return len(self.index.offsets)
+
+    def batches(self) -> Iterator[Batch]:
+        for rows_of_cases in self.rows_of_batches:
+            yield [array("Q", (self.index.offsets[row] for row in rows)) for rows in rows_of_cases]
+
+
+def plan_for(job: ScrubJob, progress: Progress) -> Plan:
+    """Read the file once and lay out the work.
+
+    Raises PrivacyError for a language without a detector, and IntegrityError for a row that is not a document.
+    """
+    index = _read_index(job, progress)
+    estimate = _estimate(job, index.offsets)
+    rows_of_batches = list(_cut(index.cases, estimate.new_share))
+    seconds = len(index.offsets) * SECONDS_PER_DOCUMENT + estimate.new_characters / NEW_CHARACTERS_PER_SECOND
+    useful = max(1, int(seconds / SECONDS_WORTH_A_WORKER))
+    return Plan(index, rows_of_batches, min(useful, len(rows_of_batches)))
+
+
+def _read_index(job: ScrubJob, progress: Progress) -> CorpusIndex:
+    offsets = array("Q")
+    cases: dict[str, array[int]] = {}
+    languages: Counter[str] = Counter()
+    position = 0
+    countdown = Countdown(progress, "privacy, reading the corpus", job.source.stat().st_size, "byte")
+    with job.source.open("rb") as stream:
+        for number, line in enumerate(stream):
+            try:
+                row = json.loads(line)
+                case, language = row["case"], row["language"]
+            except (ValueError, KeyError, TypeError):
+                raise not_a_document(job.source, f"line {number + 1}") from None
+            offsets.append(position)
+            cases.setdefault(folded(case), array("Q")).append(number)
+            languages[language] += 1
+            position += len(line)
+            countdown.reached(position)
+    _refuse_unknown_languages(job, languages)
+    return CorpusIndex(offsets, list(cases.values()))
+
+
+def _refuse_unknown_languages(job: ScrubJob, languages: Counter[str]) -> None:
+    known = {*job.privacy.name_models, *job.privacy.patterns_only}
+    unknown = [f"{name} ({counted(rows, 'row')})" for name, rows in sorted(languages.items()) if name not in known]
+    if unknown:
+        raise PrivacyError(
+            f"Line {job.line}: no name detector for language {', '.join(unknown)}.",
+            "Name a model under privacy.name_models, or accept patterns alone under privacy.patterns_only.",
+        )
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """How much of a corpus was not searched before, from evenly spread rows."""
+
+    new_share: float
+    """Share of documents with a text not searched before."""
+    new_characters: float
+    """Characters of all such texts."""
+
+
+def _estimate(job: ScrubJob, offsets: "array[int]") -> _Estimate:
+    if not offsets:
+        return _Estimate(new_share=1.0, new_characters=0.0)
+    rows = range(0, len(offsets), -(-len(offsets) // SAMPLE))
+    with job.source.open("rb") as stream:
+        documents = [document_at(job.source, stream, offsets[row]) for row in rows]
+    texts = [
+        [
+            text
+            for text in guarded("the normalisation", document.id, partial(texts_of, document)).values()
+            if text.original
+        ]
+        for document in documents
+    ]
+    known: dict[bytes, bytes] = {}
+    if job.cache is not None:
+        cache = FindingsCache(job.cache, job.detector)
+        known = cache.read([text.key for each in texts for text in each])
+        cache.close()
+    new = [[text for text in each if text.key not in known] for each in texts]
+    characters = sum(len(text.original) for each in new for text in each)
+    return _Estimate(sum(map(bool, new)) / len(rows), characters * len(offsets) / len(rows))
+
+
+def _cut(cases: Sequence["array[int]"], new_share: float) -> Iterator[list["array[int]"]]:
+    """Whole cases, so many that a batch holds enough new documents to be worth its canaries."""
+    size = int(NEW_DOCUMENTS_PER_BATCH / max(new_share, 1e-6))
+    size = min(DOCUMENTS_PER_BATCH, max(NEW_DOCUMENTS_PER_BATCH, size))
+    batch: list[array[int]] = []
+    documents = 0
+    for rows in cases:
+        batch.append(rows)
+        documents += len(rows)
+        if documents >= size:
+            yield batch
+            batch, documents = [], 0
+    if batch:
+        yield batch

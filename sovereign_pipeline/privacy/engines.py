@@ -1,0 +1,378 @@
+"""Scrubbing a file of documents into another, in the same order, with the originals in the vault.
+
+What belongs here: what is written and when, and the policy that stops before anything is. What does not: who works
+(`engine.py`), how the file is cut (`planning.py`), scrubbing itself (`privacy/scrubbing.py`).
+"""
+
+import gc
+import importlib.util
+import logging
+import os
+import pickle
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from array import array
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Protocol, Self
+
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.base.errors import PrivacyError, SovereignError, WorkerKilled
+from sovereign_pipeline.base.processes import keep_private, silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.text import Countdown, and_more, counted
+from sovereign_pipeline.base.workers import WorkerPool
+from sovereign_pipeline.policy.corpus import Corpus
+from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.privacy.batches import Batch, BatchScrubber, Plan, ScrubbedBatch, ScrubJob, plan_for
+from sovereign_pipeline.privacy.names.name_models import is_spacy_model
+from sovereign_pipeline.privacy.scrubbing import Findings
+from sovereign_pipeline.privacy.vault import MappingDigest, Vault
+
+
+class InThisProcess:
+    """One batch after the other, in the process that calls."""
+
+    def __init__(self, job: ScrubJob) -> None:
+        self._scrubber = BatchScrubber(job)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._scrubber.close()
+
+    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
+        """See `Engine.scrub`. Batches come in order."""
+        return enumerate(map(self._scrubber.scrub, batches))
+
+
+class ProcessPool:
+    """Worker processes. They end with this process."""
+
+    def __init__(self, job: ScrubJob, workers: int) -> None:
+        self._job = job
+        self._pool = WorkerPool(workers, _begin_worker, job)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.__exit__(*error)
+
+    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
+        """See `Engine.scrub`. Batches come in order."""
+        try:
+            yield from enumerate(self._pool.over(batches, _scrub_in_worker))
+        except WorkerKilled:
+            raise PrivacyError(
+                "A worker of the scrubbing was killed, most often because memory ran out. Nothing was kept.",
+                "Lower corpus.workers in the recipe, and run the line again.",
+                act="run_line",
+                line=self._job.line,
+            ) from None
+
+
+# --- in a worker process ---------------------------------------------------------------------------------------------
+
+
+class _Worker:
+    """What a worker process holds between batches."""
+
+    def __init__(self, job: ScrubJob) -> None:
+        self._job = job
+
+    @cached_property
+    def scrubber(self) -> BatchScrubber:
+        """Made with the first batch, not at the process's start: an error there would only say that the pool broke."""
+        scrubber = BatchScrubber(self._job)
+        gc.freeze()  # what was loaded stays; collecting through it again and again costs a sixth of the time
+        return scrubber
+
+
+_worker: _Worker  # set by `_begin_worker`, once in each process
+
+
+def _begin_worker(job: ScrubJob) -> None:
+    global _worker
+    go_offline()
+    os.environ["OMP_NUM_THREADS"] = "1"  # each core has a worker already
+    if all(is_spacy_model(model) for model in job.privacy.name_models.values()):
+        sys.modules["torch"] = None  # type: ignore[assignment]  # spaCy would import it, for nothing: more than a second
+    silence()
+    _worker = _Worker(job)
+
+
+def _scrub_in_worker(batch: Batch) -> ScrubbedBatch:
+    return _worker.scrubber.scrub(batch)
+
+
+OBJECT_STORE_BYTES = 256 * 1024 * 1024
+SECONDS_TO_START = 600
+"""For Ray's own processes, which start slowly on a busy machine. Ray allows 30 and has no setting for it."""
+SECONDS_BETWEEN_MESSAGES = 15
+NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+
+
+class RayActors:
+    """Actors on the cluster at RAY_ADDRESS, or on a local Ray that obeys this process alone and ends with the work."""
+
+    def __init__(self, job: ScrubJob, workers: int, progress: Progress) -> None:
+        """Raises PrivacyError when Ray is not installed, or was imported before it could be closed to others."""
+        if importlib.util.find_spec("ray") is None:
+            raise PrivacyError(
+                "corpus.engine is 'ray', and Ray is not installed.",
+                "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror, or set "
+                "corpus.engine to 'processes'.",
+            )
+        # Ray reads these while it is imported, and so do the processes it starts.
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+        os.environ.setdefault("RAY_worker_register_timeout_seconds", str(SECONDS_TO_START))
+        os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(SECONDS_TO_START))
+        if not os.environ.get("RAY_ADDRESS"):
+            _close_to_others()
+        import ray
+
+        self._job = job
+        self._workers = workers
+        self._progress = progress
+        self._ray: Any = ray
+        self._end = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Raises PrivacyError when Ray does not start or is not reached."""
+        context = self._ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        context.execution_options.preserve_order = True
+        scratch = tempfile.mkdtemp(prefix="ray-")  # short, for the paths of its sockets
+        with ExitStack() as started:
+            started.callback(shutil.rmtree, scratch)
+            started.callback(self._ray.shutdown)
+            _start(self._ray, self._workers, scratch, self._progress)
+            self._end = started.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._end.close()
+
+    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
+        """See `Engine.scrub`."""
+        ray = self._ray
+        actor: Any = _Actor  # Ray's own types know functions only
+        rows = [{"number": number, "batch": pickle.dumps(batch)} for number, batch in enumerate(batches)]
+        scrubbed = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(
+            actor,
+            fn_constructor_args=(self._job,),
+            compute=ray.data.ActorPoolStrategy(size=self._workers),
+            num_cpus=1,
+        )
+        try:
+            for row in scrubbed.iter_rows():
+                result = pickle.loads(row["result"])
+                if isinstance(result, SovereignError):
+                    raise result
+                yield row["number"], result
+        except ray.exceptions.RayError as error:
+            raise PrivacyError(
+                f"Ray ended the scrubbing with {type(error).__name__}, most often because an actor was killed when "
+                f"memory ran out. Nothing was kept.",
+                "Lower corpus.workers in the recipe, and run the line again.",
+                act="run_line",
+                line=self._job.line,
+            ) from None
+
+
+class _Actor:
+    """One worker. An error crosses as a value: Ray would report it with a traceback that may quote a text."""
+
+    def __init__(self, job: ScrubJob) -> None:
+        keep_private()
+        go_offline()
+        os.environ["OMP_NUM_THREADS"] = "1"
+        self._scrubber = BatchScrubber(job)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            result: ScrubbedBatch | SovereignError = self._scrubber.scrub(pickle.loads(row["batch"]))
+        except SovereignError as error:
+            result = error
+        return {"number": row["number"], "result": pickle.dumps(result)}
+
+
+def _close_to_others() -> None:
+    """Set what Ray reads once, at its import: a local one listens on loopback and obeys whoever knows a token.
+
+    Ray runs what it is sent. It listens on every interface: an address of 127.0.0.1 it takes for a mistake and replaces
+    by the machine's own, unless it is told that it is no cluster, by a switch made for desktops. On loopback there are
+    still the other accounts of the machine, hence the token.
+    """
+    closed = os.environ.get(NO_CLUSTER) == "0" and os.environ.get("RAY_AUTH_MODE") == "token"
+    if "ray" in sys.modules and not closed:
+        raise PrivacyError(
+            "corpus.engine is 'ray', and Ray was imported in this process before it could be closed to others.",
+            "Run the step in a process of its own, as the Dagster UI does.",
+        )
+    os.environ[NO_CLUSTER] = "0"
+    if os.environ.get("RAY_AUTH_MODE") != "token":
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+
+@contextmanager
+def _patience(ray: Any, progress: Progress) -> Iterator[None]:
+    """Have Ray look for the node that it starts for `SECONDS_TO_START`, and say so.
+
+    Ray 2.60 looks by `ray._private.services.get_node`, which raises RuntimeError while the node is not there, and gives
+    up after 30 s (`Node.__init__` in `ray/_private/node.py`).
+    """
+    services = ray._private.services
+    look = services.get_node
+    begun = told = time.monotonic()
+
+    def get_node(*of: Any, **named: Any) -> Any:
+        nonlocal told
+        while True:
+            try:
+                return look(*of, **named)
+            except RuntimeError:
+                now = time.monotonic()
+                if now - begun > SECONDS_TO_START:
+                    raise
+                if now - told > SECONDS_BETWEEN_MESSAGES:
+                    told = now
+                    progress(f"privacy: Ray is starting, {now - begun:.0f} s of {SECONDS_TO_START} s at most")
+                time.sleep(0.5)
+
+    services.get_node = get_node
+    try:
+        yield
+    finally:
+        services.get_node = look
+
+
+def _start(ray: Any, workers: int, scratch: str, progress: Progress) -> None:
+    local = {
+        "address": "local",
+        "num_cpus": workers,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "include_dashboard": False,
+        "logging_level": "ERROR",
+        "_temp_dir": scratch,
+    }
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        with _patience(ray, progress):
+            ray.init(log_to_driver=False, **({} if address else local))
+    except Exception as error:  # Ray raises a bare Exception when its processes are slow to start; no text is near yet
+        failed = f"Ray at {address} was not reached" if address else "A local Ray did not start"
+        raise PrivacyError(
+            f"{failed} ({str(error).splitlines()[0]}).",
+            "Run again when the machine is less busy, or set corpus.engine to 'processes', which gives the same bytes.",
+        ) from error
+
+
+class Engine(Protocol):
+    """Works on batches between `with` and its end."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
+        """The number of each batch with what became of it, in any order. May be called again. Raises PrivacyError."""
+        ...
+
+
+def choose_engine(job: ScrubJob, corpus: Corpus, useful_workers: int, progress: Progress) -> Engine:
+    """The engine of a recipe: Ray where `corpus.engine` says so, else as many processes as are useful.
+
+    Args:
+        useful_workers: how many workers are worth their start.
+    """
+    workers = corpus.workers or _usable_cores()
+    if corpus.engine == "ray":
+        return RayActors(job, workers, progress)
+    if min(workers, useful_workers) <= 1:
+        return InThisProcess(job)
+    return ProcessPool(job, min(workers, useful_workers))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progress: Progress) -> Findings:
+    """Scrub a file of documents case by case and write the same documents in the same order.
+
+    Memory holds a few batches of case files and a few integers for each row. Raises PrivacyError; when the policy
+    stops, nothing was written at all.
+    """
+    plan = plan_for(job, progress)
+    progress(f"privacy: {counted(plan.documents, 'document')} in {counted(len(plan.index.cases), 'case file')}")
+    with (
+        choose_engine(job, corpus, plan.useful_workers, progress) as engine,
+        tempfile.TemporaryFile(dir=target.parent) as aside,
+    ):
+        if "stop" in job.treatments.values():
+            _refuse_stopped_rows(
+                job.line, _scrubbed(plan, engine, progress, "privacy, looking for what stops the line")
+            )
+        findings, digest = Findings(), MappingDigest()
+        places = array("Q", bytes(8 * plan.documents))
+        for number, batch in _scrubbed(plan, engine, progress, "privacy, scrubbing"):
+            # Originals are in the vault before their text is written.
+            vault.add(job.line, batch.mapping)
+            digest.add(batch.mapping)
+            rows = (row for case in plan.rows_of_batches[number] for row in case)
+            for row, line in zip(rows, batch.lines, strict=True):
+                places[row] = aside.tell()
+                aside.write(line)
+            findings.add(batch.findings)
+        _write_in_order(aside, places, target, progress)
+    return replace(findings, mapping_sha256=digest.value)
+
+
+def _scrubbed(plan: Plan, engine: Engine, progress: Progress, work: str) -> Iterator[tuple[int, ScrubbedBatch]]:
+    countdown = Countdown(progress, work, plan.documents, "document")
+    done = 0
+    for number, batch in engine.scrub(plan.batches()):
+        yield number, batch
+        done += batch.findings.documents
+        countdown.reached(done)
+
+
+def _refuse_stopped_rows(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]]) -> None:
+    rows: dict[Kind, set[str]] = {}
+    for _, batch in scrubbed:
+        for kind, row in batch.stopped:
+            rows.setdefault(kind, set()).add(row)
+    if not rows:
+        return
+    held = "; ".join(
+        f"{kind} in {counted(len(ids), 'row')}: {and_more(sorted(ids))}" for kind, ids in sorted(rows.items())
+    )
+    raise PrivacyError(
+        f"Line {line}: the institution's policy stops at {held}. Nothing was written.",
+        "Leave these rows out of the source with `exclude`, or change `sensitive` in institution.yaml.",
+    )
+
+
+def _write_in_order(aside: IO[bytes], places: "array[int]", target: Path, progress: Progress) -> None:
+    """Copy the lines of a file to another in the order of their rows.
+
+    Args:
+        places: byte offset of each row's line.
+    """
+    countdown = Countdown(progress, "privacy, writing the corpus", len(places), "document")
+    with target.open("wb") as stream:
+        for row, place in enumerate(places):
+            aside.seek(place)
+            stream.write(aside.readline())
+            countdown.reached(row)
