@@ -1,3 +1,3 @@
 """Sovereign Pipeline: fine-tuning of open-weight models inside one institution's perimeter, as Dagster assets."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

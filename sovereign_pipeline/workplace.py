@@ -3,12 +3,10 @@
 What belongs here: putting a `Workplace` together. What does not: what a stage does with one (`artifacts/stage.py`).
 """
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.confined import move_out_of_home
 from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import Settings
@@ -64,16 +62,3 @@ def open_workplace(
         waivers=LedgerWaivers(lambda: open_registry(settings)),
         column_secret=partial(column_secret, settings, create=True),
     )
-
-
-def move_unscrubbed_text(settings: Settings, progress: Progress) -> None:
-    """Move what releases up to 0.1.0 left in the home to where unscrubbed text lies now. Nothing is left behind.
-
-    The cache of findings is removed: it costs time alone. Raises IntegrityError for a file that is not as recorded.
-    """
-    for moved in move_out_of_home(settings.artifacts, settings.corpus):
-        progress(f"moved the documents of {moved} from the home to {settings.corpus}")
-    earlier_cache = settings.home / "cache" / "privacy"
-    if earlier_cache.is_dir():
-        progress(f"removing the cache of findings in the home; it lies in {settings.privacy_cache} now")
-        shutil.rmtree(earlier_cache)

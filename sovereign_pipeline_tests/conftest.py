@@ -1,30 +1,25 @@
 """Fixtures that several rooms use: an invented institution in a temporary directory, and a workplace in it."""
 
-import contextlib
 import json
 import os
-import sqlite3
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from subprocess import SubprocessError
-from typing import Any, cast
+from typing import Any
 
 import hypothesis
 import pytest
 import yaml
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import create_engine, text
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
-from sovereign_pipeline.ledger import database as registries
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.log.checkpoints import only_writer
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
 from sovereign_pipeline.policy.institution import load_institution
@@ -67,36 +62,6 @@ def pytest_configure() -> None:
     """
     for variable in {*VARIABLES.values()} - {"SOVEREIGN_HOME", "SOVEREIGN_VAULT"}:
         os.environ.pop(variable, None)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def registries_begin_migrated() -> Iterator[None]:
-    """Most tests begin a registry, and ten migrations take longer than what is tested: they run once a process.
-
-    An empty SQLite file gets a copy of what they made. Later migrations of a file, and other databases, are as ever.
-    """
-    migrate, made, lock = registries._migrate, sqlite3.connect(":memory:", check_same_thread=False), threading.Lock()
-    is_made = False
-
-    def copy_or_migrate(engine: Engine, settings: Settings, revision: str | None) -> None:
-        nonlocal is_made
-        with lock:
-            if engine.dialect.name != "sqlite" or revision is not None:
-                migrate(engine, settings, revision)
-                return
-            if not is_made:
-                migrate(engine, settings, revision)
-                with contextlib.closing(engine.raw_connection()) as connection:
-                    cast(sqlite3.Connection, connection.driver_connection).backup(made)
-                is_made = True
-                return
-            with only_writer(settings), contextlib.closing(engine.raw_connection()) as connection:
-                if registries.revision_of(engine) is None:
-                    made.backup(cast(sqlite3.Connection, connection.driver_connection))
-
-    registries._migrate = copy_or_migrate
-    yield
-    registries._migrate = migrate
 
 
 @pytest.fixture(scope="session", autouse=True)

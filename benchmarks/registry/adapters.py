@@ -2,7 +2,7 @@
 
     python -m benchmarks.registry.adapters [--adapters 10000] [--keep DIRECTORY]
 
-The registry is made by the real migrations, with a valid ledger: every adapter has its entry, every fifth was approved,
+The registry is made by the program, with a valid ledger: every adapter has its entry, every fifth was approved,
 staged and promoted by requests and approvals that are really signed, with recalls and known issues beside. What is
 measured is the process, from its start to its end, as a shell's `time` does.
 """

@@ -2,7 +2,7 @@
 
     python -m benchmarks.registry.recall [--rows 5000] [--postgresql URL]
 
-The registry is made by the real migrations in a temporary directory, filled with invented rows, and asked through the
+The registry is made by the program in a temporary directory, filled with invented rows, and asked through the
 functions that `sovereign recall` calls. PostgreSQL is measured where the URL of an empty database is given.
 """
 

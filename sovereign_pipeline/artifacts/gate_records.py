@@ -4,7 +4,7 @@ What belongs here: reading. What does not: evaluating a gate, waiving it, and re
 """
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sovereign_pipeline.artifacts.making import Identity, find_artifact
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
@@ -17,8 +17,8 @@ GATE_RECORD = "gate_record"
 VERDICT_FILE = "verdict.json"
 LISTED_FILE = "listed.jsonl"
 """Holds `Verdict.listed`, where there is any: one JSON object per line."""
-UNSIGNED, SIGNED = "1", "2"
-"""Code versions of a waiver: of a release up to 0.1.0, and of today."""
+WAIVER_VERSION = "2"
+"""The code version of a waiver."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,8 @@ class RecordedVerdict:
 def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> RecordedVerdict | None:
     """The recorded verdict of a gate for exactly this artifact under today's recipe; None when there is none.
 
-    A waiver is looked for only where the recipe allows one, so a planted one counts for nothing; nor does one that no
-    officer signed, unless it was on record before that was needed. Raises IntegrityError when the record or the waiver
-    was changed, or a signature does not count.
+    A waiver is looked for only where the recipe allows one, so a planted one counts for nothing. Raises IntegrityError
+    when the record or the waiver was changed, or a signature does not count.
     """
     record = find_artifact(workplace, gate_identity(gate, workplace, ref))
     if record is None:
@@ -48,11 +47,7 @@ def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> Reco
     verdict = read_verdict(workplace.store.open(record))
     if not may_be_waived(gate, workplace, ref, verdict):
         return RecordedVerdict(record, verdict)
-    identity = waiver_identity(gate, workplace, record, verdict)
-    waiver = find_artifact(workplace, identity)
-    if waiver is None:
-        earlier = find_artifact(workplace, replace(identity, code_version=UNSIGNED))
-        waiver = earlier if earlier is not None and workplace.waivers.was_taken_over(earlier.digest) else None
+    waiver = find_artifact(workplace, waiver_identity(gate, workplace, record, verdict))
     if waiver is not None:
         waiver_in(workplace, waiver)
     return RecordedVerdict(record, verdict, waiver)
@@ -99,7 +94,7 @@ def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdi
         kind=GATE_WAIVER,
         line=workplace.line.line,
         ladder=workplace.institution.classification,
-        code_version=SIGNED,
+        code_version=WAIVER_VERSION,
         config={"gate": gate.name, "kind": KIND_OF[verdict.outcome]},
         inputs={GATE_RECORD: record},
         external_inputs={},

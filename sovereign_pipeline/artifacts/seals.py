@@ -24,7 +24,7 @@ class Seals(Protocol):
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
         """Verify the provenance of a stored artifact. Returns the file names of all signatures that belong to it.
 
-        None where it was made before there were signatures. Raises IntegrityError naming the file.
+        Raises IntegrityError naming the file.
         """
 
     def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:

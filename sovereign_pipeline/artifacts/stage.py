@@ -57,9 +57,6 @@ class WaiverLog(Protocol):
     def index_of(self, statement: str) -> int | None:
         """The place in the log of the waiver whose signed statement has this SHA-256; None where it is in no entry."""
 
-    def was_taken_over(self, waiver: str) -> bool:
-        """Whether an unsigned waiver, by the digest of its artifact, was on record before waivers were signed."""
-
 
 @dataclass(frozen=True)
 class Workplace:

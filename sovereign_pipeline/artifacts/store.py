@@ -35,7 +35,7 @@ class Artifact:
     confined: Path | None = None
     """The directory of its files with unscrubbed text; None where it has none, or where they are withheld."""
     bundles: tuple[str, ...] = ()
-    """The files with its signatures; none where an earlier release made it, before there were signatures."""
+    """The files with its signatures."""
     purged: tuple[FileEntry, ...] = ()
     """Files that were removed on record, so there was nothing to verify."""
 
@@ -87,13 +87,11 @@ class ArtifactStore:
         """Open, and verify every byte but unscrubbed text that is withheld. Raises IntegrityError as `open` does."""
         manifest, bundles = self._signed_manifest(ref)
         path, confined = self.path_of(ref.digest), confined_files(manifest)
-        in_home = all((path / entry.path).is_file() for entry in confined)  # none, or as releases up to 0.1.0 did
-        entries = tuple(entry for entry in manifest.files if in_home or entry not in confined)
+        entries = tuple(entry for entry in manifest.files if entry not in confined)
         verify_files(path, entries, besides=(MANIFEST_FILE, *bundles))
-        if bundles:
-            self.seals.verify_further(path, ref, manifest)
-        if in_home:
-            return Artifact(ref, path, manifest, path if confined else None, bundles)
+        self.seals.verify_further(path, ref, manifest)
+        if not confined:
+            return Artifact(ref, path, manifest, None, bundles)
         if self.corpus is None or not os.access(self.corpus, os.R_OK | os.X_OK):
             return Artifact(ref, path, manifest, None, bundles)
         directory = self.corpus / ARTIFACTS / ref.digest
@@ -108,17 +106,13 @@ class ArtifactStore:
         )
         entries = tuple(each for each in manifest.files if each not in gone)
         verify_files(path, entries, besides=(MANIFEST_FILE, *bundles))
-        if bundles:  # that of a directory with weights is over what the manifest lists, so nothing of it need be there
-            self.seals.verify_further(path, ref, manifest)
+        # The signature of a directory with weights is over what the manifest lists, so nothing of it need be there.
+        self.seals.verify_further(path, ref, manifest)
         return Artifact(ref, path, manifest, bundles=bundles, purged=gone)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
         """The manifest alone, with its signature verified: its files are not hashed. Raises IntegrityError."""
         return self._signed_manifest(ref)[0]
-
-    def is_signed(self, ref: ArtifactRef) -> bool:
-        """Whether an artifact is signed; if not, an earlier release made it. Raises IntegrityError for any other."""
-        return bool(self._signed_manifest(ref)[1])
 
     def _signed_manifest(self, ref: ArtifactRef) -> tuple[Manifest, tuple[str, ...]]:
         """The manifest, and the files with the artifact's signatures."""

@@ -17,7 +17,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.signing.officers import trust_root, verify_act
 from sovereign_pipeline.signing.predicates import WAIVER
 
-GATE_WAIVER = "gate_acceptance"  # the stored kind and file keep their first name, so old homes stay valid
+GATE_WAIVER = "gate_acceptance"
 WAIVER_FILE = "acceptance.json"
 SIGNATURE_FILE = "acceptance.sigstore.json"
 WAIVE = "waive"
@@ -37,7 +37,7 @@ class Waiver(Frozen):
     gate: str
     kind: WaiverKind
     officer: str
-    """The id of the officer's key; in an unsigned waiver of a release up to 0.1.0, a name as it was typed."""
+    """The id of the officer's key."""
     reason: str
 
 
@@ -65,12 +65,10 @@ def stated_waiver(artifact: Artifact) -> Waiver:
 def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifact: Artifact) -> Waiver:
     """Read a waiver that counts: signed by an officer whom the trust root lets waive at this level, and on record.
 
-    One of a release up to 0.1.0 counts where the ledger took it over. Raises IntegrityError for any other.
+    Raises IntegrityError for any other.
     """
     waiver = stated_waiver(artifact)
     if SIGNATURE_FILE not in {entry.path for entry in artifact.manifest.files}:
-        if log.was_taken_over(artifact.ref.digest):
-            return waiver
         raise IntegrityError(
             f"{artifact.path}: no officer signed this waiver, so it counts for nothing.",
             "An officer waives the gate with a key.",

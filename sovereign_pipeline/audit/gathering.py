@@ -27,7 +27,7 @@ from sovereign_pipeline.ledger.in_force import INSTITUTION, OF_TRUST, POLICY_CHA
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallWaiver
 from sovereign_pipeline.ledger.log.tree import AT_ONCE
 from sovereign_pipeline.ledger.purges import PURGED
-from sovereign_pipeline.ledger.rows_on_record import REGISTERED, TAKEN_OVER
+from sovereign_pipeline.ledger.rows_on_record import REGISTERED
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
 from sovereign_pipeline.ledger.states import FLAG_CHANGED, REQUESTED, STATE_CHANGED
 from sovereign_pipeline.ledger.tables import (
@@ -138,8 +138,6 @@ def _reviews(
     plans: dict[str, ArtifactRef] = {}
     for row in rows:
         for review, _ in find_closed_of(registry, row.line, row.adapter_sha256):
-            if review.act_key is None:  # of release 0.1.0, which signed none
-                continue
             plans[review.plan_digest] = store.ref_of(review.plan_digest).model_copy(
                 update={"manifest_sha256": review.plan_manifest_sha256}
             )
@@ -221,8 +219,7 @@ def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
     for adapter_id in sorted(about):
         row = session.get_one(Adapter, adapter_id)
         found.files[f"registry/{adapter_id}.json"] = canonical_json(row_as_dict(row))
-        if not _enter(session, REGISTERED, found, adapter=adapter_id):
-            _enter(session, TAKEN_OVER, found)
+        _enter(session, REGISTERED, found, adapter=adapter_id)
 
 
 def _statement(entry: AuditEntry, known: Mapping[str, bytes], found: Gathered) -> None:

@@ -720,8 +720,7 @@ def read_rows(package: Package) -> dict[str, dict[str, Any]]:
     for path in package.below("registry"):
         row = package.json(path)
         digest = sha256(canonical({name: value for name, value in row.items() if value is not None}))
-        registered = package.entries("adapter registered", adapter=row["id"])
-        entries = [*registered, *package.entries("rows of an earlier release taken over")]
+        entries = package.entries("adapter registered", adapter=row["id"])
         named = [each["subjects"]["rows"].get("adapter", {}).get(row["id"]) for each in entries]
         is_own = path == f"registry/{row['id']}.json" and digest in named
         require(is_own, f"{path}: no entry of the log registered this row")

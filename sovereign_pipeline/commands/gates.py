@@ -30,8 +30,6 @@ NOT_EVALUATED = "not asked"
 SHOWN = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", NOT_EVALUATED: "· not evaluated"}
 """Outcome -> what the table shows."""
 
-UNSIGNED = "unsigned: made before signatures"
-
 gates = typer.Typer(no_args_is_help=True, help="Show the gates of a line, and waive one as an officer.")
 
 
@@ -86,7 +84,6 @@ def _facts(workplace: Workplace, status: GateStatus) -> dict[str, Any]:
         "outcome": recorded.verdict.outcome if recorded else NOT_EVALUATED,
         "message": recorded.verdict.message if recorded else None,
         "record": recorded.record.digest if recorded else None,
-        "signed": workplace.store.is_signed(recorded.record) if recorded else None,
         "officer_may": status.gate.permission(workplace, status.ref),
         "acceptance": _waiver(workplace, status),
     }
@@ -117,6 +114,6 @@ def _row(facts: dict[str, Any]) -> dict[str, Any]:
         "stage": facts["stage"],
         "gate": facts["gate"],
         "outcome": SHOWN[facts["outcome"]],
-        "message": facts["message"] if facts["signed"] is not False else f"{facts['message']} ({UNSIGNED})",
+        "message": facts["message"],
         "waiver": waived,
     }

@@ -210,7 +210,7 @@ def review_close(
 def _state(found: BlindReview, closing: ReviewClosing | None) -> str:
     if closing is not None:
         return "closed"
-    return "open" if found.act_key is not None else "left open by release 0.1.0"
+    return "open"
 
 
 def _open(line: str) -> tuple[Workplace, Registry]:

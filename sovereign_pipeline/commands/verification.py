@@ -22,7 +22,6 @@ TrustRoot = Annotated[
         "--trust-root", help="SHA-256 of the first root, from paper: verify everything from it, reading alone."
     ),
 ]
-UNSIGNED = "  [yellow]unsigned: made before signatures[/]"
 
 
 def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sources: bool) -> None:
@@ -90,9 +89,8 @@ def verify_from_trust_root(adapter_id: str, root_sha256: str, as_json: bool, str
 
 def _print(report: Any) -> None:
     for each in report.checked:
-        mark = UNSIGNED if each.unsigned else ""
         facts = f"{each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}"
-        out.print(f"[green]✓[/] {facts}{mark}")
+        out.print(f"[green]✓[/] {facts}")
     for changed in report.changed_sources:
         out.print(f"[yellow]![/] {escape(str(changed))}")
     for withheld in report.withheld:
@@ -105,8 +103,5 @@ def _print(report: Any) -> None:
     if report.changed_sources:
         files = counted(len(report.changed_sources), "source file is", "source files are")
         out.print(f"[yellow]![/] {files} no longer as read; what was made of it is verified")
-    if report.unsigned:
-        artifacts = counted(report.unsigned, "artifact is", "artifacts are")
-        out.print(f"[yellow]![/] {artifacts} unsigned: made before signatures")
     if report.withheld:
         out.print("[yellow]![/] unscrubbed text was not verified; do so where SOVEREIGN_CORPUS is readable")

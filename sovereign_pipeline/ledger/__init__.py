@@ -1,4 +1,4 @@
-"""The ledger: database, tables and migrations, the audit log with its tree, checkpoints and witnesses, and look-ups.
+"""The ledger: database and tables, the audit log with its tree, checkpoints and witnesses, and look-ups.
 
 What belongs here: what is on record, and that it only grows. What does not: what a record must satisfy before it is
 entered (`registry/`, `review/`).

@@ -1,7 +1,4 @@
-"""Opening the registry: engine, transactions, migrations. SQLite (WAL) by default, PostgreSQL by URL.
-
-What belongs here: everything that depends on the kind of database, except the tables' own triggers (`migrations/`).
-"""
+"""Opening the registry: engine, schema, transactions. SQLite (WAL) by default, PostgreSQL by URL."""
 
 import sqlite3
 import time
@@ -10,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError
@@ -27,12 +24,10 @@ from sovereign_pipeline.ledger import (
 from sovereign_pipeline.ledger.audit_log import BEFORE_THE_FIRST
 from sovereign_pipeline.ledger.log import checkpoints, tree
 from sovereign_pipeline.ledger.log.notes import Note
-from sovereign_pipeline.ledger.tables import LedgerEntry
+from sovereign_pipeline.ledger.tables import Table
 
-if TYPE_CHECKING:
-    from alembic.config import Config
-
-MIGRATIONS = Path(__file__).parent / "migrations"
+FORMAT = 1
+"""Of the schema. A later version of this program that changes the schema raises it."""
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
 POSTGRESQL_DISK_FULL = "53100"
@@ -94,21 +89,24 @@ class Registry:
 
 
 class RegistryNewer(InputError):
-    """The registry is there, and was made by a newer version of this program."""
+    """The registry was made by another version of this program."""
 
 
 def open_registry(settings: Settings) -> Registry:
-    """Connect, and migrate the database to the newest version; safe when several processes do so at once.
+    """Connect, and create the schema in an empty database; safe when several processes do so at once.
 
     Raises InputError when the database cannot be opened, or was made by a newer version of this program, and
     IntegrityError when its tables no longer refuse changes, or it is older than its last checkpoint.
     """
     try:
         engine = _engine(settings)
-        revision = revision_of(engine)
+        found = format_of(engine)
     except (ArgumentError, DatabaseError, ImportError, sqlite3.DatabaseError) as error:
         raise cannot_be_opened(error) from None
-    _migrate(engine, settings, revision)
+    if found is None:
+        _create(engine, settings)
+    elif found != FORMAT:
+        raise other_format(found)
     with engine.connect() as connection:
         triggers.assert_in_place(connection)
     registry = Registry(engine, settings)
@@ -207,55 +205,30 @@ def _full_disk_named() -> Iterator[None]:
         ) from None
 
 
-def revision_of(engine: Engine) -> str | None:
-    """The migration at which a database is; None for an empty one. Alembic, which keeps it, takes long to import."""
+def format_of(engine: Engine) -> int | None:
+    """Return the format of a database's schema, or None for an empty database."""
     with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
+        if not inspect(connection).has_table("registry_format"):
             return None
-        found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+        found: int | None = connection.scalar(text("SELECT version FROM registry_format"))
         return found
 
 
-def head_revision() -> str:
-    """The newest migration that this version knows: a file's name begins with r and its number."""
-    return max(file.name[1:5] for file in (MIGRATIONS / "versions").glob("r*.py"))
+def other_format(found: int | None) -> RegistryNewer:
+    return RegistryNewer(
+        f"The registry has format {found}, and this version reads format {FORMAT}.",
+        "Use the version of this program that made it.",
+    )
 
 
-def _config() -> "Config":
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return config
-
-
-def _migrate(engine: Engine, settings: Settings, revision: str | None) -> None:
-    """Bring the tables to the newest version. What a migration appends to the ledger is an act like any other."""
-    if revision == head_revision():
-        return
-    from alembic import command
-    from alembic.script import ScriptDirectory
-
-    config = _config()
-    scripts = ScriptDirectory.from_config(config)
-    if revision is not None and revision not in {script.revision for script in scripts.walk_revisions()}:
-        raise RegistryNewer(
-            f"The registry is at migration {revision}, which this version does not know.",
-            "Install the version that made it, or a newer one.",
-        )
-    registry = Registry(engine, settings)
-    with checkpoints.only_writer(settings):
-        with _writing_connection(engine) as connection, Session(connection) as session:
-            has_tree = inspect(connection).has_table(LedgerEntry.__tablename__)
-            is_watched = has_tree and checkpoints.checkpoint_file(settings).exists()
-            if is_watched:
-                checkpoints.prepare(session, settings)
-            config.attributes |= {"connection": connection, "session": session}
-            command.upgrade(config, "head")  # whoever comes second finds nothing left to do
-            appended = session.info.get(tree.APPENDED, [])
-            if is_watched and appended:
-                checkpoints.announce(session, settings)
-                checkpoints.copy_entries(session, settings, appended)
-        if is_watched and appended:
-            with registry.reading() as committed:
-                checkpoints.note_committed(committed, settings)
+def _create(engine: Engine, settings: Settings) -> None:
+    with checkpoints.only_writer(settings), _writing_connection(engine) as connection:
+        if inspect(connection).has_table("registry_format"):  # another process was first
+            return
+        Table.metadata.create_all(connection)
+        for table in Table.metadata.sorted_tables:
+            if not table.info.get("may_change"):
+                for statement in triggers.statements(connection.dialect.name, table.name, triggers.keys_of(table)):
+                    connection.exec_driver_sql(statement.replace("%", "%%") if "%:" in statement else statement)
+        connection.execute(text("CREATE TABLE registry_format (version INTEGER NOT NULL)"))
+        connection.execute(text("INSERT INTO registry_format VALUES (:version)"), {"version": FORMAT})

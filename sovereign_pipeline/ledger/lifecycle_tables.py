@@ -112,10 +112,10 @@ class Recall(Table):
     base_model: Mapped[str | None] = mapped_column(DIGEST)
     reason: Mapped[str]
     officer: Mapped[str]
-    """The id of their key; before acts were signed a name as it was typed."""
+    """The id of their key."""
     opened_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes | None]
-    """The signed bundle by which the officer did so; none in rows that were taken over from before."""
+    statement: Mapped[bytes]
+    """The signed bundle by which the officer did so."""
 
 
 class RecallAdapter(Table):
@@ -138,10 +138,10 @@ class RecallWaiver(Table):
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     reason: Mapped[str]
     officer: Mapped[str]
-    """The id of their key; before acts were signed a name as it was typed."""
+    """The id of their key."""
     waived_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes | None]
-    """The signed bundle by which the officer did so; none in rows that were taken over from before."""
+    statement: Mapped[bytes]
+    """The signed bundle by which the officer did so."""
 
 
 class KnownIssue(Table):
@@ -155,10 +155,10 @@ class KnownIssue(Table):
     """Of the adapter's issues, from 1."""
     text: Mapped[str]
     officer: Mapped[str]
-    """The id of their key; before acts were signed a name as it was typed."""
+    """The id of their key."""
     added_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes | None]
-    """The signed bundle by which the officer did so; none in rows that were taken over from before."""
+    statement: Mapped[bytes]
+    """The signed bundle by which the officer did so."""
 
 
 class AdapterReview(Table):
@@ -172,7 +172,7 @@ class AdapterReview(Table):
     """Of the adapter's reviews, from 1."""
     text: Mapped[str]
     officer: Mapped[str]
-    """The id of their key; before acts were signed a name as it was typed."""
+    """The id of their key."""
     reviewed_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes | None]
-    """The signed bundle by which the officer did so; none in rows that were taken over from before."""
+    statement: Mapped[bytes]
+    """The signed bundle by which the officer did so."""

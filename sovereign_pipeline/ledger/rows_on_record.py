@@ -22,12 +22,6 @@ from sovereign_pipeline.ledger.rows_added import ROWS, digest_of_columns, held_t
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Table, row_as_dict
 
 REGISTERED = "adapter registered"
-TAKEN_OVER = "rows of an earlier release taken over"
-"""Of the migration: what stood in the registry before rows were held to entries counts as it stood then."""
-
-ENTERED = (REGISTERED, TAKEN_OVER)
-"""Actions of the entries that name adapters."""
-
 HINT = "Restore the registry from a copy, and find out who changed it."
 
 Entered = Mapping[str, Mapping[str, str]]
@@ -48,9 +42,7 @@ def enter_adapter(session: Session, adapter: Adapter, actor: str) -> None:
 def adapters_on_record(session: Session, line: str) -> list[Adapter]:
     """Every adapter of a line. Raises IntegrityError naming a row that was put in, changed or removed."""
     adapters = list(session.scalars(select(Adapter).where(Adapter.line == line).order_by(Adapter.id)))
-    of_line = _entries().where(
-        (AuditEntry.action == TAKEN_OVER) | (AuditEntry.subjects["line"].as_string() == line),
-    )
+    of_line = _entries().where(AuditEntry.subjects["line"].as_string() == line)
     entered = {
         key: digest
         for key, digest in _entered(session, of_line).get(Adapter.__tablename__, {}).items()
@@ -62,9 +54,7 @@ def adapters_on_record(session: Session, line: str) -> list[Adapter]:
 
 def assert_on_record(session: Session, adapter: Adapter) -> None:
     """Assert that the row of one adapter is that of its entry. Raises IntegrityError."""
-    of_adapter = _entries().where(
-        (AuditEntry.action == TAKEN_OVER) | (AuditEntry.subjects["adapter"].as_string() == adapter.id),
-    )
+    of_adapter = _entries().where(AuditEntry.subjects["adapter"].as_string() == adapter.id)
     entered = _entered(session, of_adapter).get(Adapter.__tablename__, {})
     _raise(_differences(Adapter, [adapter], {key: entered[key] for key in entered if key == adapter.id}))
 
@@ -103,15 +93,13 @@ def _fits(column: Column[Any], value: Any) -> bool:
 
 def assert_entered(session: Session, adapters: Iterable[str]) -> None:
     """Assert that an entry names each adapter; columns are not compared, so that a long list is quick."""
-    taken_over = select(AuditEntry.subjects).where(AuditEntry.action == TAKEN_OVER)
-    entered = set(_entered(session, taken_over).get(Adapter.__tablename__, {}))
     registered = select(AuditEntry.subjects["adapter"].as_string()).where(AuditEntry.action == REGISTERED)
-    entered.update(session.scalars(registered))
+    entered = set(session.scalars(registered))
     _raise(_put_in(Adapter, adapter) for adapter in adapters if adapter not in entered)
 
 
 def _entries() -> Select[tuple[dict[str, Any]]]:
-    return select(AuditEntry.subjects).where(AuditEntry.action.in_(ENTERED)).order_by(AuditEntry.sequence)
+    return select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED).order_by(AuditEntry.sequence)
 
 
 def _entered(session: Session, entries: Select[tuple[dict[str, Any]]]) -> dict[str, dict[str, str]]:

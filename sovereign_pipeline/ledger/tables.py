@@ -1,8 +1,4 @@
-"""The registry's tables. They only grow: triggers in the database itself refuse UPDATE and DELETE.
-
-What belongs here: tables and columns. What does not: how a record is built (`registry/record.py`), and how tables are
-created and changed (`migrations/`).
-"""
+"""The registry's tables. They only grow: triggers in the database itself refuse UPDATE and DELETE."""
 
 import datetime
 import hashlib
@@ -219,8 +215,8 @@ class BlindReview(Table):
     ballots: Mapped[int]
     """The pre-registered number."""
     opened_at: Mapped[datetime.datetime]
-    act_key: Mapped[str | None] = mapped_column(DIGEST)
-    """Public key (Ed25519, hex) of its acts. NULL: opened by release 0.1.0, whose acts are unsigned."""
+    act_key: Mapped[str] = mapped_column(DIGEST)
+    """Public key (Ed25519, hex) of its acts."""
 
 
 class SignInLink(Table):

@@ -2,8 +2,6 @@
 
 Whoever owns the database can drop a trigger or put another in its place. It is found here when the registry is opened;
 what was done meanwhile is found by comparing rows with the ledger.
-
-What belongs here: their text, and the comparison. What does not: when they are made (`migrations/append_only.py`).
 """
 
 import itertools
@@ -87,7 +85,7 @@ def _wrong_in_sqlite(connection: Connection, tables: Collection[Table]) -> Itera
     rows = connection.execute(text("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'"))
     found = {(table, name): sql for name, table, sql in rows}
     for table in tables:
-        # A migration may name the keys in another order than the model.
+        # `UNIQUE` constraints have no order.
         allowed = [_in_sqlite(table.name, keys) for keys in itertools.permutations(keys_of(table))]
         for name in allowed[0]:
             sql = found.pop((table.name, name), None)

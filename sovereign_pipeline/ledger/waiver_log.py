@@ -18,8 +18,6 @@ from sovereign_pipeline.signing.officers import actor_of
 from sovereign_pipeline.signing.trusted import Trust
 
 WAIVED = "gate waived"
-UNSIGNED_TAKEN_OVER = "unsigned acts of an earlier release taken over"
-"""Of the migration: waivers, recalls, issues and reviews that nobody had signed. Those after it count signed alone."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,3 @@ class LedgerWaivers:
         with self.opened().reading() as session:
             sequence = session.scalars(query.order_by(AuditEntry.sequence).limit(1)).one_or_none()
         return sequence - 1 if sequence is not None else None
-
-    def was_taken_over(self, waiver: str) -> bool:
-        """Whether an unsigned waiver, by the digest of its artifact, was on record before waivers were signed."""
-        query = select(AuditEntry.subjects).where(AuditEntry.action == UNSIGNED_TAKEN_OVER)
-        with self.opened().reading() as session:
-            first = session.scalars(query.order_by(AuditEntry.sequence).limit(1)).one_or_none()
-        return first is not None and waiver in first["waivers"]

@@ -12,7 +12,6 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.confined import CONFINED
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
@@ -34,7 +33,7 @@ from sovereign_pipeline.orchestration.pages.page import nothing_to_do, page_of
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.publishing import publish
 from sovereign_pipeline.orchestration.resources import materialized
-from sovereign_pipeline.workplace import move_unscrubbed_text, open_workplace
+from sovereign_pipeline.workplace import open_workplace
 
 
 def stage_asset(stage: Stage) -> dg.AssetsDefinition:
@@ -49,8 +48,6 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
             die_with_parent()  # else a step would continue, on the device, after its run was killed
         try:
             launch = launch_with_pipes(context, installation)
-            if stage.kind in CONFINED:
-                move_unscrubbed_text(installation, context.log.info)
             workplace = open_workplace(
                 installation, context.partition_key, context.log.info, launch, with_corpus=stage.reads_corpus
             )

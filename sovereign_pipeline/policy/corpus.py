@@ -146,7 +146,7 @@ class Source(RecipeModel):
 
     @property
     def description(self) -> dict[str, Any]:
-        """All keys, as JSON. Keys that 0.1.0 did not know are left out where they are not set: they change nothing."""
+        """All keys, as JSON. Optional keys are left out where they are not set: they change nothing."""
         later = {name for name in ("encoding", "delimiter", "exclude") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=later)
 

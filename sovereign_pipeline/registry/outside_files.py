@@ -38,8 +38,6 @@ class Checked:
     files: int
     bytes: int
     """The manifest's included."""
-    unsigned: bool = False
-    """An earlier release made it, before there were signatures."""
 
 
 @dataclass(frozen=True)

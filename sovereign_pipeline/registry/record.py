@@ -79,7 +79,7 @@ class WaiverFacts(_Facts):
     """Of the waiver's artifact."""
     kind: WaiverKind
     officer: str
-    """The id of the officer's key; up to 0.1.0 a name as it was typed."""
+    """The id of the officer's key."""
     reason: str
     at: str
     """UTC, ISO 8601."""

@@ -104,11 +104,6 @@ class VerificationReport:
         return tuple(found)
 
     @property
-    def unsigned(self) -> int:
-        """How many artifacts an earlier release made, before there were signatures."""
-        return sum(each.unsigned for each in self.checked)
-
-    @property
     def files(self) -> int:
         return sum(each.files for each in self.checked)
 
@@ -287,7 +282,7 @@ def _checked(artifact: Artifact) -> Iterator[Read]:
     sizes = [entry.size for entry in manifest.files if entry not in (*apart, *artifact.purged)]
     beside = (MANIFEST_FILE, *artifact.bundles)  # the manifest and the signatures, which no manifest lists
     sizes += [(artifact.path / name).stat().st_size for name in beside]
-    yield Checked(kind, digest, str(artifact.path), len(sizes), sum(sizes), unsigned=not artifact.bundles)
+    yield Checked(kind, digest, str(artifact.path), len(sizes), sum(sizes))
     if not apart:
         return
     files, size = len(apart), sum(entry.size for entry in apart)

@@ -2,7 +2,7 @@
 
 Each is a signed statement about the adapters' records, a row, and an entry of the ledger with what was said and the
 statement's SHA-256, made in one transaction. At each reading the three are compared, and the signature is verified at
-its place in the log. Rows from before acts were signed count where the migration took them over.
+its place in the log.
 
 What belongs here: that form. What does not: what an act is about, and its rows (`recall.py`, `issues.py`,
 `cadence.py`).
@@ -28,7 +28,6 @@ from sovereign_pipeline.ledger.rows_added import ROWS
 from sovereign_pipeline.ledger.rows_on_record import HINT
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Table
 from sovereign_pipeline.ledger.trust_on_record import assert_in_force
-from sovereign_pipeline.ledger.waiver_log import UNSIGNED_TAKEN_OVER
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import actor_of, assert_may, officer_of, trust_root, verify_act
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
@@ -61,7 +60,7 @@ class Acted:
     key: tuple[object, ...]
     """Its primary key."""
     officer: str
-    statement: bytes | None
+    statement: bytes
     at: datetime.datetime
     said: Mapping[str, Any]
     """What must have been signed, and what its entry must say, but for the time."""
@@ -70,8 +69,7 @@ class Acted:
 
     @property
     def stated(self) -> dict[str, Any]:
-        """With the time, which entries from before acts were signed do not state."""
-        return {**self.said, "at": _written(self.at)} if self.statement is not None else dict(self.said)
+        return {**self.said, "at": _written(self.at)}
 
 
 def enter_act(
@@ -121,35 +119,27 @@ def assert_acts_on_record(
     found = {act.named(row.said): row for row in rows}
     if not found and not entries:
         return
-    trust = trust_root(settings) if any(row.statement is not None for row in found.values()) else None
     wrong = [name for name in dict.fromkeys([*found, *entries]) if not _is_entered(found.get(name), entries.get(name))]
     if wrong:
         raise IntegrityError(f"The registry: {and_more(wrong)}: the rows are not those of the audit log.", HINT)
     about = _about(session, {adapter for row in found.values() for adapter in row.adapters})
+    trust = trust_root(settings)
     for name, row in found.items():
-        if row.statement is not None and trust is not None:
-            of_row = {each: about[each] for each in row.adapters if each in about}
-            _assert_signed(of_row, trust, act, name, row, entries[name])
-        elif not _was_taken_over(session, act, row, entries[name]):
-            raise IntegrityError(
-                f"The registry: {name}: no officer signed it, so it counts for nothing.",
-                "Find out who put it there. An officer does it anew with a key.",
-            )
+        of_row = {each: about[each] for each in row.adapters if each in about}
+        _assert_signed(of_row, trust, act, name, row, entries[name])
 
 
 def _is_entered(row: Acted | None, entry: AuditEntry | None) -> bool:
     if row is None or entry is None:
         return False
     said = {name: value for name, value in entry.subjects.items() if name not in {STATEMENT, ROWS, *TRUST_NAMES}}
-    signed = hashlib.sha256(row.statement).hexdigest() if row.statement is not None else None
-    actor = actor_of(row.officer) if signed is not None else row.officer
-    return (said, entry.subjects.get(STATEMENT), entry.actor) == (row.stated, signed, actor)
+    signed = hashlib.sha256(row.statement).hexdigest()
+    return (said, entry.subjects.get(STATEMENT), entry.actor) == (row.stated, signed, actor_of(row.officer))
 
 
 def _assert_signed(
     about: Mapping[str, tuple[str, str]], trust: Trust, act: Act, name: str, row: Acted, entry: AuditEntry
 ) -> None:
-    assert row.statement is not None
     if not about:
         raise IntegrityError(f"The registry: {name} is about no adapter that is registered.", HINT)
     try:
@@ -168,15 +158,6 @@ def _assert_signed(
     same = dict(verified.statement.predicate) == row.stated and verified.key.keyid == row.officer
     if not same or subjects != {manifest for _, manifest in about.values()}:
         raise IntegrityError(f"The registry: {name} differs from what was signed.", HINT)
-
-
-def _was_taken_over(session: Session, act: Act, row: Acted, entry: AuditEntry) -> bool:
-    query = select(AuditEntry).where(AuditEntry.action == UNSIGNED_TAKEN_OVER).order_by(AuditEntry.sequence).limit(1)
-    taken = session.scalars(query).one_or_none()
-    key = " ".join(map(str, row.key))
-    if taken is None or entry.sequence >= taken.sequence:
-        return False
-    return key in taken.subjects["unsigned"].get(act.table, ())
 
 
 def _about(session: Session, adapters: Collection[str]) -> dict[str, tuple[str, str]]:

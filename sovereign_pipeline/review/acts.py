@@ -153,7 +153,6 @@ def digest_of_row(row: Table) -> str:
 
 def _last_act(settings: Settings, session: Session, review: BlindReview) -> SignedAct:
     """The last act, after which the next is entered: it must be signed, and no earlier one than was noted last."""
-    assert review.act_key is not None
     last = entries_of(session, review.id)[-1:]
     noted = signed_acts(settings, review.id)[-1:]
     acts = [SignedAct(each.number, each.digest) for each in acts_of(last, review.act_key)]

@@ -107,7 +107,7 @@ def given(registry: Registry, review: BlindReview, operator: str) -> Given:
         ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
         guesses = [each for each in guesses_of(session, review.id) if each.operator == operator]
         entries = [each for each in entries_of(session, review.id) if each.actor == operator]
-    acts = acts_of(entries, review.act_key or "")
+    acts = acts_of(entries, review.act_key)
     by_acts = {each.subjects["ballot"] for each in acts if each.action in (BALLOT_GIVEN, GUESS_GIVEN)}
     on_record: list[Ballot | Guess] = [*filter(was_asked, ballots), *guesses]
     if by_acts != {digest_of(content_of(each)) for each in on_record}:

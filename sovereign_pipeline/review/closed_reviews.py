@@ -7,8 +7,6 @@ What belongs here: which closed review is about an adapter, and which adapters l
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy.orm import Session
-
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import ArtifactStore
@@ -16,9 +14,8 @@ from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.ledger.catalog import registered_as
 from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
+from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.review.catalog import find_closed, find_closed_of
-from sovereign_pipeline.review.plan import ReviewPlan
 from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
 from sovereign_pipeline.review.result import has_lost, is_counted
 from sovereign_pipeline.review.sealed import plan_of
@@ -101,7 +98,7 @@ def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]
         log = read_log(session)
         rows = [rows_of(session, review, log) for review, _ in closed]
         plans = [plan_of(store, review) for review, _ in closed]
-        compared = [weights_compared(session, contents.plan) for contents in plans]
+        compared = [(contents.plan.candidate_weights, contents.plan.opponent_weights) for contents in plans]
     read = []
     for each, contents, weights, (review, closing) in zip(rows, plans, compared, closed, strict=True):
         assert_none(review.id, findings_in(each, contents, registry.settings))
@@ -120,14 +117,3 @@ def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]
             )
         )
     return read
-
-
-def weights_compared(session: Session, plan: ReviewPlan) -> tuple[str, str | None]:
-    """SHA-256 of the weights of candidate and opponent, None for the base model.
-
-    A plan of release 0.1.0 does not name them; then the registry does.
-    """
-    candidate = plan.candidate_weights or session.get_one(Adapter, plan.adapter).adapter_sha256
-    if plan.opponent is None:
-        return candidate, None
-    return candidate, plan.opponent_weights or session.get_one(Adapter, plan.opponent).adapter_sha256

@@ -7,7 +7,7 @@ What belongs here: when a review may be closed. What does not: whether its rows 
 import datetime
 from collections.abc import Iterable
 
-from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, SignInError
+from sovereign_pipeline.base.errors import GateRefused, InputError, SignInError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import trust_named
@@ -47,7 +47,7 @@ def close(
 
     Raises GateRefused for too few ballots, InputError for a key without a reason,
     SignInError for an officer who may not close early,
-    ConflictError for a review that is closed or that release 0.1.0 opened, and IntegrityError that names every finding
+    ConflictError for a review that is closed and IntegrityError that names every finding
     when ballots, sign-ins and the rest are not those of the signed acts.
     """
     try:
@@ -67,14 +67,6 @@ def _close(
     signer: Signer | None,
     reason: str | None,
 ) -> ReviewClosing:
-    if review.act_key is None:
-        raise ConflictError(
-            f"Review {review.id} of line {review.line} was opened by release 0.1.0, which did not sign ballots. It "
-            f"cannot be closed.",
-            "Open another one; this one no longer counts.",
-            act="open_review",
-            line=review.line,
-        )
     plan = contents.plan
     people, said = People(settings), on_one_line(reason or "")
     _assert_may_close_early(people, settings, review, contents, signer, said)

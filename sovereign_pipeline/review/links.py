@@ -87,7 +87,7 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
 
 
 def stands_for(people: People, name: str, persons: Collection[str]) -> str | None:
-    """Which of these stands for whoever has this name: a commitment, a number, or a name from an earlier release."""
+    """Return the stored identifier of a person: a commitment or an operator number. None for nobody of these."""
     if COMMITMENT.fullmatch(name):  # nobody's name
         return None
     person = people.known(name)
@@ -126,8 +126,6 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
         review = session.get(BlindReview, link.review_id) if link is not None else None
     if link is None or review is None:
         raise _not_ours()
-    if review.act_key is None:
-        raise SignInError("This link belongs to a review of an earlier release.", "Ask whoever sent it for a new one.")
     with entering_acts(settings, registry, review.id) as entering:
         newest = _newest_link(entering.session, review, link.operator)
         if newest is None or digest_of_row(link) not in _links_issued(entering.session, review):
@@ -165,7 +163,6 @@ def _links_issued(session: Session, review: BlindReview) -> set[str]:
 
 
 def _issuing(session: Session, review: BlindReview) -> list[Act]:
-    assert review.act_key is not None
     entries = [each for each in entries_of(session, review.id) if each.action == LINK_ISSUED]
     return acts_of(entries, review.act_key)
 

@@ -78,23 +78,21 @@ class ReviewPlan(Frozen):
     candidate_digest: str
     """Of the artifact that answered, under whichever version it is registered."""
     opponent_digest: str
-    candidate_weights: str | None = None
+    candidate_weights: str
     """SHA-256 of the weights that answered (`Adapter.adapter_sha256`), whatever artifact holds them: these are what is
-    reviewed once. None in a plan of release 0.1.0."""
-    opponent_weights: str | None = None
-    """The same of the adapter that answered for the opponent; None for the base model, and in a plan of 0.1.0."""
-    opponent_choice: OpponentChoice | None = None
-    """None in a plan of release 0.1.0, whose opponent was the last registered adapter, reviewed or not."""
+    reviewed once."""
+    opponent_weights: str | None
+    """The same of the adapter that answered for the opponent; None for the base model."""
+    opponent_choice: OpponentChoice
     prompts_from: Literal["held_out", "file"]
     seed_sha256: str
     """Commitment to the sealed seed."""
-    act_key: str | None = None
-    """Public key (Ed25519, hex) with which every act of the review is verified; None in a plan of release 0.1.0."""
-    identical: tuple[str, ...] = ()
-    """Ids of the prompts to which both arms gave the same answer. A plan of release 0.1.0 does not name them."""
+    act_key: str
+    """Public key (Ed25519, hex) with which every act of the review is verified."""
+    identical: tuple[str, ...]
+    """Ids of the prompts to which both arms gave the same answer."""
     operators: dict[str, tuple[PlannedPair, ...]]
-    """What stands for an operator (`ledger/people.py`), or a number -> pairs in the order in which they are shown. In
-    earlier plans names."""
+    """What stands for an operator (`ledger/people.py`), or a number -> pairs in the order in which they are shown."""
     ballots: int
     """How many ballots close the review; ties for identical answers do not count."""
     margin: float
@@ -111,10 +109,8 @@ class ReviewPlan(Frozen):
         return sum(len(pairs) for pairs in self.operators.values())
 
 
-def in_words(opponent: str, choice: OpponentChoice | None) -> str:
+def in_words(opponent: str, choice: OpponentChoice) -> str:
     """Why this is the opponent, in sentences for people."""
-    if choice is None:
-        return f"{opponent} was the adapter registered last, reviewed or not."
     if choice.named_by is not None:
         rule = "" if choice.by_rule == opponent else f" The rule gives {choice.by_rule}."
         unknown = "" if choice.is_reviewed is not False else f" Nobody has reviewed {opponent}."

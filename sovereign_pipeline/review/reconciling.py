@@ -7,7 +7,7 @@ command line).
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,6 @@ from sovereign_pipeline.ledger.tables import (
     SignInLink,
     SignInUse,
 )
-from sovereign_pipeline.ledger.waiver_log import UNSIGNED_TAKEN_OVER
 from sovereign_pipeline.review.acts import (
     BALLOT_GIVEN,
     GUESS_GIVEN,
@@ -56,8 +55,6 @@ CLOSE = "close"
 """What the trust root must let an officer do who closes a review early."""
 STATEMENT = "statement"
 """Under which the entry of an early closing holds what the officer signed, whole."""
-UNSIGNED_END = "unsigned reviews end here"
-"""Action of the entry that the migration to signed acts made; it names the reviews that were there."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +96,7 @@ def read_log(session: Session, verified: audit.Checkpoint = audit.BEGINNING) -> 
         raise audit.damaged_registry(verified.sequence, "was changed while the log was verified")
     audit.verify(audit.stream_in(session, after=verified.sequence), after=verified)
     about_review = AuditEntry.subjects["review"].as_string().is_not(None)
-    query = select(AuditEntry).where(about_review | AuditEntry.action.in_((UNSIGNED_END, UNSIGNED_TAKEN_OVER)))
-    return list(session.scalars(query.order_by(AuditEntry.sequence)))
+    return list(session.scalars(select(AuditEntry).where(about_review).order_by(AuditEntry.sequence)))
 
 
 def rows_of(session: Session, review: BlindReview, log: Sequence[AuditEntry]) -> ReviewRows:
@@ -128,8 +124,6 @@ def findings_in(
     key = contents.plan.act_key
     if rows.review.act_key != key:
         return ["the row names another key than the sealed plan"]
-    if key is None:
-        return [*_unsigned(rows), *_closed_early(rows, contents, settings, ())]
     acts = acts_of(rows.entries, key)
     return [
         *_chain(rows.entries, acts),
@@ -270,9 +264,7 @@ def _closed_early(rows: ReviewRows, contents: PlanContents, settings: Settings, 
         return
     statement = act.subjects.get(STATEMENT) if act is not None else None
     if act is None or statement is None:
-        taken = [entry for entry in rows.log if entry.action == UNSIGNED_TAKEN_OVER][:1]
-        if not taken or rows.review.id not in taken[0].subjects["rows"].get("review_closing", ()):
-            yield "it was closed early, and no officer signed that"
+        yield "it was closed early, and no officer signed that"
         return
     try:
         verified = verify_act(
@@ -305,26 +297,3 @@ def said_of(review: BlindReview, closing: ReviewClosing) -> dict[str, Any]:
 def _not_as_closed(rows: ReviewRows, closing: ReviewClosing) -> Iterator[str]:
     if (ballots_digest(rows.ballots, rows.guesses), rows.asked) != (closing.ballots_sha256, closing.ballots):
         yield "the ballots are not those that it was closed with"
-
-
-def _unsigned(rows: ReviewRows) -> Iterator[str]:
-    """A review of release 0.1.0: its ballots are those of the log, and all of it is older than the signed ones."""
-    ends = [entry for entry in rows.log if entry.action == UNSIGNED_END]
-    if not ends or rows.review.id not in _reviews_named(ends[0]):
-        yield "it is not signed, and was not there when reviews began to be signed"
-        return
-    if any(entry.sequence > ends[0].sequence for entry in rows.entries):
-        yield "it is not signed, and something was entered after reviews began to be signed"
-    logged = {each.subjects.get("ballot") for each in rows.entries if each.action in (BALLOT_GIVEN, GUESS_GIVEN)}
-    if logged != {digest_of(content_of(each)) for each in rows.given}:
-        yield "its ballots are not those of the log"
-    if rows.closing is None:
-        return
-    if not any(each.action in (REVIEW_CLOSED, REVIEW_CLOSED_EARLY) for each in rows.entries):
-        yield "its closing is not in the log"
-    yield from _not_as_closed(rows, rows.closing)
-
-
-def _reviews_named(entry: AuditEntry) -> Collection[str]:
-    named: Collection[str] = entry.subjects.get("reviews", ())
-    return named

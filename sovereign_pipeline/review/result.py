@@ -25,8 +25,6 @@ from sovereign_pipeline.review.unblinding import (
 )
 from sovereign_pipeline.signing.officers import officer_in_short
 
-UNSIGNED = "Its ballots are those of the audit log; release 0.1.0 did not sign them."
-
 
 class CriterionResult(Frozen):
     """One criterion: the mean rating of each arm, 1 to 5, and the mean of the paired differences."""
@@ -49,8 +47,6 @@ class ReviewResult(Frozen):
     """Id of the adapter that the candidate would replace, or name of the base model."""
     opponent_chosen: str
     """How it became the opponent, and whether it was reviewed itself."""
-    signed: bool
-    """Whether every ballot is signed by a key that the registry does not hold; false for a review of release 0.1.0."""
     seed: str
     """Revealed, so that every position can be derived again; 64 hex digits."""
     operators: int
@@ -104,7 +100,6 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
         adapter=plan.adapter,
         opponent=closed.opponent,
         opponent_chosen=in_words(closed.opponent, plan.opponent_choice),
-        signed=plan.act_key is not None,
         seed=closed.seed.hex(),
         operators=len({each.operator for each in own}),
         ballots=sum(each.was_asked for each in ballots),
@@ -174,8 +169,6 @@ def _message(result: ReviewResult, outcome: Outcome) -> str:
         )
     ]
     sentences.append(result.opponent_chosen)
-    if not result.signed:
-        sentences.append(UNSIGNED)
     early = result.closed_early
     if early is not None:
         sentences.append(
@@ -194,7 +187,7 @@ def as_markdown(result: ReviewResult) -> str:
     rows = [
         f"**{result.adapter} against {result.opponent}**",
         "",
-        result.opponent_chosen if result.signed else f"{result.opponent_chosen} {UNSIGNED}",
+        result.opponent_chosen,
         "",
         f"{result.ballots} of {result.ballots_registered} pre-registered ballots by {result.operators} operators; "
         f"{result.wins} won, {result.losses} lost, {result.ties} tied ({result.identical} identical, not asked).",

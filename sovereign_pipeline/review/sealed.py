@@ -27,8 +27,6 @@ from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, Revi
 
 REVIEW_PLAN = "review_plan"
 PLAN_FILE, PROMPTS_FILE, ANSWERS_FILE = "plan.json", "prompts.jsonl", "answers.sealed"
-OPEN_ANSWERS_FILE = "answers.jsonl"
-"""The answers in a plan of release 0.1.0, which did not seal them."""
 
 ONLY_NONCE = bytes(12)
 """Each key encrypts one text: the seed is drawn anew for every review."""
@@ -63,7 +61,7 @@ def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
     try:
         plan = ReviewPlan.model_validate_json(artifact.file(PLAN_FILE).read_bytes())
         prompts = {row.id: row for row in map(Prompt.model_validate, read_jsonl(artifact.file(PROMPTS_FILE)))}
-        identical = frozenset(plan.identical) if plan.act_key is not None else _identical_in_the_open(artifact)
+        identical = frozenset(plan.identical)
     except ValidationError:
         raise _no_plan(artifact) from None
     used = {each.prompt for pairs in plan.operators.values() for each in pairs}
@@ -98,8 +96,6 @@ def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[s
     Raises IntegrityError for bytes that changed, and for a seed other than the one they were sealed with.
     """
     artifact = store.open(ref_of_plan(review))
-    if review.act_key is None:
-        return _answers_in_the_open(artifact)
     try:
         content = ChaCha20Poly1305(_answers_key(seed)).decrypt(
             ONLY_NONCE, artifact.file(ANSWERS_FILE).read_bytes(), None
@@ -123,14 +119,6 @@ def ref_of_plan(review: BlindReview) -> ArtifactRef:
 
 def _answers_key(seed: bytes) -> bytes:
     return hmac.new(seed, canonical_json(["answers"]), hashlib.sha256).digest()
-
-
-def _answers_in_the_open(artifact: Artifact) -> dict[str, AnswerPair]:
-    return {row.id: row for row in map(AnswerPair.model_validate, read_jsonl(artifact.file(OPEN_ANSWERS_FILE)))}
-
-
-def _identical_in_the_open(artifact: Artifact) -> frozenset[str]:
-    return frozenset(id for id, pair in _answers_in_the_open(artifact).items() if pair.is_identical)
 
 
 def _no_plan(artifact: Artifact) -> IntegrityError:

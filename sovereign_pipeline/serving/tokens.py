@@ -75,8 +75,7 @@ class Token(Frozen):
         return "expired" if now >= self.expires_at else "valid"
 
     def facts(self) -> dict[str, Any]:
-        """What the entry of the ledger says of it; what a token of an earlier release could not give, of those alone
-        that give it."""
+        """What the entry of the ledger says of it; `admin` and `users` only where it gives them."""
         return {
             "token": self.sha256,
             "who": digest_of({"who": self.who, "salt": self.salt}),

@@ -143,16 +143,14 @@ def verify_act(
 
 
 def officer_shown(trust: Trust | None, officer: str) -> str:
-    """Who an officer is, for people: the person of a key. Others are of a release that took a typed name."""
+    """Who an officer is, for people: the person of a key."""
     known = {key.keyid: key.person for key in trust.keys(OFFICER)} if trust is not None else {}
-    if person := known.get(officer):
-        return person
-    return officer_in_short(officer) if KEY_ID.fullmatch(officer) else f"{officer} (typed name, unsigned)"
+    return known.get(officer) or officer_in_short(officer)
 
 
 def officer_in_short(officer: str) -> str:
-    """For a file that cannot be erased: the beginning of the key's id, and no name but one that was typed long ago."""
-    return f"key {officer[:12]}" if KEY_ID.fullmatch(officer) else officer
+    """For a file that cannot be erased: the beginning of the key's id."""
+    return f"key {officer[:12]}"
 
 
 def trust_root_if_any(settings: Settings) -> Trust | None:

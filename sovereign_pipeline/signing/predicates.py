@@ -31,7 +31,6 @@ TECHNICAL_FILE = f"{PREDICATES}technical-file/v1"
 BUNDLE = f"{PREDICATES}bundle/v1"
 EVIDENCE = f"{PREDICATES}evidence/v1"
 BACKUP = f"{PREDICATES}backup/v1"
-UNSIGNED = f"{PREDICATES}unsigned/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
 """SLSA's: how an artifact was made. Its `buildType` is `BUILD_TYPE`."""
 BILL_OF_MATERIALS = "https://cyclonedx.org/bom"
@@ -41,7 +40,6 @@ FIELDS: Mapping[str, frozenset[str]] = {
     GATE: frozenset({"gate", "artifact", "outcome"}),
     EVALUATION: frozenset({"line", "artifact", "outcome"}),
     RECORD: frozenset({"line", "adapter"}),
-    UNSIGNED: frozenset({"artifacts"}),
     WAIVER: frozenset({"line", "gate", "artifact", "record", "kind", "reason"}),
     REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "policy", "reason", "expires"}),
     APPROVAL: frozenset({"decision"}),

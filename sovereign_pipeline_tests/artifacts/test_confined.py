@@ -1,13 +1,9 @@
-"""Unscrubbed text under a root of its own: where it lies, who is given it, and moving it out of an earlier home."""
+"""Unscrubbed text under a root of its own: where it lies, and who is given it."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts import confined
-from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE
-from sovereign_pipeline.artifacts.confined import left_in_home, move_out_of_home
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Workplace
@@ -30,16 +26,6 @@ def raw(workplace: Workplace) -> ArtifactRef:
 
 def without_corpus(workplace: Workplace) -> ArtifactStore:
     return open_store(workplace.settings)
-
-
-def in_an_earlier_home(workplace: Workplace, ref: ArtifactRef) -> Path:
-    """Lay the artifact out as releases up to 0.1.0 did."""
-    corpus = workplace.settings.corpus / "artifacts" / ref.digest
-    home = workplace.store.path_of(ref.digest)
-    for file in corpus.iterdir():
-        shutil.move(file, home / file.name)
-    corpus.rmdir()
-    return home
 
 
 @pytest.mark.security_case(
@@ -123,58 +109,3 @@ def test_what_a_killed_process_had_put_under_the_root_is_replaced(workplace: Wor
     documents.write_text("cut off")
     assert make(RAW_CORPUS, workplace).digest == ref.digest
     assert documents.read_text() != "cut off"
-
-
-def test_an_earlier_home_is_read_where_it_is(workplace: Workplace, raw: ArtifactRef) -> None:
-    home = in_an_earlier_home(workplace, raw)
-    for store in (workplace.store, without_corpus(workplace)):
-        assert store.open(raw).file(DOCUMENTS) == home / DOCUMENTS
-    (home / "more.jsonl").write_text("{}")
-    with pytest.raises(IntegrityError, match=r"more\.jsonl"):
-        workplace.store.open(raw)
-
-
-@pytest.mark.security_case(
-    "The home of an earlier release holds unscrubbed text.",
-    "The next run moves it under SOVEREIGN_CORPUS; no copy is left behind, also after a kill in between.",
-)
-def test_an_earlier_home_is_moved_and_nothing_is_left(workplace: Workplace, raw: ArtifactRef) -> None:
-    classified = make(CLASSIFIED_CORPUS, workplace, raw_corpus=raw)
-    for ref in (raw, classified):
-        in_an_earlier_home(workplace, ref)
-    assert len(list(left_in_home(workplace.store.root))) == 2
-    moved = move_out_of_home(workplace.store.root, workplace.settings.corpus)
-    assert sorted(moved) == sorted(f"{ref.kind} {short(ref.digest)}" for ref in (raw, classified))
-    test_no_word_of_a_letter_lies_in_the_home(workplace, raw)
-    assert [workplace.store.open(ref).ref for ref in (raw, classified)] == [raw, classified]
-    assert move_out_of_home(workplace.store.root, workplace.settings.corpus) == []
-
-
-def test_a_move_that_was_interrupted_is_finished_by_the_next(
-    workplace: Workplace, raw: ArtifactRef, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    home = in_an_earlier_home(workplace, raw)
-    real = confined._copy
-
-    def killed(source: Path, target: Path) -> None:
-        if source.name == QUARANTINE:
-            raise KeyboardInterrupt
-        real(source, target)
-
-    monkeypatch.setattr(confined, "_copy", killed)
-    with pytest.raises(KeyboardInterrupt):
-        move_out_of_home(workplace.store.root, workplace.settings.corpus)
-    assert (home / QUARANTINE).exists()
-    monkeypatch.undo()
-    move_out_of_home(workplace.store.root, workplace.settings.corpus)
-    assert sorted(path.name for path in home.iterdir()) == ["manifest.json", PROVENANCE_BUNDLE, SOURCES]
-    assert workplace.store.open(raw).withheld == ()
-
-
-def test_a_file_that_is_not_as_recorded_is_not_moved(workplace: Workplace, raw: ArtifactRef) -> None:
-    home = in_an_earlier_home(workplace, raw)
-    changed = (home / DOCUMENTS).read_bytes().replace(b"PUBLIC", b"SECRET", 1)
-    (home / DOCUMENTS).write_bytes(changed)
-    with pytest.raises(IntegrityError, match="has not the recorded bytes, so the file was left in the home"):
-        move_out_of_home(workplace.store.root, workplace.settings.corpus)
-    assert (home / DOCUMENTS).read_bytes() == changed

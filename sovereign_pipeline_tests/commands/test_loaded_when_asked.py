@@ -17,11 +17,11 @@ try:
     app(sys.argv[1:])
 finally:
     rooms = {name.split(".")[1] for name in sys.modules if name.startswith("sovereign_pipeline.")}
-    print(*sorted(rooms), "alembic" if "alembic" in sys.modules else "", file=sys.stderr)
+    print(*sorted(rooms), file=sys.stderr)
 """
 
 
-def test_listing_adapters_loads_neither_corpus_nor_detectors_nor_migrations(tmp_path: Path) -> None:
+def test_listing_adapters_loads_neither_corpus_nor_detectors(tmp_path: Path) -> None:
     environment = {"SOVEREIGN_HOME": str(tmp_path / "home"), "SOVEREIGN_DATA": str(tmp_path), "PATH": ""}
     for _ in range(2):  # the first one makes the registry
         program = [sys.executable, "-c", PROGRAM, "adapters", "list"]
@@ -29,7 +29,7 @@ def test_listing_adapters_loads_neither_corpus_nor_detectors_nor_migrations(tmp_
     assert "none yet" in ended.stdout
     loaded = set(ended.stderr.split())
     assert "ledger" in loaded
-    assert not loaded & {"corpus", "privacy", "dataset", "training", "evaluation", "orchestration", "alembic"}
+    assert not loaded & {"corpus", "privacy", "dataset", "training", "evaluation", "orchestration"}
 
 
 def test_every_group_is_named_in_the_help() -> None:

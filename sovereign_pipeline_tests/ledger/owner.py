@@ -9,25 +9,8 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.ledger import triggers
 from sovereign_pipeline.ledger.rows_added import digest_of_columns, held_tables, key_of
-from sovereign_pipeline.ledger.rows_on_record import ENTERED
+from sovereign_pipeline.ledger.rows_on_record import REGISTERED
 from sovereign_pipeline.ledger.tables import AuditEntry, Table, row_as_dict
-
-LIFECYCLE = (
-    *("recall_waiver", "recall_adapter", "recall", "known_issue", "adapter_review"),
-    *("document", "held_dataset", "dataset_document", "dataset_source", "adapter_dataset", "adapter_base_model"),
-)
-COUNTS = (("document", "datasets"), ("held_dataset", "documents"), ("held_dataset", "sources"))
-SIGNED = ("recall", "recall_waiver", "known_issue", "adapter_review")
-UNDONE = {
-    "0010": ("DROP TABLE held_adapter", *(f"ALTER TABLE {table} DROP COLUMN {column}" for table, column in COUNTS)),
-    "0009": tuple(f"ALTER TABLE {table} DROP COLUMN statement" for table in SIGNED),
-    "0008": tuple(f"DROP TABLE {table}" for table in LIFECYCLE),
-    "0007": ("DROP TABLE transition", "DROP TABLE release_decision", "DROP TABLE release_request"),
-    "0006": ("DROP TABLE ledger_entry", "DROP TABLE ledger_node", "DROP TABLE ledger_key"),
-    "0005": ("DROP INDEX ix_audit_entry_action",),
-    "0004": ("ALTER TABLE blind_review DROP COLUMN act_key",),
-}
-"""Migration -> what takes it back, the newest first."""
 
 
 def drop_triggers(connection: Connection) -> list[str]:
@@ -68,15 +51,6 @@ def change(engine: Engine, statement: str, parameters: Mapping[str, object] | No
         connection.execute(text(statement), parameters or {})
 
 
-def go_back(connection: Connection, revision: str) -> None:
-    """Take the tables back to an earlier migration. What lies in files, and the rows, are the caller's."""
-    for newer, statements in UNDONE.items():
-        if newer > revision:
-            for statement in statements:
-                connection.execute(text(statement))
-    connection.execute(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
-
-
 def forge_entries(engine: Engine) -> None:
     """Let the entries in columns name the rows as they are now."""
     with without_triggers(engine), Session(engine) as session:
@@ -86,7 +60,7 @@ def forge_entries(engine: Engine) -> None:
             }
             for table in held_tables()
         }
-        for entry in session.scalars(select(AuditEntry).where(AuditEntry.action.in_(ENTERED))):
+        for entry in session.scalars(select(AuditEntry).where(AuditEntry.action == REGISTERED)):
             rows = {table: {key: digests[table][key] for key in keys} for table, keys in entry.subjects["rows"].items()}
             session.execute(
                 text("UPDATE audit_entry SET subjects = :subjects WHERE sequence = :sequence"),

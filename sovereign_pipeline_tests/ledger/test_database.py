@@ -1,4 +1,4 @@
-"""The registry only grows, whoever writes; migrations make the tables of the models, once, on both databases."""
+"""The registry only grows, whoever writes; opening it makes the tables of the models, once, on both databases."""
 
 import os
 import sqlite3
@@ -7,20 +7,14 @@ import sys
 import threading
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import create_engine, inspect, select, text
+from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.ledger.catalog import list_datasets
-from sovereign_pipeline.ledger.database import MIGRATIONS, Registry, head_revision, open_registry
+from sovereign_pipeline.ledger.database import FORMAT, Registry, format_of, open_registry
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter, RecallWaiver
-from sovereign_pipeline.ledger.tables import Adapter, Table
+from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import SECONDS
 
@@ -37,13 +31,12 @@ LIFECYCLE_TABLES = (
 )
 
 
-def test_migrations_make_the_tables_of_the_models(bench: Bench, database: str) -> None:
+def test_opening_makes_the_tables_of_the_models(bench: Bench, database: str) -> None:
     registry = bench.open_registry()
-    with registry.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+    assert format_of(registry.engine) == FORMAT
     assert set(inspect(registry.engine).get_table_names()) == {
         *(*TABLES, *LEDGER_TABLES, *REVIEW_TABLES, *RELEASE_TABLES, *LIFECYCLE_TABLES),
-        "alembic_version",
+        "registry_format",
     }
 
 
@@ -53,37 +46,6 @@ def test_opening_an_existing_registry_keeps_what_is_in_it(bench: Bench, database
         kept = session.scalars(select(Adapter)).one()
     assert (kept.id, kept.registered_at) == (adapter.id, adapter.registered_at)
     assert kept.registered_at.tzinfo is not None
-
-
-def test_a_dataset_registered_before_it_had_a_card_is_kept_and_says_nothing_more(bench: Bench, database: str) -> None:
-    bench.settings.home.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(bench.settings.registry_url)
-    with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        values: dict[str, object] = {
-            "digest": "d" * 64,
-            "manifest_sha256": "m" * 64,
-            "file_sha256": "f" * 64,
-            "sources": "[]",
-        }
-        values |= {"kind": "training_dataset", "line": "lamps", "rows": 8, "classification": "PUBLIC"}
-        values["created_at"] = "2024-01-01 00:00:00+00:00"
-        names = ", ".join(values)
-        connection.execute(
-            text(f"INSERT INTO dataset ({names}) VALUES ({', '.join(f':{name}' for name in values)})"), values
-        )
-    engine.dispose()
-    registry = bench.open_registry()
-    (row,) = list_datasets(registry, "lamps")
-    assert (row["digest"], row["rows"], row["created_at"][:10]) == ("d" * 64, 8, "2024-01-01")
-    assert {row[name] for name in ("rows_held_out", "card_sha256")} == {None}
-    assert [row[name] for name in ("by_classification", "tokens", "findings")] == [None, None, None]
-    with registry.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
-    _refused(registry, "UPDATE dataset SET card_sha256 = 'f'")
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -133,7 +95,7 @@ def test_sqlite_keeps_a_write_ahead_log(bench: Bench) -> None:
 def test_a_registry_of_a_newer_version_is_refused(bench: Bench, database: str) -> None:
     registry = bench.open_registry()
     with registry.engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("UPDATE registry_format SET version = 9999"))
     with pytest.raises(InputError, match="9999"):
         bench.open_registry()
 
@@ -202,9 +164,3 @@ def _refused(registry: Registry, statement: str) -> None:
     with pytest.raises(DBAPIError, match="only grows"), registry.writing() as session:
         session.execute(text(statement))
     assert rows() == before
-
-
-def test_the_newest_migration_is_told_from_the_names_of_the_files() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    assert head_revision() == ScriptDirectory.from_config(config).get_current_head()

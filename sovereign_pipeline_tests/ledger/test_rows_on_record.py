@@ -1,7 +1,6 @@
 """A row that was put in, changed or removed past this program decides nothing, and is named."""
 
 import datetime
-import shutil
 import sqlite3
 
 import pytest
@@ -13,11 +12,11 @@ from sovereign_pipeline.ledger.audit_log import append, entries
 from sovereign_pipeline.ledger.catalog import find_adapter, incumbent_of, list_adapters, registered_as
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.log import checkpoints
-from sovereign_pipeline.ledger.rows_on_record import REGISTERED, TAKEN_OVER
+from sovereign_pipeline.ledger.rows_on_record import REGISTERED
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.verification import verify_adapter, verify_dataset
-from sovereign_pipeline_tests.ledger.owner import change, go_back, without_triggers
+from sovereign_pipeline_tests.ledger.owner import change, without_triggers
 from sovereign_pipeline_tests.registry.bench import Bench
 
 
@@ -108,25 +107,6 @@ def test_a_registration_is_one_entry_that_names_its_rows(bench: Bench) -> None:
     (entry,) = [each for each in entries(bench.open_registry()) if each.action == REGISTERED]
     assert (entry.subjects["adapter"], entry.subjects["record"]) == (adapter.id, adapter.record_digest)
     assert set(entry.subjects["rows"]) == {"adapter", "dataset", "base_model"}
-
-
-def test_rows_of_an_earlier_release_are_taken_over_as_they_stand(bench: Bench, database: str) -> None:
-    adapter = bench.register()
-    registry = bench.open_registry()
-    change(registry.engine, "DELETE FROM audit_entry")
-    with registry.engine.connect() as connection, connection.begin():
-        go_back(connection, "0004")
-    registry.engine.dispose()
-    for directory in (bench.settings.ledger, bench.settings.keys):
-        shutil.rmtree(directory)
-    registry = bench.open_registry()
-    (entry,) = entries(registry)
-    assert entry.action == TAKEN_OVER
-    assert find_adapter(registry, adapter.id).registered_at == adapter.registered_at
-    assert incumbent_of(registry, "lamps", None, ()) is not None
-    change(registry.engine, "UPDATE adapter SET classification = 'SECRET'")
-    with pytest.raises(IntegrityError, match="differs from its entry"):
-        find_adapter(registry, adapter.id)
 
 
 @pytest.mark.security_case(

@@ -8,8 +8,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, SignInError
 from sovereign_pipeline.ledger import audit_log
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter
+from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall
 from sovereign_pipeline.ledger.tables import Adapter, Table, row_as_dict
 from sovereign_pipeline.release.cadence import due_reviews, record_review
 from sovereign_pipeline.release.held import Question
@@ -18,11 +17,10 @@ from sovereign_pipeline.release.issues import ADDED, add_issue, issues_by_adapte
 from sovereign_pipeline.release.recall import OPENED, ask, open_recall, open_recalls, waive_recall
 from sovereign_pipeline.release.requests import find_request
 from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.officers import officer_shown
 from sovereign_pipeline.signing.predicates import KNOWN_ISSUE
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust_changes import add_officer, revoke
-from sovereign_pipeline_tests.ledger.owner import change, go_back, without_triggers
+from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 
 pytestmark = pytest.mark.slow
@@ -151,34 +149,6 @@ def test_an_act_counts_until_the_place_from_which_its_key_is_revoked(office: Off
     add_issue(office.registry, adapter.id, "Curt.", office.officers["omar"])
     revoke(trust, office.officers["omar"].keyid, newest, office.roots[:2])
     with pytest.raises(IntegrityError, match=f"is revoked from entry {newest}"):
-        issues(office)
-
-
-def test_what_was_on_record_before_acts_were_signed_goes_on_to_count_and_is_stated_so(
-    office: Office, adapter: Adapter
-) -> None:
-    said = {"adapter": adapter.id, "number": 1, "text": "Curt."}
-    put_in(office, issue("Nadia Example"), ADDED, "Nadia Example", **said)
-    with office.registry.writing() as session:
-        session.add(recall_of("Nadia Example"))
-        session.flush()
-        session.add(RecallAdapter(recall_id="recall-1", adapter_id=adapter.id))
-        recalled = {"recall": "recall-1", "source": "letters", "reason": "No.", "adapters": [adapter.id]}
-        audit_log.append(session, "Nadia Example", OPENED, recalled)
-    engine = office.registry.engine
-    with without_triggers(engine), engine.begin() as connection:
-        go_back(connection, "0008")
-    engine.dispose()
-    registry = open_registry(office.bench.settings)
-    taken = audit_log.entries(registry)[-1]
-    assert taken.action == "unsigned acts of an earlier release taken over"
-    with registry.reading() as session:
-        (found,) = issues_by_adapter(session, registry.settings)[adapter.id]
-        assert [each.id for each in open_recalls(session, registry.settings, adapter.id)] == ["recall-1"]
-    assert officer_shown(office.trust, found.officer) == "Nadia Example (typed name, unsigned)"
-    assert len(audit_log.entries(open_registry(office.bench.settings))) == taken.sequence
-    put_in(office, issue("Nadia Example", number=2), ADDED, "Nadia Example", **{**said, "number": 2})
-    with pytest.raises(IntegrityError, match=r"known issue 2 of lamps-1\.0\.0: no officer signed it"):
         issues(office)
 
 

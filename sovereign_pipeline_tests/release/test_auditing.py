@@ -133,12 +133,12 @@ def test_a_log_whose_key_is_revoked_is_refused(office: Office) -> None:
         Copy(office.bench.settings, office.trust.root_sha256).verify()
 
 
-def test_a_registry_of_an_older_version_is_not_migrated_by_an_auditor(copy: Copy) -> None:
+def test_a_registry_of_another_format_is_refused_by_an_auditor(copy: Copy) -> None:
     engine = open_registry(copy.settings).engine
     with engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0007'"))
+        connection.execute(text("UPDATE registry_format SET version = 0"))
     engine.dispose()
-    with pytest.raises(InputError, match="is at migration 0007"):
+    with pytest.raises(InputError, match="has format 0"):
         copy.verify()
 
 

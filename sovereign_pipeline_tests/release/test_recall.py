@@ -13,7 +13,6 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import POLICY_CHANGED, TRUST_NAMED
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
-from sovereign_pipeline.ledger.signed_artifacts.taken_over import LISTED
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.holdings import index_adapter
@@ -46,7 +45,7 @@ def in_force(holders: Holders) -> dict[str, list[str]]:
     return found
 
 
-NOT_DECIDED = {REGISTERED, SEALED, LISTED, POLICY_CHANGED, TRUST_NAMED}
+NOT_DECIDED = {REGISTERED, SEALED, POLICY_CHANGED, TRUST_NAMED}
 
 
 def decided(registry: Registry) -> list[AuditEntry]:

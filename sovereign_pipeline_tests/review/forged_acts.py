@@ -221,12 +221,6 @@ def everything_signed_anew(reviews: ReviewBench, session: Session) -> None:
     log_again(session)
 
 
-def no_key_at_all(reviews: ReviewBench, session: Session) -> None:
-    """As if release 0.1.0 had opened it."""
-    session.execute(update(BlindReview).values(act_key=None))
-    audit.append(session, "sovereign", "unsigned reviews end here", {"reviews": [reviews.review.id]})
-
-
 CHANGED: dict[str, Attack] = {
     each.__name__: each
     for each in (
@@ -238,6 +232,5 @@ CHANGED: dict[str, Attack] = {
         the_log_cut_to_one_entry,
         the_whole_log_gone,
         everything_signed_anew,
-        no_key_at_all,
     )
 }

@@ -5,8 +5,7 @@ import pytest
 from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.evaluation.comparison import incumbent_digests
 from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.review.catalog import find_closed
-from sovereign_pipeline.review.closed_reviews import adapters_that_lost, read_closed, weights_compared
+from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 pytestmark = pytest.mark.slow
@@ -123,19 +122,6 @@ def test_no_candidate_is_its_own_opponent_or_incumbent(reviews: ReviewBench) -> 
         reviews.open(opponent=first.id)
     with pytest.raises(ConflictError, match="That result is final"):
         reviews.open()
-
-
-def test_a_plan_that_names_no_weights_is_about_those_of_its_adapters(reviews: ReviewBench) -> None:
-    """As release 0.1.0 wrote plans: the registry names the weights of both."""
-    review_it(reviews, 1)
-    reviews.another_adapter()
-    review_it(reviews, -1)
-    (_, closed) = read_closed(reviews.registry, reviews.bench.store, find_closed(reviews.registry, "lamps"))
-    plan = closed.contents.plan
-    unnamed = plan.model_copy(update={"candidate_weights": None, "opponent_weights": None})
-    with reviews.registry.reading() as session:
-        assert weights_compared(session, unnamed) == weights_compared(session, plan)
-    assert None not in weights_compared(session, plan)
 
 
 def _result(reviews: ReviewBench) -> tuple[str, list[str]]:

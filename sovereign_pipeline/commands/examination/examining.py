@@ -15,7 +15,7 @@ from sovereign_pipeline.policy.line import load_lines
 def examine(settings: Settings) -> list[Finding]:
     """Every finding, in the order in which a run would meet it."""
     findings = [machine.python(), machine.disk(settings), machine.private(settings), machine.writable(settings)]
-    findings += [machine.apart(settings), machine.device(), pinned.trust(settings)]
+    findings += [machine.device(), pinned.trust(settings)]
     try:
         institution = load_institution(settings.data)
     except SovereignError as error:

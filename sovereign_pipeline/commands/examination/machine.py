@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from sovereign_pipeline.artifacts.confined import left_in_home
-from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.commands.examination.findings import Finding, wrong
@@ -39,7 +37,7 @@ def disk(settings: Settings) -> Finding:
 
 
 def private(settings: Settings) -> Finding:
-    """Whether another account of this machine reaches anything. New files are private; an earlier release's are not."""
+    """Whether another account of this machine reaches anything. New files are private."""
     roots = [root for root in (settings.home, *settings.secret_directories.values()) if root.exists()]
     found = [path for root in roots for path in reachable_by_others(root)]
     if not found:
@@ -50,15 +48,6 @@ def private(settings: Settings) -> Finding:
         f"other accounts reach {counted(len(found), 'file')}: {and_more([str(path) for path in found])}",
         {"Command": f"chmod -R go= {shlex.join(map(str, roots))}"},
     )
-
-
-def apart(settings: Settings) -> Finding:
-    """Whether unscrubbed text lies under the corpus root alone. Releases up to 0.1.0 kept it in the home."""
-    left = [f"{manifest.kind} {short(path.name)}" for path, manifest, _ in left_in_home(settings.artifacts)]
-    if not left:
-        return Finding("corpus", True, f"unscrubbed text lies under {settings.corpus} alone")
-    hint = "The next run that makes raw_corpus moves it."
-    return Finding("corpus", False, f"unscrubbed text lies in the home: {and_more(left)}", {"Hint": hint})
 
 
 def reachable_by_others(root: Path) -> Iterator[Path]:

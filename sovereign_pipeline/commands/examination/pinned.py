@@ -111,7 +111,7 @@ def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
 
 
 def signed(settings: Settings) -> list[Finding]:
-    """Which artifacts have no signature: an earlier release made them. Whether each counts says `adapters verify`."""
+    """Which artifacts have no signature. `adapters verify` says whether each signature counts."""
     stored = [path.parent for path in settings.artifacts.glob(f"*/{MANIFEST_FILE}")]
     if not stored:
         return []
@@ -119,4 +119,4 @@ def signed(settings: Settings) -> list[Finding]:
     if not unsigned:
         return [Finding("artifacts", True, f"{counted(len(stored), 'artifact')}, each with its signature beside it")]
     what = f"{len(unsigned)} of {counted(len(stored), 'artifact')} are unsigned: {and_more(unsigned)}"
-    return [wrong("artifacts", what, "They count where the list of what an earlier release made has them: verify.")]
+    return [wrong("artifacts", what, "Restore them from a copy.")]

@@ -1,7 +1,6 @@
 """Opening a registry without writing anything: for whoever verifies a copy, or has no right to write.
 
-Nothing is migrated, no lock is taken and no key is needed. What belongs here: that. What does not: the ordinary opening
-(`database.py`).
+Nothing is created, no lock is taken and no key is needed.
 """
 
 import shutil
@@ -17,28 +16,25 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger import triggers
-from sovereign_pipeline.ledger.database import Registry, cannot_be_opened, head_revision, registry_url, revision_of
+from sovereign_pipeline.ledger.database import FORMAT, Registry, cannot_be_opened, format_of, other_format, registry_url
 from sovereign_pipeline.ledger.log import checkpoints
 from sovereign_pipeline.ledger.rows_on_record import HINT, unreadable_row
 
 
 @contextmanager
 def registry_read_only(settings: Settings) -> Iterator[Registry]:
-    """The registry as it is. Raises as `database.open_registry` does, and InputError where it would be migrated.
+    """The registry as it is. Raises as `database.open_registry` does.
 
     Raises ConflictError at the end where a file of SQLite was written to meanwhile, since what was read is not one
     state of it.
     """
     with _engine(settings) as engine:
         try:
-            revision = revision_of(engine)
+            found = format_of(engine)
         except (DatabaseError, sqlite3.DatabaseError) as error:
             raise cannot_be_opened(error) from None
-        if revision != head_revision():
-            raise InputError(
-                f"The registry is at migration {revision}, and this version reads {head_revision()}.",
-                "Verify with the version that wrote it, or let the institution's installation open it once.",
-            )
+        if found != FORMAT:
+            raise other_format(found)
         with engine.connect() as connection:
             triggers.assert_in_place(connection)
         registry = Registry(engine, settings)

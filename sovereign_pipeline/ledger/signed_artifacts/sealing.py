@@ -1,8 +1,7 @@
 """Signing what the store seals, entering it into the ledger, and refusing what nobody signed.
 
-Trust root and key are those of the settings. The ledger is asked on rare paths alone: for what was signed with a key
-that is revoked by now, which counts where its entry is older, and for what an earlier release made
-(`taken_over.py`).
+Trust root and key are those of the settings. The ledger is asked only for what was signed with a key that is revoked by
+now: it counts where its entry is older.
 
 What belongs here: whether a stored artifact's signatures count. What does not: which there are, and what they say
 (`artifacts/attested.py`).
@@ -30,7 +29,6 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SealedEntries
-from sovereign_pipeline.ledger.signed_artifacts.taken_over import TakenOver
 from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE
 from sovereign_pipeline.signing.model_directory import verify_listed
 from sovereign_pipeline.signing.officers import PIPELINE, pipeline_signer, trust_root
@@ -63,10 +61,6 @@ class LedgerSeals:
     def _entries(self) -> SealedEntries:
         return SealedEntries(self._settings, self._opened)
 
-    @cached_property
-    def _taken_over(self) -> TakenOver:
-        return TakenOver(self._settings, self._opened)
-
     def assert_ready(self) -> None:
         """Raise NotFoundError, IntegrityError or SignInError where nothing could be signed."""
         pipeline_signer(self._settings, trust_root(self._settings))
@@ -78,22 +72,12 @@ class LedgerSeals:
             (directory / name).write_bytes(content)
 
     def enter(self, manifest: Manifest) -> None:
-        """Enter an artifact into the ledger. The first time, what an earlier release made is taken over before."""
-        self._taken_over.take_over()
-        self._taken_over.leave_mark()  # where a process was killed before it could
+        """Enter an artifact into the ledger."""
         self._entries.enter(manifest, _sha256(manifest))
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
-        """Verify the provenance. None where the artifact was made before there were signatures."""
+        """Verify the provenance."""
         path = directory / PROVENANCE_BUNDLE
-        if not os.path.lexists(path):
-            if self._taken_over.holds(ref):
-                return ()
-            raise IntegrityError(
-                f"{path}: the signature is missing, and the artifact is not one that an earlier release made before "
-                f"there were signatures.",
-                REMOVE,
-            )
         content, trust = _read(path), trust_root(self._settings)
         said = (PROVENANCE, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
         if not _counted.has(trust, said):

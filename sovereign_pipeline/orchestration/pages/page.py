@@ -121,8 +121,6 @@ def _row_count(manifest: Manifest) -> Page:
 
 
 def _signature(workplace: Workplace, artifact: Artifact) -> str:
-    if not artifact.bundles:
-        return "unsigned: made before signatures"
     is_demonstration = trust_root(workplace.settings).is_demonstration
     return f"by the pipeline, with {DEMONSTRATION_KEYS}" if is_demonstration else "by the pipeline"
 

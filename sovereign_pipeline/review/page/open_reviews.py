@@ -86,7 +86,7 @@ class OpenReviews:
         with self._registry.reading() as session:
             assert_open(session, review_id)
             row = session.get(BlindReview, review_id)
-        if row is None or row.act_key is None:
+        if row is None:
             raise _not_signed_in()
         if review_id not in self._read:
             store, seed = open_store(self._settings), sealed_seed(self._settings, row)
@@ -97,7 +97,7 @@ class OpenReviews:
         """Raises SignInError for a sign-in that a newer link has ended."""
         with self._registry.reading() as session:
             row = session.get(BlindReview, who.review)
-            if row is None or row.act_key is None:
+            if row is None:
                 raise _not_signed_in()
             assert_newest(session, row, who)
 

@@ -38,7 +38,7 @@ class Sessions:
             return SignedIn(review, operator, int(sign_in))
         except SignatureExpired:
             raise SignInError("You were signed in too long ago.", "Ask for a new link; no rating is lost.") from None
-        except (BadSignature, ValueError, TypeError):  # the last two: a session of release 0.1.0
+        except (BadSignature, ValueError, TypeError):
             raise SignInError("You are not signed in here.", "Open the link that you were sent.") from None
 
     def form_token(self, who: SignedIn) -> str:

@@ -75,9 +75,6 @@ ARABIC = {
     "A newer link has ended this session. Open that link; no rating is lost.": (
         "أنهى رابط أحدث هذه الجلسة. افتح ذلك الرابط؛ لم يضع أي تقييم."
     ),
-    "This link belongs to a review of an earlier release. Ask whoever sent it for a new one.": (
-        "هذا الرابط لمقارنة من إصدار سابق. اطلب رابطاً جديداً ممن أرسله."
-    ),
     "This link is too old. Ask whoever sent it for a new one; no rating is lost.": (
         "هذا الرابط قديم. اطلب رابطاً جديداً ممن أرسله؛ لم يضع أي تقييم."
     ),
