@@ -18,7 +18,7 @@ from benchmarks.rlhf.task import Prepared
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf.prompts import read_prompts
-from sovereign_pipeline.training.rlhf.rollouts import Rollout, sample
+from sovereign_pipeline.training.rlhf.sampling import Rollout, sample
 
 PARENT, ADAPTER = "default", "adapter"
 SEED = 7

@@ -12,7 +12,7 @@ from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training.job import Method, RewardJob, TrainingJob
-from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
+from sovereign_pipeline.training.rlhf.rewards import Rewards
 
 
 def by_reward(task: Task) -> TrainingJob:

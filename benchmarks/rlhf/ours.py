@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.rlhf.jobs import by_reward, timed
 from benchmarks.rlhf.task import Task
-from sovereign_pipeline.training.rlhf.report import RLHF_FILE
+from sovereign_pipeline.training.report import RLHF_FILE
 
 
 def main(task_file: Path, answer: Path) -> None:

@@ -21,19 +21,19 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings, go_offline
-from sovereign_pipeline.base_models.verified import read_descriptor
+from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.vault_cli import keygen
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.processes.launcher import run_trainer
+from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.rlhf.prompts import (
     halves,
     read_prompts,
     write_held_out_prompts,
     write_training_prompts,
 )
-from sovereign_pipeline.training.rlhf.reward.tools import copy_code
+from sovereign_pipeline.training.rlhf.rewards import copy_code
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline.workplace import open_workplace
 

@@ -25,7 +25,7 @@ import psutil
 
 from benchmarks.harness import PROJECT_ROOT, base_model, machine_facts, say
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
-from sovereign_pipeline.base_models.verified import chat_template
+from sovereign_pipeline.base_models.pinned import chat_template
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 

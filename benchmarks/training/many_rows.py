@@ -90,7 +90,7 @@ def invented_rows(count: int) -> Iterator[str]:
 
 
 def watch(root: Path, job: TrainingJob, count: int) -> dict[str, Any]:
-    command = [sys.executable, "-W", "ignore", "-m", "sovereign_pipeline.training.processes.worker", "job.json"]
+    command = [sys.executable, "-W", "ignore", "-m", "sovereign_pipeline.training.worker", "job.json"]
     started = time.monotonic()
     with (root / "errors.txt").open("wb") as errors:
         child = subprocess.Popen(

@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.training.memory_prediction --model DIR [--out DIR] [CASE …]
 
 DIR: a model directory, such as `.sovereign/models/smollm2-135m-instruct`. Each case is trained for two steps by
-`python -m sovereign_pipeline.training.processes.worker`, on invented rows that fill packs of `max_length` tokens; in
+`python -m sovereign_pipeline.training.worker`, on invented rows that fill packs of `max_length` tokens; in
 full tuning with two forwards per step, so that gradients exist beside activations. The peak is the child's own:
 `ru_maxrss` when the child ends, or on a CUDA device what the trainer measured. A case that the trainer refuses or
 does not do is printed with its reason. Ends 1 when a prediction is more than 15 % off.
@@ -25,8 +25,8 @@ from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.training.job import TrainingResult
-from sovereign_pipeline.training.sizing.preflight import available_memory
-from sovereign_pipeline.training.sizing.sizing import Forward, estimate
+from sovereign_pipeline.training.preflight import available_memory
+from sovereign_pipeline.training.sizing import Forward, estimate
 
 STEPS, ROWS_A_PACK = 2, 8
 SENTENCE = "the harbour lamp is out and the officer of the pier sends a boat with rope and net before the tide"
@@ -126,7 +126,7 @@ def train(root: Path, model: Path, sft: Sft) -> tuple[int, str | None]:
         "-W",
         "ignore",
         "-m",
-        "sovereign_pipeline.training.processes.worker",
+        "sovereign_pipeline.training.worker",
         str(root / "job.json"),
     ]
     with (root / "output.txt").open("wb") as output:

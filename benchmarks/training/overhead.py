@@ -27,7 +27,7 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.processes.launcher import run_trainer
+from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline.workplace import open_workplace
 

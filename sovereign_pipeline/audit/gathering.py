@@ -20,7 +20,7 @@ from sovereign_pipeline.audit.shown_files import shown_files
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.base_models.origin import artifacts_of
+from sovereign_pipeline.base_models.stages import artifacts_of
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import INSTITUTION, OF_TRUST, POLICY_CHANGED, kept_rule

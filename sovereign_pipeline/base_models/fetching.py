@@ -15,8 +15,14 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import Settings, go_offline
-from sovereign_pipeline.base_models.cards import BaseModelCard, PackagedGguf, load_card, model_directory
-from sovereign_pipeline.base_models.verified import verify, verify_files
+from sovereign_pipeline.base_models.pinned import (
+    BaseModelCard,
+    PackagedGguf,
+    load_card,
+    model_directory,
+    verify,
+    verify_files,
+)
 
 
 def fetch(settings: Settings, name: str, progress: Progress) -> Path:

@@ -1,7 +1,7 @@
 """The shape of a model: what of it decides how much memory and work its training takes, read without its weights.
 
 What belongs here: reading a config, counting parameters, and which linear layers get an adapter. What does not: bytes
-(`training/sizing/sizing.py`) and time (`training/sizing/tiers.py`).
+(`training/sizing.py`) and time (`training/sizing.py`).
 """
 
 import re

@@ -3,16 +3,54 @@
 What belongs here: the build and the declaration. What does not: reading a model directory (`verified.py`).
 """
 
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import CeilingExceeded
 from sovereign_pipeline.base.files import canonical_json, file_sha256, short
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.base_models.cards import card_path, load_card
-from sovereign_pipeline.base_models.origin import artifacts_of, made_here
-from sovereign_pipeline.base_models.verified import DESCRIPTOR, describe, verify
+from sovereign_pipeline.base_models.pinned import DESCRIPTOR, card_path, describe, load_card, verify
+
+WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz", ".msgpack", ".h5"})
+"""Endings of files with weights. Other files, such as a tokenizer's, are those of the published model too."""
+
+_EXTERNAL = "made_here:"
+"""Prefix of the external input that names an artifact: its digest follows, its value is the hash of the manifest."""
+
+
+def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
+    """The artifacts that hold a weights file of a model, as external inputs of the model; empty for a published one.
+
+    Args:
+        files: the model's files, relative path -> SHA-256.
+
+    Raises IntegrityError for an artifact whose manifest was changed.
+    """
+    weights = {sha256 for name, sha256 in files.items() if _holds_weights(name)}
+    return {
+        f"{_EXTERNAL}{ref.digest}": ref.manifest_sha256
+        for ref, manifest in store.holding(weights)
+        if any(entry.sha256 in weights and _holds_weights(entry.path) for entry in manifest.files)
+    }
+
+
+def artifacts_of(store: ArtifactStore, external_inputs: Mapping[str, str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
+    """The artifacts that the external inputs of a base model name as made here.
+
+    Raises NotFoundError when one is gone, and IntegrityError when its manifest was changed.
+    """
+    for name, manifest_sha256 in external_inputs.items():
+        if not name.startswith(_EXTERNAL):
+            continue
+        ref = store.ref_of(name.removeprefix(_EXTERNAL)).model_copy(update={"manifest_sha256": manifest_sha256})
+        yield ref, store.read_manifest(ref)
+
+
+def _holds_weights(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in WEIGHTS
 
 
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:

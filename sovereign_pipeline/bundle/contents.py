@@ -11,8 +11,7 @@ from pathlib import Path
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import InputError, SourceError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.base_models.cards import load_card, model_directory
-from sovereign_pipeline.base_models.verified import verify
+from sovereign_pipeline.base_models.pinned import load_card, model_directory, verify
 from sovereign_pipeline.bundle.packing import Content
 from sovereign_pipeline.signing.officers import TRUST
 from sovereign_pipeline.signing.trust_files import read_files

@@ -202,16 +202,16 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(file: Path) -> Line:
-    from sovereign_pipeline.base_models.cards import load_card
+    from sovereign_pipeline.base_models.pinned import load_card
     from sovereign_pipeline.evaluation.capability import check_suite
     from sovereign_pipeline.evaluation.red_team import read_labels
     from sovereign_pipeline.ledger.catalog import find_adapter
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.privacy.names.name_models import name_model_directory
     from sovereign_pipeline.sandbox.sandbox import require_sandbox
-    from sovereign_pipeline.suites.red_team_prompts import read_prompts
+    from sovereign_pipeline.suites.rows import read_prompts
     from sovereign_pipeline.suites.suites import open_suite
-    from sovereign_pipeline.training.rlhf.preparing import reward_code
+    from sovereign_pipeline.training.stages import reward_code
 
     settings = Settings.from_environment()
     recipe = read_line(file, load_institution(settings.data))

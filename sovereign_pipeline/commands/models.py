@@ -24,8 +24,7 @@ def models_fetch(name: ModelName) -> None:
 @models.command("verify")
 def models_verify(name: ModelName) -> None:
     """Hash every file of a base model and compare it with its pinned digest."""
-    from sovereign_pipeline.base_models.cards import load_card
-    from sovereign_pipeline.base_models.verified import verify
+    from sovereign_pipeline.base_models.pinned import load_card, verify
 
     settings = Settings.from_environment()
     verify(settings, load_card(settings, name), tell_progress)

@@ -47,8 +47,7 @@ def size(
     """
     from sovereign_pipeline.base_models.shapes import read_shape
     from sovereign_pipeline.training.precision import PROCESSORS, processors_have_bfloat16
-    from sovereign_pipeline.training.sizing.sizing import estimate
-    from sovereign_pipeline.training.sizing.tiers import UTILISATION, Work, recommend, tiers
+    from sovereign_pipeline.training.sizing import UTILISATION, Work, estimate, recommend, tiers
 
     on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"
     held_as = {"cuda": "bfloat16", "cpu": on_cpu} if precision == "auto" else {"cuda": precision, "cpu": precision}

@@ -25,10 +25,8 @@ from sovereign_pipeline.split.contained_texts import Boilerplate, TextCollector,
 from sovereign_pipeline.split.features import read_columns
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites
-from sovereign_pipeline.suites.red_team_prompts import read_prompts
-from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite
-from sovereign_pipeline.suites.wording import text_of
+from sovereign_pipeline.suites.rows import digest_of_items, level_of_red_team, level_of_suites, read_prompts
+from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite, text_of
 
 _FIELDS = {
     "input": "request",

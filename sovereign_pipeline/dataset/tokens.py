@@ -1,6 +1,6 @@
 """Lengths of rows in tokens of the line's base model, and how many rows exceed the recipe's limit.
 
-What belongs here: counting, with the encoding of `training/loop/rows.py`. What does not: the findings about long rows
+What belongs here: counting, with the encoding of `training/rows.py`. What does not: the findings about long rows
 (`quality.py`).
 """
 
@@ -15,8 +15,7 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.base_models.cards import load_card, model_directory
-from sovereign_pipeline.base_models.verified import eos_ids
+from sovereign_pipeline.base_models.pinned import eos_ids, load_card, model_directory
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _IDS_SHOWN = 10
@@ -94,7 +93,7 @@ class BaseTokenizer:
     def lengths(self, exchanges: Sequence[tuple[str, str]]) -> list[int]:
         """Tokens of each user message with its reply, in the chat template, up to the last end of a turn.
 
-        The lengths are those of `training/loop/rows.py`; here every exchange is encoded once, and in batches.
+        The lengths are those of `training/rows.py`; here every exchange is encoded once, and in batches.
         """
         if not exchanges:
             return []

@@ -27,8 +27,7 @@ from sovereign_pipeline.sandbox.sandbox import Ending, require_sandbox, run_prog
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask
 from sovereign_pipeline.suites.rows import AnyRow, Function, Passage, Problem, Question
-from sovereign_pipeline.suites.suites import Suite, open_suite
-from sovereign_pipeline.suites.wording import continuations_of, prefix_of, user_turn
+from sovereign_pipeline.suites.suites import Suite, continuations_of, open_suite, prefix_of, user_turn
 
 
 def check_suite(settings: Settings, entry: CapabilitySuite) -> None:

@@ -12,8 +12,8 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.stage import Inputs, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import CeilingExceeded
+from sovereign_pipeline.base_models.pinned import open_base_model, read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import open_base_model, read_descriptor
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, Origin, ScoreCache, open_models
 from sovereign_pipeline.ledger.catalog import incumbent_of

@@ -27,7 +27,7 @@ from sovereign_pipeline.evaluation.records import (
 from sovereign_pipeline.evaluation.statistics import LossDifference, case_files, loss_differences, share_differences
 from sovereign_pipeline.policy.evaluation import References
 from sovereign_pipeline.split.similarity import normal_text
-from sovereign_pipeline.suites.items import rank
+from sovereign_pipeline.suites.rows import rank
 
 SCORE_DIGITS = 6
 

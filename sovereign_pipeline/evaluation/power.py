@@ -15,7 +15,7 @@ from sovereign_pipeline.base.intervals import CONFIDENCE
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.evaluation.statistics import POWER, score_interval
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.suites.red_team_prompts import EXPECTED, read_prompts
+from sovereign_pipeline.suites.rows import EXPECTED, read_prompts
 from sovereign_pipeline.suites.suites import open_suite
 
 CHANGED_ANSWERS = 0.10

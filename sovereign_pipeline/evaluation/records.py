@@ -16,7 +16,7 @@ from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.statistics import LossDifference, ShareDifference, Shares
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.suites.red_team_prompts import Expectation
+from sovereign_pipeline.suites.rows import Expectation
 
 SAMPLES = "samples.jsonl"
 ANSWERS = "answers.jsonl"

@@ -1,6 +1,6 @@
 """The red team: refusals, injections, disclosures, loops and memorisation, and how good their judges are.
 
-What does not belong here: the prompts (`suites/red_team_prompts.py`), the detectors of personal data (`privacy/`), and
+What does not belong here: the prompts (`suites/rows.py`), the detectors of personal data (`privacy/`), and
 the margins (`policy/margins.py`).
 """
 
@@ -40,8 +40,7 @@ from sovereign_pipeline.policy.institution import Treatments
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.scrubbing import Scrubber
-from sovereign_pipeline.suites.items import EvaluationItem, read_items
-from sovereign_pipeline.suites.red_team_prompts import Expectation, RedTeamPrompt
+from sovereign_pipeline.suites.rows import EvaluationItem, Expectation, RedTeamPrompt, read_items
 
 ECHO_WORDS = 3
 """Words in a row, the mark among them, that stand in the prompt too: a quotation of it and no obedience."""

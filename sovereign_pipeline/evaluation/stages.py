@@ -60,8 +60,7 @@ from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.suites.items import digest_of_items, level_of_red_team, level_of_suites
-from sovereign_pipeline.suites.red_team_prompts import read_prompts
+from sovereign_pipeline.suites.rows import digest_of_items, level_of_red_team, level_of_suites, read_prompts
 from sovereign_pipeline.suites.suites import identity_of_suite, open_suite
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 

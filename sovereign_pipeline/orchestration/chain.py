@@ -16,8 +16,7 @@ from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
 from sovereign_pipeline.review.stages import BLIND_REVIEW
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 DEVICE_POOL = "gpu"
 """One at a time, whether the device is a GPU or the CPU."""

@@ -18,7 +18,7 @@ from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.errors import IntegrityError, StaleInput
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256, short
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.base_models.verified import read_descriptor
+from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import CARD

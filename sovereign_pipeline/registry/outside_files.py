@@ -24,7 +24,7 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.suites.cards import load_suite_card, suite_files, suite_folder
-from sovereign_pipeline.suites.items import digest_of_items
+from sovereign_pipeline.suites.rows import digest_of_items
 from sovereign_pipeline.suites.suites import identity_of_suite
 
 

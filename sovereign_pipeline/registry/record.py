@@ -20,7 +20,7 @@ from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.policy.margins import allows
 from sovereign_pipeline.training.continuation import parent_adapter
-from sovereign_pipeline.training.rlhf.preparing import REWARD_CODE
+from sovereign_pipeline.training.stages import REWARD_CODE
 
 RECORD_FILE = "record.json"
 

@@ -37,8 +37,7 @@ from sovereign_pipeline.registry.record import (
     read_record,
 )
 from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
-from sovereign_pipeline.training.servable import refused_by_vllm
-from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, tuned_model
+from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, refused_by_vllm, tuned_model
 
 
 def register(

@@ -1,7 +1,7 @@
 """Verifying a registered adapter or dataset: every byte is read again, down to the source files.
 
 What belongs here: the walk over the lineage and what it compares with the registry. What does not: hashing an artifact
-(`artifacts/store.py`) or a base model (`base_models/verified.py`), and files outside the store (`outside_files.py`).
+(`artifacts/store.py`) or a base model (`base_models/pinned.py`), and files outside the store (`outside_files.py`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +20,8 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, counted
-from sovereign_pipeline.base_models.origin import WEIGHTS, artifacts_of
-from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.base_models.pinned import open_base_model
+from sovereign_pipeline.base_models.stages import BASE_MODEL, WEIGHTS, artifacts_of
 from sovereign_pipeline.corpus.changed_sources import ChangedSource
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_dataset

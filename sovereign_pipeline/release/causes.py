@@ -20,7 +20,7 @@ from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.base_models.cards import load_card
+from sovereign_pipeline.base_models.pinned import load_card
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.policy.cadence import Event

@@ -23,9 +23,8 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import Countdown
-from sovereign_pipeline.base_models.origin import artifacts_of
-from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import read_descriptor
+from sovereign_pipeline.base_models.pinned import read_descriptor
+from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of
 from sovereign_pipeline.dataset.jsonl import CARD, row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.ledger.database import Registry

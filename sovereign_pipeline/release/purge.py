@@ -23,8 +23,8 @@ from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, and_more
-from sovereign_pipeline.base_models.cards import load_card
-from sovereign_pipeline.base_models.origin import WEIGHTS
+from sovereign_pipeline.base_models.pinned import load_card
+from sovereign_pipeline.base_models.stages import WEIGHTS
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
@@ -41,8 +41,7 @@ from sovereign_pipeline.signing.officers import assert_may, entry_actor, officer
 from sovereign_pipeline.signing.officers_words import officers_words
 from sovereign_pipeline.signing.predicates import PURGE
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 TRAINED = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
 """The kinds of artifacts whose weights are an adapter's own, or of a reward model that judged it: they hold what its

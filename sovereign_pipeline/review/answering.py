@@ -11,7 +11,7 @@ from typing import Protocol
 
 from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.dataset.jsonl import user_message
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, open_models, prompt_text

@@ -27,7 +27,7 @@ from sovereign_pipeline.review.opponents import Opponent
 from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, ReviewPlan, commitment, deal
 from sovereign_pipeline.review.prompts import UsablePrompts, assert_enough, file_prompts, held_out_prompts
 from sovereign_pipeline.review.sealed import ANSWERS_FILE, PLAN_FILE, PROMPTS_FILE, REVIEW_PLAN, seal_answers
-from sovereign_pipeline.suites.items import digest_of_items
+from sovereign_pipeline.suites.rows import digest_of_items
 
 Pairs = Mapping[str, Sequence[PlannedPair]]
 """Operator -> pairs in the order in which they are shown."""

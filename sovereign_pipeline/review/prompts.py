@@ -19,7 +19,7 @@ from sovereign_pipeline.policy.review import Review
 from sovereign_pipeline.review.plan import Prompt
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.similarity import normal_text
-from sovereign_pipeline.suites.items import EvaluationItem, read_items
+from sovereign_pipeline.suites.rows import EvaluationItem, read_items
 
 
 class PromptRow(EvaluationItem):

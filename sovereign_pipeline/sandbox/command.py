@@ -1,7 +1,7 @@
 """Running an executable file of the institution in the sandbox: rows on standard input, lines on standard output.
 
 What belongs here: what a command is given and shows, and how it ends. What does not: which parts of this machine it
-needs (`machine.py`), and what its lines mean (`training/rlhf/reward/commands.py`).
+needs (`machine.py`), and what its lines mean (`training/rlhf/rewards.py`).
 
 A command has the limits, namespaces and refused calls of every program here (`sandbox.py`). It sees its own files in
 /tool, the parts of this machine that it is shown, /dev/null, and an empty /tmp, which is its working directory and ends

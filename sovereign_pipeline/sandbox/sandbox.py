@@ -2,7 +2,7 @@
 
 What belongs here: starting that process, waiting for it, and the meaning of its end. What happens inside it is in
 `inside.py`, and executables other than Python in `command.py`; which program is run and what its end means is for the
-caller: an answer to a suite (`evaluation/capability.py`), or a reward (`training/rlhf/reward/tools.py`).
+caller: an answer to a suite (`evaluation/capability.py`), or a reward (`training/rlhf/rewards.py`).
 
 Guaranteed: no network, not even the machine's loopback; no file of this machine except Python, its standard library and
 the shared libraries that these load, all read-only, so no installed package, vault, home or key ring; an empty

@@ -20,8 +20,8 @@ from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.errors import ConflictError, EngineRefused, IntegrityError, SovereignError, place_of
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import read_descriptor
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record

@@ -23,7 +23,7 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import EngineLost, InputError, NotFoundError, SovereignError, place_of
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.ledger.database import Registry, RegistryNewer, open_registry
 from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store

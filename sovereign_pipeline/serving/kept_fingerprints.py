@@ -15,7 +15,7 @@ from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import EngineRefused, IntegrityError
 from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.base_models.verified import open_base_model
+from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.serving.deployable import Verified
 from sovereign_pipeline.serving.fingerprints import NEW_TOKENS, TOP, Fingerprint, conversations, problem_of

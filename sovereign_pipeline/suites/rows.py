@@ -5,21 +5,100 @@ published suite has no broken rows, so the file is a different one or damaged.
 """
 
 import csv
+import hashlib
 import io
 import json
 import string
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.base.errors import CeilingExceeded, SourceError
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.file_formats import BYTE_ORDER_MARK, read_rows
 from sovereign_pipeline.suites.cards import ChoiceTask, SuiteCard, SuiteFile, matching_files, suite_digest, suite_folder
-from sovereign_pipeline.suites.items import EvaluationItem
+
+
+class EvaluationItem(Frozen):
+    """What every row of a suite, prompt file or label file has."""
+
+    id: str
+    language: str
+
+
+ItemRow = TypeVar("ItemRow", bound=EvaluationItem)
+
+
+def level_of_suites(workplace: Workplace) -> str:
+    """The highest level of the line's suites. Raises CeilingExceeded for one above the line's ceiling."""
+    suites = workplace.line.named_evaluation.capability
+    for suite in suites:
+        _stop_above_ceiling(workplace, f"the suite '{suite.name}'", suite.classification)
+    return workplace.institution.ladder.highest(suite.classification for suite in suites)
+
+
+def level_of_red_team(workplace: Workplace) -> str:
+    """The level of prompts and judge labels. Raises CeilingExceeded when it is above the line's ceiling."""
+    level = workplace.line.named_evaluation.red_team.classification
+    _stop_above_ceiling(workplace, "the red team's material", level)
+    return level
+
+
+def _stop_above_ceiling(workplace: Workplace, what: str, level: str) -> None:
+    if workplace.institution.ladder.exceeds(level, workplace.line.ceiling):
+        raise CeilingExceeded(
+            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most, and {what} is {level}.",
+            "Remove it from the line's recipe, or have the ceiling of the line raised.",
+        )
+
+
+def rank(seed: int, *ids: str) -> str:
+    """A sort key that depends on the seed and the ids alone, not on the order of a file."""
+    return hashlib.sha256("\n".join([str(seed), *ids]).encode()).hexdigest()
+
+
+def digest_of_items(path: Path) -> str:
+    """SHA-256 of one file. Raises SourceError when it is missing."""
+    _require(path)
+    return file_sha256(path)
+
+
+def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
+    """Read one file. Raises SourceError naming file and line of a row not of this kind, or an id used twice."""
+    _require(path)
+    rows: list[ItemRow] = []
+    try:
+        # Not splitlines: texts hold U+0085 and U+2028, which end no line of JSON.
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise SourceError(f"{path} is not UTF-8.", "Save the file as UTF-8.") from None
+    for number, line in enumerate(lines if lines != [""] else [], start=1):
+        try:
+            rows.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            fields = sorted({".".join(map(str, detail["loc"])) for detail in error.errors()})
+            fault = f"wrong, missing or unknown: {', '.join(fields)}" if all(fields) else "not a JSON object"
+            if "value_error" in {detail["type"] for detail in error.errors()}:
+                fault = "its values contradict each other"
+            raise SourceError(f"{path}, line {number}: {fault}.", "Correct the row.") from None
+    if not rows:
+        raise SourceError(f"{path} has no rows.", "Add rows, or remove the file from the line's recipe.")
+    twice = sorted(name for name, count in Counter(row.id for row in rows).items() if count > 1)
+    if twice:
+        raise SourceError(f"{path} has the id {twice[0]} more than once.", "Give every row its own id.")
+    return rows
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise SourceError(f"The file {path} does not exist.", "Correct the path.")
+
 
 LETTERS = string.ascii_uppercase
 """The letters that a prompt gives the choices: so many can a question have where the letter is scored."""
@@ -226,3 +305,48 @@ def _squad(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             f"{path}, after question {number}: not the JSON of SQuAD ({type(error).__name__}).",
             "Get a whole copy of the file.",
         ) from None
+
+
+Kind = Literal["harmful", "disclosure", "injection", "benign", "out_of_distribution"]
+Expectation = Literal["refusal", "answer", "unmoved", "end"]
+"""What a good answer does. `refusal`: it refuses. `answer`: it answers what only sounds harmful. `unmoved`: it does not
+follow an injected instruction. `end`: whatever it says to an out-of-distribution prompt, it does not loop."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+EXPECTED: Mapping[Kind, Expectation] = {
+    "harmful": "refusal",
+    "disclosure": "refusal",
+    "injection": "unmoved",
+    "benign": "answer",
+    "out_of_distribution": "end",
+}
+
+
+class RedTeamPrompt(EvaluationItem):
+    """One prompt."""
+
+    kind: Kind
+    prompt: str
+    expects: Expectation
+    mark: str | None = None
+    """For `unmoved`: the word that the injected instruction asks for, which shows obedience."""
+
+    @model_validator(mode="after")
+    def _kind_and_expectation_agree(self) -> "RedTeamPrompt":
+        if self.expects != EXPECTED[self.kind]:
+            raise ValueError(f"a prompt of kind {self.kind} expects '{EXPECTED[self.kind]}'")
+        if (self.expects == "unmoved") != (self.mark is not None):
+            raise ValueError("a prompt that expects 'unmoved' has a mark, and no other has")
+        return self
+
+
+def read_prompts(path: Path) -> list[RedTeamPrompt]:
+    """Read a file of prompts. Raises SourceError (see `read_items`), also when a kind has no prompt."""
+    prompts = read_items(path, RedTeamPrompt)
+    missing = [kind for kind in KINDS if not any(prompt.kind == kind for prompt in prompts)]
+    if missing:
+        raise SourceError(
+            f"{path} has no prompt of kind {', '.join(missing)}, so its gate could not be evaluated.",
+            "Add some; data/red_team/README.md describes each kind.",
+        )
+    return prompts

@@ -2,7 +2,7 @@
 the result of a full tuning. Whether it may be used.
 
 What belongs here: finding a parent adapter by its id, verifying it, and comparing the training rows of both with those
-held out now. What does not: recognising a base model (`base_models/origin.py`), training (`loop/`), and comparing two
+held out now. What does not: recognising a base model (`base_models/stages.py`), training (`loop/`), and comparing two
 splits (`split/gate.py`).
 """
 
@@ -19,9 +19,8 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.base_models.origin import artifacts_of
-from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import read_descriptor
+from sovereign_pipeline.base_models.pinned import read_descriptor
+from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.dataset.jsonl import row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
@@ -32,7 +31,7 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.gate import shared_with_held_out
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
-from sovereign_pipeline.training.loop.lora import expected_lora_tensors, lora_settings
+from sovereign_pipeline.training.models import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, tuned_model
 
 GATE_NAME = "start_saw_nothing_held_out"

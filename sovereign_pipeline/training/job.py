@@ -1,7 +1,9 @@
 """What passes between a stage and the trainer's process: the job file, and the file with the trainer's result."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -195,3 +197,52 @@ def read_result(path: Path) -> TrainingResult:
     if result.failure is not None:
         raise result.failure.as_error()
     return result
+
+
+def lock_of_line(checkpoint_directory: Path) -> Path:
+    """Held while a line is trained by one method, and while its checkpoints are removed."""
+    directory = checkpoint_directory.parent
+    return directory.with_name(f"{directory.name}.lock")
+
+
+def lock_of_device(directory: Path) -> Path:
+    """Held while the devices that this process sees are in use."""
+    device = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-") or "default"
+    return directory / f"trainer-{device}.lock"
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far the training is."""
+
+    step: int
+    steps: int
+    loss: float
+    """Of this step."""
+    tokens_per_second: float
+    """Mean since the start of this process's training."""
+    seconds_left: float
+    """An estimate."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class TrainerHooks:
+    """Functions of the process that the training loop calls."""
+
+    on_step: Callable[[Step], None]
+    progress: Callable[[str], None]
+    """For messages to people; never given document text."""
+    should_stop: Callable[[], bool] = _never
+    """Whether a stop was requested; the training then saves a checkpoint and ends."""
+
+
+def stopped_before_first_step() -> TrainingFailed:
+    """The error of a training that was stopped while it prepared, where there is nothing to save."""
+    return TrainingFailed(
+        "The training was stopped, as requested, before its first step.",
+        "Run again; a checkpoint of an earlier run is kept.",
+    )

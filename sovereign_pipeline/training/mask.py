@@ -16,7 +16,7 @@ from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINI
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
 from sovereign_pipeline.policy.training.tuning import Tuning
-from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, encode
+from sovereign_pipeline.training.rows import Completion, EncodedRow, encode
 
 # Control characters could move the terminal's cursor and hide text; Unicode has a picture of each.
 _AS_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}

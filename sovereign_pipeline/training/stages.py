@@ -4,30 +4,283 @@ What does not belong here: what every stage of training does around its job (`st
 (`gates/`, `continuation.py`), and the training itself (`loop/`).
 """
 
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from sovereign_pipeline.artifacts.making import library_versions, source_digest
 from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base_models.pinned import open_base_model, read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.line import Line, no_evaluation
+from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.policy.training.training import Preference, Training
+from sovereign_pipeline.sandbox.sandbox import require_sandbox
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.training import gates
+from sovereign_pipeline.training.checkpoints import remove_unless_training
 from sovereign_pipeline.training.continuation import (
     GATE_NAME,
     ParentAdapter,
+    assert_base_saw_nothing_held_out,
     evaluate_start,
     parent_config,
     parent_digests,
     resolve_parent,
 )
-from sovereign_pipeline.training.gates import base_digest, end_of_turn, weights
-from sovereign_pipeline.training.job import Method, RewardJob, TrainingJob
-from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LIBRARIES, TrainingReport
-from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
-from sovereign_pipeline.training.rlhf.preparing import prepare, reward_digests
-from sovereign_pipeline.training.rlhf.report import RLHF_FILE, RlhfReport
-from sovereign_pipeline.training.stage_run import begin, new_job, run
+from sovereign_pipeline.training.gates import (
+    COMPLETE,
+    TOLD_APART,
+    evaluate_complete,
+    evaluate_told_apart,
+    held_out_pairs,
+)
+from sovereign_pipeline.training.job import Method, RewardJob, RewardModelGiven, TrainingJob, read_result
+from sovereign_pipeline.training.report import REPORT_FILE, RLHF_FILE, TRAINING_LIBRARIES, RlhfReport, TrainingReport
+from sovereign_pipeline.training.reward_model import REWARD_DIRECTORY, RewardReport
+from sovereign_pipeline.training.rlhf.prompts import write_held_out_prompts, write_training_prompts
+from sovereign_pipeline.training.rlhf.rewards import code_digests, copy_code
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
+
+
+def begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path, Path]:
+    """A directory for the job inside the workspace, and the directory of the verified base model.
+
+    Raises RecipeError for a line without an evaluation, and IntegrityError for a base that is not as pinned or was
+    trained on what is held out now.
+    """
+    if workplace.line.evaluation is None:
+        raise no_evaluation(workplace.line)  # the rows were not compared with what will be asked
+    # Inside the workspace, so that what a killed run leaves here is removed with it. Checkpoints outlive it.
+    scratch = workspace / "scratch"
+    scratch.mkdir()
+    base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)
+    assert_base_saw_nothing_held_out(workplace, inputs)
+    return scratch, base
+
+
+def new_job(
+    workplace: Workplace,
+    inputs: Inputs,
+    scratch: Path,
+    method: Method,
+    decided_by: Config,
+    **own: Any,
+) -> TrainingJob:
+    """The job of a method. decided_by: what decides the result beside inputs, code and libraries; own: its own part."""
+    descriptor = read_descriptor(inputs[BASE_MODEL.kind])
+    training = workplace.line.training
+    home = workplace.settings.home
+    identity = digest_of(
+        {
+            "code": source_digest(),
+            "libraries": library_versions(TRAINING_LIBRARIES),
+            "inputs": {kind: inputs[kind].ref.digest for kind in inputs},
+            **decided_by,
+        }
+    )
+    return TrainingJob(
+        method=method,
+        base_model_name=descriptor["name"],
+        base_model_digest=descriptor["digest"],
+        chat_template_sha256=descriptor["chat_template_sha256"],
+        eos_ids=tuple(descriptor["eos_ids"]),
+        output=scratch / "output",
+        result=scratch / "result.json",
+        locks=home / "locks",
+        identity=identity,
+        checkpoint_directory=home / "checkpoints" / f"{workplace.line.line}.{method}" / identity[:16],
+        references=home / "references",
+        seed=training.seed,
+        sft=training.sft,
+        checkpoints=training.checkpoints,
+        devices=training.devices,
+        **own,
+    )
+
+
+def run(workplace: Workplace, job: TrainingJob, workspace: Path) -> tuple[dict[str, float], Callable[[], None]]:
+    """Run the job in the trainer's process, and move what it made into the workspace; its directory is removed.
+
+    Returns what was measured, and what removes the checkpoints: until the artifact is in the store, they are all that
+    is left of the training. Raises TrainingFailed with the trainer's failure.
+    """
+    of_this_line = job.checkpoint_directory.parent.glob("*")
+    remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
+    scratch = job.result.parent
+    job.write(scratch / "job.json")
+    workplace.launch(scratch / "job.json")
+    result = read_result(job.result)
+    for made in job.output.iterdir():
+        made.rename(workspace / made.name)
+    shutil.rmtree(scratch)
+    return result.measured, partial(remove_unless_training, [job.checkpoint_directory])
+
+
+def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Train on the preference pairs in the trainer's process. Raises TrainingFailed with the trainer's failure."""
+    scratch, base = begin(workplace, inputs, workspace)
+    held_out = scratch / "held_out.jsonl"
+    pairs = held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
+    held_out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs), encoding="utf-8")
+    job = new_job(
+        workplace,
+        inputs,
+        scratch,
+        "reward",
+        {"config": _config(workplace.line)},
+        base_model=base,
+        dataset=inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS),
+        reward_model=workplace.line.training.reward_model,
+        held_out=held_out,
+    )
+    measured, remove_checkpoints = run(workplace, job, workspace)
+    report = RewardReport.model_validate_json((workspace / REPORT_FILE).read_bytes())
+    return Built(report.summary, measured, after_commit=remove_checkpoints)
+
+
+def _config(line: Line) -> Config:
+    """Of the SFT section the adapter's shape, how the base model is held, and which rows are left out."""
+    held = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
+    section = line.training.reward_model
+    return {
+        "seed": line.training.seed,
+        "instruction": line.training.instruction,
+        "sft": line.training.sft.model_dump(mode="json", include=held | set(_shape(line))),
+        "reward_model": section.model_dump(mode="json") if section is not None else None,
+        "devices": line.training.devices.model_dump(mode="json"),
+    }
+
+
+def _shape(line: Line) -> Config:
+    shaping = {"adapter", "rank", "alpha", "target_modules", "rslora", "dora"}
+    return line.training.sft.model_dump(mode="json", include=shaping)
+
+
+def _measured_with(line: Line) -> Config:
+    section = line.training.reward_model
+    return {
+        "precision": line.training.sft.precision,
+        "instruction": line.training.instruction,
+        "max_length": section.max_length if section is not None else None,
+    }
+
+
+REWARD_MODEL = Stage(
+    kind="reward_model",
+    code_version="1",
+    build=build_reward_model,
+    inputs=(BASE_MODEL, LEAKAGE_SAFE_SPLIT, PREFERENCE_DATASET),
+    config=_config,
+    libraries=TRAINING_LIBRARIES,
+    reads_corpus=lambda line: line.split.by_author,
+    gates=(
+        Gate(
+            name=TOLD_APART,
+            question="Does it prefer the chosen reply of held-out pairs more often than chance?",
+            code_version="1",
+            evaluate=evaluate_told_apart,
+            config=_measured_with,
+        ),
+        Gate(
+            name=COMPLETE,
+            question="Has it exactly the recipe's tensors and a head, finite and changed, for the pinned base model?",
+            code_version="1",
+            evaluate=evaluate_complete,
+            config=_shape,
+        ),
+        Gate(
+            name=GATE_NAME,
+            question="Was a base model that was made here trained on no row that is held out now?",
+            code_version="1",
+            evaluate=evaluate_start,
+            config=parent_config,
+        ),
+    ),
+    passthrough_of=lambda line: PREFERENCE_DATASET.kind if line.training.reward_model is None else None,
+)
+
+
+REWARD_CODE = "reward "
+"""Before the path of a tool's program or file among what an artifact was made from outside the store."""
+
+
+def reward_digests(workplace: Workplace) -> dict[str, str]:
+    """SHA-256 of all that the line's tools consist of; empty for a line without a reward."""
+    rlhf = workplace.line.training.rlhf
+    return (
+        {}
+        if rlhf is None
+        else {REWARD_CODE + path: each for path, each in reward_code(workplace.settings, rlhf).items()}
+    )
+
+
+def prepare(workplace: Workplace, inputs: Inputs, scratch: Path) -> tuple[Path, RewardJob]:
+    """Write the prompts and copy the tools into `scratch`: the file of training prompts, and the job's part.
+
+    Prompts come from the dataset that the SFT adapter was trained on, held-out ones from that dataset's split, which
+    must be the line's. Raises IntegrityError when it is not, or when a tool changed since its digest was taken, and
+    SandboxUnavailable when there is a tool and this machine cannot run one.
+    """
+    rlhf = workplace.line.training.rlhf
+    if rlhf is None:
+        raise ValueError(f"line {workplace.line.line} has no training.rlhf")
+    if rlhf.tools:
+        require_sandbox()
+    store = workplace.store
+    dataset = store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
+    split = store.open_input(dataset.manifest, LEAKAGE_SAFE_SPLIT.kind)
+    of_line = inputs[PREFERENCE_DATASET.kind].manifest.inputs.get(LEAKAGE_SAFE_SPLIT.kind)
+    if of_line != split.ref.digest:
+        raise IntegrityError(
+            f"{dataset.path}: the SFT adapter's dataset is of another split than the line's; what one holds out the "
+            f"other may train on.",
+            "Run the line again from training_dataset.",
+        )
+    before = reward_code(workplace.settings, rlhf)
+    code = copy_code(workplace.settings.data, rlhf, scratch / "code")
+    if code != before:
+        raise IntegrityError(f"{workplace.settings.data}: a reward's tool was changed just now.", "Run again.")
+    training, held_out = scratch / "prompts.jsonl", scratch / "held_out.jsonl"
+    write_training_prompts(training, dataset, split)
+    instruction, seed = workplace.line.training.instruction, workplace.line.training.seed
+    write_held_out_prompts(held_out, split, instruction, rlhf.measured_prompts, seed)
+    cache = workplace.settings.home / "rewards" / workplace.line.line  # only one training of a line runs at a time
+    job = RewardJob(
+        rlhf=rlhf,
+        held_out=held_out,
+        code=code,
+        code_directory=scratch / "code",
+        cache=cache,
+        reward_model=_reward_model(inputs[REWARD_MODEL.kind]) if rlhf.uses_reward_model else None,
+    )
+    return training, job
+
+
+def _reward_model(artifact: Artifact) -> RewardModelGiven:
+    return RewardModelGiven(directory=artifact.path / REWARD_DIRECTORY, digest=artifact.ref.digest)
+
+
+def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
+    """`code_digests` of the section. Raises InputError too where a command would be shown a directory of this pipeline
+    or of the institution."""
+    kept = {"SOVEREIGN_HOME": settings.home, "SOVEREIGN_DATA": settings.data, **settings.secret_directories}
+    for path in dict.fromkeys(path.resolve() for tool in rlhf.tools for path in tool.uses):
+        for variable, directory in kept.items():
+            if path.is_relative_to(directory.resolve()) or directory.resolve().is_relative_to(path):
+                raise InputError(
+                    f"{path}: a command in training.rlhf must not see {directory} ({variable}).", "Name another path."
+                )
+    return code_digests(settings.data, rlhf)
 
 
 def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -161,27 +414,27 @@ def _adapter_held(line: Line) -> Config:
 
 _ADAPTER_GATES = (
     Gate(
-        name=end_of_turn.NAME,
+        name=gates.NAME,
         question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
         code_version="3",
-        evaluate=end_of_turn.evaluate_end_of_turn,
+        evaluate=gates.evaluate_end_of_turn,
         config=_adapter_held,
     ),
     Gate(
-        name=weights.NAME,
+        name=gates.NAME_WEIGHTS,
         question=(
             "Does the adapter hold exactly the recipe's tensors, all finite, and no LoRA-B of zeros? Or, after full "
             "tuning, is every tensor of the base present, finite and of the same shape, and every linear layer changed?"
         ),
         code_version="2",
-        evaluate=weights.evaluate_adapter_non_zero,
+        evaluate=gates.evaluate_adapter_non_zero,
         config=_adapter_shape,
     ),
     Gate(
-        name=base_digest.NAME,
+        name=gates.NAME_BASE_DIGEST,
         question="Was the adapter trained on exactly the pinned base model and chat template?",
         code_version="1",
-        evaluate=base_digest.evaluate_base_digest,
+        evaluate=gates.evaluate_base_digest,
     ),
     Gate(
         name=GATE_NAME,

@@ -8,12 +8,12 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import InputError, RecipeError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.base_models.cards import load_card
+from sovereign_pipeline.base_models.pinned import load_card
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.evaluation.red_team import read_labels
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
-from sovereign_pipeline.suites.red_team_prompts import read_prompts
+from sovereign_pipeline.suites.rows import read_prompts
 from sovereign_pipeline_tests.conftest import letter, minimal_recipe
 
 

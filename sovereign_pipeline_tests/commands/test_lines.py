@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.base_models.cards import BaseModelCard
+from sovereign_pipeline.base_models.pinned import BaseModelCard
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.policy.institution import Institution

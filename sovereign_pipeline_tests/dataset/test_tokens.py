@@ -12,7 +12,7 @@ from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, tokenizer_digests
 from sovereign_pipeline.split import HELD_OUT, TRAIN
-from sovereign_pipeline.training.loop.rows import encode_sft
+from sovereign_pipeline.training.rows import encode_sft
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.dataset.chain import card_of, dataset_stage, split_of
 from sovereign_pipeline_tests.split.chain import documents_of, materialize

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def trainer_of(parent: psutil.Process) -> psutil.Process:
     for process in parent.children(recursive=True):
-        if "sovereign_pipeline.training.processes.worker" in " ".join(process.cmdline()):
+        if "sovereign_pipeline.training.worker" in " ".join(process.cmdline()):
             return process
     raise AssertionError("no trainer is running")
 

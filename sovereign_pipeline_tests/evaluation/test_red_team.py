@@ -31,7 +31,7 @@ from sovereign_pipeline.evaluation.red_team import (
 from sovereign_pipeline.evaluation.refusals import is_refusal
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.evaluation import JudgeModel
-from sovereign_pipeline.suites.red_team_prompts import KINDS, RedTeamPrompt, read_prompts
+from sovereign_pipeline.suites.rows import KINDS, RedTeamPrompt, read_prompts
 from sovereign_pipeline_tests.conftest import PROMPTS as ROWS
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.chain import Chain

@@ -9,8 +9,8 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.base_models.cards import card_path, load_card
-from sovereign_pipeline.base_models.origin import made_here
+from sovereign_pipeline.base_models.pinned import card_path, load_card
+from sovereign_pipeline.base_models.stages import made_here
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.building import registered_adapter_stage

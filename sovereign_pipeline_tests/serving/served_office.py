@@ -8,7 +8,7 @@ import yaml
 
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base.files import digest_of, file_sha256
-from sovereign_pipeline.base_models.cards import card_path
+from sovereign_pipeline.base_models.pinned import card_path
 from sovereign_pipeline.base_models.stages import build_base_model
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.registry.building import registered_adapter_stage

@@ -16,10 +16,16 @@ from sovereign_pipeline.cli import app
 from sovereign_pipeline.evaluation.capability import check_suite
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
 from sovereign_pipeline.suites.cards import SuiteCard, card_path, load_suite_card, suite_digest, suite_names
-from sovereign_pipeline.suites.items import read_items
-from sovereign_pipeline.suites.rows import Passage, Problem, Question, read_asked, read_examples
-from sovereign_pipeline.suites.suites import chosen_rows, examine_suites, identity_of_suite, open_suite, rows_of_suite
-from sovereign_pipeline.suites.wording import continuations_of, question_of
+from sovereign_pipeline.suites.rows import Passage, Problem, Question, read_asked, read_examples, read_items
+from sovereign_pipeline.suites.suites import (
+    chosen_rows,
+    continuations_of,
+    examine_suites,
+    identity_of_suite,
+    open_suite,
+    question_of,
+    rows_of_suite,
+)
 from sovereign_pipeline_tests.conftest import A_LABEL, QUESTIONS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.published import ROWS, SUBJECTS, copy_cards, write_mirror, write_text
 

@@ -8,7 +8,7 @@ import pytest
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.suites.cards import SuiteCard, load_suite_card
 from sovereign_pipeline.suites.rows import AnyRow, Function, Problem, Question, read_asked, read_examples
-from sovereign_pipeline.suites.wording import (
+from sovereign_pipeline.suites.suites import (
     continuations_of,
     expected_answer,
     prefix_of,

@@ -15,10 +15,9 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Wo
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.training.job import TrainingJob, TrainingResult
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, TrainingResult
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.conftest import letters, pairs
 

@@ -19,13 +19,13 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Wo
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, TrainingFailed
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.text import silent
+from sovereign_pipeline.base_models.pinned import chat_template, open_base_model, read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import chat_template, open_base_model, read_descriptor
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.lora import expected_lora_tensors, lora_settings
-from sovereign_pipeline.training.loop.rows import encode_sft
+from sovereign_pipeline.training.models import expected_lora_tensors, lora_settings
+from sovereign_pipeline.training.rows import encode_sft
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline.training.tuned_model import tuned_model
 from sovereign_pipeline_tests.conftest import DemoInstitution

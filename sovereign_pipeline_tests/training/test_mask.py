@@ -16,7 +16,7 @@ from sovereign_pipeline.commands.terminal import out
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer
-from sovereign_pipeline.training.loop.rows import IGNORED, encode
+from sovereign_pipeline.training.rows import IGNORED, encode
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import materialize, split_stage
 from sovereign_pipeline_tests.tiny_model import EOS_ID

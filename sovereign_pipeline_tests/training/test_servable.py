@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.training.servable import refused_by_vllm
+from sovereign_pipeline.training.tuned_model import refused_by_vllm
 
 
 def written_by_peft(**changes: Any) -> dict[str, Any]:

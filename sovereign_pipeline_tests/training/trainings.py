@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
-from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.trainer import train
 
 
 def run(job: TrainingJob) -> list[Step]:

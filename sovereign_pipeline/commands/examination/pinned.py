@@ -76,8 +76,7 @@ def vault(settings: Settings, institution: Institution) -> Finding:
 
 
 def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
-    from sovereign_pipeline.base_models.cards import load_card
-    from sovereign_pipeline.base_models.verified import verify
+    from sovereign_pipeline.base_models.pinned import load_card, verify
 
     findings = []
     for name in sorted({recipe.training.base_model for recipe in recipes}):

@@ -4,7 +4,7 @@ What belongs here: the list of files. What does not: how one is described (`poli
 (the models).
 """
 
-from sovereign_pipeline.base_models.cards import BaseModelCard
+from sovereign_pipeline.base_models.pinned import BaseModelCard
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.reference import Documented, page

@@ -32,7 +32,7 @@ from sovereign_pipeline.evaluation.statistics import (
     evaluate_difference,
 )
 from sovereign_pipeline.policy.margins import GatePolicy, Gates
-from sovereign_pipeline.suites.red_team_prompts import EXPECTED, Kind
+from sovereign_pipeline.suites.rows import EXPECTED, Kind
 
 LABELS: Mapping[str, str] = {
     "true reply preferred": "preference for the true reply",

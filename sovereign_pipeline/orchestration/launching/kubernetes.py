@@ -1,7 +1,7 @@
 """Running the trainer in a pod of its own, by Dagster's Pipes client for Kubernetes.
 
 What belongs here: the pod, what it must see, and its end. What does not: what the trainer needs on another machine
-(`training/processes/remote.py`). Not run on a cluster yet: the tests hold it to Kubernetes' own models and to a
+(`training/launcher.py`). Not run on a cluster yet: the tests hold it to Kubernetes' own models and to a
 stand-in of its API server.
 """
 
@@ -19,10 +19,13 @@ import dagster as dg
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import InputError, RecipeError
 from sovereign_pipeline.policy.trainer import Kubernetes, Volume
-from sovereign_pipeline.training.job import TrainingJob, read_result
-from sovereign_pipeline.training.locks import lock_of_line
-from sovereign_pipeline.training.processes.launcher import SECONDS_FOR_A_CHECKPOINT, worker_command
-from sovereign_pipeline.training.processes.remote import read_remote_result, remote_environment
+from sovereign_pipeline.training.job import TrainingJob, lock_of_line, read_result
+from sovereign_pipeline.training.launcher import (
+    SECONDS_FOR_A_CHECKPOINT,
+    read_remote_result,
+    remote_environment,
+    worker_command,
+)
 
 LABEL = "sovereign-pipeline/trainer"
 SECONDS_BETWEEN_LOOKS = 2.0

@@ -13,8 +13,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.orchestration.launching.kubernetes import run_trainer_in_pod
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.trainer import Here, Kubernetes, Ray
-from sovereign_pipeline.training.processes.launcher import run_trainer
-from sovereign_pipeline.training.processes.ray_jobs import run_trainer_on_ray
+from sovereign_pipeline.training.launcher import run_trainer, run_trainer_on_ray
 
 
 def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> Launch:

@@ -10,7 +10,7 @@ import dagster as dg
 
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.base_models.verified import DESCRIPTOR
+from sovereign_pipeline.base_models.pinned import DESCRIPTOR
 from sovereign_pipeline.corpus.stages import SOURCES
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
 from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_PAGE, SCORES_FILE

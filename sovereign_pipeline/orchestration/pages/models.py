@@ -22,7 +22,7 @@ from sovereign_pipeline.orchestration.pages.plots import (
 from sovereign_pipeline.registry.record import RECORD_FILE
 from sovereign_pipeline.review.stages import TABLES_FILE
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
-from sovereign_pipeline.training.reward_model.report import read_reward_report
+from sovereign_pipeline.training.reward_model import read_reward_report
 
 
 def base_model(artifact: Artifact) -> Page:

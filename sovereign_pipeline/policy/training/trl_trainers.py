@@ -1,7 +1,7 @@
 """TRL's trainers that a recipe may name, and the arguments that it may give them.
 
 What belongs here: the list, and why what is not on it is refused. What does not: running a trainer
-(`training/loop/trl_trainer.py`). The list is closed on purpose: an argument that a later TRL adds is refused until
+(`training/trl_trainer.py`). The list is closed on purpose: an argument that a later TRL adds is refused until
 somebody has looked at it. A test compares it with the argument classes of the installed TRL.
 """
 

@@ -12,8 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from sovereign_pipeline.base.errors import EngineRefused
-from sovereign_pipeline.training.servable import refused_by_vllm
-from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, refused_by_vllm
 
 Shapes = Mapping[str, tuple[int, ...]]
 _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")

@@ -3,10 +3,9 @@
 What does not belong here: anything that two of them share (`trainer.py`).
 """
 
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.rlhf.ppo_run import PpoRun
-from sovereign_pipeline.training.rlhf.trainer import Run
+from sovereign_pipeline.training.rlhf.run import Run
 
 
 def train_by_reward(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf.prompts import Prompt
-from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
+from sovereign_pipeline.training.rlhf.rewards import Rewards
 
 Row = Mapping[str, float]
 """One iteration, as the training log has it."""

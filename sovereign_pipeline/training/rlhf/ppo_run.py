@@ -4,17 +4,221 @@ What does not belong here: what the other algorithms do too (`trainer.py`), the 
 one iteration (`learner.py`).
 """
 
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.rlhf.guards import Row, check_first_ratio, check_sampler
-from sovereign_pipeline.training.rlhf.learner import Learner
-from sovereign_pipeline.training.rlhf.policy import Policy
-from sovereign_pipeline.training.rlhf.rollouts import Rollout
-from sovereign_pipeline.training.rlhf.state import RunState, put_back
-from sovereign_pipeline.training.rlhf.trainer import Run
+from sovereign_pipeline.training.rlhf.policy import POLICY, REFERENCE, Policy, TokenNumbers
+from sovereign_pipeline.training.rlhf.ppo import (
+    advantages,
+    clip_share,
+    mismatch_weights,
+    policy_losses,
+    token_rewards,
+    value_losses,
+    whitened,
+)
+from sovereign_pipeline.training.rlhf.run import Run, RunState, put_back
+from sovereign_pipeline.training.rlhf.sampling import Rollout
+from sovereign_pipeline.training.rows import Completion
+
+ADAM_EPSILON = 1e-5
+"""Huang et al. 2024, detail of the optimizer; PyTorch's own is 1e-8."""
+LARGEST_GRADIENT = 1.0
+"""Norm to which the gradients of adapter and value head are cut, each by itself."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A rollout with all that it is learned from; tensors over its reply's tokens."""
+
+    rollout: Rollout
+    log_before: Any
+    """Of the policy that sampled it, computed as the update computes it."""
+    value_before: Any
+    advantage: Any
+    value_target: Any
+    weight: Any
+    """Of the policy's loss: 1, or what makes up for an engine that sampled from a slightly other distribution."""
+
+
+@dataclass(frozen=True)
+class BeforeUpdate:
+    """What is known of a batch before anything is learned from it."""
+
+    scored: list[Scored]
+    divergence: float
+    """KL(policy, reference) of a whole reply, mean of the batch, nats."""
+    entropy: float
+    """Of a token, mean, nats."""
+    sampler_gap: float
+    """|log-probability as sampled − as computed for the update|, mean over the tokens, nats."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """What the passes over a batch did; means over the tokens of all steps."""
+
+    loss: float
+    """Policy's loss of the first step, before anything moved."""
+    policy_loss: float
+    value_loss: float
+    clip_share: float
+    first_ratio_off: float
+    """Largest |ratio − 1| before the first step: 0 but for rounding."""
+
+
+class Learner:
+    """The optimizer of a policy."""
+
+    def __init__(self, policy: Policy, rlhf: Rlhf, seed: int) -> None:
+        import torch
+
+        self._policy = policy
+        self._rlhf = rlhf
+        self._seed = seed
+        self._adapter = [*policy.adapter.values()]
+        self._head = [*policy.value_head.parameters()]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": self._adapter, "lr": rlhf.learning_rate},
+                {"params": self._head, "lr": rlhf.value_learning_rate},
+            ],
+            eps=ADAM_EPSILON,
+            weight_decay=0.0,
+        )
+
+    def learning_rate(self, iteration: int) -> float:
+        """Of the adapter: falling linearly, to zero behind the last iteration (Huang et al. 2024). iteration: from
+        0."""
+        return self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
+
+    def before(self, rollouts: Sequence[Rollout], scores: Sequence[float], coefficient: float) -> BeforeUpdate:
+        """Numbers of policy and reference, and advantages. scores: of each rollout, penalties included."""
+        import torch
+
+        completions = [each.completion for each in rollouts]
+        policy, reference = self._numbers(completions, POLICY), self._numbers(completions, REFERENCE)
+        lengths = [len(each.reply_ids) for each in completions]
+        found: list[tuple[Any, Any, Any, Any]] = []
+        for score, log, log_reference, value in zip(
+            scores,
+            policy.log_probabilities.split(lengths),
+            reference.log_probabilities.split(lengths),
+            policy.values.split(lengths),
+            strict=True,
+        ):
+            rewards = token_rewards(score, log, log_reference, coefficient)
+            advantage = advantages(rewards, value, self._rlhf.discount, self._rlhf.trace)
+            found.append((log, value, advantage, advantage + value))
+        white = whitened(torch.cat([advantage for _, _, advantage, _ in found])).split(lengths)
+        sampled = torch.tensor([log for each in rollouts for log in each.log_probabilities])
+        engine = self._rlhf.rollouts
+        logs = policy.log_probabilities
+        weights = (
+            torch.ones_like(logs) if engine is None else mismatch_weights(logs, sampled.to(logs.device), engine.cap)
+        )
+        return BeforeUpdate(
+            [
+                Scored(rollout, log, value, advantage, target, weight)
+                for rollout, (log, value, _, target), advantage, weight in zip(
+                    rollouts, found, white, weights.split(lengths), strict=True
+                )
+            ],
+            divergence=float((policy.log_probabilities - reference.log_probabilities).sum()) / len(rollouts),
+            entropy=float(policy.entropies.mean()),
+            sampler_gap=float((policy.log_probabilities.cpu() - sampled).abs().mean()),
+        )
+
+    def update(
+        self,
+        scored: Sequence[Scored],
+        iteration: int,
+        check_first_ratio: Callable[[float], None],
+    ) -> Update:
+        """The passes over a batch: a step of the optimizer for each minibatch, each a mean over its tokens.
+
+        The first pass takes the minibatches of `before`, so that its first ratio is 1 to the bit; the others come in an
+        order that iteration and seed decide. check_first_ratio: raises before anything moved.
+        """
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate(iteration)
+        steps: list[tuple[float, float, float]] = []
+        first_loss = first_off = 0.0
+        for epoch in range(self._rlhf.epochs):
+            of_prompts = _by_prompt(scored)
+            if epoch:
+                random.Random(f"{self._seed}/minibatches/{iteration}/{epoch}").shuffle(of_prompts)
+            order = [each for of_prompt in of_prompts for each in of_prompt]
+            for part in self._minibatches(len(order)):
+                numbers, off = self._gradients(order[part])
+                if not steps:
+                    first_loss, first_off = numbers[0], off
+                    check_first_ratio(off)
+                self._step()
+                steps.append(numbers)
+        policy_loss, value_loss, outside = (sum(each[place] for each in steps) / len(steps) for place in range(3))
+        return Update(first_loss, policy_loss, value_loss, outside, first_off)
+
+    def _minibatches(self, replies: int) -> list[slice]:
+        size = -(-replies // self._rlhf.minibatches)
+        return [slice(start, start + size) for start in range(0, replies, size)]
+
+    def _numbers(self, completions: Sequence[Completion], adapter: str) -> TokenNumbers:
+        """Minibatch by minibatch, since rounding depends on what else is in a pass."""
+        parts = [completions[part] for part in self._minibatches(len(completions))]
+        return TokenNumbers.joined([self._policy.numbers_without_gradient(each, adapter) for each in parts])
+
+    def _gradients(self, minibatch: Sequence[Scored]) -> tuple[tuple[float, float, float], float]:
+        """Accumulate them over the minibatch's passes. Means over its tokens, and how far the ratio is off 1."""
+        self.optimizer.zero_grad(set_to_none=True)
+        tokens = sum(len(each.advantage) for each in minibatch)
+        by_completion = {id(each.rollout.completion): each for each in minibatch}
+        policy_loss = value_loss = outside = off = 0.0
+        for completions in self._policy.passes([each.rollout.completion for each in minibatch]):
+            part = [by_completion[id(each)] for each in completions]
+            numbers = self._policy.numbers(completions)
+            log_before, advantage, value_before, target, weight = _joined(part)
+            clip = self._rlhf.clip
+            policy_losses_ = weight * policy_losses(numbers.log_probabilities, log_before, advantage, clip)
+            value_losses_ = value_losses(numbers.values, value_before, target, clip)
+            # They share no parameter, so that no weight between the two is needed.
+            ((policy_losses_.sum() + value_losses_.sum()) / tokens).backward()
+            policy_loss += float(policy_losses_.detach().sum()) / tokens
+            value_loss += float(value_losses_.detach().sum()) / tokens
+            now = numbers.log_probabilities.detach()
+            outside += clip_share(now, log_before, clip) * len(now) / tokens
+            off = max(off, float(((now - log_before).exp() - 1).abs().max()))
+        return (policy_loss, value_loss, outside), off
+
+    def _step(self) -> None:
+        import torch
+
+        for parameters in (self._adapter, self._head):
+            torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+        self.optimizer.step()
+
+
+def _by_prompt(scored: Sequence[Scored]) -> list[list[Scored]]:
+    """Replies of one prompt stay together, since they share its part of a pass."""
+    return [list(each) for _, each in groupby(scored, key=lambda each: each.rollout.completion.prompt_ids)]
+
+
+def _joined(part: Sequence[Scored]) -> tuple[Any, Any, Any, Any, Any]:
+    import torch
+
+    return (
+        torch.cat([each.log_before for each in part]),
+        torch.cat([each.advantage for each in part]),
+        torch.cat([each.value_before for each in part]),
+        torch.cat([each.value_target for each in part]),
+        torch.cat([each.weight for each in part]),
+    )
 
 
 class PpoRun(Run):

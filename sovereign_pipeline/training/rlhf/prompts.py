@@ -20,8 +20,8 @@ from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS, LabelRow, sft_row, user_message
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.rows import IDS_IN_A_MESSAGE, encode_label
-from sovereign_pipeline.training.rlhf.reward.tools import Reply
+from sovereign_pipeline.training.rlhf.rewards import Reply
+from sovereign_pipeline.training.rows import IDS_IN_A_MESSAGE, encode_label
 
 
 class PromptRow(Frozen):

@@ -13,9 +13,8 @@ from sovereign_pipeline.training.report import TrlNumerics
 from sovereign_pipeline.training.rlhf.guards import Row
 from sovereign_pipeline.training.rlhf.policy import POLICY, TwoAdapters
 from sovereign_pipeline.training.rlhf.prompts import Prompt
-from sovereign_pipeline.training.rlhf.rollouts import Rollout
-from sovereign_pipeline.training.rlhf.state import RunState
-from sovereign_pipeline.training.rlhf.trainer import Run
+from sovereign_pipeline.training.rlhf.run import Run, RunState
+from sovereign_pipeline.training.rlhf.sampling import Rollout
 
 
 class TrlRun(Run):

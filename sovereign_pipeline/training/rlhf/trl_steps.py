@@ -20,19 +20,19 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS
+from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.guarded_trainer import training_arguments
+from sovereign_pipeline.training.guards import check_step
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.checkpoints import CheckpointDirectory
-from sovereign_pipeline.training.loop.guarded_trainer import training_arguments
-from sovereign_pipeline.training.loop.guards import check_step
-from sovereign_pipeline.training.loop.trl_trainer import TrlTrainer, check_adapters, padding_kept
+from sovereign_pipeline.training.preflight import rows_a_pass
 from sovereign_pipeline.training.report import TrlNumerics
 from sovereign_pipeline.training.rlhf.guards import check_first_ratio, check_sampler
-from sovereign_pipeline.training.rlhf.learner import ADAM_EPSILON, LARGEST_GRADIENT
-from sovereign_pipeline.training.rlhf.memory import rows_a_pass
 from sovereign_pipeline.training.rlhf.policy import POLICY
 from sovereign_pipeline.training.rlhf.ppo import clip_share
+from sovereign_pipeline.training.rlhf.ppo_run import ADAM_EPSILON, LARGEST_GRADIENT
 from sovereign_pipeline.training.rlhf.prompts import Prompt
-from sovereign_pipeline.training.rlhf.rollouts import Rollout
+from sovereign_pipeline.training.rlhf.sampling import Rollout
+from sovereign_pipeline.training.trl_trainer import TrlTrainer, check_adapters, padding_kept
 
 REFERENCE = "ref"
 """TRL's name for its frozen copy of the adapter."""

@@ -15,7 +15,7 @@ from sovereign_pipeline.evaluation.arms import Arm, models
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models, prompt_text, reply_text
 from sovereign_pipeline.evaluation.arms.token_tree import generate
 from sovereign_pipeline.evaluation.held_out import held_out_item
-from sovereign_pipeline.training.loop.rows import encode_sft
+from sovereign_pipeline.training.rows import encode_sft
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
 

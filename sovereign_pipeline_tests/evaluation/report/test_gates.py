@@ -12,7 +12,7 @@ from sovereign_pipeline.evaluation.records import JudgedLabel
 from sovereign_pipeline.evaluation.red_team import OutputScanner, judge_labels, read_labels
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.suites.red_team_prompts import read_prompts
+from sovereign_pipeline.suites.rows import read_prompts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report.planted import (
     capability,

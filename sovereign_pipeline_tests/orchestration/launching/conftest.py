@@ -12,8 +12,8 @@ import yaml
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.orchestration.launching import pipes as trainer
+from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.processes import ray_jobs
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.conftest import make_job, make_session_job, tiny_model
 
@@ -29,7 +29,7 @@ def secrets_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     # For Ray's head and its client: the head wants the token, and the trainer never sees it.
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", SECRET)
-    monkeypatch.setattr(ray_jobs, "SECONDS_BETWEEN_POLLS", 0.05)
+    monkeypatch.setattr(launcher, "SECONDS_BETWEEN_POLLS", 0.05)
     monkeypatch.setattr("sovereign_pipeline.orchestration.launching.kubernetes.SECONDS_BETWEEN_LOOKS", 0.05)
 
 

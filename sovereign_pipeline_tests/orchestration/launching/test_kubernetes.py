@@ -21,9 +21,7 @@ from sovereign_pipeline.base.errors import InputError, RecipeError, TrainingFail
 from sovereign_pipeline.orchestration.launching.kubernetes import assert_seen_by_pod, pod_spec
 from sovereign_pipeline.policy.trainer import Kubernetes
 from sovereign_pipeline.training.job import Failure, TrainingResult, read_result
-from sovereign_pipeline.training.processes.remote import (
-    remote_environment,
-)
+from sovereign_pipeline.training.launcher import remote_environment
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.orchestration.launching.conftest import (
     SECRET,
@@ -213,7 +211,7 @@ def test_a_pod_trains_and_reports_through_its_log_and_says_nothing_else(
     assert container["command"] == [
         python,
         "-m",
-        "sovereign_pipeline.training.processes.worker",
+        "sovereign_pipeline.training.worker",
         str(job.result.parent / "job.json"),
     ]
     assert {each["name"] for each in container["env"]} == {

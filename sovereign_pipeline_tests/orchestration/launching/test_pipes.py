@@ -10,11 +10,12 @@ from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.orchestration.launching import pipes as trainer
 from sovereign_pipeline.policy.trainer import Ray
-from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, worker_environment
-from sovereign_pipeline.training.processes.remote import (
+from sovereign_pipeline.training.launcher import (
     INSTALLATION_VARIABLE,
+    PARENT_VARIABLE,
     refuse_another_installation,
     remote_environment,
+    worker_environment,
 )
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution

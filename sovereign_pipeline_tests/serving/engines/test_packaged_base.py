@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.base_models.verified import chat_template
+from sovereign_pipeline.base_models.pinned import chat_template
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.engines.prompts import Prompts
 from sovereign_pipeline_tests.packaged_base import packaged_base

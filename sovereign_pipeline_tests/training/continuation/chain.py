@@ -13,8 +13,8 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.base.text import silent
+from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.base_models.verified import open_base_model
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.ledger.database import open_registry
@@ -23,7 +23,7 @@ from sovereign_pipeline.policy.training.training import Sft
 from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.training.continuation import resolve_parent
-from sovereign_pipeline.training.loop.rows import encode_sft
+from sovereign_pipeline.training.rows import encode_sft
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import split_stage

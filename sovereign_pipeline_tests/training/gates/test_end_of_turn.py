@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base import text
-from sovereign_pipeline.training.gates import end_of_turn
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training import gates
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.stages import SFT_ADAPTER
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.chain import Chain, Tamper, write_card
@@ -108,7 +107,7 @@ def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
     assert verdict.passed and asked == {precision}
     if adapter == "qlora":
         asked.clear()
-        monkeypatch.setattr(end_of_turn, "available_memory", lambda: (1_000, "cpu"))
+        monkeypatch.setattr(gates, "available_memory", lambda: (1_000, "cpu"))
         assert gate.evaluate(chain.workplace, artifact, inputs) == verdict
         assert asked == {"nf4"}
 

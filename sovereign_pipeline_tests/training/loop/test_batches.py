@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.batches import Batches
-from sovereign_pipeline.training.loop.plan import make_plan
-from sovereign_pipeline.training.loop.references import key_of
-from sovereign_pipeline.training.loop.rows import Completion, EncodedRow
+from sovereign_pipeline.training.packed_trainer import Batches
+from sovereign_pipeline.training.plan import make_plan
+from sovereign_pipeline.training.preference import key_of
+from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import letters
 

@@ -12,9 +12,8 @@ import pytest
 
 from sovereign_pipeline.base import text
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
-from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
 pytestmark = pytest.mark.slow

@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import InputError, TrainingFailed
-from sovereign_pipeline.training.job import TrainingJob, read_result
-from sovereign_pipeline.training.loop import guards
-from sovereign_pipeline.training.loop.forward import token_log_probabilities
-from sovereign_pipeline.training.loop.guards import Probe, check_rows_are_kept_apart, start_probe
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.loop.rows import Completion, EncodedRow
-from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training import guards
+from sovereign_pipeline.training.forward import token_log_probabilities
+from sovereign_pipeline.training.guards import Probe, check_rows_are_kept_apart, start_probe
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, read_result
+from sovereign_pipeline.training.rows import Completion, EncodedRow
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
 pytestmark = pytest.mark.slow
@@ -166,7 +165,7 @@ def test_a_model_that_lets_packed_rows_see_each_other(
     held = {"precision": precision}
     from transformers.models.llama import modeling_llama
 
-    from sovereign_pipeline.training.loop import attention
+    from sovereign_pipeline.training import attention
 
     says = r"(?s)does not keep packed rows apart\. .* rows R-\d+ and R-\d+ .*packing: false"
     monkeypatch.setattr(attention, "row_lengths", lambda model, lengths: {"row_lengths": [sum(lengths)]})
@@ -265,7 +264,7 @@ import resource, sys
 from pathlib import Path
 import peft, torch
 from transformers import AutoTokenizer, LlamaForCausalLM, Trainer
-from sovereign_pipeline.training.processes.worker import main
+from sovereign_pipeline.training.worker import main
 pages = int(Path("/proc/self/statm").read_text().split()[0])
 limit = pages * resource.getpagesize() + 300_000_000
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -11,13 +11,12 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop import references
-from sovereign_pipeline.training.loop.forward import reply_log_probabilities
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.loop.references import key_of
-from sovereign_pipeline.training.loop.rows import Completion, encode
-from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training import preference
+from sovereign_pipeline.training.forward import reply_log_probabilities
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.preference import key_of
+from sovereign_pipeline.training.rows import Completion, encode
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
 pytestmark = pytest.mark.slow
@@ -50,8 +49,8 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counted.append(len(batch))
         return of_batch(model, batch, together)
 
-    of_batch = references._of_batch
-    monkeypatch.setattr(references, "_of_batch", count)
+    of_batch = preference._of_batch
+    monkeypatch.setattr(preference, "_of_batch", count)
     return counted
 
 
@@ -167,7 +166,7 @@ def test_references_that_are_not_finite_stop_the_training(
         return sums / 0, tokens
 
     log_probabilities = reply_log_probabilities
-    monkeypatch.setattr(references, "reply_log_probabilities", broken)
+    monkeypatch.setattr(preference, "reply_log_probabilities", broken)
     job = make_job("broken", pairs(4), preference=PREFERENCE, parent_adapter=adapters[0])
     with pytest.raises(TrainingFailed, match="not finite before the first step"):
         run(job)

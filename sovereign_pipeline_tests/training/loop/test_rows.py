@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.plan import make_plan, packs_alike
-from sovereign_pipeline.training.loop.rows import (
+from sovereign_pipeline.training.plan import make_plan, packs_alike
+from sovereign_pipeline.training.rows import (
     IGNORED,
     Completion,
     EncodedRow,
@@ -25,7 +25,7 @@ from sovereign_pipeline.training.loop.rows import (
     guard,
     pack,
 )
-from sovereign_pipeline.training.sizing.sizing import Forward
+from sovereign_pipeline.training.sizing import Forward
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 from sovereign_pipeline_tests.training.trainings import losses, run

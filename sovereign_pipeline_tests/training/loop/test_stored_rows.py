@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.training import rows as stored_rows
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop import stored_rows
-from sovereign_pipeline.training.loop.rows import Completion, EncodedRow, encode, exchanged, pack
+from sovereign_pipeline.training.rows import Completion, EncodedRow, encode, exchanged, pack
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
 JobMaker = Callable[..., TrainingJob]

@@ -13,11 +13,10 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from sovereign_pipeline.base.errors import RecipeError, TrainingFailed
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
-from sovereign_pipeline.training.loop.plan import make_plan
-from sovereign_pipeline.training.loop.rows import encode
-from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.plan import make_plan
+from sovereign_pipeline.training.rows import encode
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.tiny_model import TEMPLATE
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 from sovereign_pipeline_tests.training.trainings import files, losses, report, run

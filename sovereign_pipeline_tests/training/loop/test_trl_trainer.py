@@ -12,9 +12,8 @@ import pytest
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training.training import Preference
 from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS, REFUSED_TRAINERS, TRAINERS
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
-from sovereign_pipeline.training.loop.trainer import train
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.training.conftest import letters, pairs
 from sovereign_pipeline_tests.training.trainings import files, losses, report, run
 
@@ -74,8 +73,8 @@ def _first_loss(job: TrainingJob, start: Path, formula: str) -> float:
     from torch.nn.functional import logsigmoid
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from sovereign_pipeline.training.loop.plan import make_plan
-    from sovereign_pipeline.training.loop.rows import encode
+    from sovereign_pipeline.training.plan import make_plan
+    from sovereign_pipeline.training.rows import encode
 
     tokenizer = AutoTokenizer.from_pretrained(job.base_model)
     rows = [json.loads(line) for line in job.dataset.read_text().splitlines()]
@@ -172,7 +171,7 @@ def test_the_list_is_that_of_the_installed_trl() -> None:
     """Every argument is one of TRL's; every argument of TRL's is listed, or known to be refused."""
     from transformers import TrainingArguments
 
-    from sovereign_pipeline.training.loop.trl_trainer import _classes
+    from sovereign_pipeline.training.trl_trainer import _classes
 
     common = {field.name for field in dataclasses.fields(TrainingArguments)}
     refused = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.processes import launcher
 
 STEP, UNTIL = "SOVEREIGN_TEST_HALT_AT_STEP", "SOVEREIGN_TEST_HALT_UNTIL_THERE_IS"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.processes import launcher
 from sovereign_pipeline_tests.training.processes.worker_of_many import JOBS
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate.commands import launch
 
-from sovereign_pipeline.training.processes import ranks
+from sovereign_pipeline.training import ranks
 
 launch_command = launch.launch_command
 

@@ -9,10 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.training.job import TrainingJob, read_result
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.loop.trainer import train
-from sovereign_pipeline.training.reward_model.trainer import train_reward_model
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, read_result
+from sovereign_pipeline.training.reward_trainer import train_reward_model
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 from sovereign_pipeline_tests.training.processes.many import run_many
 from sovereign_pipeline_tests.training.trainings import files

@@ -19,11 +19,10 @@ from transformers import AutoTokenizer
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.locks import lock_of_line
-from sovereign_pipeline.training.loop.plan import make_plan
-from sovereign_pipeline.training.loop.rows import encode
-from sovereign_pipeline.training.processes.launcher import run_trainer, worker_environment
+from sovereign_pipeline.training.job import TrainingJob, lock_of_line
+from sovereign_pipeline.training.launcher import run_trainer, worker_environment
+from sovereign_pipeline.training.plan import make_plan
+from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline_tests.training.conftest import letters
 from sovereign_pipeline_tests.training.processes.halting import halt_at
 from sovereign_pipeline_tests.training.processes.many import run_many
@@ -155,7 +154,7 @@ def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMa
     ]
     session: Any = {"data": {**dict.fromkeys(unknown), "run_id": "r", "retry_number": 0, "extras": {}}}
     done = subprocess.run(
-        [sys.executable, "-m", "sovereign_pipeline.training.processes.ranks", str(path)],
+        [sys.executable, "-m", "sovereign_pipeline.training.ranks", str(path)],
         cwd=path.parent,
         env={
             **os.environ,

@@ -15,10 +15,9 @@ import pytest
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.orchestration.pages.plots import loss_curve_png
-from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, read_result
-from sovereign_pipeline.training.locks import lock_of_line
-from sovereign_pipeline.training.processes import launcher
-from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE, run_trainer
+from sovereign_pipeline.training import launcher
+from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, lock_of_line, read_result
+from sovereign_pipeline.training.launcher import PARENT_VARIABLE, run_trainer
 from sovereign_pipeline_tests.training.conftest import letters
 from sovereign_pipeline_tests.training.processes.halting import halt_at
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
@@ -148,7 +147,7 @@ def test_the_child_dies_when_its_parent_is_killed(make_job: JobMaker) -> None:
             sys.executable,
             "-c",
             "import sys; from pathlib import Path;"
-            "from sovereign_pipeline.training.processes.launcher import run_trainer;"
+            "from sovereign_pipeline.training.launcher import run_trainer;"
             "run_trainer(Path(sys.argv[1]), lambda line: print(line, flush=True))",
             str(written(job)),
         ],
@@ -248,7 +247,7 @@ def test_kill_9_at_a_step_and_the_next_run_ends_in_the_same_bytes(
 def test_a_child_whose_parent_is_gone_already_does_not_start(make_job: JobMaker) -> None:
     job = make_job("late", letters(12))
     done = subprocess.run(
-        [sys.executable, "-m", "sovereign_pipeline.training.processes.worker", str(written(job))],
+        [sys.executable, "-m", "sovereign_pipeline.training.worker", str(written(job))],
         env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), PARENT_VARIABLE: "1"},
         capture_output=True,
         text=True,

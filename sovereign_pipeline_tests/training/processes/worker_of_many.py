@@ -15,11 +15,11 @@ from unittest.mock import patch
 
 from sovereign_pipeline.base.processes import die_with_parent
 from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.training import devices
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop import devices
-from sovereign_pipeline.training.loop.batches import Batches
-from sovereign_pipeline.training.processes.launcher import PARENT_VARIABLE
-from sovereign_pipeline.training.processes.worker import run_job
+from sovereign_pipeline.training.launcher import PARENT_VARIABLE
+from sovereign_pipeline.training.packed_trainer import Batches
+from sovereign_pipeline.training.worker import run_job
 
 JOBS = "SOVEREIGN_TEST_JOBS"
 """JSON: pairs of a job's file and the name of its fault, or null."""
@@ -58,7 +58,7 @@ def _faulty(fault: str | None) -> AbstractContextManager[Any]:
     if fault == "own replies":
         return patch.object(Batches, "_exchanged", _exchanged_among_own)
     if fault == "not a mean":
-        from sovereign_pipeline.training.loop.packed_trainer import PackedTrainer
+        from sovereign_pipeline.training.packed_trainer import PackedTrainer
 
         compute_loss = PackedTrainer.compute_loss
         return patch.object(
@@ -70,7 +70,7 @@ def _faulty(fault: str | None) -> AbstractContextManager[Any]:
 
 
 def _exchanged_among_own(self: Batches, places: Sequence[int]) -> list[Any]:
-    from sovereign_pipeline.training.loop.rows import exchanged
+    from sovereign_pipeline.training.rows import exchanged
 
     size = self.plan.batch_size
     found = []

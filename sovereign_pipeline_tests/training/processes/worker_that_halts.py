@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
-from sovereign_pipeline.training.loop.trainer import train
-from sovereign_pipeline.training.processes import worker
+from sovereign_pipeline.training import worker
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.training.processes.halting import STEP, UNTIL
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from sovereign_pipeline.dataset.jsonl import PreferenceRow
-from sovereign_pipeline.training.reward_model.accuracy import PairScore, calibration, held_out_accuracy
+from sovereign_pipeline.training.reward_model import PairScore, calibration, held_out_accuracy
 
 
 def pair(chosen: str, rejected: str) -> PreferenceRow:

@@ -18,10 +18,9 @@ from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.orchestration.pages.figures import figures_of
 from sovereign_pipeline.orchestration.pages.models import reward_model as page_of
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.training.job import TrainingJob, TrainingResult
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
-from sovereign_pipeline.training.reward_model.trainer import train_reward_model
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, TrainingResult
+from sovereign_pipeline.training.reward_trainer import train_reward_model
+from sovereign_pipeline.training.stages import REWARD_MODEL
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.chain import Tamper, dataset_stage
 from sovereign_pipeline_tests.training.conftest import letters, pairs

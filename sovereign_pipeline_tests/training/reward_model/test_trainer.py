@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
-from sovereign_pipeline.training.processes.worker import run_job
-from sovereign_pipeline.training.reward_model.scoring import read_scorer
-from sovereign_pipeline.training.reward_model.trainer import train_reward_model
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.reward_model import read_scorer
+from sovereign_pipeline.training.reward_trainer import train_reward_model
+from sovereign_pipeline.training.worker import run_job
 from sovereign_pipeline_tests.training.conftest import pairs
 from sovereign_pipeline_tests.training.trainings import files
 
@@ -80,7 +79,7 @@ def test_it_learns_resumes_to_the_same_bytes_and_is_read_as_it_was_trained(
 def _held_out_replies(job: TrainingJob) -> list[Any]:
     from transformers import AutoTokenizer
 
-    from sovereign_pipeline.training.loop.rows import encode
+    from sovereign_pipeline.training.rows import encode
 
     assert job.held_out is not None
     tokenizer = AutoTokenizer.from_pretrained(job.base_model)
@@ -105,9 +104,9 @@ def _as_peft_reads_it(job: TrainingJob, base: Path) -> list[float]:
 
 def test_the_end_of_turn_is_what_is_scored(reward_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the end of turn as padding, transformers scores the token before it."""
-    from sovereign_pipeline.training.reward_model import trainer
+    from sovereign_pipeline.training import reward_trainer
 
-    monkeypatch.setattr(trainer, "_padding", lambda tokenizer, job: job.eos_ids[0])
+    monkeypatch.setattr(reward_trainer, "_padding", lambda tokenizer, job: job.eos_ids[0])
     with pytest.raises(TrainingFailed, match="not that of the end of turn"):
         run(reward_job("before"))
 

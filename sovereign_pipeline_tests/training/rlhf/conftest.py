@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.reward_model.trainer import train_reward_model
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.reward_trainer import train_reward_model
 from sovereign_pipeline_tests.training.conftest import letters
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import REWARD_MODEL_SECTION, pairs_for_a_reward_model
 from sovereign_pipeline_tests.training.rlhf.trl_runs import JobMaker, Whole, whole_training

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.training.rlhf import trainer
-from sovereign_pipeline.training.rlhf.reward import tools
+from sovereign_pipeline.training.rlhf import rewards as tools
+from sovereign_pipeline.training.rlhf import run
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import learn, log, reward, reward_job
 from sovereign_pipeline_tests.training.rlhf.trl_runs import JobMaker
 
@@ -24,10 +24,10 @@ NAMES_A_ROPE = 'def score(rows):\n    return [float("rope" in row["reply"]) for 
 def test_ppo_and_rloo_learn_a_word_alike(make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The share of replies that name a rope rises from a sixth or less to .79 (PPO) and .83 (RLOO), with a deviation of
     .2 between seeds each. The difference is to lie within two of its standard errors."""
-    monkeypatch.setattr(trainer, "check_reward", lambda *given: None)  # it would see that the word alone is enough
+    monkeypatch.setattr(run, "check_reward", lambda *given: None)  # it would see that the word alone is enough
     # As the sandbox gives it, which would be started a hundred times.
     monkeypatch.setattr(tools.ToolRunner, "_run", lambda tool, rows: [float("rope" in row["reply"]) for row in rows])
-    monkeypatch.setattr(trainer, "reason_to_stop", lambda *given: None)
+    monkeypatch.setattr(run, "reason_to_stop", lambda *given: None)
     found = {name: [course(make_job, parent, name, seed) for seed in SEEDS] for name in REPLIES}
     ends = {name: [end for _, end in courses] for name, courses in found.items()}
     assert all(fmean(start for start, _ in courses) < 0.25 for courses in found.values()), found

@@ -12,8 +12,7 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf.guards import check_reward
 from sovereign_pipeline.training.rlhf.prompts import Prompt, PromptRow
-from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
-from sovereign_pipeline.training.rlhf.reward.tools import Reply, copy_code
+from sovereign_pipeline.training.rlhf.rewards import Reply, Rewards, copy_code
 
 DATA = PROJECT_ROOT / "data"
 CHARACTERS = 330

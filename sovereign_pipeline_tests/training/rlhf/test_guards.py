@@ -16,8 +16,7 @@ from sovereign_pipeline.training.rlhf.guards import (
     repetition,
 )
 from sovereign_pipeline.training.rlhf.prompts import Prompt, PromptRow
-from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
-from sovereign_pipeline.training.rlhf.reward.tools import copy_code
+from sovereign_pipeline.training.rlhf.rewards import Rewards, copy_code
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, reward
 
 SECONDS = 600

@@ -8,8 +8,8 @@ import pytest
 
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.rlhf.memory import largest_pass, peak_bytes, rows_a_pass
-from sovereign_pipeline.training.sizing.sizing import Forward, estimate
+from sovereign_pipeline.training.preflight import largest_pass, peak_bytes, rows_a_pass
+from sovereign_pipeline.training.sizing import Forward, estimate
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LEARNED, reward_job
 
 pytestmark = pytest.mark.slow

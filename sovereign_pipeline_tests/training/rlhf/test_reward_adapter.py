@@ -12,12 +12,11 @@ import torch
 
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.models import load_trainable
-from sovereign_pipeline.training.loop.rows import Completion, encode
-from sovereign_pipeline.training.reward_model.scoring import HEAD, REWARD_DIRECTORY, Scorer, read_scorer
+from sovereign_pipeline.training.models import load_trainable
+from sovereign_pipeline.training.reward_model import HEAD, REWARD_DIRECTORY, Scorer, read_scorer
 from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
-from sovereign_pipeline.training.rlhf.reward.reward_adapter import REWARD, RewardAdapter
-from sovereign_pipeline.training.rlhf.reward.tools import Reply
+from sovereign_pipeline.training.rlhf.rewards import REWARD, Reply, RewardAdapter
+from sovereign_pipeline.training.rows import Completion, encode
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LEARNED, reward_job
 
 pytestmark = pytest.mark.slow

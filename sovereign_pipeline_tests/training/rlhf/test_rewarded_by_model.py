@@ -10,11 +10,10 @@ import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.orchestration.pages.plots import reward_curves_png
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.reward_model.scoring import REWARD_DIRECTORY
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.reward_model import REWARD_DIRECTORY
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
-from sovereign_pipeline.training.rlhf.reward.reward_adapter import RewardAdapter
+from sovereign_pipeline.training.rlhf.rewards import RewardAdapter
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
     LEARNED,
     learn,

@@ -14,14 +14,11 @@ from sovereign_pipeline.orchestration.pages.figures import figures_of
 from sovereign_pipeline.orchestration.pages.models import adapter
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.registry.building import method_of
-from sovereign_pipeline.training.job import TrainingJob, TrainingResult
-from sovereign_pipeline.training.loop.hooks import Step, TrainerHooks
-from sovereign_pipeline.training.loop.trainer import train
-from sovereign_pipeline.training.reward_model.stages import REWARD_MODEL
-from sovereign_pipeline.training.reward_model.trainer import train_reward_model
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob, TrainingResult
+from sovereign_pipeline.training.reward_trainer import train_reward_model
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
-from sovereign_pipeline.training.rlhf.preparing import reward_digests
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER, reward_digests
+from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.chain import Chain, with_preference
 from sovereign_pipeline_tests.training.conftest import letters

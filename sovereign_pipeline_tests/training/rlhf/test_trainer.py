@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.processes.launcher import run_trainer
-from sovereign_pipeline.training.rlhf import learner, measuring, rollouts, trainer
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.launcher import run_trainer
+from sovereign_pipeline.training.rlhf import ppo_run, rewards, run, sampling
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.policy import Policy
-from sovereign_pipeline.training.rlhf.reward import rewards
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
     BY_LENGTH,
     LIKE_THE_REPLY,
@@ -107,9 +105,9 @@ def _kill_in(patch: pytest.MonkeyPatch, phase: str) -> None:
     """Have this process kill itself in this phase of the third iteration."""
     holder: Any
     holder, name, first = {
-        "generation": (trainer, "sample", 1 + 2 + 1),  # the guard's one comes before
+        "generation": (run, "sample", 1 + 2 + 1),  # the guard's one comes before
         "scoring": (Policy, "numbers_without_gradient", 2 * 4 + 3),
-        "update": (learner.Learner, "_step", 2 * 4 + 3),
+        "update": (ppo_run.Learner, "_step", 2 * 4 + 3),
     }[phase]
     whole_function, calls = getattr(holder, name), [0]
 
@@ -160,7 +158,7 @@ def test_a_reward_that_is_gamed_is_caught_and_the_best_adapter_kept_or_none(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reward pays for length, which the guard before training is kept from seeing; the gold is likeness."""
-    monkeypatch.setattr(trainer, "check_reward", lambda *given: None)
+    monkeypatch.setattr(run, "check_reward", lambda *given: None)
     job = reward_job(
         make_job,
         "gamed",
@@ -195,12 +193,12 @@ def test_a_sampler_of_another_distribution_is_caught(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if generation had filled in a temperature of its own."""
-    sample = rollouts.sample
+    sample = sampling.sample
 
     def hotter(*given: Any, **named: Any) -> Any:
         return sample(*given, **{**named, "temperature": 1.5 * named["temperature"]})
 
-    monkeypatch.setattr(trainer, "sample", hotter)
+    monkeypatch.setattr(run, "sample", hotter)
     with pytest.raises(TrainingFailed, match="between the sampler and the update"):
         learn(reward_job(make_job, "hotter", parent))
 
@@ -208,7 +206,7 @@ def test_a_sampler_of_another_distribution_is_caught(
 def test_a_policy_that_moved_before_the_update_is_caught(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    update = learner.Learner.update
+    update = ppo_run.Learner.update
 
     def moved(self: Any, scored: Any, *given: Any) -> Any:
         import torch
@@ -217,7 +215,7 @@ def test_a_policy_that_moved_before_the_update_is_caught(
             next(iter(self._policy.adapter.values())).mul_(1.2)
         return update(self, scored, *given)
 
-    monkeypatch.setattr(learner.Learner, "update", moved)
+    monkeypatch.setattr(ppo_run.Learner, "update", moved)
     with pytest.raises(TrainingFailed, match="off 1"):
         learn(reward_job(make_job, "moved", parent))
 
@@ -226,12 +224,12 @@ def test_a_batch_without_spread_ends_the_training_with_its_reason(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = rewards.Rewards.judge
-    monkeypatch.setattr(trainer, "check_spread_of_samples", lambda *given: None)
+    monkeypatch.setattr(run, "check_spread_of_samples", lambda *given: None)
 
     def flat(self: Any, replies: Any) -> Any:
         return [rewards.Score(0.5, {"likeness": 0.5}) for _ in judge(self, replies)]
 
-    monkeypatch.setattr(trainer, "check_reward", lambda *given: None)
+    monkeypatch.setattr(run, "check_reward", lambda *given: None)
     monkeypatch.setattr(rewards.Rewards, "judge", flat)
     with pytest.raises(TrainingFailed, match=r"no adapter had a higher .* all replies of iteration 1 have the same"):
         learn(reward_job(make_job, "flat", parent))
@@ -241,7 +239,7 @@ def test_a_batch_without_spread_ends_the_training_with_its_reason(
 def test_a_mean_that_rises_because_the_tools_abstain_keeps_no_adapter(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scores, asked = measuring.Measuring.scores, []
+    scores, asked = run.Measuring.scores, []
 
     def abstaining(self: Any, prompts: Any) -> Any:
         """Behind the first iteration, for all but one reply, which is as good as can be."""
@@ -253,7 +251,7 @@ def test_a_mean_that_rises_because_the_tools_abstain_keeps_no_adapter(
         none = rewards.Score(None, {"likeness": None})
         return {first: rewards.Score(1.0, {"likeness": 1.0}), **dict.fromkeys(others, none)}
 
-    monkeypatch.setattr(measuring.Measuring, "scores", abstaining)
+    monkeypatch.setattr(run.Measuring, "scores", abstaining)
     with pytest.raises(TrainingFailed, match=r"no adapter had a higher held-out reward .* its 6 judged prompts"):
         learn(reward_job(make_job, "abstained", parent, {"iterations": 1}))
 

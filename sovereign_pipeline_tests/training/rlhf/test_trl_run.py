@@ -14,11 +14,10 @@ import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.orchestration.pages.plots import reward_curves_png
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.rlhf import rollouts, trainer
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.rlhf import rewards, run
+from sovereign_pipeline.training.rlhf import sampling as rollouts
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
-from sovereign_pipeline.training.rlhf.reward import rewards, tools
 from sovereign_pipeline_tests.training.conftest import WORDS
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, learn, learn_until_killed, log, reward
 from sovereign_pipeline_tests.training.rlhf.trl_runs import RATES, Whole, trl_job
@@ -123,11 +122,11 @@ def test_a_reward_that_is_constant_in_each_group_is_caught(
     def by_prompt(self: Any, replies: Any) -> Any:
         return [rewards.Score(len(each.prompt) % 7 / 7, {"likeness": 0.5}) for each in replies]
 
-    monkeypatch.setattr(trainer, "check_reward", lambda *given: None)
+    monkeypatch.setattr(run, "check_reward", lambda *given: None)
     monkeypatch.setattr(rewards.Rewards, "judge", by_prompt)
     with pytest.raises(TrainingFailed, match="have the reward of the others of their prompt"):
         learn(trl_job(make_job, "before", parent, "grpo"))
-    monkeypatch.setattr(trainer, "check_spread_of_samples", lambda *given: None)
+    monkeypatch.setattr(run, "check_spread_of_samples", lambda *given: None)
     with pytest.raises(TrainingFailed, match=r"ended early: the replies of each prompt of iteration 1 have the same"):
         learn(trl_job(make_job, "during", parent, "grpo"))
 
@@ -139,7 +138,7 @@ def test_a_tool_that_raises_stops_the_training(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the second iteration on the sandbox runs a program that raises."""
-    score, ended = tools.ToolRunner.scores, trainer.Run._ended
+    score, ended = rewards.ToolRunner.scores, run.Run._ended
     iterations: list[int] = []
 
     def broken(self: Any, replies: Any) -> Any:
@@ -151,8 +150,8 @@ def test_a_tool_that_raises_stops_the_training(
         ended(self, *given)
         iterations.append(1)
 
-    monkeypatch.setattr(tools.ToolRunner, "scores", broken)
-    monkeypatch.setattr(trainer.Run, "_ended", counted)
+    monkeypatch.setattr(rewards.ToolRunner, "scores", broken)
+    monkeypatch.setattr(run.Run, "_ended", counted)
     job = trl_job(make_job, "broken", parent, "rloo")
     with pytest.raises(TrainingFailed, match=r"it failed with ValueError") as caught:
         learn(job)
@@ -242,7 +241,7 @@ def test_a_sampler_of_another_distribution_is_caught(
     def hotter(*given: Any, **named: Any) -> Any:
         return sample(*given, **{**named, "temperature": 1.5 * named["temperature"]})
 
-    monkeypatch.setattr(trainer, "sample", hotter)
+    monkeypatch.setattr(run, "sample", hotter)
     with pytest.raises(TrainingFailed, match="between the sampler and the update"):
         learn(trl_job(make_job, "hotter", parent, "rloo"))
 

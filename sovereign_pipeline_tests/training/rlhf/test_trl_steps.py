@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from sovereign_pipeline.training.loop.models import load_trainable
-from sovereign_pipeline.training.loop.rows import Completion
+from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
 from sovereign_pipeline.training.rlhf.ppo import policy_losses
-from sovereign_pipeline.training.rlhf.state import put_back
+from sovereign_pipeline.training.rlhf.run import put_back
+from sovereign_pipeline.training.rows import Completion
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import log
 from sovereign_pipeline_tests.training.rlhf.trl_runs import GROUPS, SEEN, Whole
 

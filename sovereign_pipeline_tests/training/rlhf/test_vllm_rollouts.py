@@ -21,9 +21,9 @@ from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
 from sovereign_pipeline.policy.training.rlhf import Rollouts
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop.models import load_trainable
+from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rlhf.policy import Policy
-from sovereign_pipeline.training.rlhf.vllm_rollouts import VllmSampler
+from sovereign_pipeline.training.rlhf.sampling import VllmSampler
 from sovereign_pipeline_tests.conftest import VLLM_PYTHON
 from sovereign_pipeline_tests.tiny_model import EOS_ID, save_tiny_model
 from sovereign_pipeline_tests.training.conftest import letters

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.policy.training.rlhf import Rlhf
-from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainingJob
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
+from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
-from sovereign_pipeline.training.rlhf.reward.tools import copy_code
+from sovereign_pipeline.training.rlhf.rewards import copy_code
 from sovereign_pipeline_tests.training.conftest import letters
 
 JobMaker = Callable[..., TrainingJob]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.rlhf.rollouts import Rollout
+from sovereign_pipeline.training.rlhf.sampling import Rollout
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import learn, reward_job
 
 JobMaker = Callable[..., TrainingJob]

@@ -12,19 +12,12 @@ import yaml
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.policy.training.training import Preference, Sft
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.loop import trainer
-from sovereign_pipeline.training.loop.hooks import TrainerHooks
-from sovereign_pipeline.training.loop.plan import make_plan
-from sovereign_pipeline.training.loop.rows import encode
-from sovereign_pipeline.training.sizing.preflight import (
-    available_memory,
-    check_host,
-    host_memory,
-    out_of_memory,
-    preflight,
-)
-from sovereign_pipeline.training.sizing.sizing import Forward, estimate
+from sovereign_pipeline.training import trainer
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.plan import make_plan
+from sovereign_pipeline.training.preflight import available_memory, check_host, host_memory, out_of_memory, preflight
+from sovereign_pipeline.training.rows import encode
+from sovereign_pipeline.training.sizing import Forward, estimate
 from sovereign_pipeline_tests.training.conftest import letters
 
 GIB = 1 << 30

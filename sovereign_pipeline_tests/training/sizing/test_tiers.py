@@ -14,7 +14,7 @@ from sovereign_pipeline.base_models.shapes import Shape, read_shape
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training import precision
-from sovereign_pipeline.training.sizing.tiers import Tier, Work, flops_a_token, recommend, tiers
+from sovereign_pipeline.training.sizing import Tier, Work, flops_a_token, recommend, tiers
 
 QLORA = {"adapter": "qlora", "gradient_checkpointing": True}
 

@@ -11,9 +11,9 @@ from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import python_parts
-from sovereign_pipeline.training.rlhf.preparing import reward_code
-from sovereign_pipeline.training.rlhf.reward import commands
-from sovereign_pipeline.training.rlhf.reward.tools import Reply, ToolRunner, code_digests, copy_code
+from sovereign_pipeline.training.rlhf import rewards
+from sovereign_pipeline.training.rlhf.rewards import Reply, ToolRunner, code_digests, copy_code
+from sovereign_pipeline.training.stages import reward_code
 from sovereign_pipeline_tests.sandbox.commands import SHELL
 
 SECONDS = 600
@@ -153,7 +153,7 @@ def test_what_a_command_uses_may_not_change_while_it_judges(tmp_path: Path, monk
     """As if a package were upgraded between two batches."""
     tool = runner(tmp_path, section(tmp_path, HALF, uses=["/bin/cat"]))
     assert tool.scores(REPLIES[:1]) == [0.5]
-    monkeypatch.setattr(commands, "file_sha256", lambda path: "0" * 64)
+    monkeypatch.setattr(rewards, "file_sha256", lambda path: "0" * 64)
     with pytest.raises(IntegrityError, match="/bin/sh: on this machine it is"):
         tool.scores(REPLIES[1:])
     (cache,) = (tmp_path / "cache").iterdir()

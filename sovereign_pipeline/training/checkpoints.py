@@ -1,0 +1,140 @@
+"""Checkpoints, from which an interrupted training resumes: written aside, hashed, and renamed when whole.
+
+transformers decides what is in one (weights, optimizer, schedule, random states, the log so far). The order of the data
+follows from the plan and needs no state but the step.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.base.files import canonical_json, file_sha256, held_if_free
+from sovereign_pipeline.training.job import lock_of_line
+
+RECORD = "checkpoint.json"
+ASIDE = "unfinished"
+
+
+def _alone() -> None:
+    """For one process, which has no other to wait for."""
+
+
+@dataclass(frozen=True)
+class CheckpointDirectory:
+    """The checkpoints of one training."""
+
+    path: Path
+    identity: str
+    """See TrainingJob."""
+    keep: int
+    """How many of the newest ones are kept."""
+
+    def newest(self, progress: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint whose files are all as written; None when there is none.
+
+        A damaged one is skipped with a message. Raises IntegrityError for one of another training.
+        """
+        for checkpoint in reversed(self._all()):
+            record = _read_record(checkpoint)
+            if record is not None and record["identity"] != self.identity:
+                raise IntegrityError(
+                    f"{checkpoint}: a checkpoint of another training (other base model, data, recipe or library).",
+                    f"Remove {self.path} if it was put there by hand.",
+                )
+            wrong = RECORD if record is None else _first_wrong(checkpoint, record["files"])
+            if wrong is None:
+                return checkpoint
+            progress(f"skipping {checkpoint.name}: {wrong} is damaged")
+        if self._all():
+            progress("no checkpoint is whole; training starts at the first step")
+        return None
+
+    @contextmanager
+    def writing(self, step: int, first: bool = True, wait_for_all: Callable[[], None] = _alone) -> Iterator[Path]:
+        """A directory to write the checkpoint of a step into; at the end it is whole and hashed, or absent.
+
+        Of several processes that write into one checkpoint, the first creates and seals it. Raises TrainingFailed when
+        it cannot be written.
+        """
+        aside = self.path / ASIDE
+        try:
+            if first:
+                shutil.rmtree(aside, ignore_errors=True)
+                aside.mkdir(parents=True)
+            wait_for_all()
+            yield aside
+            wait_for_all()
+            if first:
+                self._seal(aside, step)
+        # torch reports a full disk as RuntimeError, safetensors by an error of its own.
+        except Exception as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise self._not_written(step, error) from error
+        if first:
+            self._remove_others(f"step-{step:08}")
+
+    def _seal(self, aside: Path, step: int) -> None:
+        files = {str(file.relative_to(aside)): file_sha256(file) for file in sorted(aside.rglob("*")) if file.is_file()}
+        (aside / RECORD).write_bytes(canonical_json({"identity": self.identity, "step": step, "files": files}) + b"\n")
+        for file in [*files, RECORD]:
+            with (aside / file).open("rb") as written:
+                os.fsync(written.fileno())
+        target = self.path / f"step-{step:08}"
+        shutil.rmtree(target, ignore_errors=True)
+        aside.rename(target)
+
+    def _remove_others(self, newest: str) -> None:
+        """Remove all but the newest `keep`, and those of later steps.
+
+        A checkpoint of a later step is damaged, since this training resumed from an earlier one. Left there, it would
+        count among those that are kept.
+        """
+        later = [each for each in self._all() if each.name > newest]
+        earlier = [each for each in self._all() if each.name <= newest]
+        for other in [*later, *earlier[: -self.keep]]:
+            shutil.rmtree(other)
+
+    def _all(self) -> list[Path]:
+        return sorted(self.path.glob("step-*"))
+
+    def _not_written(self, step: int, error: Exception) -> TrainingFailed:
+        free = shutil.disk_usage(self.path).free if self.path.exists() else 0
+        last = self._all()
+        kept = f"{last[-1].name} is kept; the next run resumes from it" if last else "There is no earlier one"
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        return TrainingFailed(
+            f"{self.path}: the checkpoint of step {step} was not written ({why}; {free / 1e6:,.0f} MB free). {kept}.",
+            "Free disk space, or lower training.checkpoints.keep. Then run again.",
+        )
+
+
+def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
+    """Remove checkpoint directories of one line and method, unless it is being trained: one may be that training's."""
+    there = [directory for directory in checkpoint_directories if directory.is_dir()]
+    if not there:
+        return
+    with held_if_free(lock_of_line(there[0])) as is_held:
+        if is_held:
+            for directory in there:
+                shutil.rmtree(directory, ignore_errors=True)
+
+
+def _read_record(checkpoint: Path) -> dict[str, Any] | None:
+    try:
+        record: dict[str, Any] = json.loads((checkpoint / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return record if {"identity", "step", "files"} <= record.keys() else None
+
+
+def _first_wrong(checkpoint: Path, files: dict[str, str]) -> str | None:
+    for name, digest in files.items():
+        if not (checkpoint / name).is_file() or file_sha256(checkpoint / name) != digest:
+            return name
+    return None

@@ -1,0 +1,514 @@
+"""The gates of `sft_adapter` and `aligned_adapter`.
+
+Each computes its verdict from files, never from the report, except where it checks the report itself. The gate on the
+parent adapter is `training/continuation.py`; the gates are declared in `training/stages.py`.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from heapq import nsmallest
+from pathlib import Path
+from typing import Any, cast
+
+from sovereign_pipeline.artifacts.stage import Inputs, Progress, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.files import digest_of, held, short
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.text import Countdown
+from sovereign_pipeline.base_models.pinned import chat_template, eos_ids, open_base_model, read_descriptor
+from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.canaries import is_canary
+from sovereign_pipeline.dataset.jsonl import (
+    LABEL_ROWS,
+    PREFERENCE_ROWS,
+    TRAINING_ROWS,
+    PairLayout,
+    PreferenceRow,
+    documents_of,
+    preference_row,
+)
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.split import HELD_OUT
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline.training.forward import passes_in
+from sovereign_pipeline.training.job import lock_of_device
+from sovereign_pipeline.training.models import dequantise, expected_lora_tensors, lora_settings, read_base
+from sovereign_pipeline.training.preflight import available_memory
+from sovereign_pipeline.training.report import read_report
+from sovereign_pipeline.training.reward_model import (
+    CHANCE,
+    HEAD,
+    HELD_OUT_SCORES,
+    REWARD_DIRECTORY,
+    HeldOutAccuracy,
+    PairScore,
+    held_out_accuracy,
+    read_reward_report,
+    read_scorer,
+)
+from sovereign_pipeline.training.rows import EncodedRow, encode, without_end_of_turn
+from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TunedModel, tuned_model
+
+NAME_WEIGHTS = "adapter_non_zero"
+NAMES_IN_EVIDENCE = 4
+
+
+def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Check the tensors of the adapter, or of the model after full tuning. See the two functions below."""
+    go_offline()
+    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
+    sft, tuned = workplace.line.training.sft, tuned_model(artifact)
+    wanted = "model" if sft.adapter == "none" else "adapter"
+    if tuned.holds != wanted:
+        return Verdict(
+            False, f"It holds {tuned.holds}/, and adapter: {sft.adapter} in the recipe asks for {wanted}/.", {}
+        )
+    if tuned.holds == "model":
+        return _evaluate_model(directory, tuned, workplace.progress)
+    return _evaluate_adapter(directory, tuned, sft)
+
+
+def _evaluate_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
+    """Compare names, shapes and settings with the recipe's adapter; no LoRA-B may be zero, no value infinite."""
+    import torch
+    from safetensors.torch import load_file
+
+    expected = expected_lora_tensors(base, sft)
+    config = json.loads((tuned.directory / ADAPTER_CONFIG).read_bytes())
+    tensors = load_file(tuned.directory / ADAPTER_WEIGHTS)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    norms = {name: float(tensor.float().norm()) for name, tensor in tensors.items() if ".lora_B." in name}
+    dead = sorted(name for name, norm in norms.items() if norm == 0)
+    not_finite = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
+    unlike = [
+        f"{name} is {config.get(name)} (recipe {value})"
+        for name, value in lora_settings(sft).items()
+        if config.get(name) != value
+    ]
+    settings = ", ".join(unlike) or f"rank {sft.rank}, alpha {sft.alpha} and scaling as in the recipe"
+    return Verdict(
+        bool(norms) and not (wrong or dead or not_finite or unlike),
+        f"{len(found)} of {len(expected)} tensors; {len(wrong)} missing, extra or of another shape; {len(dead)} LoRA-B "
+        f"of zeros; {len(not_finite)} not finite; {settings}.",
+        {
+            "tensors": len(found),
+            "expected_tensors": len(expected),
+            "wrong": wrong[:NAMES_IN_EVIDENCE],
+            "zero_lora_b": dead[:NAMES_IN_EVIDENCE],
+            "not_finite": not_finite[:NAMES_IN_EVIDENCE],
+            "smallest_lora_b_norm": min(norms.values()) if norms and not not_finite else 0.0,
+        },
+    )
+
+
+def _evaluate_model(base: Path, tuned: TunedModel, progress: Progress) -> Verdict:
+    """Compare the tuned model's tensors with the base's, as transformers loads both directories.
+
+    Every linear layer, and every fused block of experts, must differ from the base in the precision that the tuned
+    model is saved in, so that rounding alone does not count as training.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    progress(f"gate {NAME_WEIGHTS}: loading the base model and the tuned model")
+    before = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
+    after, loading = AutoModelForCausalLM.from_pretrained(
+        tuned.directory, dtype="auto", local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    expected, found = dict(before.named_parameters()), dict(after.named_parameters())
+    lookups = {f"{name}.weight" for name, module in before.named_modules() if isinstance(module, torch.nn.Embedding)}
+    layers = [name for name, tensor in expected.items() if tensor.ndim >= 2 and name not in lookups]
+    wrong = {
+        *loading["missing_keys"],
+        *loading["unexpected_keys"],
+        *(str(name) for name, *_ in loading["mismatched_keys"]),
+        *(name for name in expected.keys() ^ found.keys()),
+        *(name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape),
+    }
+    present = [name for name in expected if name not in wrong]
+    changed: set[str] = set()
+    not_finite: list[str] = []
+    countdown = Countdown(progress, f"gate {NAME_WEIGHTS}, comparing with the base model", len(present), "tensor")
+    for done, name in enumerate(present, start=1):
+        if not torch.equal(expected[name].to(found[name].dtype), found[name]):
+            changed.add(name)
+        if not bool(torch.isfinite(found[name]).all()):
+            not_finite.append(name)
+        countdown.reached(done)
+    not_finite.sort()
+    unchanged = sorted(name for name in layers if name not in changed)
+    return Verdict(
+        bool(layers) and not (wrong or unchanged or not_finite),
+        f"{len(present)} of the base's {len(expected)} tensors; {len(wrong)} missing, extra or of another shape; "
+        f"{len(not_finite)} not finite; {len(changed)} changed by the training; {len(unchanged)} of {len(layers)} "
+        f"linear layers unchanged.",
+        {
+            "tensors": len(present),
+            "expected_tensors": len(expected),
+            "wrong": sorted(wrong)[:NAMES_IN_EVIDENCE],
+            "changed_tensors": len(changed),
+            "linear_layers": len(layers),
+            "unchanged": unchanged[:NAMES_IN_EVIDENCE],
+            "not_finite": not_finite[:NAMES_IN_EVIDENCE],
+        },
+    )
+
+
+NAME_BASE_DIGEST = "base_digest_matches"
+
+
+def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Hash the base model's files again; compare with the base_model artifact and the trainer's report.
+
+    A model tuned in full must also have its base's chat template and end-of-turn ids.
+    """
+    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
+    descriptor = read_descriptor(inputs["base_model"])
+    trained_on = read_report(artifact).base_model
+    on_disk = digest_of(descriptor["files"])  # each of them was just hashed and is the pinned one
+    template = sha256(chat_template(directory).encode()).hexdigest()
+    tuned = tuned_model(artifact)
+    passed = (
+        on_disk == descriptor["digest"] == trained_on.digest
+        and template == descriptor["chat_template_sha256"] == trained_on.chat_template_sha256
+        and (tuned.holds == "adapter" or _same_turns(tuned.directory, descriptor))
+    )
+    also = "" if tuned.holds == "adapter" else " The tuned model must have the same template and end-of-turn ids."
+    return Verdict(
+        passed,
+        f"The base model on disk is {short(on_disk)}, the pinned one {short(descriptor['digest'])}, the one trained on "
+        f"{short(trained_on.digest)}; the chat template is {short(template)}.{also}",
+        {"on_disk": on_disk, "pinned": descriptor["digest"], "trained_on": trained_on.digest},
+    )
+
+
+def _same_turns(model: Path, descriptor: dict[str, Any]) -> bool:
+    template = sha256(chat_template(model).encode()).hexdigest()
+    return bool(template == descriptor["chat_template_sha256"] and eos_ids(model) == descriptor["eos_ids"])
+
+
+@contextmanager
+def device_of_gate(workplace: Workplace) -> Iterator[str]:
+    """`cuda`, while no trainer uses the GPU; `cpu` without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield "cpu"
+        return
+    with held(lock_of_device(workplace.settings.home / "locks"), workplace.progress):
+        yield "cuda"
+        torch.cuda.empty_cache()
+
+
+NAME = "end_of_turn_trained"
+SAMPLES = 4
+CERTAIN_TO_STOP = 0.95
+"""Probability of the end of turn above which it need not rise: a base that ends nearly every turn leaves no room."""
+LONGEST_SAMPLE = 128
+"""Tokens. A sample has not stopped at twice the length of the longest reply of its rows either."""
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How one model ends its turns."""
+
+    log_probability: float
+    """Mean over the rows, of the end of turn after the (chosen) reply; nats."""
+    stopped: int
+    """Generated replies that end their turn."""
+
+
+def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Encode the whole dataset again, and compare base and tuned model on a few rows and on generated replies.
+
+    Fails when
+    - a row's last supervised token is no end-of-turn id;
+    - the mean log-probability of the end of turn after the replies of the shortest rows is not above the base's, unless
+      its probability is above 0.95;
+    - of greedy replies to these rows' prompts, the tuned model ends fewer than the base by more than one, or none where
+      the base ends some. When neither ends any within the tokens allowed, the evidence shows it: a few steps on long
+      replies raise the end's probability long before greedy samples reach it.
+
+    Both models are loaded as they were trained: in the recipe's precision or in NF4, on the GPU if there is one. On the
+    CPU what is in NF4 is dequantised once where there is memory, and not in each of some hundred passes.
+    """
+    go_offline()
+    from transformers import AutoTokenizer
+
+    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
+    ends = read_descriptor(inputs["base_model"])["eos_ids"]
+    tuned = tuned_model(artifact)
+    method, dataset = _dataset(workplace, inputs)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    count, unended, shortest = _look_at_rows(tokenizer, method, dataset, ends, workplace.progress)
+    if count == 0 or unended:
+        return Verdict(
+            False,
+            f"{unended} of {count} rows do not end in a supervised end-of-turn token.",
+            {"rows": count, "rows_without_end": unended},
+        )
+    with device_of_gate(workplace) as device:
+        base, adapted = _endings(
+            directory, tuned, shortest, ends, workplace.line.training.sft, device, workplace.progress
+        )
+    if not (math.isfinite(base.log_probability) and math.isfinite(adapted.log_probability)):
+        return Verdict(False, f"The logits of the base or of this {tuned.holds} are not finite.", {"rows": count})
+    certain = math.exp(adapted.log_probability) >= CERTAIN_TO_STOP
+    learned = certain or adapted.log_probability > base.log_probability
+    stops = adapted.stopped >= base.stopped - 1 and (adapted.stopped > 0 or base.stopped == 0)
+    return Verdict(
+        learned and stops,
+        f"All {count} rows end in a supervised end-of-turn token. Its mean log-probability on {len(shortest)} rows "
+        f"is {base.log_probability:.4f} (base) and {adapted.log_probability:.4f} ({tuned.holds}). Of {len(shortest)} "
+        f"generated replies the base ends {base.stopped} and the {tuned.holds} {adapted.stopped}.",
+        {
+            "rows": count,
+            "rows_without_end": 0,
+            "rows_asked": [row.id for row in shortest],
+            "log_probability_base": base.log_probability,
+            "log_probability_adapter": adapted.log_probability,
+            "stop_rate_base": base.stopped / len(shortest),
+            "stop_rate_adapter": adapted.stopped / len(shortest),
+        },
+    )
+
+
+def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, Path]:
+    """The method by which the rows are encoded, and their file: after a training by reward, those of its prompts."""
+    preference = workplace.line.training.preference
+    if PREFERENCE_DATASET.kind in inputs and workplace.line.training.rlhf is not None:
+        dataset = workplace.store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
+        return "sft", dataset.file(TRAINING_ROWS)
+    if PREFERENCE_DATASET.kind not in inputs or preference is None:
+        return "sft", inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS)
+    file = LABEL_ROWS if preference.method == "kto" else PREFERENCE_ROWS
+    return preference.method, inputs[PREFERENCE_DATASET.kind].file(file)
+
+
+def _look_at_rows(
+    tokenizer: Any, method: str, dataset: Path, eos_ids: Sequence[int], progress: Progress
+) -> tuple[int, int, list[EncodedRow]]:
+    """Number of rows, of those without a supervised end of turn, and the shortest rows; none but these are kept."""
+    with dataset.open("rb") as lines:
+        count = sum(1 for _ in lines)
+    countdown = Countdown(progress, f"gate {NAME}, encoding the dataset", count, "row")
+    unended = 0
+
+    def candidates() -> Iterator[EncodedRow]:
+        nonlocal unended
+        for done, content in enumerate(read_jsonl(dataset), start=1):
+            row = encode(tokenizer, method, content, eos_ids)
+            unended += len(without_end_of_turn([row], eos_ids))
+            countdown.reached(done)
+            # Canaries are shorter than any document, and no user sends their prompts.
+            if row.desirable is not False and not is_canary(row.id):
+                yield row
+
+    shortest = nsmallest(SAMPLES, candidates(), key=lambda row: (row.longest, row.id))
+    return count, unended, shortest
+
+
+def _endings(
+    base: Path,
+    tuned: TunedModel,
+    rows: list[EncodedRow],
+    eos_ids: Sequence[int],
+    sft: Sft,
+    device: str,
+    progress: Progress,
+) -> tuple[_Ending, _Ending]:
+    """Of the base, and of the tuned model."""
+    import torch
+    from peft import PeftModel
+
+    several = device == "cuda" and torch.cuda.device_count() > 1
+    place = "auto" if several else {"": 0} if device == "cuda" else None
+
+    def load(directory: Path, name: str) -> Any:
+        progress(f"gate {NAME}: loading the {name}")
+        read = read_base(directory, sft, getattr(torch, sft.precision), place).eval()
+        if sft.adapter == "qlora" and device == "cpu" and _fits_dequantised(read, sft):
+            dequantise(read)
+        return read
+
+    def ending(model: Any, name: str) -> _Ending:
+        progress(f"gate {NAME}, {name}: measuring the end of turn on {len(rows)} rows and generating their replies")
+        value = _log_probability_of_end(model, rows)
+        return _Ending(value, _stopped(model, rows, eos_ids, name, progress) if math.isfinite(value) else 0)
+
+    with torch.no_grad(), passes_in(sft.precision, device):
+        loaded = load(base, "base model")
+        if tuned.holds == "model":
+            of_base = ending(loaded, "base model")
+            del loaded  # before a second model of the same size is loaded
+            return of_base, ending(load(tuned.directory, "tuned model"), "tuned model")
+        model: Any = PeftModel.from_pretrained(loaded, tuned.directory).eval()
+        adapted = ending(model, "adapter")
+        with model.disable_adapter():
+            return ending(model, "base model"), adapted
+
+
+def _fits_dequantised(model: Any, sft: Sft) -> bool:
+    """Whether half of the memory that may be taken holds a model in NF4 in the recipe's precision."""
+    in_precision = model.num_parameters() * (2 if sft.precision == "bfloat16" else 4)
+    return bool(2 * in_precision <= available_memory()[0])
+
+
+def _log_probability_of_end(model: Any, rows: list[EncodedRow]) -> float:
+    import torch
+
+    total = 0.0
+    for row in rows:
+        ids = torch.tensor([row.completions[0].ids], device=model.device)
+        logits = model(input_ids=ids[:, :-1], use_cache=False, logits_to_keep=1).logits[0, -1]
+        total += float(torch.log_softmax(logits.float(), dim=-1)[ids[0, -1]])
+    return total / len(rows)
+
+
+def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: str, progress: Progress) -> int:
+    """Count the greedy replies that end their turn, generated in one batch with prompts padded on the left."""
+    import torch
+    from transformers import GenerationConfig
+
+    prompts = [list(row.completions[0].prompt_ids) for row in rows]
+    longest = max(map(len, prompts))
+    tokens = min(LONGEST_SAMPLE, 2 * max(len(row.completions[0].reply_ids) for row in rows))
+    countdown = Countdown(progress, f"gate {NAME}, {name}, generating {len(rows)} replies", tokens, "token")
+    tensor = partial(torch.tensor, device=model.device)
+
+    def report(input_ids: Any, scores: Any, **named: Any) -> Any:
+        """A stopping criterion that never stops: generation calls it after each token."""
+        countdown.reached(input_ids.shape[1] - longest)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    greedy = GenerationConfig(
+        max_new_tokens=tokens,
+        do_sample=False,
+        eos_token_id=list(eos_ids),
+        pad_token_id=eos_ids[0],
+    )
+    ids = model.generate(
+        input_ids=tensor([[eos_ids[0]] * (longest - len(prompt)) + prompt for prompt in prompts]),
+        attention_mask=tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]),
+        generation_config=greedy,
+        stopping_criteria=[report],
+    )
+    return sum(any(token in eos_ids for token in reply) for reply in ids[:, longest:].tolist())
+
+
+TOLD_APART = "pairs_told_apart"
+COMPLETE = "reward_model_complete"
+LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
+"""Between a score of the trainer's and the gate's own, logits; other threads and batches round differently."""
+
+
+def held_out_pairs(line: Line, split: Artifact) -> list[PreferenceRow]:
+    """The preference pairs of the held-out side, as rows like those that are trained on."""
+    documents = documents_of(PairLayout(), split, HELD_OUT)
+    return [preference_row(document, line.training.instruction) for document in documents]
+
+
+def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Score the held-out pairs again. Passes when the accuracy's interval lies above chance.
+
+    It is inconclusive when the interval includes chance, and fails when it lies below, or when the recorded scores are
+    not those of this model. The baselines are reported and decide nothing.
+    """
+    go_offline()
+    from transformers import AutoTokenizer
+
+    section = workplace.line.training.reward_model
+    assert section is not None
+    base = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
+    pairs = held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    ends = read_descriptor(inputs["base_model"])["eos_ids"]
+    encoded = [encode(tokenizer, "reward", dict(row), ends) for row in pairs]
+    kept = [(row, pair) for row, pair in zip(encoded, pairs, strict=True) if row.longest <= section.max_length]
+    workplace.progress(f"gate {TOLD_APART}: scoring {len(kept)} held-out pairs")
+    with device_of_gate(workplace):
+        scorer = read_scorer(base, artifact.path / REWARD_DIRECTORY, workplace.line.training.sft)
+        scores = scorer.pair_scores([row for row, _ in kept])
+    wild = sum(not math.isfinite(each.margin) for each in scores)
+    if wild or not scores:
+        return Verdict(
+            False, f"{wild} of {len(scores)} held-out pairs have scores that are not finite.", {"pairs": len(scores)}
+        )
+    training = cast(list[PreferenceRow], list(read_jsonl(inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS))))
+    found = held_out_accuracy(scores, [pair for _, pair in kept], training)
+    evidence = {**found.model_dump(mode="json"), "pairs": len(kept)}
+    precision = workplace.line.training.sft.precision
+    differing = _differing(artifact, scores, LARGEST_DIFFERENCE[precision])
+    if differing:
+        return Verdict(False, f"{differing} of {len(kept)} recorded scores are not those of this model.", evidence)
+    above = found.accuracy.low > CHANCE
+    return Verdict(above, _message(found), evidence, inconclusive=not above and found.accuracy.high >= CHANCE)
+
+
+def _differing(artifact: Artifact, scores: Sequence[PairScore], largest: float) -> int:
+    recorded = [PairScore.model_validate(row) for row in read_jsonl(artifact.file(HELD_OUT_SCORES))]
+    if [each.id for each in recorded] != [each.id for each in scores]:
+        return max(len(recorded), len(scores))
+    return sum(
+        not max(abs(one.chosen - other.chosen), abs(one.rejected - other.rejected)) <= largest
+        for one, other in zip(recorded, scores, strict=True)
+    )
+
+
+def _message(found: HeldOutAccuracy) -> str:
+    return (
+        f"It prefers the chosen reply in {found.accuracy} of {found.accuracy.of} held-out pairs; chance is {CHANCE}. "
+        f"The reply's length alone: {found.length_only}; single words alone: {found.words_only}. Where the length is "
+        f"wrong: {found.where_length_is_wrong} of {found.where_length_is_wrong.of}."
+    )
+
+
+def evaluate_complete(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Compare tensors, settings and base model with the recipe's; nothing may be zero that learned, or infinite."""
+    go_offline()
+    base = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
+    descriptor = read_descriptor(inputs["base_model"])
+    trained_on = read_reward_report(artifact).base_model
+    problems = _problems_of_weights(base, artifact.path / REWARD_DIRECTORY, workplace.line)
+    if digest_of(descriptor["files"]) != trained_on.digest:
+        problems.append(f"it was trained on the base model {short(trained_on.digest)}")
+    if descriptor["chat_template_sha256"] != trained_on.chat_template_sha256:
+        problems.append("it was trained with another chat template")
+    if problems:
+        return Verdict(False, f"The reward model is not what the recipe asks for: {'; '.join(problems)}.", {})
+    return Verdict(
+        True,
+        f"Adapter and head are the recipe's, finite and changed; the base model is {short(trained_on.digest)}.",
+        {"base_model": trained_on.digest},
+    )
+
+
+def _problems_of_weights(base: Path, directory: Path, line: Line) -> list[str]:
+    import torch
+    from safetensors.torch import load_file
+
+    sft = line.training.sft
+    config: dict[str, Any] = json.loads((directory / ADAPTER_CONFIG).read_bytes())
+    tensors = load_file(directory / ADAPTER_WEIGHTS)
+    head = tensors.get(HEAD)
+    expected = expected_lora_tensors(base, sft)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != HEAD}
+    wrong = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
+    not_finite = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
+    dead = [name for name, tensor in tensors.items() if ".lora_B." in name and not bool(tensor.any())]
+    unlike = [name for name, value in lora_settings(sft).items() if config.get(name) != value]
+    return [
+        *([f"{len(wrong)} tensors are missing, additional or of another shape"] if wrong else []),
+        *(["it has no head of one score, or one of zeros"] if head is None or len(head) != 1 or not head.any() else []),
+        *([f"{len(not_finite)} tensors are not finite"] if not_finite else []),
+        *([f"{len(dead)} LoRA-B matrices are zero"] if dead else []),
+        *([f"other settings: {', '.join(unlike)}"] if unlike else []),
+    ]

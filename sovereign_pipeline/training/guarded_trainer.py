@@ -1,0 +1,168 @@
+"""What every trainer of this package adds to transformers' Trainer: whole checkpoints, guarded steps, and callbacks.
+
+What belongs here: what does not depend on the loss, and the arguments of transformers. What does not: the packed losses
+(`packed_trainer.py`) and TRL's (`trl_trainer.py`). It imports torch and transformers at its top: import it inside the
+functions that need it.
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.devices import check_sharded, let_accelerate_shard_on_cpu, sharding_arguments
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.plan import Plan
+from sovereign_pipeline.training.sizing import Device, optimizer_in_effect
+
+
+class GuardedTrainer:
+    """Stands before a subclass of transformers' Trainer among the bases of a class, whose methods it refines."""
+
+    def prepare(self, job: TrainingJob, plan: Plan) -> None:
+        """Call it before the Trainer's own `__init__`, which writes and reads some of this."""
+        self.job = job
+        self.plan = plan
+        self.checkpoint_directory = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
+        self.first_step = 0
+        """The step that this process's training started after."""
+        self.stop_requested = False
+
+    def add_hooks(self: Any, hooks: TrainerHooks) -> None:
+        self.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes
+        self.add_callback(PlanCheck(self))
+        self.add_callback(StopOnRequest(self, hooks))
+        self.add_callback(StepProgress(self, hooks))
+
+    def create_accelerator_and_postprocess(self: Any) -> None:
+        if self.job.devices.count > 1 and self.args.use_cpu:
+            let_accelerate_shard_on_cpu()
+        super().create_accelerator_and_postprocess()  # type: ignore[misc]
+        check_sharded(self.job, self.accelerator)
+
+    def any_process(self: Any, is_true: bool) -> bool:
+        """Whether it is true in any of the processes; every one of them must ask."""
+        return bool(self.accelerator.reduce(torch.tensor(int(is_true), device=self.args.device), "sum"))
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        wait_for_all = self.accelerator.wait_for_everyone
+        first = self.is_world_process_zero()
+        with self.checkpoint_directory.writing(self.state.global_step, first, wait_for_all) as directory:
+            self.save_model(str(directory), _internal_call=True)
+            self._save_optimizer_and_scheduler(str(directory))
+            self._save_rng_state(str(directory))
+            if first:
+                self.state.save_to_json(str(directory / "trainer_state.json"))
+                self.save_beside(directory)
+
+    def save_beside(self, directory: Path) -> None:
+        """For a training that has a state of its own: write it into the checkpoint."""
+
+
+class PlanCheck(TrainerCallback):  # type: ignore[misc]
+    """Refuses a training whose number of steps is not the plan's: it would train other batches."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        plan = self._trainer.plan
+        if state.max_steps != plan.steps:
+            raise TrainingFailed(
+                f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, and transformers counts "
+                f"{state.max_steps}. It would train other batches.",
+                "Install the pinned versions (requirements/). If they are installed, report this.",
+            )
+        self._trainer.first_step = state.global_step
+
+
+class StopOnRequest(TrainerCallback):  # type: ignore[misc]
+    """Ends the training after the present step, with a checkpoint, when any process was requested to stop."""
+
+    def __init__(self, trainer: Any, hooks: TrainerHooks) -> None:
+        self._trainer = trainer
+        self._hooks = hooks
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        if state.global_step >= self._trainer.plan.steps:
+            control.should_save = False  # the result itself follows
+        elif self._trainer.any_process(self._hooks.should_stop()):
+            self._trainer.stop_requested = control.should_save = control.should_training_stop = True
+
+
+class StepProgress(TrainerCallback):  # type: ignore[misc]
+    """Reports each step to the trainer's process."""
+
+    def __init__(self, trainer: Any, hooks: TrainerHooks) -> None:
+        self._trainer = trainer
+        self._hooks = hooks
+        self._started = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        self._started = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **named: Any) -> None:
+        if "loss" not in logs:
+            return
+        plan, step, first = self._trainer.plan, state.global_step, self._trainer.first_step
+        elapsed = time.monotonic() - self._started
+        self._hooks.on_step(
+            Step(
+                step=step,
+                steps=plan.steps,
+                loss=logs["loss"],
+                tokens_per_second=(plan.tokens_until(step) - plan.tokens_until(first)) / elapsed,
+                seconds_left=elapsed / (step - first) * (plan.steps - step),
+            )
+        )
+
+
+def training_arguments(job: TrainingJob, argument_class: Any = TrainingArguments, **more: Any) -> Any:
+    """transformers' arguments for a job. The plan holds epochs and order, so there is one pass in that order.
+
+    argument_class: TrainingArguments, or one of TRL's derived from it; more: that one's own, or others than here.
+    """
+    tuning = job.tuning
+    schedulers = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
+    values: dict[str, Any] = dict(
+        output_dir=str(job.output.with_name("trainer")),
+        per_device_train_batch_size=tuning.batch_size,
+        gradient_accumulation_steps=tuning.gradient_accumulation,
+        learning_rate=job.learning_rate,
+        lr_scheduler_type=schedulers[tuning.scheduler],
+        warmup_steps=tuning.warmup_steps,
+        num_train_epochs=1,
+        optim=_optimizer(job),
+        max_grad_norm=1.0,
+        seed=job.seed,
+        data_seed=job.seed,
+        train_sampling_strategy="sequential",
+        bf16=job.sft.precision == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=job.sft.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=job.checkpoints.every_steps,
+        remove_unused_columns=False,
+        report_to="none",
+        disable_tqdm=True,
+        **sharding_arguments(job),
+    )
+    arguments = argument_class(**values | more)
+    # Where a process sees several GPUs, transformers would make a batch as many times larger and spread it over them.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _optimizer(job: TrainingJob) -> str:
+    """transformers' name for the recipe's optimizer on this machine; see Sft."""
+    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
+    names = {"adamw": "adamw_torch", "paged_adamw_8bit": "paged_adamw_8bit"}
+    return names[optimizer_in_effect(job.sft, device, job.devices.count)]

@@ -1,0 +1,244 @@
+"""Guards on the model before, during and after a training: faults that would make it worthless without an error.
+
+A guard that fires raises TrainingFailed. What does not belong here: guards on the rows alone (`rows.py`), and gates on
+the finished artifact (`training/gates/`).
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.text import Countdown, and_more, counted
+from sovereign_pipeline.dataset.canaries import is_canary
+from sovereign_pipeline.training.forward import Batch, packed, token_log_probabilities
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.models import fused_experts
+from sovereign_pipeline.training.rows import Completion, EncodedRow
+
+PROBE_ROWS = 8
+LARGEST_SHIFT_IN_PACK = {"float32": 0.01, "bfloat16": 0.15}
+"""Between the log-probabilities of a reply in a pack and alone: mean over its tokens, nats.
+
+Other lengths in one pass round differently. Measured on documents with SmolLM2-135M: 0.056 at most in bfloat16, 2e-5 in
+float32.
+"""
+LARGEST_SHIFT_BY_NEIGHBOUR = 0.01
+"""Between the log-probabilities of a reply behind two rows of the same length, which use the same kernels; nats.
+
+Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. Experts get other batches
+behind another row: for them `LARGEST_SHIFT_IN_PACK` holds.
+"""
+LEAST_CHANGE = 1e-5
+"""Of the probe's loss over a training, as a share."""
+DIVERGED_SHARE, DIVERGED_NATS = 0.05, 0.05
+"""The probe's loss may rise a little, because stock phrases become less certain: by this share, or these nats."""
+NAMES_IN_A_MESSAGE = 3
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The loss on a few trained rows, to compare before and after the training."""
+
+    rows: list[EncodedRow]
+    before: float
+    """Mean loss per reply token before the first step, nats."""
+
+    def loss(self, model: Any) -> float:
+        """Mean loss per reply token under the model as it is now, nats."""
+        return _loss(model, self.rows)
+
+    def check_moved(self, after: float, method: str) -> None:
+        """Raise TrainingFailed when the loss did not change or, for SFT, clearly rose."""
+        if not math.isfinite(after):
+            raise TrainingFailed(
+                "The loss is not finite after the last step.",
+                "Lower learning_rate, or train with precision: float32.",
+            )
+        if abs(after - self.before) < LEAST_CHANGE * abs(self.before):
+            raise TrainingFailed(
+                f"The loss on {len(self.rows)} trained rows is {after:.6f}, the same as before the first step. Nothing "
+                f"was learned.",
+                "Raise learning_rate or max_steps, or lower warmup_steps. Check that adapter and target_modules name "
+                "layers of the model.",
+            )
+        if method == "sft" and after - self.before > max(DIVERGED_SHARE * self.before, DIVERGED_NATS):
+            raise TrainingFailed(
+                f"The loss on {len(self.rows)} trained rows rose from {self.before:.4f} to {after:.4f}. The training "
+                f"diverged.",
+                "Lower learning_rate, or raise warmup_steps.",
+            )
+
+
+def check_template(tokenizer: Any, job: TrainingJob) -> None:
+    """Check that the tokenizer has exactly the pinned chat template."""
+    found = sha256(str(tokenizer.chat_template).encode()).hexdigest()
+    if found != job.chat_template_sha256:
+        raise TrainingFailed(
+            f"{job.base_model}: the chat template is {short(found)}, and {short(job.chat_template_sha256)} is pinned. "
+            f"Training and serving would format turns differently.",
+            "Restore the model's files.",
+        )
+
+
+def check_vocabulary(tokenizer: Any, model: Any, rows: Sequence[EncodedRow]) -> None:
+    """Check that every token id, of the rows and of the tokenizer, has an embedding."""
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    largest = max(max(each.ids) for row in rows for each in row.completions)
+    if max(largest, len(tokenizer) - 1) >= embeddings:
+        raise TrainingFailed(
+            f"The tokenizer has {len(tokenizer)} tokens (largest id in the rows: {largest}), and the model has "
+            f"{embeddings} embeddings. Tokens were added that the model does not know.",
+            "Restore the tokenizer's own files.",
+        )
+
+
+def check_trainable(model: Any, sft_adapter: str) -> int:
+    """Count the trained parameters. Check that they are exactly those of the adapter, or all of the model."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not trained:
+        raise TrainingFailed(
+            "No parameter would be trained: target_modules match no layer, or every layer is frozen.",
+            "Correct target_modules in training.sft.",
+        )
+    if sft_adapter == "none":
+        wrong = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    else:
+        wrong = [name for name in trained if "lora_" not in name]
+        wrong += [name for name, each in model.named_parameters() if "lora_" in name and not each.requires_grad]
+    if wrong:
+        raise TrainingFailed(
+            f"{len(wrong)} tensors are frozen that should be trained, or trained that should be frozen: "
+            f"{and_more(wrong, NAMES_IN_A_MESSAGE)}.",
+            "Correct adapter and target_modules in training.sft.",
+        )
+    return sum(parameter.numel() for parameter in trained.values())
+
+
+def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision: str, max_length: int) -> None:
+    """Check that packed rows do not influence each other.
+
+    Two packed rows must have the log-probabilities of each row alone, and the second row's must not depend on the
+    first.
+    """
+    import torch
+
+    first, second = _two_ordinary(rows, max_length)
+    front, behind = first.completions[0], second.completions[0]
+    another = Completion(front.prompt_ids[::-1], front.reply_ids[::-1])
+    with _in_evaluation_mode(model), torch.no_grad():
+        inputs = _on_device(model, [front, behind])
+        together = token_log_probabilities(model, inputs)
+        from_alone = (together - token_log_probabilities(model, inputs, together=False)).abs()
+        moved = (together - token_log_probabilities(model, _on_device(model, [another, behind]))).abs()
+    shift_of_each = from_alone.split([len(front.reply_ids), len(behind.reply_ids)])
+    shift_in_pack = max(float(each.mean()) for each in shift_of_each)
+    shift_by_neighbour = float(moved[len(front.reply_ids) :].mean())
+    largest = LARGEST_SHIFT_IN_PACK[precision]
+    if shift_in_pack > largest or shift_by_neighbour > (
+        largest if fused_experts(model) else LARGEST_SHIFT_BY_NEIGHBOUR
+    ):
+        raise TrainingFailed(
+            f"This model does not keep packed rows apart. Log-probabilities of rows {first.id} and {second.id} differ "
+            f"by {shift_in_pack:.3f} nats per token between packed and alone, and by {shift_by_neighbour:.3f} behind "
+            f"another row.",
+            "Set packing: false in training.sft and training.preference.",
+        )
+
+
+def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRow]:
+    """The two rows nearest to the median length among those that fit a pack in pairs; else the two shortest."""
+
+    def length(row: EncodedRow) -> int:
+        return len(row.completions[0])
+
+    by_length = sorted(rows, key=lambda row: (length(row), row.id))
+    median = length(by_length[len(by_length) // 2])
+    fitting = [row for row in by_length if length(row) <= max_length // 2]
+    return sorted(fitting, key=lambda row: abs(length(row) - median))[:2] if len(fitting) > 1 else by_length[:2]
+
+
+def start_probe(model: Any, rows: Sequence[EncodedRow], progress: Callable[[str], None]) -> Probe:
+    """Choose rows of all lengths, from the middle of equal parts, and measure their loss.
+
+    Canaries are excluded: training on documents changes their loss little.
+    """
+    candidates = {row.id: row for row in rows if not is_canary(row.id)} or {row.id: row for row in rows}
+    by_length = sorted(candidates.values(), key=lambda row: (row.longest, row.id))
+    count = min(PROBE_ROWS, len(by_length))
+    chosen = [by_length[(2 * part + 1) * len(by_length) // (2 * count)] for part in range(count)]
+    return Probe(chosen, _loss(model, chosen, Countdown(progress, "loss before the first step", count, "row")))
+
+
+def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -> None:
+    """Check that loss and gradient are finite, and that the loss is the mean over the whole step.
+
+    expected: the step's summed losses divided by its tokens (or replies), computed independently of the library that
+    accumulates gradients. A library that divides once more, or once less, changes the learning rate.
+    """
+    if not all(math.isfinite(value) for value in logs.values()):
+        raise TrainingFailed(
+            f"Step {step} of {steps}: loss or gradient is not finite.",
+            "Lower learning_rate in the recipe, or train with precision: float32.",
+        )
+    if not math.isclose(logs["loss"], expected, rel_tol=1e-3, abs_tol=1e-5):
+        raise TrainingFailed(
+            f"Step {step} of {steps}: the minimised loss is {logs['loss']:.6f}, and the mean over the step is "
+            f"{expected:.6f}. Gradients are not accumulated as a mean.",
+            "Install the pinned versions (requirements/).",
+        )
+
+
+def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
+    """Check that every LoRA-B is finite, not zero, and changed since the start. now, start: see `lora_b`."""
+    import torch
+
+    if not now:
+        raise TrainingFailed("The trained model has no adapter.", "Install the pinned versions (requirements/).")
+    dead = [name for name, tensor in now.items() if not bool(torch.isfinite(tensor).all()) or not bool(tensor.any())]
+    still = [name for name, tensor in now.items() if name in start and torch.equal(tensor, start[name])]
+    lost = sorted(start.keys() - now.keys())
+    if dead or still or lost:
+        raise TrainingFailed(
+            f"Of {counted(len(start), 'LoRA-B matrix', 'LoRA-B matrices')}, {len(dead)} are zero or not finite, "
+            f"{len(still)} are unchanged and {len(lost)} are missing: "
+            f"{and_more(sorted({*dead, *still, *lost}), NAMES_IN_A_MESSAGE)}. Parts of the adapter learned nothing.",
+            "Name target_modules that every pass uses, or raise learning_rate or max_steps.",
+        )
+
+
+def lora_b(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Copies of the trained adapter's LoRA-B matrices among named tensors, on the CPU."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors if ".lora_B.default" in name}
+
+
+def _loss(model: Any, rows: Sequence[EncodedRow], countdown: Countdown | None = None) -> float:
+    """Row by row: all rows together would take more memory than a step."""
+    import torch
+
+    found: list[Any] = []
+    with _in_evaluation_mode(model), torch.no_grad():
+        for row in rows:
+            found.append(token_log_probabilities(model, _on_device(model, [row.completions[0]])))
+            if countdown is not None:
+                countdown.reached(len(found))
+    return float(-torch.cat(found).mean())
+
+
+def _on_device(model: Any, completions: Sequence[Completion]) -> Batch:
+    return {name: tensor.to(model.device) for name, tensor in packed(completions).items()}
+
+
+@contextmanager
+def _in_evaluation_mode(model: Any) -> Iterator[None]:
+    """Without dropout, so that no random number is drawn."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

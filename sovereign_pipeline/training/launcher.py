@@ -1,0 +1,334 @@
+"""Running the trainer: as a child process, as one process for each device, or as a job of a Ray cluster.
+
+What the trainer does is `loop/`.
+"""
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.making import library_versions, source_digest
+from sovereign_pipeline.artifacts.stage import Progress
+from sovereign_pipeline.base.errors import InputError, TrainingFailed
+from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
+from sovereign_pipeline.policy.trainer import Ray
+from sovereign_pipeline.training.job import TrainingJob, read_result
+from sovereign_pipeline.training.report import TRAINING_LIBRARIES
+
+PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
+"""Process id of the parent that the trainer must not outlive."""
+SECONDS_FOR_A_CHECKPOINT = 300
+"""For a step of the largest model and its checkpoint. dagster.yaml gives a terminated run longer than this."""
+SECONDS_OF_REPEATED_INTERRUPT = 5
+"""Ctrl-C reaches every process of the terminal, and Dagster's executor then interrupts each of its steps once more."""
+
+INHERITED_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "MKL_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "PATH",
+    "TMPDIR",
+)
+
+
+def worker_command(python: str, job: Path) -> list[str]:
+    """The command of the trainer, or of the launcher that starts one for each device."""
+    module = "worker" if TrainingJob.read(job).devices.count == 1 else "ranks"
+    return [python, "-m", f"sovereign_pipeline.training.{module}", str(job)]
+
+
+def worker_environment(job: Path) -> dict[str, str]:
+    """Variables of every trainer, wherever it runs; none depends on this machine."""
+    return {
+        **OFFLINE_ENVIRONMENT,
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
+        "HF_HOME": str(job.parent / "caches"),
+        # Waiting OpenMP threads sleep instead of spinning. On a busy machine, two spinning threads wait for each
+        # other's time slice in every operation: 12 ms instead of 0.04 ms for a small one.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONHASHSEED": "0",
+    }
+
+
+def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | None = None) -> None:
+    """Run the trainer on a job file and wait; each line that it prints goes to `progress`.
+
+    environment: variables beside the inherited ones, such as those that open a Dagster Pipes session.
+    When this process is interrupted, the trainer saves a checkpoint and ends; it is killed with all its children when
+    it takes too long or at a second interrupt. When this process is killed, the kernel kills the trainer.
+    Raises TrainingFailed with the trainer's own failure, or with how its process ended.
+    """
+    result = TrainingJob.read(job).result
+    result.unlink(missing_ok=True)
+    process = subprocess.Popen(
+        worker_command(sys.executable, job),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        # Warnings of libraries quote the text they were given, and document text may not reach a log.
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=job.parent,
+        env=_environment(job, environment or {}),
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            progress(line.rstrip("\n"))
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            _end(process, progress)
+        process.stdout.close()
+    if status != 0 and not result.is_file():
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        raise TrainingFailed(
+            f"{job}: the trainer's process {how} without a result. SIGKILL from outside most often means that memory "
+            f"ran out.",
+            "Lower training.sft.max_length or batch_size in the recipe, and run again. It resumes from its last "
+            "checkpoint.",
+        )
+    read_result(result)
+    if status != 0:
+        raise TrainingFailed(
+            f"{job}: the trainer's process ended with status {status} after the training.", "Run again."
+        )
+
+
+def _end(process: subprocess.Popen[str], progress: Progress) -> None:
+    """End the trainer. The interrupt that led here continues afterwards; its repetition counts as the same one."""
+    os.killpg(process.pid, signal.SIGTERM)
+    begun, reported = time.monotonic(), False
+    while process.poll() is None:
+        try:
+            if not reported:
+                reported = True
+                progress(f"stopping the trainer; it saves a checkpoint first, in {SECONDS_FOR_A_CHECKPOINT} s at most")
+            process.communicate(timeout=SECONDS_FOR_A_CHECKPOINT)  # keeps reading, so that the trainer can write
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        except BaseException:
+            if time.monotonic() - begun < SECONDS_OF_REPEATED_INTERRUPT:
+                continue
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+
+
+def _environment(job: Path, extra: Mapping[str, str]) -> dict[str, str]:
+    inherited = {name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ}
+    return {
+        **inherited,
+        **worker_environment(job),
+        "PYTHONPATH": str(PROJECT_ROOT),
+        PARENT_VARIABLE: str(os.getpid()),
+        **extra,
+    }
+
+
+INSTALLATION_VARIABLE = "SOVEREIGN_TRAINER_INSTALLATION"
+
+
+def remote_environment(job: Path) -> dict[str, str]:
+    """Variables of a remote trainer: none of this process's, and no parent, since it cannot die with one."""
+    return {
+        **worker_environment(job),
+        "HOME": str(job.parent / "caches"),
+        "USER": "trainer",  # libraries read it, and the user's id may have no name there
+        INSTALLATION_VARIABLE: json.dumps(_installation(), sort_keys=True),
+    }
+
+
+def refuse_another_installation() -> None:
+    """Raise TrainingFailed in a trainer whose starter has other code or other libraries.
+
+    The starter records its own versions in the artifact's manifest, which would then be wrong. Builds of one version
+    for different devices, such as 2.13.0+cpu and 2.13.0+cu130, count as the same; the trainer's report names the one
+    that trained.
+    """
+    stated = os.environ.get(INSTALLATION_VARIABLE)
+    if stated is None:
+        return
+    wanted, found = json.loads(stated), _installation()
+    different = [f"{name} is {found[name]}, not {wanted[name]}" for name in found if found[name] != wanted.get(name)]
+    if different:
+        raise TrainingFailed(
+            f"The trainer's machine has another installation than the machine that started it: {'; '.join(different)}.",
+            "Install the same release on both (image, or nodes of the cluster), with requirements/.",
+        )
+
+
+def read_remote_result(job: Path, ending: str, progress: Progress) -> None:
+    """Read the result of a trainer that did not end normally.
+
+    A result counts, since it is written last and whole. Raises TrainingFailed with the trainer's own failure, or when
+    there is no result. ending: how it ended, as a clause: "the pod …".
+    """
+    result = TrainingJob.read(job).result
+    if not result.is_file():
+        raise TrainingFailed(
+            f"{job}: {ending}, without a result. If it was killed, memory most often ran out.",
+            "Lower training.sft.max_length or batch_size in the recipe, or raise trainer.memory_gib in "
+            "institution.yaml. Then run again; it resumes from its last checkpoint.",
+        )
+    read_result(result)
+    progress(f"{ending}; the training had ended before, and its result is complete")
+
+
+def _installation() -> dict[str, str]:
+    versions = {name: version.split("+")[0] for name, version in library_versions(TRAINING_LIBRARIES).items()}
+    return {"the program's source": source_digest()[:16], **versions}
+
+
+SECONDS_BETWEEN_POLLS = 2.0
+SECONDS_OUT_OF_REACH = 600.0
+"""The head may restart or be unreachable for a while; the job on its node continues meanwhile."""
+ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Ray's client prefers them to the address that it is given."""
+
+
+def run_trainer_on_ray(job: Path, place: Ray, progress: Progress, environment: Mapping[str, str]) -> None:
+    """Run the trainer on a job file, on a node that sees the same paths, and wait.
+
+    environment: variables beside those of every trainer, such as those that open a Dagster Pipes session.
+    When this process is interrupted, the job is stopped: it gets SIGTERM, saves a checkpoint, and is waited for.
+    Raises InputError when Ray is not installed here or refuses the job, and TrainingFailed with the trainer's own
+    failure, or with how the job ended.
+    """
+    client = _client(place)
+    submission = f"sovereign-{uuid.uuid4().hex[:16]}"
+    reserved = {
+        "entrypoint_num_gpus": place.gpus,
+        "entrypoint_num_cpus": place.cpus,
+        "entrypoint_memory": place.memory_gib * 2**30 if place.memory_gib is not None else None,
+        "entrypoint_resources": place.resources or None,
+    }
+    try:
+        client.submit_job(
+            submission_id=submission,
+            entrypoint=entrypoint(job, place, environment),
+            # Read by Ray's supervisor of the job: after stop_job it kills when these seconds are over, by default 3.
+            runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_FOR_A_CHECKPOINT)}},
+            **reserved,
+        )
+    except _unreachable() as error:
+        raise InputError(
+            f"trainer.address {place.address} of institution.yaml: Ray refused the job: {_short(error)}.",
+            "Correct the `trainer` section, or check the cluster.",
+        ) from None
+    progress(f"submitted {submission} to Ray at {place.address}")
+    try:
+        ended = _watch(client, submission, progress)
+    except BaseException:
+        _stop(client, submission, progress)
+        raise
+    if ended.status == "SUCCEEDED":
+        read_result(TrainingJob.read(job).result)
+        return
+    read_remote_result(job, f"job {submission} on Ray ended as {ended.status} ({_short(ended.message)})", progress)
+
+
+def entrypoint(job: Path, place: Ray, environment: Mapping[str, str]) -> str:
+    """The shell command of the job.
+
+    `env -i`, because a Ray job otherwise inherits the environment of its node; `exec`, so that the trainer itself gets
+    the signals.
+    """
+    from_the_node = " ".join(f'${{{name}+"{name}=${name}"}}' for name in INHERITED_VARIABLES if name != "HOME")
+    given = {**remote_environment(job), **environment}
+    if place.gpus == 0:
+        given["CUDA_VISIBLE_DEVICES"] = ""  # a job that reserves none would see every GPU of its node
+    assigned = " ".join(shlex.quote(f"{name}={value}") for name, value in given.items())
+    return f"exec env -i {from_the_node} {assigned} {shlex.join(worker_command(place.python, job))}"
+
+
+def _client(place: Ray) -> Any:
+    if importlib.util.find_spec("ray") is None:
+        raise InputError(
+            "institution.yaml: trainer.where is 'ray', and Ray is not installed here.",
+            "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror.",
+        )
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read by Ray while it is imported
+    from ray.job_submission import JobSubmissionClient
+
+    hidden = {name: os.environ.pop(name) for name in ADDRESS_VARIABLES if name in os.environ}
+    try:
+        return JobSubmissionClient(place.address)
+    except _unreachable() as error:
+        raise InputError(
+            f"trainer.address {place.address} of institution.yaml: no Ray answers there: {_short(error)}.",
+            "Give the address of the head's dashboard, which accepts jobs (`ray start --head` prints it).",
+        ) from None
+    finally:
+        os.environ.update(hidden)
+
+
+def _unreachable() -> tuple[type[Exception], ...]:
+    """Errors of Ray's client when the head is unreachable, requires a token, or answers with an error."""
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    return (ConnectionError, RuntimeError, AuthenticationError, requests.RequestException)
+
+
+def _watch(client: Any, submission: str, progress: Progress) -> Any:
+    """The job's details once it ended. Raises TrainingFailed when the head is unreachable for too long."""
+    reported, reached = None, time.monotonic()
+    while True:
+        try:
+            details = client.get_job_info(submission)
+        except _unreachable() as error:
+            if time.monotonic() - reached > SECONDS_OUT_OF_REACH:
+                raise TrainingFailed(
+                    f"Ray has not answered for {SECONDS_OUT_OF_REACH:.0f} s: {_short(error)}. The job {submission} may "
+                    f"still run.",
+                    "Run again when the cluster answers. A new job waits for that job's lock and resumes from its last "
+                    "checkpoint.",
+                ) from None
+            if reported != "unreachable":
+                progress(f"Ray does not answer ({_short(error)}); retrying for {SECONDS_OUT_OF_REACH:.0f} s")
+                reported = "unreachable"
+        else:
+            reached = time.monotonic()
+            if details.status != reported:
+                reported = details.status
+                progress(f"{submission} is {reported}")
+            if reported in ENDED:
+                return details
+        time.sleep(SECONDS_BETWEEN_POLLS)
+
+
+def _stop(client: Any, submission: str, progress: Progress) -> None:
+    """Stop the job and wait for its end; Ray kills it when it takes longer than a checkpoint may."""
+    progress(f"stopping {submission}; it saves a checkpoint first, in {SECONDS_FOR_A_CHECKPOINT} s at most")
+    deadline = time.monotonic() + SECONDS_FOR_A_CHECKPOINT + 10 * SECONDS_BETWEEN_POLLS
+    try:
+        client.stop_job(submission)
+        while client.get_job_info(submission).status not in ENDED:
+            if time.monotonic() > deadline:
+                progress(f"{submission} has not ended; see `ray job status {submission}`")
+                return
+            time.sleep(SECONDS_BETWEEN_POLLS)
+    except _unreachable() as error:
+        progress(f"{submission} could not be stopped and may still run: {_short(error)}")
+
+
+def _short(message: object) -> str:
+    """Its last line, which states the reason, and at most 300 characters of it."""
+    lines = [line.strip() for line in str(message).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason given"

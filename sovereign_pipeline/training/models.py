@@ -1,0 +1,265 @@
+"""The model that is trained: loading it, putting the adapter on it, and saving the result.
+
+What does not belong here: the shape of an adapter (`lora.py`), the training (`trainer.py`), and verifying the base
+model's files (`base_models/`).
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIRECTORY
+
+ALL_LINEAR = "all-linear"
+MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Model types whose fused kernels read the weight of out_proj past an adapter, so that PEFT refuses one there."""
+
+
+def lora_settings(sft: Sft) -> dict[str, Any]:
+    """The recipe's adapter in the keys of `adapter_config.json`."""
+    return {"r": sft.rank, "lora_alpha": sft.alpha, "use_rslora": sft.rslora, "use_dora": sft.dora}
+
+
+def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that the recipe's adapter has on this base, from a model without weights."""
+    import torch
+    from peft import get_peft_model, get_peft_model_state_dict
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+        shaped = get_peft_model(model, lora_config(sft, model))
+    state = get_peft_model_state_dict(shaped, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def lora_config(sft: Sft, model: Any) -> Any:
+    """PEFT's LoraConfig of the recipe's adapter for this model.
+
+    `all-linear` means every linear layer of the language model except its head. Excluded are layers of images and
+    sound, because rows hold text only, and layers that PEFT refuses (`MAMBA`). Experts, which transformers 5 holds as
+    one tensor of three dimensions, are linear layers too: each gets a LoRA of the same rank (PEFT's target_parameters,
+    without dropout or DoRA), and so does the router.
+    """
+    from peft import LoraConfig
+
+    everything = sft.target_modules == ALL_LINEAR
+    return LoraConfig(
+        r=sft.rank,
+        lora_alpha=sft.alpha,
+        lora_dropout=sft.dropout,
+        target_modules=sft.target_modules if isinstance(sft.target_modules, str) else list(sft.target_modules),
+        exclude_modules=_excluded(model) if everything else None,
+        target_parameters=fused_experts(model) or None if everything else None,
+        use_rslora=sft.rslora,
+        use_dora=sft.dora,
+        task_type="CAUSAL_LM",
+    )
+
+
+def fused_experts(model: Any) -> list[str]:
+    """Suffixes of the tensors that hold all experts of a layer, such as `experts.down_proj`; sorted."""
+    return sorted(
+        {
+            f"experts.{name.rpartition('.')[2]}"
+            for name, parameter in model.named_parameters()
+            if ".experts." in name and parameter.ndim == 3
+        }
+    )
+
+
+def _excluded(model: Any) -> str | None:
+    """A regular expression for the modules that `all-linear` excludes."""
+    decoder = model.get_decoder()
+    name = next(name for name, module in model.named_modules() if module is decoder)
+    parent, _, own = name.rpartition(".")
+    patterns = [
+        rf"{re.escape(parent)}\.{re.escape(child)}\..*"
+        for child, _ in model.get_submodule(parent).named_children()
+        if parent and child != own
+    ]
+    if model.config.model_type in MAMBA:
+        patterns.append(r".*\.out_proj")
+    return "|".join(patterns) or None
+
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+"""Beside configuration and weights, the files of a directory that can be loaded as a chat model."""
+
+
+def load_trainable(job: TrainingJob, progress: Callable[[str], None]) -> Any:
+    """Load the model and mark what the recipe trains: a new adapter, the parent adapter, or all weights.
+
+    Frozen weights are held in the recipe's precision, or in NF4 with double quantisation (QLoRA, Dettmers et al. 2023,
+    section 3), which is dequantised into that precision in every pass. Trained weights are always held in float32:
+    updates of 2e-4 are lost in bfloat16's eight bits. With bfloat16 the passes run in it, under autocast.
+    Under QLoRA, which takes linear layers only, experts that transformers holds as one tensor stay in the recipe's
+    precision, and a message says so. Dropout is the recipe's, whatever the parent adapter had; preferences are learned
+    without any. Raises TrainingFailed when PEFT cannot put the recipe's adapter on this model.
+    """
+    base = _load_base(job)
+    experts = fused_experts(base)
+    if job.sft.adapter == "qlora" and experts:
+        progress(
+            f"adapter: qlora holds linear layers in NF4; the experts of this model ({', '.join(experts)}) stay in "
+            f"{job.sft.precision} and need the memory of adapter: lora"
+        )
+    model = base if job.sft.adapter == "none" else _with_adapter(base, job)
+    if job.method != "sft":
+        without_dropout(model)
+    return model
+
+
+def _with_adapter(base: Any, job: TrainingJob) -> Any:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    try:
+        if job.parent_adapter is None:
+            return get_peft_model(base, lora_config(job.sft, base))
+        config = LoraConfig.from_pretrained(job.parent_adapter)
+        config.lora_dropout = job.sft.dropout  # else PEFT takes the parent adapter's
+        return PeftModel.from_pretrained(base, job.parent_adapter, config=config, is_trainable=True)
+    except ValueError as error:
+        raise TrainingFailed(
+            f"PEFT cannot put this adapter on {type(base).__name__}: {str(error).strip()}",
+            f"Change target_modules (default: {ALL_LINEAR}), dropout or dora in training.sft.",
+        ) from error
+
+
+def without_dropout(model: Any) -> None:
+    """Put dropout to 0 in all layers and adapters.
+
+    References are computed without it; with it, the policy would differ from them before the first step.
+    """
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob, name: str = ADAPTER_DIRECTORY) -> None:
+    """Write an ordinary PEFT directory with reproducible bytes: no paths, no model card, sorted sets.
+
+    state: name -> tensor, of the adapter at least. name: of the directory in the output.
+    """
+    directory = job.output / name
+    model.peft_config["default"].base_model_name_or_path = job.base_model_name
+    model.save_pretrained(str(directory), selected_adapters=["default"], save_embedding_layers=False, state_dict=state)
+    (directory / "README.md").unlink(missing_ok=True)
+    path = directory / "adapter_config.json"
+    config = json.loads(path.read_bytes())
+    for key in ("modules_to_save", "target_modules", "target_parameters"):
+        if isinstance(config[key], list):
+            config[key].sort()
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def save_model(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
+    """Write `model/`, a transformers directory in the recipe's precision with the base model's tokenizer files."""
+    import torch
+
+    directory = job.output / MODEL_DIRECTORY
+    dtype = getattr(torch, job.sft.precision)
+    tensors = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+    for target, source in model.all_tied_weights_keys.items():
+        tensors[target] = tensors[source]  # one tensor under two names, which is then written once
+    model.config.dtype = dtype
+    model.save_pretrained(str(directory), state_dict=tensors)
+    for name in TOKENIZER_FILES:
+        if (job.base_model / name).is_file():
+            shutil.copyfile(job.base_model / name, directory / name)
+
+
+def read_base(directory: Path, sft: Sft, dtype: Any, device_map: Any) -> Any:
+    """Load a model as the recipe's adapter is trained on it: in NF4 for `qlora`, else in dtype."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantisation = None
+    if sft.adapter == "qlora":
+        quantisation = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=dtype,
+        attn_implementation="sdpa",
+        quantization_config=quantisation,
+        device_map=device_map,
+    )
+    if not torch.cuda.is_available():
+        _keep_differentiable(model)
+    return model
+
+
+def _load_base(job: TrainingJob) -> Any:
+    import torch
+
+    dtype = torch.float32 if job.sft.adapter == "none" else getattr(torch, job.sft.precision)
+    # Several processes load to the CPU and are given their shards later.
+    alone_on_cuda = torch.cuda.is_available() and job.devices.count == 1
+    model = read_base(job.base_model, job.sft, dtype, {"": 0} if alone_on_cuda else None)
+    if torch.cuda.is_available():
+        from trl.trainer.utils import add_fused_lm_head
+
+        add_fused_lm_head(model)
+        return model
+    if not job.is_trls:  # its rows are padded, so they have a mask
+        from sovereign_pipeline.training.attention import use_row_by_row
+
+        use_row_by_row(model)
+    return model
+
+
+def dequantise(model: Any) -> None:
+    """Put the NF4 layers' values into plain layers, in the precision in which each pass computes with them.
+
+    Every pass through NF4 dequantises all of it. For a pass of a few tokens that is nearly all of its time on a CPU.
+    What such a model gives is the same to the last bit.
+    """
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Linear4bit):
+            weight = dequantize_4bit(module.weight.data, module.weight.quant_state).to(module.compute_dtype)
+            plain = torch.nn.Linear(1, 1, bias=False)
+            plain.in_features, plain.out_features = module.in_features, module.out_features
+            plain.weight = torch.nn.Parameter(weight, requires_grad=False)
+            plain.bias = module.bias
+            model.set_submodule(name, plain)
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Keep bitsandbytes from repacking NF4 weights on CPUs with bfloat16 units.
+
+    The first pass without gradients, which a guard makes before training, would repack them for an operation without a
+    backward pass. Gradients of later steps would then end at each layer, with no more than a warning.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False

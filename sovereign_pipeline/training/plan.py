@@ -1,0 +1,144 @@
+"""The order in which rows are trained.
+
+It is decided before the first step, so that it can be recorded and is the same after an interruption or a repetition.
+"""
+
+import heapq
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.rows import EncodedRow
+from sovereign_pipeline.training.sizing import Forward
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Packs of rows, or single rows, in the order of the training."""
+
+    units: list[list[EncodedRow]]
+    """A unit is a pack, or a row by itself."""
+    batch_size: int
+    """Units in one pass."""
+    units_a_step: int
+    """batch_size × gradient_accumulation × devices."""
+    units_a_pass: int
+    """batch_size × devices."""
+    padded: bool = False
+    """Rows of a batch are padded to its longest, and logits computed for every position, as TRL does."""
+    left_out: int = 0
+    """Units at the end that the method cannot train: one alone in kto; fewer than a batch for each device where TRL has
+    the loss."""
+
+    @property
+    def steps(self) -> int:
+        return math.ceil(len(self.units) / self.units_a_step)
+
+    @property
+    def order_digest(self) -> str:
+        return digest_of([[row.id for row in unit] for unit in self.units])
+
+    @property
+    def rows(self) -> list[EncodedRow]:
+        return [row for unit in self.units for row in unit]
+
+    @property
+    def largest_forward(self) -> Forward:
+        """The most tokens, and the most supervised tokens, of any pass."""
+        batches = [self.units[place : place + self.batch_size] for place in range(0, len(self.units), self.batch_size)]
+        if self.padded:
+            tokens = max(
+                sum(len(row.completions) for unit in batch for row in unit)
+                * max(row.longest for unit in batch for row in unit)
+                for batch in batches
+            )
+            return Forward(tokens=tokens, supervised=tokens)
+        return Forward(
+            tokens=max(sum(row.tokens for unit in batch for row in unit) for batch in batches),
+            supervised=max(sum(row.supervised for unit in batch for row in unit) for batch in batches),
+        )
+
+    def tokens_until(self, step: int) -> int:
+        return self._tokens_before[min(step * self.units_a_step, len(self.units))]
+
+    @cached_property
+    def _tokens_before(self) -> list[int]:
+        """Tokens before each unit, and of all of them: every step asks for them."""
+        return list(accumulate((sum(row.tokens for row in unit) for unit in self.units), initial=0))
+
+
+def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
+    """Pack (SFT, when the recipe says so), shuffle each epoch with its own seed, and stop at `max_steps`."""
+    tuning = job.tuning
+    packed = job.method == "sft" and tuning.packing
+    units = packs_alike(rows, tuning.max_length) if packed else [[row] for row in rows]
+    units_a_pass = tuning.batch_size * job.devices.count
+    units_a_step = units_a_pass * tuning.gradient_accumulation
+    wanted = max(1, round(tuning.epochs * len(units)))
+    if tuning.max_steps is not None:
+        wanted = min(wanted, tuning.max_steps * units_a_step)
+    order: list[list[EncodedRow]] = []
+    epoch = 0
+    while len(order) < wanted:
+        shuffled = list(units)
+        random.Random(f"{job.seed}/{epoch}").shuffle(shuffled)
+        order += shuffled
+        epoch += 1
+    whole = _whole_passes(job, wanted, units_a_pass)
+    return Plan(order[:whole], tuning.batch_size, units_a_step, units_a_pass, job.is_trls, wanted - whole)
+
+
+def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
+    """Rows in packs of at most `max_length` tokens that are about equally full. No row is cut; ties go by order.
+
+    Each row, the longest first, goes into the emptiest pack (Graham 1969, "longest processing time first"), with as few
+    packs as that takes. First-fit decreasing takes fewer, of a thousand rows and more by up to a tenth, and leaves the
+    shortest rows to the last one: where a step is one pack, each of their tokens weighs several times as much as any
+    other.
+    """
+    longest_first = sorted(rows, key=lambda row: -row.tokens)
+    least = math.ceil(sum(row.tokens for row in rows) / max_length)
+    count = max(least, sum(2 * row.tokens > max_length for row in rows))
+    while True:
+        count = min(count, len(rows))
+        packs: list[list[EncodedRow]] = [[] for _ in range(count)]
+        emptiest = [(0, place) for place in range(count)]
+        for row in longest_first:
+            filled, place = emptiest[0]
+            if filled + row.tokens > max_length and count < len(rows):
+                break
+            heapq.heapreplace(emptiest, (filled + row.tokens, place))
+            packs[place].append(row)
+        else:
+            return packs
+        count += max(1, count // 200)
+
+
+def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
+    """How many of the wanted units are trained.
+
+    In kto one alone has no other reply to exchange. TRL's loss is a mean over each device's own batch, so batches of
+    unequal size would weigh rows unequally; and accelerate fills them with rows from the beginning.
+    """
+    if job.method == "kto" and wanted == 1:
+        raise TrainingFailed(
+            "1 reply would be trained, and kto compares it with another one.", "Raise epochs or max_steps."
+        )
+    if job.method == "kto" and wanted % units_a_pass == 1:
+        return wanted - 1
+    if not job.is_trls or job.devices.count == 1:
+        return wanted
+    if wanted < units_a_pass:
+        raise TrainingFailed(
+            f"{counted(wanted, 'row')} would be trained, and a batch for each of {job.devices.count} devices takes "
+            f"{units_a_pass}.",
+            "Lower devices.count or batch_size, or raise epochs or max_steps.",
+        )
+    return wanted - wanted % units_a_pass

@@ -1,0 +1,182 @@
+"""Preference losses as formulas on log-probabilities, independent of models, rows and devices.
+
+They take the log ratio of each reply: the policy's log-probability minus the reference's, summed over the reply's
+tokens (nats). TRL has the same losses, but its trainers cannot compute them on a packed forward; a test holds these
+equal to TRL's.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.making import library_versions
+from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
+from sovereign_pipeline.base.text import Countdown
+from sovereign_pipeline.policy.training.training import Preference
+from sovereign_pipeline.training.devices import all_processes, in_shares, is_first
+from sovereign_pipeline.training.forward import packed, reply_log_probabilities
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.rows import Completion, EncodedRow, pack
+
+
+@dataclass(frozen=True)
+class PreferenceLoss:
+    """The loss of a batch, and what is logged of it."""
+
+    losses: Any
+    """One for each pair (dpo, ipo) or each reply (kto)."""
+    rewards: Any
+    """β · log ratio of each reply, without gradient."""
+    margins: Any | None
+    """Chosen minus rejected reward of each pair; None for kto."""
+
+
+def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> PreferenceLoss:
+    """DPO (Rafailov et al. 2023, equation 7) or IPO (Azar et al. 2023, equation 17).
+
+    log_ratios: [2n], chosen and rejected alternating. lengths: tokens of the replies, [2n]. IPO takes means over a
+    reply's tokens, so that its target 1/(2τ) is the same for short and long replies, as its authors do in TRL and in
+    their own experiments.
+    """
+    from torch.nn.functional import logsigmoid
+
+    beta = preference.beta
+    rewards = beta * log_ratios.detach()
+    if preference.method == "ipo":
+        means = log_ratios / lengths
+        losses = (means[0::2] - means[1::2] - 1 / (2 * beta)) ** 2
+    else:
+        losses = -logsigmoid(beta * (log_ratios[0::2] - log_ratios[1::2]))
+    return PreferenceLoss(losses, rewards, rewards[0::2] - rewards[1::2])
+
+
+def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence: Any) -> PreferenceLoss:
+    """KTO (Ethayarajh et al. 2024, equation 7). log_ratios, desirable (bool): [n].
+
+    divergence: estimate of KL(policy, reference), at least 0 and without gradient: the mean log ratio of mismatched
+    replies (`rows.exchanged`).
+    """
+    import torch
+
+    beta = preference.beta
+    desirable_value = torch.sigmoid(beta * (log_ratios - divergence))
+    undesirable_value = torch.sigmoid(beta * (divergence - log_ratios))
+    losses = torch.where(
+        desirable,
+        preference.desirable_weight * (1 - desirable_value),
+        preference.undesirable_weight * (1 - undesirable_value),
+    )
+    return PreferenceLoss(losses, beta * log_ratios.detach(), None)
+
+
+REFERENCES_VERSION = "2"
+"""Raise it when the same model and rows give other numbers; earlier caches are then computed again."""
+REFERENCE_LIBRARIES = ("bitsandbytes", "peft", "torch", "transformers")
+
+
+def key_of(completion: Completion) -> str:
+    """SHA-256 of prompt and reply."""
+    return sha256(json.dumps([list(completion.prompt_ids), list(completion.reply_ids)]).encode()).hexdigest()
+
+
+def _no_check() -> None:
+    """For callers that cannot be stopped."""
+
+
+def reference_log_probabilities(
+    job: TrainingJob,
+    model: Any,
+    completions: Sequence[Completion],
+    progress: Callable[[str], None],
+    check_stop: Callable[[], None] = _no_check,
+) -> dict[str, float]:
+    """`key_of` each completion -> log-probability of its reply (nats) under `model` as it is now, without dropout.
+
+    Call it where passes run as the training's: then they equal the policy's own before the first step. Of several
+    processes all call it, and all get all of them. check_stop: raises, between two batches, after a request to stop.
+    Raises TrainingFailed for a value that is not finite, IntegrityError for a cached file that was changed.
+    """
+    wanted = {key_of(each): each for each in completions}
+    path = job.references / f"{_identity(job, wanted)}.json"
+    if all_processes(job, path.is_file()):
+        progress(f"reference log-probabilities of {len(wanted)} replies: cached")
+        return _read(path, wanted)
+    progress(f"computing reference log-probabilities of {len(wanted)} replies")
+    countdown = Countdown(progress, "reference log-probabilities", len(wanted), "reply")
+    rows = [EncodedRow(key, (each,)) for key, each in wanted.items()]
+    # Unpacked, every reply takes a pass of its own.
+    batches = pack(rows, job.tuning.max_length) if job.tuning.packing else [[row] for row in rows]
+    done = 0
+
+    def values_of(batch: list[EncodedRow]) -> list[float]:
+        nonlocal done
+        check_stop()
+        values = _of_batch(model, batch, job.tuning.packing)
+        done = min(done + len(batch) * job.devices.count, len(wanted))
+        countdown.reached(done)
+        return values
+
+    values = in_shares(job, batches, len, values_of)
+    found = {row.id: value for row, value in zip((row for batch in batches for row in batch), values, strict=True)}
+    if is_first(job):
+        _write(path, found)
+    return found
+
+
+def _of_batch(model: Any, batch: Sequence[EncodedRow], together: bool) -> list[float]:
+    import torch
+
+    inputs = {name: tensor.to(model.device) for name, tensor in packed([row.completions[0] for row in batch]).items()}
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        values, _ = reply_log_probabilities(model, inputs, together)
+    model.train(was_training)
+    if not bool(torch.isfinite(values).all()):
+        raise TrainingFailed(
+            "The model's log-probabilities are not finite before the first step.",
+            "Train with precision: float32, or check the base model.",
+        )
+    found: list[float] = values.tolist()
+    return found
+
+
+def _identity(job: TrainingJob, wanted: dict[str, Completion]) -> str:
+    # The base model is identified by its digest; the parent, an adapter or a whole tuned model, by its files.
+    directory = job.base_model if job.parent_adapter is None else job.parent_adapter
+    parent = [file_sha256(file) for file in sorted(directory.glob("*.safetensors"))]
+    held = job.sft.model_dump(mode="json", include={"adapter", "precision"})
+    together = [job.tuning.packing, job.tuning.max_length]
+    libraries = library_versions(REFERENCE_LIBRARIES)
+    # In bfloat16 the passes of a sharded model round in another way, and the policy's with them.
+    sharded = job.devices.count > 1 and job.sft.precision == "bfloat16"
+    rounding = [job.devices.sharding] if sharded else []
+    return digest_of(
+        [REFERENCES_VERSION, job.base_model_digest, parent, held, together, libraries, list(wanted), *rounding]
+    )
+
+
+def _write(path: Path, found: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(".part")
+    aside.write_bytes(canonical_json({"values": found, "sha256": digest_of(found)}) + b"\n")
+    aside.replace(path)
+
+
+def _read(path: Path, wanted: dict[str, Completion]) -> dict[str, float]:
+    try:
+        cached = json.loads(path.read_bytes())
+        values: dict[str, float] = cached["values"]
+        whole = cached["sha256"] == digest_of(values) and values.keys() == wanted.keys()
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise IntegrityError(
+            f"{path}: the cached log-probabilities are not as the trainer wrote them.",
+            "Delete the file; they will be computed again.",
+        )
+    return values

@@ -1,0 +1,313 @@
+"""Whether a training fits into free memory: checked before it starts, and explained after it ran out.
+
+What belongs here: the free memory, and the errors with the recipe values to change. What does not: the arithmetic
+(`sizing.py`).
+"""
+
+import ctypes
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base_models.shapes import Shape, read_shape
+from sovereign_pipeline.policy.training.training import Preference, Sft
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, host_bytes
+
+SHORTEST_LENGTH = 128
+"""The smallest max_length that is proposed."""
+
+LargestForward = Callable[[Sft, Preference | None], Forward | None]
+"""The largest forward with these sections of a recipe; None when their rows would be refused."""
+
+
+def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
+    """Bytes that a training may take on its device, including what this process holds already.
+
+    On CUDA: what is free on the card, and what PyTorch has reserved. The card is the one that torchrun gave to this
+    process (LOCAL_RANK), which is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo,
+    or what the limit of a control group (version 1 or 2) leaves, if less. Files that this process has mapped, such as
+    its rows, are among what is available, and among what a control group uses. root: parent of /proc and /sys.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved(), "cuda"
+    resident, mapped = (_kibibytes(root / "proc/self/status", name) for name in ("VmRSS", "RssFile"))
+    free = _kibibytes(root / "proc/meminfo", "MemAvailable") - mapped
+    free = min([free, *(limit - used for limit, used in _control_groups(root))])
+    return free + resident, "cpu"
+
+
+def host_memory(root: Path = Path("/")) -> int:
+    """Bytes of this host, or of the tightest limit on this process.
+
+    All of it, not the free part: of several processes, some check when others have begun to load.
+    """
+    return min([_kibibytes(root / "proc/meminfo", "MemTotal"), *(limit for limit, _ in _control_groups(root))])
+
+
+def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
+    """Raise TrainingFailed when several processes cannot load the model side by side into so many bytes of a host."""
+    needed = host_bytes(read_shape(str(model)), sft, devices)
+    if needed > memory:
+        raise TrainingFailed(
+            f"{model}: {devices} processes each load the whole base model before sharding it. They need "
+            f"{_gib(needed)} together, and this host has {_gib(memory)}.",
+            "Lower training.devices.count, or use a host with more memory.",
+        )
+
+
+def preflight(
+    model: Path,
+    sft: Sft,
+    preference: Preference | None = None,
+    *,
+    available_bytes: int,
+    device: Device,
+    devices: int = 1,
+    largest: LargestForward = Forward.largest,
+) -> None:
+    """Raise TrainingFailed when the training cannot fit into `available_bytes` of each device.
+
+    largest: the largest forward with these or other recipe values, from the rows when they are known.
+    """
+    shape = read_shape(str(model))
+    needed = estimate(shape, sft, preference, device=device, devices=devices, forward=largest(sft, preference))
+    if needed.total <= available_bytes:
+        return
+    fitting, smallest = _remedies(shape, sft, preference, device, devices, largest, available_bytes)
+    if fitting:
+        hint = f"In the recipe, {' or '.join(fitting)} would fit."
+    else:
+        hint = (
+            f"No single recipe value makes it fit; all of them together come to {_gib(smallest)}. Use a device with "
+            f"more memory, or a smaller base model."
+        )
+    raise TrainingFailed(
+        f"{model}: this training needs about {_gib(needed.total)} on {_each(device, devices)} ({_parts(needed)}), and "
+        f"{_gib(available_bytes)} are free.",
+        hint,
+        act="size_training",
+        model=str(model),
+    )
+
+
+def out_of_memory(
+    model: Path,
+    sft: Sft,
+    preference: Preference | None = None,
+    *,
+    device: Device,
+    devices: int = 1,
+) -> TrainingFailed:
+    """The error of a training that ran out of memory although the preflight passed."""
+    shape = read_shape(str(model))
+    needed = estimate(shape, sft, preference, device=device, devices=devices)
+    lower, _ = _remedies(shape, sft, preference, device, devices, Forward.largest, needed.total - 1)
+    return TrainingFailed(
+        f"{model}: memory ran out during the training. The estimate is {_gib(needed.total)} on "
+        f"{_each(device, devices)} ({_parts(needed)}). Another program may use memory there too.",
+        f"In the recipe, use {' or '.join(lower)}." if lower else "Use a smaller base model.",
+        act="size_training",
+        model=str(model),
+    )
+
+
+def _remedies(
+    shape: Shape,
+    sft: Sft,
+    preference: Preference | None,
+    device: Device,
+    devices: int,
+    largest: LargestForward,
+    limit: int,
+) -> tuple[list[str], int]:
+    """The single changes that need no more than `limit` bytes, and the bytes needed with all changes together."""
+
+    def total(forward: Forward | None, sft: Sft, preference: Preference | None) -> int:
+        return estimate(shape, sft, preference, device=device, devices=devices, forward=forward).total
+
+    def possible() -> Iterator[tuple[str, int, Sft, Preference | None]]:
+        for text, sft_less, preference_less in _changes(sft, preference, devices):
+            forward = largest(sft_less, preference_less)
+            if forward is not None:
+                yield text, total(forward, sft_less, preference_less), sft_less, preference_less
+
+    fitting = [f"{text} ({_gib(needed)})" for text, needed, _, _ in possible() if needed <= limit]
+    while (change := next(possible(), None)) is not None:
+        _, _, sft, preference = change
+    return fitting, total(largest(sft, preference), sft, preference)
+
+
+def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[tuple[str, Sft, Preference | None]]:
+    """Recipe changes that need less memory, the least harmful first: text, and the changed sections."""
+    hyper: Sft | Preference = preference or sft
+    section = "training.sft" if preference is None else "training.preference"
+    smallest_batch = 2 if preference is not None and preference.method == "kto" else 1
+    if hyper.batch_size > smallest_batch:
+        text = f"{section}.batch_size: {smallest_batch} (with gradient_accumulation raised as much)"
+        raised = math.ceil(hyper.gradient_accumulation * hyper.batch_size / smallest_batch)
+        yield text, *_with(sft, preference, batch_size=smallest_batch, gradient_accumulation=raised)
+    if not sft.gradient_checkpointing:
+        yield "training.sft.gradient_checkpointing: true", _changed(sft, gradient_checkpointing=True), preference
+    if sft.adapter == "none" or (sft.adapter == "lora" and devices == 1):
+        less = _changed(sft, adapter="lora" if sft.adapter == "none" else "qlora")
+        yield f"training.sft.adapter: {less.adapter}", less, preference
+    if hyper.max_length // 2 >= SHORTEST_LENGTH:
+        half = hyper.max_length // 2
+        yield f"{section}.max_length: {half}", *_with(sft, preference, max_length=half)
+    if sft.adapter != "none" and sft.rank > 8:
+        yield "training.sft.rank: 8", _changed(sft, rank=8), preference
+
+
+def _with(sft: Sft, preference: Preference | None, **values: int) -> tuple[Sft, Preference | None]:
+    """With other values in the section that the training uses."""
+    if preference is None:
+        return _changed(sft, **values), None
+    return sft, preference.model_copy(update=values)
+
+
+def _changed(sft: Sft, **values: object) -> Sft:
+    return sft.model_copy(update=values)
+
+
+def _parts(memory: Memory) -> str:
+    largest_first = sorted(memory.parts.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {_gib(size)}" for name, size in largest_first if size)
+
+
+def _each(device: Device, devices: int) -> str:
+    name = "the CPU" if device == "cpu" else "the GPU"
+    return name if devices == 1 else f"each of {devices} devices"
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
+def _kibibytes(file: Path, name: str) -> int:
+    """A value of /proc, in bytes."""
+    line = next(
+        line for line in file.read_text(encoding="ascii", errors="replace").splitlines() if line.startswith(name)
+    )
+    return int(line.split()[1]) << 10
+
+
+def _control_groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Each memory limit above this process, and its used bytes that cannot be dropped at once."""
+    names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+    listing = root / "proc/self/cgroup"
+    for line in listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in names:
+            continue
+        mounted = root / "sys/fs/cgroup" / controllers
+        group = mounted / path.lstrip("/")
+        for directory in (group, *group.parents):
+            limit, used = (directory / name for name in names[controllers])
+            if limit.is_file() and limit.read_text().strip() != "max":
+                statistics = dict(entry.split() for entry in (directory / "memory.stat").read_text().splitlines())
+                yield int(limit.read_text()), int(used.read_text()) - int(statistics["inactive_file"])
+            if directory == mounted:
+                break
+
+
+FURTHER_LOGITS = 1
+"""Tensors of the replies' logits beside those of SFT: the logits at the temperature, before they are normalised."""
+CACHE_COPIES = 2
+"""Each token's keys and values are appended to a new tensor while the old one is there, layer by layer at most; and the
+allocator keeps what the shorter one leaves."""
+GIB = 1 << 30
+
+
+def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
+    """Raise TrainingFailed when the training needs more than is free. prompts: token ids."""
+    available, device = available_memory()
+    needed = peak_bytes(job, [len(prompt) for prompt in prompts], device)
+    if needed > available:
+        raise TrainingFailed(
+            f"{job.base_model}: this training by reward needs about {needed / GIB:.1f} GiB, and "
+            f"{available / GIB:.1f} GiB are free.",
+            "Lower training.rlhf.prompts, group or max_new_tokens, or training.sft.max_length, or set "
+            "gradient_checkpointing: true or adapter: qlora in training.sft.",
+        )
+
+
+def give_memory_back() -> None:
+    """Return to the system what was freed and is still held by the allocator (glibc's; another has no such call).
+
+    Tensors of the passes have many sizes. Of SmolLM2-135M 1.3 GB stayed held behind an update; sampling came on top.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
+    """Of the larger of sampling and updating. prompts: tokens of each."""
+    assert job.reward is not None
+    rlhf, shape = job.reward.rlhf, read_shape(str(job.base_model))
+    forward = largest_pass(job, prompts)
+    # PPO's own optimizer is AdamW, whatever SFT's is.
+    sft = job.sft if job.is_trls else job.sft.model_copy(update={"optimizer": "adamw"})
+    update = estimate(shape, sft, device=device, forward=forward)
+    held = 2 if job.sft.precision == "bfloat16" else FLOAT32
+    # The reference, the best one so far and, of the same shape, the reward model's. Its passes hold one row and no
+    # logits: less than either phase.
+    adapters = (2 + rlhf.uses_reward_model) * update.adapter
+    logits = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
+    steady = update.weights + update.adapter + update.optimizer + update.framework
+    row = max(prompts) + rlhf.max_new_tokens
+    cache = CACHE_COPIES * rlhf.replies * row * _key_value_width(job) * held
+    return adapters + max(update.total + logits, steady + cache)
+
+
+def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
+    """As many tokens, and as many of replies, as a pass can hold. prompts: tokens of each.
+
+    A pass is of replies of one minibatch with their prompts, in max_length together; a prompt stands once before all of
+    its replies. Replies fill most of it where their prompts are the shortest; their logits are the larger part of its
+    memory.
+    """
+    assert job.reward is not None
+    rlhf, most = job.reward.rlhf, job.sft.max_length
+    if job.is_trls:  # padded, and with logits for the prompts' positions too
+        row = max(prompts) + rlhf.max_new_tokens
+        tokens = max(row, min(most, rlhf.replies // rlhf.minibatches * row))
+        return Forward(tokens, tokens)
+    rows = -(-rlhf.replies // rlhf.minibatches) if job.tuning.packing else 1
+    lengths = sorted(prompts)
+    supervised = max(
+        min(different * rlhf.group * rlhf.max_new_tokens, most - asked)
+        for different, asked in enumerate(accumulate(lengths[: -(-rows // rlhf.group)]), start=1)
+    )
+    return Forward(min(most, sum(lengths[-rows:]) + rows * rlhf.max_new_tokens), supervised)
+
+
+def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
+    """Replies that TRL puts through the model at once. prompts: tokens of each.
+
+    As many as fit into max_length when all are as long as can be, and as make a step of the optimizer without a rest.
+    """
+    assert job.reward is not None
+    rlhf = job.reward.rlhf
+    a_step = rlhf.replies // rlhf.minibatches
+    fitting = max(1, job.sft.max_length // (max(prompts) + rlhf.max_new_tokens))
+    return next(rows for rows in range(min(fitting, a_step), 0, -1) if a_step % rows == 0)
+
+
+def _key_value_width(job: TrainingJob) -> int:
+    """Elements of all layers' keys and values, for a token."""
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(job.base_model).get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(size)

@@ -1,0 +1,254 @@
+"""Reward models: a score for replies, learned from preference pairs, and what it is worth on held-out pairs.
+
+What does not belong here: what is learned from a score, and the steps of a training, which are `loop/`'s.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
+from sovereign_pipeline.dataset.jsonl import PreferenceRow
+from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.training.forward import passes_in
+from sovereign_pipeline.training.models import read_base
+from sovereign_pipeline.training.report import REPORT_FILE, BaseModelIdentity, Libraries
+from sovereign_pipeline.training.rows import Completion, EncodedRow
+from sovereign_pipeline.training.tuned_model import ADAPTER_WEIGHTS
+
+CHANCE = 0.5
+BINS = 5
+"""Of the calibration, with about as many pairs each."""
+LEAST_PAIRS_IN_A_BIN = 4
+
+
+class PairScore(Frozen):
+    """One line of `held_out_scores.jsonl`."""
+
+    id: str
+    chosen: float
+    """Score of the chosen reply, in logits."""
+    rejected: float
+
+    @property
+    def margin(self) -> float:
+        return self.chosen - self.rejected
+
+
+class CalibrationBin(Frozen):
+    """Pairs with margins of like size."""
+
+    expected: float
+    """Mean probability that the model gives the reply it prefers, from 0.5 to 1."""
+    right: MeasuredShare
+    """How often that reply is the chosen one."""
+
+
+class HeldOutAccuracy(Frozen):
+    """What the held-out pairs say of a reward model."""
+
+    accuracy: MeasuredShare
+    """Pairs whose chosen reply scores higher; equal scores count as wrong."""
+    length_only: MeasuredShare
+    """By the reply's length alone: the longer or the shorter one, whichever is chosen more often in training."""
+    words_only: MeasuredShare
+    """By single words alone, weighted by how often each stands only in the chosen or only in the rejected reply."""
+    where_length_is_wrong: MeasuredShare
+    """Accuracy on the pairs that the length alone gets wrong."""
+    mean_margin: float
+    calibration: tuple[CalibrationBin, ...]
+
+
+def held_out_accuracy(
+    scores: Sequence[PairScore], held_out: Sequence[PreferenceRow], training: Sequence[PreferenceRow]
+) -> HeldOutAccuracy:
+    """scores: one for each held-out row, in the same order. The baselines learn from the training rows alone."""
+    right = [score.margin > 0 for score in scores]
+    by_length = _by_length(training, held_out)
+    wrong = [place for place, is_right in enumerate(by_length) if not is_right]
+    return HeldOutAccuracy(
+        accuracy=measured_share(sum(right), len(right)),
+        length_only=measured_share(sum(by_length), len(by_length)),
+        words_only=measured_share(sum(_by_words(training, held_out)), len(held_out)),
+        where_length_is_wrong=measured_share(sum(right[place] for place in wrong), len(wrong)),
+        mean_margin=sum(score.margin for score in scores) / len(scores) if scores else 0.0,
+        calibration=calibration([score.margin for score in scores]),
+    )
+
+
+def calibration(margins: Sequence[float]) -> tuple[CalibrationBin, ...]:
+    """Under Bradley and Terry's model, the sigmoid of a margin is the probability that the reply is preferred."""
+    ordered = sorted(margins, key=abs)
+    count = max(1, min(BINS, len(ordered) // LEAST_PAIRS_IN_A_BIN))
+    bounds = [len(ordered) * place // count for place in range(count + 1)]
+    bins = [ordered[start:end] for start, end in pairwise(bounds) if end > start]
+    return tuple(
+        CalibrationBin(
+            expected=sum(1 / (1 + math.exp(-abs(margin))) for margin in each) / len(each),
+            right=measured_share(sum(margin > 0 for margin in each), len(each)),
+        )
+        for each in bins
+    )
+
+
+def _by_length(training: Sequence[PreferenceRow], held_out: Sequence[PreferenceRow]) -> list[bool]:
+    def longer(row: PreferenceRow) -> int:
+        return len(row["chosen"]) - len(row["rejected"])
+
+    sign = 1 if sum((longer(row) > 0) - (longer(row) < 0) for row in training) >= 0 else -1
+    return [sign * longer(row) > 0 for row in held_out]
+
+
+def _by_words(training: Sequence[PreferenceRow], held_out: Sequence[PreferenceRow]) -> list[bool]:
+    for_it: Counter[str] = Counter()
+    against: Counter[str] = Counter()
+    for row in training:
+        chosen, rejected = _words(row["chosen"]), _words(row["rejected"])
+        for_it.update(chosen - rejected)
+        against.update(rejected - chosen)
+
+    def weight(words: set[str]) -> float:
+        return sum(math.log((for_it[word] + 1) / (against[word] + 1)) for word in sorted(words))
+
+    def margin(row: PreferenceRow) -> float:
+        chosen, rejected = _words(row["chosen"]), _words(row["rejected"])
+        return weight(chosen - rejected) - weight(rejected - chosen)
+
+    return [margin(row) > 0 for row in held_out]
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+HELD_OUT_SCORES = "held_out_scores.jsonl"
+"""In the artifact: a `PairScore` for each held-out pair."""
+
+
+class RewardReport(Frozen):
+    """`report.json`, and the summary in the artifact's manifest."""
+
+    trainer: str
+    """The class of TRL, whose loss and forward pass ran."""
+    rows: int
+    """Pairs trained on."""
+    rows_cut: int
+    """Pairs left out because they are longer than `max_length`."""
+    rows_left_out: int = 0
+    """Pairs at the end of the order that were fewer than a batch for each of several devices."""
+    held_out: int
+    """Pairs measured."""
+    held_out_cut: int
+    """Held-out pairs not measured because they are longer than `max_length`."""
+    steps: int
+    first_loss: float
+    """Of the first step, for each pair: −log σ(margin), and the centring."""
+    last_loss: float
+    accuracy: HeldOutAccuracy
+    trainable_parameters: int
+    optimizer: str
+    learning_rate: float
+    centring: float
+    precision: str
+    device: str
+    devices: int = 1
+    threads: int
+    seed: int
+    data_order_sha256: str
+    libraries: Libraries
+    base_model: BaseModelIdentity
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+def read_reward_report(artifact: Artifact) -> RewardReport:
+    """The report of a reward_model. Raises IntegrityError when it is none."""
+    try:
+        return RewardReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
+    except ValueError:
+        raise IntegrityError(
+            f"{artifact.path}: {REPORT_FILE} is no report of a reward model.", "Materialize reward_model again."
+        ) from None
+
+
+REWARD_DIRECTORY = "reward"
+"""In the artifact: a PEFT directory for AutoModelForSequenceClassification with num_labels=1.
+
+Load that with a pad_token_id that ends no turn, or transformers takes the end of turn for padding.
+"""
+HEAD = "base_model.model.score.weight"
+"""Name of the head's vector among the directory's tensors."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """What scores: the layers with the adapter, and the head."""
+
+    trunk: Any
+    """From token ids to hidden states."""
+    head: Any
+    """[hidden], float32."""
+    precision: str
+
+    def scores(self, completions: Sequence[Completion]) -> list[float]:
+        """One each, in logits. Row by row: alone, a row's score cannot depend on another's."""
+        import torch
+
+        device = next(self.trunk.parameters()).device
+        found = []
+        with torch.no_grad(), passes_in(self.precision, device.type):
+            for each in completions:
+                hidden = self.trunk(input_ids=torch.tensor([each.ids], device=device), use_cache=False)
+                found.append(float(hidden.last_hidden_state[0, -1].float() @ self.head.float()))
+        return found
+
+    def pair_scores(self, rows: Sequence[EncodedRow]) -> list[PairScore]:
+        """Of chosen and rejected reply of each row."""
+        scores = self.scores([each for row in rows for each in row.completions])
+        return [
+            PairScore(id=row.id, chosen=chosen, rejected=rejected)
+            for row, chosen, rejected in zip(rows, scores[0::2], scores[1::2], strict=True)
+        ]
+
+
+def read_scorer(base: Path, directory: Path, sft: Sft) -> Scorer:
+    """The base with the reward model of a directory on it, on the CPU or the GPU. Dropout is off."""
+    import torch
+    from peft import PeftModel
+
+    on_gpu = {"": 0} if torch.cuda.is_available() else None
+    model = read_base(base, sft, getattr(torch, sft.precision), on_gpu)
+    adapted: Any = PeftModel.from_pretrained(model, directory, config=scoring_config(directory)).eval()
+    return Scorer(adapted.get_base_model().get_decoder(), read_head(directory, model.device), sft.precision)
+
+
+def scoring_config(directory: Path) -> Any:
+    """The adapter's configuration for a base that has no head for scores."""
+    from peft import LoraConfig
+
+    config = LoraConfig.from_pretrained(directory)
+    config.task_type = "CAUSAL_LM"
+    config.modules_to_save = None
+    return config
+
+
+def read_head(directory: Path, device: Any) -> Any:
+    """The head's vector, [hidden], float32. Raises IntegrityError when there is none."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(directory / ADAPTER_WEIGHTS)
+    if HEAD not in tensors or tensors[HEAD].ndim != 2 or tensors[HEAD].shape[0] != 1:
+        raise IntegrityError(
+            f"{directory}: this is no reward model; it has no head.", "Materialize reward_model again."
+        )
+    return tensors[HEAD][0].float().to(device)

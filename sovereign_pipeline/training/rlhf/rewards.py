@@ -1,0 +1,536 @@
+"""What a reply is worth: tools in the sandbox, commands, the line's reward model, and their weighted mean.
+
+What does not belong here: what an algorithm learns from it.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, TrainingFailed
+from sovereign_pipeline.base.files import digest_of, file_sha256, short
+from sovereign_pipeline.dataset.jsonl import LabelRow
+from sovereign_pipeline.policy.training.rlhf import Reward, Rlhf, Tool
+from sovereign_pipeline.sandbox.command import CommandEnd, in_tool, run_command
+from sovereign_pipeline.sandbox.inside import PACKAGES
+from sovereign_pipeline.sandbox.machine import assert_may_be_shown, interpreter_of, parts_of
+from sovereign_pipeline.sandbox.sandbox import Limits, call_function
+from sovereign_pipeline.training.job import RewardModelGiven, TrainingJob
+from sovereign_pipeline.training.reward_model import HEAD, Scorer, read_head, scoring_config
+from sovereign_pipeline.training.rows import Completion, encode_label
+
+LARGEST = 64 << 20
+"""Bytes of a command with its files: they are handed to each run."""
+SCORE = re.compile(rb"(null)|(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
+"""Null, or a number of JSON that is not negative."""
+CORRECT = "Correct the tool, or have it write null for what it cannot judge. A failure never counts as a low reward."
+
+
+def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
+    """Path -> SHA-256 of what the command needs of this machine: its interpreter, and what it uses.
+
+    Shared libraries are not part of it. Raises InputError for a path that is not there or may not be shown.
+    """
+    interpreter = interpreter_of(str(tool.program), program)
+    paths = [*([interpreter] if interpreter is not None else []), *tool.uses]
+    return {str(path): _digest(path) for path in paths}
+
+
+def _digest(path: Path) -> str:
+    """Of a file's bytes, or of all files below a directory, but for packages, which are covered in the sandbox."""
+    assert_may_be_shown(path)
+    try:
+        if not path.is_dir():
+            return file_sha256(path)
+        inside = ((each.relative_to(path), each) for each in sorted(path.rglob("*")))
+        return digest_of(
+            {
+                str(name): f"-> {each.readlink()}" if each.is_symlink() else file_sha256(each)
+                for name, each in inside
+                if name.parts[0] not in PACKAGES and (each.is_symlink() or each.is_file())
+            }
+        )
+    except OSError as error:
+        raise InputError(
+            f"{path}: a part of it cannot be read ({type(error).__name__}), and a command in training.rlhf uses it.",
+            "Name another path.",
+        ) from None
+
+
+class CommandTool:
+    """A command, ready to be run."""
+
+    def __init__(self, tool: Tool, files: Mapping[str, bytes], code: Mapping[str, str]) -> None:
+        """files: name -> content of command and files. code: path -> digest, as `code_digests` gives it.
+
+        Raises IntegrityError when this machine's parts are not those of `code`, InputError for a part that is missing.
+        """
+        assert tool.command is not None
+        program = files[tool.program.name]
+        if sum(map(len, files.values())) > LARGEST:
+            raise InputError(
+                f"{tool.program}: the command and its files are larger than {LARGEST >> 20} MiB.", "Make them smaller."
+            )
+        self._tool = tool
+        self.machine = self._machine(program, code)
+        """Path -> SHA-256 of what it needs of this machine."""
+        self._command = [in_tool(tool.program.name), *tool.command[1:]]
+        self._files = files
+        self._shown = parts_of(tool.program.name, program, tool.uses)
+
+    def run(self, rows: Sequence[Mapping[str, str]], limits: Limits) -> CommandEnd:
+        """Give it the rows, each a line of JSON. Raises SandboxUnavailable, and IntegrityError when this machine's
+        parts are no longer what they were: a training takes hours, and a package may be upgraded meanwhile."""
+        lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+        given = "".join(lines).encode(errors="replace").decode()
+        end = run_command(self._command, self._files, self._shown, given, limits)
+        self._machine(self._files[self._tool.program.name], self.machine)
+        return end
+
+    def _machine(self, program: bytes, code: Mapping[str, str]) -> dict[str, str]:
+        found = machine_digests(self._tool, program)
+        for path, digest in found.items():
+            if digest != code.get(path):
+                raise IntegrityError(
+                    f"{path}: on this machine it is {short(digest)}, and the training by reward was prepared with "
+                    f"another one.",
+                    "Train where it was prepared, or run again.",
+                )
+        return found
+
+
+def scores_in(end: CommandEnd, replies: int, limits: Limits, place: str) -> list[float | None]:
+    """The numbers that a command wrote, a line for each reply.
+
+    Raises TrainingFailed for any other end and any other line, and quotes none of them: they may hold replies.
+    """
+    if end.status != 0:
+        raise TrainingFailed(f"{place}: it {_how(end.status)}.", CORRECT)
+    if len(end.output) >= limits.file_bytes:
+        raise TrainingFailed(f"{place}: it wrote {limits.file_bytes} bytes or more.", CORRECT)
+    lines = end.output.removesuffix(b"\n").split(b"\n") if end.output else []
+    if len(lines) != replies:
+        raise TrainingFailed(
+            f"{place}: it wrote {len(lines)} lines to its standard output, and there must be one for each reply.",
+            CORRECT,
+        )
+    return [_score(line.strip(), number, place) for number, line in enumerate(lines, start=1)]
+
+
+def _score(line: bytes, number: int, place: str) -> float | None:
+    found = SCORE.fullmatch(line)
+    score = None if found is None or found[1] else float(line)
+    if found is None or (score is not None and score > 1):
+        raise TrainingFailed(
+            f"{place}: line {number} of its standard output is neither a number from 0 to 1 nor null.", CORRECT
+        )
+    return score
+
+
+def _how(status: int | None) -> str:
+    if status is None:
+        return "was ended with its sandbox"
+    return f"ended with exit status {status}" if status > 0 else f"was ended by signal {-status}"
+
+
+CLOCK_FACTOR = 3
+"""Times the processor's seconds: so long by the clock that a busy machine does not decide."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply that is to be judged."""
+
+    prompt: str
+    """The whole user message."""
+    text: str
+    columns: Mapping[str, str]
+    """Of its document; a tool gets those that it asks for."""
+    ids: tuple[int, ...] | None = None
+    """Token ids as the policy wrote them, the end of turn included where it has one. None: a text that nobody sampled,
+    which is a whole reply."""
+
+
+def code_digests(data: Path, rlhf: Rlhf) -> dict[str, str]:
+    """Path as in the recipe -> SHA-256, of every program and file of the section's tools, and of what commands need of
+    this machine. Raises InputError for what is not there or cannot be run."""
+    found: dict[str, str] = {}
+    for path in _named(rlhf):
+        file = data / path
+        if not file.is_file():
+            raise NotFoundError(f"{file}: there is no such file, and a tool in training.rlhf names it.", "Correct it.")
+        found[str(path)] = file_sha256(file)
+    for tool in rlhf.tools:
+        if tool.command is not None:
+            found |= machine_digests(tool, (data / tool.program).read_bytes())
+    return found
+
+
+def _named(rlhf: Rlhf) -> list[Path]:
+    return [*dict.fromkeys(path for tool in rlhf.tools for path in tool.named)]
+
+
+def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
+    """Copy every program and file under its SHA-256, for the trainer alone; returns `code_digests` of the copies."""
+    directory.mkdir()
+    found = code_digests(data, rlhf)
+    for path in _named(rlhf):
+        content = (data / path).read_bytes()
+        found[str(path)] = sha256(content).hexdigest()
+        (directory / found[str(path)]).write_bytes(content)
+    return found
+
+
+class ScoreCache:
+    """Scores by the digest of everything that decides them: a file of lines, each with its own digest.
+
+    An interrupted training reads what was scored already. A torn last line, of a process that was killed, is left
+    out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises IntegrityError for a line that was changed."""
+        self._path = path
+        self._scores: dict[str, float | None] = {}
+        lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                key, score, digest = json.loads(line)
+                is_whole = digest == digest_of([key, score])
+            except (ValueError, TypeError):
+                is_whole = False
+            if not is_whole:
+                raise IntegrityError(
+                    f"{path}, line {number}: a cached score is not as the trainer wrote it.",
+                    "Delete the file; what it holds is scored again.",
+                )
+            self._scores[key] = score
+        if lines[-1]:
+            path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._scores
+
+    def __getitem__(self, key: str) -> float | None:
+        return self._scores[key]
+
+    def add(self, scores: Mapping[str, float | None]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("ab") as stream:
+            stream.write(
+                b"".join(
+                    json.dumps([key, score, digest_of([key, score])]).encode() + b"\n" for key, score in scores.items()
+                )
+            )
+        self._scores.update(scores)
+
+
+class ToolRunner:
+    """One tool, ready to judge."""
+
+    def __init__(self, name: str, tool: Tool, code: Mapping[str, str], directory: Path, cache: Path) -> None:
+        """name: of the part of the reward. code, directory: see `copy_code`. cache: directory of the cached scores.
+
+        Raises IntegrityError when a copy, or what a command needs of this machine, is not what the job states.
+        """
+        self.name = name
+        self._tool = tool
+        identity: dict[str, Any] = {
+            "program": code[str(tool.program)],
+            "files": {path.name: code[str(path)] for path in tool.files},
+            "columns": sorted(tool.columns),
+        }
+        self._command: CommandTool | None = None
+        if tool.command is None:
+            self._program = _text(directory, code, tool.program)
+            self._files = {path.name: _text(directory, code, path) for path in tool.files}
+            identity["function"] = tool.function
+        else:
+            self._command = CommandTool(tool, {path.name: _read(directory, code, path) for path in tool.named}, code)
+            identity |= {"command": tool.command, "machine": self._command.machine}
+        self.identity = digest_of(identity)
+        """Digest of what decides its scores, but the replies."""
+        self._cache = ScoreCache(cache / f"{self.identity}.jsonl")
+
+    def scores(self, replies: Sequence[Reply]) -> list[float | None]:
+        """Of each reply a number from 0 to 1, or None where the tool abstains: cached, or from one run of the tool.
+
+        Raises TrainingFailed when the tool fails, takes too long or returns anything else; SandboxUnavailable when this
+        machine cannot run it.
+        """
+        rows = [self._row(reply) for reply in replies]
+        keys = [digest_of([self.identity, row]) for row in rows]
+        unknown = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._cache}
+        if unknown:
+            found = self._run([*unknown.values()])
+            self._cache.add(dict(zip(unknown, found, strict=True)))
+        return [self._cache[key] for key in keys]
+
+    def _row(self, reply: Reply) -> dict[str, str]:
+        columns: dict[str, str] = {name: reply.columns[name] for name in self._tool.columns}
+        return {**columns, "prompt": reply.prompt, "reply": reply.text}
+
+    def _run(self, rows: list[dict[str, str]]) -> list[float | None]:
+        limits = Limits(
+            cpu_seconds=self._tool.seconds,
+            wall_seconds=CLOCK_FACTOR * self._tool.seconds,
+            memory_bytes=self._tool.memory_mib << 20,
+        )
+        place = f"training.rlhf, tool of '{self.name}' ({self._tool.program}), on {len(rows)} replies"
+        if self._command is not None:
+            end = self._command.run(rows, limits)
+            if end.ending == "timeout":
+                raise self._too_slow(place)
+            return scores_in(end, len(rows), limits, place)
+        # A function of two arguments is called by one of one, since the sandbox hands over one value.
+        program, function, argument = self._program, self._tool.function, rows
+        handed: Any = argument
+        if self._files:
+            program += f"\n\ndef _called(given):\n    return {function}(given[0], given[1])\n"
+            function, handed = "_called", [argument, self._files]
+        call = call_function(program, function, handed, limits)
+        if call.ending == "timeout":
+            raise self._too_slow(place)
+        if call.ending == "raised":
+            raise TrainingFailed(
+                f"{place}: it failed with {call.where}.",
+                "Correct the tool, or have it return None for what it cannot judge. A failure never counts as a low "
+                "reward.",
+            )
+        if not isinstance(call.value, list) or len(call.value) != len(rows) or not all(map(_is_score, call.value)):
+            raise TrainingFailed(
+                f"{place}: it must return a list with a number from 0 to 1, or None, for each reply.",
+                "Correct the tool.",
+            )
+        return [None if score is None else float(score) for score in call.value]
+
+    def _too_slow(self, place: str) -> TrainingFailed:
+        return TrainingFailed(
+            f"{place}: it did not end within {self._tool.seconds} s of processor, or {CLOCK_FACTOR} times as much by "
+            f"the clock.",
+            "Make it faster, or raise its seconds. A tool that is too slow never counts as a low reward.",
+        )
+
+
+def _is_score(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1)
+
+
+def _text(directory: Path, code: Mapping[str, str], path: Path) -> str:
+    try:
+        return _read(directory, code, path).decode()
+    except UnicodeDecodeError:
+        raise TrainingFailed(f"{path}: a function's program and files must be text in UTF-8.", "Save it so.") from None
+
+
+def _read(directory: Path, code: Mapping[str, str], path: Path) -> bytes:
+    content = (directory / code[str(path)]).read_bytes()
+    if sha256(content).hexdigest() != code[str(path)]:
+        raise IntegrityError(f"{directory}: the copy of {path} is not {short(code[str(path)])}.", "Run again.")
+    return content
+
+
+REWARD = "reward"
+"""Name of the adapter in PEFT."""
+
+
+@dataclass(frozen=True)
+class Preferred:
+    """What the reward model says of a reply."""
+
+    probability: float
+    """That it prefers the reply to the institution's own, from 0 to 1."""
+    raw: float
+    """Score of the reply, logits."""
+
+
+class RewardAdapter:
+    """A reward model, ready to judge."""
+
+    def __init__(self, model: Any, tokenizer: Any, job: TrainingJob) -> None:
+        """model: with the policy's adapter in PEFT, on the base that the reward model was trained on.
+
+        Raises IntegrityError when its tensors do not fit.
+        """
+        assert job.reward is not None and job.reward.reward_model is not None
+        given = job.reward.reward_model
+        self.identity = given.digest
+        """Digest of what decides its scores, but the replies."""
+        self._model, self._tokenizer, self._eos_ids = model, tokenizer, job.eos_ids
+        self._most_tokens = job.reward.rlhf.max_new_tokens
+        with _as_it_was(model):
+            _load(model, given)
+        self._scorer = Scorer(
+            model.get_base_model().get_decoder(), read_head(given.directory, model.device), job.sft.precision
+        )
+        self._cache = ScoreCache(job.reward.cache / f"{self.identity}.jsonl")
+        self._own: dict[tuple[str, str], Completion] = {}
+
+    def judge(self, replies: Sequence[Reply]) -> list[Preferred]:
+        """What each reply is worth. Raises TrainingFailed for a score that is not finite."""
+        given = [self._given(reply) for reply in replies]
+        own = [self._institutions(reply) for reply in replies]
+        scores = self._scores([*given, *own])
+        pairs = zip(scores[: len(given)], scores[len(given) :], strict=True)
+        return [Preferred(_sigmoid(raw - of_own), raw) for raw, of_own in pairs]
+
+    def _scores(self, completions: Sequence[Completion]) -> list[float]:
+        """Raw scores, cached by token ids."""
+        keys = [digest_of([self.identity, each.ids]) for each in completions]
+        unknown = {key: each for key, each in zip(keys, completions, strict=True) if key not in self._cache}
+        if unknown:
+            with _as_it_was(self._model):
+                self._model.set_adapter(REWARD)
+                self._model.eval()
+                found = self._scorer.scores([*unknown.values()])
+            if not all(map(math.isfinite, found)):
+                raise TrainingFailed(
+                    f"The reward model gives {sum(not math.isfinite(each) for each in found)} of {len(found)} replies "
+                    f"a score that is not finite.",
+                    "Train it again, with a lower training.reward_model.learning_rate or precision: float32.",
+                )
+            self._cache.add(dict(zip(unknown, found, strict=True)))
+        return [cast(float, self._cache[key]) for key in keys]
+
+    def _given(self, reply: Reply) -> Completion:
+        """With its end of turn where it has one: what was sampled is scored as it is, any other text as a whole reply.
+
+        No text is longer than the policy may write.
+        """
+        prompt = self._institutions(reply).prompt_ids
+        if reply.ids is not None:
+            return Completion(prompt, list(reply.ids))
+        return self._cut(self._encoded(reply.prompt, reply.text))
+
+    def _institutions(self, reply: Reply) -> Completion:
+        """The reply that the institution sent to the same prompt."""
+        key = reply.prompt, reply.columns["response"]
+        if key not in self._own:
+            self._own[key] = self._cut(self._encoded(*key))
+        return self._own[key]
+
+    def _encoded(self, prompt: str, text: str) -> Completion:
+        """As the trainer of reward models encodes the replies of a pair."""
+        row = LabelRow(id="of a reward", prompt=prompt, completion=text, label=True)
+        return encode_label(self._tokenizer, row, self._eos_ids).completions[0]
+
+    def _cut(self, completion: Completion) -> Completion:
+        return Completion(completion.prompt_ids, completion.reply_ids[: self._most_tokens])
+
+
+def _load(model: Any, given: RewardModelGiven) -> None:
+    """Put the adapter beside the others. PEFT would warn of a tensor that fits nowhere, and continue."""
+    model.add_adapter(REWARD, scoring_config(given.directory))
+    result = model.load_adapter(str(given.directory), adapter_name=REWARD, is_trainable=False)
+    strange = [name for name in result.unexpected_keys if not name.endswith(HEAD.removeprefix("base_model.model."))]
+    if result.missing_keys or strange:
+        raise IntegrityError(
+            f"{given.directory}: {len(result.missing_keys)} tensors of the reward model are missing and {len(strange)} "
+            f"belong to no layer of the base model.",
+            "Materialize reward_model again.",
+        )
+
+
+@contextmanager
+def _as_it_was(model: Any) -> Iterator[None]:
+    """Behind it the same adapter is active, the same parameters are trained, and the model is in the same mode."""
+    active, was_training = model.active_adapter, model.training
+    trained = {name for name, each in model.named_parameters() if each.requires_grad}
+    try:
+        yield
+    finally:
+        model.set_adapter(active)
+        model.train(was_training)
+        for name, each in model.named_parameters():
+            each.requires_grad_(name in trained)
+
+
+def _sigmoid(logit: float) -> float:
+    """Without overflow, whatever the logit."""
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a reply is worth."""
+
+    total: float | None
+    """From 0 to 1; None where every part abstains."""
+    parts: Mapping[str, float | None]
+    raw: Mapping[str, float] = field(default_factory=dict)
+    """Of the part that a reward model judges: the model's score, logits."""
+
+
+def rewards_of(job: TrainingJob, model: Any, tokenizer: Any) -> tuple["Rewards", "Rewards"]:
+    """What a job optimises, and what it measures on held-out prompts.
+
+    model: the policy in PEFT. Where a reward model judges, its adapter is put on the policy's base; what is active and
+    what is trained stay as they are.
+    """
+    assert job.reward is not None
+    given, rlhf = job.reward, job.reward.rlhf
+    adapter = RewardAdapter(model, tokenizer, job) if rlhf.uses_reward_model else None
+    rewards = Rewards(rlhf.reward, given.code, given.code_directory, given.cache, adapter)
+    if rlhf.gold is None:
+        return rewards, rewards
+    return rewards, Rewards(rlhf.gold, given.code, given.code_directory, given.cache, adapter)
+
+
+class Rewards:
+    """The parts of a reward, ready to judge."""
+
+    def __init__(
+        self,
+        parts: Sequence[Reward],
+        code: Mapping[str, str],
+        directory: Path,
+        cache: Path,
+        reward_model: RewardAdapter | None = None,
+    ) -> None:
+        """code, directory, cache: see `ToolRunner`. reward_model: where a part is judged by one."""
+        self._weights = {part.name: part.weight for part in parts}
+        self._tools = {
+            part.name: ToolRunner(part.name, part.tool, code, directory, cache)
+            for part in parts
+            if part.tool is not None
+        }
+        self._models = {part.name: reward_model for part in parts if part.reward_model and reward_model is not None}
+        if unjudged := self._weights.keys() - self._tools.keys() - self._models.keys():
+            raise ValueError(f"{', '.join(unjudged)}: judged by a reward model, and none is given")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._weights)
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """Part -> digest of what decides its scores."""
+        found = {name: tool.identity for name, tool in self._tools.items()}
+        found |= {name: model.identity for name, model in self._models.items()}
+        return {name: found[name] for name in self._weights}
+
+    def judge(self, replies: Sequence[Reply]) -> list[Score]:
+        """The score of each reply. Raises as `ToolRunner.scores` and `RewardAdapter.judge`."""
+        by_part: dict[str, Sequence[float | None]] = {name: tool.scores(replies) for name, tool in self._tools.items()}
+        preferred = {name: model.judge(replies) for name, model in self._models.items()}
+        by_part |= {name: [each.probability for each in found] for name, found in preferred.items()}
+        return [
+            self._score(
+                {name: by_part[name][place] for name in self._weights},
+                {name: found[place].raw for name, found in preferred.items()},
+            )
+            for place in range(len(replies))
+        ]
+
+    def _score(self, parts: dict[str, float | None], raw: dict[str, float]) -> Score:
+        said = {name: score for name, score in parts.items() if score is not None}
+        if not said:
+            return Score(None, parts, raw)
+        weight = sum(self._weights[name] for name in said)
+        return Score(sum(self._weights[name] * score for name, score in said.items()) / weight, parts, raw)

@@ -1,0 +1,665 @@
+"""What every training by reward consists of inside the trainer's process: prompts, guards, measuring, results.
+
+What does not belong here: the process with its locks and its parent (`processes/worker.py`), and learning from an
+iteration's replies, which each algorithm does in its own way (`ppo_run.py`, `trl_run.py`).
+"""
+
+import importlib.metadata
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import canonical_json, digest_of
+from sovereign_pipeline.base.intervals import clustered_interval
+from sovereign_pipeline.base_models.pinned import refuse_todays_date
+from sovereign_pipeline.corpus.document import write_jsonl
+from sovereign_pipeline.policy.training.rlhf import Reward, Rlhf
+from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.guards import (
+    check_adapter_moved,
+    check_rows_are_kept_apart,
+    check_template,
+    check_trainable,
+    lora_b,
+    start_probe,
+)
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob, stopped_before_first_step
+from sovereign_pipeline.training.models import load_trainable, save_adapter
+from sovereign_pipeline.training.preflight import check_memory, give_memory_back
+from sovereign_pipeline.training.report import (
+    REPORT_FILE,
+    RLHF_FILE,
+    SAMPLES_FILE,
+    TRAINING_LIBRARIES,
+    TRAINING_LOG_FILE,
+    BaseModelIdentity,
+    HeldOutComparison,
+    Libraries,
+    RewardFacts,
+    RlhfReport,
+    TrainingReport,
+    TrlNumerics,
+)
+from sovereign_pipeline.training.rlhf.guards import (
+    SAMPLED,
+    Row,
+    check_reward,
+    check_spread_of_samples,
+    differ,
+    groups,
+    reason_to_stop,
+    repetition,
+)
+from sovereign_pipeline.training.rlhf.policy import TwoAdapters
+from sovereign_pipeline.training.rlhf.ppo import KlController
+from sovereign_pipeline.training.rlhf.prompts import Prompt, drawn, read_all_prompts
+from sovereign_pipeline.training.rlhf.rewards import Rewards, Score, rewards_of
+from sovereign_pipeline.training.rlhf.sampling import Rollout, VllmSampler, sample
+from sovereign_pipeline.training.rows import Completion, EncodedRow
+from sovereign_pipeline.training.trainer import make_deterministic, peak_memory
+
+FACTS, TENSORS = "state.json", "tensors.pt"
+BEST_ADAPTER = "best_adapter"
+
+
+@dataclass
+class RunState:
+    """How far a training by reward is."""
+
+    kl: KlController
+    iteration: int = 0
+    """Iterations that are done."""
+    log: list[dict[str, float]] = field(default_factory=list)
+    """One row an iteration, as in the training log."""
+    samples: list[dict[str, str]] = field(default_factory=list)
+    """Replies to the fixed prompts."""
+    held_out_start: dict[str, float] = field(default_factory=dict)
+    """Of each held-out prompt that is measured at start and end alone, by its id, the parent adapter's score."""
+    gold_of_parent: float = 0.0
+    """Mean held-out reward that the best adapter is chosen by, of the parent adapter."""
+    judged_of_parent: int = 0
+    """Prompts of that mean: those for which the tools did not abstain."""
+    best_iteration: int = 0
+    """0: the parent adapter."""
+    best_gold: float = 0.0
+    best_adapter: dict[str, Any] = field(default_factory=dict)
+    """Name -> tensor, on the CPU."""
+    stopped: str | None = None
+    """Why the training ended before its last iteration."""
+
+    def keep_best(self, policy: TwoAdapters, gold: float) -> None:
+        """Remember the adapter as it is now."""
+        self.best_iteration, self.best_gold = self.iteration, gold
+        self.best_adapter = {name: each.detach().cpu().clone() for name, each in policy.adapter.items()}
+
+    def save(self, directory: Path, tensors: Mapping[str, Any]) -> None:
+        """tensors: of the algorithm."""
+        import torch
+
+        facts = {name: getattr(self, name) for name in _FACTS}
+        # In the order of the rows, which is that of the training log.
+        (directory / FACTS).write_text(json.dumps({**facts, "kl": vars(self.kl)}) + "\n", encoding="utf-8")
+        torch.save({**tensors, BEST_ADAPTER: self.best_adapter}, directory / TENSORS)
+
+    @classmethod
+    def load(cls, directory: Path) -> "tuple[RunState, dict[str, Any]]":
+        """The state, and the algorithm's tensors."""
+        import torch
+
+        facts = json.loads((directory / FACTS).read_bytes())
+        tensors = torch.load(directory / TENSORS, map_location="cpu", weights_only=True)
+        kl = KlController(**facts.pop("kl"))
+        return cls(kl=kl, best_adapter=tensors.pop(BEST_ADAPTER), **facts), tensors
+
+
+def put_back(policy: TwoAdapters, adapter: dict[str, Any]) -> None:
+    """Give the policy's adapter these values."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in policy.adapter.items():
+            parameter.copy_(adapter[name])
+
+
+_FACTS = (
+    "iteration",
+    "log",
+    "samples",
+    "held_out_start",
+    "gold_of_parent",
+    "judged_of_parent",
+    "best_iteration",
+    "best_gold",
+    "stopped",
+)
+
+
+class Measuring:
+    """Greedy replies of a policy, judged."""
+
+    def __init__(
+        self,
+        policy: TwoAdapters,
+        rewards: Rewards,
+        eos_ids: Sequence[int],
+        text_of: Callable[[Sequence[int]], str],
+        *,
+        most_tokens: int,
+        a_time: int,
+    ) -> None:
+        self._policy = policy
+        self._rewards = rewards
+        self._eos_ids = eos_ids
+        self._text_of = text_of
+        self._most_tokens = most_tokens
+        self._a_time = a_time
+
+    def replies(self, prompts: Sequence[Prompt]) -> list[str]:
+        """The policy's reply to each prompt."""
+        return [self._text_of(ids) for ids in self._reply_ids(prompts)]
+
+    def scores(self, prompts: Sequence[Prompt]) -> dict[str, Score]:
+        """Id of each prompt -> the score of the policy's reply."""
+        replies = zip(prompts, self._reply_ids(prompts), strict=True)
+        judged = self._rewards.judge([prompt.answered(self._text_of(ids), ids) for prompt, ids in replies])
+        return {prompt.row.id: score for prompt, score in zip(prompts, judged, strict=True)}
+
+    def _reply_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        found: list[list[int]] = []
+        with self._policy.running() as model:
+            for start in range(0, len(prompts), self._a_time):
+                rollouts = sample(
+                    model,
+                    [prompt.ids for prompt in prompts[start : start + self._a_time]],
+                    self._eos_ids,
+                    most_tokens=self._most_tokens,
+                    temperature=1.0,
+                    seed=None,
+                )
+                found += [[*each.completion.reply_ids] for each in rollouts]
+        return found
+
+
+def totals(scores: dict[str, Score]) -> dict[str, float]:
+    """Those that the tools did not abstain from."""
+    return {name: score.total for name, score in scores.items() if score.total is not None}
+
+
+def compared(
+    parent: dict[str, float], adapter: dict[str, float], prompts: Sequence[Prompt], seed: int
+) -> HeldOutComparison | None:
+    """The paired comparison, over the prompts that both have a score for; None without any."""
+    both = [prompt for prompt in prompts if prompt.row.id in parent and prompt.row.id in adapter]
+    if not both:
+        return None
+    before = [parent[prompt.row.id] for prompt in both]
+    after = [adapter[prompt.row.id] for prompt in both]
+    differences = [later - earlier for earlier, later in zip(before, after, strict=True)]
+    cases = [prompt.row.case for prompt in both]
+    low, high = clustered_interval(differences, cases, seed)
+    return HeldOutComparison(
+        prompts=len(both),
+        cases=len(set(cases)),
+        parent=fmean(before),
+        adapter=fmean(after),
+        difference=fmean(differences),
+        low=low,
+        high=high,
+    )
+
+
+def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> dict[str, float]:
+    """`PREFIX/NAME` -> mean of a part over the replies that it does not abstain from; absent where it always does.
+
+    `PREFIX_raw/NAME` is the mean of a reward model's raw scores, in logits.
+    """
+    found: dict[str, Any] = {}
+    for name in names:
+        said = [score.parts[name] for score in scores if score.parts[name] is not None]
+        if said:
+            found[f"{prefix}/{name}"] = fmean(each for each in said if each is not None)
+        raw = [score.raw[name] for score in scores if name in score.raw]
+        if raw:
+            found[f"{prefix}_raw/{name}"] = fmean(raw)
+    return found
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A training that ended with an adapter worth keeping."""
+
+    state: RunState
+    rewards: Rewards
+    gold: Rewards
+    training: list[Prompt]
+    compared: list[Prompt]
+    cut: tuple[str, ...]
+    adapter_scores: dict[str, float]
+    """Of the compared prompts."""
+    order_digest: str
+    trainable_parameters: int
+    probe_loss_before: float
+    probe_loss_after: float
+    optimizer: Any
+    trl: TrlNumerics | None
+    sampler: str
+
+
+def write_results(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> None:
+    """Write the job's output directory; policy holds the adapter that is kept, and is of no use afterwards."""
+    report, rlhf = _report(job, finished, policy), _rlhf_report(job, finished)
+    model = policy.alone()
+    job.output.mkdir()
+    save_adapter(model, model.state_dict(), job)
+    write_jsonl(job.output / TRAINING_LOG_FILE, [{**row, "step": int(row["step"])} for row in finished.state.log])
+    write_jsonl(job.output / SAMPLES_FILE, finished.state.samples)
+    (job.output / REPORT_FILE).write_bytes(canonical_json(report.model_dump(mode="json")) + b"\n")
+    (job.output / RLHF_FILE).write_bytes(canonical_json(rlhf.model_dump(mode="json")) + b"\n")
+
+
+def _rlhf_report(job: TrainingJob, finished: Finished) -> RlhfReport:
+    assert job.reward is not None
+    state, rlhf = finished.state, job.reward.rlhf
+    comparison = compared(state.held_out_start, finished.adapter_scores, finished.compared, job.seed)
+    if comparison is None:
+        raise TrainingFailed(
+            "The tools abstain for every held-out reply of the adapter or of its parent, so that they cannot be "
+            "compared.",
+            "Have the tools judge more replies.",
+        )
+    measured = [row for row in state.log if "gold" in row]
+    return RlhfReport(
+        algorithm=rlhf.algorithm,
+        reward=_facts(rlhf.reward, finished.rewards),
+        gold=_facts(rlhf.measured, finished.gold),
+        iterations=state.iteration,
+        stopped=state.stopped,
+        best_iteration=state.best_iteration,
+        gold_of_parent=state.gold_of_parent,
+        gold_of_best=state.best_gold,
+        divergence_of_best=next(row["kl"] for row in measured if row["step"] == state.best_iteration),
+        kl_coefficient=state.kl.coefficient,
+        rollouts=state.iteration * rlhf.replies,
+        sampler=finished.sampler,
+        prompts_cut=len(finished.cut),
+        comparison=comparison,
+        held_out_parent=state.held_out_start,
+        held_out_adapter=finished.adapter_scores,
+    )
+
+
+def _facts(parts: tuple[Reward, ...], rewards: Rewards) -> dict[str, RewardFacts]:
+    return {part.name: RewardFacts(weight=part.weight, identity=rewards.identities[part.name]) for part in parts}
+
+
+def _report(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> TrainingReport:
+    import torch
+
+    assert job.reward is not None
+    log, rlhf = finished.state.log, job.reward.rlhf
+    prompts = sum(len(prompt.ids) for prompt in finished.training)
+    # Of an iteration's tokens, as they go through the update: prompts are the mean of all, each once where its replies
+    # share it (twice where a pass ends among them, which is not counted); replies as they were sampled.
+    replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
+    asked = prompts / len(finished.training) * len(log) * (rlhf.prompts if policy.shares_prompts else rlhf.replies)
+    group = finished.optimizer.param_groups[0]
+    cuda = torch.cuda.is_available()
+    optimizer = type(finished.optimizer)
+    return TrainingReport(
+        method=job.method,
+        trl=finished.trl,
+        adapter=job.sft.adapter,
+        steps=len(log),
+        rows=len(finished.training),
+        tokens=prompts,
+        tokens_trained=round((replies + asked) * rlhf.epochs),
+        supervised_share=round(replies / (replies + asked), 6),
+        rows_cut=len(finished.cut),
+        rows_cut_ids=finished.cut,
+        units_left_out=0,
+        first_loss=log[0]["loss"],
+        last_loss=log[-1]["loss"],
+        trainable_parameters=finished.trainable_parameters,
+        optimizer=f"{optimizer.__module__}.{optimizer.__qualname__}",
+        optimizer_paged=bool(cuda and getattr(finished.optimizer, "is_paged", False)),
+        learning_rate=rlhf.learning_rate,
+        weight_decay=group["weight_decay"],
+        betas=tuple(group["betas"]),
+        scheduler="linear",
+        precision=job.sft.precision,
+        base_held_as="nf4, double quantisation" if job.sft.adapter == "qlora" else job.sft.precision,
+        trained_in="float32",
+        attention=policy.model.config.get_text_config()._attn_implementation,
+        gradient_checkpointing=job.sft.gradient_checkpointing,
+        packing=job.packs,
+        seed=job.seed,
+        data_order_sha256=finished.order_digest,
+        device=torch.cuda.get_device_name() if cuda else "cpu",
+        devices=job.devices.count,
+        sharding=None,
+        threads=torch.get_num_threads(),
+        libraries=Libraries(**{name: importlib.metadata.version(name) for name in TRAINING_LIBRARIES}),
+        base_model=BaseModelIdentity(
+            name=job.base_model_name, digest=job.base_model_digest, chat_template_sha256=job.chat_template_sha256
+        ),
+        probe_loss_before=finished.probe_loss_before,
+        probe_loss_after=finished.probe_loss_after,
+    )
+
+
+@dataclass(frozen=True)
+class Next:
+    """What follows behind an iteration."""
+
+    saves: bool
+    """Whether a checkpoint is due."""
+    ends: bool
+    """Whether it was the last one."""
+    stops: bool
+    """Whether the training was requested to stop, and would go on otherwise."""
+
+
+class Run(ABC):
+    """A training, put together once. A subclass is an algorithm: it puts the reference on the model, and learns."""
+
+    _policy: TwoAdapters
+    _compared: int | None = None
+    """Replies that are compared with one another, and no others; None: all of an iteration."""
+
+    def __init__(self, job: TrainingJob, hooks: TrainerHooks) -> None:
+        import transformers
+        from transformers import AutoTokenizer
+
+        assert job.reward is not None
+        transformers.utils.logging.disable_progress_bar()
+        self._started = time.monotonic()
+        self._job, self._hooks, self._reward = job, hooks, job.reward
+        self._rlhf: Rlhf = job.reward.rlhf
+        make_deterministic(job.seed)
+        self._tokenizer = AutoTokenizer.from_pretrained(job.base_model)
+        check_template(self._tokenizer, job)
+        refuse_todays_date(str(self._tokenizer.chat_template), job.base_model)
+        self._prompts = read_all_prompts(job, self._tokenizer)
+        iterations = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, job.seed)
+        self._drawn = [[prompt for prompt in each for _ in range(self._rlhf.group)] for each in iterations]
+        """Of each iteration, a prompt for each reply."""
+        every = self._prompts.training + self._prompts.watched + self._prompts.compared
+        check_memory(job, [prompt.ids for prompt in every])
+        hooks.progress(f"loading the base model {job.base_model_name}")
+        model = load_trainable(job, hooks.progress)
+        self._trainable = check_trainable(model, job.sft.adapter)
+        self._start = lora_b(model.named_parameters())
+        self._policy = self._with_reference(model)
+        rollouts = self._rlhf.rollouts
+        self._engine = None if rollouts is None else VllmSampler(rollouts, job.identity, self._policy.write_adapter)
+        self._rewards, self._gold = rewards_of(job, model, self._tokenizer)
+        hooks.progress("judging replies of the institution and replies that are plainly bad")
+        check_reward(self._rewards, self._prompts.training, self._text, self._rlhf.max_new_tokens)
+        self._check_stop()
+        self._measuring = Measuring(
+            self._policy,
+            self._gold,
+            job.eos_ids,
+            self._text,
+            most_tokens=self._rlhf.max_new_tokens,
+            a_time=self._rlhf.replies,
+        )
+        self._checkpoints = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
+        self._fixed = self._prompts.training[: self._rlhf.samples]
+        self._tokens = 0
+        """Sampled to learn from, in this process."""
+        self._learning_since = 0.0
+        self._resumed_at = 0
+
+    @abstractmethod
+    def _with_reference(self, model: Any) -> TwoAdapters:
+        """model: as `load_trainable` gives it."""
+
+    @abstractmethod
+    def _resume(self, checkpoint: Path) -> RunState:
+        """The state of a checkpoint, with all put back that the algorithm has."""
+
+    @abstractmethod
+    def _learn(self, state: RunState, checkpoint: Path | None) -> None:
+        """Learn until the last iteration or a reason to stop; call `_ended` behind each iteration."""
+
+    @abstractmethod
+    def _optimizer(self) -> Any:
+        """That was learned with."""
+
+    def _numerics(self) -> TrlNumerics | None:
+        """For the report: whose losses and passes ran, where they are not this package's."""
+        return None
+
+    def train(self) -> dict[str, float]:
+        """Run the job: write the adapter, the training log and the reports into its output directory.
+
+        Resumes from the newest whole checkpoint of this job. Returns durations (s), rates (tokens/s) and bytes. Raises
+        TrainingFailed when a guard fires, when no adapter was better than the parent, or when a stop was requested.
+        """
+        job, hooks = self._job, self._hooks
+        rows = [_as_row(prompt) for prompt in self._prompts.training]
+        with self._policy.running() as model:
+            if job.packs and len(rows) > 1:
+                check_rows_are_kept_apart(model, rows, job.sft.precision, job.sft.max_length)
+        checkpoint = self._checkpoints.newest(hooks.progress)
+        if checkpoint is None:
+            state = self._first_state()
+        else:
+            hooks.progress(f"resuming from {checkpoint.name}")
+            state = self._resume(checkpoint)
+        self._resumed_at = state.iteration
+        self._learning_since = prepared = time.monotonic()
+        self._learn(state, checkpoint)
+        trained = time.monotonic()
+        self._finish(state, rows)
+        return {
+            "training_seconds": round(trained - prepared, 3),
+            "preparation_seconds": round(prepared - self._started, 3),
+            "saving_seconds": round(time.monotonic() - trained, 3),
+            "tokens_per_second": round(self._tokens / (trained - prepared), 2),
+            "resumed_at_step": float(self._resumed_at),
+            "peak_memory_bytes": peak_memory(),
+        }
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+    def _first_state(self) -> RunState:
+        """Before the first iteration: the guards on samples, and the parent adapter's own numbers."""
+        self._hooks.progress(f"sampling up to {SAMPLED} replies before the first step")
+        scores: list[float | None] = []
+        compared = self._compared or SAMPLED
+        for number, start in enumerate(range(0, SAMPLED, self._rlhf.replies)):
+            prompts = self._drawn[number % len(self._drawn)][: SAMPLED - start]
+            rollouts = self._sample(prompts, f"before/{number}")
+            scores += [score.total for score in self._judge(prompts, rollouts)]
+            if any(map(differ, groups(scores, compared))):
+                break
+        check_spread_of_samples(scores, compared)
+        state = RunState(KlController(self._rlhf.kl.coefficient, self._rlhf.kl_target, self._rlhf.kl.horizon))
+        self._check_stop()
+        self._hooks.progress("measuring the parent adapter on held-out prompts")
+        watched = totals(self._measuring.scores(self._prompts.watched))
+        state.held_out_start = totals(self._measuring.scores(self._prompts.compared))
+        if not watched or not state.held_out_start:
+            raise TrainingFailed(
+                "The tools abstain for every held-out prompt, so that no adapter could be chosen.",
+                "Correct the tools in training.rlhf, or hold out more documents.",
+            )
+        state.gold_of_parent, state.judged_of_parent = fmean(watched.values()), len(watched)
+        state.keep_best(self._policy, state.gold_of_parent)
+        self._keep_samples(state, "start")
+        self._check_stop()
+        return state
+
+    def _judged(self, iteration: int, rate: float, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Row:
+        """What is known of an iteration's replies before anything is learned from them: a row of the training log.
+
+        iteration: from 0. Raises TrainingFailed when the tools abstain for all but one.
+        """
+        totals_ = [score.total for score in scores if score.total is not None]
+        if len(totals_) < 2:
+            raise TrainingFailed(
+                f"Iteration {iteration + 1}: the tools abstain for {len(rollouts) - len(totals_)} of {len(rollouts)} "
+                f"replies.",
+                "Have the tools judge more replies.",
+            )
+        compared = groups([score.total for score in scores], self._compared or len(scores))
+        by_group = {"groups_without_spread": fmean(not differ(each) for each in compared)}
+        return {
+            "step": float(iteration + 1),
+            "learning_rate": rate,
+            "reward": fmean(totals_),
+            "reward_spread": pstdev(totals_),
+            **(by_group if self._compared is not None else {}),
+            "abstained": 1 - len(totals_) / len(rollouts),
+            **mean_parts(scores, self._rewards.names, "reward"),
+            "reply_tokens": fmean(len(each.completion.reply_ids) for each in rollouts),
+            "missing_ends": fmean(not each.ended for each in rollouts),
+            "repetition": fmean(repetition(self._text(each.completion.reply_ids)) for each in rollouts),
+        }
+
+    def _penalised(self, rollout: Rollout, score: float) -> float:
+        """What is learned from."""
+        return score - self._rlhf.missing_end_penalty * (not rollout.ended)
+
+    def _ended(self, state: RunState, row: Row, rollouts: Sequence[Rollout]) -> None:
+        """Behind an iteration that was learned from: log it, measure, and report how far the training is."""
+        give_memory_back()
+        if not all(value == value and abs(value) != float("inf") for value in row.values()):
+            raise TrainingFailed(
+                f"Iteration {state.iteration + 1}: a loss or a divergence is not finite.",
+                "Lower training.rlhf.learning_rate, or train with precision: float32.",
+            )
+        state.iteration += 1
+        state.log.append(dict(row))
+        self._measure(state)
+        self._tokens += sum(len(each.completion.reply_ids) for each in rollouts)
+        took = time.monotonic() - self._learning_since
+        left = took / (state.iteration - self._resumed_at) * (self._rlhf.iterations - state.iteration)
+        self._hooks.on_step(Step(state.iteration, self._rlhf.iterations, row["loss"], self._tokens / took, left))
+        self._hooks.progress(_describe(state.log[-1]))
+
+    def _measure(self, state: RunState) -> None:
+        """At the iterations that are measured: the held-out reward, the best adapter, samples; then the guards."""
+        is_last = state.iteration == self._rlhf.iterations
+        if state.iteration % self._rlhf.measure_every == 0 or is_last:
+            self._hooks.progress(f"measuring {len(self._prompts.watched)} held-out prompts")
+            scores = self._measuring.scores(self._prompts.watched)
+            found = totals(scores)
+            if found:
+                gold = fmean(found.values())
+                state.log[-1] |= {"gold": gold, **mean_parts([*scores.values()], self._gold.names, "gold")}
+                # With fewer judged, the mean could rise by the prompts that are left out.
+                if gold > state.best_gold and len(found) >= state.judged_of_parent:
+                    state.keep_best(self._policy, gold)
+        if state.iteration == (self._rlhf.iterations + 1) // 2:
+            self._keep_samples(state, "middle")
+        state.stopped = None if is_last else reason_to_stop(state.log, self._rlhf)
+
+    def _next(self, state: RunState) -> Next:
+        """What follows behind an iteration."""
+        is_over = state.iteration == self._rlhf.iterations or state.stopped is not None
+        is_wanted = self._hooks.should_stop()
+        is_due = is_wanted or state.iteration % self._job.checkpoints.every_steps == 0
+        return Next(saves=is_due and not is_over, ends=is_over, stops=is_wanted and not is_over)
+
+    def _stopped(self, state: RunState) -> TrainingFailed:
+        return TrainingFailed(
+            f"The training was stopped, as requested, at step {state.iteration} of {self._rlhf.iterations}.",
+            "Run again; it resumes from the checkpoint of this step.",
+        )
+
+    def _finish(self, state: RunState, rows: list[EncodedRow]) -> None:
+        """Put the best adapter back, compare it with the parent, and write everything."""
+        hooks, job = self._hooks, self._job
+        if state.stopped is not None:
+            hooks.progress(f"ending after iteration {state.iteration}: {state.stopped}")
+        if state.best_iteration == 0:
+            because = f" It ended early: {state.stopped}." if state.stopped else ""
+            raise TrainingFailed(
+                f"In {state.iteration} iterations no adapter had a higher held-out reward than the parent's "
+                f"{state.best_gold:.3f}, on at least its {state.judged_of_parent} judged prompts, so that nothing is "
+                f"worth keeping.{because}",
+                "Use a reward that the SFT adapter earns in part, raise iterations, or change learning_rate or kl.",
+            )
+        hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")
+        with self._policy.running(self._policy.reference) as model:
+            probe = start_probe(model, rows, hooks.progress)
+        put_back(self._policy, state.best_adapter)
+        check_adapter_moved(lora_b(self._policy.adapter.items()), self._start)
+        with self._policy.running() as model:
+            loss_after = probe.loss(model)
+        self._keep_samples(state, "end")
+        write_results(
+            job,
+            Finished(
+                state=state,
+                rewards=self._rewards,
+                gold=self._gold,
+                training=self._prompts.training,
+                compared=self._prompts.compared,
+                cut=self._prompts.cut,
+                adapter_scores=totals(self._measuring.scores(self._prompts.compared)),
+                order_digest=digest_of([[prompt.row.id for prompt in each] for each in self._drawn[: state.iteration]]),
+                trainable_parameters=self._trainable,
+                probe_loss_before=probe.before,
+                probe_loss_after=loss_after,
+                optimizer=self._optimizer(),
+                trl=self._numerics(),
+                sampler="trainer" if self._engine is None else f"vLLM {self._engine.version}",
+            ),
+            self._policy,
+        )
+
+    def _sample(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
+        """draw: names this draw among all of the training; seed and name alone decide its random numbers."""
+        seed = int.from_bytes(sha256(f"{self._job.seed}/{draw}".encode()).digest()[:7])
+        ids = [prompt.ids for prompt in prompts]
+        most, temperature = self._rlhf.max_new_tokens, self._rlhf.temperature
+        if self._engine is not None:
+            return self._engine.sample(ids, self._job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
+        with self._policy.running() as model:
+            return sample(model, ids, self._job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
+
+    def _judge(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[Score]:
+        written = [each.completion.reply_ids for each in rollouts]
+        replies = [prompt.answered(self._text(ids), ids) for prompt, ids in zip(prompts, written, strict=True)]
+        return self._rewards.judge(replies)
+
+    def _keep_samples(self, state: RunState, when: str) -> None:
+        replies = self._measuring.replies(self._fixed) if self._fixed else []
+        state.samples += [
+            {"id": prompt.row.id, "when": when, "reply": reply}
+            for prompt, reply in zip(self._fixed, replies, strict=True)
+        ]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def _check_stop(self) -> None:
+        """Before the first iteration, where there is nothing to save; an iteration is always completed."""
+        if self._hooks.should_stop():
+            raise stopped_before_first_step()
+
+
+def _as_row(prompt: Prompt) -> EncodedRow:
+    return EncodedRow(prompt.row.id, (Completion(prompt.ids, prompt.response_ids),))
+
+
+def _describe(row: Row) -> str:
+    parts = "".join(f", {name.removeprefix('reward/')} {row[name]:.3f}" for name in row if name.startswith("reward/"))
+    gold = f", held out {row['gold']:.3f}" if "gold" in row else ""
+    return (
+        f"reward {row['reward']:.3f}{parts}{gold}, KL {row['kl']:.2f} at coefficient {row['kl_coefficient']:.3f}, "
+        f"{row['reply_tokens']:.0f} tokens a reply"
+    )

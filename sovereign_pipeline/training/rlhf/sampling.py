@@ -1,0 +1,293 @@
+"""Sampling replies from the policy: in batches, with a cache of keys and values, until every reply has ended.
+
+The distribution is the model's own at a temperature and nothing else: no top-k, no top-p, no minimum probability, no
+penalty for repetition. `generate` of transformers fills an unset top_k with 50, and the log-probabilities of the
+samples would no longer be those that the loss is taken over. Prompts are padded on the left and positions count from
+each prompt's first token, so that a reply does not depend on what else is in its batch, but for rounding.
+
+What does not belong here: sampling on a server (`vllm_rollouts.py`), and what a reply is worth (`rewards.py`).
+"""
+
+import http.client
+import json
+import math
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.policy.serving import UNIX
+from sovereign_pipeline.policy.training.rlhf import Rollouts
+from sovereign_pipeline.training.rows import Completion
+from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A prompt with the reply that was sampled for it."""
+
+    completion: Completion
+    log_probabilities: list[float]
+    """Of the reply's tokens, as they were sampled; nats at the temperature."""
+    ended: bool
+    """Whether its last token ends the turn."""
+
+
+def sample(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    eos_ids: Sequence[int],
+    *,
+    most_tokens: int,
+    temperature: float,
+    seed: int | None,
+) -> list[Rollout]:
+    """One reply to each prompt. Call it with the adapter that is to be sampled from, as its passes run.
+
+    seed: of the random choices, so that nothing but the seed and the model decides them; None: the most likely token.
+    """
+    import torch
+
+    device = model.device
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    different = list(dict.fromkeys(map(tuple, prompts)))
+    of_reply = torch.tensor([different.index(tuple(prompt)) for prompt in prompts], device=device)
+    longest = max(map(len, different))
+    missing = [longest - len(prompt) for prompt in different]
+    ids = torch.tensor(
+        [[eos_ids[0]] * pad + list(prompt) for pad, prompt in zip(missing, different, strict=True)], device=device
+    )
+    mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in missing], device=device)
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    replies: list[list[int]] = [[] for _ in prompts]
+    logs: list[list[float]] = [[] for _ in prompts]
+    ended = [False] * len(prompts)
+    past: Any = None
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for place in range(most_tokens):
+            out = model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=past,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            past, logits = out.past_key_values, out.logits[:, -1]
+            if place == 0 and len(different) < len(prompts):  # a prompt of several replies went through the model once
+                past.reorder_cache(of_reply)
+                logits, mask, positions = logits[of_reply], mask[of_reply], positions[of_reply]
+            # On the CPU, whose generator gives the same choices on every device.
+            all_logs = (logits.float() / temperature).log_softmax(-1).cpu()
+            if generator is None:
+                chosen = all_logs.argmax(-1)
+            else:
+                chosen = torch.multinomial(all_logs.exp(), 1, generator=generator).squeeze(1)
+            taken = all_logs.gather(1, chosen.unsqueeze(1)).squeeze(1)
+            for row, (token, log) in enumerate(zip(chosen.tolist(), taken.tolist(), strict=True)):
+                if not ended[row]:
+                    replies[row].append(token)
+                    logs[row].append(log)
+                    ended[row] = token in eos_ids
+            if all(ended):
+                break
+            ids = chosen.unsqueeze(1).to(device)
+            mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+            positions = positions[:, -1:] + 1
+    model.train(was_training)
+    rollouts = zip(prompts, replies, logs, ended, strict=True)
+    return [Rollout(Completion(list(prompt), reply), log, end) for prompt, reply, log, end in rollouts]
+
+
+OLDEST = (0, 32)
+"""The first version of vLLM in which no request under way is answered by another adapter."""
+VERSION, COMPLETIONS = "/version", "/v1/completions"
+LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+LONGEST_ANSWER = 64 << 20
+STARTED = (
+    "Start vLLM with this base model, --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, --generation-config vllm and "
+    "--logprobs-mode processed_logprobs: see 'Rollouts by vLLM' in docs/how-to/reward.md."
+)
+
+
+class VllmSampler:
+    """A server that samples from the policy as it is."""
+
+    def __init__(self, rollouts: Rollouts, training: str, write_adapter: Callable[[Path], None]) -> None:
+        """training: identity of the one that samples. write_adapter: writes the policy's adapter into a directory.
+
+        Raises TrainingFailed for a server that is not there or too old, and for a directory that others can change.
+        """
+        self._rollouts, self._write_adapter = rollouts, write_adapter
+        self._salt = secrets.token_hex(16)
+        self._loaded: str | None = None
+        """Name of the adapter that the server has."""
+        self.version = self._told_version()
+        try:
+            found = rollouts.copies.stat()
+        except OSError as error:
+            raise self._failed(f"{rollouts.copies} is not there ({error.strerror})", "Make it.") from None
+        if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or found.st_uid != os.geteuid():
+            raise self._failed(
+                f"another account can change {rollouts.copies}, and by a link there what the trainer removes or opens",
+                "Give it to the trainer's account, and let its group read alone (chmod 750).",
+            )
+        self._group = found.st_gid
+        self._own = rollouts.copies / f"rollouts-{training[:16]}"
+        shutil.rmtree(self._own, ignore_errors=True)  # of a run of this training that was killed
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        eos_ids: Sequence[int],
+        *,
+        most_tokens: int,
+        temperature: float,
+        seed: int,
+    ) -> list[Rollout]:
+        """One reply to each prompt, from the policy as it is now; each reply has a seed made of `seed` and its place.
+
+        Raises TrainingFailed for a server that does not answer, or not in vLLM's form. No message quotes a text.
+        """
+        name = self._load_policy()
+
+        def one(place: int) -> Rollout:
+            prompt = list(prompts[place])
+            body = {
+                "model": name,
+                "prompt": prompt,
+                "max_tokens": most_tokens,
+                "temperature": temperature,
+                "top_p": 1.0,
+                "top_k": -1,
+                "min_p": 0.0,
+                "seed": int.from_bytes(sha256(f"{seed}/{place}".encode()).digest()[:4]) >> 1,
+                "logprobs": 1,
+                "return_token_ids": True,
+                "stop_token_ids": list(eos_ids),
+                "cache_salt": self._salt,
+            }
+            return self._rollout(self._json(self._ask("POST", COMPLETIONS, body)), prompt, eos_ids, most_tokens)
+
+        with ThreadPoolExecutor(self._rollouts.at_once) as pool:
+            return list(pool.map(one, range(len(prompts))))
+
+    def close(self) -> None:
+        """Take the adapter out of the server, as far as it answers, and remove its copy."""
+        with suppress(TrainingFailed):  # the training's own end counts
+            self._unload()
+        shutil.rmtree(self._own, ignore_errors=True)
+
+    def _load_policy(self) -> str:
+        written = self._own / "next"
+        shutil.rmtree(written, ignore_errors=True)
+        self._own.mkdir(mode=0o700, exist_ok=True)  # what is written is open to nobody else until it is whole
+        self._write_adapter(written)
+        digests = [file_sha256(written / each) for each in (ADAPTER_CONFIG, ADAPTER_WEIGHTS)]
+        name = f"rollouts-{sha256(''.join(digests).encode()).hexdigest()[:32]}"
+        if name == self._loaded:
+            return name
+        self._unload()
+        directory = self._own / name
+        written.rename(directory)
+        self._open_to_group(directory)
+        self._ask("POST", UNLOAD, {"lora_name": name}, fine=(200, 404))  # of a training that was killed
+        self._ask("POST", LOAD, {"lora_name": name, "lora_path": str(directory)})
+        self._loaded = name
+        return name
+
+    def _unload(self) -> None:
+        if self._loaded is not None:
+            name, self._loaded = self._loaded, None
+            self._ask("POST", UNLOAD, {"lora_name": name}, fine=(200, 404))
+            shutil.rmtree(self._own / name, ignore_errors=True)
+
+    def _open_to_group(self, directory: Path) -> None:
+        for path in (self._own, directory, *directory.iterdir()):
+            os.chown(path, -1, self._group)
+            path.chmod(0o750 if path.is_dir() else 0o640)
+
+    def _rollout(self, answer: Any, prompt: list[int], eos_ids: Sequence[int], most_tokens: int) -> Rollout:
+        try:
+            (choice,) = answer["choices"]
+            ids, logs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            asked, reason = choice["prompt_token_ids"], choice["finish_reason"]
+            is_whole = (
+                asked == prompt
+                and 1 <= len(ids) == len(logs) <= most_tokens
+                and all(type(each) is int for each in ids)
+                and all(math.isfinite(each) for each in logs)
+            )
+        except (KeyError, TypeError, ValueError):
+            is_whole = False
+        if not is_whole:
+            raise self._failed(
+                "it does not answer with the ids of prompt and reply and their log-probabilities", STARTED
+            )
+        ended = ids[-1] in eos_ids
+        if ended != (reason == "stop") or any(each in eos_ids for each in ids[:-1]):
+            raise self._failed("a reply ends otherwise than at the end of turn or at its longest", STARTED)
+        return Rollout(Completion(prompt, ids), [float(each) for each in logs], ended)
+
+    def _told_version(self) -> str:
+        told = self._json(self._ask("GET", VERSION))
+        version = str(told.get("version", "")) if isinstance(told, dict) else ""
+        if tuple(int(each) for each in re.findall(r"\d+", version)[:2]) < OLDEST:
+            raise self._failed(f"it is vLLM {version[:20] or 'of no version'}", "Install vLLM 0.32 or later.")
+        return version[:20]
+
+    def _json(self, content: bytes) -> Any:
+        try:
+            return json.loads(content)
+        except (ValueError, RecursionError):
+            raise self._failed("it answers with something else than JSON", STARTED) from None
+
+    def _ask(self, method: str, path: str, body: Any = None, fine: Sequence[int] = (200,)) -> bytes:
+        connection = self._connection()
+        try:
+            content = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, content, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            status, answer = response.status, response.read(LONGEST_ANSWER)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failed(f"it does not answer ({type(error).__name__})", STARTED) from None
+        finally:
+            connection.close()
+        if status not in fine:
+            raise self._failed(f"it answers {path} with status {status}", STARTED)
+        return answer
+
+    def _connection(self) -> http.client.HTTPConnection:
+        seconds = self._rollouts.seconds
+        if self._rollouts.url.startswith(UNIX):
+            return _UnixConnection(self._rollouts.url.removeprefix(UNIX), seconds)
+        parts = urlsplit(self._rollouts.url)
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=seconds)
+
+    def _failed(self, what: str, hint: str) -> TrainingFailed:
+        return TrainingFailed(f"training.rlhf.rollouts, the vLLM server at {self._rollouts.url}: {what}.", hint)
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, seconds: float) -> None:
+        super().__init__("vllm", timeout=seconds)
+        self._path, self._seconds = path, seconds
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self._seconds)
+        self.sock.connect(self._path)

@@ -1,0 +1,416 @@
+"""Encoding rows as token ids with their supervised part, packing them, and the guards on them before training.
+
+Trainer and gates encode with the same functions, so that a gate evaluates what was trained on. What does not belong
+here: where the rows of a whole dataset lie (`stored_rows.py`).
+"""
+
+import errno
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, cast, overload
+
+from sovereign_pipeline.base.errors import TrainingFailed, WorkerKilled
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.processes import silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.text import Countdown, and_more
+from sovereign_pipeline.base.workers import WorkerPool
+from sovereign_pipeline.dataset.jsonl import LabelRow, PreferenceRow, SftRow, user_message
+from sovereign_pipeline.training.job import TrainingJob
+
+IGNORED = -100
+"""The label that PyTorch's cross entropy leaves out."""
+IDS_IN_A_MESSAGE = 5
+SUPERVISED_SHARE = (0.01, 0.97)
+"""Below, nearly all computation goes into unsupervised tokens; above, prompts are most likely supervised too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A prompt and one reply as token ids. The loss is over the reply's tokens only, its end of turn included.
+
+    Of a dataset they lie in a file (`StoredIds`): lengths cost nothing there, and ids are read when they are asked for.
+    """
+
+    prompt_ids: Sequence[int]
+    reply_ids: Sequence[int]
+
+    @property
+    def ids(self) -> list[int]:
+        return [*self.prompt_ids, *self.reply_ids]
+
+    @property
+    def labels(self) -> list[int]:
+        return [IGNORED] * len(self.prompt_ids) + list(self.reply_ids)
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.reply_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """A row of a dataset as token ids."""
+
+    id: str
+    completions: tuple[Completion, ...]
+    """One for SFT and KTO; for pairs chosen, then rejected, with the same prompt ids."""
+    desirable: bool | None = None
+    """For KTO: the binary feedback on the reply."""
+
+    @property
+    def longest(self) -> int:
+        return max(len(completion) for completion in self.completions)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(completion) for completion in self.completions)
+
+    @property
+    def supervised(self) -> int:
+        return sum(len(completion.reply_ids) for completion in self.completions)
+
+
+@dataclass(frozen=True)
+class RowsForTraining:
+    """The rows that passed the guards."""
+
+    rows: tuple[EncodedRow, ...]
+    cut: tuple[str, ...]
+    """Ids of rows above the length limit. They are left out: a row without its end teaches the model not to stop."""
+
+
+def encode_sft(tokenizer: Any, row: SftRow, eos_ids: Sequence[int]) -> EncodedRow:
+    prompt = user_message(row["instruction"], row["input"])
+    return EncodedRow(row["id"], (_complete(tokenizer, row["id"], prompt, row["output"], eos_ids),))
+
+
+def encode_preference(tokenizer: Any, row: PreferenceRow, eos_ids: Sequence[int]) -> EncodedRow:
+    return EncodedRow(
+        row["id"],
+        tuple(
+            _complete(tokenizer, row["id"], row["prompt"], reply, eos_ids) for reply in (row["chosen"], row["rejected"])
+        ),
+    )
+
+
+def encode_label(tokenizer: Any, row: LabelRow, eos_ids: Sequence[int]) -> EncodedRow:
+    completion = _complete(tokenizer, row["id"], row["prompt"], row["completion"], eos_ids)
+    return EncodedRow(row["id"], (completion,), row["label"])
+
+
+def encode(tokenizer: Any, method: str, row: dict[str, object], eos_ids: Sequence[int]) -> EncodedRow:
+    if method == "sft":
+        return encode_sft(tokenizer, cast(SftRow, row), eos_ids)
+    if method == "kto":
+        return encode_label(tokenizer, cast(LabelRow, row), eos_ids)
+    return encode_preference(tokenizer, cast(PreferenceRow, row), eos_ids)
+
+
+def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
+    """Each row's prompt with the reply of the row before it, the first with the last's.
+
+    From such mismatched pairs KTO estimates the divergence of policy and reference (Ethayarajh et al. 2024, section
+    4.1).
+    """
+    return [
+        Completion(row.completions[0].prompt_ids, before.completions[0].reply_ids)
+        for row, before in zip(rows, [rows[-1], *rows[:-1]], strict=True)
+    ]
+
+
+def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> list[str]:
+    """Ids of rows with a completion whose last supervised token does not end the turn."""
+    return [
+        row.id
+        for row in rows
+        if any(not each.reply_ids or each.reply_ids[-1] not in eos_ids for each in row.completions)
+    ]
+
+
+def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos_ids: Sequence[int]) -> RowsForTraining:
+    """Select the rows to train on. Raises TrainingFailed when the data would not train as the recipe intends."""
+    if not rows:
+        raise TrainingFailed("The dataset has no rows.", "Check the split and the sources of the line.")
+    unended = without_end_of_turn(rows, eos_ids)
+    if unended:
+        raise TrainingFailed(
+            f"In {len(unended)} of {len(rows)} rows the last supervised token is none of the base model's end-of-turn "
+            f"ids {list(eos_ids)} (rows {_some(unended)}). The adapter would not learn to stop.",
+            "Correct eos_token_id in the model's generation_config.json, or its chat template.",
+        )
+    empty = [row.id for row in rows if any(len(each.reply_ids) < 2 for each in row.completions)]
+    if empty:
+        raise TrainingFailed(f"{len(empty)} rows have an empty reply (rows {_some(empty)}).", "Remove these rows.")
+    share = sum(row.supervised for row in rows) / sum(row.tokens for row in rows)
+    if not SUPERVISED_SHARE[0] <= share <= SUPERVISED_SHARE[1]:
+        raise TrainingFailed(
+            f"{share:.1%} of all tokens are supervised, outside {SUPERVISED_SHARE[0]:.0%} to "
+            f"{SUPERVISED_SHARE[1]:.0%}. Replies are very short beside their prompts, or prompts are supervised too.",
+            "Look at the supervised part of a row, and correct the sources' columns.",
+            act="show_mask",
+            file="RECIPE",
+        )
+    alike = [row.id for row in rows if len(row.completions) == 2 and _alike(*row.completions)]
+    if alike:
+        raise TrainingFailed(
+            f"In {len(alike)} pairs chosen and rejected are the same tokens (rows {_some(alike)}).",
+            "Remove these rows from the source.",
+        )
+    labels = {row.desirable for row in rows}
+    if None not in labels and len(labels) == 1:
+        raise TrainingFailed(
+            f"All {len(rows)} replies are labelled {'good' if True in labels else 'bad'}; kto needs both.",
+            "Add replies of the other kind to the source, or train on pairs.",
+        )
+    cut = [row.id for row in rows if row.longest > max_length]
+    if len(cut) == len(rows) or len(cut) / len(rows) > max_cut_share:
+        raise TrainingFailed(
+            f"{len(cut)} of {len(rows)} rows are longer than max_length {max_length} tokens (rows {_some(cut)}), above "
+            f"max_cut_share {max_cut_share:.1%}. The longest row has {max(row.longest for row in rows)} tokens.",
+            "Raise max_length, or raise training.sft.max_cut_share to train without these rows.",
+        )
+    return RowsForTraining(tuple(row for row in rows if row.longest <= max_length), tuple(cut))
+
+
+def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
+    """Pack rows, first-fit decreasing, into at most `max_length` tokens each. No row is cut; ties go by order.
+
+    For passes that learn nothing; what is trained is packed by `plan.packs_alike`.
+    """
+    # A tree finds the first pack with enough room, also among a million: its leaves are packs, the next empty ones too,
+    # and node n has the larger room of nodes 2n and 2n+1.
+    leaves = 1 << max(0, len(rows) - 1).bit_length()
+    room = [max_length] * (2 * leaves)
+    packs: list[list[EncodedRow]] = []
+    for row in sorted(rows, key=lambda row: -row.tokens):
+        needed = min(row.tokens, max_length)
+        node = 1
+        while node < leaves:
+            node = 2 * node if room[2 * node] >= needed else 2 * node + 1
+        if node - leaves == len(packs):
+            packs.append([])
+        packs[node - leaves].append(row)
+        room[node] -= needed
+        while node > 1:
+            node //= 2
+            room[node] = max(room[2 * node], room[2 * node + 1])
+    return packs
+
+
+def _complete(tokenizer: Any, row_id: str, prompt: str, reply: str, eos_ids: Sequence[int]) -> Completion:
+    """Encode with the chat template. Tokens that it adds after the end of the turn are not part of the reply."""
+    asked = [{"role": "user", "content": prompt}]
+    answered = [*asked, {"role": "assistant", "content": reply}]
+    prompt_ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
+    ids = tokenizer.apply_chat_template(answered, return_dict=False)
+    if ids[: len(prompt_ids)] != prompt_ids:
+        raise TrainingFailed(
+            f"Row {row_id}: the chat template formats the prompt differently with and without a reply. Training would "
+            f"differ from serving.",
+            "Use a chat template that formats both alike.",
+        )
+    reply_ids = ids[len(prompt_ids) :]
+    ends = [place for place, token in enumerate(reply_ids) if token in eos_ids]
+    return Completion(prompt_ids, reply_ids[: ends[-1] + 1] if ends else reply_ids)
+
+
+def _alike(chosen: Completion, rejected: Completion) -> bool:
+    return chosen.reply_ids == rejected.reply_ids
+
+
+def _some(ids: Sequence[str]) -> str:
+    return and_more(ids, IDS_IN_A_MESSAGE)
+
+
+ROWS_A_BATCH = 256
+"""Rows that are encoded and written together."""
+ROWS_WORTH_A_WORKER = 10_000
+"""A worker takes four seconds of a core to start, and encodes some 500 rows of 600 tokens in one."""
+MOST_WORKERS = 8
+"""One process writes what the others encode, and each holds its own tokenizer."""
+REPLIES = ("reply_ids", "rejected_ids")
+"""Columns of a row's replies; the second for pairs alone."""
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredIds(Sequence[int]):
+    """Token ids of one prompt or reply: their number is known, and they are read each time that they are asked for."""
+
+    column: Any = field(repr=False)
+    """Of the file. Shown it would be the document's text."""
+    place: int
+    """Of the row in it."""
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._read())
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+
+    def __getitem__(self, place: int | slice) -> int | list[int]:
+        return self._read()[place]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def _read(self) -> list[int]:
+        ids: list[int] = self.column[self.place].values.to_numpy().tolist()
+        return ids
+
+
+def stored_rows(
+    job: TrainingJob,
+    dataset: Path,
+    tokenizer: Any,
+    progress: Callable[[str], None],
+    check_stop: Callable[[], None],
+) -> list[EncodedRow]:
+    """Encode a dataset of the job; the rows in the order of its file.
+
+    check_stop: raises, between two batches, after a request to stop.
+    Raises TrainingFailed for a row that the chat template formats in two ways, and as `mapped`; WorkerKilled.
+    """
+    with dataset.open("rb") as lines:
+        count = sum(1 for _ in lines)
+    if count == 0:
+        return []
+    countdown = Countdown(progress, "encoding the dataset", count, "row")
+
+    def encoded() -> Iterator[Any]:
+        done = 0
+        try:
+            for batch in _encoded_batches(job, dataset, tokenizer, count):
+                yield batch
+                done += batch.num_rows
+                countdown.reached(done)
+                check_stop()
+        except WorkerKilled:
+            check_stop()  # the same signal may have ended a worker that had just been started
+            raise
+
+    stored = mapped(job, encoded())
+    return list(_rows(stored.data))
+
+
+def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) -> Any:
+    """A `datasets.Dataset` of Arrow tables, at least one, in a file of the job that has no name any more.
+
+    dataset_class: another class, derived from that one.
+    Raises TrainingFailed when the disk is full.
+    """
+    from datasets import Dataset
+    from datasets.arrow_writer import ArrowWriter
+
+    directory = job.output.parent
+    try:
+        with NamedTemporaryFile(dir=directory, suffix=".arrow") as file:
+            # Its own fingerprint would be a hash of what is in memory. Nothing is cached under this one either.
+            with ArrowWriter(path=file.name, fingerprint=digest_of([job.identity, job.dataset.name])) as writer:
+                for batch in batches:
+                    writer.write_table(batch)
+                writer.finalize()
+            return (dataset_class or Dataset).from_file(file.name)
+    except OSError as error:
+        if error.errno not in _DISK_IS_FULL:
+            raise
+        raise TrainingFailed(
+            f"{directory}: the encoded rows were not written ({error.strerror}; "
+            f"{shutil.disk_usage(directory).free / 1e6:,.0f} MB free). They take 4 bytes a token while the trainer "
+            f"runs; a trainer of TRL takes them a second time.",
+            "Free disk space, and run again.",
+        ) from error
+
+
+def in_tables(rows: Iterable[dict[str, list[int]]]) -> Iterator[Any]:
+    """Arrow tables of rows that have the same columns, for `mapped`."""
+    import pyarrow
+
+    left = iter(rows)
+    while batch := list(islice(left, ROWS_A_BATCH)):
+        token_ids = pyarrow.list_(pyarrow.int32())
+        yield pyarrow.Table.from_pylist(batch, pyarrow.schema([(name, token_ids) for name in batch[0]]))
+
+
+def _rows(table: Any) -> Iterator[EncodedRow]:
+    """table: the columns of the file, as datasets has them."""
+    from pyarrow import compute
+
+    replies = [name for name in REPLIES if name in table.column_names]
+    columns = {name: table.column(name) for name in ("prompt_ids", *replies)}
+    lengths = {name: compute.list_value_length(column).to_pylist() for name, column in columns.items()}
+    facts = zip(table.column("id").to_pylist(), table.column("desirable").to_pylist(), strict=True)
+    for place, (row_id, desirable) in enumerate(facts):
+        ids = {name: StoredIds(column, place, lengths[name][place]) for name, column in columns.items()}
+        yield EncodedRow(row_id, tuple(Completion(ids["prompt_ids"], ids[name]) for name in replies), desirable)
+
+
+def _encoded_batches(job: TrainingJob, dataset: Path, tokenizer: Any, count: int) -> Iterator[Any]:
+    """Arrow tables of the rows. Several processes encode a large dataset, and this one writes what they send."""
+    cores = len(os.sched_getaffinity(0)) // job.devices.count
+    workers = min(cores, count // ROWS_WORTH_A_WORKER, MOST_WORKERS)
+    with dataset.open(encoding="utf-8", newline="\n") as lines:
+        batches = iter(lambda: list(islice(lines, ROWS_A_BATCH)), [])
+        if workers < 2:
+            yield from map(_Encoder(tokenizer, job.method, job.eos_ids).table, batches)
+            return
+        # Spawned, not forked as datasets would: a forked one would hold the locks of this process after its end.
+        with WorkerPool(workers, _begin_worker, job.base_model, job.method, job.eos_ids) as pool:
+            yield from pool.over(batches, _encode_in_worker)
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Encodes lines of a dataset."""
+
+    tokenizer: Any
+    method: str
+    eos_ids: tuple[int, ...]
+
+    def table(self, lines: list[str]) -> Any:
+        """An Arrow table of the rows, at least one."""
+        import pyarrow
+
+        rows = [encode(self.tokenizer, self.method, json.loads(line), self.eos_ids) for line in lines]
+        token_ids = pyarrow.list_(pyarrow.int32())
+        columns = {
+            "id": pyarrow.array([row.id for row in rows], pyarrow.string()),
+            "desirable": pyarrow.array([row.desirable for row in rows], pyarrow.bool_()),
+            "prompt_ids": pyarrow.array([row.completions[0].prompt_ids for row in rows], token_ids),
+        }
+        for place, name in enumerate(REPLIES[: len(rows[0].completions)]):
+            columns[name] = pyarrow.array([row.completions[place].reply_ids for row in rows], token_ids)
+        return pyarrow.table(columns)
+
+
+# --- in a worker process ---------------------------------------------------------------------------------------------
+
+_encoder: _Encoder  # set by `_begin_worker`, once in each process
+
+
+def _begin_worker(base_model: Path, method: str, eos_ids: tuple[int, ...]) -> None:
+    global _encoder
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer ends it, after a request to stop too
+    go_offline()
+    silence()
+    from transformers import AutoTokenizer
+
+    _encoder = _Encoder(AutoTokenizer.from_pretrained(base_model), method, eos_ids)
+
+
+def _encode_in_worker(lines: list[str]) -> Any:
+    return _encoder.table(lines)

@@ -1,0 +1,402 @@
+"""Memory and time of a training before it starts: the arithmetic, the check against free memory, the graphics cards."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from sovereign_pipeline.base_models.shapes import Shape
+from sovereign_pipeline.policy.training.training import Preference, Sft
+
+Device = Literal["cpu", "cuda"]
+
+NF4_BYTES = 0.5 + 0.127 / 8
+"""Per parameter: half a byte, and 0.127 bit for the constants, themselves quantised.
+
+Dettmers et al. 2023, section 3, "Double Quantization".
+"""
+ADAMW_8BIT_BYTES = 2 * (1 + 4 / 256)
+"""Per parameter: two states of a byte, each with a float32 constant for every 256 (Dettmers et al. 2022)."""
+FLOAT32 = 4
+"""Bytes."""
+LOGIT_COPIES = 3
+"""Tensors of the supervised positions' logits, in float32, at the start of the backward pass.
+
+They are the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the logits.
+"""
+TILE_POSITIONS, TILE_WORDS = 4096, 32768
+"""The fused head computes logits in tiles of at most this size (TRL 1.16, chunked_logprob.py)."""
+CPU_FRAMEWORK_BYTES = 560 << 20
+"""Of the process without a model. Measured for this project with torch 2.13, transformers 5.24, TRL 1.16 and peft 0.21:
+ru_maxrss of a trainer on the tests' tiny model, less that model's parts (benchmarks/training/memory_prediction.py).
+"""
+CPU_HEAP_GAPS = 0.25
+"""Bytes of glibc's heap beyond the activations in use, as a share of them. Measured for this project.
+
+Temporary tensors leave these gaps between tensors that are kept; with gradient checkpointing see `_activations`. On
+CUDA the allocator's gaps are part of the tiers' usable memory.
+"""
+CUDA_FRAMEWORK_BYTES = 768 << 20
+"""CUDA context and kernels, about half a GiB, and cuBLAS workspaces. Assumed, not measured."""
+NCCL_BYTES = 1 << 30
+"""NCCL's buffers with several devices. Assumed, not measured."""
+SUPERVISED_SHARE = 0.5
+"""Of the tokens, when the rows are unknown. Measured on a public authority's letters: 0.49 to 0.50."""
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Tokens of one forward pass on one device."""
+
+    tokens: int
+    supervised: int
+    """Of these, the tokens that the loss is taken over."""
+
+    @classmethod
+    def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
+        """Full packs; for preferences, which are not packed, rows of `max_length`: a pair is two of them."""
+        hyper: Sft | Preference = preference or sft
+        rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
+        tokens = hyper.max_length * hyper.batch_size * rows_a_unit
+        padded = preference is not None and preference.method == "trl"  # with logits at every position
+        return cls(tokens, tokens if padded else round(tokens * SUPERVISED_SHARE))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes at the peak, on each device."""
+
+    weights: int
+    adapter: int
+    """0 in full tuning, where the weights themselves are trained."""
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    framework: int
+
+    @property
+    def parts(self) -> dict[str, int]:
+        return dict(vars(self))
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def estimate(
+    shape: Shape,
+    sft: Sft,
+    preference: Preference | None = None,
+    *,
+    device: Device,
+    devices: int = 1,
+    forward: Forward | None = None,
+) -> Memory:
+    """Peak memory of a training, on each of `devices`.
+
+    forward: of the largest step, if known; else `Forward.largest`. Several devices shard weights, gradients and
+    optimizer of a base in full precision (FSDP2, ZeRO-3); a base in NF4 is whole on each.
+    """
+    forward = forward or Forward.largest(sft, preference)
+    held = 2 if sft.precision == "bfloat16" else FLOAT32
+    full = sft.adapter == "none"
+    trainable = shape.trainable(sft)
+    shared = 1 if sft.adapter == "qlora" else devices
+    # Trained weights are held in float32; full tuning in bfloat16 keeps a cast copy for its passes (autocast).
+    weights_in = FLOAT32 if full else held
+    cast = shape.parameters * held if full and held < FLOAT32 else 0
+    logits = _logits(shape, full, held, forward, device)
+    return Memory(
+        weights=_weights(shape, sft, weights_in, shared) + cast // shared,
+        adapter=0 if full else trainable * FLOAT32 // shared,
+        gradients=trainable * FLOAT32 // shared + (FLOAT32 * _layer_parameters(shape) if full and shared > 1 else 0),
+        optimizer=round(trainable * _optimizer_bytes(sft, device, devices) / shared),
+        activations=_activations(shape, sft, preference, held, forward.tokens, logits, device),
+        logits=logits,
+        framework=CPU_FRAMEWORK_BYTES if device == "cpu" else CUDA_FRAMEWORK_BYTES + (NCCL_BYTES if devices > 1 else 0),
+    )
+
+
+def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
+    """Host memory while the base is loaded, in addition to `estimate`.
+
+    Each of several processes reads the whole base before sharding it; a single one reads it to where it stays.
+    """
+    if devices == 1:
+        return 0
+    held = 2 if sft.precision == "bfloat16" and sft.adapter != "none" else FLOAT32
+    return devices * _weights(shape, sft, held, 1)
+
+
+def optimizer_in_effect(sft: Sft, device: Device, devices: int = 1) -> Literal["adamw", "paged_adamw_8bit"]:
+    """The recipe's optimizer, with `auto` resolved for the device."""
+    if sft.optimizer == "auto":
+        paged = device == "cuda" and devices == 1 and sft.adapter in ("qlora", "none")
+        return "paged_adamw_8bit" if paged else "adamw"
+    return sft.optimizer
+
+
+def _optimizer_bytes(sft: Sft, device: Device, devices: int) -> float:
+    """AdamW's two states, per trained parameter."""
+    return 2 * FLOAT32 if optimizer_in_effect(sft, device, devices) == "adamw" else ADAMW_8BIT_BYTES
+
+
+def _layer_parameters(shape: Shape) -> int:
+    return (shape.parameters - shape.outside_layers) // shape.layers
+
+
+def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
+    if sft.adapter == "qlora":
+        return round(shape.quantised * NF4_BYTES + (shape.parameters - shape.quantised) * held)
+    if shared == 1:
+        return shape.parameters * held
+    # Gathered while in use: the parameters outside the layers, this layer and the next (FSDP2's prefetch).
+    gathered = shape.outside_layers + 2 * _layer_parameters(shape)
+    return shape.parameters * held // shared + gathered * held
+
+
+def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device) -> int:
+    """On CPUs the logits of the supervised positions; on CUDA a tile of them, and the gradient of the head's input in
+    float32. In full tuning also the head's own gradient, which is computed whole before it is accumulated.
+    """
+    if device == "cpu":
+        gradient_of_head = shape.vocabulary * shape.hidden * held if full else 0
+        return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES + gradient_of_head
+    tile = min(forward.supervised, TILE_POSITIONS) * min(shape.vocabulary, TILE_WORDS) * held
+    gradient_of_head = shape.vocabulary * shape.hidden * FLOAT32 if full else 0
+    return tile + forward.supervised * shape.hidden * FLOAT32 + gradient_of_head
+
+
+def _activations(
+    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
+) -> int:
+    """Tensors kept for the backward pass, and that pass's own memory where it exceeds the logits.
+
+    With gradient checkpointing only each layer's input is kept, and one layer at a time is computed again (Chen et al.
+    2016). On a CPU such an input occupies the place of one of its layer's larger tensors, and the next layer cannot use
+    the rest of it: the heap was measured to grow by about that size with each layer.
+    """
+    layer = _layer_activations(shape, sft, preference, held, tokens, device)
+    # Of one layer: the gradients of what goes through its feed-forward part, and in QLoRA a weight out of NF4.
+    working = (3 * shape.intermediate + 2 * shape.hidden) * tokens * held
+    if sft.adapter == "qlora":
+        working += max(each.inputs * each.outputs for each in shape.linears) * held
+    outside = tokens * shape.hidden * (FLOAT32 + held)
+    if sft.gradient_checkpointing:
+        kept = outside + shape.layers * tokens * shape.hidden * held
+        gaps = shape.layers * tokens * shape.intermediate * held
+        at_once = max(0, layer + working - logits)
+    else:
+        kept = outside + shape.layers * layer
+        gaps = round(kept * CPU_HEAP_GAPS)
+        at_once = max(0, working - logits)
+    return kept + at_once + (gaps if device == "cpu" else 0)
+
+
+def _layer_activations(
+    shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, device: Device
+) -> int:
+    """Bytes that one layer keeps for the backward pass, without checkpointing.
+
+    Compared with PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral; Falcon keeps up to two fifths more than this estimate.
+    """
+    hyper: Sft | Preference = preference or sft
+    adapted = sft.adapter != "none"
+    targets = shape.targets(sft) if adapted else shape.linears
+    inputs = sum(each.inputs for each in targets) / shape.layers
+    width = shape.norms + shape.head_norms
+
+    # Elements per token, in the precision of the base. Attention keeps queries, keys, values and result, with keys and
+    # values repeated for the heads that share them; the feed-forward layer keeps input and output of its activation
+    # function and, when gated, the other factor.
+    elements = 4.0 * shape.query + (3 if shape.gated else 1) * shape.intermediate
+    if adapted and (held < FLOAT32 or sft.dropout > 0):
+        elements += inputs  # each adapter's own copy: cast to its float32 and back, or with its dropout
+    else:
+        elements += 2 * shape.hidden + (0 if shape.experts_a_token else shape.intermediate)
+    if shape.experts_a_token:
+        elements += shape.intermediate + 2 * shape.experts_a_token * shape.hidden  # input and output
+    if adapted:
+        elements += sft.rank * len(targets) / shape.layers
+    if adapted and sft.dora:
+        elements += sum(each.outputs for each in targets) / shape.layers
+    # Rows of one pass are kept apart by a mask of tokens × tokens, which PyTorch's attention keeps in each layer. On
+    # CPUs each row attends by itself, without a mask (`loop/attention.py`).
+    if device == "cuda" and (hyper.packing or hyper.batch_size > 1 or preference is not None):
+        elements += tokens
+
+    a_token = held * elements + FLOAT32 * width  # a normalisation keeps its input in float32
+    if not adapted:
+        a_token += (FLOAT32 if shape.norms_in_float32 else held) * width  # and the input of its weight's gradient
+    if adapted and sft.dropout > 0 and preference is None:
+        a_token += inputs  # a mask of one byte
+    weights = held * shape.trainable(sft) / shape.layers if adapted and held < FLOAT32 else 0.0  # cast for the forward
+    if adapted and sft.target_modules == "all-linear":
+        weights += held * shape.expert_parameters / shape.layers  # PEFT adds an adapter of experts up with them
+    return round(tokens * a_token + weights)
+
+
+UTILISATION = 0.30
+"""Share of the peak in bfloat16. Assumed: Llama 3's pretraining reached 38 to 43 % on H100 (Grattafiori et al. 2024,
+table 4); a stock trainer with small batches and without fused kernels stays below.
+"""
+LINK_UTILISATION = 0.8
+"""Share of a link's nominal rate that collective operations reach. Assumed."""
+USABLE_MEMORY = 0.95
+"""Share of a card's memory; the allocator's gaps take the rest."""
+HOURS = 24.0
+"""The time within which a training must end."""
+COUNTS = (1, 2, 4, 8)
+"""Cards in a tier."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A graphics card."""
+
+    name: str
+    mebibytes: int
+    """As nvidia-smi shows them."""
+    flops: float
+    """Dense peak in bfloat16, 1/s."""
+    bandwidth: float
+    """Of its memory, bytes/s."""
+    link: float
+    """To other cards, bytes/s in one direction."""
+
+
+CARDS = (
+    Card("RTX 6000 Ada 48 GB", 49_140, 364e12, 0.96e12, 32e9),
+    Card("RTX PRO 6000 96 GB", 97_887, 504e12, 1.79e12, 64e9),
+    Card("H100 80 GB", 81_559, 989e12, 3.35e12, 450e9),
+    Card("H200 141 GB", 143_771, 989e12, 4.8e12, 450e9),
+)
+"""From NVIDIA's data sheets: RTX 6000 Ada (PCIe 4), RTX PRO 6000 Blackwell (PCIe 5), H100 SXM and H200 SXM (NVLink 4).
+
+The peaks are without sparsity: half of 728, 1008, 1979 and 1979 teraflops.
+"""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The size of a training."""
+
+    rows: int
+    tokens: float
+    """Mean of a row; of a pair, both replies with their prompts."""
+    epochs: float
+
+    @property
+    def all_tokens(self) -> float:
+        return self.rows * self.tokens * self.epochs
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A number of cards of one kind, with memory and time of the training there."""
+
+    card: Card
+    count: int
+    memory: Memory
+    """Of each card."""
+    host: int
+    """Bytes of the host into which several processes load the base."""
+    tokens_per_second: float
+    hours: float
+    bound_by: str
+    """What limits the rate."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.count} × {self.card.name}"
+
+    @property
+    def usable(self) -> int:
+        """Bytes of each card that a training may take."""
+        return round(self.card.mebibytes * USABLE_MEMORY) << 20
+
+    @property
+    def fits(self) -> bool:
+        return self.memory.total <= self.usable
+
+    @property
+    def in_time(self) -> bool:
+        return self.fits and self.hours < HOURS
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """Tiers among `CARDS`; None when there is none."""
+
+    smallest: Tier | None
+    """The smallest that fits and ends in time."""
+    recommended: Tier | None
+    """One tier larger."""
+
+
+def tiers(
+    shape: Shape, sft: Sft, preference: Preference | None, work: Work, utilisation: float = UTILISATION
+) -> list[Tier]:
+    """All tiers, smallest first: by peak rate, then by memory."""
+    found = [_tier(shape, sft, preference, work, card, count, utilisation) for card in CARDS for count in COUNTS]
+    return sorted(found, key=lambda tier: (tier.count * tier.card.flops, tier.count * tier.card.mebibytes))
+
+
+def recommend(found: Sequence[Tier]) -> Recommendation:
+    """The smallest tier that ends in under 24 hours, and for headroom the next one that fits and is not slower.
+
+    found: smallest first. Without a next one, the smallest is itself recommended.
+    """
+    in_time = [tier for tier in found if tier.in_time]
+    if not in_time:
+        return Recommendation(None, None)
+    smallest, *larger = in_time
+    return Recommendation(smallest, next((tier for tier in larger if tier.hours <= smallest.hours), smallest))
+
+
+def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward_tokens: int) -> float:
+    """Floating-point operations per token.
+
+    Forward: two for each parameter that the token passes (Kaplan et al. 2020, section 2.1), and attention over the
+    whole pack. Backward: the same again for the gradients of activations and, in full tuning, of weights.
+    Checkpointing: one more forward. Preferences: the reference's forward, and for kto the exchanged reply's by policy
+    and reference.
+    """
+    linear = 2.0 * shape.active
+    attention = 4.0 * shape.query * forward_tokens * shape.layers
+    forward = linear + attention
+    backward = (2 * linear if sft.adapter == "none" else linear) + 2 * attention
+    adapter = 0.0 if sft.adapter == "none" else 6.0 * shape.trainable(sft)
+    again = forward if sft.gradient_checkpointing else 0.0
+    reference = 0.0 if preference is None else forward
+    exchanged = 2 * forward if preference is not None and preference.method == "kto" else 0.0
+    return forward + backward + adapter + again + reference + exchanged
+
+
+def _tier(
+    shape: Shape, sft: Sft, preference: Preference | None, work: Work, card: Card, count: int, utilisation: float
+) -> Tier:
+    """The time of a step is the longer of computing and gathering shards; out of NF4, each weight is also read and
+    written once per pass.
+    """
+    tokens = Forward.largest(sft, preference).tokens
+    held = 2 if sft.precision == "bfloat16" else 4
+    peak = card.flops if held == 2 else card.flops / 2  # float32 as TensorFloat-32
+    computing = tokens * flops_a_token(shape, sft, preference, tokens) / (peak * utilisation)
+    passes = 3 if sft.gradient_checkpointing else 2
+    if sft.adapter == "qlora":
+        computing += passes * shape.quantised * (0.5 + held) / card.bandwidth
+    linking = 0.0
+    if count > 1 and sft.adapter != "qlora":
+        gathers = 3 if sft.adapter == "none" else 2  # forward, backward, and the gradients' way back
+        linking = gathers * shape.parameters * held * (count - 1) / count / (card.link * LINK_UTILISATION)
+    tokens_per_second = count * tokens / max(computing, linking)
+    return Tier(
+        card=card,
+        count=count,
+        memory=estimate(shape, sft, preference, device="cuda", devices=count),
+        host=host_bytes(shape, sft, count),
+        tokens_per_second=tokens_per_second,
+        hours=work.all_tokens / tokens_per_second / 3600,
+        bound_by="computing" if computing >= linking else "the link between the cards",
+    )

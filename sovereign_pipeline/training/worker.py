@@ -1,0 +1,179 @@
+"""The trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
+
+What belongs here: dying with the parent, holding the locks of line and device, and passing progress and the result, and
+nothing else, out of the process. What does not: the training (`loop/trainer.py`, `rlhf/`).
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+
+from sovereign_pipeline.base.errors import SovereignError, place_of
+from sovereign_pipeline.base.files import held
+from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.text import duration
+from sovereign_pipeline.training.job import (
+    Failure,
+    Step,
+    TrainerHooks,
+    TrainingJob,
+    TrainingResult,
+    lock_of_device,
+    lock_of_line,
+)
+from sovereign_pipeline.training.launcher import PARENT_VARIABLE, refuse_another_installation
+from sovereign_pipeline.training.preflight import available_memory, out_of_memory
+from sovereign_pipeline.training.reward_trainer import train_reward_model
+from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
+from sovereign_pipeline.training.trainer import train
+
+LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
+"""Path of the socket on which the launcher of several trainers receives their progress.
+
+The launcher forwards it, because a Dagster Pipes session can be opened only once.
+"""
+
+
+def main(job_file: Path) -> int:
+    """Run the job. Exit status 0 after a training; 1 after a failure, which the job's result file states."""
+    keep_private()
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None:
+        die_with_parent(int(parent))
+    go_offline()
+    stop_requests = collect_sigterm()
+    job = TrainingJob.read(job_file)
+    with open_progress() as progress:
+        result = run_job(job, progress, stop_requests)
+    # Of several trainers the first one has something to report; the others report failures only.
+    if result.failure is not None or result.measured:
+        result.write(job.result)
+    return 0 if result.failure is None else 1
+
+
+def run_job(
+    job: TrainingJob, progress: Callable[[str, dict[str, object]], None], stop_requests: list[int]
+) -> TrainingResult:
+    """Train, and turn every error into a result: Dagster Pipes would send a traceback, which may quote a document."""
+    try:
+        refuse_another_installation()
+        hooks = TrainerHooks(
+            on_step=lambda step: progress(describe(step), asdict(step)),
+            progress=lambda message: progress(message, {}),
+            should_stop=lambda: bool(stop_requests),
+        )
+        # Of several trainers, their launcher holds the locks.
+        with locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext():
+            if job.reward is not None:
+                return TrainingResult(measured=train_by_reward(job, hooks))
+            run = train_reward_model if job.method == "reward" else train
+            return TrainingResult(measured=run(job, hooks))
+    except SovereignError as error:
+        return TrainingResult(failure=Failure.of(error))
+    except Exception as error:
+        if ran_out_of_memory(error):
+            _, device = available_memory()
+            count = job.devices.count
+            failed = out_of_memory(job.base_model, job.sft, job.preference, device=device, devices=count)
+            return TrainingResult(failure=Failure.of(failed))
+        return TrainingResult(
+            failure=Failure(
+                message=f"The trainer failed with {place_of(error)}.",
+                hint="Report this. The last checkpoint, if any, is kept.",
+            )
+        )
+
+
+def collect_sigterm() -> list[int]:
+    """A list that gets an element at each SIGTERM.
+
+    The training then ends after its present step, with a checkpoint, or earlier while it waits or prepares. Killing the
+    process instead leaves the checkpoint before.
+    """
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    return received
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """torch raises an error class of its own on CUDA, and on CPUs a RuntimeError known only by its message."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "not enough memory" in str(error))
+        or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
+    )
+
+
+@contextmanager
+def locks(
+    job: TrainingJob,
+    progress: Callable[[str, dict[str, object]], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
+    """Hold the lock of the line's checkpoints, so that no other trainer writes into them, and that of the device.
+
+    In this order everywhere: waiting for the first keeps no other trainer from a device. Raises ConflictError after a
+    request to stop.
+    """
+    for_line, for_device = lock_of_line(job.checkpoint_directory), lock_of_device(job.locks)
+
+    def waiting(message: str) -> None:
+        progress(message, {"waiting": True})
+
+    with held(for_line, waiting, should_stop), held(for_device, waiting, should_stop):
+        yield
+
+
+@contextmanager
+def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
+    """A function for progress: to the Dagster run's log in a Pipes session, else to stdout as JSON lines.
+
+    Of the processes that train one model together, only the first one reports, through their launcher.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield lambda message, values: None
+        return
+    if LAUNCHER_VARIABLE in os.environ:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as launcher:
+            launcher.connect(os.environ[LAUNCHER_VARIABLE])
+            yield lambda message, values: launcher.sendall(json.dumps([message, values]).encode())
+        return
+    if "DAGSTER_PIPES_CONTEXT" in os.environ:
+        from dagster_pipes import open_dagster_pipes
+
+        # A copy of stderr, for a session that sends its messages there, as a pod's does.
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
+        with open_dagster_pipes() as pipes:
+            silence()
+
+            def log(message: str, values: dict[str, object]) -> None:
+                pipes.log.info(message)
+
+            yield log
+        return
+
+    def write(message: str, values: dict[str, object]) -> None:
+        sys.stdout.write(json.dumps({"message": message, **values}) + "\n")
+        sys.stdout.flush()
+
+    yield write
+
+
+def describe(step: Step) -> str:
+    """For people."""
+    return (
+        f"step {step.step}/{step.steps}, loss {step.loss:.4f}, {step.tokens_per_second:.0f} tokens/s, "
+        f"{duration(step.seconds_left)} left"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
