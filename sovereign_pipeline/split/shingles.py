@@ -1,8 +1,4 @@
-"""The shingles of a whole corpus: the file that keeps them, their order by rarity, and the Jaccard of many pairs.
-
-What belongs here: work on the sets of many documents with few of them in memory. What does not: the definition of a
-shingle (`similarity.py`), and which pairs are worth a comparison (`near_duplicates.py`, `crossing.py`).
-"""
+"""Keep the shingles of a whole corpus in a file, order them by rarity, and compute the Jaccard of many pairs."""
 
 import itertools
 import tempfile
@@ -17,7 +13,6 @@ from numpy.typing import NDArray
 
 ROWS_PER_BLOCK = 4_096
 _SHINGLES_PER_BLOCK = 1 << 21
-
 _SHINGLES_PER_PART = 1 << 24
 SLOTS = 1 << 26
 _LEVELS_PER_OCTAVE = 9
@@ -88,13 +83,6 @@ def runs_of_about(sizes: NDArray[np.int64], total: int, rows: int) -> Iterator[N
     for first, end in itertools.pairwise(cuts):
         for start in range(first, end, rows):
             yield np.arange(start, min(start + rows, end))
-
-
-def write_shingles(path: Path, rows: Sequence[NDArray[np.uint64]]) -> Shingles:
-    """Keep the given rows (each sorted and distinct) in a new file."""
-    sizes = np.array([row.size for row in rows], np.int64)
-    np.concatenate([np.empty(0, np.uint64), *rows]).tofile(path)
-    return Shingles(path, np.cumsum(sizes) - sizes, sizes)
 
 
 def jaccard_of_pairs(

@@ -1,8 +1,4 @@
-"""The definition of similarity: how a document becomes a set of shingles, which are compared by Jaccard similarity.
-
-What belongs here: the definition. What does not: the shingles of a whole corpus (`shingles.py`), finding pairs in it
-(`near_duplicates.py`) and the exhaustive check across the two sides (`crossing.py`).
-"""
+"""Turn a text into what is compared of it: its words in normal form, the blocks that it quotes, and its shingles."""
 
 import hashlib
 import html
@@ -23,39 +19,31 @@ from sovereign_pipeline.privacy.normalisation import decoded
 # cut into runs of 9 characters (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section 3.2.2).
 WORDS_PER_SHINGLE = 5
 CHARACTERS_PER_SHINGLE = 9
-
 PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
 _WORD = re.compile(r"\w+")
+_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (Steele et al. 2014)
 
 
 class _Compared(dict[int, str | None]):
-    """For `str.translate`: what each character is compared as, found out when it is met first."""
+    """A table for `str.translate` that looks each character up when it first occurs."""
 
     def __missing__(self, point: int) -> str | None:
-        # None, not "": with it Python translates a text in ASCII without a look at each character.
+        # None, not "": Python then translates an ASCII text without a lookup of each character.
         self[point] = compared_as(chr(point)) or None
         return self[point]
 
 
 _COMPARED = _Compared()
 
-_MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (Steele et al. 2014)
 
-
-def normal_form(document: Document) -> str:
-    """Request and response as they are compared (see `normal_text`)."""
-    return f"{normal_text(document.request)} {normal_text(document.response)}".strip()
-
-
-# The texts of one document are asked for several times, one after another.
+# Callers ask for the texts of one document several times, one after another.
 @lru_cache(maxsize=16)
 def normal_text(text: str) -> str:
-    """Words alone, one space between, in lower case, and placeholders without numbers.
+    """Return the words in lower case, separated by one space, with placeholders without numbers.
 
-    Characters are read as what they are encoded as (entities, percent-encoding, escapes), and each as what it is
-    compared as (`compared_as`): what is not seen is gone, and what looks the same, or is a spelling of one Arabic
-    letter, is the same. `_` is a space. `NAME_3` becomes `name`, because the same letter in two case files has its
-    placeholders numbered differently.
+    Entities, percent-encoding and escapes are decoded. `compared_as` then drops invisible characters and maps
+    lookalikes, and the spellings of one Arabic letter, to one character. `_` is a space. `NAME_3` becomes `name`: two
+    case files number the placeholders of the same letter differently.
     """
     if "%" in text or "&" in text or "\\" in text or "<" in text or "=" in text:
         text = unquote(html.unescape(decoded(text)[0]))
@@ -68,17 +56,68 @@ def without_placeholder_numbers(text: str) -> str:
     return PLACEHOLDER.sub(r" \1 ", text) if "_" in text else text
 
 
-def shingles_of(document: Document) -> NDArray[np.uint64]:
-    """Sorted distinct 64-bit hashes of the document's shingles; never empty.
+def normal_form(document: Document) -> str:
+    """Request and response as they are compared (see `normal_text`)."""
+    return f"{normal_text(document.request)} {normal_text(document.response)}".strip()
 
-    Words are taken unless the text has more Arabic than Latin letters. A text shorter than one shingle is one shingle.
+
+def _spaced(phrases: str) -> str:
+    """For a verbose expression, where a bare space means nothing."""
+    return phrases.replace(" ", r"[ ]")
+
+
+_QUOTE_MARK = re.compile(r"^[ \t]*((?:>[ \t]?)+)", re.MULTILINE)
+_FORWARDED = _spaced(
+    r"original message|forwarded message|begin forwarded message|forwarded by|"
+    r"الرسالة الأصلية|رسالة أصلية|النص الأصلي|الرسالة المعاد توجيهها|رسالة معاد توجيهها|رسالة مُعاد توجيهها|"
+    r"رسالة محولة|رسالة مُحوّلة|الرسالة المحولة|بدء الرسالة"
+)
+_LABEL = _spaced(
+    r"(?:from|sent|date|to|cc|subject|"
+    r"من|المرسل|أرسلت|أُرسلت|أرسل|تاريخ الإرسال|تم الإرسال|التاريخ|إلى|الى|المرسل إليه|نسخة|نسخة إلى|الموضوع)"
+)
+_BOUNDARIES = re.compile(
+    rf"""
+      [-_=*]{{3,}} [ \t]* (?:{_FORWARDED}) [^\n]*                     # -----Original Message-----
+    | ^ [ \t]* (?:{_FORWARDED}) [^\n]{{0,80}} : [ \t]* $              # Begin forwarded message:
+    | ^ [ \t]* [_-]{{10,}} [ \t]* $                                   # the line that Outlook draws
+    | (?: ^ [ \t*>]* {_LABEL} [ \t*]* : [^\n]* \n? ){{2,}}             # From: … / Sent: … / Subject: …
+    | \b (?:from|من|المرسل) [ \t]* : [^\n]{{1,120}}?
+      \b (?:sent|date|to|أرسلت|أرسل|التاريخ|تاريخ[ ]الإرسال|إلى|الى) [ \t]* : [^\n]{{1,120}}?
+      \b (?:subject|الموضوع) [ \t]* :                                 # the same in one line
+    | ^ [ \t]* on \b [^\n]{{1,200}} (?: \n [^\n]{{0,200}} )?? \b wrote [ \t]* :   # On 4 May 2024, A wrote:
+    | ^ [ \t]* (?:في|بتاريخ|يوم) \b [^\n]{{1,200}} (?: \n [^\n]{{0,200}} )??
+      \b كتبت? \b [^\n]{{0,120}} (?: \n [^\n]{{0,80}} )?? :
+    | ^ [ \t]* (?:و|وقد[ ]|وكان[ ]قد[ ])? كتبت? \b [^\n]{{1,160}} : [ \t]* $
+    """,
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+
+
+def blocks_of(text: str) -> list[str]:
+    """Split a text into its own part and the letters that it quotes or forwards, in English and Arabic.
+
+    The lines of one depth of `>` are one block, also around an answer. A missed mark costs little: callers also compare
+    the whole text, so only a part of a letter inside a much longer text may be missed.
     """
-    (found,) = shingles_of_normal_forms([normal_form(document)])
-    return found
+    if not (":" in text or ">" in text or "---" in text or "___" in text):
+        return [text]
+    blocks: list[str] = []
+    for piece in _BOUNDARIES.split(text):
+        by_depth: dict[int, list[str]] = {}
+        for line in piece.split("\n"):
+            mark = _QUOTE_MARK.match(line)
+            depth = mark.group(1).count(">") if mark else 0
+            by_depth.setdefault(depth, []).append(line[mark.end() :] if mark else line)
+        blocks += ["\n".join(lines) for lines in by_depth.values()]
+    return [block for block in blocks if block.strip()]
 
 
 def shingles_of_normal_forms(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
-    """`shingles_of` documents with these normal forms."""
+    """Sorted distinct 64-bit hashes of the shingles of each document in normal form; never empty.
+
+    Words are taken unless the text has more Arabic than Latin letters. A text shorter than one shingle is one shingle.
+    """
     found = word_shingles(texts)
     for number, text in enumerate(texts):
         if _is_arabic(text):
@@ -122,6 +161,18 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return result ^ (result >> np.uint64(31))
 
 
+def key_of(value: str) -> int:
+    """Hash a word, a text, a case file, an author or an id to 64 bits.
+
+    A collision (one chance in 37 million among a million values) ties documents that need not be tied; it never lets
+    one cross.
+    """
+    return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
+
+
+_word_hash = lru_cache(maxsize=1 << 18)(key_of)
+
+
 def _is_arabic(text: str) -> bool:
     if text.isascii():
         return False
@@ -141,11 +192,6 @@ def _word_hashes(words: Sequence[str]) -> NDArray[np.uint64]:
     return hashes[np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))]
 
 
-@lru_cache(maxsize=1 << 18)
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
-
-
 def _rolled(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
     """Polynomial hash (modulo 2^64) of every run of `size` units, or of all units when there are fewer; distinct."""
     rolled = _runs(units, min(size, units.size))
@@ -158,66 +204,8 @@ def _rolled(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
 def _runs(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
     """The hash of every run of `size` units, in their order."""
     count = units.size - size + 1
-    return _combined([units[start : start + count] for start in range(size)])
-
-
-def _combined(columns: Sequence[NDArray[np.unsignedinteger]]) -> NDArray[np.uint64]:
-    """One hash for each position from the values that the columns have there, their order included."""
-    hashes = np.full(columns[0].size, len(columns) + 1, np.uint64)
-    for column in columns:
+    hashes = np.full(count, size + 1, np.uint64)
+    for start in range(size):
         hashes *= np.uint64(_MULTIPLIER)
-        hashes += column
+        hashes += units[start : start + count]
     return hashes
-
-
-def _spaced(phrases: str) -> str:
-    """For a verbose expression, where a bare space means nothing."""
-    return phrases.replace(" ", r"[ ]")
-
-
-_QUOTE_MARK = re.compile(r"^[ \t]*((?:>[ \t]?)+)", re.MULTILINE)
-
-_FORWARDED = _spaced(
-    r"original message|forwarded message|begin forwarded message|forwarded by|"
-    r"الرسالة الأصلية|رسالة أصلية|النص الأصلي|الرسالة المعاد توجيهها|رسالة معاد توجيهها|رسالة مُعاد توجيهها|"
-    r"رسالة محولة|رسالة مُحوّلة|الرسالة المحولة|بدء الرسالة"
-)
-_LABEL = _spaced(
-    r"(?:from|sent|date|to|cc|subject|"
-    r"من|المرسل|أرسلت|أُرسلت|أرسل|تاريخ الإرسال|تم الإرسال|التاريخ|إلى|الى|المرسل إليه|نسخة|نسخة إلى|الموضوع)"
-)
-_BOUNDARIES = re.compile(
-    rf"""
-      [-_=*]{{3,}} [ \t]* (?:{_FORWARDED}) [^\n]*                     # -----Original Message-----
-    | ^ [ \t]* (?:{_FORWARDED}) [^\n]{{0,80}} : [ \t]* $              # Begin forwarded message:
-    | ^ [ \t]* [_-]{{10,}} [ \t]* $                                   # the line that Outlook draws
-    | (?: ^ [ \t*>]* {_LABEL} [ \t*]* : [^\n]* \n? ){{2,}}             # From: … / Sent: … / Subject: …
-    | \b (?:from|من|المرسل) [ \t]* : [^\n]{{1,120}}?
-      \b (?:sent|date|to|أرسلت|أرسل|التاريخ|تاريخ[ ]الإرسال|إلى|الى) [ \t]* : [^\n]{{1,120}}?
-      \b (?:subject|الموضوع) [ \t]* :                                 # the same in one line
-    | ^ [ \t]* on \b [^\n]{{1,200}} (?: \n [^\n]{{0,200}} )?? \b wrote [ \t]* :   # On 4 May 2024, A wrote:
-    | ^ [ \t]* (?:في|بتاريخ|يوم) \b [^\n]{{1,200}} (?: \n [^\n]{{0,200}} )??
-      \b كتبت? \b [^\n]{{0,120}} (?: \n [^\n]{{0,80}} )?? :
-    | ^ [ \t]* (?:و|وقد[ ]|وكان[ ]قد[ ])? كتبت? \b [^\n]{{1,160}} : [ \t]* $
-    """,
-    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
-)
-
-
-def blocks_of(text: str) -> list[str]:
-    """The text's own part and what it quotes, each a block; the text alone when it quotes nothing.
-
-    A block ends where a mark of a quoted or forwarded letter stands. The lines of one depth of `>` are one block, also
-    where an answer stands between them.
-    """
-    if not (":" in text or ">" in text or "---" in text or "___" in text):
-        return [text]
-    blocks: list[str] = []
-    for piece in _BOUNDARIES.split(text):
-        by_depth: dict[int, list[str]] = {}
-        for line in piece.split("\n"):
-            mark = _QUOTE_MARK.match(line)
-            depth = mark.group(1).count(">") if mark else 0
-            by_depth.setdefault(depth, []).append(line[mark.end() :] if mark else line)
-        blocks += ["\n".join(lines) for lines in by_depth.values()]
-    return [block for block in blocks if block.strip()]

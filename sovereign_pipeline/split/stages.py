@@ -1,8 +1,4 @@
-"""The stage leakage_safe_split: the scrubbed corpus in a training and a held-out file that share no matter.
-
-What belongs here: the build and the declaration. What does not: how documents are assigned (`assignment.py`), the proof
-(`proof.py`), the gate (`gate.py`).
-"""
+"""The stage leakage_safe_split: write the scrubbed corpus as a training and a held-out file that share no matter."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -93,7 +89,6 @@ NO_CROSSING_GROUPS = Gate(
     evaluate=evaluate_no_crossing_groups,
     config=lambda line: {**_config(line), "least_held_out_share": MIN_SHARE},
 )
-
 LEAKAGE_SAFE_SPLIT = Stage(
     kind="leakage_safe_split",
     code_version="3",

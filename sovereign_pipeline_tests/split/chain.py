@@ -1,12 +1,15 @@
-"""The chain up to the split and the datasets, with the real stages of the corpus, split and dataset rooms.
+"""The chain up to the split and the datasets with its real stages, and shingles of a few documents.
 
 The invented texts hold no personal data, so a stage that hands the documents on stands where scrubbing stands.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sovereign_pipeline.artifacts.gates import evaluate_gates
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
@@ -15,6 +18,8 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Wo
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
+from sovereign_pipeline.split.shingles import Shingles
+from sovereign_pipeline.split.similarity import normal_form, shingles_of_normal_forms
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 
 Change = Callable[[Document], Document]
@@ -53,3 +58,14 @@ def _materialize(workplace: Workplace, stage: Stage) -> tuple[ArtifactRef, dict[
 
 def documents_of(artifact: Artifact, name: str) -> list[Document]:
     return list(read_documents(artifact.file(name)))
+
+
+def shingles_of(document: Document) -> NDArray[np.uint64]:
+    (shingles,) = shingles_of_normal_forms([normal_form(document)])
+    return shingles
+
+
+def write_shingles(path: Path, rows: Sequence[NDArray[np.uint64]]) -> Shingles:
+    sizes = np.array([row.size for row in rows], np.int64)
+    np.concatenate([np.empty(0, np.uint64), *rows]).tofile(path)
+    return Shingles(path, np.cumsum(sizes) - sizes, sizes)

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, hold_out, hold_out_newest
-from sovereign_pipeline.split.features import Ties, components, key_of, matters_of
+from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, components, hold_out, hold_out_newest
+from sovereign_pipeline.split.features import Ties, matters_of
+from sovereign_pipeline.split.similarity import key_of
 
 NO_PAIRS = np.empty((0, 2), np.int64)
 
@@ -189,16 +190,16 @@ def test_by_date_the_newest_components_are_held_out_whole(rows: Dated, share: fl
     newest = {component: max(day for c, _, day in rows if c == component) for component, _, _ in rows}
     letters = [newest[component] for component, is_preference, _ in rows if not is_preference]
     try:
-        found = hold_out_newest(*columns(rows), share)
+        is_held_out, day = hold_out_newest(*columns(rows), share)
     except InputError:
         # Then, and only then, each cut that reaches the share takes every letter.
         reaching = [cut for cut in range(1, 62) if sum(day >= cut for day in letters) >= share * len(letters) - 1e-6]
         assert not letters or sum(day >= max(reaching) for day in letters) == len(letters)
         return
-    cut = found.day.toordinal()
-    for (component, _, day), is_held in zip(rows, found.is_held_out.tolist(), strict=True):
+    cut = day.toordinal()
+    for (component, _, of_row), is_held in zip(rows, is_held_out.tolist(), strict=True):
         assert is_held == (newest[component] >= cut)
-        assert is_held or day < cut
+        assert is_held or of_row < cut
     held = sum(day >= cut for day in letters)
     assert max(share, MIN_SHARE) * len(letters) - 1e-6 <= held < len(letters)
     later = sum(day >= cut + 1 for day in letters)
@@ -208,9 +209,9 @@ def test_by_date_the_newest_components_are_held_out_whole(rows: Dated, share: fl
 def test_by_date_an_old_document_follows_the_newest_of_its_group() -> None:
     days = [datetime.date(2024, 1, day).toordinal() for day in (1, 2, 3, 4, 5, 6, 7, 8, 9, 31)]
     component_of = [0, 1, 2, 3, 4, 5, 6, 7, 8, 0]
-    found = hold_out_newest(np.array(days), np.zeros(10, np.bool_), np.array(component_of), 0.12)
-    assert found.day == datetime.date(2024, 1, 31)
-    assert np.flatnonzero(found.is_held_out).tolist() == [0, 9]
+    is_held_out, day = hold_out_newest(np.array(days), np.zeros(10, np.bool_), np.array(component_of), 0.12)
+    assert day == datetime.date(2024, 1, 31)
+    assert np.flatnonzero(is_held_out).tolist() == [0, 9]
 
 
 def test_by_date_letters_of_one_day_cannot_be_split() -> None:

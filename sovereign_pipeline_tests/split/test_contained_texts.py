@@ -115,7 +115,7 @@ def test_the_measurement_equals_the_brute_force(documents: Corpus, rng: random.R
     assert found.by_fields["request ~ request"] == sum(found.by_fields.values()) == len(expected)
 
 
-@pytest.mark.parametrize("bound", ["containment._PAIRS_PER_BLOCK", "crossing_texts._TEXTS_PER_BLOCK"])
+@pytest.mark.parametrize("bound", ["contained_texts._PAIRS_PER_BLOCK", "contained_texts._TEXTS_PER_BLOCK"])
 def test_the_same_in_many_small_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bound: str) -> None:
     rng = random.Random(3)
     pieces = [" ".join(f"w{rng.randrange(900)}" for _ in range(30)) for _ in range(12)]

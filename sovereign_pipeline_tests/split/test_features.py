@@ -18,14 +18,14 @@ from sovereign_pipeline.policy.corpus import Paraphrases
 from sovereign_pipeline.split import features
 from sovereign_pipeline.split.features import (
     embed_documents,
-    key_of,
     paraphrase_pairs,
     read_author_keys,
     read_columns,
     stop_without_the_model,
 )
-from sovereign_pipeline.split.similarity import shingles_of
+from sovereign_pipeline.split.similarity import key_of
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.split.chain import shingles_of
 
 
 def documents(count: int) -> list[Document]:

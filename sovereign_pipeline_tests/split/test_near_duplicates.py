@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.split.features import components
+from sovereign_pipeline.split.assignment import components
 from sovereign_pipeline.split.near_duplicates import (
     LEAST_JACCARD_OF_PARTS,
     NEIGHBOURS,
     RECALL,
     NearDuplicates,
     compared_share,
-    crossing_keys,
     crossing_near_duplicates,
     near_duplicates,
 )
-from sovereign_pipeline.split.shingles import Rarity, write_shingles
-from sovereign_pipeline.split.similarity import mixed, shingles_of
+from sovereign_pipeline.split.shingles import Rarity
+from sovereign_pipeline.split.similarity import mixed
+from sovereign_pipeline_tests.split.chain import shingles_of, write_shingles
 from sovereign_pipeline_tests.split.test_similarity import document, string_jaccard, string_shingles
 
 ARABIC_STEMS = ["ميناء", "رخصة", "قارب", "صياد", "رسوم", "مرسى", "تفتيش", "سلامة", "طلب", "كتاب", "دائرة", "موسم"]
@@ -187,7 +187,7 @@ def test_finds_rows_made_from_one_another(data: st.DataObject, threshold: float)
     assert found_in(held_out, train, threshold) == brute_force(held_out, train, threshold)
 
 
-@pytest.mark.parametrize("bound", ["crossing._MEETINGS_PER_BLOCK", "shingles._SHINGLES_PER_PART"])
+@pytest.mark.parametrize("bound", ["near_duplicates._MEETINGS_PER_BLOCK", "shingles._SHINGLES_PER_PART"])
 def test_equals_the_brute_force_in_many_small_blocks(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
     monkeypatch.setattr(f"sovereign_pipeline.split.{bound}", 20)
     rng = np.random.default_rng(5)
@@ -213,9 +213,3 @@ def test_what_all_rows_share_costs_no_comparisons(tmp_path: Path) -> None:
     found = crossing_near_duplicates(held_out, train, Rarity.of(tmp_path, held_out, train), 0.7, tmp_path)
     assert found.compared == 0
     assert not len(found.pairs)
-
-
-def test_keys_on_both_sides_are_told() -> None:
-    held_out, train = np.array([7, 3, 3, 9], np.uint64), np.array([3, 9, 8, 9], np.uint64)
-    assert crossing_keys(held_out, train).tolist() == [3, 9]
-    assert crossing_keys(held_out[:1], train).size == 0

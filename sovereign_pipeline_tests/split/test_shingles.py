@@ -15,9 +15,9 @@ from sovereign_pipeline.split.shingles import (
     Shingles,
     jaccard_of_pairs,
     runs_of_about,
-    write_shingles,
 )
 from sovereign_pipeline.split.similarity import mixed
+from sovereign_pipeline_tests.split.chain import write_shingles
 
 Rows = list[set[int]]
 rows = st.lists(st.sets(st.integers(0, 30), min_size=1, max_size=20), min_size=1, max_size=6)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.split.similarity import blocks_of, mixed, normal_form, shingles_of
+from sovereign_pipeline.split.similarity import blocks_of, mixed, normal_form
+from sovereign_pipeline_tests.split.chain import shingles_of
 
 
 def document(request: str, response: str = "", **changes: Any) -> Document:
