@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from typer import echo
 
-from sovereign_pipeline.serving.rollout.comparison import difference, is_worse_at_any_look
+from sovereign_pipeline.serving.rollout.hold import difference, is_worse_at_any_look
 from sovereign_pipeline_tests.serving.rollout.simulated import Arms, Rollout, aborted
 
 MARGIN, ALPHA = 0.02, 0.05

@@ -25,10 +25,9 @@ from benchmarks.serving.proxies import NO_LIMITS, paced_source, started
 from benchmarks.serving.sse import MODEL, Refused, RelayedEngine, Told, read_stream
 from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.serving.flags.files import changing, write_change
-from sovereign_pipeline.serving.flags.flag import Flag, Named, WayBack, installed_evaluator
-from sovereign_pipeline.serving.flags.in_force import Choice, Flags
-from sovereign_pipeline.serving.flags.rollback import rollback
+from sovereign_pipeline.serving.rollout.flag import Flag, Named, WayBack, changing, installed_evaluator, write_change
+from sovereign_pipeline.serving.rollout.in_force import Choice, Flags
+from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline.signing.keys import read_key
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter

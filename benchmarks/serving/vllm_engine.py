@@ -27,8 +27,7 @@ from sovereign_pipeline.policy.serving import Vllm
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
-from sovereign_pipeline.serving.fingerprints import PROMPTS, LogProbabilities, Precision
-from sovereign_pipeline.serving.training_side import Job, compute
+from sovereign_pipeline.serving.fingerprints import PROMPTS, Job, LogProbabilities, Precision, compute
 
 ADAPTERS = 4
 FINGERPRINTS = 2

@@ -39,8 +39,8 @@ from sovereign_pipeline.registry_pages.rendering import adapter_file
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.server import server_config
 from sovereign_pipeline.review.page.translations import Language
-from sovereign_pipeline.serving.flags.flag import Flag
-from sovereign_pipeline.serving.gateway.pages.overview import Standing
+from sovereign_pipeline.serving.gateway.admin import Standing
+from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import judge
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
 from sovereign_pipeline.workplace import open_workplace

@@ -45,7 +45,7 @@ from sovereign_pipeline.release import cadence, issues, recall
 from sovereign_pipeline.release.holds import ACCEPTED, JUDGED
 from sovereign_pipeline.release.standing import DECIDED
 from sovereign_pipeline.review.catalog import find_closed_of
-from sovereign_pipeline.serving.flags.files import read_change
+from sovereign_pipeline.serving.rollout.flag import read_change
 from sovereign_pipeline.signing.bundles import SUFFIX
 from sovereign_pipeline.signing.officers import TRUST
 

@@ -18,9 +18,9 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
-from sovereign_pipeline.serving.callers import Grant
-from sovereign_pipeline.serving.tokens import (
+from sovereign_pipeline.serving.gateway.auth import (
     LONGEST_DAYS,
+    Grant,
     Token,
     add_token,
     file_of,
@@ -46,7 +46,7 @@ def serve_lines(
     if context.invoked_subcommand is not None:
         return
     # Loads FastAPI, uvicorn and the engine.
-    from sovereign_pipeline.serving.gateway.running import serve as serve_gateway
+    from sovereign_pipeline.serving.gateway.server import serve as serve_gateway
     from sovereign_pipeline.workplace import open_workplace
 
     settings = Settings.from_environment()

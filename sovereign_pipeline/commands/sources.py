@@ -55,7 +55,7 @@ def sources_take_rated(
     The line must let answers become preferences, and nothing is trained on them before its recipe names the file.
     """
     # Loads what compares texts.
-    from sovereign_pipeline.serving.transcripts.taking import take_rated
+    from sovereign_pipeline.serving.rated_answers import take_rated
 
     settings = Settings.from_environment()
     institution = load_institution(settings.data)

@@ -2,7 +2,7 @@
 
 Materializing either lets the flag say what officers decided, and is refused where they have not. What belongs here:
 that, what is missing, and the table of the hold. What does not: deciding (`release/`), and writing a flag
-(`serving/flags/`). Nothing of an engine is loaded.
+(`serving/rollout/`). Nothing of an engine is loaded.
 """
 
 import base64
@@ -24,7 +24,7 @@ from sovereign_pipeline.workplace import open_workplace
 if TYPE_CHECKING:
     from sovereign_pipeline.artifacts.stage import Workplace
     from sovereign_pipeline.ledger.database import Registry
-    from sovereign_pipeline.serving.flags.flag import Flag
+    from sovereign_pipeline.serving.rollout.flag import Flag
     from sovereign_pipeline.serving.rollout.hold import State
 
 Role = Literal["staged", "production"]
@@ -81,7 +81,7 @@ PRODUCTION = flag_asset(
 def rollouts(
     context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    from sovereign_pipeline.serving.flags.files import sequences
+    from sovereign_pipeline.serving.rollout.flag import sequences
 
     registry, requested = open_registry(installation), False
     for line in context.instance.get_dynamic_partitions("line"):
@@ -101,7 +101,7 @@ def rollouts(
 
 
 def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -> dg.MaterializeResult[Any]:
-    from sovereign_pipeline.serving.flags.publishing import follow
+    from sovereign_pipeline.serving.rollout.publishing import follow
 
     line = workplace.line.line
     with registry.reading() as session:
@@ -151,15 +151,15 @@ def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:
 
 def _hold(settings: Settings, flag: "Flag") -> "State | None":
     from sovereign_pipeline.policy.institution import load_institution
+    from sovereign_pipeline.serving.rollout.hold import state_of
     from sovereign_pipeline.serving.rollout.telemetry import counts_directory
-    from sovereign_pipeline.serving.rollout.watching import state_of
 
     return state_of(settings, counts_directory(settings), flag, load_institution(settings.data))
 
 
 def _result_of(settings: Settings, line: str) -> str:
     """The hold's outcome, so that a run shows each once. What cannot be read is shown by the run itself."""
-    from sovereign_pipeline.serving.flags.rollback import current_flag
+    from sovereign_pipeline.serving.rollout.rollback import current_flag
     from sovereign_pipeline.signing.officers import trust_root
 
     try:
@@ -172,8 +172,7 @@ def _result_of(settings: Settings, line: str) -> str:
 
 def bounds_of(state: "State") -> list[tuple[str, float, float]]:
     """Measure, difference and upper limit, in margins; of what enough users were counted for."""
-    from sovereign_pipeline.serving.rollout.comparison import upper_limit
-    from sovereign_pipeline.serving.rollout.hold import ALPHA
+    from sovereign_pipeline.serving.rollout.hold import ALPHA, upper_limit
 
     return [
         (each.measure.in_words, each.found.estimate / each.margin, upper_limit(each.found, ALPHA) / each.margin)

@@ -20,7 +20,7 @@ from sovereign_pipeline.base.errors import ServiceEnded, SovereignError
 from sovereign_pipeline.base.hosts import LOOPBACK, listen
 from sovereign_pipeline.base.settings import CORPUS_VARIABLE, PROJECT_ROOT, Settings
 from sovereign_pipeline.orchestration.auditor.sign_in import READY, auditors_proxy
-from sovereign_pipeline.serving.in_production import lines_in_production
+from sovereign_pipeline.serving.deployable import lines_in_production
 
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_MESSAGES = 15

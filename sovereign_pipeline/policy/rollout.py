@@ -1,7 +1,7 @@
 """`rollout` of `institution.yaml`: who gets a staged adapter before it may become the one in production.
 
 What belongs here: the share, the groups and the margins. What does not: which adapter is staged, which officers decide
-(`policy/release.py`), and how a user is assigned (`serving/flags/`).
+(`policy/release.py`), and how a user is assigned (`serving/rollout/`).
 """
 
 import math

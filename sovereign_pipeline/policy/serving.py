@@ -1,7 +1,7 @@
 """`serving` of `institution.yaml`: what callers of the gateway may use, how much of it, and which engine computes it.
 
 What belongs here: roles that the institution's proxy names, limits, what is done with a line's texts as they pass, and
-the engine's options. What does not: tokens (`serving/tokens.py`), and which adapters there are.
+the engine's options. What does not: tokens (`serving/gateway/auth.py`), and which adapters there are.
 """
 
 from collections.abc import Collection

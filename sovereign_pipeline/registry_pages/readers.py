@@ -2,7 +2,7 @@
 
 A token is given once, by a form; from then on a cookie with a random value stands for it, as long as this process runs
 and the token is valid. Tokens are compared with the ledger at each request. What belongs here: sessions, and what a
-reader's grants reach. What does not: tokens (`serving/tokens.py`), roles (`policy/serving.py`).
+reader's grants reach. What does not: tokens (`serving/gateway/auth.py`), roles (`policy/serving.py`).
 """
 
 import datetime
@@ -16,9 +16,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.serving.callers import Caller
-from sovereign_pipeline.serving.gateway.doorway import callers_of
-from sovereign_pipeline.serving.tokens import Tokens, file_of
+from sovereign_pipeline.serving.gateway.auth import Caller, Tokens, callers_of, file_of
 
 COOKIE = "registry_reader"
 HOURS = 8

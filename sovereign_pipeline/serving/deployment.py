@@ -18,9 +18,19 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.base.errors import EngineLost, InputError, NotFoundError, SovereignError, place_of
+from sovereign_pipeline.artifacts.making import Identity, make_artifact
+from sovereign_pipeline.artifacts.stage import Built, Progress
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base.errors import (
+    EngineLost,
+    EngineRefused,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    SovereignError,
+    place_of,
+)
+from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
@@ -30,18 +40,79 @@ from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
 from sovereign_pipeline.ledger.verifying import verify_registry
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.serving.deployable import Found, Verified, find_deployable
+from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.serving.deployable import Found, Verified, find_deployable, find_last_verified, forget, note
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
-from sovereign_pipeline.serving.fingerprints import Fingerprint
-from sovereign_pipeline.serving.flags.in_force import Flags, seen_file
-from sovereign_pipeline.serving.kept_fingerprints import FingerprintStore
-from sovereign_pipeline.serving.last_verified import find_last_verified, forget, note
-from sovereign_pipeline.serving.newest_trust import FILE, assert_none_newer_seen
-from sovereign_pipeline.serving.tokens import serving_directory
-from sovereign_pipeline.serving.training_side import Job, compute_apart
+from sovereign_pipeline.serving.fingerprints import (
+    NEW_TOKENS,
+    TOP,
+    Fingerprint,
+    Job,
+    compute_apart,
+    conversations,
+    problem_of,
+)
+from sovereign_pipeline.serving.high_water_marks import FILE as FILE_OF_NEWEST_TRUST
+from sovereign_pipeline.serving.high_water_marks import assert_none_newer_seen, serving_directory
+from sovereign_pipeline.serving.rollout.in_force import Flags, seen_file
 from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline.signing.trust import Trust
+
+KIND = "adapter_fingerprint"
+FILE = "fingerprint.json"
+
+
+@dataclass(frozen=True)
+class FingerprintStore:
+    """Where fingerprints are kept and made."""
+
+    store: ArtifactStore
+    institution: Institution
+    settings: Settings
+    progress: Progress
+    compute: Callable[[Job], Fingerprint] = compute_apart
+
+    def fingerprint_of(self, verified: Verified) -> Fingerprint:
+        """The stored fingerprint of an adapter, computed now where there is none: in some seconds.
+
+        Raises IntegrityError where a byte of the base model or of the fingerprint is not as recorded, EngineRefused for
+        an adapter that cannot be told from its base model, and WorkerKilled.
+        """
+        asked = conversations(verified.instruction)
+        made = make_artifact(self, self._identity(verified, asked), lambda where: self._build(verified, asked, where))
+        path = self.store.open(made.ref).file(FILE)
+        try:
+            fingerprint = Fingerprint.model_validate_json(path.read_bytes())
+        except ValueError:
+            raise IntegrityError(f"{path}: this is no fingerprint.", "Remove the artifact.") from None
+        name, problem = verified.deployable.adapter, problem_of(fingerprint)
+        if problem is not None:
+            raise EngineRefused(
+                f"{name} cannot be told from its base model: {problem}.",
+                "Nobody could see whether an engine uses it. Train it longer, or from other rows.",
+            )
+        return fingerprint
+
+    def _identity(self, verified: Verified, asked: tuple[str, ...]) -> Identity:
+        return Identity(
+            kind=KIND,
+            line=verified.deployable.line,
+            ladder=self.institution.classification,
+            code_version="1",
+            config={"conversations": list(asked), "new_tokens": NEW_TOKENS, "top": TOP},
+            inputs={"adapter": verified.artifact.ref, "base_model": verified.base_model.ref},
+            external_inputs={},
+            libraries={},
+        )
+
+    def _build(self, verified: Verified, asked: tuple[str, ...], workspace: Path) -> Built:
+        adapter = verified.deployable
+        base = open_base_model(self.settings, verified.base_model, self.progress)
+        self.progress(f"{adapter.adapter}: computing its fingerprint on the training side")
+        fingerprint = self.compute(Job(base, adapter.digest, adapter.directory, asked))
+        (workspace / FILE).write_bytes(canonical_json(fingerprint.model_dump(mode="json")) + b"\n")
+        return Built({"tokens": sum(len(mark.tokens) for mark in fingerprint.marks)})
+
 
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_VERIFY_AGAIN = 60.0
@@ -102,7 +173,7 @@ class Sources:
         self._registry: Registry | None = None
         self._base_models: dict[str, Artifact] = {}
         """By digest, of everything that was found."""
-        self._seen_trust = serving_directory(settings) / FILE
+        self._seen_trust = serving_directory(settings) / FILE_OF_NEWEST_TRUST
         self._verify_ledger_at = 0.0
 
     def moved(self) -> tuple[int, ...]:

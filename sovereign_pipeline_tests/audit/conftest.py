@@ -19,7 +19,7 @@ from sovereign_pipeline.release.holdings import index_adapter
 from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.review.stages import blind_review_stage
-from sovereign_pipeline.serving.flags.publishing import follow
+from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline_tests.audit.packages import Package
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, minimal_recipe
 from sovereign_pipeline_tests.officers import recall

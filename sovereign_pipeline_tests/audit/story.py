@@ -9,9 +9,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from sovereign_pipeline.audit import verify
-from sovereign_pipeline.serving.flags.files import Change
-from sovereign_pipeline.serving.flags.flag import Flag, document
-from sovereign_pipeline.serving.flags.journal import told_of
+from sovereign_pipeline.serving.rollout.flag import Change, Flag, document
+from sovereign_pipeline.serving.rollout.publishing import told_of
 from sovereign_pipeline.signing.keys import FileSigner, generate
 from sovereign_pipeline.signing.predicates import APPROVAL, FLAG, REQUEST, TRANSITION
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement

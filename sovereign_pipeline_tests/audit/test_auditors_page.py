@@ -13,7 +13,7 @@ from sovereign_pipeline.audit.evidence import write_package
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.ledger.log import log_key
-from sovereign_pipeline.serving.flags.publishing import follow
+from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.key_sources import read_public_file
 from sovereign_pipeline.signing.keys import FileSigner, read_key

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.audit import verify
-from sovereign_pipeline.serving.flags.flag import Flag, document
+from sovereign_pipeline.serving.rollout.flag import Flag, document
 from sovereign_pipeline_tests.audit.story import ADAPTER, NAMED, OTHER, Story, moment
 
 END = "what came later is not known when the package was made, 2026-11-30 09:00:00"

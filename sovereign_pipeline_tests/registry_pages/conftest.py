@@ -18,8 +18,7 @@ from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.views import AdapterView
 from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall
-from sovereign_pipeline.serving.callers import Grant
-from sovereign_pipeline.serving.tokens import add_token
+from sovereign_pipeline.serving.gateway.auth import Grant, add_token
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, busy_office, one_more_adapter
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.browser import pictures as pictures

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sovereign_pipeline.registry_pages import readers
-from sovereign_pipeline.serving.tokens import read_tokens, revoke_token, sha256_of
+from sovereign_pipeline.serving.gateway.auth import read_tokens, revoke_token, sha256_of
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND
 from sovereign_pipeline_tests.registry_pages.conftest import HERE, HOSTILE, THIRD, Site
 

@@ -8,7 +8,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampling
-from sovereign_pipeline.serving.training_side import compute
+from sovereign_pipeline.serving.fingerprints import compute
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
 
 

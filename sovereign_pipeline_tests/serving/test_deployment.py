@@ -14,8 +14,7 @@ from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
-from sovereign_pipeline.serving.fingerprints import conversations
-from sovereign_pipeline.serving.training_side import Job, compute, compute_apart
+from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust, revoke
 from sovereign_pipeline_tests.ledger.owner import change

@@ -8,10 +8,10 @@ import pytest
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.release.held import Question
-from sovereign_pipeline.serving import last_verified
+from sovereign_pipeline.serving import deployable
 from sovereign_pipeline.serving.deployment import RegistryUnreached
-from sovereign_pipeline.serving.flags.publishing import follow
-from sovereign_pipeline.serving.flags.rollback import rollback
+from sovereign_pipeline.serving.rollout.publishing import follow
+from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
 from sovereign_pipeline_tests.ledger.owner import change
@@ -116,7 +116,7 @@ def test_a_note_that_cannot_be_written_lets_nothing_be_served(
     def full(path: Path, content: str) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(last_verified, "write_atomically", full)
+    monkeypatch.setattr(deployable, "write_atomically", full)
     assert deploying.look().served == ()
     assert deploying.engine.names == []
     assert Deploying(served_office, registry_url=NOT_REACHED).look().served == ()

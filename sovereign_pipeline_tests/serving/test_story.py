@@ -25,13 +25,12 @@ from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.engine import Answer, Piece, Sampling
-from sovereign_pipeline.serving.flags import in_force
-from sovereign_pipeline.serving.flags.in_force import Choice, Flags
-from sovereign_pipeline.serving.flags.rollback import rollback
-from sovereign_pipeline.serving.gateway.doorway import Callers
-from sovereign_pipeline.serving.gateway.pages.overview import Standing
-from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
-from sovereign_pipeline.serving.tokens import Tokens
+from sovereign_pipeline.serving.gateway.admin import Standing
+from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
+from sovereign_pipeline.serving.rollout import in_force
+from sovereign_pipeline.serving.rollout.hold import Watcher, state_of
+from sovereign_pipeline.serving.rollout.in_force import Choice, Flags
+from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline_tests.browser import open_browser
 from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk

@@ -12,10 +12,10 @@ from sovereign_pipeline.cli import app
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.serving.callers import Grant
-from sovereign_pipeline.serving.tokens import (
+from sovereign_pipeline.serving.gateway.auth import (
     ADDED,
     REVOKED,
+    Grant,
     Token,
     TokenFile,
     Tokens,

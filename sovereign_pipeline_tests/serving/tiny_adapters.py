@@ -9,8 +9,7 @@ from typing import Any
 
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.serving.engines.engine import Deployable
-from sovereign_pipeline.serving.fingerprints import Fingerprint, conversations
-from sovereign_pipeline.serving.training_side import Job, compute
+from sovereign_pipeline.serving.fingerprints import Fingerprint, Job, compute, conversations
 from sovereign_pipeline_tests.tiny_model import TEMPLATE, save_tiny_model
 
 WORDS = "harbour lamp mooring permit fee officer pier chain buoy net boat rope tide"

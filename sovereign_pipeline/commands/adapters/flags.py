@@ -1,6 +1,6 @@
 """`sovereign adapters rollback`, and what a decision of officers does to the flag of its line.
 
-What belongs here: options and printing. What does not: what any of it does (`serving/flags/`). The domain is imported
+What belongs here: options and printing. What does not: what any of it does (`serving/rollout/`). The domain is imported
 inside functions: it loads the whole chain.
 """
 
@@ -28,7 +28,7 @@ from sovereign_pipeline.commands.terminal import (
 if TYPE_CHECKING:
     from sovereign_pipeline.artifacts.stage import Workplace
     from sovereign_pipeline.ledger.database import Registry
-    from sovereign_pipeline.serving.flags.flag import Flag
+    from sovereign_pipeline.serving.rollout.flag import Flag
 
 
 @with_key_options
@@ -47,7 +47,7 @@ def adapters_rollback(
     Without --to, a staged adapter that answers users is taken back first; else the adapter that was in production
     before is again.
     """
-    from sovereign_pipeline.serving.flags.rollback import current_flag, rollback, way_back
+    from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback, way_back
     from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
@@ -65,9 +65,9 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
     Ends 1 when it is worse than its margins.
     """
     from sovereign_pipeline.policy.institution import load_institution
-    from sovereign_pipeline.serving.flags.rollback import current_flag
+    from sovereign_pipeline.serving.rollout.hold import state_of
+    from sovereign_pipeline.serving.rollout.rollback import current_flag
     from sovereign_pipeline.serving.rollout.telemetry import counts_directory
-    from sovereign_pipeline.serving.rollout.watching import state_of
     from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
@@ -132,8 +132,8 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
 def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
     """After a transition: the flag of its line says what the ledger says. A line that serves nothing has none."""
     from sovereign_pipeline.ledger.states import states
-    from sovereign_pipeline.serving.flags.files import sequences
-    from sovereign_pipeline.serving.flags.publishing import follow
+    from sovereign_pipeline.serving.rollout.flag import sequences
+    from sovereign_pipeline.serving.rollout.publishing import follow
 
     line = workplace.line.line
     with registry.reading() as session:
@@ -146,8 +146,8 @@ def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
 
 def let_ledger_catch_up(registry: "Registry", workplace: "Workplace") -> None:
     """Before officers decide: the ledger has every change of the line's flag, also those made without it."""
-    from sovereign_pipeline.serving.flags.files import changing, sequences
-    from sovereign_pipeline.serving.flags.journal import catch_up
+    from sovereign_pipeline.serving.rollout.flag import changing, sequences
+    from sovereign_pipeline.serving.rollout.publishing import catch_up
     from sovereign_pipeline.signing.officers import trust_root
 
     settings, line = workplace.settings, workplace.line.line
@@ -161,7 +161,7 @@ def _let_ledger_follow(settings: Settings, line: str) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.serving.flags.publishing import follow
+    from sovereign_pipeline.serving.rollout.publishing import follow
     from sovereign_pipeline.workplace import open_workplace
 
     try:

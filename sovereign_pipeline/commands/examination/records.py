@@ -88,9 +88,8 @@ def mlflow(settings: Settings) -> list[Finding]:
 
 def flags(settings: Settings) -> list[Finding]:
     """The newest change of each line's flag: whether it can be believed and evaluated."""
-    from sovereign_pipeline.serving.flags.files import lines_with_flags
-    from sovereign_pipeline.serving.flags.flag import evaluator_of
-    from sovereign_pipeline.serving.flags.rollback import current_flag
+    from sovereign_pipeline.serving.rollout.flag import evaluator_of, lines_with_flags
+    from sovereign_pipeline.serving.rollout.rollback import current_flag
 
     findings: list[Finding] = []
     for line in lines_with_flags(settings):

@@ -23,8 +23,14 @@ from typing import Any, Self
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
-from sovereign_pipeline.serving.engines.supervised import INHERITED_VARIABLES, SupervisedEngine
+from sovereign_pipeline.serving.engines.engine import (
+    INHERITED_VARIABLES,
+    Answer,
+    Deployable,
+    Piece,
+    Sampling,
+    SupervisedEngine,
+)
 from sovereign_pipeline.serving.fingerprints import Mark, difference
 
 LONGEST_MESSAGE = 64 << 20

@@ -19,11 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
-from sovereign_pipeline.serving.engines.prompts import Prompts
-from sovereign_pipeline.serving.engines.texts import TextPieces
+from sovereign_pipeline.serving.engines.text import Prompts, TextPieces
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.serving.engines.local_adapters import InUse, Model
+    from sovereign_pipeline.serving.engines.local_model import InUse, Model
 
 Message = dict[str, Any]
 
@@ -164,8 +163,7 @@ class Worker:
         import torch
 
         torch.set_num_threads(settings["threads"])
-        from sovereign_pipeline.serving.engines.local_adapters import Model
-        from sovereign_pipeline.serving.engines.local_batch import Batch
+        from sovereign_pipeline.serving.engines.local_model import Batch, Model
 
         self._link, self._gather_seconds = link, settings["gather_seconds"]
         self.model = Model(Path(settings["base"]), settings["resident"])
@@ -276,7 +274,7 @@ class Worker:
 
     def _mark(self, row: ProbeRow, expected: Message) -> Message:
         """What this engine computes where the training side computed `expected`."""
-        from sovereign_pipeline.serving.engines.local_batch import log_probabilities
+        from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
         found: Message = {**expected, "prompt": row.prompt, "tokens": row.tokens}
         if row.prompt != expected["prompt"]:
@@ -292,7 +290,7 @@ class Worker:
         self.model.forget(message["digest"], self._in_use())
 
     def _in_use(self) -> "InUse":
-        from sovereign_pipeline.serving.engines.local_adapters import InUse
+        from sovereign_pipeline.serving.engines.local_model import InUse
 
         loading = {each.digest for each in self._loading}
         return InUse(self._batch.computing | loading, self._batch.needed | loading)

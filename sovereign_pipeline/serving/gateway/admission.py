@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from sovereign_pipeline.policy.serving import Limits
-from sovereign_pipeline.serving.callers import Caller
-from sovereign_pipeline.serving.gateway.refusal import Refusal
+from sovereign_pipeline.serving.gateway.auth import Caller
+from sovereign_pipeline.serving.gateway.messages import Refusal
 
 SECONDS_OF_A_RATE = 60.0
 MOST_BUCKETS = 10_000

@@ -6,27 +6,26 @@ What belongs here: the course of one answer. What does not: its pieces (`exchang
 
 import asyncio
 import logging
+import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Protocol, Self
 
 from opentelemetry.trace import Tracer
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong
+from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
-from sovereign_pipeline.serving.callers import Caller
-from sovereign_pipeline.serving.engines.engine import Answer
-from sovereign_pipeline.serving.flags.flag import Arm
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
-from sovereign_pipeline.serving.gateway.catalog import Catalog
-from sovereign_pipeline.serving.gateway.exchange import Asked, Exchange, Stillness
-from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers, digest_of_given
+from sovereign_pipeline.serving.gateway.auth import Caller
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer, utc_now
-from sovereign_pipeline.serving.gateway.metrics import Metrics
-from sovereign_pipeline.serving.gateway.refusal import (
+from sovereign_pipeline.serving.gateway.messages import (
+    Finish,
     Refusal,
     ending,
     engine_lost,
@@ -38,14 +37,195 @@ from sovereign_pipeline.serving.gateway.refusal import (
     too_long_to_search,
     too_slow,
     transcripts_lost,
+    with_instruction,
 )
-from sovereign_pipeline.serving.gateway.requests import with_instruction
-from sovereign_pipeline.serving.gateway.tracing import state_use, traced
-from sovereign_pipeline.serving.rollout.feedback import Feedback
-from sovereign_pipeline.serving.rollout.telemetry import Ended, Telemetry
-from sovereign_pipeline.serving.scanning.screen import Screen, Screens
-from sovereign_pipeline.serving.transcripts.keeping import TranscriptFiles
-from sovereign_pipeline.serving.transcripts.records import Rating, Transcript, Turn
+from sovereign_pipeline.serving.gateway.metrics import Metrics, state_use, traced
+from sovereign_pipeline.serving.gateway.stores import GivenAnswers, digest_of_given
+from sovereign_pipeline.serving.rollout.flag import Arm
+from sovereign_pipeline.serving.rollout.in_force import Choice
+from sovereign_pipeline.serving.rollout.telemetry import Ended, Feedback, Telemetry
+from sovereign_pipeline.serving.screening import Screen, Screens
+from sovereign_pipeline.serving.transcripts import Rating, Transcript, TranscriptFiles, Turn
+
+ID_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be answered by which adapter, for whom."""
+
+    caller: Caller
+    adapter: Deployable
+    sent: Sequence[Mapping[str, str]]
+    """The messages as the caller sent them."""
+    sampling: Sampling
+    choice: Choice | None = None
+    """What the line's flag said, where it decided."""
+    model: str = ""
+    """The name by which it was asked for."""
+    traceparent: str | None = None
+    """The caller's span, as the caller's header has it."""
+    id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
+
+    @property
+    def request(self) -> str:
+        """The newest message, without the line's instruction."""
+        return self.sent[-1]["content"] if self.sent else ""
+
+    @property
+    def messages(self) -> list[Mapping[str, str]]:
+        """With the line's instruction where there is no other."""
+        return with_instruction(self.sent, self.adapter)
+
+
+class Stillness:
+    """Ends an answer of which nothing was heard or taken for so long. One timer, however many tokens there are."""
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+
+    def end(self) -> None:
+        """Something was heard, or taken."""
+        self._since = self._loop.time()
+
+    def __enter__(self) -> Self:
+        self._timer = self._loop.call_at(self._since + self._seconds, self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        until = self._since + self._seconds
+        if self._loop.time() < until:
+            self._timer = self._loop.call_at(until, self._look)
+        elif not self._limit.expired():
+            self._limit.reschedule(self._loop.time())
+
+
+class Exchange:
+    """An answer that has begun: its prompt's length, and its pieces."""
+
+    def __init__(
+        self, asked: Asked, answer: Answer, metrics: Metrics, began: float, stillness: Stillness, screen: Screen
+    ) -> None:
+        self.prompt_tokens = answer.prompt_tokens
+        self.answer_tokens = 0
+        self.first_seconds: float | None = None
+        self.finish: Finish | None = None
+        self.texts: list[str] = []
+        """What was passed on."""
+        self.is_at_caller = False
+        """Whether the caller is yet to take what was computed."""
+        self.screen = screen
+        self._answer = answer
+        self._stillness = stillness
+        self._first, self._each = metrics.of_tokens(asked.adapter.line, asked.adapter.adapter)
+        self._began = began
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Ends after the piece with `finish`; an engine that ends without one is lost."""
+        last = self._began
+        async for piece in self._answer.pieces:
+            now = time.monotonic()
+            if self.answer_tokens == 0:
+                self.first_seconds = now - self._began
+                self._first.observe(self.first_seconds)
+            elif piece.tokens:
+                self._each.observe((now - last) / piece.tokens)
+            last = now
+            self.answer_tokens += piece.tokens
+            text = await self.screen.take(piece.text)
+            if piece.finish is not None and not self.screen.is_over:
+                text += await self.screen.end(is_cut=piece.finish == "length")
+            self.texts.append(text)
+            at_stop_text: Finish | None = "stop" if self.screen.is_at_stop_text else piece.finish
+            self.finish = "content_filter" if self.screen.is_stopped else at_stop_text
+            self._stillness.end()
+            self.is_at_caller = True
+            yield Piece(text, piece.tokens, piece.finish)
+            self.is_at_caller = False
+            self._stillness.end()
+            if self.finish is not None:
+                return
+        raise EngineLost("The engine ended an answer without saying why.")
+
+
+class Choose(Protocol):
+    """Which adapter answers a user of a line; None for none."""
+
+    def __call__(self, line: str, user: str, groups: frozenset[str]) -> Choice | None: ...
+
+
+@dataclass(frozen=True)
+class Visible:
+    """An adapter that a caller may ask for."""
+
+    adapter: Deployable
+    choice: Choice | None = None
+    """What the flag said, where the caller asks for the line and gets what it said."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What is served now, by the names under which it is asked for."""
+
+    engine: Engine
+    served: Callable[[], Sequence[Deployable]]
+    """What was verified last."""
+    ladder: ClassificationLadder
+    choose: Choose
+    counts: Callable[[str, str], bool]
+    """Whether what a caller, by its key, asks for a user is compared in a rollout."""
+
+    def find(self, model: str, caller: Caller, user: str | None = None) -> Visible:
+        """user: whom a caller asks for, by the word of one that speaks for several.
+
+        Raises Refusal: 404 for what the caller may not know of, 503 for what is not loaded now.
+        """
+        user = user or None
+        found = self.visible(caller, user).get(model)
+        if found is None:
+            raise no_such_model()
+        if found.adapter.digest not in self.engine.loaded():
+            raise Refusal(503, "This model is being loaded. Send it again later.", "model_not_loaded", retry_after=10)
+        if found.choice is None or user is None or not caller.speaks_for_users(found.adapter.line):
+            return found
+        return found if self.counts(caller.key, user) else replace(found, choice=self._apart(found, caller))
+
+    def visible(self, caller: Caller, user: str | None = None) -> dict[str, Visible]:
+        """Name -> adapter, of everything that a caller may ask for."""
+        served = {each.digest: each for each in self.served()}
+        names = {
+            each.adapter: Visible(each)
+            for each in served.values()
+            if not each.in_reserve and caller.may_name(each, self.ladder)
+        }
+        for line in self.lines():
+            is_for_user = user is not None and caller.speaks_for_users(line)
+            choice = self.choose(line, f"{caller.key}\n{user}" if is_for_user else caller.key, caller.groups)
+            if choice is None:
+                continue
+            for digest in (choice.digest, choice.otherwise):
+                adapter = served.get(digest or "")
+                if adapter is not None and adapter.line == line and caller.may_use(adapter, self.ladder):
+                    names[line] = Visible(adapter, choice if digest == choice.digest else None)
+                    break
+        return names
+
+    def _apart(self, found: Visible, caller: Caller) -> Choice | None:
+        """The same adapter, for one user too many: not compared, and what is reported is the caller's own word."""
+        own = self.choose(found.adapter.line, caller.key, caller.groups)
+        if found.choice is None or own is None:
+            return None
+        return replace(found.choice, drawn=False, user=own.user)
+
+    def lines(self) -> frozenset[str]:
+        return frozenset(each.line for each in self.served())
+
 
 _LOG = logging.getLogger(__name__)
 Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]

@@ -6,23 +6,151 @@ not: taking it back (`watching.py`), and promoting, which officers do.
 """
 
 import datetime
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.files import canonical_json, write_atomically
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.rollout import Hold
-from sovereign_pipeline.serving.flags.flag import Flag
-from sovereign_pipeline.serving.rollout.comparison import (
-    Difference,
-    Sums,
-    difference,
-    is_worse_at_any_look,
-    sample_ratio_p,
-    upper_limit,
+from sovereign_pipeline.release.hold_judgements import (
+    Bound,
+    Judgement,
+    judgement_files,
+    read_judgement,
+    write_judgement,
 )
-from sovereign_pipeline.serving.rollout.feedback import WORST
-from sovereign_pipeline.serving.rollout.telemetry import LAST, Counted, Tally, sums
+from sovereign_pipeline.serving.rollout.flag import Flag, changing
+from sovereign_pipeline.serving.rollout.in_force import Flags
+from sovereign_pipeline.serving.rollout.rollback import stop
+from sovereign_pipeline.serving.rollout.telemetry import (
+    LAST,
+    WORST,
+    Counted,
+    Tally,
+    Telemetry,
+    directory_of,
+    read_tally,
+    sums,
+)
+from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
+
+PREPARED_FOR = 2.8
+"""Standard errors from a margin (1.96 + 0.84) at which the bound is tightest: fixed before anything is seen."""
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What one user contributed: how many observations, and their sum."""
+
+    count: float
+    total: float
+
+
+Users = Mapping[str, Sums]
+"""Hashed user -> their sums, of one arm."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much more one arm has than the other, on average over observations."""
+
+    estimate: float
+    variance: float
+    users: int
+    """Of the smaller arm."""
+
+    @property
+    def standard_error(self) -> float:
+        return math.sqrt(self.variance)
+
+
+def difference(staged: Users, production: Users, *, is_share: bool) -> Difference | None:
+    """Staged minus production, its variance between users. None while an arm has fewer than two users.
+
+    The mean of an arm is a ratio of sums over users, and its variance the usual one of a ratio (Cochran 1977, Sampling
+    Techniques, 6.3). is_share: observations are 0 or 1; the variance is then at least that of as many independent ones
+    with one more of each kind, so that an arm in which nothing has happened yet is not taken for certain.
+    """
+    arms = [_mean(users, is_share) for users in (staged, production) if len(users) > 1]
+    if len(arms) < 2:
+        return None
+    (one, first), (other, second) = arms
+    return Difference(one - other, first + second, min(len(staged), len(production)))
+
+
+def _mean(users: Users, is_share: bool) -> tuple[float, float]:
+    count, total = sum(each.count for each in users.values()), sum(each.total for each in users.values())
+    mean, known = total / count, len(users)
+    squares = sum((each.total - mean * each.count) ** 2 for each in users.values())
+    variance = known / (known - 1) * squares / count**2
+    if is_share:
+        smoothed = (total + 1) / (count + 2)
+        variance = max(variance, smoothed * (1 - smoothed) / count)
+    return mean, variance
+
+
+def is_worse_at_any_look(found: Difference, margin: float, alpha: float) -> bool:
+    """Whether the staged arm is worse by more than the margin, by a test that may be made at every moment.
+
+    The one-sided normal-mixture confidence sequence of Howard, Ramdas, McAuliffe and Sekhon 2021 (Annals of Statistics
+    49: 1055-1080), over the information 1/variance: wrong at any look with probability alpha at most, for as many looks
+    as there are (asymptotically: Waudby-Smith et al. 2024, Annals of Statistics 52: 2613-2640).
+    """
+    if found.variance <= 0:
+        return False
+    information = 1 / found.variance
+    scale = best_scale((PREPARED_FOR / margin) ** 2, 2 * alpha)
+    return (found.estimate - margin) * information > one_sided_bound(information, alpha, scale)
+
+
+def best_scale(variance: float, alpha: float) -> float:
+    """The mixture's scale for which the two-sided bound is tightest at a variance."""
+    log = 2 * math.log(1 / alpha)
+    return variance / (log + math.log(1 + log))
+
+
+def two_sided_bound(variance: float, alpha: float, scale: float) -> float:
+    """A sum with this variance is never beyond it, with probability 1 - alpha."""
+    both = variance + scale
+    return math.sqrt(both * math.log(both / (scale * alpha**2)))
+
+
+def one_sided_bound(variance: float, alpha: float, scale: float) -> float:
+    """A sum with this variance is never above it, with probability 1 - alpha; there is no closed form."""
+    from scipy.optimize import brentq
+    from scipy.special import log_ndtr
+
+    both = variance + scale
+
+    def excess(total: float) -> float:
+        log_mixture = 0.5 * math.log(4 * scale / both) + total**2 / (2 * both) + log_ndtr(total / math.sqrt(both))
+        return float(log_mixture + math.log(alpha))
+
+    return float(brentq(excess, 0.0, 10 * two_sided_bound(variance, alpha, scale)))
+
+
+def upper_limit(found: Difference, alpha: float) -> float:
+    """The difference is below it, in one look, with probability 1 - alpha (t with one degree fewer than users)."""
+    from scipy.stats import t
+
+    return found.estimate + float(t.ppf(1 - alpha, max(1, found.users - 1))) * found.standard_error
+
+
+def sample_ratio_p(staged: int, production: int, share: float) -> float:
+    """How likely numbers of users at least so far from the share are (chi-squared with one degree of freedom)."""
+    from scipy.stats import chisquare
+
+    total = staged + production
+    if not total or not 0 < share < 1:
+        return 1.0
+    return float(chisquare([staged, production], [total * share, total * (1 - share)]).pvalue)
+
 
 ALPHA = 0.05
 """How often a staged adapter that is worse by exactly a margin is taken back for it, and how often let through."""
@@ -244,3 +372,125 @@ def _day(began_at: datetime.datetime, days: float) -> str:
 def reports_in_words(severe: int) -> str:
     """Reports of the worst severity: one is enough that nothing is promoted by itself."""
     return f"{severe} report{'s' if severe > 1 else ''} of severity {WORST}"
+
+
+Report = Callable[[str], None]
+
+
+class Watcher:
+    """Looks at the holds of one gateway."""
+
+    def __init__(
+        self, settings: Settings, institution: Institution, flags: Flags, telemetry: Telemetry, report: Report
+    ) -> None:
+        self._settings = settings
+        self._institution = institution
+        self._flags = flags
+        self._telemetry = telemetry
+        self._report = report
+
+    def look(self) -> None:
+        """Raises IntegrityError for counts that cannot be read, and where a stop could not be signed: this gateway
+        gives everybody the adapter in production all the same."""
+        self._telemetry.write()
+        wrong: list[str] = []
+        for flag in self._flags.flags().values():
+            try:
+                self._look_at(flag)
+            except SovereignError as error:
+                wrong.append(error.message)
+        if wrong:
+            raise IntegrityError(" ".join(wrong), "Put it right: until then no harm is seen.")
+
+    def _look_at(self, flag: Flag) -> None:
+        state = state_of(self._settings, self._telemetry.directory, flag, self._institution)
+        if state is None:
+            return
+        if state.outcome == "abort":
+            self._flags.hold_back(flag)
+            stop(self._settings, flag.line, state.staged, state.because)
+            self._report(f"{state.staged} is taken back: {state.because}")
+        elif state.outcome != "open" and (judged := self._judge(flag)) is not None:
+            self._report(f"{judged.adapter}: {judged.outcome}: {judged.because}")
+
+    def _judge(self, flag: Flag) -> Judgement | None:
+        """Sign what a hold came to, once. None where it is signed already."""
+        trust = trust_root(self._settings)
+        signer = pipeline_signer(self._settings, trust)
+        with changing(self._settings, flag.line):
+            tally = read_tally(self._telemetry.directory, flag)
+            state, last = _state(self._settings, flag, self._institution, tally), judgement_of(self._settings, flag)
+            if state is None or state.outcome in ("open", "abort"):
+                return None  # counted since
+            if last is not None and (last.outcome, last.severe) == (state.outcome, state.severe):
+                return None
+            number = 1 if last is None else last.number + 1
+            counts = directory_of(self._telemetry.directory, flag.line, state.staged, flag.began)
+            observed = canonical_json(tally.model_dump(mode="json")) + b"\n"
+            write_atomically(counts.with_name(f"{counts.name}.judged-{number:04d}.json"), observed)
+            judgement = _judgement(flag, state, number, hashlib.sha256(observed).hexdigest())
+            write_judgement(self._settings, signer, judgement, flag.adapters[state.staged].record_manifest)
+        return judgement
+
+
+def state_of(settings: Settings, directory: Path, flag: Flag, institution: Institution) -> State | None:
+    """How far a hold is; once it was judged, that judgement stays, whatever is counted later, unless it does harm
+    or the worst is reported. directory: of the gateways' counts."""
+    return _state(settings, flag, institution, read_tally(directory, flag))
+
+
+def _state(settings: Settings, flag: Flag, institution: Institution, tally: Tally) -> State | None:
+    rules, now = institution.rollout_of(flag.line).hold, datetime.datetime.now(datetime.UTC)
+    state = judge(flag, tally, rules, now, is_searched=institution.serving.searches_answers(flag.line))
+    if state is None or state.outcome == "abort":
+        return state
+    judged = judgement_of(settings, flag)
+    if judged is None:
+        return state
+    if state.severe > judged.severe:  # reported since
+        before = "to promote" if judged.outcome == "promote" else "inconclusive"
+        told = f"{reports_in_words(state.severe)} (judged {before} on {judged.at:%Y-%m-%d})"
+        return replace(state, outcome="inconclusive", because=told, expected=LOOK_AT_REPORTS)
+    told = f"{judged.because} (judged on {judged.at:%Y-%m-%d})"
+    return replace(state, outcome=judged.outcome, because=told, expected=judged.expected)
+
+
+def judgement_of(settings: Settings, flag: Flag) -> Judgement | None:
+    """The newest judgement about what a flag compares. Raises IntegrityError for one that the pipeline did not sign."""
+    if flag.staged is None:
+        return None
+    files = judgement_files(settings, flag.line, flag.staged, flag.began)
+    if not files:
+        return None
+    return read_judgement(files[-1], trust_root(settings), flag.adapters[flag.staged].record_manifest).judgement
+
+
+def _judgement(flag: Flag, state: State, number: int, observations: str) -> Judgement:
+    assert state.outcome in ("promote", "inconclusive")
+    return Judgement(
+        line=flag.line,
+        adapter=state.staged,
+        incumbent=flag.production,
+        staged_by=flag.staged_by,
+        began=flag.began,
+        number=number,
+        outcome=state.outcome,
+        because=state.because,
+        expected=state.expected,
+        days=round(state.days, 3),
+        users=state.users,
+        answers=state.answers,
+        rated=state.rated,
+        severe=state.severe,
+        bounds=tuple(
+            Bound(
+                measure=each.measure.name,
+                estimate=None if each.found is None else each.found.estimate,
+                at_most=None if each.found is None else upper_limit(each.found, ALPHA),
+                margin=each.margin,
+            )
+            for each in state.compared
+        ),
+        observations=observations,
+        at=datetime.datetime.now(datetime.UTC),
+    )

@@ -7,11 +7,12 @@ the files, and adding them up. What does not: comparing.
 import math
 import secrets
 import threading
-from collections import deque
+import unicodedata
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
@@ -19,10 +20,62 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import write_atomically
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.serving.flags.flag import Arm, Flag
-from sovereign_pipeline.serving.flags.in_force import Choice
-from sovereign_pipeline.serving.rollout.feedback import Feedback
-from sovereign_pipeline.serving.rollout.output_checks import check
+from sovereign_pipeline.evaluation.red_team import loops
+from sovereign_pipeline.serving.rollout.flag import Arm, Flag
+from sovereign_pipeline.serving.rollout.in_force import Choice
+
+FEWEST_LETTERS = 8
+"""Of which the script of a text can be told."""
+MOST_CHARACTERS = 4_000
+"""Of a text that are looked at for its script."""
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What is wrong with an answer."""
+
+    empty: bool
+    looping: bool
+    other_script: bool
+    """In another script than the request, where both can be told: the answer to an Arabic letter in Latin letters."""
+
+
+def check(request: str, answer: str) -> Checks:
+    """request: the newest message of the conversation."""
+    asked, answered = script_of(request), script_of(answer)
+    is_other = asked is not None and answered is not None and asked != answered
+    return Checks(empty=not answer.strip(), looping=loops(answer), other_script=is_other)
+
+
+def script_of(text: str) -> str | None:
+    """The script of most letters, as Unicode names it, such as LATIN and ARABIC; None for a text of too few."""
+    letters = [each for each in text[:MOST_CHARACTERS] if each.isalpha()]
+    if len(letters) < FEWEST_LETTERS:
+        return None
+    named = Counter(unicodedata.name(each, "?").partition(" ")[0] for each in letters)
+    return named.most_common(1)[0][0]
+
+
+Thumb = Literal["up", "down"]
+Reason = Literal[
+    "wrong", "invented", "incomplete", "off_topic", "wrong_language", "tone", "personal_data", "harmful", "other"
+]
+Severity = Annotated[int, Field(ge=0, le=3)]
+"""0: it does no harm. 1: the worst, it must not happen again; 2: serious; 3: minor."""
+WORST = 1
+
+
+class Feedback(Frozen):
+    """What was said of one answer."""
+
+    thumb: Thumb
+    reason: Reason | None = None
+    severity: Severity = 0
+
+    @property
+    def is_worst(self) -> bool:
+        return self.severity == WORST
+
 
 MOST_USERS = 50_000
 """Of one comparison in one process; of more, those who come first are counted."""

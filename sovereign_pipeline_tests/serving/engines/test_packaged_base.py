@@ -8,7 +8,7 @@ import pytest
 
 from sovereign_pipeline.base_models.pinned import chat_template
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
-from sovereign_pipeline.serving.engines.prompts import Prompts
+from sovereign_pipeline.serving.engines.text import Prompts
 from sovereign_pipeline_tests.packaged_base import packaged_base
 from sovereign_pipeline_tests.serving.engines.conformance import LETTERS, Running
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters

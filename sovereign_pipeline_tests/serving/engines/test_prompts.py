@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.serving.engines.prompts import Prompts
+from sovereign_pipeline.serving.engines.text import Prompts
 from sovereign_pipeline_tests.tiny_model import SPECIAL_TOKENS, TEMPLATE, save_byte_tokenizer
 
 TRIMS = TEMPLATE.replace("message['content']", "(message['content'] | trim)")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.serving.engines.texts import TextPieces
+from sovereign_pipeline.serving.engines.text import TextPieces
 
 TEXTS = st.text(alphabet="ab آمن🙂👩‍👩‍👧é\n", max_size=24)
 

@@ -20,9 +20,9 @@ import pytest
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused, InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.policy.serving import EngineChoice, Vllm
-from sovereign_pipeline.serving.engines import vllm, vllm_keeper, vllm_server
+from sovereign_pipeline.serving.engines import vllm, vllm_server, vllm_supervisor
+from sovereign_pipeline.serving.engines.by_base import start_engine
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
-from sovereign_pipeline.serving.engines.starting import start_engine
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config
@@ -56,7 +56,7 @@ class Side:
         return "".join([piece.text async for piece in answer.pieces])
 
     def process(self) -> psutil.Process:
-        keepers = [each for each in psutil.Process().children() if "vllm_keeper" in " ".join(each.cmdline())]
+        keepers = [each for each in psutil.Process().children() if "vllm_supervisor" in " ".join(each.cmdline())]
         return keepers[0]
 
 
@@ -343,7 +343,7 @@ def test_what_both_left_behind_is_removed_at_the_next_start(
     gateway: tuple[int, list[psutil.Process]], tmp_path: Path
 ) -> None:
     number, (keeper, *rest) = gateway
-    vllm_keeper.remove_left_behind()
+    vllm_supervisor.remove_left_behind()
     assert len(_left_of(tmp_path)) == 2 and all(each.is_running() for each in rest), "its gateway lives"
     os.kill(number, signal.SIGSTOP)
     keeper.kill()
@@ -351,12 +351,12 @@ def test_what_both_left_behind_is_removed_at_the_next_start(
     os.waitpid(number, 0)
     wait_until_ended([keeper, rest[0]])
     assert len(_left_of(tmp_path)) == 2 and rest[1].is_running()
-    other = vllm_keeper.HeldDirectory.make()
-    vllm_keeper.remove_left_behind()
+    other = vllm_supervisor.HeldDirectory.make()
+    vllm_supervisor.remove_left_behind()
     wait_until_ended(rest)
     assert not _left_of(tmp_path) and other.path.is_dir()
     other.let_go()
-    vllm_keeper.remove_left_behind()
+    vllm_supervisor.remove_left_behind()
     assert not other.path.exists()
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.serving.flags.flag import Flag
-from sovereign_pipeline.serving.flags.in_force import Flags
-from sovereign_pipeline.serving.flags.publishing import follow
+from sovereign_pipeline.serving.rollout.flag import Flag
+from sovereign_pipeline.serving.rollout.in_force import Flags
+from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.conftest import office as office
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.serving.flags import in_force
-from sovereign_pipeline.serving.flags.files import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
-from sovereign_pipeline.serving.flags.in_force import SeenChange
-from sovereign_pipeline.serving.flags.rollback import rollback, stop
+from sovereign_pipeline.serving.rollout import in_force
+from sovereign_pipeline.serving.rollout.flag import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
+from sovereign_pipeline.serving.rollout.in_force import SeenChange
+from sovereign_pipeline.serving.rollout.rollback import rollback, stop
 from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
 
 USERS = [f"user-{number}" for number in range(1000)]

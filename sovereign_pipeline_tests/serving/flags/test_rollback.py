@@ -9,8 +9,8 @@ from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFou
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.release.history import history_of
-from sovereign_pipeline.serving.flags.files import REQUEST_FILE, root_of, sequences, write_change
-from sovereign_pipeline.serving.flags.rollback import current_flag, rollback
+from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, root_of, sequences, write_change
+from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.predicates import REQUEST
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement

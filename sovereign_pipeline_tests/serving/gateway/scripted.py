@@ -15,22 +15,18 @@ from opentelemetry.trace import Tracer
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
-from sovereign_pipeline.serving.callers import Grant
 from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
-from sovereign_pipeline.serving.flags.in_force import Choice
-from sovereign_pipeline.serving.gateway.app import create_gateway
-from sovereign_pipeline.serving.gateway.catalog import Catalog
-from sovereign_pipeline.serving.gateway.doorway import Callers
-from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
+from sovereign_pipeline.serving.gateway.admin import NOTHING_BESIDES, Standing
+from sovereign_pipeline.serving.gateway.answering import Catalog
+from sovereign_pipeline.serving.gateway.app import Condition, create_gateway
+from sovereign_pipeline.serving.gateway.auth import PREFIX, Callers, Grant, Token, TokenFile, Tokens, sha256_of
 from sovereign_pipeline.serving.gateway.journal import Journal
-from sovereign_pipeline.serving.gateway.pages.overview import NOTHING_BESIDES, Standing
-from sovereign_pipeline.serving.gateway.readiness import Condition
-from sovereign_pipeline.serving.rollout.spoken_for import SpokenFor
+from sovereign_pipeline.serving.gateway.stores import GivenAnswers, SpokenFor
+from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
-from sovereign_pipeline.serving.scanning.screen import NOTHING_SEARCHED, Screens
-from sovereign_pipeline.serving.tokens import PREFIX, Token, TokenFile, Tokens, sha256_of
-from sovereign_pipeline.serving.transcripts.keeping import NOTHING_KEPT, TranscriptFiles
+from sovereign_pipeline.serving.screening import NOTHING_SEARCHED, Screens
+from sovereign_pipeline.serving.transcripts import NOTHING_KEPT, TranscriptFiles
 from sovereign_pipeline_tests.conftest import LADDER
 
 HERE = "http://127.0.0.1:8800"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.policy.serving import Limits
-from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
-from sovereign_pipeline.serving.gateway.refusal import Refusal
+from sovereign_pipeline.serving.gateway.auth import Caller
+from sovereign_pipeline.serving.gateway.messages import Refusal
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from sovereign_pipeline.serving.callers import Caller
-from sovereign_pipeline.serving.gateway import given_answers
-from sovereign_pipeline.serving.gateway.given_answers import DAYS, GivenAnswers
-from sovereign_pipeline.serving.rollout.feedback import Feedback
+from sovereign_pipeline.serving.gateway import stores
+from sovereign_pipeline.serving.gateway.auth import Caller
+from sovereign_pipeline.serving.gateway.stores import DAYS, GivenAnswers
+from sovereign_pipeline.serving.rollout.telemetry import Feedback
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
 from sovereign_pipeline_tests.serving.gateway.trying_out import TryingOut
@@ -132,8 +132,8 @@ def test_answers_are_known_to_another_gateway_and_after_a_restart(bench: Bench, 
 
 
 def test_what_is_kept_of_answers_is_bounded_and_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(given_answers, "MOST_ANSWERS", 5)
-    monkeypatch.setattr(given_answers, "BETWEEN_REMOVALS", 1)
+    monkeypatch.setattr(stores, "MOST_ANSWERS", 5)
+    monkeypatch.setattr(stores, "BETWEEN_REMOVALS", 1)
     now = [0.0]
     given = GivenAnswers(tmp_path / "given.db", lambda: now[0])
     caller, up = Caller("proxy layla", ()), Feedback(thumb="up")

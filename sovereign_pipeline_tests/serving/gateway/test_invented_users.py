@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from sovereign_pipeline.serving.callers import Caller
 from sovereign_pipeline.serving.engines.engine import Sampling
-from sovereign_pipeline.serving.gateway.exchange import Asked
-from sovereign_pipeline.serving.gateway.refusal import Refusal
-from sovereign_pipeline.serving.rollout.spoken_for import SECONDS_OF_A_DAY, SpokenFor
+from sovereign_pipeline.serving.gateway.answering import Asked
+from sovereign_pipeline.serving.gateway.auth import Caller
+from sovereign_pipeline.serving.gateway.messages import Refusal
+from sovereign_pipeline.serving.gateway.stores import SECONDS_OF_A_DAY, SpokenFor
 from sovereign_pipeline.serving.rollout.telemetry import LAST
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter, grant
 from sovereign_pipeline_tests.serving.gateway.trying_out import TryingOut

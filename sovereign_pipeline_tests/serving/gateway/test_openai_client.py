@@ -12,7 +12,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from sovereign_pipeline.serving.flags.in_force import Choice
+from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Tally
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
 from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter

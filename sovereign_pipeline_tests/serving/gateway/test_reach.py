@@ -8,9 +8,8 @@ import pytest
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.by_base import EngineState
-from sovereign_pipeline.serving.gateway.doorway import Callers
-from sovereign_pipeline.serving.gateway.readiness import Condition
-from sovereign_pipeline.serving.tokens import Tokens
+from sovereign_pipeline.serving.gateway.app import Condition
+from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter

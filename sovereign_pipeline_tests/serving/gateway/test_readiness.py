@@ -3,9 +3,9 @@
 import pytest
 
 from sovereign_pipeline.serving.deployment import Deployed
-from sovereign_pipeline.serving.flags import in_force
-from sovereign_pipeline.serving.flags.files import FLAGS_FILE, root_of, sequences
-from sovereign_pipeline.serving.gateway.readiness import Condition, condition_of
+from sovereign_pipeline.serving.gateway.app import Condition, condition_of
+from sovereign_pipeline.serving.rollout import in_force
+from sovereign_pipeline.serving.rollout.flag import FLAGS_FILE, root_of, sequences
 from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
 from sovereign_pipeline_tests.serving.flags.conftest import office as office

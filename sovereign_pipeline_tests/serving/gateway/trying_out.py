@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from sovereign_pipeline.serving.flags.flag import Arm
-from sovereign_pipeline.serving.flags.in_force import Choice
+from sovereign_pipeline.serving.rollout.flag import Arm
+from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Tally
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, adapter
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from sovereign_pipeline.serving.rollout.comparison import Sums
+from sovereign_pipeline.serving.rollout.hold import Sums
 
 Arms = tuple[dict[str, Sums], dict[str, Sums]]
 

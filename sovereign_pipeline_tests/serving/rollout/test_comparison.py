@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sovereign_pipeline.serving.rollout.comparison import (
+from sovereign_pipeline.serving.rollout.hold import (
     Sums,
     best_scale,
     difference,

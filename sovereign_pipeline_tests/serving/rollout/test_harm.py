@@ -16,13 +16,12 @@ from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Piece, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
-from sovereign_pipeline.serving.gateway import running
+from sovereign_pipeline.serving.gateway import server
+from sovereign_pipeline.serving.gateway.answering import Catalog
 from sovereign_pipeline.serving.gateway.app import create_gateway
-from sovereign_pipeline.serving.gateway.catalog import Catalog
-from sovereign_pipeline.serving.gateway.doorway import Callers
-from sovereign_pipeline.serving.gateway.given_answers import GivenAnswers
+from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline.serving.gateway.journal import Journal
-from sovereign_pipeline.serving.tokens import Tokens
+from sovereign_pipeline.serving.gateway.stores import GivenAnswers
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.flags.conftest import LINE
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
@@ -166,4 +165,4 @@ def test_it_is_taken_back_at_the_next_look_and_says_why(
 
 
 def test_holds_are_looked_at_so_often_that_a_minute_is_enough() -> None:
-    assert running.SECONDS_BETWEEN_HOLDS < 60
+    assert server.SECONDS_BETWEEN_HOLDS < 60

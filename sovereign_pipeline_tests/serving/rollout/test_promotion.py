@@ -15,11 +15,10 @@ from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.rollout import Hold
 from sovereign_pipeline.release.hold_judgements import judgement_files, read_judgement, write_judgement
 from sovereign_pipeline.release.holds import ACCEPTED, JUDGED, accept_hold
-from sovereign_pipeline.serving.flags.files import root_of
-from sovereign_pipeline.serving.flags.flag import Flag
-from sovereign_pipeline.serving.flags.rollback import stop
-from sovereign_pipeline.serving.rollout.feedback import Severity
-from sovereign_pipeline.serving.rollout.watching import Watcher
+from sovereign_pipeline.serving.rollout.flag import Flag, root_of
+from sovereign_pipeline.serving.rollout.hold import Watcher
+from sovereign_pipeline.serving.rollout.rollback import stop
+from sovereign_pipeline.serving.rollout.telemetry import Severity
 from sovereign_pipeline.signing.keys import generate, write_key
 from sovereign_pipeline.signing.trust_changes import add_officer
 from sovereign_pipeline_tests.serving.flags.conftest import LINE

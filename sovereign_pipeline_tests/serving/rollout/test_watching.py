@@ -8,9 +8,8 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.policy.rollout import Hold
-from sovereign_pipeline.serving.rollout.hold import judge
+from sovereign_pipeline.serving.rollout.hold import Watcher, judge, state_of
 from sovereign_pipeline.serving.rollout.telemetry import read_tally
-from sovereign_pipeline.serving.rollout.watching import Watcher, state_of
 from sovereign_pipeline_tests.serving.flags.conftest import LINE
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
 from sovereign_pipeline_tests.serving.flags.conftest import office as office

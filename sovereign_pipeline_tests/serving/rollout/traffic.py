@@ -5,12 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.serving.flags import in_force
-from sovereign_pipeline.serving.flags.flag import Flag
-from sovereign_pipeline.serving.flags.in_force import Flags
-from sovereign_pipeline.serving.rollout.feedback import Feedback, Severity
-from sovereign_pipeline.serving.rollout.telemetry import Ended, Telemetry
-from sovereign_pipeline.serving.rollout.watching import Watcher
+from sovereign_pipeline.serving.rollout import in_force
+from sovereign_pipeline.serving.rollout.flag import Flag
+from sovereign_pipeline.serving.rollout.hold import Watcher
+from sovereign_pipeline.serving.rollout.in_force import Flags
+from sovereign_pipeline.serving.rollout.telemetry import Ended, Feedback, Severity, Telemetry
 from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
 from sovereign_pipeline_tests.serving.flags.conftest import office as office

@@ -8,10 +8,9 @@ from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.serving import Reaction, Screened
 from sovereign_pipeline.privacy.corrections import NO_WORDS
-from sovereign_pipeline.serving.scanning import scanner as scanning
-from sovereign_pipeline.serving.scanning.findings import LineDetectors
-from sovereign_pipeline.serving.scanning.scanner import Scanner
-from sovereign_pipeline.serving.scanning.screen import Screens
+from sovereign_pipeline.serving import scanning
+from sovereign_pipeline.serving.scanning import LineDetectors, Scanner
+from sovereign_pipeline.serving.screening import Screens
 from sovereign_pipeline_tests.serving.gateway.conftest import bench as bench
 from sovereign_pipeline_tests.serving.gateway.conftest import client as client
 from sovereign_pipeline_tests.serving.gateway.conftest import running as running

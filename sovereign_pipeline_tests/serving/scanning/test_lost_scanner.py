@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import ScannerLost
-from sovereign_pipeline.serving.scanning import scanner as scanning
-from sovereign_pipeline.serving.scanning.scanner import Scanner
+from sovereign_pipeline.serving import scanning
+from sovereign_pipeline.serving.scanning import Scanner
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
 from sovereign_pipeline_tests.serving.gateway.trying_out import TryingOut

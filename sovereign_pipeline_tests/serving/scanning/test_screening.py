@@ -9,9 +9,8 @@ import pytest
 from openai import BadRequestError, OpenAI
 
 from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_hour
-from sovereign_pipeline.serving.scanning.scanner import MOST_CHARACTERS
-from sovereign_pipeline.serving.transcripts.preferences import preferences_of
-from sovereign_pipeline.serving.transcripts.reading import open_transcripts
+from sovereign_pipeline.serving.rated_answers import open_transcripts, preferences_of
+from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
 from sovereign_pipeline_tests.serving.gateway.trying_out import TryingOut

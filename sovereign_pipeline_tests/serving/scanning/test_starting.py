@@ -7,7 +7,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.policy.institution import Institution, load_institution
-from sovereign_pipeline.serving.scanning.starting import start_screens
+from sovereign_pipeline.serving.screening import start_screens
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk

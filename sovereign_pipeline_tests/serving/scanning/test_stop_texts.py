@@ -2,7 +2,7 @@
 
 import pytest
 
-from sovereign_pipeline.serving.scanning.stop_texts import StopTexts
+from sovereign_pipeline.serving.screening import StopTexts
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench
 from sovereign_pipeline_tests.serving.scanning.asking import (

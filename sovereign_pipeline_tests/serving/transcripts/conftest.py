@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.policy.serving import Transcripts
-from sovereign_pipeline.serving.transcripts.keeping import TranscriptFiles
-from sovereign_pipeline.serving.transcripts.transcripts_cli import app
+from sovereign_pipeline.serving.transcripts import TranscriptFiles
+from sovereign_pipeline.serving.transcripts_cli import app
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, adapter
 
 LINE = "lamps"

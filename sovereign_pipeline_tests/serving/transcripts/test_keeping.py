@@ -16,10 +16,9 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.privacy.vault import fingerprint_of
+from sovereign_pipeline.serving import transcripts as keeping_module
 from sovereign_pipeline.serving.gateway.journal import facts_of, read_hour
-from sovereign_pipeline.serving.transcripts import keeping as keeping_module
-from sovereign_pipeline.serving.transcripts.keeping import transcript_files
-from sovereign_pipeline.serving.transcripts.records import sealed_in
+from sovereign_pipeline.serving.transcripts import sealed_in, transcript_files
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.gateway.scripted import adapter
 from sovereign_pipeline_tests.serving.transcripts.conftest import LINE, Kept, keeping

@@ -16,7 +16,7 @@ from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.serving.transcripts.taking import TAKEN
+from sovereign_pipeline.serving.rated_answers import TAKEN
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.serving.transcripts.conftest import LINE, Kept
 from sovereign_pipeline_tests.split.chain import materialize

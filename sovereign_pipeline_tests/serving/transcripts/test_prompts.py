@@ -8,7 +8,7 @@ import pyrage
 import pytest
 
 from sovereign_pipeline.review.prompts import PromptRow
-from sovereign_pipeline.serving.transcripts.records import sealed_in
+from sovereign_pipeline.serving.transcripts import sealed_in
 from sovereign_pipeline.suites.rows import read_items
 from sovereign_pipeline_tests.serving.transcripts.conftest import Kept
 

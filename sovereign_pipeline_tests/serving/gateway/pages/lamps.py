@@ -7,8 +7,8 @@ from typing import Any
 from sovereign_pipeline.policy.rollout import Hold
 from sovereign_pipeline.release.cadence import Due
 from sovereign_pipeline.serving.engines.engine import Deployable
-from sovereign_pipeline.serving.flags.flag import Flag, Named
-from sovereign_pipeline.serving.gateway.pages.overview import Standing
+from sovereign_pipeline.serving.gateway.admin import Standing
+from sovereign_pipeline.serving.rollout.flag import Flag, Named
 from sovereign_pipeline.serving.rollout.hold import State, judge
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter

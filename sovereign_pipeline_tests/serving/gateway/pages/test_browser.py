@@ -9,8 +9,7 @@ from playwright.sync_api import Page, expect
 
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline.serving.gateway.doorway import Callers
-from sovereign_pipeline.serving.tokens import Tokens
+from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline_tests.browser import DESKTOP, LOWEST_CONTRAST, PHONE, Visitor
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.browser import pictures as pictures

@@ -9,11 +9,10 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.by_base import EngineState
-from sovereign_pipeline.serving.flags.flag import Flag
-from sovereign_pipeline.serving.gateway.doorway import Callers
-from sovereign_pipeline.serving.gateway.pages.overview import SECONDS_A_HOLD_IS_SHOWN, Holds, Standing
+from sovereign_pipeline.serving.gateway.admin import SECONDS_A_HOLD_IS_SHOWN, Holds, Standing
+from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
+from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import State
-from sovereign_pipeline.serving.tokens import Tokens
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.pages.lamps import DAYS, state_of, try_out
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from sovereign_pipeline.serving.gateway.pages.shells import HERE
+from sovereign_pipeline.serving.gateway.admin import HERE
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
 
@@ -21,8 +21,8 @@ def sentences() -> set[str]:
     html = "".join(file.read_text() for file in HERE.glob("*.html"))
     script = "".join(re.sub(r"^\s*//.*$", "", file.read_text(), flags=re.M) for file in HERE.glob("*.js"))
     written = {*re.findall(r'"((?:[A-Z(]|\d:|[a-z]+ )[^"\n]*)"', script)}
-    named = re.findall(r'\("([A-Z][^"]+)", state\.', (HERE / "overview.py").read_text())
-    refusals = re.findall(r'"([A-Z][^"{]+\.)"[,)]', (HERE.parent / "refusal.py").read_text())
+    named = re.findall(r'\("([A-Z][^"]+)", state\.', (HERE.parent / "admin.py").read_text())
+    refusals = re.findall(r'Refusal\(\s*\d+,\s*"([A-Z][^"{]+\.)"', (HERE.parent / "messages.py").read_text())
     shown = {*re.findall(r'data-(?:say|hint|name)="([^"]+)"', html), *written, *named, *refusals}
     assert "Days" in shown and "There is no such page here." in shown
     return shown - NO_SENTENCES
@@ -32,9 +32,8 @@ def test_every_sentence_has_its_arabic_and_no_other_is_there() -> None:
     arabic = json.loads((HERE / "arabic.json").read_text())
     assert sentences() - arabic.keys() == set()
     python = "".join(
-        (HERE.parent / file).read_text() for file in ("refusal.py", "admission.py", "answering.py", "catalog.py")
+        (HERE.parent / file).read_text() for file in ("messages.py", "admission.py", "answering.py", "admin.py")
     )
-    python += (HERE / "overview.py").read_text()
     everywhere = "".join(file.read_text() for file in HERE.iterdir() if file.suffix in (".html", ".js")) + python
     assert [sentence for sentence in arabic if sentence not in everywhere] == []
     assert all(re.search("[\u0600-\u06ff]", each) for each in arabic.values())

@@ -1,0 +1,539 @@
+"""Answers of different adapters computed together: one padded batch, one new token of each row at a step.
+
+Rows join between steps, as far as places and memory go, and leave when they are done or given up. Each has its own
+adapter, or none, and draws its own tokens. Rows are padded on the left, so that all end at the same column. Those of
+one adapter stand together (`local_rows.py`).
+
+What belongs here: the batch and its cache of keys and values. What does not: text (`local_texts.py`), and which
+adapters are in memory (`local_adapters.py`). Imports torch and transformers.
+"""
+
+import json
+import tempfile
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.tuners.lora.layer import Linear, LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils.logging import disable_progress_bar
+
+from sovereign_pipeline.base.errors import EngineRefused
+from sovereign_pipeline.serving.engines.engine import read_adapter
+from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+
+BASE = "__base__"
+"""The name of no adapter."""
+
+
+@dataclass
+class _Run:
+    """Rows next to each other that have the same adapter."""
+
+    adapter: str
+    start: int
+    end: int
+
+
+class Rows:
+    """What the layers of one model read while they compute."""
+
+    def __init__(self, model: Any) -> None:
+        """`model`: a PeftModel in evaluation mode."""
+        self._model = model
+        self._runs: list[_Run] = []
+        self._names: list[str] = []
+
+    def take_layers(self) -> None:
+        """Let every layer that has adapters compute by rows; called again after each load, which may add some.
+
+        Raises ValueError for a kind of layer that this does not know.
+        """
+        for layer in self._model.modules():
+            if not isinstance(layer, LoraLayer):
+                continue
+            if type(layer) is Linear:
+                layer.forward = partial(self._forward, layer)
+            elif layer.lora_A or layer.lora_embedding_A:  # one that was put out leaves its layers, without effect
+                raise ValueError(f"adapters on {type(layer.get_base_layer()).__name__} cannot share a batch here.")
+
+    def compute(self, adapters: Sequence[str], **inputs: Any) -> Any:
+        """The model's output, where row i has the adapter of place i. Raises ValueError for one that is not loaded."""
+        unknown = {*adapters} - {*self._model.peft_config, BASE}
+        if unknown:  # a layer would pass over it, and answer as the base model
+            raise ValueError(f"no adapter {', '.join(sorted(unknown))} in memory")
+        self._runs, start = [], 0
+        for adapter, rows in groupby(adapters):
+            end = start + len(list(rows))
+            if adapter != BASE:
+                self._runs.append(_Run(adapter, start, end))
+            start = end
+        return self._model.get_base_model()(**inputs)
+
+    def _forward(self, layer: Any, x: Any) -> Any:
+        result = layer.base_layer(x)
+        for run in self._runs:
+            down = layer.lora_A._modules.get(run.adapter)
+            if down is None:
+                continue
+            up = layer.lora_B._modules[run.adapter]
+            rows = x[run.start : run.end]
+            narrow = rows.reshape(-1, rows.shape[-1]) @ down.weight.T
+            wide = result[run.start : run.end].view(-1, result.shape[-1])
+            wide.addmm_(narrow, up.weight.T, alpha=layer.scaling[run.adapter])
+        return result
+
+
+Compute = Callable[..., Any]
+"""The model's forward pass: the adapter of each row, and the inputs by name (`Rows.compute`)."""
+
+
+class Row(Protocol):
+    """One answer that is computed."""
+
+    adapter: str
+    """Its name in the model, or `BASE`."""
+    prompt: list[int]
+    limit: int
+    """How many new tokens it may have."""
+
+    def choose(self, logits: "torch.Tensor") -> int:
+        """Draw the next token."""
+
+    def take(self, token: int) -> bool:
+        """Take the token that was drawn. Returns whether another one is wanted."""
+
+    def fail(self, reason: str) -> None:
+        """No token can be computed."""
+
+
+class Batch:
+    """The rows of one model."""
+
+    def __init__(
+        self,
+        compute: Compute,
+        places: int,
+        cache_tokens: int,
+        chunk_tokens: int,
+        prepare: Callable[[str], None],
+        breathe: Callable[[], None],
+    ) -> None:
+        """
+        Args:
+            chunk_tokens: how many tokens of prompts are computed at once, padding included.
+            breathe: called between such chunks; a long prompt takes many seconds.
+            prepare: lets an adapter be in memory before a row with it joins. Raises EngineRefused.
+            places: how many rows are computed at once.
+            cache_tokens: how many tokens of all rows, padding included, are kept in memory; one row always has room.
+        """
+        self._compute, self._places, self._cache_tokens = compute, places, cache_tokens
+        self._chunk_tokens, self._prepare, self._breathe = chunk_tokens, prepare, breathe
+        self._waiting: deque[Row] = deque()
+        self._joining: list[Row] = []
+        self._rows: list[Row] = []
+        self._taken: list[int] = []
+        """How many tokens each row has, those of its prompt not counted."""
+        self._cache: Any = None
+        self._mask = torch.zeros((0, 0), dtype=torch.long)
+        self._next: list[int] = []
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._rows or self._waiting)
+
+    @property
+    def computing(self) -> set[str]:
+        """The adapters of the rows that are computed."""
+        return {row.adapter for row in (*self._rows, *self._joining)}
+
+    @property
+    def needed(self) -> set[str]:
+        """And of those that wait for a place."""
+        return self.computing | {row.adapter for row in self._waiting}
+
+    def holds(self, row: Row) -> bool:
+        return row in self._rows or row in self._waiting
+
+    def submit(self, row: Row, *, first: bool = False) -> None:
+        """`first`: before those that wait."""
+        self._waiting.appendleft(row) if first else self._waiting.append(row)
+
+    def drop(self, row: Row) -> None:
+        """Give a row up; its place is free at once."""
+        if row in self._waiting:
+            self._waiting.remove(row)
+        elif row in self._rows:
+            self._keep([place for place, each in enumerate(self._rows) if each is not row])
+
+    def step(self) -> None:
+        """Let rows join, and compute one token more of each."""
+        with torch.inference_mode():
+            if self._rows:
+                self._decode()
+            self._admit()
+            if self._joining:
+                self._join(self._joining)
+
+    def _admit(self) -> None:
+        """Take from the rows that wait those for which there is a place and memory."""
+        while self._waiting and len(self._rows) + len(self._joining) < self._places:
+            together = [*self._rows, *self._joining, self._waiting[0]]
+            longest = max(len(row.prompt) + row.limit for row in together)
+            if len(together) > 1 and longest * len(together) > self._cache_tokens:
+                break
+            row = self._waiting.popleft()
+            self._joining.append(row)
+            try:
+                self._prepare(row.adapter)
+            except EngineRefused as error:
+                self._joining.remove(row)
+                row.fail(error.message)
+
+    def _join(self, joining: list[Row]) -> None:
+        rows = sorted(joining, key=lambda row: row.adapter)
+        longest = max(len(row.prompt) for row in rows)
+        ids = torch.tensor([[0] * (longest - len(row.prompt)) + list(row.prompt) for row in rows])
+        mask = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
+        cache = DynamicCache()
+        width = max(1, self._chunk_tokens // len(rows))
+        for end in [*range(width, longest, width), longest]:
+            start = (end - 1) // width * width
+            logits = self._forward(ids[:, start:end], mask[:, :end], cache, rows)
+            self._breathe()
+        if not self._rows:
+            self._cache, self._mask = cache, mask
+        else:
+            width = max(self._mask.shape[1], longest)
+            self._mask = torch.cat([_padded(self._mask, width, 1), _padded(mask, width, 1)])
+            for layer, other in zip(self._cache.layers, cache.layers, strict=True):
+                if not layer.is_initialized:  # a layer that reads another one's keys
+                    continue
+                layer.keys = torch.cat([_padded(layer.keys, width, 2), _padded(other.keys, width, 2)])
+                layer.values = torch.cat([_padded(layer.values, width, 2), _padded(other.values, width, 2)])
+        self._rows, self._joining = [*self._rows, *rows], []
+        self._taken += [0] * len(rows)
+        self._next += [0] * len(rows)
+        self._draw(logits, range(len(self._rows) - len(rows), len(self._rows)))
+        self._keep(sorted(range(len(self._rows)), key=lambda place: self._rows[place].adapter))
+
+    def _decode(self) -> None:
+        self._mask = torch.cat([self._mask, torch.ones((len(self._rows), 1), dtype=torch.long)], dim=1)
+        ids = torch.tensor(self._next)[:, None]
+        logits = self._forward(ids, self._mask, self._cache, self._rows)
+        self._draw(logits, range(len(self._rows)))
+
+    def _forward(self, ids: Any, mask: Any, cache: Any, rows: Sequence[Row]) -> Any:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self._compute(
+            [row.adapter for row in rows],
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    def _draw(self, logits: Any, places: range) -> None:
+        """The next token of the rows at these places; those that are done leave."""
+        going = set(range(len(self._rows)))
+        for place, scores in zip(places, logits, strict=True):
+            row = self._rows[place]
+            if not bool(torch.isfinite(scores).all()):
+                row.fail("the model computes what is no number")
+                going.discard(place)
+                continue
+            token = row.choose(scores)
+            self._taken[place] += 1
+            self._next[place] = token
+            if not row.take(token) or self._taken[place] >= row.limit:
+                going.discard(place)
+        if len(going) < len(self._rows):
+            self._keep(sorted(going))
+
+    def _keep(self, places: list[int]) -> None:
+        """Keep the rows at these places, in this order, and no column that is padding in all of them."""
+        self._rows = [self._rows[place] for place in places]
+        self._taken = [self._taken[place] for place in places]
+        self._next = [self._next[place] for place in places]
+        if not places:
+            self._cache, self._mask = None, torch.zeros((0, 0), dtype=torch.long)
+            return
+        first = int(self._mask[places].argmax(dim=1).min())
+        if places == list(range(self._mask.shape[0])) and first == 0:
+            return
+        self._mask = self._mask[places]
+        self._mask = self._mask[:, first:].clone()
+        for layer in self._cache.layers:
+            if not layer.is_initialized:
+                continue
+            layer.keys = layer.keys[places][:, :, first:].clone()
+            layer.values = layer.values[places][:, :, first:].clone()
+
+
+def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
+    """Of the whole vocabulary at each position of `tokens` and at the one after them: with the adapter, and with none.
+
+    Both are rows of one batch, as answers of the adapter and of others are.
+    """
+    with torch.inference_mode():
+        ids = torch.tensor([[*prompt, *tokens]] * 2)
+        output = compute(
+            [adapter, BASE],
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            logits_to_keep=len(tokens) + 1,
+        )
+        return torch.log_softmax(output.logits.float(), dim=-1)
+
+
+def _padded(tensor: Any, width: int, dimension: int) -> Any:
+    """With zeros on the left up to this width."""
+    missing = width - tensor.shape[dimension]
+    if missing == 0:
+        return tensor
+    shape = list(tensor.shape)
+    shape[dimension] = missing
+    return torch.cat([tensor.new_zeros(shape), tensor], dim=dimension)
+
+
+NO_ONES = "no-ones"
+LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
+"""Kinds of layers whose keys and values can be joined and split by rows; a state of a recurrent layer cannot."""
+MAY_DIFFER = frozenset(
+    {
+        "alpha_pattern",
+        "base_model_name_or_path",
+        "exclude_modules",
+        "fan_in_fan_out",
+        "inference_mode",
+        "layers_pattern",
+        "layers_to_transform",
+        "lora_alpha",
+        "lora_dropout",
+        "peft_type",
+        "peft_version",
+        "r",
+        "rank_pattern",
+        "revision",
+        "target_modules",
+        "task_type",
+        "use_rslora",
+    }
+)
+"""Keys of `adapter_config.json` with which this engine computes as PEFT does. Every other one must be PEFT's default:
+DoRA, modules saved whole, tensors of experts and what is yet to be invented cannot stand in one batch with others."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """An adapter that may be asked."""
+
+    directory: Path
+    files: Mapping[str, str]
+    """File -> SHA-256; of what was loaded first."""
+    pinned: bool
+
+
+@dataclass(frozen=True)
+class InUse:
+    """Which adapters answers need."""
+
+    computing: Collection[str]
+    """Those that must stay in memory."""
+    needed: Collection[str]
+    """And those of answers that wait for a place."""
+
+
+class Model:
+    """One base model with its tokenizer, and adapters by digest."""
+
+    def __init__(self, base: Path, resident: int) -> None:
+        """Raises EngineRefused for a base model that this engine cannot compute with.
+
+        Args:
+            resident: how many adapters that are not pinned are in memory at most, but for those that compute.
+        """
+        disable_progress_bar()
+        self._resident = resident
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+            model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise EngineRefused(
+                f"{base} cannot be loaded as a base model ({type(error).__name__}).", "Restore or fetch it again."
+            ) from error
+        config = model.config.get_text_config(decoder=True)
+        others = {*(getattr(config, "layer_types", None) or ())} - LAYERS
+        if others or getattr(model, "_is_stateful", False):
+            raise EngineRefused(
+                f"{base}: the local engine does not do layers of the kind {', '.join(sorted(others)) or 'recurrent'}.",
+                "Serve this base model with another engine.",
+            )
+        if self.tokenizer.chat_template is None:
+            raise EngineRefused(f"{base}: the tokenizer has no chat template.", "Use an instruction-tuned base model.")
+        self.context = int(config.max_position_embeddings)
+        self.template_sha256 = sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
+        self.end_of_turn = _end_of_turn(model, self.tokenizer)
+        self._model = _with_room_for_adapters(model)
+        self._rows = Rows(self._model)
+        self._rows.take_layers()
+        self.compute = self._rows.compute
+        self._known: dict[str, Known] = {}
+        self._leaving: set[str] = set()
+        self._in_memory: list[str] = []
+        """The one that was asked last stands last."""
+
+    def knows(self, digest: str) -> bool:
+        """Whether an adapter may be asked."""
+        return digest in self._known and digest not in self._leaving
+
+    def files_of(self, digest: str) -> dict[str, str]:
+        """File -> SHA-256, of what was loaded."""
+        return dict(self._known[digest].files)
+
+    def load(self, digest: str, directory: Path, files: Mapping[str, str], pinned: bool, in_use: InUse) -> None:
+        """Take an adapter into memory. Raises EngineRefused."""
+        content = read_adapter(directory, files)
+        known = Known(directory, {name: sha256(each).hexdigest() for name, each in content.items()}, pinned)
+        if digest not in self._in_memory:
+            self._load(digest, content)
+        self._known[digest] = known
+        self._leaving.discard(digest)
+        self._touch(digest)
+        self._make_room(in_use)
+
+    def make_ready(self, digest: str, in_use: InUse) -> None:
+        """Let the adapter be in memory now. Raises EngineRefused where it cannot be read again as it was."""
+        known = self._known[digest]
+        if digest not in self._in_memory:
+            self._load(digest, read_adapter(known.directory, known.files))
+        self._touch(digest)
+        self._make_room(in_use)
+
+    def forget(self, digest: str, in_use: InUse) -> None:
+        """It is not asked any more; its memory is free once no answer needs it."""
+        if digest in self._known:
+            self._leaving.add(digest)
+        self._make_room(in_use)
+
+    def _touch(self, digest: str) -> None:
+        self._in_memory.remove(digest)
+        self._in_memory.append(digest)
+
+    def _make_room(self, in_use: InUse) -> None:
+        """Put out what is to be forgotten, and of the others those that were not asked for the longest time."""
+        for digest in self._leaving - set(in_use.needed):
+            self._leaving.discard(digest)
+            del self._known[digest]
+            if digest in self._in_memory:
+                self._put_out(digest)
+        loose = [each for each in self._in_memory if not self._known[each].pinned]
+        surplus = max(0, len(loose) - self._resident)
+        for digest in [each for each in loose[:-1] if each not in in_use.computing][:surplus]:
+            self._put_out(digest)
+
+    def _put_out(self, digest: str) -> None:
+        self._model.delete_adapter(digest)
+        self._in_memory.remove(digest)
+
+    def _load(self, digest: str, content: Mapping[str, bytes]) -> None:
+        _assert_done_here(content[ADAPTER_CONFIG])
+        with tempfile.TemporaryDirectory(prefix="adapter-") as name:
+            for file, data in content.items():
+                (Path(name) / file).write_bytes(data)
+            try:
+                self._model.load_adapter(name, adapter_name=digest, torch_device="cpu")
+                _assert_all_tensors(self._model, digest, Path(name))
+                self._rows.take_layers()
+            except (ValueError, RuntimeError, KeyError, TypeError, OSError, SafetensorError) as error:
+                self._take_back(digest)
+                raise EngineRefused(
+                    f"Adapter {digest[:12]} does not fit this base model: {_first_line(error)}",
+                    "It belongs to another base model, or was changed after its training.",
+                ) from None
+            except EngineRefused:
+                self._take_back(digest)
+                raise
+        self._in_memory.append(digest)
+
+    def _take_back(self, digest: str) -> None:
+        """Remove what a load left that did not succeed."""
+        if digest in self._model.peft_config:
+            self._model.delete_adapter(digest)
+            return
+        for module in self._model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.delete_adapter(digest)
+
+
+def _with_room_for_adapters(model: Any) -> Any:
+    """The base as a PeftModel with one adapter that no answer names: so there is one before the first is loaded, and
+    after the last was put out, and an adapter that does not fit leaves nothing on the base."""
+    linear = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    config = LoraConfig(r=1, target_modules=[linear], task_type="CAUSAL_LM")
+    return get_peft_model(model, config, adapter_name=NO_ONES).eval()
+
+
+def _assert_done_here(content: bytes) -> None:
+    """Raise EngineRefused for an adapter that this engine would not compute as PEFT alone does."""
+    try:
+        given = json.loads(content)
+        kind = given["peft_type"]
+    except (ValueError, TypeError, KeyError):
+        raise EngineRefused(f"{ADAPTER_CONFIG} is not the configuration of an adapter.", "Train again.") from None
+    if kind != "LORA":
+        raise EngineRefused(f"The local engine does LoRA alone, and this adapter is {kind}.", "Train LoRA or QLoRA.")
+    default = LoraConfig().to_dict()
+    # How the weights were begun does not matter once they are trained, but for what changes the base model too.
+    begun = given.get("init_lora_weights", True) in (True, False, None, "gaussian", "orthogonal")
+    odd = [
+        name
+        for name, value in given.items()
+        if name not in MAY_DIFFER | {"init_lora_weights"} and value not in (default.get(name), None, False, [], {})
+    ]
+    if not begun:
+        odd.append("init_lora_weights")
+    if odd:
+        raise EngineRefused(
+            f"The local engine does not do {', '.join(sorted(odd))} of this adapter in one batch with others.",
+            "Leave it out of training.sft, or serve the line with another engine.",
+        )
+
+
+def _assert_all_tensors(model: Any, digest: str, directory: Path) -> None:
+    """Every tensor of the file has its place in the model, and every place its tensor: PEFT passes over others."""
+    placed = get_peft_model_state_dict(model, adapter_name=digest, save_embedding_layers=False)
+    with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as file:
+        there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    expected = {name: tuple(tensor.shape) for name, tensor in placed.items()}
+    if not there or there != expected:
+        wrong = sorted({*there.items()} ^ {*expected.items()})
+        example = f", such as {wrong[0][0]}" if wrong else ""
+        raise EngineRefused(
+            f"Adapter {digest[:12]} matches no module of this base model: {len(wrong)} tensors have no place or are "
+            f"missing{example}.",
+            "It belongs to another base model, or was changed after its training.",
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
+
+
+def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The ids at which generation stops: the model's own list, and the tokenizer's end of sequence."""
+    configured = model.generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)

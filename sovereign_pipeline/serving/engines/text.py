@@ -1,0 +1,140 @@
+"""From a conversation to the token ids of its prompt.
+
+The chat template marks turns by tokens of their own. Only the template's own marks become these tokens: a mark that a
+caller writes is plain text, so nobody ends his turn and speaks as the system. An ordinary conversation has exactly the
+ids with which training encodes it.
+
+What belongs here: that alone. What does not: what stands in a conversation (`gateway/requests.py`). A template whose
+turns are marked by ordinary text, as `[INST]` is, cannot be told from a caller who writes it.
+"""
+
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Messages = Sequence[Mapping[str, str]]
+
+
+class Prompts:
+    """The prompts of one tokenizer and its chat template."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        template = str(tokenizer.chat_template)
+        # Other added tokens are ordinary words to the model, runs of spaces among them.
+        marks = {
+            token.content: id
+            for id, token in tokenizer.added_tokens_decoder.items()
+            if token.content.strip() and (token.special or token.content in template)
+        }
+        longest_first = sorted(marks, key=len, reverse=True)
+        self._mark = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._ids = {*marks.values()} - {tokenizer.unk_token_id}
+        """Every unknown character has that one."""
+
+    def ids_of(self, messages: Messages) -> list[int]:
+        """The token ids, the beginning of the answer included.
+
+        Raises ValueError where a text cannot be kept apart from the template, and whatever the template raises.
+        """
+        ids = self._encoded(self._shown(messages))
+        apart, marks = self._apart(messages)
+        has_mark = any(self._mark.search(each["content"]) for each in messages)
+        # Other marks than the template's: a text gives one with what stands beside it, or once it is normalized.
+        return apart if has_mark or marks != self._marks_in(ids) else ids
+
+    def _apart(self, messages: Messages) -> tuple[list[int], list[int]]:
+        """The token ids where each text is encoded apart from the template, and the marks of the template."""
+        nonce = secrets.token_hex(8)  # nobody can write it
+        begin, cut, end = (f"{nonce}{name}" for name in "bce")
+        shown = self._shown([{**each, "content": self._fenced(each["content"], begin, cut, end)} for each in messages])
+        ids: list[int] = []
+        marks: list[int] = []
+        is_text = False
+        for piece in re.split(f"({begin}|{cut}|{end})", shown):
+            if piece in (begin, cut, end):
+                if is_text != (piece != begin):
+                    raise ValueError("the template takes texts apart")
+                is_text = piece != end
+                continue
+            encoded = self._encoded(piece)
+            found = self._marks_in(encoded)
+            if is_text and found:
+                raise ValueError("a text is read as a mark of the template")
+            ids += encoded
+            marks += found
+        if is_text:
+            raise ValueError("the template takes texts apart")
+        return ids, marks
+
+    def _fenced(self, text: str, begin: str, cut: str, end: str) -> str:
+        """The text with each mark in it cut in two. White space around it stays outside: templates strip it."""
+        body = text.strip()
+        if not body:
+            return text
+        before, _, after = text.partition(body)
+        parted = self._mark.sub(lambda found: f"{found[0][0]}{cut}{found[0][1:]}", body)
+        return f"{before}{begin}{parted}{end}{after}"
+
+    def _shown(self, messages: Messages) -> str:
+        turns = [dict(each) for each in messages]
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    def _encoded(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _marks_in(self, ids: Sequence[int]) -> list[int]:
+        return [each for each in ids if each in self._ids]
+
+
+INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+"""What a decoder writes for the bytes of a character of which the rest is yet to come."""
+
+
+class TextPieces:
+    """One answer's text so far."""
+
+    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str]) -> None:
+        self._decode = decode
+        self._stops = tuple(stop for stop in stops if stop)
+        self._ids: list[int] = []
+        self._given = 0
+        self.is_stopped = False
+        """A stop text is complete; what follows it is nobody's."""
+
+    def add(self, token: int) -> str:
+        """The text that is certain with this token and was not given before."""
+        self._ids.append(token)
+        text = self._decode(self._ids).rstrip(INCOMPLETE)
+        cut = self._first_stop(text)
+        if cut is not None:
+            self.is_stopped = True
+            return self._give(text[:cut])
+        return self._give(text[: len(text) - self._begun(text)])
+
+    def rest(self) -> str:
+        """What is left once the last token has come: a stop text that was only begun, a character without its end."""
+        return "" if self.is_stopped else self._give(self._decode(self._ids))
+
+    def _give(self, text: str) -> str:
+        new = text[self._given :]
+        self._given += len(new)
+        return new
+
+    def _first_stop(self, text: str) -> int | None:
+        """Where the stop text begins that is complete first; it does not depend on how the text falls into tokens."""
+        found = [
+            (place + len(stop), place) for stop in self._stops if (place := text.find(stop, max(0, self._given))) >= 0
+        ]
+        return min(found)[1] if found else None
+
+    def _begun(self, text: str) -> int:
+        """How many characters at the end may be the beginning of a stop text."""
+        open_end = text[self._given :]
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(open_end)), 0, -1):
+            if any(stop.startswith(open_end[-length:]) for stop in self._stops):
+                return length
+        return 0

@@ -1,0 +1,397 @@
+"""What `/admin` shows: how it stands with every line within a caller's reach. Read alone.
+
+An adapter that the caller's clearance does not reach is not named, and neither is a flag, a hold or a number that would
+tell of it. What belongs here: that selection. What does not: the page (`admin.html`), and any judgement.
+"""
+
+import base64
+import datetime
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.release.cadence import Due, due_reviews
+from sovereign_pipeline.serving.engines.by_base import EngineState
+from sovereign_pipeline.serving.gateway.answering import Answering, Catalog
+from sovereign_pipeline.serving.gateway.auth import Caller
+from sovereign_pipeline.serving.gateway.messages import Sent
+from sovereign_pipeline.serving.gateway.metrics import Counts
+from sovereign_pipeline.serving.rollout.flag import Flag
+from sovereign_pipeline.serving.rollout.hold import Compared, State
+
+Stage = Literal["production", "staged", "before"]
+DIGITS = 12
+SECONDS_A_HOLD_IS_SHOWN = 30.0
+"""As often as holds are looked at (`running.py`)."""
+
+
+def _none(_: object) -> None:
+    return None
+
+
+async def _none_yet() -> Sequence[EngineState]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the facts come from that answering needs none of."""
+
+    engines: Callable[[], Awaitable[Sequence[EngineState]]] = _none_yet
+    """One for each base model."""
+    flags: Callable[[], Mapping[str, Flag]] = dict
+    """Line -> what is in force."""
+    behind: Callable[[], Mapping[str, str]] = dict
+    """Line -> why its newest flag is not in force."""
+    hold: Callable[[Flag], State | None] = _none
+    rules: Callable[[str], Hold] = lambda line: Hold()
+    review: Callable[[str], Due | None] = _none
+
+
+NOTHING_BESIDES = Standing()
+
+
+class Holds:
+    """How far the hold of each line is. Judging one with very many users takes seconds of the processor, which answers
+    need: so it is done once for everybody who looks within `SECONDS_A_HOLD_IS_SHOWN`."""
+
+    def __init__(self, judge: Callable[[Flag], State | None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._judge = judge
+        self._clock = clock
+        self._judged: dict[str, tuple[Flag, float, State | None]] = {}
+        self._judging = threading.Lock()
+
+    def of(self, flag: Flag) -> State | None:
+        """Raises as judging does."""
+        with self._judging:
+            known = self._judged.get(flag.line)
+            if known is not None and known[0] == flag and self._clock() - known[1] < SECONDS_A_HOLD_IS_SHOWN:
+                return known[2]
+            state = self._judge(flag)
+            self._judged[flag.line] = (flag, self._clock(), state)
+            return state
+
+
+class Reviews:
+    """When the newest adapter of each line is due for a review, as it was looked up last."""
+
+    def __init__(self, settings: Settings, registry: Callable[[], Registry]) -> None:
+        self._settings, self._registry = settings, registry
+        self._known: dict[str, Due] = {}
+
+    def look(self) -> None:
+        """Raises what reading the registry raises: what was known stays."""
+        today = datetime.datetime.now(datetime.UTC).date()
+        self._known = {each.line: each for each in due_reviews(self._registry(), self._settings, today)}
+
+    def of(self, line: str) -> Due | None:
+        return self._known.get(line)
+
+
+class EngineFacts(Sent):
+    name: str
+    base_model: str
+    computes: bool
+    problem: str
+    is_of_others: bool
+    """Whether others started it, so that the gateway cannot say who else reaches it."""
+
+
+class AdapterFacts(Sent):
+    adapter: str
+    digest: str
+    stage: Stage
+    classification: str
+    is_loaded: bool
+    registered: str | None
+    days: int | None
+    """Since it was registered."""
+    complete: int
+    lost: int
+    cancelled: int
+    thumbs_up: int
+    thumbs_down: int
+
+
+class RolloutFacts(Sent):
+    production: str | None
+    staged: str | None
+    is_rolling_out: bool
+    share: float
+    groups: list[str]
+    stopped: str | None
+    change: int
+    at: str
+
+
+class ReviewFacts(Sent):
+    adapter: str
+    on: str
+    state: Literal["not due", "due", "overdue"]
+
+
+class Needed(Sent):
+    what: str
+    there: float
+    needed: int
+
+
+class ComparedFacts(Sent):
+    measure: str
+    difference: str | None
+    at_most: str | None
+    margin: str
+    is_worse: bool
+
+
+class HoldFacts(Sent):
+    outcome: Literal["open", "abort", "promote", "inconclusive"]
+    because: str
+    needed: list[Needed]
+    rated: tuple[int, int]
+    severe: int
+    compared: list[ComparedFacts]
+
+
+class LineFacts(Sent):
+    line: str
+    adapters: list[AdapterFacts]
+    running: int
+    waiting: int
+    is_behind: bool
+    rollout: RolloutFacts | None
+    review: ReviewFacts | None
+    hold: HoldFacts | None
+    is_readable: bool
+
+
+class AdminState(Sent):
+    """What `/admin` shows. Counts are of this gateway, since it started."""
+
+    at: str
+    engines: list[EngineFacts]
+    """Of the base models of what the caller may see."""
+    lines: list[LineFacts]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An adapter that is served, or that a flag names."""
+
+    adapter: str
+    line: str
+    digest: str
+    classification: str
+    stage: Stage
+    registered_at: datetime.datetime | None = None
+
+
+def overview(
+    caller: Caller,
+    catalog: Catalog,
+    answering: Answering,
+    standing: Standing,
+    engines: Sequence[EngineState],
+    now: datetime.datetime,
+) -> AdminState:
+    """Every line of which the caller may see an adapter."""
+    flags, behind = standing.flags(), standing.behind()
+    loaded = {each.digest for each in catalog.served()} & {*catalog.engine.loaded()}
+    counts = answering.metrics.counts()
+    lines = []
+    for line in sorted({*catalog.lines(), *flags}):
+        flag = flags.get(line)
+        rows = _rows(line, flag, catalog)
+        seen = [each for each in rows if caller.may_oversee(each, catalog.ladder)]
+        if not seen:
+            continue
+        sees_all = len(seen) == len(rows)
+        adapters = [_adapter(each, each.digest in loaded, counts.get(each.adapter, Counts()), now) for each in seen]
+        hold, is_readable = _hold_of(standing, flag) if flag is not None and sees_all else (None, True)
+        due = standing.review(line)
+        is_seen = due is not None and any(each.adapter == due.adapter for each in seen)
+        lines.append(
+            LineFacts(
+                line=line,
+                adapters=adapters,
+                running=answering.places.running[line] if sees_all else 0,
+                waiting=answering.places.waiting.get(line, 0) if sees_all else 0,
+                is_behind=line in behind,
+                rollout=_rollout(flag) if flag is not None and sees_all else None,
+                review=_review(due) if due is not None and is_seen else None,
+                hold=_hold(hold, standing.rules(line)) if hold is not None else None,
+                is_readable=is_readable,
+            )
+        )
+    bases = {each.base_model_digest for each in catalog.served() if caller.may_oversee(each, catalog.ladder)}
+    return AdminState(
+        at=now.isoformat(timespec="seconds"),
+        engines=[_engine(each) for each in engines if each.base_model_digest in bases],
+        lines=lines,
+    )
+
+
+def _engine(state: EngineState) -> EngineFacts:
+    """How many adapters it holds is left out: it would tell of those that are beyond reach."""
+    return EngineFacts(
+        name=state.kind,
+        base_model=state.base_model,
+        computes=state.computes,
+        problem=state.problem,
+        is_of_others=state.is_of_others,
+    )
+
+
+def _hold_of(standing: Standing, flag: Flag) -> tuple[State | None, bool]:
+    """How far a hold is, and whether its counts could be read: `sovereign adapters hold` says what could not."""
+    try:
+        return standing.hold(flag), True
+    except SovereignError:
+        return None, False
+
+
+def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
+    """Those in production first; what a flag gives to users is among them also where it is not served."""
+    rows: dict[str, _Row] = {}
+    for each in catalog.served():
+        if each.line == line:
+            stage: Stage = "before" if each.in_reserve else "production" if each.is_in_production else "staged"
+            rows[each.adapter] = _Row(each.adapter, line, each.digest, each.classification, stage, each.registered_at)
+    named: list[tuple[str | None, Stage]] = []
+    if flag is not None:
+        named = [(flag.production, "production"), (flag.staged, "staged")]
+    for adapter, stage in named:
+        if flag is not None and adapter is not None and adapter not in rows:
+            facts = flag.adapters[adapter]
+            rows[adapter] = _Row(adapter, line, facts.digest, facts.classification, stage)
+    order: list[Stage] = ["production", "staged", "before"]
+    return sorted(rows.values(), key=lambda each: (order.index(each.stage), each.adapter))
+
+
+def _adapter(row: _Row, is_loaded: bool, counts: Counts, now: datetime.datetime) -> AdapterFacts:
+    registered = row.registered_at
+    return AdapterFacts(
+        adapter=row.adapter,
+        digest=row.digest[:DIGITS],
+        stage=row.stage,
+        classification=row.classification,
+        is_loaded=is_loaded,
+        registered=registered.date().isoformat() if registered is not None else None,
+        days=(now - registered).days if registered is not None else None,
+        complete=counts.complete,
+        lost=counts.lost,
+        cancelled=counts.cancelled,
+        thumbs_up=counts.up,
+        thumbs_down=counts.down,
+    )
+
+
+def _rollout(flag: Flag) -> RolloutFacts:
+    return RolloutFacts(
+        production=flag.production,
+        staged=flag.staged,
+        is_rolling_out=flag.is_rolling_out,
+        share=flag.share,
+        groups=list(flag.groups),
+        stopped=flag.stopped,
+        change=flag.sequence,
+        at=flag.at.isoformat(timespec="seconds"),
+    )
+
+
+def _review(due: Due) -> ReviewFacts:
+    return ReviewFacts(adapter=due.adapter, on=due.on.isoformat(), state=due.state)
+
+
+def _hold(state: State, rules: Hold) -> HoldFacts:
+    needed: tuple[tuple[str, float, int], ...] = (
+        ("Days", state.days, rules.days),
+        ("Users of the staged adapter", state.users[0], rules.users),
+        ("Users of the other", state.users[1], rules.users),
+        ("Answers of the staged adapter", state.answers[0], rules.answers),
+        ("Answers of the other", state.answers[1], rules.answers),
+    )
+    return HoldFacts(
+        outcome=state.outcome,
+        because=state.because,
+        needed=[Needed(what=what, there=there, needed=number) for what, there, number in needed],
+        rated=state.rated,
+        severe=state.severe,
+        compared=[_compared(each) for each in state.compared],
+    )
+
+
+def _compared(compared: Compared) -> ComparedFacts:
+    figures = compared.figures()
+    return ComparedFacts(
+        measure=compared.measure.name,
+        difference=figures.difference,
+        at_most=figures.at_most,
+        margin=figures.margin,
+        is_worse=compared.is_worse,
+    )
+
+
+HERE = Path(__file__).resolve().parent / "pages"
+
+Name = Literal["chat", "admin"]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A document, and the headers that it goes with."""
+
+    content: str
+    headers: Mapping[str, str]
+
+
+@cache
+def shell(name: Name) -> Shell:
+    """A page. No script or style but these runs in it, and no text becomes markup."""
+    style, scripts = _text("page.css"), [_text("page.js"), _text(f"{name}.js")]
+    arabic = json.dumps(json.loads(_text("arabic.json")), ensure_ascii=False).replace("<", "\\u003c")
+    content = (
+        _text(f"{name}.html")
+        .replace("{{style}}", style)
+        .replace("{{arabic}}", arabic)
+        .replace("{{scripts}}", "".join(f"<script>{script}</script>\n" for script in scripts))
+    )
+    policy = [
+        "default-src 'none'",
+        f"script-src {' '.join(map(_hash, scripts))}",
+        f"style-src {_hash(style)}",
+        "connect-src 'self'",
+        "img-src data:",
+        "form-action 'none'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
+    ]
+    return Shell(
+        content,
+        {
+            "Content-Security-Policy": "; ".join(policy),
+            "X-Frame-Options": "DENY",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        },
+    )
+
+
+def _text(file: str) -> str:
+    return (HERE / file).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

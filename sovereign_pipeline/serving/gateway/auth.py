@@ -1,0 +1,521 @@
+"""What every request passes before a route sees it: who sent it, how long it is; and what no response goes without.
+
+What belongs here: this one layer around the application. What does not: host names (`trusted_hosts.py`), and which
+adapters a caller may use (`catalog.py`).
+"""
+
+import asyncio
+import contextlib
+import datetime
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+from pydantic import Field, ValidationError
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SovereignError, place_of
+from sovereign_pipeline.base.files import digest_of, held_within
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.hosts import App, Proxy, Receive, Send, read_secret
+from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.settings import VARIABLES, Settings
+from sovereign_pipeline.ledger import audit_log
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.serving import Role
+from sovereign_pipeline.serving.gateway.messages import Refusal, fault, not_admitted
+from sovereign_pipeline.serving.high_water_marks import serving_directory
+
+
+class Classified(Protocol):
+    """Something of a line, at a level."""
+
+    @property
+    def line(self) -> str: ...
+
+    @property
+    def classification(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What a token or a role gives. Two grants are never added up: a clearance holds for the lines beside it."""
+
+    clearance: str
+    lines: frozenset[str] | None
+    """None: every line."""
+    versions: bool = False
+    metrics: bool = False
+    admin: bool = False
+    users: bool = False
+    """Whether it speaks for several people, and says by `user` for whom. Everybody else is one user."""
+
+    def reaches(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
+        """Whether the adapter's line and level are within it. A level that the ladder no longer has is above all."""
+        if self.clearance not in ladder or adapter.classification not in ladder:
+            return False
+        in_lines = self.lines is None or adapter.line in self.lines
+        return in_lines and not ladder.exceeds(adapter.classification, self.clearance)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who sent a request."""
+
+    key: str
+    """Tells callers apart for limits; never shown, logged or stored."""
+    grants: tuple[Grant, ...]
+    groups: frozenset[str] = frozenset()
+    """What the institution's proxy names as roles, those that grant nothing among them."""
+
+    def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
+        return any(grant.reaches(adapter, ladder) for grant in self.grants)
+
+    def may_name(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
+        """Whether the caller may ask for this version by its id."""
+        return any(grant.versions and grant.reaches(adapter, ladder) for grant in self.grants)
+
+    @property
+    def cache_group(self) -> str:
+        """What tells callers of one clearance from those of another, for what an engine keeps of prompts."""
+        return "\n".join(sorted({grant.clearance for grant in self.grants}))
+
+    @property
+    def may_read_metrics(self) -> bool:
+        return any(grant.metrics for grant in self.grants)
+
+    def speaks_for_users(self, line: str) -> bool:
+        """Whether the `user` of the caller's requests to a line says who asks."""
+        return any(grant.users and (grant.lines is None or line in grant.lines) for grant in self.grants)
+
+    def may_oversee(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
+        """Whether the caller may see how it stands with an adapter."""
+        return any(grant.admin and grant.reaches(adapter, ladder) for grant in self.grants)
+
+    @property
+    def may_administer(self) -> bool:
+        """Whether there is a page about what is served for the caller."""
+        return any(grant.admin for grant in self.grants)
+
+
+ADDED, REVOKED = "serving token added", "serving token revoked"
+TOKEN_BYTES = 32
+PREFIX = "sk-sov-"
+"""Of every token, so that a scanner of secrets finds one that was pasted somewhere."""
+SHORTEST_ID = 8
+LOCK_SECONDS = 30
+LONGEST_DAYS = 366
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Token(Frozen):
+    """What is kept of a token."""
+
+    sha256: Digest
+    who: str = Field(min_length=1, max_length=200)
+    """Whom it was given to. The ledger holds a salted commitment to it."""
+    salt: Digest
+    clearance: str
+    lines: tuple[str, ...] | None
+    versions: bool
+    metrics: bool
+    admin: bool = False
+    users: bool = False
+    created_at: datetime.datetime
+    expires_at: datetime.datetime
+    revoked_at: datetime.datetime | None = None
+
+    @property
+    def id(self) -> str:
+        """For people: the first digits of its SHA-256."""
+        return self.sha256[:12]
+
+    @property
+    def grant(self) -> Grant:
+        lines = frozenset(self.lines) if self.lines is not None else None
+        return Grant(self.clearance, lines, self.versions, self.metrics, self.admin, self.users)
+
+    def state(self, now: datetime.datetime) -> str:
+        if self.revoked_at is not None:
+            return "revoked"
+        return "expired" if now >= self.expires_at else "valid"
+
+    def facts(self) -> dict[str, Any]:
+        """What the entry of the ledger says of it; `admin` and `users` only where it gives them."""
+        return {
+            "token": self.sha256,
+            "who": digest_of({"who": self.who, "salt": self.salt}),
+            "clearance": self.clearance,
+            "lines": list(self.lines) if self.lines is not None else None,
+            "versions": self.versions,
+            "metrics": self.metrics,
+            **{name: True for name in ("admin", "users") if getattr(self, name)},
+            "created": self.created_at.isoformat(),
+            "expires": self.expires_at.isoformat(),
+        }
+
+
+class TokenFile(Frozen):
+    """The file of all tokens."""
+
+    tokens: tuple[Token, ...] = ()
+
+
+def file_of(settings: Settings) -> Path:
+    return settings.serving / "tokens.json"
+
+
+def read_tokens(path: Path) -> tuple[Token, ...]:
+    """All tokens, the oldest first. Raises IntegrityError for a file that is none, or that other accounts can read."""
+    try:
+        mode, content = path.stat().st_mode, path.read_bytes()
+    except FileNotFoundError:
+        return ()
+    if mode & 0o077:
+        raise IntegrityError(f"{path}: other accounts can reach the gateway's tokens.", f"Close it: chmod 600 {path}")
+    try:
+        return TokenFile.model_validate_json(content).tokens
+    except ValidationError:
+        raise IntegrityError(
+            f"{path}: this is not the file of the gateway's tokens.", "Restore it from a copy; nobody is let in by it."
+        ) from None
+
+
+def add_token(
+    settings: Settings, registry: Registry, who: str, grant: Grant, days: int, actor: str
+) -> tuple[str, Token]:
+    """Make a token and record it. Returns its text, which is kept nowhere, and what is kept."""
+    text = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+    now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    try:
+        token = Token(
+            sha256=sha256_of(text),
+            who=who,
+            salt=secrets.token_hex(32),
+            clearance=grant.clearance,
+            lines=tuple(sorted(grant.lines)) if grant.lines is not None else None,
+            versions=grant.versions,
+            metrics=grant.metrics,
+            admin=grant.admin,
+            users=grant.users,
+            created_at=now,
+            expires_at=now + datetime.timedelta(days=days),
+        )
+    except ValidationError:
+        raise InputError("The name of the caller is empty or too long.", "Give 1 to 200 characters.") from None
+    with _changing(settings) as tokens:
+        with registry.writing() as session:
+            audit_log.append(session, actor, ADDED, token.facts())
+        _write(settings, (*tokens, token))
+    return text, token
+
+
+def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) -> Token:
+    """End a token by the first digits of its SHA-256. It takes effect before it is entered: taking back must not wait.
+
+    Once more for a token that was revoked: enters what a registry that was away has missed. Raises NotFoundError for no
+    token or several.
+    """
+    with _changing(settings) as tokens:
+        token = _find(tokens, id)
+        if token.revoked_at is None:
+            revoked_at = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+            token = token.model_copy(update={"revoked_at": revoked_at})
+            _write(settings, tuple(token if each.sha256 == token.sha256 else each for each in tokens))
+    with registry.writing() as session:
+        if not _entries(session, REVOKED, token.sha256):
+            audit_log.append(session, actor, REVOKED, {"token": token.sha256})
+    return token
+
+
+def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]:
+    """SHA-256 of each token that the file has as valid, and the ledger as another one or as revoked -> why."""
+    with registry.reading() as session:
+        added: dict[str, list[Mapping[str, Any]]] = {}
+        for subjects in _entries(session, ADDED):
+            added.setdefault(subjects["token"], []).append(subjects)
+        revoked = {subjects["token"] for subjects in _entries(session, REVOKED)}
+    refused = {}
+    for token in tokens:
+        if token.revoked_at is not None:
+            continue
+        if token.facts() not in added.get(token.sha256, []):
+            refused[token.sha256] = "no entry of the ledger says that it was added as it is"
+        elif token.sha256 in revoked:
+            refused[token.sha256] = "the ledger says that it was revoked"
+    return refused
+
+
+class Tokens:
+    """The tokens as one gateway knows them: read again whenever the file is another one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, ...] | None = ()
+        self._tokens: tuple[Token, ...] = ()
+        self._compared: frozenset[str] | None = None
+        """Digests of what is on record of each token that the ledger has as valid; None before the first comparison."""
+
+    def caller(self, text: str, now: datetime.datetime) -> Caller | None:
+        """Whom a token stands for; None for one that is unknown, expired, revoked or not on record.
+
+        Every token is compared, each in constant time. Raises IntegrityError where the file cannot be believed.
+        """
+        given, found = sha256_of(text), None
+        for token in self.all():
+            if hmac.compare_digest(token.sha256, given):
+                found = token
+        if found is None or found.state(now) != "valid":
+            return None
+        if self._compared is not None and digest_of(found.facts()) not in self._compared:
+            return None
+        return Caller(f"token {found.sha256}", (found.grant,))
+
+    def all(self) -> tuple[Token, ...]:
+        """Raises IntegrityError where the file cannot be believed."""
+        seen = _identity(self._path)
+        if seen != self._seen:
+            self._tokens = read_tokens(self._path)
+            self._seen = seen
+        return self._tokens
+
+    def compare_with(self, registry: Registry) -> Mapping[str, str]:
+        """Refuse from now on what the ledger does not say. Returns id -> why. Raises as `all` does."""
+        tokens = self.all()
+        refused = refused_by(registry, tokens)
+        valid = (token for token in tokens if token.revoked_at is None and token.sha256 not in refused)
+        self._compared = frozenset(digest_of(token.facts()) for token in valid)
+        return {token.id: refused[token.sha256] for token in tokens if token.sha256 in refused}
+
+
+def sha256_of(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """What changes with the file: an older time is another time, too."""
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_mode
+
+
+@contextlib.contextmanager
+def _changing(settings: Settings) -> Any:
+    """The tokens, while no other process changes them."""
+    with held_within(serving_directory(settings) / "tokens.lock", LOCK_SECONDS):
+        yield read_tokens(file_of(settings))
+
+
+def _write(settings: Settings, tokens: Sequence[Token]) -> None:
+    """Whole or not at all, also when the machine stops."""
+    path = file_of(settings)
+    aside = path.with_name(".tokens.json.new")
+    aside.unlink(missing_ok=True)
+    content = TokenFile(tokens=tuple(tokens)).model_dump_json(indent=1).encode() + b"\n"
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _find(tokens: Sequence[Token], id: str) -> Token:
+    found = [token for token in tokens if len(id) >= SHORTEST_ID and token.sha256.startswith(id)]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(token.id for token in tokens if token.revoked_at is None) or "none"
+    raise NotFoundError("There is no such token.", f"Give the id of one of these: {known}.")
+
+
+def _entries(session: Session, action: str, token: str | None = None) -> list[dict[str, Any]]:
+    query = select(AuditEntry.subjects).where(AuditEntry.action == action)
+    if token is not None:
+        query = query.where(AuditEntry.subjects["token"].as_string() == token)
+    return list(session.scalars(query.order_by(AuditEntry.sequence)))
+
+
+_LOG = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", "/", "/admin"})
+"""What anybody on this machine may ask: nothing that names a line, an adapter or a caller."""
+SECONDS_FOR_A_BODY = 30
+LONGEST_AUTHORIZATION = 500
+HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+]
+
+
+class Callers:
+    """Who sent a request: whom the institution's proxy names, else whom a token stands for."""
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        proxy: Proxy | None = None,
+        user_header: str = "",
+        roles_header: str = "",
+        roles: dict[str, Role] | None = None,
+    ) -> None:
+        self._tokens = tokens
+        self._proxy = proxy
+        self._user_header = user_header
+        self._roles_header = roles_header
+        self._roles = roles or {}
+
+    def of(self, scope: Scope) -> Caller:
+        """Raises Refusal (401) for nobody, and IntegrityError where the tokens cannot be believed."""
+        named = self.named(scope)
+        if named is not None:
+            return named
+        sent = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
+        kind, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")
+        if kind.lower() != b"bearer" or len(token) > LONGEST_AUTHORIZATION:
+            raise not_admitted()
+        caller = self._tokens.caller(token.strip().decode("latin-1"), datetime.datetime.now(datetime.UTC))
+        if caller is None:
+            raise not_admitted()
+        return caller
+
+    def named(self, scope: Scope) -> Caller | None:
+        """Whom the institution's proxy names; None for nobody."""
+        user = self._proxy.named(scope, self._user_header) if self._proxy is not None else None
+        if self._proxy is None or user is None:
+            return None
+        named = self._proxy.named(scope, self._roles_header) or ""
+        groups = frozenset(each.strip() for each in named.split(",")) - {""}
+        roles = [self._roles[name] for name in sorted(groups) if name in self._roles]
+        grants = tuple(
+            Grant(
+                role.clearance,
+                frozenset(role.lines) if role.lines is not None else None,
+                role.versions,
+                role.metrics,
+                role.admin,
+                role.users,
+            )
+            for role in roles
+        )
+        return Caller(f"proxy {user}", grants, groups)
+
+
+def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> Callers:
+    """Who is let in. Raises InputError for a header of a proxy that nothing but its address would vouch for."""
+    if settings.serving_user_header is None:
+        return Callers(tokens)
+    if settings.serving_proxy_secret is None:
+        raise InputError(
+            f"{VARIABLES['serving_user_header']} names a header, and no secret says that the proxy sent it.",
+            f"Write a secret into a file, have the proxy send it, and name the file in "
+            f"{VARIABLES['serving_proxy_secret']}.",
+        )
+    proxy = Proxy(settings.serving_proxies, read_secret(settings.serving_proxy_secret))
+    return Callers(
+        tokens, proxy, settings.serving_user_header, settings.serving_roles_header, institution.serving.roles
+    )
+
+
+def doorway(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:
+    """An application whose requests have a caller and a body of bounded length, read whole.
+
+    `state["caller"]` is who sent a request; None for nobody, on open paths alone.
+
+    Whatever fails behind it ends in an error of OpenAI's form, and in a log without any text of a request.
+    """
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await (app(scope, receive, send) if scope["type"] == "lifespan" else _close(send))
+            return
+        begun = False
+
+        async def sending(message: Any) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                given = message.get("headers", [])
+                missing = [each for each in HEADERS if each[0] not in {name.lower() for name, _ in given}]
+                message = {**message, "headers": [*given, *missing]}
+            await send(message)
+
+        try:
+            is_open = scope["path"] in OPEN_PATHS
+            scope.setdefault("state", {})["caller"] = callers.named(scope) if is_open else callers.of(scope)
+            await app(scope, await _read(scope, receive, body_bytes), sending)
+        except Refusal as refusal:
+            refused(refusal.status)
+            await _refuse(refusal, sending)
+        except Exception as error:
+            _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
+            refused(500)
+            if not begun:
+                await _refuse(fault(), sending)
+
+    return answer
+
+
+async def _read(scope: Scope, receive: Receive, most: int) -> Receive:
+    """The body, and then whatever else comes. Raises Refusal for one that is too long, or too slow."""
+    stated = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
+    if any(not value.isdigit() or int(value[:20]) > most for value in stated):
+        raise _too_long(most)
+    body = b""
+    try:
+        async with asyncio.timeout(SECONDS_FOR_A_BODY):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise Refusal(400, "The request was not sent whole.", "incomplete_request")
+                body += message.get("body", b"")
+                if len(body) > most:
+                    raise _too_long(most)
+                more = message.get("more_body", False)
+    except TimeoutError:
+        raise Refusal(408, "The request took too long to come.", "request_timeout") from None
+    pending = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def following() -> Any:
+        return pending.pop() if pending else await receive()
+
+    return following
+
+
+def _too_long(most: int) -> Refusal:
+    return Refusal(
+        413, f"The request has more than {most} bytes.", "request_too_large", headers={"Connection": "close"}
+    )
+
+
+async def _refuse(refusal: Refusal, send: Send) -> None:
+    body = json.dumps(refusal.body).encode()
+    headers = [(name.lower().encode(), value.encode()) for name, value in refusal.headers.items()]
+    headers += [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _close(send: Send) -> None:
+    """There are no web sockets here."""
+    await send({"type": "websocket.close", "code": 1008})

@@ -1,0 +1,524 @@
+"""What callers send, in OpenAI's form: fields, ranges, and nothing else.
+
+A field that real front ends send, and that changes nothing here at the value they send, is taken at that value alone:
+so no caller believes that a penalty or a tool was applied. What belongs here: these models, and what an engine is asked
+for them. What does not: which adapter answers (`catalog.py`).
+"""
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+from sovereign_pipeline.dataset.jsonl import user_message
+from sovereign_pipeline.policy.serving import Limits
+from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.rollout.telemetry import Feedback, Reason, Severity, Thumb
+
+Finish = Literal["stop", "length", "content_filter"]
+"""The last: it was stopped, for personal data that was found in it."""
+Kind = Literal["chat", "text"]
+DONE = b"data: [DONE]\n\n"
+
+
+class Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ErrorFacts(Sent):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(Sent):
+    """Every response that is no success."""
+
+    error: ErrorFacts
+
+
+class Usage(Sent):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Level(Sent):
+    """The answer's classification level: that of the adapter. And whether an encrypted transcript is kept."""
+
+    classification: str
+    transcript: Literal["kept"] | None = None
+
+    @model_serializer
+    def _what_there_is(self) -> dict[str, str]:
+        """All values are texts, as clients have it."""
+        kept = {} if self.transcript is None else {"transcript": self.transcript}
+        return {"classification": self.classification, **kept}
+
+
+def level_of(adapter: Deployable, is_kept: bool) -> Level:
+    """What is stated of an adapter's answers. is_kept: as encrypted transcripts."""
+    return Level(classification=adapter.classification, transcript="kept" if is_kept else None)
+
+
+class AnswerMessage(Sent):
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(Sent):
+    index: Literal[0] = 0
+    message: AnswerMessage
+    logprobs: None = None
+    finish_reason: Finish
+
+
+class ChatCompletion(Sent):
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str
+    metadata: Level
+
+
+class TextChoice(Sent):
+    index: Literal[0] = 0
+    text: str
+    logprobs: None = None
+    finish_reason: Finish
+
+
+class Completion(Sent):
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: Usage
+    system_fingerprint: str
+    metadata: Level
+
+
+class ModelFacts(Sent):
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["sovereign-pipeline"] = "sovereign-pipeline"
+    metadata: Level
+
+
+class ModelList(Sent):
+    object: Literal["list"] = "list"
+    data: list[ModelFacts]
+
+
+class FeedbackTaken(Sent):
+    """What was said of an answer is counted."""
+
+    id: str
+    object: Literal["feedback"] = "feedback"
+
+
+class Health(Sent):
+    status: Literal["ok", "degraded"] = "ok"
+    detail: str | None = None
+    """What is degraded."""
+
+
+def usage(prompt: int, completion: int) -> Usage:
+    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+def whole(
+    kind: Kind, id: str, model: str, adapter: Deployable, level: Level, text: str, finish: Finish, used: Usage
+) -> ChatCompletion | Completion:
+    """An answer that is sent at once."""
+    facts: dict[str, Any] = {
+        "id": id,
+        "created": int(time.time()),
+        "model": model,
+        "usage": used,
+        "system_fingerprint": adapter.adapter,
+        "metadata": level,
+    }
+    if kind == "chat":
+        choice = ChatChoice(message=AnswerMessage(content=text), finish_reason=finish)
+        return ChatCompletion(choices=[choice], **facts)
+    return Completion(choices=[TextChoice(text=text, finish_reason=finish)], **facts)
+
+
+class Chunks:
+    """The events of one streamed answer."""
+
+    def __init__(self, kind: Kind, id: str, model: str, adapter: Deployable, level: Level, with_usage: bool) -> None:
+        self._kind = kind
+        self._with_usage = with_usage
+        self._facts = {
+            "id": id,
+            "object": "chat.completion.chunk" if kind == "chat" else "text_completion",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": adapter.adapter,
+            "metadata": level.model_dump(),
+        }
+        mark = secrets.token_hex(16)
+        before, _, after = self._event({"content": mark}, None).partition(b'"' + mark.encode() + b'"')
+        self._before, self._after = before, after
+
+    def first(self) -> bytes:
+        """Says who answers; a stream of `/v1/completions` has no such event."""
+        return self._event({"role": "assistant", "content": ""}, None) if self._kind == "chat" else b""
+
+    def text(self, text: str) -> bytes:
+        """One of very many: only the text is written anew."""
+        return self._before + json.dumps(text).encode() + self._after
+
+    def last(self, finish: Finish, used: Usage) -> bytes:
+        """The reason why it ends, the usage where it was asked for, and the end."""
+        events = self._event({}, finish)
+        if self._with_usage:
+            events += event({**self._facts, "choices": [], "usage": used.model_dump()})
+        return events + DONE
+
+    def _event(self, delta: dict[str, str], finish: Finish | None) -> bytes:
+        choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish}
+        choice |= {"delta": delta} if self._kind == "chat" else {"text": delta.get("content", "")}
+        facts = {**self._facts, "choices": [choice]}
+        return event(facts | {"usage": None} if self._with_usage else facts)
+
+
+def event(content: dict[str, Any]) -> bytes:
+    """One event, in ASCII: some clients take characters such as U+2028 for the end of a line."""
+    return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
+
+
+class Refusal(Exception):
+    """An error that the caller is told."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        code: str | None = None,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.is_counted = False
+        """Whether the metrics have it already: as an answer that was begun."""
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {
+            "error": {"message": self.message, "type": _type(self.status), "param": self.param, "code": self.code},
+        }
+
+
+def no_such_model() -> Refusal:
+    """The same for what does not exist, what is above the caller's clearance, and what is not a name at all."""
+    return Refusal(404, "This model does not exist, or you may not use it.", "model_not_found", param="model")
+
+
+def no_such_answer() -> Refusal:
+    """The same for one that was never given, that another caller got, and that is too old."""
+    return Refusal(404, "You were given no such answer, or it is too old.", "answer_not_found", param="id")
+
+
+def feedback_lost() -> Refusal:
+    return Refusal(503, "Feedback cannot be noted now. Send it again later.", "feedback_not_noted", retry_after=60)
+
+
+def no_such_page() -> Refusal:
+    return Refusal(404, "There is no such page here.", "not_found")
+
+
+def not_admitted() -> Refusal:
+    return Refusal(
+        401,
+        "No valid token was sent. Send one that was made for you, as 'Authorization: Bearer TOKEN'.",
+        "invalid_api_key",
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def engine_lost() -> Refusal:
+    return Refusal(
+        503, "The engine was lost before the answer was complete. Send it again.", "engine_lost", retry_after=5
+    )
+
+
+def scanner_lost() -> Refusal:
+    return Refusal(
+        503, "What passes cannot be searched for personal data now, so it does not pass.", "scanner_lost", retry_after=5
+    )
+
+
+def too_long_to_search() -> Refusal:
+    return Refusal(400, "The request is too long to be searched for personal data.", "too_long", param="messages")
+
+
+def personal_data_sent(kinds: Iterable[str]) -> Refusal:
+    """The kinds are told, and no value."""
+    return Refusal(
+        400,
+        f"The request holds personal data ({', '.join(sorted(kinds))}), which this model does not take. Leave it out.",
+        "content_filter",
+        param="messages",
+    )
+
+
+def transcripts_lost() -> Refusal:
+    return Refusal(
+        503,
+        "Transcripts of this model cannot be kept now, so it does not answer. Tell the administrator.",
+        "transcripts_full",
+        retry_after=60,
+    )
+
+
+def too_slow() -> Refusal:
+    return Refusal(504, "The answer took too long and was given up.", "answer_timeout")
+
+
+def ending() -> Refusal:
+    return Refusal(503, "The gateway is being stopped. Send it again later.", "gateway_stopping", retry_after=10)
+
+
+def fault() -> Refusal:
+    return Refusal(500, "The gateway failed to answer. Tell the administrator.", "internal_error")
+
+
+def _type(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    if status >= 500:
+        return "server_error"
+    return "invalid_request_error"
+
+
+LONGEST_NAME = 200
+MOST_MESSAGES = 1_000
+MOST_STOPS = 4
+LARGEST_SEED = 2**63 - 1
+
+
+def _is_text(text: str) -> str:
+    """JSON can hold half of a character, which can be neither rendered nor hashed."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a character (a lone surrogate) is no text") from None
+    return text
+
+
+Name = Annotated[str, Field(max_length=LONGEST_NAME)]
+Text = Annotated[str, AfterValidator(_is_text)]
+Stop = Annotated[Text, Field(min_length=1, max_length=200)]
+Zero = Annotated[float, Field(ge=0, le=0)]
+One = Annotated[int, Field(ge=1, le=1)]
+Empty = Annotated[list[Any], Field(max_length=0)]
+
+
+class Given(BaseModel):
+    """A value that a caller sends: no unknown field, no number in quotes, none that is infinite."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class TextPart(Given):
+    """A part of a message that is text: there is no other kind here."""
+
+    type: Literal["text"]
+    text: Text
+
+
+class Message(Given):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | Annotated[list[TextPart], Field(min_length=1, max_length=100)]
+    name: Name | None = None
+    """Accepted; the prompt has no place for it."""
+    refusal: None = None
+    tool_calls: Empty | None = None
+    function_call: None = None
+    audio: None = None
+    annotations: Empty | None = None
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
+class StreamOptions(Given):
+    include_usage: bool | None = None
+    """Whether a last chunk says how many tokens prompt and answer had."""
+    include_obfuscation: bool | None = None
+    """Accepted; nothing is padded."""
+
+
+class JsonText(Given):
+    type: Literal["text"]
+
+
+class Request(Given):
+    """What both kinds of request have."""
+
+    model: Name
+    """A line's name, or a version's id where the caller may name one."""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0, the default here, takes the likeliest token: as the adapter was evaluated and reviewed."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-LARGEST_SEED - 1, le=LARGEST_SEED)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    user: Name | None = None
+    """For whom a caller asks that speaks for several people; of everybody else it is not looked at. Not kept."""
+    n: One | None = None
+    presence_penalty: Zero | None = None
+    frequency_penalty: Zero | None = None
+    logit_bias: Annotated[dict[str, Any], Field(max_length=0)] | None = None
+
+    @model_validator(mode="after")
+    def _options_of_a_stream_alone(self) -> "Request":
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options is for streams: set stream to true")
+        return self
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def asked_tokens(self) -> int | None:
+        return self.max_tokens
+
+    def sampling(self, limits: Limits) -> Sampling:
+        """Raises Refusal where more tokens are asked for than one request may have."""
+        tokens = self.asked_tokens
+        if tokens is not None and tokens > limits.tokens:
+            raise Refusal(400, f"One answer has {limits.tokens} tokens at most.", "too_many_tokens", param="max_tokens")
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return Sampling(
+            max_tokens=tokens or min(limits.tokens_by_default, limits.tokens),
+            temperature=self.temperature or 0.0,
+            top_p=self.top_p if self.top_p is not None else 1.0,
+            seed=self.seed,
+            stop=stops,
+        )
+
+
+class ChatRequest(Request):
+    """`POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The newer name of max_tokens."""
+    logprobs: Literal[False] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+    tools: Empty | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Empty | None = None
+    function_call: Literal["none", "auto"] | None = None
+    response_format: JsonText | None = None
+    modalities: Annotated[list[Literal["text"]], Field(max_length=1)] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    store: Literal[False] | None = None
+    metadata: Annotated[dict[Name, Annotated[str, Field(max_length=512)]], Field(max_length=16)] | None = None
+    """Accepted, and not kept."""
+    safety_identifier: Name | None = None
+    prompt_cache_key: Name | None = None
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> "ChatRequest":
+        both = (self.max_tokens, self.max_completion_tokens)
+        if None not in both and both[0] != both[1]:
+            raise ValueError("max_tokens and max_completion_tokens differ: send one")
+        return self
+
+    @property
+    def asked_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def conversation(self) -> list[dict[str, str]]:
+        """The messages by role and content."""
+        roles = {"developer": "system"}
+        return [{"role": roles.get(each.role, each.role), "content": each.text} for each in self.messages]
+
+
+class CompletionRequest(Request):
+    """`POST /v1/completions`: the prompt is the one message of a conversation."""
+
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=1)]
+    suffix: None = None
+    echo: Literal[False] | None = None
+    best_of: One | None = None
+    logprobs: Annotated[int, Field(ge=0, le=0)] | None = None
+
+    @property
+    def conversation(self) -> list[dict[str, str]]:
+        text = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        return [{"role": "user", "content": text}]
+
+
+class FeedbackRequest(Given):
+    """`POST /v1/feedback`: what a caller says of an answer that it got. There is no field for text."""
+
+    id: Annotated[str, Field(pattern=r"^(chatcmpl|cmpl)-[0-9a-f]{32}$")]
+    """Of the answer."""
+    thumb: Thumb
+    reason: Reason | None = None
+    severity: Severity = 0
+    """0: no harm. 1: the worst, it must not happen again; 2: serious; 3: minor."""
+
+    @model_validator(mode="after")
+    def _what_is_good_does_no_harm(self) -> "FeedbackRequest":
+        if self.thumb == "up" and (self.reason is not None or self.severity):
+            raise ValueError("reason and severity go with thumb: down")
+        return self
+
+    @property
+    def answer(self) -> str:
+        """The answer's id, without what says its kind."""
+        return self.id.partition("-")[2]
+
+    @property
+    def feedback(self) -> Feedback:
+        return Feedback(thumb=self.thumb, reason=self.reason, severity=self.severity)
+
+
+def with_instruction(messages: Sequence[Mapping[str, str]], adapter: Deployable) -> list[Mapping[str, str]]:
+    """The line's instruction stands before the first user's turn, as in training, where no message is a system's."""
+    if adapter.instruction is None or any(each["role"] == "system" for each in messages):
+        return [*messages]
+    first = next((number for number, each in enumerate(messages) if each["role"] == "user"), None)
+    if first is None:
+        return [*messages]
+    turn = {"role": "user", "content": user_message(adapter.instruction, messages[first]["content"])}
+    return [*messages[:first], turn, *messages[first + 1 :]]

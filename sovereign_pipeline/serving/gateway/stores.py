@@ -1,0 +1,245 @@
+"""An SQLite file of the serving directory that several gateways share.
+
+What belongs here: opening it privately, and one transaction. What does not: what is kept (`gateway/given_answers.py`,
+`rollout/spoken_for.py`).
+"""
+
+import dataclasses
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sovereign_pipeline.serving.gateway.auth import Caller
+from sovereign_pipeline.serving.rollout.in_force import Choice
+from sovereign_pipeline.serving.rollout.telemetry import Feedback
+
+LOCK_SECONDS = 0.2
+"""Answers of everybody wait meanwhile, and another gateway needs the file for a millisecond."""
+
+
+class SharedDatabase:
+    """The file, opened when it is needed first."""
+
+    def __init__(self, path: Path, *tables: str) -> None:
+        """tables: statements that make what is not there yet."""
+        self._path = path
+        self._tables = tables
+        self._connection: sqlite3.Connection | None = None
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; a connection that failed is given up, so that the next one finds what was put right.
+
+        Raises sqlite3.Error and OSError.
+        """
+        connection = self._connection = self._connection or self._connected()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            self._connection = None
+            connection.close()
+            raise
+
+    def _connected(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(self._path, timeout=LOCK_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")  # else each answer would wait for the disk
+            for table in self._tables:
+                connection.execute(table)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+_LOG = logging.getLogger(__name__)
+MOST_ANSWERS = 50_000
+DAYS = 7
+BETWEEN_REMOVALS = 500
+"""Answers after which the oldest rows are removed."""
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS answer (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    digest BLOB NOT NULL UNIQUE,
+    at REAL NOT NULL,
+    line TEXT NOT NULL,
+    adapter TEXT NOT NULL,
+    choice TEXT,
+    feedback TEXT
+)
+"""
+
+
+@dataclass(frozen=True)
+class Given:
+    """An answer that was given to a caller."""
+
+    line: str
+    adapter: str
+    choice: Choice | None
+    """What its line's flag said of it; None where no flag spoke."""
+    before: Feedback | None
+    """What the caller had said of it."""
+
+
+class GivenAnswers:
+    """The answers that the gateways of one installation gave."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._database = SharedDatabase(path, TABLE)
+        self._clock = clock
+        self._added = 0
+        self._is_failing = False
+
+    def remember(self, id: str, caller: Caller, line: str, adapter: str, choice: Choice | None) -> None:
+        """Before any of it is sent. Where the disk refuses, the answer is given all the same, and nothing can be said
+        of it: the log says so, once."""
+        values = (
+            digest_of_given(id, caller),
+            self._clock(),
+            line,
+            adapter,
+            json.dumps(dataclasses.asdict(choice)) if choice is not None else None,
+        )
+        try:
+            with self._database.writing() as connection:
+                connection.execute(
+                    "INSERT INTO answer (digest, at, line, adapter, choice) VALUES (?, ?, ?, ?, ?)", values
+                )
+                if self._added % BETWEEN_REMOVALS == 0:
+                    _remove_oldest(connection, self._clock())
+                self._added += 1
+        except (sqlite3.Error, OSError) as error:
+            if not self._is_failing:
+                _LOG.warning("answers cannot be remembered for feedback (%s)", type(error).__name__)
+            self._is_failing = True
+        else:
+            self._is_failing = False
+
+    def take(
+        self, id: str, caller: Caller, feedback: Feedback, may_note: Callable[[str], bool] = lambda _: True
+    ) -> Given | None:
+        """Note what a caller says of an answer; the last word stands. None where that caller got no such answer.
+
+        may_note: whether what is said of a line's answers can be kept wherever else it belongs.
+
+        Raises sqlite3.Error or OSError where it cannot be noted; then nothing is.
+        """
+        digest = digest_of_given(id, caller)
+        with self._database.writing() as connection:
+            found = connection.execute(
+                "SELECT line, adapter, choice, feedback FROM answer WHERE digest = ? AND at >= ?",
+                (digest, self._clock() - DAYS * 86_400),
+            ).fetchone()
+            if found is None:
+                return None
+            if not may_note(found[0]):
+                raise OSError("what else is kept of the line cannot be written")
+            connection.execute("UPDATE answer SET feedback = ? WHERE digest = ?", (feedback.model_dump_json(), digest))
+        line, adapter, choice, before = found
+        return Given(
+            line,
+            adapter,
+            Choice(**json.loads(choice)) if choice is not None else None,
+            Feedback.model_validate_json(before) if before is not None else None,
+        )
+
+
+def _remove_oldest(connection: sqlite3.Connection, now: float) -> None:
+    connection.execute("DELETE FROM answer WHERE at < ?", (now - DAYS * 86_400,))
+    connection.execute("DELETE FROM answer WHERE number <= (SELECT max(number) FROM answer) - ?", (MOST_ANSWERS,))
+
+
+def digest_of_given(id: str, caller: Caller) -> bytes:
+    """What tells an answer to a caller apart. An id has 128 random bits, so nobody finds it, or a caller, by trying."""
+    return hashlib.sha256(f"{id}\n{caller.key}".encode()).digest()
+
+
+SECONDS_OF_A_DAY = 86_400
+DAYS_SPOKEN_FOR = 366
+"""After which a user is forgotten; no token lives longer."""
+MOST_IN_MEMORY = 50_000
+
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS salt (value BLOB NOT NULL)",
+    """
+    CREATE TABLE IF NOT EXISTS spoken_for (
+        caller BLOB NOT NULL, user BLOB NOT NULL, day INTEGER NOT NULL, PRIMARY KEY (caller, user)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX IF NOT EXISTS spoken_for_by_day ON spoken_for (caller, day)",
+)
+
+
+class SpokenFor:
+    """The users whom callers brought in."""
+
+    def __init__(self, path: Path, most_a_day: int, clock: Callable[[], float] = time.time) -> None:
+        """most_a_day: new users of one caller."""
+        self._database = SharedDatabase(path, *TABLES)
+        self._most_a_day = most_a_day
+        self._clock = clock
+        self._known: set[tuple[str, str]] = set()
+        self._is_failing = False
+
+    def counts(self, caller: str, user: str) -> bool:
+        """Whether what a caller asks for a user is compared. Where that cannot be noted, it is not."""
+        if (caller, user) in self._known:
+            return True
+        try:
+            is_in = self._brought_in(caller, user)
+        except (sqlite3.Error, OSError) as error:
+            if not self._is_failing:
+                _LOG.warning("users that callers speak for cannot be noted (%s)", type(error).__name__)
+            self._is_failing = True
+            return False
+        self._is_failing = False
+        if is_in:
+            if len(self._known) >= MOST_IN_MEMORY:
+                self._known.clear()
+            self._known.add((caller, user))
+        return is_in
+
+    def _brought_in(self, caller: str, user: str) -> bool:
+        day = int(self._clock() // SECONDS_OF_A_DAY)
+        with self._database.writing() as connection:
+            salt = _salt(connection)
+            keys = (_digest(salt, caller), _digest(salt, f"{caller}\n{user}"))
+            found = connection.execute("SELECT 1 FROM spoken_for WHERE caller = ? AND user = ?", keys).fetchone()
+            if found is not None:
+                return True
+            query = "SELECT count(*) FROM spoken_for WHERE caller = ? AND day = ?"
+            (today,) = connection.execute(query, (keys[0], day)).fetchone()
+            if today >= self._most_a_day:
+                return False
+            connection.execute("DELETE FROM spoken_for WHERE caller = ? AND day < ?", (keys[0], day - DAYS_SPOKEN_FOR))
+            connection.execute("INSERT INTO spoken_for VALUES (?, ?, ?)", (*keys, day))
+            return True
+
+
+def _salt(connection: sqlite3.Connection) -> bytes:
+    """Of this file: without it nobody can test a guess."""
+    found = connection.execute("SELECT value FROM salt").fetchone()
+    if found is None:
+        found = (secrets.token_bytes(32),)
+        connection.execute("INSERT INTO salt VALUES (?)", found)
+    return bytes(found[0])
+
+
+def _digest(salt: bytes, text: str) -> bytes:
+    return hmac.new(salt, text.encode(), hashlib.sha256).digest()

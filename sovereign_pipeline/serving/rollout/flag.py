@@ -1,0 +1,337 @@
+"""What a line's flag says, and the same as a file in flagd's format.
+
+The file holds nothing that the flag does not: it is written from it and compared with it. What belongs here: both, and
+evaluating every variant. What does not: where it lies, and its signature (`files.py`).
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError
+from sovereign_pipeline.base.files import held_within, read_bounded
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE, SUFFIX
+from sovereign_pipeline.signing.keys import Signer
+from sovereign_pipeline.signing.officers import PIPELINE
+from sovereign_pipeline.signing.predicates import FLAG
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement, verify_statement
+from sovereign_pipeline.signing.trust import Trust
+
+if TYPE_CHECKING:
+    from openfeature.contrib.tools.flagd.core import FlagdCore
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Arm = Literal["production", "staged"]
+Cause = Literal["transition", "policy", "rollback", "regression", "signed anew"]
+
+WEIGHTS = 10_000
+"""All shares together. It never changes: with another sum, users would change their arm."""
+TRIED_USERS = 64
+EVALUATOR = "openfeature-flagd-core"
+
+
+class Named(Frozen):
+    """An adapter that a flag names."""
+
+    digest: Digest
+    """Of the artifact with its weights."""
+    record_manifest: Digest
+    """SHA-256 of the manifest of its record: what an officer's request is about."""
+    classification: str
+
+
+class WayBack(Frozen):
+    """A request that an officer can sign while the registry is down: what it is about, as the registry had it."""
+
+    adapter: str
+    request: dict[str, Any]
+    """The predicate of the request, without its reason and its end."""
+
+
+class Flag(Frozen):
+    """Which adapter answers whom of a line."""
+
+    line: str
+    sequence: int = Field(ge=1)
+    """The number of this change within the line."""
+    production: str | None
+    """The adapter that answers everybody whom nothing else is said of; None: nothing of the line answers."""
+    staged: str | None
+    share: float = Field(ge=0, le=1)
+    """Share of users who get the staged adapter."""
+    groups: tuple[str, ...]
+    """Groups whose members get it."""
+    stopped: str | None
+    """Why nobody gets the staged adapter, though there is one."""
+    began: int = Field(ge=1)
+    """The number of the change since which share, groups and adapters are these: a comparison counts from there."""
+    began_at: datetime.datetime
+    salt: Digest
+    """With it users are hashed; one for the line, so that each keeps his arm."""
+    evaluator: str
+    """Distribution and version of what assigns users: another version may assign them otherwise."""
+    staged_by: int | None
+    """Number of the line's transition that staged the adapter."""
+    cause: Cause
+    reason: str
+    at: datetime.datetime
+    adapters: dict[str, Named]
+    request: Digest | None = None
+    """SHA-256 of the officer's signed request, where one rolled back."""
+    back: tuple[WayBack, ...]
+    """Requests that take effect at once: the staged adapter is not staged any more, the one before is in production."""
+
+    @model_validator(mode="after")
+    def _adapters_are_described(self) -> "Flag":
+        named = {self.production, self.staged, *(way.adapter for way in self.back)} - {None}
+        if not named <= {*self.adapters}:
+            raise ValueError("an adapter is named and not described")
+        if self.production is not None and self.production == self.staged:
+            raise ValueError("one adapter is both staged and in production")
+        return self
+
+    @property
+    def is_rolling_out(self) -> bool:
+        """Whether some users get the staged adapter."""
+        return self.staged is not None and self.stopped is None and (self.share > 0 or bool(self.groups))
+
+    def in_words(self) -> str:
+        """Who gets what."""
+        if not self.is_rolling_out:
+            stopped = f"; {self.staged} stopped: {self.stopped}" if self.staged is not None and self.stopped else ""
+            return f"{self.production or 'nothing'} for everybody{stopped}"
+        parts = [f"{self.share * 100:g} % of the users"] if self.share else []
+        parts += [f"group {each}" for each in self.groups]
+        return f"{self.staged} for {' and '.join(parts)}, {self.production or 'nothing'} for everybody else"
+
+    def says_the_same(self, other: "Flag") -> bool:
+        """Whether both send everybody to the same adapter, by the same ways back."""
+        told = {"sequence", "cause", "reason", "at", "began", "began_at", "request"}
+        return self.model_dump(exclude=told) == other.model_dump(exclude=told)
+
+    def compares_the_same(self, other: "Flag") -> bool:
+        """Whether what was counted under the one counts under the other."""
+        compared = {"production", "staged", "share", "groups", "salt", "evaluator"}
+        return self.model_dump(include=compared) == other.model_dump(include=compared)
+
+
+@cache
+def installed_evaluator() -> str:
+    """What assigns users on this machine."""
+    return f"{EVALUATOR} {version(EVALUATOR)}"
+
+
+def document(flag: Flag) -> bytes:
+    """The flag as flagd reads it: its targeting key is the hashed user, and `groups` a list of the user's groups."""
+    variants = {"production": flag.production, "staged": flag.staged}
+    rule: dict[str, Any] = {
+        "state": "ENABLED",
+        "variants": {arm: adapter for arm, adapter in variants.items() if adapter is not None} or {"nothing": ""},
+        "defaultVariant": "production" if flag.production is not None else None,
+    }
+    if flag.is_rolling_out:
+        rule["targeting"] = _targeting(flag)
+    content = {
+        "$schema": "https://flagd.dev/schema/v0/flags.json",
+        "metadata": {"evaluator": flag.evaluator, "sequence": flag.sequence},
+        "flags": {flag.line: rule},
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n"
+
+
+def _targeting(flag: Flag) -> dict[str, Any]:
+    """Members of a group first; then by hash. The staged adapter stands last, so that a raised share takes nobody out
+    of it, and its id is hashed too, so that the next one is tried by other people."""
+    others = "production" if flag.production is not None else None
+    drawn: Any = others
+    if flag.share:
+        staged = max(1, round(flag.share * WEIGHTS))
+        by = {"cat": [f"{flag.staged}/", {"var": "targetingKey"}]}
+        drawn = {"fractional": [by, [others, WEIGHTS - staged], ["staged", staged]]}
+    if not flag.groups:
+        return dict(drawn)
+    return {"if": [{"or": [{"in": [each, {"var": "groups"}]} for each in flag.groups]}, "staged", drawn]}
+
+
+def evaluator_of(flag: Flag) -> "FlagdCore":
+    """What assigns users by a flag, after every variant was evaluated. Raises IntegrityError where one fails."""
+    from openfeature.contrib.tools.flagd.core import FlagdCore
+    from openfeature.exception import OpenFeatureError
+
+    core = FlagdCore()
+    try:
+        core.set_flags(document(flag).decode())
+        given = {evaluated(core, flag, f"{number:064x}", ()) for number in range(TRIED_USERS)}
+        of_groups = [evaluated(core, flag, "0" * 64, (group,)) for group in flag.groups if flag.is_rolling_out]
+    except (OpenFeatureError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(flag, type(error).__name__) from None
+    allowed = {None, flag.production, flag.staged if flag.is_rolling_out else None}
+    if not given <= allowed or (flag.production is not None and None in given):
+        raise _unusable(flag, "a user gets what the flag does not name")
+    if any(each != flag.staged for each in of_groups):
+        raise _unusable(flag, "a member of a group does not get the staged adapter")
+    return core
+
+
+def evaluated(core: "FlagdCore", flag: Flag, hashed: str, groups: tuple[str, ...]) -> str | None:
+    """The adapter that a hashed user gets; None for none."""
+    from openfeature.evaluation_context import EvaluationContext
+
+    context = EvaluationContext(hashed, {"groups": list(groups)})
+    return core.resolve_string_value(flag.line, flag.production or "", context).value or None
+
+
+def _unusable(flag: Flag, problem: str) -> IntegrityError:
+    return IntegrityError(
+        f"The flag of line {flag.line}, change {flag.sequence}, cannot be evaluated: {problem}.",
+        "Write it anew: the change before it stays in force.",
+    )
+
+
+FLAGS_FILE = "flags.json"
+SIGNATURE_FILE = FLAGS_FILE + SUFFIX
+REQUEST_FILE = "request" + SUFFIX
+LOCK_SECONDS = 10
+LARGEST_FILE = LARGEST_BUNDLE
+_NUMBER = re.compile(r"[0-9]{8}")
+SIGN_ANEW = "Materialize `staged_adapter` or `production_adapter` of the line: its flag is written and signed anew."
+
+
+@dataclass(frozen=True)
+class Change:
+    """The bytes of one change, as they lie on disk."""
+
+    sequence: int
+    flags: bytes
+    signature: bytes
+    request: bytes | None
+    """An officer's, where one rolled back."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the pipeline's signature, which is over everything else."""
+        return hashlib.sha256(self.signature).hexdigest()
+
+
+def root_of(settings: Settings) -> Path:
+    return settings.home / "serving" / "flags"
+
+
+def lines_with_flags(settings: Settings) -> list[str]:
+    """Every line that has a flag."""
+    root = root_of(settings)
+    return sorted(each.name for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
+
+
+def sequences(settings: Settings, line: str) -> list[int]:
+    """The numbers of a line's changes, ascending. A line without a directory has none, whatever its name is."""
+    if line not in _names(root_of(settings)):
+        return []
+    return sorted(int(name) for name in _names(root_of(settings) / line) if _NUMBER.fullmatch(name))
+
+
+def read_change(settings: Settings, line: str, sequence: int) -> Change:
+    """The bytes of a change. Raises IntegrityError where they are not whole."""
+    directory = root_of(settings) / line / f"{sequence:08d}"
+    request = directory / REQUEST_FILE
+    return Change(
+        sequence,
+        read_bounded(directory / FLAGS_FILE, LARGEST_FILE, SIGN_ANEW),
+        read_bounded(directory / SIGNATURE_FILE, LARGEST_FILE, SIGN_ANEW),
+        read_bounded(request, LARGEST_FILE, SIGN_ANEW) if request.exists() else None,
+    )
+
+
+def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None = None) -> Flag:
+    """The flag of a change, if the pipeline signed exactly these bytes for this line and number.
+
+    at_index: where its entry stands in the log; None for one that has none yet, and for a gateway, which asks nobody.
+
+    Raises IntegrityError that says what is not so.
+    """
+    where = f"The flag of line {line}, change {change.sequence}"
+    sha256 = hashlib.sha256(change.flags).hexdigest()
+    statement = verify_statement(
+        change.signature, trust, PIPELINE, predicate_type=FLAG, sha256=sha256, at_index=at_index
+    ).statement
+    try:
+        flag = Flag.model_validate_json(json.dumps(dict(statement.predicate)))
+    except ValidationError:
+        raise IntegrityError(f"{where}: what was signed says nothing that this release knows.", SIGN_ANEW) from None
+    if (flag.line, flag.sequence) != (line, change.sequence):
+        raise IntegrityError(f"{where}: it was signed as change {flag.sequence} of line {flag.line}.", SIGN_ANEW)
+    if flag.request != (hashlib.sha256(change.request).hexdigest() if change.request is not None else None):
+        raise IntegrityError(f"{where}: the officer's request beside it is not the one that it names.", SIGN_ANEW)
+    if document(flag) != change.flags:
+        raise IntegrityError(f"{where}: the file does not say what was signed.", SIGN_ANEW)
+    return flag
+
+
+@contextmanager
+def changing(settings: Settings, line: str) -> Iterator[None]:
+    """No other process changes the flag of this line meanwhile."""
+    with held_within(root_of(settings) / f".{line}.lock", LOCK_SECONDS):
+        yield
+
+
+def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes | None = None) -> Change:
+    """Sign a change and put it in force. The caller holds `changing`.
+
+    Raises ConflictError where the number is not the next one.
+    """
+    there = sequences(settings, flag.line)
+    if there and flag.sequence <= there[-1]:
+        raise ConflictError(f"The flag of line {flag.line} has a change {there[-1]} already.", "Try again.")
+    flags = document(flag)
+    statement = Statement((Subject(FLAGS_FILE, hashlib.sha256(flags).hexdigest()),), FLAG, flag.model_dump(mode="json"))
+    change = Change(flag.sequence, flags, sign_statement(signer, statement), request)
+    directory = root_of(settings) / flag.line
+    directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.glob(".*.new"):  # of a process that was killed
+        shutil.rmtree(left)
+    aside = directory / f".{flag.sequence:08d}.new"
+    aside.mkdir()
+    _write(aside / FLAGS_FILE, change.flags)
+    _write(aside / SIGNATURE_FILE, change.signature)
+    if request is not None:
+        _write(aside / REQUEST_FILE, request)
+    _sync(aside)
+    aside.rename(directory / f"{flag.sequence:08d}")
+    _sync(directory)
+    return change
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return [each.name for each in os.scandir(directory)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,344 @@
+"""The flags that a gateway goes by: who gets which adapter, read again whenever a line's newest change is another one.
+
+Files are compared by number and content, never by time: clocks move. A change that cannot be believed, is older than
+one that was seen, or names an adapter that is not loaded yet, leaves the one before in force, and `problems` says so.
+At the start, where there is none before, nothing of the line is served. Neither registry nor MLflow nor Dagster is
+asked.
+
+What belongs here: what is in force, and what was seen. What does not: writing a change.
+"""
+
+import datetime
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, ValidationError
+
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.files import held_within, write_atomically
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.serving.rollout.flag import (
+    SIGN_ANEW,
+    Arm,
+    Change,
+    Digest,
+    Flag,
+    evaluated,
+    evaluator_of,
+    installed_evaluator,
+    lines_with_flags,
+    read_change,
+    sequences,
+    verified_flag,
+)
+from sovereign_pipeline.signing.officers import OFFICER, TRUST
+from sovereign_pipeline.signing.predicates import REQUEST
+from sovereign_pipeline.signing.statements import verify_statement
+from sovereign_pipeline.signing.trust import Trust, load_trust
+
+if TYPE_CHECKING:
+    from openfeature.contrib.tools.flagd.core import FlagdCore
+
+SECONDS_BETWEEN_LOOKS = 0.1
+SECONDS_BETWEEN_CHECKS = 10.0
+"""After so long what is in force is verified again, and what was refused is tried again, though no byte changed."""
+SECONDS_BETWEEN_TRIES = 0.5
+"""The same while an adapter is not loaded."""
+LOCK_SECONDS = 5
+
+Loaded = Callable[[], Collection[str]]
+"""Digests of the adapters that the engine has now."""
+
+
+class SeenChange(Frozen):
+    """A change that was in force here."""
+
+    sequence: int
+    sha256: Digest
+
+
+class Seen(Frozen):
+    """The newest of everything that was in force here; nothing goes back behind it."""
+
+    root_sha256: Digest | None = None
+    trust: tuple[int, int] = (1, 1)
+    """Versions of root and targets."""
+    lines: dict[str, SeenChange] = Field(default={})
+
+
+def seen_file(settings: Settings) -> Path:
+    """Where a gateway remembers what it has seen; outside the home, whose writers could put it back."""
+    return settings.serving / "flags-seen.json"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which adapter answers a user."""
+
+    adapter: str
+    digest: str
+    arm: Arm
+    drawn: bool
+    """Whether the hash decided, and not a group: such users can be compared."""
+    user: str
+    """Hashed."""
+    staged: str | None
+    """The staged adapter that users get, whomever this one gets; None while nothing is tried."""
+    otherwise: str | None
+    """Digest of the adapter in production, for a user who may not use the other one."""
+    began: int
+    """The change since which the two are compared."""
+
+
+@dataclass(frozen=True)
+class _InForce:
+    change: Change
+    flag: Flag
+    core: "FlagdCore"
+
+
+@dataclass
+class _Line:
+    in_force: _InForce | None = None
+    refused: Change | None = None
+    problem: str | None = None
+    looked: float = float("-inf")
+    checked: float = float("-inf")
+
+
+class Flags:
+    """The flags of every line, as they are in force for one gateway."""
+
+    def __init__(self, settings: Settings, seen_file: Path, loaded: Loaded | None = None) -> None:
+        """
+        seen_file: where this gateway remembers what it has seen.
+        loaded: None where nothing is asked of an engine.
+        """
+        self._settings = settings
+        self._seen_file = seen_file
+        self._loaded = loaded
+        self._lines: dict[str, _Line] = {}
+        self._on_record: Mapping[str, SeenChange] = {}
+        self._held_back: set[tuple[str, int]] = set()
+        self._changing = threading.Lock()
+
+    def which(self, line: str, user: str, groups: Collection[str] = ()) -> Choice | None:
+        """The adapter that answers a user of a line, always the same for one user; None for none.
+
+        groups: those that the user is in, by the word of whoever signed the user in.
+        """
+        current = self._current(line)
+        if current is None:
+            return None
+        flag, hashed = current.flag, hash_of(current.flag, user)
+        adapter, in_group = flag.production, bool({*groups} & {*flag.groups})
+        is_tried = flag.is_rolling_out and (line, flag.began) not in self._held_back
+        if is_tried and flag.evaluator == installed_evaluator():
+            adapter = evaluated(current.core, flag, hashed, tuple(groups))
+        if adapter is None:
+            return None
+        arm: Arm = "staged" if adapter == flag.staged else "production"
+        return Choice(
+            adapter,
+            flag.adapters[adapter].digest,
+            arm,
+            not in_group,
+            hashed,
+            flag.staged if is_tried else None,
+            flag.adapters[flag.production].digest if flag.production is not None else None,
+            flag.began,
+        )
+
+    def flag(self, line: str) -> Flag | None:
+        """What is in force for a line; None for nothing."""
+        current = self._current(line)
+        return current.flag if current is not None else None
+
+    def flags(self) -> dict[str, Flag]:
+        """Line -> what is in force for it."""
+        lines = {*lines_with_flags(self._settings), *self._lines}
+        return {line: flag for line in sorted(lines) if (flag := self.flag(line)) is not None}
+
+    def answering(self) -> set[str]:
+        """Digests of the adapters that answer users by what is in force, as it was asked for last."""
+        flags = [state.in_force.flag for state in list(self._lines.values()) if state.in_force is not None]
+        return {flag.adapters[adapter].digest for flag in flags for adapter in _given(flag)}
+
+    def problems(self) -> dict[str, str]:
+        """Line -> why its newest change is not in force, or what is wrong with the one that is."""
+        self.flags()
+        found = {line: state.problem for line, state in sorted(self._lines.items()) if state.problem is not None}
+        for line, state in self._lines.items():
+            flag = state.in_force.flag if state.in_force is not None else None
+            if flag is not None and flag.is_rolling_out and flag.evaluator != installed_evaluator():
+                found.setdefault(
+                    line,
+                    f"The flag was made for {flag.evaluator}, and here is {installed_evaluator()}, which may assign "
+                    f"users otherwise: everybody gets {flag.production or 'nothing'}.",
+                )
+        return found
+
+    def hold_back(self, flag: Flag) -> None:
+        """Give nobody the staged adapter here, whatever the flag says, until it compares something else."""
+        self._held_back.add((flag.line, flag.began))
+
+    def compare_with(self, on_record: Mapping[str, SeenChange]) -> None:
+        """Take no change from now on that is older than what the ledger has, line by line."""
+        self._on_record = dict(on_record)
+
+    def _current(self, line: str) -> _InForce | None:
+        state = self._lines.get(line)
+        if state is None or time.monotonic() - state.looked >= SECONDS_BETWEEN_LOOKS:
+            with self._changing:
+                state = self._look(line)
+        return state.in_force if state is not None else None
+
+    def _look(self, line: str) -> _Line | None:
+        now = time.monotonic()
+        known = self._lines.get(line)
+        if known is not None and now - known.looked < SECONDS_BETWEEN_LOOKS:
+            return known  # another thread looked meanwhile
+        numbers = sequences(self._settings, line)
+        if known is None and not numbers:
+            return None
+        state = known or _Line()
+        try:
+            self._take(line, state, numbers, now)
+        except SovereignError as error:
+            state.problem = error.message
+        state.looked = now
+        self._lines[line] = state
+        return state
+
+    def _take(self, line: str, state: _Line, numbers: list[int], now: float) -> None:
+        """Put a line's newest change in force, if it is another one. Raises SovereignError where it may not be."""
+        if not numbers:
+            raise IntegrityError(f"The flag of line {line} is gone.", SIGN_ANEW)
+        change = read_change(self._settings, line, numbers[-1])
+        is_due = now - state.checked >= SECONDS_BETWEEN_CHECKS
+        if state.in_force is not None and change == state.in_force.change and not is_due:
+            if state.refused is not None:
+                state.refused, state.problem = None, None
+            return
+        if change == state.refused and not is_due:
+            return
+        state.refused, state.checked = change, now
+        flag = self._believed(line, change)
+        self._assert_loaded(flag, state)
+        core = evaluator_of(flag)
+        state.in_force, state.refused, state.problem = _InForce(change, flag, core), None, None
+
+    def _believed(self, line: str, change: Change) -> Flag:
+        """The flag of a change that may be in force. Raises SovereignError."""
+        seen = read_seen(self._seen_file)
+        trust = load_trust(self._settings.data / TRUST, seen.root_sha256, at_least=seen.trust)
+        flag = verified_flag(change, line, trust)
+        _assert_by_officer(change, flag, trust)
+        newest = SeenChange(sequence=change.sequence, sha256=change.sha256)
+        for before in (seen.lines.get(line), self._on_record.get(line)):
+            if before is not None and _is_older(newest, before):
+                raise IntegrityError(
+                    f"The flag of line {line} is change {newest.sequence}, and change {before.sequence} was in force "
+                    "already.",
+                    f"Somebody put an older one back. {SIGN_ANEW}",
+                )
+        remember(self._seen_file, line, newest, trust)
+        return flag
+
+    def _assert_loaded(self, flag: Flag, state: _Line) -> None:
+        """An adapter that is not loaded takes over from none that is. Raises IntegrityError."""
+        if self._loaded is None or state.in_force is None:
+            return
+        loaded = self._loaded()
+        missing = [each for each in _given(flag) if flag.adapters[each].digest not in loaded]
+        if missing:
+            state.checked -= SECONDS_BETWEEN_CHECKS - SECONDS_BETWEEN_TRIES  # loading takes moments
+            raise IntegrityError(
+                f"The flag of line {flag.line}, change {flag.sequence}, waits until {' and '.join(missing)} is loaded.",
+                "The engine's log says what is in its way, if it takes long.",
+            )
+
+
+def _given(flag: Flag) -> list[str]:
+    """The adapters that users get."""
+    asked = (flag.production, flag.staged if flag.is_rolling_out else None)
+    return [each for each in asked if each is not None]
+
+
+def hash_of(flag: Flag, user: str) -> str:
+    """How a user stands in what is counted: without the salt nobody can test a guess."""
+    return hmac.new(bytes.fromhex(flag.salt), user.encode(), hashlib.sha256).hexdigest()
+
+
+def read_seen(path: Path) -> Seen:
+    """What was seen; nothing where there is no file. Raises IntegrityError for one that cannot be read."""
+    try:
+        return Seen.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Seen()
+    except (OSError, ValidationError):
+        raise IntegrityError(
+            f"{path}: what this gateway has seen cannot be read.",
+            "Find out who changed it. Once it is removed, an older flag that was put back is not noticed.",
+        ) from None
+
+
+def remember(path: Path, line: str, newest: SeenChange, trust: Trust) -> None:
+    """Note what is in force now. Several gateways may share the file."""
+    with held_within(path.with_name(f"{path.name}.lock"), LOCK_SECONDS):
+        seen = read_seen(path)
+        versions = (trust.root_version, trust.targets_version)
+        after = Seen(
+            root_sha256=trust.root_sha256,
+            trust=(max(seen.trust[0], versions[0]), max(seen.trust[1], versions[1])),
+            lines={**seen.lines, line: newest},
+        )
+        if after != seen:
+            write_atomically(path, json.dumps(after.model_dump(mode="json"), indent=1) + "\n")
+
+
+def _is_older(one: SeenChange, before: SeenChange) -> bool:
+    return one.sequence < before.sequence or (one.sequence == before.sequence and one.sha256 != before.sha256)
+
+
+def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
+    """Assert that a rollback is what an officer asked for who may do so, and that nothing else calls itself one.
+
+    Raises IntegrityError.
+    """
+    if change.request is None and flag.cause != "rollback":
+        return
+    request = change.request if flag.cause == "rollback" else None
+    if request is not None and any(_is_asked_for(request, flag, adapter, trust) for adapter in flag.adapters):
+        return
+    raise IntegrityError(
+        f"The flag of line {flag.line}, change {flag.sequence}: no officer who may do so asked for it.", SIGN_ANEW
+    )
+
+
+def _is_asked_for(request: bytes, flag: Flag, adapter: str, trust: Trust) -> bool:
+    """Whether an officer signed exactly what a flag says about one of its adapters, and may do so without others."""
+    named = flag.adapters[adapter]
+    try:
+        verified = verify_statement(request, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)
+    except IntegrityError:
+        return False
+    asked = verified.statement.predicate
+    try:
+        transition, levels = asked["transition"], {named.classification, asked["classification"]}
+        is_in_time = flag.at < datetime.datetime.fromisoformat(asked["expires"])
+        is_about_this = (asked["line"], asked["adapter"], asked["approvals"]) == (flag.line, adapter, 0)
+        went_back = transition == "roll_back" and flag.production == adapter and not flag.is_rolling_out
+        taken_back = transition == "unstage" and (flag.production, flag.staged) == (asked["incumbent"], None)
+    except (KeyError, TypeError, ValueError):
+        return False
+    may = all(verified.key.allows(transition, level) for level in levels)
+    return may and is_in_time and is_about_this and (went_back or taken_back)

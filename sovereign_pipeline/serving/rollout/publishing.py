@@ -1,0 +1,397 @@
+"""A line's flag from the ledger: what officers decided, and the institution's share and groups.
+
+What belongs here: what the flag must say now, and writing it where it says something else. What does not: going back
+without the registry (`rollback.py`).
+"""
+
+import datetime
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.ledger.audit_log import append
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import rules_digest
+from sovereign_pipeline.ledger.states import FLAG_CHANGED, lines_in, states
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Transition
+from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
+from sovereign_pipeline.policy.release import TransitionName
+from sovereign_pipeline.registry.mlflow_states import follow_after_act
+from sovereign_pipeline.release.changes import arrow_of, make_transition
+from sovereign_pipeline.release.hold_judgements import judgement_files
+from sovereign_pipeline.release.holds import enter_judgements, taken_back
+from sovereign_pipeline.release.requests import Proposal, assert_still_so, enter_signed_request, evidence_of
+from sovereign_pipeline.release.standing import assert_signed, production_before, standing_of
+from sovereign_pipeline.release.transitions import arrow
+from sovereign_pipeline.serving.rollout.flag import (
+    Change,
+    Flag,
+    Named,
+    WayBack,
+    changing,
+    evaluator_of,
+    installed_evaluator,
+    lines_with_flags,
+    read_change,
+    sequences,
+    verified_flag,
+    write_change,
+)
+from sovereign_pipeline.serving.rollout.in_force import Flags, SeenChange
+from sovereign_pipeline.signing.officers import (
+    OFFICER,
+    PIPELINE_KEY_FILE,
+    assert_may,
+    officer_of,
+    pipeline_signer,
+    trust_root,
+)
+from sovereign_pipeline.signing.predicates import REQUEST
+from sovereign_pipeline.signing.statements import signed_by, verify_statement
+from sovereign_pipeline.signing.trust import Trust
+
+OVERTAKEN = "overtaken"
+"""In the entry of a change whose transition was not made, since others decided meanwhile."""
+
+
+def on_record(session: Session) -> dict[str, SeenChange]:
+    """Line -> the newest change of its flag that the ledger has."""
+    query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED).order_by(AuditEntry.sequence)
+    return {
+        each["line"]: SeenChange(sequence=each["change"], sha256=each["statement"]) for each in session.scalars(query)
+    }
+
+
+def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> list[Flag]:
+    """Enter every change of the line's flag that has no entry yet, the oldest first, and then every judgement of a
+    hold. Returns the changes.
+
+    Raises IntegrityError for a change that was not signed as it says, or differs from its entry, and what making a
+    transition raises.
+    """
+    settings, line = workplace.settings, workplace.line.line
+    entered: list[Flag] = []
+    with registry.reading() as session:
+        newest = on_record(session).get(line)
+    for sequence in sequences(settings, line):
+        if newest is not None and sequence < newest.sequence:
+            continue
+        if newest is not None and sequence == newest.sequence:
+            _assert_is_on_record(settings, line, newest)
+            continue
+        change = read_change(settings, line, sequence)
+        flag = verified_flag(change, line, trust)
+        enter(registry, workplace, trust, change, flag)
+        entered.append(flag)
+    enter_judgements(registry, settings, line, trust)
+    return entered
+
+
+def _assert_is_on_record(settings: Settings, line: str, newest: SeenChange) -> None:
+    """Raise IntegrityError where there is another change with the number; a damaged one is written anew."""
+    try:
+        change = read_change(settings, line, newest.sequence)
+    except IntegrityError:
+        return
+    if change.sha256 != newest.sha256:
+        raise IntegrityError(
+            f"The flag of line {line}: change {newest.sequence} is not the one that the audit log has.",
+            "Find out who changed it. Remove it, and have the flag written anew.",
+        )
+
+
+def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
+    """Enter one change, and make the transition that the request beside it asks for."""
+    with registry.writing() as session:
+        told = told_of(change, flag)
+        if change.request is not None:
+            told |= _make_transition(session, registry, workplace, trust, change.request, flag)
+        append(session, f"pipeline:{signed_by(change.signature)}", FLAG_CHANGED, told)
+    if change.request is not None and OVERTAKEN not in told:
+        follow_after_act(registry, workplace.settings, flag.line, workplace.progress)
+
+
+def _make_transition(
+    session: Session, registry: Registry, workplace: Workplace, trust: Trust, bundle: bytes, flag: Flag
+) -> Mapping[str, Any]:
+    """Put an officer's request on record and make its transition; where others decided since, say that alone."""
+    officer = officer_of(trust, signed_by(bundle))
+    adapter = _adapter_of(session, bundle, trust, flag)
+    row = enter_signed_request(session, trust, officer, adapter, _arrow(bundle, trust, adapter), bundle)
+    standing = standing_of(session, workplace.settings, trust, row)
+    assert_may(officer, arrow_of(standing.predicate).name, [adapter.classification])
+    if not standing.is_complete:
+        raise ConflictError(
+            f"Request {row.id[:12]} needs {standing.needed} approvals, and a rollback has none.",
+            "Approve it.",
+        )
+    try:
+        assert_still_so(session, row, standing.predicate, adapter)
+    except ConflictError as error:
+        return {OVERTAKEN: error.message}
+    make_transition(session, registry, workplace, trust, standing)
+    return {}
+
+
+def _arrow(bundle: bytes, trust: Trust, adapter: Adapter) -> Any:
+    verified = verify_statement(bundle, trust, OFFICER, predicate_type=REQUEST, sha256=adapter.record_manifest_sha256)
+    return arrow_of(verified.statement.predicate)
+
+
+def _adapter_of(session: Session, bundle: bytes, trust: Trust, flag: Flag) -> Adapter:
+    """The adapter that a request is about. Raises IntegrityError where it is none that the flag names."""
+    for name, named in flag.adapters.items():
+        adapter = session.get(Adapter, name)
+        if adapter is None or adapter.record_manifest_sha256 != named.record_manifest:
+            continue
+        try:
+            verify_statement(bundle, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)
+        except IntegrityError:
+            continue
+        return adapter
+    raise IntegrityError(
+        f"The flag of line {flag.line}, change {flag.sequence}: the request beside it is about none of its adapters.",
+        "Find out who wrote it.",
+    )
+
+
+def told_of(change: Change, flag: Flag) -> dict[str, Any]:
+    """What the entry of a change says of it."""
+    return {
+        "line": flag.line,
+        "change": flag.sequence,
+        "statement": change.sha256,
+        "production": flag.production,
+        "staged": flag.staged,
+        "staged_by": flag.staged_by,
+        "began": flag.began,
+        "share": f"{flag.share:g}",
+        "groups": list(flag.groups),
+        "stopped": flag.stopped,
+        "cause": flag.cause,
+        "reason": flag.reason,
+        "evaluator": flag.evaluator,
+        "request": flag.request,
+        "made_at": flag.at.isoformat(),
+    }
+
+
+SALT_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a line's flag said until now."""
+
+    flag: Flag | None
+    """The newest that can be believed."""
+    newest: int
+    """The number of the newest change, 0 for none."""
+
+    @property
+    def is_in_force(self) -> bool:
+        """Whether the newest change is one that can be believed."""
+        return self.flag is not None and self.flag.sequence == self.newest
+
+
+def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
+    """Let the flag of the workplace's line say what the ledger says. Returns it, and whether it was written now.
+
+    Raises IntegrityError where a transition was not signed, asked for and approved as it says, and whatever keeps a
+    change that was made without the registry out of the ledger.
+    """
+    settings, line = workplace.settings, workplace.line.line
+    trust = trust_root(settings)
+    signer = pipeline_signer(settings, trust)
+    with changing(settings, line):
+        catch_up(registry, workplace, trust)
+        before = newest_believed(settings, line, trust)
+        with registry.reading() as session:
+            assert_not_put_back(session, settings, trust)
+            known = on_record(session).get(line)
+            next_number = 1 + max(before.newest, known.sequence if known is not None else 0)
+            flag = _flag(session, registry, workplace, trust, before.flag, next_number)
+        follows = before.is_in_force and next_number == before.newest + 1
+        if before.flag is not None and follows and flag.says_the_same(before.flag):
+            return before.flag, False
+        evaluator_of(flag)
+        change = write_change(settings, signer, flag)
+        enter(registry, workplace, trust, change, flag)
+    return flag, True
+
+
+def newest_believed(settings: Settings, line: str, trust: Trust) -> Before:
+    """What a line's flag said until now, leaving out what cannot be believed."""
+    numbers = sequences(settings, line)
+    for number in reversed(numbers):
+        try:
+            return Before(verified_flag(read_change(settings, line, number), line, trust), numbers[-1])
+        except SovereignError:
+            continue
+    return Before(None, numbers[-1] if numbers else 0)
+
+
+def _flag(
+    session: Session, registry: Registry, workplace: Workplace, trust: Trust, before: Flag | None, sequence: int
+) -> Flag:
+    line = workplace.line.line
+    rows = assert_signed(session, registry.settings, trust, line)
+    state = states(session, line)
+    production = next((each for each, at in state.items() if at == "production"), None)
+    staging = next((row for row in reversed(rows) if row.after == "staged" and state[row.adapter_id] == "staged"), None)
+    staged = staging.adapter_id if staging is not None else None
+    rules = workplace.institution.rollout_of(line)
+    superseded = production_before(session, registry.settings, rows)
+    back = tuple(_ways_back(session, registry, workplace, production, staged, superseded))
+    named = {each for each in (production, staged, *(way.adapter for way in back)) if each is not None}
+    staged_by = staging.sequence if staging is not None else None
+    now = datetime.datetime.now(datetime.UTC)
+    flag = Flag(
+        line=line,
+        sequence=sequence,
+        production=production,
+        staged=staged,
+        staged_by=staged_by,
+        share=rules.share if staged is not None else 0,
+        groups=tuple(sorted(rules.groups)) if staged is not None else (),
+        stopped=taken_back(session, session.get_one(Adapter, staged)) if staged is not None else None,
+        began=sequence,
+        began_at=now,
+        salt=before.salt if before is not None else secrets.token_hex(SALT_BYTES),
+        evaluator=installed_evaluator(),
+        cause="signed anew",
+        reason="The change before could not be believed." if sequence > 1 else "It is the line's first.",
+        at=now,
+        adapters={each: _named(session.get_one(Adapter, each)) for each in sorted(named)},
+        back=back,
+    )
+    return _explained(flag, before, rows)
+
+
+def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> Flag:
+    """With why it changes, and since when it compares the same adapters in the same way."""
+    if before is not None and flag.compares_the_same(before):
+        flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
+    if rows and (before is None or _decided(flag) != _decided(before)):
+        last = rows[-1]
+        told = {"cause": "transition", "reason": f"Transition {last.sequence}: {last.transition} {last.adapter_id}."}
+        return flag.model_copy(update=told)
+    if before is not None and not flag.says_the_same(before):
+        told = {"cause": "policy", "reason": "The institution's share or groups, or what assigns users, changed."}
+        return flag.model_copy(update=told)
+    return flag
+
+
+def _decided(flag: Flag) -> tuple[object, ...]:
+    """What officers decide of it; the ways back name the institution's rules, too."""
+    return (flag.production, flag.staged, flag.staged_by, [way.adapter for way in flag.back])
+
+
+def _ways_back(
+    session: Session,
+    registry: Registry,
+    workplace: Workplace,
+    production: str | None,
+    staged: str | None,
+    superseded: str | None,
+) -> list[WayBack]:
+    """The requests that an officer can sign while the registry is down."""
+    found: list[WayBack] = []
+    ways: tuple[tuple[TransitionName, str | None], ...] = (("unstage", staged), ("roll_back", superseded))
+    for name, adapter_id in ways:
+        if adapter_id is None:
+            continue
+        adapter = session.get_one(Adapter, adapter_id)
+        before = states(session, adapter.line)[adapter_id]
+        asked = arrow(name, adapter_id, before)
+        proposal = Proposal(
+            adapter=adapter,
+            arrow=asked,
+            before=before,
+            incumbent=production,
+            evidence=evidence_of(workplace, registry, adapter, asked),
+            approvals=workplace.institution.release.approvals_for(name, adapter.classification),
+            policy=rules_digest(workplace.settings, adapter.line),
+            reason="",
+            expires=datetime.datetime.now(datetime.UTC),
+        )
+        request = {key: value for key, value in proposal.predicate().items() if key not in ("reason", "expires")}
+        found.append(WayBack(adapter=adapter_id, request=request))
+    return found
+
+
+def _named(adapter: Adapter) -> Named:
+    return Named(
+        digest=adapter.adapter_digest,
+        record_manifest=adapter.record_manifest_sha256,
+        classification=adapter.classification,
+    )
+
+
+Seen = tuple[object, ...]
+WorkplaceOf = Callable[[str], Workplace]
+"""Line -> its workplace."""
+
+
+class Keeper:
+    """Looks at flags and ledger for one gateway."""
+
+    def __init__(
+        self, settings: Settings, flags: Flags, registry: Callable[[], Registry], workplace_of: WorkplaceOf
+    ) -> None:
+        self._settings = settings
+        self._workplace_of = workplace_of
+        self._flags = flags
+        self._registry = registry
+        self._seen: Seen | None = None
+
+    def look(self) -> None:
+        """Raises SovereignError where a flag cannot be followed or believed; every other line is kept all the same."""
+        registry = self._registry()
+        with registry.reading() as session:
+            self._flags.compare_with(on_record(session))
+            entries = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
+        seen = (entries, *self._facts())
+        wrong: list[str] = []
+        if seen != self._seen and (self._settings.keys / PIPELINE_KEY_FILE).is_file():
+            wrong += self._follow(registry)
+            self._seen = None if wrong else (entries, *self._facts())
+        wrong += self._flags.problems().values()
+        if wrong:
+            raise IntegrityError(" ".join(dict.fromkeys(wrong)), "What was in force before stays in force.")
+
+    def _follow(self, registry: Registry) -> Iterator[str]:
+        for line in lines_to_follow(registry, self._settings):
+            try:
+                follow(registry, self._workplace_of(line))
+            except SovereignError as error:
+                yield error.message
+
+    def _facts(self) -> Seen:
+        rules = self._settings.data / "institution.yaml"
+        numbers = [
+            (line, tuple(sequences(self._settings, line)), len(judgement_files(self._settings, line)))
+            for line in lines_with_flags(self._settings)
+        ]
+        return (_content(rules), *numbers)
+
+
+def lines_to_follow(registry: Registry, settings: Settings) -> list[str]:
+    """Lines that have a flag, or an adapter that is staged or in production."""
+    with registry.reading() as session:
+        return sorted({*lines_in(session, {"staged", "production"}), *lines_with_flags(settings)})
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

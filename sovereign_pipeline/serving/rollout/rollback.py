@@ -1,0 +1,138 @@
+"""Going back at once: by an officer, or by the pipeline when a staged adapter does harm. Neither needs the registry.
+
+What an officer signs here is an ordinary request, which the flag holds ready; its transition is made once the registry
+is reached (`journal.py`). It takes effect by itself where the institution wants nobody else's approval for it, which
+is the default. What belongs here: writing these changes. What does not: when harm is shown (`rollout/`).
+"""
+
+import datetime
+import hashlib
+from typing import Any
+
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.serving.rollout.flag import (
+    SIGN_ANEW,
+    Flag,
+    WayBack,
+    changing,
+    evaluator_of,
+    installed_evaluator,
+    write_change,
+)
+from sovereign_pipeline.serving.rollout.publishing import newest_believed
+from sovereign_pipeline.signing.keys import Signer
+from sovereign_pipeline.signing.officers import assert_may, officer_of, pipeline_signer, trust_root
+from sovereign_pipeline.signing.officers_words import on_one_line
+from sovereign_pipeline.signing.predicates import REQUEST
+from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.signing.trust import Trust
+
+
+def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
+    """The newest change of a line's flag. Raises NotFoundError where there is none, and IntegrityError."""
+    before = newest_believed(settings, line, trust)
+    if before.newest == 0:
+        raise NotFoundError(f"Line {line} has no flag.", "An adapter of it is staged or promoted first.")
+    if before.flag is None or not before.is_in_force:
+        raise IntegrityError(f"The flag of line {line}, change {before.newest}, cannot be believed.", SIGN_ANEW)
+    return before.flag
+
+
+def way_back(flag: Flag, to: str | None) -> WayBack:
+    """What a rollback would ask for. Without `to`: the staged adapter is taken back while users get it, else the one
+    before is in production again. Raises NotFoundError."""
+    if to is None and flag.is_rolling_out:
+        return next(each for each in flag.back if each.adapter == flag.staged)
+    if to is not None and to == flag.production and flag.staged is not None:
+        return next(each for each in flag.back if each.adapter == flag.staged)
+    before = [each for each in flag.back if each.adapter not in (flag.staged, flag.production)]
+    for each in before:
+        if to in (None, each.adapter):
+            return each
+    if to is None:
+        raise NotFoundError(f"Line {flag.line} has nothing to go back to.", "Nothing was in production before.")
+    raise NotFoundError(
+        f"{to} is no adapter that line {flag.line} can go back to at once.",
+        f"At once: {', '.join(each.adapter for each in before) or 'none'}. Request `roll_back` for another one that "
+        "was in production; it is loaded first.",
+    )
+
+
+def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer, reason: str) -> Flag:
+    """Go back, signed by an officer; in force at once. Returns the flag.
+
+    Raises SignInError for an officer who may not do so, ConflictError where others must approve it, and as
+    `current_flag` and `way_back`.
+    """
+    trust = trust_root(settings)
+    officer, signer = officer_of(trust, officer_key.keyid), pipeline_signer(settings, trust)
+    institution = load_institution(settings.data)
+    with changing(settings, line):
+        flag = current_flag(settings, line, trust)
+        way = way_back(flag, to)
+        asked, named = way.request, flag.adapters[way.adapter]
+        assert_may(officer, asked["transition"], [named.classification])
+        _assert_needs_nobody_else(institution, asked)
+        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=institution.release.request_days)
+        predicate = {**asked, "reason": on_one_line(reason), "expires": ends.replace(microsecond=0).isoformat()}
+        subject = Subject("registered_adapter/manifest.json", named.record_manifest)
+        request = sign_statement(officer_key, Statement((subject,), REQUEST, predicate))
+        following = _after(flag, way, on_one_line(reason), hashlib.sha256(request).hexdigest())
+        evaluator_of(following)
+        write_change(settings, signer, following, request)
+    return following
+
+
+def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None:
+    """Give everybody the adapter in production again, since the staged one does harm. None where it is over already."""
+    trust = trust_root(settings)
+    signer = pipeline_signer(settings, trust)
+    with changing(settings, line):
+        flag = current_flag(settings, line, trust)
+        if flag.staged != staged or not flag.is_rolling_out:
+            return None
+        following = _next(flag, cause="regression", reason=reason, stopped=reason)
+        evaluator_of(following)
+        write_change(settings, signer, following)
+    return following
+
+
+def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
+    """What the flag says once the way back was taken. The other way is closed: it was about the state before."""
+    told: dict[str, Any] = {"cause": "rollback", "reason": reason, "request": request, "back": ()}
+    if way.request["transition"] == "unstage":
+        kept = {flag.production} - {None}
+        told |= {"staged": None, "staged_by": None, "share": 0.0, "groups": (), "stopped": None}
+    else:
+        kept = {way.adapter, flag.staged, flag.production} - {None}
+        told |= {"production": way.adapter, "stopped": f"{flag.production} was rolled back."}
+    kept |= {way.adapter}
+    told["adapters"] = {name: named for name, named in flag.adapters.items() if name in kept}
+    return _next(flag, **told)
+
+
+def _next(flag: Flag, **told: Any) -> Flag:
+    """The change that follows. What a staged adapter was compared with is no longer so."""
+    number, now = flag.sequence + 1, datetime.datetime.now(datetime.UTC)
+    content = {
+        **flag.model_dump(),
+        "sequence": number,
+        "began": number,
+        "began_at": now,
+        "at": now,
+        "evaluator": installed_evaluator(),
+        "request": None,
+        **told,
+    }
+    return Flag.model_validate(content)
+
+
+def _assert_needs_nobody_else(institution: Institution, asked: dict[str, Any]) -> None:
+    needed = institution.release.approvals_for(asked["transition"], asked["classification"])
+    if max(needed, asked["approvals"]) > 0:
+        raise ConflictError(
+            f"'{asked['transition']}' of {asked['adapter']} needs {needed} approvals by the institution's rules.",
+            "Request it, and let other officers approve it.",
+        )

@@ -1,0 +1,302 @@
+"""The processes that search texts for personal data, and their end.
+
+Searching takes 15 to 50 ms of a core, so it is never done where answers are passed on. A search that fails, a process
+that was killed and one that takes too long are all ScannerLost; the processes are then started again. What belongs
+here: that. What does not: the detectors (`findings.py`).
+"""
+
+import asyncio
+import gc
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cached_property
+
+from sovereign_pipeline.base.errors import PrivacyError, ScannerLost, SovereignError
+from sovereign_pipeline.base.processes import silence
+from sovereign_pipeline.base.settings import go_offline
+from sovereign_pipeline.base.workers import WorkerPool
+from sovereign_pipeline.corpus.document import Document
+from sovereign_pipeline.policy.corpus import Privacy
+from sovereign_pipeline.policy.institution import Treatments
+from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.privacy.corrections import WordLists
+from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.privacy.spans import PLACEHOLDER, kind_of
+from sovereign_pipeline.privacy.vault import MappingRow
+
+_ARABIC = re.compile(r"[\u0620-\u064a\u066e-\u06d3\u0750-\u077f\u08a0-\u08c7\ufb50-\ufdff\ufe70-\ufefc]")
+_LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
+
+
+def is_arabic(text: str) -> bool:
+    """Whether more of its letters are Arabic than Latin."""
+    return len(_ARABIC.findall(text)) > len(_LATIN.findall(text))
+
+
+def language_of(text: str) -> str:
+    return "ar" if is_arabic(text) else "en"
+
+
+FIELD = "request"
+_IN_ARABIC_LETTERS = ("ar", "fa", "ur", "ps")
+_WHOLE_PLACEHOLDER = re.compile(rf"(?:{'|'.join(KINDS)})_\d{{1,3}}(?!\d)")
+_NO_LETTER = "…"
+_MOST_MASKINGS = 3
+
+
+@dataclass(frozen=True)
+class LineDetectors:
+    """What decides what is found in the texts of a line."""
+
+    line: str
+    privacy: Privacy
+    treatments: Treatments
+    words: WordLists
+
+    def language_of(self, text: str) -> str:
+        """The language by whose detectors a text is read: the first of the recipe that is written in its letters."""
+        known, in_arabic = (*self.privacy.name_models, *self.privacy.patterns_only), is_arabic(text)
+        return next((each for each in known if (each in _IN_ARABIC_LETTERS) == in_arabic), language_of(text))
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A half-open span of a text, and what is in it."""
+
+    start: int
+    end: int
+    kind: Kind
+    value: str
+    """Equal for two findings of one value in the texts that were searched together."""
+
+
+class TextDetectors:
+    """The detectors of one line, loaded. What is found is kept nowhere."""
+
+    def __init__(self, detectors: LineDetectors) -> None:
+        self._detectors = detectors
+        self._scrubber = Scrubber(
+            detectors.line, "passing", detectors.privacy, detectors.treatments, words=detectors.words
+        )
+
+    def find(self, texts: Sequence[str]) -> list[list[Finding]]:
+        """What is in each of the texts of one conversation, in reading order, without overlaps.
+
+        What looks like a placeholder is none of it: models that were trained on scrubbed letters write them.
+
+        Raises PrivacyError when a detector raises or misses its canary: then nothing is known about any text.
+        """
+        masked = [_masked(text) for text in texts]
+        documents = [self._document(number, text) for number, text in enumerate(masked)]
+        (case,) = self._scrubber.scrub([documents])
+        rows: dict[str, list[MappingRow]] = {document.id: [] for document in documents}
+        for row in case.mapping:
+            rows[row.row].append(row)
+        return [list(_places(after.request, rows[after.id])) for after in case.documents]
+
+    def _document(self, number: int, text: str) -> Document:
+        return Document(
+            id=f"text {number + 1}",
+            source="gateway",
+            case="conversation",
+            department="",
+            author="",
+            date="2000-01-01",
+            classification="",
+            language=self._detectors.language_of(text),
+            subject="",
+            request=text,
+            response="",
+        )
+
+
+def _masked(text: str) -> str:
+    """The text without what looks like a placeholder, each character at its place. A long number behind the name of a
+    kind stays: it is no placeholder."""
+    for _ in range(_MOST_MASKINGS):
+        normalised = normalise(text)
+        found = [
+            normalised.original_span(each.start(), _end_of(normalised.text, each))
+            for each in PLACEHOLDER.finditer(normalised.text)
+        ]
+        if not found:
+            return text
+        for start, end in found:
+            text = text[:start] + _NO_LETTER * (end - start) + text[end:]
+    raise PrivacyError("A text holds what looks like a placeholder in a way that cannot be read.", "Write it plainly.")
+
+
+def _end_of(text: str, begun: re.Match[str]) -> int:
+    whole = _WHOLE_PLACEHOLDER.match(text, begun.start())
+    return whole.end() if whole is not None else begun.end() - 1
+
+
+def _places(after: str, rows: Sequence[MappingRow]) -> list[Finding]:
+    """Where each value stood: what lies between two placeholders is as it was."""
+    found: list[Finding] = []
+    before_at = after_at = 0
+    for row in rows:
+        place = after.index(row.placeholder, after_at)
+        start = before_at + place - after_at
+        before_at, after_at = start + len(row.original), place + len(row.placeholder)
+        if row.original:
+            found.append(Finding(start, before_at, kind_of(row.placeholder), row.placeholder))
+    return found
+
+
+SECONDS_TO_SEARCH = 15.0
+"""Waiting for other searches included. A text that takes longer is not searched, and so it does not pass."""
+SECONDS_TO_LOAD = 120.0
+"""In which a process that was just started must have its detectors, on a busy machine too."""
+SECONDS_BETWEEN_STARTS = 5.0
+MOST_CHARACTERS = 100_000
+"""Of the texts that are searched together: three seconds of a core."""
+LONG = 10_000
+"""Characters from which texts are searched one after the other, so that shorter ones do not wait behind many."""
+HINT = "Send it again later."
+
+
+@dataclass(frozen=True)
+class _Work:
+    line: str
+    texts: tuple[str, ...]
+
+
+class Scanner:
+    """Searches the texts of some lines. Used by one event loop, whose thread lives as long as the processes."""
+
+    def __init__(self, lines: Mapping[str, LineDetectors], processes: int = 1) -> None:
+        self._lines, self._processes = dict(lines), processes
+        self._pool: WorkerPool | None = None
+        self._started_at = self._heard_at = 0.0
+        """When the processes were started, and when a search ended last."""
+        self._of_long_ones = asyncio.Semaphore(1)
+        self.starts = 0
+        """How often the processes were started."""
+
+    def start(self) -> None:
+        """Start the processes, and search something for each line, so that each detector that its recipe names is
+        loaded. Raises what loading raises, and ScannerLost."""
+        pool = self._running()
+        texts = ("Good morning.", "صباح الخير")
+        begun = [pool.begin(_find, _Work(line, texts)) for line in self._lines for _ in range(self._processes)]
+        try:
+            for each in begun:
+                each.result(SECONDS_TO_LOAD)
+        except (BrokenProcessPool, TimeoutError):
+            self._give_up(pool)
+            raise ScannerLost(
+                "The search for personal data cannot be started.", "Free memory, and look again."
+            ) from None
+        self._heard_at = time.monotonic()
+
+    async def find(self, line: str, texts: Sequence[str]) -> list[list[Finding]]:
+        """What is in each of the texts of one conversation. Raises ScannerLost."""
+        try:
+            async with asyncio.timeout(SECONDS_TO_SEARCH):
+                if sum(map(len, texts)) < LONG:
+                    return await self._find(_Work(line, tuple(texts)))
+                async with self._of_long_ones:
+                    return await self._find(_Work(line, tuple(texts)))
+        except TimeoutError:
+            raise ScannerLost("The search for personal data took too long.", HINT) from None
+
+    async def _find(self, work: _Work) -> list[list[Finding]]:
+        pool = self._running()
+        try:
+            begun: Future[list[list[Finding]]] = pool.begin(_find, work)
+            begun.add_done_callback(self._hear)
+            try:
+                return await asyncio.wrap_future(begun)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if begun.cancelled() and task is not None and not task.cancelling():
+                    raise BrokenProcessPool from None  # the pool was ended, and nobody gave this up
+                self._watch(pool, begun)
+                raise
+        except BrokenProcessPool:
+            self._give_up(pool)
+            raise ScannerLost("The process that searches for personal data was killed.", HINT) from None
+        except SovereignError as error:
+            raise ScannerLost(f"The search for personal data failed: {error.message}", HINT) from None
+
+    def _hear(self, begun: "Future[list[list[Finding]]]") -> None:
+        if not begun.cancelled():
+            self._heard_at = time.monotonic()
+
+    def _watch(self, pool: WorkerPool, begun: "Future[list[list[Finding]]]") -> None:
+        """Nobody waits for a search any more that is under way. While others end it only takes its time; where none
+        has ended for long, the processes hang."""
+        if begun.done():
+            return
+        allowed = SECONDS_TO_SEARCH if self._heard_at > self._started_at else SECONDS_TO_LOAD
+        left = max(self._heard_at, self._started_at) + allowed - time.monotonic()
+        if left <= 0:
+            self._give_up(pool)
+        else:
+            asyncio.get_running_loop().call_later(left, self._watch, pool, begun)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether there are processes, as far as is known."""
+        return self._pool is not None
+
+    def close(self) -> None:
+        if self._pool is not None:
+            self._pool.kill()
+
+    def _running(self) -> WorkerPool:
+        """The processes, started again where they were lost: not at once again and again."""
+        if self._pool is None:
+            if self.starts and time.monotonic() - self._started_at < SECONDS_BETWEEN_STARTS:
+                raise ScannerLost("The search for personal data is being started again.", HINT)
+            self._pool = WorkerPool(self._processes, _begin_worker, self._lines)
+            self._started_at = time.monotonic()
+            self.starts += 1
+        return self._pool
+
+    def _give_up(self, pool: WorkerPool) -> None:
+        pool.kill()
+        if self._pool is pool:
+            self._pool = None
+
+
+# --- in a worker process ---------------------------------------------------------------------------------------------
+
+
+class _Worker:
+    """What a worker process holds between texts."""
+
+    def __init__(self, lines: Mapping[str, LineDetectors]) -> None:
+        self._lines = lines
+
+    @cached_property
+    def _detectors(self) -> dict[str, TextDetectors]:
+        """Made with the first text, not at the process's start: an error there would only say that the pool broke."""
+        made = {line: TextDetectors(each) for line, each in self._lines.items()}
+        gc.freeze()
+        return made
+
+    def find(self, work: _Work) -> list[list[Finding]]:
+        return self._detectors[work.line].find(work.texts)
+
+
+_worker: _Worker  # set by `_begin_worker`, once in each process
+
+
+def _begin_worker(lines: Mapping[str, LineDetectors]) -> None:
+    global _worker
+    go_offline()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    silence()
+    _worker = _Worker(lines)
+
+
+def _find(work: _Work) -> list[list[Finding]]:
+    return _worker.find(work)

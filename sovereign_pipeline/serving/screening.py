@@ -1,0 +1,402 @@
+"""What is done with personal data in one request and its answer, as the line says.
+
+A part of an answer is passed on when the text around it was searched: the newest 120 characters are held back, and a
+search is made each 60, over as much as 600 before. So an identifier that comes in pieces is found whole; and who has
+answers cut, by their length or a stop text, gets no piece of a number or an address.
+
+What belongs here: the course of one exchange. What does not: the search (`scanner.py`), and what the caller is told
+(`gateway/`).
+"""
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from sovereign_pipeline.base.errors import ScannerLost, TextTooLong
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.policy.serving import Screened
+from sovereign_pipeline.privacy.corrections import folded_words, load_word_lists
+from sovereign_pipeline.serving.scanning import HINT, MOST_CHARACTERS, Finding, LineDetectors, Scanner
+
+
+class StopTexts:
+    """Where a text that comes in pieces ends."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.is_found = False
+        """A stop text is complete; what follows it is nobody's."""
+
+    def feed(self, text: str) -> str:
+        """What is certain now: all but the end that may be the beginning of a stop text."""
+        text = self._held + text
+        found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        self.is_found = bool(found)
+        end = min(found)[1] if found else len(text) - self._begun(text)
+        self._held = "" if found else text[end:]
+        return text[:end]
+
+    def end(self) -> str:
+        """The rest."""
+        rest, self._held = self._held, ""
+        return rest
+
+    def _begun(self, text: str) -> int:
+        lengths = (length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
+        return max(lengths, default=0)
+
+
+SHORTEST_NUMBER = 6
+"""Characters of a value from which its separators do not matter: shorter ones stand in any long number."""
+
+
+class OwnText:
+    """What a caller sent, folded when it is first needed."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def holds(self, value: str) -> bool:
+        words = folded_words(value)
+        if not words:
+            return True
+        plain = _plain(words)
+        in_words = any(f" {_between_words(words)} " in text for text in self._words)
+        return in_words or (len(plain) >= SHORTEST_NUMBER and any(plain in text for text in self._plain))
+
+    @cached_property
+    def _words(self) -> list[str]:
+        return [f" {_between_words(folded_words(text))} " for text in self._texts]
+
+    @cached_property
+    def _plain(self) -> list[str]:
+        return [_plain(folded_words(text)) for text in self._texts]
+
+
+def _between_words(folded: str) -> str:
+    """Words and figures with single spaces between."""
+    return " ".join("".join(each if each.isalnum() else " " for each in folded).split())
+
+
+def _plain(folded: str) -> str:
+    return "".join(each for each in folded if each.isalnum())
+
+
+_WRITTEN = re.compile(rf"(?<![A-Z_])({'|'.join(KINDS)})_(\d{{1,3}})(?!\d)")
+_MAY_GO_ON = re.compile(r"(?<![A-Z_])[A-Z][A-Z_]*\d*\Z")
+_LONGEST = max(map(len, KINDS)) + 10
+
+
+class Placeholders:
+    """The placeholders of one request and its answer."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        """texts: of the request; the placeholders in them stay as they are."""
+        self._last: dict[str, int] = {}
+        self._given: dict[tuple[Kind, str], str] = {}
+        self.originals: dict[str, str] = {}
+        """Placeholder -> what the caller wrote there first."""
+        for text in texts:
+            for kind, number in _WRITTEN.findall(text) if "_" in text else ():
+                self._last[kind] = max(self._last.get(kind, 0), int(number))
+
+    def of(self, kind: Kind, value: str) -> str:
+        """The placeholder of a value; the same one each time."""
+        if (kind, value) not in self._given:
+            self._last[kind] = self._last.get(kind, 0) + 1
+            self._given[kind, value] = f"{kind}_{self._last[kind]}"
+        return self._given[kind, value]
+
+    def in_place(self, text: str, found: Sequence[Finding], *, may_be_put_back: bool) -> str:
+        """The text with placeholders. may_be_put_back: it is the caller's own."""
+        pieces, position = [], 0
+        for each in found:
+            placeholder = self.of(each.kind, each.value)
+            if may_be_put_back:
+                self.originals.setdefault(placeholder, text[each.start : each.end])
+            pieces += [text[position : each.start], placeholder]
+            position = each.end
+        return "".join([*pieces, text[position:]])
+
+
+class PuttingBack:
+    """Puts a caller's own text where a placeholder of their request stands in the answer, as the answer comes."""
+
+    def __init__(self, originals: dict[str, str]) -> None:
+        self._originals = originals
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """What can be sent: all but the end of the text that may be the beginning of a placeholder."""
+        if not self._originals:
+            return text
+        text = self._held + text
+        found = _MAY_GO_ON.search(text, max(0, len(text) - _LONGEST))
+        end = found.start() if found is not None else len(text)
+        self._held = text[end:]
+        return self._put_back(text[:end])
+
+    def end(self) -> str:
+        """The rest."""
+        rest, self._held = self._held, ""
+        return self._put_back(rest)
+
+    def _put_back(self, text: str) -> str:
+        return _WRITTEN.sub(lambda found: self._originals.get(found.group(), found.group()), text)
+
+
+_LOG = logging.getLogger(__name__)
+HELD_BACK = 120
+"""Characters of an answer that are held back: an identifier that is longer may pass in part before it is known."""
+BETWEEN_SEARCHES = 60
+READ_BEFORE = 600
+"""Characters before what is passed on that are searched with it, for their labels and names."""
+_WORD = re.compile(r"\S+")
+_OF_AN_IDENTIFIER = re.compile(r"[\d@]|\w[._]\w")
+
+Messages = Sequence[Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class Screens:
+    """What is done with the texts of each line."""
+
+    scanner: Scanner | None = None
+    """None where no line has anything searched."""
+    lines: Mapping[str, Screened] | None = None
+
+    def of(self, line: str, messages: Messages, stops: Sequence[str] = ()) -> "Screen":
+        """For one exchange. messages and stops: as the caller sent them."""
+        return Screen(line, (self.lines or {}).get(line, Screened()), messages, self.scanner, stops)
+
+    def close(self) -> None:
+        if self.scanner is not None:
+            self.scanner.close()
+
+
+NOTHING_SEARCHED = Screens()
+
+
+class Screen:
+    """One request and its answer."""
+
+    def __init__(
+        self, line: str, rules: Screened, messages: Messages, scanner: Scanner | None, stops: Sequence[str] = ()
+    ) -> None:
+        self.rules = rules
+        self._changes_answers = rules.answers in ("replace", "stop")
+        self.stops: tuple[str, ...] = () if self._changes_answers else tuple(stops)
+        """The stop texts at which the engine ends an answer; the others are looked for here."""
+        self._stopping = StopTexts(stops if self._changes_answers else ())
+        self.messages: Messages = messages
+        """As the engine gets them, once the request was searched."""
+        self.in_request: Counter[Kind] = Counter()
+        self.in_answer: Counter[Kind] = Counter()
+        self.is_answer_searched = False
+        """Whether the whole answer, as far as it was passed on, was searched."""
+        self.is_stopped = False
+        """Whether the answer ends here, for what was found in it."""
+        self.is_at_stop_text = False
+        """Whether it ends here, since one of the caller's stop texts follows."""
+        self.with_placeholders: list[str] = []
+        """What was passed on, before the caller's own text was put back."""
+        self.failures = 0
+        """Searches that failed where that stops nothing."""
+        self._line, self._scanner = line, scanner
+        self._sent = [each["content"] for each in messages]
+        self._own = OwnText(self._sent)
+        self._raw = ""
+        self._passed = 0
+        """Characters of `_raw` that were passed on."""
+        self._searched = 0
+        self._counted: set[tuple[Kind, str]] = set()
+
+    async def take_request(self) -> bool:
+        """Search the request. Returns whether it may be answered. Raises ScannerLost and TextTooLong."""
+        if self.rules.requests is None:
+            return True
+        try:
+            found = await self._find(self._sent)
+        except (ScannerLost, TextTooLong) as error:
+            if self.rules.requests != "report":
+                raise
+            self._fail(error)
+            return True
+        self.in_request = Counter(kind for kind, _ in {(each.kind, each.value) for of in found for each in of})
+        if self.rules.requests == "stop":
+            return not self.in_request
+        if self.rules.requests == "replace":
+            contents = [
+                self._placeholders.in_place(text, of, may_be_put_back=True)
+                for text, of in zip(self._sent, found, strict=True)
+            ]
+            self.messages = [{**each, "content": text} for each, text in zip(self.messages, contents, strict=True)]
+        return True
+
+    async def take(self, text: str) -> str:
+        """One more piece of the answer. Returns what is passed on now; nothing more once `is_over`.
+
+        Raises ScannerLost: nothing that was not searched was passed on.
+        """
+        self._raw += text
+        if not self._changes_answers:
+            return self._pass(text)
+        if len(self._raw) - self._searched < BETWEEN_SEARCHES or len(self._raw) - self._passed <= HELD_BACK:
+            return ""
+        passed = self._pass(await self._search(is_end=False))
+        return passed + self._rest() if self.is_over else passed
+
+    async def end(self, *, is_cut: bool = False) -> str:
+        """The rest of the answer. is_cut: it ends for its length alone. Raises ScannerLost."""
+        if self._changes_answers:
+            rest = self._pass(await self._search(is_end=True, is_cut=is_cut))
+            self.is_answer_searched = True
+            return rest + self._rest()
+        if self.rules.answers == "report":
+            try:
+                (found,) = await self._find([self._raw])
+            except (ScannerLost, TextTooLong) as error:
+                self._fail(error)
+            else:
+                self._count([self._at(0, each, self._raw) for each in found if not self._is_own(each, self._raw)])
+                self.is_answer_searched = True
+        return self._putting_back.end()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the answer ends here, whatever the engine would go on with."""
+        return self.is_stopped or self.is_at_stop_text
+
+    @property
+    def originals(self) -> dict[str, str]:
+        """Placeholder of the request -> what the caller wrote there."""
+        return dict(self._placeholders.originals)
+
+    def _pass(self, text: str) -> str:
+        text = self._stopping.feed(text)
+        if self._stopping.is_found:  # and then nothing that follows counts
+            self.is_at_stop_text, self.is_stopped, self.is_answer_searched = True, False, True
+        self.with_placeholders.append(text)
+        return self._putting_back.feed(text)
+
+    def _rest(self) -> str:
+        """What was held back of what may be passed on."""
+        rest = self._stopping.end()
+        self.with_placeholders.append(rest)
+        return self._putting_back.feed(rest) + self._putting_back.end()
+
+    @cached_property
+    def _placeholders(self) -> Placeholders:
+        return Placeholders(self._sent)
+
+    @cached_property
+    def _putting_back(self) -> PuttingBack:
+        return PuttingBack(self._placeholders.originals)
+
+    async def _search(self, *, is_end: bool, is_cut: bool = False) -> str:
+        """Search what came since, and return what of it may be passed on."""
+        begin = _word_begins(self._raw, self._passed - READ_BEFORE)
+        text = self._raw[begin:]
+        (found,) = await self._find([text])
+        self._searched = len(self._raw)
+        of_others = [self._at(begin, each, text) for each in found if not self._is_own(each, text)]
+        upto = len(self._raw) if is_end else _word_begins(self._raw, len(self._raw) - HELD_BACK)
+        if is_cut and not any(begin + each.end == len(self._raw) for each in found):
+            upto = _identifier_begins(self._raw)
+        for each in of_others:
+            if each.start < upto < each.end:
+                upto = each.start
+        upto = max(upto, self._passed)
+        new = [each for each in of_others if self._passed < each.end <= upto]
+        # What is known only by what came later has passed. Where the text was cut, nothing is known by its label.
+        late = [
+            each for each in of_others if each.end <= self._passed and (not begin or each.start >= begin + HELD_BACK)
+        ]
+        self._count([*late, *new])
+        if (late or new) and self.rules.answers == "stop":
+            self.is_stopped = self.is_answer_searched = True
+            upto = self._passed if late else max(self._passed, new[0].start)
+            new = []
+        begun, self._passed = self._passed, upto
+        return self._placeholders.in_place(self._raw[begun:upto], _within(new, begun), may_be_put_back=False)
+
+    def _is_own(self, found: Finding, text: str) -> bool:
+        return self._own.holds(text[found.start : found.end])
+
+    def _at(self, begin: int, found: Finding, text: str) -> Finding:
+        """At its place in the answer. Parts of an answer are searched one by one, so what is written tells values
+        apart."""
+        written = text[found.start : found.end]
+        return Finding(begin + found.start, begin + found.end, found.kind, written)
+
+    def _count(self, found: Sequence[Finding]) -> None:
+        """Each value once."""
+        for each in found:
+            if (each.kind, each.value) not in self._counted:
+                self._counted.add((each.kind, each.value))
+                self.in_answer[each.kind] += 1
+
+    async def _find(self, texts: Sequence[str]) -> list[list[Finding]]:
+        if self._scanner is None:
+            raise ScannerLost("Nothing searches for personal data here.", HINT)
+        if sum(map(len, texts)) > MOST_CHARACTERS:
+            raise TextTooLong(f"More than {MOST_CHARACTERS:,} characters are not searched, and do not pass.")
+        return await self._scanner.find(self._line, texts)
+
+    def _fail(self, error: ScannerLost | TextTooLong) -> None:
+        self.failures += 1
+        _LOG.warning(error.message)
+
+
+def _within(found: Sequence[Finding], begin: int) -> list[Finding]:
+    return [Finding(max(0, each.start - begin), each.end - begin, each.kind, each.value) for each in found]
+
+
+def _word_begins(text: str, position: int) -> int:
+    """Where the word begins that stands at a position; the position itself within a very long one."""
+    if position <= 0:
+        return 0
+    place = max(text.rfind(mark, max(0, position - HELD_BACK), position + 1) for mark in (" ", "\n"))
+    return place + 1 if place >= 0 else position
+
+
+def _identifier_begins(text: str) -> int:
+    """Where the words begin at a text's end that may be the beginning of a number or an address; else its end."""
+    words, place = list(_WORD.finditer(text, max(0, len(text) - READ_BEFORE))), len(text)
+    while words and _OF_AN_IDENTIFIER.search(words[-1].group()):
+        place = words.pop().start()
+    return place
+
+
+def start_screens(settings: Settings, institution: Institution, report: Callable[[str], None]) -> Screens:
+    """What is done with the texts of each line, once every detector of those that are searched was loaded.
+
+    Raises RecipeError for a recipe that does not say how its line is searched, PrivacyError for a detector that cannot
+    be loaded, and ScannerLost.
+    """
+    screened = {line: served.privacy for line, served in institution.serving.lines.items()}
+    searched = [line for line, rules in screened.items() if rules.requests is not None or rules.answers is not None]
+    if not searched:
+        return Screens(None, screened)
+    report(f"loading what searches for personal data in {', '.join(searched)}")
+    scanner = Scanner(
+        {line: _detectors(settings, institution, line) for line in searched}, institution.serving.scanners
+    )
+    try:
+        scanner.start()
+    except BaseException:
+        scanner.close()
+        raise
+    return Screens(scanner, screened)
+
+
+def _detectors(settings: Settings, institution: Institution, line: str) -> LineDetectors:
+    privacy = load_line(settings.data, line, institution).privacy
+    return LineDetectors(line, privacy, institution.treatments(line), load_word_lists(settings.data, line))

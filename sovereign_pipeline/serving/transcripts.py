@@ -1,0 +1,227 @@
+"""Keeping the transcripts of the lines that ask for it: one file an hour, or several, and no plain text on disk.
+
+`SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-01.sealed`. The oldest go: files past their days, and those above the
+line's size. What cannot be written waits in memory, sealed, and until it is written the line answers nobody: its
+institution asked for transcripts.
+
+What belongs here: the files. What does not: what is in a record (`records.py`).
+"""
+
+import base64
+import binascii
+import datetime
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from sovereign_pipeline.base.errors import PrivacyError
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.serving import Transcripts
+from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
+from sovereign_pipeline.serving.rollout.telemetry import Feedback
+
+Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Turn(Frozen):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Transcript(Frozen):
+    """What was asked, and what was answered."""
+
+    kind: Literal["transcript"] = "transcript"
+    given: Hex
+    """Tells answers apart, and ties what is said of one to it: a digest over its id and its caller."""
+    line: str
+    adapter: str
+    classification: str
+    """The adapter's level."""
+    at: datetime.datetime
+    messages: tuple[Turn, ...]
+    """As the caller sent them, without the line's instruction; where its requests are replaced, with placeholders."""
+    answer: str
+    """With the same placeholders."""
+    originals: dict[str, str]
+    """Placeholder of the request -> what the caller wrote there."""
+
+
+class Rating(Frozen):
+    """What its caller said of an answer; the last one counts."""
+
+    kind: Literal["rating"] = "rating"
+    given: Hex
+    at: datetime.datetime
+    feedback: Feedback
+
+
+Record = Annotated[Transcript | Rating, Field(discriminator="kind")]
+_RECORDS: TypeAdapter[Transcript | Rating] = TypeAdapter(Record)
+
+
+class Sealed(Frozen):
+    """A record that only the private key opens."""
+
+    content: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def line(self) -> bytes:
+        """As it stands in a file: it begins anew."""
+        return b"\n" + base64.b64encode(self.content) + b"\n"
+
+
+def seal(record: Transcript | Rating, recipient: str) -> Sealed:
+    """recipient: the public key, `age1…`."""
+    import pyrage
+
+    plain = record.model_dump_json().encode()
+    return Sealed(content=pyrage.encrypt(plain, [pyrage.x25519.Recipient.from_str(recipient)]))
+
+
+def sealed_in(content: bytes) -> tuple[list[Sealed], int]:
+    """The records of a file, in their order, and how many of its lines are none."""
+    found, spoilt = [], 0
+    for line in content.split(b"\n"):
+        if not line:
+            continue
+        try:
+            found.append(Sealed(content=base64.b64decode(line, validate=True)))
+        except binascii.Error:
+            spoilt += 1
+    return found, spoilt
+
+
+def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
+    """The record; None for one that this key does not open, or that is none. identity: pyrage's private key."""
+    import pyrage
+
+    try:
+        return _RECORDS.validate_json(pyrage.decrypt(sealed.content, [identity]))
+    except (pyrage.DecryptError, ValidationError):
+        return None
+
+
+SUFFIX = ".sealed"
+HOUR = "%Y-%m-%dT%H"
+FILES_IN_ALL = 10
+"""So many parts of a line's size one file may have: the oldest goes as a whole."""
+MEGABYTE = 1_000_000
+
+
+@dataclass
+class TranscriptFiles:
+    """What is kept of some lines. Safe to be used by several gateways at once."""
+
+    directory: Path
+    recipient: str = ""
+    """The public key; empty where nothing is kept."""
+    rules: Mapping[str, Transcripts] = field(default_factory=dict)
+    """Line -> what is kept of it; a line that is not named has nothing kept."""
+    _missed: dict[str, list[Sealed]] = field(default_factory=dict)
+
+    def keeps(self, line: str) -> bool:
+        return line in self.rules
+
+    def keep(self, record: Transcript) -> str:
+        """Seal and write one answer. Returns the digest of what was sealed. Where the disk refuses, it is kept in mind
+        until it is written: see `is_whole`."""
+        return self._add(record.line, record)
+
+    def rate(self, line: str, rating: Rating) -> None:
+        """The same for what was said of an answer, where the line makes preferences of that."""
+        if line in self.rules and self.rules[line].preferences:
+            self._add(line, rating)
+
+    def is_whole(self, line: str) -> bool:
+        """Whether all that is to be kept of a line is written; what is not is tried again."""
+        missed = self._missed.get(line, [])
+        while missed:
+            try:
+                self._append(line, missed[0])
+            except OSError:
+                return False
+            missed.pop(0)
+        return True
+
+    def remove_oldest(self) -> None:
+        """Of each line that has files, those past their days and above its size; of a line that has nothing kept any
+        more, by the days that are the default. Raises OSError."""
+        for directory in self.directory.iterdir() if self.directory.is_dir() else ():
+            self._remove_oldest(directory, self.rules.get(directory.name) or Transcripts())
+
+    def _add(self, line: str, record: Transcript | Rating) -> str:
+        sealed = seal(record, self.recipient)
+        self._missed.setdefault(line, []).append(sealed)
+        self.is_whole(line)
+        return sealed.sha256
+
+    def _append(self, line: str, sealed: Sealed) -> None:
+        directory, rules = self.directory / line, self.rules[line]
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path, is_new = _file_of(directory, rules)
+        if is_new:
+            self._remove_oldest(directory, rules)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(handle, "wb", buffering=0) as stream:
+            if stream.write(sealed.line) != len(sealed.line):
+                raise OSError("the record was cut short")
+
+    def _remove_oldest(self, directory: Path, rules: Transcripts) -> None:
+        files = sorted(directory.glob(f"*{SUFFIX}"))
+        oldest = (_now() - datetime.timedelta(days=rules.days)).strftime(HOUR)
+        size = sum(each.stat().st_size for each in files)
+        for path in files:
+            if path.name >= oldest and size <= rules.megabytes * MEGABYTE * (1 - 1 / FILES_IN_ALL):
+                return
+            size -= path.stat().st_size
+            path.unlink(missing_ok=True)
+
+
+NOTHING_KEPT = TranscriptFiles(Path(os.devnull))
+
+
+def _file_of(directory: Path, rules: Transcripts) -> tuple[Path, bool]:
+    """The file of this hour that is not full, and whether it is yet to be made."""
+    hour = _now().strftime(HOUR)
+    parts = sorted(directory.glob(f"{hour}-*{SUFFIX}"))
+    if parts and parts[-1].stat().st_size < rules.megabytes * MEGABYTE / FILES_IN_ALL:
+        return parts[-1], False
+    number = int(parts[-1].name.removesuffix(SUFFIX).rpartition("-")[2]) + 1 if parts else 1
+    return directory / f"{hour}-{number:04d}{SUFFIX}", True
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def transcript_files(settings: Settings, institution: Institution) -> TranscriptFiles:
+    """What one installation keeps. Raises PrivacyError where lines ask for it and the public key is missing, or is
+    another one than the institution names."""
+    directory, serving = settings.serving / "transcripts", institution.serving
+    rules = {line: each.transcripts for line, each in serving.lines.items() if each.transcripts is not None}
+    if not rules:
+        return TranscriptFiles(directory)
+    if not settings.transcripts_public_key.is_file():
+        raise PrivacyError(
+            f"{settings.transcripts_public_key}: the public key is missing, and lines keep transcripts.",
+            "Make a key pair on the machine that will open them, and bring the public file here.",
+        )
+    recipient = read_public_key(settings.transcripts_public_key)
+    if fingerprint_of(recipient) != serving.transcripts_key:
+        raise PrivacyError(
+            f"{settings.transcripts_public_key}: this is not the key that serving.transcripts_key names.",
+            "Find out who put it there, and bring the public key from the machine that opens transcripts.",
+        )
+    return TranscriptFiles(directory, recipient, rules)

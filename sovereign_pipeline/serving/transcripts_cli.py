@@ -1,0 +1,136 @@
+"""`sovereign-transcripts`: the program for the machine with the private key. It makes prompts for a blind review, and
+rows of preferences, out of encrypted transcripts. `sovereign-vault keygen` makes the key pair.
+
+Exit status: 0 done; 1 the transcripts could not be opened; 2 wrong input or usage.
+"""
+
+import datetime
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.processes import account, keep_private, print_message, run_program
+from sovereign_pipeline.corpus.document import jsonl_line
+from sovereign_pipeline.serving.rated_answers import (
+    Opened,
+    Role,
+    digests_in_journal,
+    open_transcripts,
+    preferences_of,
+    prompts_of,
+)
+
+AUDIT_FILE = "audit.jsonl"
+
+Directory = Annotated[Path, typer.Argument(help="The copy of `transcripts` in SOVEREIGN_SERVING.")]
+OfLine = Annotated[str, typer.Option("--line", help="The line.")]
+Key = Annotated[Path, typer.Option(help="The private key file.")]
+Out = Annotated[Path, typer.Option(help="The file to write; it must not exist.")]
+JournalCopy = Annotated[
+    Path | None, typer.Option("--journal", help="The copy of `answers` in SOVEREIGN_SERVING: it says which are true.")
+]
+Unchecked = Annotated[
+    bool, typer.Option("--unchecked", help="Take records that no journal vouches for: anyone may have written them.")
+]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+
+@app.command()
+def prompts(
+    directory: Directory,
+    line: OfLine,
+    key: Key,
+    out: Out,
+    journal: JournalCopy = None,
+    unchecked: Unchecked = False,
+) -> None:
+    """Write what callers asked, as `sovereign review open LINE --prompts FILE` takes it, after an audit line.
+
+    Conversations of several turns are left out; a question that was asked twice is there once.
+    """
+    opened = _open(directory, line, key, journal, unchecked)
+    rows = list(prompts_of(opened.transcripts))
+    _write(directory, line, "prompts", out, rows)
+    typer.echo(f"{len(rows)} prompts of {len(opened.transcripts)} transcripts: {out}")
+    _tell(opened)
+
+
+@app.command()
+def preferences(
+    directory: Directory,
+    line: OfLine,
+    key: Key,
+    out: Out,
+    role: Annotated[Role, typer.Option(help="Pairs of answers to one question, or answers with their thumb (KTO).")],
+    journal: JournalCopy = None,
+    unchecked: Unchecked = False,
+) -> None:
+    """Write rated answers as rows of a source, after an audit line. `sovereign sources take-rated` takes them in."""
+    opened = _open(directory, line, key, journal, unchecked)
+    made = preferences_of(opened.transcripts, opened.said, role)
+    _write(directory, line, role, out, made.rows)
+    typer.echo(f"{len(made.rows)} rows of {len(opened.transcripts)} transcripts: {out}")
+    for why, count in sorted(made.left_out.items()):
+        typer.echo(f"left out, {why}: {count}")
+    _tell(opened)
+
+
+def main() -> None:
+    """Entry point."""
+    keep_private()
+    run_program(app, lambda error: print_message(error.message, {"Hint": error.hint} if error.hint else {}))
+
+
+def _open(directory: Path, line: str, key: Path, journal: Path | None, unchecked: bool) -> Opened:
+    if (journal is None) != unchecked:
+        raise InputError(
+            "Name the gateway's journal with --journal, or give --unchecked instead.",
+            "Whoever has the public key can add records; the journal says which are true.",
+        )
+    if not key.is_file():
+        raise InputError(f"{key}: there is no such key file.", "Name the private key.")
+    known = digests_in_journal(journal) if journal is not None else None
+    return open_transcripts(directory, line, key.read_text(encoding="utf-8", errors="replace"), known)
+
+
+def _write(directory: Path, line: str, what: str, out: Path, rows: Sequence[Frozen]) -> None:
+    """Who made what, on the disk before it is there. The audit line holds no text."""
+    if not rows:
+        raise InputError(f"{directory}: nothing of line {line} makes {what}.", "Wait for more transcripts.")
+    if out.exists():
+        raise InputError(f"{out}: the file exists already.", "Name another file.")
+    entry = {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "user": account(),
+        "line": line,
+        "made": what,
+        "rows": len(rows),
+    }
+    _write_down(directory / AUDIT_FILE, json.dumps(entry, ensure_ascii=False) + "\n", os.O_APPEND)
+    _write_down(out, "".join(jsonl_line(each.model_dump(mode="json")) for each in rows), os.O_EXCL)
+
+
+def _write_down(path: Path, content: str, how: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | how, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _tell(opened: Opened) -> None:
+    if opened.foreign:
+        typer.echo(f"left out, not in the journal: {opened.foreign}", err=True)
+    if opened.spoilt:
+        typer.echo(f"not readable: {opened.spoilt}", err=True)
+
+
+if __name__ == "__main__":
+    main()
