@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from benchmarks.evaluation.judge_tables import with_judges
+from benchmarks.evaluation.judge_tables import judges_markdown
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.commands.reference.command_line import command_line_markdown
 from sovereign_pipeline.commands.reference.recipe import INSTITUTION, LINE, WORD_LISTS, recipe_markdown
@@ -18,8 +18,6 @@ from sovereign_pipeline_tests.corpus.first_file_tables import TABLES
 from sovereign_pipeline_tests.security_cases import security_cases_markdown
 
 DOCS = Path(__file__).resolve().parent
-BENCHMARK = DOCS / "benchmarks" / "evaluation.md"
-"""Only its section about the judges is generated."""
 REFERENCE = DOCS / "reference"
 SCHEMAS = DOCS.parent / "data" / "schemas"
 
@@ -38,7 +36,7 @@ def pages() -> dict[Path, str]:
         REFERENCE / "first-file.md": first_file_markdown(FILES | TABLES | ROWS_OF_FILES),
         REFERENCE / "recipe.md": recipe_markdown(),
         REFERENCE / "security-cases.md": security_cases_markdown(),
-        BENCHMARK: with_judges(BENCHMARK.read_text(encoding="utf-8")),
+        REFERENCE / "judges.md": judges_markdown(),
         **{
             SCHEMAS / f"{each.name}.schema.json": json.dumps(json_schema(each), ensure_ascii=False, indent=2) + "\n"
             for each in (LINE, INSTITUTION, WORD_LISTS)

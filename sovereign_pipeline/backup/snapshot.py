@@ -116,7 +116,7 @@ def database_file(settings: Settings) -> Path | None:
         raise InputError(
             f"{VARIABLES['registry_url']}: this database is neither a file of SQLite nor on a PostgreSQL server, and "
             "this backup does not reach it.",
-            "Take the server's own backup first, then copy home, corpus, vault and keys (docs/administrator.md).",
+            "Take the server's own backup first, then copy home, corpus, vault and keys (docs/how-to/ledger.md).",
         )
     return Path(url.database).absolute()
 

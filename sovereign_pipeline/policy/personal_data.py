@@ -10,7 +10,7 @@ A new kind takes three changes, and `sovereign_pipeline_tests/privacy/test_kinds
 3. in `privacy/scrubbing.py`, a planted value in each canary, unless it is kept by default.
 
 Then raise the `code_version` of `scrubbed_corpus` (`privacy/stages.py`), since the same documents give other bytes now;
-name the kind in `docs/administrator.md`, and run `make docs`.
+name the kind in `docs/how-to/personal-data.md`, and run `make docs`.
 """
 
 from typing import Literal, get_args

@@ -174,7 +174,7 @@ def run_inside(
     raise SandboxUnavailable(
         f"Code is run in the sandbox only within limits, and this machine does not allow one of them ({said}).",
         "Use Linux 5.12 or newer with seccomp filters and user, mount, network and process namespaces for this "
-        "account: see 'Suites that run code' in docs/administrator.md. Or remove the suite or the reward from the "
+        "account: see docs/how-to/models.md. Or remove the suite or the reward from the "
         "recipe.",
     )
 

@@ -112,12 +112,12 @@ def test_the_default_margins_need_more_prompts_than_the_shipped_ones(tmp_path: P
     assert few.keys() >= {"refusals", "over_refusals", "injections", "disclosures", "personal_data"}
 
 
-OPERATOR = PROJECT_ROOT / "docs" / "operator.md"
+PAGE = PROJECT_ROOT / "docs" / "how-to" / "evaluate.md"
 
 
 @pytest.mark.parametrize("line", ["documented", "permits-desk", "circulars-ar"])
 def test_the_documented_tables_are_what_the_check_shows(line: str) -> None:
-    text = OPERATOR.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     data = PROJECT_ROOT / "data"
     recipe = yaml.safe_load((data / "lines" / f"{line.replace('documented', 'permits-desk')}.yaml").read_text())
     if line == "documented":

@@ -1,4 +1,4 @@
-"""The roles of `docs/administrator.md` on a real server: the owner's is a finding, the service's does every act."""
+"""The roles of `docs/how-to/ledger.md` on a real server: the owner's is a finding, the service's does every act."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from sovereign_pipeline_tests.ledger.lamps import light
 from sovereign_pipeline_tests.registry.bench import Bench
 
 ROLES, GRANTS = re.findall(
-    r"^```sql\n(.*?)^```", (PROJECT_ROOT / "docs" / "administrator.md").read_text(), re.DOTALL | re.MULTILINE
+    r"^```sql\n(.*?)^```", (PROJECT_ROOT / "docs" / "how-to" / "ledger.md").read_text(), re.DOTALL | re.MULTILINE
 )
 
 

@@ -34,8 +34,9 @@ def test_the_trainer_runs_here_unless_the_institution_says_otherwise(tmp_path: P
     assert load(tmp_path).trainer == Here()
 
 
-def test_the_forms_in_the_administrators_pages_are_valid(tmp_path: Path) -> None:
-    page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
+def test_the_forms_in_the_pages_are_valid(tmp_path: Path) -> None:
+    folder = PROJECT_ROOT / "docs" / "how-to"
+    page = "".join((folder / f"{name}.md").read_text(encoding="utf-8") for name in ("personal-data", "hardware"))
     forms = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
     (lists,) = [form for form in forms if "same_person" in form]
     WordLists.model_validate(lists)

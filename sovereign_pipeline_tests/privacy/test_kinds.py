@@ -37,19 +37,18 @@ def test_each_canary_proves_that_it_is_found(kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_administrator_is_told_what_is_done_with_it(kind: Kind) -> None:
     default = Institution(name="Lamp Office", classification=("PUBLIC",)).treatments("lamps")[kind]
-    page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
+    page = (PROJECT_ROOT / "docs" / "how-to" / "personal-data.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith(f"| {default} |")]
     assert any(kind in row.replace(",", " ").replace(":", " ").split() for row in rows), (
-        f"{kind} is missing in docs/administrator.md, 'What counts as personal data', in the row of the default "
-        f"'{default}'."
+        f"{kind} is missing in docs/how-to/personal-data.md, in the row of the default '{default}'."
     )
 
 
 def test_the_administrator_is_told_how_each_is_found() -> None:
     treatments = Institution(name="Lamp Office", classification=("PUBLIC",)).treatments("lamps")
-    page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
+    page = (PROJECT_ROOT / "docs" / "how-to" / "personal-data.md").read_text(encoding="utf-8")
     table = how_found_markdown(how_found(Privacy(), treatments))
-    assert table in page, f"docs/administrator.md, 'What counts as personal data', must hold this table:\n{table}"
+    assert table in page, f"docs/how-to/personal-data.md, must hold this table:\n{table}"
 
 
 def test_what_a_line_looks_for_is_told_from_its_policy_and_recipe() -> None:

@@ -172,7 +172,7 @@ def test_where_the_kernel_refuses_a_namespace_nothing_is_run() -> None:
         cwd=PROJECT_ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 1
-    assert "SandboxUnavailable" in ended.stderr and "docs/administrator.md" in ended.stderr
+    assert "SandboxUnavailable" in ended.stderr and "docs/how-to/models.md" in ended.stderr
     assert "passed" not in ended.stdout
 
 

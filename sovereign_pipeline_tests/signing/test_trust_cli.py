@@ -108,10 +108,10 @@ def test_from_nothing_to_an_officer_who_is_revoked(made: Program, tmp_path: Path
     ]
 
 
-def test_the_administrators_page_shows_what_the_program_says(program: Program, tmp_path: Path) -> None:
+def test_the_page_about_keys_shows_what_the_program_prints(program: Program, tmp_path: Path) -> None:
     """Every command of the page is run, in its order; ids and dates differ."""
-    page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
-    section = page.partition("\n## Keys and the trust root\n")[2].partition("\n## ")[0]
+    page = (PROJECT_ROOT / "docs" / "how-to" / "keys.md").read_text(encoding="utf-8")
+    section = page.partition("\n## Make the trust root\n")[2].partition("\n## ")[0]
     blocks = re.findall(r"^```\n(.*?)^```", section, flags=re.DOTALL | re.MULTILINE)
     shown = "".join(blocks).replace("/srv/sovereign-keys", "service").replace("\\\n", "")
     calls = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", shown, flags=re.MULTILINE)

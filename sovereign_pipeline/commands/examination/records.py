@@ -18,7 +18,7 @@ from sovereign_pipeline.signing.officers import trust_root
 LONGEST_UNWITNESSED = datetime.timedelta(days=31)
 """So old may the oldest entry be that no witness has seen."""
 LONGEST_WITHOUT_BACKUP = datetime.timedelta(days=31)
-LOG = "docs/administrator.md, The ledger"
+LOG = "docs/how-to/ledger.md"
 
 
 def records(settings: Settings) -> list[Finding]:
@@ -44,7 +44,7 @@ def registry(settings: Settings) -> list[Finding]:
     except SovereignError as error:
         return [failed("registry", error)]
     if found:
-        hint = "Connect services by a role that reads and inserts alone: docs/administrator.md, The ledger."
+        hint = "Connect services by a role that reads and inserts alone: docs/how-to/ledger.md."
         return [Finding("registry", False, and_more(found), {"Hint": hint})]
     where = "a file: whoever may write to it owns it" if is_file else "the role reads and inserts alone"
     return [Finding("registry", True, where)]

@@ -69,8 +69,8 @@ def test_what_a_definition_in_presidios_form_finds_is_replaced() -> None:
     assert scrub(scrubber(), document(text)).documents[0].request == text
 
 
-def test_the_form_in_the_administrators_pages_works() -> None:
-    page = (PROJECT_ROOT / "docs" / "administrator.md").read_text(encoding="utf-8")
+def test_the_form_in_the_page_works() -> None:
+    page = (PROJECT_ROOT / "docs" / "how-to" / "personal-data.md").read_text(encoding="utf-8")
     forms = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)]
     (form,) = [form["privacy"] for form in forms if "privacy" in form]
     try_added_recognizers(Privacy.model_validate(form))
