@@ -8,8 +8,8 @@ from sovereign_pipeline.artifacts.waiving import waive as waive_by_key
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.lifecycle_tables import Recall
-from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.recall import ask, open_recall
+from sovereign_pipeline.release.recall_index import Question
 from sovereign_pipeline.signing.keys import FileSigner, Signer, generate, read_key, write_key
 from sovereign_pipeline.signing.officers import TRUST
 from sovereign_pipeline.signing.trust_changes import add_officer

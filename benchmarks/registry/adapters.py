@@ -38,9 +38,9 @@ from sovereign_pipeline.ledger.tables import (
     Table,
     Transition,
 )
-from sovereign_pipeline.release.held import Question
-from sovereign_pipeline.release.issues import add_issue
+from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.recall import ask, open_recall
+from sovereign_pipeline.release.recall_index import Question
 from sovereign_pipeline.release.standing import DECIDED
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.keys import FileSigner, read_key

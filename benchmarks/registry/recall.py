@@ -34,8 +34,8 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     HeldDocument,
 )
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
-from sovereign_pipeline.release.held import Question
 from sovereign_pipeline.release.recall import ask, open_recall, open_recalls, recalls_in_force
+from sovereign_pipeline.release.recall_index import Question
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.keys import read_key
 from sovereign_pipeline.signing.officers import TRUST

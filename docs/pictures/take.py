@@ -37,8 +37,8 @@ from sovereign_pipeline.policy.rollout import Hold
 from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.rendering import adapter_file
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
-from sovereign_pipeline.review.page.server import server_config
-from sovereign_pipeline.review.page.translations import Language
+from sovereign_pipeline.review.page.app import server_config
+from sovereign_pipeline.review.page.rendering import Language
 from sovereign_pipeline.serving.gateway.admin import Standing
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import judge

@@ -46,8 +46,8 @@ from sovereign_pipeline.ledger.states import FLAG_CHANGED, in_production, transi
 from sovereign_pipeline.ledger.tables import AuditEntry
 from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.release.history import history_of
-from sovereign_pipeline.release.issues import issues_by_adapter
+from sovereign_pipeline.release.acts import issues_by_adapter
+from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.signing.bundles import SUFFIX
 from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 from sovereign_pipeline.signing.predicates import EVIDENCE

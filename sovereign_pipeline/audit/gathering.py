@@ -41,10 +41,10 @@ from sovereign_pipeline.ledger.tables import (
 from sovereign_pipeline.ledger.waiver_log import WAIVED
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.verification import record_of
-from sovereign_pipeline.release import cadence, issues, recall
-from sovereign_pipeline.release.holds import ACCEPTED, JUDGED
+from sovereign_pipeline.release import acts, cadence, recall
 from sovereign_pipeline.release.standing import DECIDED
-from sovereign_pipeline.review.catalog import find_closed_of
+from sovereign_pipeline.release.trial import ACCEPTED, JUDGED
+from sovereign_pipeline.review.acts import find_closed_of
 from sovereign_pipeline.serving.rollout.flag import read_change
 from sovereign_pipeline.signing.bundles import SUFFIX
 from sovereign_pipeline.signing.officers import TRUST
@@ -204,7 +204,7 @@ def _acts(session: Session, covered: Mapping[str, Adapter], found: Gathered) -> 
     tables = (Recall, RecallWaiver, KnownIssue, AdapterReview)
     known = [each for table in tables for each in session.scalars(select(table.statement)) if each is not None]
     by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
-    for action in (issues.ADDED, cadence.REVIEWED, recall.OPENED, recall.WAIVED, PURGED):
+    for action in (acts.ADDED, cadence.REVIEWED, recall.OPENED, recall.WAIVED, PURGED):
         for entry in _entries(session, action):
             named = entry.subjects.get("adapters") or [entry.subjects["adapter"]]
             if not {*named} & {*covered}:

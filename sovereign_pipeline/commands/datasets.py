@@ -35,7 +35,7 @@ def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
     from sovereign_pipeline.ledger.catalog import show_dataset
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-    from sovereign_pipeline.registry.dataset_cards import card_of_dataset
+    from sovereign_pipeline.registry.verification import card_of_dataset
 
     settings = Settings.from_environment()
     row = show_dataset(open_registry(settings), digest)

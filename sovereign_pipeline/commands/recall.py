@@ -56,8 +56,8 @@ def recall_ask(
     if context.invoked_subcommand is not None:
         return
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.held import Question
     from sovereign_pipeline.release.recall import ask, assert_holders, open_recall
+    from sovereign_pipeline.release.recall_index import Question
     from sovereign_pipeline.signing.officers_words import officers_words
 
     question = Question(document, source, dataset, base_model)
@@ -150,7 +150,7 @@ def recall_waive(
 def _rebuild(as_json: bool) -> None:
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-    from sovereign_pipeline.release.holdings import rebuild
+    from sovereign_pipeline.release.recall_index import rebuild
 
     settings = Settings.from_environment()
     done = rebuild(open_registry(settings), open_store(settings), tell_progress)

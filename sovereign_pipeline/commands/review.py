@@ -29,14 +29,11 @@ from sovereign_pipeline.commands.terminal import (
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
-from sovereign_pipeline.review.ballots import progress
-from sovereign_pipeline.review.catalog import find_last
+from sovereign_pipeline.review.acts import find_last, signed_acts
+from sovereign_pipeline.review.ballots import issue_another_link, link_url, progress
 from sovereign_pipeline.review.closing import close
-from sovereign_pipeline.review.custody import signed_acts
-from sovereign_pipeline.review.links import issue_another_link, link_url
-from sovereign_pipeline.review.plan import in_words
+from sovereign_pipeline.review.plan import in_words, plan_of
 from sovereign_pipeline.review.reconciling import findings_in, read_log, rows_of
-from sovereign_pipeline.review.sealed import plan_of
 from sovereign_pipeline.workplace import open_workplace
 
 PageUrl = Annotated[str, typer.Option(help="Where operators reach the page, for the links.")]
@@ -123,7 +120,7 @@ def review_link(
 def review_serve(port: Annotated[int, port_option("Port of the page.")] = REVIEW_PORT) -> None:
     """Serve the review page on loopback, until Ctrl-C."""
     # Loads FastAPI and uvicorn.
-    from sovereign_pipeline.review.page.server import serve
+    from sovereign_pipeline.review.page.app import serve
 
     settings = Settings.from_environment()
     serve(settings, open_registry(settings), port, out.print)

@@ -1,7 +1,6 @@
 """Tables of an adapter's life after registration: the index of what it holds, recalls, known issues, reviews.
 
-The index is derived: the artifacts are the authority, so its rows may be replaced (`release/holdings.py`). It counts
-its own rows, so that one which is gone is missed (`release/held.py`). All other tables only grow.
+The index is derived data: it is rebuilt from the artifacts (`release/recall_index.py`). All other tables only grow.
 """
 
 import datetime

@@ -13,8 +13,8 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
-from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
-from sovereign_pipeline.review.stages import BLIND_REVIEW
+from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
+from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 

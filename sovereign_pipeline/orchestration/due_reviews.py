@@ -20,7 +20,7 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_CHECK, DUE_JOB
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.resources import Clock
-from sovereign_pipeline.registry.mlflow_states import differences
+from sovereign_pipeline.registry.mlflow_mirror import differences
 from sovereign_pipeline.release.cadence import Due, due_reviews
 
 PERIOD_TAG = "sovereign/due_period"

@@ -1,6 +1,6 @@
 """Whether MLflow shows of a line what the registry says, as a check of its registered adapter. A warning alone.
 
-What belongs here: showing it. What does not: the comparison (`registry/mlflow_states.py`).
+What belongs here: showing it. What does not: the comparison (`registry/mlflow_mirror.py`).
 """
 
 import warnings
@@ -13,7 +13,7 @@ from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.jobs import MLFLOW_CHECK
 from sovereign_pipeline.orchestration.partitions import LINES
-from sovereign_pipeline.registry.mlflow_states import differences
+from sovereign_pipeline.registry.mlflow_mirror import differences
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of checks: pinned, and held by a test

@@ -11,12 +11,16 @@ from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_evaluation, mirror_training
-from sovereign_pipeline.registry.mlflow_states import follow_after_act
+from sovereign_pipeline.registry.mlflow_mirror import (
+    follow_after_act,
+    mirror_adapter,
+    mirror_evaluation,
+    mirror_training,
+)
 from sovereign_pipeline.registry.registration import register
-from sovereign_pipeline.release.holdings import index_adapter
-from sovereign_pipeline.release.issues import issues_by_adapter
+from sovereign_pipeline.release.acts import issues_by_adapter
 from sovereign_pipeline.release.recall import open_recalls
+from sovereign_pipeline.release.recall_index import index_adapter
 
 Publication = Callable[[Workplace, ArtifactRef], dict[str, Any]]
 

@@ -10,7 +10,7 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.jobs import REVIEW_JOB
 from sovereign_pipeline.orchestration.partitions import register_lines
-from sovereign_pipeline.review.catalog import find_closed_of
+from sovereign_pipeline.review.acts import find_closed_of
 
 
 @dg.sensor(

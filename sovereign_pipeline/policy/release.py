@@ -2,7 +2,7 @@
 
 What belongs here: how many officers each transition needs, and how long a request is good. What does not: which
 officers there are and what each may approve, which the trust root says (`data/trust/`), and which transitions there are
-(`release/transitions.py`).
+(`release/standing.py`).
 """
 
 from functools import lru_cache

@@ -6,38 +6,323 @@ facts of the record (`record.py`).
 
 import datetime
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.gates import assert_inputs_usable
+from sovereign_pipeline.artifacts.gates import assert_inputs_usable, passing_verdict
 from sovereign_pipeline.artifacts.lineage import lineage
+from sovereign_pipeline.artifacts.making import identity_of, stated_identity
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Stage, Workplace
+from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.staleness import compare
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.base.errors import InputError, IntegrityError
-from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.errors import InputError, IntegrityError, StaleInput
+from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256, short
 from sovereign_pipeline.base.processes import account
-from sovereign_pipeline.base.text import Countdown
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.base.text import Countdown, and_more, counted
+from sovereign_pipeline.base_models.pinned import read_descriptor
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
+from sovereign_pipeline.dataset.card import DatasetCard
+from sovereign_pipeline.dataset.jsonl import CARD
+from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
+from sovereign_pipeline.ledger.catalog import find_adapter, is_registered
+from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.rows_on_record import adapters_on_record, enter_adapter
 from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
-from sovereign_pipeline.registry.building import assert_as_made, gate_facts
+from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.registry.record import (
     RECORD_FILE,
     AdapterRecord,
     BaseModelFacts,
     DatasetFacts,
+    FileFacts,
     GateFacts,
+    ParentAdapterFacts,
+    bill_of_materials,
     disagreements,
+    learned_reward,
+    parent_in,
     read_record,
+    waiver_facts,
 )
-from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
+from sovereign_pipeline.signing.officers import officer_in_short
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, refused_by_vllm, tuned_model
+
+BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
+
+
+def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
+    """The stage on the five stages it reads: aligned_adapter, evaluation_report, both datasets, base_model."""
+    return Stage(
+        kind="registered_adapter",
+        code_version="4",
+        build=partial(build_record, inputs),
+        inputs=inputs,
+        config=partial(_record_config, inputs),
+        is_recorded=_is_registered,
+        reads_corpus=lambda line: True,
+        gates=(
+            Gate(
+                name="record_matches_artifacts",
+                question="Does every fact follow from artifacts of one chain that passed every gate?",
+                code_version="4",
+                evaluate=partial(evaluate_record, inputs),
+                config=lambda line: {"ceiling": line.ceiling},
+            ),
+        ),
+    )
+
+
+def _is_registered(workplace: Workplace, record: ArtifactRef) -> bool:
+    return is_registered(open_registry(workplace.settings), record.digest)
+
+
+def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Write the record and the bill of materials.
+
+    Raises StaleInput when an ancestor is not what would be made today, GateRefused when one did not pass a gate, and
+    IntegrityError for a dataset without a raw_corpus in its lineage.
+    """
+    ancestors = list(_ancestors(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}))
+    assert_as_made(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()})
+    gates = tuple(gate_facts(stage, gate, workplace, ref) for stage, ref in ancestors for gate in stage.gates)
+    record = _record(workplace, inputs, gates)
+    (workspace / RECORD_FILE).write_bytes(record.to_json())
+    (workspace / BILL_OF_MATERIALS_FILE).write_bytes(canonical_json(bill_of_materials(record)) + b"\n")
+    return Built(
+        summary={
+            "method": record.method,
+            "adapter_digest": record.adapter_digest,
+            "adapter_sha256": record.adapter_sha256,
+            "training_rows": record.training_dataset.rows,
+            "preference_rows": record.preference_dataset.rows if record.preference_dataset else 0,
+            "artifacts": len(record.lineage),
+            "gates": len(record.gates),
+            "accepted": sum(gate.waiver is not None for gate in record.gates),
+        }
+    )
+
+
+def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> GateFacts:
+    """How one artifact passed one gate. Raises GateRefused when it did not."""
+    recorded, store = passing_verdict(stage, gate, workplace, ref), workplace.store
+    record, outcome = recorded.record.digest, recorded.verdict.outcome
+    waiver = None if recorded.waiver is None else waiver_facts(store, recorded.waiver, record, outcome)
+    return GateFacts(
+        stage=stage.kind, gate=gate.name, evaluated=ref.digest, record=record, outcome=outcome, waiver=waiver
+    )
+
+
+def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Read every fact from the artifacts again, hash the weights, and read each gate's record."""
+    record = read_record(artifact)
+    differing = disagreements(workplace.store, record, artifact.manifest)
+    evaluated = {(each.stage, each.gate) for each in record.gates}
+    differing += [
+        f"gate {gate.name} has no record for {stage.kind}"
+        for stage in _upstream_of(stages, workplace.line)
+        if stage.passthrough_of(workplace.line) is None
+        for gate in stage.gates
+        if (stage.kind, gate.name) not in evaluated
+    ]
+    evidence: dict[str, Any] = {"disagreements": len(differing), "gates": len(record.gates)}
+    if differing:
+        return Verdict(False, f"the record disagrees with its artifacts: {'; '.join(differing)}.", evidence)
+    facts = _record(workplace, inputs, record.gates)
+    if facts != record:
+        wrong = [name for name in AdapterRecord.model_fields if getattr(facts, name) != getattr(record, name)]
+        return Verdict(False, f"the record differs from its artifacts in {', '.join(wrong)}.", evidence)
+    if workplace.institution.ladder.exceeds(artifact.manifest.classification, workplace.line.ceiling):
+        level = artifact.manifest.classification
+        return Verdict(False, f"{level} is above the line's ceiling {workplace.line.ceiling}.", evidence)
+    return Verdict(
+        True,
+        f"every fact follows from {len(record.lineage)} artifacts of one chain; {_outcomes(record.gates)}; the "
+        f"adapter is {record.classification}.",
+        evidence,
+    )
+
+
+def _outcomes(gates: tuple[GateFacts, ...]) -> str:
+    waived = [f"{gate.gate} ({officer_in_short(gate.waiver.officer)})" for gate in gates if gate.waiver is not None]
+    passed = f"{counted(len(gates) - len(waived), 'gate')} passed"
+    return f"{passed}, {len(waived)} waived by an officer: {', '.join(waived)}" if waived else passed
+
+
+def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
+    """The line's purpose, its method, and every upstream gate with its margins."""
+    return {
+        "purpose": line.purpose,
+        "owner": line.owner,
+        "method": method_of(line),
+        "gates": {
+            f"{stage.kind}.{gate.name}": {"code_version": gate.code_version, **gate.recipe(line)}
+            for stage in _upstream_of(stages, line)
+            if stage.passthrough_of(line) is None
+            for gate in stage.gates
+        },
+    }
+
+
+def method_of(line: Line) -> str:
+    """Such as `sft-lora`, `sft-qlora+dpo`, `sft-lora+trl-orpo`, `sft-lora+ppo` or, tuned in full, `sft-full`."""
+    sft, preference, rlhf = line.training.sft, line.training.preference, line.training.rlhf
+    then = preference.name if preference is not None else rlhf.algorithm if rlhf is not None else None
+    return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (f"+{then}" if then is not None else "")
+
+
+def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
+    """The stages and everything that they are made from for a line, furthest first, each once."""
+    found: dict[str, Stage] = {}
+    for stage in stages:
+        for each in [*_upstream_of(stage.inputs_of(line), line), stage]:
+            found.setdefault(each.kind, each)
+    return list(found.values())
+
+
+def _ancestors(
+    stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]
+) -> Iterator[tuple[Stage, ArtifactRef]]:
+    """Every upstream stage that built an artifact for this line, with the artifact, furthest first, each once."""
+    seen: set[str] = set()
+
+    def upstream_of(stage: Stage, ref: ArtifactRef) -> Iterator[tuple[Stage, ArtifactRef]]:
+        passthrough = stage.passthrough_input(workplace.line)
+        if passthrough is not None:
+            yield from upstream_of(passthrough, ref)
+            return
+        if stage.kind in seen:
+            return
+        seen.add(stage.kind)
+        manifest = workplace.store.read_manifest(ref)
+        for upstream in stage.inputs_of(workplace.line):
+            yield from upstream_of(upstream, workplace.store.input_ref(manifest, upstream.kind))
+        yield stage, ref
+
+    for stage in stages:
+        yield from upstream_of(stage, refs[stage.kind])
+
+
+def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]) -> None:
+    """Assert that each artifact of a lineage is what its stage would make today, by its whole identity.
+
+    The identity holds code version, recipe, inputs, libraries and the digests of files outside the store. Raises
+    StaleInput, which names what changed: the record would not state how the adapter was made.
+    """
+    line, store = workplace.line.line, workplace.store
+    for stage, ref in _ancestors(stages, workplace, refs):
+        stated = stated_identity(store.read_manifest(ref))
+        changes = compare(stated, identity_of(stage, workplace, stated.inputs))
+        if changes:
+            raise StaleInput(
+                f"Line {line}: {stage.kind} {short(ref.digest)} is no longer what would be made: {and_more(changes)}. "
+                f"The record would not state how the adapter was made.",
+                "Run the line again.",
+                act="run_line",
+                line=line,
+            )
+
+
+def _record(workplace: Workplace, inputs: Inputs, gates: tuple[GateFacts, ...]) -> AdapterRecord:
+    store, line = workplace.store, workplace.line
+    adapter, report = inputs["aligned_adapter"], inputs["evaluation_report"]
+    ancestors = {artifact.manifest.kind: artifact.ref.digest for artifact in inputs.values()}
+    for artifact in inputs.values():
+        ancestors |= {manifest.kind: ref.digest for ref, manifest in lineage(store, artifact.manifest)}
+    sources = _sources(store, inputs["training_dataset"])
+    preferences = inputs["preference_dataset"] if line.training.learns_from_preferences else None
+    return AdapterRecord(
+        line=line.line,
+        purpose=line.purpose,
+        owner=line.owner,
+        method=method_of(line),
+        classification=workplace.institution.ladder.highest(each.manifest.classification for each in inputs.values()),
+        adapter_digest=adapter.ref.digest,
+        adapter_sha256=tuned_model(adapter).weights_sha256,
+        code_version=adapter.manifest.producer.code_version,
+        framework_versions=adapter.manifest.producer.libraries,
+        training_dataset=dataset_facts(inputs["training_dataset"], sources),
+        preference_dataset=dataset_facts(preferences, sources) if preferences is not None else None,
+        base_model=_base_model(inputs["base_model"]),
+        evaluation_report_digest=report.ref.digest,
+        evaluation=_evaluation(store, report),
+        lineage=dict(sorted(ancestors.items())),
+        gates=gates,
+        parent_adapter=_parent_adapter(store, adapter),
+        reward=learned_reward(adapter.manifest),
+    )
+
+
+def _parent_adapter(store: ArtifactStore, adapter: Artifact) -> ParentAdapterFacts | None:
+    parent = parent_in((adapter.manifest, *(manifest for _, manifest in lineage(store, adapter.manifest))))
+    if parent is None:
+        return None
+    adapter_id, digest = parent
+    weights = tuned_model(store.open(store.ref_of(digest))).weights_sha256
+    return ParentAdapterFacts(adapter=adapter_id, digest=digest, adapter_sha256=weights)
+
+
+def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:
+    """The institution's source files as raw_corpus read them: path, role, licence, SHA-256 and counts of each."""
+    for ref, manifest in lineage(store, dataset.manifest):
+        if manifest.kind == RAW_CORPUS.kind:
+            return read_sources(store.open_as_given(ref))
+    raise IntegrityError(f"{dataset.path}: the lineage of this dataset holds no raw_corpus.", "Run the line again.")
+
+
+def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFacts:
+    """The facts of a dataset for record and registry. `sources`: of raw_corpus, all of the line's files."""
+    card_file = dataset.file(CARD)
+    card = DatasetCard.model_validate_json(card_file.read_bytes())
+    file = dataset.file(card.file.path)
+    named = {source.name for source in card.sources}
+    with file.open("rb") as stream:
+        rows = sum(1 for _ in stream)
+    return DatasetFacts(
+        kind=dataset.manifest.kind,
+        digest=dataset.ref.digest,
+        file=file.name,
+        file_sha256=file_sha256(file),
+        rows=rows,
+        classification=dataset.manifest.classification,
+        sources=tuple(source for source in sources if source["name"] in named),
+        rows_held_out=card.tokens.held_out.rows,
+        by_classification=card.by_classification,
+        tokens=card.tokens.model_dump(mode="json"),
+        findings={finding.name: finding.count for finding in card.findings if finding.warns},
+        card_sha256=file_sha256(card_file),
+    )
+
+
+def _base_model(artifact: Artifact) -> BaseModelFacts:
+    described = read_descriptor(artifact)
+    files = tuple(FileFacts(name=name, sha256=sha256) for name, sha256 in sorted(described["files"].items()))
+    return BaseModelFacts(
+        name=described["name"], digest=digest_of(described["files"]), licence=described["licence"], files=files
+    )
+
+
+def _evaluation(store: ArtifactStore, report: Artifact) -> dict[str, Any]:
+    """The summary of the report and, by the name of the asset, of each set of scores it was made from."""
+    scores = {kind: store.read_manifest(store.input_ref(report.manifest, kind)) for kind in report.manifest.inputs}
+    of_the_adapter = {
+        kind: manifest.summary for kind, manifest in scores.items() if "aligned_adapter" in manifest.inputs
+    }
+    return {**report.manifest.summary, **of_the_adapter}
+
+
+REGISTERED_ADAPTER = registered_adapter_stage(
+    (ALIGNED_ADAPTER, EVALUATION_REPORT, TRAINING_DATASET, PREFERENCE_DATASET, BASE_MODEL)
+)
 
 
 def register(

@@ -4,9 +4,11 @@ What belongs here: the walk over the lineage and what it compares with the regis
 (`artifacts/store.py`) or a base model (`base_models/pinned.py`), and files outside the store (`outside_files.py`).
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import PurePosixPath
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from sovereign_pipeline.artifacts.confined import confined_files
@@ -16,27 +18,168 @@ from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
 from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, read_waiver
-from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
+from sovereign_pipeline.base.files import file_sha256, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, counted
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.stages import BASE_MODEL, WEIGHTS, artifacts_of
-from sovereign_pipeline.corpus.changed_sources import ChangedSource
-from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
+from sovereign_pipeline.corpus.changed_sources import ChangedSource, changed_sources
+from sovereign_pipeline.corpus.columns import ColumnScreen
+from sovereign_pipeline.corpus.stages import DOCUMENTS, RAW_CORPUS, read_sources
+from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
+from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_dataset
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.purges import files_purged, purges_of
 from sovereign_pipeline.ledger.rows_on_record import assert_rows_on_record
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
-from sovereign_pipeline.registry.building import dataset_facts
-from sovereign_pipeline.registry.dataset_cards import open_dataset
-from sovereign_pipeline.registry.outside_files import Checked, Examined, Withheld, examine_sources, examine_suites
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import Line, load_line
+from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
 from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
-from sovereign_pipeline.registry.registration import assert_parent_is_registered
+from sovereign_pipeline.registry.registration import assert_parent_is_registered, dataset_facts
 from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.suites.cards import load_suite_card, suite_files, suite_folder
+from sovereign_pipeline.suites.rows import digest_of_items
+from sovereign_pipeline.suites.suites import identity_of_suite
 from sovereign_pipeline.training.tuned_model import stated_weights, tuned_model
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Something whose every byte was hashed and found as recorded."""
+
+    what: str
+    digest: str
+    path: str
+    files: int
+    bytes: int
+    """The manifest's included."""
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """Files with unscrubbed text that were not read, because the corpus root is not readable here."""
+
+    what: str
+    digest: str
+    files: int
+    bytes: int
+
+    def __str__(self) -> str:
+        files = counted(self.files, "file")
+        return f"{self.what} {short(self.digest)}: {files} with unscrubbed text, withheld here and not verified"
+
+
+Examined = Checked | ChangedSource | str
+"""A file as it was recorded, a source that is not, or the note about a suite that is not."""
+
+
+def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checked | ChangedSource]:
+    """Each source file of the institution from which a raw corpus was read."""
+    sources = read_sources(raw_corpus)
+    documents = raw_corpus.file(DOCUMENTS) if not raw_corpus.withheld else None
+    config = raw_corpus.manifest.producer.config
+    screen = ColumnScreen.of(config, kinds_in_columns, partial(column_secret, settings, create=False))
+    found = changed_sources(settings.data, raw_corpus.manifest, sources, documents, screen)
+    changed = {each.name: each for each in found}
+    for source in sources:
+        path = settings.data / source["path"]
+        yield changed.get(source["name"]) or _checked("source_file", source["sha256"], path, [path])
+
+
+def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterator[Checked | str]:
+    """Each suite and each file of the red team with which an adapter was scored. `ancestors`: of its record.
+
+    A manifest holds a suite's name and digest and not its path, which today's recipe gives.
+    """
+    for artifact in ancestors:
+        if artifact.manifest.kind not in (CAPABILITY_SCORES.kind, RED_TEAM_REPORT.kind):
+            continue
+        name = artifact.manifest.line
+        try:
+            line = load_line(settings.data, name, load_institution(settings.data))
+        except SovereignError as error:
+            yield f"Line {name}: the suites were not read, because the recipe is not readable: {error.message}"
+            continue
+        for suite, recorded in artifact.manifest.external_inputs.items():
+            if ":" not in suite:  # the others are incumbents and name models
+                yield _examine_suite(settings, line, artifact.manifest.kind, suite, recorded)
+
+
+def _examine_suite(settings: Settings, line: Line, kind: str, name: str, recorded: str) -> Checked | str:
+    subject = f"'{name}' of {kind} ({short(recorded)})"
+    try:
+        found = _find_suite(settings, line, kind, name)
+    except SovereignError as error:
+        return f"{subject} is not readable: {error.message}"
+    if found is None:
+        return f"Line {line.line}: {subject} is no longer in the recipe."
+    if found.digest != recorded:
+        return f"{found.path}: {subject} was changed since it was used."
+    return _checked("suite_file", recorded, found.path, found.files)
+
+
+@dataclass(frozen=True)
+class _Suite:
+    path: Path
+    digest: str
+    files: list[Path]
+
+
+def _find_suite(settings: Settings, line: Line, kind: str, name: str) -> _Suite | None:
+    """What today's recipe calls by this name, or None. Raises SovereignError when it is missing or damaged."""
+    if kind == RED_TEAM_REPORT.kind:
+        red_team = line.named_evaluation.red_team
+        named = {"prompts": red_team.prompts, "judge_labels": red_team.judge_labels}
+        if name not in named:
+            return None
+        path = settings.data / named[name]
+        return _Suite(path, digest_of_items(path), [path])
+    entry = next((each for each in line.named_evaluation.capability if each.name == name), None)
+    if entry is None:
+        return None
+    digest = identity_of_suite(settings, entry)
+    if entry.suite is None:
+        path = settings.data / entry.own_path
+        return _Suite(path, digest, [path])
+    card = load_suite_card(settings, entry.suite)
+    return _Suite(suite_folder(settings, card), digest, list(suite_files(settings, card).values()))
+
+
+def _checked(what: str, digest: str, path: Path, files: list[Path]) -> Checked:
+    return Checked(what, digest, str(path), len(files), sum(file.stat().st_size for file in files))
+
+
+@dataclass(frozen=True)
+class CardOfDataset:
+    """The data card of a registered dataset."""
+
+    facts: dict[str, Any]
+    """For programs."""
+    markdown: str
+    """For people."""
+
+
+def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
+    """The card that was registered with a dataset. `row`: as `show_dataset` returns it.
+
+    Raises NotFoundError when the store lacks the artifact, and IntegrityError naming the file when a byte changed.
+    """
+    artifact = open_dataset(store, row)
+    file = artifact.file(CARD)
+    if row["card_sha256"] not in (None, file_sha256(file)):
+        raise IntegrityError(
+            f"{file}: this is not the data card that was registered.", "Restore the registry from a copy."
+        )
+    return CardOfDataset(json.loads(file.read_bytes()), artifact.file(CARD_FOR_PEOPLE).read_text(encoding="utf-8"))
+
+
+def open_dataset(store: ArtifactStore, row: dict[str, Any]) -> Artifact:
+    """Verify and open the artifact of a registered dataset. Raises as `card_of_dataset` does."""
+    return store.open(ArtifactRef(**{name: row[name] for name in ("kind", "line", "digest", "manifest_sha256")}))
 
 
 def _no_progress(message: str) -> None:
@@ -132,11 +275,11 @@ def verify_adapter(
         assert_rows_on_record(session)
     artifact = store.open(record_of(row))
     record = read_record(artifact)
-    checked: list[Read] = [*_checked(artifact)]
+    checked: list[Read] = [*_checked_verification(artifact)]
     _assert_row_is_of_record(registry, row, record, artifact)
     opened = _opening(registry, store, settings)
     ancestors = _open_lineage(store, artifact, progress, opened)
-    checked += [part for each in ancestors for part in _checked(each)]
+    checked += [part for each in ancestors for part in _checked_verification(each)]
     _assert_adapter_is_registered_one(row, next(each for each in ancestors if each.ref.digest == row.adapter_digest))
     checked += _gate_records(registry, store, row, record, artifact)
     differing = disagreements(store, record, artifact.manifest)
@@ -147,7 +290,7 @@ def verify_adapter(
     examined = [*_examine_sources(settings, ancestors), *examine_suites(settings, ancestors)]
     checked += _purged(registry, settings, ancestors)
     for origin in _origins(store, base_model, progress, opened):
-        checked += [*_checked(origin), *_purged(registry, settings, [origin])]
+        checked += [*_checked_verification(origin), *_purged(registry, settings, [origin])]
         examined += _examine_sources(settings, [origin])
     report = _report(adapter_id, checked, examined)
     if record.parent_adapter is None:
@@ -181,7 +324,7 @@ def verify_dataset(
     artifact = open_dataset(store, row)
     ancestors = _open_lineage(store, artifact, progress, store.open_as_given)
     _assert_row_is_of_dataset(row, artifact, [each for raw in _raw_corpora(ancestors) for each in read_sources(raw)])
-    checked = [part for each in (artifact, *ancestors) for part in _checked(each)]
+    checked = [part for each in (artifact, *ancestors) for part in _checked_verification(each)]
     return _report(row["digest"], checked, list(_examine_sources(settings, ancestors)))
 
 
@@ -274,7 +417,7 @@ def _examine_sources(settings: Settings, ancestors: Iterable[Artifact]) -> Itera
         yield from examine_sources(settings, raw)
 
 
-def _checked(artifact: Artifact) -> Iterator[Read]:
+def _checked_verification(artifact: Artifact) -> Iterator[Read]:
     """What was hashed of an artifact: its directory in the store, and that under the corpus root where it has one."""
     manifest, kind, digest = artifact.manifest, artifact.manifest.kind, artifact.ref.digest
     apart = () if artifact.confined == artifact.path else confined_files(manifest)
@@ -359,12 +502,12 @@ def _gate_records(
             "Restore the registry from a copy.",
         )
     for key, each in registered.items():
-        yield from _checked(store.open(_registered_ref(row, GATE_RECORD, each)))
+        yield from _checked_verification(store.open(_registered_ref(row, GATE_RECORD, each)))
         in_record, in_registry = named.get(key), dict(each.get("acceptance") or {})
         if in_registry:
             waiver = store.open(_registered_ref(row, GATE_WAIVER, in_registry))
             read_waiver(store, registry.settings, LedgerWaivers(lambda: registry), waiver)
-            yield from _checked(waiver)
+            yield from _checked_verification(waiver)
             del in_registry["manifest_sha256"]
         if in_registry != (in_record.model_dump(mode="json") if in_record is not None else {}):
             raise IntegrityError(

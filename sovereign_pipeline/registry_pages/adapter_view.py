@@ -52,12 +52,11 @@ from sovereign_pipeline.registry_pages.views import (
     ReviewView,
     Waived,
 )
+from sovereign_pipeline.release.acts import issues_by_adapter
 from sovereign_pipeline.release.cadence import due_reviews, reviews_on_record
-from sovereign_pipeline.release.history import history_of
-from sovereign_pipeline.release.issues import issues_by_adapter
 from sovereign_pipeline.release.recall import open_recalls, question_of, waivers_of_recalls
-from sovereign_pipeline.release.standing import standings_of_adapter
-from sovereign_pipeline.review.catalog import find_open
+from sovereign_pipeline.release.standing import history_of, standings_of_adapter
+from sovereign_pipeline.review.acts import find_open
 from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline.signing.trust import Trust
 

@@ -17,10 +17,13 @@ from sovereign_pipeline.ledger.states import State, transitions_of
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.registry_pages.views import Missing, NextStep
-from sovereign_pipeline.release.changes import assert_staged_long_enough
-from sovereign_pipeline.release.requests import assert_not_recalled, assert_still_so, evidence_of
-from sovereign_pipeline.release.standing import Standing
-from sovereign_pipeline.release.transitions import Arrow, arrow
+from sovereign_pipeline.release.requests import (
+    assert_not_recalled,
+    assert_staged_long_enough,
+    assert_still_so,
+    evidence_of,
+)
+from sovereign_pipeline.release.standing import Arrow, Standing, arrow
 from sovereign_pipeline.workplace import open_workplace
 
 FURTHER: Mapping[State, str] = {

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.registry_pages.lineage_drawing import lineage_svg
 from sovereign_pipeline.registry_pages.views import AdapterView
-from sovereign_pipeline.review.page.translations import Language
+from sovereign_pipeline.review.page.rendering import Language
 
 HERE = Path(__file__).resolve().parent
 

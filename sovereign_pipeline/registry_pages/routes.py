@@ -26,8 +26,7 @@ from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.overview import overview
 from sovereign_pipeline.registry_pages.readers import COOKIE, HOURS, Reader, Readers
 from sovereign_pipeline.registry_pages.rendering import Readable, adapter_page, policy, render
-from sovereign_pipeline.review.page.rendering import LANGUAGE_COOKIE, language_of
-from sovereign_pipeline.review.page.translations import Language
+from sovereign_pipeline.review.page.rendering import LANGUAGE_COOKIE, Language, language_of
 
 _LOG = logging.getLogger(__name__)
 

@@ -17,9 +17,8 @@ from sovereign_pipeline.ledger.purges import Purge
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
 from sovereign_pipeline.ledger.waiver_log import WAIVED
 from sovereign_pipeline.registry_pages.views import Happened, Waived
-from sovereign_pipeline.release.holds import ACCEPTED
-from sovereign_pipeline.release.standing import Standing
-from sovereign_pipeline.release.transitions import SUPERSEDE
+from sovereign_pipeline.release.standing import SUPERSEDE, Standing
+from sovereign_pipeline.release.trial import ACCEPTED
 from sovereign_pipeline.signing.officers import actor_of, officer_shown
 from sovereign_pipeline.signing.trust import Trust
 
@@ -34,7 +33,7 @@ class OnRecord:
     trust: Trust
     requests: Sequence[Standing]
     history: Sequence[Mapping[str, Any]]
-    """Its transitions, as `release/history.py` has them."""
+    """Its transitions, as `release/standing.py` has them."""
     recalls: Sequence[Recall]
     recall_waivers: Sequence[RecallWaiver]
     issues: Sequence[KnownIssue]

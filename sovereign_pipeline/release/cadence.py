@@ -26,7 +26,7 @@ from sovereign_pipeline.policy.cadence import Cadence
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
-from sovereign_pipeline.release.causes import Cause, Registered, causes
+from sovereign_pipeline.release.recall import Cause, Registered, causes
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers_words import officers_words
 from sovereign_pipeline.signing.predicates import REVIEW

@@ -34,7 +34,7 @@ from sovereign_pipeline.ledger.rows_on_record import assert_on_record
 from sovereign_pipeline.ledger.states import ENDED, State, states
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.ledger.trust_on_record import assert_in_force
-from sovereign_pipeline.release.holdings import all_that_is_beneath
+from sovereign_pipeline.release.recall_index import all_that_is_beneath
 from sovereign_pipeline.release.standing import assert_signed
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import assert_may, entry_actor, officer_of, trust_root

@@ -7,7 +7,7 @@ the change itself (`changes.py`).
 import datetime
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,23 +16,51 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.artifacts.gates import passing_verdict
 from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, NotFoundError, SignInError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.catalog import find_adapter, waivers_of
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.in_force import rules_digest, trust_named
-from sovereign_pipeline.ledger.states import REQUESTED, State, in_production, state_of
-from sovereign_pipeline.ledger.tables import Adapter, ReleaseRequest
+from sovereign_pipeline.ledger.rows_on_record import assert_on_record
+from sovereign_pipeline.ledger.states import (
+    REQUESTED,
+    STATE_CHANGED,
+    State,
+    facts_of,
+    in_production,
+    state_of,
+    transitions_of,
+)
+from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
+from sovereign_pipeline.ledger.trust_on_record import assert_in_force
+from sovereign_pipeline.ledger.verifying import verify_registry
+from sovereign_pipeline.registry.mlflow_mirror import follow_after_act
 from sovereign_pipeline.registry.verification import verify_adapter
-from sovereign_pipeline.release.holds import hold_evidence
 from sovereign_pipeline.release.recall import open_recalls
-from sovereign_pipeline.release.transitions import Arrow, arrow
-from sovereign_pipeline.review.stages import BLIND_REVIEW
+from sovereign_pipeline.release.standing import (
+    DECIDED,
+    SUPERSEDE,
+    Arrow,
+    Decision,
+    Standing,
+    arrow,
+    rules_on_record,
+    standing_of,
+)
+from sovereign_pipeline.release.trial import hold_evidence
+from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
 from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import Officer, entry_actor
+from sovereign_pipeline.signing.officers import (
+    Officer,
+    assert_may,
+    entry_actor,
+    officer_of,
+    pipeline_signer,
+    trust_root,
+)
 from sovereign_pipeline.signing.officers_words import on_one_line
-from sovereign_pipeline.signing.predicates import REQUEST
+from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
 from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.signing.trust import Trust
 
@@ -222,3 +250,218 @@ def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mappin
             f"{incumbent or 'nothing'} is in production.",
             "Request anew.",
         )
+
+
+KEY_CHANGED = "pipeline key changed"
+"""Action of the entry before the first transition that a key signs."""
+
+
+def make_transition(
+    session: Session, registry: Registry, workplace: Workplace, trust: Trust, standing: Standing
+) -> None:
+    """Make the transition of a complete request, and supersede what it takes production from."""
+    row, predicate = standing.request, standing.predicate
+    adapter = session.get_one(Adapter, row.adapter_id)
+    assert_on_record(session, adapter)
+    assert_still_so(session, row, predicate, adapter)
+    asked = arrow_of(predicate)
+    assert_not_recalled(session, registry.settings, adapter, asked)
+    _assert_enough_by_the_rules_of_now(session, registry, standing, asked, adapter)
+    if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
+        raise ConflictError(
+            f"Request {row.id[:12]} rests on other evidence than there is now.", "Look at it, and request anew."
+        )
+    for digest in (adapter.record_digest, adapter.adapter_digest):
+        workplace.store.open(workplace.store.ref_of(digest))
+    before = transitions_of(session, adapter.line)
+    assert_staged_long_enough(workplace, asked, before, adapter)
+    signer, approvals = pipeline_signer(workplace.settings, trust), list(standing.approval_statements)
+    incumbent = predicate["incumbent"] if asked.takes_production else None
+    _note_new_key(session, signer.keyid)
+    moves: list[tuple[Adapter, str, State, State]] = []
+    if incumbent is not None:
+        moves.append((session.get_one(Adapter, incumbent), SUPERSEDE, "production", "superseded"))
+    moves.append((adapter, asked.name, predicate["from"], asked.after))
+    for number, (moved, name, left, reached) in enumerate(moves, start=len(before) + 1):
+        now = datetime.datetime.now(datetime.UTC)
+        content = {
+            "line": moved.line,
+            "sequence": number,
+            "adapter": moved.id,
+            "transition": name,
+            "from": left,
+            "to": reached,
+            "request": row.id,
+            "approvals": approvals,
+            "replaces": incumbent if moved is adapter else None,
+            "at": now.isoformat(),
+        }
+        subject = Subject("registered_adapter/manifest.json", moved.record_manifest_sha256)
+        made = Transition(
+            line=moved.line,
+            sequence=number,
+            adapter_id=moved.id,
+            transition=name,
+            before=left,
+            after=reached,
+            request_id=row.id,
+            made_at=now,
+            statement=sign_statement(signer, Statement((subject,), TRANSITION, content)),
+        )
+        session.add(made)
+        session.flush()
+        append(session, f"pipeline:{signer.keyid}", STATE_CHANGED, facts_of(made))
+
+
+def _note_new_key(session: Session, keyid: str) -> None:
+    """Enter that transitions are signed with another key from here on than the last one was."""
+    query = select(AuditEntry).where(AuditEntry.action == KEY_CHANGED).order_by(AuditEntry.sequence.desc()).limit(1)
+    last = session.scalars(query).one_or_none()
+    before = last.subjects["key"] if last is not None else None
+    if keyid != before:
+        append(session, f"pipeline:{keyid}", KEY_CHANGED, {"key": keyid, "before": before})
+
+
+def arrow_of(predicate: Mapping[str, Any]) -> Arrow:
+    """The arrow that a request asks for."""
+    return arrow(predicate["transition"], predicate["adapter"], predicate["from"])
+
+
+def _assert_enough_by_the_rules_of_now(
+    session: Session, registry: Registry, standing: Standing, asked: Arrow, adapter: Adapter
+) -> None:
+    """What a request says of itself is its requester's word. The rules of now are on record since the transaction's
+    first entry; those that this process has read may be older."""
+    rules = rules_on_record(session, registry.settings)
+    needed = rules.approvals_for(None, asked.name, [adapter.classification])
+    stated = (standing.predicate["classification"], standing.predicate["approvals"])
+    if stated[0] != adapter.classification or stated[1] < needed:
+        raise ConflictError(
+            f"Request {standing.request.id[:12]} was made for {stated[1]} approvals at {stated[0]}, and '{asked.name}' "
+            f"needs {needed} at {adapter.classification}.",
+            "Request anew.",
+        )
+
+
+def assert_staged_long_enough(
+    workplace: Workplace, asked: Arrow, before: Sequence[Transition], adapter: Adapter
+) -> None:
+    """Raises ConflictError for the promotion of an adapter that was staged for fewer hours than the rules ask for."""
+    hours = workplace.institution.release.staged_hours
+    if asked.name != "promote" or not hours:
+        return
+    staged = [each.made_at for each in before if each.adapter_id == adapter.id and each.after == "staged"][-1]
+    ready = staged + datetime.timedelta(hours=hours)
+    if datetime.datetime.now(datetime.UTC) < ready:
+        raise ConflictError(
+            f"{adapter.id} was staged at {staged:%Y-%m-%d %H:%M} UTC, and an adapter stays staged for {hours} hours.",
+            f"Approve it after {ready:%Y-%m-%d %H:%M} UTC.",
+        )
+
+
+def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: Proposal) -> Standing:
+    """Put a signed request on record; where nobody else must approve, the transition is made with it.
+
+    The whole ledger is computed again before, since entries decide. Raises IntegrityError where it is not whole, and
+    SignInError where the trust root does not let the officer do so.
+    """
+    trust = trust_root(workplace.settings)
+    officer = officer_of(trust, signer.keyid)
+    if proposal.approvals == 0:
+        assert_may(officer, proposal.arrow.name, [proposal.adapter.classification])
+    verify_registry(registry)
+    with registry.writing() as session:
+        assert_in_force(session, workplace.settings, trust)
+        assert_policy_as_shown(workplace.settings, proposal)
+        row = enter_request(session, trust, signer, officer, proposal)
+        if proposal.approvals == 0:
+            make_transition(session, registry, workplace, trust, standing_of(session, workplace.settings, trust, row))
+    if proposal.approvals == 0:
+        follow_after_act(registry, workplace.settings, row.line, workplace.progress)
+    with registry.reading() as session:
+        return standing_of(session, workplace.settings, trust, row)
+
+
+def decide(
+    registry: Registry,
+    workplace: Workplace,
+    request_id: str,
+    decision: Decision,
+    signer: Signer,
+    reason: str = "",
+    *,
+    now: datetime.datetime | None = None,
+) -> Standing:
+    """Enter what an officer decides of a request. Approvals enough make the transition, in the same transaction.
+
+    The whole ledger is computed again before, since entries decide.
+
+    `now`: for whether the request has expired; else the time of this machine.
+
+    Raises ConflictError once the request has ended or was overtaken, or for a second decision of the same person, and
+    SignInError for an officer who may not decide of it, the requester among them.
+    """
+    trust = trust_root(workplace.settings)
+    officer = officer_of(trust, signer.keyid)
+    verify_registry(registry)
+    with registry.writing() as session:
+        assert_in_force(session, workplace.settings, trust)
+        row = find_request(session, request_id)
+        standing = standing_of(session, workplace.settings, trust, row, now)
+        if standing.ended is not None:
+            raise ConflictError(f"Request {row.id[:12]} has ended: {standing.ended}.", "Request anew.")
+        _assert_may_decide(standing, officer, decision)
+        statement = Statement(
+            (Subject("request.sigstore.json", row.id),),
+            APPROVAL,
+            {"decision": decision, "request": row.id, "adapter": row.adapter_id, "reason": on_one_line(reason)},
+        )
+        bundle = sign_statement(signer, statement)
+        given = ReleaseDecision(
+            request_id=row.id,
+            keyid=signer.keyid,
+            decision=decision,
+            entered_at=datetime.datetime.now(datetime.UTC),
+            statement=bundle,
+        )
+        session.add(given)
+        session.flush()
+        subjects = {
+            "line": row.line,
+            "adapter": row.adapter_id,
+            "request": row.id,
+            "statement": hashlib.sha256(bundle).hexdigest(),
+            **trust_named(trust),
+        }
+        append(session, entry_actor(officer), DECIDED[decision], subjects)
+        standing = standing_of(session, workplace.settings, trust, row, now)
+        is_made = standing.ended is None and standing.is_complete
+        if is_made:
+            make_transition(session, registry, workplace, trust, standing)
+            standing = standing_of(session, workplace.settings, trust, row, now)
+    if is_made:
+        follow_after_act(registry, workplace.settings, row.line, workplace.progress)
+    return standing
+
+
+def _assert_may_decide(standing: Standing, officer: Officer, decision: Decision) -> None:
+    row, predicate = standing.request, standing.predicate
+    is_requester = officer.person == standing.requester.person
+    approved = {each.person for each in standing.approvals}
+    if decision == "withdraw":
+        if not is_requester and officer.person not in approved:
+            raise ConflictError(f"{officer.person} decided nothing of request {row.id[:12]} that can be withdrawn.")
+        return
+    if decision == "approve" and is_requester:
+        raise SignInError(
+            f"{officer.person} made request {row.id[:12]}, and nobody approves what they asked for.",
+            "Another officer approves it.",
+        )
+    if decision == "approve" and officer.person in approved:
+        raise ConflictError(f"{officer.person} approved request {row.id[:12]} already.")
+    if decision == "approve" and officer.person in standing.withdrawn:
+        raise ConflictError(
+            f"{officer.person} withdrew their approval of request {row.id[:12]}.",
+            "Another officer approves it, or it is requested anew.",
+        )
+    assert_may(officer, arrow_of(predicate).name, [predicate["classification"]])

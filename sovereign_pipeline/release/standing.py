@@ -10,25 +10,135 @@ not: entering any of them (`decisions.py`, `changes.py`).
 import datetime
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.ledger.catalog import find_adapter
+from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.ledger.in_force import INSTITUTION, POLICY_CHANGED, kept_rule
 from sovereign_pipeline.ledger.rows_on_record import HINT
-from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, states, transitions_of
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
+from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, State, facts_of, states, transitions_of
+from sovereign_pipeline.ledger.tables import (
+    Adapter,
+    AuditEntry,
+    ReleaseDecision,
+    ReleaseRequest,
+    Transition,
+    row_as_dict,
+)
+from sovereign_pipeline.policy.recipe_model import nearest_known
+from sovereign_pipeline.policy.release import Release, TransitionName, is_transition, release_in
 from sovereign_pipeline.release.recall import open_recalls
-from sovereign_pipeline.release.rules_on_record import RulesOnRecord, rules_on_record
-from sovereign_pipeline.release.transitions import SUPERSEDE
 from sovereign_pipeline.signing.officers import OFFICER, PIPELINE, Officer
 from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
 from sovereign_pipeline.signing.statements import verify_statement
 from sovereign_pipeline.signing.trust import Trust, TrustedKey
+
+UNDECIDED: frozenset[State] = frozenset({"registered", "in review"})
+USABLE: frozenset[State] = frozenset({"approved", "staged", "production", "superseded"})
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """A change of state that there is."""
+
+    name: TransitionName
+    before: frozenset[State]
+    after: State
+    needs_evidence: bool = False
+    """Every file behind the adapter is hashed again, and its blind review must have passed or been waived."""
+    takes_production: bool = False
+    """Whatever is in production for the line is superseded with it."""
+    stops_at_recall: bool = True
+    """An open recall forbids it."""
+
+
+ARROWS: tuple[Arrow, ...] = (
+    Arrow("approve", UNDECIDED, "approved", needs_evidence=True),
+    Arrow("stage", frozenset({"approved", "superseded"}), "staged", needs_evidence=True),
+    Arrow("unstage", frozenset({"staged"}), "approved", stops_at_recall=False),
+    Arrow("promote", frozenset({"staged"}), "production", needs_evidence=True, takes_production=True),
+    Arrow("roll_back", frozenset({"superseded"}), "production", takes_production=True),
+    Arrow("reject", UNDECIDED, "rejected", stops_at_recall=False),
+    Arrow("recall", UNDECIDED | USABLE, "recalled", stops_at_recall=False),
+    Arrow("retire", UNDECIDED | USABLE | {"rejected", "recalled"}, "retired", stops_at_recall=False),
+)
+
+SUPERSEDE = "supersede"
+"""The transition of the adapter that a promotion replaces. Nobody requests it by itself."""
+
+
+def arrow(name: str, adapter: str, before: State) -> Arrow:
+    """The arrow of a transition from a state.
+
+    Raises InputError for an unknown name, and ConflictError for a state in which it does not begin.
+    """
+    names = [each.name for each in ARROWS]
+    found = next((each for each in ARROWS if each.name == name), None)
+    if found is None:
+        raise InputError(f"There is no transition '{name}'.", f"{nearest_known(name, names)}")
+    if before in found.before:
+        return found
+    allowed = [each.name for each in ARROWS if before in each.before]
+    raise ConflictError(
+        f"{adapter} is {before}, and '{name}' begins in {' or '.join(sorted(found.before))}.",
+        f"From {before} there {'is' if len(allowed) == 1 else 'are'}: {', '.join(allowed)}."
+        if allowed
+        else f"Nothing follows {before}.",
+    )
+
+
+@dataclass(frozen=True)
+class RulesOnRecord:
+    """Which rules were in force at each place in the log."""
+
+    settings: Settings
+    since: Sequence[tuple[int, str | None]]
+    """Number of each entry about `institution.yaml`, and the SHA-256 of the file from there on; the oldest first."""
+
+    def approvals_for(self, at_index: int | None, transition: str, levels: Iterable[str]) -> int:
+        """How many officers besides the requester a transition needed at a place in the log, or needs now (None), at
+        the level that needs most.
+
+        Before the first entry about the rules: as many as by default. Raises IntegrityError for a copy that is missing
+        or was changed, and for a transition that there is not.
+        """
+        if not is_transition(transition):
+            raise IntegrityError(
+                f"The registry: there is no transition '{transition[:40]}'.", "Find out who signed it."
+            )
+        rules = self._rules(at_index)
+        return max(rules.approvals_for(transition, level) for level in levels)
+
+    def _rules(self, at_index: int | None) -> Release:
+        before = [each for each in self.since if at_index is None or each[0] <= at_index]
+        sequence, sha256 = before[-1] if before else (0, None)
+        if sha256 is None:
+            return Release()
+        try:
+            return release_in(kept_rule(self.settings, INSTITUTION, sha256, sequence))
+        except ValueError:
+            raise IntegrityError(
+                f"The rules of entry {sequence} of the audit log say nothing of releases that this program reads.",
+                "Nobody can have asked for a release under them: find out who entered them.",
+            ) from None
+
+
+def rules_on_record(session: Session, settings: Settings) -> RulesOnRecord:
+    """The institution's rules from their first entry on."""
+    query = (
+        select(AuditEntry.sequence, AuditEntry.subjects["now"].as_string())
+        .where(AuditEntry.action == POLICY_CHANGED, AuditEntry.subjects["file"].as_string() == INSTITUTION)
+        .order_by(AuditEntry.sequence)
+    )
+    return RulesOnRecord(settings, [(sequence, sha256) for sequence, sha256 in session.execute(query)])
+
 
 Decision = Literal["approve", "reject", "withdraw"]
 
@@ -341,3 +451,68 @@ def _officer(key: TrustedKey) -> Officer:
 
 def _differs(what: str, where: str) -> IntegrityError:
     return IntegrityError(f"The registry: {what} differs from what was signed in its {where}.", HINT)
+
+
+COMPARED = (
+    "method",
+    "base_model",
+    "base_model_digest",
+    "dataset_digest",
+    "preference_dataset_digest",
+    "adapter_sha256",
+    "classification",
+    "evaluation_report_digest",
+    "framework_versions",
+    "code_version",
+    "review_date",
+    "evaluation",
+)
+"""Columns in which two versions are compared."""
+
+
+def history_of(
+    session: Session, settings: Settings, trust: Trust, line: str, adapter_id: str | None = None
+) -> list[dict[str, Any]]:
+    """Each transition of a line, or of one of its adapters: when, by whose request, with whose approval, on what.
+
+    Raises IntegrityError naming a transition that was not signed, asked for and approved as it says.
+    """
+    rows = signed_transitions(session, settings, trust, line)
+    return [_as_dict(row, standing) for row, standing in rows if adapter_id in (None, row.adapter_id)]
+
+
+def differences(registry: Registry, one: str, other: str) -> dict[str, tuple[Any, Any]]:
+    """What differs between two registered adapters: name of a fact -> what each has."""
+    first, second = (row_as_dict(find_adapter(registry, each)) for each in (one, other))
+    found: dict[str, tuple[Any, Any]] = {}
+    for name in COMPARED:
+        found |= _differing(name, first[name], second[name])
+    return found
+
+
+def _differing(name: str, one: Any, other: Any) -> dict[str, tuple[Any, Any]]:
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        keys = dict.fromkeys([*one, *other])
+        return {
+            key: value
+            for each in keys
+            for key, value in _differing(f"{name}.{each}", one.get(each), other.get(each)).items()
+        }
+    return {} if one == other else {name: (one, other)}
+
+
+def _as_dict(row: Transition, standing: Standing) -> dict[str, Any]:
+    predicate = standing.predicate
+    return {
+        "sequence": row.sequence,
+        "at": row.made_at.isoformat(timespec="seconds"),
+        "adapter": row.adapter_id,
+        "transition": row.transition,
+        "from": row.before,
+        "to": row.after,
+        "requested_by": standing.requester.person,
+        "approved_by": [each.person for each in standing.approvals],
+        "reason": predicate["reason"],
+        "evidence": predicate["evidence"],
+        "request": row.request_id,
+    }

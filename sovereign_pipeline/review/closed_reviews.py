@@ -4,22 +4,38 @@ What belongs here: which closed review is about an adapter, and which adapters l
 (`result.py`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
-from sovereign_pipeline.base.errors import NotFoundError
-from sovereign_pipeline.base.files import digest_of
-from sovereign_pipeline.ledger.catalog import registered_as
+from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
+from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.base.files import canonical_json, digest_of
+from sovereign_pipeline.corpus.document import write_jsonl
+from sovereign_pipeline.ledger.catalog import find_adapter, registered_as
 from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
-from sovereign_pipeline.review.catalog import find_closed, find_closed_of
+from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
+from sovereign_pipeline.ledger.states import ENDED, states
+from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
+from sovereign_pipeline.policy.review import OfficerMay
+from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
+from sovereign_pipeline.review.acts import find_closed, find_closed_of
+from sovereign_pipeline.review.plan import OpponentChoice, answers_of, plan_of, read_plan
 from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
-from sovereign_pipeline.review.result import has_lost, is_counted
-from sovereign_pipeline.review.sealed import plan_of
-from sovereign_pipeline.review.unblinding import ClosedReview, EarlyClosing
+from sovereign_pipeline.review.result import (
+    ClosedReview,
+    EarlyClosing,
+    ReviewResult,
+    as_markdown,
+    evaluate_net_preference,
+    has_lost,
+    is_counted,
+    review_result,
+    unblind_ballots,
+    unblind_guesses,
+)
 
 Rows = tuple[BlindReview, ReviewClosing]
 """What the registry holds of one closed review, beside its ballots."""
@@ -117,3 +133,170 @@ def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]
             )
         )
     return read
+
+
+BASE = "base"
+"""Names the base model as the opponent; no adapter's id is without a version."""
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """What a candidate is compared with."""
+
+    adapter: Adapter | None = field(compare=False)
+    """None for the candidate's base model."""
+    id: str
+    """Of the adapter, or the name of the base model."""
+    choice: OpponentChoice
+
+
+def choose_opponent(
+    registry: Registry, store: ArtifactStore, candidate: Adapter, named: str | None, actor: str
+) -> Opponent:
+    """Choose by rule, or take the named one.
+
+    Args:
+        named: id of an adapter of the line, or `base`; None for the rule.
+        actor: who named it.
+
+    Raises NotFoundError for an unknown adapter, InputError for one of another line or with the candidate's weights, and
+    ConflictError for one that lost its review, and for a candidate that was reviewed already: naming opponents one
+    after the other would let it pass against the weakest.
+    """
+    standing = standings(registry, store, candidate.line)
+    others = _other_adapters(registry, candidate)
+    by_rule = next((each for each in others if standing.get(each.adapter_sha256) is False), None)
+    newer = others[: others.index(by_rule)] if by_rule is not None else others
+    opponent = by_rule if named is None else _named(registry, candidate, named, standing)
+    if _name(candidate, opponent) != _name(candidate, by_rule) and candidate.adapter_sha256 in standing:
+        raise ConflictError(
+            f"{candidate.id} was reviewed already. Another review of it is against what the rule gives: "
+            f"{_name(candidate, by_rule)}.",
+            "Name no opponent.",
+        )
+    return Opponent(
+        opponent,
+        _name(candidate, opponent),
+        OpponentChoice(
+            named_by=actor if named is not None else None,
+            by_rule=_name(candidate, by_rule),
+            is_reviewed=opponent.adapter_sha256 in standing if opponent is not None else None,
+            never_reviewed=tuple(each.id for each in newer if each.adapter_sha256 not in standing),
+        ),
+    )
+
+
+def _other_adapters(registry: Registry, candidate: Adapter) -> list[Adapter]:
+    """The line's adapters with other weights than the candidate's that are still in use, the newest first."""
+    with registry.reading() as session:
+        adapters, state = adapters_on_record(session, candidate.line), states(session, candidate.line)
+    others = [
+        each for each in adapters if each.adapter_sha256 != candidate.adapter_sha256 and state[each.id] not in ENDED
+    ]
+    return sorted(others, key=lambda each: each.version_numbers, reverse=True)
+
+
+def _named(registry: Registry, candidate: Adapter, named: str, standing: Mapping[str, bool]) -> Adapter | None:
+    if named == BASE:
+        return None
+    opponent = find_adapter(registry, named)
+    if opponent.line != candidate.line:
+        raise InputError(
+            f"{named} is an adapter of line {opponent.line}, not of {candidate.line}.", "Name another one."
+        )
+    if opponent.adapter_sha256 == candidate.adapter_sha256:
+        raise InputError(f"{named} has the weights of the candidate {candidate.id}.", "Name another one.")
+    if standing.get(opponent.adapter_sha256):
+        raise ConflictError(f"{named} lost its blind review, so it is no opponent.", "Name another one.")
+    return opponent
+
+
+def _name(candidate: Adapter, opponent: Adapter | None) -> str:
+    return opponent.id if opponent is not None else candidate.base_model
+
+
+RESULT_FILE, TABLES_FILE = "review.json", "review.md"
+BALLOTS_FILE, GUESSES_FILE, ANSWERS_FILE = "ballots.jsonl", "guesses.jsonl", "answers.jsonl"
+
+
+def blind_review_stage(upstream: Stage) -> Stage:
+    """The stage over the registered adapter that was reviewed."""
+
+    def reviews(workplace: Workplace) -> ReviewsToDate:
+        return find_reviews(workplace, workplace.store.current(workplace.line.line, upstream.kind))
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        return _build(reviews(workplace), workplace, workspace)
+
+    def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        return _evaluate(reviews(workplace), workplace, artifact)
+
+    return Stage(
+        kind="blind_review",
+        code_version="4",
+        build=build,
+        inputs=(upstream,),
+        external=lambda workplace: reviews(workplace).digests(),
+        libraries=("evalica", "numpy", "pandas", "scipy"),
+        judges_what_is_recorded=True,
+        gates=(
+            Gate(
+                name="net_preference_not_negative",
+                question="Did blinded operators prefer the candidate at least as often as its opponent?",
+                code_version="3",
+                evaluate=evaluate,
+                officer_may=lambda line: line.gates.review.officer_may,
+                agreed=_agreed,
+            ),
+        ),
+    )
+
+
+def _build(reviews: ReviewsToDate, workplace: Workplace, workspace: Path) -> Built:
+    closed, earlier = reviews.read(open_registry(workplace.settings), workplace.store)
+    result = review_result(closed, earlier)
+    (workspace / RESULT_FILE).write_bytes(_as_bytes(result))
+    (workspace / TABLES_FILE).write_text(as_markdown(result), encoding="utf-8")
+    write_jsonl(workspace / BALLOTS_FILE, (each.model_dump() for each in unblind_ballots(closed)))
+    write_jsonl(workspace / GUESSES_FILE, (each.model_dump() for each in unblind_guesses(closed)))
+    review, _ = reviews.newest
+    answers = answers_of(workplace.store, review, closed.seed)
+    write_jsonl(workspace / ANSWERS_FILE, (each.model_dump() for each in answers.values()))
+    plan = workplace.store.read_manifest(workplace.store.ref_of(review.plan_digest))
+    return Built(
+        summary={
+            "review": result.review,
+            "adapter": result.adapter,
+            "opponent": result.opponent,
+            "ballots": result.ballots,
+            "operators": result.operators,
+            "closed_early": result.closed_early is not None,
+            "net_preference": result.net_preference.model_dump(mode="json"),
+        },
+        classification=plan.classification,
+    )
+
+
+def _evaluate(reviews: ReviewsToDate, workplace: Workplace, artifact: Artifact) -> Verdict:
+    """Compute everything again from the registry's ballots, the plan and the revealed seed."""
+    closed, earlier = reviews.read(open_registry(workplace.settings), workplace.store)
+    result = review_result(closed, earlier)
+    verdict = evaluate_net_preference(result)
+    if artifact.file(RESULT_FILE).read_bytes() == _as_bytes(result):
+        return verdict
+    return Verdict(
+        False, f"{RESULT_FILE} differs from what the ballots give. Materialize blind_review again.", verdict.evidence
+    )
+
+
+def _agreed(workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
+    """What an officer may do by the plan, which was sealed before anybody knew a ballot."""
+    plan = workplace.store.read_manifest(ref).external_inputs["review_plan"]
+    return read_plan(workplace.store, workplace.store.ref_of(plan)).plan.officer_may
+
+
+def _as_bytes(result: ReviewResult) -> bytes:
+    return canonical_json(result.model_dump(mode="json")) + b"\n"
+
+
+BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)

@@ -14,14 +14,20 @@ from sovereign_pipeline.ledger.in_force import trust_named
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.ledger.trust_on_record import assert_in_force
-from sovereign_pipeline.review.acts import REVIEW_CLOSED, REVIEW_CLOSED_EARLY, Entering, digest_of_row, entering_acts
-from sovereign_pipeline.review.ballots import ballots_digest
-from sovereign_pipeline.review.catalog import is_closed
-from sovereign_pipeline.review.custody import forget_key, sealed_seed, signed_acts
-from sovereign_pipeline.review.links import stands_for
-from sovereign_pipeline.review.plan import ReviewPlan
+from sovereign_pipeline.review.acts import (
+    REVIEW_CLOSED,
+    REVIEW_CLOSED_EARLY,
+    Entering,
+    digest_of_row,
+    entering_acts,
+    forget_key,
+    is_closed,
+    sealed_seed,
+    signed_acts,
+)
+from sovereign_pipeline.review.ballots import ballots_digest, stands_for
+from sovereign_pipeline.review.plan import PlanContents, ReviewPlan
 from sovereign_pipeline.review.reconciling import CLOSE, STATEMENT, assert_none, findings_in, read_log, rows_of, said_of
-from sovereign_pipeline.review.sealed import PlanContents
 from sovereign_pipeline.signing.keys import Signer
 from sovereign_pipeline.signing.officers import assert_may, officer_of, trust_root
 from sovereign_pipeline.signing.officers_words import on_one_line

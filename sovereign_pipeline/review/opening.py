@@ -26,18 +26,23 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import Adapter, Ballot, BlindReview
 from sovereign_pipeline.policy.review import FEWEST_OPERATORS, MOST_OPERATORS, OperatorName, Review
-from sovereign_pipeline.registry.stages import REGISTERED_ADAPTER
-from sovereign_pipeline.review.acts import OPENED, Entering, digest_of_row, opening_acts
-from sovereign_pipeline.review.answering import OpenContenders, open_contenders
-from sovereign_pipeline.review.catalog import find_closed, find_open
-from sovereign_pipeline.review.closed_reviews import read_closed
-from sovereign_pipeline.review.custody import draw_secrets, keep_secrets, secrets_directory
-from sovereign_pipeline.review.links import issue_link
-from sovereign_pipeline.review.opponents import Opponent, choose_opponent
-from sovereign_pipeline.review.plan import ReviewPlan
-from sovereign_pipeline.review.plan_stage import PlanRequest, plan_stage
+from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
+from sovereign_pipeline.review.acts import (
+    OPENED,
+    Entering,
+    digest_of_row,
+    draw_secrets,
+    find_closed,
+    find_open,
+    keep_secrets,
+    opening_acts,
+    secrets_directory,
+)
+from sovereign_pipeline.review.ballots import issue_link
+from sovereign_pipeline.review.closed_reviews import Opponent, choose_opponent, read_closed
+from sovereign_pipeline.review.plan import PlanContents, ReviewPlan, read_plan
+from sovereign_pipeline.review.plan_stage import OpenContenders, PlanRequest, open_contenders, plan_stage
 from sovereign_pipeline.review.result import is_counted
-from sovereign_pipeline.review.sealed import PlanContents, read_plan
 
 
 @dataclass(frozen=True)

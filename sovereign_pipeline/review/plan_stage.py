@@ -4,30 +4,236 @@ What belongs here: its stage and its build. What does not: what the plan holds (
 (`prompts.py`), and who may open a review (`opening.py`). It is no asset: only opening a review makes it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from sovereign_pipeline.artifacts.lineage import lineage
 from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.base.errors import CeilingExceeded, InputError, IntegrityError
+from sovereign_pipeline.base.errors import CeilingExceeded, InputError, IntegrityError, SourceError
 from sovereign_pipeline.base.files import canonical_json, digest_of
-from sovereign_pipeline.base.text import Countdown
-from sovereign_pipeline.corpus.document import write_jsonl
+from sovereign_pipeline.base.text import Countdown, and_more, counted
+from sovereign_pipeline.base_models.pinned import open_base_model
+from sovereign_pipeline.corpus.document import Document, read_documents, write_jsonl
+from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.dataset.jsonl import sft_row, user_message
+from sovereign_pipeline.evaluation.arms import Arm
+from sovereign_pipeline.evaluation.arms.models import Models, open_models, prompt_text
 from sovereign_pipeline.ledger.catalog import find_adapter
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.review import Review
 from sovereign_pipeline.registry.record import read_record
-from sovereign_pipeline.review.answering import Contenders, OpenContenders
-from sovereign_pipeline.review.custody import ReviewSecrets
-from sovereign_pipeline.review.opponents import Opponent
-from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Prompt, ReviewPlan, commitment, deal
-from sovereign_pipeline.review.prompts import UsablePrompts, assert_enough, file_prompts, held_out_prompts
-from sovereign_pipeline.review.sealed import ANSWERS_FILE, PLAN_FILE, PROMPTS_FILE, REVIEW_PLAN, seal_answers
-from sovereign_pipeline.suites.rows import digest_of_items
+from sovereign_pipeline.review.acts import ReviewSecrets
+from sovereign_pipeline.review.closed_reviews import Opponent
+from sovereign_pipeline.review.plan import (
+    ANSWERS_FILE,
+    PLAN_FILE,
+    PROMPTS_FILE,
+    REVIEW_PLAN,
+    AnswerPair,
+    PlannedPair,
+    Prompt,
+    ReviewPlan,
+    commitment,
+    deal,
+    seal_answers,
+)
+from sovereign_pipeline.split import HELD_OUT, TRAIN
+from sovereign_pipeline.split.similarity import normal_text
+from sovereign_pipeline.suites.rows import EvaluationItem, digest_of_items, read_items
+from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
+
+
+class PromptRow(EvaluationItem):
+    """One row of a prompt file."""
+
+    classification: str
+    prompt: str
+    """What a user would write, without the line's instruction."""
+
+
+@dataclass(frozen=True)
+class UsablePrompts:
+    """The prompts that may be shown."""
+
+    prompts: tuple[Prompt, ...]
+    classification: str | None
+    """The highest of all prompts; None where the split's own holds."""
+    trained_by_opponent: int
+    """How many were left out because the opponent was trained on them or on their case."""
+
+
+def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -> UsablePrompts:
+    """The documents of the candidate's own held-out slice.
+
+    Args:
+        trained_by_opponent: the splits that the opponent and its parent adapters were trained on. Their documents and
+            cases are left out: they would favour it.
+    """
+    ids, cases = set(), set()
+    for each in trained_by_opponent:
+        for document in read_documents(each.file(TRAIN)):
+            ids.add(document.id)
+            cases.add(folded(document.case))
+    documents = [each for each in read_documents(split.file(HELD_OUT)) if not each.is_preference]
+    fresh = [each for each in documents if each.id not in ids and folded(each.case) not in cases]
+    prompts = tuple(Prompt(id=each.id, language=each.language, text=_shown(each)) for each in fresh)
+    return UsablePrompts(prompts, None, len(documents) - len(fresh))
+
+
+def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) -> UsablePrompts:
+    """The rows of a prompt file.
+
+    Args:
+        trained: every split that an arm was trained on.
+
+    Raises SourceError for a file or row that cannot be read, for an unknown classification level, and for a row that is
+    a training document, with or without its subject, whatever its punctuation and spacing; CeilingExceeded for a row
+    above the line's ceiling.
+    """
+    rows = read_items(path, PromptRow)
+    ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
+    for row in rows:
+        if row.classification not in ladder:
+            raise SourceError(
+                f"{path}: row {row.id} is classified as '{row.classification}', which is no level of the institution.",
+                f"Use one of {', '.join(ladder.levels)}.",
+            )
+        if ladder.exceeds(row.classification, ceiling):
+            raise CeilingExceeded(
+                f"{path}: row {row.id} is {row.classification}. The ceiling of line {workplace.line.line} is "
+                f"{ceiling}.",
+                "Remove the row, or have the ceiling of the line raised.",
+            )
+    texts = {
+        normal_text(text)
+        for split in trained
+        for each in read_documents(split.file(TRAIN))
+        for text in (_shown(each), each.request)
+    }
+    known = [row.id for row in rows if normal_text(row.prompt) in texts]
+    if known:
+        raise SourceError(
+            f"{path}: an arm was trained on {counted(len(known), 'row')} ({and_more(known)}).",
+            "Remove them: a memorised answer shows nothing.",
+        )
+    return UsablePrompts(
+        tuple(Prompt(id=row.id, language=row.language, text=row.prompt) for row in rows),
+        ladder.highest(row.classification for row in rows),
+        0,
+    )
+
+
+def assert_enough(line: str, count: int, review: Review, where: str) -> None:
+    """Raise InputError when there are fewer prompts than a review needs, of which it uses none twice."""
+    if count >= review.prompts:
+        return
+    fits = (count - review.shared_prompts) // review.operator_count // 2 * 2
+    advice = f"Set gates.review.prompts_each to {fits} in the line's recipe, or use" if fits >= 2 else "Use"
+    raise InputError(
+        f"Line {line}: {review.operator_count} operators with {review.prompts_each} prompts each and "
+        f"{review.shared_prompts} for all need {review.prompts} different prompts. {where} has {count}.",
+        f"{advice} a prompt file of at least {review.prompts} rows.",
+        act="open_review_with_prompts",
+        line=line,
+    )
+
+
+def _shown(document: Document) -> str:
+    return sft_row(document, "")["input"]
+
+
+class Contenders(Protocol):
+    """Candidate and opponent, as opening a review needs them."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        """Whether both arms can take the whole prompt and still write `max_new_tokens`."""
+        ...
+
+    def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
+        """Answer greedily with both arms, trimmed, in the order of the prompts."""
+        ...
+
+
+OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContextManager[Contenders]]
+"""Loads the arms of two registered_adapter artifacts: the candidate's, and the opponent's or None."""
+
+
+@dataclass(frozen=True)
+class LoadedContenders:
+    """Candidate and opponent in memory."""
+
+    instruction: str
+    """The line's, put before every prompt as in training."""
+    candidate: tuple[Models, Arm]
+    opponent: tuple[Models, Arm]
+    """The same models as the candidate's where both arms have one base model."""
+
+    @property
+    def dtype(self) -> str:
+        return self.candidate[0].dtype
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
+        return all(
+            len(models.tokenizer(self._text(models, prompt), add_special_tokens=False)["input_ids"]) + max_new_tokens
+            <= models.max_length
+            for models, _ in (self.candidate, self.opponent)
+        )
+
+    def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
+        def of(models: Models, arm: Arm) -> list[str]:
+            texts = [self._text(models, prompt) for prompt in prompts]
+            return [answer.text.strip() for answer in models.answer(texts, arm, max_new_tokens, batch_size)]
+
+        answered = zip(prompts, of(*self.candidate), of(*self.opponent), strict=True)
+        return [AnswerPair(id=prompt.id, candidate=ours, opponent=theirs) for prompt, ours, theirs in answered]
+
+    def _text(self, models: Models, prompt: Prompt) -> str:
+        return prompt_text(models.tokenizer, user_message(self.instruction, prompt.text))
+
+
+@contextmanager
+def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[LoadedContenders]:
+    """Load the adapter of each registered_adapter artifact, or the base model where there is no opponent.
+
+    Two base models are loaded where candidate and opponent have different ones. Raises InputError for a model that
+    cannot be loaded, and IntegrityError for one whose bytes changed.
+    """
+    store = workplace.store
+    instruction = workplace.line.training.instruction
+    in_memory = partial(open_models, precision=workplace.line.named_evaluation.precision)
+
+    def base_and_adapter(record: Artifact) -> tuple[Artifact, TunedModel]:
+        base = store.open_input(record.manifest, "base_model")
+        return base, tuned_model(store.open_input(record.manifest, "aligned_adapter"))
+
+    base, tuned = base_and_adapter(candidate)
+    directory = open_base_model(workplace.settings, base, workplace.progress)
+    with ExitStack() as opened:
+        if opponent is None:
+            models = opened.enter_context(in_memory(directory, {"candidate": tuned}))
+            yield LoadedContenders(instruction, (models, "candidate"), (models, "base"))
+            return
+        other_base, other = base_and_adapter(opponent)
+        if open_base_model(workplace.settings, other_base, workplace.progress) == directory:
+            models = opened.enter_context(in_memory(directory, {"incumbent": other, "candidate": tuned}))
+            yield LoadedContenders(instruction, (models, "candidate"), (models, "incumbent"))
+            return
+        models = opened.enter_context(in_memory(directory, {"candidate": tuned}))
+        others = opened.enter_context(
+            in_memory(open_base_model(workplace.settings, other_base, workplace.progress), {"candidate": other})
+        )
+        yield LoadedContenders(instruction, (models, "candidate"), (others, "candidate"))
+
 
 Pairs = Mapping[str, Sequence[PlannedPair]]
 """Operator -> pairs in the order in which they are shown."""

@@ -41,13 +41,16 @@ from sovereign_pipeline.review.acts import (
     REVIEW_CLOSED_EARLY,
     SIGNED_IN,
     Act,
+    SignedAct,
     acts_of,
     digest_of_row,
+    find_all,
+    is_key_kept,
+    noted_reviews,
+    signed_acts,
 )
 from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, content_of, guesses_of, was_asked
-from sovereign_pipeline.review.catalog import find_all
-from sovereign_pipeline.review.custody import SignedAct, is_key_kept, noted_reviews, signed_acts
-from sovereign_pipeline.review.sealed import PlanContents, plan_of
+from sovereign_pipeline.review.plan import PlanContents, plan_of
 from sovereign_pipeline.signing.officers import trust_root, verify_act
 from sovereign_pipeline.signing.predicates import EARLY_CLOSING
 

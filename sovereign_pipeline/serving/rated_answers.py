@@ -31,7 +31,7 @@ from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import LINE_NAME, Line
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import PLACEHOLDER
-from sovereign_pipeline.review.prompts import PromptRow
+from sovereign_pipeline.review.plan_stage import PromptRow
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Thumb
 from sovereign_pipeline.serving.scanning import language_of
 from sovereign_pipeline.serving.screening import PuttingBack

@@ -13,12 +13,11 @@ from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.ledger.log import log_key, notes, witnesses
 from sovereign_pipeline.ledger.log.notes import COSIGNS
 from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.cadence import record_review
-from sovereign_pipeline.release.held import Question
-from sovereign_pipeline.release.holdings import index_adapter
-from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.release.recall import waive_recall
-from sovereign_pipeline.review.stages import blind_review_stage
+from sovereign_pipeline.release.recall_index import Question, index_adapter
+from sovereign_pipeline.review.closed_reviews import blind_review_stage
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline_tests.audit.packages import Package
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, minimal_recipe

@@ -24,7 +24,7 @@ from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.auditing.trusted_log import witnessed_by
 from sovereign_pipeline.ledger.log import log_key
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.registry.building import registered_adapter_stage
+from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.signing.trust_changes import revoke
 from sovereign_pipeline.signing.trusted import Trust
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk, written

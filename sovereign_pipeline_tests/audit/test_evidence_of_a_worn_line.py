@@ -10,9 +10,8 @@ import pytest
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.ledger.states import transitions_of
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.release.hold_judgements import Judgement, write_judgement
-from sovereign_pipeline.release.holds import accept_hold, enter_judgements
 from sovereign_pipeline.release.purge import plan_purge, purge
+from sovereign_pipeline.release.trial import Judgement, accept_hold, enter_judgements, write_judgement
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.trust_changes import rotate_root
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, written

@@ -28,8 +28,7 @@ from sovereign_pipeline.dataset.tokens import TokenCounts, TokenNumbers
 from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.registry.building import registered_adapter_stage
-from sovereign_pipeline.registry.registration import register
+from sovereign_pipeline.registry.registration import register, registered_adapter_stage
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.materializing import materialize
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.registry.building import registered_adapter_stage
+from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline_tests.registry.bench import (
     ALIGNED_ADAPTER,
     BASE_MODEL,

@@ -6,8 +6,8 @@ from typing import Any
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from sovereign_pipeline.registry.building import BILL_OF_MATERIALS_FILE
 from sovereign_pipeline.registry.record import read_record
+from sovereign_pipeline.registry.registration import BILL_OF_MATERIALS_FILE
 from sovereign_pipeline_tests.registry.bench import HELD, Bench
 
 

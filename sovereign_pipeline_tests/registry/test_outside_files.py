@@ -9,7 +9,7 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
-from sovereign_pipeline.registry.outside_files import Checked, Examined, examine_suites
+from sovereign_pipeline.registry.verification import Checked, Examined, examine_suites
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution
 from sovereign_pipeline_tests.evaluation.published import copy_cards, write_mirror
 

@@ -3,8 +3,8 @@
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from sovereign_pipeline.registry.building import BILL_OF_MATERIALS_FILE
 from sovereign_pipeline.registry.record import read_record
+from sovereign_pipeline.registry.registration import BILL_OF_MATERIALS_FILE
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.registry.rewarded import with_reward_model

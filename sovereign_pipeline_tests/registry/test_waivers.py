@@ -13,8 +13,8 @@ from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityErr
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.ledger.catalog import show_adapter, waivers_of_line
 from sovereign_pipeline.orchestration import chain as chain_of_the_pipeline
-from sovereign_pipeline.registry.building import registered_adapter_stage
 from sovereign_pipeline.registry.record import disagreements, read_record
+from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline_tests.officers import PERSON, officer, waive
 from sovereign_pipeline_tests.registry.bench import (

@@ -16,7 +16,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.orchestration.artifact_pages import create_app
 from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.views import AdapterView
-from sovereign_pipeline.release.issues import add_issue
+from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.serving.gateway.auth import Grant, add_token
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, busy_office, one_more_adapter

@@ -12,8 +12,7 @@ from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.log import log_key
 from sovereign_pipeline.ledger.states import State, states
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.release.decisions import decide, request
-from sovereign_pipeline.release.requests import propose
+from sovereign_pipeline.release.requests import decide, propose, request
 from sovereign_pipeline.release.standing import Decision, Standing
 from sovereign_pipeline.signing.key_sources import read_public_file
 from sovereign_pipeline.signing.keys import FileSigner

@@ -13,8 +13,8 @@ from sovereign_pipeline.base_models.pinned import card_path, load_card
 from sovereign_pipeline.base_models.stages import made_here
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.registry.building import registered_adapter_stage
-from sovereign_pipeline.release.holdings import index_adapter
+from sovereign_pipeline.registry.registration import registered_adapter_stage
+from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.training.continuation import parent_digests
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.registry.bench import CHAIN, Bench

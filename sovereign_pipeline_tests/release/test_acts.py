@@ -10,11 +10,10 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, SignInErr
 from sovereign_pipeline.ledger import audit_log
 from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall
 from sovereign_pipeline.ledger.tables import Adapter, Table, row_as_dict
+from sovereign_pipeline.release.acts import ADDED, add_issue, issues_by_adapter
 from sovereign_pipeline.release.cadence import due_reviews, record_review
-from sovereign_pipeline.release.held import Question
-from sovereign_pipeline.release.holdings import index_adapter
-from sovereign_pipeline.release.issues import ADDED, add_issue, issues_by_adapter
 from sovereign_pipeline.release.recall import OPENED, ask, open_recall, open_recalls, waive_recall
+from sovereign_pipeline.release.recall_index import Question, index_adapter
 from sovereign_pipeline.release.requests import find_request
 from sovereign_pipeline.signing.keys import FileSigner, generate
 from sovereign_pipeline.signing.predicates import KNOWN_ISSUE

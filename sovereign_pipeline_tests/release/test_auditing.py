@@ -23,9 +23,9 @@ from sovereign_pipeline.ledger.log.log_key import new_log
 from sovereign_pipeline.ledger.log.notes import parse_verifier
 from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.ledger.tables import Table
+from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.auditing import AuditReport, audit_adapter
 from sovereign_pipeline.release.cadence import record_review
-from sovereign_pipeline.release.issues import add_issue
 from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.signing.key_sources import read_public_file
 from sovereign_pipeline.signing.keys import generate

@@ -16,9 +16,8 @@ from sovereign_pipeline.ledger.audit_log import append, entries, verify
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
 from sovereign_pipeline.ledger.states import in_production, transitions_of
 from sovereign_pipeline.ledger.tables import ReleaseDecision
-from sovereign_pipeline.release import changes
-from sovereign_pipeline.release.decisions import decide, request
-from sovereign_pipeline.release.requests import propose
+from sovereign_pipeline.release import requests
+from sovereign_pipeline.release.requests import decide, propose, request
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.predicates import APPROVAL
@@ -206,7 +205,7 @@ def test_a_clock_that_was_wrong_for_a_while_leaves_nothing_in_production(
             return super().now(tz) + datetime.timedelta(days=1000)
 
     with monkeypatch.context() as patch:
-        patch.setattr(changes, "datetime", SimpleNamespace(datetime=Ahead, UTC=datetime.UTC))
+        patch.setattr(requests, "datetime", SimpleNamespace(datetime=Ahead, UTC=datetime.UTC))
         office.move("promote", second)
     during = datetime.datetime.now(datetime.UTC)
     office.move("retire", second)

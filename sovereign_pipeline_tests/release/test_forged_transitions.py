@@ -8,7 +8,7 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.ledger.audit_log import append
 from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of
 from sovereign_pipeline.ledger.tables import Adapter, Transition
-from sovereign_pipeline.release import decisions
+from sovereign_pipeline.release import requests
 from sovereign_pipeline.release.standing import Standing, assert_signed
 from sovereign_pipeline.signing.keys import generate
 from sovereign_pipeline.signing.predicates import TRANSITION
@@ -102,6 +102,6 @@ def test_rights_of_officers_are_asserted_at_each_reading(office: Office, monkeyp
     )
     office.officers = {**office.officers, "nadia": narrow}
     adapter = office.adapter()
-    monkeypatch.setattr(decisions, "assert_may", lambda *_: None)
+    monkeypatch.setattr(requests, "assert_may", lambda *_: None)
     office.ask("reject", adapter, "nadia")
     assert_refused(office, "the approvals that it names are not on record")

@@ -7,8 +7,7 @@ import pytest
 from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.registry.mlflow_mirror import LATEST, mirror_adapter
-from sovereign_pipeline.registry.mlflow_states import REPAIRED, differences, follow, repair
+from sovereign_pipeline.registry.mlflow_mirror import LATEST, REPAIRED, differences, follow, mirror_adapter, repair
 from sovereign_pipeline_tests.release.conftest import Office
 
 pytestmark = pytest.mark.slow

@@ -14,10 +14,9 @@ from sovereign_pipeline.ledger.in_force import POLICY_CHANGED, TRUST_NAMED
 from sovereign_pipeline.ledger.rows_on_record import REGISTERED
 from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
 from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.release.held import Question
-from sovereign_pipeline.release.holdings import index_adapter
 from sovereign_pipeline.release.recall import OPENED, WAIVED, open_recall, open_recalls, recalls_in_force, waive_recall
 from sovereign_pipeline.release.recall import ask as ask_for
+from sovereign_pipeline.release.recall_index import Question, index_adapter
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import PERSON, officer, recall
 from sovereign_pipeline_tests.release.conftest import Office

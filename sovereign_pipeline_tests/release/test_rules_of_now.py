@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError
-from sovereign_pipeline.release.decisions import request
-from sovereign_pipeline.release.requests import propose
+from sovereign_pipeline.release.requests import propose, request
 from sovereign_pipeline.signing.trust_changes import revoke
 from sovereign_pipeline_tests.release.conftest import Office
 

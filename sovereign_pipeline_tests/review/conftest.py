@@ -15,13 +15,21 @@ from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.review import ballots
+from sovereign_pipeline.review.acts import sealed_seed
+from sovereign_pipeline.review.ballots import SignedIn
+from sovereign_pipeline.review.closed_reviews import blind_review_stage
 from sovereign_pipeline.review.closing import close
-from sovereign_pipeline.review.custody import sealed_seed
-from sovereign_pipeline.review.links import SignedIn
 from sovereign_pipeline.review.opening import Opened, ReviewRequest, open_review
-from sovereign_pipeline.review.plan import AnswerPair, PlannedPair, Position, Prompt, candidate_positions
-from sovereign_pipeline.review.sealed import PlanContents, answers_of, plan_of
-from sovereign_pipeline.review.stages import blind_review_stage
+from sovereign_pipeline.review.plan import (
+    AnswerPair,
+    PlanContents,
+    PlannedPair,
+    Position,
+    Prompt,
+    answers_of,
+    candidate_positions,
+    plan_of,
+)
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.officers import officer_called
 from sovereign_pipeline_tests.registry.bench import REGISTERED_ADAPTER, Bench

@@ -23,8 +23,9 @@ from sovereign_pipeline.ledger.tables import (
     SignInLink,
     SignInUse,
 )
-from sovereign_pipeline.review import ballots, custody
-from sovereign_pipeline.review.custody import signed_acts
+from sovereign_pipeline.review import acts as custody
+from sovereign_pipeline.review import ballots
+from sovereign_pipeline.review.acts import signed_acts
 from sovereign_pipeline_tests.ledger.owner import without_triggers
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 

@@ -13,8 +13,8 @@ from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.evaluation.arms.models import open_models
-from sovereign_pipeline.review.answering import open_contenders
 from sovereign_pipeline.review.plan import AnswerPair, Prompt
+from sovereign_pipeline.review.plan_stage import open_contenders
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.conftest import base_model, letters, make_adapter  # noqa: F401 (fixtures)

@@ -9,8 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from sovereign_pipeline.base.errors import ConflictError
 from sovereign_pipeline.ledger.audit_log import entries, verify
 from sovereign_pipeline.ledger.tables import Ballot
-from sovereign_pipeline.review.ballots import given
-from sovereign_pipeline.review.links import use_link
+from sovereign_pipeline.review.ballots import given, use_link
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 pytestmark = pytest.mark.usefixtures("database")  # on either kind

@@ -25,12 +25,11 @@ from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.ledger.audit_log import entries, verify
 from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.ledger.tables import BlindReview, SignInLink
-from sovereign_pipeline.review.answering import Contenders
+from sovereign_pipeline.review.acts import ReviewSecrets, draw_secrets, sealed_seed
 from sovereign_pipeline.review.ballots import given, progress
-from sovereign_pipeline.review.custody import ReviewSecrets, draw_secrets, sealed_seed
 from sovereign_pipeline.review.page.app import create_app
-from sovereign_pipeline.review.plan import commitment, deal
-from sovereign_pipeline.review.sealed import answers_of
+from sovereign_pipeline.review.plan import answers_of, commitment, deal
+from sovereign_pipeline.review.plan_stage import Contenders
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 

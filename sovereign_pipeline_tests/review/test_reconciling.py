@@ -19,9 +19,9 @@ from sovereign_pipeline.ledger.tables import (
     row_as_dict,
 )
 from sovereign_pipeline.review import ballots
+from sovereign_pipeline.review.acts import signed_acts
+from sovereign_pipeline.review.ballots import SignedIn, use_link
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost, read_closed
-from sovereign_pipeline.review.custody import signed_acts
-from sovereign_pipeline.review.links import SignedIn, use_link
 from sovereign_pipeline.review.reconciling import examine_all, findings_in, read_log, rows_of
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.forged_acts import (

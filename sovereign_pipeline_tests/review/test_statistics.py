@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sovereign_pipeline.review.result import outcome_of
-from sovereign_pipeline.review.statistics import Estimate, agreement, estimate, rank_versions
+from sovereign_pipeline.review.result import Estimate, agreement, estimate, outcome_of, rank_versions
 
 PREFERENCE = (-1.0, 1.0)
 

@@ -11,8 +11,8 @@ from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base_models.pinned import card_path
 from sovereign_pipeline.base_models.stages import build_base_model
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.registry.building import registered_adapter_stage
-from sovereign_pipeline.release.holdings import index_adapter
+from sovereign_pipeline.registry.registration import registered_adapter_stage
+from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline_tests.registry.bench import CHAIN
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.release.held import Question
-from sovereign_pipeline.release.issues import add_issue
+from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.recall import waive_recall
+from sovereign_pipeline.release.recall_index import Question
 from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.release.held import Question
+from sovereign_pipeline.release.recall_index import Question
 from sovereign_pipeline.serving import deployable
 from sovereign_pipeline.serving.deployment import RegistryUnreached
 from sovereign_pipeline.serving.rollout.publishing import follow

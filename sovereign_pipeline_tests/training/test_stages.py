@@ -20,7 +20,7 @@ from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training.training import Training
-from sovereign_pipeline.registry.building import method_of
+from sovereign_pipeline.registry.registration import method_of
 from sovereign_pipeline.training.job import lock_of_line
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import tuned_model

@@ -1,6 +1,6 @@
 """A CycloneDX 1.7 ML-BOM with what "SBOM for AI: Minimum Elements" (G7 and BSI, 2026) asks beyond the registered one.
 
-The bill that the pipeline signs with the record (`registry/bill_of_materials.py`) follows from the record alone. This
+The bill that the pipeline signs with the record (`registry/record.py`) follows from the record alone. This
 one adds what is known later or elsewhere: supplier, version, time, how it was made, levels, known issues, waivers.
 
 What belongs here: that. What does not: facts that nobody recorded; a field without one is left out.
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, tlp_of
-from sovereign_pipeline.registry.bill_of_materials import bill_of_materials
+from sovereign_pipeline.registry.record import bill_of_materials
 
 BY_REWARD = frozenset({"ppo", "rloo", "grpo"})
 """Methods of preference training in which the model is rewarded for its own answers."""

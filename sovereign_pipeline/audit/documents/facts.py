@@ -48,7 +48,7 @@ class AdapterFacts:
     issues: Sequence[str]
     """Known issues, in officers' words."""
     history: Sequence[Mapping[str, Any]]
-    """Its transitions, as `release/history.py` has them."""
+    """Its transitions, as `release/standing.py` has them."""
     review_date: str
     registered_at: str
     made_at: str

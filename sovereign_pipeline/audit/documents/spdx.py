@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, tlp_of
-from sovereign_pipeline.registry.bill_of_materials import PRODUCER, purl
-from sovereign_pipeline.registry.record import DatasetFacts
+from sovereign_pipeline.registry.record import PRODUCER, DatasetFacts, purl
 
 CREATION = "_:creation"
 """The node that says who wrote all of this, and when."""

@@ -160,11 +160,11 @@ def adapters_mlflow(
     Ends 1 when something differs. The registry is the authority, and no decision reads MLflow.
     """
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.registry import mlflow_states
+    from sovereign_pipeline.registry import mlflow_mirror
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
-    found = mlflow_states.repair(registry, settings) if repair else mlflow_states.differences(registry, settings)
+    found = mlflow_mirror.repair(registry, settings) if repair else mlflow_mirror.differences(registry, settings)
     if as_json:
         print_json([{"line": each.line, "what": each.what} for each in found])
     else:
@@ -275,7 +275,7 @@ def issue_add(
     """
     from sovereign_pipeline.ledger.catalog import find_adapter
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.issues import add_issue, words_of_issue
+    from sovereign_pipeline.release.acts import add_issue, words_of_issue
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -293,7 +293,7 @@ def with_marks(registry: "Registry", rows: list[dict[str, Any]], adapter_id: str
     """
     from sovereign_pipeline.ledger.purges import purge_dates
     from sovereign_pipeline.ledger.tables import row_as_dict
-    from sovereign_pipeline.release.issues import issues_by_adapter
+    from sovereign_pipeline.release.acts import issues_by_adapter
     from sovereign_pipeline.release.recall import open_recalls, question_of, recalls_in_force
 
     with registry.reading() as session:

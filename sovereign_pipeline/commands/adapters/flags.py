@@ -102,7 +102,7 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
     from sovereign_pipeline.ledger.catalog import find_adapter
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.ledger.states import in_production
-    from sovereign_pipeline.release.holds import accept_hold, hold_to_accept
+    from sovereign_pipeline.release.trial import accept_hold, hold_to_accept
     from sovereign_pipeline.signing.officers import trust_root
     from sovereign_pipeline.workplace import open_workplace
 

@@ -10,7 +10,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import out, write_new_file
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.review.page.translations import Language
+    from sovereign_pipeline.review.page.rendering import Language
 
 
 def write_page(adapter_id: str, path: Path, language: "Language") -> None:

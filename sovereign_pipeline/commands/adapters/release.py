@@ -142,7 +142,7 @@ def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     """
     from sovereign_pipeline.ledger.catalog import find_adapter
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.history import history_of
+    from sovereign_pipeline.release.standing import history_of
     from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
@@ -193,7 +193,7 @@ def adapters_diff(
 ) -> None:
     """Show what differs between two adapters: data, base model, method, libraries, figures."""
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.history import differences
+    from sovereign_pipeline.release.standing import differences
 
     found = differences(open_registry(Settings.from_environment()), adapter_id, other)
     if as_json:
@@ -204,8 +204,7 @@ def adapters_diff(
 
 
 def _request(adapter_id: str, transition: str, reason: str, key: KeyOptions) -> None:
-    from sovereign_pipeline.release.decisions import request
-    from sovereign_pipeline.release.requests import propose
+    from sovereign_pipeline.release.requests import propose, request
 
     settings = Settings.from_environment()
     registry, workplace = _open(settings, adapter_id)
@@ -221,8 +220,7 @@ def _request(adapter_id: str, transition: str, reason: str, key: KeyOptions) -> 
 
 def _decide(request_id: str, decision: "Decision", reason: str, key: KeyOptions) -> None:
     from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.release.decisions import decide
-    from sovereign_pipeline.release.requests import find_request
+    from sovereign_pipeline.release.requests import decide, find_request
     from sovereign_pipeline.release.standing import standing_of
     from sovereign_pipeline.signing.officers import trust_root
     from sovereign_pipeline.workplace import open_workplace

@@ -28,7 +28,7 @@ def people_forget(name: Annotated[str, typer.Argument(help="The name, as the lis
     from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.ledger.people import People
     from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-    from sovereign_pipeline.review.links import assert_in_no_open_review
+    from sovereign_pipeline.review.ballots import assert_in_no_open_review
 
     settings = Settings.from_environment()
     registry, store = open_registry(settings), open_store(settings)

@@ -72,7 +72,7 @@ def recalls(settings: Settings) -> list[Finding]:
 def mlflow(settings: Settings) -> list[Finding]:
     """Whether MLflow shows what the registry says."""
     from sovereign_pipeline.ledger.database import is_there, open_registry
-    from sovereign_pipeline.registry.mlflow_states import differences
+    from sovereign_pipeline.registry.mlflow_mirror import differences
 
     if not is_there(settings):
         return []

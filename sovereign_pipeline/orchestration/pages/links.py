@@ -17,7 +17,7 @@ from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_PAGE, SCOR
 from sovereign_pipeline.orchestration.pages.cells import Page
 from sovereign_pipeline.privacy.vault import FINDINGS
 from sovereign_pipeline.registry.record import RECORD_FILE
-from sovereign_pipeline.review.stages import TABLES_FILE
+from sovereign_pipeline.review.closed_reviews import TABLES_FILE
 from sovereign_pipeline.split import PROOF
 from sovereign_pipeline.training.report import REPORT_FILE as TRAINING_REPORT_FILE
 

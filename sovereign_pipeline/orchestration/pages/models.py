@@ -20,7 +20,7 @@ from sovereign_pipeline.orchestration.pages.plots import (
     reward_curves_png,
 )
 from sovereign_pipeline.registry.record import RECORD_FILE
-from sovereign_pipeline.review.stages import TABLES_FILE
+from sovereign_pipeline.review.closed_reviews import TABLES_FILE
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 from sovereign_pipeline.training.reward_model import read_reward_report
 

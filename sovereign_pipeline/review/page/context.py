@@ -3,17 +3,205 @@
 What belongs here: values that a route takes by `Depends`. What does not: how a session is signed (`sessions.py`).
 """
 
-from typing import Annotated
+import contextlib
+import hashlib
+import hmac
+import logging
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from fastapi import Depends, Request
+from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 
-from sovereign_pipeline.base.errors import SignInError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.review.links import SignedIn
-from sovereign_pipeline.review.page.open_reviews import OpenReview, OpenReviews
-from sovereign_pipeline.review.page.sessions import Sessions
+from sovereign_pipeline.ledger.people import People
+from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+from sovereign_pipeline.ledger.tables import BlindReview
+from sovereign_pipeline.review.acts import assert_open, find_all_open, sealed_seed, secrets_directory, write_private
+from sovereign_pipeline.review.ballots import SignedIn, assert_newest, given, stands_for
+from sovereign_pipeline.review.plan import (
+    AnswerPair,
+    PlanContents,
+    PlannedPair,
+    answers_of,
+    candidate_positions,
+    pairs_to_guess,
+    plan_of,
+)
+
+SESSION_SECONDS = 7 * 24 * 3600
+_KEY_BYTES = 32
+_SIGNER = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
+
+
+class Sessions:
+    """Sessions that only this installation can have signed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._key = _signing_key(settings)
+        self._serializer = URLSafeTimedSerializer(self._key, salt="session", signer_kwargs=_SIGNER)
+
+    def sign(self, who: SignedIn) -> str:
+        return str(self._serializer.dumps([who.review, who.operator, who.sign_in]))
+
+    def read(self, signed: str) -> SignedIn:
+        """Raises SignInError for text that was changed, or signed more than `SESSION_SECONDS` ago."""
+        try:
+            review, operator, sign_in = self._serializer.loads(signed, max_age=SESSION_SECONDS)
+            return SignedIn(review, operator, int(sign_in))
+        except SignatureExpired:
+            raise SignInError("You were signed in too long ago.", "Ask for a new link; no rating is lost.") from None
+        except (BadSignature, ValueError, TypeError):
+            raise SignInError("You are not signed in here.", "Open the link that you were sent.") from None
+
+    def form_token(self, who: SignedIn) -> str:
+        """What our pages put into each request that changes something, so that no other site can make one (CSRF)."""
+        content = f"form\n{who.review}\n{who.operator}\n{who.sign_in}".encode()
+        return hmac.new(self._key, content, hashlib.sha256).hexdigest()
+
+    def is_form_token(self, who: SignedIn, token: str) -> bool:
+        return hmac.compare_digest(self.form_token(who).encode(), token.encode())
+
+
+def _signing_key(settings: Settings) -> bytes:
+    """The installation's key, made at first use; deleting its file signs everybody out."""
+    path = secrets_directory(settings) / "session.key"
+    if not path.exists():
+        aside = path.with_name(f".session.key-{secrets.token_hex(8)}")
+        write_private(aside, secrets.token_bytes(_KEY_BYTES))
+        with contextlib.suppress(FileExistsError):  # another process of this installation was first
+            path.hardlink_to(aside)
+        aside.unlink()
+    return path.read_bytes()
+
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What an operator is asked now."""
+
+    kind: Literal["ballot", "guess"]
+    pair: str
+    left: int
+    """How many questions of this kind are left, this one included."""
+    total: int
+
+
+@dataclass(frozen=True)
+class PairTexts:
+    """One pair as it is shown."""
+
+    prompt: str
+    answers: tuple[tuple[Literal["a"], str], tuple[Literal["b"], str]]
+
+
+@dataclass(frozen=True)
+class OpenReview:
+    """One open review with everything that its pages are made of, verified."""
+
+    row: BlindReview
+    contents: PlanContents
+    seed: bytes = field(repr=False)
+    answers: Mapping[str, AnswerPair] = field(repr=False)
+    """By prompt id."""
+
+    def pairs(self, operator: str) -> dict[str, PlannedPair]:
+        """The pairs that an operator rates, by their ids, in order."""
+        return {each.pair: each for each in self.contents.asked(operator)}
+
+    def to_guess(self, operator: str) -> list[str]:
+        """The pairs that an operator guesses about, in order."""
+        plan = self.contents.plan
+        planned = plan.operators.get(operator, ())
+        return pairs_to_guess(self.seed, operator, planned, self.contents.identical, plan.guess_pairs)
+
+    def texts(self, operator: str, pair: str) -> PairTexts:
+        planned = self.contents.plan.operators[operator]
+        prompt = next(each.prompt for each in planned if each.pair == pair)
+        answers = self.answers[prompt]
+        a, b = answers.candidate, answers.opponent
+        if candidate_positions(self.seed, operator, planned)[pair] == "b":
+            a, b = b, a
+        return PairTexts(self.contents.prompts[prompt].text, (("a", a), ("b", b)))
+
+
+class OpenReviews:
+    """Every open review of the installation, each read from the store once."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._read: dict[str, OpenReview] = {}
+
+    def get(self, review_id: str) -> OpenReview:
+        """Raises ConflictError for a review that is closed, and SignInError for one that does not exist."""
+        with self._registry.reading() as session:
+            assert_open(session, review_id)
+            row = session.get(BlindReview, review_id)
+        if row is None:
+            raise _not_signed_in()
+        if review_id not in self._read:
+            store, seed = open_store(self._settings), sealed_seed(self._settings, row)
+            self._read[review_id] = OpenReview(row, plan_of(store, row), seed, answers_of(store, row, seed))
+        return self._read[review_id]
+
+    def assert_not_ended(self, who: SignedIn) -> None:
+        """Raises SignInError for a sign-in that a newer link has ended."""
+        with self._registry.reading() as session:
+            row = session.get(BlindReview, who.review)
+            if row is None:
+                raise _not_signed_in()
+            assert_newest(session, row, who)
+
+    def sign_in(self, name: str) -> SignedIn:
+        """The oldest open review in which an operator has something left, else the newest they take part in.
+
+        name: as the institution's proxy has it.
+
+        A review that cannot be read is logged and skipped while there is another: it does not concern everybody.
+        Raises SignInError for an operator who takes part in none.
+        """
+        theirs: list[tuple[OpenReview, str]] = []
+        people, damaged = People(self._settings), None
+        for row in find_all_open(self._registry):
+            try:
+                review = self.get(row.id)
+            except ConflictError:  # closed since
+                continue
+            except IntegrityError as error:
+                _LOG.error("review %s cannot be read: %s", row.id, error)
+                damaged = error
+                continue
+            operator = stands_for(people, name, review.contents.plan.operators)
+            if operator is not None and review.pairs(operator):
+                theirs.append((review, operator))
+        if not theirs:
+            raise damaged or SignInError("You take part in no open review.", "Ask whoever invited you.")
+        left = [each for each in theirs if self.next_question(*each) is not None]
+        review, operator = left[0] if left else theirs[-1]
+        return SignedIn(review.row.id, operator)
+
+    def next_question(self, review: OpenReview, operator: str) -> Question | None:
+        """What an operator is asked now; None when every ballot and guess is given."""
+        done, pairs = given(self._registry, review.row, operator), review.pairs(operator)
+        left = [pair for pair in pairs if pair not in done.ballots]
+        if left:
+            return Question("ballot", left[0], len(left), len(pairs))
+        guesses = review.to_guess(operator)
+        left = [pair for pair in guesses if pair not in done.guesses]
+        return Question("guess", left[0], len(left), len(guesses)) if left else None
+
+
+def _not_signed_in() -> SignInError:
+    return SignInError("You are not signed in here.", "Open the link that you were sent.")
+
 
 SESSION_COOKIE = "session"
 FORM_HEADER = "X-Form-Token"

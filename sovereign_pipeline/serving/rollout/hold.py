@@ -18,13 +18,7 @@ from sovereign_pipeline.base.files import canonical_json, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.rollout import Hold
-from sovereign_pipeline.release.hold_judgements import (
-    Bound,
-    Judgement,
-    judgement_files,
-    read_judgement,
-    write_judgement,
-)
+from sovereign_pipeline.release.trial import Bound, Judgement, judgement_files, read_judgement, write_judgement
 from sovereign_pipeline.serving.rollout.flag import Flag, changing
 from sovereign_pipeline.serving.rollout.in_force import Flags
 from sovereign_pipeline.serving.rollout.rollback import stop

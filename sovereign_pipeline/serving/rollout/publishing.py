@@ -24,13 +24,17 @@ from sovereign_pipeline.ledger.states import FLAG_CHANGED, lines_in, states
 from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Transition
 from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
 from sovereign_pipeline.policy.release import TransitionName
-from sovereign_pipeline.registry.mlflow_states import follow_after_act
-from sovereign_pipeline.release.changes import arrow_of, make_transition
-from sovereign_pipeline.release.hold_judgements import judgement_files
-from sovereign_pipeline.release.holds import enter_judgements, taken_back
-from sovereign_pipeline.release.requests import Proposal, assert_still_so, enter_signed_request, evidence_of
-from sovereign_pipeline.release.standing import assert_signed, production_before, standing_of
-from sovereign_pipeline.release.transitions import arrow
+from sovereign_pipeline.registry.mlflow_mirror import follow_after_act
+from sovereign_pipeline.release.requests import (
+    Proposal,
+    arrow_of,
+    assert_still_so,
+    enter_signed_request,
+    evidence_of,
+    make_transition,
+)
+from sovereign_pipeline.release.standing import arrow, assert_signed, production_before, standing_of
+from sovereign_pipeline.release.trial import enter_judgements, judgement_files, taken_back
 from sovereign_pipeline.serving.rollout.flag import (
     Change,
     Flag,

@@ -25,7 +25,7 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
 from sovereign_pipeline.orchestration.partitions import register_lines
-from sovereign_pipeline.review.stages import BLIND_REVIEW
+from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.orchestration.conftest import Line

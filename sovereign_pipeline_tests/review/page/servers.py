@@ -38,7 +38,7 @@ class InThisProcess:
     def __init__(self, reviews: ReviewBench) -> None:
         import uvicorn
 
-        from sovereign_pipeline.review.page.server import server_config
+        from sovereign_pipeline.review.page.app import server_config
 
         held = listen(0, "")
         self.port = held.getsockname()[1]

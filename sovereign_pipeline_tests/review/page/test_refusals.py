@@ -23,7 +23,7 @@ def test_a_fault_of_the_program_tells_the_operator_nothing_and_the_log_no_text(
         raise ValueError("first wording 3")
 
     signed_in(browser, reviews)
-    monkeypatch.setattr("sovereign_pipeline.review.page.open_reviews.given", fail)
+    monkeypatch.setattr("sovereign_pipeline.review.page.context.given", fail)
     page = browser.get("/")
     assert page.status_code == 500
     assert "The page cannot be served now" in page.text

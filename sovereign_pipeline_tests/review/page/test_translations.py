@@ -4,9 +4,7 @@ import re
 
 import pytest
 
-from sovereign_pipeline.review.page.refusals import REFUSALS
-from sovereign_pipeline.review.page.rendering import HERE
-from sovereign_pipeline.review.page.translations import ARABIC, CRITERION_MEANINGS, direction
+from sovereign_pipeline.review.page.rendering import ARABIC, CRITERION_MEANINGS, HERE, REFUSALS, direction
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.client import PageClient, signed_in
 

@@ -8,7 +8,7 @@ import pytest
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.states import FLAG_CHANGED
-from sovereign_pipeline.release.history import history_of
+from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, root_of, sequences, write_change
 from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback
 from sovereign_pipeline.signing.keys import generate

@@ -13,8 +13,14 @@ from sovereign_pipeline.cli import app
 from sovereign_pipeline.ledger.audit_log import entries
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.rollout import Hold
-from sovereign_pipeline.release.hold_judgements import judgement_files, read_judgement, write_judgement
-from sovereign_pipeline.release.holds import ACCEPTED, JUDGED, accept_hold
+from sovereign_pipeline.release.trial import (
+    ACCEPTED,
+    JUDGED,
+    accept_hold,
+    judgement_files,
+    read_judgement,
+    write_judgement,
+)
 from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop

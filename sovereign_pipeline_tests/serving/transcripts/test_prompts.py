@@ -7,7 +7,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from sovereign_pipeline.review.prompts import PromptRow
+from sovereign_pipeline.review.plan_stage import PromptRow
 from sovereign_pipeline.serving.transcripts import sealed_in
 from sovereign_pipeline.suites.rows import read_items
 from sovereign_pipeline_tests.serving.transcripts.conftest import Kept

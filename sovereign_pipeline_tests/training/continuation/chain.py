@@ -20,8 +20,7 @@ from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATAS
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.training.training import Sft
-from sovereign_pipeline.registry.building import registered_adapter_stage
-from sovereign_pipeline.registry.registration import register
+from sovereign_pipeline.registry.registration import register, registered_adapter_stage
 from sovereign_pipeline.training.continuation import resolve_parent
 from sovereign_pipeline.training.rows import encode_sft
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER

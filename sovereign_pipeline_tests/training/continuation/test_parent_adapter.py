@@ -19,8 +19,8 @@ from sovereign_pipeline.base.errors import (
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.registry.building import BILL_OF_MATERIALS_FILE
 from sovereign_pipeline.registry.record import read_record
+from sovereign_pipeline.registry.registration import BILL_OF_MATERIALS_FILE
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.job import TrainingJob

@@ -13,7 +13,7 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.orchestration.pages.figures import figures_of
 from sovereign_pipeline.orchestration.pages.models import adapter
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.registry.building import method_of
+from sovereign_pipeline.registry.registration import method_of
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob, TrainingResult
 from sovereign_pipeline.training.reward_trainer import train_reward_model
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
