@@ -27,7 +27,6 @@ from sovereign_pipeline.audit.documents.bill_of_materials import completed_bill
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, facts_of
 from sovereign_pipeline.audit.documents.model_card import model_card
 from sovereign_pipeline.audit.documents.open_lineage import lineage_events
-from sovereign_pipeline.audit.documents.spdx import spdx_bill
 from sovereign_pipeline.audit.documents.technical_file import technical_file
 from sovereign_pipeline.audit.gathering import Gathered, gather
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
@@ -89,7 +88,7 @@ no network.
 | `statements/` | what officers and the pipeline signed (in-toto in sigstore bundles), by SHA-256 |
 | `policy/` | the institution's rules and the line's recipe as they were in force, by SHA-256 |
 | `flags/` | who got which adapter |
-| `documents/` | the same for others: CycloneDX, SPDX, OpenLineage, model card, technical file. Only the index vouches |
+| `documents/` | the same for others: CycloneDX, OpenLineage, model card, technical file. Only the index vouches |
 """
 
 
@@ -211,7 +210,6 @@ def documents(facts: AdapterFacts) -> dict[str, bytes]:
     """What others ask for about an adapter, each in its form, by the name of its file."""
     return {
         "bill-of-materials.cdx.json": _as_file(completed_bill(facts)),
-        "bill-of-materials.spdx.json": _as_file(spdx_bill(facts)),
         "lineage.openlineage.jsonl": lineage_events(facts),
         "model-card.md": model_card(facts).encode(),
         "technical-file.md": technical_file(facts).encode(),

@@ -158,7 +158,6 @@ BESIDES = ("index.json", "index.json.sigstore.json", "README.md", "verify.py")
 """Files that nothing else in the package refers to. The index lists the last two, and is itself signed."""
 DOCUMENTS = (
     "bill-of-materials.cdx.json",
-    "bill-of-materials.spdx.json",
     "lineage.openlineage.jsonl",
     "model-card.md",
     "technical-file.md",

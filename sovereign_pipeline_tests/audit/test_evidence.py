@@ -153,12 +153,11 @@ def test_what_stays_the_same_has_the_same_bytes(desk: Desk) -> None:
     once, again = desk.before.files, desk.package.files
     differing = {name for name in once.keys() & again.keys() if once[name] != again[name]}
     of_the_log = {name for name in differing if name.startswith("log/")}
-    dated = ("bill-of-materials.cdx.json", "bill-of-materials.spdx.json", "technical-file.md")
+    dated = ("bill-of-materials.cdx.json", "technical-file.md")
     of_the_day = {f"documents/{each}/{name}" for each in (FIRST, SECOND) for name in dated}
     of_the_issue = {f"documents/{FIRST}/model-card.md"}
     expected = {"index.json", "index.json.sigstore.json", *of_the_day, *of_the_issue}
-    of_a_second = {f"documents/{SECOND}/bill-of-materials.spdx.json"}  # which two packages may be made in
-    assert expected - of_a_second <= differing - of_the_log <= expected
+    assert differing - of_the_log == expected
 
 
 def test_a_day_on_which_nothing_answered_gives_none(desk: Desk) -> None:
@@ -214,8 +213,8 @@ def test_the_reward_model_that_judged_it_is_evidence_too(institution: DemoInstit
     assert package.refusal(said=said) is None
     digest = office.bench.refs["reward_model"].digest
     assert any(line.split()[:2] == ["reward_model", digest] for line in said)
-    for bill in ("bill-of-materials.cdx.json", "bill-of-materials.spdx.json"):
-        assert f"reward-model:{digest}" in package.files[f"documents/{adapter.id}/{bill}"].decode(), bill
+    bill = package.files[f"documents/{adapter.id}/bill-of-materials.cdx.json"].decode()
+    assert f"reward-model:{digest}" in bill
     lacking = package.indexed({f"artifacts/{digest}/reward.sigstore.json": None}, office.pipeline)
     assert f"artifacts/{digest}: it lacks a file" in str(lacking.refusal())
     other = {f"artifacts/{digest}/reward.sigstore.json": b"{}"}

@@ -80,7 +80,7 @@ def test_a_worker_that_is_killed_while_it_sends_stops_the_work_too(tmp_path: Pat
         tmp_path,
         "import os, signal, sys, time\n"
         "from multiprocessing.connection import Connection\n"
-        "from sovereign_pipeline.processes import worker_pool\n"
+        "from sovereign_pipeline.base import workers\n"
         "from sovereign_pipeline.base.errors import WorkerKilled\n"
         "def send_a_third_and_die(connection, content):\n"
         "    third = bytes(content[: len(content) // 3])\n"
@@ -90,9 +90,9 @@ def test_a_worker_that_is_killed_while_it_sends_stops_the_work_too(tmp_path: Pat
         "    if number == 1: time.sleep(100_000)\n"
         "    Connection._send_bytes = send_a_third_and_die\n"
         "    return b'x' * 3_000\n"
-        "worker_pool.SECONDS_BETWEEN_LOOKS = 0.5\n"
+        "workers.SECONDS_BETWEEN_LOOKS = 0.5\n"
         "if __name__ == '__main__':\n"
-        "    with worker_pool.WorkerPool(2) as pool:\n"
+        "    with workers.WorkerPool(2) as pool:\n"
         "        try: list(pool.over(iter(range(2)), work))\n"
         "        except WorkerKilled as error: sys.exit(str(error))\n",
     )

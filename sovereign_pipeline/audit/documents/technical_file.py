@@ -139,8 +139,7 @@ def _annex(facts: AdapterFacts) -> Iterator[str]:
     yield from _history(facts)
     yield _heading("7. Standards applied", "المعايير المطبقة")
     yield (
-        "Forms: in-toto, DSSE and sigstore bundles, TUF, RFC 6962 with C2SP checkpoints, CycloneDX 1.7, SPDX 3.0.1, "
-        "OpenLineage."
+        "Forms: in-toto, DSSE and sigstore bundles, TUF, RFC 6962 with C2SP checkpoints, CycloneDX 1.7, OpenLineage."
     )
     yield f"\nHarmonised standards: {UNKNOWN.format(who=PROVIDER)}"
     yield _heading("8. EU declaration of conformity", "إعلان المطابقة")
