@@ -12,7 +12,6 @@ from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.bundle import contents
-from sovereign_pipeline.bundle.attestations import with_attestations
 from sovereign_pipeline.bundle.carried.installing import install
 from sovereign_pipeline.bundle.carried.reading import Refused
 from sovereign_pipeline.bundle.carried.verifying import Bundle, verify
@@ -58,7 +57,6 @@ def create(
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
         carried += wheels(project / "requirements", (f"torch-{torch}.txt", "runtime.txt"), Path(aside), progress)
-        carried = with_attestations(carried, settings.data / PUBLISHERS, progress)
         if signatures is not None:
             carried = with_publishers(carried, signatures, settings.data / PUBLISHERS)
         progress(f"packing {len(carried)} files")

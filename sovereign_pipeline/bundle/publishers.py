@@ -1,30 +1,23 @@
-"""What publishers sign: which carried files each of their signatures covers, verified when a bundle is packed.
+"""Verify publishers' signatures when a bundle is packed, and record which carried files each covers.
 
-An operator fetches the signatures into a folder that mirrors the bundle. A signature is over a file
-(`models/gemma/model.safetensors.asc` or `.sigstore.json`), over a list of SHA-256 (`models/gemma/SHA256SUMS` with
-`SHA256SUMS.asc` or `.sigstore.json` beside it), or itself a list (`models/gemma/model.sig`, OpenSSF model signing).
-What belongs here: that. What does not: how one is verified (`pgp.py`, `sigstore_bundles.py`), whose counts
-(`trusted_publishers.py`), and attestations that the package index gives (`attestations.py`).
+The operator's folder of signatures mirrors the bundle. A signature covers a file
+(`models/gemma/model.safetensors.sigstore.json`), a list of SHA-256 (`models/gemma/SHA256SUMS` with
+`SHA256SUMS.sigstore.json` beside it), or is itself a list (`models/gemma/model.sig`, OpenSSF model signing).
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.bundle import pgp, sigstore_bundles
 from sovereign_pipeline.bundle.packing import Content
-from sovereign_pipeline.bundle.trusted_publishers import Publishers, load_publishers
+from sovereign_pipeline.bundle.sigstore_bundles import MODEL, SUFFIX, signed_model, sigstore_publisher
+from sovereign_pipeline.bundle.trusted_publishers import load_publishers
 
 LIST = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-VERIFIERS: Mapping[str, Callable[[Path, Path, Publishers], str]] = {
-    pgp.SUFFIX: pgp.pgp_publisher,
-    sigstore_bundles.SUFFIX: sigstore_bundles.sigstore_publisher,
-}
-"""By the ending that a signature's name adds to that of its file."""
 
 
 def with_publishers(contents: Sequence[Content], signatures: Path, publishers: Path) -> list[Content]:
@@ -38,34 +31,34 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
     trusted = load_publishers(publishers)
     paths = sorted(path for path in signatures.rglob("*") if path.is_symlink() or not path.is_dir())
     files = [path for path in paths if path.is_file() and not path.is_symlink()]
-    found = [path for path in files if _suffix(path) or path.name == sigstore_bundles.MODEL]
+    found = [path for path in files if _is_bundle(path) or path.name == MODEL]
     if not found:
         raise InputError(
-            f"{signatures}: there is no signature in it (*{', *'.join(VERIFIERS)}, {sigstore_bundles.MODEL}).",
+            f"{signatures}: there is no signature in it (*{SUFFIX}, {MODEL}).",
             "Name the folder that holds them.",
         )
     by_name = {each.name: each for each in contents}
     lists: dict[Path, Content] = {}
     for signature in found:
-        name, suffix = signature.relative_to(signatures).as_posix(), _suffix(signature)
-        signed = signature.with_name(signature.name.removesuffix(suffix))
-        if not suffix:
-            publisher, digests = sigstore_bundles.signed_model(signature, trusted)
+        name = signature.relative_to(signatures).as_posix()
+        signed = signature.with_name(signature.name.removesuffix(SUFFIX))
+        if not _is_bundle(signature):
+            publisher, digests = signed_model(signature, trusted)
             covered = _agreeing(digests, signature, name, by_name)
         elif signed.name == LIST:
             if not signed.is_file():
                 raise InputError(f"{signed}: the list that {signature.name} is over is missing.", "Put it there.")
-            publisher = VERIFIERS[suffix](signature, signed, trusted)
+            publisher = sigstore_publisher(signature, signed, trusted)
             covered = _agreeing(_listed(signed), signed, name, by_name)
-            listed = Content(f"publishers/{name.removesuffix(suffix)}", signed, "list of a publisher")
+            listed = Content(f"publishers/{name.removesuffix(SUFFIX)}", signed, "list of a publisher")
             lists[signed] = _also_signed(lists.get(signed, listed), publisher)
         else:
-            covered = [name.removesuffix(suffix)]
+            covered = [name.removesuffix(SUFFIX)]
             if covered[0] not in by_name:
                 raise IntegrityError(
                     f"{signature}: it signs nothing that is carried.", "Remove it, or correct its name."
                 )
-            publisher = VERIFIERS[suffix](signature, _path(by_name[covered[0]]), trusted)
+            publisher = sigstore_publisher(signature, _path(by_name[covered[0]]), trusted)
         by_name |= {each: _also_signed(by_name[each], publisher) for each in covered}
     if passed_over := [path for path in paths if path not in found and path not in lists]:
         raise InputError(
@@ -79,9 +72,8 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
     return [*(by_name[each.name] for each in contents), *lists.values(), *carried]
 
 
-def _suffix(path: Path) -> str:
-    """The ending of a signature over a file or a list; empty: the file is none."""
-    return next((each for each in VERIFIERS if path.name.endswith(each) and path.name != each), "")
+def _is_bundle(path: Path) -> bool:
+    return path.name.endswith(SUFFIX) and path.name != SUFFIX
 
 
 def _also_signed(content: Content, publisher: str) -> Content:

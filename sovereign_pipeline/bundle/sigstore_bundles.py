@@ -109,7 +109,7 @@ def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> t
             reason = error.message
             continue
         for name, identity in identities.items():
-            if not identity.distributions and identity.is_of(found.identity, found.issuer):
+            if identity.is_of(found.identity, found.issuer):
                 return f"sigstore, {name} ({found.identity}, by {found.issuer})", found.payload
         reason = f"It was signed by {found.identity}, by {found.issuer}, whom {publishers.folder} does not name."
     raise IntegrityError(f"{bundle.path}: {reason}", hint)

@@ -4,7 +4,7 @@ A certificate is valid for minutes, so a trusted time is needed: the log's signe
 library compares the certificate with the trusted root's authority at that time and with its certificate log, the entry
 with the signature, and the entry's inclusion proof and promise with the log's key. It is no part of an installation,
 only of the checkout where bundles are packed. What belongs here: that. What does not: whether the identity counts
-(`sigstore_bundles.py`, `attestations.py`).
+(`sigstore_bundles.py`).
 """
 
 from dataclasses import dataclass

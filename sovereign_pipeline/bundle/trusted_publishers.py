@@ -1,8 +1,7 @@
-"""Whom the institution trusts to sign what others publish: the files of `data/publishers/`, under version control.
+"""Read `data/publishers/`: whose signatures on models the institution accepts.
 
-`NAME.asc` is a PGP key, `NAME.pub` a public key, `NAME.yaml` an identity that a certificate of sigstore's names, and
-`NAME.json` a trusted root of sigstore's. Nothing else may lie there: a rule in a file that nobody reads binds nobody.
-What belongs here: reading those. What does not: verifying a signature (`pgp.py`, `sigstore_bundles.py`).
+`NAME.pub` is a public key, `NAME.yaml` an identity that a sigstore certificate names, and `NAME.json` a trusted root of
+sigstore. Any other file is an error, since it would have no effect.
 """
 
 import re
@@ -11,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from packaging.utils import canonicalize_name, is_normalized_name
 from pydantic import Field, model_validator
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
@@ -24,8 +22,7 @@ if TYPE_CHECKING:
 LARGEST_KEY = 1 << 16
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 ROOT_NAME = re.compile(r"[\w.-]+\.json")
-WORKFLOW = re.compile(r"https://[^@]+")
-ENDINGS = (".asc", ".pub", ".yaml", ".json")
+ENDINGS = (".pub", ".yaml", ".json")
 
 
 class CertifiedIdentity(RecipeModel):
@@ -34,45 +31,21 @@ class CertifiedIdentity(RecipeModel):
     issuer: Annotated[str, Field(min_length=1, examples=["https://token.actions.githubusercontent.com"])]
     """Who vouched for the identity to sigstore: the certificate's OIDC issuer, compared exactly."""
 
-    identity: Annotated[str, Field(min_length=1)] | None = None
+    identity: Annotated[str, Field(min_length=1)]
     """The certificate's subject, an address or a workflow with its tag, compared exactly."""
-
-    workflow: Annotated[str, Field(min_length=1)] | None = None
-    """The subject without its tag, for wheels: each release has one of its own. On a branch it is not this workflow,
-    since whoever can push a branch can change what runs there."""
-
-    distributions: tuple[str, ...] = ()
-    """Python distributions that this identity attests, in the index's spelling. Each of their wheels must then be
-    attested by it, or by another that names the same, and it counts for nothing else."""
 
     trusted_root: Annotated[str, Field(examples=["sigstore-root.json"])]
     """The file beside this one with sigstore's trusted root: its certificate authority and its logs."""
 
     @model_validator(mode="after")
-    def _name_one_signer(self) -> "CertifiedIdentity":
-        if (self.identity is None) == (self.workflow is None):
-            raise ValueError("one of identity and workflow must be there, and not both")
-        if self.workflow is not None and not self.distributions:
-            raise ValueError("workflow stands for any tag, so it is for wheels alone: name their distributions")
-        if self.workflow is not None and not WORKFLOW.fullmatch(self.workflow):
-            raise ValueError(
-                "workflow must begin with https:// and end before '@'; a subject with its tag is an identity"
-            )
+    def _name_a_file(self) -> "CertifiedIdentity":
         if not ROOT_NAME.fullmatch(self.trusted_root):
             raise ValueError("trusted_root must be the name of a .json file beside this one")
-        if wrong := [each for each in self.distributions if not is_normalized_name(each)]:
-            raise ValueError(
-                f"distributions: an index has no '{wrong[0]}'; '{canonicalize_name(wrong[0])}' may be meant"
-            )
         return self
 
     def is_of(self, identity: str, issuer: str) -> bool:
         """Whether a certificate that names these is this publisher's."""
-        if issuer != self.issuer:
-            return False
-        if self.workflow is not None:
-            return identity.startswith(f"{self.workflow}@refs/tags/")
-        return identity == self.identity
+        return (identity, issuer) == (self.identity, self.issuer)
 
 
 @dataclass(frozen=True)
@@ -80,7 +53,6 @@ class Publishers:
     """The publishers whose signatures count."""
 
     folder: Path
-    pgp: tuple[Path, ...]
     keys: Mapping[str, "EllipticCurvePublicKey"]
     """By the name of its file, without its ending."""
     identities: Mapping[str, CertifiedIdentity]
@@ -104,7 +76,6 @@ def load_publishers(folder: Path) -> Publishers:
             )
     return Publishers(
         folder,
-        tuple(sorted(folder.glob("*.asc"))),
         {path.stem: _public_key(path) for path in sorted(folder.glob("*.pub"))},
         {path.stem: _identity(path) for path in sorted(folder.glob("*.yaml"))},
     )

@@ -42,7 +42,7 @@ def bundle_create(
     ] = None,
     signatures: Annotated[
         Path | None,
-        typer.Option(help="Folder of publishers' signatures (PGP, sigstore, OpenSSF), laid out as the bundle is."),
+        typer.Option(help="Folder of publishers' signatures (sigstore, OpenSSF), laid out as the bundle is."),
     ] = None,
 ) -> None:
     """Pack wheels, base models, suites, trust root, configuration and this release, and sign the index.

@@ -143,19 +143,6 @@ class SigstoreInstance:
         media_type = "application/vnd.dev.sigstore.bundle.v0.3+json"
         return json.dumps({"mediaType": media_type, "verificationMaterial": material, **signed}).encode()
 
-    def attestation(self, identity: str, issuer: str, payload: bytes) -> dict[str, Any]:
-        """As a package index has it (PEP 740)."""
-        bundle = json.loads(self.bundle(identity, issuer, payload=payload))
-        (signature,) = bundle["dsseEnvelope"]["signatures"]
-        return {
-            "version": 1,
-            "verification_material": {
-                "certificate": bundle["verificationMaterial"]["certificate"]["rawBytes"],
-                "transparency_entries": bundle["verificationMaterial"]["tlogEntries"],
-            },
-            "envelope": {"statement": bundle["dsseEnvelope"]["payload"], "signature": signature["sig"]},
-        }
-
     def _root(self) -> x509.Certificate:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
