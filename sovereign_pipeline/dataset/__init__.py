@@ -1,5 +1,1 @@
-"""The rows a trainer reads: SFT and preference formats, their JSONL, the dataset card.
-
-What belongs here: from the training documents of a split to rows, their measurement and their gates. What does not:
-which documents are held out (`split/`), encoding and loss (`training/`).
-"""
+"""Write the rows that a trainer reads, measure them, and check them: SFT, preference pairs, binary feedback."""

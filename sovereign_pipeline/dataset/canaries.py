@@ -1,10 +1,7 @@
-"""Canaries: rows of random words, planted after the training rows to measure what training memorises.
+"""Draw canaries: rows of random words, planted after the training rows to measure what training memorises.
 
-What belongs here: the form of a canary, and drawing canaries and their alternatives from a seed. What does not:
-planting them (`measuring.py`) and measuring their exposure (`evaluation/memorisation.py`).
-
-A canary is not a document: its row's id shows that, no card counts it as one, and none is ever held out. Its words are
-common and lower case, without digits, so that no detector classifies it as personal data and no reader is misled.
+A canary's id shows that it is no document. Its words are common, in lower case and without digits, so no detector takes
+them for personal data.
 """
 
 import math
@@ -16,7 +13,6 @@ from sovereign_pipeline.dataset.jsonl import SftRow
 from sovereign_pipeline.policy.training.training import Canaries
 
 PREFIX = "canary-"
-
 _WORDS = (
     "apple basket bottle branch bread bridge button candle carpet ceiling chair cloud copper corner cotton cushion "
     "door drawer feather fence flour garden glass gravel hammer handle honey kettle ladder leaf lemon linen "

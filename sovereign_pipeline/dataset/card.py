@@ -1,7 +1,6 @@
-"""The dataset card: what a dataset holds and where it comes from, as JSON for programs and Markdown for people.
+"""The dataset card, as JSON for programs, Markdown for people and `README.md` for model hubs. No document text.
 
-What belongs here: counts, digests and terms of use of one dataset. What does not: any text of a document. Both files
-are stored in the artifact, so that a change of their wording needs a new `code_version`.
+All three are stored in the artifact, so a change of their wording needs a new `code_version`.
 """
 
 import hashlib

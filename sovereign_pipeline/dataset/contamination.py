@@ -1,9 +1,6 @@
-"""Contamination of training rows by evaluation items: shared runs of words, and the gate not_contaminated.
+"""The gate not_contaminated: no row may hold an evaluation item of the line, or a text of its held-out documents.
 
-What belongs here: comparing rows with the capability suites (everything that a model is shown of an item, and all
-items, also those that `max_rows` leaves out) and with the red-team prompts. What does not: how rows are compared with
-the line's own held-out documents (`held_out.py`); and the labelled answers on which the red team's judge is measured,
-since no model is prompted with them.
+The labelled answers on which the red team's judges are measured are not compared: no model is prompted with them.
 """
 
 import re
@@ -28,6 +25,19 @@ from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.rows import digest_of_items, level_of_red_team, level_of_suites, read_prompts
 from sovereign_pipeline.suites.suites import identity_of_suite, rows_of_suite, text_of
 
+NOT_CONTAMINATED = "not_contaminated"
+RED_TEAM = "red-team prompts"
+HELD_OUT_DOCUMENTS = "held-out documents"
+LONGEST_NAME = 6
+"""Words that one placeholder may stand for: a name of five (given, father's, grandfather's, article, tribe) and one."""
+NO_EVALUATION = (
+    "the recipe names no evaluation yet, so the rows were compared with the held-out documents alone, with no suite "
+    "and no prompt; until it is named, no adapter can be trained or registered."
+)
+_KEY_OF_SHORT_TEXTS = 3
+_HIDDEN = ""
+"""Represents a placeholder among words; no word is empty."""
+_HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with what Arabic writes onto it, as in `وNAME_3`
 _FIELDS = {
     "input": "request",
     "prompt": "request",
@@ -36,6 +46,19 @@ _FIELDS = {
     "completion": "response",
     "rejected": "rejected",
 }
+Words = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class SuiteItem:
+    """One question or prompt."""
+
+    suite: str
+    id: str
+    question: str
+    """Without choices."""
+    text: str
+    """Everything that a model is shown of it."""
 
 
 @dataclass(frozen=True)
@@ -50,65 +73,151 @@ class HeldOutInRows:
     """`field ~ field` (of the held-out document, of the row) -> pairs of texts."""
 
 
-def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldOutInRows:
-    """Every row in which a text of a held-out document stands, or that stands in one, whatever the column.
+def not_contaminated(file: Callable[[Line], str]) -> Gate:
+    """The gate of a dataset. file: name of the file with the rows of a line.
 
-    What is boilerplate is told from the documents of the split alone, so that no row can make it so.
+    It is evaluated again when a suite, the prompts or the limits change; nothing is trained again for that.
     """
-    with workplace.store.workspace() as scratch:
-        held = read_columns(split.file(HELD_OUT), scratch, workplace.progress)
-        train = read_columns(split.file(TRAIN), scratch, workplace.progress)
-        ids, texts = _read_rows(rows, scratch / "rows.texts")
-        of_split = Boilerplate.of(scratch, held.texts, train.texts)
-        repeated = Boilerplate.of(scratch, held.texts, texts)
-        boilerplate = Boilerplate(of_split.marks | repeated.marks, of_split.shingles, of_split.formulas)
-        crossing = crossing_texts(held.texts, texts, boilerplate)
-    found = [(held.ids[one], ids[other]) for one, other in crossing.documents.tolist()]
-    return HeldOutInRows(len(held), tuple(found), crossing.by_fields)
+
+    def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        rows = artifact.file(file(workplace.line))
+        with rows.open("rb") as lines:
+            total = sum(1 for _ in lines)
+        of_suites = evaluate_contamination(workplace, read_jsonl(rows), total)
+        return _with_held_out(of_suites, held_out_in_rows(workplace, rows, inputs[LEAKAGE_SAFE_SPLIT.kind]))
+
+    return Gate(
+        name=NOT_CONTAMINATED,
+        question=(
+            "Do no more rows than the recipe allows hold an item of a suite or a red-team prompt of the line, and does "
+            "none hold a text of the line's held-out documents?"
+        ),
+        code_version="2",
+        evaluate=evaluate,
+        config=_config,
+        external=_digests,
+    )
 
 
-def _read_rows(rows: Path, shingles: Path) -> tuple[list[str], Texts]:
-    ids: list[str] = []
-    collector = TextCollector()
-    for number, row in enumerate(read_jsonl(rows)):
-        ids.append(str(row["id"]))
-        for column, value in row.items():
-            if column != "id" and isinstance(value, str):
-                collector.add(number, texts_in(_FIELDS.get(column, "request"), value))
-    collector.shingles().tofile(shingles)
-    return ids, Texts.joined([collector.records()], shingles)
+def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
+    """Compare every row (all columns but the id, in order) with every item; the verdict lists suite, item and row.
+
+    Of a line that names no evaluation yet it says so: nothing is trained from its datasets, and when it is named the
+    gate is evaluated again.
+
+    Raises CeilingExceeded for a suite above the line's ceiling, and SourceError for one that cannot be read.
+    """
+    if workplace.line.evaluation is None:
+        return Verdict(True, NO_EVALUATION, {"rows": total, "evaluation": None, "suites": {}})
+    level = workplace.institution.ladder.highest((level_of_suites(workplace), level_of_red_team(workplace)))
+    limits = workplace.line.named_evaluation.contamination
+    items = list(items_of(workplace))
+    contamination = Contamination(items, limits.n)
+    count = 0
+    listed: list[dict[str, Any]] = []
+    countdown = Countdown(workplace.progress, f"gate {NOT_CONTAMINATED}", total, "row")
+    for row in rows:
+        countdown.reached(count)
+        count += 1
+        text = "\n".join(str(value) for column, value in row.items() if column != "id")
+        listed += [
+            {"suite": suite, "item": item, "row": str(row["id"])} for suite, item in contamination.found_in(text)
+        ]
+    listed.sort(key=lambda each: (each["suite"], each["item"], each["row"]))
+    contaminated = sorted({each["row"] for each in listed})
+    evidence = {
+        "rows": count,
+        "contaminated_rows": len(contaminated),
+        "share": round(len(contaminated) / count, 6) if count else 0.0,
+        "max_share": limits.max_share,
+        "suites": {
+            suite: {
+                "items": sum(item.suite == suite for item in items),
+                "items_in_rows": len({each["item"] for each in listed if each["suite"] == suite}),
+                "rows": len({each["row"] for each in listed if each["suite"] == suite}),
+            }
+            for suite in dict.fromkeys(item.suite for item in items)
+        },
+    }
+    if not count:
+        return Verdict(True, "the dataset is empty.", evidence, classification=level)
+    message = (
+        f"{len(contaminated):,} of {count:,} rows hold {limits.n} words in a row, or the whole of a shorter item, of "
+        f"what the line is evaluated on; the recipe allows {limits.max_share:.2%}"
+    )
+    passed = len(contaminated) <= limits.max_share * count
+    if not contaminated:
+        return Verdict(passed, f"{message}.", evidence, classification=level)
+    remedy = (
+        ""
+        if passed
+        else " Take these rows out of their source or the items out of the suite, or raise "
+        "evaluation.contamination.max_share if the shared words are a form that every letter has."
+    )
+    return Verdict(
+        passed,
+        f"{message}: {and_more(contaminated)}. The gate's record lists every row, suite and item.{remedy}",
+        evidence,
+        tuple(listed),
+        level,
+    )
 
 
-NOT_CONTAMINATED = "not_contaminated"
-RED_TEAM = "red-team prompts"
-HELD_OUT_DOCUMENTS = "held-out documents"
+def _with_held_out(verdict: Verdict, held_out: HeldOutInRows) -> Verdict:
+    """The verdict on the suites with what rows hold of held-out documents, of which the recipe can allow nothing."""
+    rows = sorted({row for _, row in held_out.found})
+    evidence = {
+        **verdict.evidence,
+        "held_out": {"documents": held_out.documents, "rows": len(rows), "texts_by_fields": held_out.by_fields},
+    }
+    listed = tuple({"suite": HELD_OUT_DOCUMENTS, "item": item, "row": row} for item, row in held_out.found)
+    if not rows:
+        return replace(verdict, evidence=evidence)
+    fields = ", ".join(f"{count:,} {name}" for name, count in held_out.by_fields.items() if count)
+    return replace(
+        verdict,
+        passed=False,
+        message=f"{counted(len(rows), 'row holds', 'rows hold')} a text of a held-out document or stand in one "
+        f"({and_more(rows)}; by field: {fields}). {verdict.message}",
+        evidence=evidence,
+        listed=(*listed, *verdict.listed),
+    )
 
-LONGEST_NAME = 6
-"""Words that one placeholder may stand for: a name of five (given, father's, grandfather's, article, tribe) and one."""
 
-NO_EVALUATION = (
-    "the recipe names no evaluation yet, so the rows were compared with the held-out documents alone, with no suite "
-    "and no prompt; until it is named, no adapter can be trained or registered."
-)
+def _config(line: Line) -> Config:
+    evaluation = line.evaluation
+    if evaluation is None:
+        return {"evaluation": None}
+    return {
+        **evaluation.contamination.model_dump(mode="json"),
+        "levels": {
+            **{suite.name: suite.classification for suite in evaluation.capability},
+            RED_TEAM: evaluation.red_team.classification,
+        },
+        "ceiling": line.ceiling,
+    }
 
-_KEY_OF_SHORT_TEXTS = 3
-_HIDDEN = ""
-"""Represents a placeholder among words; no word is empty."""
-_HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with what Arabic writes onto it, as in `وNAME_3`
 
-Words = tuple[str, ...]
+def _digests(workplace: Workplace) -> dict[str, str]:
+    data, evaluation = workplace.settings.data, workplace.line.evaluation
+    if evaluation is None:
+        return {}
+    suites = {f"suite:{suite.name}": identity_of_suite(workplace.settings, suite) for suite in evaluation.capability}
+    return {**suites, "red_team:prompts": digest_of_items(data / evaluation.red_team.prompts)}
 
 
-@dataclass(frozen=True)
-class SuiteItem:
-    """One question or prompt."""
-
-    suite: str
-    id: str
-    question: str
-    """Without choices."""
-    text: str
-    """Everything that a model is shown of it."""
+def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
+    """Every item that the line may be evaluated on. Raises SourceError for a file that is missing or not a suite."""
+    data, evaluation = workplace.settings.data, workplace.line.named_evaluation
+    for suite in evaluation.capability:
+        for row in rows_of_suite(workplace.settings, suite):
+            question, text = text_of(row)
+            yield SuiteItem(suite.name, row.id, question, text)
+    for prompt in read_prompts(data / evaluation.red_team.prompts):
+        # No answer to these can be learnt, and some of them hold no word.
+        if prompt.kind == "out_of_distribution":
+            continue
+        yield SuiteItem(RED_TEAM, prompt.id, prompt.prompt, prompt.prompt)
 
 
 @dataclass(frozen=True)
@@ -202,148 +311,30 @@ def _shared(row: Words, item: Words) -> int:
     return shared
 
 
-def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
-    """Every item that the line may be evaluated on. Raises SourceError for a file that is missing or not a suite."""
-    data, evaluation = workplace.settings.data, workplace.line.named_evaluation
-    for suite in evaluation.capability:
-        for row in rows_of_suite(workplace.settings, suite):
-            question, text = text_of(row)
-            yield SuiteItem(suite.name, row.id, question, text)
-    for prompt in read_prompts(data / evaluation.red_team.prompts):
-        # No answer to these can be learnt, and some of them hold no word.
-        if prompt.kind == "out_of_distribution":
-            continue
-        yield SuiteItem(RED_TEAM, prompt.id, prompt.prompt, prompt.prompt)
+def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldOutInRows:
+    """Every row in which a text of a held-out document stands, or that stands in one, whatever the column.
 
-
-def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
-    """Compare every row (all columns but the id, in order) with every item; the verdict lists suite, item and row.
-
-    Of a line that names no evaluation yet it says so: nothing is trained from its datasets, and when it is named the
-    gate is evaluated again.
-
-    Raises CeilingExceeded for a suite above the line's ceiling, and SourceError for one that cannot be read.
+    What is boilerplate is told from the documents of the split alone, so that no row can make it so.
     """
-    if workplace.line.evaluation is None:
-        return Verdict(True, NO_EVALUATION, {"rows": total, "evaluation": None, "suites": {}})
-    level = workplace.institution.ladder.highest((level_of_suites(workplace), level_of_red_team(workplace)))
-    limits = workplace.line.named_evaluation.contamination
-    items = list(items_of(workplace))
-    contamination = Contamination(items, limits.n)
-    count = 0
-    listed: list[dict[str, Any]] = []
-    countdown = Countdown(workplace.progress, f"gate {NOT_CONTAMINATED}", total, "row")
-    for row in rows:
-        countdown.reached(count)
-        count += 1
-        text = "\n".join(str(value) for column, value in row.items() if column != "id")
-        listed += [
-            {"suite": suite, "item": item, "row": str(row["id"])} for suite, item in contamination.found_in(text)
-        ]
-    listed.sort(key=lambda each: (each["suite"], each["item"], each["row"]))
-    contaminated = sorted({each["row"] for each in listed})
-    evidence = {
-        "rows": count,
-        "contaminated_rows": len(contaminated),
-        "share": round(len(contaminated) / count, 6) if count else 0.0,
-        "max_share": limits.max_share,
-        "suites": {
-            suite: {
-                "items": sum(item.suite == suite for item in items),
-                "items_in_rows": len({each["item"] for each in listed if each["suite"] == suite}),
-                "rows": len({each["row"] for each in listed if each["suite"] == suite}),
-            }
-            for suite in dict.fromkeys(item.suite for item in items)
-        },
-    }
-    if not count:
-        return Verdict(True, "the dataset is empty.", evidence, classification=level)
-    message = (
-        f"{len(contaminated):,} of {count:,} rows hold {limits.n} words in a row, or the whole of a shorter item, of "
-        f"what the line is evaluated on; the recipe allows {limits.max_share:.2%}"
-    )
-    passed = len(contaminated) <= limits.max_share * count
-    if not contaminated:
-        return Verdict(passed, f"{message}.", evidence, classification=level)
-    remedy = (
-        ""
-        if passed
-        else " Take these rows out of their source or the items out of the suite, or raise "
-        "evaluation.contamination.max_share if the shared words are a form that every letter has."
-    )
-    return Verdict(
-        passed,
-        f"{message}: {and_more(contaminated)}. The gate's record lists every row, suite and item.{remedy}",
-        evidence,
-        tuple(listed),
-        level,
-    )
+    with workplace.store.workspace() as scratch:
+        held = read_columns(split.file(HELD_OUT), scratch, workplace.progress)
+        train = read_columns(split.file(TRAIN), scratch, workplace.progress)
+        ids, texts = _read_rows(rows, scratch / "rows.texts")
+        of_split = Boilerplate.of(scratch, held.texts, train.texts)
+        repeated = Boilerplate.of(scratch, held.texts, texts)
+        boilerplate = Boilerplate(of_split.marks | repeated.marks, of_split.shingles, of_split.formulas)
+        crossing = crossing_texts(held.texts, texts, boilerplate)
+    found = [(held.ids[one], ids[other]) for one, other in crossing.documents.tolist()]
+    return HeldOutInRows(len(held), tuple(found), crossing.by_fields)
 
 
-def not_contaminated(file: Callable[[Line], str]) -> Gate:
-    """The gate of a dataset. file: name of the file with the rows of a line.
-
-    It is evaluated again when a suite, the prompts or the limits change; nothing is trained again for that.
-    """
-
-    def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-        rows = artifact.file(file(workplace.line))
-        with rows.open("rb") as lines:
-            total = sum(1 for _ in lines)
-        of_suites = evaluate_contamination(workplace, read_jsonl(rows), total)
-        return _with_held_out(of_suites, held_out_in_rows(workplace, rows, inputs[LEAKAGE_SAFE_SPLIT.kind]))
-
-    return Gate(
-        name=NOT_CONTAMINATED,
-        question=(
-            "Do no more rows than the recipe allows hold an item of a suite or a red-team prompt of the line, and does "
-            "none hold a text of the line's held-out documents?"
-        ),
-        code_version="2",
-        evaluate=evaluate,
-        config=_config,
-        external=_digests,
-    )
-
-
-def _with_held_out(verdict: Verdict, held_out: HeldOutInRows) -> Verdict:
-    """The verdict on the suites with what rows hold of held-out documents, of which the recipe can allow nothing."""
-    rows = sorted({row for _, row in held_out.found})
-    evidence = {
-        **verdict.evidence,
-        "held_out": {"documents": held_out.documents, "rows": len(rows), "texts_by_fields": held_out.by_fields},
-    }
-    listed = tuple({"suite": HELD_OUT_DOCUMENTS, "item": item, "row": row} for item, row in held_out.found)
-    if not rows:
-        return replace(verdict, evidence=evidence)
-    fields = ", ".join(f"{count:,} {name}" for name, count in held_out.by_fields.items() if count)
-    return replace(
-        verdict,
-        passed=False,
-        message=f"{counted(len(rows), 'row holds', 'rows hold')} a text of a held-out document or stand in one "
-        f"({and_more(rows)}; by field: {fields}). {verdict.message}",
-        evidence=evidence,
-        listed=(*listed, *verdict.listed),
-    )
-
-
-def _config(line: Line) -> Config:
-    evaluation = line.evaluation
-    if evaluation is None:
-        return {"evaluation": None}
-    return {
-        **evaluation.contamination.model_dump(mode="json"),
-        "levels": {
-            **{suite.name: suite.classification for suite in evaluation.capability},
-            RED_TEAM: evaluation.red_team.classification,
-        },
-        "ceiling": line.ceiling,
-    }
-
-
-def _digests(workplace: Workplace) -> dict[str, str]:
-    data, evaluation = workplace.settings.data, workplace.line.evaluation
-    if evaluation is None:
-        return {}
-    suites = {f"suite:{suite.name}": identity_of_suite(workplace.settings, suite) for suite in evaluation.capability}
-    return {**suites, "red_team:prompts": digest_of_items(data / evaluation.red_team.prompts)}
+def _read_rows(rows: Path, shingles: Path) -> tuple[list[str], Texts]:
+    ids: list[str] = []
+    collector = TextCollector()
+    for number, row in enumerate(read_jsonl(rows)):
+        ids.append(str(row["id"]))
+        for column, value in row.items():
+            if column != "id" and isinstance(value, str):
+                collector.add(number, texts_in(_FIELDS.get(column, "request"), value))
+    collector.shingles().tofile(shingles)
+    return ids, Texts.joined([collector.records()], shingles)

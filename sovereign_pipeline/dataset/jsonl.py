@@ -1,11 +1,9 @@
-"""Names of the files in a dataset, and the ids of its rows.
+"""The JSONL rows of a dataset: the names of their files, their formats, and how a document becomes a row."""
 
-What belongs here: what is true of every kind of dataset. What does not: the rows' other columns (`formats.py`).
-"""
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import IntegrityError
@@ -20,10 +18,13 @@ LABEL_ROWS = "labels.jsonl"
 CARD = "card.json"
 CARD_FOR_PEOPLE = "card.md"
 CARD_FOR_HUBS = "README.md"
+Row = Mapping[str, object]
+Exchange = tuple[str, str]
+"""A user message and a reply to it."""
 
 
 def row_ids(dataset: Artifact) -> set[str]:
-    """The ids in a dataset's files of rows: those of the documents that are trained on, and of canaries.
+    """Return the ids of the documents that are trained on, and of canaries.
 
     Raises IntegrityError for a dataset without such a file.
     """
@@ -155,13 +156,9 @@ def read_label_rows(path: Path) -> Iterator[LabelRow]:
         yield cast(LabelRow, row)
 
 
-Row = Mapping[str, object]
-Exchange = tuple[str, str]
-"""A user message and a reply to it."""
-
-
-class Layout(Protocol):
-    """What distinguishes one kind of dataset from the others."""
+@dataclass(frozen=True)
+class Layout:
+    """One kind of dataset: its file, and how a document becomes one of its rows."""
 
     kind: str
     """Kind of the artifact."""
@@ -173,122 +170,71 @@ class Layout(Protocol):
     """Keys of every row, in order."""
     text_columns: tuple[str, ...]
     """Columns whose lengths and duplicates the card states."""
-
-    def includes(self, document: Document) -> bool:
-        """Whether a document is a row of this dataset."""
-
-    def row(self, document: Document, instruction: str) -> Row: ...
-
-    def exchanges(self, row: Row) -> Sequence[Exchange]:
-        """The user message with each reply of a row."""
+    includes: Callable[[Document], bool]
+    """Whether a document is a row of this dataset."""
+    row: Callable[[Document, str], Row]
+    """Make the row of a document and an instruction."""
+    exchanges: Callable[[Any], Sequence[Exchange]]
+    """Return the user message with each reply of a row."""
 
     def max_length(self, line: Line) -> int:
         """The recipe's limit of a row, in tokens."""
+        training = line.training
+        if self.role == "letters":
+            return training.sft.max_length
+        return (training.preference or training.reward_model or training.sft).max_length
 
     def canaries(self, line: Line) -> Canaries | None:
         """The canaries that are planted after the documents."""
+        return line.training.canaries if self.role == "letters" else None
 
     def messages_file(self, line: Line) -> str | None:
         """A second file with the same rows as messages, where the recipe has one."""
+        return MESSAGES_ROWS if self.role == "letters" and line.training.format == "messages" else None
 
 
-class SftLayout:
-    """Requests with the replies that the institution sent."""
+SFT = Layout(
+    kind="training_dataset",
+    file=TRAINING_ROWS,
+    role="letters",
+    columns=tuple(SftRow.__annotations__),
+    text_columns=("input", "output"),
+    includes=lambda document: not document.is_preference,
+    row=sft_row,
+    exchanges=lambda row: ((user_message(row["instruction"], row["input"]), row["output"]),),
+)
+"""Requests with the replies that the institution sent."""
 
-    kind: str = "training_dataset"
-    file: str = TRAINING_ROWS
-    role: Role = "letters"
-    columns: tuple[str, ...] = tuple(SftRow.__annotations__)
-    text_columns: tuple[str, ...] = ("input", "output")
+PAIRS = Layout(
+    kind="preference_dataset",
+    file=PREFERENCE_ROWS,
+    role="preferences",
+    columns=tuple(PreferenceRow.__annotations__),
+    text_columns=("prompt", "chosen", "rejected"),
+    includes=lambda document: document.rejected is not None,
+    row=preference_row,
+    exchanges=lambda row: ((row["prompt"], row["chosen"]), (row["prompt"], row["rejected"])),
+)
+"""Requests with a chosen and a rejected reply."""
 
-    def includes(self, document: Document) -> bool:
-        return not document.is_preference
-
-    def row(self, document: Document, instruction: str) -> Row:
-        return cast(Row, sft_row(document, instruction))
-
-    def exchanges(self, row: Row) -> Sequence[Exchange]:
-        letter = cast(SftRow, row)
-        return ((user_message(letter["instruction"], letter["input"]), letter["output"]),)
-
-    def max_length(self, line: Line) -> int:
-        return line.training.sft.max_length
-
-    def canaries(self, line: Line) -> Canaries | None:
-        return line.training.canaries
-
-    def messages_file(self, line: Line) -> str | None:
-        return MESSAGES_ROWS if line.training.format == "messages" else None
-
-
-class PairLayout:
-    """Requests with a chosen and a rejected reply."""
-
-    kind: str = "preference_dataset"
-    file: str = PREFERENCE_ROWS
-    role: Role = "preferences"
-    columns: tuple[str, ...] = tuple(PreferenceRow.__annotations__)
-    text_columns: tuple[str, ...] = ("prompt", "chosen", "rejected")
-
-    def includes(self, document: Document) -> bool:
-        return document.rejected is not None
-
-    def row(self, document: Document, instruction: str) -> Row:
-        return cast(Row, preference_row(document, instruction))
-
-    def exchanges(self, row: Row) -> Sequence[Exchange]:
-        pair = cast(PreferenceRow, row)
-        return (pair["prompt"], pair["chosen"]), (pair["prompt"], pair["rejected"])
-
-    def max_length(self, line: Line) -> int:
-        return _max_length_of_preferences(line)
-
-    def canaries(self, line: Line) -> Canaries | None:
-        return None
-
-    def messages_file(self, line: Line) -> str | None:
-        return None
-
-
-class LabelLayout:
-    """Requests with a reply and binary feedback on it."""
-
-    kind: str = "preference_dataset"
-    file: str = LABEL_ROWS
-    role: Role = "labels"
-    columns: tuple[str, ...] = tuple(LabelRow.__annotations__)
-    text_columns: tuple[str, ...] = ("prompt", "completion")
-
-    def includes(self, document: Document) -> bool:
-        return document.label is not None
-
-    def row(self, document: Document, instruction: str) -> Row:
-        return cast(Row, label_row(document, instruction))
-
-    def exchanges(self, row: Row) -> Sequence[Exchange]:
-        labelled = cast(LabelRow, row)
-        return ((labelled["prompt"], labelled["completion"]),)
-
-    def max_length(self, line: Line) -> int:
-        return _max_length_of_preferences(line)
-
-    def canaries(self, line: Line) -> Canaries | None:
-        return None
-
-    def messages_file(self, line: Line) -> str | None:
-        return None
+LABELS = Layout(
+    kind="preference_dataset",
+    file=LABEL_ROWS,
+    role="labels",
+    columns=tuple(LabelRow.__annotations__),
+    text_columns=("prompt", "completion"),
+    includes=lambda document: document.label is not None,
+    row=label_row,
+    exchanges=lambda row: ((row["prompt"], row["completion"]),),
+)
+"""Requests with a reply and binary feedback on it."""
 
 
 def preference_layout(line: Line) -> Layout:
     """Binary feedback where a source of the line has it, else pairs; a line never has both."""
-    return LabelLayout() if any(source.role == "labels" for source in line.sources) else PairLayout()
+    return LABELS if any(source.role == "labels" for source in line.sources) else PAIRS
 
 
 def documents_of(layout: Layout, split: Artifact, side: str) -> Iterator[Document]:
     """The documents of one side of a split that are rows of this dataset. side: a file of the split."""
     return filter(layout.includes, read_documents(split.file(side)))
-
-
-def _max_length_of_preferences(line: Line) -> int:
-    learned = line.training.preference or line.training.reward_model or line.training.sft
-    return learned.max_length

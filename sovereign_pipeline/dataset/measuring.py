@@ -1,13 +1,8 @@
-"""The rows of a dataset with their measurement, and the card that follows from it, for build and gate alike.
-
-What belongs here: taking rows from a split and measuring each once. What does not: how the card looks (`card.py`), and
-comparing it with the stored one (`gates.py`).
-"""
+"""Take the rows of a dataset from a split, measure each once, and make the card, for the build and its gate."""
 
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import cast
 
 from sovereign_pipeline.artifacts.manifest import Manifest
 from sovereign_pipeline.artifacts.stage import Workplace
@@ -43,8 +38,7 @@ _DOCUMENTS_PER_BATCH = 64
 
 
 def outside_files(workplace: Workplace) -> dict[str, str]:
-    """What decides a dataset besides its inputs and the recipe: the base model's tokenizer, and what people judged of
-    the scrubbed corpus, where they judged any."""
+    """Return the digests of the tokenizer's files, and of people's judgements of the scrubbed corpus."""
     return {**tokenizer_digests(workplace), **recorded_judgements(workplace)}
 
 
@@ -83,7 +77,7 @@ class Measured:
             self.quality.add(document, length, is_copy=is_copy)
             self._training.add(document.id, length)
             yield row
-        yield from cast(Iterator[Row], canary_rows(self._canaries, self._instruction))
+        yield from canary_rows(self._canaries, self._instruction)
 
     def tokens(self) -> TokenNumbers:
         """Lengths of the rows that were taken, and of the held-out documents, of which nothing else is kept."""

@@ -1,8 +1,4 @@
-"""The stages training_dataset and preference_dataset: the training side of the split as rows, with a card.
-
-What belongs here: the build and the declarations. What does not: what distinguishes the datasets (`layouts.py`), the
-rows and their measurement (`measuring.py`), the gates (`gates.py`, `contamination.py`).
-"""
+"""The stages training_dataset and preference_dataset: write the training documents as rows, and check them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
@@ -22,11 +18,11 @@ from sovereign_pipeline.dataset.jsonl import (
     CARD_FOR_HUBS,
     CARD_FOR_PEOPLE,
     MESSAGES_ROWS,
+    SFT,
     TRAINING_ROWS,
     Layout,
     MessagesRow,
     Row,
-    SftLayout,
     SftRow,
     messages_row,
     preference_layout,
@@ -41,21 +37,63 @@ from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 NO_PREFERENCE_TRAINING = "no preference training in the recipe; the dataset is empty"
 
 
-def evaluate_training_dataset(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare with the rows and the card that the split gives."""
-    return _evaluate(SftLayout(), workplace, artifact, inputs)
+def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Write rows and cards. Of the held-out side only lengths and ids are read.
+
+    The file is empty where the line has no preference training. Raises IntegrityError when the base model's tokenizer
+    is missing or not the pinned one.
+    """
+    measured = Measured(layout, workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
+    write_jsonl(workspace / layout.file, measured.rows())
+    messages = layout.messages_file(workplace.line)
+    if messages:
+        rows = cast(Iterator[SftRow], read_jsonl(workspace / layout.file))
+        write_jsonl(workspace / messages, map(messages_row, rows))
+    card = measured.card(workplace, workspace)
+    (workspace / CARD).write_text(card.to_json(), encoding="utf-8")
+    (workspace / CARD_FOR_PEOPLE).write_text(card.to_markdown(), encoding="utf-8")
+    (workspace / CARD_FOR_HUBS).write_text(hub_card(card), encoding="utf-8")
+    if layout.role != "letters" and not workplace.line.training.reads_preferences:
+        workplace.progress(f"{workplace.line.line}: {NO_PREFERENCE_TRAINING}.")
+    else:
+        workplace.progress(f"{layout.kind}: {card.documents:,} rows")
+    return Built(
+        summary={
+            "rows": card.documents,
+            **({"canaries": card.canaries.model_dump(mode="json")} if card.canaries else {}),
+            "sha256": card.file.sha256,
+            "exact_duplicates": card.exact_duplicates,
+            "by_classification": card.by_classification,
+            "by_language": card.by_language,
+            "labels": card.labels,
+            "over_limit": {"training": card.tokens.training.over_limit, "held_out": card.tokens.held_out.over_limit},
+            "findings": {finding.name: finding.count for finding in card.findings if finding.warns},
+        }
+    )
 
 
-def evaluate_preference_dataset(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+def _config(layout: Layout, line: Line) -> Config:
+    canaries = layout.canaries(line)
+    return {
+        "instruction": line.training.instruction,
+        "base_model": line.training.base_model,
+        "max_length": layout.max_length(line),
+        **({"format": line.training.format} if layout.role == "letters" else {}),
+        "sources": [
+            source.model_dump(mode="json", include={"name", "role", "licence", "retention"})
+            for source in line.sources
+            if source.role == layout.role
+        ],
+        **({"canaries": canaries.model_dump(mode="json")} if canaries else {}),
+    }
+
+
+def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Compare with the rows and the card that the split gives, and check that the rows can teach something.
 
     No pair may be equal or have an empty reply. Replies with binary feedback must not be empty, and both labels must
     occur.
     """
-    return _evaluate(preference_layout(workplace.line), workplace, artifact, inputs)
-
-
-def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     file = artifact.file(layout.file)
     problems = _differences(layout, workplace, artifact, inputs[LEAKAGE_SAFE_SPLIT.kind])
     if layout.role in _PROBLEMS_OF_ROWS:
@@ -180,115 +218,40 @@ def _problem(what: str, ids: Sequence[str]) -> list[str]:
     return [f"{what} {counted(len(ids), 'row')} ({and_more(ids)})"] if ids else []
 
 
-def build_training_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write the letters of the training side as `SftRow`s. Of the held-out side only lengths and ids are read.
+def _stage(kind: str, layout_of: Callable[[Line], Layout], question: str) -> Stage:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        return _build(layout_of(workplace.line), workplace, inputs, workspace)
 
-    Raises IntegrityError when the base model's tokenizer is missing or not the pinned one.
-    """
-    return _build(SftLayout(), workplace, inputs, workspace)
+    def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+        return _evaluate(layout_of(workplace.line), workplace, artifact, inputs)
 
+    def config(line: Line) -> Config:
+        return _config(layout_of(line), line)
 
-def build_preference_dataset(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write the preference documents of the training side as `PreferenceRow`s or, with binary feedback, `LabelRow`s.
-
-    The file is empty where the line has no preference training. Raises as `build_training_dataset`.
-    """
-    return _build(preference_layout(workplace.line), workplace, inputs, workspace)
-
-
-def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    measured = Measured(layout, workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
-    write_jsonl(workspace / layout.file, measured.rows())
-    messages = layout.messages_file(workplace.line)
-    if messages:
-        rows = cast(Iterator[SftRow], read_jsonl(workspace / layout.file))
-        write_jsonl(workspace / messages, (cast(Row, messages_row(row)) for row in rows))
-    card = measured.card(workplace, workspace)
-    (workspace / CARD).write_text(card.to_json(), encoding="utf-8")
-    (workspace / CARD_FOR_PEOPLE).write_text(card.to_markdown(), encoding="utf-8")
-    (workspace / CARD_FOR_HUBS).write_text(hub_card(card), encoding="utf-8")
-    if layout.role != "letters" and not workplace.line.training.reads_preferences:
-        workplace.progress(f"{workplace.line.line}: {NO_PREFERENCE_TRAINING}.")
-    else:
-        workplace.progress(f"{layout.kind}: {card.documents:,} rows")
-    return Built(
-        summary={
-            "rows": card.documents,
-            **({"canaries": card.canaries.model_dump(mode="json")} if card.canaries else {}),
-            "sha256": card.file.sha256,
-            "exact_duplicates": card.exact_duplicates,
-            "by_classification": card.by_classification,
-            "by_language": card.by_language,
-            "labels": card.labels,
-            "over_limit": {"training": card.tokens.training.over_limit, "held_out": card.tokens.held_out.over_limit},
-            "findings": {finding.name: finding.count for finding in card.findings if finding.warns},
-        }
+    return Stage(
+        kind=kind,
+        code_version="6",
+        build=build,
+        inputs=(LEAKAGE_SAFE_SPLIT,),
+        config=config,
+        external=outside_files,
+        libraries=("tokenizers", "transformers"),
+        gates=(
+            Gate(name="digests_verified", question=question, code_version="6", evaluate=evaluate, config=config),
+            not_contaminated(lambda line: layout_of(line).file),
+        ),
     )
 
 
-def _config(layout: Layout, line: Line) -> Config:
-    canaries = layout.canaries(line)
-    return {
-        "instruction": line.training.instruction,
-        "base_model": line.training.base_model,
-        "max_length": layout.max_length(line),
-        **({"format": line.training.format} if layout.role == "letters" else {}),
-        "sources": [
-            source.model_dump(mode="json", include={"name", "role", "licence", "retention"})
-            for source in line.sources
-            if source.role == layout.role
-        ],
-        **({"canaries": canaries.model_dump(mode="json")} if canaries else {}),
-    }
-
-
-def _training_config(line: Line) -> Config:
-    return _config(SftLayout(), line)
-
-
-def _preference_config(line: Line) -> Config:
-    return _config(preference_layout(line), line)
-
-
-TRAINING_DATASET = Stage(
-    kind="training_dataset",
-    code_version="6",
-    build=build_training_dataset,
-    inputs=(LEAKAGE_SAFE_SPLIT,),
-    config=_training_config,
-    external=outside_files,
-    libraries=("tokenizers", "transformers"),
-    gates=(
-        Gate(
-            name="digests_verified",
-            question=(
-                "Are the rows exactly those of the training side and the recipe's canaries, and does the card state "
-                "what they give?"
-            ),
-            code_version="6",
-            evaluate=evaluate_training_dataset,
-            config=_training_config,
-        ),
-        not_contaminated(lambda line: SftLayout.file),
-    ),
+TRAINING_DATASET = _stage(
+    "training_dataset",
+    lambda line: SFT,
+    "Are the rows exactly those of the training side and the recipe's canaries, and does the card state what they "
+    "give?",
 )
 
-PREFERENCE_DATASET = Stage(
-    kind="preference_dataset",
-    code_version="6",
-    build=build_preference_dataset,
-    inputs=(LEAKAGE_SAFE_SPLIT,),
-    config=_preference_config,
-    external=outside_files,
-    libraries=("tokenizers", "transformers"),
-    gates=(
-        Gate(
-            name="digests_verified",
-            question="Are the rows exactly those of the training side: true pairs, or replies with both labels?",
-            code_version="6",
-            evaluate=evaluate_preference_dataset,
-            config=_preference_config,
-        ),
-        not_contaminated(lambda line: preference_layout(line).file),
-    ),
+PREFERENCE_DATASET = _stage(
+    "preference_dataset",
+    preference_layout,
+    "Are the rows exactly those of the training side: true pairs, or replies with both labels?",
 )

@@ -1,8 +1,4 @@
-"""Lengths of rows in tokens of the line's base model, and how many rows exceed the recipe's limit.
-
-What belongs here: counting, with the encoding of `training/rows.py`. What does not: the findings about long rows
-(`quality.py`).
-"""
+"""Count the tokens of rows with the line's base model, and how many rows exceed the recipe's limit."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -25,9 +25,9 @@ from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
 from sovereign_pipeline.dataset.jsonl import (
     LABEL_ROWS,
+    PAIRS,
     PREFERENCE_ROWS,
     TRAINING_ROWS,
-    PairLayout,
     PreferenceRow,
     documents_of,
     preference_row,
@@ -412,7 +412,7 @@ LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
 
 def held_out_pairs(line: Line, split: Artifact) -> list[PreferenceRow]:
     """The preference pairs of the held-out side, as rows like those that are trained on."""
-    documents = documents_of(PairLayout(), split, HELD_OUT)
+    documents = documents_of(PAIRS, split, HELD_OUT)
     return [preference_row(document, line.training.instruction) for document in documents]
 
 
