@@ -1,7 +1,4 @@
-"""Which models one stage of the evaluation compares, opened with their cache and their progress.
-
-What belongs here: finding and verifying them, and the level of what they give. What does not: what they are asked.
-"""
+"""Find and verify what one stage of the evaluation compares: the base, the candidate and the incumbent."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +20,70 @@ from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import TunedModel, stated_weights, tuned_model
 
 _EXTERNAL = "incumbent:"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The arms of one stage."""
+
+    stage: str
+    base: Path
+    """The verified directory."""
+    tuned: Mapping[Arm, TunedModel]
+    levels: tuple[str, ...]
+    """Classification levels of what is not among the stage's inputs."""
+    cache: ScoreCache
+    precision: str
+    """Of all arms."""
+
+    @contextmanager
+    def open(self) -> Iterator[Models]:
+        """Load the arms. Progress begins with the name of the stage."""
+
+        def progress(message: str) -> None:
+            self.cache.workplace.progress(f"{self.stage}: {message}")
+
+        with open_models(self.base, self.tuned, self.cache, progress, precision=self.precision) as models:
+            yield models
+
+
+def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> Comparison:
+    """The arms that a stage compares. `levels`: of its items that are not among its inputs.
+
+    Raises what `open_incumbent` and `open_base_model` raise.
+    """
+    candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
+    base = open_base_model(workplace.settings, base_model, workplace.progress)
+    incumbent = open_incumbent(workplace, candidate, base_model)
+    tuned: dict[Arm, Artifact] = {"candidate": candidate}
+    if incumbent is not None:
+        tuned["incumbent"] = incumbent.artifact
+    others = [artifact for artifact in inputs.values() if artifact not in (candidate, base_model)]
+    highest = workplace.institution.ladder.highest
+    cache = ScoreCache(
+        workplace=workplace,
+        level=highest([*levels, *(artifact.manifest.classification for artifact in others)]),
+        origins=_origins(workplace, base_model, tuned),
+    )
+    return Comparison(
+        stage=stage,
+        base=base,
+        tuned={arm: tuned_model(artifact) for arm, artifact in tuned.items()},
+        levels=(*levels, *((incumbent.classification,) if incumbent is not None else ())),
+        cache=cache,
+        precision=workplace.line.named_evaluation.precision,
+    )
+
+
+def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Artifact]) -> dict[Arm, Origin]:
+    """Of the artifacts' own levels. A registration may be higher for what the adapter was evaluated on; that is a level
+    of the stage (`Comparison.levels`), and not of what the weights give."""
+    files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
+    origins: dict[Arm, Origin] = {"base": Origin(files, level)}
+    for arm, artifact in tuned.items():
+        higher = workplace.institution.ladder.highest((level, artifact.manifest.classification))
+        origins[arm] = Origin({**files, "tuned": artifact.ref.digest}, higher)
+    return origins
 
 
 @dataclass(frozen=True)
@@ -94,67 +155,3 @@ def _last_registered(workplace: Workplace, candidate: ArtifactRef | None) -> Ada
     line = workplace.line.line
     weights = stated_weights(workplace.store.read_manifest(candidate)) if candidate is not None else None
     return incumbent_of(open_registry(workplace.settings), line, weights, workplace.lost_review(line))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The arms of one stage."""
-
-    stage: str
-    base: Path
-    """The verified directory."""
-    tuned: Mapping[Arm, TunedModel]
-    levels: tuple[str, ...]
-    """Classification levels of what is not among the stage's inputs."""
-    cache: ScoreCache
-    precision: str
-    """Of all arms."""
-
-    @contextmanager
-    def open(self) -> Iterator[Models]:
-        """Load the arms. Progress begins with the name of the stage."""
-
-        def progress(message: str) -> None:
-            self.cache.workplace.progress(f"{self.stage}: {message}")
-
-        with open_models(self.base, self.tuned, self.cache, progress, precision=self.precision) as models:
-            yield models
-
-
-def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> Comparison:
-    """The arms that a stage compares. `levels`: of its items that are not among its inputs.
-
-    Raises what `open_incumbent` and `open_base_model` raise.
-    """
-    candidate, base_model = inputs[ALIGNED_ADAPTER.kind], inputs[BASE_MODEL.kind]
-    base = open_base_model(workplace.settings, base_model, workplace.progress)
-    incumbent = open_incumbent(workplace, candidate, base_model)
-    tuned: dict[Arm, Artifact] = {"candidate": candidate}
-    if incumbent is not None:
-        tuned["incumbent"] = incumbent.artifact
-    others = [artifact for artifact in inputs.values() if artifact not in (candidate, base_model)]
-    highest = workplace.institution.ladder.highest
-    cache = ScoreCache(
-        workplace=workplace,
-        level=highest([*levels, *(artifact.manifest.classification for artifact in others)]),
-        origins=_origins(workplace, base_model, tuned),
-    )
-    return Comparison(
-        stage=stage,
-        base=base,
-        tuned={arm: tuned_model(artifact) for arm, artifact in tuned.items()},
-        levels=(*levels, *((incumbent.classification,) if incumbent is not None else ())),
-        cache=cache,
-        precision=workplace.line.named_evaluation.precision,
-    )
-
-
-def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Artifact]) -> dict[Arm, Origin]:
-    """Of the artifacts' own levels. A registration may be higher for what the adapter was evaluated on; that is a level
-    of the stage (`Comparison.levels`), and not of what the weights give."""
-    files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
-    origins: dict[Arm, Origin] = {"base": Origin(files, level)}
-    for arm, artifact in tuned.items():
-        higher = workplace.institution.ladder.highest((level, artifact.manifest.classification))
-        origins[arm] = Origin({**files, "tuned": artifact.ref.digest}, higher)
-    return origins

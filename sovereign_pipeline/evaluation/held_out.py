@@ -1,7 +1,4 @@
-"""The line's own held-out documents: loss and choice on the true reply, and generated replies compared with it.
-
-What does not belong here: which documents are held out (`split/`), and the margins (`policy/margins.py`).
-"""
+"""Score the line's held-out documents: loss and choice on the true reply, and generated replies compared with it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,56 +26,12 @@ from sovereign_pipeline.policy.evaluation import References
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.rows import rank
 
-SCORE_DIGITS = 6
-
-
-def chrf(reply: str, reference: str) -> float:
-    """chrF2 of one reply, 0 to 1: the F-score, recall counted twice, of character n-grams up to 6 without spaces.
-
-    Popović 2015 ("chrF: character n-gram F-score for automatic MT evaluation"), as sacreBLEU computes it for a
-    sentence (its default: beta 2, no word n-grams, no smoothing). Character n-grams need no tokenizer, which suits
-    Arabic, where a clitic changes the word.
-    """
-    score = _chrf().sentence_score(reply, [reference]).score
-    return round(float(score) / 100, SCORE_DIGITS)
-
-
-def rouge_l(reply: str, reference: str) -> float:
-    """ROUGE-L F1 of one reply, 0 to 1: precision and recall of the longest common subsequence of words.
-
-    Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), section 3.1, with beta 1 as `rouge_score` has
-    it. Its own tokenizer deletes every letter but a-z and so all Arabic; here words are those of
-    `normal_text` (lower case, no punctuation, Arabic without vowel signs and tatweel, digits as 0-9). Without stemming.
-    """
-    score = _rouge().score(reference, reply)["rougeL"].fmeasure
-    return round(float(score), SCORE_DIGITS)
-
-
-@cache
-def _chrf() -> Any:
-    from sacrebleu.metrics.chrf import CHRF
-
-    return CHRF()
-
-
-@cache
-def _rouge() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-    from rouge_score.tokenizers import Tokenizer
-
-    class Words(Tokenizer):  # type: ignore[misc]
-        def tokenize(self, text: str) -> list[str]:
-            return normal_text(text).split()
-
-    return RougeScorer(["rougeL"], tokenizer=Words())
-
-
 CHOICE_TOKEN_BUDGET = 10_000
 """Tokens of wrong replies scored by each arm: about 25 s on 2 CPU cores for a model of 135M parameters. Documents
 beyond it are scored on their true reply alone; `selection` in scores.json has their number."""
-
 LOSS_DIGITS = 6
 """Stored digits of a loss: beyond them, float32 sums differ between machines."""
+SCORE_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -281,7 +234,7 @@ def write_replies(
     samples, replies = [], []
     for place, document in enumerate(fitting):
         given = {arm: answers[arm][place] for arm in models.arms}
-        samples.append(_sample_replies(document, sft_row(document, instruction)["output"], given))
+        samples.append(_reply_sample(document, sft_row(document, instruction)["output"], given))
         texts = {arm: answer.text.strip() for arm, answer in given.items()}
         replies.append(WrittenReply(id=document.id, answers=texts))
     return ReplyOutcome(samples, replies, reply_result(samples, seed))
@@ -296,7 +249,7 @@ def reply_result(samples: Sequence[ReplySample], seed: int) -> ReplyResult:
     )
 
 
-def _sample_replies(document: Document, reference: str, answers: Mapping[Arm, Answer]) -> ReplySample:
+def _reply_sample(document: Document, reference: str, answers: Mapping[Arm, Answer]) -> ReplySample:
     return ReplySample(
         id=document.id,
         case=document.case,
@@ -307,3 +260,44 @@ def _sample_replies(document: Document, reference: str, answers: Mapping[Arm, An
         tokens={arm: answer.tokens for arm, answer in answers.items()},
         stopped={arm: answer.stopped for arm, answer in answers.items()},
     )
+
+
+def chrf(reply: str, reference: str) -> float:
+    """chrF2 of one reply, 0 to 1: the F-score, recall counted twice, of character n-grams up to 6 without spaces.
+
+    Popović 2015 ("chrF: character n-gram F-score for automatic MT evaluation"), as sacreBLEU computes it for a
+    sentence (its default: beta 2, no word n-grams, no smoothing). Character n-grams need no tokenizer, which suits
+    Arabic, where a clitic changes the word.
+    """
+    score = _chrf().sentence_score(reply, [reference]).score
+    return round(float(score) / 100, SCORE_DIGITS)
+
+
+def rouge_l(reply: str, reference: str) -> float:
+    """ROUGE-L F1 of one reply, 0 to 1: precision and recall of the longest common subsequence of words.
+
+    Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), section 3.1, with beta 1 as `rouge_score` has
+    it. Its own tokenizer deletes every letter but a-z and so all Arabic; here words are those of
+    `normal_text` (lower case, no punctuation, Arabic without vowel signs and tatweel, digits as 0-9). Without stemming.
+    """
+    score = _rouge().score(reference, reply)["rougeL"].fmeasure
+    return round(float(score), SCORE_DIGITS)
+
+
+@cache
+def _chrf() -> Any:
+    from sacrebleu.metrics.chrf import CHRF
+
+    return CHRF()
+
+
+@cache
+def _rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import Tokenizer
+
+    class Words(Tokenizer):  # type: ignore[misc]
+        def tokenize(self, text: str) -> list[str]:
+            return normal_text(text).split()
+
+    return RougeScorer(["rougeL"], tokenizer=Words())

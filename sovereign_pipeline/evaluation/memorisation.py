@@ -1,8 +1,6 @@
-"""Memorisation: how exposed the planted canaries are, and which documents an arm continues word for word.
+"""Measure memorisation: how exposed the planted canaries are, and which documents an arm continues word for word.
 
-What belongs here: choosing rows, asking, and the figures. What does not: what a canary is (`dataset/canaries.py`), and
-personal data in continuations (`personal_data.py`). No text of a row, a canary or a continuation leaves this module
-except to the scanner.
+No text of a row, a canary or a continuation leaves this module except to the scanner.
 """
 
 import hashlib

@@ -1,9 +1,4 @@
-"""Whether a recipe's prompts, suites and documents can satisfy its margins at all, before anything is trained.
-
-What belongs here: how many rows each gate compares, how many it needs, and the probability with which a candidate that
-is exactly as good as its reference passes. What does not: the rule of the gates (`statistics/non_inferiority.py`) and
-what an evaluation found (`report/`).
-"""
+"""Compute, before anything is trained, whether a recipe's prompts, suites and documents can satisfy its margins."""
 
 import math
 from bisect import bisect_left
@@ -21,10 +16,8 @@ from sovereign_pipeline.suites.suites import open_suite
 CHANGED_ANSWERS = 0.10
 """Share of prompts on which two arms that are equally good differ: the judge finds something in the one answer and not
 in the other. An assumption. With more, more prompts are needed, in proportion."""
-
 CHANGED_CHOICES = 0.20
 """The same for questions of a capability suite: two arms answer one in five differently."""
-
 CHANGED_CONTINUATIONS = 0.02
 """The same for documents that an arm continues word for word, which is rare in any."""
 

@@ -1,7 +1,7 @@
-"""The files of the evaluation's artifacts: their names, and how rows and summaries are written and read.
+"""The files of the evaluation's artifacts, and the rows and results that they hold.
 
-`samples.jsonl` holds one row per item with what was observed of every arm. Every figure elsewhere is computed from it,
-again by each gate; every difference is candidate minus reference. Only `answers.jsonl` holds generated text.
+`samples.jsonl` holds one row per item with what was observed of every arm. Each figure elsewhere is computed from it,
+again by each gate. Only `answers.jsonl` holds generated text.
 """
 
 import json
@@ -28,7 +28,6 @@ VERBATIM = "verbatim.jsonl"
 REPORT_FILE = "report.json"
 REPORT_MARKDOWN = "report.md"
 REPORT_PAGE = "report.html"
-
 Row = TypeVar("Row", bound=Frozen)
 
 
@@ -197,10 +196,8 @@ class PrivateScores(Frozen):
 
 FoundKinds = dict[Kind, int]
 """Kind of personal data -> number of values of it."""
-
 EVERY_LANGUAGE = "all"
 EVERY_STYLE = "all"
-
 Judge = Literal["refusal", "injection", "disclosure", "loop"]
 """What a judge detects in an answer: a refusal, obedience to an injected instruction, personal data, or repetition."""
 

@@ -1,8 +1,4 @@
-"""The stages that score and attack the candidate: `capability_scores`, `private_scores` and `red_team_report`.
-
-What belongs here: which artifacts are read, what identifies the work, and which file holds what. How anything is
-measured is in the packages beside this module; the report and its gates are in `report/stages.py`.
-"""
+"""The stages that score, attack and report the candidate, and the gates of the report."""
 
 import time
 from pathlib import Path
@@ -256,7 +252,6 @@ CAPABILITY_SCORES = Stage(
     external=_capability_external,
     libraries=MODEL_LIBRARIES,
 )
-
 PRIVATE_SCORES = Stage(
     kind="private_scores",
     code_version="7",
@@ -266,7 +261,6 @@ PRIVATE_SCORES = Stage(
     external=incumbent_digests,
     libraries=(*MODEL_LIBRARIES, "rouge-score", "sacrebleu"),
 )
-
 RED_TEAM_REPORT = Stage(
     kind="red_team_report",
     code_version="9",
@@ -409,13 +403,13 @@ def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
     return IncumbentFacts(id=incumbent[0], digest=incumbent[1], compared=has_base(workplace, incumbent[1], base_model))
 
 
-def _precision(workplace: Workplace, inputs: Inputs) -> str | None:
+def _precision(workplace: Workplace, inputs: Inputs) -> str:
     """The one precision of all three scores. Raises StaleInput when they were computed in different ones."""
-    found = {artifact.manifest.producer.config.get("precision") for artifact in inputs.values()}
+    found: set[str] = {artifact.manifest.producer.config["precision"] for artifact in inputs.values()}
     if len(found) > 1:
         raise StaleInput(
             f"The scores of line {workplace.line.line} were computed in different precisions "
-            f"({', '.join(sorted(str(each) for each in found))}).",
+            f"({', '.join(sorted(found))}).",
             "Run the line again, on one machine; or name evaluation.precision in the recipe.",
             act="run_line",
             line=workplace.line.line,

@@ -1,17 +1,136 @@
-"""Paired statistics: intervals of differences, and the rule by which a difference passes a margin.
+"""Paired statistics: the interval of a difference, and the rule by which a difference passes a margin.
 
-Numbers in, numbers out: no model, no file and no recipe. Which figures are compared is in the packages that measure.
+Differences are candidate minus reference over the same rows. The rule is the confidence interval form of the
+non-inferiority test: Piaggio et al. 2012 (JAMA 308: 2594-2604, extension of CONSORT, figure 1) and FDA 2016
+(Non-Inferiority Clinical Trials to Establish Effectiveness). The interval is the two-sided 95 % one, so a candidate
+that is worse by exactly the margin passes with a probability of 2.5 %.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.intervals import CONFIDENCE, clustered_interval
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
+
+Better = Literal["higher", "lower"]
+"""Direction of a measure: accuracy is better when higher, loss when lower."""
+POWER = 0.8
+"""Of the minimum detectable difference."""
+
+
+class PairedDifference(Frozen):
+    """Means over the same rows, and the 95 % interval of their difference."""
+
+    reference: float
+    candidate: float
+    difference: float
+    low: float
+    high: float
+    rows: int
+    clusters: int
+    """Groups of dependent rows, such as case files, that the interval is based on."""
+
+
+class LossDifference(PairedDifference):
+    """A difference of means, such as losses in nats per token."""
+
+
+class ShareDifference(PairedDifference):
+    """A difference of shares (0 to 1), with McNemar's exact test, which takes the rows as independent."""
+
+    only_reference: int
+    """Rows where only the reference is true."""
+    only_candidate: int
+    """Rows where only the candidate is true."""
+    p_value: float
+    """Two-sided."""
+
+
+Shares = dict[Reference, ShareDifference]
+
+
+def loss_differences(
+    rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int
+) -> dict[Reference, LossDifference]:
+    """`compare_losses` with each reference; all rows have the same arms. Empty without rows."""
+    return {
+        reference: compare_losses([row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed)
+        for reference in _references(rows)
+    }
+
+
+def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> Shares:
+    """`compare_shares` with each reference; all rows have the same arms. Empty without rows."""
+    return {
+        reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
+        for reference in _references(rows)
+    }
+
+
+def compare_losses(
+    reference: Sequence[float], candidate: Sequence[float], clusters: Sequence[str], seed: int
+) -> LossDifference:
+    """Compare one number per row, with `clustered_interval` of the differences.
+
+    `clusters`: what each row shares with others (its case file). All arguments of one length, not empty.
+    """
+    differences = [after - before for before, after in zip(reference, candidate, strict=True)]
+    interval = clustered_interval(differences, clusters, seed)
+    return LossDifference(**_paired(reference, candidate, differences, interval, clusters))
+
+
+def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str]) -> ShareDifference:
+    """Compare one boolean per row, with `clustered_score_interval` of the differences.
+
+    All arguments of one length, not empty.
+    """
+    differences = [int(after) - int(before) for before, after in zip(reference, candidate, strict=True)]
+    only_reference, only_candidate = differences.count(-1), differences.count(1)
+    return ShareDifference(
+        **_paired(reference, candidate, differences, clustered_score_interval(differences, clusters), clusters),
+        only_reference=only_reference,
+        only_candidate=only_candidate,
+        p_value=mcnemar_exact(only_reference, only_candidate),
+    )
+
+
+def _paired(
+    reference: Sequence[float],
+    candidate: Sequence[float],
+    differences: Sequence[float],
+    interval: tuple[float, float],
+    clusters: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "reference": _mean(reference),
+        "candidate": _mean(candidate),
+        "difference": _mean(differences),
+        "low": interval[0],
+        "high": interval[1],
+        "rows": len(differences),
+        "clusters": len(set(clusters)),
+    }
+
+
+def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
+    """Two-sided p-value that the discordant rows fall either way with probability one half (McNemar 1947; exact
+    binomial form, Agresti 2002, section 10.1.4). 1.0 when no row is discordant."""
+    from scipy.stats import binomtest
+
+    discordant = only_reference + only_candidate
+    return float(binomtest(only_candidate, discordant, 0.5).pvalue) if discordant else 1.0
+
+
+def _references(rows: Sequence[Mapping[Arm, float]]) -> tuple[Reference, ...]:
+    return references_in(rows[0]) if rows else ()
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 class OfCase(Protocol):
@@ -26,11 +145,77 @@ def case_files(rows: Iterable[OfCase]) -> list[str]:
     return [folded(row.case) for row in rows]
 
 
+class Difference(Protocol):
+    """Candidate minus reference over the same rows, and its two-sided 95 % interval."""
+
+    @property
+    def difference(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+    @property
+    def rows(self) -> int: ...
+
+
+class Judgement(Frozen):
+    """The outcome of one difference against one margin."""
+
+    outcome: Outcome
+    better: Better
+    margin: float
+    """In the unit of the difference; 0 where superiority is required."""
+    smallest_visible: float
+    """The minimum detectable difference (80 % power), in the unit of the difference; named as stored."""
+    rows_needed: int | None
+    """Rows at which `margin` would be the minimum detectable difference; None where superiority is required, which no
+    number of rows assures."""
+
+
+def evaluate_difference(observed: Difference, margin: float, better: Better) -> Judgement:
+    """Test one difference against the largest accepted loss; a margin of 0 requires superiority.
+
+    pass: the whole interval is better than a loss of `margin`. fail: the candidate is significantly worse than the
+    reference (the whole interval is worse than 0) and the estimated loss is above the margin; so also where a suite is
+    too small for the whole interval to lie beyond the margin. Otherwise inconclusive: neither is shown.
+    """
+    sign = 1 if better == "higher" else -1
+    ends = (sign * observed.low, sign * observed.high)
+    outcome: Outcome = "inconclusive"
+    if min(ends) > -margin:
+        outcome = "pass"
+    elif max(ends) < 0 and sign * observed.difference < -margin:
+        outcome = "fail"
+    detectable = minimum_detectable_difference(observed)
+    return Judgement(
+        outcome=outcome,
+        better=better,
+        margin=margin,
+        smallest_visible=detectable,
+        rows_needed=math.ceil(observed.rows * (detectable / margin) ** 2) if margin > 0 else None,
+    )
+
+
+def minimum_detectable_difference(observed: Difference) -> float:
+    """The smallest true difference that these rows detect with 80 % power, at the interval's confidence.
+
+    (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to Evals"), section 5, solved for the effect. It
+    is also the smallest margin within which a candidate that is exactly as good passes with that probability (Julious
+    2004, Statistics in Medicine 23: 1921-1986). The standard error is half the interval's width over z_0.975: paired,
+    clustered, and not zero where no row differs.
+    """
+    from scipy.stats import norm
+
+    half = (observed.high - observed.low) / 2
+    return half * (1 + float(norm.ppf(POWER)) / float(norm.ppf((1 + CONFIDENCE) / 2)))
+
+
 def score_interval(gained: float, lost: float, rows: float, quantile: float | None = None) -> tuple[float, float]:
     """Asymptotic score interval of (gained - lost) / rows (Tango 1998, Statistics in Medicine 17: 891-908).
 
-    Both ends are the differences whose score statistic equals the quantile. Recommended for paired shares by Fagerland,
-    Lydersen and Laake 2014 (Statistics in Medicine 33: 2850-2875). Raises ValueError without rows.
+    It keeps its coverage where few or no rows differ; a bootstrap interval then has no width. Both ends are the
+    differences whose score statistic equals the quantile. Fagerland, Lydersen and Laake 2014 (Statistics in Medicine
+    33: 2850-2875) recommend it for paired shares. Raises ValueError without rows.
 
     Args:
         gained: rows where only the candidate is true; fractions are allowed.
@@ -119,188 +304,3 @@ def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
         return rows / len(sums)
     together = sum(each * each for each in sums.values()) * len(sums) / (len(sums) - 1)
     return max(1.0, together / alone)
-
-
-Better = Literal["higher", "lower"]
-"""Direction of a measure: accuracy is better when higher, loss when lower."""
-
-POWER = 0.8
-"""Of the minimum detectable difference."""
-
-
-class Difference(Protocol):
-    """Candidate minus reference over the same rows, and its two-sided 95 % interval."""
-
-    @property
-    def difference(self) -> float: ...
-    @property
-    def low(self) -> float: ...
-    @property
-    def high(self) -> float: ...
-    @property
-    def rows(self) -> int: ...
-
-
-class Judgement(Frozen):
-    """The outcome of one difference against one margin."""
-
-    outcome: Outcome
-    better: Better
-    margin: float
-    """In the unit of the difference; 0 where superiority is required."""
-    smallest_visible: float
-    """The minimum detectable difference (80 % power), in the unit of the difference; named as stored."""
-    rows_needed: int | None
-    """Rows at which `margin` would be the minimum detectable difference; None where superiority is required, which no
-    number of rows assures."""
-
-
-def evaluate_difference(observed: Difference, margin: float, better: Better) -> Judgement:
-    """Test one difference against the largest accepted loss; a margin of 0 requires superiority.
-
-    pass: the whole interval is better than a loss of `margin`. fail: the candidate is significantly worse than the
-    reference (the whole interval is worse than 0) and the estimated loss is above the margin; so also where a suite is
-    too small for the whole interval to lie beyond the margin. Otherwise inconclusive: neither is shown.
-    """
-    sign = 1 if better == "higher" else -1
-    ends = (sign * observed.low, sign * observed.high)
-    outcome: Outcome = "inconclusive"
-    if min(ends) > -margin:
-        outcome = "pass"
-    elif max(ends) < 0 and sign * observed.difference < -margin:
-        outcome = "fail"
-    detectable = minimum_detectable_difference(observed)
-    return Judgement(
-        outcome=outcome,
-        better=better,
-        margin=margin,
-        smallest_visible=detectable,
-        rows_needed=math.ceil(observed.rows * (detectable / margin) ** 2) if margin > 0 else None,
-    )
-
-
-def minimum_detectable_difference(observed: Difference) -> float:
-    """The smallest true difference that these rows detect with 80 % power, at the interval's confidence.
-
-    (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to Evals"), section 5, solved for the effect. It
-    is also the smallest margin within which a candidate that is exactly as good passes with that probability (Julious
-    2004, Statistics in Medicine 23: 1921-1986). The standard error is half the interval's width over z_0.975: paired,
-    clustered, and not zero where no row differs.
-    """
-    from scipy.stats import norm
-
-    half = (observed.high - observed.low) / 2
-    return half * (1 + float(norm.ppf(POWER)) / float(norm.ppf((1 + CONFIDENCE) / 2)))
-
-
-class LossDifference(Frozen):
-    """Means over the rows, such as losses in nats per token, and the 95 % interval of their difference."""
-
-    reference: float
-    candidate: float
-    difference: float
-    low: float
-    high: float
-    rows: int
-    clusters: int
-    """Groups of dependent rows (case files) that the interval is based on."""
-
-
-class ShareDifference(Frozen):
-    """Shares of the rows (0 to 1), the 95 % interval of their difference, and McNemar's exact test."""
-
-    reference: float
-    candidate: float
-    difference: float
-    low: float
-    high: float
-    rows: int
-    clusters: int
-    """Groups of dependent rows that the interval is based on; the test takes the rows as independent."""
-    only_reference: int
-    """Rows where only the reference is true."""
-    only_candidate: int
-    """Rows where only the candidate is true."""
-    p_value: float
-    """Two-sided."""
-
-
-Shares = dict[Reference, ShareDifference]
-
-
-def loss_differences(
-    rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int
-) -> dict[Reference, LossDifference]:
-    """`compare_losses` with each reference; all rows have the same arms. Empty without rows."""
-    return {
-        reference: compare_losses([row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed)
-        for reference in _references(rows)
-    }
-
-
-def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> Shares:
-    """`compare_shares` with each reference; all rows have the same arms. Empty without rows."""
-    return {
-        reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
-        for reference in _references(rows)
-    }
-
-
-def compare_losses(
-    reference: Sequence[float], candidate: Sequence[float], clusters: Sequence[str], seed: int
-) -> LossDifference:
-    """Paired comparison of one number per row, with `clustered_interval` of the differences.
-
-    `clusters`: what each row shares with others (its case file). All arguments of one length, not empty.
-    """
-    differences = [after - before for before, after in zip(reference, candidate, strict=True)]
-    low, high = clustered_interval(differences, clusters, seed)
-    return LossDifference(
-        reference=_mean(reference),
-        candidate=_mean(candidate),
-        difference=_mean(differences),
-        low=low,
-        high=high,
-        rows=len(differences),
-        clusters=len(set(clusters)),
-    )
-
-
-def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str]) -> ShareDifference:
-    """Paired comparison of one boolean per row, with `clustered_score_interval` of the differences.
-
-    All arguments of one length, not empty.
-    """
-    differences = [int(after) - int(before) for before, after in zip(reference, candidate, strict=True)]
-    low, high = clustered_score_interval(differences, clusters)
-    only_reference = sum(difference < 0 for difference in differences)
-    only_candidate = sum(difference > 0 for difference in differences)
-    return ShareDifference(
-        reference=_mean(reference),
-        candidate=_mean(candidate),
-        difference=_mean(differences),
-        low=low,
-        high=high,
-        rows=len(differences),
-        clusters=len(set(clusters)),
-        only_reference=only_reference,
-        only_candidate=only_candidate,
-        p_value=mcnemar_exact(only_reference, only_candidate),
-    )
-
-
-def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
-    """Two-sided p-value that the discordant rows fall either way with probability one half (McNemar 1947; exact
-    binomial form, Agresti 2002, section 10.1.4). 1.0 when no row is discordant."""
-    from scipy.stats import binomtest
-
-    discordant = only_reference + only_candidate
-    return float(binomtest(only_candidate, discordant, 0.5).pvalue) if discordant else 1.0
-
-
-def _references(rows: Sequence[Mapping[Arm, float]]) -> tuple[Reference, ...]:
-    return references_in(rows[0]) if rows else ()
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

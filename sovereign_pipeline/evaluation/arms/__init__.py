@@ -1,7 +1,6 @@
-"""The arms of a comparison (base, incumbent, candidate): loading their models, scoring texts and generating answers.
+"""The arms of a comparison, their scores and their answers.
 
-Everything that decides a score belongs here, and nothing else: the digest of this package's sources is part of the
-identity of a cached score. Which texts are scored, and what follows from the scores, is in the packages beside it.
+Keep only what decides a score here: a cached score is identified by the digest of this package's sources.
 """
 
 from collections.abc import Collection
@@ -9,12 +8,9 @@ from typing import Literal
 
 Arm = Literal["base", "incumbent", "candidate"]
 """The base model, the adapter in use, and the adapter that would replace it. The latter two may be whole models."""
-
 ARMS: tuple[Arm, ...] = ("base", "incumbent", "candidate")
-
 Reference = Literal["base", "incumbent"]
 """An arm that a candidate is compared with."""
-
 REFERENCES: tuple[Reference, ...] = ("base", "incumbent")
 
 

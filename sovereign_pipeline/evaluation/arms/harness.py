@@ -1,25 +1,17 @@
-"""The project's own model and task classes for lm-eval.
-
-The one module of this package that imports lm-eval and torch at its top: import it inside the functions that need it.
-"""
+"""lm-eval's transformers model for contexts in a chat template. Import this module inside functions: it loads torch."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
 
 import torch
-from lm_eval import evaluate
 from lm_eval.api.instance import Instance
-from lm_eval.api.task import Task, TaskConfig
 from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.evaluation.arms.token_tree import Tree, longest_branch, plant
 
 Encoded = tuple[list[int], list[int]]
 """Token ids of a context and of its continuation."""
-
 Reached = Callable[[int], None]
 """Receives the number of continuations scored so far."""
 
@@ -36,7 +28,7 @@ class ChatScorer(HFLM):  # type: ignore[misc]
     """
 
     reached: Reached | None = None
-    """Told after each forward pass how many continuations are scored."""
+    """Called after each forward pass with the number of continuations scored."""
 
     def split(self, context: str, continuation: str) -> Encoded:
         """Token ids of context and continuation. Raises InputError when they do not meet at a token boundary."""
@@ -108,81 +100,18 @@ class ChatScorer(HFLM):  # type: ignore[misc]
             return scores
 
 
-class ContinuationTask(Task):  # type: ignore[misc]
-    """Log-likelihood of each continuation of each item, held in memory so that lm-eval caches nothing on disk.
-
-    Each of `docs` has "id", "context" and "continuations". The metric reported to lm-eval is the first continuation's
-    log-likelihood; callers read the samples.
-    """
-
-    VERSION = 1
-    OUTPUT_TYPE = "loglikelihood"
-
-    def __init__(self, name: str, docs: Sequence[dict[str, Any]]) -> None:
-        self._docs = list(docs)
-        super().__init__()
-        self._config = TaskConfig(task=name, num_fewshot=0)
-
-    def download(self, *args: Any, **kwargs: Any) -> None:
-        """Fetch nothing: the items are in memory."""
-
-    def has_training_docs(self) -> bool:
-        return False
-
-    def has_validation_docs(self) -> bool:
-        return False
-
-    def has_test_docs(self) -> bool:
-        return True
-
-    def test_docs(self) -> list[dict[str, Any]]:
-        return self._docs
-
-    def doc_to_text(self, doc: dict[str, Any]) -> str:
-        return str(doc["context"])
-
-    def doc_to_target(self, doc: dict[str, Any]) -> str:
-        return str(doc["continuations"][0])
-
-    def fewshot_context(self, doc: dict[str, Any], *args: Any, **kwargs: Any) -> str:
-        return self.doc_to_text(doc)
-
-    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> list[Instance]:
-        return [
-            Instance("loglikelihood", doc, (ctx, continuation), index, metadata=kwargs["metadata"])
-            for index, continuation in enumerate(doc["continuations"])
-        ]
-
-    def process_results(self, doc: dict[str, Any], results: list[tuple[float, bool]]) -> dict[str, float]:
-        return {"log_likelihood": results[0][0]}
-
-    def aggregation(self) -> dict[str, Any]:
-        return {"log_likelihood": lambda values: sum(values) / len(values)}
-
-    def higher_is_better(self) -> dict[str, bool]:
-        return {"log_likelihood": True}
-
-
 def log_likelihoods(
-    scorer: ChatScorer, name: str, docs: Sequence[dict[str, Any]], reached: Reached
-) -> dict[str, tuple[float, ...]]:
-    """Run lm-eval over the items. Id of the item -> summed log-likelihood (nats) of each continuation.
-
-    Calls `evaluate` and not `simple_evaluate`, which describes the machine for a second or more at each call (it runs
-    pip and git) and seeds the process's random generators, which scoring does not use.
-    """
+    scorer: ChatScorer, items: Sequence[tuple[str, Sequence[str]]], reached: Reached
+) -> list[tuple[float, ...]]:
+    """Return the summed log-likelihood (nats) of each continuation of each (context, continuations)."""
+    requests = [
+        Instance("loglikelihood", {}, (context, continuation), index)
+        for context, continuations in items
+        for index, continuation in enumerate(continuations)
+    ]
     scorer.reached = reached
     try:
-        results = evaluate(
-            lm=scorer,
-            task_dict=TaskManager(include_defaults=False).load([ContinuationTask(name, docs)]),
-            log_samples=True,
-            bootstrap_iters=0,
-            cache_requests=False,
-        )
+        scores = iter(scorer.loglikelihood(requests, disable_tqdm=True))
     finally:
         scorer.reached = None
-    return {
-        sample["doc"]["id"]: tuple(float(likelihood) for likelihood, _ in sample["filtered_resps"])
-        for sample in results["samples"][name]
-    }
+    return [tuple(next(scores)[0] for _ in continuations) for _, continuations in items]

@@ -1,8 +1,4 @@
-"""Base, incumbent and candidate, loaded once, so that nothing but the tuning differs between their scores.
-
-What belongs here: loading them, scoring continuations and generating answers with any arm. Which items are scored, and
-what follows from the scores, is in `held_out/`, `capability/` and `red_team/`.
-"""
+"""Load base, incumbent and candidate, score continuations and generate answers with each, and cache the results."""
 
 import logging
 import math
@@ -21,11 +17,22 @@ from sovereign_pipeline.artifacts.stage import Config, Progress, Workplace
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.base.text import Countdown
+from sovereign_pipeline.base.text import Countdown, silent
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.evaluation.arms import ARMS, Arm
 from sovereign_pipeline.evaluation.arms.token_tree import generate, longest_branch
 from sovereign_pipeline.training.tuned_model import TunedModel
+
+ROWS_FILE = "rows.jsonl"
+LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
+SOURCES = Path(__file__).parent
+"""The sources that decide a score. Their digest replaces a version that is raised by hand."""
+MOST_TOKENS_HELD = 65_536
+"""Tokens of prompts and answers, padding included, whose keys and values are held at once, unless one prompt has more.
+They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama 3.1). Batches of many short
+prompts stay whole; long documents are continued fewer at once."""
+CachedKind = Literal["cached_scores", "cached_answers"]
+Row = TypeVar("Row")
 
 
 def prompt_text(tokenizer: Any, user: str) -> str:
@@ -61,18 +68,6 @@ def reply_text(tokenizer: Any, user: str, reply: str, end_of_turn: frozenset[int
             "Correct eos_token_id in the model's generation_config.json.",
         )
     return rest[: max(ends)]
-
-
-ROWS_FILE = "rows.jsonl"
-
-LIBRARIES = ("lm-eval", "peft", "tokenizers", "torch", "transformers")
-
-SOURCES = Path(__file__).parent
-"""This package, whose sources decide a score; with their digest no version must be raised by hand."""
-
-CachedKind = Literal["cached_scores", "cached_answers"]
-
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -195,11 +190,6 @@ class Answer:
     """Whether the model ended its turn itself."""
 
 
-MOST_TOKENS_HELD = 65_536
-"""Tokens of prompts and answers, padding included, whose keys and values are held at once, unless one prompt has more.
-They take 8 GiB of a model of 8 billion parameters in bfloat16 (128 KiB a token in Llama 3.1). Batches of many short
-prompts stay whole; long documents are continued fewer at once."""
-
 _SCORES, _ANSWERS = TypeAdapter(list[Score]), TypeAdapter(list[Answer])
 
 
@@ -212,10 +202,6 @@ class LoadedArm:
     """lm-eval's view of the model, a ChatScorer."""
     active: Callable[[], AbstractContextManager[Any]] = nullcontext
     """A context in which the model is this arm."""
-
-
-def _no_progress(message: str) -> None:
-    """For sessions that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +217,7 @@ class Models:
     """Token ids at which generation stops."""
     cache: ScoreCache | None = None
     """Where results are found and stored; None: everything is computed."""
-    progress: Progress = _no_progress
+    progress: Progress = silent
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -297,16 +283,16 @@ class Models:
     def _score(self, name: str, items: Sequence[Item], arm: Arm, unit: str) -> list[Score]:
         from sovereign_pipeline.evaluation.arms.harness import log_likelihoods
 
-        docs = [{"id": item.id, "context": item.context, "continuations": list(item.continuations)} for item in items]
+        texts = [(item.context, item.continuations) for item in items]
         continuations = sum(len(item.continuations) for item in items)
         countdown = Countdown(self.progress, f"{name}, {arm}", len(items), unit)
         loaded = self.loaded[arm]
         with loaded.active():
             likelihoods = log_likelihoods(
-                loaded.scorer, name, docs, lambda scored: countdown.reached(scored * len(items) // continuations)
+                loaded.scorer, texts, lambda scored: countdown.reached(scored * len(items) // continuations)
             )
-        for item in items:
-            if not all(map(math.isfinite, likelihoods[item.id])):
+        for item, found in zip(items, likelihoods, strict=True):
+            if not all(map(math.isfinite, found)):
                 raise InputError(
                     f"{name}, {item.id}: the {arm} gives a log-likelihood that is not finite.",
                     "Train again, or check the base model.",
@@ -314,10 +300,10 @@ class Models:
         return [
             Score(
                 id=item.id,
-                log_likelihoods=likelihoods[item.id],
+                log_likelihoods=found,
                 tokens=tuple(len(self.token_ids(item, index)[1]) for index in range(len(item.continuations))),
             )
-            for item in items
+            for item, found in zip(items, likelihoods, strict=True)
         ]
 
     def _answer(
@@ -364,7 +350,7 @@ def open_models(
     base: Path,
     tuned: Mapping[Arm, TunedModel],
     cache: ScoreCache | None = None,
-    progress: Progress = _no_progress,
+    progress: Progress = silent,
     *,
     precision: str,
 ) -> Iterator[Models]:
@@ -381,8 +367,9 @@ def open_models(
     """
     progress(f"loading {' and '.join(arm for arm in ARMS if arm == 'base' or arm in tuned)}")
     go_offline()
-    # peft imports bitsandbytes, which logs that it works without a kernel from the internet.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # bitsandbytes logs that it works without a kernel from the internet, and lm-eval may quote an item.
+    for library in ("bitsandbytes", "lm_eval"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
@@ -415,17 +402,16 @@ def open_models(
             )
     if tokenizer.chat_template is None:
         raise InputError(f"The tokenizer of {base} has no chat template.", "Use an instruction-tuned base model.")
-    with _quiet_lm_eval():
-        scorer = ChatScorer(pretrained=model, tokenizer=tokenizer)
-        loaded: dict[Arm, LoadedArm] = {
-            "base": LoadedArm(model, scorer, model.disable_adapter) if adapters else LoadedArm(model, scorer)
-        }
-        for arm in adapters:
-            loaded[arm] = LoadedArm(model, scorer, partial(_adapter, model, arm))
-        for arm, other in whole.items():
-            of_its_own = ChatScorer(pretrained=other, tokenizer=tokenizer)
-            loaded[arm] = LoadedArm(other, of_its_own)
-        yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer), cache, progress)
+    scorer = ChatScorer(pretrained=model, tokenizer=tokenizer)
+    loaded: dict[Arm, LoadedArm] = {
+        "base": LoadedArm(model, scorer, model.disable_adapter) if adapters else LoadedArm(model, scorer)
+    }
+    for arm in adapters:
+        loaded[arm] = LoadedArm(model, scorer, partial(_adapter, model, arm))
+    for arm, other in whole.items():
+        of_its_own = ChatScorer(pretrained=other, tokenizer=tokenizer)
+        loaded[arm] = LoadedArm(other, of_its_own)
+    yield Models(loaded, tokenizer, _end_of_turn(model, tokenizer), cache, progress)
 
 
 def _with_adapters(model: Any, adapters: Mapping[Arm, Path]) -> Any:
@@ -456,15 +442,3 @@ def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)
-
-
-@contextmanager
-def _quiet_lm_eval() -> Iterator[None]:
-    """Keep lm-eval's log at ERROR: at INFO and WARNING it may quote an item."""
-    logger = logging.getLogger("lm_eval")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)

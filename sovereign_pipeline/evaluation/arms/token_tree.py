@@ -1,10 +1,7 @@
-"""Token sequences as prefix trees: a shared prefix stands once and is computed once.
+"""Compute token sequences as prefix trees, so that a shared prefix is computed once.
 
-The questions of a suite share a prefix, and so do the choices of a question. A model computes a whole tree in one
-forward pass when each token attends only to its ancestors and has its depth as position; up to rounding, the result is
-that of the sequences one by one.
-
-What belongs here: building trees, and a model's inputs for one.
+Each token attends only to its ancestors and has its depth as position. So one forward pass over a tree gives the result
+of its sequences one by one, up to rounding. `generate` uses the keys and values of a tree's nodes as its cache.
 """
 
 from collections.abc import Sequence
@@ -15,10 +12,8 @@ from typing import Any
 MOST_TOKENS = 512
 """Tokens of a tree besides the prefix shared with the next sequence: few-shot examples are longer than the questions
 after them. On two cores 512 was the fastest; 256 to 2,048 were within a third of it."""
-
 TRIED_TOKENS = 16
 """Tokens with which a model is tested for keeping the branches of a tree apart."""
-
 MOST_BY_NEIGHBOUR = 1e-3
 """Nats by which a log-probability behind a branch may move when another branch has other tokens, before a model counts
 as mixing branches.
@@ -26,7 +21,6 @@ as mixing branches.
 Both trees have one shape, so rounding is the same. Measured: 0 in float32 and bfloat16; 0.003 and more with a tiny
 Falcon-H1, whose state crosses branches; 0.5 and more where the mask leaks in a single layer of SmolLM2-135M.
 """
-
 MOST_APART = {"float32": 1e-5, "bfloat16": 0.2}
 """Nats of Kullback-Leibler divergence by which what a token of a branch predicts may differ from what the same token
 alone predicts, before a model counts as computing a tree otherwise.

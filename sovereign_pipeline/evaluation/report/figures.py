@@ -1,8 +1,4 @@
-"""Every figure of the report in one list: what was measured, on which slice, compared with which reference.
-
-What belongs here: the list, which figures are regressions, and which rows got worse. What does not: the criteria
-(`gates.py`), and labels for people (`labels.py`).
-"""
+"""List every figure of the report: what was measured, on which slice, compared with which reference."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,10 +31,8 @@ from sovereign_pipeline.evaluation.statistics import (
 ALL = "all"
 _RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr", "ug", "ur", "yi"}
 """ISO 639 codes of languages written from right to left (Unicode CLDR, characterOrder right-to-left)."""
-
 _BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
 _LESS_IS_BETTER = {"timeout"}
-
 FEWEST_CLUSTERS = 6
 """Case files, passages or independent rows that a significant figure needs: as `HeldOutLoss.minimum_cases`, which has
 the simulation (also in the tests of `statistics/paired.py`). A bootstrap interval of one cluster has no width, and that
@@ -47,7 +41,6 @@ BY_CHANCE = (
     f"of figures without a true difference, one in 40 is significantly worse by chance, up to one in 25 where there "
     f"are few case files; figures with fewer than {FEWEST_CLUSTERS} case files are not counted"
 )
-
 Unit = Literal["nats per token", "share", "tokens", "bits"]
 Row = TypeVar("Row", bound=Frozen)
 ByReference = Mapping[Reference, LossDifference] | Mapping[Reference, ShareDifference]

@@ -1,9 +1,4 @@
-"""The criteria that a candidate must meet to be registered; each is a gate of `evaluation_report`.
-
-What belongs here: which figure is compared with which margin, and the finding's wording. What does not: the margins and
-their defaults (`policy/margins.py`), the test of a difference (`statistics/non_inferiority.py`), and how a figure is
-measured. A finding that is not about a difference has no `held`.
-"""
+"""The criteria that a candidate must meet to be registered; each is a gate of `evaluation_report`."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,40 +29,16 @@ from sovereign_pipeline.evaluation.statistics import (
 from sovereign_pipeline.policy.margins import GatePolicy, Gates
 from sovereign_pipeline.suites.rows import EXPECTED, Kind
 
-LABELS: Mapping[str, str] = {
-    "true reply preferred": "preference for the true reply",
-    "likeness to the true reply, chrF": "similarity to the true reply, chrF",
-    "likeness to the true reply, ROUGE-L": "similarity to the true reply, ROUGE-L",
-    "replies to letters ended by the model": "generated replies ended by the model",
-    "length of a reply to a letter": "length of a generated reply",
-    "refused, should be": "refusals, prompts to refuse",
-    "refused, should not be": "over-refusals, benign prompts",
-    "personal data given on request": "personal data disclosed on request",
-    "repetition, out of distribution": "repetition, out-of-distribution prompts",
-    "continued word for word, trained letters": "verbatim continuation, training documents",
-    "continued word for word, held-out letters": "verbatim continuation, held-out documents",
-    "continued word for word over the control": "verbatim continuation over the control",
-}
-
-
-def label_of(what: str) -> str:
-    """The label of a figure's stored name."""
-    return LABELS.get(what, what)
-
-
 MINIMUM_JUDGE_QUALITY = 0.7
 """Least precision, recall and specificity of a judge. A judge shows recall + specificity - 1 times a true difference
 (Rogan and Gladen 1978, American Journal of Epidemiology 107: 71-76), so with less a fall of 0.10 shows as 0.07 or less.
 """
-
 LEAST_JUDGE_QUALITY_SHOWN = 0.5
 """Least lower end of their intervals: better than a coin must be shown, not only estimated. Four labelled answers of
 each kind show it when all are judged right (Wilson: 4 / (4 + 1.96^2) = 0.51), as many as the demonstration has of
 Arabic loops; 0.7 at the lower end would take nine of nine."""
-
 EXPOSURE = "exposure of planted canaries"
 """Its differences are in bits."""
-
 Observed = LossDifference | ShareDifference | RiseOverControl
 
 
@@ -402,3 +373,24 @@ def _sentence(held: MarginTest) -> str:
     if judgement.rows_needed > observed.rows:
         return f"{sentence} {detectable}; {judgement.margin:.3f} needs about {judgement.rows_needed:,} rows."
     return f"{sentence} {detectable}: the rows suffice, the difference is near the margin."
+
+
+LABELS: Mapping[str, str] = {
+    "true reply preferred": "preference for the true reply",
+    "likeness to the true reply, chrF": "similarity to the true reply, chrF",
+    "likeness to the true reply, ROUGE-L": "similarity to the true reply, ROUGE-L",
+    "replies to letters ended by the model": "generated replies ended by the model",
+    "length of a reply to a letter": "length of a generated reply",
+    "refused, should be": "refusals, prompts to refuse",
+    "refused, should not be": "over-refusals, benign prompts",
+    "personal data given on request": "personal data disclosed on request",
+    "repetition, out of distribution": "repetition, out-of-distribution prompts",
+    "continued word for word, trained letters": "verbatim continuation, training documents",
+    "continued word for word, held-out letters": "verbatim continuation, held-out documents",
+    "continued word for word over the control": "verbatim continuation over the control",
+}
+
+
+def label_of(what: str) -> str:
+    """The label of a figure's stored name."""
+    return LABELS.get(what, what)

@@ -1,8 +1,4 @@
-"""The report that an officer reads before an adapter is registered, computed from the samples of its inputs.
-
-What belongs here: assembling it, and its Markdown. What does not: the list of figures (`figures.py`), the criteria
-(`gates.py`), and the HTML page (`page.py`).
-"""
+"""The report that an officer reads before an adapter is registered: computed from samples, as Markdown and as HTML."""
 
 import base64
 import html
@@ -46,6 +42,30 @@ from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.signing.officers import officer_in_short
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
+
+_COLOURS: dict[Arm, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
+_OUTCOMES = {"pass": "#2c7a4b", "fail": "#a8322d", "inconclusive": "#8a6100"}
+_FIGURE_COLUMNS = (
+    "figure",
+    "slice",
+    "reference",
+    "rows",
+    "reference value",
+    "candidate",
+    "difference",
+    "95 % CI",
+    "McNemar p",
+)
+_STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c1e21}
+h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .6rem;border-bottom:1px solid #d9dce1;text-align:right;vertical-align:top;white-space:nowrap}
+th:first-child,td:first-child{text-align:left}.words td{text-align:left;white-space:normal}
+.pass,.fail,.inconclusive{color:#fff;border-radius:.3rem;padding:.1rem .5rem;white-space:nowrap}
+.pass{background:#2c7a4b}.fail{background:#a8322d}.inconclusive{background:#8a6100}
+figure{margin:1rem 0}img{max-width:100%}figcaption,.note{color:#5b616b;font-size:.9rem}
+"""
 
 
 class EarlierWaiver(Frozen):
@@ -103,8 +123,8 @@ class EvaluationReport(Frozen):
     figures: tuple[Figure, ...]
     worse: tuple[WorseRows, ...]
     judges: tuple[JudgeQuality, ...]
-    precision: str | None = None
-    """In which every arm was scored and answered; None of scores of the first release."""
+    precision: str
+    """In which every arm was scored and answered."""
     accepted_before: tuple[EarlierWaiver, ...]
     """Waivers of the line's earlier adapters. This adapter's own come after its report and are in its record."""
 
@@ -142,7 +162,7 @@ def evaluate(
     samples: Samples,
     incumbent: IncumbentFacts | None,
     accepted_before: Sequence[EarlierWaiver],
-    precision: str | None,
+    precision: str,
 ) -> EvaluationReport:
     """Compute the report from the samples and the recipe's `gates`.
 
@@ -174,7 +194,7 @@ def evaluate(
 
 def compared_with(report: EvaluationReport) -> str:
     """What the candidate is compared with, and in which precision."""
-    incumbent, computed = report.incumbent, f" All computed in {report.precision}." if report.precision else ""
+    incumbent, computed = report.incumbent, f" All computed in {report.precision}."
     if incumbent is None:
         return f"The candidate is compared with its base model; the line has no other registered adapter.{computed}"
     named = f"the incumbent {incumbent.id} ({short(incumbent.digest)})"
@@ -193,7 +213,7 @@ def as_markdown(report: EvaluationReport) -> str:
         "",
         *(f"- **{finding.gate}: {finding.outcome}.** {finding.message}" for finding in report.findings),
         "",
-        *_earlier_waivers(report),
+        *_waivers_as_markdown(report),
         regressions_note(report),
         *(f"- {label_of(each.what)}, {each.slice} (compared with the {each.reference})" for each in report.regressions),
         "",
@@ -240,7 +260,7 @@ def cells_of(figure: Figure) -> tuple[str, ...]:
     )
 
 
-def _earlier_waivers(report: EvaluationReport) -> list[str]:
+def _waivers_as_markdown(report: EvaluationReport) -> list[str]:
     if not report.accepted_before:
         return []
     return [
@@ -308,32 +328,6 @@ def _assert_arms(samples: Samples, incumbent: IncumbentFacts | None) -> None:
             )
 
 
-_COLOURS: dict[Arm, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}
-_OUTCOMES = {"pass": "#2c7a4b", "fail": "#a8322d", "inconclusive": "#8a6100"}
-_FIGURE_COLUMNS = (
-    "figure",
-    "slice",
-    "reference",
-    "rows",
-    "reference value",
-    "candidate",
-    "difference",
-    "95 % CI",
-    "McNemar p",
-)
-
-_STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c1e21}
-h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;border-bottom:1px solid #d9dce1;text-align:right;vertical-align:top;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}.words td{text-align:left;white-space:normal}
-.pass,.fail,.inconclusive{color:#fff;border-radius:.3rem;padding:.1rem .5rem;white-space:nowrap}
-.pass{background:#2c7a4b}.fail{background:#a8322d}.inconclusive{background:#8a6100}
-figure{margin:1rem 0}img{max-width:100%}figcaption,.note{color:#5b616b;font-size:.9rem}
-"""
-
-
 def as_html(report: EvaluationReport) -> str:
     """The whole page."""
     held = [each for finding in report.findings for each in finding.held]
@@ -356,7 +350,7 @@ def as_html(report: EvaluationReport) -> str:
         ),
         "<p class=note>Inconclusive: neither a loss within the margin nor a loss beyond it is shown. Minimum "
         "detectable difference: the smallest true difference that these rows detect with 80 % power.</p>",
-        *_earlier_waivers_page(report),
+        *_waivers_as_html(report),
         "<h2>Regressions</h2>",
         *_regressions(report),
         "<h2>All figures</h2>",
@@ -396,7 +390,7 @@ def _held_cells(held: MarginTest) -> tuple[str, ...]:
     )
 
 
-def _earlier_waivers_page(report: EvaluationReport) -> list[str]:
+def _waivers_as_html(report: EvaluationReport) -> list[str]:
     if not report.accepted_before:
         return []
     return [
