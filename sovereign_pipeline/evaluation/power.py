@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sovereign_pipeline.base.intervals import CONFIDENCE
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.evaluation.statistics import POWER, score_interval
+from sovereign_pipeline.evaluation.statistics import POWER, normal_quantile, score_interval
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.suites.rows import EXPECTED, read_prompts
 from sovereign_pipeline.suites.suites import open_suite
@@ -109,7 +109,7 @@ def least_rows(margin: float, groups: int = 1) -> int:
     The score interval of none in n ends at z^2 / (n + z^2) (Wilson 1927); of two groups the ends add in quadrature
     (Zou and Donner 2008), as in the gates.
     """
-    z = _normal_quantile((1 + CONFIDENCE) / 2)
+    z = normal_quantile((1 + CONFIDENCE) / 2)
     return math.floor(z * z * (math.sqrt(groups) / margin - 1)) + 1
 
 
@@ -119,7 +119,7 @@ def rows_by_approximation(margin: float, changed: float, groups: int = 1) -> int
     The variance of a paired difference of shares is the share of rows that differ, where both directions are as likely.
     With few rows it promises too much: at 79 rows, a margin of 0.10 and 0.10 of them differing it is 0.70.
     """
-    z = _normal_quantile((1 + CONFIDENCE) / 2) + _normal_quantile(POWER)
+    z = normal_quantile((1 + CONFIDENCE) / 2) + normal_quantile(POWER)
     return math.ceil(groups * changed * (z / margin) ** 2)
 
 
@@ -164,9 +164,3 @@ def _likely(rows: int, changed: float) -> range:
 
     first, last = binom.ppf((5e-7, 1 - 5e-7), rows, changed)
     return range(int(first), int(last) + 1)
-
-
-def _normal_quantile(probability: float) -> float:
-    from scipy.stats import norm
-
-    return float(norm.ppf(probability))

@@ -8,6 +8,7 @@ that is worse by exactly the margin passes with a probability of 2.5 %.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any, Literal, Protocol
 
 from sovereign_pipeline.artifacts.stage import Outcome
@@ -204,10 +205,16 @@ def minimum_detectable_difference(observed: Difference) -> float:
     2004, Statistics in Medicine 23: 1921-1986). The standard error is half the interval's width over z_0.975: paired,
     clustered, and not zero where no row differs.
     """
+    half = (observed.high - observed.low) / 2
+    return half * (1 + normal_quantile(POWER) / normal_quantile((1 + CONFIDENCE) / 2))
+
+
+@cache
+def normal_quantile(probability: float) -> float:
+    """The quantile of the standard normal distribution."""
     from scipy.stats import norm
 
-    half = (observed.high - observed.low) / 2
-    return half * (1 + float(norm.ppf(POWER)) / float(norm.ppf((1 + CONFIDENCE) / 2)))
+    return float(norm.ppf(probability))
 
 
 def score_interval(gained: float, lost: float, rows: float, quantile: float | None = None) -> tuple[float, float]:
@@ -222,11 +229,9 @@ def score_interval(gained: float, lost: float, rows: float, quantile: float | No
         lost: rows where only the reference is true; fractions are allowed.
         quantile: by default that of a two-sided 95 % interval.
     """
-    from scipy.stats import norm
-
     if rows <= 0:
         raise ValueError(f"{rows} rows")
-    z = float(norm.ppf((1 + CONFIDENCE) / 2)) if quantile is None else quantile
+    z = normal_quantile((1 + CONFIDENCE) / 2) if quantile is None else quantile
     return -_upper_end(lost, gained, rows, z), _upper_end(gained, lost, rows, z)
 
 
