@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -59,9 +60,25 @@ def pytest_configure() -> None:
     """Forget variables of whoever runs the suite: no test may touch their database. The home holds the base model.
 
     Not at import: a test's child process imports this module and needs what the test has set.
+
+    SIGINT and SIGTERM both interrupt the suite. Dagster sets SIGTERM to what SIGINT has: where a script started the
+    suite in the background, with SIGINT ignored, tests' children would inherit an ignored SIGTERM and never end.
     """
     for variable in {*VARIABLES.values()} - {"SOVEREIGN_HOME", "SOVEREIGN_VAULT"}:
         os.environ.pop(variable, None)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers_stay() -> Iterator[None]:
+    """Fail a test that leaves a signal's handler changed: the tests after it and their children would inherit it."""
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    yield
+    changed = {number: handler for number, handler in before.items() if signal.getsignal(number) is not handler}
+    for number, handler in changed.items():
+        signal.signal(number, handler)
+    assert not changed, f"the test left other handlers of {[signal.Signals(number).name for number in changed]}"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -68,7 +68,7 @@ def run_line(
     for stage in stages:
         stage.config(workplace.line)
     log = workplace.settings.logs / f"run-{workplace.line.line}.log"
-    with _printing_into(log), _forking_anew(), _Narration(instance, workplace.line.line, tell):
+    with _printing_into(log), _forking_anew(), _signals_kept(), _Narration(instance, workplace.line.line, tell):
         result = dg.execute_job(
             dg.reconstructable(job),
             instance=instance,
@@ -126,6 +126,21 @@ def _printing_into(log: Path) -> Iterator[None]:
             os.dup2(errors, 2)
             os.close(terminal)
             os.close(errors)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Restore the handlers of SIGINT and SIGTERM afterwards.
+
+    Dagster sets SIGTERM to what SIGINT has. A command that a script starts in the background ignores SIGINT, so after a
+    run it and its children would ignore SIGTERM as well.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

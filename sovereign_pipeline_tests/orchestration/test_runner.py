@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
-from sovereign_pipeline.orchestration.runner import _forking_anew, _narrate, _reason
+from sovereign_pipeline.orchestration.runner import _forking_anew, _narrate, _reason, _signals_kept
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line
 
@@ -63,6 +64,22 @@ def test_the_steps_of_the_next_run_get_its_variables(monkeypatch: pytest.MonkeyP
         with _forking_anew(), context.Pool(1) as steps:
             seen.append(steps.apply(os.getenv, ("LAMPS",)))
     assert seen == ["first", "second"]
+
+
+def test_a_run_that_a_script_began_in_the_background_leaves_sigterm_as_it_was() -> None:
+    @dg.asset
+    def lamp() -> None: ...
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell without job control has it for `sovereign run … &`
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with _signals_kept():
+            assert dg.materialize([lamp]).success
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow
