@@ -42,8 +42,8 @@ def base_model(name: str) -> Path:
 
 def trust_demonstration(settings: "Settings") -> None:
     """Give a benchmark's home keys of its own: every artifact is signed."""
-    from sovereign_pipeline.signing.demonstration import demonstration_trust
-    from sovereign_pipeline.signing.officers import TRUST
+    from sovereign_pipeline.record.officers import TRUST
+    from sovereign_pipeline.record.trust_changes import demonstration_trust
 
     demonstration_trust(settings.data / TRUST, settings.keys)
 
@@ -80,8 +80,8 @@ class Cells:
 
     def __init__(self, directory: Path, scripts: Sequence[Path], libraries: Mapping[str, str]) -> None:
         """scripts: whose content decides a figure, beside the package. A cell of other ones is measured again."""
-        from sovereign_pipeline.artifacts.making import source_digest
         from sovereign_pipeline.base.files import file_sha256
+        from sovereign_pipeline.record.stage import source_digest
 
         self.directory = directory
         self.kept: list[str] = []

@@ -9,8 +9,8 @@ from sovereign_pipeline.commands.reference.command_line import command_line_mark
 from sovereign_pipeline.commands.reference.recipe import INSTITUTION, LINE, WORD_LISTS, recipe_markdown
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault_cli import app as vault_app
+from sovereign_pipeline.record.trust_cli import app as trust_app
 from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
-from sovereign_pipeline.signing.trust_cli import app as trust_app
 from sovereign_pipeline_tests.corpus.first_file import first_file_markdown
 from sovereign_pipeline_tests.corpus.first_file_forms import FILES
 from sovereign_pipeline_tests.corpus.first_file_rows import ROWS_OF_FILES

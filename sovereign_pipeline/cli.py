@@ -83,13 +83,13 @@ def run(
     """Run each line from raw corpus to registered adapter; what is unchanged is reused."""
     from sovereign_pipeline.commands.adapters.adapters import print_adapters, with_marks
     from sovereign_pipeline.definitions import chain_job
-    from sovereign_pipeline.ledger.catalog import list_adapters
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
     from sovereign_pipeline.orchestration.instance import open_instance
     from sovereign_pipeline.orchestration.runner import run_line
     from sovereign_pipeline.policy.institution import load_institution
     from sovereign_pipeline.policy.line import load_line, refuse_to_fill_in
+    from sovereign_pipeline.record.catalog import list_adapters
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.workplace import open_workplace
 
     settings = Settings.from_environment()

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.stage import Stage
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.orchestration.assets import stage_asset
@@ -15,6 +14,7 @@ from sovereign_pipeline.orchestration.mlflow_check import mlflow_follows
 from sovereign_pipeline.orchestration.resources import Clock, resources
 from sovereign_pipeline.orchestration.rollout import PRODUCTION, STAGED, rollouts
 from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
+from sovereign_pipeline.record.stage import Stage
 
 
 def build_definitions(

@@ -1,21 +1,21 @@
 """Opening a line's workplace: its recipe, its paths, and look-ups that stages need from later in the chain.
 
-What belongs here: putting a `Workplace` together. What does not: what a stage does with one (`artifacts/stage.py`).
+What belongs here: putting a `Workplace` together. What does not: what a stage does with one (`record/stage.py`).
 """
 
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.stage import Launch, Progress, Workplace
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
+from sovereign_pipeline.record.catalog import LedgerWaivers
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.stage import Launch, Progress, Workplace
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.training.precision import with_decided_precision
 

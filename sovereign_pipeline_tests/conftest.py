@@ -17,15 +17,15 @@ import pytest
 import yaml
 from sqlalchemy import create_engine, text
 
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import PROJECT_ROOT, VARIABLES, Settings, go_offline
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
+from sovereign_pipeline.record.catalog import LedgerWaivers
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline.training.precision import with_decided_precision
 from sovereign_pipeline_tests.tiny_model import save_byte_tokenizer

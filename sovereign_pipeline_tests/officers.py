@@ -1,18 +1,17 @@
 """Officers of an invented institution: a trust root with demonstration keys, and waiving by one of them."""
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Gate, Stage, Workplace
-from sovereign_pipeline.artifacts.waiver import Waiver
-from sovereign_pipeline.artifacts.waiving import propose_waiver
-from sovereign_pipeline.artifacts.waiving import waive as waive_by_key
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.lifecycle_tables import Recall
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.gates import Waiver, propose_waiver
+from sovereign_pipeline.record.gates import waive as waive_by_key
+from sovereign_pipeline.record.keys import FileSigner, Signer, generate, read_key, write_key
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.stage import Gate, Stage, Workplace
+from sovereign_pipeline.record.tables import Recall
+from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.recall import ask, open_recall
 from sovereign_pipeline.release.recall_index import Question
-from sovereign_pipeline.signing.keys import FileSigner, Signer, generate, read_key, write_key
-from sovereign_pipeline.signing.officers import TRUST
-from sovereign_pipeline.signing.trust_changes import add_officer
 from sovereign_pipeline_tests.trusted import trust_demonstration
 
 PERSON = "Demonstration Officer 1"

@@ -7,9 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.signing.demonstration import demonstration_trust
-from sovereign_pipeline.signing.keys import FileSigner, read_key
-from sovereign_pipeline.signing.officers import TRUST
+from sovereign_pipeline.record.keys import FileSigner, read_key
+from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.trust_changes import demonstration_trust
 
 
 @cache

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import trust_demonstration
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Item, Models, Origin, ScoreCache, open_models
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline.workplace import open_workplace
 

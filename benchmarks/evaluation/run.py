@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks.harness import alternating, machine_facts, machine_line, ratios, say, spread
-from sovereign_pipeline.artifacts.making import library_versions
+from sovereign_pipeline.record.stage import library_versions
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"

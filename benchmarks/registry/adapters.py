@@ -24,28 +24,29 @@ from sqlalchemy.orm import Session
 
 from benchmarks.harness import machine_facts, run, say
 from sovereign_pipeline.base.settings import VARIABLES, Settings
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.lifecycle_tables import AdapterBaseModel, AdapterDataset, HeldAdapter, HeldDataset
-from sovereign_pipeline.ledger.rows_on_record import enter_adapter
-from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of
-from sovereign_pipeline.ledger.tables import (
+from sovereign_pipeline.record.audit_log import append, enter_adapter
+from sovereign_pipeline.record.catalog import REQUESTED, STATE_CHANGED, facts_of
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.keys import FileSigner, read_key
+from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import (
     Adapter,
+    AdapterBaseModel,
+    AdapterDataset,
     BaseModelRow,
     Dataset,
+    HeldAdapter,
+    HeldDataset,
     ReleaseDecision,
     ReleaseRequest,
     Table,
     Transition,
 )
+from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.recall import ask, open_recall
 from sovereign_pipeline.release.recall_index import Question
 from sovereign_pipeline.release.standing import DECIDED
-from sovereign_pipeline.signing.demonstration import demonstration_trust
-from sovereign_pipeline.signing.keys import FileSigner, read_key
-from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 
 LINES, DATASETS, USED = 20, 2_000, 5
 """Every so many-th adapter was in production."""

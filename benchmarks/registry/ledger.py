@@ -20,10 +20,10 @@ from sqlalchemy import Connection, insert
 from benchmarks.harness import run, say
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.base.settings import VARIABLES, Settings
-from sovereign_pipeline.ledger.audit_log import FIRST, append
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.log import tree
-from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.record import tree
+from sovereign_pipeline.record.audit_log import FIRST, append
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.tables import AuditEntry
 
 ONE_BY_ONE = 200
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)

@@ -23,22 +23,24 @@ from sqlalchemy import insert, text
 
 from benchmarks.harness import machine_facts, say
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.lifecycle_tables import (
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.keys import read_key
+from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.tables import (
+    Adapter,
     AdapterBaseModel,
     AdapterDataset,
+    BaseModelRow,
+    Dataset,
     DatasetDocument,
     DatasetSource,
     HeldAdapter,
     HeldDataset,
     HeldDocument,
 )
-from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
+from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.release.recall import ask, open_recall, open_recalls, recalls_in_force
 from sovereign_pipeline.release.recall_index import Question
-from sovereign_pipeline.signing.demonstration import demonstration_trust
-from sovereign_pipeline.signing.keys import read_key
-from sovereign_pipeline.signing.officers import TRUST
 
 ADAPTERS, DATASETS, DOCUMENTS, BASE_MODELS, SOURCES = 10_000, 2_000, 1_000_000, 5, 40
 IN_ALL = 1

@@ -23,10 +23,10 @@ from typing import Any, get_args
 from benchmarks import harness
 from benchmarks.harness import Cells, alternating, machine_facts, machine_line
 from benchmarks.rlhf.task import PACE_STEPS, Prepared, Task
-from sovereign_pipeline.artifacts.making import library_versions
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.intervals import clustered_interval
 from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.record.stage import library_versions
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"

@@ -25,11 +25,11 @@ from benchmarks.serving.proxies import NO_LIMITS, paced_source, started
 from benchmarks.serving.sse import MODEL, Refused, RelayedEngine, Told, read_stream
 from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record.keys import read_key
+from sovereign_pipeline.record.officers import pipeline_signer, trust_root
 from sovereign_pipeline.serving.rollout.flag import Flag, Named, WayBack, changing, installed_evaluator, write_change
 from sovereign_pipeline.serving.rollout.in_force import Choice, Flags
 from sovereign_pipeline.serving.rollout.rollback import rollback
-from sovereign_pipeline.signing.keys import read_key
-from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
 
 OLDER, NEWER = f"{MODEL}-1.0.0", f"{MODEL}-1.1.0"

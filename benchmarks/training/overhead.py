@@ -17,15 +17,15 @@ from typing import Any
 import yaml
 
 from benchmarks.harness import trust_demonstration
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.stages import SFT_ADAPTER

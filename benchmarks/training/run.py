@@ -24,8 +24,8 @@ from typing import Any, Literal
 from benchmarks import harness
 from benchmarks.harness import Cells, alternating, machine_facts, machine_line, ratios, say, spread
 from benchmarks.training.task import Precision, Task, read_rows
-from sovereign_pipeline.artifacts.making import library_versions
 from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.record.stage import library_versions
 
 HERE = Path(__file__).resolve().parent
 MODEL = "smollm2-135m-instruct"

@@ -28,12 +28,12 @@ from PIL import Image
 from uvicorn import Server
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
 from sovereign_pipeline.orchestration.pages.plots import hold_png
 from sovereign_pipeline.orchestration.rollout import bounds_of
 from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.rendering import adapter_file
 from sovereign_pipeline.review.opening import ReviewRequest, open_review

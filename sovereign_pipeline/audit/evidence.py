@@ -20,8 +20,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.audit import verify
 from sovereign_pipeline.audit.documents.bill_of_materials import completed_bill
 from sovereign_pipeline.audit.documents.facts import AdapterFacts, facts_of
@@ -33,25 +31,24 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundE
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.auditing.trusted_log import assert_log_of, witnessed_by
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.log import log_key, notes, witnesses
-from sovereign_pipeline.ledger.log.notes import Note
-from sovereign_pipeline.ledger.log.proofs import prove
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.states import FLAG_CHANGED, in_production, transitions_of
-from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.record import checkpoints, notes, witnesses
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.catalog import FLAG_CHANGED, find_adapter, in_production, transitions_of
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.notes import Note
+from sovereign_pipeline.record.officers import pipeline_signer, trust_root
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.statements import EVIDENCE, SUFFIX, Statement, Subject, sign_statement
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.record.tree import prove
+from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.record.verifying import verify_registry
+from sovereign_pipeline.record.witnesses import assert_log_of, witnessed_by
 from sovereign_pipeline.release.acts import issues_by_adapter
 from sovereign_pipeline.release.standing import history_of
-from sovereign_pipeline.signing.bundles import SUFFIX
-from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
-from sovereign_pipeline.signing.predicates import EVIDENCE
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust import Trust
 
 GIVEN = "evidence given"
 """Action of the entry before a package is written."""
@@ -246,7 +243,7 @@ def _checkpoint(registry: Registry, session: Session, settings: Settings, trust:
 
     Raises IntegrityError where the log's key has not the role, and where witnesses have not seen every entry.
     """
-    log = log_key.verifier(session, settings)
+    log = checkpoints.verifier(session, settings)
     assert log is not None  # an entry was just made
     newest = registry.checkpoint()
     assert_log_of(trust, log, notes.parse_tree_head(newest.text).size)

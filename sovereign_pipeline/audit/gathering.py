@@ -13,32 +13,33 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.lineage import input_refs
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.audit.shown_files import shown_files
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.stages import artifacts_of
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import INSTITUTION, OF_TRUST, POLICY_CHANGED, kept_rule
-from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallWaiver
-from sovereign_pipeline.ledger.log.tree import AT_ONCE
-from sovereign_pipeline.ledger.purges import PURGED
-from sovereign_pipeline.ledger.rows_on_record import REGISTERED
-from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
-from sovereign_pipeline.ledger.states import FLAG_CHANGED, REQUESTED, STATE_CHANGED
-from sovereign_pipeline.ledger.tables import (
+from sovereign_pipeline.record.audit_log import REGISTERED
+from sovereign_pipeline.record.catalog import FLAG_CHANGED, PURGED, REQUESTED, STATE_CHANGED, WAIVED, find_adapter
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import INSTITUTION, OF_TRUST, POLICY_CHANGED, kept_rule
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.sealing import SEALED
+from sovereign_pipeline.record.statements import SUFFIX
+from sovereign_pipeline.record.store import ArtifactStore, input_refs
+from sovereign_pipeline.record.tables import (
     Adapter,
+    AdapterReview,
     AuditEntry,
+    KnownIssue,
+    Recall,
+    RecallWaiver,
     ReleaseDecision,
     ReleaseRequest,
     Transition,
     row_as_dict,
 )
-from sovereign_pipeline.ledger.waiver_log import WAIVED
+from sovereign_pipeline.record.tree import AT_ONCE
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.verification import record_of
 from sovereign_pipeline.release import acts, cadence, recall
@@ -46,8 +47,6 @@ from sovereign_pipeline.release.standing import DECIDED
 from sovereign_pipeline.release.trial import ACCEPTED, JUDGED
 from sovereign_pipeline.review.acts import find_closed_of
 from sovereign_pipeline.serving.rollout.flag import read_change
-from sovereign_pipeline.signing.bundles import SUFFIX
-from sovereign_pipeline.signing.officers import TRUST
 
 HINT = "Restore registry and home from copies of the same time."
 
@@ -162,7 +161,7 @@ def _reviews(
 
 
 def _trust_and_rules(session: Session, settings: Settings, lines: Sequence[str], found: Gathered) -> None:
-    from sovereign_pipeline.signing.trust_files import read_files  # loads TUF's library
+    from sovereign_pipeline.record.trust_root import read_files  # loads TUF's library
 
     for name, content in read_files(settings.data / TRUST).items():
         found.files[f"trust/{name}"] = content

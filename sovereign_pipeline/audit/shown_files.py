@@ -8,11 +8,11 @@ What belongs here: that list, and reading these files verified. What does not: w
 import hashlib
 from collections.abc import Iterator, Mapping
 
-from sovereign_pipeline.artifacts.attested import bundles_of
-from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
-from sovereign_pipeline.signing.bundles import SUFFIX
+from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, Manifest
+from sovereign_pipeline.record.sealing import bundles_of
+from sovereign_pipeline.record.statements import SUFFIX
+from sovereign_pipeline.record.store import ArtifactStore
 
 SHOWN: Mapping[str, frozenset[str]] = {
     "raw_corpus": frozenset({"sources.json"}),

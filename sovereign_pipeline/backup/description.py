@@ -11,13 +11,18 @@ from pydantic import ValidationError
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import canonical_json, file_sha256, read_bounded
 from sovereign_pipeline.base.frozen import Frozen
-from sovereign_pipeline.ledger.log.notes import TreeHead, parse_note, parse_tree_head
-from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import PIPELINE
-from sovereign_pipeline.signing.predicates import BACKUP
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement, verify_statement
-from sovereign_pipeline.signing.trusted import Trust
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.notes import TreeHead, parse_note, parse_tree_head
+from sovereign_pipeline.record.officers import PIPELINE
+from sovereign_pipeline.record.statements import (
+    BACKUP,
+    LARGEST_BUNDLE,
+    Statement,
+    Subject,
+    sign_statement,
+    verify_statement,
+)
+from sovereign_pipeline.record.trust_root import Trust
 
 ARCHIVE, DESCRIPTION, SIGNATURE = "backup.tar.age", "backup.json", "backup.json.sigstore.json"
 AGAIN = "Use another backup, and find out who changed this one."

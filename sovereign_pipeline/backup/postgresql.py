@@ -20,7 +20,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
-from sovereign_pipeline.ledger.database import parsed_url
+from sovereign_pipeline.record.database import parsed_url
 
 # What libpq calls a part of an address -> its variable, as the programs read it. One that is not here has none.
 _OF_LIBPQ: Mapping[str, str] = {

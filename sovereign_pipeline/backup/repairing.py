@@ -10,9 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.confined import ARTIFACTS
-from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.backup import archive, description
 from sovereign_pipeline.backup.archive import Listed
 from sovereign_pipeline.backup.aside import folder_aside
@@ -22,11 +19,14 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundE
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.signed_artifacts.sealing import LedgerSeals, open_store
-from sovereign_pipeline.signing.officers import KEY_ID, trust_root
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.manifest import ARTIFACTS
+from sovereign_pipeline.record.officers import KEY_ID, trust_root
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.sealing import LedgerSeals, open_store
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.store import ArtifactStore
 
 REPAIRED = "artifact repaired"
 """Action of the entry of a repair."""

@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sovereign_pipeline.artifacts.confined import make_private
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.backup import archive, description, postgresql
 from sovereign_pipeline.backup.archive import DAMAGED, Listed
 from sovereign_pipeline.backup.aside import ASIDE
@@ -37,17 +35,19 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.log import log_key, notes, second_copy, tree
-from sovereign_pipeline.ledger.log.checkpoints import read_note
-from sovereign_pipeline.ledger.log.merkle import is_consistent
-from sovereign_pipeline.ledger.log.notes import Note, TreeHead
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.purges import files_purged
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.verifying import verify_registry
-from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.record import checkpoints, notes, tree
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.catalog import files_purged
+from sovereign_pipeline.record.checkpoints import read_note
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.manifest import make_private
+from sovereign_pipeline.record.merkle import is_consistent
+from sovereign_pipeline.record.notes import Note, TreeHead
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.verifying import verify_registry
 
 RESTORED = "backup restored"
 """Action of the entry of a restore."""
@@ -280,10 +280,10 @@ def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path])
     """The largest checkpoint that is known here. Raises IntegrityError for one of another course of events."""
     found = [(path, read_note(path)) for path in known]
     copy = settings.ledger_copy
-    if copy is not None and copy.exists() and (confirmed := second_copy.end_of(copy).confirmed) is not None:
+    if copy is not None and copy.exists() and (confirmed := checkpoints.end_of(copy).confirmed) is not None:
         found.append((copy, confirmed))
     with registry.reading() as session:
-        verifier = log_key.verifier(session, registry.settings)
+        verifier = checkpoints.verifier(session, registry.settings)
         size = tree.size_of(session)
         heads = []
         for path, note in found:
@@ -311,7 +311,7 @@ def _lost_entries(settings: Settings, size: int, lost: int, loses: int) -> str:
     if not lost:
         return f"No entry is known here that the backup lacks, and {loses} were stated."
     copy = settings.ledger_copy
-    actions = second_copy.actions_of(copy, size + 1, size + lost) if copy is not None and copy.exists() else {}
+    actions = checkpoints.actions_of(copy, size + 1, size + lost) if copy is not None and copy.exists() else {}
     named = [f"entry {number} ({actions.get(number, 'unknown')})" for number in range(size + 1, size + lost + 1)]
     return f"The backup ends at entry {size}, and lacks {counted(lost, 'entry', 'entries')}: {and_more(named)}."
 
@@ -329,7 +329,7 @@ def _second_copy_aside(settings: Settings) -> Path | None:
     copy = settings.ledger_copy
     if copy is None or not copy.exists():
         return None
-    aside = copy.with_name(f"{copy.name}.before-restore-{second_copy.end_of(copy).size}")
+    aside = copy.with_name(f"{copy.name}.before-restore-{checkpoints.end_of(copy).size}")
     copy.replace(aside)
     copy.touch(mode=0o600)
     return aside

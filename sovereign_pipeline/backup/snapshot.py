@@ -15,7 +15,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.backup import postgresql
 from sovereign_pipeline.backup.archive import Archive
 from sovereign_pipeline.backup.aside import ASIDE
@@ -23,8 +22,9 @@ from sovereign_pipeline.backup.postgresql import Database
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.base.text import counted
-from sovereign_pipeline.ledger.database import registry_url
-from sovereign_pipeline.ledger.log.checkpoints import checkpoint_file, only_writer
+from sovereign_pipeline.record.checkpoints import checkpoint_file, only_writer
+from sovereign_pipeline.record.database import registry_url
+from sovereign_pipeline.record.stage import Progress
 
 ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
 """Fields of the settings: the directories that a backup holds. What the institution edits is under version control."""

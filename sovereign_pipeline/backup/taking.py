@@ -8,7 +8,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.backup import archive, description, postgresql
 from sovereign_pipeline.backup.aside import folder_aside
 from sovereign_pipeline.backup.description import ARCHIVE, Description
@@ -18,11 +17,12 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.privacy.vault import fingerprint_of
-from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.officers import pipeline_signer, trust_root
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.stage import Progress
 
 CREATED = "backup created"
 """Action of the entry of a backup, which is in the backup as its newest entry or one of the newest."""

@@ -11,7 +11,6 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import Settings, go_offline
@@ -23,6 +22,7 @@ from sovereign_pipeline.base_models.pinned import (
     verify,
     verify_files,
 )
+from sovereign_pipeline.record.stage import Progress
 
 
 def fetch(settings: Settings, name: str, progress: Progress) -> Path:

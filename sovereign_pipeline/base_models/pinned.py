@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.store import Artifact
 
 
 class PackagedGguf(RecipeModel):

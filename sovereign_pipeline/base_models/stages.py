@@ -6,13 +6,13 @@ What belongs here: the build and the declaration. What does not: reading a model
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import CeilingExceeded
 from sovereign_pipeline.base.files import canonical_json, file_sha256, short
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.pinned import DESCRIPTOR, card_path, describe, load_card, verify
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.record.store import ArtifactStore
 
 WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz", ".msgpack", ".h5"})
 """Endings of files with weights. Other files, such as a tokenizer's, are those of the published model too."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.bundle import contents
@@ -18,9 +17,10 @@ from sovereign_pipeline.bundle.carried.verifying import Bundle, verify
 from sovereign_pipeline.bundle.packing import pack, tool
 from sovereign_pipeline.bundle.publishers import with_publishers
 from sovereign_pipeline.bundle.wheels import wheels
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import TRUST, trust_root
-from sovereign_pipeline.signing.trust import load_trust
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.officers import TRUST, trust_root
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.trust_root import load_trust
 
 PUBLISHERS = "publishers"
 """The folder of `data/` that says whose signatures count."""

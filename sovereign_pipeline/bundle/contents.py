@@ -8,13 +8,13 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import InputError, SourceError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.pinned import load_card, model_directory, verify
 from sovereign_pipeline.bundle.packing import Content
-from sovereign_pipeline.signing.officers import TRUST
-from sovereign_pipeline.signing.trust_files import read_files
+from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.trust_root import read_files
 from sovereign_pipeline.suites.cards import load_suite_card, suite_digest, suite_files, suite_folder, suite_names
 
 NOT_CARRIED = frozenset({"sources", TRUST})

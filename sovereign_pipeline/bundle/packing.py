@@ -19,10 +19,9 @@ from sovereign_pipeline.bundle.carried import trust as carried_trust
 from sovereign_pipeline.bundle.carried import verifying
 from sovereign_pipeline.bundle.carried.installing import this_platform
 from sovereign_pipeline.bundle.carried.reading import TIME, Refused, sha256, spelled
-from sovereign_pipeline.signing.keys import Signer, der_of
-from sovereign_pipeline.signing.predicates import BUNDLE
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trusted import Trust
+from sovereign_pipeline.record.keys import Signer, der_of
+from sovereign_pipeline.record.statements import BUNDLE, Statement, Subject, sign_statement
+from sovereign_pipeline.record.trust_root import Trust
 
 ROLE = "bundle"
 PACKAGE = Path(__file__).resolve().parent.parent

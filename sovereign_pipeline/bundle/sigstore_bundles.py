@@ -2,7 +2,7 @@
 
 A bundle counts by a public key of the institution's choice, whatever else it holds, or by a certificate that names an
 identity of its choice. What belongs here: reading a bundle, and whose it is. What does not: what its files cover
-(`publishers.py`), and this project's own bundles (`signing/bundles.py`), which have one spelling.
+(`publishers.py`), and this project's own bundles (`record/statements.py`), which have one spelling.
 """
 
 import base64
@@ -16,14 +16,14 @@ from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import file_sha256, read_bounded
 from sovereign_pipeline.bundle.sigstore_certificates import certified
 from sovereign_pipeline.bundle.trusted_publishers import Publishers
-from sovereign_pipeline.signing.bundles import (
+from sovereign_pipeline.record.statements import (
     LARGEST_BUNDLE,
     PAYLOAD,
     SHA256,
     json_object,
     pre_authentication_encoding,
 )
-from sovereign_pipeline.signing.model_directory import PREDICATE as MODEL_FILES
+from sovereign_pipeline.record.statements import PREDICATE as MODEL_FILES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.bundle.carried.reading import on_one_line
-from sovereign_pipeline.signing.bundles import PAYLOAD
+from sovereign_pipeline.record.statements import PAYLOAD
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.bundle.packing import Content
+from sovereign_pipeline.record.stage import Progress
 
 BUILD = "build.txt"
 PIN = re.compile(r"--hash=sha256:([0-9a-f]{64})")

@@ -97,7 +97,7 @@ def backup_repair(
 
 
 def _private_key(path: Path) -> str:
-    from sovereign_pipeline.signing.keys import read_private_file
+    from sovereign_pipeline.record.keys import read_private_file
 
     try:
         return read_private_file(path).decode()

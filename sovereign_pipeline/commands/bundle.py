@@ -53,7 +53,7 @@ def bundle_create(
     from sovereign_pipeline.bundle.bundling import create
     from sovereign_pipeline.bundle.carried.telling import told
     from sovereign_pipeline.bundle.carried.verifying import TOOL
-    from sovereign_pipeline.signing.officers import trust_root
+    from sovereign_pipeline.record.officers import trust_root
 
     settings = Settings.from_environment()
     trust = trust_root(settings)

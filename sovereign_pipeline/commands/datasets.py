@@ -21,8 +21,8 @@ datasets = typer.Typer(no_args_is_help=True, help="List, show and verify registe
 @datasets.command("list")
 def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
     """List every dataset of which a registered adapter was made."""
-    from sovereign_pipeline.ledger.catalog import list_datasets
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.catalog import list_datasets
+    from sovereign_pipeline.record.database import open_registry
 
     rows = list_datasets(open_registry(Settings.from_environment()), line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
@@ -32,9 +32,9 @@ def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
 @datasets.command("show")
 def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
     """Show the data card of a dataset, and its entry in the registry."""
-    from sovereign_pipeline.ledger.catalog import show_dataset
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+    from sovereign_pipeline.record.catalog import show_dataset
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.registry.verification import card_of_dataset
 
     settings = Settings.from_environment()

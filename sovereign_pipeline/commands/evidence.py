@@ -27,9 +27,9 @@ def evidence(
     must have seen every entry that it needs.
     """
     from sovereign_pipeline.audit.evidence import A_DAY, answered, write_package
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-    from sovereign_pipeline.signing.officers import trust_root
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.record.sealing import open_store
 
     if (adapter_id is None) == (line is None) or (line is None) != (on is None):
         raise InputError("Evidence is about an adapter, or about a line on a day.", "Give an id, or --line and --on.")

@@ -5,10 +5,6 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.artifacts.gate_records import waiver_in
-from sovereign_pipeline.artifacts.gate_status import GateStatus, find_gate, gate_statuses
-from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.waiving import propose_waiver, waive
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import (
@@ -21,7 +17,9 @@ from sovereign_pipeline.commands.terminal import (
     print_rows,
     with_key_options,
 )
-from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.gates import GateStatus, find_gate, gate_statuses, propose_waiver, waive, waiver_in
+from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.workplace import open_workplace
 
 NOT_EVALUATED = "not asked"

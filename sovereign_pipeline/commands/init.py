@@ -17,7 +17,7 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.commands.terminal import out
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
-from sovereign_pipeline.signing.officers import TRUST
+from sovereign_pipeline.record.officers import TRUST
 
 _INSTITUTION = """\
 # yaml-language-server: $schema=schemas/institution.schema.json

@@ -138,8 +138,8 @@ def lines_add(file: RecipeFile) -> None:
 @lines.command("explain")
 def lines_explain(line: LineName, as_json: AsJson = False) -> None:
     """Explain which stages of a line `sovereign run` would make again, and why, field by field."""
-    from sovereign_pipeline.artifacts.staleness import explain
     from sovereign_pipeline.orchestration.chain import CHAIN
+    from sovereign_pipeline.record.staleness import explain
 
     explanations = explain(CHAIN, open_workplace(Settings.from_environment(), line))
     if as_json:
@@ -205,9 +205,9 @@ def _checked(file: Path) -> Line:
     from sovereign_pipeline.base_models.pinned import load_card
     from sovereign_pipeline.evaluation.capability import check_suite
     from sovereign_pipeline.evaluation.red_team import read_labels
-    from sovereign_pipeline.ledger.catalog import find_adapter
-    from sovereign_pipeline.ledger.database import open_registry
     from sovereign_pipeline.privacy.names.name_models import name_model_directory
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.sandbox.sandbox import require_sandbox
     from sovereign_pipeline.suites.rows import read_prompts
     from sovereign_pipeline.suites.suites import open_suite

@@ -19,8 +19,8 @@ from sovereign_pipeline.privacy.spans import AUTHOR
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.artifacts.stage import Workplace
     from sovereign_pipeline.privacy.preview import PreviewedField, PreviewedRow
+    from sovereign_pipeline.record.stage import Workplace
 
 privacy = typer.Typer(no_args_is_help=True, help="See what scrubbing does with rows of a line.")
 

@@ -20,7 +20,7 @@ from sovereign_pipeline.commands.terminal import (
     tell_progress,
     with_key_options,
 )
-from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
 
 HELP = """Name the adapters that hold a document, a source, a dataset or a base model; with --open, recall them.
 
@@ -55,10 +55,10 @@ def recall_ask(
     """Name the adapters that hold something; with --open, recall them."""
     if context.invoked_subcommand is not None:
         return
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import officers_words
     from sovereign_pipeline.release.recall import ask, assert_holders, open_recall
     from sovereign_pipeline.release.recall_index import Question
-    from sovereign_pipeline.signing.officers_words import officers_words
 
     question = Question(document, source, dataset, base_model)
     if rebuild:
@@ -97,8 +97,8 @@ def recall_ask(
 @recall.command("list")
 def recall_list(as_json: AsJson = False) -> None:
     """List every recall, with the adapters that it still holds for."""
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.tables import row_as_dict
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.tables import row_as_dict
     from sovereign_pipeline.release.recall import list_recalls, question_of
 
     settings = Settings.from_environment()
@@ -134,9 +134,9 @@ def recall_waive(
 
     It holds on for every other adapter. Ends 1 when it was waived already.
     """
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import officers_words
     from sovereign_pipeline.release.recall import question_of, recall_to_waive, waive_recall
-    from sovereign_pipeline.signing.officers_words import officers_words
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -148,8 +148,8 @@ def recall_waive(
 
 
 def _rebuild(as_json: bool) -> None:
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.release.recall_index import rebuild
 
     settings = Settings.from_environment()

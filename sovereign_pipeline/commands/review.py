@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.hosts import LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
@@ -26,9 +25,10 @@ from sovereign_pipeline.commands.terminal import (
     tell_progress,
     with_key_options,
 )
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.review.acts import find_last, signed_acts
 from sovereign_pipeline.review.ballots import issue_another_link, link_url, progress
 from sovereign_pipeline.review.closing import close

@@ -14,10 +14,10 @@ from sovereign_pipeline.base.hosts import GATEWAY_PORT
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.terminal import AsJson, out, port_option, print_json, print_rows
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.people import People
 from sovereign_pipeline.serving.gateway.auth import (
     LONGEST_DAYS,
     Grant,

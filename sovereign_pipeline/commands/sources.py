@@ -24,11 +24,11 @@ from sovereign_pipeline.corpus.inspection import (
     suggest,
 )
 from sovereign_pipeline.corpus.values import may_be_shown
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.people import People
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.people import People
 
 MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
 """Values are shown of a column that has few, short ones, each of which stands there often and is a word of states,

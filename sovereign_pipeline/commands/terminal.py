@@ -19,10 +19,10 @@ from sovereign_pipeline.base.errors import InputError, SovereignError
 from sovereign_pipeline.base.processes import print_message
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.commands.remedies import command_for
-from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
+from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.signing.keys import Signer
+    from sovereign_pipeline.record.keys import Signer
 
 LONGEST_TABLE = 200
 """Rows of a table with a frame."""
@@ -165,8 +165,8 @@ def officers_signer(
     settings: Settings, key: KeyOptions, decided: Mapping[str, Any], console: Console = out
 ) -> "Signer":
     """Open an officer's key. What it is to sign is printed first."""
-    from sovereign_pipeline.signing.key_sources import key_source
-    from sovereign_pipeline.signing.officers import officer_of, trust_root
+    from sovereign_pipeline.record.keys import key_source
+    from sovereign_pipeline.record.officers import officer_of, trust_root
 
     key_source(key.key, key.token)  # refused before anything is printed
     console.print(_facts(decided))
@@ -179,7 +179,7 @@ def officers_signer(
 
 def opened_key(key: KeyOptions) -> "Signer":
     """Open a person's key; its passphrase is asked for where no file has it."""
-    from sovereign_pipeline.signing.key_sources import asked_passphrase, key_source, open_signer
+    from sovereign_pipeline.record.keys import asked_passphrase, key_source, open_signer
 
     source = key_source(key.key, key.token)
     return open_signer(source, asked_passphrase(f"Passphrase for {source}", key.passphrase_file))

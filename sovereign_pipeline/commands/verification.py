@@ -9,8 +9,8 @@ from rich.markup import escape
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.commands.terminal import mark_demonstration, out, print_json, tell_progress
-from sovereign_pipeline.signing.officers import trust_root
-from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
 
 StrictSources = Annotated[
     bool, typer.Option("--strict-sources", help="End 1 when a source file is gone or has changed since it was read.")
@@ -31,8 +31,8 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
         verify: `verify_adapter` or `verify_dataset`.
         strict_sources: end with 1 when a source file is gone or has changed.
     """
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
 
     settings = Settings.from_environment()
     report = verify(
@@ -53,8 +53,8 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
 
 def verify_from_trust_root(adapter_id: str, root_sha256: str, as_json: bool, strict_sources: bool) -> None:
     """Verify an adapter from the SHA-256 of the first root on, reading alone."""
-    from sovereign_pipeline.ledger.auditing.read_only import registry_read_only
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+    from sovereign_pipeline.record.database import registry_read_only
+    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.release.auditing import audit_adapter
 
     settings = Settings.from_environment()

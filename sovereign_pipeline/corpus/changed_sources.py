@@ -1,7 +1,7 @@
 """Source files that are no longer as a raw corpus was read from them, and which of its rows that concerns.
 
 What belongs here: the comparison of documents with the files as they are today. What does not: what follows from it; a
-line refuses to go on (`artifacts/gates.py`), and a registered adapter is reported (`registry/verification.py`).
+line refuses to go on (`record/gates.py`), and a registered adapter is reported (`registry/verification.py`).
 """
 
 import unicodedata
@@ -15,8 +15,6 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from sovereign_pipeline.artifacts.manifest import Manifest
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.files import file_sha256, short
 from sovereign_pipeline.base.text import and_more, counted
@@ -25,6 +23,8 @@ from sovereign_pipeline.corpus.document import Document, Quarantined, jsonl_line
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
+from sovereign_pipeline.record.manifest import Manifest
+from sovereign_pipeline.record.store import Artifact
 
 
 @dataclass(frozen=True)

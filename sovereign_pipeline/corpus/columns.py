@@ -15,7 +15,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.stage import KindsIn
 from sovereign_pipeline.base.errors import PrivacyError, SourceError
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.document import RowRejected
@@ -24,6 +23,7 @@ from sovereign_pipeline.corpus.opening import name_without_packing
 from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import LAYOUT_FIELDS, ColumnTreatment, Source
 from sovereign_pipeline.policy.personal_data import Kind
+from sovereign_pipeline.record.stage import KindsIn
 
 REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
 """Fields of every document that a column or a constant gives."""

@@ -13,7 +13,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.stage import Config, Workplace
 from sovereign_pipeline.base.errors import PrivacyError, SourceError, SovereignError, place_of
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
@@ -43,6 +42,7 @@ from sovereign_pipeline.corpus.values import (
 )
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
+from sovereign_pipeline.record.stage import Config, Workplace
 
 
 @dataclass

@@ -13,9 +13,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import CeilingExceeded, PrivacyError, QuarantineExceeded, SourceError
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.changed_sources import changed_sources, compare_with_sources
@@ -34,6 +31,9 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.corpus import Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 
 DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.stage import Config, Gate, Inputs, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.stage import Config, Gate, Inputs, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.contained_texts import Boilerplate, TextCollector, Texts, crossing_texts, texts_in
 from sovereign_pipeline.split.features import read_columns

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.corpus.document import Document, Role, read_documents, read_jsonl
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training.training import Canaries
+from sovereign_pipeline.record.store import Artifact
 
 TRAINING_ROWS = "train.jsonl"
 MESSAGES_ROWS = "messages.jsonl"

@@ -4,9 +4,6 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.manifest import Manifest
-from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import Countdown
@@ -29,6 +26,9 @@ from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, TokenNumbers, tokenizer_digests
 from sovereign_pipeline.privacy.preview import estimate_of, read_judgements, recorded_judgements
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.manifest import Manifest
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline.split.proof import Proof
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT

@@ -5,8 +5,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import cast
 
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.document import Role, jsonl_line, read_documents, read_jsonl, write_jsonl
@@ -31,6 +29,8 @@ from sovereign_pipeline.dataset.jsonl import (
 )
 from sovereign_pipeline.dataset.measuring import Measured, outside_files
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 

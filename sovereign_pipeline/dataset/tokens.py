@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base_models.pinned import eos_ids, load_card, model_directory
+from sovereign_pipeline.record.stage import Workplace
 
 _WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 _IDS_SHOWN = 10

@@ -5,17 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.stage import Inputs, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import CeilingExceeded
 from sovereign_pipeline.base_models.pinned import open_base_model, read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, Origin, ScoreCache, open_models
-from sovereign_pipeline.ledger.catalog import incumbent_of
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.catalog import incumbent_of
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.stage import Inputs, Workplace
+from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import TunedModel, stated_weights, tuned_model
 

@@ -4,8 +4,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import StaleInput
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.text import duration
@@ -54,6 +52,8 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.margins import Gates
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
+from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.rows import digest_of_items, level_of_red_team, level_of_suites, read_prompts

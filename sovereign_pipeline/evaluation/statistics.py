@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, Protocol
 
-from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.intervals import CONFIDENCE, clustered_interval
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
+from sovereign_pipeline.record.stage import Outcome
 
 Better = Literal["higher", "lower"]
 """Direction of a measure: accuracy is better when higher, loss when lower."""

@@ -16,13 +16,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from uvicorn import Config, Server
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.hosts import for_hosts, listen
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.pages.links import READABLE
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.registry_pages.routes import RegistryPages, router
 
 MEDIA_TYPES = {".html": "text/html", ".md": "text/html", ".json": "application/json", ".png": "image/png"}

@@ -12,10 +12,6 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.base.errors import SovereignError, place_of
 from sovereign_pipeline.base.processes import die_with_parent
 from sovereign_pipeline.base.settings import Settings, corpus_withheld, go_offline
@@ -33,6 +29,10 @@ from sovereign_pipeline.orchestration.pages.page import nothing_to_do, page_of
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.publishing import publish
 from sovereign_pipeline.orchestration.resources import materialized
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.workplace import open_workplace
 
 

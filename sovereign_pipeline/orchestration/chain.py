@@ -7,12 +7,12 @@ room), and what its page shows once it is made (`pages/`).
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from sovereign_pipeline.artifacts.stage import Stage
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.stage import Stage
 from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
 from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT

@@ -1,7 +1,7 @@
 """A gate as a Dagster check, and its verdict as the check's result.
 
 A check shows an operator what a gate found, line by line. It does not protect: whoever depends on an artifact evaluates
-its gates again (`artifacts/gates.py`).
+its gates again (`record/gates.py`).
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,12 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.gate_records import may_be_waived, recorded_verdict, waiver_in
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Gate, Stage, Verdict, Workplace
 from sovereign_pipeline.orchestration.pages.cells import is_number
 from sovereign_pipeline.orchestration.partitions import LINES
-from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.gates import may_be_waived, recorded_verdict, waiver_in
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.stage import Gate, Stage, Verdict, Workplace
 
 NOT_REPEATED = "not repeated"
 """Metadata of a check whose result says nothing new; the terminal leaves it out."""

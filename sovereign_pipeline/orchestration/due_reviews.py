@@ -16,10 +16,10 @@ import dagster as dg
 from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_CHECK, DUE_JOB
 from sovereign_pipeline.orchestration.partitions import LINES
 from sovereign_pipeline.orchestration.resources import Clock
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.registry.mlflow_mirror import differences
 from sovereign_pipeline.release.cadence import Due, due_reviews
 

@@ -10,9 +10,9 @@ import dagster as dg
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.orchestration.jobs import MLFLOW_CHECK
 from sovereign_pipeline.orchestration.partitions import LINES
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.registry.mlflow_mirror import differences
 
 with warnings.catch_warnings():

@@ -7,10 +7,10 @@ publication is idempotent, so that materializing an unchanged asset again change
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Stage, Workplace
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.stage import Stage, Workplace
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import (
     follow_after_act,
     mirror_adapter,

@@ -10,12 +10,12 @@ from collections.abc import Callable
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import NotFoundError, SovereignError, StaleInput
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.store import ArtifactStore
 
 Clock = Callable[[], datetime.datetime]
 """Now, in UTC."""

@@ -13,17 +13,17 @@ import dagster as dg
 
 from sovereign_pipeline.base.errors import ConflictError, SovereignError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.states import states
 from sovereign_pipeline.orchestration.assets import refusal
 from sovereign_pipeline.orchestration.jobs import ROLLOUT_JOB
 from sovereign_pipeline.orchestration.pages.plots import hold_png
 from sovereign_pipeline.orchestration.partitions import LINES
+from sovereign_pipeline.record.catalog import states
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.artifacts.stage import Workplace
-    from sovereign_pipeline.ledger.database import Registry
+    from sovereign_pipeline.record.database import Registry
+    from sovereign_pipeline.record.stage import Workplace
     from sovereign_pipeline.serving.rollout.flag import Flag
     from sovereign_pipeline.serving.rollout.hold import State
 
@@ -133,8 +133,8 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
 
 def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:
     """What officers have not done yet."""
+    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.standing import standings
-    from sovereign_pipeline.signing.officers import trust_root
 
     trust = trust_root(workplace.settings)
     with registry.reading() as session:
@@ -159,8 +159,8 @@ def _hold(settings: Settings, flag: "Flag") -> "State | None":
 
 def _result_of(settings: Settings, line: str) -> str:
     """The hold's outcome, so that a run shows each once. What cannot be read is shown by the run itself."""
+    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.rollback import current_flag
-    from sovereign_pipeline.signing.officers import trust_root
 
     try:
         flag = current_flag(settings, line, trust_root(settings))

@@ -1,7 +1,7 @@
 """Running a line from the command line: the same job as in the UI, with its progress as plain lines.
 
 What belongs here: the run, its lines, and the reason it stopped. What does not: which stages are stale
-(`artifacts/staleness.py`), and how a terminal prints (`commands/`).
+(`record/staleness.py`), and how a terminal prints (`commands/`).
 """
 
 import logging
@@ -19,8 +19,6 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.stage import Stage, Workplace
-from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.base.errors import InputError, RunStopped
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.checks import NOT_REPEATED
@@ -28,6 +26,8 @@ from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.resources import is_the_materialized_one
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.recipe_model import nearest_known
+from sovereign_pipeline.record.stage import Stage, Workplace
+from sovereign_pipeline.record.staleness import stale_kinds
 
 Tell = Callable[[str], None]
 

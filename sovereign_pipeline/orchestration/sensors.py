@@ -5,11 +5,11 @@ from collections.abc import Iterator
 import dagster as dg
 
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.catalog import registered_as
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
 from sovereign_pipeline.orchestration.jobs import REVIEW_JOB
 from sovereign_pipeline.orchestration.partitions import register_lines
+from sovereign_pipeline.record.catalog import registered_as
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.review.acts import find_closed_of
 
 

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import IntegrityError, PrivacyError, SovereignError, place_of
 from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.corpus.document import Document, jsonl_line
@@ -25,6 +24,7 @@ from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.detection import FindingsCache, guarded, texts_of
 from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber, findings_of
 from sovereign_pipeline.privacy.vault import MappingRow
+from sovereign_pipeline.record.stage import Progress
 
 Batch = list["array[int]"]
 """Of each case the byte offsets of its rows in the file of documents."""

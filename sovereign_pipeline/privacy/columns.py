@@ -14,13 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.stage import KindsIn
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline.record.stage import KindsIn
 
 SECRET_FILE = "columns.key"
 _BYTES_OF_SECRET = 32

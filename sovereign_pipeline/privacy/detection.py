@@ -14,7 +14,6 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from sovereign_pipeline.artifacts.making import library_versions
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.corpus.document import Document
@@ -27,6 +26,7 @@ from sovereign_pipeline.privacy.names.name_models import load_name_model
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns, name_key
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
+from sovereign_pipeline.record.stage import library_versions
 
 if TYPE_CHECKING:
     from sovereign_pipeline.privacy.analysis import Analysis, TextArtifacts

@@ -22,7 +22,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Protocol, Self
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import PrivacyError, SovereignError, WorkerKilled
 from sovereign_pipeline.base.processes import keep_private, silence
 from sovereign_pipeline.base.settings import go_offline
@@ -34,6 +33,7 @@ from sovereign_pipeline.privacy.batches import Batch, BatchScrubber, Plan, Scrub
 from sovereign_pipeline.privacy.names.name_models import is_spacy_model
 from sovereign_pipeline.privacy.scrubbing import Findings
 from sovereign_pipeline.privacy.vault import MappingDigest, Vault
+from sovereign_pipeline.record.stage import Progress
 
 
 class InThisProcess:

@@ -10,9 +10,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.making import Identity, make_artifact
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Built, Workplace
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.base.frozen import Frozen
@@ -32,6 +29,8 @@ from sovereign_pipeline.privacy.names.name_models import LABELS
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.spans import AUTHOR, Span, kind_of
 from sovereign_pipeline.privacy.vault import MappingRow
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.stage import Built, Identity, Workplace, make_artifact
 
 
 @dataclass(frozen=True)

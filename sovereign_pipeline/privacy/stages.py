@@ -12,9 +12,6 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.making import identity_of
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, KindsIn, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import PrivacyError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.text import Countdown, and_more
@@ -32,6 +29,8 @@ from sovereign_pipeline.privacy.engines import scrub_file
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
 from sovereign_pipeline.privacy.preview import estimate_of, read_judgements, recorded_judgements, told
 from sovereign_pipeline.privacy.vault import FINDINGS, PUBLIC_KEY, Vault
+from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, KindsIn, Stage, Verdict, Workplace, identity_of
+from sovereign_pipeline.record.store import Artifact
 
 ROWS_IN_EVIDENCE = 20
 

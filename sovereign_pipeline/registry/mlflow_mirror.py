@@ -1,8 +1,4 @@
-"""The mirror in MLflow: training runs with their loss curves, evaluation reports, and a model version per adapter.
-
-What belongs here: everything that is written to MLflow. What does not: any decision. MLflow's tags and versions can be
-overwritten and deleted, so nothing in this project reads from it. Mirroring something twice changes nothing.
-"""
+"""Mirror registered adapters and their states in MLflow, and compare."""
 
 import datetime
 import json
@@ -19,20 +15,19 @@ from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.base.files import canonical_json, held, short
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import VARIABLES, Settings, go_offline
 from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_PAGE
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import Registry, parsed_url
-from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.states import State, states
-from sovereign_pipeline.ledger.tables import Adapter, row_as_dict
+from sovereign_pipeline.record.audit_log import adapters_on_record, append
+from sovereign_pipeline.record.catalog import State, states
+from sovereign_pipeline.record.database import Registry, parsed_url
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.store import Artifact, ArtifactStore
+from sovereign_pipeline.record.tables import Adapter, row_as_dict
 from sovereign_pipeline.registry.record import numbers_in
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 

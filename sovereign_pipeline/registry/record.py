@@ -1,8 +1,4 @@
-"""The adapter's record: every fact about an adapter that follows from its artifacts alone.
-
-What belongs here: the content of `record.json`, and whether it agrees with the artifacts of its lineage. What does not:
-building it (`building.py`), and what the registry adds: version and dates (`registration.py`).
-"""
+"""An adapter's record and its bill of materials."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -10,16 +6,14 @@ from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from sovereign_pipeline.artifacts.gate_records import GATE_RECORD, read_verdict
-from sovereign_pipeline.artifacts.lineage import lineage
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.stage import Outcome
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, KIND_OF, WaiverKind, stated_waiver
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.policy.margins import allows
+from sovereign_pipeline.record.gates import GATE_RECORD, GATE_WAIVER, KIND_OF, WaiverKind, read_verdict, stated_waiver
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.stage import Outcome
+from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.stages import REWARD_CODE
 
@@ -291,7 +285,7 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
     """The facts of a waiver of exactly this record and outcome; None for any other. Raises IntegrityError.
 
-    Whoever relies on a waiver has its signature verified (`artifacts/waiver.py`).
+    Whoever relies on a waiver has its signature verified (`record/gates.py`).
     """
     artifact = store.open(ref)
     manifest = artifact.manifest

@@ -1,8 +1,4 @@
-"""Registering an adapter: the one way a row comes into the registry.
-
-What belongs here: what the registry decides itself (version, review date) and what it asserts first. What does not: the
-facts of the record (`record.py`).
-"""
+"""Build an adapter's record as an artifact, and register it."""
 
 import datetime
 import json
@@ -14,13 +10,6 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.gates import assert_inputs_usable, passing_verdict
-from sovereign_pipeline.artifacts.lineage import lineage
-from sovereign_pipeline.artifacts.making import identity_of, stated_identity
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.staleness import compare
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.errors import InputError, IntegrityError, StaleInput
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256, short
 from sovereign_pipeline.base.processes import account
@@ -32,12 +21,28 @@ from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
-from sovereign_pipeline.ledger.catalog import find_adapter, is_registered
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.rows_on_record import adapters_on_record, enter_adapter
-from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.audit_log import adapters_on_record, enter_adapter
+from sovereign_pipeline.record.catalog import find_adapter, is_registered
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.gates import assert_inputs_usable, passing_verdict
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.officers import officer_in_short
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.stage import (
+    Built,
+    Config,
+    Gate,
+    Inputs,
+    Stage,
+    Verdict,
+    Workplace,
+    identity_of,
+    stated_identity,
+)
+from sovereign_pipeline.record.staleness import compare
+from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
+from sovereign_pipeline.record.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.registry.record import (
     RECORD_FILE,
     AdapterRecord,
@@ -53,7 +58,6 @@ from sovereign_pipeline.registry.record import (
     read_record,
     waiver_facts,
 )
-from sovereign_pipeline.signing.officers import officer_in_short
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, refused_by_vllm, tuned_model
 

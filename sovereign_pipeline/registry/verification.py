@@ -1,8 +1,4 @@
-"""Verifying a registered adapter or dataset: every byte is read again, down to the source files.
-
-What belongs here: the walk over the lineage and what it compares with the registry. What does not: hashing an artifact
-(`artifacts/store.py`) or a base model (`base_models/pinned.py`), and files outside the store (`outside_files.py`).
-"""
+"""Verify an adapter or a dataset with all that it rests on, every byte."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -11,13 +7,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from sovereign_pipeline.artifacts.confined import confined_files
-from sovereign_pipeline.artifacts.gate_records import GATE_RECORD
-from sovereign_pipeline.artifacts.lineage import lineage
-from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
-from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.artifacts.waiver import GATE_WAIVER, read_waiver
 from sovereign_pipeline.base.errors import IntegrityError, SovereignError
 from sovereign_pipeline.base.files import file_sha256, short
 from sovereign_pipeline.base.settings import Settings
@@ -29,18 +18,27 @@ from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.stages import DOCUMENTS, RAW_CORPUS, read_sources
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REPORT
-from sovereign_pipeline.ledger.catalog import find_adapter, show_adapter, show_dataset
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.purges import files_purged, purges_of
-from sovereign_pipeline.ledger.rows_on_record import assert_rows_on_record
-from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
+from sovereign_pipeline.record.audit_log import assert_rows_on_record
+from sovereign_pipeline.record.catalog import (
+    LedgerWaivers,
+    files_purged,
+    find_adapter,
+    purges_of,
+    show_adapter,
+    show_dataset,
+)
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.gates import GATE_RECORD, GATE_WAIVER, read_waiver
+from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, confined_files
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.record import RECORD_FILE, AdapterRecord, disagreements, read_record
 from sovereign_pipeline.registry.registration import assert_parent_is_registered, dataset_facts
-from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline.suites.cards import load_suite_card, suite_files, suite_folder
 from sovereign_pipeline.suites.rows import digest_of_items
 from sovereign_pipeline.suites.suites import identity_of_suite

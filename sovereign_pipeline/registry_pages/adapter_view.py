@@ -16,20 +16,17 @@ from pathlib import PurePosixPath
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.gate_records import read_verdict
-from sovereign_pipeline.artifacts.lineage import lineage
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
-from sovereign_pipeline.artifacts.waiver import KIND_OF, read_waiver
 from sovereign_pipeline.audit.shown_files import read_shown
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.purges import purge_of
-from sovereign_pipeline.ledger.states import state_of
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
-from sovereign_pipeline.ledger.waiver_log import LedgerWaivers
 from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.record.catalog import LedgerWaivers, find_adapter, purge_of, state_of
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.gates import KIND_OF, read_verdict, read_waiver
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
+from sovereign_pipeline.record.tables import Adapter, AuditEntry
+from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.verification import record_of
 from sovereign_pipeline.registry_pages.next_step import next_step
@@ -57,8 +54,6 @@ from sovereign_pipeline.release.cadence import due_reviews, reviews_on_record
 from sovereign_pipeline.release.recall import open_recalls, question_of, waivers_of_recalls
 from sovereign_pipeline.release.standing import history_of, standings_of_adapter
 from sovereign_pipeline.review.acts import find_open
-from sovereign_pipeline.signing.officers import trust_root
-from sovereign_pipeline.signing.trust import Trust
 
 FILES_DRAWN = 6
 BLIND_REVIEW = "blind_review"

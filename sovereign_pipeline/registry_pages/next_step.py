@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.states import State, transitions_of
-from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.record.catalog import State, transitions_of
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry_pages.views import Missing, NextStep
 from sovereign_pipeline.release.requests import (
     assert_not_recalled,

@@ -10,16 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.ledger.catalog import adapters_in_brief, find_adapter, line_of
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.states import STATES, State
+from sovereign_pipeline.record.catalog import STATES, State, adapters_in_brief, find_adapter, line_of
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.registry_pages.next_step import FURTHER, next_step
 from sovereign_pipeline.registry_pages.readers import Reader
 from sovereign_pipeline.registry_pages.time_line import moment
 from sovereign_pipeline.registry_pages.views import NextStep
 from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.release.standing import standings_of_adapter
-from sovereign_pipeline.signing.officers import trust_root
 
 ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "registered")
 """States that are shown first; the others, which serve nobody, are folded."""

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.serving.gateway.auth import Caller, Tokens, callers_of, file_of
 
 COOKIE = "registry_reader"

@@ -15,13 +15,13 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SovereignError, place_of
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+from sovereign_pipeline.record.catalog import find_adapter
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.overview import overview
 from sovereign_pipeline.registry_pages.readers import COOKIE, HOURS, Reader, Readers

@@ -12,15 +12,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallWaiver
-from sovereign_pipeline.ledger.purges import Purge
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
-from sovereign_pipeline.ledger.waiver_log import WAIVED
+from sovereign_pipeline.record.catalog import WAIVED, Purge
+from sovereign_pipeline.record.officers import actor_of, officer_shown
+from sovereign_pipeline.record.tables import Adapter, AdapterReview, AuditEntry, KnownIssue, Recall, RecallWaiver
+from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry_pages.views import Happened, Waived
 from sovereign_pipeline.release.standing import SUPERSEDE, Standing
 from sovereign_pipeline.release.trial import ACCEPTED
-from sovereign_pipeline.signing.officers import actor_of, officer_shown
-from sovereign_pipeline.signing.trust import Trust
 
 _OFFICER = actor_of("")
 

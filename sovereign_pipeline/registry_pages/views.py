@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sovereign_pipeline.ledger.states import State
+from sovereign_pipeline.record.catalog import State
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 

@@ -1,12 +1,4 @@
-"""Acts of officers about registered adapters besides transitions: recalls and their waivers, known issues, reviews.
-
-Each is a signed statement about the adapters' records, a row, and an entry of the ledger with what was said and the
-statement's SHA-256, made in one transaction. At each reading the three are compared, and the signature is verified at
-its place in the log.
-
-What belongs here: that form. What does not: what an act is about, and its rows (`recall.py`, `issues.py`,
-`cadence.py`).
-"""
+"""Officers' signed acts about adapters, such as known issues."""
 
 import datetime
 import hashlib
@@ -21,22 +13,16 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import TRUST_NAMES, trust_named
-from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallWaiver
-from sovereign_pipeline.ledger.log.tree import AT_ONCE
-from sovereign_pipeline.ledger.rows_added import ROWS
-from sovereign_pipeline.ledger.rows_on_record import HINT
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Table
-from sovereign_pipeline.ledger.trust_on_record import assert_in_force
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import actor_of, assert_may, officer_of, trust_root, verify_act
-from sovereign_pipeline.signing.officers_words import officers_words
-from sovereign_pipeline.signing.predicates import KNOWN_ISSUE
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust import Trust
+from sovereign_pipeline.record.audit_log import HINT, ROWS, append
+from sovereign_pipeline.record.catalog import find_adapter
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import TRUST_NAMES, assert_in_force, trust_named
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.officers import actor_of, assert_may, officer_of, officers_words, trust_root, verify_act
+from sovereign_pipeline.record.statements import KNOWN_ISSUE, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import Adapter, AdapterReview, AuditEntry, KnownIssue, Recall, RecallWaiver, Table
+from sovereign_pipeline.record.tree import AT_ONCE
+from sovereign_pipeline.record.trust_root import Trust
 
 STATEMENT = "statement"
 

@@ -13,23 +13,23 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.stage import Progress
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.auditing.trusted_log import Witnessed, assert_log_of, witnessed_by
-from sovereign_pipeline.ledger.catalog import find_adapter, line_of
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import assert_rules_kept, assert_same_trust, trust_files, trust_on_record
-from sovereign_pipeline.ledger.log import log_key
-from sovereign_pipeline.ledger.rows_on_record import assert_rows_on_record
-from sovereign_pipeline.ledger.verifying import verify_registry
+from sovereign_pipeline.record import checkpoints
+from sovereign_pipeline.record.audit_log import assert_rows_on_record
+from sovereign_pipeline.record.catalog import find_adapter, line_of
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import assert_rules_kept, assert_same_trust, trust_files, trust_on_record
+from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.trust_root import Trust, load_trust
+from sovereign_pipeline.record.verifying import verify_registry
+from sovereign_pipeline.record.witnesses import Witnessed, assert_log_of, witnessed_by
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.verification import VerificationReport, record_of, verify_adapter
 from sovereign_pipeline.release.standing import assert_signed, standings
 from sovereign_pipeline.review.reconciling import examine_all
-from sovereign_pipeline.signing.officers import TRUST
-from sovereign_pipeline.signing.trust import Trust, load_trust
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def audit_adapter(
     trust = load_trust(settings.data / TRUST, root_sha256)
     ledger = verify_registry(registry).ledger
     with registry.reading() as session:
-        log = log_key.verifier(session, settings)
+        log = checkpoints.verifier(session, settings)
         if log is None:
-            raise IntegrityError("The ledger has no key, so nobody vouches for it.", log_key.RESTORE)
+            raise IntegrityError("The ledger has no key, so nobody vouches for it.", checkpoints.RESTORE)
         assert_log_of(trust, log, ledger.newest.sequence)
         witnessed = witnessed_by(trust, log, settings)
         assert_rows_on_record(session)
@@ -99,7 +99,7 @@ def audit_adapter(
 def _assert_no_finding(found: dict[str, list[str]]) -> None:
     findings = [f"review {review}: {each}" for review, several in found.items() for each in several]
     if findings:
-        raise IntegrityError(f"The registry: {'; '.join(findings)}.", log_key.RESTORE)
+        raise IntegrityError(f"The registry: {'; '.join(findings)}.", checkpoints.RESTORE)
 
 
 def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> Iterator[str]:

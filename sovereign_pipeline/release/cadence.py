@@ -17,19 +17,17 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session, load_only
 
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview
-from sovereign_pipeline.ledger.states import ENDED, states
-from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.cadence import Cadence
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
+from sovereign_pipeline.record.catalog import ENDED, find_adapter, states
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.officers import officers_words
+from sovereign_pipeline.record.statements import REVIEW
+from sovereign_pipeline.record.tables import Adapter, AdapterReview
 from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
 from sovereign_pipeline.release.recall import Cause, Registered, causes
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers_words import officers_words
-from sovereign_pipeline.signing.predicates import REVIEW
 
 REVIEWED = "adapter reviewed"
 REVIEWING = Act(

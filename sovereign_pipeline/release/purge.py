@@ -4,7 +4,7 @@ The purge is an entry of the ledger with an officer's signed statement before a 
 between runs it again: what is on record is carried out.
 
 What belongs here: which weights nobody needs, and removing them. What does not: retiring an adapter (`requests.py`),
-and how a purge is read back (`ledger/purges.py`).
+and how a purge is read back (`record/catalog.py`).
 """
 
 import hashlib
@@ -16,31 +16,36 @@ from pathlib import PurePosixPath
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.lineage import lineage
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.base_models.pinned import load_card
 from sovereign_pipeline.base_models.stages import WEIGHTS
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import trust_named
-from sovereign_pipeline.ledger.purges import MAY, PURGED, STATEMENT, Purge, PurgedFile, purge_dates, purge_of
-from sovereign_pipeline.ledger.rows_on_record import assert_on_record
-from sovereign_pipeline.ledger.states import ENDED, State, states
-from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.ledger.trust_on_record import assert_in_force
+from sovereign_pipeline.record.audit_log import append, assert_on_record
+from sovereign_pipeline.record.catalog import (
+    ENDED,
+    MAY,
+    PURGED,
+    STATEMENT,
+    Purge,
+    PurgedFile,
+    State,
+    find_adapter,
+    purge_dates,
+    purge_of,
+    states,
+)
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import assert_in_force, trust_named
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.officers import assert_may, entry_actor, officer_of, officers_words, trust_root
+from sovereign_pipeline.record.statements import PURGE, Statement, Subject, sign_statement
+from sovereign_pipeline.record.store import ArtifactStore, lineage
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.release.recall_index import all_that_is_beneath
 from sovereign_pipeline.release.standing import assert_signed
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import assert_may, entry_actor, officer_of, trust_root
-from sovereign_pipeline.signing.officers_words import officers_words
-from sovereign_pipeline.signing.predicates import PURGE
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 TRAINED = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)

@@ -1,11 +1,4 @@
-"""Recall: which adapters hold a document, a source, a dataset or a base model, and what may not be released until then.
-
-A recall holds for each adapter that holds what was recalled, also for one that is registered later, until that adapter
-is retired or an officer waives it. Opening and waiving are entries of the ledger, made in the same transaction.
-
-What belongs here: asking, opening, waiving, and what is in force. What does not: what an adapter holds (`held.py`),
-and what a recall forbids (the transitions ask `open_recalls`).
-"""
+"""Recalls of documents, sources, datasets and base models, their waivers, and what went wrong in an adapter's data."""
 
 import datetime
 import re
@@ -17,35 +10,36 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from sovereign_pipeline.artifacts.lineage import lineage
-from sovereign_pipeline.artifacts.manifest import Manifest
 from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError, SovereignError
 from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.pinned import load_card
-from sovereign_pipeline.ledger.catalog import line_of
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.lifecycle_tables import (
+from sovereign_pipeline.policy.cadence import Event
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.catalog import State, line_of, states
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.manifest import Manifest
+from sovereign_pipeline.record.officers import officers_words
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.statements import RECALL, RECALL_WAIVER
+from sovereign_pipeline.record.store import lineage
+from sovereign_pipeline.record.tables import (
+    Adapter,
     AdapterBaseModel,
+    BaseModelRow,
+    Dataset,
     DatasetSource,
     HeldDataset,
     Recall,
     RecallAdapter,
     RecallWaiver,
 )
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.states import State, states
-from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
-from sovereign_pipeline.policy.cadence import Event
-from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
 from sovereign_pipeline.release.recall_index import Question, assert_complete, holders, holds
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers_words import officers_words
-from sovereign_pipeline.signing.predicates import RECALL, RECALL_WAIVER
 
 OPENED, WAIVED = "recall opened", "recall waived"
 OPENING = Act(OPENED, "recall", RECALL, "recall", lambda said: str(said["recall"]))

@@ -1,13 +1,4 @@
-"""The index of what registered adapters hold: which documents, sources, datasets and base models each rests on.
-
-An adapter holds what its weights were trained on: the rows of its own datasets, those of every adapter that training
-continued from, and those of a base model that was made here. It does not hold a document that was held out: that one
-was only scored with. A canary is a row, so it counts. The ids are those in the datasets' rows; two lines may use one id
-for different documents, and then both are named.
-
-What belongs here: reading the artifacts into the index. What does not: asking it (`held.py`), and what follows from an
-answer (`recall.py`). The artifacts are the authority: the index can be rebuilt from them, and shows what differed.
-"""
+"""The index of what adapters were trained on: filling it from the artifacts, and asking it."""
 
 import json
 from collections import deque
@@ -18,9 +9,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, or_, select, text, update
 from sqlalchemy.orm import InstrumentedAttribute, Session, load_only
 
-from sovereign_pipeline.artifacts.lineage import input_refs
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import Countdown, and_more
@@ -28,8 +16,11 @@ from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of
 from sovereign_pipeline.dataset.jsonl import CARD, row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.lifecycle_tables import (
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.store import ArtifactStore, input_refs
+from sovereign_pipeline.record.tables import (
+    Adapter,
     AdapterBaseModel,
     AdapterDataset,
     DatasetDocument,
@@ -38,7 +29,6 @@ from sovereign_pipeline.ledger.lifecycle_tables import (
     HeldDataset,
     HeldDocument,
 )
-from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.training.continuation import parent_adapter
 
 _DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)

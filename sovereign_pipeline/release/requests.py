@@ -1,8 +1,4 @@
-"""Asking that an adapter changes its state: what exactly is asked, on what evidence, signed by the officer who asks.
-
-What belongs here: composing a request, and entering it. What does not: what others decide of it (`decisions.py`), and
-the change itself (`changes.py`).
-"""
+"""Request a transition, decide a request, and make the transition once enough officers approved."""
 
 import datetime
 import hashlib
@@ -14,27 +10,38 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.gates import passing_verdict
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, NotFoundError, SignInError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.catalog import find_adapter, waivers_of
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import rules_digest, trust_named
-from sovereign_pipeline.ledger.rows_on_record import assert_on_record
-from sovereign_pipeline.ledger.states import (
+from sovereign_pipeline.record.audit_log import append, assert_on_record
+from sovereign_pipeline.record.catalog import (
     REQUESTED,
     STATE_CHANGED,
     State,
     facts_of,
+    find_adapter,
     in_production,
     state_of,
     transitions_of,
+    waivers_of,
 )
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
-from sovereign_pipeline.ledger.trust_on_record import assert_in_force
-from sovereign_pipeline.ledger.verifying import verify_registry
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.gates import passing_verdict
+from sovereign_pipeline.record.in_force import assert_in_force, rules_digest, trust_named
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.officers import (
+    Officer,
+    assert_may,
+    entry_actor,
+    officer_of,
+    on_one_line,
+    pipeline_signer,
+    trust_root,
+)
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
+from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.registry.mlflow_mirror import follow_after_act
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.release.recall import open_recalls
@@ -50,19 +57,6 @@ from sovereign_pipeline.release.standing import (
 )
 from sovereign_pipeline.release.trial import hold_evidence
 from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import (
-    Officer,
-    assert_may,
-    entry_actor,
-    officer_of,
-    pipeline_signer,
-    trust_root,
-)
-from sovereign_pipeline.signing.officers_words import on_one_line
-from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust import Trust
 
 FEWEST_DIGITS = 4
 """Of an id, by which a request is named. Fewer may fit the only one there is, whichever was meant."""

@@ -1,11 +1,4 @@
-"""How far a request is: who asked, who agreed, whether it has ended.
-
-Every signature is verified at its place in the log, and counts where the trust root lets its officer decide about that
-transition at that level. What is on record about a line is read once, whatever number of requests it has.
-
-What belongs here: reading requests, decisions and transitions back from rows that anybody may have written. What does
-not: entering any of them (`decisions.py`, `changes.py`).
-"""
+"""What the signed requests, decisions and transitions of a line amount to; verified one after the other."""
 
 import datetime
 import hashlib
@@ -19,12 +12,23 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import INSTITUTION, POLICY_CHANGED, kept_rule
-from sovereign_pipeline.ledger.rows_on_record import HINT
-from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, State, facts_of, states, transitions_of
-from sovereign_pipeline.ledger.tables import (
+from sovereign_pipeline.policy.recipe_model import nearest_known
+from sovereign_pipeline.policy.release import Release, TransitionName, is_transition, release_in
+from sovereign_pipeline.record.audit_log import HINT
+from sovereign_pipeline.record.catalog import (
+    REQUESTED,
+    STATE_CHANGED,
+    State,
+    facts_of,
+    find_adapter,
+    states,
+    transitions_of,
+)
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import INSTITUTION, POLICY_CHANGED, kept_rule
+from sovereign_pipeline.record.officers import OFFICER, PIPELINE, Officer
+from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, verify_statement
+from sovereign_pipeline.record.tables import (
     Adapter,
     AuditEntry,
     ReleaseDecision,
@@ -32,13 +36,8 @@ from sovereign_pipeline.ledger.tables import (
     Transition,
     row_as_dict,
 )
-from sovereign_pipeline.policy.recipe_model import nearest_known
-from sovereign_pipeline.policy.release import Release, TransitionName, is_transition, release_in
+from sovereign_pipeline.record.trust_root import Trust, TrustedKey
 from sovereign_pipeline.release.recall import open_recalls
-from sovereign_pipeline.signing.officers import OFFICER, PIPELINE, Officer
-from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
-from sovereign_pipeline.signing.statements import verify_statement
-from sovereign_pipeline.signing.trust import Trust, TrustedKey
 
 UNDECIDED: frozenset[State] = frozenset({"registered", "in review"})
 USABLE: frozenset[State] = frozenset({"approved", "staged", "production", "superseded"})

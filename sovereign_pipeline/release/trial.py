@@ -1,10 +1,4 @@
-"""The signed judgement of a hold, and an officer's acceptance of one that was inconclusive: files of the home.
-
-`serving/holds/LINE/ADAPTER-00000007/0001.sigstore.json` is what the pipeline signed about the comparison that began
-with change 7 of the line's flag, and `0001.accepted.sigstore.json` what an officer signed about it. The newest number
-counts. What belongs here: their form, writing and reading one. What does not: what is on record, and what a promotion
-rests on (`holds.py`), and judging (`serving/rollout/`).
-"""
+"""The trial of a staged adapter: reports, and officers' judgements on them."""
 
 import datetime
 import hashlib
@@ -17,35 +11,41 @@ from pydantic import Field, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import ConflictError, GateRefused, IntegrityError
 from sovereign_pipeline.base.files import read_bounded, write_atomically
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import trust_named
-from sovereign_pipeline.ledger.states import FLAG_CHANGED, in_production, transitions_of
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry
-from sovereign_pipeline.ledger.trust_on_record import assert_in_force
-from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.policy.rollout import Hold
-from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE, SUFFIX
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import (
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.catalog import FLAG_CHANGED, find_adapter, in_production, transitions_of
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import assert_in_force, trust_named
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.officers import (
     PIPELINE,
     actor_of,
     assert_may,
     entry_actor,
     officer_of,
+    on_one_line,
     trust_root,
     verify_act,
 )
-from sovereign_pipeline.signing.officers_words import on_one_line
-from sovereign_pipeline.signing.predicates import HOLD, HOLD_ACCEPTANCE
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement, signed_by, verify_statement
-from sovereign_pipeline.signing.trust import Trust
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.statements import (
+    HOLD,
+    HOLD_ACCEPTANCE,
+    LARGEST_BUNDLE,
+    SUFFIX,
+    Statement,
+    Subject,
+    sign_statement,
+    signed_by,
+    verify_statement,
+)
+from sovereign_pipeline.record.tables import Adapter, AuditEntry
+from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.record.verifying import verify_registry
 
 ACCEPTED_SUFFIX = f".accepted{SUFFIX}"
 LOOK = "`sovereign adapters hold LINE` shows how the hold stands; stage the adapter anew for another one."

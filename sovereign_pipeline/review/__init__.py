@@ -2,5 +2,5 @@
 
 What belongs here: planning and opening a review, links, ballots, closing, and the result; the web page is in `page/`.
 What does not: what an institution decides about a review (`policy/review.py`), and the audit log
-(`ledger/audit_log.py`).
+(`record/audit_log.py`).
 """

@@ -1,11 +1,4 @@
-"""Acts of a review: opening, links, sign-ins, ballots, guesses, closing. Each is a signed entry of the audit log.
-
-An act holds its number within the review and the digest of the one before, and is signed with a key that the database
-does not hold. So one that was put in, changed, copied, moved or taken out shows, whoever owns the database.
-
-What belongs here: entering acts, and reading those of one review back. What does not: whether the registry's rows are
-those of the acts (`reconciling.py`), and where the key lies (`custody.py`).
-"""
+"""The signed acts of a review: the key that signs them, finding reviews, entering and reading acts."""
 
 import hashlib
 import os
@@ -25,9 +18,9 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger import audit_log as audit
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, BlindReview, ReviewClosing, Table, row_as_dict
+from sovereign_pipeline.record import audit_log as audit
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.tables import Adapter, AuditEntry, BlindReview, ReviewClosing, Table, row_as_dict
 from sovereign_pipeline.review.plan import commitment
 
 SECRET_BYTES = 32

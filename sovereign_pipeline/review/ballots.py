@@ -1,9 +1,4 @@
-"""Ballots and guesses in the registry: each given once, none summed up before the review is closed.
-
-What belongs here: recording them, and how far each operator is. What does not: what makes an act of it (`acts.py`),
-closing (`closing.py`), figures (`result.py`), and which answer was the candidate's: a ballot holds A and B as they were
-shown.
-"""
+"""Sign-in links, ballots and guesses of operators."""
 
 import datetime
 import hashlib
@@ -17,15 +12,15 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError as RefusedByDatabase
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.people import COMMITMENT, People, person_in_short
-from sovereign_pipeline.ledger.tables import Ballot, BlindReview, Guess, SignInLink, SignInUse
 from sovereign_pipeline.policy.review import Criterion
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.people import COMMITMENT, People, person_in_short
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.tables import Ballot, BlindReview, Guess, SignInLink, SignInUse
 from sovereign_pipeline.review.acts import (
     BALLOT_GIVEN,
     GUESS_GIVEN,

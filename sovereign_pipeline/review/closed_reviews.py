@@ -1,25 +1,20 @@
-"""Closed reviews, read back verified from the registry, the store and the revealed seed.
-
-What belongs here: which closed review is about an adapter, and which adapters lost theirs. What does not: the figures
-(`result.py`).
-"""
+"""Closed reviews: reading them, whom a candidate is compared with, and the stage of the result."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.corpus.document import write_jsonl
-from sovereign_pipeline.ledger.catalog import find_adapter, registered_as
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
-from sovereign_pipeline.ledger.states import ENDED, states
-from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.policy.review import OfficerMay
+from sovereign_pipeline.record.audit_log import adapters_on_record
+from sovereign_pipeline.record.catalog import ENDED, find_adapter, registered_as, states
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact, ArtifactStore
+from sovereign_pipeline.record.tables import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
 from sovereign_pipeline.review.acts import find_closed, find_closed_of
 from sovereign_pipeline.review.plan import OpponentChoice, answers_of, plan_of, read_plan

@@ -9,11 +9,13 @@ from collections.abc import Iterable
 
 from sovereign_pipeline.base.errors import GateRefused, InputError, SignInError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import trust_named
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.tables import BlindReview, ReviewClosing
-from sovereign_pipeline.ledger.trust_on_record import assert_in_force
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import assert_in_force, trust_named
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.officers import assert_may, officer_of, on_one_line, trust_root
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.statements import EARLY_CLOSING, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.review.acts import (
     REVIEW_CLOSED,
     REVIEW_CLOSED_EARLY,
@@ -28,11 +30,6 @@ from sovereign_pipeline.review.acts import (
 from sovereign_pipeline.review.ballots import ballots_digest, stands_for
 from sovereign_pipeline.review.plan import PlanContents, ReviewPlan
 from sovereign_pipeline.review.reconciling import CLOSE, STATEMENT, assert_none, findings_in, read_log, rows_of, said_of
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import assert_may, officer_of, trust_root
-from sovereign_pipeline.signing.officers_words import on_one_line
-from sovereign_pipeline.signing.predicates import EARLY_CLOSING
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 
 
 def close(

@@ -14,18 +14,18 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Stage, Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError, StaleInput
 from sovereign_pipeline.base.files import held_if_free
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.catalog import find_adapter, registered_as
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.tables import Adapter, Ballot, BlindReview
 from sovereign_pipeline.policy.review import FEWEST_OPERATORS, MOST_OPERATORS, OperatorName, Review
+from sovereign_pipeline.record.catalog import find_adapter, registered_as
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Stage, Workplace
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.tables import Adapter, Ballot, BlindReview
 from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
 from sovereign_pipeline.review.acts import (
     OPENED,
@@ -50,7 +50,7 @@ class ReviewRequest:
     """What whoever opens a review decides; the rest is the recipe's."""
 
     actor: str
-    """What stands for whoever opens it, for the audit log (`ledger/people.py`)."""
+    """What stands for whoever opens it, for the audit log (`record/people.py`)."""
     operators: tuple[str, ...] = ()
     """Their names, where the recipe gives a number only. What is written down stands for them."""
     prompt_file: Path | None = None

@@ -1,9 +1,4 @@
-"""Who is shown what, in which order and at which position (A or B): all of it from one sealed seed.
-
-What belongs here: pure functions from a seed to a plan. Whoever has the seed derives every position again; for anybody
-else the positions are indistinguishable from random (HMAC-SHA256 under the seed, RFC 2104). What does not: answers and
-files (`plan_stage.py`).
-"""
+"""The plan of a blind review: who is shown what at which position, derived from one sealed seed."""
 
 import hashlib
 import hmac
@@ -16,15 +11,15 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from pydantic import ValidationError
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.ledger.people import person_in_short
-from sovereign_pipeline.ledger.tables import BlindReview
 from sovereign_pipeline.policy.review import Criterion, OfficerMay, Review
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.people import person_in_short
+from sovereign_pipeline.record.store import Artifact, ArtifactStore
+from sovereign_pipeline.record.tables import BlindReview
 
 Position = Literal["a", "b"]
 """Where an answer is shown: as answer A or as answer B."""
@@ -103,7 +98,7 @@ class ReviewPlan(Frozen):
     identical: tuple[str, ...]
     """Ids of the prompts to which both arms gave the same answer."""
     operators: dict[str, tuple[PlannedPair, ...]]
-    """What stands for an operator (`ledger/people.py`), or a number -> pairs in the order in which they are shown."""
+    """What stands for an operator (`record/people.py`), or a number -> pairs in the order in which they are shown."""
     ballots: int
     """How many ballots close the review; ties for identical answers do not count."""
     margin: float

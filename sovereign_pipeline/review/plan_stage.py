@@ -1,8 +1,4 @@
-"""The `review_plan` artifact: both arms' sealed answers to every prompt of a review, and the plan that shows them.
-
-What belongs here: its stage and its build. What does not: what the plan holds (`plan.py`), which prompts there are
-(`prompts.py`), and who may open a review (`opening.py`). It is no asset: only opening a review makes it.
-"""
+"""Make a review's plan: choose prompts, let both arms answer, seal the answers."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -11,10 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from sovereign_pipeline.artifacts.lineage import lineage
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.errors import CeilingExceeded, InputError, IntegrityError, SourceError
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.base.text import Countdown, and_more, counted
@@ -24,10 +16,13 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, open_models, prompt_text
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.review import Review
+from sovereign_pipeline.record.catalog import find_adapter
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.review.acts import ReviewSecrets
 from sovereign_pipeline.review.closed_reviews import Opponent

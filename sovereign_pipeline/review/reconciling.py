@@ -14,14 +14,16 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import IntegrityError, SovereignError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger import audit_log as audit
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.people import person_in_short
-from sovereign_pipeline.ledger.tables import (
+from sovereign_pipeline.record import audit_log as audit
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.officers import trust_root, verify_act
+from sovereign_pipeline.record.people import person_in_short
+from sovereign_pipeline.record.statements import EARLY_CLOSING
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.tables import (
     AuditEntry,
     Ballot,
     BlindReview,
@@ -51,8 +53,6 @@ from sovereign_pipeline.review.acts import (
 )
 from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, content_of, guesses_of, was_asked
 from sovereign_pipeline.review.plan import PlanContents, plan_of
-from sovereign_pipeline.signing.officers import trust_root, verify_act
-from sovereign_pipeline.signing.predicates import EARLY_CLOSING
 
 CLOSE = "close"
 """What the trust root must let an officer do who closes a review early."""

@@ -1,8 +1,4 @@
-"""The result of a closed review: its figures, the verdict on them, and its tables.
-
-What belongs here: what follows from ballots that are unblinded. What does not: undoing the positions
-(`unblinding.py`), and how an interval is computed (`statistics.py`).
-"""
+"""The result of a closed review: unblinded ballots, statistics, the verdict and its tables."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -11,12 +7,13 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from sovereign_pipeline.artifacts.stage import Outcome, Verdict
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError
 from sovereign_pipeline.base.frozen import Frozen
-from sovereign_pipeline.ledger.people import person_in_short
-from sovereign_pipeline.ledger.tables import Ballot, Guess
 from sovereign_pipeline.policy.review import Criterion
+from sovereign_pipeline.record.officers import officer_in_short
+from sovereign_pipeline.record.people import person_in_short
+from sovereign_pipeline.record.stage import Outcome, Verdict
+from sovereign_pipeline.record.tables import Ballot, Guess
 from sovereign_pipeline.review.plan import (
     PlanContents,
     PlannedPair,
@@ -25,7 +22,6 @@ from sovereign_pipeline.review.plan import (
     commitment,
     in_words,
 )
-from sovereign_pipeline.signing.officers import officer_in_short
 
 CONFIDENCE = 0.95
 POWER = 0.8

@@ -17,8 +17,6 @@ from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.errors import ConflictError, EngineRefused, IntegrityError, SovereignError, place_of
 from sovereign_pipeline.base.files import write_atomically
 from sovereign_pipeline.base.frozen import Frozen
@@ -27,17 +25,19 @@ from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
-from sovereign_pipeline.ledger.database import Registry, is_there, open_registry
-from sovereign_pipeline.ledger.rows_on_record import adapters_on_record
-from sovereign_pipeline.ledger.states import State, lines_in, states
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.audit_log import adapters_on_record
+from sovereign_pipeline.record.catalog import State, lines_in, states
+from sovereign_pipeline.record.database import Registry, is_there, open_registry
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.store import Artifact, ArtifactStore
+from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry.record import AdapterRecord, disagreements, read_record
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.standing import assert_signed, production_before
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.high_water_marks import serving_directory
 from sovereign_pipeline.serving.rollout.flag import Flag
-from sovereign_pipeline.signing.trust import Trust
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, tuned_model
 
 NOT_VERIFIED = (SovereignError, OSError, KeyError, TypeError, ValueError)

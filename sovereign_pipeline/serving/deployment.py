@@ -18,9 +18,6 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
-from sovereign_pipeline.artifacts.making import Identity, make_artifact
-from sovereign_pipeline.artifacts.stage import Built, Progress
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.errors import (
     EngineLost,
     EngineRefused,
@@ -34,13 +31,17 @@ from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
-from sovereign_pipeline.ledger.database import Registry, RegistryNewer, open_registry
-from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
-from sovereign_pipeline.ledger.verifying import verify_registry
 from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.record.checkpoints import assert_not_older
+from sovereign_pipeline.record.database import Registry, RegistryNewer, open_registry
+from sovereign_pipeline.record.in_force import assert_not_put_back
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.stage import Built, Identity, Progress, make_artifact
+from sovereign_pipeline.record.store import Artifact, ArtifactStore
+from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.serving.deployable import Found, Verified, find_deployable, find_last_verified, forget, note
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
 from sovereign_pipeline.serving.fingerprints import (
@@ -55,8 +56,6 @@ from sovereign_pipeline.serving.fingerprints import (
 from sovereign_pipeline.serving.high_water_marks import FILE as FILE_OF_NEWEST_TRUST
 from sovereign_pipeline.serving.high_water_marks import assert_none_newer_seen, serving_directory
 from sovereign_pipeline.serving.rollout.in_force import Flags, seen_file
-from sovereign_pipeline.signing.officers import trust_root
-from sovereign_pipeline.signing.trust import Trust
 
 KIND = "adapter_fingerprint"
 FILE = "fingerprint.json"

@@ -4,7 +4,7 @@ The ledger names the trust root of the last act, so one that followed and was pu
 newest by this file alone. An older one knows nothing of keys that were revoked since.
 
 What belongs here: remembering it, and refusing an older one. What does not: reading the trust root (`signing/`), and
-what the ledger says of it (`ledger/trust_on_record.py`).
+what the ledger says of it (`record/in_force.py`).
 """
 
 import json
@@ -16,7 +16,7 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import held_within, write_atomically
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.signing.trusted import Trust
+from sovereign_pipeline.record.trust_root import Trust
 
 FILE = "trust-seen.json"
 LOCK_SECONDS = 5

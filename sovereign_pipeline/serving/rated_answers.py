@@ -25,12 +25,12 @@ from sovereign_pipeline.base.errors import (
     SourceError,
 )
 from sovereign_pipeline.base.frozen import Frozen
-from sovereign_pipeline.ledger import audit_log
-from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import LINE_NAME, Line
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import PLACEHOLDER
+from sovereign_pipeline.record import audit_log
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.review.plan_stage import PromptRow
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Thumb
 from sovereign_pipeline.serving.scanning import language_of

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.policy.corpus import Split
+from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.split.contained_texts import (
     Boilerplate,
     CrossingTexts,

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from sovereign_pipeline.artifacts.stage import Progress, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.text import Countdown, silent
 from sovereign_pipeline.base.workers import WorkerPool
@@ -22,6 +20,8 @@ from sovereign_pipeline.corpus.folding import folded, folded_author
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
 from sovereign_pipeline.corpus.values import link_key
 from sovereign_pipeline.policy.corpus import Split
+from sovereign_pipeline.record.stage import Progress, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split.contained_texts import TextCollector, TextRecords, Texts, texts_of
 from sovereign_pipeline.split.shingles import Shingles
 from sovereign_pipeline.split.similarity import (

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.stage import Inputs, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.assignment import MIN_SHARE, components, needed
 from sovereign_pipeline.split.contained_texts import Boilerplate, OwnShingles, contained_pairs, crossing_texts

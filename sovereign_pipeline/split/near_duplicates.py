@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.text import Countdown, silent
+from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.split.shingles import (
     HASH_BITS,
     Block,

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.stages import DOCUMENTS
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Workplace
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN
 from sovereign_pipeline.split.assignment import MIN_SHARE, assign
 from sovereign_pipeline.split.features import author_keys_of, read_features, stop_without_the_model

@@ -16,12 +16,12 @@ from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import CeilingExceeded, SourceError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.file_formats import BYTE_ORDER_MARK, read_rows
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.suites.cards import ChoiceTask, SuiteCard, SuiteFile, matching_files, suite_digest, suite_folder
 
 

@@ -12,10 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.lineage import lineage
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.stage import Inputs, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, IntegrityError, NotFoundError, RecipeError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import and_more
@@ -24,10 +20,12 @@ from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.dataset.jsonl import row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.states import ENDED, state_of
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.catalog import ENDED, find_adapter, state_of
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.stage import Inputs, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact, lineage
 from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.gate import shared_with_held_out
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT

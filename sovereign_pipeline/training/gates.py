@@ -15,8 +15,6 @@ from heapq import nsmallest
 from pathlib import Path
 from typing import Any, cast
 
-from sovereign_pipeline.artifacts.stage import Inputs, Progress, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.files import digest_of, held, short
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import Countdown
@@ -35,6 +33,8 @@ from sovereign_pipeline.dataset.jsonl import (
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.record.stage import Inputs, Progress, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.forward import passes_in

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.corpus.document import Document, read_jsonl
@@ -16,6 +15,7 @@ from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINI
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
 from sovereign_pipeline.policy.training.tuning import Tuning
+from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.training.rows import Completion, EncodedRow, encode
 
 # Control characters could move the terminal's cursor and hide text; Unicode has a picture of each.

@@ -12,11 +12,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.making import library_versions
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.policy.training.training import Preference
+from sovereign_pipeline.record.stage import library_versions
 from sovereign_pipeline.training.devices import all_processes, in_shares, is_first
 from sovereign_pipeline.training.forward import packed, reply_log_probabilities
 from sovereign_pipeline.training.job import TrainingJob

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.policy.training.trl_trainers import TrlArgument
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.job import Method
 
 REPORT_FILE = "report.json"

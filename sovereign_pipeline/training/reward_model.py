@@ -12,12 +12,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.dataset.jsonl import PreferenceRow
 from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.models import read_base
 from sovereign_pipeline.training.report import REPORT_FILE, BaseModelIdentity, Libraries

@@ -11,9 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.making import library_versions, source_digest
-from sovereign_pipeline.artifacts.stage import Built, Config, Gate, Inputs, Stage, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.settings import Settings
@@ -24,6 +21,17 @@ from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATAS
 from sovereign_pipeline.policy.line import Line, no_evaluation
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.policy.training.training import Preference, Training
+from sovereign_pipeline.record.stage import (
+    Built,
+    Config,
+    Gate,
+    Inputs,
+    Stage,
+    Workplace,
+    library_versions,
+    source_digest,
+)
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.sandbox.sandbox import require_sandbox
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training import gates

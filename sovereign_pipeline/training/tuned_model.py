@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from sovereign_pipeline.artifacts.manifest import Manifest
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import digest_of, file_sha256
+from sovereign_pipeline.record.manifest import Manifest
+from sovereign_pipeline.record.store import Artifact
 
 ADAPTER_DIRECTORY = "adapter"
 """In the artifact: an ordinary PEFT directory."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sovereign_pipeline.artifacts.stage import Workplace
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 

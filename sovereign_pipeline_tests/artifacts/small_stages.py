@@ -4,9 +4,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.materializing import materialize
 
 CONTENT = "content.txt"

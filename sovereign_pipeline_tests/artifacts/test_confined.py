@@ -4,14 +4,14 @@ import shutil
 
 import pytest
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import CorpusWithheld, IntegrityError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, SOURCES
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

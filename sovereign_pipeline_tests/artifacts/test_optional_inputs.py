@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from sovereign_pipeline.artifacts.making import identity_of
-from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.staleness import Change, Reason, explain, stale_kinds
 from sovereign_pipeline.base.errors import GateRefused, StaleInput
+from sovereign_pipeline.record.stage import Stage, Verdict, Workplace, identity_of
+from sovereign_pipeline.record.staleness import Change, Reason, explain, stale_kinds
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
 
 FAILING = replace(SHORT, evaluate=lambda workplace, artifact, inputs: Verdict(False, "it is long.", {}))

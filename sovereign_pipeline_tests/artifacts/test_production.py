@@ -11,14 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates, passing_verdict
-from sovereign_pipeline.artifacts.making import identity_of
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline.base.files import digest_of, file_sha256
+from sovereign_pipeline.record.gates import assert_usable, evaluate_gates, passing_verdict
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Gate, Inputs, Stage, Verdict, Workplace, identity_of
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
 
 
@@ -329,7 +328,7 @@ def test_a_build_that_fails_leaves_nothing(workplace: Workplace) -> None:
 def test_what_a_killed_process_left_is_no_artifact_and_is_cleared_away(workplace: Workplace) -> None:
     program = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from sovereign_pipeline.artifacts.store import ArtifactStore\n"
+        "from sovereign_pipeline.record.store import ArtifactStore\n"
         "with ArtifactStore(Path(sys.argv[1]), seals=None).workspace() as workspace:\n"
         "    (workspace / 'half.txt').write_text('half')\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )

@@ -9,21 +9,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from sovereign_pipeline.artifacts.gate_records import recorded_verdict, waiver_identity
-from sovereign_pipeline.artifacts.making import make_artifact
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
-from sovereign_pipeline.artifacts.waiving import propose_waiver
-from sovereign_pipeline.artifacts.waiving import waive as waive_by_key
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, NotFoundError, SignInError, SovereignError
 from sovereign_pipeline.base.files import canonical_json
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.signing.keys import FileSigner, generate, read_key
-from sovereign_pipeline.signing.officers import TRUST, trust_root
-from sovereign_pipeline.signing.predicates import WAIVER
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust_changes import add_officer, revoke
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.gates import propose_waiver, recorded_verdict, waiver_identity
+from sovereign_pipeline.record.gates import waive as waive_by_key
+from sovereign_pipeline.record.keys import FileSigner, generate, read_key
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.officers import TRUST, trust_root
+from sovereign_pipeline.record.stage import Built, Stage, Workplace, make_artifact
+from sovereign_pipeline.record.statements import WAIVER, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.artifacts.test_waiver import consume, stage_that
 from sovereign_pipeline_tests.officers import officer, waive

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from sovereign_pipeline.artifacts import making
-from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Gate, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.staleness import LONGEST_VALUE, Change, Reason, compare, explain, stale_kinds
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import short
+from sovereign_pipeline.record import stage as making
+from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Gate, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.record.staleness import LONGEST_VALUE, Change, Reason, compare, explain, stale_kinds
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
 from sovereign_pipeline_tests.officers import waive
 

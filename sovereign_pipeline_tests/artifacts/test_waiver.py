@@ -8,15 +8,14 @@ from typing import get_args
 
 import pytest
 
-from sovereign_pipeline.artifacts.gate_records import read_verdict, recorded_verdict, waiver_in
-from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace
 from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, Remedy
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.policy.margins import Gates, OfficerMay
+from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict, read_verdict, recorded_verdict, waiver_in
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace
 from sovereign_pipeline_tests.artifacts.small_stages import make, writes
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.officers import PERSON, officer, waive

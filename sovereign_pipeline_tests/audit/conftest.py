@@ -10,9 +10,9 @@ import pytest
 from sovereign_pipeline.audit.evidence import write_package
 from sovereign_pipeline.audit.verify import read_folder
 from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.ledger.log import log_key, notes, witnesses
-from sovereign_pipeline.ledger.log.notes import COSIGNS
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record import checkpoints, notes, witnesses
+from sovereign_pipeline.record.notes import COSIGNS
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.cadence import record_review
 from sovereign_pipeline.release.recall import waive_recall
@@ -48,7 +48,7 @@ class Desk:
 def witnessed(office: Office, root: Path) -> None:
     """Let the witness of the trust root cosign the newest checkpoint."""
     registry, settings = office.registry, office.bench.settings
-    log = log_key.signer(settings)
+    log = checkpoints.signer(settings)
     assert log is not None
     note = registry.checkpoint()
     with registry.reading() as session:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sovereign_pipeline.audit import verify
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.predicates import EVIDENCE
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.statements import EVIDENCE, Statement, Subject, sign_statement
 
 INDEX, SIGNATURE = "index.json", "index.json.sigstore.json"
 

@@ -9,11 +9,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from sovereign_pipeline.audit import verify
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.statements import APPROVAL, FLAG, REQUEST, TRANSITION, Statement, Subject, sign_statement
 from sovereign_pipeline.serving.rollout.flag import Change, Flag, document
 from sovereign_pipeline.serving.rollout.publishing import told_of
-from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.predicates import APPROVAL, FLAG, REQUEST, TRANSITION
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
 
 ADAPTER, OTHER, RECORD, RULES = "lamps-1.0.0", "lamps-1.1.0", "a" * 64, b"rules"
 NAMED = {"digest": "c" * 64, "record_manifest": RECORD, "classification": "PUBLIC"}

@@ -12,11 +12,10 @@ import pytest
 from sovereign_pipeline.audit.evidence import write_package
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.ledger.log import log_key
+from sovereign_pipeline.record import checkpoints
+from sovereign_pipeline.record.keys import FileSigner, read_key, read_public_file
+from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.serving.rollout.publishing import follow
-from sovereign_pipeline.signing.demonstration import demonstration_trust
-from sovereign_pipeline.signing.key_sources import read_public_file
-from sovereign_pipeline.signing.keys import FileSigner, read_key
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
 from sovereign_pipeline_tests.registry.bench import small_bench
 from sovereign_pipeline_tests.release.conftest import Office
@@ -52,8 +51,8 @@ def demonstration_package(institution: DemoInstitution, folder: Path) -> str:
     institution.recipe["line"] = "permits-desk"
     institution.rules["release"] = {"blind_review": "not_required", "promote_without_hold": list(LADDER)}
     settings = institution.settings
-    log = log_key.new_log()
-    log_key.keep(settings, log)
+    log = checkpoints.new_log()
+    checkpoints.keep(settings, log)
     (institution.root / "log.pub").write_text(f"{log.verifier}\n")
     others = {"log": [read_public_file(institution.root / "log.pub")]}
     trust = demonstration_trust(settings.data / "trust", settings.keys, others)

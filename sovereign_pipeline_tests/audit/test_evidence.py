@@ -20,13 +20,13 @@ from sovereign_pipeline.audit.evidence import GIVEN, answered
 from sovereign_pipeline.audit.gathering import Gathered, gather
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.auditing.trusted_log import witnessed_by
-from sovereign_pipeline.ledger.log import log_key
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record import checkpoints
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.record.trust_changes import revoke
+from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.record.witnesses import witnessed_by
 from sovereign_pipeline.registry.registration import registered_adapter_stage
-from sovereign_pipeline.signing.trust_changes import revoke
-from sovereign_pipeline.signing.trusted import Trust
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk, written
 from sovereign_pipeline_tests.conftest import PROMPTS, QUESTIONS, DemoInstitution
 from sovereign_pipeline_tests.registry.bench import (
@@ -249,7 +249,7 @@ def test_none_is_written_of_what_does_not_hold(
 )
 def test_a_revoked_witness_has_seen_nothing(desk: Desk) -> None:
     settings, trust = desk.office.bench.settings, desk.office.trust
-    log = log_key.signer(settings)
+    log = checkpoints.signer(settings)
     assert log is not None
     seen = witnessed_by(trust, log.verifier, settings)
     assert seen is not None and seen.entries

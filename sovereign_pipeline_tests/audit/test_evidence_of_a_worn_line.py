@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import pytest
 
 from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.ledger.states import transitions_of
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.catalog import transitions_of
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.record.trust_changes import rotate_root
 from sovereign_pipeline.release.purge import plan_purge, purge
 from sovereign_pipeline.release.trial import Judgement, accept_hold, enter_judgements, write_judgement
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.trust_changes import rotate_root
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, written
 from sovereign_pipeline_tests.audit.packages import Package, changed
 from sovereign_pipeline_tests.conftest import DemoInstitution, minimal_recipe

@@ -15,8 +15,8 @@ import pytest
 from sovereign_pipeline.audit import verify
 from sovereign_pipeline.audit.shown_files import SHOWN
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.signing.keys import FileSigner, keyid_of
-from sovereign_pipeline.signing.trust_changes import create_trust
+from sovereign_pipeline.record.keys import FileSigner, keyid_of
+from sovereign_pipeline.record.trust_changes import create_trust
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk
 from sovereign_pipeline_tests.audit.packages import INDEX, SIGNATURE, Package, changed
 from sovereign_pipeline_tests.trusted import demonstration_key

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.audit import verify
-from sovereign_pipeline.signing.predicates import EARLY_CLOSING, HOLD, HOLD_ACCEPTANCE, PURGE, REVIEW
+from sovereign_pipeline.record.statements import EARLY_CLOSING, HOLD, HOLD_ACCEPTANCE, PURGE, REVIEW
 from sovereign_pipeline_tests.audit.story import ADAPTER, OTHER, RECORD, SIGNERS, Review, Story, moment
 
 JUDGED: dict[str, Any] = {"line": "lamps", "adapter": ADAPTER, "outcome": "inconclusive", "observations": "1" * 64}

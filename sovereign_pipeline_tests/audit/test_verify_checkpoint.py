@@ -7,8 +7,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from sovereign_pipeline.audit import verify
-from sovereign_pipeline.ledger.log import notes
-from sovereign_pipeline.ledger.log.notes import COSIGNS, SIGNS, Note, Signature, Signer
+from sovereign_pipeline.record import notes
+from sovereign_pipeline.record.notes import COSIGNS, SIGNS, Note, Signature, Signer
 
 AT = 1_900_000_000
 LOG, COURT, PRESS = notes.new_signer("log", SIGNS), *(notes.new_signer(name, COSIGNS) for name in ("court", "press"))

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.audit import verify
+from sovereign_pipeline.record.statements import APPROVAL
 from sovereign_pipeline.release.standing import ARROWS
-from sovereign_pipeline.signing.predicates import APPROVAL
 from sovereign_pipeline_tests.audit.story import ADAPTER, EVIDENCE, OTHER, Story, moment
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.audit import verify
-from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.trust_changes import create_trust, rotate_root
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.trust_changes import create_trust, rotate_root
 from sovereign_pipeline_tests.audit.story import moment
 
 OLD, NEW, LAST = ([generate() for _ in range(3)] for _ in range(3))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.backup.restoring import Restored, restore
 from sovereign_pipeline.backup.taking import Taken, take
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

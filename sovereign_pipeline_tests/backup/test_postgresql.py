@@ -21,12 +21,12 @@ from sovereign_pipeline.backup.snapshot import database_file
 from sovereign_pipeline.backup.taking import CREATED, check
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.log.checkpoints import checkpoint_file
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.verifying import verify_registry
-from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.checkpoints import checkpoint_file
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline_tests.backup.conftest import Office, act
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until, wait_until_ended
 
@@ -167,8 +167,8 @@ def with_mlflow(office: Office, tracking: str) -> Office:
 
 
 TWO_ACTS = """
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.base.settings import Settings
 registry = open_registry(Settings.from_environment())
 for _ in range(2):

@@ -9,8 +9,8 @@ from sovereign_pipeline.backup.repairing import REPAIRED, repair
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.stages import DOCUMENTS, SOURCES
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline_tests.backup.conftest import Office
 
 VERDICT = "verdict.json"

@@ -14,13 +14,13 @@ from sovereign_pipeline.backup.restoring import RESTORED
 from sovereign_pipeline.backup.taking import CREATED, check, take
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, PrivacyError
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.log.checkpoints import checkpoint_file
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.verifying import verify_registry
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.trust_changes import revoke, rotate_key
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.checkpoints import checkpoint_file
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.trust_changes import revoke, rotate_key
+from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline_tests.artifacts.test_confined import WORD
 from sovereign_pipeline_tests.backup.conftest import ACT, Office, act
 from sovereign_pipeline_tests.conftest import DemoInstitution

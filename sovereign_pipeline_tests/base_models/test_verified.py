@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, RecipeError, Remedy
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.fetching import fetch
 from sovereign_pipeline.base_models.pinned import card_path, load_card, model_directory, verify
 from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 

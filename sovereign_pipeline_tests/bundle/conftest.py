@@ -14,10 +14,9 @@ import pytest
 
 from sovereign_pipeline.bundle.carried.verifying import Bundle, verify
 from sovereign_pipeline.bundle.packing import Content, pack, tool
-from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.trust import Trust, load_trust
-from sovereign_pipeline.signing.trust_changes import create_trust
-from sovereign_pipeline.signing.trust_files import read_files
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.trust_changes import create_trust
+from sovereign_pipeline.record.trust_root import Trust, load_trust, read_files
 
 PACKED = datetime(2026, 11, 27, 9, tzinfo=UTC)
 ARRIVED = PACKED + timedelta(days=2)

@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from sovereign_pipeline.bundle.carried.p256 import N, P, is_signed
-from sovereign_pipeline.signing.keys import FileSigner, der_of, generate
+from sovereign_pipeline.record.keys import FileSigner, der_of, generate
 
 CONTENT = b"what is signed"
 

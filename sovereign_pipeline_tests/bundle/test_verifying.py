@@ -14,11 +14,10 @@ from sovereign_pipeline.bundle.carried.reading import Refused, sha256, spelled
 from sovereign_pipeline.bundle.carried.telling import told
 from sovereign_pipeline.bundle.carried.verifying import is_safe
 from sovereign_pipeline.bundle.packing import Content
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.predicates import BUNDLE, HOLD
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust import load_trust
-from sovereign_pipeline.signing.trust_changes import add_key, revoke, rotate_key, rotate_root
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.statements import BUNDLE, HOLD, Statement, Subject, sign_statement
+from sovereign_pipeline.record.trust_changes import add_key, revoke, rotate_key, rotate_root
+from sovereign_pipeline.record.trust_root import load_trust
 from sovereign_pipeline_tests.bundle.conftest import ARRIVED, PACKED, Packers
 
 
@@ -36,7 +35,7 @@ def test_a_bundle_says_what_it_holds_and_who_vouches_for_it(packers: Packers, fi
 
 
 def test_the_signature_is_one_that_the_signing_room_verifies(packers: Packers, first_bundle: Path) -> None:
-    from sovereign_pipeline.signing.statements import verify_statement
+    from sovereign_pipeline.record.statements import verify_statement
 
     index = sha256((first_bundle / "index.json").read_bytes())
     signature = (first_bundle / "index.json.sigstore.json").read_bytes()

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE
 from sovereign_pipeline.backup.taking import CREATED
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.cli import app
@@ -19,11 +18,12 @@ from sovereign_pipeline.commands.examination import pinned, records
 from sovereign_pipeline.commands.examination.examining import examine
 from sovereign_pipeline.commands.examination.findings import Finding, print_findings
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.log import notes, witnesses
-from sovereign_pipeline.ledger.log.notes import COSIGNS, new_signer
 from sovereign_pipeline.privacy.vault import fingerprint_of
+from sovereign_pipeline.record import notes, witnesses
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.notes import COSIGNS, new_signer
+from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE
 from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
@@ -81,7 +81,7 @@ def test_it_says_since_when_nobody_has_seen_the_ledger(settings: Settings, monke
     )
     witness = new_signer("court.example/audit", COSIGNS)
     with registry.reading() as session:
-        from sovereign_pipeline.ledger.log.log_key import verifier
+        from sovereign_pipeline.record.checkpoints import verifier
 
         log = verifier(session, settings)
         assert log is not None
@@ -113,7 +113,7 @@ def test_backups_are_due_each_month(settings: Settings, monkeypatch: pytest.Monk
 def test_a_trust_root_that_expires_soon_is_a_finding(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    from sovereign_pipeline.signing.officers import trust_root
+    from sovereign_pipeline.record.officers import trust_root
 
     real = replace(trust_root(settings), is_demonstration=False)
     monkeypatch.setattr(pinned, "trust_root", lambda settings: real)

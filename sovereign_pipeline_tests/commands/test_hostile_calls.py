@@ -14,7 +14,7 @@ import yaml
 
 from sovereign_pipeline import cli
 from sovereign_pipeline.privacy import vault_cli
-from sovereign_pipeline.signing import trust_cli
+from sovereign_pipeline.record import trust_cli
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 OF_A_LINE = [

@@ -12,8 +12,6 @@ import yaml
 from pydantic import BaseModel
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base_models.pinned import BaseModelCard
 from sovereign_pipeline.cli import app
@@ -21,7 +19,9 @@ from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.recipe_model import models_in
-from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.suites.cards import SuiteCard
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

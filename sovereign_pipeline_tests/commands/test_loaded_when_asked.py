@@ -28,7 +28,7 @@ def test_listing_adapters_loads_neither_corpus_nor_detectors(tmp_path: Path) -> 
         ended = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
     assert "none yet" in ended.stdout
     loaded = set(ended.stderr.split())
-    assert "ledger" in loaded
+    assert "record" in loaded
     assert not loaded & {"corpus", "privacy", "dataset", "training", "evaluation", "orchestration"}
 
 

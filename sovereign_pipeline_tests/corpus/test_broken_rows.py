@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import QuarantineExceeded, SourceError
 from sovereign_pipeline.corpus.document import read_documents, read_jsonl
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 
 MARKER = "87654321"

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import PrivacyError, RecipeError, SourceError
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES, read_sources
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 WITHDRAWN = {"id": "R-00003", "reason": "withdrawn on request"}

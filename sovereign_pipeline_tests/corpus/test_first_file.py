@@ -6,14 +6,14 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Verdict
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.cli import app, main
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Verdict
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.corpus.dirty_files import SECRET_WORDS
 from sovereign_pipeline_tests.corpus.first_file import OUTCOMES, NotPassed, Read, Stop, Variant

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import RowRejected, read_documents
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.corpus.values import linked_ids, normal_id
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 
 FORMS: dict[str, tuple[Any, tuple[str, ...]]] = {

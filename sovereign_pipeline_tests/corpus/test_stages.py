@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, QuarantineExceeded, SourceError
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, SOURCES
+from sovereign_pipeline.record.gates import assert_usable, evaluate_gates
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter, minimal_recipe
 
 

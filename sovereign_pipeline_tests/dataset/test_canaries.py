@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import SPACE_BITS, WORDS, alternatives, canary_rows, never_planted, planted
@@ -15,6 +14,7 @@ from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATAS
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.training.training import Canaries
 from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.chain import card_of, dataset_stage, rows_of, split_of

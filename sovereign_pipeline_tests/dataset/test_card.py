@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import assert_usable
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import StaleInput
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.intervals import measured_share
@@ -25,6 +22,9 @@ from sovereign_pipeline.dataset.jsonl import (
 )
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.privacy.preview import JudgedRow, Judgement, record_judgement
+from sovereign_pipeline.record.gates import assert_usable
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import TRAIN
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.chain import (

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.gates import assert_usable, evaluate_gates, passing_verdict
-from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, SourceError
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.contamination import LONGEST_NAME, NOT_CONTAMINATED, Contamination, SuiteItem
 from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
+from sovereign_pipeline.record.gates import assert_usable, evaluate_gates, passing_verdict
+from sovereign_pipeline.record.stage import Stage, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.chain import Rows, dataset_stage, tampering
 from sovereign_pipeline_tests.evaluation.published import FUNCTION, copy_cards, write_mirror

@@ -14,10 +14,10 @@ import pytest
 import yaml
 from pyrage import x25519
 
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline_tests.conftest import ANY_GUARDRAIL, JUDGE_LABELS, LADDER, PROMPTS
 from sovereign_pipeline_tests.tiny_model import save_tiny_model
 from sovereign_pipeline_tests.trusted import trust_demonstration

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.evaluation.report.report import EvaluationReport
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.rows_on_record import enter_adapter
-from sovereign_pipeline.ledger.tables import Adapter, BaseModelRow, Dataset
+from sovereign_pipeline.record.audit_log import enter_adapter
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.record.tables import Adapter, BaseModelRow, Dataset
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import stated_weights

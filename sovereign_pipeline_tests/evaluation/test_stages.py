@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.making import Production
 from sovereign_pipeline.base.errors import CeilingExceeded, SourceError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.evaluation.records import (
@@ -20,6 +19,7 @@ from sovereign_pipeline.evaluation.records import (
 )
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES
 from sovereign_pipeline.orchestration.pages.page import page_of
+from sovereign_pipeline.record.stage import Production
 from sovereign_pipeline_tests.conftest import PROMPTS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.chain import QUESTIONS, Chain, jsonl
 from sovereign_pipeline_tests.evaluation.published import copy_cards, write_mirror, write_text

@@ -4,11 +4,11 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.log.merkle import Growth, leaf_hash
-from sovereign_pipeline.ledger.log.notes import TreeHead, parse_note, parse_tree_head
-from sovereign_pipeline.ledger.tables import LedgerEntry
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.merkle import Growth, leaf_hash
+from sovereign_pipeline.record.notes import TreeHead, parse_note, parse_tree_head
+from sovereign_pipeline.record.tables import LedgerEntry
 from sovereign_pipeline_tests.ledger.owner import without_triggers
 
 

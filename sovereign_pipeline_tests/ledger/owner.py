@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from sqlalchemy import Connection, Engine, inspect, select, text
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.ledger import triggers
-from sovereign_pipeline.ledger.rows_added import digest_of_columns, held_tables, key_of
-from sovereign_pipeline.ledger.rows_on_record import REGISTERED
-from sovereign_pipeline.ledger.tables import AuditEntry, Table, row_as_dict
+from sovereign_pipeline.record import tables as triggers
+from sovereign_pipeline.record.audit_log import REGISTERED, digest_of_columns, held_tables, key_of
+from sovereign_pipeline.record.tables import AuditEntry, Table, row_as_dict
 
 
 def drop_triggers(connection: Connection) -> list[str]:

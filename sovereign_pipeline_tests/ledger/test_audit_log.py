@@ -10,9 +10,9 @@ from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import digest_of
-from sovereign_pipeline.ledger.audit_log import FIRST, append, checkpoint_of, entries, export, verify
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.record.audit_log import FIRST, append, checkpoint_of, entries, export, verify
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline_tests.registry.bench import Bench
 
 Log = list[AuditEntry]

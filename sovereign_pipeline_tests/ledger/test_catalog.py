@@ -6,8 +6,8 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.ledger.catalog import incumbent_of, list_adapters, list_datasets, show_adapter, show_dataset
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.catalog import incumbent_of, list_adapters, list_datasets, show_adapter, show_dataset
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.verification import card_of_dataset
 from sovereign_pipeline_tests.registry.bench import Bench
 

@@ -12,9 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.ledger.database import FORMAT, Registry, format_of, open_registry
-from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall, RecallAdapter, RecallWaiver
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.database import FORMAT, Registry, format_of, open_registry
+from sovereign_pipeline.record.tables import Adapter, AdapterReview, KnownIssue, Recall, RecallAdapter, RecallWaiver
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import SECONDS
 
@@ -123,7 +122,7 @@ def test_a_file_that_is_no_database_is_refused(bench: Bench) -> None:
 def test_processes_that_open_a_new_registry_at_once_all_succeed(bench: Bench, database: str) -> None:
     bench.settings.home.mkdir(parents=True, exist_ok=True)
     code = (
-        "from sovereign_pipeline.ledger.database import open_registry\n"
+        "from sovereign_pipeline.record.database import open_registry\n"
         "from sovereign_pipeline.base.settings import Settings\n"
         "open_registry(Settings.from_environment())\n"
     )

@@ -11,12 +11,12 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import rule_file, rules, trust_on_record
-from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.trust import load_trust
-from sovereign_pipeline.signing.trust_changes import add_key, create_trust
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import rule_file, rules, trust_on_record
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.trust_changes import add_key, create_trust
+from sovereign_pipeline.record.trust_root import load_trust
 from sovereign_pipeline_tests.ledger.lamps import light
 from sovereign_pipeline_tests.registry.bench import Bench
 

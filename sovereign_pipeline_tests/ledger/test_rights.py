@@ -8,8 +8,7 @@ from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.ledger.auditing.rights import beyond_a_service
-from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.record.database import beyond_a_service, open_registry
 from sovereign_pipeline_tests.ledger.lamps import light
 from sovereign_pipeline_tests.registry.bench import Bench
 

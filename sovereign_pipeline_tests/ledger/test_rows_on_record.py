@@ -8,13 +8,12 @@ from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.ledger.audit_log import append, entries
-from sovereign_pipeline.ledger.catalog import find_adapter, incumbent_of, list_adapters, registered_as
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.log import checkpoints
-from sovereign_pipeline.ledger.rows_on_record import REGISTERED
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record import checkpoints
+from sovereign_pipeline.record.audit_log import REGISTERED, append, entries
+from sovereign_pipeline.record.catalog import find_adapter, incumbent_of, list_adapters, registered_as
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.verification import verify_adapter, verify_dataset
 from sovereign_pipeline_tests.ledger.owner import change, without_triggers
 from sovereign_pipeline_tests.registry.bench import Bench

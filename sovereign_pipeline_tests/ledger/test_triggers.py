@@ -7,9 +7,9 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.ledger import triggers
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.tables import Table
+from sovereign_pipeline.record import tables
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.tables import Table
 from sovereign_pipeline_tests.ledger.lamps import exact_bytes, light
 from sovereign_pipeline_tests.registry.bench import Bench
 
@@ -34,7 +34,7 @@ def test_a_missing_trigger_is_named(bench: Bench, database: str, table: str) -> 
         as_owner(registry, *(f"DROP TRIGGER {table}_no_{verb}" for verb in ("update", "delete", "replace")))
         refused(registry, f"{table}_no_update is missing; trigger {table}_no_delete is missing; .*{table}_no_replace")
         return
-    as_owner(registry, *(f"DROP TRIGGER {table}_{kind} ON {table}" for kind in triggers.POSTGRESQL_KINDS))
+    as_owner(registry, *(f"DROP TRIGGER {table}_{kind} ON {table}" for kind in tables.POSTGRESQL_KINDS))
     refused(registry, f"{table}_no_change is missing; trigger {table}_no_truncate is missing")
 
 

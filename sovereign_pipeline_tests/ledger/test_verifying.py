@@ -13,11 +13,10 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import digest_of
-from sovereign_pipeline.ledger import audit_log
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.log import log_key, merkle, notes, proofs
-from sovereign_pipeline.ledger.tables import AuditEntry, LedgerEntry, LedgerNode
-from sovereign_pipeline.ledger.verifying import verify_registry
+from sovereign_pipeline.record import audit_log, checkpoints, merkle, notes, tree
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.tables import AuditEntry, LedgerEntry, LedgerNode
+from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline_tests.ledger.lamps import cut_to, light, light_past_the_program
 from sovereign_pipeline_tests.ledger.owner import without_triggers
 from sovereign_pipeline_tests.registry.bench import Bench
@@ -163,24 +162,24 @@ def test_the_second_copy_is_compared_line_by_line(bench: Bench, database: str, t
 
 
 def test_an_entry_is_proven_to_who_has_the_file_and_the_key_alone(registry: Registry) -> None:
-    signer = log_key.signer(registry.settings)
+    signer = checkpoints.signer(registry.settings)
     assert signer is not None
     note = registry.checkpoint()
     for number in range(1, 8):
         with registry.reading() as session:
-            text = proofs.prove(session, number, note)
-        proven = proofs.check(text, signer.verifier)
+            text = tree.prove(session, number, note)
+        proven = tree.check(text, signer.verifier)
         assert (proven.entry["sequence"], proven.entry["action"]) == (number, f"lamp {number} lit")
     with registry.reading() as session, pytest.raises(NotFoundError, match="covers no entry 8"):
-        proofs.prove(session, 8, note)
+        tree.prove(session, 8, note)
     with pytest.raises(IntegrityError, match="not signed by the log"):
-        proofs.check(text, log_key.new_log().verifier)
+        tree.check(text, checkpoints.new_log().verifier)
     for changed in (text.replace("index 6", "index 5"), text.replace("\n7\n", "\n8\n")):
         with pytest.raises(IntegrityError):
-            proofs.check(changed, signer.verifier)
+            tree.check(changed, signer.verifier)
     as_owner(registry, bit_in_bytes)
     with registry.reading() as session, pytest.raises(IntegrityError, match="Entry 3 is not the one that was signed"):
-        proofs.prove(session, 3, note)
+        tree.prove(session, 3, note)
 
 
 @given(st.data())
@@ -192,7 +191,7 @@ def test_a_changed_character_of_a_proof_does_not_verify(data: st.DataObject) -> 
     if changed == text:
         return
     try:
-        proven = proofs.check(changed, log)
+        proven = tree.check(changed, log)
     except (InputError, IntegrityError):
         return
     assert proven.entry == {"sequence": 2}  # the bits that base64 leaves over say nothing
@@ -200,14 +199,14 @@ def test_a_changed_character_of_a_proof_does_not_verify(data: st.DataObject) -> 
 
 
 def _a_proof() -> tuple[notes.Verifier, str]:
-    signer = log_key.new_log()
+    signer = checkpoints.new_log()
     leaves = [b'{"sequence":%d}' % number for number in (1, 2, 3)]
     growth, nodes = merkle.Growth(), dict[merkle.Node, bytes]()
     for leaf in leaves:
         nodes.update(growth.add(merkle.leaf_hash(leaf)))
     head = notes.TreeHead(signer.name, 3, growth.root()).to_text()
     proof = merkle.inclusion_proof(1, 3, lambda wanted: {node: nodes[node] for node in wanted})
-    lines = [proofs.HEADER, f"extra {notes.encoded(leaves[1])}", "index 1", *map(notes.encoded, proof)]
+    lines = [tree.HEADER, f"extra {notes.encoded(leaves[1])}", "index 1", *map(notes.encoded, proof)]
     return signer.verifier, "\n".join(lines) + f"\n\n{notes.Note(head, (notes.signed(head, signer),))}"
 
 

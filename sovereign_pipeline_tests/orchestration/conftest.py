@@ -7,9 +7,9 @@ import dagster as dg
 import pytest
 from pyrage import x25519
 
-from sovereign_pipeline.artifacts.stage import Stage
 from sovereign_pipeline.definitions import build_definitions
 from sovereign_pipeline.orchestration.partitions import register_lines
+from sovereign_pipeline.record.stage import Stage
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 CORPUS = [

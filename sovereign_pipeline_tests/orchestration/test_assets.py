@@ -8,12 +8,12 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
-from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.orchestration import assets
 from sovereign_pipeline.orchestration.chain import CHAIN
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
+from sovereign_pipeline.record.staleness import stale_kinds
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline_tests.conftest import QUESTIONS
 from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line, metadata, reasons

@@ -7,11 +7,11 @@ import dagster as dg
 import pytest
 from dagster._core.event_api import PartitionKeyFilter
 
-from sovereign_pipeline.artifacts.stage import Gate, Inputs, Verdict, Workplace
-from sovereign_pipeline.artifacts.staleness import stale_kinds
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.orchestration.chain import chain_with
 from sovereign_pipeline.orchestration.partitions import register_lines
+from sovereign_pipeline.record.stage import Gate, Inputs, Verdict, Workplace
+from sovereign_pipeline.record.staleness import stale_kinds
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.officers import waive

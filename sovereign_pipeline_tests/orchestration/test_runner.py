@@ -13,7 +13,6 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.orchestration.runner import _forking_anew, _narrate, _reason, _signals_kept

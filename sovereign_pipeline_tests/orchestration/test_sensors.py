@@ -6,11 +6,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from sovereign_pipeline.artifacts.staleness import stale_kinds
 from sovereign_pipeline.definitions import build_definitions
 from sovereign_pipeline.orchestration.chain import CHAIN
 from sovereign_pipeline.orchestration.partitions import register_lines
 from sovereign_pipeline.orchestration.sensors import closed_reviews
+from sovereign_pipeline.record.staleness import stale_kinds
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench, bench, reviews  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.slow

@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.base.errors import PrivacyError, QuarantineExceeded
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, QUARANTINE, RAW_CORPUS, read_sources
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.privacy.columns import SECRET_FILE, kinds_in_columns
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Stage, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.materializing import materialize
 

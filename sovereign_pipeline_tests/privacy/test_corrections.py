@@ -7,15 +7,15 @@ import pyrage
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.corrections import WordLists, load_word_lists, word_lists_file
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 

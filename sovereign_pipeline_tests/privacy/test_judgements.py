@@ -4,16 +4,16 @@ import pyrage
 import pytest
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Verdict
 from sovereign_pipeline.base.errors import GateRefused, InputError
 from sovereign_pipeline.base.intervals import measured_share
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.privacy.preview import JUDGEMENT, JUDGEMENT_FILE, JudgedRow, estimate_of
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
+from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Verdict
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 GATE = next(gate for gate in SCRUBBED_CORPUS.gates if gate.name == "sample_judged")

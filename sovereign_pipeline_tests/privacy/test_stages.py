@@ -8,10 +8,6 @@ from typing import Any
 import pyrage
 import pytest
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates, passing_verdict
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Stage, Workplace
 from sovereign_pipeline.base.errors import GateRefused, PrivacyError
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS, RAW_CORPUS
@@ -19,6 +15,10 @@ from sovereign_pipeline.privacy import stages
 from sovereign_pipeline.privacy.case_files import SecondReading
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault import FINDINGS, fingerprint_of, read_public_key, read_vault
+from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Stage, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.officers import waive
 

@@ -11,11 +11,6 @@ from typing import Any
 
 import yaml
 
-from sovereign_pipeline.artifacts.gate_records import GATE_RECORD
-from sovereign_pipeline.artifacts.making import stated_identity
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact, ArtifactStore
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
@@ -25,9 +20,13 @@ from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.dataset.card import CardSource, DataFile, DatasetCard, RowStatistics, SplitNumbers
 from sovereign_pipeline.dataset.quality import Quality
 from sovereign_pipeline.dataset.tokens import TokenCounts, TokenNumbers
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.gates import GATE_RECORD
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.stage import Built, Gate, Inputs, Stage, Verdict, Workplace, stated_identity
+from sovereign_pipeline.record.store import Artifact, ArtifactStore
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import register, registered_adapter_stage
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.materializing import materialize

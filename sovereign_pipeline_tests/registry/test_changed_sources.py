@@ -9,12 +9,12 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Stage
 from sovereign_pipeline.base.errors import StaleInput
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.corpus.changed_sources import ChangedRows
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Stage
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
 from sovereign_pipeline_tests.conftest import letter

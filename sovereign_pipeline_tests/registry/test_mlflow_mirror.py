@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.tables import Adapter, row_as_dict
+from sovereign_pipeline.record.tables import Adapter, row_as_dict
 from sovereign_pipeline.registry.mlflow_mirror import mirror_adapter, mirror_evaluation, mirror_training
 from sovereign_pipeline_tests.registry.bench import Bench
 

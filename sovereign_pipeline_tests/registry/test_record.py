@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Gate, Verdict
-from sovereign_pipeline.artifacts.staleness import Reason, explain, stale_kinds
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import GateRefused, StaleInput
 from sovereign_pipeline.base.files import canonical_json, file_sha256
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Gate, Verdict
+from sovereign_pipeline.record.staleness import Reason, explain, stale_kinds
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.record import RECORD_FILE, read_record
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline_tests.registry.bench import CHAIN, HELD, REGISTERED_ADAPTER, Bench

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
 from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, StaleInput
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.record import AdapterRecord, BaseModelFacts, DatasetFacts, read_record
 from sovereign_pipeline.registry.registration import next_version, register
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter

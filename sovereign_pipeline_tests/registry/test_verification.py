@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.manifest import MANIFEST_FILE
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
 from sovereign_pipeline_tests.ledger.owner import change, forge_entries
 from sovereign_pipeline_tests.registry.bench import CHAIN, SHARDS, Bench

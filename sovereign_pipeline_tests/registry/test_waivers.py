@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from sovereign_pipeline.artifacts.stage import Gate, Inputs, Outcome, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.catalog import show_adapter, waivers_of_line
 from sovereign_pipeline.orchestration import chain as chain_of_the_pipeline
+from sovereign_pipeline.record.catalog import show_adapter, waivers_of_line
+from sovereign_pipeline.record.stage import Gate, Inputs, Outcome, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.record import disagreements, read_record
 from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.registry.verification import verify_adapter

@@ -12,8 +12,8 @@ from uvicorn import Config, Server
 
 from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.orchestration.artifact_pages import create_app
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.registry_pages.adapter_view import adapter_view
 from sovereign_pipeline.registry_pages.views import AdapterView
 from sovereign_pipeline.release.acts import add_issue

@@ -15,12 +15,10 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.ledger.purges import Purge
-from sovereign_pipeline.ledger.states import STATES
-from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.ledger.waiver_log import WAIVED
 from sovereign_pipeline.orchestration.pages.links import READABLE
+from sovereign_pipeline.record.catalog import STATES, WAIVED, Purge, find_adapter
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.registry_pages import adapter_view
 from sovereign_pipeline.registry_pages.lineage_drawing import lineage_svg
 from sovereign_pipeline.registry_pages.next_step import next_step
@@ -28,7 +26,6 @@ from sovereign_pipeline.registry_pages.rendering import HERE, adapter_file, arab
 from sovereign_pipeline.registry_pages.time_line import OnRecord, time_line
 from sovereign_pipeline.registry_pages.views import Node
 from sovereign_pipeline.release.standing import standings_of_adapter
-from sovereign_pipeline.signing.officers import trust_root
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.registry_pages.conftest import HOSTILE, THIRD, Site

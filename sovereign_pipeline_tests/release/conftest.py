@@ -8,16 +8,15 @@ from functools import cached_property
 
 import pytest
 
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.log import log_key
-from sovereign_pipeline.ledger.states import State, states
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record import checkpoints
+from sovereign_pipeline.record.catalog import State, states
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.keys import FileSigner, read_public_file
+from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.record.trust_changes import add_officer, create_trust
+from sovereign_pipeline.record.trust_root import Trust, load_trust
 from sovereign_pipeline.release.requests import decide, propose, request
 from sovereign_pipeline.release.standing import Decision, Standing
-from sovereign_pipeline.signing.key_sources import read_public_file
-from sovereign_pipeline.signing.keys import FileSigner
-from sovereign_pipeline.signing.trust import Trust, load_trust
-from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import Bench, small_bench
 from sovereign_pipeline_tests.release.holders import Ask, Holders
@@ -95,8 +94,8 @@ def open_office(institution: DemoInstitution, bench: Bench | None = None, witnes
     institution.rules["release"] = {"blind_review": "not_required", "promote_without_hold": list(LADDER)}
     settings = institution.settings
     trust = settings.data / "trust"
-    log = log_key.new_log()
-    log_key.keep(settings, log)
+    log = checkpoints.new_log()
+    checkpoints.keep(settings, log)
 
     def pem(verifier: object) -> str:
         (institution.root / "key.pub").write_text(f"{verifier}\n")

@@ -7,12 +7,12 @@ from typing import Any
 import yaml
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.artifacts.stage import Stage, Workplace
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base_models.pinned import card_path, load_card
 from sovereign_pipeline.base_models.stages import made_here
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.stage import Stage, Workplace
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.training.continuation import parent_digests

@@ -7,18 +7,16 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, SignInError
-from sovereign_pipeline.ledger import audit_log
-from sovereign_pipeline.ledger.lifecycle_tables import AdapterReview, KnownIssue, Recall
-from sovereign_pipeline.ledger.tables import Adapter, Table, row_as_dict
+from sovereign_pipeline.record import audit_log
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.statements import KNOWN_ISSUE, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import Adapter, AdapterReview, KnownIssue, Recall, Table, row_as_dict
+from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release.acts import ADDED, add_issue, issues_by_adapter
 from sovereign_pipeline.release.cadence import due_reviews, record_review
 from sovereign_pipeline.release.recall import OPENED, ask, open_recall, open_recalls, waive_recall
 from sovereign_pipeline.release.recall_index import Question, index_adapter
 from sovereign_pipeline.release.requests import find_request
-from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.predicates import KNOWN_ISSUE
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust_changes import add_officer, revoke
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 

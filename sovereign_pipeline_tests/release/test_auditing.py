@@ -16,20 +16,17 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, Sovereign
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.auditing.read_only import registry_read_only
-from sovereign_pipeline.ledger.auditing.trusted_log import assert_log_of
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.log.log_key import new_log
-from sovereign_pipeline.ledger.log.notes import parse_verifier
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.tables import Table
+from sovereign_pipeline.record.checkpoints import new_log
+from sovereign_pipeline.record.database import open_registry, registry_read_only
+from sovereign_pipeline.record.keys import generate, read_public_file
+from sovereign_pipeline.record.notes import parse_verifier
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.tables import Table
+from sovereign_pipeline.record.trust_changes import demonstration_trust, rotate_key
+from sovereign_pipeline.record.witnesses import assert_log_of
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.auditing import AuditReport, audit_adapter
 from sovereign_pipeline.release.cadence import record_review
-from sovereign_pipeline.signing.demonstration import demonstration_trust
-from sovereign_pipeline.signing.key_sources import read_public_file
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.trust_changes import rotate_key
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.release.conftest import Office
 

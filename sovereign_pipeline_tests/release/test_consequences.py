@@ -8,9 +8,9 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import RecipeError, SovereignError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.catalog import incumbent_of, list_adapters
+from sovereign_pipeline.record.catalog import incumbent_of, list_adapters
+from sovereign_pipeline.record.keys import write_key
 from sovereign_pipeline.release.standing import differences
-from sovereign_pipeline.signing.keys import write_key
 from sovereign_pipeline.training.continuation import parent_digests
 from sovereign_pipeline_tests.release.conftest import Office
 

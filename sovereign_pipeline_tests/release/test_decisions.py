@@ -12,17 +12,16 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
-from sovereign_pipeline.ledger.audit_log import append, entries, verify
-from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
-from sovereign_pipeline.ledger.states import in_production, transitions_of
-from sovereign_pipeline.ledger.tables import ReleaseDecision
+from sovereign_pipeline.record.audit_log import append, entries, verify
+from sovereign_pipeline.record.catalog import in_production, transitions_of
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.sealing import SEALED
+from sovereign_pipeline.record.statements import APPROVAL, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import ReleaseDecision
+from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release import requests
 from sovereign_pipeline.release.requests import decide, propose, request
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.predicates import APPROVAL
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust_changes import add_officer, revoke
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 

@@ -5,15 +5,14 @@ import datetime
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.states import STATE_CHANGED, State, facts_of
-from sovereign_pipeline.ledger.tables import Adapter, Transition
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.catalog import STATE_CHANGED, State, facts_of
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.statements import TRANSITION, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import Adapter, Transition
+from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release import requests
 from sovereign_pipeline.release.standing import Standing, assert_signed
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.predicates import TRANSITION
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust_changes import add_officer
 from sovereign_pipeline_tests.release.conftest import Office
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import NotFoundError
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.mlflow_mirror import LATEST, REPAIRED, differences, follow, mirror_adapter, repair
 from sovereign_pipeline_tests.release.conftest import Office
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.cli import app
+from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.release.recall_index import index_adapter
-from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import small_bench
 

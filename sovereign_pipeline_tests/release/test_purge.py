@@ -7,12 +7,12 @@ import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.ledger.audit_log import append, entries
-from sovereign_pipeline.ledger.purges import PURGED, Purge, purge_dates
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.audit_log import append, entries
+from sovereign_pipeline.record.catalog import PURGED, Purge, purge_dates
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter
 from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge, unused
-from sovereign_pipeline.signing.keys import FileSigner, generate
 from sovereign_pipeline_tests.registry.rewarded import with_reward_model
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.holders import with_origins

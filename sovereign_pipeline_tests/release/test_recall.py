@@ -8,12 +8,12 @@ from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline.commands.examination.examining import examine
-from sovereign_pipeline.ledger import audit_log
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import POLICY_CHANGED, TRUST_NAMED
-from sovereign_pipeline.ledger.rows_on_record import REGISTERED
-from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
-from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.record import audit_log
+from sovereign_pipeline.record.audit_log import REGISTERED
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import POLICY_CHANGED, TRUST_NAMED
+from sovereign_pipeline.record.sealing import SEALED
+from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.release.recall import OPENED, WAIVED, open_recall, open_recalls, recalls_in_force, waive_recall
 from sovereign_pipeline.release.recall import ask as ask_for
 from sovereign_pipeline.release.recall_index import Question, index_adapter

@@ -8,10 +8,22 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.in_force import INSTITUTION, rule_file, rules
-from sovereign_pipeline.ledger.states import REQUESTED, STATE_CHANGED, facts_of, lines_in, transitions_of
-from sovereign_pipeline.ledger.tables import Adapter, ReleaseDecision, ReleaseRequest, Transition
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.catalog import REQUESTED, STATE_CHANGED, facts_of, lines_in, transitions_of
+from sovereign_pipeline.record.in_force import INSTITUTION, rule_file, rules
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.officers import actor_of
+from sovereign_pipeline.record.statements import (
+    APPROVAL,
+    REQUEST,
+    TRANSITION,
+    Statement,
+    Subject,
+    read_statement,
+    sign_statement,
+)
+from sovereign_pipeline.record.tables import Adapter, ReleaseDecision, ReleaseRequest, Transition
+from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.standing import (
     DECIDED,
     Decision,
@@ -21,11 +33,6 @@ from sovereign_pipeline.release.standing import (
     standing_of,
     standings,
 )
-from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.officers import actor_of
-from sovereign_pipeline.signing.predicates import APPROVAL, REQUEST, TRANSITION
-from sovereign_pipeline.signing.statements import Statement, Subject, read_statement, sign_statement
-from sovereign_pipeline.signing.trust_changes import add_officer
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 

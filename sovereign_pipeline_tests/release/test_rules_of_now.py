@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError
+from sovereign_pipeline.record.trust_changes import revoke
 from sovereign_pipeline.release.requests import propose, request
-from sovereign_pipeline.signing.trust_changes import revoke
 from sovereign_pipeline_tests.release.conftest import Office
 
 pytestmark = pytest.mark.slow

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.store import Artifact
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import Adapter, BlindReview, ReviewClosing
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Stage, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.record.tables import Adapter, BlindReview, ReviewClosing
 from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.acts import sealed_seed
 from sovereign_pipeline.review.ballots import SignedIn

@@ -13,8 +13,8 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.files import digest_of
-from sovereign_pipeline.ledger import audit_log as audit
-from sovereign_pipeline.ledger.tables import (
+from sovereign_pipeline.record import audit_log as audit
+from sovereign_pipeline.record.tables import (
     AuditEntry,
     Ballot,
     BlindReview,

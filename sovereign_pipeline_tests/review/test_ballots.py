@@ -7,8 +7,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.base.errors import ConflictError
-from sovereign_pipeline.ledger.audit_log import entries, verify
-from sovereign_pipeline.ledger.tables import Ballot
+from sovereign_pipeline.record.audit_log import entries, verify
+from sovereign_pipeline.record.tables import Ballot
 from sovereign_pipeline.review.ballots import given, use_link
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 

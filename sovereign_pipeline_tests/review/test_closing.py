@@ -5,17 +5,16 @@ import datetime
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, IntegrityError, SignInError
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.tables import ReviewClosing
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.keys import generate, read_key
+from sovereign_pipeline.record.statements import EARLY_CLOSING, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import ReviewClosing
+from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.review.acts import digest_of_row, entering_acts
 from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, guesses_of, progress
 from sovereign_pipeline.review.closing import close
 from sovereign_pipeline.review.plan import commitment
 from sovereign_pipeline.review.reconciling import examine_all, findings_in, read_log, rows_of, said_of
-from sovereign_pipeline.signing.keys import generate, read_key
-from sovereign_pipeline.signing.predicates import EARLY_CLOSING
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust_changes import add_officer
 from sovereign_pipeline_tests.officers import officer, officer_called
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from sovereign_pipeline.base.errors import NotFoundError, SignInError
-from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.review.acts import entering_acts
 from sovereign_pipeline.review.ballots import SignedIn, issue_another_link, issue_link, use_link
 from sovereign_pipeline_tests.review.conftest import ReviewBench

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.stage import Workplace
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import (
     ConflictError,
     GateRefused,
@@ -22,9 +20,11 @@ from sovereign_pipeline.base.errors import (
 )
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.corpus.document import read_documents
-from sovereign_pipeline.ledger.audit_log import entries, verify
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.tables import BlindReview, SignInLink
+from sovereign_pipeline.record.audit_log import entries, verify
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.record.tables import BlindReview, SignInLink
 from sovereign_pipeline.review.acts import ReviewSecrets, draw_secrets, sealed_seed
 from sovereign_pipeline.review.ballots import given, progress
 from sovereign_pipeline.review.page.app import create_app

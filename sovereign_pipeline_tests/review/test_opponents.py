@@ -4,7 +4,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.evaluation.comparison import incumbent_digests
-from sovereign_pipeline.ledger.audit_log import entries
+from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 

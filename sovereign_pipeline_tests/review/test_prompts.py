@@ -9,7 +9,7 @@ import pytest
 from sovereign_pipeline.base.errors import CeilingExceeded, InputError, Remedy, SourceError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.corpus.document import read_documents
-from sovereign_pipeline.ledger.tables import BlindReview, SignInLink
+from sovereign_pipeline.record.tables import BlindReview, SignInLink
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 

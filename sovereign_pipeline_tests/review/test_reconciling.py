@@ -8,8 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
-from sovereign_pipeline.ledger import audit_log as audit
-from sovereign_pipeline.ledger.tables import (
+from sovereign_pipeline.record import audit_log as audit
+from sovereign_pipeline.record.tables import (
     AuditEntry,
     Ballot,
     BlindReview,

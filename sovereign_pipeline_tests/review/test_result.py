@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline.review.plan import Position, candidate_positions, pairs_to_guess
 from sovereign_pipeline.review.result import ReviewResult
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from sovereign_pipeline.artifacts.gates import assert_usable
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Outcome, Workplace
 from sovereign_pipeline.base.errors import ConflictError, GateRefused, IntegrityError, NotFoundError, SignInError
-from sovereign_pipeline.signing.officers import officer_in_short
+from sovereign_pipeline.record.gates import assert_usable
+from sovereign_pipeline.record.officers import officer_in_short
+from sovereign_pipeline.record.stage import Built, Inputs, Outcome, Workplace
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import officer_called, waive
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import yaml
 
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base_models.pinned import card_path
 from sovereign_pipeline.base_models.stages import build_base_model
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import registered_adapter_stage
 from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline_tests.registry.bench import CHAIN

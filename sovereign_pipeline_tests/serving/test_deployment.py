@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.trust_changes import add_officer, create_trust, revoke
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.release.recall_index import Question
 from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.trust_changes import add_officer, create_trust, revoke
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.serving.deploying import Deploying
@@ -240,7 +240,7 @@ def test_expired_trust_root_unloads_everything(
         def now(cls, tz: datetime.tzinfo | None = None) -> "Later":
             return cls.fromtimestamp((expires + datetime.timedelta(days=1)).timestamp(), tz)
 
-    monkeypatch.setattr("sovereign_pipeline.signing.officers.datetime", Later)
+    monkeypatch.setattr("sovereign_pipeline.record.officers.datetime", Later)
     assert "expired" in deploying.look().refused["registry"]
     assert deploying.engine.names == []
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.trust_changes import add_officer, create_trust
 from sovereign_pipeline.release.recall_index import Question
 from sovereign_pipeline.serving import deployable
 from sovereign_pipeline.serving.deployment import RegistryUnreached
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline.serving.rollout.rollback import rollback
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.serving.deploying import Deploying

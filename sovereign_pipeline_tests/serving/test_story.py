@@ -20,10 +20,10 @@ from playwright.sync_api import Page, expect
 
 from sovereign_pipeline.base.errors import EngineLost, GateRefused
 from sovereign_pipeline.base.hosts import Proxy
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.states import FLAG_CHANGED
-from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.serving import Role
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.catalog import FLAG_CHANGED
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.serving.engines.engine import Answer, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admin import Standing
 from sovereign_pipeline.serving.gateway.auth import Callers, Tokens

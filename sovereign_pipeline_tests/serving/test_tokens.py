@@ -9,9 +9,9 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.serving.gateway.auth import (
     ADDED,
     REVOKED,

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata, Targets
 
-from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.trust import Trust, load_trust
-from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
-from sovereign_pipeline.signing.trust_files import RootSigner, written
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.trust_changes import add_officer, create_trust
+from sovereign_pipeline.record.trust_root import RootSigner, Trust, load_trust, written
 
 BEGINNING = datetime(2026, 11, 26, 12, tzinfo=UTC)
 IN_A_WEEK = BEGINNING + timedelta(days=7)

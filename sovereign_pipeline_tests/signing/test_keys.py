@@ -19,12 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.signing.key_sources import KeyFile, TokenKey, asked_passphrase, key_source, open_signer
-from sovereign_pipeline.signing.keys import (
+from sovereign_pipeline.record.keys import (
     FileSigner,
+    KeyFile,
+    TokenKey,
+    asked_passphrase,
     generate,
     is_signed,
+    key_source,
     keyid_of,
+    open_signer,
     passphrase_from,
     read_key,
     read_public_key,

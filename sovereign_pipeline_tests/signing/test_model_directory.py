@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.model_directory import sign_directory, verify_directory
-from sovereign_pipeline.signing.statements import verify_statement
-from sovereign_pipeline.signing.trust_changes import revoke
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.statements import sign_directory, verify_directory, verify_statement
+from sovereign_pipeline.record.trust_changes import revoke
 from sovereign_pipeline_tests.signing.conftest import BEGINNING, Holders
 
 NAME = "lamps-1.0.0"

@@ -16,19 +16,25 @@ from securesystemslib.dsse import Envelope
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.signing.bundles import PAYLOAD, pre_authentication_encoding
-from sovereign_pipeline.signing.keys import FileSigner, generate
-from sovereign_pipeline.signing.predicates import APPROVAL, FIELDS, GATE, PREDICATES, PROVENANCE, provenance
-from sovereign_pipeline.signing.statements import (
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.statements import (
+    APPROVAL,
+    FIELDS,
+    GATE,
+    PAYLOAD,
+    PREDICATES,
+    PROVENANCE,
     STATEMENT,
     Statement,
     Subject,
+    pre_authentication_encoding,
+    provenance,
     read_statement,
     sign_statement,
     signed_by,
     verify_statement,
 )
-from sovereign_pipeline.signing.trust_changes import revoke
+from sovereign_pipeline.record.trust_changes import revoke
 from sovereign_pipeline_tests.signing.conftest import BEGINNING, Holders
 
 MANIFEST = b'{"kind": "lamp_list"}\n'

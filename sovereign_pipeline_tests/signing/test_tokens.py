@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.signing import trust_cli
-from sovereign_pipeline.signing.key_sources import TokenKey, open_signer
-from sovereign_pipeline.signing.keys import generate, is_signed, write_key
-from sovereign_pipeline.signing.predicates import APPROVAL
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement, verify_statement
-from sovereign_pipeline.signing.tokens import MODULES
-from sovereign_pipeline.signing.trust import load_trust
-from sovereign_pipeline.signing.trust_changes import add_officer, create_trust
+from sovereign_pipeline.record import trust_cli
+from sovereign_pipeline.record.keys import MODULES, TokenKey, generate, is_signed, open_signer, write_key
+from sovereign_pipeline.record.statements import APPROVAL, Statement, Subject, sign_statement, verify_statement
+from sovereign_pipeline.record.trust_changes import add_officer, create_trust
+from sovereign_pipeline.record.trust_root import load_trust
 
 pytest.importorskip("PyKCS11", reason="the extra pkcs11 is not installed")
 MODULE = MODULES[-1]

@@ -12,15 +12,9 @@ from hypothesis import strategies as st
 from tuf.api.metadata import Metadata, Root, Targets
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.trust_changes import (
-    TARGETS_DAYS,
-    add_key,
-    add_officer,
-    revoke,
-    rotate_root,
-)
-from sovereign_pipeline.signing.trust_files import RootSigner, tuf_key, written
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.trust_changes import TARGETS_DAYS, add_key, add_officer, revoke, rotate_root
+from sovereign_pipeline.record.trust_root import RootSigner, tuf_key, written
 from sovereign_pipeline_tests.signing.conftest import BEGINNING, Holders, delegations, load, rewrite
 
 

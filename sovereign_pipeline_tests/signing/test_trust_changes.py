@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.trust_changes import (
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.trust_changes import (
     ROOT_DAYS,
     TARGETS_DAYS,
     add_key,

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.signing import keys, trust_cli
-from sovereign_pipeline.signing.demonstration import demonstration_trust
-from sovereign_pipeline.signing.keys import generate, keyid_of
-from sovereign_pipeline.signing.trust import load_trust
+from sovereign_pipeline.record import keys, trust_cli
+from sovereign_pipeline.record.keys import generate, keyid_of
+from sovereign_pipeline.record.trust_changes import demonstration_trust
+from sovereign_pipeline.record.trust_root import load_trust
 from sovereign_pipeline_tests.commands.test_hostile_calls import EXPORTS, ODD_PATHS
 
 
@@ -208,7 +208,7 @@ def test_an_expired_trust_root_is_shown_and_ends_1(made: Program, monkeypatch: p
 
 
 def _late(trust: object, where: str) -> None:
-    from sovereign_pipeline.signing.trust import Trust, refuse_expired
+    from sovereign_pipeline.record.trust_root import Trust, refuse_expired
 
     assert isinstance(trust, Trust)
     refuse_expired(trust, trust.expires, where)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sovereign_pipeline.artifacts.stage import Verdict
+from sovereign_pipeline.record.stage import Verdict
 from sovereign_pipeline.split import HELD_OUT, TRAIN, contained_texts
 from sovereign_pipeline.split.contained_texts import (
     Boilerplate,

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.corpus.document import read_documents, write_documents
 from sovereign_pipeline.corpus.stages import DOCUMENTS
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, NO_CROSSING_GROUPS
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter

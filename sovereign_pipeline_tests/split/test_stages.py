@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import DOCUMENTS
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.split import HELD_OUT, PROOF, TRAIN, assignment, gate
 from sovereign_pipeline.split.near_duplicates import NearDuplicates
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT, NO_CROSSING_GROUPS

@@ -12,10 +12,6 @@ from typing import Any
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, TrainingFailed
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.text import silent
@@ -23,6 +19,10 @@ from sovereign_pipeline.base_models.pinned import chat_template, open_base_model
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import expected_lora_tensors, lora_settings
 from sovereign_pipeline.training.rows import encode_sft

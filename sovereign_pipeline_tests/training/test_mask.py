@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.artifacts.stage import Stage
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.commands.terminal import out
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer
+from sovereign_pipeline.record.stage import Stage
 from sovereign_pipeline.training.rows import IGNORED, encode
 from sovereign_pipeline_tests.conftest import A_LABEL, DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import materialize, split_stage

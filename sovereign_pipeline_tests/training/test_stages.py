@@ -10,9 +10,6 @@ from typing import Any, cast
 
 import pytest
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.store import ArtifactStore
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, RecipeError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.text import silent
@@ -20,6 +17,9 @@ from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.policy.training.training import Training
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.registry.registration import method_of
 from sovereign_pipeline.training.job import lock_of_line
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER

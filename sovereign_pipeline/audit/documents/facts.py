@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sovereign_pipeline.artifacts.manifest import Manifest
-from sovereign_pipeline.artifacts.stage import Outcome
+from sovereign_pipeline.record.manifest import Manifest
+from sovereign_pipeline.record.stage import Outcome
 from sovereign_pipeline.registry.record import AdapterRecord
 
 TLP = ("CLEAR", "GREEN", "AMBER", "RED")

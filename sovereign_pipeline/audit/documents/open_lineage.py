@@ -9,8 +9,8 @@ import json
 import uuid
 from typing import Any
 
-from sovereign_pipeline.artifacts.manifest import Manifest
 from sovereign_pipeline.audit.documents.facts import AdapterFacts
+from sovereign_pipeline.record.manifest import Manifest
 
 PRODUCER = "https://sovereign-pipeline.example/"
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"

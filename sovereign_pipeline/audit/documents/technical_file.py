@@ -15,10 +15,9 @@ from sovereign_pipeline.audit.documents.facts import AdapterFacts, VerdictFacts
 from sovereign_pipeline.audit.documents.model_card import UNKNOWN, cell, figures
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import read_bounded
-from sovereign_pipeline.ledger.tables import Adapter
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.predicates import TECHNICAL_FILE
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.statements import TECHNICAL_FILE, Statement, Subject, sign_statement
+from sovereign_pipeline.record.tables import Adapter
 
 LARGEST = 4 << 20
 """Bytes of a completed file."""

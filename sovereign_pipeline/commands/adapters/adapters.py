@@ -31,10 +31,10 @@ from sovereign_pipeline.commands.terminal import (
     with_key_options,
 )
 from sovereign_pipeline.commands.verification import StrictSources, TrustRoot, verify, verify_from_trust_root
-from sovereign_pipeline.signing.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.ledger.database import Registry
+    from sovereign_pipeline.record.database import Registry
     from sovereign_pipeline.release.cadence import Due
 
 adapters = typer.Typer(
@@ -48,8 +48,8 @@ adapters.add_typer(issue, name="issue")
 @adapters.command("list")
 def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
     """List every registered adapter."""
-    from sovereign_pipeline.ledger.catalog import adapters_in_brief, list_adapters
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.catalog import adapters_in_brief, list_adapters
+    from sovereign_pipeline.record.database import open_registry
 
     registry = open_registry(Settings.from_environment())
     if as_json:
@@ -72,8 +72,8 @@ def adapters_show(
     With --html a page: the chain from an answer to documents, every digest with the command that checks it, what was
     waived, states and approvals on a time line. No text of a document is in it; it has the adapter's level.
     """
-    from sovereign_pipeline.ledger.catalog import show_adapter
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.catalog import show_adapter
+    from sovereign_pipeline.record.database import open_registry
 
     if arabic and html is None:
         raise InputError("--arabic is about the page that --html writes.", "Give --html FILE too.")
@@ -118,7 +118,7 @@ def adapters_verify(
 @adapters.command("due")
 def adapters_due(as_json: AsJson = False) -> None:
     """List when the newest adapter of each line is due for a review, why, and what became of the run it asked for."""
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.cadence import due_reviews
 
     settings = Settings.from_environment()
@@ -159,7 +159,7 @@ def adapters_mlflow(
 
     Ends 1 when something differs. The registry is the authority, and no decision reads MLflow.
     """
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.registry import mlflow_mirror
 
     settings = Settings.from_environment()
@@ -186,10 +186,10 @@ def adapters_reviewed(
 
     What you state is printed before your key signs it.
     """
-    from sovereign_pipeline.ledger.catalog import find_adapter
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import officers_words
     from sovereign_pipeline.release.cadence import record_review
-    from sovereign_pipeline.signing.officers_words import officers_words
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -203,9 +203,9 @@ def adapters_reviewed(
 @adapters.command("unused")
 def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
     """List adapters that serve nothing now, with the disk that their weights take: superseded, overtaken, retired."""
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-    from sovereign_pipeline.ledger.states import ENDED
+    from sovereign_pipeline.record.catalog import ENDED
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.release.purge import unused
 
     settings = Settings.from_environment()
@@ -237,10 +237,10 @@ def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> No
 
     Signed and on record before a byte is removed. Run again after an interruption, it removes what is left.
     """
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import officers_words
+    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge
-    from sovereign_pipeline.signing.officers_words import officers_words
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -273,8 +273,8 @@ def issue_add(
 
     What you state is printed before your key signs it.
     """
-    from sovereign_pipeline.ledger.catalog import find_adapter
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.acts import add_issue, words_of_issue
 
     settings = Settings.from_environment()
@@ -291,8 +291,8 @@ def with_marks(registry: "Registry", rows: list[dict[str, Any]], adapter_id: str
 
     `adapter_id`: the only row is that of this adapter, so that nothing is verified that is about others.
     """
-    from sovereign_pipeline.ledger.purges import purge_dates
-    from sovereign_pipeline.ledger.tables import row_as_dict
+    from sovereign_pipeline.record.catalog import purge_dates
+    from sovereign_pipeline.record.tables import row_as_dict
     from sovereign_pipeline.release.acts import issues_by_adapter
     from sovereign_pipeline.release.recall import open_recalls, question_of, recalls_in_force
 

@@ -26,8 +26,8 @@ from sovereign_pipeline.commands.terminal import (
 )
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.artifacts.stage import Workplace
-    from sovereign_pipeline.ledger.database import Registry
+    from sovereign_pipeline.record.database import Registry
+    from sovereign_pipeline.record.stage import Workplace
     from sovereign_pipeline.serving.rollout.flag import Flag
 
 
@@ -47,8 +47,8 @@ def adapters_rollback(
     Without --to, a staged adapter that answers users is taken back first; else the adapter that was in production
     before is again.
     """
+    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback, way_back
-    from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
     flag = current_flag(settings, line, trust_root(settings))
@@ -65,10 +65,10 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
     Ends 1 when it is worse than its margins.
     """
     from sovereign_pipeline.policy.institution import load_institution
+    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.hold import state_of
     from sovereign_pipeline.serving.rollout.rollback import current_flag
     from sovereign_pipeline.serving.rollout.telemetry import counts_directory
-    from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
     flag = current_flag(settings, line, trust_root(settings))
@@ -99,11 +99,10 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
 
     What is accepted is printed before your key signs it.
     """
-    from sovereign_pipeline.ledger.catalog import find_adapter
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.states import in_production
+    from sovereign_pipeline.record.catalog import find_adapter, in_production
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.trial import accept_hold, hold_to_accept
-    from sovereign_pipeline.signing.officers import trust_root
     from sovereign_pipeline.workplace import open_workplace
 
     settings = Settings.from_environment()
@@ -131,7 +130,7 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
 
 def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
     """After a transition: the flag of its line says what the ledger says. A line that serves nothing has none."""
-    from sovereign_pipeline.ledger.states import states
+    from sovereign_pipeline.record.catalog import states
     from sovereign_pipeline.serving.rollout.flag import sequences
     from sovereign_pipeline.serving.rollout.publishing import follow
 
@@ -146,9 +145,9 @@ def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
 
 def let_ledger_catch_up(registry: "Registry", workplace: "Workplace") -> None:
     """Before officers decide: the ledger has every change of the line's flag, also those made without it."""
+    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.flag import changing, sequences
     from sovereign_pipeline.serving.rollout.publishing import catch_up
-    from sovereign_pipeline.signing.officers import trust_root
 
     settings, line = workplace.settings, workplace.line.line
     if sequences(settings, line):
@@ -160,7 +159,7 @@ def _let_ledger_follow(settings: Settings, line: str) -> None:
     """Make the transition now where the registry is reached. Whatever is in the way, users have the adapter already."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.serving.rollout.publishing import follow
     from sovereign_pipeline.workplace import open_workplace
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def write_page(adapter_id: str, path: Path, language: "Language") -> None:
     """Write the page about an adapter. Raises as `write_new_file`."""
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.registry_pages.adapter_view import adapter_view
     from sovereign_pipeline.registry_pages.rendering import adapter_file
 

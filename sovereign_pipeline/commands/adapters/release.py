@@ -40,8 +40,8 @@ from sovereign_pipeline.commands.terminal import (
 )
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.artifacts.stage import Workplace
-    from sovereign_pipeline.ledger.database import Registry
+    from sovereign_pipeline.record.database import Registry
+    from sovereign_pipeline.record.stage import Workplace
     from sovereign_pipeline.release.standing import Decision, Standing
 
 RequestId = Annotated[str, typer.Argument(help="The request, or the first digits of its id.")]
@@ -92,10 +92,10 @@ def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
 
     Ends 1, naming it, where a line has one that is not on record; the requests of other lines are listed.
     """
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.rows_on_record import HINT
+    from sovereign_pipeline.record.audit_log import HINT
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.standing import all_standings
-    from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
     trust = trust_root(settings)
@@ -140,10 +140,10 @@ def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
 
     Ends 1, naming it, when one was not signed, asked for and approved as it says.
     """
-    from sovereign_pipeline.ledger.catalog import find_adapter
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.standing import history_of
-    from sovereign_pipeline.signing.officers import trust_root
 
     settings = Settings.from_environment()
     registry, trust = open_registry(settings), trust_root(settings)
@@ -174,8 +174,8 @@ def adapters_production(
     as_json: AsJson = False,
 ) -> None:
     """Show which adapter of a line is in production, or was at a moment; a day means its end."""
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.states import in_production
+    from sovereign_pipeline.record.catalog import in_production
+    from sovereign_pipeline.record.database import open_registry
 
     asked = moment(at) if at is not None else None
     with open_registry(Settings.from_environment()).reading() as session:
@@ -192,7 +192,7 @@ def adapters_diff(
     as_json: AsJson = False,
 ) -> None:
     """Show what differs between two adapters: data, base model, method, libraries, figures."""
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.standing import differences
 
     found = differences(open_registry(Settings.from_environment()), adapter_id, other)
@@ -219,10 +219,10 @@ def _request(adapter_id: str, transition: str, reason: str, key: KeyOptions) -> 
 
 
 def _decide(request_id: str, decision: "Decision", reason: str, key: KeyOptions) -> None:
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.requests import decide, find_request
     from sovereign_pipeline.release.standing import standing_of
-    from sovereign_pipeline.signing.officers import trust_root
     from sovereign_pipeline.workplace import open_workplace
 
     settings = Settings.from_environment()
@@ -240,8 +240,8 @@ def _decide(request_id: str, decision: "Decision", reason: str, key: KeyOptions)
 
 
 def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
-    from sovereign_pipeline.ledger.catalog import find_adapter
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.workplace import open_workplace
 
     registry = open_registry(settings)

@@ -27,9 +27,9 @@ def adapters_technical_file(
     """
     from sovereign_pipeline.audit.documents.model_card import UNWRITTEN
     from sovereign_pipeline.audit.evidence import draft_technical_file
-    from sovereign_pipeline.ledger.catalog import find_adapter
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -55,9 +55,9 @@ def adapters_sign_technical_file(
     Several persons sign the same bytes, each into a file of their own. The program prints what your key signs.
     """
     from sovereign_pipeline.audit.documents.technical_file import sign_technical_file
-    from sovereign_pipeline.ledger.catalog import find_adapter
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.signing.bundles import SUFFIX
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.statements import SUFFIX
 
     settings = Settings.from_environment()
     adapter = find_adapter(open_registry(settings), adapter_id)

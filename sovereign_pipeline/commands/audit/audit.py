@@ -15,7 +15,7 @@ from sovereign_pipeline.commands.audit.people import people
 from sovereign_pipeline.commands.terminal import AsJson, moment, out, print_json, print_rows
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.ledger.log.witnesses import Policy
+    from sovereign_pipeline.record.witnesses import Policy
 
 audit = typer.Typer(no_args_is_help=True, help="Verify the ledger, have it witnessed, prove entries, and export it.")
 audit.add_typer(people, name="people")
@@ -43,11 +43,11 @@ def audit_verify(
     Every review is compared with its signed acts. Ends 1, naming the entry, when one is missing, changed or out of
     order, and naming what was added to a review, changed in it or removed from it.
     """
-    from sovereign_pipeline.ledger.audit_log import checkpoint_of, stream_in, verify
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.in_force import trust_on_record
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-    from sovereign_pipeline.ledger.verifying import verify_registry
+    from sovereign_pipeline.record.audit_log import checkpoint_of, stream_in, verify
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.in_force import trust_on_record
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.record.verifying import verify_registry
     from sovereign_pipeline.review.reconciling import examine_all
 
     settings = Settings.from_environment()
@@ -119,9 +119,9 @@ def audit_checkpoint(
 
     Give the public key to auditors and witnesses by another way than the checkpoint.
     """
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.log import notes, witnesses
-    from sovereign_pipeline.ledger.log.log_key import verifier
+    from sovereign_pipeline.record import notes, witnesses
+    from sovereign_pipeline.record.checkpoints import verifier
+    from sovereign_pipeline.record.database import open_registry
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -156,8 +156,8 @@ def audit_key(
 
     Carry it to the offline machine, and let the holders of the root give it the role there.
     """
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.log.log_key import is_stated, verifier
+    from sovereign_pipeline.record.checkpoints import is_stated, verifier
+    from sovereign_pipeline.record.database import open_registry
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -186,9 +186,9 @@ def audit_prove(
     With a policy of witnesses, the proof rests on the newest checkpoint that enough of them cosigned, where that covers
     the entry.
     """
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.log import witnesses
-    from sovereign_pipeline.ledger.log.proofs import prove
+    from sovereign_pipeline.record import witnesses
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.tree import prove
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -213,9 +213,9 @@ def audit_check_proof(
     as_json: AsJson = False,
 ) -> None:
     """Verify a proof with the log's public key alone, and print the entry that it proves. Needs no registry."""
-    from sovereign_pipeline.ledger.log.notes import parse_verifier
-    from sovereign_pipeline.ledger.log.proofs import check
-    from sovereign_pipeline.ledger.log.witnesses import read_policy
+    from sovereign_pipeline.record.notes import parse_verifier
+    from sovereign_pipeline.record.tree import check
+    from sovereign_pipeline.record.witnesses import read_policy
 
     proven = check(_text(file), parse_verifier(log))
     cosigned: dict[str, int] = {}
@@ -246,8 +246,8 @@ def audit_witness_key(
     file: Annotated[Path, typer.Argument(help="A new file for the private key, in a directory of its own.")],
 ) -> None:
     """Make the key of a witness, on a machine other than the ledger's. Prints its public key, for the policy."""
-    from sovereign_pipeline.ledger.log.log_key import write_key
-    from sovereign_pipeline.ledger.log.notes import COSIGNS, new_signer
+    from sovereign_pipeline.record.checkpoints import write_key
+    from sovereign_pipeline.record.notes import COSIGNS, new_signer
 
     signer = new_signer(name, COSIGNS)
     write_key(file, signer)
@@ -269,9 +269,9 @@ def audit_witness(
     A request that does not begin at what was cosigned last is refused with that size, and a log that was forked is
     refused. Keep the directory of the key: without what was cosigned last, a fork is not seen.
     """
-    from sovereign_pipeline.ledger.log import witnesses
-    from sovereign_pipeline.ledger.log.log_key import read_key
-    from sovereign_pipeline.ledger.log.notes import COSIGNS, parse_verifier
+    from sovereign_pipeline.record import witnesses
+    from sovereign_pipeline.record.checkpoints import read_key
+    from sovereign_pipeline.record.notes import COSIGNS, parse_verifier
 
     signer = read_key(key)
     if signer.kind != COSIGNS:
@@ -291,10 +291,10 @@ def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goe
 
     Keep the file elsewhere: compared with it, a log that was cut short is found.
     """
-    from sovereign_pipeline.ledger.audit_log import append, export
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.log.tree import size_of
-    from sovereign_pipeline.ledger.people import People
+    from sovereign_pipeline.record.audit_log import append, export
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.people import People
+    from sovereign_pipeline.record.tree import size_of
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -315,8 +315,8 @@ def audit_trust_root(
     Every act refuses a trust root that begins with another first root than the one on record, until this is said.
     What officers signed under the earlier root is not verified by the new one.
     """
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.in_force import replace_trust
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.in_force import replace_trust
 
     settings = Settings.from_environment()
     with open_registry(settings).writing() as session:
@@ -330,8 +330,8 @@ def audit_policy(
     as_json: AsJson = False,
 ) -> None:
     """List the rules that were in force at a moment: since when, and where the copy of each lies."""
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.in_force import rule_file, rules
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.in_force import rule_file, rules
 
     settings = Settings.from_environment()
     with open_registry(settings).reading() as session:
@@ -355,7 +355,7 @@ def print_plain(text: str) -> None:
 
 
 def _policy(settings: Settings, given: Path | None) -> "Policy | None":
-    from sovereign_pipeline.ledger.log.witnesses import read_policy
+    from sovereign_pipeline.record.witnesses import read_policy
 
     default = settings.data / "trust" / "witnesses.policy"
     if given is not None:

@@ -13,7 +13,7 @@ people = typer.Typer(no_args_is_help=True, help="Names of persons in the ledger:
 @people.command("list")
 def people_list(as_json: AsJson = False) -> None:
     """List the persons that this home knows, with what stands for each in ledger, registry and reviews."""
-    from sovereign_pipeline.ledger.people import People
+    from sovereign_pipeline.record.people import People
 
     listed = People(Settings.from_environment()).listed()
     print_rows([{"name": name, "stands for them": person} for name, person in listed.items()], as_json, "Persons")
@@ -25,9 +25,9 @@ def people_forget(name: Annotated[str, typer.Argument(help="The name, as the lis
 
     Ends 1 for somebody who takes part in an open review. Copies of the file that were made elsewhere are not reached.
     """
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.people import People
-    from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.people import People
+    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.review.ballots import assert_in_no_open_review
 
     settings = Settings.from_environment()

@@ -6,8 +6,6 @@ What belongs here: comparing what is here with its pin. What does not: the ledge
 import datetime
 from collections.abc import Sequence
 
-from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE
-from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more, counted
@@ -16,8 +14,10 @@ from sovereign_pipeline.commands.terminal import tell_progress
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
-from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
-from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS, Trust
+from sovereign_pipeline.record.manifest import MANIFEST_FILE
+from sovereign_pipeline.record.officers import pipeline_signer, trust_root
+from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE
+from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust
 
 EXPIRES_SOON = datetime.timedelta(days=60)
 """So long before a trust root expires its holders are to sign it anew."""
@@ -44,8 +44,8 @@ def trust(settings: Settings) -> Finding:
 
 def _assert_on_record(settings: Settings, trust: Trust) -> None:
     """Raise IntegrityError for a trust root that is not the one of the ledger. Without a registry there is none yet."""
-    from sovereign_pipeline.ledger.database import is_there, open_registry
-    from sovereign_pipeline.ledger.in_force import assert_same_trust, trust_files, trust_on_record
+    from sovereign_pipeline.record.database import is_there, open_registry
+    from sovereign_pipeline.record.in_force import assert_same_trust, trust_files, trust_on_record
 
     if not is_there(settings):
         return

@@ -13,7 +13,7 @@ from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.commands.examination.findings import Finding, failed, wrong
-from sovereign_pipeline.signing.officers import trust_root
+from sovereign_pipeline.record.officers import trust_root
 
 LONGEST_UNWITNESSED = datetime.timedelta(days=31)
 """So old may the oldest entry be that no witness has seen."""
@@ -23,7 +23,7 @@ LOG = "docs/how-to/ledger.md"
 
 def records(settings: Settings) -> list[Finding]:
     """Everything that a registry has to be there for."""
-    from sovereign_pipeline.ledger.database import is_there
+    from sovereign_pipeline.record.database import is_there
 
     if not is_there(settings):
         return [*flags(settings)]
@@ -33,8 +33,7 @@ def records(settings: Settings) -> list[Finding]:
 
 def registry(settings: Settings) -> list[Finding]:
     """Whether the role that is connected may do more than a service needs. A registry that is not there is not made."""
-    from sovereign_pipeline.ledger.auditing.rights import beyond_a_service
-    from sovereign_pipeline.ledger.database import is_there, open_registry
+    from sovereign_pipeline.record.database import beyond_a_service, is_there, open_registry
 
     if not is_there(settings):
         return []
@@ -52,7 +51,7 @@ def registry(settings: Settings) -> list[Finding]:
 
 def recalls(settings: Settings) -> list[Finding]:
     """Each recall that still holds for an adapter. A registry that is not there yet is not made."""
-    from sovereign_pipeline.ledger.database import is_there, open_registry
+    from sovereign_pipeline.record.database import is_there, open_registry
     from sovereign_pipeline.release.recall import list_recalls, question_of
 
     if not is_there(settings):
@@ -71,7 +70,7 @@ def recalls(settings: Settings) -> list[Finding]:
 
 def mlflow(settings: Settings) -> list[Finding]:
     """Whether MLflow shows what the registry says."""
-    from sovereign_pipeline.ledger.database import is_there, open_registry
+    from sovereign_pipeline.record.database import is_there, open_registry
     from sovereign_pipeline.registry.mlflow_mirror import differences
 
     if not is_there(settings):
@@ -105,7 +104,7 @@ def flags(settings: Settings) -> list[Finding]:
 
 def reviews(settings: Settings) -> list[Finding]:
     """The line's newest adapters whose review is due."""
-    from sovereign_pipeline.ledger.database import open_registry
+    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.cadence import due_reviews
 
     try:
@@ -122,8 +121,8 @@ def reviews(settings: Settings) -> list[Finding]:
 
 def unwitnessed(settings: Settings) -> list[Finding]:
     """Since when nobody outside has seen the ledger: the oldest entry that no quorum of witnesses covers."""
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.log import notes, witnesses
+    from sovereign_pipeline.record import notes, witnesses
+    from sovereign_pipeline.record.database import open_registry
 
     path = settings.data / "trust" / "witnesses.policy"
     try:
@@ -148,8 +147,8 @@ def unwitnessed(settings: Settings) -> list[Finding]:
 
 def backups(settings: Settings) -> list[Finding]:
     """When the newest backup was taken."""
-    from sovereign_pipeline.ledger.database import open_registry
-    from sovereign_pipeline.ledger.tables import AuditEntry
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.tables import AuditEntry
 
     newest = select(AuditEntry.at).where(AuditEntry.action == CREATED).order_by(AuditEntry.sequence.desc()).limit(1)
     try:
@@ -166,6 +165,6 @@ def backups(settings: Settings) -> list[Finding]:
 
 
 def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
-    from sovereign_pipeline.ledger.tables import AuditEntry
+    from sovereign_pipeline.record.tables import AuditEntry
 
     return session.scalar(select(AuditEntry.at).where(AuditEntry.sequence == sequence))

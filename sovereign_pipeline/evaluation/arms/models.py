@@ -12,8 +12,6 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
-from sovereign_pipeline.artifacts.production import Part, make_part
-from sovereign_pipeline.artifacts.stage import Config, Progress, Workplace
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.settings import go_offline
@@ -21,6 +19,8 @@ from sovereign_pipeline.base.text import Countdown, silent
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.evaluation.arms import ARMS, Arm
 from sovereign_pipeline.evaluation.arms.token_tree import generate, longest_branch
+from sovereign_pipeline.record.production import Part, make_part
+from sovereign_pipeline.record.stage import Config, Progress, Workplace
 from sovereign_pipeline.training.tuned_model import TunedModel
 
 ROWS_FILE = "rows.jsonl"

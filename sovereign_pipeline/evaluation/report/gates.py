@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sovereign_pipeline.artifacts.stage import Outcome
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.base.text import counted
@@ -27,6 +26,7 @@ from sovereign_pipeline.evaluation.statistics import (
     evaluate_difference,
 )
 from sovereign_pipeline.policy.margins import GatePolicy, Gates
+from sovereign_pipeline.record.stage import Outcome
 from sovereign_pipeline.suites.rows import EXPECTED, Kind
 
 MINIMUM_JUDGE_QUALITY = 0.7

@@ -7,8 +7,6 @@ from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.artifacts.stage import Outcome, Workplace
-from sovereign_pipeline.artifacts.waiver import WaiverKind
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.base.frozen import Frozen
@@ -37,10 +35,12 @@ from sovereign_pipeline.evaluation.red_team import red_team_result
 from sovereign_pipeline.evaluation.report.figures import ALL, BY_CHANCE, Figure, Samples, WorseRows, figures, worse_rows
 from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Finding, MarginTest, Results, find_all, label_of, worst
 from sovereign_pipeline.evaluation.statistics import LossDifference
-from sovereign_pipeline.ledger.catalog import waivers_of_line
-from sovereign_pipeline.ledger.database import open_registry
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.signing.officers import officer_in_short
+from sovereign_pipeline.record.catalog import waivers_of_line
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.gates import WaiverKind
+from sovereign_pipeline.record.officers import officer_in_short
+from sovereign_pipeline.record.stage import Outcome, Workplace
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 
 _COLOURS: dict[Arm, str] = {"base": "#8a8f98", "incumbent": "#c58b2b", "candidate": "#1f6f8b"}

@@ -16,9 +16,9 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.stage import Progress
 from sovereign_pipeline.base.errors import InputError, RecipeError
 from sovereign_pipeline.policy.trainer import Kubernetes, Volume
+from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.training.job import TrainingJob, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import (
     SECONDS_FOR_A_CHECKPOINT,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.stage import Launch
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.orchestration.launching.kubernetes import run_trainer_in_pod
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.trainer import Here, Kubernetes, Ray
+from sovereign_pipeline.record.stage import Launch
 from sovereign_pipeline.training.launcher import run_trainer, run_trainer_on_ray
 
 

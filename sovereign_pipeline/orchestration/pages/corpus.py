@@ -8,8 +8,6 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.stage import Verdict
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.stages import QUARANTINE, SOURCES
 from sovereign_pipeline.dataset.card import DatasetCard
@@ -19,6 +17,8 @@ from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import as_table
 from sovereign_pipeline.orchestration.pages.cells import Page, read_json, table
 from sovereign_pipeline.privacy.vault import FINDINGS
+from sovereign_pipeline.record.stage import Verdict
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import PROOF
 
 QUARANTINED_SHOWN = 50

@@ -7,10 +7,10 @@ report. What does not: tables and texts (`corpus.py`, `models.py`).
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline.evaluation.records import REPORT_FILE, SCORES_FILE
 from sovereign_pipeline.orchestration.pages.cells import is_number, read_json
+from sovereign_pipeline.record.store import Artifact
 
 HEADLINES = 3
 """So many of a kind's figures are read at a glance."""

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.pinned import DESCRIPTOR
 from sovereign_pipeline.corpus.stages import SOURCES
@@ -16,6 +15,7 @@ from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
 from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_PAGE, SCORES_FILE
 from sovereign_pipeline.orchestration.pages.cells import Page
 from sovereign_pipeline.privacy.vault import FINDINGS
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.record import RECORD_FILE
 from sovereign_pipeline.review.closed_reviews import TABLES_FILE
 from sovereign_pipeline.split import PROOF

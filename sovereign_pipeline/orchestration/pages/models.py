@@ -9,7 +9,6 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel
 
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_MARKDOWN, SCORES_FILE, RedTeamReport
 from sovereign_pipeline.evaluation.report.report import judge_cells
 from sovereign_pipeline.orchestration.pages.cells import Page, facts, picture, read_json, table
@@ -19,6 +18,7 @@ from sovereign_pipeline.orchestration.pages.plots import (
     loss_curve_png,
     reward_curves_png,
 )
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.record import RECORD_FILE
 from sovereign_pipeline.review.closed_reviews import TABLES_FILE
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE

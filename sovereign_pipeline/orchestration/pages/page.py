@@ -9,18 +9,17 @@ from typing import Any
 
 import dagster as dg
 
-from sovereign_pipeline.artifacts.making import Production, stated_identity
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.stage import Stage, Verdict, Workplace
-from sovereign_pipeline.artifacts.staleness import compare
-from sovereign_pipeline.artifacts.store import Artifact
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.orchestration.pages import corpus, models
 from sovereign_pipeline.orchestration.pages.cells import Page, link, table
 from sovereign_pipeline.orchestration.pages.figures import HEADLINES, Figures, figures_of
 from sovereign_pipeline.orchestration.pages.links import links_to_files
-from sovereign_pipeline.signing.officers import trust_root
-from sovereign_pipeline.signing.trusted import DEMONSTRATION_KEYS
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.stage import Production, Stage, Verdict, Workplace, stated_identity
+from sovereign_pipeline.record.staleness import compare
+from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
 
 MIRRORED = ("mlflow run", "mlflow version")
 """Of what publishing gave, the references into MLflow: nothing to read at a glance."""

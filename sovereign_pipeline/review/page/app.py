@@ -15,7 +15,7 @@ from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.hosts import LOOPBACK, for_hosts, listen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.review.ballots import (
     HIGHEST,
     LOWEST,

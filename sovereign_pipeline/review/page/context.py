@@ -1,7 +1,4 @@
-"""What every request of the page shares, and who sent a request: the dependencies of the routes.
-
-What belongs here: values that a route takes by `Depends`. What does not: how a session is signed (`sessions.py`).
-"""
+"""Sessions, open reviews, and what each request of the review page is given."""
 
 import contextlib
 import hashlib
@@ -18,10 +15,10 @@ from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SignInError
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.people import People
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.tables import BlindReview
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.tables import BlindReview
 from sovereign_pipeline.review.acts import assert_open, find_all_open, sealed_seed, secrets_directory, write_private
 from sovereign_pipeline.review.ballots import SignedIn, assert_newest, given, stands_for
 from sovereign_pipeline.review.plan import (

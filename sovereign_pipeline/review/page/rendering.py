@@ -1,7 +1,4 @@
-"""HTML from the templates, in the language of whoever asks.
-
-What belongs here: the template engine and the choice of a language. What does not: what a page holds (its route).
-"""
+"""Pages of the review in English and Arabic: translations, templates, error pages."""
 
 import logging
 import unicodedata

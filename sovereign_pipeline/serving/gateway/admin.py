@@ -18,8 +18,8 @@ from typing import Literal
 
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry
 from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.gateway.answering import Answering, Catalog

@@ -21,9 +21,9 @@ from sqlalchemy import select
 
 from sovereign_pipeline.base.files import digest_of, held_if_free
 from sovereign_pipeline.base.frozen import Frozen
-from sovereign_pipeline.ledger import audit_log
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.record import audit_log
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.tables import AuditEntry
 
 ANSWERED = "hour of answers"
 ACTOR = "gateway"

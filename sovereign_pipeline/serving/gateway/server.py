@@ -21,8 +21,8 @@ from uvicorn.loops.auto import auto_loop_factory
 from sovereign_pipeline.base.errors import InputError, SovereignError, place_of
 from sovereign_pipeline.base.hosts import LOOPBACK, listen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import Registry, open_registry
 from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.by_base import Engines, Started, start_engine
 from sovereign_pipeline.serving.gateway.admin import Holds, Reviews, Standing

@@ -24,12 +24,18 @@ from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 from sovereign_pipeline.base.files import held_within, read_bounded
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.signing.bundles import LARGEST_BUNDLE, SUFFIX
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import PIPELINE
-from sovereign_pipeline.signing.predicates import FLAG
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement, verify_statement
-from sovereign_pipeline.signing.trust import Trust
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.officers import PIPELINE
+from sovereign_pipeline.record.statements import (
+    FLAG,
+    LARGEST_BUNDLE,
+    SUFFIX,
+    Statement,
+    Subject,
+    sign_statement,
+    verify_statement,
+)
+from sovereign_pipeline.record.trust_root import Trust
 
 if TYPE_CHECKING:
     from openfeature.contrib.tools.flagd.core import FlagdCore

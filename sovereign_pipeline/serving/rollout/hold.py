@@ -18,6 +18,7 @@ from sovereign_pipeline.base.files import canonical_json, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.record.officers import pipeline_signer, trust_root
 from sovereign_pipeline.release.trial import Bound, Judgement, judgement_files, read_judgement, write_judgement
 from sovereign_pipeline.serving.rollout.flag import Flag, changing
 from sovereign_pipeline.serving.rollout.in_force import Flags
@@ -32,7 +33,6 @@ from sovereign_pipeline.serving.rollout.telemetry import (
     read_tally,
     sums,
 )
-from sovereign_pipeline.signing.officers import pipeline_signer, trust_root
 
 PREPARED_FOR = 2.8
 """Standard errors from a margin (1.96 + 0.84) at which the bound is tightest: fixed before anything is seen."""

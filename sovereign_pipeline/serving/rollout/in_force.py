@@ -25,6 +25,9 @@ from sovereign_pipeline.base.errors import IntegrityError, SovereignError
 from sovereign_pipeline.base.files import held_within, write_atomically
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record.officers import OFFICER, TRUST
+from sovereign_pipeline.record.statements import REQUEST, verify_statement
+from sovereign_pipeline.record.trust_root import Trust, load_trust
 from sovereign_pipeline.serving.rollout.flag import (
     SIGN_ANEW,
     Arm,
@@ -39,10 +42,6 @@ from sovereign_pipeline.serving.rollout.flag import (
     sequences,
     verified_flag,
 )
-from sovereign_pipeline.signing.officers import OFFICER, TRUST
-from sovereign_pipeline.signing.predicates import REQUEST
-from sovereign_pipeline.signing.statements import verify_statement
-from sovereign_pipeline.signing.trust import Trust, load_trust
 
 if TYPE_CHECKING:
     from openfeature.contrib.tools.flagd.core import FlagdCore

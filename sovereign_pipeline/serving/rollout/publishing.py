@@ -14,16 +14,25 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.in_force import rules_digest
-from sovereign_pipeline.ledger.states import FLAG_CHANGED, lines_in, states
-from sovereign_pipeline.ledger.tables import Adapter, AuditEntry, Transition
-from sovereign_pipeline.ledger.trust_on_record import assert_not_put_back
 from sovereign_pipeline.policy.release import TransitionName
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.catalog import FLAG_CHANGED, lines_in, states
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import assert_not_put_back, rules_digest
+from sovereign_pipeline.record.officers import (
+    OFFICER,
+    PIPELINE_KEY_FILE,
+    assert_may,
+    officer_of,
+    pipeline_signer,
+    trust_root,
+)
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.statements import REQUEST, signed_by, verify_statement
+from sovereign_pipeline.record.tables import Adapter, AuditEntry, Transition
+from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry.mlflow_mirror import follow_after_act
 from sovereign_pipeline.release.requests import (
     Proposal,
@@ -50,17 +59,6 @@ from sovereign_pipeline.serving.rollout.flag import (
     write_change,
 )
 from sovereign_pipeline.serving.rollout.in_force import Flags, SeenChange
-from sovereign_pipeline.signing.officers import (
-    OFFICER,
-    PIPELINE_KEY_FILE,
-    assert_may,
-    officer_of,
-    pipeline_signer,
-    trust_root,
-)
-from sovereign_pipeline.signing.predicates import REQUEST
-from sovereign_pipeline.signing.statements import signed_by, verify_statement
-from sovereign_pipeline.signing.trust import Trust
 
 OVERTAKEN = "overtaken"
 """In the entry of a change whose transition was not made, since others decided meanwhile."""

@@ -12,6 +12,10 @@ from typing import Any
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.officers import assert_may, officer_of, on_one_line, pipeline_signer, trust_root
+from sovereign_pipeline.record.statements import REQUEST, Statement, Subject, sign_statement
+from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.serving.rollout.flag import (
     SIGN_ANEW,
     Flag,
@@ -22,12 +26,6 @@ from sovereign_pipeline.serving.rollout.flag import (
     write_change,
 )
 from sovereign_pipeline.serving.rollout.publishing import newest_believed
-from sovereign_pipeline.signing.keys import Signer
-from sovereign_pipeline.signing.officers import assert_may, officer_of, pipeline_signer, trust_root
-from sovereign_pipeline.signing.officers_words import on_one_line
-from sovereign_pipeline.signing.predicates import REQUEST
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust import Trust
 
 
 def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:

@@ -8,9 +8,8 @@ import pytest
 
 from sovereign_pipeline.audit.documents.technical_file import sign_technical_file
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.ledger.catalog import find_adapter
-from sovereign_pipeline.signing.predicates import TECHNICAL_FILE
-from sovereign_pipeline.signing.statements import verify_statement
+from sovereign_pipeline.record.catalog import find_adapter
+from sovereign_pipeline.record.statements import TECHNICAL_FILE, verify_statement
 from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, Desk
 
 

@@ -7,9 +7,9 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.commands.adapters.flags import let_flag_follow
+from sovereign_pipeline.record.keys import write_key
 from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.serving.rollout.flag import root_of
-from sovereign_pipeline.signing.keys import write_key
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.conftest import office as office
 

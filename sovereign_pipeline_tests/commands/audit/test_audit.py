@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.ledger.lamps import cut_to, light
 

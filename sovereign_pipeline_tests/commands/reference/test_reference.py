@@ -12,8 +12,8 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.commands.reference.command_line import leaves
 from sovereign_pipeline.privacy.vault_cli import app as vault_app
+from sovereign_pipeline.record.trust_cli import app as trust_app
 from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
-from sovereign_pipeline.signing.trust_cli import app as trust_app
 
 PROGRAMS = {
     "sovereign": app,

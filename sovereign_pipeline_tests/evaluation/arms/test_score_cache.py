@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from sovereign_pipeline.artifacts.manifest import MANIFEST_FILE, Manifest
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.evaluation.arms import Arm, models
@@ -26,6 +24,8 @@ from sovereign_pipeline.evaluation.arms.models import (
     prompt_text,
     sources_digest,
 )
+from sovereign_pipeline.record.manifest import MANIFEST_FILE, Manifest
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.waiting import SECONDS

@@ -6,10 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.evaluation.arms import Arm
@@ -26,6 +22,10 @@ from sovereign_pipeline.evaluation.records import (
 )
 from sovereign_pipeline.evaluation.report.report import EvaluationReport
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
 
 Value = TypeVar("Value", float, int, bool, dict[str, int])
 

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.evaluation import statistics
 from sovereign_pipeline.evaluation.records import CapabilitySample, ReplySample
 from sovereign_pipeline.evaluation.report.report import IncumbentFacts
 from sovereign_pipeline.evaluation.statistics import score_interval
+from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report.planted import (
     by_arm,

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import yaml
 
-from sovereign_pipeline.artifacts.gates import assert_usable
 from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.evaluation.records import JudgedLabel
 from sovereign_pipeline.evaluation.red_team import OutputScanner, judge_labels, read_labels
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline.suites.rows import read_prompts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report.planted import (

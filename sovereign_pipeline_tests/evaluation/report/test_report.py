@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import assert_usable
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Workplace
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, StaleInput
 from sovereign_pipeline.evaluation.report import report as waivers
 from sovereign_pipeline.evaluation.report.report import compared_with
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT, PRIVATE_SCORES
+from sovereign_pipeline.record.gates import assert_usable
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report import planted
 from sovereign_pipeline_tests.evaluation.report.planted import (

@@ -16,10 +16,9 @@ from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.ledger import audit_log
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.log import log_key, merkle, notes
-from sovereign_pipeline.ledger.log.checkpoints import assert_not_older
+from sovereign_pipeline.record import audit_log, checkpoints, merkle, notes
+from sovereign_pipeline.record.checkpoints import assert_not_older
+from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, kept, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import wait_until
@@ -42,13 +41,13 @@ def test_every_act_is_in_a_signed_checkpoint_in_the_home(registry: Registry) -> 
     assert not settings.keys.exists()
     light(registry, 1, 2, 3)
     note = notes.parse_note((settings.ledger / "checkpoint").read_text())
-    signer = log_key.signer(settings)
+    signer = checkpoints.signer(settings)
     assert signer is not None
     assert notes.is_signed(note, signer.verifier)
     head = notes.parse_tree_head(note.text)
     assert (head.origin, head.size, head.root) == (signer.name, 3, root_of(exact_bytes(registry)))
     assert signer.name.startswith("sovereign-pipeline/ledger/")
-    assert log_key.key_file(settings).stat().st_mode & 0o777 == 0o600
+    assert checkpoints.key_file(settings).stat().st_mode & 0o777 == 0o600
     assert settings.keys.stat().st_mode & 0o777 == 0o700
     assert not settings.keys.is_relative_to(settings.home)
 
@@ -158,7 +157,7 @@ def _another_size(settings: Settings) -> None:
 
 
 def _signed_by_another(settings: Settings) -> None:
-    other, head = log_key.new_log(), kept(settings)
+    other, head = checkpoints.new_log(), kept(settings)
     text = notes.TreeHead(other.name, head.size, head.root).to_text()
     (settings.ledger / "checkpoint").write_text(str(notes.Note(text, (notes.signed(text, other),))))
 
@@ -168,11 +167,11 @@ def _no_note(settings: Settings) -> None:
 
 
 def _another_key(settings: Settings) -> None:
-    log_key.key_file(settings).write_text(log_key.new_log().to_text())
+    checkpoints.key_file(settings).write_text(checkpoints.new_log().to_text())
 
 
 def _open_key(settings: Settings) -> None:
-    log_key.key_file(settings).chmod(0o640)
+    checkpoints.key_file(settings).chmod(0o640)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +199,7 @@ def test_a_checkpoint_or_key_that_is_not_the_ledgers_stops(
 def test_without_the_key_it_is_read_and_not_written(bench: Bench) -> None:
     registry = bench.open_registry()
     light(registry, 1)
-    log_key.key_file(registry.settings).unlink()
+    checkpoints.key_file(registry.settings).unlink()
     assert_not_older(bench.open_registry())
     with pytest.raises(IntegrityError, match="the key that signs the ledger's checkpoints is not there"):
         light(registry, 2)
@@ -222,7 +221,7 @@ def test_writers_at_once_lose_nothing_and_keep_the_newest_checkpoint(registry: R
 
 KILLED = """
 import sys
-from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline_tests.ledger.lamps import light
 registry = open_registry(Settings.from_environment())
@@ -286,10 +285,10 @@ def test_a_first_act_that_died_between_its_checkpoint_and_its_key_is_done_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(log_key, "keep", die)
+        patch.setattr(checkpoints, "keep", die)
         with pytest.raises(KeyboardInterrupt):
             light(registry, 1)
     assert (registry.settings.ledger / "checkpoint").exists()
-    assert log_key.signer(registry.settings) is None
+    assert checkpoints.signer(registry.settings) is None
     light(open_registry(registry.settings), 2)
     assert kept(registry.settings).size == 1

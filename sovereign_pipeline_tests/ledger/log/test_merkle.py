@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.ledger.log import merkle
-from sovereign_pipeline.ledger.log.merkle import Growth, Node
+from sovereign_pipeline.record import merkle
+from sovereign_pipeline.record.merkle import Growth, Node
 
 # The tree that the tests of Certificate Transparency are run with: google/certificate-transparency,
 # cpp/merkletree/merkle_tree_test.cc, and transparency-dev/merkle, testonly/constants.go.

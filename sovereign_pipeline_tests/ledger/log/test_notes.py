@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
-from sovereign_pipeline.ledger.log import notes
-from sovereign_pipeline.ledger.log.notes import COSIGNS, SIGNS, TreeHead, parse_note, parse_verifier
+from sovereign_pipeline.record import notes
+from sovereign_pipeline.record.notes import COSIGNS, SIGNS, TreeHead, parse_note, parse_verifier
 
 # The example of golang.org/x/mod/sumdb/note, the program that C2SP's signed-note was written down from.
 GO_KEY = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
-from sovereign_pipeline.ledger.database import Registry
-from sovereign_pipeline.ledger.log import log_key, notes, tree, witnesses
-from sovereign_pipeline.ledger.log.notes import COSIGNS, Note, Signer
-from sovereign_pipeline.ledger.verifying import verify_registry
+from sovereign_pipeline.record import checkpoints, notes, tree, witnesses
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.notes import COSIGNS, Note, Signer
+from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline_tests.ledger.lamps import cut_to, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench
 
@@ -33,13 +33,13 @@ def asked(registry: Registry, old: int) -> str:
 
 
 def answered(registry: Registry, request: str, witness: Signer, state: Path) -> str:
-    signer = log_key.signer(registry.settings)
+    signer = checkpoints.signer(registry.settings)
     assert signer is not None
     return witnesses.answer(request, witness, [signer.verifier], state / witness.name.replace("/", "-"), AT)
 
 
 def policy(registry: Registry, tmp_path: Path, needed: str = "2") -> witnesses.Policy:
-    signer = log_key.signer(registry.settings)
+    signer = checkpoints.signer(registry.settings)
     assert signer is not None
     file = tmp_path / "witnesses.policy"
     file.write_text(
@@ -93,7 +93,7 @@ def test_a_forked_log_is_refused_by_who_cosigned_the_other_and_by_verifying(regi
 
 
 def _signed_anew(registry: Registry) -> str:
-    signer = log_key.signer(registry.settings)
+    signer = checkpoints.signer(registry.settings)
     assert signer is not None
     with registry.reading() as session:
         size = tree.size_of(session)
@@ -110,12 +110,12 @@ def _refused_by(registry: Registry, by: witnesses.Policy) -> str:
 def test_only_the_log_that_is_watched_is_cosigned(registry: Registry, tmp_path: Path) -> None:
     request = asked(registry, 0)
     with pytest.raises(InputError, match="does not watch the log"):
-        witnesses.answer(request, FIRST, [log_key.new_log().verifier], tmp_path, AT)
-    signer = log_key.signer(registry.settings)
+        witnesses.answer(request, FIRST, [checkpoints.new_log().verifier], tmp_path, AT)
+    signer = checkpoints.signer(registry.settings)
     assert signer is not None
     with pytest.raises(IntegrityError, match="not over this text"):
         witnesses.answer(request.replace("\n3\n", "\n4\n"), FIRST, [signer.verifier], tmp_path, AT)
-    unsigned = Note(registry.checkpoint().text, (notes.signed("x\n", log_key.new_log()),))
+    unsigned = Note(registry.checkpoint().text, (notes.signed("x\n", checkpoints.new_log()),))
     with pytest.raises(IntegrityError, match="not signed by the log"):
         witnesses.answer(f"old 0\n\n{unsigned}", FIRST, [signer.verifier], tmp_path, AT)
     for text in ("", "old 1\n", "old -1\n\n" + request.partition("\n\n")[2], "old 0\nAAAA\n\n" + request):
@@ -153,7 +153,7 @@ def test_an_answer_of_a_stranger_or_over_something_else_is_not_kept(registry: Re
 )
 def test_a_policy_that_could_be_misread_is_refused(tmp_path: Path, lines: str, said: str) -> None:
     file = tmp_path / "policy"
-    keys = {"one": FIRST.verifier, "two": SECOND.verifier, "log": log_key.new_log().verifier}
+    keys = {"one": FIRST.verifier, "two": SECOND.verifier, "log": checkpoints.new_log().verifier}
     file.write_text(lines.format(**keys) + "\n")
     with pytest.raises(InputError, match=said):
         witnesses.read_policy(file)

@@ -9,21 +9,19 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from sovereign_pipeline.artifacts.attested import PROVENANCE_BUNDLE, bundles_of
-from sovereign_pipeline.artifacts.gate_records import GATE_RECORD
-from sovereign_pipeline.artifacts.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.signed_artifacts.sealed_entries import SEALED
-from sovereign_pipeline.ledger.signed_artifacts.sealing import open_store
-from sovereign_pipeline.ledger.tables import AuditEntry
-from sovereign_pipeline.signing.keys import FileSigner, generate, write_key
-from sovereign_pipeline.signing.officers import PIPELINE_KEY_FILE
-from sovereign_pipeline.signing.statements import read_statement, sign_statement
-from sovereign_pipeline.signing.trust_changes import revoke, rotate_key
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.gates import GATE_RECORD
+from sovereign_pipeline.record.keys import FileSigner, generate, write_key
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE, SEALED, bundles_of, open_store
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
+from sovereign_pipeline.record.statements import read_statement, sign_statement
+from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.record.trust_changes import revoke, rotate_key
 from sovereign_pipeline_tests.artifacts.small_stages import CONTENT, FIRST, SECOND, make, writes
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.registry.bench import Bench, small_bench
@@ -250,8 +248,8 @@ def test_nothing_is_stored_that_is_not_on_record(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.ledger.signed_artifacts.sealing import LedgerSeals
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.sealing import LedgerSeals
 from sovereign_pipeline_tests.artifacts.small_stages import FIRST
 from sovereign_pipeline_tests.conftest import DemoInstitution, minimal_recipe
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.stage import Workplace
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.orchestration.launching import pipes as trainer
 from sovereign_pipeline.policy.trainer import Ray
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.training.launcher import (
     INSTALLATION_VARIABLE,
     PARENT_VARIABLE,

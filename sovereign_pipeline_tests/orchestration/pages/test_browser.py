@@ -18,13 +18,13 @@ import dagster as dg
 import pytest
 from playwright.sync_api import Browser, expect
 
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES
 from sovereign_pipeline.orchestration.instance import prepare_dagster_home
 from sovereign_pipeline.orchestration.partitions import register_lines
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe

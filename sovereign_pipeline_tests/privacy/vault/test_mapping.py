@@ -9,14 +9,14 @@ import pyrage
 import pytest
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.privacy import batches
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.privacy.vault import MappingDigest, MappingRow, Vault, read_vault
 from sovereign_pipeline.privacy.vault_cli import app
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.materializing import materialize
 

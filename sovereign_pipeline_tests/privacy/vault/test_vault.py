@@ -146,8 +146,6 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
         [sys.executable, "-c", asks], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert own.split() == [
-        "sovereign_pipeline.artifacts",
-        "sovereign_pipeline.artifacts.manifest",
         "sovereign_pipeline.base",
         "sovereign_pipeline.base.errors",
         "sovereign_pipeline.base.files",
@@ -159,6 +157,8 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
         "sovereign_pipeline.privacy",
         "sovereign_pipeline.privacy.vault",
         "sovereign_pipeline.privacy.vault_cli",
+        "sovereign_pipeline.record",
+        "sovereign_pipeline.record.manifest",
     ]
     assert heavy == ""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from playwright.sync_api import Page
 
-from sovereign_pipeline.ledger.tables import Ballot
+from sovereign_pipeline.record.tables import Ballot
 from sovereign_pipeline_tests.browser import Visitor
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.servers import InThisProcess

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.ledger.tables import Guess
+from sovereign_pipeline.record.tables import Guess
 from sovereign_pipeline_tests.browser import DESKTOP, LOWEST_CONTRAST, PHONE
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.operators import (

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sovereign_pipeline.ledger.audit_log import append
-from sovereign_pipeline.ledger.tables import Ballot
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.tables import Ballot
 from sovereign_pipeline.review.ballots import issue_another_link
 from sovereign_pipeline.review.page.app import create_app
 from sovereign_pipeline_tests.review.conftest import ReviewBench

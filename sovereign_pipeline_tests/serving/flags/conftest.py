@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.in_force import Flags
 from sovereign_pipeline.serving.rollout.publishing import follow

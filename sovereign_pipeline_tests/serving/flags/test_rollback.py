@@ -6,15 +6,14 @@ import hashlib
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError, SignInError
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.states import FLAG_CHANGED
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.catalog import FLAG_CHANGED
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.statements import REQUEST, Statement, Subject, sign_statement
+from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, root_of, sequences, write_change
 from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback
-from sovereign_pipeline.signing.keys import generate
-from sovereign_pipeline.signing.predicates import REQUEST
-from sovereign_pipeline.signing.statements import Statement, Subject, sign_statement
-from sovereign_pipeline.signing.trust_changes import add_officer
 from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.database import Registry, open_registry
-from sovereign_pipeline.ledger.tables import AuditEntry
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, digest_of_answer, read_hour
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.serving.gateway.conftest import Client

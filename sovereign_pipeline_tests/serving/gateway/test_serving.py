@@ -22,10 +22,10 @@ from openai import OpenAI
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.serving.gateway.auth import Grant, Tokens, add_token, callers_of, revoke_token
 from sovereign_pipeline.serving.gateway.server import serve
 from sovereign_pipeline.serving.rollout.rollback import rollback
-from sovereign_pipeline.signing.demonstration import demonstration_trust
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.review.page.servers import free_port

@@ -10,10 +10,10 @@ import httpx2
 import pytest
 
 from sovereign_pipeline.base.errors import EngineLost
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Piece, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.gateway import server

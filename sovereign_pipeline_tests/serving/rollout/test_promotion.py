@@ -10,9 +10,11 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base.errors import ConflictError, GateRefused, IntegrityError, SignInError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.tables import Adapter
 from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.keys import generate, write_key
+from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.trial import (
     ACCEPTED,
     JUDGED,
@@ -25,8 +27,6 @@ from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop
 from sovereign_pipeline.serving.rollout.telemetry import Severity
-from sovereign_pipeline.signing.keys import generate, write_key
-from sovereign_pipeline.signing.trust_changes import add_officer
 from sovereign_pipeline_tests.serving.flags.conftest import LINE
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
 from sovereign_pipeline_tests.serving.flags.conftest import office as office

@@ -5,9 +5,9 @@ import datetime
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.states import FLAG_CHANGED
 from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.serving.rollout.hold import Watcher, judge, state_of
 from sovereign_pipeline.serving.rollout.telemetry import read_tally
 from sovereign_pipeline_tests.serving.flags.conftest import LINE

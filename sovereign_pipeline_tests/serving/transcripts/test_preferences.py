@@ -14,8 +14,8 @@ from sovereign_pipeline.base.errors import CeilingExceeded, ConflictError, Input
 from sovereign_pipeline.cli import app
 from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
-from sovereign_pipeline.ledger.audit_log import entries
-from sovereign_pipeline.ledger.database import open_registry
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.serving.rated_answers import TAKEN
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.serving.transcripts.conftest import LINE, Kept

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.tiny_model import save_tiny_model
 from sovereign_pipeline_tests.training.continuation.chain import OLD, Office

@@ -9,7 +9,7 @@ import pytest
 from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.training.continuation import resolve_parent
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import letter

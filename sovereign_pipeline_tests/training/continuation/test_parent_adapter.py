@@ -17,8 +17,8 @@ from sovereign_pipeline.base.errors import (
     TrainingFailed,
 )
 from sovereign_pipeline.cli import app
-from sovereign_pipeline.ledger.database import open_registry
-from sovereign_pipeline.ledger.tables import Adapter
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.registry.registration import BILL_OF_MATERIALS_FILE
 from sovereign_pipeline.registry.verification import verify_adapter

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.gates import evaluate_gates
-from sovereign_pipeline.artifacts.manifest import ArtifactRef
-from sovereign_pipeline.artifacts.production import produce
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import Document, write_documents
 from sovereign_pipeline.orchestration.pages.figures import figures_of
 from sovereign_pipeline.orchestration.pages.models import reward_model as page_of
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, TrainingResult
 from sovereign_pipeline.training.reward_trainer import train_reward_model
 from sovereign_pipeline.training.stages import REWARD_MODEL

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.artifacts.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.orchestration.pages.figures import figures_of
 from sovereign_pipeline.orchestration.pages.models import adapter
 from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.registry.registration import method_of
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob, TrainingResult
 from sovereign_pipeline.training.reward_trainer import train_reward_model

@@ -1,0 +1,484 @@
+"""Look-ups in the registry: adapters, their states, datasets, purges, and waivers of gates."""
+
+import datetime
+import difflib
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from sqlalchemy import Row, Select, Text, cast, select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.record.audit_log import ROWS, adapters_on_record, append, assert_entered, assert_on_record
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import assert_in_force, trust_named
+from sovereign_pipeline.record.officers import actor_of
+from sovereign_pipeline.record.tables import (
+    Adapter,
+    AuditEntry,
+    BaseModelRow,
+    BlindReview,
+    Dataset,
+    Transition,
+    row_as_dict,
+)
+from sovereign_pipeline.record.trust_root import Trust
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.record.trust_root import Trust
+
+State = Literal[
+    "registered", "in review", "approved", "staged", "production", "superseded", "rejected", "recalled", "retired"
+]
+STATES: tuple[State, ...] = get_args(State)
+
+ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
+"""States in which an adapter is neither served, nor compared with, nor continued from."""
+
+REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "flag changed"
+"""Actions of the entries of requests, of transitions, and of the changes of a line's flag."""
+
+TransitionRow = Transition | Row[Any]
+"""A transition as an object or, where there are thousands, as a row."""
+
+
+def transitions_of(session: Session, line: str) -> list[Transition]:
+    """Every transition of a line, the oldest first.
+
+    Raises IntegrityError naming one that was put in, changed or removed, or that does not follow from those before it.
+    """
+    rows = list(session.scalars(select(Transition).where(Transition.line == line).order_by(Transition.sequence)))
+    _assert_on_record(session, line, {line: rows} if rows else {})
+    return rows
+
+
+def facts_of(row: TransitionRow) -> dict[str, object]:
+    """What the entry of a transition says of it; the signed statement is named by its SHA-256."""
+    return {
+        "line": row.line,
+        "sequence": row.sequence,
+        "adapter": row.adapter_id,
+        "transition": row.transition,
+        "from": row.before,
+        "to": row.after,
+        "request": row.request_id,
+        "at": row.made_at.isoformat(),
+        "statement": hashlib.sha256(row.statement).hexdigest(),
+    }
+
+
+def states(session: Session, line: str | None = None, at: datetime.datetime | None = None) -> dict[str, State]:
+    """Adapter -> its state, of one line or of all; `at`: at that moment, else now."""
+    adapters, reviewed = select(Adapter.id), select(BlindReview.adapter_id)
+    if line is not None:
+        adapters, reviewed = adapters.where(Adapter.line == line), reviewed.where(BlindReview.line == line)
+    if at is not None:
+        adapters, reviewed = adapters.where(Adapter.registered_at <= at), reviewed.where(BlindReview.opened_at <= at)
+    found: dict[str, State] = dict.fromkeys(session.scalars(adapters), "registered")
+    found |= dict.fromkeys((each for each in session.scalars(reviewed) if each in found), "in review")
+    columns = Transition.__table__.c
+    query = select(*columns).order_by(columns.line, columns.sequence)
+    made = session.execute(query if line is None else query.where(columns.line == line))
+    by_line = {each: list(rows) for each, rows in itertools.groupby(made, key=lambda row: str(row.line))}
+    _assert_on_record(session, line, by_line)
+    for rows in by_line.values():
+        if at is not None:
+            rows = [row for row, moment in zip(rows, _moments(rows), strict=True) if moment <= at]
+        found |= {row.adapter_id: _state(row.after) for row in rows}
+    return found
+
+
+def lines_in(session: Session, wanted: Collection[State]) -> list[str]:
+    """Lines with an adapter in one of these states, as a glance: a line whose transitions are not on record is among
+    them, so that whoever looks closer refuses that one and no other."""
+    found = set[str]()
+    try:
+        state = states(session)
+    except IntegrityError:
+        state = {}
+        for line in session.scalars(select(Transition.line).distinct()).all():
+            try:
+                state |= states(session, line)
+            except IntegrityError:
+                found.add(line)
+    ids = [each for each, reached in state.items() if reached in wanted]
+    return sorted({*found, *session.scalars(select(Adapter.line).where(Adapter.id.in_(ids)).distinct())})
+
+
+def state_of(session: Session, adapter: Adapter) -> State:
+    """The state of an adapter now."""
+    return states(session, adapter.line)[adapter.id]
+
+
+def in_production(session: Session, line: str, at: datetime.datetime | None = None) -> str | None:
+    """The adapter of a line that is in production, or was at a moment; None for none."""
+    return next((each for each, state in states(session, line, at).items() if state == "production"), None)
+
+
+def _moments(rows: Sequence[TransitionRow]) -> list[datetime.datetime]:
+    """When each transition was made, at the latest: no later than any after it, whatever a wrong clock wrote."""
+    return list(itertools.accumulate((row.made_at for row in reversed(rows)), min))[::-1]
+
+
+def _assert_on_record(session: Session, line: str | None, found: Mapping[str, Sequence[TransitionRow]]) -> None:
+    """Compare every transition of one line, or of all, with its entry. `found`: line -> the oldest first."""
+    entries = select(cast(AuditEntry.subjects, Text)).where(AuditEntry.action == STATE_CHANGED)
+    if line is not None:
+        entries = entries.where(AuditEntry.subjects["line"].as_string() == line)
+    entered: dict[str, list[dict[str, Any]]] = {}
+    # As one text: thousands of texts take twice as long to read.
+    for subjects in json.loads(f"[{','.join(session.scalars(entries.order_by(AuditEntry.sequence)))}]"):
+        subjects.pop(ROWS, None)
+        entered.setdefault(subjects["line"], []).append(subjects)
+    for each in dict.fromkeys([*found, *entered]):
+        _assert_entered(each, found.get(each, []), entered.get(each, []))
+        _assert_one_follows_the_other(each, found.get(each, []))
+
+
+def _assert_entered(line: str, rows: Sequence[TransitionRow], entered: Sequence[dict[str, Any]]) -> None:
+    for number, (row, entry) in enumerate(zip(rows, entered, strict=False), start=1):
+        if facts_of(row) != entry or row.sequence != number:
+            raise _not_on_record(line, number, "differs from its entry in the audit log")
+    if len(rows) > len(entered):
+        raise _not_on_record(line, len(entered) + 1, "was put in past this program: no entry of the audit log names it")
+    if len(rows) < len(entered):
+        raise _not_on_record(line, len(rows) + 1, "is gone; the audit log names it")
+
+
+def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> None:
+    """A transition begins in the state that the one before left, and one adapter at most is in production."""
+    reached: dict[str, str] = {}
+    for row in rows:
+        before = reached.get(row.adapter_id)
+        begins = {before} if before is not None else {"registered", "in review"}
+        if row.before not in begins:
+            raise _not_on_record(line, row.sequence, f"begins in '{row.before}', and {row.adapter_id} was not there")
+        reached[row.adapter_id] = _state(row.after)
+    serving = [adapter for adapter, state in reached.items() if state == "production"]
+    if len(serving) > 1:
+        raise _not_on_record(line, len(rows), f"leaves {' and '.join(serving)} in production")
+
+
+def _state(word: str) -> State:
+    return _BY_WORD[word]
+
+
+_BY_WORD: Mapping[str, State] = {each: each for each in STATES}
+
+
+def _not_on_record(line: str, number: int, problem: str) -> IntegrityError:
+    return IntegrityError(
+        f"The registry: transition {number} of line {line} {problem}.",
+        "Restore the registry from a copy, and find out who changed it.",
+    )
+
+
+def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
+    """Every registered adapter, or those of one line, in the order of registration.
+
+    Raises IntegrityError naming a row that no entry of the audit log names; columns are not compared here.
+    """
+    query = select(Adapter).order_by(Adapter.registered_at, Adapter.id)
+    if line is not None:
+        query = query.where(Adapter.line == line)
+    with registry.reading() as session:
+        adapters = list(session.scalars(query))
+        assert_entered(session, [adapter.id for adapter in adapters])
+        state = states(session, line)
+        return [{**row_as_dict(adapter), "state": state[adapter.id]} for adapter in adapters]
+
+
+def adapters_in_brief(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
+    """What a table shows of each adapter, quick for thousands; ordered and refused as by `list_adapters`."""
+    query = select(*_BRIEF).order_by(_COLUMNS.registered_at, _COLUMNS.id)
+    if line is not None:
+        query = query.where(_COLUMNS.line == line)
+    names = [column.name for column in _BRIEF]
+    with registry.reading() as session:
+        rows = session.execute(query).all()
+        assert_entered(session, [row.id for row in rows])
+        state = states(session, line)
+        return [dict(zip(names, row, strict=True), state=state[row.id]) for row in rows]
+
+
+_COLUMNS = Adapter.__table__.c
+_BRIEF = [
+    *(_COLUMNS.id, _COLUMNS.classification, _COLUMNS.method, _COLUMNS.adapter_digest, _COLUMNS.dataset_digest),
+    *(_COLUMNS.base_model, _COLUMNS.registered_at, _COLUMNS.review_date),
+]
+
+
+def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
+    """One adapter with its waivers (`acceptances`) and the rows of its datasets and its base model.
+
+    Raises NotFoundError that lists the known adapters.
+    """
+    with registry.reading() as session:
+        adapter = find_adapter(registry, adapter_id)
+        digests = [digest for digest in (adapter.dataset_digest, adapter.preference_dataset_digest) if digest]
+        datasets = session.scalars(select(Dataset).where(Dataset.digest.in_(digests)).order_by(Dataset.kind.desc()))
+        return {
+            **row_as_dict(adapter),
+            "state": state_of(session, adapter),
+            "acceptances": waivers_of(adapter),
+            "datasets": [row_as_dict(dataset) for dataset in datasets],
+            "base": row_as_dict(session.get_one(BaseModelRow, adapter.base_model_digest)),
+        }
+
+
+def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
+    """The waivers behind an adapter: stage, gate, outcome, officer, reason and time of each."""
+    return [
+        {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["acceptance"]}
+        for each in adapter.gate_records
+        if "acceptance" in each
+    ]
+
+
+def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -> list[dict[str, Any]]:
+    """The waivers behind a line's registered adapters, oldest first, without those of the artifact `besides`."""
+    query = select(Adapter).where(Adapter.line == line).order_by(Adapter.registered_at, Adapter.id)
+    with registry.reading() as session:
+        return [
+            {"adapter": adapter.id, **each}
+            for adapter in session.scalars(query)
+            if adapter.adapter_digest != besides
+            for each in waivers_of(adapter)
+        ]
+
+
+def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
+    """Every registered dataset, or those of one line, oldest first, with the adapters that were trained on it."""
+    query = select(Dataset).order_by(Dataset.created_at, Dataset.digest)
+    if line is not None:
+        query = query.where(Dataset.line == line)
+    with registry.reading() as session:
+        adapters = session.scalars(select(Adapter).order_by(Adapter.registered_at, Adapter.id)).all()
+        return [_dataset_as_dict(dataset, adapters) for dataset in session.scalars(query)]
+
+
+def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
+    """One dataset by its digest or the first digits of it. Raises NotFoundError for none or several."""
+    found = [dataset for dataset in list_datasets(registry) if dataset["digest"].startswith(digest)]
+    if len(found) == 1:
+        return found[0]
+    known = and_more(dataset["digest"][:12] for dataset in found or list_datasets(registry)) or "none"
+    problem = f"{len(found)} datasets begin with" if found else "There is no registered dataset"
+    raise NotFoundError(f"{problem} '{digest}'.", f"Give one of these, or more of its digits: {known}.")
+
+
+def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
+    """The adapter that was registered from a record, or None.
+
+    Raises IntegrityError for a row that was put in or changed.
+    """
+    with registry.reading() as session:
+        adapter = session.scalars(select(Adapter).where(Adapter.record_digest == record_digest)).one_or_none()
+        if adapter is not None:
+            assert_on_record(session, adapter)
+        return adapter
+
+
+def is_registered(registry: Registry, record_digest: str) -> bool:
+    """Whether an adapter was registered from a record."""
+    return registered_as(registry, record_digest) is not None
+
+
+def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
+    """The row of an adapter, as its entry has it.
+
+    Raises NotFoundError that names some known adapters, those with an id like it first, and IntegrityError for a row
+    that was put in or changed.
+    """
+    with registry.reading() as session:
+        adapter = session.get(Adapter, adapter_id)
+        if adapter is not None:
+            assert_on_record(session, adapter)
+            return adapter
+        known = session.scalars(select(Adapter.id).order_by(Adapter.id)).all()
+    nearest = difflib.get_close_matches(adapter_id, known)
+    told = and_more([*nearest, *(each for each in known if each not in nearest)]) or "none"
+    raise NotFoundError(f"There is no registered adapter '{adapter_id}'.", f"Known adapters: {told}.")
+
+
+def line_of(adapter_id: str) -> str:
+    """The line of an adapter: its id is line and version."""
+    return adapter_id.rpartition("-")[0]
+
+
+def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Collection[str | None]) -> Adapter | None:
+    """The adapter of a line that a candidate would replace, or None: the one in production, else the last registered.
+
+    Args:
+        weights: SHA-256 of the candidate's weights (`Adapter.adapter_sha256`), which are no incumbent of themselves.
+        besides: of weights that are none either.
+
+    What was rejected, recalled or retired is none. For a candidate that is registered, earlier adapters count in the
+    state that they had then: what happens to them afterwards makes its scores no older. Versions only rise, so the
+    highest is the last: times of registration are whole seconds and may tie.
+    """
+    with registry.reading() as session:
+        adapters = adapters_on_record(session, line)
+        state = states(session, line)
+        same = [adapter for adapter in adapters if adapter.adapter_sha256 == weights]
+        if same:
+            first = min(same, key=lambda adapter: adapter.version_numbers)
+            earlier = {adapter.id for adapter in adapters if adapter.version_numbers < first.version_numbers}
+            then = states(session, line, first.registered_at)
+            state |= {adapter: then[adapter] for adapter in earlier if adapter in then}
+    others = [
+        adapter
+        for adapter in adapters
+        if adapter.adapter_sha256 not in {weights, *besides} and state[adapter.id] not in ENDED
+    ]
+    serving = [adapter for adapter in others if state[adapter.id] == "production"]
+    return max(serving or others, key=lambda adapter: adapter.version_numbers, default=None)
+
+
+def _dataset_as_dict(dataset: Dataset, adapters: Sequence[Adapter]) -> dict[str, Any]:
+    trained = [each.id for each in adapters if dataset.digest in (each.dataset_digest, each.preference_dataset_digest)]
+    return {**row_as_dict(dataset), "adapters": trained}
+
+
+PURGED = "release weights purged"
+MAY = "retire"
+"""What the trust root must let the officer do."""
+STATEMENT = "bundle"
+"""The name in an entry's subjects under which the signed statement stands, as text."""
+
+HINT = "Restore the registry from a copy, and find out who changed it."
+
+
+@dataclass(frozen=True)
+class PurgedFile:
+    """A file that was removed, as the manifest of its artifact lists it."""
+
+    artifact: str
+    """Digest."""
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Purge:
+    """That the weights of an adapter were removed, as its entry and the signed statement in it have it."""
+
+    adapter: str
+    at: datetime.datetime
+    files: tuple[PurgedFile, ...]
+    reason: str
+    officer: str
+    """Who signed it."""
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+
+def purge_dates(session: Session) -> dict[str, datetime.date]:
+    """Adapter -> the day on which its weights were purged, as the entries say; for display, no signature verified."""
+    query = select(AuditEntry.subjects["adapter"].as_string(), AuditEntry.at).where(AuditEntry.action == PURGED)
+    found: dict[str, datetime.date] = {}
+    for adapter, at in session.execute(query.order_by(AuditEntry.sequence)):
+        found.setdefault(adapter, at.date())
+    return found
+
+
+def purge_of(session: Session, trust: "Trust", adapter_id: str) -> Purge | None:
+    """The purge of an adapter's weights, or None. Raises IntegrityError unless an officer signed it."""
+    query = _entries().where(AuditEntry.subjects["adapter"].as_string() == adapter_id).limit(1)
+    entry = session.scalars(query).first()
+    return _verified(session, trust, entry) if entry is not None else None
+
+
+def purges_of(session: Session, artifact: str) -> list[AuditEntry]:
+    """The entries of purges that removed files of an artifact, by its digest; nothing verified."""
+    return [each for each in session.scalars(_entries()) if artifact in each.subjects["weights"]]
+
+
+def files_purged(session: Session, trust: "Trust", artifact: str) -> dict[str, Purge]:
+    """Path -> the purge by which it may be gone, of the files of an artifact.
+
+    Raises IntegrityError unless an officer signed each.
+    """
+    found: dict[str, Purge] = {}
+    for entry in purges_of(session, artifact):
+        purge = _verified(session, trust, entry)
+        for file in purge.files:
+            if file.artifact == artifact:
+                found.setdefault(file.path, purge)
+    return found
+
+
+def _entries() -> Select[AuditEntry]:
+    return select(AuditEntry).where(AuditEntry.action == PURGED).order_by(AuditEntry.sequence)
+
+
+def _verified(session: Session, trust: "Trust", entry: AuditEntry) -> Purge:
+    from sovereign_pipeline.record.officers import verify_act  # a list verifies no signature
+    from sovereign_pipeline.record.statements import PURGE
+
+    subjects = entry.subjects
+    bundle = str(subjects[STATEMENT]).encode()
+    adapter = session.get(Adapter, subjects["adapter"])
+    if adapter is None or hashlib.sha256(bundle).hexdigest() != subjects["statement"]:
+        raise _differs(entry)
+    verified = verify_act(
+        bundle,
+        trust,
+        MAY,
+        [adapter.classification],
+        predicate_type=PURGE,
+        sha256=adapter.record_manifest_sha256,
+        at_index=entry.sequence - 1,
+    )
+    predicate = verified.statement.predicate
+    files = tuple(_file(entry, each) for each in predicate["files"])
+    stated = (predicate["line"], predicate["adapter"], sorted({file.artifact for file in files}))
+    if stated != (adapter.line, adapter.id, subjects["weights"]):
+        raise _differs(entry)
+    assert verified.key.person is not None  # of every officer's key, as reading the trust root asserts
+    return Purge(adapter.id, entry.at, files, predicate["reason"], verified.key.person)
+
+
+def _file(entry: AuditEntry, stated: Mapping[str, Any]) -> PurgedFile:
+    try:
+        return PurgedFile(stated["artifact"], stated["path"], stated["size"], stated["sha256"])
+    except (KeyError, TypeError):
+        raise _differs(entry) from None
+
+
+def _differs(entry: AuditEntry) -> IntegrityError:
+    return IntegrityError(f"The audit log: entry {entry.sequence} differs from the purge that was signed.", HINT)
+
+
+WAIVED = "gate waived"
+
+
+@dataclass(frozen=True)
+class LedgerWaivers:
+    """The waivers in the ledger. It is opened when it is first needed."""
+
+    opened: Callable[[], Registry]
+
+    def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
+        """Put a waiver on record, before it is made."""
+        registry = self.opened()
+        with registry.writing() as session:
+            assert_in_force(session, registry.settings, trust)
+            append(session, actor_of(keyid), WAIVED, {**subjects, **trust_named(trust)})
+
+    def index_of(self, statement: str) -> int | None:
+        """The place in the log of the waiver whose signed statement has this SHA-256; None where it is in no entry."""
+        query = select(AuditEntry.sequence).where(
+            AuditEntry.action == WAIVED, AuditEntry.subjects["statement"].as_string() == statement
+        )
+        with self.opened().reading() as session:
+            sequence = session.scalars(query.order_by(AuditEntry.sequence).limit(1)).one_or_none()
+        return sequence - 1 if sequence is not None else None

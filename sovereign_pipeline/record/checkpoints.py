@@ -1,0 +1,606 @@
+"""The ledger's key, its second copy, and its newest signed checkpoint, which finds an older copy that was put back."""
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import canonical_json, held_within, write_atomically
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.record import notes, tree
+from sovereign_pipeline.record.merkle import is_consistent
+from sovereign_pipeline.record.notes import Note, Signer, TreeHead, Verifier, parse_note, parse_tree_head
+from sovereign_pipeline.record.tables import LedgerEntry, LedgerKey
+
+ORIGIN = "sovereign-pipeline/ledger"
+ID_BYTES = 8
+RESTORE = "Restore registry, home and keys from copies of the same time, and find out who changed them."
+
+
+def key_file(settings: Settings) -> Path:
+    return settings.keys / "log.key"
+
+
+def new_log() -> Signer:
+    """A new key for a new log."""
+    return notes.new_signer(f"{ORIGIN}/{secrets.token_hex(ID_BYTES)}", notes.SIGNS)
+
+
+def keep(settings: Settings, signer: Signer) -> None:
+    """Write a new key. Raises InputError where another account can enter its directory."""
+    assert_private(settings)
+    write_key(key_file(settings), signer)
+
+
+def assert_private(settings: Settings) -> None:
+    """Raise InputError where another account can enter the directory of keys; it is made where it is missing."""
+    settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _refuse_open(settings.keys)
+
+
+def write_key(path: Path, signer: Signer) -> None:
+    """Write a private key into a new file. Raises InputError where it would not be private, or is there already."""
+    try:
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such directory.", "Correct the path of the key.") from None
+    _refuse_open(path.parent)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise InputError(f"{path}: there is a file already.", "Name a new file: no key is written over.") from None
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(signer.to_text() + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def read_key(path: Path) -> Signer:
+    """Raises InputError for a file that is none, and IntegrityError where another account can read it."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.", "Correct the path of the key.")
+    if path.stat().st_mode & 0o077:
+        raise IntegrityError(f"{path}: other accounts can read this key.", f"Close it: chmod 600 {path}")
+    try:
+        return notes.parse_signer(path.read_text(encoding="utf-8", errors="replace"))
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", error.hint) from None
+
+
+def signer(settings: Settings) -> Signer | None:
+    """The private key on this machine; None where there is none."""
+    path = key_file(settings)
+    try:
+        return read_key(path) if path.exists() else None
+    except PermissionError:
+        return None
+
+
+def verifier(session: Session, settings: Settings) -> Verifier | None:
+    """The log's public key; None before the first act. Raises IntegrityError when registry and key do not agree."""
+    rows = list(session.scalars(select(LedgerKey.verifier)))
+    here = signer(settings)
+    try:
+        stated = [notes.parse_verifier(each) for each in rows]
+    except (InputError, AttributeError):  # another text, or none
+        raise IntegrityError("The registry's row of the ledger's key holds no public key.", RESTORE) from None
+    if len(stated) > 1 or (stated and here is not None and stated[0] != here.verifier):
+        raise IntegrityError(
+            f"{key_file(settings)}: this key is not the one of the registry's ledger.",
+            f"Use the keys that belong to this registry. {RESTORE}",
+        )
+    if stated:
+        return stated[0]
+    return here.verifier if here is not None else None
+
+
+def is_stated(session: Session) -> bool:
+    """Whether the registry says which key is its own."""
+    return session.scalars(select(LedgerKey.verifier)).first() is not None
+
+
+def state(session: Session, signer: Signer) -> None:
+    session.execute(insert(LedgerKey).values(verifier=str(signer.verifier)))
+
+
+def _refuse_open(directory: Path) -> None:
+    if directory.stat().st_mode & 0o077:
+        raise InputError(
+            f"{directory}: other accounts can enter the directory of keys.", f"Close it: chmod 700 {directory}"
+        )
+
+
+VOID, CHECKPOINT = "void", "checkpoint"
+FIRST_LOOK = 1 << 14
+"""Bytes from the end in which it is looked first for what is not yet confirmed."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the file. Exactly one of the other fields is set where it can be read."""
+
+    content: bytes
+    sequence: int | None = None
+    """Of the entry."""
+    void: str | None = None
+    """SHA-256 of the line that does not count."""
+    checkpoint: Note | None = None
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    @property
+    def is_torn(self) -> bool:
+        return self.sequence is None and self.void is None and self.checkpoint is None
+
+
+@dataclass
+class End:
+    """What the end of the file says."""
+
+    confirmed: Note | None = None
+    """The newest checkpoint."""
+    entries: dict[int, bytes] = field(default_factory=dict)
+    """Of the newest entries, by number; void ones are not among them."""
+    torn: list[bytes] = field(default_factory=list)
+    """Lines that cannot be read, and are not yet marked as void."""
+    is_cut: bool = False
+    """The last line has no end."""
+
+    @property
+    def size(self) -> int:
+        """How many entries are confirmed."""
+        return parse_tree_head(self.confirmed.text).size if self.confirmed is not None else 0
+
+
+def lines_of(path: Path) -> Iterator[Line]:
+    """Every line, oldest first."""
+    with path.open("rb") as stream:
+        yield from (parse_line(each.removesuffix(b"\n")) for each in stream if each != b"\n")
+
+
+def entries_of(path: Path) -> Iterator[Line]:
+    """Every entry that counts. Raises IntegrityError for a line that is neither readable nor marked as void."""
+    void = {line.void for line in map(parse_line, _lines_with(path, b'{"void"'))}
+    for number, line in enumerate(lines_of(path), 1):
+        if line.sha256 in void:
+            continue
+        if line.sequence is not None:
+            yield line
+        elif line.is_torn:
+            raise IntegrityError(
+                f"{path}: line {number} cannot be read.",
+                "The last line may have been cut short by a crash: the next act marks it. Any other was changed.",
+            )
+
+
+def _lines_with(path: Path, start: bytes) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        yield from (each.removesuffix(b"\n") for each in stream if each.startswith(start))
+
+
+def parse_line(content: bytes) -> Line:
+    try:
+        parsed = json.loads(content)
+        if set(parsed) == {VOID} and isinstance(parsed[VOID], str):
+            return Line(content, void=parsed[VOID])
+        if set(parsed) == {CHECKPOINT}:
+            note = parse_note(parsed[CHECKPOINT])
+            parse_tree_head(note.text)
+            return Line(content, checkpoint=note)
+        if isinstance(parsed["sequence"], int) and "hash" in parsed:
+            return Line(content, sequence=parsed["sequence"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InputError):
+        pass
+    return Line(content)
+
+
+def end_of(path: Path) -> End:
+    """Read the end of the file, as far back as something there may not be committed."""
+    length = path.stat().st_size
+    look = FIRST_LOOK
+    while True:
+        with path.open("rb") as stream:
+            stream.seek(max(0, length - look))
+            content = stream.read(min(look, length))
+        is_whole = look >= length
+        end = _read_end(content if is_whole else content.partition(b"\n")[2])
+        if is_whole or (end.confirmed is not None and end.entries and min(end.entries) <= end.size):
+            return end
+        look *= 4
+
+
+@contextmanager
+def _stopping(path: Path) -> Iterator[None]:
+    """Turns what the medium says into an error that stops the act."""
+    if not path.exists():
+        raise IntegrityError(
+            f"{path}: the ledger's second copy is not there, so nothing is done.",
+            "Mount its medium. For a new copy, make an empty file there.",
+        )
+    try:
+        yield
+    except OSError as error:
+        raise IntegrityError(
+            f"{path}: the ledger's second copy cannot be written ({error.strerror}), so nothing is done.",
+            "Make room on its medium, or mount it for writing.",
+        ) from None
+
+
+def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int) -> None:
+    """Write entries that are about to be committed, and wait until they are on the medium.
+
+    Whatever is missing before them is added first; what was never committed is marked as void.
+
+    Args:
+        committed: the exact bytes of committed entries, from one number to another.
+        size: how many are committed.
+    """
+    with _stopping(path):
+        end = end_of(path)
+        newest = max((number for number in end.entries if number <= size), default=0)
+        if newest and [end.entries[newest]] != list(committed(newest, newest)):
+            raise IntegrityError(
+                f"{path}: entry {newest} of the copy is not the one of the registry.", "Find out which was changed."
+            )
+        void = [each for number, each in end.entries.items() if number > size] + end.torn
+        with path.open("ab", buffering=0) as raw:
+            _write(raw.fileno(), b"\n" if end.is_cut else b"")
+            marks = [canonical_json({VOID: hashlib.sha256(each).hexdigest()}) for each in void]
+            _write_lines(raw.fileno(), marks)
+            _write_lines(raw.fileno(), committed(newest + 1, size))
+            _write_lines(raw.fileno(), entries)
+            os.fsync(raw.fileno())
+
+
+def confirm(path: Path, checkpoint: Note) -> None:
+    """Note that everything up to this checkpoint is committed. Raises IntegrityError where that cannot be written."""
+    try:
+        with path.open("ab", buffering=0) as raw:
+            _write_lines(raw.fileno(), [canonical_json({CHECKPOINT: str(checkpoint)})])
+            os.fsync(raw.fileno())
+    except OSError as error:
+        raise IntegrityError(
+            f"{path}: the checkpoint cannot be written into the ledger's second copy ({error.strerror}). "
+            f"What was done is on record, up to entry {parse_tree_head(checkpoint.text).size}.",
+            "Make room on its medium. The next act writes it.",
+        ) from None
+
+
+def actions_of(path: Path, first: int, last: int) -> dict[int, str]:
+    """Number -> action, of those entries from one number to another that the copy holds."""
+    return {
+        line.sequence: str(json.loads(line.content).get("action"))
+        for line in lines_of(path)
+        if line.sequence is not None and first <= line.sequence <= last
+    }
+
+
+def _read_end(content: bytes) -> End:
+    end = End(is_cut=bool(content) and not content.endswith(b"\n"))
+    by_digest: dict[str, int | None] = {}
+    for line in map(parse_line, filter(None, content.split(b"\n"))):
+        if line.sequence is not None:
+            end.entries[line.sequence] = line.content
+            by_digest[line.sha256] = line.sequence
+        elif line.checkpoint is not None:
+            end.confirmed = line.checkpoint
+        elif line.void is None:
+            end.torn.append(line.content)
+        elif line.void in by_digest:
+            end.entries.pop(by_digest[line.void] or 0, None)
+        else:
+            end.torn = [each for each in end.torn if hashlib.sha256(each).hexdigest() != line.void]
+    return end
+
+
+def _write_lines(handle: int, lines: Iterable[bytes]) -> None:
+    for each in lines:
+        _write(handle, each + b"\n")
+
+
+def _write(handle: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(handle, content) :]
+
+
+WAIT_SECONDS = 30
+READS, SECONDS_BETWEEN_READS = 20, 0.05
+"""While others write, what was announced when and what is read may be of different moments."""
+ANNOUNCED = "/announced"
+"""What follows the log's name in an announcement, so that none is taken for a checkpoint."""
+
+
+class Readable(Protocol):
+    """A registry (`database.Registry`)."""
+
+    @property
+    def settings(self) -> Settings: ...
+
+    def reading(self) -> AbstractContextManager[Session]: ...
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint as it lies in a file; its signature is not yet verified."""
+
+    path: Path
+    note: Note
+
+    @property
+    def head(self) -> TreeHead:
+        return notes.parse_tree_head(self.note.text)
+
+
+def checkpoint_file(settings: Settings) -> Path:
+    return settings.ledger / "checkpoint"
+
+
+def assert_not_older(registry: Readable) -> None:
+    """Raise IntegrityError when the registry lacks entries that were signed, naming them, or holds others instead.
+
+    For whatever decides something by what the registry holds.
+    """
+    for tries_left in reversed(range(READS)):
+        kept = all_kept(registry.settings)  # before the state of the database: others may write meanwhile
+        with registry.reading() as session:
+            tree.assert_no_entry_beside(session)
+            verifier = verified(session, registry.settings, kept)
+            try:
+                _assert_announced(session, registry.settings, verifier, [*kept, *all_kept(registry.settings)])
+                return
+            except IntegrityError:
+                if not tries_left:
+                    raise
+        time.sleep(SECONDS_BETWEEN_READS)
+
+
+def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Verifier | None:
+    """The log's public key, after the tree was held against every kept checkpoint; None before the first act."""
+    verifier_ = verifier(session, settings)
+    in_home = any(each.path == checkpoint_file(settings) for each in kept)
+    if verifier_ is None and all(_says_what_is_there(session, each.head) for each in kept):
+        return None  # the first act died between its checkpoint and its key: it is done again
+    if verifier_ is None and kept:
+        raise IntegrityError(
+            f"{kept[0].path}: there is a checkpoint of a ledger here, and the registry knows of none.", RESTORE
+        )
+    if verifier_ is not None and not in_home and (is_stated(session) or tree.size_of(session)):
+        raise IntegrityError(f"{checkpoint_file(settings)}: the ledger's last checkpoint is missing.", RESTORE)
+    for each in kept:
+        assert verifier_ is not None
+        _assert_signed(each, verifier_)
+        _assert_holds(session, settings, each)
+    return verifier_
+
+
+def all_kept(settings: Settings) -> list[Kept]:
+    """What lies in the home and, where there is one, in the second copy."""
+    found = []
+    path = checkpoint_file(settings)
+    if path.exists():
+        found.append(Kept(path, read_note(path)))
+    copy = settings.ledger_copy
+    if copy is not None and copy.exists() and (confirmed := end_of(copy).confirmed) is not None:
+        found.append(Kept(copy, confirmed))
+    return found
+
+
+def read_note(path: Path) -> Note:
+    """Raises IntegrityError for a file that holds no checkpoint."""
+    try:
+        note = notes.parse_note(path.read_text(encoding="utf-8"))
+        notes.parse_tree_head(note.text)
+    except (InputError, ValueError):
+        raise IntegrityError(f"{path}: this is not a signed checkpoint.", RESTORE) from None
+    return note
+
+
+@contextmanager
+def only_writer(settings: Settings) -> Iterator[None]:
+    """Hold the home's lock of the ledger: one act, with its checkpoint, after the other."""
+    with held_within(settings.ledger / "lock", WAIT_SECONDS):
+        yield
+
+
+def prepare(session: Session, settings: Settings) -> None:
+    """At the beginning of a writing transaction: refuse an older registry and entries of others, and make the log's key
+    for the first act."""
+    kept = all_kept(settings)
+    tree.assert_no_entry_beside(session)
+    verifier = verified(session, settings, kept)
+    _assert_announced(session, settings, verifier, kept)
+    signer_ = signer(settings)
+    if signer_ is None:
+        if verifier is not None:
+            raise IntegrityError(
+                f"{key_file(settings)}: the key that signs the ledger's checkpoints is not there.",
+                f"Run as the account that has it (SOVEREIGN_KEYS). {RESTORE}",
+            )
+        assert_private(settings)
+        signer_ = new_log()
+        _keep(settings, _sign(signer_, _head(session, signer_)))
+        keep(settings, signer_)
+    else:
+        _keep_committed(session, settings, signer_, kept)
+    if not is_stated(session):
+        state(session, signer_)
+
+
+def announce(session: Session, settings: Settings) -> None:
+    """Before a commit: sign what it is about to leave."""
+    signer_ = signer(settings)
+    assert signer_ is not None  # `prepare` made one
+    head = _head(session, signer_)
+    text = TreeHead(signer_.name + ANNOUNCED, head.size, head.root).to_text()
+    write_atomically(_announced_file(settings), str(Note(text, (notes.signed(text, signer_),))))
+
+
+def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]) -> None:
+    """Before a commit: write what it appends into the second copy, where the institution has one."""
+    if settings.ledger_copy is None or not appended:
+        return
+
+    def committed(first: int, last: int) -> Iterator[bytes]:
+        query = select(LedgerEntry.data).where(LedgerEntry.sequence.between(first, last))
+        yield from session.scalars(query.order_by(LedgerEntry.sequence).execution_options(yield_per=tree.AT_ONCE))
+
+    add(settings.ledger_copy, appended, committed, tree.size_of(session) - len(appended))
+
+
+def note_committed(session: Session, settings: Settings) -> Note:
+    """After a commit: sign the state that is committed, and keep it unless it is kept already. Returns the note.
+
+    `session`: one that sees committed state alone.
+    """
+    kept = all_kept(settings)
+    _assert_announced(session, settings, verified(session, settings, kept), kept)
+    signer_ = signer(settings)
+    if signer_ is None:
+        raise IntegrityError(f"{key_file(settings)}: the key of the ledger is not there.", RESTORE)
+    head = _head(session, signer_)
+    note = next((each.note for each in kept if each.path == checkpoint_file(settings) and each.head == head), None)
+    try:
+        if note is None:
+            note = _sign(signer_, head)
+            _keep(settings, note)
+    except OSError as error:
+        raise IntegrityError(
+            f"{checkpoint_file(settings)}: the checkpoint cannot be kept ({error.strerror}). "
+            f"What was done is on record, up to entry {head.size}.",
+            "Make room on the disk. The next act keeps the checkpoint.",
+        ) from None
+    copy = settings.ledger_copy
+    if copy is not None and not any(each.path == copy and each.head == head for each in kept):
+        confirm(copy, note)
+    return note
+
+
+def newest(session: Session, settings: Settings) -> Note:
+    """The checkpoint of what is committed; without the key the one that was kept last."""
+    if signer(settings) is not None:
+        return note_committed(session, settings)
+    kept = all_kept(settings)
+    verified(session, settings, kept)
+    if not kept:
+        raise NotFoundError("The ledger has no checkpoint yet.", "The first act signs one.")
+    return kept[0].note
+
+
+def _keep(settings: Settings, note: Note) -> None:
+    write_atomically(checkpoint_file(settings), str(note))
+
+
+def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: Sequence[Kept]) -> None:
+    """Before an act is announced, which takes the place of what an act that died had announced."""
+    head = _head(session, signer)
+    if any(each.path == checkpoint_file(settings) and each.head == head for each in kept):
+        return
+    try:
+        _keep(settings, _sign(signer, head))
+    except OSError as error:
+        raise IntegrityError(
+            f"{checkpoint_file(settings)}: the checkpoint cannot be kept ({error.strerror}), so nothing is done.",
+            "Make room on the disk.",
+        ) from None
+
+
+def _head(session: Session, signer: Signer) -> TreeHead:
+    size = tree.size_of(session)
+    return TreeHead(signer.name, size, tree.root_at(session, size))
+
+
+def _sign(signer: Signer, head: TreeHead) -> Note:
+    text = head.to_text()
+    return Note(text, (notes.signed(text, signer),))
+
+
+def _assert_signed(kept: Kept, verifier: Verifier) -> None:
+    try:
+        is_signed = notes.is_signed(kept.note, verifier)
+    except IntegrityError:
+        is_signed = False
+    if not is_signed or kept.head.origin != verifier.name:
+        raise IntegrityError(f"{kept.path}: this checkpoint is not signed with the ledger's key.", RESTORE)
+
+
+def _says_what_is_there(session: Session, head: TreeHead) -> bool:
+    """Whether a checkpoint is over exactly the tree that there is, so that nothing can have been lost since."""
+    return head.size == tree.size_of(session) and head.root == tree.root_at(session, head.size)
+
+
+def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
+    """The tree still begins with the one of a checkpoint."""
+    head, size = kept.head, tree.size_of(session)
+    if size < head.size:
+        raise IntegrityError(
+            f"The registry is older than its last checkpoint ({kept.path}), which covers {head.size} entries; "
+            f"missing: {_missing(settings, size + 1, head.size)}.",
+            "Restore the newest copy. An older one would let what was done since be done again.",
+        )
+    if head.size == 0:
+        return
+    proof = tree.consistency_proof(session, head.size, size)
+    if not is_consistent(head.size, size, head.root, tree.root_at(session, size), proof):
+        raise IntegrityError(
+            f"The ledger's first {head.size} entries are not those of its checkpoint ({kept.path}): "
+            "they were changed, or belong to another course of events.",
+            RESTORE,
+        )
+
+
+def assert_announcement_signed(settings: Settings, verifier: Verifier) -> None:
+    """Raise IntegrityError for an announcement of another's. It decides nothing once a checkpoint covers its act."""
+    path = _announced_file(settings)
+    if not path.exists():
+        return
+    announced = read_note(path)
+    origin = notes.parse_tree_head(announced.text).origin
+    if origin != verifier.name + ANNOUNCED or not notes.is_signed(announced, verifier):
+        raise IntegrityError(f"{path}: this announcement is not signed with the ledger's key.", RESTORE)
+
+
+def _announced_file(settings: Settings) -> Path:
+    return settings.ledger / "announced"
+
+
+def _assert_announced(session: Session, settings: Settings, verifier: Verifier | None, kept: Sequence[Kept]) -> None:
+    """Whatever lies beyond the home's checkpoint is what an act was about to commit."""
+    signed = [each.head for each in kept if each.path == checkpoint_file(settings)]
+    if verifier is None or not signed:
+        return
+    size, newest = tree.size_of(session), max(head.size for head in signed)
+    if size <= newest:
+        return
+    path = _announced_file(settings)
+    if path.exists():
+        announced = read_note(path)
+        expected = TreeHead(verifier.name + ANNOUNCED, size, tree.root_at(session, size))
+        if announced.text == expected.to_text() and notes.is_signed(announced, verifier):
+            return
+    raise IntegrityError(
+        f"The registry holds {counted(size - newest, 'entry', 'entries')} of the ledger, from {newest + 1} on, that no "
+        f"act of this program was about to write: somebody else did.",
+        RESTORE,
+    )
+
+
+def _missing(settings: Settings, first: int, last: int) -> str:
+    """Entries by number, with what they were where the second copy has them."""
+    copy = settings.ledger_copy
+    known = actions_of(copy, first, last) if copy is not None and copy.exists() else {}
+    if not known:
+        return f"entry {first}" if first == last else f"entries {first} to {last}"
+    return and_more([f"entry {number} ({known.get(number, 'unknown')})" for number in range(first, last + 1)])

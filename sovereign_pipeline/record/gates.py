@@ -1,0 +1,543 @@
+"""Evaluate gates, record and look up their verdicts, and let an officer waive one."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from sovereign_pipeline.base.errors import (
+    ConflictError,
+    GateRefused,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    StaleInput,
+)
+from sovereign_pipeline.base.files import canonical_json, short
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.policy.margins import allows
+from sovereign_pipeline.policy.recipe_model import nearest_known
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.officers import (
+    assert_may,
+    officer_of,
+    officer_shown,
+    officers_words,
+    trust_root,
+    trust_root_if_any,
+    verify_act,
+)
+from sovereign_pipeline.record.stage import (
+    Built,
+    Gate,
+    Identity,
+    Outcome,
+    Stage,
+    Verdict,
+    WaiverLog,
+    Workplace,
+    find_artifact,
+    make_artifact,
+)
+from sovereign_pipeline.record.statements import WAIVER, Statement, Subject, sign_statement
+from sovereign_pipeline.record.store import Artifact, ArtifactStore
+
+GATE_WAIVER = "gate_acceptance"
+WAIVER_FILE = "acceptance.json"
+SIGNATURE_FILE = "acceptance.sigstore.json"
+WAIVE = "waive"
+"""What the trust root must let an officer do."""
+
+WaiverKind = Literal["accept", "override"]
+KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "override"}
+"""The kind of waiver that an outcome needs."""
+
+
+class Waiver(Frozen):
+    """The content of `acceptance.json`.
+
+    Its time is in the manifest's circumstances. What is waived is the manifest's one input: the gate's record.
+    """
+
+    gate: str
+    kind: WaiverKind
+    officer: str
+    """The id of the officer's key."""
+    reason: str
+
+
+def stated_waiver(artifact: Artifact) -> Waiver:
+    """What a waiver says; its signature is not looked at.
+
+    Raises IntegrityError for a file that is none, or that differs from its manifest.
+    """
+    path = artifact.file(WAIVER_FILE)
+    try:
+        waiver = Waiver.model_validate_json(path.read_bytes())
+    except ValidationError:
+        raise IntegrityError(
+            f"{path}: this file is not an officer's waiver.", "Remove the artifact and find out who put it there."
+        ) from None
+    stated = artifact.manifest.producer.config
+    if (waiver.gate, waiver.kind) != (stated.get("gate"), stated.get("kind")):
+        raise IntegrityError(
+            f"{path}: the waiver is for another gate or of another kind than its manifest states.",
+            "Restore it from a copy.",
+        )
+    return waiver
+
+
+def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifact: Artifact) -> Waiver:
+    """Read a waiver that counts: signed by an officer whom the trust root lets waive at this level, and on record.
+
+    Raises IntegrityError for any other.
+    """
+    waiver = stated_waiver(artifact)
+    if SIGNATURE_FILE not in {entry.path for entry in artifact.manifest.files}:
+        raise IntegrityError(
+            f"{artifact.path}: no officer signed this waiver, so it counts for nothing.",
+            "An officer waives the gate with a key.",
+        )
+    path = artifact.file(SIGNATURE_FILE)
+    bundle = path.read_bytes()
+    index = log.index_of(hashlib.sha256(bundle).hexdigest())
+    if index is None:
+        raise IntegrityError(
+            f"{path}: no entry of the audit log names this waiver.", "Find out who put it there, and past what."
+        )
+    try:
+        verified = verify_act(
+            bundle,
+            trust_root(settings),
+            WAIVE,
+            [artifact.manifest.classification],
+            predicate_type=WAIVER,
+            sha256=hashlib.sha256(artifact.file(WAIVER_FILE).read_bytes()).hexdigest(),
+            at_index=index,
+        )
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error.message}", error.hint) from None
+    said = dict(verified.statement.predicate)
+    (record,) = artifact.manifest.inputs
+    (evaluated,) = store.read_manifest(store.input_ref(artifact.manifest, record)).inputs.values()
+    expected = waiver_predicate(artifact.manifest.line, waiver, evaluated, artifact.manifest.inputs[record])
+    if said != expected or verified.key.keyid != waiver.officer:
+        raise IntegrityError(
+            f"{path}: what the officer signed is another waiver than this.", "Find out who put it there."
+        )
+    return waiver
+
+
+def waiver_predicate(line: str, waiver: Waiver, evaluated: str, record: str) -> dict[str, Any]:
+    """What an officer signs. evaluated, record: digests of the artifact and of the verdict on it."""
+    return {
+        "line": line,
+        "gate": waiver.gate,
+        "artifact": evaluated,
+        "record": record,
+        "kind": waiver.kind,
+        "reason": waiver.reason,
+    }
+
+
+GATE_RECORD = "gate_record"
+VERDICT_FILE = "verdict.json"
+LISTED_FILE = "listed.jsonl"
+"""Holds `Verdict.listed`, where there is any: one JSON object per line."""
+WAIVER_VERSION = "2"
+"""The code version of a waiver."""
+
+
+@dataclass(frozen=True)
+class RecordedVerdict:
+    """What a gate's record states about one artifact."""
+
+    record: ArtifactRef
+    verdict: Verdict
+    waiver: ArtifactRef | None = None
+    """An officer's; None where there is none, or where the recipe allows none."""
+
+    @property
+    def passes(self) -> bool:
+        return self.verdict.passed or self.waiver is not None
+
+
+def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> RecordedVerdict | None:
+    """The recorded verdict of a gate for exactly this artifact under today's recipe; None when there is none.
+
+    A waiver is looked for only where the recipe allows one, so a planted one counts for nothing. Raises IntegrityError
+    when the record or the waiver was changed, or a signature does not count.
+    """
+    record = find_artifact(workplace, gate_identity(gate, workplace, ref))
+    if record is None:
+        return None
+    verdict = read_verdict(workplace.store.open(record))
+    if not may_be_waived(gate, workplace, ref, verdict):
+        return RecordedVerdict(record, verdict)
+    waiver = find_artifact(workplace, waiver_identity(gate, workplace, record, verdict))
+    if waiver is not None:
+        waiver_in(workplace, waiver)
+    return RecordedVerdict(record, verdict, waiver)
+
+
+def waiver_in(workplace: Workplace, ref: ArtifactRef) -> Waiver:
+    """What a waiver says that counts. Raises IntegrityError."""
+    return read_waiver(workplace.store, workplace.settings, workplace.waivers, workplace.store.open(ref))
+
+
+def may_be_waived(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict) -> bool:
+    """Whether an officer may waive this verdict on one artifact."""
+    return verdict.outcome != "pass" and allows(gate.permission(workplace, ref), verdict.outcome)
+
+
+def read_verdict(record: Artifact) -> Verdict:
+    """The verdict in a gate's record. Records of earlier versions hold `passed` and no `outcome`."""
+    content = json.loads(record.file(VERDICT_FILE).read_bytes())
+    outcome = content["outcome"] if "outcome" in content else "pass" if content["passed"] else "fail"
+    return Verdict(outcome == "pass", content["message"], content["evidence"], inconclusive=outcome == "inconclusive")
+
+
+def gate_identity(gate: Gate, workplace: Workplace, evaluated: ArtifactRef) -> Identity:
+    """The identity of a gate's record for one artifact under today's recipe."""
+    return Identity(
+        kind=GATE_RECORD,
+        line=workplace.line.line,
+        ladder=workplace.institution.classification,
+        code_version=gate.code_version,
+        config={
+            "gate": gate.name,
+            **gate.recipe(workplace.line),
+            **gate.policy(workplace.institution, workplace.line),
+        },
+        inputs={evaluated.kind: evaluated},
+        external_inputs=gate.external(workplace),
+        libraries={},
+    )
+
+
+def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdict: Verdict) -> Identity:
+    """One record has at most one waiver of each kind: name and reason are its content, not its identity."""
+    return Identity(
+        kind=GATE_WAIVER,
+        line=workplace.line.line,
+        ladder=workplace.institution.classification,
+        code_version=WAIVER_VERSION,
+        config={"gate": gate.name, "kind": KIND_OF[verdict.outcome]},
+        inputs={GATE_RECORD: record},
+        external_inputs={},
+        libraries={},
+    )
+
+
+def evaluate_gates(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Verdict]:
+    """Evaluate every gate of the stage for one artifact and record the verdicts. Gate's name -> recorded verdict.
+
+    `Verdict.listed` stays in the record. A gate that raises leaves no record, so the artifact stays unusable.
+    """
+    artifact = workplace.store.open(ref)
+    inputs = {kind: workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
+
+    def recorded(gate: Gate) -> Verdict:
+        identity = gate_identity(gate, workplace, ref)
+
+        def build(workspace: Path) -> Built:
+            verdict = gate.evaluate(workplace, artifact, inputs)
+            if gate.external(workplace) != identity.external_inputs:
+                raise IntegrityError(
+                    f"A file that the gate '{gate.name}' reads was changed while it was read.", "Run again."
+                )
+            content = {"outcome": verdict.outcome, "message": verdict.message, "evidence": verdict.evidence}
+            (workspace / VERDICT_FILE).write_bytes(canonical_json(content) + b"\n")
+            if verdict.listed:
+                listed = b"".join(canonical_json(each) + b"\n" for each in verdict.listed)
+                (workspace / LISTED_FILE).write_bytes(listed)
+            summary = {"gate": gate.name, "outcome": verdict.outcome}
+            return Built(summary=summary, classification=verdict.classification)
+
+        production = make_artifact(workplace, identity, build)
+        return read_verdict(workplace.store.open(production.ref))
+
+    return {gate.name: recorded(gate) for gate in stage.gates}
+
+
+def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
+    """Assert that an artifact, and everything it was made from, may be used: what `assert_inputs_usable` asserts."""
+    _Usable(workplace).check(stage, ref)
+
+
+def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, ArtifactRef]) -> None:
+    """Assert that the inputs of a stage, and everything they were made from, are current and passed every gate.
+
+    A verdict counts when it is recorded for exactly the artifact's digest, under today's recipe. Files outside the
+    store must be as they were read: a row that was withdrawn or reclassified since is in no artifact that is used. No
+    level may be below that of an input.
+
+    Args:
+        refs: a reference to the artifact of each input, by kind.
+
+    Raises StaleInput, GateRefused, or IntegrityError when a manifest or a record was changed.
+    """
+    usable = _Usable(workplace)
+    for upstream in stage.inputs_of(workplace.line):
+        usable.check(upstream, refs[upstream.kind], with_outside_files=not stage.judges_what_is_recorded)
+
+
+def assert_passed(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
+    """What `assert_usable` asserts, without reading files outside the store."""
+    _Usable(workplace).check(stage, ref, with_outside_files=False)
+
+
+class _Usable:
+    """Walks up from artifacts to the sources, and checks each artifact once."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        self._workplace = workplace
+        self._checked: set[tuple[str, ArtifactRef, bool]] = set()
+
+    def check(self, stage: Stage, ref: ArtifactRef, with_outside_files: bool = True) -> None:
+        outside = with_outside_files and not stage.judges_what_is_recorded
+        if (stage.kind, ref, outside) in self._checked:
+            return
+        self._checked.add((stage.kind, ref, outside))
+        self._assert_current(stage, ref)
+        passthrough = stage.passthrough_input(self._workplace.line)
+        if passthrough is not None:
+            self.check(passthrough, ref, outside)
+            return
+        store = self._workplace.store
+        manifest = store.read_manifest(ref)
+        if outside:
+            self._assert_outside_files(stage, ref, manifest)
+        for gate in stage.gates:
+            passing_verdict(stage, gate, self._workplace, ref)
+        for upstream in stage.inputs_of(self._workplace.line):
+            self._assert_made_of(stage, ref, manifest, upstream)
+            given = store.input_ref(manifest, upstream.kind)
+            self._assert_not_below(ref, manifest, store.read_manifest(given))
+            self.check(upstream, given, outside)
+
+    def _assert_current(self, stage: Stage, ref: ArtifactRef) -> None:
+        line = self._workplace.line.line
+        current = self._workplace.store.current(line, stage.kind)
+        if current is not None and current.digest == ref.digest:
+            return
+        now = f"the current one is {short(current.digest)}" if current else "there is no current one"
+        raise StaleInput(
+            f"Line {line}: {stage.kind} {short(ref.digest)} is stale; {now}.",
+            f"Materialize everything between {stage.kind} and this stage again.",
+            act="run_line",
+            line=line,
+        )
+
+    def _assert_made_of(self, stage: Stage, ref: ArtifactRef, manifest: Manifest, upstream: Stage) -> None:
+        """An optional input may have been added to the recipe since."""
+        if upstream.kind in manifest.inputs:
+            return
+        line = self._workplace.line.line
+        raise StaleInput(
+            f"Line {line}: {stage.kind} {short(ref.digest)} is stale. It was made without {upstream.kind}, which the "
+            f"line reads for it now.",
+            "Run the line again.",
+            act="run_line",
+            line=line,
+        )
+
+    def _assert_outside_files(self, stage: Stage, ref: ArtifactRef, manifest: Manifest) -> None:
+        now = stage.external(self._workplace)
+        names = sorted(now.keys() | manifest.external_inputs.keys())
+        changed = [name for name in names if now.get(name) != manifest.external_inputs.get(name)]
+        if not changed:
+            return
+        line = self._workplace.line.line
+        rows = stage.changed_rows(self._workplace, ref)
+        raise StaleInput(
+            f"Line {line}: {stage.kind} {short(ref.digest)} is stale. It was made from other contents of "
+            f"{and_more(changed)} than there are now{f': {rows}' if rows else ''}.",
+            "Run the line again.",
+            act="run_line",
+            line=line,
+        )
+
+    def _assert_not_below(self, ref: ArtifactRef, manifest: Manifest, of_input: Manifest) -> None:
+        ladder = self._workplace.institution.ladder
+        if ladder.exceeds(of_input.classification, manifest.classification):
+            raise IntegrityError(
+                f"{self._workplace.store.path_of(ref.digest)}: this {manifest.kind} states {manifest.classification}, "
+                f"and its {of_input.kind} is {of_input.classification}. A level never falls.",
+                f"Find out who changed the store. Then materialize {manifest.kind} again.",
+            )
+
+
+def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> RecordedVerdict:
+    """The recorded verdict with which one artifact passes a gate. Raises GateRefused when there is none."""
+    recorded = recorded_verdict(gate, workplace, ref)
+    line, subject = workplace.line.line, f"{stage.kind} {short(ref.digest)}"
+    if recorded is None:
+        raise GateRefused(
+            f"Line {line}: gate '{gate.name}' has no record for {subject}, so nothing may be made from it.",
+            f"Materialize {stage.kind}; its checks write the record.",
+            act="run_line",
+            line=line,
+        )
+    if recorded.passes:
+        return recorded
+    verdict = recorded.verdict
+    found = "failed" if verdict.outcome == "fail" else "is inconclusive"
+    message = f"Line {line}: gate '{gate.name}' {found} for {subject}: {verdict.message}"
+    hint = f"Correct the cause and materialize {stage.kind} again."
+    if may_be_waived(gate, workplace, ref, verdict):
+        raise GateRefused(
+            message, f"{hint} Or an officer waives the gate.", act="waive_gate", line=line, gate=gate.name
+        )
+    raise GateRefused(message, hint)
+
+
+@dataclass(frozen=True)
+class GateStatus:
+    """One gate of a line's current artifact."""
+
+    stage: Stage
+    gate: Gate
+    ref: ArtifactRef
+    """The current artifact."""
+    recorded: RecordedVerdict | None
+    """None when the gate was not evaluated for it under today's recipe."""
+
+
+def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[GateStatus]:
+    """Every gate of every stage that has a current artifact, in the order given. Raises IntegrityError."""
+    for stage in stages:
+        ref = workplace.store.current(workplace.line.line, stage.kind)
+        if ref is None or stage.passthrough_of(workplace.line) is not None:
+            continue
+        for gate in stage.gates:
+            yield GateStatus(stage, gate, ref, recorded_verdict(gate, workplace, ref))
+
+
+def find_gate(stages: Sequence[Stage], workplace: Workplace, name: str) -> GateStatus:
+    """The gate of that name, as `gate` or as `stage.gate`.
+
+    Raises NotFoundError for an unknown name, with the nearest, and for a name that gates of several stages share.
+    """
+    every = list(gate_statuses(stages, workplace))
+    named = [each for each in every if name in (each.gate.name, _full_name(each))]
+    if len(named) == 1:
+        return named[0]
+    line = workplace.line.line
+    if named:
+        full = ", ".join(map(_full_name, named))
+        raise NotFoundError(f"Line {line}: several gates are called '{name}'.", f"Name one of {full}.")
+    if not every:
+        raise NotFoundError(
+            f"Line {line}: there is no gate '{name}', because nothing was materialized yet.",
+            "Run the line first.",
+            act="run_line",
+            line=line,
+        )
+    names = [each.gate.name for each in every]
+    known = [each.gate.name if names.count(each.gate.name) == 1 else _full_name(each) for each in every]
+    raise NotFoundError(f"Line {line}: no current artifact has a gate '{name}'; {nearest_known(name, known)}")
+
+
+def _full_name(status: GateStatus) -> str:
+    return f"{status.stage.kind}.{status.gate.name}"
+
+
+@dataclass(frozen=True)
+class WaiverProposal:
+    """What an officer would sign, before a key is used."""
+
+    workplace: Workplace
+    stage: Stage
+    gate: Gate
+    evaluated: ArtifactRef
+    recorded: RecordedVerdict
+    kind: WaiverKind
+    reason: str
+    classification: str
+    """The level at which the officer must be allowed to waive."""
+
+    def question(self) -> dict[str, str]:
+        """For the officer to read."""
+        return {
+            "line": self.workplace.line.line,
+            "stage": self.stage.kind,
+            "artifact": short(self.evaluated.digest),
+            "classification": self.classification,
+            "gate": self.gate.name,
+            "outcome": self.recorded.verdict.outcome,
+            "found": self.recorded.verdict.message,
+            "waiver": self.kind,
+            "reason": self.reason,
+        }
+
+
+def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef, reason: str) -> WaiverProposal:
+    """Compose the waiver of a gate that one artifact did not pass.
+
+    Raises GateRefused when there is no record or the recipe does not allow it, and InputError when the gate passed, was
+    waived before, or the reason is empty.
+    """
+    line = workplace.line.line
+    reason = officers_words(reason, "A waiver")
+    recorded = recorded_verdict(gate, workplace, ref)
+    if recorded is None:
+        raise GateRefused(
+            f"Line {line}: gate '{gate.name}' has no record for {stage.kind} {short(ref.digest)}, so there is nothing "
+            f"to waive.",
+            f"Materialize {stage.kind}; its checks write the record.",
+            act="run_line",
+            line=line,
+        )
+    if recorded.verdict.passed:
+        raise InputError(f"Line {line}: gate '{gate.name}' passed, so there is nothing to waive.")
+    if recorded.waiver is not None:
+        earlier = officer_shown(trust_root_if_any(workplace.settings), waiver_in(workplace, recorded.waiver).officer)
+        raise InputError(f"Line {line}: {earlier} waived this verdict of '{gate.name}' already.")
+    outcome = recorded.verdict.outcome
+    if not may_be_waived(gate, workplace, ref, recorded.verdict):
+        permitted = "nothing" if gate.permission(workplace, ref) == "nothing" else "an inconclusive verdict only"
+        raise GateRefused(
+            f"Line {line}: the outcome of gate '{gate.name}' is '{outcome}', and its recipe lets an officer waive "
+            f"{permitted}: {recorded.verdict.message}",
+            f"Correct the cause and materialize {stage.kind} again.",
+        )
+    level = workplace.store.read_manifest(recorded.record).classification
+    return WaiverProposal(workplace, stage, gate, ref, recorded, KIND_OF[outcome], reason, level)
+
+
+def waive(proposal: WaiverProposal, signer: Signer) -> tuple[ArtifactRef, Waiver]:
+    """Sign a waiver, put it on record, and make it.
+
+    The waiver is bound to the gate's record: another candidate, suite, incumbent or policy gives another record and
+    needs another waiver. Raises SignInError where the trust root does not let the officer waive at this level.
+    """
+    workplace, gate, recorded = proposal.workplace, proposal.gate, proposal.recorded
+    trust = trust_root(workplace.settings)
+    assert_may(officer_of(trust, signer.keyid), WAIVE, [proposal.classification])
+    waiver = Waiver(gate=gate.name, kind=proposal.kind, officer=signer.keyid, reason=proposal.reason)
+    content = canonical_json(waiver.model_dump(mode="json")) + b"\n"
+    subject = Subject(WAIVER_FILE, hashlib.sha256(content).hexdigest())
+    line, evaluated, record = workplace.line.line, proposal.evaluated.digest, recorded.record.digest
+    predicate = waiver_predicate(line, waiver, evaluated, record)
+    bundle = sign_statement(signer, Statement((subject,), WAIVER, predicate))
+    subjects = {**predicate, "stage": proposal.stage.kind, "statement": hashlib.sha256(bundle).hexdigest()}
+    workplace.waivers.enter(signer.keyid, trust, subjects)
+
+    def build(workspace: Path) -> Built:
+        (workspace / WAIVER_FILE).write_bytes(content)
+        (workspace / SIGNATURE_FILE).write_bytes(bundle)
+        return Built(summary={"gate": gate.name, "kind": waiver.kind})
+
+    identity = waiver_identity(gate, workplace, recorded.record, recorded.verdict)
+    production = make_artifact(workplace, identity, build)
+    if production.reused:
+        raise ConflictError(f"Line {line}: another officer waived this verdict of '{gate.name}' meanwhile.")
+    return production.ref, waiver_in(workplace, production.ref)

@@ -1,0 +1,247 @@
+"""What is in force when an act is made: the institution's rules, recipes and trust root, each change an entry."""
+
+import datetime
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.files import write_atomically
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST, append
+from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.record.trust_root import Trust
+
+POLICY_CHANGED = "policy changed"
+TRUST_NAMED, TRUST_CHANGED, TRUST_REPLACED = "trust root named", "trust changed", "trust root replaced"
+OF_TRUST = (TRUST_NAMED, TRUST_CHANGED, TRUST_REPLACED)
+TRUST_ROOT, ROOT, TARGETS, FILES = "trust_root", "trust_root_version", "trust_targets_version", "files"
+TRUST_NAMES = frozenset({TRUST_ROOT, ROOT, TARGETS})
+"""What an entry says of a trust root, by name."""
+INSTITUTION = "institution.yaml"
+
+
+@dataclass(frozen=True)
+class TrustOnRecord:
+    """The trust root on which everything rests since an entry."""
+
+    sequence: int
+    """Of the entry."""
+    root_sha256: str
+    root_version: int
+    targets_version: int
+    files: Mapping[str, str]
+    """Name -> SHA-256, of every file of the trust root."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One file of the institution's rules, from an entry on."""
+
+    sequence: int
+    since: datetime.datetime
+    file: str
+    """Relative to the data root."""
+    sha256: str | None
+    """None: it was removed."""
+
+
+def put_on_record(session: Session, settings: Settings, replaced_by: str | None = None) -> None:
+    """Enter what changed since the last entry about it. `replaced_by`: SHA-256 of the root that an administrator names.
+
+    Raises IntegrityError for a trust root that is gone, does not verify, is older, or is another one.
+    """
+    session.info.pop(BEFORE_THE_FIRST, None)
+    _trust(session, settings, replaced_by)
+    before = {rule.file: rule.sha256 for rule in rules(session)}
+    now = {name: content for name, content in _rules(settings.data)}
+    for name in sorted({*before, *now}):
+        content = now.get(name)
+        sha256 = hashlib.sha256(content).hexdigest() if content is not None else None
+        if sha256 == before.get(name):
+            continue
+        if content is not None:
+            kept = rule_file(settings, str(sha256))
+            if not kept.exists():
+                write_atomically(kept, content)
+        append(session, _actor(settings), POLICY_CHANGED, {"file": name, "before": before.get(name), "now": sha256})
+
+
+def rules(session: Session, at: datetime.datetime | None = None) -> list[Rule]:
+    """Each file of the rules as it was at a moment, or is now, by its last entry; those that were removed too."""
+    query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
+    found = {
+        entry.subjects["file"]: Rule(entry.sequence, entry.at, entry.subjects["file"], entry.subjects["now"])
+        for entry in session.scalars(query)
+        if at is None or entry.at <= at
+    }
+    return [found[name] for name in sorted(found)]
+
+
+def rule_file(settings: Settings, sha256: str) -> Path:
+    """Where the copy of a rule lies."""
+    return settings.home / "policy" / f"{sha256}.yaml"
+
+
+def assert_rules_kept(session: Session, settings: Settings) -> None:
+    """Raise IntegrityError naming a copy of a rule that is missing or was changed."""
+    query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
+    for entry in session.scalars(query):
+        sha256 = entry.subjects["now"]
+        if sha256 is None:
+            continue
+        kept_rule(settings, entry.subjects["file"], sha256, entry.sequence)
+
+
+def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> bytes:
+    """The copy of a rule that an entry names. Raises IntegrityError where it is missing or was changed."""
+    path = rule_file(settings, sha256)
+    content = path.read_bytes() if path.is_file() else None
+    if content is None or hashlib.sha256(content).hexdigest() != sha256:
+        raise IntegrityError(
+            f"{path}: the copy of {file}, in force since entry {sequence}, is missing or was changed.",
+            "Restore it from a copy.",
+        )
+    return content
+
+
+def rules_digest(settings: Settings, line: str) -> dict[str, str]:
+    """What an act of a line is made under: file -> SHA-256, of the institution's rules and the line's recipe."""
+    names = (INSTITUTION, f"lines/{line}.yaml")
+    return {name: hashlib.sha256(content).hexdigest() for name, content in _rules(settings.data) if name in names}
+
+
+def trust_on_record(session: Session) -> TrustOnRecord | None:
+    """The trust root that the last entry about one names; None before the first."""
+    query = select(AuditEntry).where(AuditEntry.action.in_(OF_TRUST)).order_by(AuditEntry.sequence.desc()).limit(1)
+    last = session.scalars(query).one_or_none()
+    if last is None:
+        return None
+    said = last.subjects
+    return TrustOnRecord(last.sequence, said[TRUST_ROOT], said[ROOT], said[TARGETS], said[FILES])
+
+
+def trust_named(trust: Trust) -> dict[str, Any]:
+    """What an entry says of the trust root under which it was made."""
+    return {TRUST_ROOT: trust.root_sha256, ROOT: trust.root_version, TARGETS: trust.targets_version}
+
+
+def assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, str]) -> None:
+    """Raise IntegrityError for a trust root that is another one than that on record, older, or forked from it."""
+    if trust.root_sha256 != known.root_sha256:
+        raise IntegrityError(
+            f"The trust root here begins with the root {trust.root_sha256}, and entry {known.sequence} of the audit "
+            f"log rests on the root {known.root_sha256}.",
+            "Put the right one back. Where it was replaced on purpose, an administrator says so in full.",
+        )
+    if trust.root_version < known.root_version or trust.targets_version < known.targets_version:
+        raise IntegrityError(
+            f"The trust root here, root {trust.root_version} and targets {trust.targets_version}, is older than root "
+            f"{known.root_version} and targets {known.targets_version}, under which entry {known.sequence} of the "
+            f"audit log was made.",
+            "Somebody put an older trust root back: take the newest one again.",
+        )
+    newer = trust.targets_version > known.targets_version
+    forked = [name for name, sha256 in known.files.items() if name[0].isdigit() and files.get(name) != sha256]
+    if forked or (not newer and files != known.files):
+        raise IntegrityError(
+            f"The trust root here has the versions of entry {known.sequence} of the audit log and other files.",
+            "Two changes were made side by side: take the one that is in force again.",
+        )
+
+
+def _trust(session: Session, settings: Settings, replaced_by: str | None) -> None:
+    from sovereign_pipeline.record.trust_root import read_files
+
+    known, directory = trust_on_record(session), settings.data / TRUST
+    content = read_files(directory) if directory.is_dir() else {}
+    if not content:  # a policy of witnesses may lie there alone
+        if known is not None:
+            raise IntegrityError(
+                f"{directory}: the trust root is gone, on which entry {known.sequence} of the audit log rests.",
+                "Put it back.",
+            )
+        return
+    files = _digests(content)
+    if known is not None and files == known.files:
+        return
+    from sovereign_pipeline.record.trust_root import verified
+
+    trust = verified(content, where=str(directory))
+    subjects = {**trust_named(trust), FILES: files}
+    if known is None:
+        append(session, _actor(settings), TRUST_NAMED, subjects)
+    elif replaced_by is not None and replaced_by == trust.root_sha256 != known.root_sha256:
+        append(session, _actor(settings), TRUST_REPLACED, {**subjects, "before": known.root_sha256})
+    else:
+        assert_same_trust(known, trust, files)
+        append(session, _actor(settings), TRUST_CHANGED, subjects)
+
+
+def replace_trust(session: Session, settings: Settings, root_sha256: str) -> None:
+    """Let everything rest on another trust root from now on: that in `data/trust`, named by the SHA-256 of its first
+    root. Raises InputError where it is not the one there, or is in force already."""
+    directory = settings.data / TRUST
+    known = trust_on_record(session)
+    if known is not None and known.root_sha256 == root_sha256:
+        raise InputError(f"The trust root {root_sha256} is the one in force.", "There is nothing to change.")
+    from sovereign_pipeline.record.trust_root import load_trust
+
+    here = load_trust(directory)
+    if here.root_sha256 != root_sha256:
+        raise InputError(
+            f"{directory}: the first root has the SHA-256 {here.root_sha256}.", "Give that of the one that is there."
+        )
+    put_on_record(session, settings, replaced_by=root_sha256)
+
+
+def _actor(settings: Settings) -> str:
+    """Who runs this program, as the ledger has persons."""
+    return People(settings).commitment_of(account())
+
+
+def trust_files(settings: Settings) -> dict[str, str]:
+    """Name -> SHA-256, of every file of the trust root that is here."""
+    from sovereign_pipeline.record.trust_root import read_files
+
+    return _digests(read_files(settings.data / TRUST))
+
+
+def _digests(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+
+
+def _rules(data: Path) -> Iterator[tuple[str, bytes]]:
+    for path in (data / INSTITUTION, *sorted((data / "lines").glob("*.yaml"))):
+        if path.is_file():
+            yield path.relative_to(data).as_posix(), path.read_bytes()
+
+
+def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
+    """Put on record what changed, and assert that the trust root that was read is the one that is on record now.
+
+    Raises IntegrityError for another trust root or an older one, and ConflictError where it was changed meanwhile.
+    """
+    put_on_record(session, settings)
+    known = trust_on_record(session)
+    read = (trust.root_sha256, trust.root_version, trust.targets_version)
+    if known is None or (known.root_sha256, known.root_version, known.targets_version) != read:
+        raise ConflictError("The trust root was changed while this was done.", "Do it again.")
+
+
+def assert_not_put_back(session: Session, settings: Settings, trust: Trust) -> None:
+    """Assert, without an act, that a trust root that was read is the one on record or follows it.
+
+    Raises IntegrityError for another one, an older one, and one that was changed beside it.
+    """
+    known = trust_on_record(session)
+    if known is not None:
+        assert_same_trust(known, trust, trust_files(settings))

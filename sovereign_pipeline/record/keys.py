@@ -1,0 +1,452 @@
+"""Signing keys: files, PKCS#11 tokens, and where an officer's key comes from."""
+
+import base64
+import binascii
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
+from cryptography.hazmat.primitives.padding import PKCS7
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from sovereign_pipeline.base.errors import InputError
+
+Algorithm = Literal["p256", "ed25519"]
+PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
+PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
+Passphrase = Callable[[], str]
+"""Asks a person, or reads a file. Never an argument of a program nor a variable: other processes see both."""
+
+SHORTEST_PASSPHRASE = 12
+ROUNDS = 600_000
+"""Of PBKDF2 with SHA-256; what `cryptography` writes by itself has 2,048, which lets guesses be tried fast."""
+ENCRYPTED_LABEL = "ENCRYPTED PRIVATE KEY"
+LONGEST_KEY_FILE = 1 << 16
+
+
+class Signer(Protocol):
+    """Whoever can sign: a file's key or a token's."""
+
+    @property
+    def keyid(self) -> str: ...
+
+    @property
+    def public_pem(self) -> str: ...
+
+    def sign(self, content: bytes) -> bytes:
+        """ECDSA with SHA-256, in DER; for an Ed25519 key its 64 bytes."""
+
+
+@dataclass(frozen=True)
+class FileSigner:
+    """A private key in memory."""
+
+    keyid: str
+    public_pem: str
+    private: PrivateKey = field(repr=False, compare=False)
+
+    @classmethod
+    def of(cls, private: PrivateKey) -> "FileSigner":
+        pem = public_pem_of(private.public_key())
+        return cls(keyid_of(pem), pem, private)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return "ed25519" if isinstance(self.private, ed25519.Ed25519PrivateKey) else "p256"
+
+    def sign(self, content: bytes) -> bytes:
+        if isinstance(self.private, ed25519.Ed25519PrivateKey):
+            return self.private.sign(content)
+        return self.private.sign(content, ec.ECDSA(SHA256()))
+
+
+def read_public_key(pem: str) -> PublicKey:
+    """Raises InputError for what is no P-256 or Ed25519 public key."""
+    try:
+        key = load_pem_public_key(pem.encode())
+    except (ValueError, UnsupportedAlgorithm):
+        raise InputError("This is no public key in PEM.", "Take the .pub file that was made with the key.") from None
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return key
+    if isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1):
+        return key
+    raise InputError("This public key is neither P-256 nor Ed25519.", "Make one of these.")
+
+
+def public_pem_of(public: PublicKey) -> str:
+    """The one way in which a public key is written: two writings of one key become the same text."""
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+
+
+def keyid_of(pem: str) -> str:
+    """SHA-256 (64 hex digits) of the key's SubjectPublicKeyInfo in DER, however the PEM wrote it."""
+    return hashlib.sha256(der_of(pem)).hexdigest()
+
+
+def der_of(pem: str) -> bytes:
+    """The key's SubjectPublicKeyInfo in DER."""
+    return read_public_key(pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def algorithm_of(pem: str) -> Algorithm:
+    return "ed25519" if isinstance(read_public_key(pem), ed25519.Ed25519PublicKey) else "p256"
+
+
+def is_signed(pem: str, signature: bytes, content: bytes) -> bool:
+    """Whether a signature over these bytes is by this key."""
+    key = read_public_key(pem)
+    try:
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, content)
+        else:
+            key.verify(signature, content, ec.ECDSA(SHA256()))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def generate(algorithm: Algorithm = "p256") -> FileSigner:
+    private: PrivateKey = (
+        ed25519.Ed25519PrivateKey.generate() if algorithm == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    )
+    return FileSigner.of(private)
+
+
+def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
+    """Write a new private key, and its public half beside it (`.pub`).
+
+    passphrase: None leaves it unencrypted, for a service; its directory is then for its account alone.
+    """
+    if passphrase is not None and len(passphrase) < SHORTEST_PASSPHRASE:
+        raise InputError(
+            f"The passphrase for {path.name} is shorter than {SHORTEST_PASSPHRASE} characters.",
+            "Take several words.",
+        )
+    public = path.with_name(path.name + ".pub")
+    for each in (path, public):
+        if each.exists() or each.is_symlink():
+            raise InputError(f"{each}: the file exists already, and keys are never overwritten.", "Name another file.")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if passphrase is None:
+        _refuse_open_directory(path)
+        pem = signer.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    else:
+        pem = _encrypted_pem(signer.private, passphrase)
+    _write_new(path, pem, 0o600)
+    _write_new(public, signer.public_pem.encode(), 0o644)
+
+
+def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
+    """Read a private key. The passphrase is asked for only where the file needs one."""
+    content = read_private_file(path)
+    encrypted = ENCRYPTED_LABEL.encode() in content
+    if not encrypted:
+        _refuse_open_directory(path)
+    try:
+        private = load_pem_private_key(content, passphrase().encode() if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise InputError(
+            f"{path}: the passphrase does not open this key." if encrypted else f"{path}: this is no private key.",
+            "Check that it is the right key file.",
+        ) from None
+    if isinstance(private, ed25519.Ed25519PrivateKey):
+        return FileSigner.of(private)
+    if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
+        return FileSigner.of(private)
+    raise InputError(f"{path}: this key is neither P-256 nor Ed25519.", "Make one of these.")
+
+
+def passphrase_from(path: Path) -> Passphrase:
+    """The passphrase that a file holds, without the line break at its end."""
+    return lambda: read_private_file(path).decode(errors="replace").rstrip("\r\n")
+
+
+def read_private_file(path: Path) -> bytes:
+    """The bytes of a file that nobody else can read. Raises InputError for one that others can, and for a link."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, ValueError):
+        raise InputError(f"{path}: there is no such file.", "Check the path, and that the medium is mounted.") from None
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path}: this is no file.", "Name the key file itself.")
+        if status.st_mode & 0o077:
+            raise InputError(
+                f"{path}: other accounts can read this file (mode {stat.S_IMODE(status.st_mode):04o}).",
+                "Give it mode 0600; if others could read it, replace the key.",
+            )
+        if status.st_uid not in (os.geteuid(), 0):
+            raise InputError(f"{path}: this file belongs to another account.", "Use a key of your own account.")
+        return stream.read(LONGEST_KEY_FILE)
+
+
+def _refuse_open_directory(path: Path) -> None:
+    """An unencrypted key lies only where no other account comes."""
+    status = path.parent.stat()
+    if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
+        raise InputError(
+            f"{path}: the key is not encrypted, and its directory is open to other accounts.",
+            "Give the directory mode 0700, or encrypt the key with a passphrase.",
+        )
+
+
+def _encrypted_pem(private: PrivateKey, passphrase: str) -> bytes:
+    """PKCS#8 under AES-256, readable by `openssl pkey`, with more rounds than the library writes."""
+    from asn1crypto.algos import Pbkdf2Salt
+    from asn1crypto.core import OctetString
+    from asn1crypto.keys import EncryptedPrivateKeyInfo
+    from asn1crypto.pem import armor
+
+    salt, vector = os.urandom(16), os.urandom(16)
+    key = PBKDF2HMAC(SHA256(), 32, salt, ROUNDS).derive(passphrase.encode())
+    padder, encryptor = PKCS7(128).padder(), Cipher(algorithms.AES256(key), modes.CBC(vector)).encryptor()
+    padded = padder.update(private.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())) + padder.finalize()
+    derivation = {
+        "algorithm": "pbkdf2",
+        "parameters": {
+            "salt": Pbkdf2Salt("specified", OctetString(salt)),
+            "iteration_count": ROUNDS,
+            "prf": {"algorithm": "sha256"},
+        },
+    }
+    scheme = {"algorithm": "aes256_cbc", "parameters": vector}
+    envelope = EncryptedPrivateKeyInfo(
+        {
+            "encryption_algorithm": {
+                "algorithm": "pbes2",
+                "parameters": {"key_derivation_func": derivation, "encryption_scheme": scheme},
+            },
+            "encrypted_data": encryptor.update(padded) + encryptor.finalize(),
+        }
+    )
+    return bytes(armor(ENCRYPTED_LABEL, envelope.dump()))
+
+
+def _write_new(path: Path, content: bytes, mode: int) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+MODULES = tuple(
+    Path("/usr/lib/x86_64-linux-gnu") / name
+    for name in ("p11-kit-proxy.so", "opensc-pkcs11.so", "softhsm/libsofthsm2.so")
+)
+"""Where Debian has PKCS#11 modules; the first that is there is taken where none is named."""
+
+
+@dataclass(frozen=True)
+class TokenSigner:
+    """A key on a token, while the session with it is open."""
+
+    keyid: str
+    public_pem: str
+    session: Any = field(repr=False, compare=False)
+    private: Any = field(repr=False, compare=False)
+
+    def sign(self, content: bytes) -> bytes:
+        """The digest is made here, so that the token need not take long messages. It returns two numbers."""
+        import PyKCS11
+        from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+        digest = hashlib.sha256(content).digest()
+        try:
+            raw = bytes(self.session.sign(self.private, digest, PyKCS11.Mechanism(PyKCS11.CKM_ECDSA)))
+        except PyKCS11.PyKCS11Error as error:
+            raise InputError(
+                f"The token did not sign: {error}.", "Check that it is plugged in, and try again."
+            ) from None
+        half = len(raw) // 2
+        return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
+
+
+def open_token(label: str, name: str | None, module: Path | None, pin: Passphrase) -> TokenSigner:
+    """Sign in to the token with this label.
+
+    Args:
+        name: the key's label on the token; None where the token holds one P-256 key.
+        module: the vendor's PKCS#11 library; None takes the first of `MODULES` that is there.
+    """
+    try:
+        import PyKCS11
+    except ImportError:
+        raise InputError(
+            "Keys on tokens need the extra `pkcs11` of this package.", "Install it, or use a key file."
+        ) from None
+
+    library = PyKCS11.PyKCS11Lib()
+    path = module or next((each for each in MODULES if each.exists()), None)
+    if path is None:
+        raise InputError("No PKCS#11 module was found.", "Name the vendor's library with --pkcs11-module.")
+    try:
+        library.load(str(path))
+        slots = [slot for slot in library.getSlotList(tokenPresent=True) if _label(library, slot) == label]
+    except PyKCS11.PyKCS11Error as error:
+        raise InputError(f"{path}: the PKCS#11 module does not answer: {error}.", "Check the path.") from None
+    if len(slots) != 1:
+        raise InputError(f"{len(slots)} tokens have the label '{label}' in {path}.", "Name one that is plugged in.")
+    session = library.openSession(slots[0])
+    try:
+        session.login(pin())
+    except PyKCS11.PyKCS11Error as error:
+        if error.value == PyKCS11.CKR_USER_ALREADY_LOGGED_IN:  # by another key of this token, in this process
+            return _signer(session, label, name)
+        raise InputError(
+            f"Token '{label}': the PIN was not accepted: {error}.", "Mind that few tries are left."
+        ) from None
+    return _signer(session, label, name)
+
+
+def _label(library: Any, slot: Any) -> str:
+    return str(library.getTokenInfo(slot).label).rstrip(" \0")
+
+
+def _signer(session: Any, label: str, name: str | None) -> TokenSigner:
+    import PyKCS11
+
+    wanted = [(PyKCS11.CKA_CLASS, PyKCS11.CKO_PRIVATE_KEY), (PyKCS11.CKA_KEY_TYPE, PyKCS11.CKK_ECDSA)]
+    if name is not None:
+        wanted.append((PyKCS11.CKA_LABEL, name))
+    found = session.findObjects(wanted)
+    if len(found) != 1:
+        named = f" named '{name}'" if name is not None else ""
+        raise InputError(
+            f"Token '{label}' holds {len(found)} elliptic keys{named}.", "Write --token LABEL/NAME of one key."
+        )
+    (identifier,) = session.getAttributeValue(found[0], [PyKCS11.CKA_ID])
+    pem = _public_pem(session, bytes(identifier), label)
+    return TokenSigner(keyid_of(pem), pem, session, found[0])
+
+
+def _public_pem(session: Any, identifier: Sequence[int], label: str) -> str:
+    import PyKCS11
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    of_the_key = [(PyKCS11.CKA_CLASS, PyKCS11.CKO_PUBLIC_KEY), (PyKCS11.CKA_ID, identifier)]
+    public = session.findObjects(of_the_key)
+    if len(public) != 1:
+        raise InputError(f"Token '{label}' holds no public half of the key.", "Make the pair on the token anew.")
+    (point,) = session.getAttributeValue(public[0], [PyKCS11.CKA_EC_POINT])
+    try:
+        # An OCTET STRING in DER: two bytes of tag and length before the point of 65.
+        return public_pem_of(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bytes(point)[-65:]))
+    except ValueError:
+        raise InputError(f"Token '{label}': its key is not P-256.", "Make one on the curve P-256.") from None
+
+
+@dataclass(frozen=True)
+class KeyFile:
+    """A private key in a file."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class TokenKey:
+    """A key on a token: the token's label, and the key's own where it holds several."""
+
+    label: str
+    name: str | None = None
+    module: Path | None = None
+    """The vendor's PKCS#11 library; None takes the one that the system has."""
+
+    def __str__(self) -> str:
+        return f"token {self.label}" + (f"/{self.name}" if self.name else "")
+
+
+KeySource = KeyFile | TokenKey
+
+
+def key_source(key: Path | None, token: str | None, module: Path | None = None) -> KeySource:
+    """From the options of a command. Raises InputError unless exactly one was given."""
+    if (key is None) == (token is None):
+        raise InputError("A key is needed, from one place.", "Give --key FILE or --token LABEL.")
+    if key is not None:
+        return KeyFile(key)
+    label, _, name = str(token).partition("/")
+    return TokenKey(label, name or None, module)
+
+
+def open_signer(source: KeySource, passphrase: Passphrase) -> Signer:
+    """Open a key for signing. The passphrase of a file, or the PIN of a token, is asked for when it is needed."""
+    if isinstance(source, KeyFile):
+        return read_key(source.path, passphrase)
+    return open_token(source.label, source.name, source.module, passphrase)
+
+
+def read_public_file(path: Path) -> str:
+    """The public key in a file, in PEM: from PEM, or from a line as C2SP has it for logs and witnesses."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.", "Take the .pub file that was made with the key.")
+    with path.open("rb") as stream:
+        text = stream.read(LONGEST_KEY_FILE).decode(errors="replace").strip()
+    try:
+        return public_pem_of(read_public_key(text)) if text.startswith("-----") else _pem_of_line(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", error.hint) from None
+
+
+NOTE_KEYS = (1, 4)
+"""C2SP's numbers for Ed25519: of a log's signatures, and of a witness's cosignatures."""
+
+
+def _pem_of_line(line: str) -> str:
+    """`name+id+key`: the id is the beginning of a SHA-256 over name and key."""
+    name, _, rest = line.partition("+")
+    identifier, _, encoded = rest.partition("+")
+    try:
+        key = base64.b64decode(encoded, validate=True)
+    except (ValueError, binascii.Error):
+        key = b""
+    expected = hashlib.sha256(name.encode(errors="replace") + b"\n" + key).hexdigest()[:8]
+    if len(key) != 33 or key[0] not in NOTE_KEYS or identifier != expected:
+        raise InputError("This is no public key.", "Take the .pub file that was made with the key.")
+    return public_pem_of(Ed25519PublicKey.from_public_bytes(key[1:]))
+
+
+def asked_passphrase(what: str, file: Path | None = None) -> Passphrase:
+    """From the file where one is named; else from the person at the terminal, without showing it."""
+    if file is not None:
+        return passphrase_from(file)
+    return lambda: _prompt(what)
+
+
+def new_passphrase(what: str, file: Path | None = None) -> str:
+    """For a key that is being made: typed twice, or from the file."""
+    if file is not None:
+        return passphrase_from(file)()
+    first = _prompt(what)
+    if _prompt(f"{what}, once more") != first:
+        raise InputError("The two passphrases differ.", "Try again.")
+    return first
+
+
+def _prompt(what: str) -> str:
+    import getpass
+    import sys
+
+    if not sys.stdin.isatty():
+        raise InputError(f"{what}: nobody is at a terminal to type it.", "Give --passphrase-file.")
+    return getpass.getpass(f"{what}: ")

@@ -1,0 +1,258 @@
+"""Signed notes and checkpoints in the forms of C2SP: signed-note, tlog-checkpoint and tlog-cosignature (Ed25519).
+
+A checkpoint says how large a log is and what its root is. The log signs it; a witness, who has seen that the log only
+grew, adds a cosignature with its time. What belongs here: writing, parsing and verifying these texts. What does not:
+when one is signed (`checkpoints.py`), and which witnesses count (`witnesses.py`).
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.record.merkle import HASH_BYTES
+
+SIGNS, COSIGNS = 0x01, 0x04
+"""What a key does: the type of its signatures. A log signs; a witness cosigns."""
+KEY_BYTES, SIGNATURE_BYTES, ID_BYTES, TIME_BYTES = 32, 64, 4, 8
+PRIVATE = "PRIVATE+KEY+"
+LONGEST_NOTE = 100_000
+"""Characters: far above any note of ours, so that a hostile file costs nothing."""
+SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+=*)")
+
+
+@dataclass(frozen=True)
+class Verifier:
+    """A public key with its name, as everybody writes it: name+id+key."""
+
+    name: str
+    key: bytes
+    kind: int
+
+    @property
+    def id(self) -> bytes:
+        return hashlib.sha256(self.name.encode() + b"\n" + bytes([self.kind]) + self.key).digest()[:ID_BYTES]
+
+    def __str__(self) -> str:
+        return f"{self.name}+{self.id.hex()}+{encoded(bytes([self.kind]) + self.key)}"
+
+
+@dataclass(frozen=True)
+class Signer:
+    """A private key with its name."""
+
+    name: str
+    kind: int
+    _key: bytes = field(repr=False)
+
+    @property
+    def verifier(self) -> Verifier:
+        public = Ed25519PrivateKey.from_private_bytes(self._key).public_key().public_bytes_raw()
+        return Verifier(self.name, public, self.kind)
+
+    def sign(self, content: bytes) -> bytes:
+        return Ed25519PrivateKey.from_private_bytes(self._key).sign(content)
+
+    def to_text(self) -> str:
+        """The form in which Go's note package keeps a private key."""
+        return f"{PRIVATE}{self.name}+{self.verifier.id.hex()}+{encoded(bytes([self.kind]) + self._key)}"
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One line of signature, not verified."""
+
+    name: str
+    id: bytes
+    content: bytes
+
+    def __str__(self) -> str:
+        return f"— {self.name} {encoded(self.id + self.content)}\n"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A text with its signatures."""
+
+    text: str
+    """Ends with a line feed."""
+    signatures: tuple[Signature, ...]
+
+    def __str__(self) -> str:
+        return self.text + "\n" + "".join(map(str, self.signatures))
+
+    def also(self, signatures: Iterable[Signature]) -> "Note":
+        """With further signatures; one by a key that has signed already replaces the earlier one."""
+        by_key = {(each.name, each.id): each for each in (*self.signatures, *signatures)}
+        return Note(self.text, tuple(by_key.values()))
+
+
+@dataclass(frozen=True)
+class TreeHead:
+    """What a checkpoint says."""
+
+    origin: str
+    """Which log."""
+    size: int
+    root: bytes
+
+    def to_text(self) -> str:
+        return f"{self.origin}\n{self.size}\n{encoded(self.root)}\n"
+
+
+def new_signer(name: str, kind: int) -> Signer:
+    return Signer(_name(name), kind, Ed25519PrivateKey.generate().private_bytes_raw())
+
+
+def parse_signer(text: str) -> Signer:
+    """Raises InputError for a text that is no private key of the form `Signer.to_text`."""
+    parts = text.strip().removeprefix(PRIVATE).split("+", 2)
+    if text.startswith(PRIVATE) and len(parts) == 3:
+        name, id, content = parts[0], parts[1], _decoded(parts[2])
+        if content is not None and len(content) == 1 + KEY_BYTES and content[0] in (SIGNS, COSIGNS):
+            signer = Signer(_name(name), content[0], content[1:])
+            if signer.verifier.id.hex() == id:
+                return signer
+    raise InputError("This is not the private key of a log or of a witness.", "Give the file in which it was made.")
+
+
+def parse_verifier(text: str) -> Verifier:
+    """Raises InputError for a text that is no verifier key (`name+id+key`) with Ed25519."""
+    parts = text.strip().split("+", 2)
+    if len(parts) == 3:
+        content = _decoded(parts[2])
+        if content is not None and len(content) == 1 + KEY_BYTES and content[0] in (SIGNS, COSIGNS):
+            verifier = Verifier(_name(parts[0]), content[1:], content[0])
+            if verifier.id.hex() == parts[1]:
+                return verifier
+    raise InputError("This is not a public key of the form name+id+key.", "Copy the whole line that was published.")
+
+
+def signed(text: str, signer: Signer) -> Signature:
+    return Signature(signer.name, signer.verifier.id, signer.sign(text.encode()))
+
+
+def cosigned(text: str, signer: Signer, at: int) -> Signature:
+    """A witness's signature, with the time (seconds since 1970)."""
+    return Signature(
+        signer.name, signer.verifier.id, at.to_bytes(TIME_BYTES, "big") + signer.sign(_with_time(text, at))
+    )
+
+
+def parse_note(text: str) -> Note:
+    """Raises InputError for a text that is no signed note. Nothing is verified."""
+    body, separator, lines = text.rpartition("\n\n")
+    if len(text) > LONGEST_NOTE or not separator or not lines.endswith("\n") or _has_control(text):
+        raise _no_note()
+    return Note(body + "\n", tuple(parse_signatures(lines)))
+
+
+def parse_signatures(lines: str) -> list[Signature]:
+    """The lines of signature that follow a note's text. Raises InputError for anything else."""
+    found = []
+    for line in lines.removesuffix("\n").split("\n"):
+        match = SIGNATURE_LINE.fullmatch(line)
+        content = _decoded(match[2]) if match is not None else None
+        if match is None or content is None or len(content) <= ID_BYTES:
+            raise _no_note()
+        found.append(Signature(match[1], content[:ID_BYTES], content[ID_BYTES:]))
+    return found
+
+
+def parse_tree_head(text: str) -> TreeHead:
+    """What a checkpoint's text says. Raises InputError for another text."""
+    lines = text.split("\n")
+    if len(lines) >= 4 and lines[-1] == "" and all(lines[:-1]):
+        origin, size, root = lines[:3]
+        found = _decoded(root)
+        if re.fullmatch(r"0|[1-9][0-9]{0,18}", size) and found is not None and len(found) == HASH_BYTES:
+            return TreeHead(origin, int(size), found)
+    raise InputError("This is not the checkpoint of a log.", "Give the file that was written as one.")
+
+
+def is_signed(note: Note, verifier: Verifier) -> bool:
+    """Whether a key signed a note. Raises IntegrityError for a signature under its name that is not its own."""
+    mine = [each for each in note.signatures if (each.name, each.id) == (verifier.name, verifier.id)]
+    for each in mine:
+        if not _holds(note.text, each, verifier):
+            raise IntegrityError(
+                f"A signature of {verifier.name} is not over this text.", "Get the text from where it was signed."
+            )
+    return bool(mine)
+
+
+def cosigned_at(note: Note, verifier: Verifier) -> int | None:
+    """When a witness cosigned a note (seconds since 1970); None where it did not. Raises as `is_signed` does."""
+    if not is_signed(note, verifier):
+        return None
+    mine = [each for each in note.signatures if (each.name, each.id) == (verifier.name, verifier.id)]
+    return max(int.from_bytes(each.content[:TIME_BYTES], "big") for each in mine)
+
+
+def encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def decoded(text: str) -> bytes:
+    """Raises InputError for a text that is not base64."""
+    content = _decoded(text)
+    if content is None:
+        raise InputError("A line is not base64.", "Give the file as it was written.")
+    return content
+
+
+def decoded_hashes(lines: Sequence[str]) -> list[bytes]:
+    """Hashes, one a line. Raises InputError for a line that is none."""
+    found = [each for each in map(_decoded, lines) if each is not None and len(each) == HASH_BYTES]
+    if len(found) != len(lines):
+        raise InputError("A line of the proof is not a hash.", "Give the file as it was written.")
+    return found
+
+
+def _holds(text: str, signature: Signature, verifier: Verifier) -> bool:
+    content, message = signature.content, text.encode()
+    if verifier.kind == COSIGNS:
+        message = _with_time(text, int.from_bytes(content[:TIME_BYTES], "big"))
+        content = content[TIME_BYTES:]
+    if len(content) != SIGNATURE_BYTES:
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(verifier.key).verify(content, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def _with_time(text: str, at: int) -> bytes:
+    return f"cosignature/v1\ntime {at}\n{text}".encode()
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(r"[^\s+]+", name) or _has_control(name):
+        raise InputError(
+            "The name of a key is empty, or has a space or a plus in it.", "Write a name such as ministry.example/w1."
+        )
+    return name
+
+
+def _has_control(text: str) -> bool:
+    return any(character < " " and character != "\n" for character in text)
+
+
+def _decoded(text: str) -> bytes | None:
+    """None for what is not base64 in its one spelling: the bits that nobody reads are held to it too."""
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (ValueError, binascii.Error):
+        return None
+    return content if encoded(content) == text else None
+
+
+def _no_note() -> InputError:
+    return InputError("This is not a signed note.", "Give the file as it was written: a text, a line, and signatures.")

@@ -1,0 +1,175 @@
+"""What officers and the pipeline may sign, and verifying an officer's act."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SignInError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record.keys import Signer, read_key
+from sovereign_pipeline.record.statements import Verified, verify_statement
+from sovereign_pipeline.record.trust_root import Trust, TrustedKey, load_trust, refuse_expired
+
+OFFICER, PIPELINE = "officer", "pipeline"
+PIPELINE_KEY_FILE = "pipeline.key"
+TRUST = "trust"
+"""The trust root's directory under `data/`."""
+KEY_ID = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Officer:
+    """A person with a key of the role `officer`."""
+
+    person: str
+    key: TrustedKey
+
+
+Stamp = tuple[tuple[str, int, int, int, int], ...]
+"""Name, inode, size and times of each file of a directory: another one where a file was changed."""
+
+_read: dict[Path, tuple[Stamp, Trust]] = {}
+"""Every artifact that is read asks for the trust root, so a process verifies its files once."""
+
+
+def trust_root(settings: Settings) -> Trust:
+    """The institution's trust root, verified; its files are read again when one was changed.
+
+    Raises NotFoundError where there is none, and IntegrityError.
+    """
+    directory = settings.data / TRUST
+    if not directory.is_dir():
+        raise NotFoundError(
+            f"{directory}: there is no trust root, so nothing can be signed, and no signature counts.",
+            act="make_trust_root",
+            trust=str(directory),
+            keys=str(settings.keys),
+        )
+    stamp = _stamp(directory)
+    known = _read.get(directory)
+    if known is not None and known[0] == stamp:
+        refuse_expired(known[1], datetime.now(UTC), str(directory))
+        return known[1]
+    trust = load_trust(directory)
+    _read[directory] = (stamp, trust)
+    return trust
+
+
+def _stamp(directory: Path) -> Stamp:
+    with os.scandir(directory) as entries:
+        found = sorted((entry.name, entry.stat(follow_symlinks=False)) for entry in entries)
+    return tuple((name, each.st_ino, each.st_size, each.st_mtime_ns, each.st_ctime_ns) for name, each in found)
+
+
+def officer_of(trust: Trust, keyid: str) -> Officer:
+    """Who holds a key. Raises IntegrityError for one without the role, and SignInError for a revoked one."""
+    key = trust.key(OFFICER, keyid)
+    if not trust.counts(OFFICER, keyid, None):
+        raise SignInError(f"The key of {key.person} is revoked.", "Use the key that replaced it.")
+    assert key.person is not None  # of every officer's key, as reading the trust root asserts
+    return Officer(key.person, key)
+
+
+def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
+    """The key by which this installation signs what it makes and does.
+
+    Raises NotFoundError where it is not here, IntegrityError where the trust root does not know it, and SignInError
+    where it is revoked.
+    """
+    path = settings.keys / PIPELINE_KEY_FILE
+    if not path.exists():
+        raise NotFoundError(
+            f"{path}: the pipeline's key is not here, so nothing can be signed, and nothing is made.",
+            "Run as the account that has it (SOVEREIGN_KEYS), or put it there.",
+        )
+    signer = read_key(path, lambda: "")
+    trust.key(PIPELINE, signer.keyid)
+    if not trust.counts(PIPELINE, signer.keyid, None):
+        raise SignInError(
+            f"{path}: this key of the pipeline is revoked, so nothing is made.", "Put the one here that replaced it."
+        )
+    return signer
+
+
+def entry_actor(officer: Officer) -> str:
+    """How an officer stands in the audit log: by key, so that no name of a person is in what cannot be erased."""
+    return actor_of(officer.key.keyid)
+
+
+def actor_of(keyid: str) -> str:
+    """The same of the officer with this key."""
+    return f"officer:{keyid}"
+
+
+def assert_may(officer: Officer, act: str, levels: Iterable[str]) -> None:
+    """Raises SignInError where the trust root does not let this officer do so at each of these levels."""
+    for level in sorted(set(levels)):
+        if not officer.key.allows(act, level):
+            raise SignInError(
+                f"{officer.person} may not decide about '{act}' at {level}.",
+                "The trust root says who may; ask one of these officers.",
+            )
+
+
+def verify_act(
+    bundle: bytes,
+    trust: Trust,
+    act: str,
+    levels: Iterable[str],
+    *,
+    predicate_type: str,
+    sha256: str,
+    at_index: int | None,
+) -> Verified:
+    """The statement by which an officer acted, verified at its place in the log.
+
+    Raises IntegrityError where it does not count, or its officer may not do so at each of these levels.
+    """
+    verified = verify_statement(bundle, trust, OFFICER, predicate_type=predicate_type, sha256=sha256, at_index=at_index)
+    for level in sorted(set(levels)):
+        if not verified.key.allows(act, level):
+            raise IntegrityError(
+                f"{verified.key.person} signed this, and may not decide about '{act}' at {level}.",
+                "Somebody who may do so decides it anew.",
+            )
+    return verified
+
+
+def officer_shown(trust: Trust | None, officer: str) -> str:
+    """Who an officer is, for people: the person of a key."""
+    known = {key.keyid: key.person for key in trust.keys(OFFICER)} if trust is not None else {}
+    return known.get(officer) or officer_in_short(officer)
+
+
+def officer_in_short(officer: str) -> str:
+    """For a file that cannot be erased: the beginning of the key's id."""
+    return f"key {officer[:12]}"
+
+
+def trust_root_if_any(settings: Settings) -> Trust | None:
+    """The trust root; None where there is none. Raises IntegrityError."""
+    return trust_root(settings) if (settings.data / TRUST).is_dir() else None
+
+
+REORDERS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Unicode's classes of characters by which a text is shown in another order than it has."""
+
+
+def officers_words(words: str, what: str) -> str:
+    """On one line. Raises InputError where there are none. `what`: for the message, such as `A recall`."""
+    said = on_one_line(words)
+    if not said:
+        raise InputError(f"{what} needs words of the officer: a reason, or what was found.", "Write them.")
+    return said
+
+
+def on_one_line(words: str) -> str:
+    """Without line breaks. Raises InputError where a terminal would show something else than is written."""
+    said = " ".join(words.split())
+    if any(unicodedata.category(each) == "Cc" or unicodedata.bidirectional(each) in REORDERS for each in said):
+        raise InputError("What was written holds a character that is not shown.", "Write it without.")
+    return said

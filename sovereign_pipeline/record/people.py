@@ -1,0 +1,119 @@
+"""Names of persons as salted commitments, whose salts lie in one private file and can be erased."""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import held_within, write_atomically
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record import checkpoints
+
+PREFIX = "person:"
+SALT_BYTES = 32
+WAIT_SECONDS = 30
+COMMITMENT = re.compile(re.escape(PREFIX) + "[0-9a-f]{64}")
+_SALT = re.compile(f"[0-9a-f]{{{2 * SALT_BYTES}}}")
+
+
+@dataclass(frozen=True)
+class People:
+    """The persons of one home."""
+
+    settings: Settings
+
+    @property
+    def path(self) -> Path:
+        return self.settings.keys / "people.json"
+
+    def commitment_of(self, name: str) -> str:
+        """What stands for a person; salt and name are on the disk before it is returned."""
+        with self._held():
+            salts = self._read()
+            if name not in salts:
+                salts[name] = secrets.token_hex(SALT_BYTES)
+                self._write(salts)
+            return _commitment(salts[name], name)
+
+    def known(self, name: str) -> str | None:
+        """What stands for a person who is known; None for any other."""
+        salt = self._read().get(name)
+        return _commitment(salt, name) if salt is not None else None
+
+    def listed(self) -> dict[str, str]:
+        """Name -> what stands for this person, sorted by name."""
+        return {name: _commitment(salt, name) for name, salt in sorted(self._read().items())}
+
+    def shown(self, person: str, names: Mapping[str, str] | None = None) -> str:
+        """For people: the name where it is known, else the beginning of the commitment. names: of `listed`."""
+        by_commitment = {commitment: name for name, commitment in (names or self.listed()).items()}
+        return by_commitment.get(person, person_in_short(person))
+
+    def forget(self, name: str, refuse: Callable[[str], None]) -> str:
+        """Erase a person. Returns what stands for nobody from now on.
+
+        Args:
+            refuse: raises for a commitment that is still needed; nobody is written down meanwhile.
+
+        Raises NotFoundError for a name that is not known.
+        """
+        with self._held():
+            salts = self._read()
+            if name not in salts:
+                raise NotFoundError(f"{self.path}: nobody of this name is known.", "The list has the names.")
+            commitment = _commitment(salts[name], name)
+            refuse(commitment)
+            del salts[name]
+            self._write(salts)
+        return commitment
+
+    @contextmanager
+    def kept(self, persons: Iterable[str]) -> Iterator[None]:
+        """Hold these persons as known. Raises ConflictError for a commitment whose person was forgotten."""
+        with self._held():
+            known = set(self.listed().values())
+            if any(COMMITMENT.fullmatch(each) and each not in known for each in persons):
+                raise ConflictError("Somebody who takes part was forgotten meanwhile.", "Begin again.")
+            yield
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        checkpoints.assert_private(self.settings)
+        with held_within(self.path.with_suffix(".lock"), WAIT_SECONDS):
+            yield
+
+    def _read(self) -> dict[str, str]:
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return {}
+        with os.fdopen(descriptor, "rb") as stream:
+            if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+                raise IntegrityError(f"{self.path}: other accounts can read this file.", "Give it mode 0600.")
+            content = stream.read()
+        try:
+            salts = json.loads(content)["people"]
+            if not all(isinstance(name, str) and _SALT.fullmatch(salt) for name, salt in salts.items()):
+                raise ValueError
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise IntegrityError(f"{self.path}: this file is damaged.", "Restore it from a copy.") from None
+        return dict(salts)
+
+    def _write(self, salts: Mapping[str, str]) -> None:
+        write_atomically(self.path, json.dumps({"people": salts}, ensure_ascii=False, indent=1, sort_keys=True) + "\n")
+
+
+def person_in_short(person: str) -> str:
+    """A commitment in few letters; anything else, such as a name from an earlier release, as it is."""
+    return f"person {person.removeprefix(PREFIX)[:12]}" if COMMITMENT.fullmatch(person) else person
+
+
+def _commitment(salt: str, name: str) -> str:
+    return PREFIX + hashlib.sha256(bytes.fromhex(salt) + name.encode()).hexdigest()

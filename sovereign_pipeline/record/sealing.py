@@ -1,0 +1,377 @@
+"""The signatures of artifacts: which there are, entering an artifact into the ledger, and refusing unsigned ones."""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record.audit_log import append, assert_leaf
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, Manifest
+from sovereign_pipeline.record.officers import PIPELINE, pipeline_signer, trust_root
+from sovereign_pipeline.record.statements import (
+    BILL_OF_MATERIALS,
+    EVALUATION,
+    GATE,
+    LARGEST_BUNDLE,
+    PROVENANCE,
+    RECORD,
+    SUFFIX,
+    Statement,
+    Subject,
+    provenance,
+    sign_listed,
+    sign_statement,
+    signed_by,
+    verify_listed,
+    verify_statement,
+)
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.record.trust_root import Trust
+
+PROVENANCE_BUNDLE = MANIFEST_FILE + SUFFIX
+
+
+@dataclass(frozen=True)
+class Attestation:
+    """A statement about one file of an artifact."""
+
+    file: str
+    predicate_type: str
+    sha256: str
+    predicate: Mapping[str, Any]
+
+    @property
+    def bundle(self) -> str:
+        return self.file + SUFFIX
+
+
+@dataclass(frozen=True)
+class WeightsList:
+    """The OpenSSF's signature of a directory with weights: every file in it by its SHA-256."""
+
+    directory: str
+    files: Mapping[str, str]
+    """Path below the directory -> SHA-256."""
+    name: str
+
+    @property
+    def bundle(self) -> str:
+        return self.directory + SUFFIX
+
+
+Said = Callable[[Manifest, dict[str, Any]], dict[str, Any]]
+"""The predicate, from an artifact's manifest and the content of the file that it is about."""
+
+
+def _gate(manifest: Manifest, verdict: dict[str, Any]) -> dict[str, Any]:
+    (evaluated,) = manifest.inputs.values()
+    return {"gate": manifest.producer.config["gate"], "artifact": evaluated, "outcome": verdict["outcome"]}
+
+
+def _evaluation(manifest: Manifest, report: dict[str, Any]) -> dict[str, Any]:
+    return {"line": manifest.line, "artifact": manifest.digest, "outcome": manifest.summary["outcome"]}
+
+
+def _record(manifest: Manifest, record: dict[str, Any]) -> dict[str, Any]:
+    return {"line": manifest.line, "adapter": manifest.inputs["aligned_adapter"]}
+
+
+def _bill_of_materials(manifest: Manifest, bill: dict[str, Any]) -> dict[str, Any]:
+    return bill
+
+
+ATTESTED: Mapping[str, Mapping[str, tuple[str, Said]]] = {
+    "gate_record": {"verdict.json": (GATE, _gate)},
+    "evaluation_report": {"report.json": (EVALUATION, _evaluation)},
+    "registered_adapter": {
+        "record.json": (RECORD, _record),
+        "bill_of_materials.json": (BILL_OF_MATERIALS, _bill_of_materials),
+    },
+}
+"""Kind of artifact -> its files with a statement of their own -> the predicate, and what it says."""
+
+WEIGHTS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("sft_adapter", "aligned_adapter"), ("adapter", "model")),
+    "reward_model": ("reward",),
+}
+"""Kind of artifact -> the directories in it that others load as they are."""
+
+
+def bundles_of(manifest: Manifest) -> tuple[str, ...]:
+    """The file names of all signatures that belong to an artifact."""
+    return (
+        PROVENANCE_BUNDLE,
+        *(name + SUFFIX for name in _attested_files(manifest)),
+        *(each.bundle for each in weights_of(manifest)),
+    )
+
+
+def provenance_of(manifest: Manifest) -> dict[str, Any]:
+    """How the artifact was made, as SLSA has it."""
+    return provenance(
+        manifest.kind,
+        manifest.producer.config,
+        {**manifest.inputs, **manifest.external_inputs},
+        builder=manifest.circumstances.source_sha256,
+        libraries=manifest.producer.libraries,
+        finished_on=manifest.circumstances.created_at,
+    )
+
+
+def attestations_of(directory: Path, manifest: Manifest) -> Iterator[Attestation]:
+    """The statements besides the provenance. The artifact's files must be verified already."""
+    for name, sha256 in _attested_files(manifest).items():
+        predicate_type, said = ATTESTED[manifest.kind][name]
+        yield Attestation(name, predicate_type, sha256, said(manifest, json.loads((directory / name).read_bytes())))
+
+
+def weights_of(manifest: Manifest) -> Iterator[WeightsList]:
+    """The directories with weights, each with the files that the manifest lists in it."""
+    for directory in WEIGHTS.get(manifest.kind, ()):
+        inside = f"{directory}/"
+        files = {
+            entry.path.removeprefix(inside): entry.sha256 for entry in manifest.files if entry.path.startswith(inside)
+        }
+        if files:
+            yield WeightsList(directory, files, manifest.digest)
+
+
+def signatures(
+    signer: Signer, directory: Path, manifest: Manifest, manifest_sha256: str
+) -> Iterator[tuple[str, bytes]]:
+    """Every signature of an artifact that is being sealed: file name and bytes."""
+    made = Statement((Subject(MANIFEST_FILE, manifest_sha256),), PROVENANCE, provenance_of(manifest))
+    yield PROVENANCE_BUNDLE, sign_statement(signer, made)
+    for each in attestations_of(directory, manifest):
+        statement = Statement((Subject(each.file, each.sha256),), each.predicate_type, each.predicate)
+        yield each.bundle, sign_statement(signer, statement)
+    for weights in weights_of(manifest):
+        yield weights.bundle, sign_listed(signer, weights.files, weights.name)
+
+
+def _attested_files(manifest: Manifest) -> dict[str, str]:
+    """Those of the kind's files with a statement that this artifact has, with their SHA-256."""
+    attested = ATTESTED.get(manifest.kind, {})
+    return {entry.path: entry.sha256 for entry in manifest.files if entry.path in attested}
+
+
+SEALED = "artifact sealed"
+
+
+def pipeline_actor(settings: Settings) -> str:
+    """How the pipeline stands in the ledger: by its key."""
+    return f"pipeline:{pipeline_signer(settings, trust_root(settings)).keyid}"
+
+
+class SealedEntries:
+    """Entries about artifacts, in the registry of one installation."""
+
+    def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
+        """`opened`: opens the registry, once it is needed."""
+        self._settings = settings
+        self._opened = opened
+        self._sequences: dict[str, int] = {}
+        """SHA-256 of a manifest -> number of the first entry that names it."""
+        self._read = 0
+        """The newest entry that was looked at."""
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return self._opened()
+
+    def enter(self, manifest: Manifest, manifest_sha256: str) -> None:
+        """Name an artifact in the ledger."""
+        subjects = {
+            "kind": manifest.kind,
+            "line": manifest.line,
+            "digest": manifest.digest,
+            "manifest_sha256": manifest_sha256,
+        }
+        with self._registry.writing() as session:
+            append(session, pipeline_actor(self._settings), SEALED, subjects)
+
+    def index_of(self, ref: ArtifactRef) -> int | None:
+        """The index in the log of the first entry that names this artifact; None where there is none.
+
+        Raises IntegrityError for an entry that was changed past this program.
+        """
+        key = ref.manifest_sha256
+        if key not in self._sequences:
+            self._read_on()
+        sequence = self._sequences.get(key)
+        if sequence is None:
+            return None
+        with self._registry.reading() as session:
+            entry = assert_leaf(session, sequence)
+        stated = (entry.subjects.get("digest"), entry.subjects.get("manifest_sha256"))
+        return sequence - 1 if stated == (ref.digest, ref.manifest_sha256) else None
+
+    def _read_on(self) -> None:
+        """Read the entries that were added since; there may be many, so little of each is kept."""
+        columns = select(AuditEntry.sequence, AuditEntry.subjects["manifest_sha256"].as_string())
+        query = columns.where(AuditEntry.action == SEALED, AuditEntry.sequence > self._read)
+        with self._registry.reading() as session:
+            for sequence, manifest_sha256 in session.execute(query.order_by(AuditEntry.sequence)):
+                self._sequences.setdefault(manifest_sha256, sequence)
+                self._read = sequence
+
+
+REMOVE = "Restore the artifact from a copy, or remove its directory, and find out who changed it."
+
+
+def open_store(settings: Settings, corpus: Path | None = None, registry: Registry | None = None) -> ArtifactStore:
+    """The installation's store.
+
+    Args:
+        corpus: the corpus root, for a process that is given unscrubbed text.
+        registry: where it is open already, such as for reading alone; else it is opened when it is needed.
+    """
+    opened = (lambda: registry) if registry is not None else partial(open_registry, settings)
+    return ArtifactStore(settings.artifacts, LedgerSeals(settings, opened), corpus)
+
+
+class LedgerSeals:
+    """The seals of one installation (`artifacts.seals.Seals`)."""
+
+    def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
+        self._settings = settings
+        self._opened = opened
+
+    @cached_property
+    def _entries(self) -> SealedEntries:
+        return SealedEntries(self._settings, self._opened)
+
+    def assert_ready(self) -> None:
+        """Raise NotFoundError, IntegrityError or SignInError where nothing could be signed."""
+        pipeline_signer(self._settings, trust_root(self._settings))
+
+    def sign(self, directory: Path, manifest: Manifest) -> None:
+        """Write the signatures of an artifact that is being sealed beside its files."""
+        signer = pipeline_signer(self._settings, trust_root(self._settings))
+        for name, content in signatures(signer, directory, manifest, _sha256(manifest)):
+            (directory / name).write_bytes(content)
+
+    def enter(self, manifest: Manifest) -> None:
+        """Enter an artifact into the ledger."""
+        self._entries.enter(manifest, _sha256(manifest))
+
+    def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
+        """Verify the provenance."""
+        path = directory / PROVENANCE_BUNDLE
+        content, trust = _read(path), trust_root(self._settings)
+        said = (PROVENANCE, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
+        if not _counted.has(trust, said):
+            with _naming(path):
+                index = self._index(content, trust, ref)
+                verified = verify_statement(
+                    content, trust, PIPELINE, predicate_type=PROVENANCE, sha256=ref.manifest_sha256, at_index=index
+                )
+            if verified.statement.predicate != provenance_of(manifest):
+                raise IntegrityError(f"{path}: it says something else than the manifest.", REMOVE)
+            _counted.keep(trust, said, index)
+        return bundles_of(manifest)
+
+    def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
+        """Verify the signatures besides the provenance, once every file was verified. Raises IntegrityError."""
+        trust = trust_root(self._settings)
+        for each in attestations_of(directory, manifest):
+            path = directory / each.bundle
+            content = _read(path)
+            said = (each.predicate_type, each.sha256, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
+            if _counted.has(trust, said):
+                continue
+            with _naming(path):
+                index = self._index(content, trust, ref)
+                verified = verify_statement(
+                    content, trust, PIPELINE, predicate_type=each.predicate_type, sha256=each.sha256, at_index=index
+                )
+            if verified.statement.predicate != each.predicate:
+                raise IntegrityError(f"{path}: it says something else than {each.file}.", REMOVE)
+            _counted.keep(trust, said, index)
+        for weights in weights_of(manifest):
+            path = directory / weights.bundle
+            content = _read(path)
+            index = self._index(_read(directory / PROVENANCE_BUNDLE), trust, ref)
+            with _naming(path):
+                verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
+
+    def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
+        """Where the ledger names the artifact, if that decides: for what a key signed that is revoked by now."""
+        keyid = signed_by(bundle)
+        if trust.counts(PIPELINE, keyid, None):
+            return None
+        return self._entries.index_of(ref)
+
+
+Said_sealing = tuple[str, ...]
+"""What a signature is, what it must be about, and its bytes: everything but the trust root that decides the verdict."""
+
+
+class _Counted:
+    """Signatures that count under one trust root, so that a process verifies the same bytes once.
+
+    A trust root that was read anew is another object: nothing is known under it. What a revoked key signed counts by
+    its entry in the ledger and is never kept.
+    """
+
+    MOST = 50_000
+
+    def __init__(self) -> None:
+        self._under: tuple[Trust | None, set[Said_sealing]] = (None, set())
+
+    def has(self, trust: Trust, said: Said_sealing) -> bool:
+        known, counted = self._under
+        return known is trust and said in counted
+
+    def keep(self, trust: Trust, said: Said_sealing, index: int | None) -> None:
+        """`index`: where the ledger was asked for the artifact; None where that did not decide."""
+        if index is not None:
+            return
+        known, counted = self._under  # together, for another thread may replace them
+        if known is not trust or len(counted) >= self.MOST:
+            counted = set()
+            self._under = (trust, counted)
+        counted.add(said)
+
+
+_counted = _Counted()
+
+
+def _sha256(manifest: Manifest) -> str:
+    return hashlib.sha256(manifest.to_bytes()).hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    """A signature's bytes. Raises IntegrityError for what is no file of a possible size."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: the signature is missing.", REMOVE) from None
+    except OSError as error:
+        raise IntegrityError(f"{path}: the signature cannot be read ({error.strerror}).", REMOVE) from None
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise IntegrityError(f"{path}: this is no file.", REMOVE)
+        return stream.read(LARGEST_BUNDLE + 1)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the file in what is said about a signature."""
+    try:
+        yield
+    except IntegrityError as error:
+        raise IntegrityError(f"{path}: {error.message}", error.hint) from None

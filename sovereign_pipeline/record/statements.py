@@ -1,0 +1,457 @@
+"""Signed statements (in-toto in sigstore bundles): predicates, signing, verifying, and model directories."""
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.record.keys import Signer, algorithm_of, is_signed
+from sovereign_pipeline.record.trust_root import Trust, TrustedKey
+
+PAYLOAD = "application/vnd.in-toto+json"
+BUNDLE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+SUFFIX = ".sigstore.json"
+"""Of a bundle's file name; it follows the name of the file that the statement is about."""
+LARGEST_BUNDLE = 16 << 20
+SHA256 = re.compile(r"[0-9a-f]{64}")
+AGAIN = "Take the bundle again from where it was made, or have it signed anew."
+
+
+def pre_authentication_encoding(payload: bytes) -> bytes:
+    """The bytes that are signed (DSSE's PAE). Another program verifies the signature over them."""
+    return f"DSSEv1 {len(PAYLOAD)} {PAYLOAD} {len(payload)} ".encode() + payload
+
+
+def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:
+    """The one spelling of a bundle."""
+    envelope = {
+        "payload": base64.b64encode(payload).decode(),
+        "payloadType": PAYLOAD,
+        "signatures": [{"sig": base64.b64encode(signature).decode()}],
+    }
+    content = {
+        "mediaType": BUNDLE_MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": keyid}},
+        "dsseEnvelope": envelope,
+    }
+    return canonical(content) + b"\n"
+
+
+def bundle_parts(bundle: bytes) -> tuple[str, bytes, bytes]:
+    """Id of the key, payload and signature. Whatever else a bundle could hold is refused, spaces included."""
+    content = json_object(bundle, "This is no sigstore bundle")
+    if content.get("mediaType") != BUNDLE_MEDIA_TYPE:
+        raise IntegrityError(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.", AGAIN)
+    hint = _at(content, "verificationMaterial", "publicKey", "hint")
+    if not isinstance(hint, str) or not SHA256.fullmatch(hint):
+        raise IntegrityError("The bundle does not say which key signed it (publicKey.hint).", AGAIN)
+    if _at(content, "dsseEnvelope", "payloadType") != PAYLOAD:
+        raise IntegrityError(f"The envelope's payload is not {PAYLOAD}.", AGAIN)
+    signatures = _at(content, "dsseEnvelope", "signatures")
+    if not isinstance(signatures, list) or len(signatures) != 1:
+        count = len(signatures) if isinstance(signatures, list) else 0
+        raise IntegrityError(f"The envelope has {count} signatures, and one is needed.", AGAIN)
+    try:
+        payload = base64.b64decode(_at(content, "dsseEnvelope", "payload"), validate=True)
+        signature = base64.b64decode(_at(signatures[0], "sig"), validate=True)
+    except (TypeError, ValueError, binascii.Error):
+        raise IntegrityError("The envelope's payload or signature is not Base64.", AGAIN) from None
+    if bundle_bytes(hint, payload, signature) != bundle:
+        raise IntegrityError("The bundle's bytes are not as they were written.", AGAIN)
+    return hint, payload, signature
+
+
+def is_canonical(content: Mapping[str, Any], written: bytes) -> bool:
+    try:
+        return canonical(content) == written
+    except (ValueError, RecursionError):
+        return False
+
+
+def json_object(content: bytes, complaint: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content) if len(content) <= LARGEST_BUNDLE else None
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise IntegrityError(f"{complaint}.", AGAIN)
+    return parsed
+
+
+def _at(content: Any, *path: str) -> Any:
+    """What lies at a path of objects; None where there is none."""
+    for key in path:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def canonical(content: Mapping[str, Any]) -> bytes:
+    """JSON in UTF-8 with sorted keys and no spaces. Raises ValueError for what has no such writing."""
+    return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+PREDICATES = "https://sovereign-pipeline.example/"
+"""The prefix of our own. It names, and is never fetched: `.example` belongs to nobody (RFC 2606)."""
+
+GATE = f"{PREDICATES}gate/v1"
+EVALUATION = f"{PREDICATES}evaluation/v1"
+RECORD = f"{PREDICATES}record/v1"
+WAIVER = f"{PREDICATES}waiver/v1"
+REQUEST = f"{PREDICATES}request/v1"
+APPROVAL = f"{PREDICATES}approval/v1"
+TRANSITION = f"{PREDICATES}transition/v1"
+RECALL = f"{PREDICATES}recall/v1"
+RECALL_WAIVER = f"{PREDICATES}recall-waiver/v1"
+KNOWN_ISSUE = f"{PREDICATES}known-issue/v1"
+EARLY_CLOSING = f"{PREDICATES}early-closing/v1"
+REVIEW = f"{PREDICATES}review/v1"
+FLAG = f"{PREDICATES}flag/v1"
+HOLD = f"{PREDICATES}hold/v1"
+HOLD_ACCEPTANCE = f"{PREDICATES}hold-acceptance/v1"
+PURGE = f"{PREDICATES}purge/v1"
+TECHNICAL_FILE = f"{PREDICATES}technical-file/v1"
+BUNDLE = f"{PREDICATES}bundle/v1"
+EVIDENCE = f"{PREDICATES}evidence/v1"
+BACKUP = f"{PREDICATES}backup/v1"
+PROVENANCE = "https://slsa.dev/provenance/v1"
+"""SLSA's: how an artifact was made. Its `buildType` is `BUILD_TYPE`."""
+BILL_OF_MATERIALS = "https://cyclonedx.org/bom"
+BUILD_TYPE = f"{PREDICATES}stage/v1"
+
+FIELDS: Mapping[str, frozenset[str]] = {
+    GATE: frozenset({"gate", "artifact", "outcome"}),
+    EVALUATION: frozenset({"line", "artifact", "outcome"}),
+    RECORD: frozenset({"line", "adapter"}),
+    WAIVER: frozenset({"line", "gate", "artifact", "record", "kind", "reason"}),
+    REQUEST: frozenset({"line", "adapter", "from", "to", "incumbent", "evidence", "policy", "reason", "expires"}),
+    APPROVAL: frozenset({"decision"}),
+    TRANSITION: frozenset({"line", "adapter", "from", "to", "sequence"}),
+    RECALL: frozenset({"recall", "reason", "adapters", "at"}),
+    RECALL_WAIVER: frozenset({"recall", "adapter", "reason", "at"}),
+    KNOWN_ISSUE: frozenset({"adapter", "number", "text", "at"}),
+    EARLY_CLOSING: frozenset({"line", "review", "ballots", "ballots_sha256", "reason"}),
+    REVIEW: frozenset({"adapter", "number", "text", "at"}),
+    FLAG: frozenset({"line", "sequence", "production", "staged", "cause", "reason"}),
+    HOLD: frozenset({"line", "adapter", "incumbent", "outcome", "because", "bounds", "observations"}),
+    HOLD_ACCEPTANCE: frozenset({"adapter", "judgement", "outcome", "reason", "at"}),
+    PURGE: frozenset({"line", "adapter", "files", "reason"}),
+    TECHNICAL_FILE: frozenset({"adapter", "record"}),
+    BUNDLE: frozenset({"files"}),
+    EVIDENCE: frozenset({"adapters", "classification", "entries", "made_at"}),
+    BACKUP: frozenset({"archive", "checkpoint"}),
+    PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
+    BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),
+}
+"""Predicate -> the fields without which it says nothing. Others may stand beside them."""
+
+
+def provenance(
+    stage: str,
+    parameters: Mapping[str, Any],
+    inputs: Mapping[str, str],
+    *,
+    builder: str,
+    libraries: Mapping[str, str],
+    finished_on: str | None = None,
+) -> dict[str, Any]:
+    """SLSA provenance of an artifact, for a statement about its manifest.
+
+    Args:
+        parameters: what of the recipe and the institution's policy the stage reads.
+        inputs: what it was made from -> SHA-256.
+        builder: the digest of the code that ran. libraries: distribution -> version.
+        finished_on: UTC, RFC 3339.
+    """
+    definition = {
+        "buildType": BUILD_TYPE,
+        "externalParameters": {"stage": stage, "config": dict(parameters)},
+        "internalParameters": {"libraries": dict(libraries)},
+        "resolvedDependencies": [{"name": name, "digest": {"sha256": inputs[name]}} for name in sorted(inputs)],
+    }
+    run: dict[str, Any] = {"builder": {"id": f"{PREDICATES}builder", "version": {"source": builder}}}
+    if finished_on is not None:
+        run["metadata"] = {"finishedOn": finished_on}
+    return {"buildDefinition": definition, "runDetails": run}
+
+
+STATEMENT = "https://in-toto.io/Statement/v1"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file that a statement is about."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What is said about which files."""
+
+    subjects: tuple[Subject, ...]
+    predicate_type: str
+    predicate: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A statement whose signature counts, and whose it is."""
+
+    statement: Statement
+    key: TrustedKey
+
+
+def sign_statement(signer: Signer, statement: Statement) -> bytes:
+    """The bundle's bytes: canonical JSON with a line break at its end. Raises ValueError for a malformed statement."""
+    if fault := _fault(statement):
+        raise ValueError(f"this statement cannot be signed: {fault}")
+    if algorithm_of(signer.public_pem) != "p256":
+        raise ValueError("statements are signed with P-256")
+    payload = canonical(_as_dict(statement))
+    _statement_in(payload)
+    return bundle_bytes(signer.keyid, payload, signer.sign(pre_authentication_encoding(payload)))
+
+
+def verify_statement(
+    bundle: bytes, trust: Trust, role: str, *, predicate_type: str, sha256: str, at_index: int | None = None
+) -> Verified:
+    """The statement in a bundle, if a key of this role signed it, about this file, of this kind.
+
+    Args:
+        sha256: of the file; it must be a subject of the statement.
+        at_index: where the statement stands in the log; None for one that is yet to be entered.
+
+    Raises IntegrityError that says what is not so.
+    """
+    keyid, payload, signature = bundle_parts(bundle)
+    key = trust.key(role, keyid)
+    if not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
+        raise IntegrityError(f"The signature by {keyid} is not over this statement.", AGAIN)
+    if not trust.counts(role, keyid, at_index):
+        at = "what is signed now" if at_index is None else f"entry {at_index} of the log"
+        raise IntegrityError(
+            f"The key {keyid} of the role {role} is revoked from entry {key.revoked_from} of the log on, and does not "
+            f"count for {at}.",
+            "Somebody else of this role signs it anew.",
+        )
+    statement = _statement_in(payload)
+    if statement.predicate_type != predicate_type:
+        raise IntegrityError(
+            f"The statement is of the kind {statement.predicate_type}, and {predicate_type} is needed.", AGAIN
+        )
+    if sha256 not in {subject.sha256 for subject in statement.subjects}:
+        raise IntegrityError(
+            f"The statement is about {', '.join(subject.sha256 for subject in statement.subjects[:3])}, not about "
+            f"{sha256}.",
+            AGAIN,
+        )
+    return Verified(statement, key)
+
+
+def read_statement(bundle: bytes) -> Statement:
+    """The statement in a bundle, **unverified**: for display alone. Raises IntegrityError for what is no bundle."""
+    return _statement_in(bundle_parts(bundle)[1])
+
+
+def signed_by(bundle: bytes) -> str:
+    """The id of the key that a bundle names, **unverified**: for display, and to look for the key."""
+    return bundle_parts(bundle)[0]
+
+
+def _as_dict(statement: Statement) -> dict[str, Any]:
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": each.name, "digest": {"sha256": each.sha256}} for each in statement.subjects],
+        "predicateType": statement.predicate_type,
+        "predicate": statement.predicate,
+    }
+
+
+def _statement_in(payload: bytes) -> Statement:
+    content = json_object(payload, "The envelope's payload is no statement")
+    if content.get("_type") != STATEMENT:
+        raise IntegrityError(f"The payload is not of the type {STATEMENT}.", AGAIN)
+    try:
+        subjects = tuple(Subject(each["name"], each["digest"]["sha256"]) for each in content["subject"])
+        statement = Statement(subjects, content["predicateType"], content["predicate"])
+    except (KeyError, TypeError):
+        raise IntegrityError("The statement has no subject, predicateType or predicate.", AGAIN) from None
+    if fault := _fault(statement):
+        raise IntegrityError(f"The statement is malformed: {fault}.", AGAIN)
+    if not is_canonical(_as_dict(statement), payload):
+        raise IntegrityError("The statement's bytes are not as they were written.", AGAIN)
+    return statement
+
+
+def _fault(statement: Statement) -> str | None:
+    """What a statement lacks, or None."""
+    names = [subject.name for subject in statement.subjects]
+    if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
+        return "its subjects are not one or more files, each named once"
+    if not all(isinstance(each.sha256, str) and SHA256.fullmatch(each.sha256) for each in statement.subjects):
+        return "a subject's digest is not a SHA-256 in lower case"
+    if not isinstance(statement.predicate_type, str) or statement.predicate_type not in FIELDS:
+        return f"its kind {statement.predicate_type} is unknown"
+    if not isinstance(statement.predicate, Mapping):
+        return "its predicate is not an object"
+    if missing := FIELDS[statement.predicate_type] - {*statement.predicate}:
+        return f"its predicate lacks {', '.join(sorted(missing))}"
+    return None
+
+
+PREDICATE = "https://model_signing/signature/v1.0"
+BLOCK = 1 << 20
+
+
+def sign_directory(signer: Signer, directory: Path, name: str) -> bytes:
+    """The bundle's bytes. They belong beside the directory, not into it.
+
+    Args:
+        name: which model it is, such as an adapter's id.
+
+    Raises IntegrityError for a directory that holds a link, an empty directory, or no file.
+    """
+    return sign_listed(signer, _digests(directory), name)
+
+
+def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
+    """As `sign_directory`, where the files (path below the directory -> SHA-256) were read already."""
+    if algorithm_of(signer.public_pem) != "p256":
+        raise ValueError("a model's directory is signed with P-256")
+    payload = canonical(_statement(files, name))
+    return bundle_bytes(_hint(signer.public_pem), payload, signer.sign(pre_authentication_encoding(payload)))
+
+
+def verify_directory(
+    bundle: bytes, directory: Path, name: str, trust: Trust, role: str, *, at_index: int | None = None
+) -> TrustedKey:
+    """Whose signature it is, if it counts and is over exactly this directory under this name.
+
+    Raises IntegrityError that names the file which differs.
+    """
+    key, payload = _signed_by(bundle, trust, role, at_index)
+    _assert_same(payload, _digests(directory), name, str(directory))
+    return key
+
+
+def verify_listed(
+    bundle: bytes, files: Mapping[str, str], name: str, trust: Trust, role: str, *, at_index: int | None = None
+) -> TrustedKey:
+    """As `verify_directory`, where the files were read already."""
+    key, payload = _signed_by(bundle, trust, role, at_index)
+    _assert_same(payload, files, name, name)
+    return key
+
+
+def _signed_by(bundle: bytes, trust: Trust, role: str, at_index: int | None) -> tuple[TrustedKey, bytes]:
+    """Whose signature it is, if it counts, and what is signed."""
+    hint, payload, signature = bundle_parts(bundle)
+    key = next((each for each in trust.keys(role) if _hint(each.public_pem) == hint), None)
+    if key is None:
+        raise IntegrityError(f"No key of the role {role} has the digest {hint} that the bundle names.", AGAIN)
+    if not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
+        raise IntegrityError(f"The signature by {key.keyid} is not over this list of files.", AGAIN)
+    if not trust.counts(role, key.keyid, at_index):
+        raise IntegrityError(f"The key {key.keyid} is revoked from entry {key.revoked_from} of the log on.", AGAIN)
+    return key, payload
+
+
+def _assert_same(payload: bytes, files: Mapping[str, str], name: str, where: str) -> None:
+    there = _statement(files, name)
+    if canonical(there) != payload:
+        raise IntegrityError(f"{where}: {_difference(json_object(payload, 'This is no list'), there)}", AGAIN)
+
+
+def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
+    """What is signed: the digests of the files in the order of their paths, and one digest over these."""
+    whole = hashlib.sha256()
+    resources = []
+    for relative in sorted(files, key=PurePosixPath):
+        whole.update(bytes.fromhex(files[relative]))
+        resources.append({"name": relative, "algorithm": "sha256", "digest": files[relative]})
+    serialization = {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": []}
+    return {
+        "_type": STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": whole.hexdigest()}}],
+        "predicateType": PREDICATE,
+        "predicate": {"serialization": serialization, "resources": resources},
+    }
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """Path below the directory -> SHA-256 of every file."""
+    files = {path.relative_to(directory).as_posix(): _digest(path).hex() for path in _files(directory)}
+    if not files:
+        raise IntegrityError(f"{directory}: there is no file in it.", "Name a model's directory.")
+    return files
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Every file below a directory. Raises IntegrityError for what a signature over files would not cover."""
+    if directory.is_symlink() or not directory.is_dir():
+        raise IntegrityError(f"{directory}: it is a link, or no directory.", "Name the directory itself.")
+    entries = sorted(directory.iterdir())
+    if not entries:
+        raise IntegrityError(f"{directory}: the directory is empty, and no signature covers it.", "Remove it.")
+    for path in entries:
+        if not _is_text(path.name):
+            raise IntegrityError(f"{str(path)!a}: its name is not UTF-8.", "Rename it.")
+        mode = path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            yield from _files(path)
+        elif stat.S_ISREG(mode):
+            yield path
+        else:
+            raise IntegrityError(f"{path}: it is a link, or no file.", "Remove it, or put the file itself there.")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _digest(path: Path) -> bytes:
+    hasher = hashlib.sha256()
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as stream:
+        while block := stream.read(BLOCK):
+            hasher.update(block)
+    return hasher.digest()
+
+
+def _hint(pem: str) -> str:
+    """How an OMS bundle names a key: the SHA-256 of its PEM."""
+    return hashlib.sha256(pem.encode()).hexdigest()
+
+
+def _difference(signed: dict[str, Any], there: dict[str, Any]) -> str:
+    """The first thing in which a directory is not what was signed, in a sentence."""
+    if signed.get("predicateType") != PREDICATE:
+        return f"the statement is of the kind {signed.get('predicateType')}, not {PREDICATE}."
+    try:
+        before = {str(each["name"]): each["digest"] for each in signed["predicate"]["resources"]}
+        name = signed["subject"][0]["name"]
+    except (KeyError, IndexError, TypeError):
+        return "the statement lists no files."
+    now = {each["name"]: each["digest"] for each in there["predicate"]["resources"]}
+    for what, names in (
+        ("was not signed", now.keys() - before.keys()),
+        ("is missing", before.keys() - now.keys()),
+        ("was changed", {each for each in now.keys() & before.keys() if now[each] != before[each]}),
+    ):
+        if names:
+            return f"{min(names)} {what}."
+    if name != (asked := there["subject"][0]["name"]):
+        return f"it was signed as {name}, not as {asked}."
+    return "the list of files is written in another form."

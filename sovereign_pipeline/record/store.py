@@ -1,0 +1,364 @@
+"""The store of artifacts: sealing, opening with every byte verified, and walking a lineage."""
+
+import os
+import shutil
+import stat
+import tempfile
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sovereign_pipeline.base.errors import CorpusWithheld, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import file_sha256, short, write_atomically
+from sovereign_pipeline.record.manifest import (
+    ARTIFACTS,
+    CONFINED,
+    MANIFEST_FILE,
+    ArtifactRef,
+    FileEntry,
+    Manifest,
+    Seals,
+    confined_files,
+    make_private,
+    read_manifest,
+)
+
+_GIVE_THE_CORPUS = "Do this where SOVEREIGN_CORPUS is readable: only the stages up to the split are given it."
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact whose every byte was verified when it was opened."""
+
+    ref: ArtifactRef
+    path: Path
+    manifest: Manifest
+    confined: Path | None = None
+    """The directory of its files with unscrubbed text; None where it has none, or where they are withheld."""
+    bundles: tuple[str, ...] = ()
+    """The files with its signatures."""
+    purged: tuple[FileEntry, ...] = ()
+    """Files that were removed on record, so there was nothing to verify."""
+
+    def file(self, name: str) -> Path:
+        """Path of one of its files.
+
+        Raises NotFoundError for a name that the manifest does not list, and CorpusWithheld for unscrubbed text that
+        this process is not given.
+        """
+        if name not in {entry.path for entry in self.manifest.files}:
+            raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
+        if name in {entry.path for entry in self.purged}:
+            raise NotFoundError(
+                f"{self.path / name}: the file was purged.", "It is gone for good, unless a copy is kept."
+            )
+        if name not in {entry.path for entry in confined_files(self.manifest)}:
+            return self.path / name
+        if self.confined is None:
+            raise _withheld(self)
+        return self.confined / name
+
+    @property
+    def withheld(self) -> tuple[FileEntry, ...]:
+        """Files that were not verified, because this process is not given unscrubbed text."""
+        return confined_files(self.manifest) if self.confined is None else ()
+
+
+@dataclass(frozen=True)
+class ArtifactStore:
+    """All artifacts of one installation."""
+
+    root: Path
+    seals: Seals
+    corpus: Path | None = None
+    """The corpus root; None for a process that needs no unscrubbed text."""
+
+    def open(self, ref: ArtifactRef) -> Artifact:
+        """Verify every byte and open.
+
+        Raises IntegrityError naming the first file that is not as it was stored, and CorpusWithheld for an artifact
+        with unscrubbed text in a process that is not given it.
+        """
+        artifact = self.open_as_given(ref)
+        if artifact.withheld:
+            raise _withheld(artifact)
+        return artifact
+
+    def open_as_given(self, ref: ArtifactRef) -> Artifact:
+        """Open, and verify every byte but unscrubbed text that is withheld. Raises IntegrityError as `open` does."""
+        manifest, bundles = self._signed_manifest(ref)
+        path, confined = self.path_of(ref.digest), confined_files(manifest)
+        entries = tuple(entry for entry in manifest.files if entry not in confined)
+        verify_files(path, entries, besides=(MANIFEST_FILE, *bundles))
+        self.seals.verify_further(path, ref, manifest)
+        if not confined:
+            return Artifact(ref, path, manifest, None, bundles)
+        if self.corpus is None or not os.access(self.corpus, os.R_OK | os.X_OK):
+            return Artifact(ref, path, manifest, None, bundles)
+        directory = self.corpus / ARTIFACTS / ref.digest
+        verify_files(directory, confined, besides=())
+        return Artifact(ref, path, manifest, directory, bundles)
+
+    def open_without(self, ref: ArtifactRef, may_be_gone: Collection[str]) -> Artifact:
+        """Open an artifact of which some files, by path, may have been removed on record. What is there is verified."""
+        (manifest, bundles), path = self._signed_manifest(ref), self.path_of(ref.digest)
+        gone = tuple(
+            each for each in manifest.files if each.path in may_be_gone and not os.path.lexists(path / each.path)
+        )
+        entries = tuple(each for each in manifest.files if each not in gone)
+        verify_files(path, entries, besides=(MANIFEST_FILE, *bundles))
+        # The signature of a directory with weights is over what the manifest lists, so nothing of it need be there.
+        self.seals.verify_further(path, ref, manifest)
+        return Artifact(ref, path, manifest, bundles=bundles, purged=gone)
+
+    def read_manifest(self, ref: ArtifactRef) -> Manifest:
+        """The manifest alone, with its signature verified: its files are not hashed. Raises IntegrityError."""
+        return self._signed_manifest(ref)[0]
+
+    def _signed_manifest(self, ref: ArtifactRef) -> tuple[Manifest, tuple[str, ...]]:
+        """The manifest, and the files with the artifact's signatures."""
+        path = self.path_of(ref.digest) / MANIFEST_FILE
+        read = read_manifest(path)
+        if (read.digest, read.sha256) != (ref.digest, ref.manifest_sha256):
+            raise IntegrityError(
+                f"{path}: this is not the manifest that was recorded when the artifact was used.",
+                "Restore the artifact from a copy.",
+            )
+        return read.manifest, self.seals.bundles(path.parent, ref, read.manifest)
+
+    def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
+        """The reference to one input of an artifact, with the hash of the manifest that was read then."""
+        digest = manifest.inputs[kind]
+        return self.ref_of(digest).model_copy(update={"manifest_sha256": manifest.circumstances.input_manifests[kind]})
+
+    def open_input(self, manifest: Manifest, kind: str) -> Artifact:
+        """Verify and open one input of an artifact. Raises IntegrityError."""
+        return self.open(self.input_ref(manifest, kind))
+
+    def ref_of(self, digest: str) -> ArtifactRef:
+        """The reference to a stored artifact. Raises NotFoundError when the store does not hold it."""
+        path = self.path_of(digest) / MANIFEST_FILE
+        if not path.is_file():
+            raise NotFoundError(f"{path}: there is no artifact {short(digest)}.", "Restore it from a copy.")
+        read = read_manifest(path)
+        return ArtifactRef(kind=read.manifest.kind, line=read.manifest.line, digest=digest, manifest_sha256=read.sha256)
+
+    def path_of(self, digest: str) -> Path:
+        return self.root / digest
+
+    @contextmanager
+    def workspace(self, kind: str | None = None) -> Iterator[Path]:
+        """A directory to build in, on the disk of what is built; removed afterwards unless `seal` moved it into place.
+
+        Its name begins with the process id, so the next build removes what a killed process left. kind: of the
+        artifact that is built; one with unscrubbed text is built under the corpus root. Raises CorpusWithheld.
+        """
+        root = self._corpus_artifacts(kind) if kind in CONFINED else self.root
+        building = root / ".building"
+        building.mkdir(parents=True, exist_ok=True)
+        for leftover in building.iterdir():
+            owner = leftover.name.split("-")[0]
+            if owner.isdigit() and not _is_alive(int(owner)):
+                shutil.rmtree(leftover, ignore_errors=True)
+        path = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=building))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def seal(self, workspace: Path, describe: Callable[[tuple[FileEntry, ...]], Manifest]) -> ArtifactRef:
+        """Hash the files of a workspace, sign, enter the artifact into the ledger, and rename the whole into place.
+
+        An artifact of the same digest that is stored already is kept, with its first manifest. Unscrubbed text is put
+        into its place first: an artifact is there once its manifest is.
+        """
+        manifest = describe(tuple(_entries(workspace)))
+        if not confined_files(manifest):
+            return self._put(workspace, manifest)
+        confined = self._corpus_artifacts(manifest.kind) / manifest.digest
+        with self.workspace() as in_home:
+            for entry in manifest.files:
+                if entry not in confined_files(manifest):
+                    (in_home / entry.path).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(workspace / entry.path, in_home / entry.path)
+            if not (self.path_of(manifest.digest) / MANIFEST_FILE).exists():
+                _flush_to_disk(workspace)
+                shutil.rmtree(confined, ignore_errors=True)  # of a process that was killed before its manifest was put
+                workspace.rename(confined)
+            return self._put(in_home, manifest)
+
+    def _put(self, workspace: Path, manifest: Manifest) -> ArtifactRef:
+        target = self.path_of(manifest.digest)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not target.exists():
+            (workspace / MANIFEST_FILE).write_bytes(manifest.to_bytes())
+            self.seals.sign(workspace, manifest)
+            _flush_to_disk(workspace)
+            self.seals.enter(manifest)
+            try:
+                workspace.rename(target)
+            except OSError:
+                if not target.exists():  # another process may have stored the same artifact first
+                    raise
+        return self.ref_of(manifest.digest)
+
+    def _corpus_artifacts(self, kind: str | None) -> Path:
+        if self.corpus is None:
+            raise CorpusWithheld(
+                f"{kind} holds unscrubbed text, and this process is not given the corpus root.", _GIVE_THE_CORPUS
+            )
+        make_private(self.corpus / ARTIFACTS)
+        return self.corpus / ARTIFACTS
+
+    def find(self, fingerprint: str) -> ArtifactRef | None:
+        """The stored artifact whose identity has this fingerprint, or None."""
+        entry = self._index_entry(fingerprint)
+        if not entry.is_file():
+            return None
+        ref = _read_ref(entry)
+        return ref if (self.path_of(ref.digest) / MANIFEST_FILE).is_file() else None
+
+    def remember(self, fingerprint: str, ref: ArtifactRef) -> None:
+        """Enter an artifact into the index."""
+        write_atomically(self._index_entry(fingerprint), ref.model_dump_json() + "\n")
+
+    def indexed(self, kind: str) -> Iterator[ArtifactRef]:
+        """Every stored artifact of one kind, of all lines, in no particular order."""
+        for entry in (self.root / ".index").glob("*/*.json"):
+            ref = _read_ref(entry)
+            if ref.kind == kind and (self.path_of(ref.digest) / MANIFEST_FILE).is_file():
+                yield ref
+
+    def holding(self, sha256s: Collection[str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
+        """Every artifact with a file of one of these SHA-256, sorted by digest.
+
+        Every directory of the store is looked at, whether the index has it or not. Raises IntegrityError for one whose
+        manifest was changed.
+        """
+        wanted = [sha256.encode() for sha256 in sha256s]
+        for path in sorted(self.root.glob(f"*/{MANIFEST_FILE}")):
+            content = path.read_bytes()
+            if any(sha256 in content for sha256 in wanted):
+                ref = self.ref_of(path.parent.name)
+                yield ref, self.read_manifest(ref)
+
+    def current(self, line: str, kind: str) -> ArtifactRef | None:
+        """The line's current artifact of a kind, or None before the first one."""
+        path = self._current_path(line, kind)
+        return _read_ref(path) if path.is_file() else None
+
+    def make_current(self, line: str, kind: str, ref: ArtifactRef) -> None:
+        """Let this be the line's current artifact. `kind`: of the asset; for a passthrough it is not `ref.kind`."""
+        write_atomically(self._current_path(line, kind), ref.model_dump_json() + "\n")
+
+    def _index_entry(self, fingerprint: str) -> Path:
+        return self.root / ".index" / fingerprint[:2] / f"{fingerprint}.json"
+
+    def _current_path(self, line: str, kind: str) -> Path:
+        return self.root / ".current" / line / f"{kind}.json"
+
+
+def verify_files(path: Path, entries: Collection[FileEntry], besides: tuple[str, ...] = (MANIFEST_FILE,)) -> None:
+    """Raise IntegrityError naming the first file or directory that is missing, extra, changed or linked.
+
+    A link is refused wherever it leads: its target can be replaced without touching the artifact.
+
+    Args:
+        entries: every file that must be there.
+        besides: names of files that are verified elsewhere.
+    """
+    if not path.is_dir():
+        raise IntegrityError(f"{path}: the directory is missing.", "Restore it from a copy.")
+    present = {*besides, *(entry.path for entry in entries)}
+    found = dict(_tree(path))
+    for name in sorted(found.keys() - present):
+        raise IntegrityError(f"{path / name}: this file does not belong to the artifact.", "Remove it.")
+    for entry in entries:
+        file = path / entry.path
+        if entry.path not in found:
+            raise IntegrityError(f"{file}: the file is missing.", "Restore it from a copy.")
+        if found[entry.path] != entry.size or file_sha256(file) != entry.sha256:
+            raise IntegrityError(f"{file}: the bytes are not the recorded ones.", "Restore the file from a copy.")
+
+
+def _withheld(artifact: Artifact) -> CorpusWithheld:
+    names = ", ".join(entry.path for entry in confined_files(artifact.manifest))
+    return CorpusWithheld(
+        f"{artifact.ref.kind} {short(artifact.ref.digest)}: {names} holds unscrubbed text, and the corpus root is not "
+        f"readable here.",
+        _GIVE_THE_CORPUS,
+    )
+
+
+def _tree(directory: Path) -> Iterator[tuple[str, int]]:
+    """Every file below a directory by its relative name, with its size in bytes, sorted by name.
+
+    Raises IntegrityError for what no artifact holds: links, devices and pipes, and directories without a file.
+    """
+    for path in (directory, *sorted(directory.rglob("*"))):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            yield path.relative_to(directory).as_posix(), path.lstat().st_size
+        elif not stat.S_ISDIR(mode):
+            raise IntegrityError(
+                f"{path}: this is a link or a device, and an artifact holds files alone.", "Remove it."
+            )
+        elif path != directory and not any(path.iterdir()):
+            raise IntegrityError(f"{path}: this directory is empty and does not belong to the artifact.", "Remove it.")
+
+
+def _entries(directory: Path) -> Iterator[FileEntry]:
+    for name, size in _tree(directory):
+        yield FileEntry(path=name, size=size, sha256=file_sha256(directory / name))
+
+
+def _flush_to_disk(directory: Path) -> None:
+    for file in directory.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+
+
+def _read_ref(path: Path) -> ArtifactRef:
+    try:
+        return ArtifactRef.model_validate_json(path.read_bytes())
+    except ValueError:
+        raise IntegrityError(
+            f"{path}: this file is not a reference to an artifact.", "Delete it and run again."
+        ) from None
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[ArtifactRef, Manifest]]:
+    """Every artifact that an artifact was made from, nearest first, each once, with its verified manifest.
+
+    Raises IntegrityError when a manifest on the way is missing or was changed.
+    """
+    waiting = deque(input_refs(manifest))
+    seen: set[ArtifactRef] = set()
+    while waiting:
+        ref = waiting.popleft()
+        if ref in seen:
+            continue
+        seen.add(ref)
+        ancestor = store.read_manifest(ref)
+        yield ref, ancestor
+        waiting.extend(input_refs(ancestor))
+
+
+def input_refs(manifest: Manifest) -> Iterator[ArtifactRef]:
+    """References to the inputs of an artifact, from its manifest alone. `kind` is the name of the asset."""
+    for kind, digest in sorted(manifest.inputs.items()):
+        manifest_sha256 = manifest.circumstances.input_manifests[kind]
+        yield ArtifactRef(kind=kind, line=manifest.line, digest=digest, manifest_sha256=manifest_sha256)

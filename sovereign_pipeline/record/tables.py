@@ -1,0 +1,636 @@
+"""The registry's tables, and the triggers that let them only grow."""
+
+import datetime
+import hashlib
+import itertools
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    Connection,
+    Date,
+    DateTime,
+    Dialect,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy import Table as Table_of_sqlalchemy
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sovereign_pipeline.base.errors import IntegrityError
+
+DIGEST = String(64)
+NAMING = {
+    "ix": "ix_%(column_0_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+# INSERT OR REPLACE could otherwise overwrite a row by its hidden row number, past every key.
+WITHOUT_HIDDEN_KEY = {"sqlite_with_rowid": False}
+
+
+class UtcDateTime(TypeDecorator[datetime.datetime]):
+    """A point in time, always with its zone; SQLite keeps none."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime.datetime | None, dialect: Dialect) -> datetime.datetime | None:
+        if value is not None and value.tzinfo is None:
+            raise ValueError("a time without a zone cannot be registered")
+        return value.astimezone(datetime.UTC) if value is not None else None
+
+    def process_result_value(self, value: datetime.datetime | None, dialect: Dialect) -> datetime.datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
+
+
+class Table(DeclarativeBase):
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {
+        dict[str, Any]: JSON(none_as_null=True),
+        dict[str, str]: JSON(),
+        dict[str, int]: JSON(none_as_null=True),
+        list[dict[str, Any]]: JSON(),
+        datetime.datetime: UtcDateTime(),
+        datetime.date: Date(),
+    }
+
+
+def row_as_dict(row: Table) -> dict[str, Any]:
+    """Every column by its name; days and times in ISO 8601, times in UTC; bytes by their SHA-256."""
+    return {column.name: _plain(getattr(row, column.name)) for column in row.__table__.columns}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return hashlib.sha256(value).hexdigest()
+    return value.isoformat() if isinstance(value, datetime.date) else value
+
+
+class Dataset(Table):
+    """One dataset on which a registered adapter was trained. NULL: an earlier version did not state it."""
+
+    __tablename__ = "dataset"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """Of the artifact."""
+    manifest_sha256: Mapped[str] = mapped_column(DIGEST)
+    kind: Mapped[str]
+    line: Mapped[str] = mapped_column(index=True)
+    rows: Mapped[int]
+    file_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of its JSONL file."""
+    classification: Mapped[str]
+    sources: Mapped[list[dict[str, Any]]]
+    """The institution's source files, each with digest, licence and retention."""
+    created_at: Mapped[datetime.datetime]
+    rows_held_out: Mapped[int | None]
+    """Rows of the same kind on the other side of the split."""
+    by_classification: Mapped[dict[str, int] | None]
+    """Classification level -> rows."""
+    tokens: Mapped[dict[str, Any] | None]
+    """Lengths of the training and of the held-out rows, in tokens of the base model."""
+    findings: Mapped[dict[str, int] | None]
+    """Warning of the data card -> rows."""
+    card_sha256: Mapped[str | None] = mapped_column(DIGEST)
+    """Of the data card."""
+
+
+class BaseModelRow(Table):
+    """One base model of a registered adapter."""
+
+    __tablename__ = "base_model"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """Over the names and SHA-256 of its files."""
+    name: Mapped[str]
+    licence: Mapped[str]
+    files: Mapped[list[dict[str, Any]]]
+    """Name and SHA-256 of each file."""
+
+
+class Adapter(Table):
+    """One registered adapter."""
+
+    __tablename__ = "adapter"
+    __table_args__ = (UniqueConstraint("line", "version"), WITHOUT_HIDDEN_KEY)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    line: Mapped[str] = mapped_column(index=True)
+    version: Mapped[str]
+    adapter_digest: Mapped[str] = mapped_column(DIGEST)
+    """Of the adapter's artifact."""
+    adapter_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of the weights file, or over the names and SHA-256 of its shards."""
+    manifest_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of the manifest of the adapter's artifact."""
+    record_digest: Mapped[str] = mapped_column(DIGEST, unique=True)
+    """Of the record's artifact, whose lineage holds everything else."""
+    record_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
+    dataset_digest: Mapped[str] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
+    preference_dataset_digest: Mapped[str | None] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
+    base_model: Mapped[str]
+    base_model_digest: Mapped[str] = mapped_column(DIGEST, ForeignKey("base_model.digest"))
+    framework_versions: Mapped[dict[str, str]]
+    classification: Mapped[str]
+    evaluation_report_digest: Mapped[str] = mapped_column(DIGEST)
+    evaluation: Mapped[dict[str, Any]]
+    """Numbers of the evaluation report, and of the scores it was made from."""
+    method: Mapped[str]
+    review_date: Mapped[datetime.date]
+    registered_at: Mapped[datetime.datetime]
+    code_version: Mapped[str]
+    """Of the stage that trained it."""
+    source_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of this package's source code when it was trained."""
+    gate_records: Mapped[list[dict[str, Any]]]
+    """Stage, gate, digest and manifest's SHA-256 of each gate's record, with outcome and waiver where it was waived."""
+
+    @property
+    def version_numbers(self) -> tuple[int, int, int]:
+        """Major, minor and patch: versions are ordered by them."""
+        major, minor, patch = (int(number) for number in self.version.split("."))
+        return major, minor, patch
+
+
+class AuditEntry(Table):
+    """One entry of the audit log (`audit_log.py`)."""
+
+    __tablename__ = "audit_entry"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[datetime.datetime]
+    actor: Mapped[str]
+    action: Mapped[str] = mapped_column(index=True)
+    subjects: Mapped[dict[str, Any]]
+    previous: Mapped[str] = mapped_column(DIGEST, unique=True)
+    """Hash of the entry before."""
+    hash: Mapped[str] = mapped_column(DIGEST, unique=True)
+    """Over all other columns."""
+
+
+class LedgerEntry(Table):
+    """The exact bytes of one entry of the audit log: a leaf of the ledger's tree. The columns are for look-ups."""
+
+    __tablename__ = "ledger_entry"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    data: Mapped[bytes]
+    """Canonical JSON of `audit_log.as_dict`."""
+
+
+class LedgerNode(Table):
+    """The hash of one complete subtree of the ledger's tree (`merkle.py`)."""
+
+    __tablename__ = "ledger_node"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    hash: Mapped[bytes]
+
+
+class LedgerKey(Table):
+    """The public key with which the ledger's checkpoints are signed. One row, from the first act on."""
+
+    __tablename__ = "ledger_key"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    verifier: Mapped[str] = mapped_column(primary_key=True)
+    """name+id+key, as C2SP writes it; the name is the log's origin."""
+
+
+class BlindReview(Table):
+    """One blind review that was opened."""
+
+    __tablename__ = "blind_review"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    """Reveals nothing about what is compared, since operators' browsers get it."""
+    line: Mapped[str] = mapped_column(index=True)
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
+    opponent_id: Mapped[str | None] = mapped_column(ForeignKey("adapter.id"))
+    record_digest: Mapped[str] = mapped_column(DIGEST)
+    plan_digest: Mapped[str] = mapped_column(DIGEST)
+    """Of the review_plan artifact, which holds prompts, answers and settings."""
+    plan_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
+    seed_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Of the sealed seed that decides which arm is A."""
+    ballots: Mapped[int]
+    """The pre-registered number."""
+    opened_at: Mapped[datetime.datetime]
+    act_key: Mapped[str] = mapped_column(DIGEST)
+    """Public key (Ed25519, hex) of its acts."""
+
+
+class SignInLink(Table):
+    """A one-time link of one operator."""
+
+    __tablename__ = "sign_in_link"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    token_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """The token itself is stored nowhere."""
+    review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"))
+    operator: Mapped[str]
+    expires_at: Mapped[datetime.datetime]
+
+
+class SignInUse(Table):
+    """The use of a link; the primary key refuses a second one."""
+
+    __tablename__ = "sign_in_use"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    token_sha256: Mapped[str] = mapped_column(DIGEST, ForeignKey("sign_in_link.token_sha256"), primary_key=True)
+    used_at: Mapped[datetime.datetime]
+
+
+class Ballot(Table):
+    """One operator's ballot on one pair, as it was shown. Which arm is A follows from the sealed seed alone."""
+
+    __tablename__ = "ballot"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
+    operator: Mapped[str] = mapped_column(primary_key=True)
+    pair: Mapped[str] = mapped_column(primary_key=True)
+    preference: Mapped[str]
+    """`a`, `b` or `tie`."""
+    ratings: Mapped[dict[str, int] | None]
+    """`a.accuracy` and so on -> 1 to 5; NULL where both answers were the same and nobody was asked."""
+    given_at: Mapped[datetime.datetime]
+
+
+class Guess(Table):
+    """One operator's guess which answer of a pair is the candidate's, made after the last ballot."""
+
+    __tablename__ = "guess"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
+    operator: Mapped[str] = mapped_column(primary_key=True)
+    pair: Mapped[str] = mapped_column(primary_key=True)
+    choice: Mapped[str]
+    """`a` or `b`."""
+    given_at: Mapped[datetime.datetime]
+
+
+class ReviewClosing(Table):
+    """The end of a review. The primary key refuses a second one; no ballot is taken afterwards."""
+
+    __tablename__ = "review_closing"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
+    closed_at: Mapped[datetime.datetime]
+    seed: Mapped[str] = mapped_column(DIGEST)
+    """The sealed seed, revealed: 64 hex digits."""
+    ballots: Mapped[int]
+    ballots_sha256: Mapped[str] = mapped_column(DIGEST)
+    """Over every ballot and guess."""
+    officer: Mapped[str | None]
+    """Who closed it before the pre-registered number was reached; NULL otherwise."""
+    reason: Mapped[str | None]
+
+
+class ReleaseRequest(Table):
+    """One officer's signed request that an adapter changes its state."""
+
+    __tablename__ = "release_request"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    id: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """SHA-256 of the signed statement: what an approval is about."""
+    line: Mapped[str] = mapped_column(index=True)
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
+    transition: Mapped[str]
+    entered_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+    """A sigstore bundle."""
+
+
+class ReleaseDecision(Table):
+    """What one officer decided of a request; the primary key refuses the same decision twice."""
+
+    __tablename__ = "release_decision"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"), primary_key=True)
+    keyid: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    """Of the officer's key."""
+    decision: Mapped[str] = mapped_column(primary_key=True)
+    """`approve`, `reject` or `withdraw`."""
+    entered_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+
+
+class Transition(Table):
+    """One change of an adapter's state. The primary key leaves one winner where two are made at once."""
+
+    __tablename__ = "transition"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    line: Mapped[str] = mapped_column(primary_key=True)
+    sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Within the line, from 1."""
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
+    transition: Mapped[str]
+    before: Mapped[str]
+    after: Mapped[str]
+    request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"))
+    made_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+    """Signed by the pipeline; it names the request and the approvals."""
+
+    @property
+    def statement_sha256(self) -> str:
+        return hashlib.sha256(self.statement).hexdigest()
+
+
+MESSAGE = "the registry only grows"
+FUNCTION = "registry_only_grows"
+FUNCTION_BODY = f" BEGIN RAISE EXCEPTION '%: {MESSAGE}', TG_TABLE_NAME; END "
+MAY_CHANGE = {"may_change": True}
+"""`info` of a table that is no record and may change, such as an index that can be made again."""
+
+# Bits of pg_trigger.tgtype: for each row 1, before 2, delete 8, update 16, truncate 32.
+POSTGRESQL_KINDS = {"no_change": 1 + 2 + 8 + 16, "no_truncate": 2 + 32}
+
+Keys = Sequence[tuple[str, ...]]
+
+
+def statements(dialect: str, table: str, keys: Keys) -> list[str]:
+    """What makes the triggers of one table.
+
+    keys: its primary and unique keys. SQLite's INSERT OR REPLACE deletes without asking the delete trigger, so an
+    insert that meets an existing key is refused by a trigger of its own.
+    """
+    if dialect == "sqlite":
+        return list(_in_sqlite(table, keys).values())
+    return [
+        f"CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $${FUNCTION_BODY}$$",
+        f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE ON {table} "
+        f"FOR EACH ROW EXECUTE FUNCTION {FUNCTION}()",
+        f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION {FUNCTION}()",
+        *always(table).values(),
+    ]
+
+
+def always(table: str) -> dict[str, str]:
+    """In PostgreSQL: trigger -> what lets it fire also where a session says that it is a replica."""
+    names = [f"{table}_{kind}" for kind in POSTGRESQL_KINDS]
+    return {name: f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}" for name in names}
+
+
+def assert_in_place(connection: Connection) -> None:
+    """Raise IntegrityError that names a trigger which is missing, was changed, or does not belong here."""
+    tables = [table for table in Table.metadata.sorted_tables if not table.info.get("may_change")]
+    find = _wrong_in_sqlite if connection.dialect.name == "sqlite" else _wrong_in_postgresql
+    wrong = list(find(connection, tables))
+    if wrong:
+        raise IntegrityError(
+            f"The registry's tables no longer refuse changes: {'; '.join(wrong)}.",
+            "Restore the registry from a copy, and find out who changed it. Rows may have been changed meanwhile.",
+        )
+
+
+def keys_of(table: Table_of_sqlalchemy) -> list[tuple[str, ...]]:
+    """Primary key and unique keys, in no particular order."""
+    unique = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
+    return [tuple(column.name for column in each.columns) for each in (table.primary_key, *unique)]
+
+
+def _in_sqlite(table: str, keys: Keys) -> dict[str, str]:
+    """Name -> text."""
+    refuse = f"BEGIN SELECT RAISE(ABORT, '{table}: {MESSAGE}'); END"
+    taken = " OR ".join("(" + " AND ".join(f"{column} = NEW.{column}" for column in key) + ")" for key in keys)
+    made = {
+        f"{table}_no_{verb.lower()}": f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} {refuse}"
+        for verb in ("UPDATE", "DELETE")
+    }
+    made[f"{table}_no_replace"] = (
+        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
+        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {taken}) {refuse}"
+    )
+    return made
+
+
+def _wrong_in_sqlite(connection: Connection, tables: Collection[Table_of_sqlalchemy]) -> Iterator[str]:
+    rows = connection.execute(text("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'"))
+    found = {(table, name): sql for name, table, sql in rows}
+    for table in tables:
+        # `UNIQUE` constraints have no order.
+        allowed = [_in_sqlite(table.name, keys) for keys in itertools.permutations(keys_of(table))]
+        for name in allowed[0]:
+            sql = found.pop((table.name, name), None)
+            if sql is None:
+                yield f"trigger {name} is missing"
+            elif sql not in {each[name] for each in allowed}:
+                yield f"trigger {name} was changed"
+    ours = {table.name for table in tables}
+    yield from (f"trigger {name} does not belong to table {table}" for table, name in found if table in ours)
+
+
+def _wrong_in_postgresql(connection: Connection, tables: Collection[Table_of_sqlalchemy]) -> Iterator[str]:
+    rows = connection.execute(
+        text(
+            "SELECT c.relname, t.tgname, t.tgtype, t.tgenabled, t.tgqual, t.tgattr::text, p.proname, p.prosrc "
+            "FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid "
+            "WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace"
+        )
+    )
+    found = {(table, name): rest for table, name, *rest in rows}
+    for table in tables:
+        for kind, bits in POSTGRESQL_KINDS.items():
+            name = f"{table.name}_{kind}"
+            state = found.pop((table.name, name), None)
+            if state is None:
+                yield f"trigger {name} is missing"
+            elif state != [bits, "A", None, "", FUNCTION, FUNCTION_BODY]:
+                yield f"trigger {name} was changed or switched off"
+    ours = {table.name for table in tables}
+    yield from (f"trigger {name} does not belong to table {table}" for table, name in found if table in ours)
+    rules = connection.execute(text("SELECT tablename, rulename FROM pg_rules WHERE schemaname = current_schema()"))
+    yield from (f"rule {name} does not belong to table {table}" for table, name in rules if table in ours)
+
+
+DERIVED = {**WITHOUT_HIDDEN_KEY, "info": MAY_CHANGE}
+"""Of the index: its tables have no triggers."""
+
+
+class HeldDocument(Table):
+    """Index: the integer that stands for a document's id."""
+
+    __tablename__ = "document"
+    __table_args__ = (DERIVED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str] = mapped_column(unique=True)
+    """The id as it stands in the datasets' rows."""
+    datasets: Mapped[int] = mapped_column(server_default="0")
+    """How many datasets have a row of it."""
+
+
+class HeldDataset(Table):
+    """Index: the integer that stands for a dataset."""
+
+    __tablename__ = "held_dataset"
+    __table_args__ = (DERIVED,)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    digest: Mapped[str] = mapped_column(DIGEST, unique=True)
+    """Of the artifact. It need not be registered: a base model may have been made here of an unregistered one."""
+    documents: Mapped[int] = mapped_column(server_default="0")
+    """How many documents it has rows of."""
+    sources: Mapped[int] = mapped_column(server_default="0")
+    """From how many sources it was made."""
+
+
+class HeldAdapter(Table):
+    """Index: how many rows it has of an adapter."""
+
+    __tablename__ = "held_adapter"
+    __table_args__ = (DERIVED,)
+
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    datasets: Mapped[int]
+    base_models: Mapped[int]
+
+
+class DatasetDocument(Table):
+    """Index: a document of which a dataset has a row. Found from either side."""
+
+    __tablename__ = "dataset_document"
+    __table_args__ = (Index("ix_dataset_document_dataset", "dataset", "document"), DERIVED)
+
+    document: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    dataset: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+class DatasetSource(Table):
+    """Index: a source of the recipe from which a dataset was made."""
+
+    __tablename__ = "dataset_source"
+    __table_args__ = (DERIVED,)
+
+    source: Mapped[str] = mapped_column(primary_key=True)
+    dataset: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+
+
+class AdapterDataset(Table):
+    """Index: a dataset on which an adapter, one of its parents, or a base model that was made here was trained."""
+
+    __tablename__ = "adapter_dataset"
+    __table_args__ = (Index("ix_adapter_dataset_adapter", "adapter"), DERIVED)
+
+    dataset: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    directly: Mapped[bool]
+    """False where only a parent or a base model was trained on it."""
+
+
+class AdapterBaseModel(Table):
+    """Index: a base model on which an adapter rests. Every indexed adapter has one."""
+
+    __tablename__ = "adapter_base_model"
+    __table_args__ = (Index("ix_adapter_base_model_adapter", "adapter"), DERIVED)
+
+    base_model: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    adapter: Mapped[str] = mapped_column(primary_key=True)
+    directly: Mapped[bool]
+    """False where the adapter's own base model was made here of this one."""
+
+
+class Recall(Table):
+    """A recall that an officer opened. What it is about is in one of four columns; a document may have its source."""
+
+    __tablename__ = "recall"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+    document: Mapped[str | None]
+    source: Mapped[str | None]
+    dataset: Mapped[str | None] = mapped_column(DIGEST)
+    base_model: Mapped[str | None] = mapped_column(DIGEST)
+    reason: Mapped[str]
+    officer: Mapped[str]
+    """The id of their key."""
+    opened_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+    """The signed bundle by which the officer did so."""
+
+
+class RecallAdapter(Table):
+    """An adapter that a recall named when it was opened."""
+
+    __tablename__ = "recall_adapter"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    recall_id: Mapped[str] = mapped_column(ForeignKey("recall.id"), primary_key=True)
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+
+
+class RecallWaiver(Table):
+    """An officer's decision that a recall does not hold for one adapter."""
+
+    __tablename__ = "recall_waiver"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    recall_id: Mapped[str] = mapped_column(ForeignKey("recall.id"), primary_key=True)
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+    reason: Mapped[str]
+    officer: Mapped[str]
+    """The id of their key."""
+    waived_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+    """The signed bundle by which the officer did so."""
+
+
+class KnownIssue(Table):
+    """What people found wrong with an adapter, in their own words."""
+
+    __tablename__ = "known_issue"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Of the adapter's issues, from 1."""
+    text: Mapped[str]
+    officer: Mapped[str]
+    """The id of their key."""
+    added_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+    """The signed bundle by which the officer did so."""
+
+
+class AdapterReview(Table):
+    """An officer reviewed an adapter and keeps it; its next review is counted from here."""
+
+    __tablename__ = "adapter_review"
+    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+
+    adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """Of the adapter's reviews, from 1."""
+    text: Mapped[str]
+    officer: Mapped[str]
+    """The id of their key."""
+    reviewed_at: Mapped[datetime.datetime]
+    statement: Mapped[bytes]
+    """The signed bundle by which the officer did so."""

@@ -1,0 +1,390 @@
+"""Make and change a trust root, and make that of the demonstration."""
+
+import unicodedata
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from tuf.api.metadata import DelegatedRole, Delegations, Metadata, Root, Targets
+
+from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.base.text import compared_as
+from sovereign_pipeline.record.keys import FileSigner, Signer, algorithm_of, generate, keyid_of, read_key, write_key
+from sovereign_pipeline.record.trust_root import (
+    ANY,
+    DEMONSTRATION,
+    ROLES,
+    ROOT,
+    ROOT_VERSION,
+    TARGETS,
+    TIME,
+    Files,
+    RootSigner,
+    Trust,
+    load_trust,
+    metadata_in,
+    read_files,
+    root_name,
+    tuf_key,
+    verified,
+    write_files,
+    written,
+)
+
+ROOT_DAYS = 1825
+"""How long a root is accepted."""
+TARGETS_DAYS = 400
+"""How long roles and keys are accepted: a little more than a year, so that a yearly renewal is never late."""
+ROOT_KEYS, ROOT_THRESHOLD = 3, 2
+
+
+def create_trust(
+    directory: Path,
+    roots: Sequence[Signer],
+    keys: Mapping[str, Iterable[str]],
+    *,
+    threshold: int = ROOT_THRESHOLD,
+    now: datetime | None = None,
+    demonstration: bool = False,
+) -> Trust:
+    """Make a trust root. keys: role -> public keys in PEM; officers are added one by one afterwards."""
+    refuse_full(directory)
+    moment = now or datetime.now(UTC)
+    root = _root(roots, threshold, 1, moment, demonstration)
+    roles = {
+        role: DelegatedRole(role, [], 1, True, paths=[f"{role}/*"], unrecognized_fields={"version": 1})
+        for role in ROLES
+    }
+    targets = Targets(
+        version=1,
+        expires=_later(moment, TARGETS_DAYS),
+        delegations=Delegations({}, roles),
+        unrecognized_fields={ROOT_VERSION: 1},
+    )
+    for role, pems in keys.items():
+        for pem in pems:
+            _add_key(targets, root, role, pem)
+    for each in roles.values():
+        each.unrecognized_fields["expires"] = targets.expires.strftime(TIME)
+    content = _signed(root, roots)
+    return _write(directory, {ROOT: content, root_name(1): content, TARGETS: _signed(targets, roots)})
+
+
+def add_key(directory: Path, role: str, pem: str, signers: Sequence[Signer], *, now: datetime | None = None) -> Trust:
+    """Give a key a role that is nobody's in person."""
+    if role == "officer":
+        raise InputError("An officer's key is added with the person and what they may approve.", "Add an officer.")
+    return _change_targets(directory, signers, [role], lambda targets, root: _add_key(targets, root, role, pem), now)
+
+
+def add_officer(
+    directory: Path,
+    pem: str,
+    person: str,
+    may: Sequence[str],
+    levels: Sequence[str],
+    signers: Sequence[Signer],
+    *,
+    now: datetime | None = None,
+) -> Trust:
+    """Give a person's key the role of an officer.
+
+    Args:
+        may: the transitions that they may approve, and levels: at which classification levels; `*` is every one.
+    """
+    person = " ".join(each for each in unicodedata.normalize("NFC", person).split(" ") if each)
+    if not person or not person.isprintable():
+        raise InputError("An officer has a name, in printable letters.", "Name the person.")
+    for what, words in (("transition", may), ("classification level", levels)):
+        if not words or not all(word and word.strip() == word and word.isprintable() for word in words):
+            raise InputError(f"An officer may approve at least one {what}.", f"Name them, or {ANY} for every one.")
+
+    def change(targets: Targets, root: Root) -> None:
+        _refuse_second_spelling(targets, person)
+        fields = {"person": person, "may": [*dict.fromkeys(may)], "levels": [*dict.fromkeys(levels)]}
+        _add_key(targets, root, "officer", pem, **fields)
+
+    return _change_targets(directory, signers, ["officer"], change, now)
+
+
+def revoke(
+    directory: Path, keyid: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
+) -> Trust:
+    """Let nothing count that this key signs from an index of the log on. What it signed before still counts."""
+    role = _role_of(read_trust(directory), keyid)
+    return _change_targets(directory, signers, [role], lambda targets, root: _revoke(targets, keyid, from_index), now)
+
+
+def rotate_key(
+    directory: Path, role: str, pem: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
+) -> Trust:
+    """Replace a role's keys by one: it is added, and those before it are revoked from an index of the log on.
+
+    An officer's new key takes over the person and what they may approve: name the old one by revoking it instead.
+    """
+    if role == "officer":
+        raise InputError("An officer's key is not rotated.", "Add the new one, and revoke the old one.")
+    old = [key.keyid for key in read_trust(directory).keys(role) if key.revoked_from is None]
+
+    def change(targets: Targets, root: Root) -> None:
+        _add_key(targets, root, role, pem)
+        for keyid in old:
+            _revoke(targets, keyid, from_index)
+
+    return _change_targets(directory, signers, [role], change, now)
+
+
+def rotate_root(
+    directory: Path,
+    new: Sequence[Signer],
+    old: Sequence[Signer],
+    *,
+    threshold: int = ROOT_THRESHOLD,
+    now: datetime | None = None,
+) -> Trust:
+    """Replace the root keys. Old keys and new ones sign the new root; the old roots stay beside it."""
+    before = read_trust(directory)
+    files = read_files(directory)
+    moment = now or datetime.now(UTC)
+    root = _root(new, threshold, before.root_version + 1, moment, before.is_demonstration)
+    targets = _current(files, directory)
+    _renew(targets, ROLES, moment)
+    targets.unrecognized_fields[ROOT_VERSION] = root.version
+    both = {signer.keyid: signer for signer in (*old, *new)}
+    content = _signed(root, list(both.values()))
+    changed = {ROOT: content, root_name(root.version): content, TARGETS: _signed(targets, new)}
+    return _write(directory, {**files, **changed})
+
+
+def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = None) -> Trust:
+    """Let the same root, roles and keys be accepted for another while."""
+    before = read_trust(directory)
+    files = read_files(directory)
+    moment = now or datetime.now(UTC)
+    root = metadata_in(files[ROOT], Root, ROOT).signed
+    _refuse_strangers(root, signers)
+    root.version = before.root_version + 1
+    root.expires = _later(moment, ROOT_DAYS)
+    targets = _current(files, directory)
+    _renew(targets, ROLES, moment)
+    targets.unrecognized_fields[ROOT_VERSION] = root.version
+    content = _signed(root, signers)
+    changed = {ROOT: content, root_name(root.version): content, TARGETS: _signed(targets, signers)}
+    return _write(directory, {**files, **changed})
+
+
+def install(source: Path, directory: Path, *, now: datetime | None = None) -> Trust:
+    """Take a trust root over from the offline machine, unless it is older than the one that is here, or another."""
+    new = load_trust(source, now=now)
+    files = read_files(source)
+    if directory.is_dir() and (here := read_files(directory)):
+        before = verified(here, where=str(directory))
+        new = load_trust(source, before.root_sha256, now=now, at_least=(before.root_version, before.targets_version))
+        for name in here:
+            if name not in (ROOT, TARGETS) and files.get(name) != here[name]:
+                raise ConflictError(f"{source}/{name}: it is not the one that is in force here.", "Ask its holders.")
+        if new.targets_version == before.targets_version and files[TARGETS] != here[TARGETS]:
+            raise ConflictError(
+                f"{source}/{TARGETS}: version {new.targets_version} is in force here with other content.",
+                "Two changes were made side by side: make the second one again.",
+            )
+    write_files(directory, files)
+    return new
+
+
+def refuse_full(directory: Path) -> None:
+    """Raise ConflictError for a directory that holds anything: a trust root is made once."""
+    if directory.exists() and any(directory.iterdir()):
+        raise ConflictError(f"{directory}: there are files already.", "Name an empty directory.")
+
+
+def read_trust(directory: Path) -> Trust:
+    """For whoever changes it: verified, and accepted when it has expired, since renewing is what helps."""
+    if not directory.is_dir():
+        raise NotFoundError(f"{directory}: there is no trust root.", act="make_trust_root")
+    return verified(read_files(directory), where=str(directory))
+
+
+def _change_targets(
+    directory: Path,
+    signers: Sequence[Signer],
+    roles: Collection[str],
+    change: Callable[[Targets, Root], None],
+    now: datetime | None,
+) -> Trust:
+    read_trust(directory)
+    files = read_files(directory)
+    root = metadata_in(files[ROOT], Root, ROOT).signed
+    _refuse_strangers(root, signers)
+    targets = _current(files, directory)
+    change(targets, root)
+    _renew(targets, roles, now or datetime.now(UTC))
+    return _write(directory, {**files, TARGETS: _signed(targets, signers)})
+
+
+def _root(signers: Sequence[Signer], threshold: int, version: int, now: datetime, demonstration: bool) -> Root:
+    if len({signer.keyid for signer in signers}) != len(signers):
+        raise InputError("A root key is named twice.", "Each is another key.")
+    if not 1 <= threshold <= len(signers):
+        raise InputError(
+            f"{threshold} of {len(signers)} root keys is no threshold.", "Name at most as many as there are."
+        )
+    root = Root(
+        version=version,
+        expires=_later(now, ROOT_DAYS),
+        consistent_snapshot=False,
+        unrecognized_fields={DEMONSTRATION: True} if demonstration else {},
+    )
+    for signer in signers:
+        if algorithm_of(signer.public_pem) != "p256":
+            raise InputError("A root key is P-256.", "Make another one.")
+        for role in (Root.type, Targets.type):
+            root.add_key(tuf_key(signer.public_pem), role)
+    for role in (Root.type, Targets.type):
+        root.roles[role].threshold = threshold
+    return root
+
+
+def _current(files: Files, directory: Path) -> Targets:
+    return metadata_in(files[TARGETS], Targets, f"{directory}/{TARGETS}").signed
+
+
+def _delegations(targets: Targets) -> tuple[dict[str, Any], dict[str, DelegatedRole]]:
+    assert targets.delegations is not None and targets.delegations.roles is not None, "verified before"
+    return targets.delegations.keys, targets.delegations.roles
+
+
+def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -> None:
+    keys, roles = _delegations(targets)
+    if role not in ROLES:
+        raise InputError(f"There is no role {role}.", f"The roles are {', '.join(ROLES)}.")
+    if algorithm_of(pem) != ROLES[role]:
+        raise InputError(f"A key of the role {role} is of the kind {ROLES[role]}.", "Make one of that kind.")
+    keyid = keyid_of(pem)
+    if keyid in keys or keyid in root.keys:
+        holder = next((name for name, each in roles.items() if keyid in each.keyids), "root")
+        raise ConflictError(f"The key {keyid} has the role {holder} already.", "A key has one role.")
+    keys[keyid] = tuf_key(pem, **fields)
+    roles[role].keyids.append(keyid)
+
+
+def _refuse_second_spelling(targets: Targets, person: str) -> None:
+    """Approvals are counted by persons: one who is written in two ways would be two."""
+    for key in _delegations(targets)[0].values():
+        other = key.unrecognized_fields.get("person")
+        if other is not None and other != person and _looks(other) & _looks(person):
+            raise ConflictError(
+                f"An officer is written as {other} already, not as {person}.",
+                "Write one name in one way. Tell two people of one name apart, such as by their office.",
+            )
+
+
+def _looks(name: str) -> set[str]:
+    """What a reader may take a name for: without case, spaces and marks, and with one letter for those that look the
+    same. Twice: a capital I may be read as an l."""
+    spellings = (unicodedata.normalize("NFKC", each) for each in (name, name.translate(_READ_AS)))
+    return {
+        "".join("".join(map(compared_as, "".join(map(compared_as, each)).casefold())).split()) for each in spellings
+    }
+
+
+_READ_AS = str.maketrans("I1|0", "lllo")
+
+
+def _revoke(targets: Targets, keyid: str, from_index: int) -> None:
+    if from_index < 0:
+        raise InputError("An index of the log is 0 or more.", "Name the first entry that no longer counts.")
+    fields = _delegations(targets)[0][keyid].unrecognized_fields
+    before = fields.get("revoked_from")
+    if before is not None and from_index > before:
+        raise ConflictError(
+            f"The key {keyid} is revoked from entry {before} on already.", "It can be revoked earlier, not later."
+        )
+    fields["revoked_from"] = from_index
+
+
+def _role_of(trust: Trust, keyid: str) -> str:
+    for role in trust.roles.values():
+        if any(key.keyid == keyid for key in role.keys):
+            return role.name
+    raise NotFoundError(f"The trust root has no key {keyid}.", "A key is named by its whole id.")
+
+
+def _refuse_strangers(root: Root, signers: Sequence[Signer]) -> None:
+    """Raise InputError for keys that are not the root's, or too few of them, before anything is signed."""
+    ids = {signer.keyid for signer in signers}
+    if strangers := sorted(ids - {*root.roles[Targets.type].keyids}):
+        raise InputError(f"The key {strangers[0]} is no root key of this trust root.", "Take one of its root keys.")
+    if len(ids) < root.roles[Targets.type].threshold:
+        raise InputError(
+            f"{len(ids)} root keys were given, and {root.roles[Targets.type].threshold} are needed.",
+            "Give more of them.",
+        )
+
+
+def _renew(targets: Targets, roles: Collection[str], now: datetime) -> None:
+    targets.version += 1
+    targets.expires = _later(now, TARGETS_DAYS)
+    for name, role in _delegations(targets)[1].items():
+        role.unrecognized_fields["expires"] = targets.expires.strftime(TIME)
+        role.unrecognized_fields["version"] += name in roles
+
+
+def _later(now: datetime, days: int) -> datetime:
+    return now.replace(microsecond=0) + timedelta(days=days)
+
+
+def _signed(content: Root | Targets, signers: Sequence[Signer]) -> bytes:
+    metadata: Metadata[Any] = Metadata(content)
+    for signer in signers:
+        metadata.sign(RootSigner(signer), append=True)
+    return written(metadata)
+
+
+def _write(directory: Path, files: Files) -> Trust:
+    """Only what every reader will accept is written."""
+    trust = verified(files, where=str(directory))
+    write_files(directory, files)
+    return trust
+
+
+OFFICERS = 3
+"""As many as a request, two approvals and a refusal need."""
+NO_KEYS: Mapping[str, Sequence[str]] = {}
+
+
+def demonstration_trust(
+    directory: Path,
+    keys_directory: Path,
+    others: Mapping[str, Sequence[str]] = NO_KEYS,
+    *,
+    now: datetime | None = None,
+) -> Trust:
+    """Make a trust root for a demonstration, and its keys: `root-1.key`, `pipeline.key`, `officer-1.key`, and so on.
+
+    A trust root that is there stays as it is, and so does each key.
+
+    Args:
+        others: public keys in PEM of roles whose keys are made elsewhere, such as those of the log and its witnesses.
+    """
+    if directory.is_dir() and any(directory.iterdir()):
+        return load_trust(directory, now=now)
+    roots = [_key(keys_directory / f"root-{number + 1}.key") for number in range(ROOT_KEYS)]
+    of_services = {role: [_key(keys_directory / f"{role}.key").public_pem] for role in ("pipeline", "bundle")}
+    officers = [_key(keys_directory / f"officer-{number + 1}.key") for number in range(OFFICERS)]
+    partial = directory.with_name(f".{directory.name}.new")
+    for left in partial.iterdir() if partial.is_dir() else ():
+        left.unlink()
+    create_trust(partial, roots, {**of_services, **others}, now=now, demonstration=True)
+    signers = roots[:ROOT_THRESHOLD]
+    for number, officer in enumerate(officers, start=1):
+        add_officer(partial, officer.public_pem, f"Demonstration Officer {number}", [ANY], [ANY], signers, now=now)
+    partial.replace(directory)
+    return load_trust(directory, now=now)
+
+
+def _key(path: Path) -> FileSigner:
+    if not path.exists():
+        write_key(path, generate(), None)
+    return read_key(path, lambda: "")

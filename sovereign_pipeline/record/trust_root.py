@@ -1,0 +1,423 @@
+"""Read and verify the trust root: which keys count, for what, and since when (TUF metadata)."""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from securesystemslib.signer import Key, SSlibKey
+from securesystemslib.signer import Signature as TufSignature
+from securesystemslib.signer import Signer as TufSigner
+from tuf.api.exceptions import RepositoryError
+from tuf.api.metadata import Key as Key_of_metadata
+from tuf.api.metadata import Metadata, Root, Targets
+from tuf.api.serialization.json import JSONSerializer
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.record.keys import Algorithm, Signer, keyid_of, public_pem_of, read_public_key
+
+ROLES: Mapping[str, Algorithm] = {
+    "pipeline": "p256",
+    "log": "ed25519",
+    "witness": "ed25519",
+    "officer": "p256",
+    "bundle": "p256",
+}
+"""Role -> the kind of its keys. Checkpoints of the log and their cosignatures are Ed25519, as their format has it."""
+ANY = "*"
+DEMONSTRATION_KEYS = "demonstration keys"
+"""What every output says that rests on a root that the demonstration made."""
+
+
+@dataclass(frozen=True)
+class TrustedKey:
+    """A public key in a role."""
+
+    keyid: str
+    public_pem: str
+    person: str | None = None
+    """Whose key it is; of every officer's."""
+    may: tuple[str, ...] = ()
+    """The transitions that this officer may decide about, and other acts (`waive`, `recall`, `issue`, `review`,
+    `close`); `*` is every one."""
+    levels: tuple[str, ...] = ()
+    """The classification levels at which; `*` is every one."""
+    revoked_from: int | None = None
+    """The index of the log from which on nothing counts that is signed with this key."""
+
+    def allows(self, transition: str, level: str) -> bool:
+        """Whether this officer may approve a transition at a level."""
+        return bool({transition, ANY} & {*self.may}) and bool({level, ANY} & {*self.levels})
+
+
+@dataclass(frozen=True)
+class TrustedRole:
+    """Who may sign what belongs to a role."""
+
+    name: str
+    threshold: int
+    keys: tuple[TrustedKey, ...]
+    """Those that were revoked stay: what they signed before still counts."""
+    version: int
+    expires: datetime
+
+
+@dataclass(frozen=True)
+class Trust:
+    """A verified trust root."""
+
+    root_sha256: str
+    """Of the first root's file: what an auditor starts from."""
+    root_version: int
+    targets_version: int
+    is_demonstration: bool
+    """Whether its keys, or those of an earlier root, are the ones that the demonstration makes."""
+    expires: datetime
+    """The first moment at which a part of it is no longer accepted."""
+    roles: Mapping[str, TrustedRole]
+
+    def role(self, role: str) -> TrustedRole:
+        if role not in self.roles:
+            raise IntegrityError(f"The trust root knows no role {role}.", f"The roles are {', '.join(self.roles)}.")
+        return self.roles[role]
+
+    def keys(self, role: str) -> tuple[TrustedKey, ...]:
+        """The role's keys, those that were revoked among them."""
+        return self.role(role).keys
+
+    def key(self, role: str, keyid: str) -> TrustedKey:
+        """Raises IntegrityError for a key that has not this role."""
+        found = next((each for each in self.keys(role) if each.keyid == keyid), None)
+        if found is None:
+            raise IntegrityError(
+                f"The key {keyid} has not the role {role} in the trust root.",
+                "Whoever signed must be one of this role, or the trust root here is not the newest.",
+            )
+        return found
+
+    def counts(self, role: str, keyid: str, at_index: int | None) -> bool:
+        """Whether what this key signed counts at an index of the log; None asks for what is yet to be entered."""
+        found = next((each for each in self.keys(role) if each.keyid == keyid), None)
+        if found is None:
+            return False
+        return found.revoked_from is None or (at_index is not None and at_index < found.revoked_from)
+
+
+Files = Mapping[str, bytes]
+"""Name -> content."""
+T = TypeVar("T", Root, Targets)
+
+ROOT, TARGETS = "root.json", "targets.json"
+ROOTS = re.compile(r"([1-9][0-9]{0,5})\.root\.json")
+LARGEST_FILE = 4 << 20
+SPELLING = re.compile(r"[0-9a-f]+")
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+
+
+def root_name(version: int) -> str:
+    return f"{version}.{ROOT}"
+
+
+def read_files(directory: Path) -> dict[str, bytes]:
+    """The trust root's files in a directory. Others are none of its own."""
+    found: dict[str, bytes] = {}
+    for path in sorted(directory.iterdir()):
+        if path.name in (ROOT, TARGETS) or ROOTS.fullmatch(path.name):
+            if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_FILE:
+                raise IntegrityError(f"{path}: this is no file of a trust root.", "Take the trust root again.")
+            found[path.name] = path.read_bytes()
+    return found
+
+
+def write_files(directory: Path, files: Files) -> None:
+    """Write what is new or changed. Everything is on the disk before the first file takes its name."""
+    directory.mkdir(parents=True, exist_ok=True)
+    changed = [
+        name
+        for name in sorted(files, key=lambda name: (name == TARGETS, name == ROOT, name))
+        if not (directory / name).exists() or (directory / name).read_bytes() != files[name]
+    ]
+    for name in changed:
+        partial = directory / f".{name}.new"
+        with partial.open("wb") as stream:
+            stream.write(files[name])
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.chmod(0o644)
+    for name in changed:
+        (directory / f".{name}.new").replace(directory / name)
+
+
+def written(metadata: Metadata[Any]) -> bytes:
+    """The one spelling of a file."""
+    return JSONSerializer(compact=False).serialize(metadata) + b"\n"
+
+
+def metadata_in(content: bytes, kind: type[T], name: str) -> Metadata[T]:
+    """Raises IntegrityError for bytes that are not this kind's metadata in its one spelling."""
+    try:
+        metadata = cast(Metadata[T], Metadata.from_bytes(content))
+        spelled = written(metadata)
+    except (RepositoryError, ValueError, RecursionError):
+        raise IntegrityError(f"{name}: this is no TUF metadata.", "Take the file again.") from None
+    if not isinstance(metadata.signed, kind):
+        raise IntegrityError(f"{name}: this is not TUF's {kind.type}.", "Take the file again.")
+    lowercase = all(SPELLING.fullmatch(each.signature) for each in metadata.signatures.values())
+    if spelled != content or not lowercase:
+        raise IntegrityError(f"{name}: its bytes are not as they were written.", "Take the file again.")
+    return metadata
+
+
+def dated(text: object, name: str) -> datetime:
+    try:
+        return datetime.strptime(str(text), TIME).replace(tzinfo=UTC)
+    except ValueError:
+        raise IntegrityError(f"{name}: an expiry is no time.", "Take the file again.") from None
+
+
+def tuf_key(pem: str, **fields: Any) -> Key:
+    """A public key as TUF has it, under its one id."""
+    key = SSlibKey.from_crypto(read_public_key(pem), keyid=keyid_of(pem))
+    key.unrecognized_fields.update({name: value for name, value in fields.items() if value not in (None, [], ())})
+    return key
+
+
+def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
+    """The key in PEM, and its kind. Raises IntegrityError where the id is not the key's own."""
+    public = key.keyval.get("public")
+    try:
+        if (key.keytype, key.scheme) == ("ed25519", "ed25519"):
+            pem, kind = public_pem_of(ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(str(public)))), "ed25519"
+        elif (key.keytype, key.scheme) == ("ecdsa", "ecdsa-sha2-nistp256"):
+            pem, kind = public_pem_of(read_public_key(str(public))), "p256"
+        else:
+            raise ValueError(key.scheme)
+    except (ValueError, InputError):
+        raise IntegrityError(f"{name}: the key {keyid} is neither P-256 nor Ed25519.", "Take the file again.") from None
+    if keyid_of(pem) != keyid or {*key.keyval} != {"public"} or tuf_key(pem).keyval["public"] != public:
+        raise IntegrityError(
+            f"{name}: the key {keyid} stands under an id that is not its own.",
+            "One key under two ids would be counted twice: take the file again.",
+        )
+    return pem, cast(Algorithm, kind)
+
+
+class RootSigner(TufSigner):
+    """One of our signers, as python-tuf wants it."""
+
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+
+    @property
+    def public_key(self) -> Key:
+        return tuf_key(self._signer.public_pem)
+
+    @classmethod
+    def from_priv_key_uri(cls, priv_key_uri: str, public_key: Key, secrets_handler: object = None) -> "RootSigner":
+        raise NotImplementedError("a signer is opened by its source")
+
+    def sign(self, payload: bytes) -> TufSignature:
+        return TufSignature(self._signer.keyid, self._signer.sign(payload).hex())
+
+
+DEMONSTRATION = "demonstration"
+"""The mark in a root whose keys lie beside what they sign."""
+ROOT_VERSION = "root_version"
+"""In `targets.json`: the root under which it was made, so that the root alone cannot be put back."""
+KEY_FIELDS = {"person", "may", "levels", "revoked_from"}
+ROLE_FIELDS = {"version", "expires"}
+
+
+def verified(files: Files, root_sha256: str | None = None, where: str = "trust") -> Trust:
+    """The trust root in these files, at whatever time. Raises IntegrityError naming the file that does not verify."""
+    first = files.get(root_name(1))
+    if first is None:
+        raise IntegrityError(f"{where}/{root_name(1)}: the first root is missing.", "Take the trust root whole.")
+    sha256 = hashlib.sha256(first).hexdigest()
+    if root_sha256 is not None and sha256 != root_sha256.lower():
+        raise IntegrityError(
+            f"{where}/{root_name(1)}: the first root has the SHA-256 {sha256}, not {root_sha256}.",
+            "It is another trust root than the one that was named to you.",
+        )
+    roots = _verified_roots(files, where)
+    targets = _verified_targets(files, roots[-1], where)
+    return _trust(sha256, roots, targets, f"{where}/{TARGETS}")
+
+
+def _verified_roots(files: Files, where: str) -> list[Root]:
+    """Every root, from the first: each by its own threshold and by that of the one before."""
+    count = sum(name != ROOT and name.endswith(ROOT) for name in files)
+    roots: list[Root] = []
+    for version in range(1, count + 1):
+        name = f"{where}/{root_name(version)}"
+        if root_name(version) not in files:
+            raise IntegrityError(f"{name}: this root is missing, and later ones are there.", "Take all of them.")
+        metadata = metadata_in(files[root_name(version)], Root, name)
+        root = metadata.signed
+        _refuse_foreign_keys(root.keys, name)
+        if root.version != version:
+            raise IntegrityError(f"{name}: it says that it is version {root.version}.", "Take the trust root whole.")
+        result = root.get_root_verification_result(
+            roots[-1] if roots else None, metadata.signed_bytes, metadata.signatures
+        )
+        if not result:
+            raise IntegrityError(
+                f"{name}: too few root keys signed it. Of the root before: {len(result.first.signed)} of "
+                f"{result.first.threshold}; of its own: {len(result.second.signed)} of {result.second.threshold}.",
+                "A new root needs the old keys and the new ones.",
+            )
+        _refuse_other_signatures(metadata, set(result.signed), name)
+        roots.append(root)
+    if files.get(ROOT) != files[root_name(count)]:
+        raise IntegrityError(
+            f"{where}/{ROOT}: it is not the newest root, {root_name(count)}.", "Take the trust root whole."
+        )
+    return roots
+
+
+def _verified_targets(files: Files, root: Root, where: str) -> Targets:
+    name = f"{where}/{TARGETS}"
+    if TARGETS not in files:
+        raise IntegrityError(f"{name}: the file is missing.", "Take the trust root whole.")
+    metadata = metadata_in(files[TARGETS], Targets, name)
+    result = root.get_verification_result(Targets.type, metadata.signed_bytes, metadata.signatures)
+    if not result:
+        raise IntegrityError(
+            f"{name}: {len(result.signed)} of {result.threshold} keys of root {root.version} signed it.",
+            "Its holders sign it anew, on the offline machine.",
+        )
+    _refuse_other_signatures(metadata, set(result.signed), name)
+    made_under = metadata.signed.unrecognized_fields.get(ROOT_VERSION)
+    if not isinstance(made_under, int) or made_under > root.version:
+        raise IntegrityError(
+            f"{name}: it was made under root {made_under}, and the newest here is {root.version}.",
+            "Somebody put an older root back: take the newest one again.",
+        )
+    return metadata.signed
+
+
+def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
+    """A signature beyond the threshold is held to the same: no byte of the file may be anything."""
+    if other := sorted(set(metadata.signatures) - good):
+        raise IntegrityError(f"{name}: the signature of {other[0]} is not one.", "Take the file again.")
+
+
+def _refuse_foreign_keys(keys: Mapping[str, Key_of_metadata], name: str) -> None:
+    """A key under an id that is not its own could stand under two, and be counted twice."""
+    for keyid, key in keys.items():
+        pem_of(keyid, key, name)
+
+
+def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust:
+    delegations = targets.delegations
+    delegated = delegations.roles if delegations is not None else None
+    if delegations is None or delegated is None or {*delegated} != {*ROLES}:
+        raise IntegrityError(f"{name}: its roles are not {', '.join(ROLES)}.", "It belongs to another release.")
+    _refuse_foreign_keys(delegations.keys, name)
+    roles: dict[str, TrustedRole] = {}
+    held = dict.fromkeys(roots[-1].keys, "root")
+    for role, algorithm in ROLES.items():
+        fields = delegated[role].unrecognized_fields
+        if {*fields} != ROLE_FIELDS or not isinstance(fields["version"], int):
+            raise IntegrityError(f"{name}: role {role} has no version and expiry.", "It belongs to another release.")
+        keys = []
+        for keyid in delegated[role].keyids:
+            if keyid not in delegations.keys:
+                raise IntegrityError(f"{name}: the key {keyid} of role {role} is missing.", "Take the file again.")
+            if keyid in held:
+                raise IntegrityError(
+                    f"{name}: the key {keyid} has two roles, {held[keyid]} and {role}.", "A key has one role."
+                )
+            held[keyid] = role
+            keys.append(_trusted_key(delegations.keys[keyid], role, algorithm, name))
+        version, expires = fields["version"], dated(fields["expires"], name)
+        roles[role] = TrustedRole(role, delegated[role].threshold, tuple(keys), version, expires)
+    if unused := {*delegations.keys} - {*held}:
+        raise IntegrityError(f"{name}: the key {min(unused)} has no role.", "Take the file again.")
+    return Trust(
+        root_sha256=sha256,
+        root_version=roots[-1].version,
+        targets_version=targets.version,
+        is_demonstration=any(root.unrecognized_fields.get(DEMONSTRATION) is True for root in roots),
+        expires=min(roots[-1].expires, targets.expires, *(role.expires for role in roles.values())),
+        roles=roles,
+    )
+
+
+def _trusted_key(key: Key_of_metadata, role: str, algorithm: Algorithm, name: str) -> TrustedKey:
+    pem, kind = pem_of(key.keyid, key, name)
+    if kind != algorithm:
+        raise IntegrityError(
+            f"{name}: the key {key.keyid} of role {role} is not of the kind {algorithm}.", "Take the file again."
+        )
+    fields = key.unrecognized_fields
+    if unknown := {*fields} - KEY_FIELDS:
+        raise IntegrityError(
+            f"{name}: the key {key.keyid} has the field {min(unknown)}, which is unknown here.",
+            "It belongs to another release.",
+        )
+    person, revoked_from = fields.get("person"), fields.get("revoked_from")
+    may, levels = fields.get("may", []), fields.get("levels", [])
+    well_formed = (
+        (person is None or (isinstance(person, str) and person.isprintable() and person.strip() == person != ""))
+        and (revoked_from is None or (type(revoked_from) is int and revoked_from >= 0))
+        and all(
+            isinstance(each, list) and all(isinstance(word, str) and word.isprintable() for word in each)
+            for each in (may, levels)
+        )
+        and (role != "officer" or (person is not None and bool(may) and bool(levels)))
+    )
+    if not well_formed:
+        raise IntegrityError(
+            f"{name}: what is said about the key {key.keyid} of role {role} is not whole.", "Take the file again."
+        )
+    return TrustedKey(key.keyid, pem, person, tuple(may), tuple(levels), revoked_from)
+
+
+def load_trust(
+    directory: Path,
+    root_sha256: str | None = None,
+    *,
+    now: datetime | None = None,
+    at_least: tuple[int, int] = (1, 1),
+) -> Trust:
+    """Read and verify a trust root.
+
+    Args:
+        root_sha256: what the first root's file must be; None takes the directory's word for it.
+        now: the moment at which it must not have expired. Whoever verifies what is long past gives the moment of then.
+        at_least: the versions of root and targets seen before, from which nothing goes back.
+
+    Raises IntegrityError naming the file for whatever does not verify, NotFoundError where there is no trust root.
+    """
+
+    if not directory.is_dir():
+        raise NotFoundError(
+            f"{directory}: there is no trust root.", act="make_trust_root", trust=str(directory), keys="KEYS"
+        )
+    trust = verified(read_files(directory), root_sha256, str(directory))
+    refuse_expired(trust, now or datetime.now(UTC), str(directory))
+    seen = (trust.root_version, trust.targets_version)
+    if seen[0] < at_least[0] or seen[1] < at_least[1]:
+        raise IntegrityError(
+            f"{directory}: root {seen[0]} and targets {seen[1]} are older than root {at_least[0]} and targets "
+            f"{at_least[1]}, which were in force before.",
+            "Somebody put an older trust root back: take the newest one again.",
+        )
+    return trust
+
+
+def refuse_expired(trust: Trust, now: datetime, where: str) -> None:
+    """Raise IntegrityError for a trust root that has expired."""
+    if now >= trust.expires:
+        late = [role.name for role in trust.roles.values() if now >= role.expires]
+        of = f" (roles {', '.join(late)})" if late else ""
+        raise IntegrityError(
+            f"{where}: the trust root{of} expired on {trust.expires:%Y-%m-%d}.",
+            "Its holders sign it anew, on the offline machine.",
+        )

@@ -1,0 +1,225 @@
+"""Compute the whole ledger again from its bytes: hash chain, tree, columns, checkpoints, second copy."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, zip_longest
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.files import canonical_json
+from sovereign_pipeline.record import checkpoints, notes, tree, witnesses
+from sovereign_pipeline.record.audit_log import FIRST, Checkpoint, content_of, damaged_registry, stream_in
+from sovereign_pipeline.record.checkpoints import Readable
+from sovereign_pipeline.record.merkle import Growth, Node, leaf_hash
+from sovereign_pipeline.record.notes import TreeHead
+from sovereign_pipeline.record.tables import LedgerEntry, LedgerNode
+from sovereign_pipeline.record.witnesses import Policy
+
+AFTER_HASH = b'"previous":"'
+"""What follows the hash in an entry's bytes. No text before it can hold these: a quotation mark in it is escaped."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """That the tree had this root when it had this size."""
+
+    said_by: str
+    head: TreeHead
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A ledger in which everything was computed again."""
+
+    newest: Checkpoint
+    root: bytes
+    in_copy: int | None
+    """How many entries the second copy holds; None where there is none."""
+    not_committed: int
+    """Entries of the second copy whose act was not done. The next act marks them."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A registry's ledger, held against all that is kept outside the database."""
+
+    ledger: Verified
+    checkpoint: int | None
+    """How many entries the newest kept checkpoint covers; None before the first act."""
+    witnessed: int | None
+    """How many entries the newest checkpoint covers that enough witnesses cosigned; None where no policy was given."""
+    cosigned: Mapping[str, int]
+    """Witness -> when it cosigned that checkpoint, in seconds since 1970."""
+
+
+def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
+    """Verify the ledger, its checkpoints, its second copy and, by a policy, its witnesses. Raises IntegrityError."""
+    settings = registry.settings
+    kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)  # before the state of the database
+    with registry.reading() as session:
+        log = checkpoints.verified(session, settings, kept)
+        claims = [Claim(str(each.path), each.head) for each in kept]
+        for note in sent:
+            head = notes.parse_tree_head(note.text)
+            said_by = f"The checkpoint of {head.size} entries that was sent to witnesses"
+            if log is None or not notes.is_signed(note, log):
+                raise IntegrityError(f"{said_by} is not signed with the ledger's key.", checkpoints.RESTORE)
+            claims.append(Claim(said_by, head))
+        ledger = verify_ledger(session, claims, settings.ledger_copy)
+    sizes = [each.head.size for each in kept]
+    if policy is None:
+        return Report(ledger, max(sizes, default=None), None, {})
+    if policy.logs and log not in policy.logs:
+        raise IntegrityError("The ledger's key is not one of the policy's logs.", checkpoints.RESTORE)
+    witnessed_note = witnesses.newest_witnessed(settings, policy)
+    if witnessed_note is None:
+        raise IntegrityError(
+            "No checkpoint was cosigned by as many witnesses as the policy demands.",
+            "Write a request for the witnesses that are missing, and bring back their answers.",
+        )
+    size = notes.parse_tree_head(witnessed_note.text).size
+    return Report(ledger, max(sizes, default=None), size, policy.cosigned(witnessed_note))
+
+
+def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | None = None) -> Verified:
+    """Compute everything again. Raises IntegrityError naming the first entry, or the checkpoint, that is wrong."""
+    growth, nodes, copied = Growth(), _Nodes(), _Copied(copy)
+    by_size: dict[int, list[Claim]] = defaultdict(list)
+    for claim in claims:
+        by_size[claim.head.size].append(claim)
+    last = FIRST
+    for columns, leaf in zip_longest(stream_in(session), _leaves(session)):
+        sequence = growth.size + 1
+        if columns is None or leaf is None or columns.sequence != sequence or leaf.sequence != sequence:
+            raise damaged_registry(sequence, "is missing")
+        if columns.previous != last:
+            raise damaged_registry(sequence, "does not follow the one before it")
+        data, last = leaf.data, columns.hash
+        _compare(columns, data)
+        nodes.add(growth.add(leaf_hash(data)))
+        copied.compare(sequence, data)
+        if sequence in by_size:
+            _hold(by_size.pop(sequence), growth.root())
+    nodes.assert_stored(session)
+    by_size.pop(0, None)
+    for claim in (each for claims in by_size.values() for each in claims):
+        raise IntegrityError(
+            f"{claim.said_by}: covers {claim.head.size} entries, and the ledger has {growth.size}.",
+            "Restore the newest copy of the registry, and find out who put an older one there.",
+        )
+    return Verified(Checkpoint(sequence=growth.size, hash=last), growth.root(), *copied.finish())
+
+
+def _leaves(session: Session) -> Iterator[Any]:
+    columns = LedgerEntry.__table__.c
+    query = select(columns.sequence, columns.data).order_by(columns.sequence)
+    yield from session.execute(query.execution_options(yield_per=tree.AT_ONCE))
+
+
+def _compare(columns: Any, data: bytes) -> None:
+    """The hash is the one of the columns, and the bytes say what the columns say."""
+    try:
+        content = canonical_json(content_of(columns))
+    except (ValueError, TypeError):  # a number such as NaN, which no entry of ours holds
+        raise damaged_registry(columns.sequence, "was changed") from None
+    before, mark, after = content.partition(AFTER_HASH)
+    exact = before + b'"hash":"' + columns.hash.encode() + b'",' + mark + after
+    if hashlib.sha256(content).hexdigest() != columns.hash or exact != data:
+        raise damaged_registry(columns.sequence, "was changed")
+
+
+def _hold(claims: Sequence[Claim], root: bytes) -> None:
+    for claim in claims:
+        if claim.head.root != root:
+            raise IntegrityError(
+                f"{claim.said_by}: the ledger's first {claim.head.size} entries are not those that were signed.",
+                "Find out which of the two was changed: the log was forked.",
+            )
+
+
+class _Nodes:
+    """The hashes of subtrees as they come out, and whether those that are stored are the same.
+
+    Each level's are hashed together, so that two million of them are neither held nor compared one by one.
+    """
+
+    def __init__(self) -> None:
+        self._levels: list[Any] = []
+
+    def add(self, nodes: Iterable[tuple[Node, bytes]]) -> None:
+        for (level, _), hash in nodes:
+            if level == len(self._levels):
+                self._levels.append(hashlib.sha256())
+            self._levels[level].update(hash)
+
+    def assert_stored(self, session: Session) -> None:
+        """Raise IntegrityError naming the first stored hash that is missing or another, or belongs to no entry."""
+        columns = LedgerNode.__table__.c
+        query = select(columns.level, columns.position, columns.hash).order_by(columns.level, columns.position)
+        found = [hashlib.sha256() for _ in self._levels]
+        counts = [0] * len(found)
+        for page in session.execute(query.execution_options(yield_per=tree.AT_ONCE)).partitions():
+            for level, group in groupby(page, itemgetter(0)):
+                rows = list(group)
+                if level not in range(len(found)):
+                    raise _wrong_node(session)
+                first, counts[level] = counts[level], counts[level] + len(rows)
+                if [row[1] for row in rows] != list(range(first, counts[level])):
+                    raise _wrong_node(session)
+                found[level].update(b"".join(row[2] for row in rows))
+        if [each.digest() for each in found] != [each.digest() for each in self._levels]:
+            raise _wrong_node(session)
+
+
+def _wrong_node(session: Session) -> IntegrityError:
+    """Which stored hash is the first that is missing or another."""
+    growth, columns = Growth(), LedgerNode.__table__.c
+    levels: dict[int, Iterator[Any]] = {}
+    for leaf in _leaves(session):
+        for (level, position), hash in growth.add(leaf_hash(leaf.data)):
+            if level not in levels:
+                query = select(columns.position, columns.hash).where(columns.level == level).order_by(columns.position)
+                levels[level] = iter(session.execute(query.execution_options(yield_per=100)))
+            stored = next(levels[level], None)
+            if stored is None or (stored.position, stored.hash) != (position, hash):
+                return tree.damaged((level, position), "is missing or was changed")
+    return IntegrityError(
+        "The ledger's tree: there are hashes over entries that are not there. "
+        "The registry was changed past its triggers.",
+        "Restore it from a copy, and find out who changed it.",
+    )
+
+
+class _Copied:
+    """The entries of the second copy that count, read along."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._count = path, 0
+        if path is not None and not path.exists():
+            raise IntegrityError(f"{path}: the ledger's second copy is not there.", "Mount its medium.")
+        self._lines = iter(checkpoints.entries_of(path)) if path is not None else iter(())
+        self._next = next(self._lines, None)
+
+    def compare(self, sequence: int, data: bytes) -> None:
+        if self._path is None:
+            return
+        if self._next is None or self._next.sequence != sequence:
+            raise self._wrong(sequence, "is missing")
+        if self._next.content != data:
+            raise self._wrong(sequence, "is not the one of the registry")
+        self._next, self._count = next(self._lines, None), sequence
+
+    def finish(self) -> tuple[int | None, int]:
+        if self._path is None:
+            return None, 0
+        return self._count, (1 if self._next is not None else 0) + sum(1 for _ in self._lines)
+
+    def _wrong(self, sequence: int, problem: str) -> IntegrityError:
+        return IntegrityError(f"{self._path}: entry {sequence} {problem}.", "Find out which of the two was changed.")

@@ -1,0 +1,311 @@
+"""Witnesses that cosign checkpoints, and what the trust root says of them and of the ledger's key."""
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
+from sovereign_pipeline.base.files import held_within, write_atomically
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record import notes, tree
+from sovereign_pipeline.record.checkpoints import assert_announcement_signed, read_note
+from sovereign_pipeline.record.merkle import is_consistent
+from sovereign_pipeline.record.notes import COSIGNS, SIGNS, Note, Signer, Verifier, parse_verifier
+from sovereign_pipeline.record.trust_root import Trust, TrustedKey
+
+NONE = "none"
+MOST_PROOF_LINES = 63
+WAIT_SECONDS = 30
+SEPARATOR = re.compile("[ \t]+")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Who may sign and cosign checkpoints, and how many must."""
+
+    logs: tuple[Verifier, ...]
+    witnesses: Mapping[str, Verifier]
+    groups: Mapping[str, tuple[int, tuple[str, ...]]]
+    """Name -> how many of which members."""
+    quorum: str
+
+    def is_met(self, cosigned: Collection[str]) -> bool:
+        """Whether these witnesses are enough."""
+        return self.quorum == NONE or self._has(self.quorum, cosigned)
+
+    def _has(self, name: str, cosigned: Collection[str]) -> bool:
+        if name in self.witnesses:
+            return name in cosigned
+        needed, members = self.groups[name]
+        return sum(self._has(member, cosigned) for member in members) >= needed
+
+    def cosigned(self, note: Note) -> dict[str, int]:
+        """Witness -> when it cosigned a note, in seconds since 1970. Raises IntegrityError for a false cosignature."""
+        found = {name: notes.cosigned_at(note, verifier) for name, verifier in self.witnesses.items()}
+        return {name: at for name, at in found.items() if at is not None}
+
+
+def read_policy(path: Path) -> Policy:
+    """Raises InputError naming the line that is wrong."""
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, ValueError):
+        raise InputError(f"{path}: this file cannot be read.", "Give the file that names the witnesses.") from None
+    logs: list[Verifier] = []
+    witnesses: dict[str, Verifier] = {}
+    groups: dict[str, tuple[int, tuple[str, ...]]] = {}
+    quorum, members_so_far = None, set[str]()
+    for number, line in enumerate(lines, 1):
+        try:
+            match SEPARATOR.split(line.strip(" \t")):
+                case [""]:
+                    pass
+                case [word, *_] if word.startswith("#"):
+                    pass
+                case ["log", key] | ["log", key, _]:
+                    logs.append(_key(key, SIGNS, logs))
+                case ["witness", name, key] | ["witness", name, key, _]:
+                    _assert_new(name, witnesses, groups)
+                    witnesses[name] = _key(key, COSIGNS, list(witnesses.values()))
+                case ["group", name, needed, *members] if members:
+                    _assert_new(name, witnesses, groups)
+                    for member in members:
+                        if member not in witnesses.keys() | groups.keys() or member in members_so_far:
+                            raise InputError(f"{member} is not defined before, or is a member already")
+                        members_so_far.add(member)
+                    groups[name] = (_needed(needed, len(members)), tuple(members))
+                case ["quorum", name] if quorum is None and name in {NONE, *witnesses, *groups}:
+                    quorum = name
+                case _:
+                    raise InputError("is not a line of a policy, or names what is not defined before it")
+        except InputError as error:
+            raise InputError(
+                f"{path}: line {number}: {error.message}.",
+                "Lines are: log, witness, group, quorum (c2sp.org/tlog-policy).",
+            ) from None
+    if quorum is None:
+        raise InputError(f"{path}: no line says what the quorum is.", "Write a line such as: quorum none")
+    return Policy(tuple(logs), witnesses, groups, quorum)
+
+
+def request(session: Session, note: Note, old: int) -> str:
+    """What a witness is asked: that a checkpoint follows the one of this size, which it cosigned last (0: none)."""
+    head = notes.parse_tree_head(note.text)
+    if not 0 <= old <= head.size:
+        raise InputError(f"The checkpoint covers {head.size} entries, and the witness is said to have cosigned {old}.")
+    proof = tree.consistency_proof(session, old, head.size)
+    return f"old {old}\n" + "".join(f"{notes.encoded(hash)}\n" for hash in proof) + f"\n{note}"
+
+
+def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, at: int) -> str:
+    """Cosign the checkpoint of a request, as a witness: the line of signature, for the log.
+
+    Args:
+        logs: the public keys of the logs that this witness watches.
+        state: the directory in which it keeps the checkpoint that it cosigned last, for each log.
+        at: seconds since 1970.
+
+    Raises ConflictError, with the size that was cosigned last, for a request that does not begin there; IntegrityError
+    for a checkpoint that is not the log's, or of a log that was forked.
+    """
+    old, proof, note = _parse_request(request)
+    head = notes.parse_tree_head(note.text)
+    log = next((each for each in logs if each.name == head.origin), None)
+    if log is None:
+        raise InputError(f"This witness does not watch the log {head.origin}.", "Give the public key of that log.")
+    if not notes.is_signed(note, log):
+        raise IntegrityError(f"The checkpoint is not signed by the log {head.origin}.", "Get it from the log again.")
+    if old > head.size:
+        raise InputError(f"The request goes from {old} entries to {head.size}.", "Let the log write it again.")
+    file = state / f"{hashlib.sha256(head.origin.encode()).hexdigest()}.checkpoint"
+    with held_within(state / "lock", WAIT_SECONDS):
+        last = notes.parse_tree_head(read_note(file).text) if file.exists() else None
+        if old != (last.size if last is not None else 0):
+            raise ConflictError(
+                f"This witness cosigned {last.size if last is not None else 0} entries last, and the request begins "
+                f"at {old}.",
+                "Let the log write the request from that size.",
+            )
+        if last is not None and last.size and not is_consistent(last.size, head.size, last.root, head.root, proof):
+            raise IntegrityError(
+                f"The log {head.origin} was forked: its {head.size} entries do not begin with the {last.size} that "
+                "this witness cosigned.",
+                "Keep the request: it proves that. Tell whoever relies on the log.",
+            )
+        if old == 0 and proof:
+            raise InputError("The request has a proof, and there is nothing to prove from.", "Write it again.")
+        cosignature = notes.cosigned(note.text, signer, at)
+        write_atomically(file, str(note.also([cosignature])))
+    return str(cosignature)
+
+
+def asked(settings: Settings) -> list[Note]:
+    """Checkpoints for which cosignatures were asked, with those that came, newest first."""
+    found = [read_note(path) for path in _directory(settings).glob("*.note")]
+    return sorted(found, key=lambda note: notes.parse_tree_head(note.text).size, reverse=True)
+
+
+def note_asked(settings: Settings, note: Note) -> None:
+    """Keep a checkpoint for which cosignatures are asked."""
+    path = _path(settings, note)
+    if not path.exists():
+        write_atomically(path, str(note))
+
+
+def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[Note, list[str]]:
+    """Keep a witness's answer beside the checkpoint that it is over. Returns the checkpoint, and who cosigned it.
+
+    Raises IntegrityError when it is over none that was asked for, or not of a witness of the policy.
+    """
+    given = notes.parse_signatures(lines)
+    for note in asked(settings):
+        valid = [each for each in given if any(_is_of(verifier, note, each) for verifier in policy.witnesses.values())]
+        if valid:
+            extended = note.also(valid)
+            write_atomically(_path(settings, note), str(extended))
+            return extended, sorted(policy.cosigned(extended))
+    raise IntegrityError(
+        "The answer is not over a checkpoint that was asked for, by a witness of the policy.",
+        "Check that the policy has the witness's key, and ask again.",
+    )
+
+
+def newest_witnessed(settings: Settings, policy: Policy, covering: int = 0) -> Note | None:
+    """The newest checkpoint of so many entries at least that enough witnesses have cosigned."""
+    for note in asked(settings):
+        if notes.parse_tree_head(note.text).size >= covering and policy.is_met(policy.cosigned(note)):
+            return note
+    return None
+
+
+def newest_cosigned_size(settings: Settings) -> int:
+    """How many entries the newest checkpoint covers that any witness cosigned; 0 where none did."""
+    sizes = (notes.parse_tree_head(note.text).size for note in asked(settings) if len(note.signatures) > 1)
+    return next(sizes, 0)
+
+
+def _directory(settings: Settings) -> Path:
+    return settings.ledger / "witnessed"
+
+
+def _path(settings: Settings, note: Note) -> Path:
+    return _directory(settings) / f"{notes.parse_tree_head(note.text).size}.note"
+
+
+def _is_of(verifier: Verifier, note: Note, signature: notes.Signature) -> bool:
+    try:
+        return notes.cosigned_at(Note(note.text, (signature,)), verifier) is not None
+    except IntegrityError:
+        return False
+
+
+def _parse_request(text: str) -> tuple[int, list[bytes], Note]:
+    header, separator, note = text.partition("\n\n")
+    first, *proof = header.split("\n")
+    old = re.fullmatch(r"old (0|[1-9][0-9]{0,18})", first)
+    if not separator or old is None or len(proof) > MOST_PROOF_LINES:
+        raise InputError("This is not a request to a witness.", "Give the file that the log wrote.")
+    return int(old[1]), notes.decoded_hashes(proof), notes.parse_note(note)
+
+
+def _key(text: str, kind: int, known: Sequence[Verifier]) -> Verifier:
+    verifier = parse_verifier(text)
+    if verifier.kind != kind:
+        raise InputError("the key is for another purpose")
+    if verifier.key in {each.key for each in known}:
+        raise InputError("the key is there already, under this or another name")
+    return verifier
+
+
+def _assert_new(name: str, *defined: Collection[str]) -> None:
+    if name == NONE or any(name in each for each in defined):
+        raise InputError(f"the name {name} is taken")
+
+
+def _needed(text: str, members: int) -> int:
+    if text in ("all", "any"):
+        return members if text == "all" else 1
+    if not re.fullmatch(r"[1-9][0-9]{0,3}", text) or int(text) > members:
+        raise InputError(f"{text} of {members} cannot be")
+    return int(text)
+
+
+LOG, WITNESS = "log", "witness"
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """What witnesses of the trust root have seen of the ledger."""
+
+    entries: int
+    """How many the newest checkpoint covers that enough of them cosigned."""
+    at: Mapping[str, int]
+    """Witness -> when it cosigned that one, in seconds since 1970."""
+
+
+def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
+    """Raise IntegrityError where the log's key has not the role `log`, or is revoked for the newest of its entries."""
+    key = next((each for each in trust.keys(LOG) if _raw(each) == log.key), None)
+    if key is None:
+        raise IntegrityError(
+            f"The key of the ledger, {log}, has not the role log in the trust root.",
+            "The holders of the root give it the role, once they know that it is this log's.",
+        )
+    if entries and not trust.counts(LOG, key.keyid, entries - 1):
+        raise IntegrityError(
+            f"The key of the ledger is revoked from entry {key.revoked_from} on, and it signed {entries} entries.",
+            "Find out who has the key.",
+        )
+
+
+def witnessed_by(trust: Trust, log: Verifier, settings: Settings) -> Witnessed | None:
+    """What enough witnesses of the trust root have seen; None where the trust root names none.
+
+    Raises IntegrityError for a signature on a kept checkpoint that is nobody's of the trust root, and where no
+    checkpoint has enough.
+    """
+    assert_announcement_signed(settings, log)
+    role = trust.role(WITNESS)
+    for note in asked(settings):  # the newest first
+        at = _cosigned(trust, log, note)
+        if role.keys and len(at) >= role.threshold:
+            return Witnessed(notes.parse_tree_head(note.text).size, at)
+    if role.keys:
+        raise IntegrityError(
+            f"No checkpoint was cosigned by {role.threshold} of the trust root's witnesses.",
+            "Write a request for the witnesses, and bring back their answers.",
+        )
+    return None
+
+
+def _cosigned(trust: Trust, log: Verifier, note: Note) -> dict[str, int]:
+    size = notes.parse_tree_head(note.text).size
+    found: dict[str, int] = {}
+    keys: set[bytes] = set()
+    for signature in note.signatures:
+        if (signature.name, signature.id) == (log.name, log.id):
+            continue
+        possible = ((each, Verifier(signature.name, _raw(each), COSIGNS)) for each in trust.keys(WITNESS))
+        key, witness = next(((key, each) for key, each in possible if each.id == signature.id), (None, None))
+        at = notes.cosigned_at(note, witness) if witness is not None else None
+        if key is None or witness is None or at is None:
+            raise IntegrityError(
+                f"The checkpoint of {size} entries that was sent to witnesses: the signature of {signature.name} is "
+                f"none of a witness that the trust root names.",
+                "Name every witness in the trust root, or take the file again.",
+            )
+        # One key under two names is one witness, and one that is revoked is none.
+        if witness.key not in keys and (not size or trust.counts(WITNESS, key.keyid, size - 1)):
+            keys.add(witness.key)
+            found[witness.name] = at
+    return found
+
+
+def _raw(key: TrustedKey) -> bytes:
+    public = load_pem_public_key(key.public_pem.encode())
+    return public.public_bytes_raw()  # type: ignore[union-attr]  # of the kind Ed25519, as reading the trust root asserts
