@@ -10,8 +10,7 @@ from sovereign_pipeline.record.officers import TRUST
 from sovereign_pipeline.record.stage import Gate, Stage, Workplace
 from sovereign_pipeline.record.tables import Recall
 from sovereign_pipeline.record.trust_changes import add_officer
-from sovereign_pipeline.release.recall import ask, open_recall
-from sovereign_pipeline.release.recall_index import Question
+from sovereign_pipeline.release.recall import Question, ask, open_recall
 from sovereign_pipeline_tests.trusted import trust_demonstration
 
 PERSON = "Demonstration Officer 1"

@@ -44,8 +44,7 @@ from sovereign_pipeline.record.tables import (
 )
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.release.acts import add_issue
-from sovereign_pipeline.release.recall import ask, open_recall
-from sovereign_pipeline.release.recall_index import Question
+from sovereign_pipeline.release.recall import Question, ask, open_recall
 from sovereign_pipeline.release.standing import DECIDED
 
 LINES, DATASETS, USED = 20, 2_000, 5

@@ -39,8 +39,7 @@ from sovereign_pipeline.record.tables import (
     HeldDocument,
 )
 from sovereign_pipeline.record.trust_changes import demonstration_trust
-from sovereign_pipeline.release.recall import ask, open_recall, open_recalls, recalls_in_force
-from sovereign_pipeline.release.recall_index import Question
+from sovereign_pipeline.release.recall import Question, ask, open_recall, open_recalls, recalls_in_force
 
 ADAPTERS, DATASETS, DOCUMENTS, BASE_MODELS, SOURCES = 10_000, 2_000, 1_000_000, 5, 40
 IN_ALL = 1

@@ -57,8 +57,7 @@ def recall_ask(
         return
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.officers import officers_words
-    from sovereign_pipeline.release.recall import ask, assert_holders, open_recall
-    from sovereign_pipeline.release.recall_index import Question
+    from sovereign_pipeline.release.recall import Question, ask, assert_holders, open_recall
 
     question = Question(document, source, dataset, base_model)
     if rebuild:

@@ -1,33 +1,148 @@
 """When the newest adapter of each line is due for a review: by the calendar, or by an event that its recipe names.
 
 The calendar counts from the registration or from the last review. A recipe whose cadence became shorter makes a review
-due earlier than the date in the record; one whose cadence became longer does not put that date off. A line whose recipe
-is gone keeps the date of its newest adapter.
-
-What belongs here: the dates, and recording that an adapter was reviewed. What does not: what starts a run
-(`orchestration/`), and the blind review of a candidate (`review/`).
+due earlier than the date in the record. A longer one does not put that date off.
 """
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, load_only
 
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.cadence import Cadence
+from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.base_models.pinned import load_card
+from sovereign_pipeline.policy.cadence import Cadence, Event
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
+from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.catalog import ENDED, find_adapter, states
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.manifest import Manifest
 from sovereign_pipeline.record.officers import officers_words
+from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.statements import REVIEW
-from sovereign_pipeline.record.tables import Adapter, AdapterReview
+from sovereign_pipeline.record.store import lineage
+from sovereign_pipeline.record.tables import (
+    Adapter,
+    AdapterReview,
+    BaseModelRow,
+    Dataset,
+)
 from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
-from sovereign_pipeline.release.recall import Cause, Registered, causes
+from sovereign_pipeline.release.recall import open_recalls
+
+TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
+"""Files of a base model that decide how a conversation is written for it."""
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One event that happened since the adapter was registered."""
+
+    event: Event
+    what: str
+    """In one clause, without document text."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """An adapter with what its line's recipe and the institution say today."""
+
+    adapter: Adapter
+    line: Line
+    institution: Institution
+    settings: Settings
+
+
+def causes(session: Session, given: Registered) -> list[Cause]:
+    """The events that the recipe names and that happened, in the recipe's order of events.
+
+    An event that cannot be told, since a file that tells it is gone or was changed, counts as having happened.
+    """
+    found: list[Cause] = []
+    for event in dict.fromkeys(given.line.review.on):
+        try:
+            found.extend(Cause(event, what) for what in _TELL[event](session, given))
+        except SovereignError as error:
+            found.append(Cause(event, f"cannot be told: {error.message}"))
+    return found
+
+
+def _base_superseded(session: Session, given: Registered) -> Iterator[str]:
+    changed = _changed_files(session, given)
+    if changed - set(TEMPLATE_FILES):
+        name = given.line.training.base_model
+        digest = digest_of(load_card(given.settings, name).files)
+        yield (
+            f"the line's base model is {name} {short(digest)} now, and the adapter's is {given.adapter.base_model} "
+            f"{short(given.adapter.base_model_digest)}"
+        )
+
+
+def _template_changed(session: Session, given: Registered) -> Iterator[str]:
+    changed = _changed_files(session, given) & set(TEMPLATE_FILES)
+    if changed:
+        yield f"{and_more(sorted(changed))} of the base model changed"
+    dataset = _manifest(given, given.adapter.dataset_digest)
+    if dataset.producer.config.get("instruction", given.line.training.instruction) != given.line.training.instruction:
+        yield "the recipe's instruction changed"
+
+
+def _changed_files(session: Session, given: Registered) -> set[str]:
+    """Files of the base model that the card names with other bytes than the adapter's had, or that only one has."""
+    row = session.get_one(BaseModelRow, given.adapter.base_model_digest)
+    then = {(file["name"], file["sha256"]) for file in row.files}
+    now = set(load_card(given.settings, given.line.training.base_model).files.items())
+    return {name for name, _ in then ^ now}
+
+
+def _source_withdrawn(session: Session, given: Registered) -> Iterator[str]:
+    adapter = given.adapter
+    digests = [each for each in (adapter.dataset_digest, adapter.preference_dataset_digest) if each is not None]
+    named = {source.name for source in given.line.sources}
+    for dataset in session.scalars(select(Dataset).where(Dataset.digest.in_(digests)).order_by(Dataset.kind.desc())):
+        for source in dataset.sources:
+            if source["name"] not in named:
+                yield f"the recipe no longer names the source '{source['name']}'"
+            elif not (given.settings.data / source["path"]).is_file():
+                yield f"{source['path']} is gone"
+    for recall in open_recalls(session, given.settings, adapter.id):
+        yield f"{recall.id} holds for the adapter"
+
+
+def _policy_changed(session: Session, given: Registered) -> Iterator[str]:
+    dataset = _manifest(given, given.adapter.dataset_digest)
+    if tuple(dataset.ladder) != given.institution.classification:
+        yield "the classification ladder changed"
+    store = open_store(given.settings)
+    for _, manifest in lineage(store, dataset):
+        if manifest.kind == SCRUBBED_CORPUS.kind:
+            then: dict[str, Any] = manifest.producer.config.get("sensitive", {})
+            now = {str(kind): each for kind, each in given.institution.treatments(given.line.line).items()}
+            differing = sorted(kind for kind in then.keys() & now.keys() if then[kind] != now[kind])
+            if differing:
+                yield f"{and_more(differing)} is treated in another way"
+
+
+def _manifest(given: Registered, digest: str) -> Manifest:
+    store = open_store(given.settings)
+    return store.read_manifest(store.ref_of(digest))
+
+
+_TELL = {
+    "base_superseded": _base_superseded,
+    "template_changed": _template_changed,
+    "source_withdrawn": _source_withdrawn,
+    "policy_changed": _policy_changed,
+}
+
 
 REVIEWED = "adapter reviewed"
 REVIEWING = Act(

@@ -1,45 +1,194 @@
-"""Recalls of documents, sources, datasets and base models, their waivers, and what went wrong in an adapter's data."""
+"""Recalls of documents, sources, datasets and base models, their waivers. An index that lacks rows answers nothing."""
 
 import datetime
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError, SovereignError
-from sovereign_pipeline.base.files import digest_of, short
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.base_models.pinned import load_card
-from sovereign_pipeline.policy.cadence import Event
-from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.catalog import State, line_of, states
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import Signer
-from sovereign_pipeline.record.manifest import Manifest
 from sovereign_pipeline.record.officers import officers_words
-from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.statements import RECALL, RECALL_WAIVER
-from sovereign_pipeline.record.store import lineage
 from sovereign_pipeline.record.tables import (
     Adapter,
     AdapterBaseModel,
-    BaseModelRow,
-    Dataset,
+    AdapterDataset,
+    DatasetDocument,
     DatasetSource,
+    HeldAdapter,
     HeldDataset,
+    HeldDocument,
     Recall,
     RecallAdapter,
     RecallWaiver,
 )
 from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, enter_act
-from sovereign_pipeline.release.recall_index import Question, assert_complete, holders, holds
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is looked for: one of the four, or a document of one source."""
+
+    document: str | None = None
+    source: str | None = None
+    dataset: str | None = None
+    base_model: str | None = None
+
+    @property
+    def given(self) -> dict[str, str]:
+        """What is asked for, by its name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        names = {"base_model": "base model"}
+        shown = (
+            short(value) if name in ("dataset", "base_model") else f"'{value}'" for name, value in self.given.items()
+        )
+        return " of ".join(f"{names.get(name, name)} {value}" for name, value in zip(self.given, shown, strict=True))
+
+
+def assert_complete(session: Session, adapter_id: str | None = None) -> None:
+    """Assert that the index knows of every registered adapter, or of one, the base model and the datasets that its row
+    states, and has as many as were entered: an answer would lack it.
+
+    Raises IntegrityError naming those that it does not know.
+    """
+    on_base = exists().where(
+        AdapterBaseModel.base_model == Adapter.base_model_digest, AdapterBaseModel.adapter == Adapter.id
+    )
+    preferred = or_(Adapter.preference_dataset_digest.is_(None), _on(Adapter.preference_dataset_digest))
+    known = and_(on_base, _on(Adapter.dataset_digest), preferred, _has_all_rows())
+    lacking = select(Adapter.id).where(~known).order_by(Adapter.id)
+    if adapter_id is not None:
+        lacking = lacking.where(Adapter.id == adapter_id)
+    if found := list(session.scalars(lacking)):
+        raise _incomplete(f"adapter {each}" for each in found)
+    _assert_sources_counted(session)
+
+
+def _on(digest: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    """Whether the index has an adapter on this dataset."""
+    return exists().where(
+        HeldDataset.digest == digest, AdapterDataset.dataset == HeldDataset.id, AdapterDataset.adapter == Adapter.id
+    )
+
+
+def _has_all_rows() -> ColumnElement[bool]:
+    """Whether the index has as many rows of an adapter as were entered, and each dataset that they name."""
+    datasets = (
+        select(func.count())
+        .select_from(AdapterDataset)
+        .join(HeldDataset, HeldDataset.id == AdapterDataset.dataset)
+        .where(AdapterDataset.adapter == HeldAdapter.adapter)
+    )
+    of_adapter = AdapterBaseModel.adapter == HeldAdapter.adapter
+    base_models = select(func.count()).select_from(AdapterBaseModel).where(of_adapter)
+    return exists().where(
+        HeldAdapter.adapter == Adapter.id,
+        HeldAdapter.datasets == datasets.scalar_subquery(),
+        HeldAdapter.base_models == base_models.scalar_subquery(),
+    )
+
+
+def _assert_sources_counted(session: Session) -> None:
+    of_dataset = select(DatasetSource.dataset, func.count()).group_by(DatasetSource.dataset)
+    found = {dataset: count for dataset, count in session.execute(of_dataset)}
+    for dataset, digest, sources in session.execute(select(HeldDataset.id, HeldDataset.digest, HeldDataset.sources)):
+        if found.get(dataset, 0) != sources:
+            raise _incomplete([f"sources of dataset {short(digest)}"])
+
+
+def _assert_document_counted(session: Session, name: str) -> None:
+    """Assert that no row about a document is gone. Raises IntegrityError."""
+    known = select(HeldDocument.id, HeldDocument.datasets).where(HeldDocument.name == name)
+    row = session.execute(known).one_or_none()
+    if row is None:  # its own row may be the one that is gone
+        of_documents = session.scalar(select(func.sum(HeldDocument.datasets)))
+        if of_documents != session.scalar(select(func.sum(HeldDataset.documents))):
+            raise _incomplete(["documents"])
+        return
+    pairs = select(func.count()).select_from(DatasetDocument).where(DatasetDocument.document == row.id)
+    if session.scalar(pairs) != row.datasets:
+        raise _incomplete([f"datasets of document {name}"])
+
+
+def holders(session: Session, question: Question) -> dict[str, bool]:
+    """The adapters that hold what is asked for -> whether they hold it directly. `question`: exact, as stored.
+
+    Raises IntegrityError where a row about it is gone.
+    """
+    if question.document is not None:
+        _assert_document_counted(session, question.document)
+    return {
+        adapter: bool(directly) for adapter, directly in session.execute(text(holders_query(question)), question.given)
+    }
+
+
+def holders_query(question: Question) -> str:
+    """The SQL of `holders`. What is looked for comes first, materialized: else SQLite scans the large tables."""
+    if question.base_model is not None:
+        return "SELECT adapter, directly FROM adapter_base_model WHERE base_model = :base_model"
+    return (
+        f"WITH found AS MATERIALIZED ({_datasets_query(question)}) "
+        "SELECT adapter, MAX(CASE WHEN directly THEN 1 ELSE 0 END) FROM adapter_dataset "
+        "WHERE dataset IN (SELECT dataset FROM found) GROUP BY adapter"
+    )
+
+
+def holds(session: Session, adapter_id: str, question: Question) -> bool:
+    """Whether one adapter holds what is asked for. Raises IntegrityError for one that the index does not know, and
+    where a row about it is gone."""
+    assert_complete(session, adapter_id)
+    if question.document is not None:
+        _assert_document_counted(session, question.document)
+    if question.base_model is not None:
+        return session.get(AdapterBaseModel, (question.base_model, adapter_id)) is not None
+    own = select(AdapterDataset.dataset).where(AdapterDataset.adapter == adapter_id)
+    return any(_dataset_fits(session, dataset, question) for dataset in session.scalars(own))
+
+
+def _dataset_fits(session: Session, dataset: int, question: Question) -> bool:
+    """Whether a dataset is, or has, all that is asked for. Each look-up is of one key."""
+    if question.dataset is not None:
+        row = session.get(HeldDataset, dataset)
+        return row is not None and row.digest == question.dataset
+    if question.source is not None and session.get(DatasetSource, (question.source, dataset)) is None:
+        return False
+    if question.document is None:
+        return True
+    document = session.scalar(select(HeldDocument.id).where(HeldDocument.name == question.document))
+    return document is not None and session.get(DatasetDocument, (document, dataset)) is not None
+
+
+def _datasets_query(question: Question) -> str:
+    of_source = "SELECT dataset FROM dataset_source WHERE source = :source"
+    if question.dataset is not None:
+        return "SELECT id AS dataset FROM held_dataset WHERE digest = :dataset"
+    if question.document is None:
+        return of_source
+    of_document = (
+        "SELECT dataset FROM dataset_document WHERE document = (SELECT id FROM document WHERE name = :document)"
+    )
+    return of_document if question.source is None else f"{of_document} AND dataset IN ({of_source})"
+
+
+def _incomplete(rows: Iterable[str]) -> IntegrityError:
+    return IntegrityError(
+        f"The index of what adapters hold lacks rows: {and_more(rows)}.",
+        "Rebuild it from the artifacts.",
+        act="rebuild_index",
+    )
+
 
 OPENED, WAIVED = "recall opened", "recall waived"
 OPENING = Act(OPENED, "recall", RECALL, "recall", lambda said: str(said["recall"]))
@@ -319,109 +468,3 @@ def _whole(session: Session, column: InstrumentedAttribute[str], digits: str | N
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
-
-
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
-"""Files of a base model that decide how a conversation is written for it."""
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One event that happened since the adapter was registered."""
-
-    event: Event
-    what: str
-    """In one clause, without document text."""
-
-
-@dataclass(frozen=True)
-class Registered:
-    """An adapter with what its line's recipe and the institution say today."""
-
-    adapter: Adapter
-    line: Line
-    institution: Institution
-    settings: Settings
-
-
-def causes(session: Session, given: Registered) -> list[Cause]:
-    """The events that the recipe names and that happened, in the recipe's order of events.
-
-    An event that cannot be told, since a file that tells it is gone or was changed, counts as having happened.
-    """
-    found: list[Cause] = []
-    for event in dict.fromkeys(given.line.review.on):
-        try:
-            found.extend(Cause(event, what) for what in _TELL[event](session, given))
-        except SovereignError as error:
-            found.append(Cause(event, f"cannot be told: {error.message}"))
-    return found
-
-
-def _base_superseded(session: Session, given: Registered) -> Iterator[str]:
-    changed = _changed_files(session, given)
-    if changed - set(TEMPLATE_FILES):
-        name = given.line.training.base_model
-        digest = digest_of(load_card(given.settings, name).files)
-        yield (
-            f"the line's base model is {name} {short(digest)} now, and the adapter's is {given.adapter.base_model} "
-            f"{short(given.adapter.base_model_digest)}"
-        )
-
-
-def _template_changed(session: Session, given: Registered) -> Iterator[str]:
-    changed = _changed_files(session, given) & set(TEMPLATE_FILES)
-    if changed:
-        yield f"{and_more(sorted(changed))} of the base model changed"
-    dataset = _manifest(given, given.adapter.dataset_digest)
-    if dataset.producer.config.get("instruction", given.line.training.instruction) != given.line.training.instruction:
-        yield "the recipe's instruction changed"
-
-
-def _changed_files(session: Session, given: Registered) -> set[str]:
-    """Files of the base model that the card names with other bytes than the adapter's had, or that only one has."""
-    row = session.get_one(BaseModelRow, given.adapter.base_model_digest)
-    then = {(file["name"], file["sha256"]) for file in row.files}
-    now = set(load_card(given.settings, given.line.training.base_model).files.items())
-    return {name for name, _ in then ^ now}
-
-
-def _source_withdrawn(session: Session, given: Registered) -> Iterator[str]:
-    adapter = given.adapter
-    digests = [each for each in (adapter.dataset_digest, adapter.preference_dataset_digest) if each is not None]
-    named = {source.name for source in given.line.sources}
-    for dataset in session.scalars(select(Dataset).where(Dataset.digest.in_(digests)).order_by(Dataset.kind.desc())):
-        for source in dataset.sources:
-            if source["name"] not in named:
-                yield f"the recipe no longer names the source '{source['name']}'"
-            elif not (given.settings.data / source["path"]).is_file():
-                yield f"{source['path']} is gone"
-    for recall in open_recalls(session, given.settings, adapter.id):
-        yield f"{recall.id} holds for the adapter"
-
-
-def _policy_changed(session: Session, given: Registered) -> Iterator[str]:
-    dataset = _manifest(given, given.adapter.dataset_digest)
-    if tuple(dataset.ladder) != given.institution.classification:
-        yield "the classification ladder changed"
-    store = open_store(given.settings)
-    for _, manifest in lineage(store, dataset):
-        if manifest.kind == SCRUBBED_CORPUS.kind:
-            then: dict[str, Any] = manifest.producer.config.get("sensitive", {})
-            now = {str(kind): each for kind, each in given.institution.treatments(given.line.line).items()}
-            differing = sorted(kind for kind in then.keys() & now.keys() if then[kind] != now[kind])
-            if differing:
-                yield f"{and_more(differing)} is treated in another way"
-
-
-def _manifest(given: Registered, digest: str) -> Manifest:
-    store = open_store(given.settings)
-    return store.read_manifest(store.ref_of(digest))
-
-
-_TELL = {
-    "base_superseded": _base_superseded,
-    "template_changed": _template_changed,
-    "source_withdrawn": _source_withdrawn,
-    "policy_changed": _policy_changed,
-}

@@ -15,8 +15,8 @@ from sovereign_pipeline.record.notes import COSIGNS
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.cadence import record_review
-from sovereign_pipeline.release.recall import waive_recall
-from sovereign_pipeline.release.recall_index import Question, index_adapter
+from sovereign_pipeline.release.recall import Question, waive_recall
+from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.review.closed_reviews import blind_review_stage
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline_tests.audit.packages import Package

@@ -12,8 +12,7 @@ from sovereign_pipeline.orchestration.due_reviews import PERIOD_TAG, reviews_due
 from sovereign_pipeline.orchestration.instance import open_instance
 from sovereign_pipeline.orchestration.jobs import CHAIN_JOB
 from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.release.cadence import due_reviews
-from sovereign_pipeline.release.recall import Cause
+from sovereign_pipeline.release.cadence import Cause, due_reviews
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, invented_letter
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,8 @@ from sovereign_pipeline.record.tables import Adapter, AdapterReview, KnownIssue,
 from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release.acts import ADDED, add_issue, issues_by_adapter
 from sovereign_pipeline.release.cadence import due_reviews, record_review
-from sovereign_pipeline.release.recall import OPENED, ask, open_recall, open_recalls, waive_recall
-from sovereign_pipeline.release.recall_index import Question, index_adapter
+from sovereign_pipeline.release.recall import OPENED, Question, ask, open_recall, open_recalls, waive_recall
+from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.release.requests import find_request
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.release.conftest import Office

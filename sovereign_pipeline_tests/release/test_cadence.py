@@ -9,7 +9,7 @@ import yaml
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.release.cadence import REVIEWED, Due, due_reviews, record_review
-from sovereign_pipeline.release.recall_index import Question
+from sovereign_pipeline.release.recall import Question
 from sovereign_pipeline_tests.officers import officer, recall
 from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
 

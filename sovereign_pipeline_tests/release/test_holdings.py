@@ -6,8 +6,8 @@ from sqlalchemy import text
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.release.recall import ask
-from sovereign_pipeline.release.recall_index import Question, assert_complete, holders, holders_query, holds, rebuild
+from sovereign_pipeline.release.recall import Question, ask, assert_complete, holders, holders_query, holds
+from sovereign_pipeline.release.recall_index import rebuild
 from sovereign_pipeline_tests.registry.rewarded import TRAINING, with_reward_model
 from sovereign_pipeline_tests.release.holders import Holders, letters
 

@@ -14,9 +14,17 @@ from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import POLICY_CHANGED, TRUST_NAMED
 from sovereign_pipeline.record.sealing import SEALED
 from sovereign_pipeline.record.tables import AuditEntry
-from sovereign_pipeline.release.recall import OPENED, WAIVED, open_recall, open_recalls, recalls_in_force, waive_recall
+from sovereign_pipeline.release.recall import (
+    OPENED,
+    WAIVED,
+    Question,
+    open_recall,
+    open_recalls,
+    recalls_in_force,
+    waive_recall,
+)
 from sovereign_pipeline.release.recall import ask as ask_for
-from sovereign_pipeline.release.recall_index import Question, index_adapter
+from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import PERSON, officer, recall
 from sovereign_pipeline_tests.release.conftest import Office

@@ -12,8 +12,7 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.trust_changes import add_officer, create_trust, revoke
 from sovereign_pipeline.release.acts import add_issue
-from sovereign_pipeline.release.recall import waive_recall
-from sovereign_pipeline.release.recall_index import Question
+from sovereign_pipeline.release.recall import Question, waive_recall
 from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations

@@ -9,7 +9,7 @@ import pytest
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.trust_changes import add_officer, create_trust
-from sovereign_pipeline.release.recall_index import Question
+from sovereign_pipeline.release.recall import Question
 from sovereign_pipeline.serving import deployable
 from sovereign_pipeline.serving.deployment import RegistryUnreached
 from sovereign_pipeline.serving.rollout.publishing import follow
