@@ -16,6 +16,7 @@ import pytest
 from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
 from sovereign_pipeline.orchestration.runner import _forking_anew, _narrate, _reason, _signals_kept
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.orchestration.conftest import CORPUS, Line
 
