@@ -3,6 +3,7 @@
 The invented texts hold no personal data, so a stage that hands the documents on stands where scrubbing stands.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +12,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, DOCUMENTS
+from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.split.assignment import Assignment, assign
+from sovereign_pipeline.split.features import Features, read_features
 from sovereign_pipeline.split.shingles import Shingles
-from sovereign_pipeline.split.similarity import normal_form, shingles_of_normal_forms
+from sovereign_pipeline.split.similarity import key_of, normal_form, shingles_of_normal_forms
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 
 Change = Callable[[Document], Document]
@@ -69,3 +74,17 @@ def write_shingles(path: Path, rows: Sequence[NDArray[np.uint64]]) -> Shingles:
     sizes = np.array([row.size for row in rows], np.int64)
     np.concatenate([np.empty(0, np.uint64), *rows]).tofile(path)
     return Shingles(path, np.cumsum(sizes) - sizes, sizes)
+
+
+def read(directory: Path, rows: Sequence[dict[str, Any]], recipe: Split) -> Features:
+    """The features of documents that are given as rows of `letter`."""
+    documents = [Document.model_validate({"source": "letters", **row}) for row in rows]
+    authors = {one.id: key_of(one.author) for one in documents} if recipe.by_author else {}
+    file = Path(tempfile.mkdtemp(dir=directory)) / "documents.jsonl"
+    write_documents(file, documents)
+    return read_features(file, recipe, authors, file.parent, silent)
+
+
+def assigned(directory: Path, rows: Sequence[dict[str, Any]], recipe: Split) -> Assignment:
+    """The build's assignment without the stages before it."""
+    return assign(read(directory, rows, recipe), recipe, directory, silent)
