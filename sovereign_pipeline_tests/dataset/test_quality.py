@@ -1,6 +1,8 @@
 """Findings: each kind planted once is found, with its rows; sound replies in both scripts are left alone."""
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,117 +17,27 @@ ENGLISH = "The lamp at the north pier was mended on Monday and burns again."
 ARABIC = "تم إصلاح المصباح عند الرصيف الشمالي يوم الاثنين وهو يعمل الآن كما يجب."
 
 
-@pytest.mark.parametrize(
-    "reply",
-    [
-        ENGLISH,
-        ARABIC,
-        "هل تم ذلك؟",
-        f"{ENGLISH}\n\nDirector of Lamps\nNAME_1",
-        f"{ENGLISH}\n- fee: 5 rials\n- form: 12",
-        f"{ENGLISH}\n\nDirector General of Lamps, Buoys and Harbour Lights",
-        f'He wrote: "{ENGLISH}"',
-        "Yes",
-        "",
-        "The register lists these nine lamps of the old harbour quay:",
-        f"<p>{ENGLISH}</p><p> </p>",
-        "The lamps at the north pier are mended, as is said at https://harbour.example/lamps",
-        "Signed ..........................",
-        "It was cold ... and yet the lamp burns.",
-        "The lamp... it was mended.",
-        f"{ENGLISH}.",
-        "He continued",
-        f"{ENGLISH} 😊",
-        "The poem that you ask about has, in all its parts, 12 lines.",
-        "The poem has a motto, 12 lines",
-        "The poem (12 lines)",
-        "The lamp of the north pier, as is written there, was mended on Monday. More will follow.",
-        "Work at the north pier continued.",
-        "الباب مفتوح للجميع والعمل مستمر.",
-    ],
-)
-def test_whole_replies_are_not_taken_for_clipped(reply: str) -> None:
+ENDINGS = json.loads(Path(__file__).with_name("endings.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("reply", ENDINGS["whole"])
+def test_whole_replies_are_not_classified_as_clipped(reply: str) -> None:
     assert not is_clipped(reply)
 
 
-@pytest.mark.parametrize(
-    "reply", ["We mended the", "We mended lamps,", "Mended lam-", "سوف ننظر في", "The fee is (", "أصلحنا المصبـ"]
-)
+@pytest.mark.parametrize("reply", ENDINGS["clipped"])
 def test_clipped_replies(reply: str) -> None:
     assert is_clipped(reply)
 
 
-ENDS = ["...", "…", " ...", " . . .", "....", "．．．", "⋯", "‥.", "&hellip;", "\u200e..."]
-BEHIND = [
-    "",
-    '"',
-    "”",
-    "’ ",
-    ")",
-    "]",
-    " »",
-    "**",
-    "</p>",
-    "</p><p>&nbsp;</p>",
-    "\n\n",
-    "\u00a0",
-    "\u200f",
-    "\u202c \ufeff",
-    '")</b>\n',
-]
-
-
-@pytest.mark.parametrize("behind", BEHIND)
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("behind", ENDINGS["behind an ellipsis"])
+@pytest.mark.parametrize("end", ENDINGS["ellipses"])
 @pytest.mark.parametrize("text", ["We mended the lamp at the nor", "Mended", "أصلحنا المصباح عند الرص"])
 def test_an_ellipsis_is_the_end_of_a_clipped_reply_whatever_closes_behind_it(text: str, end: str, behind: str) -> None:
     assert is_clipped(text + end + behind)
 
 
-@pytest.mark.parametrize(
-    "note",
-    [
-        "(continued)",
-        "[Continued]",
-        "(cont.)",
-        "(cont'd)",
-        "(contd…)",
-        "(to be continued)",
-        "- continued overleaf",
-        "[…]",
-        "(...)",
-        "[truncated]",
-        "[+2415 chars]",
-        "… Read more",
-        "... (more)",
-        "\nContinued",
-        "P.T.O.",
-        "(يتبع)",
-        "(يُتبع…)",
-        "[يتبع]",
-        "\nيتبع",
-        "... يتبع",
-        "(تتمة)",
-        "(للحديث بقية)",
-        "«البقية»",
-        "… اقرأ المزيد",
-        "(مقتطع)",
-        "<truncated>",
-        "&lt;continued&gt;",
-        "--- TRUNCATED ---",
-        "[Message clipped]",
-        "(truncated, 2415 chars)",
-        "(12 more lines)",
-        "+ 2,415 words",
-        "(continued on page 3)",
-        "(continued in attachment)",
-        "(يتبع في الصفحة التالية)",
-        "... عرض المزيد",
-        "(وللحديث بقية)",
-        "… →",
-        "... 😊",
-    ],
-)
+@pytest.mark.parametrize("note", ENDINGS["notes"])
 def test_a_note_that_the_text_goes_on_is_the_end_of_a_clipped_reply(note: str) -> None:
     for text in (ENGLISH, ARABIC):
         assert is_clipped(f"{text} {note}")

@@ -1,8 +1,11 @@
-"""Rules over one answer: obedience to an injected instruction, and repetition."""
+"""The red team: its rules over one answer, its scanner, its judge models, their quality, and its figures."""
 
 import contextlib
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +178,13 @@ LABELS = [
 
 
 def save_judge(directory: Path, refuses_at: str) -> JudgeModel:
-    """A tiny BERT whose class is decided by whether one word is there, fitted for some steps."""
+    """A tiny BERT whose class is decided by whether one word is there."""
+    shutil.copytree(fitted_judge(refuses_at), directory, dirs_exist_ok=True)
+    return JudgeModel(directory=directory, sha256=judge_model_digest(directory))
+
+
+@cache
+def fitted_judge(refuses_at: str) -> Path:
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -213,68 +222,56 @@ def save_judge(directory: Path, refuses_at: str) -> JudgeModel:
         optimizer.zero_grad()
         model(**batch, labels=wanted).loss.backward()
         optimizer.step()
+    directory = Path(tempfile.mkdtemp())
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    return JudgeModel(directory=directory, sha256=judge_model_digest(directory))
+    return directory
 
 
-@pytest.fixture(scope="module")
-def scanner_judge_model() -> OutputScanner:
-    return OutputScanner("lamps", Privacy(name_models={}), {})
-
-
-def prove(
-    entry: JudgeModel, scanner_judge_model: OutputScanner, labels: Sequence[LabelledAnswer], said: list[str]
-) -> list[bool]:
-    verdicts = proven_judge_model(entry, entry.directory, labels, scanner_judge_model, said.append)
+def prove(entry: JudgeModel, scanner: OutputScanner, labels: Sequence[LabelledAnswer], said: list[str]) -> list[bool]:
+    verdicts = proven_judge_model(entry, entry.directory, labels, scanner, said.append)
     return verdicts([("the tide", "never at noon"), ("the tide", "gladly at noon")])
 
 
 @pytest.mark.slow
-def test_a_model_that_is_good_on_the_labelled_answers_counts(
-    tmp_path: Path, scanner_judge_model: OutputScanner
-) -> None:
+def test_a_model_that_is_good_on_the_labelled_answers_counts(tmp_path: Path, scanner: OutputScanner) -> None:
     entry, said = save_judge(tmp_path, "never"), list[str]()
-    assert prove(entry, scanner_judge_model, LABELS, said) == [True, False]
+    assert prove(entry, scanner, LABELS, said) == [True, False]
     assert said[0] == "judge model: 0 of 20 answers"
-    verdicts = proven_judge_model(entry, tmp_path, LABELS, scanner_judge_model, said.append)
-    qualities = judge_qualities(judge_labels(LABELS, scanner_judge_model, verdicts))
+    verdicts = proven_judge_model(entry, tmp_path, LABELS, scanner, said.append)
+    qualities = judge_qualities(judge_labels(LABELS, scanner, verdicts))
     assert {each.precision.share for each in qualities} == {each.recall.share for each in qualities} == {1.0}
     assert not any(each.tuned for each in qualities)  # tuned to the judge in the package, not to this one
 
 
 @pytest.mark.slow
-def test_a_model_that_is_not_good_is_refused_with_its_figures(
-    tmp_path: Path, scanner_judge_model: OutputScanner
-) -> None:
+def test_a_model_that_is_not_good_is_refused_with_its_figures(tmp_path: Path, scanner: OutputScanner) -> None:
     entry = save_judge(tmp_path, "noon")
     with pytest.raises(GateRefused, match=r"not good enough .*en: precision 0\.\d\d .*asks for 0\.90 and 0\.85"):
-        prove(entry, scanner_judge_model, LABELS, [])
+        prove(entry, scanner, LABELS, [])
 
 
 @pytest.mark.slow
-def test_a_model_is_refused_where_nothing_shows_that_it_is_good(
-    tmp_path: Path, scanner_judge_model: OutputScanner
-) -> None:
+def test_a_model_is_refused_where_nothing_shows_that_it_is_good(tmp_path: Path, scanner: OutputScanner) -> None:
     with pytest.raises(GateRefused, match="no labelled answer"):
-        prove(save_judge(tmp_path, "never"), scanner_judge_model, [], [])
+        prove(save_judge(tmp_path, "never"), scanner, [], [])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "added.txt"])
-def test_a_model_whose_files_changed_is_refused(tmp_path: Path, scanner_judge_model: OutputScanner, name: str) -> None:
+def test_a_model_whose_files_changed_is_refused(tmp_path: Path, scanner: OutputScanner, name: str) -> None:
     entry = save_judge(tmp_path, "never")
     file = tmp_path / name
     file.write_bytes((file.read_bytes() if file.exists() else b"") + b" ")
     with pytest.raises(IntegrityError, match=judge_model_digest(tmp_path)):
-        prove(entry, scanner_judge_model, LABELS, [])
+        prove(entry, scanner, LABELS, [])
 
 
 @pytest.mark.slow
-def test_a_class_that_the_model_does_not_have_is_named(tmp_path: Path, scanner_judge_model: OutputScanner) -> None:
+def test_a_class_that_the_model_does_not_have_is_named(tmp_path: Path, scanner: OutputScanner) -> None:
     entry = save_judge(tmp_path, "never").model_copy(update={"refusal_label": "refused"})
     with pytest.raises(SourceError, match="no class 'refused'; it has complies, refusal"):
-        prove(entry, scanner_judge_model, LABELS, [])
+        prove(entry, scanner, LABELS, [])
 
 
 @pytest.mark.slow
@@ -311,13 +308,13 @@ def test_the_stage_uses_the_recipes_model_and_names_its_digest(
         chain.make_all()
 
 
-LABELS_JUDGES = PROJECT_ROOT / "data" / "red_team" / "judge_labels.jsonl"
+SHIPPED_LABELS = PROJECT_ROOT / "data" / "red_team" / "judge_labels.jsonl"
 
 
 @pytest.fixture(scope="module")
 def qualities() -> tuple[JudgeQuality, ...]:
     scanner = OutputScanner("lamps", Privacy(name_models={}), {})
-    return judge_qualities(judge_labels(read_labels(LABELS_JUDGES), scanner))
+    return judge_qualities(judge_labels(read_labels(SHIPPED_LABELS), scanner))
 
 
 def of(qualities: tuple[JudgeQuality, ...], judge: str, language: str, tuned: bool) -> JudgeQuality:
@@ -384,7 +381,7 @@ def test_each_style_is_measured_by_itself() -> None:
 
 
 def test_the_shipped_labels_have_many_styles_with_both_verdicts_in_both_languages() -> None:
-    about_refusals = [label for label in read_labels(LABELS_JUDGES) if label.judge == "refusal"]
+    about_refusals = [label for label in read_labels(SHIPPED_LABELS) if label.judge == "refusal"]
     verdicts: dict[tuple[str, str], set[bool]] = {}
     for label in about_refusals:
         verdicts.setdefault((label.style, label.language), set()).add(label.label)
@@ -408,11 +405,6 @@ def test_an_injection_without_its_mark_is_no_label(tmp_path: Path) -> None:
 
 RED_TEAM = PROJECT_ROOT / "data" / "red_team"
 PROMPTS = [RedTeamPrompt.model_validate(row) for row in ROWS]
-
-
-@pytest.fixture(scope="module")
-def scanner_red_team() -> OutputScanner:
-    return OutputScanner("lamps", Privacy(name_models={}), {})
 
 
 def test_the_demonstration_prompts_are_as_the_readme_says() -> None:
@@ -440,8 +432,8 @@ def test_a_prompt_that_cannot_be_judged_is_refused(tmp_path: Path, fault: dict[s
         read_prompts(path)
 
 
-def test_an_adapter_of_zeros_answers_as_its_base(unchanged: Models, scanner_red_team: OutputScanner) -> None:
-    outcome = run_red_team(unchanged, PROMPTS, [], scanner_red_team, "Answer this letter.", 8)
+def test_an_adapter_of_zeros_answers_as_its_base(unchanged: Models, scanner: OutputScanner) -> None:
+    outcome = run_red_team(unchanged, PROMPTS, [], scanner, "Answer this letter.", 8)
     assert all(row.answers["base"] == row.answers["candidate"] for row in outcome.answers)
     for sample in outcome.samples:
         for by_arm in (sample.refused, sample.obeyed, sample.looped, sample.personal_data, sample.tokens):
@@ -453,8 +445,8 @@ def test_an_adapter_of_zeros_answers_as_its_base(unchanged: Models, scanner_red_
     assert set(result.by_kind) == set(KINDS)
 
 
-def test_answers_stand_in_the_answers_alone(better: Models, scanner_red_team: OutputScanner) -> None:
-    outcome = run_red_team(better, PROMPTS, [], scanner_red_team, "Answer this letter.", 8)
+def test_answers_stand_in_the_answers_alone(better: Models, scanner: OutputScanner) -> None:
+    outcome = run_red_team(better, PROMPTS, [], scanner, "Answer this letter.", 8)
     result = red_team_result(outcome.samples, outcome.labels)
     written = as_json(result) + "".join(as_json(sample) for sample in outcome.samples)
     said = [text for row in outcome.answers if len(text := row.answers["candidate"]) > 8]
@@ -463,11 +455,11 @@ def test_answers_stand_in_the_answers_alone(better: Models, scanner_red_team: Ou
 
 
 def test_a_scanner_that_fails_stops_the_red_team(
-    better: Models, scanner_red_team: OutputScanner, monkeypatch: pytest.MonkeyPatch
+    better: Models, scanner: OutputScanner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sovereign_pipeline.privacy.analysis.structured_spans", lambda *arguments, **named: [])
     with pytest.raises(PrivacyError, match="canary"):
-        run_red_team(better, PROMPTS, [], scanner_red_team, "Answer this letter.", 8)
+        run_red_team(better, PROMPTS, [], scanner, "Answer this letter.", 8)
 
 
 def test_each_share_counts_its_own_prompts_and_judge() -> None:
