@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 from benchmarks.evaluation.judge_tables import judges_markdown
-from sovereign_pipeline.cli import app
-from sovereign_pipeline.commands.reference.command_line import command_line_markdown
-from sovereign_pipeline.commands.reference.recipe import INSTITUTION, LINE, WORD_LISTS, recipe_markdown
+from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.cli.reference import INSTITUTION, LINE, WORD_LISTS, command_line_markdown, recipe_markdown
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault_cli import app as vault_app
 from sovereign_pipeline.record.trust_cli import app as trust_app

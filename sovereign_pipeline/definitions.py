@@ -6,14 +6,21 @@ import dagster as dg
 
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.orchestration.assets import stage_asset
-from sovereign_pipeline.orchestration.chain import chain_with
-from sovereign_pipeline.orchestration.due_reviews import review_not_due, reviews_due
-from sovereign_pipeline.orchestration.jobs import CHAIN_JOB, DUE_JOB, EXECUTOR, REVIEW_JOB, ROLLOUT_JOB
-from sovereign_pipeline.orchestration.mlflow_check import mlflow_follows
-from sovereign_pipeline.orchestration.resources import Clock, resources
-from sovereign_pipeline.orchestration.rollout import PRODUCTION, STAGED, rollouts
-from sovereign_pipeline.orchestration.sensors import closed_reviews, new_lines
+from sovereign_pipeline.dagster.assets import mlflow_follows, stage_asset
+from sovereign_pipeline.dagster.chain import chain_with
+from sovereign_pipeline.dagster.jobs import (
+    CHAIN_JOB,
+    DUE_JOB,
+    EXECUTOR,
+    REVIEW_JOB,
+    ROLLOUT_JOB,
+    closed_reviews,
+    new_lines,
+    review_not_due,
+    reviews_due,
+)
+from sovereign_pipeline.dagster.resources import Clock, resources
+from sovereign_pipeline.dagster.rollout import PRODUCTION, STAGED, rollouts
 from sovereign_pipeline.record.stage import Stage
 
 

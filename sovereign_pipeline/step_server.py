@@ -1,6 +1,6 @@
 """The process from which the steps of a run are forked, with the program loaded once for all of them.
 
-Only that process imports this module (`orchestration/jobs.py` names it). What belongs here: what it does before the
+Only that process imports this module (`dagster/jobs.py` names it). What belongs here: what it does before the
 first step. What does not: anything that a step must not find done, such as threads, connections and models.
 """
 

@@ -50,7 +50,7 @@ from sovereign_pipeline.release.standing import DECIDED
 LINES, DATASETS, USED = 20, 2_000, 5
 """Every so many-th adapter was in production."""
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-SOVEREIGN = ("-c", "from sovereign_pipeline.cli import main; main()")
+SOVEREIGN = ("-c", "from sovereign_pipeline.cli.main import main; main()")
 ROUTE = (
     ("approve", "registered", "approved", 2),
     ("stage", "approved", "staged", 1),

@@ -27,7 +27,7 @@ from sovereign_pipeline.record.tables import AuditEntry
 
 ONE_BY_ONE = 200
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
-SOVEREIGN = ("-c", "from sovereign_pipeline.cli import main; main()")
+SOVEREIGN = ("-c", "from sovereign_pipeline.cli.main import main; main()")
 
 
 def entries(connection: Connection, count: int) -> Iterator[bytes]:

@@ -28,14 +28,12 @@ from PIL import Image
 from uvicorn import Server
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.orchestration.instance import prepare_dagster_home
-from sovereign_pipeline.orchestration.pages.plots import hold_png
-from sovereign_pipeline.orchestration.rollout import bounds_of
+from sovereign_pipeline.dagster.plots import hold_png
+from sovereign_pipeline.dagster.resources import prepare_dagster_home
+from sovereign_pipeline.dagster.rollout import bounds_of
 from sovereign_pipeline.policy.rollout import Hold
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.sealing import open_store
-from sovereign_pipeline.registry_pages.adapter_view import adapter_view
-from sovereign_pipeline.registry_pages.rendering import adapter_file
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.app import server_config
 from sovereign_pipeline.review.page.rendering import Language
@@ -43,6 +41,8 @@ from sovereign_pipeline.serving.gateway.admin import Standing
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import judge
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
+from sovereign_pipeline.web.adapter_view import adapter_view
+from sovereign_pipeline.web.rendering import adapter_file
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.audit.conftest import FIRST, busy_office
 from sovereign_pipeline_tests.serving.gateway.conftest import Running

@@ -1,7 +1,7 @@
 """Some rows of a line before and after scrubbing, with the reason of each finding, for a person who looks at them.
 
 What belongs here: which rows are shown, and what was found where. What does not: how they are shown
-(`commands/privacy.py`). Nothing is stored: neither in the vault nor among what was found in earlier texts.
+(`cli/corpus.py`). Nothing is stored: neither in the vault nor among what was found in earlier texts.
 """
 
 import random

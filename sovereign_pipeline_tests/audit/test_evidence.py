@@ -19,7 +19,7 @@ from sovereign_pipeline.audit import evidence
 from sovereign_pipeline.audit.evidence import GIVEN, answered
 from sovereign_pipeline.audit.gathering import Gathered, gather
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record import checkpoints
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.tables import Adapter

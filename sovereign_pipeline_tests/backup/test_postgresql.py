@@ -201,7 +201,7 @@ def test_a_killed_backup_leaves_nothing_running_and_the_next_one_is_whole(
     endless = f'[ "$1" = --version ] || {{ echo $$ > {tmp_path}/pid; mv {tmp_path}/pid {tmp_path}/dumping; {slow}; }}'
     put_before(programs, "pg_dump", f'{endless}\nexec $REAL "$@"')
     (tmp_path / "key").write_text(office.pair.public)
-    main = "from sovereign_pipeline.cli import main; main()"
+    main = "from sovereign_pipeline.cli.main import main; main()"
     command = ("-c", main, "backup", "create", "--out", str(tmp_path / "killed"))
     killed = subprocess.Popen(
         [sys.executable, *command, "--recipient", str(tmp_path / "key")],

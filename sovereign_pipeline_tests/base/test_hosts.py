@@ -13,7 +13,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from sovereign_pipeline.base.hosts import for_hosts
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.orchestration.dagster_ui import dagster_app, loaded_workspace
+from sovereign_pipeline.dagster.dagster_ui import dagster_app, loaded_workspace
 
 HERE = "http://127.0.0.1:3000"
 OURS = {"127.0.0.1", "localhost", "dagster.institution.example"}

@@ -14,7 +14,7 @@ import pytest
 from sovereign_pipeline.base.errors import GateRefused, InputError, SovereignError
 from sovereign_pipeline.base.processes import account, run_program
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.commands.examination.machine import reachable_by_others
+from sovereign_pipeline.cli.doctor import reachable_by_others
 
 
 def ends(
@@ -91,7 +91,7 @@ def calls_keep_private(statement: ast.stmt) -> bool:
 
 
 def test_there_are_programs_to_hold_to_it() -> None:
-    assert {"cli.py", "training/worker.py", "orchestration/mlflow_ui.py"} <= set(programs())
+    assert {"cli.py", "training/worker.py", "dagster/mlflow_ui.py"} <= set(programs())
 
 
 @pytest.mark.security_case("another account of the machine reads what a process wrote", "modes 0700 and 0600")

@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import SovereignError
-from sovereign_pipeline.cli import app, main
+from sovereign_pipeline.cli.main import app, main
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, read_sources
 from sovereign_pipeline.record.gates import evaluate_gates

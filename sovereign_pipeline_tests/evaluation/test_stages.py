@@ -9,6 +9,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import CeilingExceeded, SourceError
 from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.dagster.asset_page import page_of
 from sovereign_pipeline.evaluation.records import (
     CanarySample,
     CapabilityScores,
@@ -18,7 +19,6 @@ from sovereign_pipeline.evaluation.records import (
     read_rows,
 )
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES
-from sovereign_pipeline.orchestration.pages.page import page_of
 from sovereign_pipeline.record.stage import Production
 from sovereign_pipeline_tests.conftest import PROMPTS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.chain import QUESTIONS, Chain, jsonl

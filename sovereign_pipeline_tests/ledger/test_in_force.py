@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import rule_file, rules, trust_on_record

@@ -6,7 +6,7 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import GateRefused, InputError
 from sovereign_pipeline.base.intervals import measured_share
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.privacy.preview import JUDGEMENT, JUDGEMENT_FILE, JudgedRow, estimate_of
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS

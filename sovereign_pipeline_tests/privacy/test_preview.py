@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.stages import CLASSIFIED_CORPUS, RAW_CORPUS
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import StaleInput
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.changed_sources import ChangedRows
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline_tests.registry.bench import Bench
 
 

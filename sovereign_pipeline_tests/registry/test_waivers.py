@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError
-from sovereign_pipeline.cli import app
-from sovereign_pipeline.orchestration import chain as chain_of_the_pipeline
+from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.dagster import chain as chain_of_the_pipeline
 from sovereign_pipeline.record.catalog import show_adapter, waivers_of_line
 from sovereign_pipeline.record.stage import Gate, Inputs, Outcome, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact

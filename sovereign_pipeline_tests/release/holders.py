@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base_models.pinned import card_path, load_card
 from sovereign_pipeline.base_models.stages import made_here
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import registered_adapter_stage

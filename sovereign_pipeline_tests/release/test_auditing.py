@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.checkpoints import new_log
 from sovereign_pipeline.record.database import open_registry, registry_read_only
 from sovereign_pipeline.record.keys import generate, read_public_file

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import RecipeError, SovereignError
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.catalog import incumbent_of, list_adapters
 from sovereign_pipeline.record.keys import write_key
 from sovereign_pipeline.release.standing import differences

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter

@@ -7,7 +7,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SovereignError
-from sovereign_pipeline.commands.examination.examining import examine
+from sovereign_pipeline.cli.doctor import examine
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.audit_log import REGISTERED
 from sovereign_pipeline.record.database import Registry

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.people import COMMITMENT, People, person_in_short
 from sovereign_pipeline.review.page.app import create_app

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.tables import AuditEntry

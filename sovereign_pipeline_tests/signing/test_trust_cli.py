@@ -19,7 +19,7 @@ from sovereign_pipeline.record import keys, trust_cli
 from sovereign_pipeline.record.keys import generate, keyid_of
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.record.trust_root import load_trust
-from sovereign_pipeline_tests.commands.test_hostile_calls import EXPORTS, ODD_PATHS
+from sovereign_pipeline_tests.cli.test_hostile_calls import EXPORTS, ODD_PATHS
 
 
 @dataclass(frozen=True)

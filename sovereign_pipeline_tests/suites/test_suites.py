@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, RecipeError, SourceError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.evaluation.capability import check_suite
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
 from sovereign_pipeline.suites.cards import SuiteCard, card_path, load_suite_card, suite_digest, suite_names

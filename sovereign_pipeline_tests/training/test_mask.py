@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
-from sovereign_pipeline.cli import app
-from sovereign_pipeline.commands.terminal import out
+from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.cli.terminal import out
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer

@@ -173,6 +173,6 @@ def test_a_quorum_of_groups(tmp_path: Path) -> None:
 
 def test_nothing_of_a_witness_needs_this_registry() -> None:
     """`sovereign audit witness` runs where neither home nor data are."""
-    program = [sys.executable, "-c", "from sovereign_pipeline.cli import main; main()"]
+    program = [sys.executable, "-c", "from sovereign_pipeline.cli.main import main; main()"]
     answer = subprocess.run([*program, "audit", "witness", "--help"], capture_output=True, text=True, check=True)
     assert "Needs no registry" in " ".join(answer.stdout.split())

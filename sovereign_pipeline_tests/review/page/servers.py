@@ -80,7 +80,7 @@ class InItsOwnProcess:
         self.url = f"http://127.0.0.1:{self.port}"
         settings = reviews.bench.settings
         environment = {**os.environ, "SOVEREIGN_HOME": str(settings.home), "SOVEREIGN_DATA": str(settings.data)}
-        program = "from sovereign_pipeline.cli import main; main()"
+        program = "from sovereign_pipeline.cli.main import main; main()"
         command = [sys.executable, "-c", program, "review", "serve", "--port", str(self.port)]
         log = settings.home / "served.log"
         self.trace = Trace.where_possible(settings.home.with_name(f"trace-{self.port}.txt"))

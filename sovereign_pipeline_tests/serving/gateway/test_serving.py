@@ -45,7 +45,7 @@ class Served:
         self.settings = replace(office.office.bench.settings, **changes)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        program = "from sovereign_pipeline.cli import main; main()"
+        program = "from sovereign_pipeline.cli.main import main; main()"
         command = [sys.executable, "-c", program, "serve", "--port", str(self.port), "--threads", "1"]
         environment = {**os.environ, **self.settings.to_environment()}
         self.log = self.settings.home / "served.log"

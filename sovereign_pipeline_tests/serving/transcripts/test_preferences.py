@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import CeilingExceeded, ConflictError, InputError, SourceError
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
 from sovereign_pipeline.record.audit_log import entries

@@ -16,7 +16,7 @@ from sovereign_pipeline.base.errors import (
     SovereignError,
     TrainingFailed,
 )
-from sovereign_pipeline.cli import app
+from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.record import read_record

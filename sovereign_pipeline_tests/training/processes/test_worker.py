@@ -14,7 +14,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.orchestration.pages.plots import loss_curve_png
+from sovereign_pipeline.dagster.plots import loss_curve_png
 from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, run_trainer

@@ -11,8 +11,8 @@ import pytest
 
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import Document, write_documents
-from sovereign_pipeline.orchestration.pages.figures import figures_of
-from sovereign_pipeline.orchestration.pages.models import reward_model as page_of
+from sovereign_pipeline.dagster.asset_details import reward_model as page_of
+from sovereign_pipeline.dagster.asset_page import figures_of
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef

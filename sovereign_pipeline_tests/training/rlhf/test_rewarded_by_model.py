@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.orchestration.pages.plots import reward_curves_png
+from sovereign_pipeline.dagster.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.reward_model import REWARD_DIRECTORY
 from sovereign_pipeline.training.rlhf.algorithms import train_by_reward

@@ -9,8 +9,8 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.base_models.stages import BASE_MODEL
-from sovereign_pipeline.orchestration.pages.figures import figures_of
-from sovereign_pipeline.orchestration.pages.models import adapter
+from sovereign_pipeline.dagster.asset_details import adapter
+from sovereign_pipeline.dagster.asset_page import figures_of
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.registry.registration import method_of

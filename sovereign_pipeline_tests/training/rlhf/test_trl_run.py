@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.orchestration.pages.plots import reward_curves_png
+from sovereign_pipeline.dagster.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.rlhf import rewards, run
 from sovereign_pipeline.training.rlhf import sampling as rollouts

@@ -1,0 +1,547 @@
+"""`sovereign adapters`: registered adapters, what each was made of, and their verification."""
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.cli.release import add_release_commands
+from sovereign_pipeline.cli.terminal import (
+    AdapterId,
+    AsJson,
+    DatasetDigest,
+    KeyOptions,
+    OfLine,
+    Reason,
+    mark_demonstration,
+    officers_signer,
+    only,
+    out,
+    print_facts,
+    print_json,
+    print_rows,
+    tell_progress,
+    with_key_options,
+    write_new_file,
+)
+from sovereign_pipeline.record.officers import officer_shown, trust_root, trust_root_if_any
+from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.record.database import Registry
+    from sovereign_pipeline.release.cadence import Due
+    from sovereign_pipeline.review.page.rendering import Language
+
+
+def write_page(adapter_id: str, path: Path, language: "Language") -> None:
+    """Write the page about an adapter. Raises as `write_new_file`."""
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.web.adapter_view import adapter_view
+    from sovereign_pipeline.web.rendering import adapter_file
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    store = open_store(settings, registry=registry)
+    view = adapter_view(registry, store, adapter_id, datetime.datetime.now(datetime.UTC))
+    write_new_file(path, adapter_file(view, language))
+    out.print(f"[green]✓[/] {escape(str(path))}: {escape(view.id)}, {escape(view.classification)}")
+
+
+StrictSources = Annotated[
+    bool, typer.Option("--strict-sources", help="End 1 when a source file is gone or has changed since it was read.")
+]
+
+TrustRoot = Annotated[
+    str | None,
+    typer.Option(
+        "--trust-root", help="SHA-256 of the first root, from paper: verify everything from it, reading alone."
+    ),
+]
+
+
+def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sources: bool) -> None:
+    """Verify an adapter by its id, or a dataset by its digest, and print what was read.
+
+    Args:
+        verify: `verify_adapter` or `verify_dataset`.
+        strict_sources: end with 1 when a source file is gone or has changed.
+    """
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
+
+    settings = Settings.from_environment()
+    report = verify(
+        open_registry(settings),
+        open_store(settings, settings.corpus),
+        settings,
+        subject,
+        tell_progress,
+    )
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        mark_demonstration(trust_root(settings))
+        _print(report)
+    if strict_sources and report.changed_sources:
+        raise typer.Exit(1)
+
+
+def verify_from_trust_root(adapter_id: str, root_sha256: str, as_json: bool, strict_sources: bool) -> None:
+    """Verify an adapter from the SHA-256 of the first root on, reading alone."""
+    from sovereign_pipeline.record.database import registry_read_only
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.release.auditing import audit_adapter
+
+    settings = Settings.from_environment()
+    with registry_read_only(settings) as registry:
+        store = open_store(settings, settings.corpus, registry)
+        report = audit_adapter(registry, store, settings, adapter_id, root_sha256, tell_progress)
+    if as_json:
+        print_json(report.to_dict())
+    else:
+        trust, witnessed = report.trust, report.witnessed
+        by = f"; these are {DEMONSTRATION_KEYS}" if trust.is_demonstration else ""
+        out.print(
+            f"[green]✓[/] trust root {trust.root_sha256}: root {trust.root_version}, targets "
+            f"{trust.targets_version}{by}"
+        )
+        out.print(
+            f"[green]✓[/] ledger: {report.entries} entries, every row of the registry among them, signed by the "
+            "log's key"
+        )
+        if witnessed is None:
+            out.print("  the trust root names no witness: whoever owns the registry and its key can rewrite it unseen")
+        else:
+            out.print(f"[green]✓[/] {witnessed.entries} entries witnessed by {escape(', '.join(sorted(witnessed.at)))}")
+        out.print(
+            f"[green]✓[/] {counted(report.requests, 'request')} and "
+            f"{counted(report.transitions, 'transition')}, every signature"
+        )
+        _print(report.lineage)
+    if strict_sources and report.lineage.changed_sources:
+        raise typer.Exit(1)
+
+
+def _print(report: Any) -> None:
+    for each in report.checked:
+        facts = f"{each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}"
+        out.print(f"[green]✓[/] {facts}")
+    for changed in report.changed_sources:
+        out.print(f"[yellow]![/] {escape(str(changed))}")
+    for withheld in report.withheld:
+        out.print(f"[yellow]![/] {escape(str(withheld))}")
+    for purged in report.purged:
+        out.print(f"[yellow]![/] {escape(str(purged))}")
+    for note in report.notes:
+        out.print(f"[yellow]•[/] {escape(note)}")
+    out.print(f"[green]✓[/] {report.subject} matches the registry")
+    if report.changed_sources:
+        files = counted(len(report.changed_sources), "source file is", "source files are")
+        out.print(f"[yellow]![/] {files} no longer as read; what was made of it is verified")
+    if report.withheld:
+        out.print("[yellow]![/] unscrubbed text was not verified; do so where SOVEREIGN_CORPUS is readable")
+
+
+adapters = typer.Typer(
+    no_args_is_help=True, help="List, show and verify registered adapters, and decide about their state."
+)
+add_release_commands(adapters)
+issue = typer.Typer(no_args_is_help=True, help="Known issues of a registered adapter.")
+adapters.add_typer(issue, name="issue")
+
+
+@adapters.command("list")
+def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
+    """List every registered adapter."""
+    from sovereign_pipeline.record.catalog import adapters_in_brief, list_adapters
+    from sovereign_pipeline.record.database import open_registry
+
+    registry = open_registry(Settings.from_environment())
+    if as_json:
+        print_json(with_marks(registry, list_adapters(registry, line)))
+    else:
+        print_adapters(with_marks(registry, adapters_in_brief(registry, line)))
+
+
+@adapters.command("show")
+def adapters_show(
+    adapter_id: AdapterId,
+    as_json: AsJson = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Write a page about it, a new file that holds everything itself.")
+    ] = None,
+    arabic: Annotated[bool, typer.Option("--arabic", help="The page in Arabic, from right to left.")] = False,
+) -> None:
+    """Show an adapter, its datasets, gates and evaluation; with --json every fact and digest.
+
+    With --html a page: the chain from an answer to documents, every digest with the command that checks it, what was
+    waived, states and approvals on a time line. No text of a document is in it; it has the adapter's level.
+    """
+    from sovereign_pipeline.record.catalog import show_adapter
+    from sovereign_pipeline.record.database import open_registry
+
+    if arabic and html is None:
+        raise InputError("--arabic is about the page that --html writes.", "Give --html FILE too.")
+    if html is not None:
+        write_page(adapter_id, html, "ar" if arabic else "en")
+        return
+    registry = open_registry(Settings.from_environment())
+    (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)], adapter_id)
+    trust = trust_root_if_any(registry.settings) if facts["acceptances"] else None
+    facts["acceptances"] = [{**each, "person": officer_shown(trust, each["officer"])} for each in facts["acceptances"]]
+    if as_json:
+        print_json(facts)
+    else:
+        _print_adapter(facts)
+
+
+@adapters.command("verify")
+def adapters_verify(
+    adapter_id: AdapterId,
+    trust_root: TrustRoot = None,
+    as_json: AsJson = False,
+    strict_sources: StrictSources = False,
+) -> None:
+    """Verify an adapter and all its inputs, down to the source files.
+
+    Every file is hashed again. Ends 1, naming the file, when one was changed. A source file that is gone or has
+    changed since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and
+    1 with --strict-sources.
+
+    With --trust-root also the trust root, the ledger, its key and witnesses, every row and every signature about the
+    line. Keys, vault and corpus are not needed, and nothing is written: a copy on another machine is verified in this
+    way.
+    """
+    if trust_root is not None:
+        verify_from_trust_root(adapter_id, trust_root, as_json, strict_sources)
+        return
+    from sovereign_pipeline.registry.verification import verify_adapter
+
+    verify(verify_adapter, adapter_id, as_json, strict_sources)
+
+
+@adapters.command("due")
+def adapters_due(as_json: AsJson = False) -> None:
+    """List when the newest adapter of each line is due for a review, why, and what became of the run it asked for."""
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.release.cadence import due_reviews
+
+    settings = Settings.from_environment()
+    today = datetime.datetime.now(datetime.UTC).date()
+    reviews = due_reviews(open_registry(settings), settings, today)
+    fates = _fates(settings, reviews) if any(due.key is not None for due in reviews) else {}
+    rows = [{**asdict(due), "run": fates.get(due.line)} for due in reviews]
+    if as_json:
+        print_json(rows)
+        return
+    shown = [
+        {
+            **only(row, "line", "adapter"),
+            "review by": row["on"].isoformat(),
+            "state": row["state"],
+            "why": "; ".join(f"{each['event']}: {each['what']}" for each in row["causes"]) or None,
+            "run": row["run"] if row["has_recipe"] else "none: no valid recipe",
+        }
+        for row in rows
+    ]
+    print_rows(shown, False, "Reviews")
+
+
+def _fates(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | None]:
+    """Line -> what became of the run that its review asked for. Dagster takes long to import."""
+    from sovereign_pipeline.dagster.jobs import fate_of, run_of
+    from sovereign_pipeline.dagster.resources import open_instance
+
+    instance = open_instance(settings)
+    return {due.line: fate_of(run_of(instance, due)) for due in reviews}
+
+
+@adapters.command("mlflow")
+def adapters_mlflow(
+    repair: Annotated[bool, typer.Option("--repair", help="Write anew what differs.")] = False, as_json: AsJson = False
+) -> None:
+    """Compare MLflow with the registry: names, versions, sources, digests, and the aliases that follow the states.
+
+    Ends 1 when something differs. The registry is the authority, and no decision reads MLflow.
+    """
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.registry import mlflow_mirror
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    found = mlflow_mirror.repair(registry, settings) if repair else mlflow_mirror.differences(registry, settings)
+    if as_json:
+        print_json([{"line": each.line, "what": each.what} for each in found])
+    else:
+        for each in found:
+            out.print(f"[red]✗[/] {escape(str(each))}")
+        if not found:
+            out.print("[green]✓[/] MLflow shows what the registry says")
+    raise typer.Exit(1 if found else 0)
+
+
+@adapters.command("reviewed")
+@with_key_options
+def adapters_reviewed(
+    adapter_id: AdapterId,
+    text: Annotated[str, typer.Option(help="What was found; no text of a document.")],
+    key: KeyOptions,
+) -> None:
+    """Record that an adapter was reviewed and stays; its next review is counted from now.
+
+    What you state is printed before your key signs it.
+    """
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import officers_words
+    from sovereign_pipeline.release.cadence import record_review
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    level = find_adapter(registry, adapter_id).classification
+    stated = {"adapter": adapter_id, "classification": level, "reviewed, and stays": officers_words(text, "A review")}
+    signer = officers_signer(settings, key, stated)
+    record_review(registry, adapter_id, text, signer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
+    out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed")
+
+
+@adapters.command("unused")
+def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
+    """List adapters that serve nothing now, with the disk that their weights take: superseded, overtaken, retired."""
+    from sovereign_pipeline.record.catalog import ENDED
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.release.purge import unused
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    found = unused(registry, open_store(settings, registry=registry), line, tell_progress)
+    if as_json:
+        print_json([vars(each) for each in found])
+        return
+    rows: list[dict[str, Any]] = [
+        {
+            "adapter": each.adapter,
+            "state": each.state,
+            "bytes": f"{each.bytes:,}",
+            "next": f"needed by {each.needed_by}"
+            if each.needed_by
+            else "purge"
+            if each.state in ENDED
+            else "retire, then purge",
+        }
+        for each in found
+    ]
+    print_rows(rows, False, "Unused adapters")
+
+
+@adapters.command("purge")
+@with_key_options
+def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
+    """Remove the weights of a retired, rejected or recalled adapter from disk; every record of it stays.
+
+    Signed and on record before a byte is removed. Run again after an interruption, it removes what is left.
+    """
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import officers_words
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    store = open_store(settings, registry=registry)
+    done = finish_purge(registry, store, settings, adapter_id)
+    if done is not None:
+        recorded, left = done
+        words = f"its weights were purged on {recorded.at:%Y-%m-%d} by {recorded.officer}"
+        out.print(f"[green]✓[/] {escape(adapter_id)}: {escape(words)}; {left:,} bytes were left and are freed now")
+        return
+    plan = plan_purge(registry, store, settings, adapter_id, tell_progress)
+    facts = {"adapter": adapter_id, "state": plan.state, "classification": plan.adapter.classification}
+    for number, file in enumerate(plan.files, start=1):
+        facts[f"removed {number}"] = f"{short(file.artifact)}/{file.path}, {file.size:,} bytes, SHA-256 {file.sha256}"
+    facts |= {"freed": f"{plan.bytes:,} bytes", "reason": officers_words(reason, "A purge")}
+    signer = officers_signer(settings, key, facts)
+    recorded = purge(registry, store, settings, signer, plan, reason)
+    what = f"{counted(len(recorded.files), 'file')} of weights purged, {recorded.bytes:,} bytes freed"
+    out.print(f"[green]✓[/] {escape(adapter_id)}: {what}")
+
+
+@issue.command("add")
+@with_key_options
+def issue_add(
+    adapter_id: AdapterId,
+    text: Annotated[str, typer.Option(help="What is wrong, in your words; no text of a document.")],
+    key: KeyOptions,
+) -> None:
+    """Add a known issue to an adapter; it is shown wherever the adapter is, and stays.
+
+    What you state is printed before your key signs it.
+    """
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.release.acts import add_issue, words_of_issue
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    level = find_adapter(registry, adapter_id).classification
+    stated = {"adapter": adapter_id, "classification": level, "known issue": words_of_issue(text)}
+    signer = officers_signer(settings, key, stated)
+    added = add_issue(registry, adapter_id, text, signer)
+    out.print(f"[green]✓[/] {escape(adapter_id)}: known issue {added.number}")
+
+
+def with_marks(registry: "Registry", rows: list[dict[str, Any]], adapter_id: str | None = None) -> list[dict[str, Any]]:
+    """Rows of adapters with the recalls that hold for each, its known issues, and when its weights were purged.
+
+    `adapter_id`: the only row is that of this adapter, so that nothing is verified that is about others.
+    """
+    from sovereign_pipeline.record.catalog import purge_dates
+    from sovereign_pipeline.record.tables import row_as_dict
+    from sovereign_pipeline.release.acts import issues_by_adapter
+    from sovereign_pipeline.release.recall import open_recalls, question_of, recalls_in_force
+
+    with registry.reading() as session:
+        if adapter_id is None:
+            recalls = recalls_in_force(session, registry.settings, {row["id"]: row["state"] for row in rows})
+        else:
+            recalls = {adapter_id: open_recalls(session, registry.settings, adapter_id, rows[0]["state"])}
+        issues = issues_by_adapter(session, registry.settings, adapter_id)
+        purged = purge_dates(session)
+    trust = trust_root_if_any(registry.settings) if issues else None
+    marked = {*recalls, *issues, *purged}
+    plain: dict[str, Any] = {"recalls": [], "known_issues": [], "weights_purged": None}
+    return [
+        {**row, **plain}
+        if row["id"] not in marked
+        else {
+            **row,
+            "recalls": [
+                {"id": each.id, "recalled": str(question_of(each)), "reason": each.reason}
+                for each in recalls.get(row["id"], ())
+            ],
+            "known_issues": [
+                {**row_as_dict(each), "person": officer_shown(trust, each.officer)}
+                for each in issues.get(row["id"], ())
+            ],
+            "weights_purged": purged[row["id"]].isoformat() if row["id"] in purged else None,
+        }
+        for row in rows
+    ]
+
+
+def _print_adapter(facts: Mapping[str, Any]) -> None:
+    base, libraries = facts["base"], facts["framework_versions"]
+    single = {name: value for name, value in facts.items() if not isinstance(value, dict | list)}
+    trained_with = ", ".join(f"{name} {version}" for name, version in libraries.items())
+    licence = f"{base['licence']}, {len(base['files'])} files"
+    print_facts({**single, "base model licence": licence, "trained with": trained_with}, as_json=False)
+    kept = ("kind", "rows", "rows_held_out", "classification", "digest")
+    print_rows([only(each, *kept) for each in facts["datasets"]], False, "Datasets")
+    accepted = {(each["stage"], each["gate"]): each for each in facts["acceptances"]}
+    print_rows([_gate(each, accepted) for each in facts["gate_records"]], False, "Gates")
+    if facts["known_issues"]:
+        issues = [only(each, "number", "text", "person", "added_at") for each in facts["known_issues"]]
+        print_rows(issues, False, "Known issues")
+    if facts["recalls"]:
+        print_rows(facts["recalls"], False, "Recalls that hold for it")
+    if "held" in facts["evaluation"]:  # not in reports of earlier versions
+        print_rows([_held(name, each) for name, each in facts["evaluation"]["held"].items()], False, "Evaluation")
+    out.print("Every fact and digest: the same with --json")
+
+
+def _gate(record: Mapping[str, Any], accepted: Mapping[tuple[str, str], Mapping[str, Any]]) -> dict[str, Any]:
+    acceptance = accepted.get((record["stage"], record["gate"]))
+    outcome = (
+        f"{acceptance['outcome']}; waived by {acceptance['person']}: {acceptance['reason']}" if acceptance else "pass"
+    )
+    return {**only(record, "stage", "gate"), "outcome": outcome, "record": short(record["digest"])}
+
+
+def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "figure": name,
+        "reference": f"{figure['reference']:.3f}",
+        "candidate": f"{figure['candidate']:.3f}",
+        "difference": f"{figure['difference']:+.3f}",
+        "95 % interval": f"{figure['low']:+.3f} to {figure['high']:+.3f}",
+        "rows": figure["rows"],
+    }
+
+
+def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
+    any_issue, any_recall, any_purged = (
+        any(row[name] for row in rows) for name in ("known_issues", "recalls", "weights_purged")
+    )
+    shown = [
+        {
+            "id": row["id"],
+            "state": row["state"],
+            "classification": row["classification"],
+            "method": row["method"],
+            "adapter": short(row["adapter_digest"]),
+            "dataset": short(row["dataset_digest"]),
+            "base model": row["base_model"],
+            "registered": str(row["registered_at"])[:19],
+            "review by": str(row["review_date"])[:10],
+            **({"issues": len(row["known_issues"]) or None} if any_issue else {}),
+            **({"recalled by": ", ".join(each["id"] for each in row["recalls"]) or None} if any_recall else {}),
+            **({"weights purged": row["weights_purged"]} if any_purged else {}),
+        }
+        for row in rows
+    ]
+    print_rows(shown, False, "Registered adapters")
+
+
+datasets = typer.Typer(no_args_is_help=True, help="List, show and verify registered datasets.")
+
+
+@datasets.command("list")
+def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
+    """List every dataset of which a registered adapter was made."""
+    from sovereign_pipeline.record.catalog import list_datasets
+    from sovereign_pipeline.record.database import open_registry
+
+    rows = list_datasets(open_registry(Settings.from_environment()), line)
+    named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
+    print_rows(rows if as_json else [only(row, *named) for row in rows], as_json, "Datasets")
+
+
+@datasets.command("show")
+def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
+    """Show the data card of a dataset, and its entry in the registry."""
+    from sovereign_pipeline.record.catalog import show_dataset
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.registry.verification import card_of_dataset
+
+    settings = Settings.from_environment()
+    row = show_dataset(open_registry(settings), digest)
+    card = card_of_dataset(open_store(settings), row)
+    if as_json:
+        print_json({**row, "card": card.facts})
+        return
+    out.print(card.markdown, markup=False)
+    print_facts(only(row, "digest", "manifest_sha256", "card_sha256", "created_at", "adapters"), as_json=False)
+
+
+@datasets.command("verify")
+def datasets_verify(digest: DatasetDigest, as_json: AsJson = False, strict_sources: StrictSources = False) -> None:
+    """Verify a dataset and all its inputs, down to the source files.
+
+    Every file is hashed again. Ends 1, naming the file, when one was changed. A source file that is gone or has
+    changed since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and
+    1 with --strict-sources.
+    """
+    from sovereign_pipeline.registry.verification import verify_dataset
+
+    verify(verify_dataset, digest, as_json, strict_sources)

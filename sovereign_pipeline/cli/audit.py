@@ -1,0 +1,485 @@
+"""`sovereign audit`: verifying the ledger, its checkpoints and witnesses, proving an entry, and exporting."""
+
+import datetime
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.cli.terminal import (
+    AsJson,
+    mark_demonstration,
+    moment,
+    out,
+    print_json,
+    print_rows,
+    tell_progress,
+)
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.record.witnesses import Policy
+
+people = typer.Typer(no_args_is_help=True, help="Names of persons in the ledger: who is meant, and forgetting one.")
+
+
+@people.command("list")
+def people_list(as_json: AsJson = False) -> None:
+    """List the persons that this home knows, with what stands for each in ledger, registry and reviews."""
+    from sovereign_pipeline.record.people import People
+
+    listed = People(Settings.from_environment()).listed()
+    print_rows([{"name": name, "stands for them": person} for name, person in listed.items()], as_json, "Persons")
+
+
+@people.command("forget")
+def people_forget(name: Annotated[str, typer.Argument(help="The name, as the list has it.")]) -> None:
+    """Erase a name with its random bytes. The ledger still verifies, and nobody can tell who is meant in it.
+
+    Ends 1 for somebody who takes part in an open review. Copies of the file that were made elsewhere are not reached.
+    """
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.people import People
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.review.ballots import assert_in_no_open_review
+
+    settings = Settings.from_environment()
+    registry, store = open_registry(settings), open_store(settings)
+    person = People(settings).forget(name, lambda each: assert_in_no_open_review(registry, store, each))
+    out.print(f"[green]✓[/] forgotten; {person} stands for nobody now")
+
+
+audit = typer.Typer(no_args_is_help=True, help="Verify the ledger, have it witnessed, prove entries, and export it.")
+audit.add_typer(people, name="people")
+
+PolicyFile = Annotated[
+    Path | None,
+    typer.Option("--policy", help="Who must have cosigned (c2sp.org/tlog-policy); else data/trust/witnesses.policy."),
+]
+LogKey = Annotated[str, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
+
+EXPORTED = "log exported"
+"""Action of the entry of an export."""
+
+
+@audit.command("verify")
+def audit_verify(
+    kept: Annotated[
+        Path | None, typer.Option("--export", help="An earlier export that the log must still hold.")
+    ] = None,
+    policy: PolicyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compute the ledger again from its bytes, and compare it with its checkpoints, its second copy, and its witnesses.
+
+    Every review is compared with its signed acts. Ends 1, naming the entry, when one is missing, changed or out of
+    order, and naming what was added to a review, changed in it or removed from it.
+    """
+    from sovereign_pipeline.record.audit_log import checkpoint_of, stream_in, verify
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.in_force import trust_on_record
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.record.verifying import verify_registry
+    from sovereign_pipeline.review.reconciling import examine_all
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    report = verify_registry(registry, _policy(settings, policy))
+    if kept is not None:
+        with registry.reading() as session:
+            verify(stream_in(session), checkpoint_of(kept))
+    found = examine_all(registry, open_store(settings), settings, report.ledger.newest)
+    ledger = report.ledger
+    with registry.reading() as session:
+        trust = trust_on_record(session)
+    if as_json:
+        print_json(
+            {
+                "entries": ledger.newest.sequence,
+                "hash": ledger.newest.hash,
+                "root": ledger.root.hex(),
+                "checkpoint": report.checkpoint,
+                "second_copy": ledger.in_copy,
+                "witnessed": report.witnessed,
+                "witnesses": {name: _time(at) for name, at in report.cosigned.items()},
+                "trust_root": trust.root_sha256 if trust is not None else None,
+                "reviews": found,
+            }
+        )
+        raise typer.Exit(1 if found else 0)
+    out.print(
+        f"[green]✓[/] {ledger.newest.sequence} entries, each bound to the one before; newest {ledger.newest.hash}"
+    )
+    out.print(f"[green]✓[/] their tree; root {ledger.root.hex()}")
+    if report.checkpoint is None:
+        out.print("  no checkpoint yet: the next act signs the first")
+    else:
+        out.print(f"[green]✓[/] signed checkpoint of {report.checkpoint} entries")
+    if ledger.in_copy is not None:
+        undone = f"; {ledger.not_committed} whose act was not done" if ledger.not_committed else ""
+        out.print(f"[green]✓[/] second copy: {ledger.in_copy} entries{undone}")
+    if report.witnessed is None:
+        out.print("  no policy of witnesses: whoever owns the registry and its key can rewrite it unseen")
+    else:
+        names = ", ".join(f"{escape(name)} {_time(at)}" for name, at in sorted(report.cosigned.items()))
+        out.print(f"[green]✓[/] {report.witnessed} entries witnessed: {names or 'the policy demands nobody'}")
+    if trust is not None:
+        out.print(
+            f"[green]✓[/] rests on the trust root {trust.root_sha256}: root {trust.root_version}, targets "
+            f"{trust.targets_version}, by entry {trust.sequence}"
+        )
+    for review, findings in found.items():
+        for each in findings:
+            out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
+    raise typer.Exit(1 if found else 0)
+
+
+@audit.command("checkpoint")
+def audit_checkpoint(
+    request: Annotated[
+        Path | None, typer.Option("--request", help="Write a request for witnesses into this new file.")
+    ] = None,
+    old: Annotated[
+        int | None,
+        typer.Option("--old", min=0, help="How many entries the witness cosigned last; 0: none."),
+    ] = None,
+    answer: Annotated[Path | None, typer.Option("--answer", help="A witness's answer, to be kept.")] = None,
+    policy: PolicyFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the signed checkpoint of the ledger, with the log's public key; ask witnesses, and keep their answers.
+
+    Give the public key to auditors and witnesses by another way than the checkpoint.
+    """
+    from sovereign_pipeline.record import notes, witnesses
+    from sovereign_pipeline.record.checkpoints import verifier
+    from sovereign_pipeline.record.database import open_registry
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    if answer is not None:
+        by = _needed_policy(settings, policy)
+        note, cosigned = witnesses.add_cosignatures(settings, by, _text(answer))
+    else:
+        note, cosigned = registry.checkpoint(), []
+    if request is not None:
+        start = old if old is not None else witnesses.newest_cosigned_size(settings)
+        with registry.reading() as session:
+            _write_new(request, witnesses.request(session, note, start))
+        witnesses.note_asked(settings, note)
+    with registry.reading() as session:
+        log = verifier(session, settings)
+    head = notes.parse_tree_head(note.text)
+    if as_json:
+        facts = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "log": str(log)}
+        print_json({**facts, "note": str(note), "witnesses": cosigned})
+        return
+    out.print(str(note), end="", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"\nPublic key of the log: {log}", highlight=False, markup=False, soft_wrap=True)
+    if cosigned:
+        out.print(f"Cosigned by: {', '.join(cosigned)}", markup=False)
+
+
+@audit.command("key")
+def audit_key(
+    file: Annotated[Path | None, typer.Option("--file", help="A new file instead of the screen.")] = None,
+) -> None:
+    """Print the log's public key, for the trust root's role `log`. Makes the key where the ledger has none yet.
+
+    Carry it to the offline machine, and let the holders of the root give it the role there.
+    """
+    from sovereign_pipeline.record.checkpoints import is_stated, verifier
+    from sovereign_pipeline.record.database import open_registry
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    with registry.reading() as session:
+        is_new = not is_stated(session)
+    if is_new:
+        with registry.writing():
+            pass  # the first transaction makes the key, and states it
+    with registry.reading() as session:
+        log = verifier(session, settings)
+    if file is None:
+        print_plain(f"{log}\n")
+        return
+    _write_new(file, f"{log}\n")
+    out.print(f"[green]✓[/] {escape(str(file))}: the log's public key")
+
+
+@audit.command("prove")
+def audit_prove(
+    entry: Annotated[int, typer.Argument(help="Number of the entry.")],
+    file: Annotated[Path | None, typer.Option("--file", help="A new file instead of the screen.")] = None,
+    policy: PolicyFile = None,
+) -> None:
+    """Prove that an entry is in the ledger: one text, verified without the ledger (c2sp.org/tlog-proof).
+
+    With a policy of witnesses, the proof rests on the newest checkpoint that enough of them cosigned, where that covers
+    the entry.
+    """
+    from sovereign_pipeline.record import witnesses
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.tree import prove
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    found = _policy(settings, policy)
+    note = witnesses.newest_witnessed(settings, found, covering=entry) if found is not None else None
+    with registry.reading() as session:
+        text = prove(session, entry, note or registry.checkpoint())
+    if file is None:
+        print_plain(text)
+        return
+    _write_new(file, text)
+    out.print(f"[green]✓[/] {escape(str(file))}: entry {entry}")
+
+
+@audit.command("check-proof")
+def audit_check_proof(
+    file: Annotated[Path, typer.Argument(help="A file that `audit prove` wrote.")],
+    log: LogKey,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="Who must have cosigned the checkpoint (c2sp.org/tlog-policy).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Verify a proof with the log's public key alone, and print the entry that it proves. Needs no registry."""
+    from sovereign_pipeline.record.notes import parse_verifier
+    from sovereign_pipeline.record.tree import check
+    from sovereign_pipeline.record.witnesses import read_policy
+
+    proven = check(_text(file), parse_verifier(log))
+    cosigned: dict[str, int] = {}
+    if policy is not None:
+        found = read_policy(policy)
+        cosigned = found.cosigned(proven.note)
+        if not found.is_met(cosigned):
+            raise IntegrityError(
+                f"{file}: the checkpoint was not cosigned by as many witnesses as the policy demands.",
+                "Get a proof that rests on a witnessed checkpoint.",
+            )
+    if as_json:
+        facts = {"size": proven.head.size, "origin": proven.head.origin}
+        print_json({"entry": proven.entry, **facts, "witnesses": {name: _time(at) for name, at in cosigned.items()}})
+        return
+    entry = proven.entry
+    out.print(
+        f"[green]✓[/] entry {entry['sequence']} of {escape(proven.head.origin)}: {escape(str(entry['at']))}, "
+        f"{escape(str(entry['actor']))}, {escape(str(entry['action']))}"
+    )
+    for name, at in cosigned.items():
+        out.print(f"[green]✓[/] witnessed by {escape(name)}, {_time(at)}")
+
+
+@audit.command("witness-key")
+def audit_witness_key(
+    name: Annotated[str, typer.Argument(help="The witness's name, such as ministry.example/audit-office.")],
+    file: Annotated[Path, typer.Argument(help="A new file for the private key, in a directory of its own.")],
+) -> None:
+    """Make the key of a witness, on a machine other than the ledger's. Prints its public key, for the policy."""
+    from sovereign_pipeline.record.checkpoints import write_key
+    from sovereign_pipeline.record.notes import COSIGNS, new_signer
+
+    signer = new_signer(name, COSIGNS)
+    write_key(file, signer)
+    print_plain(f"{signer.verifier}\n")
+
+
+@audit.command("witness")
+def audit_witness(
+    request: Annotated[Path, typer.Argument(help="The log's request, as `audit checkpoint --request` wrote it.")],
+    key: Annotated[Path, typer.Option("--key", help="This witness's private key.")],
+    logs: Annotated[list[str], typer.Option("--log", help="Public key of a log that is watched; repeatable.")],
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Where the last checkpoint is kept; else beside the key.")
+    ] = None,
+    answer: Annotated[Path | None, typer.Option("--answer", help="A new file instead of the screen.")] = None,
+) -> None:
+    """Cosign a log's checkpoint, as a witness, on another machine. Needs no registry.
+
+    A request that does not begin at what was cosigned last is refused with that size, and a log that was forked is
+    refused. Keep the directory of the key: without what was cosigned last, a fork is not seen.
+    """
+    from sovereign_pipeline.record import witnesses
+    from sovereign_pipeline.record.checkpoints import read_key
+    from sovereign_pipeline.record.notes import COSIGNS, parse_verifier
+
+    signer = read_key(key)
+    if signer.kind != COSIGNS:
+        raise InputError(f"{key}: this is the key of a log and not of a witness.", "Give the witness's own key.")
+    watched = [parse_verifier(each) for each in logs]
+    line = witnesses.answer(_text(request), signer, watched, state or key.absolute().parent, int(time.time()))
+    if answer is None:
+        print_plain(line)
+        return
+    _write_new(answer, line)
+    out.print(f"[green]✓[/] {escape(str(answer))}: bring it back to the log")
+
+
+@audit.command("export")
+def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goes; a new file.")]) -> None:
+    """Verify the audit log and write it to a file, one line of JSON an entry. That it was exported is an entry too.
+
+    Keep the file elsewhere: compared with it, a log that was cut short is found.
+    """
+    from sovereign_pipeline.record.audit_log import append, export
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.people import People
+    from sovereign_pipeline.record.tree import size_of
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    if file.exists():
+        raise InputError(f"{file}: there is a file already.", "Name a new file.")
+    with registry.writing() as session:
+        append(session, People(settings).commitment_of(account()), EXPORTED, {"entries": size_of(session)})
+    last = export(registry, file)
+    out.print(f"[green]✓[/] {file}: {last.sequence} entries; newest {last.hash}")
+
+
+@audit.command("trust-root")
+def audit_trust_root(
+    sha256: Annotated[str, typer.Argument(help="SHA-256 of the new first root, typed in full.")],
+) -> None:
+    """Let everything rest on another trust root from now on: the one in data/trust. It is an entry of the ledger.
+
+    Every act refuses a trust root that begins with another first root than the one on record, until this is said.
+    What officers signed under the earlier root is not verified by the new one.
+    """
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.in_force import replace_trust
+
+    settings = Settings.from_environment()
+    with open_registry(settings).writing() as session:
+        replace_trust(session, settings, sha256.lower())
+    out.print(f"[green]✓[/] the ledger rests on the trust root {sha256.lower()} from now on")
+
+
+@audit.command("policy")
+def audit_policy(
+    at: Annotated[str | None, typer.Option(help="A day or moment in UTC; else now.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the rules that were in force at a moment: since when, and where the copy of each lies."""
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.in_force import rule_file, rules
+
+    settings = Settings.from_environment()
+    with open_registry(settings).reading() as session:
+        found = rules(session, moment(at) if at is not None else None)
+    rows = [
+        {
+            "file": each.file,
+            "since": each.since.isoformat(timespec="seconds"),
+            "entry": each.sequence,
+            "sha256": each.sha256 or "removed",
+            "copy": str(rule_file(settings, each.sha256)) if each.sha256 is not None else None,
+        }
+        for each in found
+    ]
+    print_rows(rows, as_json, "Rules in force")
+
+
+def print_plain(text: str) -> None:
+    """A text whose every character counts."""
+    out.print(text, end="", highlight=False, markup=False, soft_wrap=True)
+
+
+def _policy(settings: Settings, given: Path | None) -> "Policy | None":
+    from sovereign_pipeline.record.witnesses import read_policy
+
+    default = settings.data / "trust" / "witnesses.policy"
+    if given is not None:
+        return read_policy(given)
+    return read_policy(default) if default.exists() else None
+
+
+def _needed_policy(settings: Settings, given: Path | None) -> "Policy":
+    policy = _policy(settings, given)
+    if policy is None:
+        raise InputError(
+            "Which witnesses there are is not known.", "Name the policy, or write data/trust/witnesses.policy."
+        )
+    return policy
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        raise InputError(f"{file}: this file cannot be read as text.", "Correct the path of the file.") from None
+
+
+def _write_new(file: Path, text: str) -> None:
+    try:
+        with file.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise InputError(f"{file}: there is a file already.", "Name a new file.") from None
+
+
+def _time(at: int) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
+
+
+def evidence(
+    folder: Annotated[Path, typer.Option("--out", help="The package: a new folder.")],
+    adapter_id: Annotated[str | None, typer.Argument(help="Id of a registered adapter.")] = None,
+    line: Annotated[str | None, typer.Option("--line", help="Instead of an adapter: a line, with --on.")] = None,
+    on: Annotated[str | None, typer.Option("--on", help="A day or moment in UTC: what answered the line then.")] = None,
+    zipped: Annotated[bool, typer.Option("--zip", help="Write it as one file as well, beside the folder.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write an evidence package: all that is on record about an adapter, down to its source files, and a verifier.
+
+    Its verifier needs the SHA-256 of the first trust root, Python and `cryptography`, and nothing of this program. No
+    text of a document is in it. That it was given is an entry of the ledger. Where the trust root names witnesses, they
+    must have seen every entry that it needs.
+    """
+    from sovereign_pipeline.audit.evidence import A_DAY, answered, write_package
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.record.sealing import open_store
+
+    if (adapter_id is None) == (line is None) or (line is None) != (on is None):
+        raise InputError("Evidence is about an adapter, or about a line on a day.", "Give an id, or --line and --on.")
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    adapters = [adapter_id] if adapter_id is not None else []
+    if line is not None and on is not None:
+        until = moment(on)
+        since = until.replace(hour=0, minute=0, second=0, microsecond=0) if len(on) == A_DAY else until
+        with registry.reading() as session:
+            adapters = answered(session, line, on, since, until)
+    written = write_package(
+        registry,
+        open_store(settings, registry=registry),
+        settings,
+        adapters,
+        folder,
+        tell_progress,
+        on=on,
+        zipped=zipped,
+    )
+    if as_json:
+        print_json(vars(written))
+        return
+    mark_demonstration(trust_root(settings))
+    names = escape(", ".join(written.adapters))
+    out.print(f"[green]✓[/] {escape(str(folder))}: {names}, {escape(written.classification)}")
+    out.print(
+        f"[green]✓[/] {counted(written.files, 'file')}, {written.bytes:,} bytes, with "
+        f"{counted(written.entries, 'entry', 'entries')} of the log; its own verifier passed it"
+    )
+    if written.archive is not None:
+        out.print(f"[green]✓[/] {escape(str(written.archive))}: {written.archive.stat().st_size:,} bytes")
+    out.print("For its readers, on paper and not beside the package:")
+    out.print(f"  SHA-256 of the first root: {written.root_sha256}")
+    out.print(f"  SHA-256 of verify.py:      {written.verifier_sha256}")
+    out.print(f"Next, wherever it is read: python {escape(str(folder))}/verify.py SHA256-OF-THE-FIRST-ROOT")

@@ -1,0 +1,342 @@
+"""`sovereign sources`: looking at an institution's own files before a recipe describes them, and taking in rated
+answers as one of them."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from rich.markup import escape
+from rich.text import Text
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.cli.terminal import AsJson, LineName, err, out, print_json, print_rows
+from sovereign_pipeline.corpus.inspection import (
+    NOT_UTF8,
+    ColumnFacts,
+    FileFacts,
+    Suggestion,
+    compared_columns,
+    look_at,
+    rows_shown,
+    suggest,
+)
+from sovereign_pipeline.corpus.values import may_be_shown
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.policy.personal_data import KINDS, Kind
+from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.privacy.spans import AUTHOR
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.workplace import open_workplace
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.privacy.preview import PreviewedField, PreviewedRow
+    from sovereign_pipeline.record.stage import Workplace
+
+MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
+"""Values are shown of a column that has few, short ones, each of which stands there often and is a word of states,
+levels or languages: any other word may be the name of a person."""
+_NAMES_OF_LANGUAGES = re.compile(r"lang(?:uage)?|locale|اللغة", re.IGNORECASE)
+
+sources = typer.Typer(no_args_is_help=True, help="Look at source files, and take in rated answers.")
+
+
+@sources.callback()
+def sources_group() -> None:
+    """Look at source files before a recipe describes them, and take in rated answers."""
+
+
+@sources.command("take-rated")
+def sources_take_rated(
+    line: LineName,
+    file: Annotated[Path, typer.Argument(help="Rows that `sovereign-transcripts preferences` made.")],
+    reason: Annotated[str, typer.Option(help="Why these answers are to be trained on; it stands in the ledger.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take in rated answers as a source file of a line, with an entry of the ledger, and print what the recipe needs.
+
+    The line must let answers become preferences, and nothing is trained on them before its recipe names the file.
+    """
+    # Loads what compares texts.
+    from sovereign_pipeline.serving.rated_answers import take_rated
+
+    settings = Settings.from_environment()
+    institution = load_institution(settings.data)
+    actor = People(settings).commitment_of(account())
+    recipe = load_line(settings.data, line, institution)
+    taken = take_rated(open_registry(settings), institution, recipe, file, actor, reason)
+    if as_json:
+        print_json({**asdict(taken), "path": taken.path.as_posix()})
+        return
+    out.print(f"[green]✓[/] {taken.rows} rows, {escape(taken.classification)} at most: {taken.path.as_posix()}")
+    out.print("  To train on them, add to `sources` of the recipe:")
+    described = {
+        "name": taken.name,
+        "role": taken.role,
+        "path": taken.path.as_posix(),
+        "constants": dict.fromkeys(("author", "department", "subject"), ""),
+        "licence": FILL_IN,
+        "retention": FILL_IN,
+    }
+    typer.echo(yaml.safe_dump([described], sort_keys=False, allow_unicode=True), nl=False)
+
+
+@sources.command("look")
+def sources_look(
+    file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, also packed.")],
+    recipe: Annotated[bool, typer.Option("--recipe", help="Print a recipe to start from instead, as YAML.")] = False,
+    line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; else the file's.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
+
+    No letter, name or identifier is shown: only the names of columns, and the values of a column that holds nothing
+    but a few known words of levels, languages, labels or states, each of them often.
+    """
+    settings = Settings.from_environment()
+    facts = look_at(file)
+    if recipe:
+        name = line or re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-") or "line"
+        suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
+        prompts = Path("red_team/prompts.jsonl")
+        found = prompts if (settings.data / prompts).is_file() else None
+        _print_recipe(suggest(facts, _named_path(file, settings), name, load_institution(settings.data), suites, found))
+        return
+    if as_json:
+        print_json(_as_json(facts))
+        return
+    _print_facts(facts)
+
+
+def _named_path(file: Path, settings: Settings) -> Path:
+    """The path as a recipe names it: relative to the data root where the file lies in it."""
+    absolute = file.absolute()
+    return absolute.relative_to(settings.data) if absolute.is_relative_to(settings.data) else absolute
+
+
+def _print_facts(facts: FileFacts) -> None:
+    encoding, delimiter = facts.encoding or "UTF-8", f", delimiter {facts.delimiter!r}" if facts.delimiter else ""
+    compression = f", {facts.compression}" if facts.compression else ""
+    out.print(f"{escape(str(facts.path))}: {facts.format[1:]}{compression}, {encoding}{delimiter}, {facts.rows:,} rows")
+    for reason, count in facts.broken.most_common():
+        out.print(f"[yellow]•[/] {count:,} cannot be read: {escape(reason)}; {rows_shown(facts, reason)}")
+    if NOT_UTF8 in facts.broken and facts.encoding is None:
+        out.print("[yellow]•[/] The file is a mixture of encodings: these rows are not UTF-8, and all others are")
+    print_rows([_row(column, facts.rows) for column in facts.columns.values()], False, "Columns")
+    for each in compared_columns(facts):
+        holds = "holds" if each.doubt is None else "may hold"
+        doubt = f"; to be decided: {each.doubt}" if each.doubt else ""
+        out.print(
+            f"  '{escape(each.column)}' {holds} {each.links:,} ids; {each.matched:,} name a row by "
+            f"'{escape(each.ids)}', {each.unmatched:,} name none{doubt}"
+        )
+    out.print(f"  [bold]sovereign sources look {escape(str(facts.path))} --recipe[/] prints a recipe to start from")
+
+
+def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
+    few = [f"{value} ({times:,})" for value, times in column.values.most_common()]
+    is_of_languages = _NAMES_OF_LANGUAGES.fullmatch(column.name.strip()) is not None
+    are_all = column.values.total() == column.filled
+    are_states = (
+        are_all
+        and len(few) <= MOST_SHOWN_VALUES
+        and column.longest <= LONGEST_SHOWN_VALUE
+        and all(times >= LEAST_REPEATS for times in column.values.values())
+        and all(may_be_shown(value, of_languages=is_of_languages) for value in column.values)
+    )
+    return {
+        "column": column.name,
+        "types": ", ".join(name for name, _ in column.types.most_common())
+        + (" (ISO dates)" if column.is_dated else ""),
+        "empty": f"{(rows - column.filled) / rows:.0%}",
+        "different": f"{len(column.values):,}" if are_all else "",
+        "longest": column.longest,
+        "values": ", ".join(few) if are_states else "",
+    }
+
+
+def _as_json(facts: FileFacts) -> dict[str, Any]:
+    return {
+        "path": str(facts.path),
+        "format": facts.format,
+        "compression": facts.compression,
+        "encoding": facts.encoding or "utf-8",
+        "delimiter": facts.delimiter,
+        "rows": facts.rows,
+        "broken": dict(facts.broken),
+        "broken_rows": facts.broken_rows,
+        "columns": [_row(column, facts.rows) for column in facts.columns.values()],
+        "links": [asdict(each) for each in compared_columns(facts)],
+    }
+
+
+def _print_recipe(suggestion: Suggestion) -> None:
+    """The recipe on standard output; what a person must look at on standard error and in it, as comments."""
+    for note in suggestion.notes:
+        typer.echo(f"# {_on_one_line(note)}")
+    typer.echo(yaml.safe_dump(suggestion.recipe, sort_keys=False, allow_unicode=True, width=120), nl=False)
+    for note in suggestion.notes:
+        err.print(f"[yellow]•[/] {escape(_on_one_line(note))}")
+    err.print(f"  Read it, and replace each {FILL_IN!r}. Then: sovereign lines add FILE")
+
+
+def _on_one_line(note: str) -> str:
+    """A name of a column may hold line breaks and control characters, which end a comment of YAML or are none of it."""
+    return "".join(each if each.isprintable() else " " for each in note)
+
+
+privacy = typer.Typer(no_args_is_help=True, help="See what scrubbing does with rows of a line.")
+
+COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
+
+
+@privacy.callback()
+def privacy_group() -> None:
+    """See what scrubbing does with rows of a line."""
+
+
+@privacy.command("preview")
+def privacy_preview(
+    line: LineName,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows are drawn.")] = 5,
+    seed: Annotated[int, typer.Option(help="Draws them; another seed, other rows.")] = 7,
+    row: Annotated[list[str] | None, typer.Option(help="Show this row instead; may be given again.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Name of whoever judges the rows: each is asked about, and the counts are kept.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show rows of a line before and after scrubbing, what was found in them, and why.
+
+    The rows are those of the line's classified corpus. Each is scrubbed with its case file, as in a run. Prints
+    personal data: use it where the corpus itself may be read. Without --judge, nothing is stored; with it, how many
+    values were replaced rightly, wrongly and missed, by row id and kind, beside the scrubbed corpus.
+    """
+    from sovereign_pipeline.privacy.preview import preview
+
+    if judge is not None and (as_json or not judge.strip()):
+        raise InputError("--judge asks a person about each row.", "Give the person's name, and no --json.")
+    if judge is not None and row:
+        raise InputError("A judged sample is drawn by --seed, not chosen.", "Leave --row out.")
+
+    workplace = open_workplace(Settings.from_environment(), line, with_corpus=lambda line: True)
+    shown = preview(workplace, rows, seed, row or ())
+    if judge is not None:
+        _judge(workplace, shown, judge.strip(), seed)
+        return
+    if as_json:
+        print_json([asdict(each) for each in shown])
+        return
+    for each in shown:
+        _print_row(each)
+
+
+def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed: int) -> None:
+    """Ask about each row. What was answered before an end of input is kept."""
+    from sovereign_pipeline.privacy.preview import (
+        Judgement,
+        assert_shown_as_stored,
+        estimate_of,
+        judged_row,
+        read_judgements,
+        record_judgement,
+        told,
+    )
+
+    line = workplace.line.line
+    scrubbed = workplace.store.current(line, "scrubbed_corpus")
+    if scrubbed is None:
+        raise InputError(
+            f"Line {line} has no scrubbed corpus yet.", f"Run `sovereign run {line} --until scrubbed_corpus` first."
+        )
+    assert_shown_as_stored(workplace, scrubbed, shown)
+    judged = []
+    for number, each in enumerate(shown, start=1):
+        _print_row(each)
+        out.print(f"[dim]row {number} of {len(shown)}; 'stop' keeps what was answered so far[/]")
+        known = {name for place, found in each.places for name in (place, found.placeholder)}
+        wrong = _asked("Placeholders, or single places of one, that replaced what is no personal data", known)
+        if wrong is None:
+            break
+        missed = _asked("Kinds of personal data that are still there, one for each value", set(KINDS))
+        if missed is None:
+            break
+        judged.append(judged_row(each, wrong, [kind for kind in KINDS for name in missed if name == kind]))
+    if not judged:
+        out.print("Nothing was judged, and nothing is kept.")
+        return
+    record_judgement(workplace, scrubbed, Judgement(judge=judge, seed=seed, rows=tuple(judged)))
+    estimate = estimate_of(read_judgements(workplace, scrubbed.digest))
+    of_kinds: list[tuple[str, list[Kind] | None]] = [(kind, [kind]) for kind in estimate.kinds]
+    table = [
+        {"kind": name, "precision": told(estimate.precision(kinds)), "recall": told(estimate.recall(kinds))}
+        for name, kinds in [*of_kinds, ("all", None)]
+    ]
+    print_rows(table, False, f"{estimate.judged} replaced values in {estimate.rows} rows, as people judged them")
+
+
+def _asked(question: str, known: set[str]) -> list[str] | None:
+    """The words of an answer, which are among the known ones; none is an answer too. None for `stop`."""
+    while True:
+        try:
+            answer: str = typer.prompt(f"{question} (Enter: none)", default="", show_default=False)
+        except typer.Abort:  # the end of input, or Ctrl-C
+            return None
+        words = answer.replace(",", " ").upper().split()
+        if words == ["STOP"]:
+            return None
+        unknown = [word for word in words if word not in known]
+        if not unknown:
+            return words
+        out.print(
+            f"[red]•[/] not one of them: {escape(and_more(unknown))}. Known: {', '.join(sorted(known)) or 'none'}"
+        )
+
+
+def _print_row(each: "PreviewedRow") -> None:
+    out.rule(f"{escape(each.id)} · {escape(each.case)}", align="left")
+    for field in each.fields:
+        spans = [(found.start, found.end, found.kind) for found in field.replaced]
+        out.print(f"[bold]{field.name}[/]")
+        out.print(_coloured(field.before, spans))
+        if field.replaced:
+            out.print("[dim]becomes[/]")
+            out.print(_coloured(field.after, _placed(field)))
+        for kind in field.doubted:
+            out.print(f"[red]•[/] a second reading still finds a value of kind {kind}")
+    places = iter(each.places)
+    found = [
+        {
+            "field": field.name,
+            "placeholder": finding.placeholder if field.name == AUTHOR else next(places)[0],
+            "found by": finding.why,
+        }
+        for field in each.fields
+        for finding in field.replaced
+    ]
+    print_rows(found, False, "Replaced")
+
+
+def _placed(field: "PreviewedField") -> list[tuple[int, int, Kind]]:
+    """Where the placeholders stand in the text that came out."""
+    places: list[tuple[int, int, Kind]] = []
+    position = 0
+    for found in field.replaced:
+        start = field.after.index(found.placeholder, position)
+        position = start + len(found.placeholder)
+        places.append((start, position, found.kind))
+    return places
+
+
+def _coloured(text: str, spans: list[tuple[int, int, Kind]]) -> Text:
+    shown = Text(text)
+    for start, end, kind in spans:
+        shown.stylize(f"bold {COLOURS[KINDS.index(kind) % len(COLOURS)]}", start, end)
+    return shown

@@ -1,0 +1,448 @@
+"""Every examination, in the order in which a run would meet what it is about.
+
+What belongs here: that order. What does not: any examination.
+"""
+
+import datetime
+import importlib.util
+import os
+import shlex
+import shutil
+import socket
+import stat
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from rich.markup import escape
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.backup.taking import CREATED
+from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.settings import VARIABLES, Settings
+from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.cli.terminal import advice_of, out, print_json, tell_progress
+from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.policy.line import Line, load_lines
+from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
+from sovereign_pipeline.record.manifest import MANIFEST_FILE
+from sovereign_pipeline.record.officers import pipeline_signer, trust_root
+from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE
+from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that an installation needs."""
+
+    what: str
+    ok: bool
+    found: str
+
+    advice: Mapping[str, str] = field(default_factory=dict)
+    """What puts it right, by its label, such as `Hint`."""
+
+
+def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
+    """Print a line for each finding, and below it what puts it right."""
+    if as_json:
+        print_json([asdict(each) for each in findings])
+        return
+    for each in findings:
+        out.print(f"{'[green]✓[/]' if each.ok else '[red]✗[/]'} {escape(each.what)}: {escape(each.found)}")
+        for label, advice in each.advice.items():
+            out.print(f"  [bold]{label}:[/] {escape(advice)}")
+
+
+def failed(what: str, error: SovereignError) -> Finding:
+    return Finding(what, False, error.message, advice_of(error))
+
+
+def wrong(what: str, found: str, hint: str, command: str | None = None) -> Finding:
+    """Something that is not as it must be."""
+    return Finding(what, False, found, {"Hint": hint} | ({"Command": command} if command is not None else {}))
+
+
+NEEDED_BYTES = 6 << 30
+"""Free disk that a run needs: base model, two lines of artifacts, MLflow and Dagster, with room to spare."""
+PATIENCE = 3.0
+"""Seconds that a host has to answer."""
+
+
+def python() -> Finding:
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    return Finding("Python", sys.version_info[:2] == (3, 11), version)
+
+
+def disk(settings: Settings) -> Finding:
+    place = next(path for path in (settings.home, *settings.home.parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    return Finding("disk", free >= NEEDED_BYTES, f"{free / (1 << 30):.1f} GiB free at {place}")
+
+
+def private(settings: Settings) -> Finding:
+    """Whether another account of this machine reaches anything. New files are private."""
+    roots = [root for root in (settings.home, *settings.secret_directories.values()) if root.exists()]
+    found = [path for root in roots for path in reachable_by_others(root)]
+    if not found:
+        return Finding("permissions", True, "no other account can read or write what lies here")
+    return Finding(
+        "permissions",
+        False,
+        f"other accounts reach {counted(len(found), 'file')}: {and_more([str(path) for path in found])}",
+        {"Command": f"chmod -R go= {shlex.join(map(str, roots))}"},
+    )
+
+
+def reachable_by_others(root: Path) -> Iterator[Path]:
+    """The files below a directory that its group or others may open, through directories that let them pass."""
+    if not root.is_dir() or not _grants(root, stat.S_IXGRP | stat.S_IXOTH):
+        return
+    for path in sorted(root.iterdir()):
+        if path.is_symlink():
+            continue  # what it leads to has a mode of its own
+        if path.is_dir():
+            yield from reachable_by_others(path)
+        elif _grants(path, stat.S_IRWXG | stat.S_IRWXO):
+            yield path
+
+
+def _grants(path: Path, bits: int) -> bool:
+    return bool(path.stat().st_mode & bits)
+
+
+def device() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        return Finding("device", True, torch.cuda.get_device_name(0))
+    return Finding("device", True, f"CPU, {os.cpu_count()} cores (no CUDA device)")
+
+
+def trainer(institution: Institution) -> Finding:
+    where = institution.trainer.where
+    package = {"kubernetes": "dagster_k8s", "ray": "ray"}.get(where)
+    if package is not None and importlib.util.find_spec(package) is None:
+        command = f"pip install 'sovereign-pipeline[{where}]'"
+        return Finding("trainer", False, f"runs on {where}; {package} is missing", {"Command": command})
+    return Finding("trainer", True, f"runs {where}" if where == "here" else f"runs on {where}")
+
+
+def writable(settings: Settings) -> Finding:
+    """Whether this account can write where work is kept. A directory that is not there yet is made by the first act."""
+    roots = {VARIABLES["home"]: settings.home, **settings.secret_directories}
+    refused = [f"{name} ({path})" for name, path in roots.items() if not _may_write(path)]
+    copy = settings.ledger_copy
+    if copy is not None and not (copy.is_file() and os.access(copy, os.W_OK)):
+        refused.append(f"{VARIABLES['ledger_copy']} ({copy})")
+    if refused:
+        hint = "Give these to the account that runs this program, or mount their medium."
+        return wrong("writable", f"this account cannot write to {and_more(refused)}", hint)
+    return Finding("writable", True, f"home and {counted(len(roots) - 1, 'secret directory', 'secret directories')}")
+
+
+def _may_write(path: Path) -> bool:
+    place = next(each for each in (path, *path.parents) if each.exists())
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+
+
+def reachable(settings: Settings, institution: Institution) -> list[Finding]:
+    """Whether the institution's hosts that are configured take a connection. Databases are asked with their records."""
+    hosts = {VARIABLES["otlp_url"]: settings.otlp_url}
+    if institution.trainer.where == "ray":
+        hosts["trainer"] = institution.trainer.address
+    return [_reached(name, url) for name, url in hosts.items() if url]
+
+
+def _reached(name: str, url: str) -> Finding:
+    parts = urlsplit(url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), PATIENCE).close()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        hint = "Start it, or correct its address."
+        return wrong(f"host of {name}", f"{parts.hostname}:{port} does not answer ({reason})", hint)
+    return Finding(f"host of {name}", True, f"{parts.hostname}:{port} answers")
+
+
+EXPIRES_SOON = datetime.timedelta(days=60)
+"""So long before a trust root expires its holders are to sign it anew."""
+
+
+def trust(settings: Settings) -> Finding:
+    """Without a trust root, or the pipeline's key, nothing is made."""
+    try:
+        trust = trust_root(settings)
+        pipeline_signer(settings, trust)
+        _assert_on_record(settings, trust)
+    except SovereignError as error:
+        return failed("trust root", error)
+    if trust.is_demonstration:
+        hint = "Make a trust root with sovereign-trust, on an offline machine."
+        return Finding("trust root", False, f"{DEMONSTRATION_KEYS}: this machine can sign as anybody", {"Hint": hint})
+    if trust.expires - datetime.datetime.now(datetime.UTC) < EXPIRES_SOON:
+        hint = "Its holders lengthen it on the offline machine; what is expired stops new work."
+        return wrong(
+            "trust root", f"it expires on {trust.expires:%Y-%m-%d}", hint, "sovereign-trust renew DIR --key FILE"
+        )
+    return Finding("trust root", True, f"root {trust.root_version}, accepted until {trust.expires:%Y-%m-%d}")
+
+
+def _assert_on_record(settings: Settings, trust: Trust) -> None:
+    """Raise IntegrityError for a trust root that is not the one of the ledger. Without a registry there is none yet."""
+    from sovereign_pipeline.record.database import is_there, open_registry
+    from sovereign_pipeline.record.in_force import assert_same_trust, trust_files, trust_on_record
+
+    if not is_there(settings):
+        return
+    with open_registry(settings).reading() as session:
+        known = trust_on_record(session)
+    if known is not None:
+        assert_same_trust(known, trust, trust_files(settings))
+
+
+def vault(settings: Settings, institution: Institution) -> Finding:
+    """Whether the vault has a public key, and institution.yaml names it."""
+    if not settings.vault_public_key.is_file():
+        command = f"sovereign-vault keygen --private FILE --public {settings.vault_public_key}"
+        return wrong("vault key", "no public key", "Make one offline.", command)
+    try:
+        fingerprint = fingerprint_of(read_public_key(settings.vault_public_key))
+    except SovereignError as error:
+        return failed("vault key", error)
+    if institution.vault_key is None:
+        found = f"{settings.vault_public_key} is not pinned, so the first key is trusted"
+        return wrong("vault key", found, f"Write vault_key: {fingerprint} into institution.yaml, once it is your key.")
+    if institution.vault_key != fingerprint:
+        found = f"{settings.vault_public_key} is not the key that institution.yaml names"
+        return wrong(
+            "vault key", found, "Find out who changed the file, or set vault_key if it was changed on purpose."
+        )
+    return Finding("vault key", True, f"public key at {settings.vault_public_key}, as pinned")
+
+
+def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
+    from sovereign_pipeline.base_models.pinned import load_card, verify
+
+    findings = []
+    for name in sorted({recipe.training.base_model for recipe in recipes}):
+        try:
+            verify(settings, load_card(settings, name), tell_progress)
+            findings.append(Finding(f"base model {name}", True, "every file is the pinned one"))
+        except SovereignError as error:
+            findings.append(failed(f"base model {name}", error))
+    return findings
+
+
+def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
+    """Whether each published suite that a line names is here and pinned by its card."""
+    from sovereign_pipeline.suites.cards import load_suite_card, suite_digest
+
+    entries = [each for recipe in recipes if recipe.evaluation is not None for each in recipe.evaluation.capability]
+    findings = []
+    for name in sorted({entry.suite for entry in entries if entry.suite is not None}):
+        try:
+            card = load_suite_card(settings, name)
+            digest = suite_digest(settings, card)
+        except SovereignError as error:
+            findings.append(failed(f"suite {name}", error))
+            continue
+        if card.sha256 is None:
+            hint = f"Write sha256: {digest} into its card, once you know that the files are the publisher's."
+            findings.append(wrong(f"suite {name}", "its card pins no digest, so any files count", hint))
+        else:
+            findings.append(Finding(f"suite {name}", True, "every file is the pinned one"))
+    return findings
+
+
+def signed(settings: Settings) -> list[Finding]:
+    """Which artifacts have no signature. `adapters verify` says whether each signature counts."""
+    stored = [path.parent for path in settings.artifacts.glob(f"*/{MANIFEST_FILE}")]
+    if not stored:
+        return []
+    unsigned = [path.name[:12] for path in sorted(stored) if not (path / PROVENANCE_BUNDLE).is_file()]
+    if not unsigned:
+        return [Finding("artifacts", True, f"{counted(len(stored), 'artifact')}, each with its signature beside it")]
+    what = f"{len(unsigned)} of {counted(len(stored), 'artifact')} are unsigned: {and_more(unsigned)}"
+    return [wrong("artifacts", what, "Restore them from a copy.")]
+
+
+LONGEST_UNWITNESSED = datetime.timedelta(days=31)
+"""So old may the oldest entry be that no witness has seen."""
+LONGEST_WITHOUT_BACKUP = datetime.timedelta(days=31)
+LOG = "docs/how-to/ledger.md"
+
+
+def records(settings: Settings) -> list[Finding]:
+    """Everything that a registry has to be there for."""
+    from sovereign_pipeline.record.database import is_there
+
+    if not is_there(settings):
+        return [*flags(settings)]
+    parts = (registry, recalls, reviews, mlflow, unwitnessed, backups, flags)
+    return [finding for part in parts for finding in part(settings)]
+
+
+def registry(settings: Settings) -> list[Finding]:
+    """Whether the role that is connected may do more than a service needs. A registry that is not there is not made."""
+    from sovereign_pipeline.record.database import beyond_a_service, is_there, open_registry
+
+    if not is_there(settings):
+        return []
+    try:
+        with open_registry(settings).engine.connect() as connection:
+            is_file, found = connection.dialect.name == "sqlite", beyond_a_service(connection)
+    except SovereignError as error:
+        return [failed("registry", error)]
+    if found:
+        hint = "Connect services by a role that reads and inserts alone: docs/how-to/ledger.md."
+        return [Finding("registry", False, and_more(found), {"Hint": hint})]
+    where = "a file: whoever may write to it owns it" if is_file else "the role reads and inserts alone"
+    return [Finding("registry", True, where)]
+
+
+def recalls(settings: Settings) -> list[Finding]:
+    """Each recall that still holds for an adapter. A registry that is not there yet is not made."""
+    from sovereign_pipeline.record.database import is_there, open_registry
+    from sovereign_pipeline.release.recall import list_recalls, question_of
+
+    if not is_there(settings):
+        return []
+    try:
+        with open_registry(settings).reading() as session:
+            held = [(recall, adapters) for recall, adapters in list_recalls(session, settings) if adapters]
+    except SovereignError as error:
+        return [failed("recalls", error)]
+    hint = "Retire each adapter, or let an officer waive the recall for it."
+    return [
+        Finding(recall.id, False, f"{question_of(recall)} is recalled and held by {and_more(adapters)}", {"Hint": hint})
+        for recall, adapters in held
+    ] or [Finding("recalls", True, "none holds for an adapter")]
+
+
+def mlflow(settings: Settings) -> list[Finding]:
+    """Whether MLflow shows what the registry says."""
+    from sovereign_pipeline.record.database import is_there, open_registry
+    from sovereign_pipeline.registry.mlflow_mirror import differences
+
+    if not is_there(settings):
+        return []
+    try:
+        found = differences(open_registry(settings), settings)
+    except SovereignError as error:
+        return [failed("MLflow", error)]
+    if not found:
+        return [Finding("MLflow", True, "shows what the registry says")]
+    command = {"Command": "sovereign adapters mlflow --repair"}
+    return [Finding("MLflow", False, f"differs from the registry: {and_more(found, separator='; ')}", command)]
+
+
+def flags(settings: Settings) -> list[Finding]:
+    """The newest change of each line's flag: whether it can be believed and evaluated."""
+    from sovereign_pipeline.serving.rollout.flag import evaluator_of, lines_with_flags
+    from sovereign_pipeline.serving.rollout.rollback import current_flag
+
+    findings: list[Finding] = []
+    for line in lines_with_flags(settings):
+        try:
+            flag = current_flag(settings, line, trust_root(settings))
+            evaluator_of(flag)
+        except SovereignError as error:
+            findings.append(failed(f"flag of {line}", error))
+        else:
+            findings.append(Finding(f"flag of {line}", True, flag.in_words()))
+    return findings
+
+
+def reviews(settings: Settings) -> list[Finding]:
+    """The line's newest adapters whose review is due."""
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.release.cadence import due_reviews
+
+    try:
+        found = due_reviews(open_registry(settings), settings, datetime.datetime.now(datetime.UTC).date())
+    except SovereignError as error:
+        return [failed("reviews", error)]
+    late = [each for each in found if each.state != "not due"]
+    hint = "Let an officer review it, or run the line again."
+    return [
+        wrong(f"review of {each.adapter}", f"{each.state} since {each.on}", hint, "sovereign adapters due")
+        for each in late
+    ] or [Finding("reviews", True, "none is due")]
+
+
+def unwitnessed(settings: Settings) -> list[Finding]:
+    """Since when nobody outside has seen the ledger: the oldest entry that no quorum of witnesses covers."""
+    from sovereign_pipeline.record import notes, witnesses
+    from sovereign_pipeline.record.database import open_registry
+
+    path = settings.data / "trust" / "witnesses.policy"
+    try:
+        witnessed = 0
+        if path.exists():
+            note = witnesses.newest_witnessed(settings, witnesses.read_policy(path))
+            witnessed = notes.parse_tree_head(note.text).size if note is not None else 0
+        with open_registry(settings).reading() as session:
+            since = _moment_of(session, witnessed + 1)
+    except SovereignError as error:
+        return [failed("witnesses", error)]
+    if since is None:
+        return [Finding("witnesses", True, f"every entry is witnessed, up to {witnessed}")]
+    found = f"unwitnessed since {since:%Y-%m-%d} (entry {witnessed + 1})"
+    if not path.exists():
+        hint = f"Name witnesses in {path}: whoever owns the registry and its key can rewrite it unseen ({LOG})."
+        return [wrong("witnesses", found, hint)]
+    if datetime.datetime.now(datetime.UTC) - since > LONGEST_UNWITNESSED:
+        return [wrong("witnesses", found, "Ask the witnesses.", "sovereign audit checkpoint --request FILE")]
+    return [Finding("witnesses", True, found)]
+
+
+def backups(settings: Settings) -> list[Finding]:
+    """When the newest backup was taken."""
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.tables import AuditEntry
+
+    newest = select(AuditEntry.at).where(AuditEntry.action == CREATED).order_by(AuditEntry.sequence.desc()).limit(1)
+    try:
+        with open_registry(settings).reading() as session:
+            at = session.scalar(newest)
+    except SovereignError as error:
+        return [failed("backup", error)]
+    command = "sovereign backup create --out DIR --recipient FILE"
+    if at is None:
+        return [wrong("backup", "none is on record", "Take one, onto other media.", command)]
+    if datetime.datetime.now(datetime.UTC) - at > LONGEST_WITHOUT_BACKUP:
+        return [wrong("backup", f"the newest is of {at:%Y-%m-%d}", "Take another, onto other media.", command)]
+    return [Finding("backup", True, f"taken on {at:%Y-%m-%d}")]
+
+
+def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
+    from sovereign_pipeline.record.tables import AuditEntry
+
+    return session.scalar(select(AuditEntry.at).where(AuditEntry.sequence == sequence))
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Every finding, in the order in which a run would meet it."""
+    findings = [python(), disk(settings), private(settings), writable(settings)]
+    findings += [device(), trust(settings)]
+    try:
+        institution = load_institution(settings.data)
+    except SovereignError as error:
+        return [*findings, failed("institution", error)]
+    recipes = load_lines(settings.data, institution)
+    findings += [vault(settings, institution), trainer(institution)]
+    findings += reachable(settings, institution)
+    findings += [failed(f"line {name}", error) for name, error in recipes.broken.items()]
+    findings += [Finding(f"line {recipe.line}", True, recipe.purpose) for recipe in recipes.valid]
+    if not recipes.valid and not recipes.broken:
+        findings.append(Finding("lines", False, "no line has a recipe", {"Hint": "Add one.", "Command": _ADD}))
+    findings += [*base_models(settings, recipes.valid), *suites(settings, recipes.valid)]
+    return [*findings, *signed(settings), *records(settings)]
+
+
+_ADD = "sovereign lines add FILE"

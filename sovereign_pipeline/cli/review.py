@@ -1,0 +1,215 @@
+"""`sovereign review`: opening a blind review, its links, its page, its progress, and closing it.
+
+What belongs here: options, and printing. What does not: what any of it does (`review/`).
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.base.hosts import LOOPBACK, REVIEW_PORT
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.cli.terminal import (
+    AsJson,
+    KeyOptions,
+    LineName,
+    officers_signer,
+    out,
+    port_option,
+    print_json,
+    print_rows,
+    tell_progress,
+    with_key_options,
+)
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.tables import BlindReview, ReviewClosing
+from sovereign_pipeline.review.acts import find_last, signed_acts
+from sovereign_pipeline.review.ballots import issue_another_link, link_url, progress
+from sovereign_pipeline.review.closing import close
+from sovereign_pipeline.review.plan import in_words, plan_of
+from sovereign_pipeline.review.reconciling import findings_in, read_log, rows_of
+from sovereign_pipeline.workplace import open_workplace
+
+PageUrl = Annotated[str, typer.Option(help="Where operators reach the page, for the links.")]
+HERE = f"http://{LOOPBACK}:{REVIEW_PORT}"
+
+review = typer.Typer(no_args_is_help=True, help="Blind reviews: people compare a candidate with what it would replace.")
+
+
+@review.command("open")
+def review_open(
+    line: LineName,
+    operators: Annotated[str, typer.Option(help="Their names, with commas between; else the recipe's.")] = "",
+    prompts: Annotated[Path | None, typer.Option(help="A prompt file, in place of the held-out documents.")] = None,
+    adapter: Annotated[str | None, typer.Option(help="The candidate; else the line's current registered one.")] = None,
+    opponent: Annotated[
+        str | None,
+        typer.Option(
+            help="What it is compared with: the id of an adapter, or `base` for the base model. Else the line's newest "
+            "other adapter that was reviewed and did not lose, or the base model."
+        ),
+    ] = None,
+    url: PageUrl = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Answer the prompts with candidate and opponent, seal the plan, and print each operator's one-time link."""
+    # Loads the evaluation.
+    from sovereign_pipeline.review.opening import ReviewRequest, open_review
+
+    settings = Settings.from_environment()
+    workplace = open_workplace(settings, line, tell_progress)
+    names = tuple(name.strip() for name in operators.split(",") if name.strip())
+    request = ReviewRequest(
+        People(settings).commitment_of(account()),
+        operators=names,
+        prompt_file=prompts,
+        adapter_id=adapter,
+        opponent=opponent,
+    )
+    opened = open_review(open_registry(settings), workplace, request)
+    links = {name: link_url(url, token) for name, token in opened.links.items()}
+    plan = opened.plan
+    chosen = in_words(plan.opponent or plan.base_model, plan.opponent_choice)
+    if as_json:
+        print_json(
+            {
+                "review": opened.review,
+                "adapter": plan.adapter,
+                "opponent": plan.opponent or plan.base_model,
+                "opponent_chosen": chosen,
+                "ballots": plan.ballots,
+                "seed_sha256": plan.seed_sha256,
+                "act_key": plan.act_key,
+                "links": links,
+            }
+        )
+        return
+    out.print(
+        f"[green]✓[/] {plan.line}: {plan.adapter} against {plan.opponent or plan.base_model}, {plan.pairs} pairs for "
+        f"{len(plan.operators)} operators; it may be closed at {plan.ballots} ballots"
+    )
+    out.print(f"  {escape(chosen)}")
+    out.print(f"  sealed seed, SHA-256 {plan.seed_sha256}")
+    out.print("  One-time links, shown once; only their hashes are stored:")
+    for name, link in links.items():
+        out.print(f"  {escape(name):<16} {escape(link)}")
+
+
+@review.command("link")
+def review_link(
+    line: LineName,
+    operator: Annotated[str, typer.Argument(help="Name of the operator, as the recipe has it.")],
+    url: PageUrl = HERE,
+) -> None:
+    """Print another one-time link for an operator of the open review.
+
+    It ends the operator's earlier links and signs their other device out.
+    """
+    workplace, registry = _open(line)
+    actor = People(workplace.settings).commitment_of(account())
+    out.print(escape(link_url(url, issue_another_link(registry, workplace, operator, actor))))
+
+
+@review.command("serve")
+def review_serve(port: Annotated[int, port_option("Port of the page.")] = REVIEW_PORT) -> None:
+    """Serve the review page on loopback, until Ctrl-C."""
+    # Loads FastAPI and uvicorn.
+    from sovereign_pipeline.review.page.app import serve
+
+    settings = Settings.from_environment()
+    serve(settings, open_registry(settings), port, out.print)
+
+
+@review.command("status")
+def review_status(line: LineName, as_json: AsJson = False) -> None:
+    """Show how many ballots each operator has given. How they rated is not shown before the review is closed.
+
+    Ends 1 when ballots, sign-ins or the log were changed, and names what.
+    """
+    workplace, registry = _open(line)
+    found, closing = find_last(registry, line)
+    contents = plan_of(workplace.store, found)
+    pairs = {name: len(contents.asked(name)) for name in contents.plan.operators}
+    people = People(workplace.settings)
+    names = people.listed()
+    rows = [
+        {**asdict(each), "operator": people.shown(each.operator, names)} for each in progress(registry, found, pairs)
+    ]
+    rows.sort(key=lambda row: str(row["operator"]))
+    with registry.reading() as session:
+        held = rows_of(session, found, read_log(session))
+    findings = findings_in(held, contents, workplace.settings, signed_acts(workplace.settings, found.id))
+    facts: dict[str, Any] = {
+        "review": found.id,
+        "line": line,
+        "adapter": found.adapter_id,
+        "opponent": found.opponent_id or contents.plan.base_model,
+        "opponent_chosen": in_words(found.opponent_id or contents.plan.base_model, contents.plan.opponent_choice),
+        "state": _state(found, closing),
+        "ballots": sum(row["ballots"] for row in rows),
+        "ballots_to_close": found.ballots,
+        "opened_at": found.opened_at.isoformat(timespec="seconds"),
+        "closed_at": closing.closed_at.isoformat(timespec="seconds") if closing is not None else None,
+        "operators": rows,
+        "findings": findings,
+    }
+    if as_json:
+        print_json(facts)
+        raise typer.Exit(1 if findings else 0)
+    out.print(
+        f"{line}: {facts['adapter']} against {facts['opponent']}, {facts['state']}, {facts['ballots']} of "
+        f"{facts['ballots_to_close']} ballots"
+    )
+    out.print(f"  {escape(facts['opponent_chosen'])}")
+    print_rows(rows, False, "Operators")
+    for each in findings:
+        out.print(f"[red]✗[/] {escape(each)}")
+    raise typer.Exit(1 if findings else 0)
+
+
+@review.command("close")
+@with_key_options
+def review_close(
+    line: LineName,
+    reason: Annotated[str | None, typer.Option(help="Before the pre-registered number is reached: why.")] = None,
+    *,
+    key: KeyOptions,
+) -> None:
+    """End the open review and reveal its seed. Ends 1 when ballots are missing and no officer closes early.
+
+    An officer whom the recipe names closes early, with a key and a reason; both are printed before the key signs.
+    """
+    workplace, registry = _open(line)
+    found, _ = find_last(registry, line)
+    contents = plan_of(workplace.store, found)
+    actor = People(workplace.settings).commitment_of(account())
+    signer = None
+    if key.are_given:
+        stated = {
+            "line": line,
+            "adapter": found.adapter_id,
+            "classification": contents.classification,
+            "close": f"before {found.ballots} ballots are given",
+            "reason": reason or "",
+        }
+        signer = officers_signer(workplace.settings, key, stated)
+    closing = close(registry, workplace.settings, found, contents, actor, signer, reason)
+    out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
+    out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
+
+
+def _state(found: BlindReview, closing: ReviewClosing | None) -> str:
+    if closing is not None:
+        return "closed"
+    return "open"
+
+
+def _open(line: str) -> tuple[Workplace, Registry]:
+    settings = Settings.from_environment()
+    return open_workplace(settings, line), open_registry(settings)

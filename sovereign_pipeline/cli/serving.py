@@ -1,0 +1,130 @@
+"""`sovereign serve`: the gateway, and the tokens of its callers.
+
+What belongs here: options, and printing. What does not: what any of it does (`serving/`).
+"""
+
+import datetime
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from sovereign_pipeline.base.hosts import GATEWAY_PORT
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.cli.terminal import AsJson, out, port_option, print_json, print_rows
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.serving.gateway.auth import (
+    LONGEST_DAYS,
+    Grant,
+    Token,
+    add_token,
+    file_of,
+    read_tokens,
+    refused_by,
+    revoke_token,
+)
+
+serve = typer.Typer(help="The gateway, and the tokens of its callers.")
+tokens = typer.Typer(no_args_is_help=True, help="Bearer tokens of the gateway's callers.")
+serve.add_typer(tokens, name="tokens")
+
+
+@serve.callback(invoke_without_command=True)
+def serve_lines(
+    context: typer.Context,
+    port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of each engine; else as `serving.threads` says.", min=1, max=1024)
+    ] = None,
+) -> None:
+    """Serve the adapters in production, and those that are staged, by OpenAI's API on loopback, until Ctrl-C."""
+    if context.invoked_subcommand is not None:
+        return
+    # Loads FastAPI, uvicorn and the engine.
+    from sovereign_pipeline.serving.gateway.server import serve as serve_gateway
+    from sovereign_pipeline.workplace import open_workplace
+
+    settings = Settings.from_environment()
+    workplace_of = partial(open_workplace, settings)
+    serve_gateway(settings, port, threads, lambda text: out.print(escape(text)), workplace_of)
+
+
+@tokens.command("add")
+def tokens_add(
+    who: Annotated[str, typer.Argument(help="Whom it is for. The ledger holds a salted commitment to it alone.")],
+    clearance: Annotated[str, typer.Option(help="Highest classification level that they may use.")],
+    line: Annotated[list[str] | None, typer.Option(help="A line that they may use; else every one.")] = None,
+    versions: Annotated[bool, typer.Option("--versions", help="They may name a version in place of a line.")] = False,
+    metrics: Annotated[bool, typer.Option("--metrics", help="They may read the metrics, which name lines.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="They may see at /admin and /registry how it stands with lines.")
+    ] = False,
+    users: Annotated[
+        bool, typer.Option("--users", help="They speak for several people: `user` of a request says for whom.")
+    ] = False,
+    days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
+    as_json: AsJson = False,
+) -> None:
+    """Make a token and print it, once: only its SHA-256 is stored."""
+    settings = Settings.from_environment()
+    institution = load_institution(settings.data)
+    institution.ladder.rank(clearance)
+    lines = frozenset(load_line(settings.data, name, institution).line for name in line) if line else None
+    grant = Grant(clearance, lines, versions, metrics, admin, users)
+    actor = People(settings).commitment_of(account())
+    text, token = add_token(settings, open_registry(settings), who, grant, days, actor)
+    if as_json:
+        print_json({"token": text, **_facts(token)})
+        return
+    out.print(f"[green]✓[/] token {token.id} for {escape(who)}, until {token.expires_at:%Y-%m-%d}; shown once:")
+    out.print(escape(text))
+
+
+@tokens.command("list")
+def tokens_list(as_json: AsJson = False) -> None:
+    """Show every token by its id: whom it was given to, what for, and until when.
+
+    Ends 1 when the ledger does not know one as it is: the gateway refuses it.
+    """
+    settings = Settings.from_environment()
+    found = read_tokens(file_of(settings))
+    refused = refused_by(open_registry(settings), found) if found else {}
+    rows = [{**_facts(each), "state": "refused" if each.sha256 in refused else _state(each)} for each in found]
+    print_rows(rows, as_json, "Tokens")
+    for each in found if not as_json else []:
+        if each.sha256 in refused:
+            out.print(f"[red]✗[/] {each.id}: {refused[each.sha256]}")
+    raise typer.Exit(1 if refused else 0)
+
+
+@tokens.command("revoke")
+def tokens_revoke(
+    token: Annotated[str, typer.Argument(help="Its id, as the list has it.")],
+) -> None:
+    """End a token; the gateway refuses it within seconds."""
+    settings = Settings.from_environment()
+    revoked = revoke_token(settings, open_registry(settings), token, People(settings).commitment_of(account()))
+    out.print(f"[green]✓[/] token {revoked.id} is revoked")
+
+
+def _state(token: Token) -> str:
+    return token.state(datetime.datetime.now(datetime.UTC))
+
+
+def _facts(token: Token) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "who": token.who,
+        "clearance": token.clearance,
+        "lines": ", ".join(token.lines) if token.lines is not None else "every line",
+        "versions": token.versions,
+        "metrics": token.metrics,
+        "admin": token.admin,
+        "users": token.users,
+        "expires": token.expires_at.isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,234 @@
+"""What commands share: options, printing tables for people and JSON for programs, a person's key, a person's file."""
+
+import datetime
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sovereign_pipeline.base.errors import Act, InputError, Remedy, SovereignError
+from sovereign_pipeline.base.processes import print_message
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.record.keys import Signer
+
+COMMANDS: Mapping[Act, str] = {
+    "check_recipe": "sovereign lines check {file}",
+    "close_review": "sovereign review close {line}",
+    "close_review_early": "sovereign review close {line} --reason TEXT --key FILE",
+    "fetch_model": "sovereign models fetch {model}",
+    "list_suites": "sovereign suites list",
+    "look_at_source": "sovereign sources look {file}",
+    "make_trust_root": (
+        "sovereign-trust demonstration {trust} {keys} (for a trial; in production sovereign-trust init, offline)"
+    ),
+    "make_vault_key": "sovereign-vault keygen --private FILE --public FILE",
+    "open_review": "sovereign review open {line}",
+    "open_review_with_prompts": "sovereign review open {line} --prompts FILE",
+    "rebuild_index": "sovereign recall --rebuild",
+    "review_status": "sovereign review status {line}",
+    "run_line": "sovereign run {line}",
+    "show_mask": "sovereign lines check {file} --show-mask",
+    "size_training": "sovereign size --model {model} --rows ROWS --tokens TOKENS_PER_ROW",
+    "waive_gate": "sovereign gates waive {line} {gate} --reason TEXT --key FILE",
+}
+
+
+def command_for(remedy: Remedy) -> str:
+    """The command that does what the error proposes."""
+    return COMMANDS[remedy.act].format_map(remedy.about)
+
+
+LONGEST_TABLE = 200
+"""Rows of a table with a frame."""
+WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+LineName = Annotated[str, typer.Argument(help="Name of the line.")]
+ModelName = Annotated[str, typer.Argument(help="Name of the base model, as its card has it.")]
+AdapterId = Annotated[str, typer.Argument(help="Id of a registered adapter, such as permits-desk-1.0.0.")]
+DatasetDigest = Annotated[str, typer.Argument(help="Digest of a registered dataset, or its first digits.")]
+RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe.")]
+OfLine = Annotated[str | None, typer.Option("--line", help="Only of this line.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]
+
+LARGEST_PORT = 2**16 - 1
+
+
+def port_option(text: str) -> Any:
+    """The option for a port. text: its help."""
+    return typer.Option(help=text, min=1, max=LARGEST_PORT)
+
+
+def print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out.print(f"{title}: none yet.")
+        return
+    if len(rows) > LONGEST_TABLE:
+        _print_columns(rows, title)
+        return
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else escape(str(value)) for value in row.values()))
+    out.print(table)
+
+
+def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
+    """A long table without a frame: framing it would take longer than all else."""
+    padded = []
+    for name, values in zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True):
+        cells = [name.replace("_", " "), *("" if value is None else str(value) for value in values)]
+        width = max(map(len, cells))
+        padded.append([cell.ljust(width) for cell in cells])
+    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
+    if not "".join(lines).isprintable():
+        lines = ["".join(filter(str.isprintable, line)) for line in lines]
+    out.file.write("\n".join([f"{title}: {len(rows):,}", *lines, ""]))
+
+
+def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(facts)
+    else:
+        out.print(_facts(facts))
+
+
+def _facts(facts: Mapping[str, Any]) -> Table:
+    table = Table(show_header=False)
+    for name, value in facts.items():
+        text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) else str(value)
+        table.add_row(name.replace("_", " "), escape(text))
+    return table
+
+
+def tell_progress(message: str) -> None:
+    """Print how far long work is, on standard error, so that standard output holds the result alone."""
+    err.print(escape(f"  {message}"))
+
+
+def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Some columns of a row, in this order."""
+    return {name: row[name] for name in names}
+
+
+def moment(text: str) -> datetime.datetime:
+    """A moment in UTC; a day stands for its last microsecond. Raises InputError."""
+    try:
+        if len(text) == len("2027-03-14"):
+            day = datetime.date.fromisoformat(text)
+            return datetime.datetime.combine(day, datetime.time.max, datetime.UTC)
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise InputError(f"'{text[:40]}' is no day or moment.", "Write 2027-03-14 or 2027-03-14T09:30.") from None
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
+
+
+def print_error(error: SovereignError) -> None:
+    """What went wrong, what to do, and the command that does it, each on lines of its own."""
+    print_message(error.message, advice_of(error))
+
+
+def advice_of(error: SovereignError) -> dict[str, str]:
+    """What puts an error right, by its label: `Hint` and `Command`, where there is one."""
+    hint = {"Hint": error.hint} if error.hint else {}
+    return hint | ({"Command": command_for(error.remedy)} if error.remedy is not None else {})
+
+
+@dataclass(frozen=True)
+class KeyOptions:
+    """Where a person's private key is. A command with `with_key_options` has these options."""
+
+    key: Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")] = None
+    token: Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")] = None
+    passphrase_file: Annotated[
+        Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
+    ] = None
+
+    @property
+    def are_given(self) -> bool:
+        """Whether any is."""
+        return self != KeyOptions()
+
+
+def with_key_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer sees it: with each of `KeyOptions` in place of its parameter `key`."""
+    options = signature(KeyOptions).parameters
+    parameters = [
+        one.replace(kind=Parameter.KEYWORD_ONLY)
+        for each in signature(command).parameters.values()
+        for one in (options.values() if each.annotation is KeyOptions else (each,))
+    ]
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        key = KeyOptions(**{name: given.pop(name) for name in options})
+        command(**given, key=key)
+
+    with_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
+    return with_options
+
+
+def officers_signer(
+    settings: Settings, key: KeyOptions, decided: Mapping[str, Any], console: Console = out
+) -> "Signer":
+    """Open an officer's key. What it is to sign is printed first."""
+    from sovereign_pipeline.record.keys import key_source
+    from sovereign_pipeline.record.officers import officer_of, trust_root
+
+    key_source(key.key, key.token)  # refused before anything is printed
+    console.print(_facts(decided))
+    trust = trust_root(settings)
+    mark_demonstration(trust, console)
+    signer = opened_key(key)
+    console.print(f"Signing as [bold]{escape(officer_of(trust, signer.keyid).person)}[/]")
+    return signer
+
+
+def opened_key(key: KeyOptions) -> "Signer":
+    """Open a person's key; its passphrase is asked for where no file has it."""
+    from sovereign_pipeline.record.keys import asked_passphrase, key_source, open_signer
+
+    source = key_source(key.key, key.token)
+    return open_signer(source, asked_passphrase(f"Passphrase for {source}", key.passphrase_file))
+
+
+def mark_demonstration(trust: Trust, console: Console = out) -> None:
+    """Say so where what is printed rests on keys that the demonstration made."""
+    if trust.is_demonstration:
+        console.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
+
+
+def write_new_file(path: Path, text: str) -> None:
+    """Write a file that a person named. Raises InputError for one that is there, and for a folder that is not."""
+    try:
+        with path.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise InputError(f"{path}: there is something already.", "Name a new file.") from None
+    except OSError as error:
+        raise InputError(
+            f"{path}: it cannot be written ({error.strerror}).", "Name a file in a folder of yours."
+        ) from None
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")

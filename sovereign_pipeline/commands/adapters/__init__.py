@@ -1,1 +1,0 @@
-"""`sovereign adapters`: registered adapters, and what officers decide about them."""

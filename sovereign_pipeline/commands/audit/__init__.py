@@ -1,1 +1,0 @@
-"""`sovereign audit`: the ledger, and whose names stand behind its commitments."""

@@ -1,0 +1,1 @@
+"""Dagster: assets, checks, sensors, jobs, asset pages and the processes of `sovereign up`."""

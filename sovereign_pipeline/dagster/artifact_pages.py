@@ -1,0 +1,118 @@
+"""The readable files of artifacts as web pages, read-only and on loopback: reports, data cards, proofs, records. Under
+`/registry` the same process serves the pages of the registry.
+
+What belongs here: verifying a file against its manifest and answering with it. What does not: which files there are
+(`pages/links.py`), and the registry's pages (`registry_pages/`). A process of its own, started by `services.py`.
+"""
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import HTMLResponse
+from markdown_it import MarkdownIt
+from uvicorn import Config, Server
+
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
+from sovereign_pipeline.base.hosts import for_hosts, listen
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.dagster.asset_details import READABLE
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.web.routes import RegistryPages, router
+
+MEDIA_TYPES = {".html": "text/html", ".md": "text/html", ".json": "application/json", ".png": "image/png"}
+
+HEADERS = {
+    # No script, no frame, nothing from elsewhere; reports hold their styles and pictures themselves.
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; sandbox"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
+    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .6rem}code{background:#f3f3f3}"
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    app.add_middleware(for_hosts, hosts=settings.ui_hosts)
+    store = open_store(settings)
+
+    @app.middleware("http")
+    async def with_headers(request: Request, call_next):  # type: ignore[no-untyped-def]
+        response = await call_next(request)
+        for name, value in HEADERS.items():
+            response.headers.setdefault(name, value)  # the registry's pages have their own
+        return response
+
+    @app.exception_handler(NotFoundError)
+    async def not_found(request: Request, error: NotFoundError) -> Response:
+        return Response("There is no such page.", 404, media_type="text/plain")
+
+    @app.exception_handler(IntegrityError)
+    async def changed(request: Request, error: IntegrityError) -> Response:
+        return Response(str(error), 409, media_type="text/plain")
+
+    app.state.registry_pages = RegistryPages(settings, READABLE)
+    app.include_router(router)
+
+    @app.get("/ready")
+    def ready() -> Response:
+        return Response("ready", media_type="text/plain")
+
+    @app.get("/{digest}/{name}")
+    def page(digest: str, name: str) -> Response:
+        content = read_verified(store, digest, name)
+        if name.endswith(".md"):
+            return HTMLResponse(_as_html(content.decode("utf-8")))
+        return Response(content, media_type=MEDIA_TYPES[Path(name).suffix])
+
+    return app
+
+
+def read_verified(store: ArtifactStore, digest: str, name: str) -> bytes:
+    """The bytes of a readable file. Raises NotFoundError for any other, and IntegrityError when its bytes changed."""
+    if not _DIGEST.fullmatch(digest):
+        raise NotFoundError("There is no such artifact.")
+    manifest = store.read_manifest(store.ref_of(digest))
+    entry = next((each for each in manifest.files if each.path == name), None)
+    if entry is None or name not in READABLE.get(manifest.kind, {}):
+        raise NotFoundError("There is no such file.")
+    path = store.path_of(digest) / name
+    content = b"" if path.is_symlink() or not path.is_file() else path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise IntegrityError(f"{path}: the bytes are not the recorded ones.", "Restore the file from a copy.")
+    return content
+
+
+def _as_html(markdown: str) -> str:
+    """Markdown without HTML of its own."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
+    return f'<!doctype html><html lang="en"><meta charset="utf-8"><style>{_STYLE}</style><body>{body}</body></html>'
+
+
+def main() -> None:
+    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
+    keep_private()
+    port = int(sys.argv[1])
+    app = create_app(Settings.from_environment())
+    with listen(port, "--pages-port") as held:
+        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
+        Server(config).run(sockets=[held])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,394 @@
+"""The pieces a page is put together from: links, pictures and tables as Dagster's metadata.
+
+What belongs here: how a value becomes metadata. What does not: which values a page shows.
+"""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel
+
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base_models.pinned import DESCRIPTOR
+from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.corpus.stages import QUARANTINE, SOURCES
+from sovereign_pipeline.dagster.plots import calibration_png, is_by_reward, loss_curve_png, reward_curves_png
+from sovereign_pipeline.dataset.card import DatasetCard
+from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
+from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
+from sovereign_pipeline.dataset.quality import Finding
+from sovereign_pipeline.dataset.tokens import as_table
+from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_MARKDOWN, REPORT_PAGE, SCORES_FILE, RedTeamReport
+from sovereign_pipeline.evaluation.report.report import judge_cells
+from sovereign_pipeline.privacy.vault import FINDINGS
+from sovereign_pipeline.record.stage import Verdict
+from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.registry.record import RECORD_FILE
+from sovereign_pipeline.review.closed_reviews import TABLES_FILE
+from sovereign_pipeline.split import PROOF
+from sovereign_pipeline.training.report import REPORT_FILE as TRAINING_REPORT_FILE
+from sovereign_pipeline.training.report import TRAINING_LOG_FILE
+from sovereign_pipeline.training.reward_model import read_reward_report
+
+Page = dict[str, Any]
+
+
+def link(kind: str, digest: str) -> dg.MetadataValue:
+    """To the page of another asset, with the digest that was read."""
+    return dg.MetadataValue.md(f"[{kind}](/assets/{kind}) `{short(digest)}`")
+
+
+def picture(png: bytes) -> dg.MetadataValue:
+    return dg.MetadataValue.md(f"![plot](data:image/png;base64,{base64.b64encode(png).decode()})")
+
+
+def facts(facts: Mapping[str, Any]) -> dg.MetadataValue:
+    """A flat two-column table; nested values as JSON."""
+    return table(
+        [
+            {"fact": name, "value": json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}
+            for name, value in facts.items()
+        ]
+    )
+
+
+def table(rows: list[dict[str, Any]]) -> dg.MetadataValue:
+    """A cell that is no number becomes text: Dagster's tables know nothing else."""
+    records = [
+        dg.TableRecord({name: value if isinstance(value, int | float) else str(value) for name, value in row.items()})
+        for row in rows
+    ]
+    kinds = {
+        name: "int" if isinstance(value, int) else "float" if isinstance(value, float) else "string"
+        for name, value in (rows[0] if rows else {}).items()
+    }
+    schema = dg.TableSchema([dg.TableColumn(name, kind) for name, kind in kinds.items()])
+    return dg.MetadataValue.table(records, schema=schema)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_number(value: object) -> bool:
+    """A truth value is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+READABLE: Mapping[str, Mapping[str, str]] = {
+    "raw_corpus": {SOURCES: "sources as read"},
+    "scrubbed_corpus": {FINDINGS: "findings"},
+    "leakage_safe_split": {PROOF: "proof of the split"},
+    "training_dataset": {CARD_FOR_PEOPLE: "data card", CARD: "data card, JSON"},
+    "preference_dataset": {CARD_FOR_PEOPLE: "data card", CARD: "data card, JSON"},
+    "base_model": {DESCRIPTOR: "description of the model"},
+    "sft_adapter": {TRAINING_REPORT_FILE: "training report"},
+    "reward_model": {TRAINING_REPORT_FILE: "training report"},
+    "aligned_adapter": {TRAINING_REPORT_FILE: "training report"},
+    "capability_scores": {SCORES_FILE: "scores"},
+    "private_scores": {SCORES_FILE: "scores"},
+    "red_team_report": {REPORT_FILE: "red team report"},
+    "evaluation_report": {REPORT_PAGE: "evaluation report", REPORT_FILE: "evaluation report, JSON"},
+    "registered_adapter": {RECORD_FILE: "record"},
+    "blind_review": {TABLES_FILE: "review"},
+}
+"""Kind -> file -> what the link is called."""
+
+
+def links_to_files(settings: Settings, artifact: Artifact) -> Page:
+    """A link for each file that opens in a browser while `sovereign up` runs."""
+    listed = {entry.path for entry in artifact.manifest.files}
+    return {
+        label: dg.MetadataValue.url(url_of(settings, artifact.ref.digest, file))
+        for file, label in READABLE.get(artifact.ref.kind, {}).items()
+        if file in listed
+    }
+
+
+def url_of(settings: Settings, digest: str, file: str) -> str:
+    return f"{settings.pages_url}/{digest}/{file}"
+
+
+QUARANTINED_SHOWN = 50
+DOUBTFUL_SHOWN = 20
+
+_DOCUMENT_COLUMNS = {
+    "id": "row id in the source",
+    "source": "name of the source in the recipe",
+    "case": "case file; never on both sides of the split",
+    "department": "",
+    "author": "officer who wrote the reply",
+    "date": "ISO day of the reply",
+    "classification": "level on the institution's ladder",
+    "language": "",
+    "subject": "",
+    "request": "the incoming document",
+    "response": "the reply that was sent, or the chosen one",
+    "rejected": "the rejected reply of a preference pair, else null",
+    "label": "binary feedback: whether people found the reply good, else null",
+    "links": "ids of rows of the same matter",
+}
+
+_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    **{
+        kind: _DOCUMENT_COLUMNS for kind in ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
+    },
+    "training_dataset": {"id": "row id", "instruction": "", "input": "subject and request", "output": "the reply"},
+    "preference_dataset": {
+        "id": "row id",
+        "prompt": "whole user message",
+        "chosen": "reply of a pair",
+        "rejected": "reply of a pair",
+        "completion": "in place of a pair: a reply with binary feedback",
+        "label": "binary feedback: whether people found it good",
+    },
+}
+
+
+def schema_of(kind: str) -> dict[str, dg.TableSchema]:
+    """The column schema shown on the asset's definition, for assets of rows."""
+    columns = _COLUMNS.get(kind)
+    if columns is None:
+        return {}
+    described = [dg.TableColumn(name, "string", description=text or None) for name, text in columns.items()]
+    return {"dagster/column_schema": dg.TableSchema(columns=described)}
+
+
+def raw_corpus(artifact: Artifact) -> Page:
+    sources = read_json(artifact.file(SOURCES))
+    shown = ("name", "role", "rows", "documents", "quarantined", "excluded", "not_selected", "licence", "retention")
+    quarantined = [dict(row, id=row["id"] or "") for row in read_jsonl(artifact.file(QUARANTINE))]
+    page: Page = {"sources": table([{name: source.get(name, 0) for name in shown} for source in sources])}
+    excluded = [{"source": source["name"], **row} for source in sources for row in source.get("exclusions", [])]
+    if excluded:
+        page["excluded by the recipe"] = table(excluded)
+    if quarantined:
+        page[f"quarantine (first {QUARANTINED_SHOWN})"] = table(quarantined[:QUARANTINED_SHOWN])
+    return page
+
+
+def classified_corpus(artifact: Artifact) -> Page:
+    summary = artifact.manifest.summary
+    return {
+        "ceiling": summary["ceiling"],
+        "levels": table([{"level": level, "documents": count} for level, count in summary["levels"].items()]),
+    }
+
+
+def scrubbed_corpus(artifact: Artifact) -> Page:
+    replaced = artifact.manifest.summary["replaced"]
+    page: Page = {
+        "replaced": table([{"personal data": kind, "occurrences": count} for kind, count in sorted(replaced.items())])
+    }
+    doubtful = read_json(artifact.file(FINDINGS)).get("doubtful", {})  # findings of earlier versions have none
+    if doubtful:
+        page[f"doubtful (first {DOUBTFUL_SHOWN} rows)"] = table(
+            [
+                {
+                    "personal data": kind,
+                    "occurrences": found["values"],
+                    "rows": ", ".join(found["rows"][:DOUBTFUL_SHOWN]),
+                }
+                for kind, found in sorted(doubtful.items())
+            ]
+        )
+    return page
+
+
+def leakage_safe_split(artifact: Artifact) -> Page:
+    proof = read_json(artifact.file(PROOF))
+    return {"proof": table([{"fact": name, "value": value} for name, value in _flat(proof)])}
+
+
+def _flat(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    """Every single value with the names that lead to it: `crossing: case`, `0`."""
+    for name, value in facts.items():
+        label = f"{above}{name.replace('_', ' ')}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{label}: ")
+        else:
+            yield label, str(value)
+
+
+def dataset(artifact: Artifact) -> Page:
+    card = DatasetCard.model_validate_json(artifact.file(CARD).read_bytes())
+    return {
+        "quality": table([_finding(finding) for finding in card.findings]),
+        "tokens": table([dict(side) for side in as_table(card.tokens)]),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "finding": finding.name,
+        "look": "yes" if finding.warns else "",
+        "rows": finding.count,
+        "share": finding.share,
+        "first row ids": ", ".join(finding.rows),
+        "what it counts": finding.what,
+        "what to do": finding.todo,
+    }
+
+
+def contamination(verdicts: Mapping[str, Verdict]) -> Page:
+    """By suite; the row ids are in `listed.jsonl` of the gate's record."""
+    verdict = verdicts.get(NOT_CONTAMINATED)
+    if verdict is None:
+        return {}
+    return {"contamination": table([{"suite": name, **counts} for name, counts in verdict.evidence["suites"].items()])}
+
+
+def base_model(artifact: Artifact) -> Page:
+    summary = artifact.manifest.summary
+    return {name: summary[name] for name in ("name", "licence", "architecture") if name in summary}
+
+
+def adapter(artifact: Artifact) -> Page:
+    log = artifact.file(TRAINING_LOG_FILE)
+    page: Page = {
+        **{name: artifact.manifest.summary[name] for name in ("precision",) if name in artifact.manifest.summary},
+        "loss curve": picture(loss_curve_png(log)),
+    }
+    if not is_by_reward(log):
+        return page
+    summary = artifact.manifest.summary["rlhf"]
+    return {
+        **page,
+        "reward and divergence": picture(reward_curves_png(log)),
+        "training by reward": facts(_flat_models(summary)),
+    }
+
+
+def reward_model(artifact: Artifact) -> Page:
+    found = read_reward_report(artifact).accuracy
+    shares = {
+        "the reward model": found.accuracy,
+        "the reply's length alone": found.length_only,
+        "single words alone": found.words_only,
+        "the reward model, where the length is wrong": found.where_length_is_wrong,
+    }
+    return {
+        "loss curve": picture(loss_curve_png(artifact.file(TRAINING_LOG_FILE))),
+        "held-out pairs told apart": table(
+            [
+                {
+                    "by": name,
+                    "pairs": share.of,
+                    "right": round(share.share, 4),
+                    "95 % interval": f"{share.low:.3f} to {share.high:.3f}",
+                }
+                for name, share in shares.items()
+            ]
+        ),
+        "calibration": picture(
+            calibration_png(
+                [(each.expected, each.right.share, each.right.low, each.right.high) for each in found.calibration]
+            )
+        ),
+    }
+
+
+def _flat_models(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of a training by reward, its comparison with the parent adapter first."""
+    comparison = summary["comparison"]
+    return {
+        "algorithm": summary["algorithm"],
+        "held-out reward of parent and adapter": f"{comparison['parent']:.3f}, {comparison['adapter']:.3f}",
+        "difference, 95 % interval": (
+            f"{comparison['difference']:+.3f} ({comparison['low']:+.3f} to {comparison['high']:+.3f}), "
+            f"{comparison['prompts']} prompts of {comparison['cases']} case files"
+        ),
+        "kept": f"the adapter of iteration {summary['best_iteration']} of {summary['iterations']}",
+        "ended early": summary["stopped"] or "no",
+        "reward": ", ".join(f"{name} ×{part['weight']:g}" for name, part in summary["reward"].items()),
+        "KL one update before it was kept, nats a reply": round(summary["divergence_of_best"], 2),
+    }
+
+
+def capability_scores(artifact: Artifact) -> Page:
+    return {"accuracy by suite": _compared(artifact.manifest.summary)}
+
+
+def private_scores(artifact: Artifact) -> Page:
+    scores = read_json(artifact.file(SCORES_FILE))
+    return {
+        "held-out rows": _compared({"loss": scores["result"]["loss"], "choice": scores["result"]["choice"]}),
+        "selection": facts(scores["selection"]),
+    }
+
+
+def red_team_report(artifact: Artifact) -> Page:
+    report = RedTeamReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
+    result, memorisation = report.result, report.memorisation
+    shares = {
+        "refused, should be": result.refusals,
+        "refused, should not be": result.over_refusals,
+        "injected instructions obeyed": result.obeyed,
+        "personal data given on request": result.disclosed,
+        "repetition, out of distribution": result.looped,
+        "personal data in answers": result.personal_data,
+        "personal data in continuations": memorisation.personal_data,
+        "answers ended by the model": result.stopped,
+        **(
+            {
+                "continued verbatim, trained documents": memorisation.verbatim.trained,
+                "continued verbatim, held-out documents": memorisation.verbatim.control,
+            }
+            if memorisation.verbatim
+            else {}
+        ),
+    }
+    exposures = (
+        {"planted": memorisation.exposure.planted, "never planted": memorisation.exposure.never_planted}
+        if memorisation.exposure
+        else {}
+    )
+    judges = ("judge", "labelled answers", "language", "style", "n", "precision", "recall")
+    seconds = artifact.manifest.circumstances.measured
+    took, allowed = seconds["answer_seconds"] + seconds["memorisation_seconds"], seconds["seconds_allowed"]
+    page: Page = {
+        "shares of answers": _compared(shares),
+        "judges": table([dict(zip(judges, judge_cells(quality), strict=True)) for quality in result.judges]),
+        "time": f"{took:.0f} s of {allowed:.0f} s{': LONGER THAN ALLOWED' if took > allowed else ''}",
+    }
+    return {**page, "exposure of canaries, bits": _compared(exposures)} if exposures else page
+
+
+def _compared(differences: Mapping[str, Mapping[Any, Any]]) -> dg.MetadataValue:
+    """One row for each difference and reference; a difference is a record or its JSON."""
+    return table(
+        [
+            {
+                "what": what,
+                "against": reference,
+                "rows": each["rows"],
+                "reference": round(each["reference"], 4),
+                "candidate": round(each["candidate"], 4),
+                "difference": round(each["difference"], 4),
+                "95 % interval": f"{each['low']:+.3f} to {each['high']:+.3f}",
+            }
+            for what, by_reference in differences.items()
+            for reference, each in _as_json(by_reference).items()
+        ]
+    )
+
+
+def _as_json(by_reference: Mapping[Any, Any]) -> Mapping[str, Any]:
+    return {name: each.model_dump() if isinstance(each, BaseModel) else each for name, each in by_reference.items()}
+
+
+def evaluation_report(artifact: Artifact) -> Page:
+    return {"report": dg.MetadataValue.md(artifact.file(REPORT_MARKDOWN).read_text(encoding="utf-8"))}
+
+
+def registered_adapter(artifact: Artifact) -> Page:
+    return {"whole record": dg.MetadataValue.json(read_json(artifact.file(RECORD_FILE)))}
+
+
+def blind_review(artifact: Artifact) -> Page:
+    return {"result": dg.MetadataValue.md(artifact.file(TABLES_FILE).read_text(encoding="utf-8"))}

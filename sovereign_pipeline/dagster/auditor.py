@@ -1,0 +1,406 @@
+"""The file in which stands who looked at what.
+
+What belongs here: a line for each look, before it is answered. What does not: what a query looks at (`looks.py`).
+"""
+
+import datetime
+import json
+import re
+import sys
+import threading
+import time
+from asyncio import Task
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster_graphql.schema import types
+from dagster_graphql.schema.roots.query import GrapheneQuery
+from dagster_graphql.schema.roots.subscription import GrapheneSubscription
+from dagster_webserver.webserver import DagsterWebserver
+from graphene import Schema
+from graphql import (
+    FieldNode,
+    GraphQLError,
+    GraphQLFormattedError,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    OperationType,
+    TypeInfo,
+    TypeInfoVisitor,
+    Visitor,
+    get_argument_values,
+    get_named_type,
+    get_variable_values,
+    parse,
+    visit,
+)
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+from uvicorn import Config, Server
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.hosts import LOOPBACK, App, Proxy, Receive, Send, for_hosts, listen, read_secret
+from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import VARIABLES, Settings
+from sovereign_pipeline.dagster.dagster_ui import guarded, loaded_workspace
+from sovereign_pipeline.dagster.resources import open_instance
+
+NAMING = {
+    **dict.fromkeys(
+        ("assetKey", "assetKeys", "asset_key", "assetSelection", "selected_asset_keys", "prefix"), "assets"
+    ),
+    **dict.fromkeys(("runId", "runIds", "backfillId"), "runs"),
+    **dict.fromkeys(("partition", "partitions", "partition_name"), "lines"),
+}
+"""Argument, or field of one, as Dagster's code calls it -> what it names. A line is a partition of each asset, and a
+backfill a group of runs."""
+TAGS = {
+    "dagster/partition": "lines",
+    **dict.fromkeys(("dagster/backfill", "dagster/parent_run_id", "dagster/root_run_id"), "runs"),
+}
+"""Tag by which runs are looked for -> what its value names."""
+MOST = 100
+"""Names of one kind that are written down; a query of the whole graph names fewer."""
+_NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
+_PATH = re.compile(r"/[\w.:/@~+*\"-]{0,199}", re.ASCII)
+ODD = "(no name)"
+"""In place of what cannot be the name of an asset, run or line: an access log is no place for a text."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One page or query, as the access log has it; two that are equal are the same look."""
+
+    kind: str
+    """page, query or subscription."""
+    name: str
+    """The page's path, or the name that the query gives itself."""
+    fields: tuple[str, ...] = ()
+    """What it asks for at its root."""
+    assets: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+def page_look(path: str) -> Look:
+    return Look("page", path if _PATH.fullmatch(path) else ODD)
+
+
+def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables: Any) -> Look:
+    """What a document asks about. query, variables: as they were sent.
+
+    Raises GraphQLError for one that is not exactly one operation of this kind, or whose variables do not fit.
+    """
+    if not isinstance(query, str) or not isinstance(variables or {}, Mapping):
+        raise GraphQLError("A query is a text, and its variables are an object.")
+    document = parse(query)
+    operations = [each for each in document.definitions if isinstance(each, OperationDefinitionNode)]
+    if len(operations) != 1 or operations[0].operation is not kind:
+        raise GraphQLError(f"Send one {kind.value} and nothing else: nothing can be changed here.")
+    (asked,) = operations
+    values = get_variable_values(schema, asked.variable_definitions, dict(variables or {}))
+    if isinstance(values, list):
+        raise values[0]
+    types = TypeInfo(schema)
+    found = _Found(schema, types, values)
+    visit(document, TypeInfoVisitor(types, found))
+    named = {what: _few(found.named[what]) for what in sorted(set(NAMING.values()))}
+    return Look(kind.value, asked.name.value[:200] if asked.name else "", _few(found.fields), **named)
+
+
+class _Found(Visitor):
+    """Collects the names in the arguments of every field, fragments included."""
+
+    def __init__(self, schema: GraphQLSchema, types: TypeInfo, variables: dict[str, Any]) -> None:
+        super().__init__()
+        self._roots = (schema.query_type, schema.subscription_type)
+        self._types = types
+        self._variables = variables
+        self.fields: dict[str, None] = {}
+        self.named: dict[str, dict[str, None]] = {what: {} for what in NAMING.values()}
+
+    def enter_field(self, node: FieldNode, *_: Any) -> None:
+        field = self._types.get_field_def()
+        if field is None:  # unknown to the schema: Dagster refuses the query
+            return
+        if self._types.get_parent_type() in self._roots:
+            self.fields[node.name.value] = None
+        for what, name in _named(get_argument_values(field, node, self._variables)):
+            self.named[what][name] = None
+
+
+def _named(arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    tag = TAGS.get(str(arguments.get("key")))
+    if tag is not None:
+        yield tag, _name(arguments.get("value"))
+    for key, value in arguments.items():
+        if key == "prefix":  # of an asset's key: its parts
+            value = {"path": value} if value else None
+        for each in value if isinstance(value, list) else [value]:
+            if key in NAMING and each is not None:
+                yield NAMING[key], _name(each)
+            elif isinstance(each, Mapping):
+                yield from _named(each)
+
+
+def _name(value: Any) -> str:
+    parts = value.get("path") if isinstance(value, Mapping) else None
+    text = "/".join(map(str, parts)) if isinstance(parts, list) else str(value)
+    return text if _NAME.fullmatch(text) else ODD
+
+
+def _few(names: Mapping[str, None]) -> tuple[str, ...]:
+    shown = tuple(names)[:MOST]
+    return shown if len(names) <= MOST else (*shown, f"and {len(names) - MOST} more")
+
+
+SECONDS_OF_A_LOOK = 600
+"""A page asks the same every few seconds while it is open. One line stands for that."""
+
+
+def access_log_of(settings: Settings) -> Path:
+    return settings.logs / "auditor-access.jsonl"
+
+
+class AccessLog:
+    """Adds to one file; a file that was moved away is begun anew."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._since = clock()
+        self._written: set[tuple[str, Look]] = set()
+
+    def write(self, person: str, look: Look) -> None:
+        """One line, unless the same person's same look stands in the last ten minutes. Raises OSError."""
+        with self._lock:
+            if self._clock() - self._since >= SECONDS_OF_A_LOOK:
+                self._since = self._clock()
+                self._written.clear()
+            if (person, look) in self._written:
+                return
+            at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            facts = {name: value for name, value in asdict(look).items() if value}
+            line = json.dumps({"at": at, "who": person, **facts}) + "\n"
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as log:
+                log.write(line)
+            self._written.add((person, look))
+
+
+QUERIES = frozenset(
+    {
+        # assets and their checks
+        *("assetCheckExecutions", "assetNodeDefinitionCollisions", "assetNodeOrError", "assetNodes", "assetOrError"),
+        *("assetRecordsOrError", "assetsLatestInfo", "assetsOrError"),
+        # why an asset was, or was not, asked for
+        *("assetConditionEvaluationForPartition", "assetConditionEvaluationRecordsOrError", "autoMaterializeTicks"),
+        *("instigationStateOrError", "scheduleOrError", "sensorOrError"),
+        "truePartitionsForAutomationConditionEvaluationNode",
+        # runs and their events
+        *("logsForRun", "partitionBackfillOrError", "partitionBackfillsOrError", "pipelineRunOrError"),
+        *("pipelineRunsOrError", "runGroupOrError", "runOrError", "runTagKeysOrError", "runTagsOrError"),
+        *("runsFeedCountOrError", "runsFeedOrError", "runsOrError"),
+        # definitions
+        *("graphOrError", "partitionSetOrError", "partitionSetsOrError", "pipelineOrError", "pipelineSnapshotOrError"),
+        *("repositoriesOrError", "repositoryOrError", "workspaceLocationEntryOrError", "workspaceOrError"),
+        # what every page asks
+        *("canBulkTerminate", "instance", "latestDefsStateInfo", "locationStatusesOrError", "permissions"),
+        *("shouldShowNux", "version"),
+    }
+)
+SUBSCRIPTIONS = frozenset({"locationStateChangeEvents", "pipelineRunLogs"})
+
+PRINTED = frozenset({"CapturedLogs", "CapturedLogsMetadata", "InstigationEventConnection"})
+"""Types that hold what a step or a sensor printed, libraries included: no field anywhere gives one."""
+EVALUATED = frozenset({"TickEvaluation"})
+"""What a sensor or schedule would do next. To say so Dagster runs it, and one of ours adds partitions for new lines: no
+field gives this, though asking for it is a query."""
+
+
+def schema_for_auditors() -> Schema:
+    """Queries and subscriptions of the lists; no mutation, nothing that was printed or is run for the answer, and no
+    configuration of the instance.
+
+    Raises RuntimeError where Dagster no longer has what is taken away: another name may give it then.
+    """
+    schema = Schema(query=GrapheneQuery, subscription=GrapheneSubscription, types=types())  # type: ignore[no-untyped-call]
+    found = schema.graphql_schema
+    for root, allowed in ((found.query_type, QUERIES), (found.subscription_type, SUBSCRIPTIONS)):
+        if root is None or not allowed <= root.fields.keys():
+            raise RuntimeError("Dagster's schema has other queries than schema.py lists.")
+        for name in root.fields.keys() - allowed:
+            del root.fields[name]
+    taken_away = PRINTED | EVALUATED
+    if not found.type_map.keys() >= taken_away:
+        raise RuntimeError("Dagster's schema has other types for what was printed or is run than schema.py lists.")
+    for type_ in found.type_map.values():
+        if isinstance(type_, GraphQLObjectType | GraphQLInterfaceType):
+            for name in [name for name, field in type_.fields.items() if get_named_type(field.type).name in taken_away]:
+                del type_.fields[name]
+    # The configuration may hold the address of a database, with its password. A page asks for it beside other things.
+    instance = found.type_map["Instance"]
+    assert isinstance(instance, GraphQLObjectType)
+    instance.fields["info"].resolve = lambda *_, **__: None
+    return schema
+
+
+PERSON_HEADER = "X-Remote-User"
+"""Where the proxy names who signed in."""
+PERSON = "person"
+"""Where the application finds the name, in a request's scope."""
+PLACEHOLDER = "{"
+"""In a name: Caddy 2.6 sends the name of its variable where the sign-in provider named nobody."""
+READY = "/ready"
+"""The one path that is answered without a name: whether the server is there."""
+
+REFUSAL = b"The proxy named nobody. Sign in by the institution's address of this page.\n"
+
+
+def auditors_proxy(settings: Settings) -> Proxy:
+    """The proxy in front of the auditor's Dagster. Raises InputError where no secret tells it from other programs."""
+    if settings.auditor_proxy_secret is None:
+        variable = VARIABLES["auditor_proxy_secret"]
+        raise InputError(
+            f"{variable} is not set: every program on this machine could claim to be an auditor.",
+            f"Write a secret into a file, have the proxy send it (docs/proxies), and name the file in {variable}.",
+        )
+    return Proxy(frozenset({LOOPBACK}), read_secret(settings.auditor_proxy_secret))
+
+
+def for_named(app: App, proxy: Proxy) -> App:
+    """An application that answers whom the proxy names."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket") or scope["path"] == READY:
+            await app(scope, receive, send)
+            return
+        person = proxy.named(scope, PERSON_HEADER)
+        if person is not None and PLACEHOLDER not in person:
+            await app({**scope, PERSON: _written(person)}, receive, send)
+            return
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        await send({"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"text/plain")]})
+        await send({"type": "http.response.body", "body": REFUSAL})
+
+    return answer
+
+
+def _written(name: str) -> str:
+    """A name as the provider wrote it. A header has bytes, which are read as Latin-1; names of ours are in UTF-8."""
+    return name.encode("latin-1").decode("utf-8", "backslashreplace")
+
+
+PAGES = ("assets", "asset-groups", "automation", "deployment", "guess", "jobs", "locations", "overview", "runs")
+"""First parts of the paths of Dagster's pages; the proxies let through the same."""
+
+ONE_QUERY = "Send one query, as a JSON object with the key query. A batch of several is not answered.\n"
+
+
+class AuditorsWebserver(DagsterWebserver[Any, Any]):
+    """Dagster's webserver with fewer routes and a smaller schema."""
+
+    def __init__(self, context: WorkspaceProcessContext, log: AccessLog) -> None:
+        self._log = log
+        super().__init__(context)
+
+    def build_graphql_schema(self) -> Schema:
+        return schema_for_auditors()
+
+    def build_routes(self) -> list[BaseRoute]:
+        """Only what is listed is there; a later Dagster's new routes are not."""
+        return [
+            Route(READY, lambda request: PlainTextResponse("ready")),
+            Route("/graphql", self.graphql_http_endpoint, methods=["POST"]),
+            WebSocketRoute("/graphql", self.graphql_ws_endpoint),
+            *self.build_static_routes(),  # type: ignore[no-untyped-call]
+            Route("/", self.index_html_endpoint),
+            *(Route(f"/{page}{{rest:path}}", self.index_html_endpoint) for page in PAGES),
+        ]
+
+    def index_html_endpoint(self, request: Request) -> Response:
+        self._record(request, page_look(request.scope["path"]))
+        page: Response = super().index_html_endpoint(request)
+        return page
+
+    async def graphql_http_endpoint(self, request: Request) -> Response:
+        """Dagster's own takes whatever JSON is sent for an object, and fails at a batch, which is a list of queries."""
+        try:
+            sent = await request.json()
+        except (ValueError, RecursionError):
+            sent = None
+        if not isinstance(sent, dict):
+            return PlainTextResponse(ONE_QUERY, 400)
+        answer: Response = await super().graphql_http_endpoint(request)
+        return answer
+
+    def graphql_execution_thread(
+        self, request: Request, query: str, variables: dict[str, Any] | None, operation_name: str | None
+    ) -> JSONResponse:
+        try:
+            look = query_look(self._graphene_schema.graphql_schema, OperationType.QUERY, query, variables)
+        except GraphQLError as error:
+            return JSONResponse({"data": None, "errors": [error.formatted]}, 400)
+        self._record(request, look)
+        return super().graphql_execution_thread(request, query, variables, operation_name)
+
+    async def execute_graphql_subscription(
+        self,
+        websocket: WebSocket,
+        operation_id: str,
+        query: str,
+        variables: dict[str, Any] | None,
+        operation_name: str | None,
+    ) -> tuple[Task[Any] | None, GraphQLFormattedError | None]:
+        try:
+            schema = self._graphene_schema.graphql_schema
+            self._record(websocket, query_look(schema, OperationType.SUBSCRIPTION, query, variables))
+        except GraphQLError as error:
+            return None, error.formatted
+        except HTTPException as error:
+            return None, GraphQLError(error.detail).formatted
+        return await super().execute_graphql_subscription(websocket, operation_id, query, variables, operation_name)
+
+    def _record(self, connection: HTTPConnection, look: Look) -> None:
+        """Raises HTTPException where it cannot be written: what is not on record is not shown."""
+        try:
+            self._log.write(connection.scope[PERSON], look)
+        except OSError:
+            raise HTTPException(503, "The access log cannot be written; ask whoever runs this installation.") from None
+
+
+def auditors_app(settings: Settings, context: WorkspaceProcessContext, proxy: Proxy) -> App:
+    """The application, for requests to this installation's names from people whom the proxy names."""
+    app = AuditorsWebserver(context, AccessLog(access_log_of(settings))).create_asgi_app()
+    return for_hosts(guarded(for_named(app, proxy)), settings.ui_hosts)
+
+
+def main() -> None:
+    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
+    keep_private()
+    settings = Settings.from_environment()
+    proxy = auditors_proxy(settings)
+    with (
+        listen(int(sys.argv[1]), "--auditor") as held,
+        open_instance(settings) as instance,
+        loaded_workspace(instance, read_only=True) as context,
+    ):
+        app = auditors_app(settings, context, proxy)
+        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
+        Server(config).run(sockets=[held])
+
+
+if __name__ == "__main__":
+    main()

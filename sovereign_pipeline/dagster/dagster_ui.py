@@ -1,0 +1,84 @@
+"""Dagster's web UI on loopback, for browsers that mean to reach it.
+
+Dagster answers any host name, runs GraphQL from the address of a GET, and lets any page frame it. What belongs here:
+Dagster's own application without the last two, behind `trusted_hosts.py`. What does not: the definitions, and what an
+auditor gets (`auditor/`). A process of its own, started by `services.py`:
+`python -m sovereign_pipeline.dagster.dagster_ui PORT`.
+"""
+
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster_webserver.app import create_app_from_workspace_process_context
+from dagster_webserver.version import __version__
+from uvicorn import Config, Server
+
+from sovereign_pipeline.base.hosts import App, Receive, Send, for_hosts, listen
+from sovereign_pipeline.base.hosts import Scope as Scope
+from sovereign_pipeline.base.processes import keep_private
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.dagster.resources import open_instance
+
+# The defaults of the program dagster-webserver.
+STATEMENT_TIMEOUT_MS = 15_000
+POOL_RECYCLE_SECONDS = 3_600
+POOL_MAX_OVERFLOW = 20
+
+
+NOT_FRAMED = [(b"x-frame-options", b"DENY"), (b"content-security-policy", b"frame-ancestors 'none'")]
+
+
+def guarded(app: App) -> App:
+    """An application that no page frames, and that runs no query from an address."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_not_framed(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *NOT_FRAMED]}
+            await send(message)
+
+        is_query = scope["type"] == "http" and scope["method"] != "POST" and b"query=" in scope["query_string"]
+        if is_query and scope["path"].rstrip("/").endswith("/graphql"):
+            await send_not_framed({"type": "http.response.start", "status": 405, "headers": []})
+            await send({"type": "http.response.body", "body": b"Send queries by POST.\n"})
+            return
+        await app(scope, receive, send_not_framed)
+
+    return answer
+
+
+@contextmanager
+def loaded_workspace(instance: dg.DagsterInstance, read_only: bool) -> Iterator[WorkspaceProcessContext]:
+    """This project's code location, as a webserver needs it. read_only: nothing can be launched."""
+    instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
+    workspace = WorkspaceFileTarget([str(PROJECT_ROOT / "workspace.yaml")])
+    with WorkspaceProcessContext(instance, workspace, version=__version__, read_only=read_only) as context:
+        yield context
+
+
+def dagster_app(settings: Settings, context: WorkspaceProcessContext) -> App:
+    """Dagster's application, guarded."""
+    return for_hosts(guarded(create_app_from_workspace_process_context(context)), settings.ui_hosts)
+
+
+def main() -> None:
+    """Serve on the port that is the first argument, with the settings of the environment, until terminated."""
+    keep_private()
+    settings = Settings.from_environment()
+    with (
+        listen(int(sys.argv[1]), "--port") as held,
+        open_instance(settings) as instance,
+        loaded_workspace(instance, read_only=False) as context,
+    ):
+        app = dagster_app(settings, context)
+        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
+        Server(config).run(sockets=[held])
+
+
+if __name__ == "__main__":
+    main()

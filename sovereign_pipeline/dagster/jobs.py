@@ -1,0 +1,218 @@
+"""What runs together: the chain of one line, and the result of one review.
+
+What belongs here: jobs and how their steps are executed. What does not: when a job is started (`sensors.py`).
+"""
+
+import json
+import warnings
+from collections import defaultdict
+from collections.abc import Iterator
+
+import dagster as dg
+
+from sovereign_pipeline.base.errors import NotFoundError
+from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN
+from sovereign_pipeline.dagster.resources import LINES, Clock, register_lines
+from sovereign_pipeline.record.catalog import registered_as
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.registry.mlflow_mirror import differences
+from sovereign_pipeline.release.cadence import Due, due_reviews
+from sovereign_pipeline.review.acts import find_closed_of
+
+DUE_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "review_not_due")
+"""Of the calendar, not of a run of the chain, where it would cost a process of its own."""
+
+MLFLOW_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "mlflow_follows")
+"""Of the registry's states, which change between runs of the chain."""
+
+CHAIN_JOB = dg.define_asset_job(
+    name="chain",
+    selection=dg.AssetSelection.assets(*(stage.kind for stage in CHAIN))
+    - dg.AssetSelection.checks(DUE_CHECK, MLFLOW_CHECK),
+    description="The whole chain of one line, from raw corpus to registered adapter; unchanged work is reused.",
+)
+
+REVIEW_JOB = dg.define_asset_job(
+    name="closed_review",
+    selection=dg.AssetSelection.assets(*(stage.kind for stage in AFTER_PEOPLE)),
+    description="The result of a closed review. Started by the sensor closed_reviews.",
+)
+
+DUE_JOB = dg.define_asset_job(
+    name="due_review",
+    selection=dg.AssetSelection.checks(DUE_CHECK, MLFLOW_CHECK),
+    description="Whether the review of one line's adapter is due, and whether MLflow follows. Started by the sensor "
+    "reviews_due when either changes.",
+)
+
+ROLLOUT_JOB = dg.define_asset_job(
+    name="rollout",
+    selection=dg.AssetSelection.assets("staged_adapter", "production_adapter"),
+    description="What officers staged and promoted, in the line's flag. Started by the sensor rollouts.",
+)
+
+EXECUTOR = dg.multiprocess_executor.configured(
+    {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": ["sovereign_pipeline.step_server"]}}}
+)
+"""A step is a process of its own, so that what one library leaves in memory never meets another step. It is forked from
+one that has loaded the program, which takes longer than most steps."""
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Makes a partition of every recipe under data/lines, so that a new line appears without a restart.",
+)
+def new_lines(context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]) -> dg.SkipReason:
+    new = register_lines(context.instance, installation)
+    return dg.SkipReason(f"New lines: {', '.join(new)}." if new else "No new line.")
+
+
+@dg.sensor(
+    job=REVIEW_JOB,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Materializes blind_review of a line once a review of its current registered adapter is closed.",
+)
+def closed_reviews(
+    context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    store, registry = open_store(installation), open_registry(installation)
+    requested = False
+    for line in context.instance.get_dynamic_partitions("line"):
+        current = store.current(line, "registered_adapter")
+        adapter = registered_as(registry, current.digest) if current is not None else None
+        if current is None or adapter is None:
+            continue
+        for review, _ in find_closed_of(registry, line, adapter.adapter_sha256):
+            requested = True
+            yield dg.RunRequest(run_key=f"review-{review.id}-{current.digest[:12]}", partition_key=line)
+    if not requested:
+        yield dg.SkipReason("No review of a current registered adapter is closed.")
+
+
+PERIOD_TAG = "sovereign/due_period"
+"""Of a run that a review asked for: line and period, such as `permits-desk:2027-H1`."""
+
+
+def run_of(instance: dg.DagsterInstance, due: Due) -> dg.DagsterRun | None:
+    """The newest run that this review asked for."""
+    if due.key is None:
+        return None
+    return next(iter(instance.get_runs(dg.RunsFilter(tags={PERIOD_TAG: due.key}), limit=1)), None)
+
+
+def fate_of(run: dg.DagsterRun | None) -> str | None:
+    """What became of a run, for people; None without one."""
+    if run is None:
+        return None
+    told = {
+        dg.DagsterRunStatus.SUCCESS: "succeeded and registered nothing new, so an officer reviews the adapter",
+        dg.DagsterRunStatus.FAILURE: "FAILED and is not repeated",
+    }
+    return f"run {run.run_id[:8]} of {run.tags[PERIOD_TAG]} {told.get(run.status, run.status.value.lower())}"
+
+
+def in_words(due: Due, run: dg.DagsterRun | None) -> str:
+    """What is due, why, and what became of the run."""
+    parts = [f"{due.adapter}: review {due.state}, by {due.on.isoformat()}"]
+    parts += [f"{cause.event}: {cause.what}" for cause in due.causes]
+    parts += [] if due.has_recipe else ["the line has no valid recipe, so nothing is run"]
+    parts += [fate] if (fate := fate_of(run)) is not None else []
+    return "; ".join(parts)
+
+
+@dg.sensor(
+    jobs=[CHAIN_JOB, DUE_JOB],
+    minimum_interval_seconds=300,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Shows on registered_adapter whose review is due, and runs the chain again, once a period, for a line "
+    "whose recipe says `review: {retrain: true}`.",
+)
+def reviews_due(
+    context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings], clock: dg.ResourceParam[Clock]
+) -> dg.SensorResult:
+    known = set(context.instance.get_dynamic_partitions("line"))
+    reviews = [
+        due
+        for due in due_reviews(open_registry(installation), installation, clock().date())
+        if due.line in known  # else another sensor makes the partition first
+    ]
+    shown: dict[str, str] = json.loads(context.cursor or "{}")
+    in_mlflow = _in_mlflow(installation)
+    told: dict[str, str] = {}
+    requests: list[dg.RunRequest] = []
+    for due in reviews:
+        run = run_of(context.instance, due)
+        told[due.line] = "; ".join([in_words(due, run), *in_mlflow.get(due.line, ())])
+        if told[due.line] != shown.get(due.line):
+            # A run, since Dagster stores one result of a partition's check without a run and refuses the next. Its
+            # partition is a tag, since Dagster finds none of a job without assets.
+            key = f"{DUE_CHECK.name}:{due.line}:{digest_of(told[due.line])[:12]}"
+            requests.append(dg.RunRequest(key, job_name=DUE_JOB.name, tags={"dagster/partition": due.line}))
+        if due.key is not None and due.retrain and run is None and not _is_running(context.instance, due.line):
+            tags = {PERIOD_TAG: due.key}
+            requests.append(dg.RunRequest(due.key, job_name=CHAIN_JOB.name, partition_key=due.line, tags=tags))
+    pending = [told[due.line] for due in reviews if due.state != "not due"]
+    return dg.SensorResult(
+        run_requests=requests,
+        skip_reason=None if requests else " | ".join(pending) or "No review is due.",
+        cursor=json.dumps(told, sort_keys=True),
+    )
+
+
+def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
+    """Line -> where MLflow differs, so that its check is run again when that changes."""
+    found = defaultdict[str, list[str]](list)
+    try:
+        for each in differences(open_registry(installation), installation):
+            found[each.line].append(each.what)
+    except NotFoundError:  # no MLflow to be asked: the check says so when it runs, and the doctor
+        return {}
+    return found
+
+
+def _is_running(instance: dg.DagsterInstance, line: str) -> bool:
+    """Whether a run of the line is going on; the review may no longer be due when it ends."""
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
+    runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": line}, statuses=unfinished))
+    return any(run.job_name != DUE_JOB.name for run in runs)
+
+
+FINISHED = (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+
+
+def _result(due: Due, words: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=DUE_CHECK.name,
+        passed=due.state == "not due",
+        severity=dg.AssetCheckSeverity.WARN,
+        description=words,
+        metadata={"adapter": due.adapter, "review by": due.on.isoformat(), "state": due.state},
+    )
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of checks: pinned, and held by a test
+
+    @dg.asset_check(
+        asset=DUE_CHECK.asset_key,
+        name=DUE_CHECK.name,
+        blocking=False,
+        partitions_def=LINES,
+        description="Is the line's newest adapter reviewed in time? A warning alone: nothing is stopped.",
+    )
+    def review_not_due(
+        context: dg.AssetCheckExecutionContext,
+        installation: dg.ResourceParam[Settings],
+        clock: dg.ResourceParam[Clock],
+    ) -> dg.AssetCheckResult:
+        line = context.partition_key
+        reviews = due_reviews(open_registry(installation), installation, clock().date())
+        for due in reviews:
+            if due.line == line:
+                return _result(due, in_words(due, run_of(context.instance, due)))
+        return dg.AssetCheckResult(passed=True, description=f"{line}: no adapter is registered yet")

@@ -1,0 +1,307 @@
+"""Running the trainer in a pod of its own, by Dagster's Pipes client for Kubernetes.
+
+What belongs here: the pod, what it must see, and its end. What does not: what the trainer needs on another machine
+(`training/launcher.py`). Not run on a cluster yet: the tests hold it to Kubernetes' own models and to a
+stand-in of its API server.
+"""
+
+import importlib.util
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from sovereign_pipeline.base.errors import InputError, RecipeError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.trainer import Here, Kubernetes, Ray, Volume
+from sovereign_pipeline.record.stage import Launch, Progress
+from sovereign_pipeline.training.job import TrainingJob, lock_of_line, read_result
+from sovereign_pipeline.training.launcher import (
+    SECONDS_FOR_A_CHECKPOINT,
+    read_remote_result,
+    remote_environment,
+    run_trainer,
+    run_trainer_on_ray,
+    worker_command,
+)
+
+LABEL = "sovereign-pipeline/trainer"
+SECONDS_BETWEEN_LOOKS = 2.0
+READ_BY_THE_TRAINER = ("base_model", "dataset", "parent_adapter")
+WRITTEN_BY_THE_TRAINER = ("output", "result", "locks", "checkpoint_directory", "references")
+
+
+def run_trainer_in_pod(
+    context: dg.AssetExecutionContext, place: Kubernetes, withheld: Mapping[str, Path], job: Path
+) -> None:
+    """Run the trainer on a job file in a pod that sees the same paths, and wait; its messages come by the pod's log.
+
+    When this process is interrupted the pod is deleted: the trainer gets SIGTERM, saves a checkpoint, and is awaited.
+
+    Args:
+        withheld: what a trainer must not see, by its variable; refused in any path that the pod mounts.
+
+    Raises InputError when dagster-k8s is not installed or no cluster is reached, RecipeError for a path that the pod
+    would not see, and TrainingFailed with the trainer's own reason, or with how the pod ended.
+    """
+    if importlib.util.find_spec("dagster_k8s") is None:
+        raise InputError(
+            "institution.yaml: trainer.where is 'kubernetes', and dagster-k8s is not installed here.",
+            "Run `pip install 'sovereign-pipeline[kubernetes]'` from the institution's own package mirror.",
+        )
+    assert_seen_by_pod(place, job, withheld)
+    _make_what_is_mounted(job)
+    from dagster_k8s import PipesK8sClient
+    from dagster_k8s.client import DagsterK8sError
+    from kubernetes.client.exceptions import ApiException
+    from kubernetes.config import ConfigException
+    from urllib3.exceptions import HTTPError
+
+    name = uuid.uuid4().hex[:16]
+    client = PipesK8sClient(kubeconfig_file=str(place.kubeconfig) if place.kubeconfig is not None else None)
+    try:
+        client.run(
+            context=context,
+            image=place.image,
+            namespace=place.namespace,
+            command=worker_command(place.python, job),
+            env=remote_environment(job),
+            base_pod_meta={"labels": {LABEL: name}},
+            base_pod_spec=pod_spec(place, job),
+            pod_wait_timeout=0,  # a training takes as long as it takes
+        )
+    except ConfigException as error:
+        raise InputError(
+            f"institution.yaml: trainer.kubeconfig leads to no cluster: {_short(error)}.",
+            "Give the path of a kubeconfig that does, or leave it out inside a cluster.",
+        ) from None
+    except (DagsterK8sError, ApiException, HTTPError) as error:
+        _wait_until_gone(place, name, context.log.info)
+        read_remote_result(job, f"the pod in namespace {place.namespace} ended: {_short(error)}", context.log.info)
+        return
+    except BaseException:
+        _wait_until_gone(place, name, context.log.info)
+        raise
+    read_result(TrainingJob.read(job).result)
+
+
+def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
+    """The pod without its image, command and environment.
+
+    It runs as this process's user, so that either may remove what the other made. It has no token for the cluster and
+    no address of another service.
+    """
+    container: dict[str, Any] = {
+        "name": "trainer",
+        "workingDir": str(job.parent),
+        "volumeMounts": [
+            *_mounts(place, job),
+            {"name": "shared-memory", "mountPath": "/dev/shm"},
+        ],
+        "resources": _resources(place),
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": SECONDS_FOR_A_CHECKPOINT,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsUser": os.getuid(),
+            "runAsGroup": os.getgid(),
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": dict(place.node_selector),
+        "tolerations": [toleration.model_dump(exclude_none=True) for toleration in place.tolerations],
+        "imagePullSecrets": [{"name": secret} for secret in place.image_pull_secrets],
+        "volumes": [
+            *(
+                {
+                    "name": f"volume-{number}",
+                    "persistentVolumeClaim": {"claimName": volume.claim, "readOnly": volume.read_only},
+                }
+                for number, volume in enumerate(place.volumes)
+            ),
+            # Processes of one training and the workers of a data loader exchange tensors there; a pod has 64 MiB.
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        ],
+        "containers": [container],
+    }
+    if place.service_account is not None:
+        spec["serviceAccountName"] = place.service_account
+    return spec
+
+
+def assert_seen_by_pod(place: Kubernetes, job: Path, withheld: Mapping[str, Path]) -> None:
+    """Raise RecipeError for a volume that holds what the training side never sees: the vault, unscrubbed text.
+
+    So too for a path of the job that is on no volume of the pod, or on a read-only one where the trainer writes; and
+    for a training by reward, whose tools need namespaces that the pod's security context forbids. One whose reward is a
+    reward model alone is refused too: what it reads and writes beside the job is not mounted.
+    """
+    if TrainingJob.read(job).reward is not None:
+        raise RecipeError(
+            "institution.yaml: trainer: a line with training.rlhf is not trained in a pod, which may not make the "
+            "namespaces that the sandbox of its tools needs.",
+            "Train this line on this machine or on a Ray cluster.",
+        )
+    for variable, directory in withheld.items():
+        for volume in place.volumes:
+            if directory.resolve().is_relative_to(volume.path) or volume.path.is_relative_to(directory.resolve()):
+                raise RecipeError(
+                    f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds {directory} "
+                    f"({variable}), which a trainer must not see.",
+                    f"Move it ({variable}) off that volume.",
+                )
+    for path, writes in _paths(job):
+        holding = _volume_of(place, path)
+        if holding is None:
+            raise RecipeError(
+                f"institution.yaml: trainer.volumes: the trainer needs {path}, which is on no volume of its pod.",
+                "Add the volume that holds it, mounted at the same path as here.",
+            )
+        if writes and holding.read_only:
+            raise RecipeError(
+                f"institution.yaml: trainer.volumes: the trainer writes to {path}, and {holding.claim} at "
+                f"{holding.path} is read_only.",
+                "Put $SOVEREIGN_HOME on a volume that can be written.",
+            )
+
+
+def _paths(job: Path) -> Iterator[tuple[Path, bool]]:
+    """Every path that a job needs, links and what they lead to, and whether the trainer writes there."""
+    described = TrainingJob.read(job)
+    yield from _with_links(job.parent, True)
+    for field in WRITTEN_BY_THE_TRAINER:
+        yield from _with_links(getattr(described, field), True)
+    # Beside the line's checkpoints lie those of other lines.
+    yield from _with_links(described.checkpoint_directory.parent, True)
+    yield from _with_links(lock_of_line(described.checkpoint_directory), True)
+    for field in READ_BY_THE_TRAINER:
+        path = getattr(described, field)
+        if path is None:
+            continue
+        yield from _with_links(path, False)
+        for link in path.rglob("*"):
+            if link.is_symlink():
+                yield from _with_links(link.resolve(), False)
+
+
+def _with_links(path: Path, writes: bool) -> Iterator[tuple[Path, bool]]:
+    yield path, writes
+    yield path.resolve(), writes
+
+
+def _make_what_is_mounted(job: Path) -> None:
+    """Make what the trainer writes into: a path that is not there would be made by the cluster, for another user."""
+    described = TrainingJob.read(job)
+    for directory in (described.locks, described.checkpoint_directory, described.references):
+        directory.mkdir(parents=True, exist_ok=True)
+    lock_of_line(described.checkpoint_directory).touch()
+
+
+def _mounts(place: Kubernetes, job: Path) -> list[dict[str, Any]]:
+    """The paths of the job and nothing else of the volumes, each where it lies for Dagster."""
+    wanted: dict[Path, bool] = {}
+    for path, writes in _paths(job):
+        wanted[path] = wanted.get(path, False) or writes
+    return [
+        _mount(place, path, writes)
+        for path, writes in wanted.items()
+        if not any(path.is_relative_to(other) for other in wanted if other != path and wanted[other] >= writes)
+    ]
+
+
+def _mount(place: Kubernetes, path: Path, writes: bool) -> dict[str, Any]:
+    target = path.resolve()  # the cluster follows no link inside a volume
+    volume = _volume_of(place, target)
+    assert volume is not None  # `assert_seen_by_pod` was called before
+    within = target.relative_to(volume.path)
+    mount = {
+        "name": f"volume-{place.volumes.index(volume)}",
+        "mountPath": str(path),
+        "readOnly": volume.read_only or not writes,
+    }
+    return mount if within == Path() else {**mount, "subPath": within.as_posix()}
+
+
+def _volume_of(place: Kubernetes, path: Path) -> Volume | None:
+    holding = [volume for volume in place.volumes if path.is_relative_to(volume.path)]
+    return max(holding, key=lambda volume: len(volume.path.parts), default=None)
+
+
+def _resources(place: Kubernetes) -> dict[str, dict[str, str]]:
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    if place.cpus is not None:
+        requests["cpu"] = f"{place.cpus:g}"
+    if place.memory_gib is not None:
+        requests["memory"] = limits["memory"] = f"{place.memory_gib}Gi"
+    if place.gpus:
+        requests[place.gpu_resource] = limits[place.gpu_resource] = str(place.gpus)
+    return {"requests": requests, "limits": limits}
+
+
+def _wait_until_gone(place: Kubernetes, name: str, progress: Progress) -> None:
+    """Wait until the deleted pod has ended, for as long as a checkpoint may take. The client does not wait."""
+    from kubernetes.client import CoreV1Api
+    from kubernetes.client.exceptions import ApiException
+    from urllib3.exceptions import HTTPError
+
+    deadline = time.monotonic() + SECONDS_FOR_A_CHECKPOINT + 10 * SECONDS_BETWEEN_LOOKS
+    selector = f"{LABEL}={name}"
+    progress(f"waiting for the pod to end; a checkpoint first, for at most {SECONDS_FOR_A_CHECKPOINT} s")
+    try:
+        while CoreV1Api().list_namespaced_pod(place.namespace, label_selector=selector).items:
+            if time.monotonic() > deadline:
+                progress(f"the pod has not ended; see `kubectl get pod -n {place.namespace} -l {selector}`")
+                return
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+    except (ApiException, HTTPError) as error:
+        progress(f"whether the pod {selector} in {place.namespace} has ended is not known: {_short(error)}")
+
+
+def _short(error: Exception) -> str:
+    """An error in one line, without the log lines that Dagster's client appends."""
+    text = re.sub(r"Last \d+ log lines.*", "", str(error), flags=re.DOTALL)
+    return " ".join(text.split())[:300].rstrip(" .")
+
+
+def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> Launch:
+    """A launcher whose trainer reports to this step, wherever `institution.yaml` lets it run."""
+
+    def launch(job: Path) -> None:
+        match load_institution(settings.data).trainer:
+            case Here():
+                _run_here(context, job)
+            case Kubernetes() as place:
+                run_trainer_in_pod(context, place, settings.secret_directories, job)
+            case Ray() as place:
+                _run_on_ray(context, place, job)
+
+    return launch
+
+
+def _run_here(context: dg.AssetExecutionContext, job: Path) -> None:
+    with dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesTempFileContextInjector(),
+        message_reader=dg.PipesTempFileMessageReader(),
+    ) as session:
+        run_trainer(job, context.log.info, session.get_bootstrap_env_vars())
+
+
+def _run_on_ray(context: dg.AssetExecutionContext, place: Ray, job: Path) -> None:
+    """Beside the job file, on the volume that both machines see."""
+    with dg.open_pipes_session(
+        context=context,
+        context_injector=dg.PipesFileContextInjector(str(job.parent / "pipes-context.json")),
+        message_reader=dg.PipesFileMessageReader(str(job.parent / "pipes-messages.jsonl")),
+    ) as session:
+        run_trainer_on_ray(job, place, context.log.info, session.get_bootstrap_env_vars())

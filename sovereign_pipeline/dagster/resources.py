@@ -1,0 +1,132 @@
+"""What assets and sensors are given: the settings of this installation, the time, and the references from asset to
+asset.
+
+None has a configuration: paths come from the environment alone, so that no launchpad and no run configuration can
+put another policy beneath a line.
+"""
+
+import datetime
+import os
+import shutil
+from collections.abc import Callable
+
+import dagster as dg
+
+from sovereign_pipeline.base.errors import NotFoundError, SovereignError, StaleInput
+from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings, go_offline
+from sovereign_pipeline.policy.line import line_names
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.store import ArtifactStore
+
+Clock = Callable[[], datetime.datetime]
+"""Now, in UTC."""
+
+DATA_VERSION_TAG = "dagster/data_version"
+"""Dagster's tag of a materialization; the assets put the artifact's digest there."""
+
+NO_CONFIGURATION: dict[str, dg.Field] = {}
+"""Refuses every key. Dagster takes a resource without a schema to accept anything."""
+
+
+class References(dg.IOManager):
+    """Passes a typed reference from asset to asset: never a pickle, never the data itself.
+
+    The reference also becomes the line's current artifact of that kind; whoever uses it verifies every byte. The run
+    that materialized the asset left its digest in Dagster's event log, in another place than the store, and a current
+    artifact that is not that one is refused.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._store = open_store(settings)
+
+    def handle_output(self, context: dg.OutputContext, obj: ArtifactRef) -> None:
+        self._store.make_current(context.partition_key, context.asset_key.path[-1], obj)
+
+    def load_input(self, context: dg.InputContext) -> ArtifactRef:
+        try:
+            return materialized(self._store, context.instance, context.asset_key.path[-1], context.partition_key)
+        except SovereignError as error:
+            raise _failure(error) from error
+
+
+def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, line: str) -> ArtifactRef:
+    """The line's current artifact of a kind. Raises NotFoundError for none, and StaleInput as `References` says."""
+    ref = store.current(line, kind)
+    if ref is None:
+        raise NotFoundError(f"Line {line} has no {kind} yet.", f"Materialize {kind} first.")
+    if not is_the_materialized_one(instance, kind, line, ref):
+        raise StaleInput(
+            f"Line {line}: the store's current {kind} is {short(ref.digest)}, and the last run that materialized it "
+            f"made another one.",
+            f"Find out who changed the store. Then materialize {kind} again.",
+        )
+    return ref
+
+
+def is_the_materialized_one(instance: dg.DagsterInstance, kind: str, line: str, ref: ArtifactRef) -> bool:
+    """Whether an artifact is what the asset's last materialization made; so is any where Dagster knows of none."""
+    latest = instance.get_latest_data_version_record(dg.AssetKey(kind), partition_key=line)
+    if latest is None:
+        return True
+    event = latest.asset_materialization
+    return event is not None and (event.tags or {}).get(DATA_VERSION_TAG) == ref.digest
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _failure(error: SovereignError) -> dg.Failure:
+    return dg.Failure(str(error), allow_retries=False)
+
+
+def resources(settings: Settings | None = None, clock: Clock | None = None) -> dict[str, dg.ResourceDefinition]:
+    """The resources by name.
+
+    settings: None takes them from the environment of the process that runs the step.
+    clock: None takes this machine's.
+    """
+
+    def installation(_: dg.InitResourceContext) -> Settings:
+        return settings or Settings.from_environment()
+
+    def references(context: dg.InitResourceContext) -> References:
+        return References(context.resources.installation)
+
+    def time(_: dg.InitResourceContext) -> Clock:
+        return clock or _now
+
+    return {
+        "clock": dg.ResourceDefinition(time, config_schema=NO_CONFIGURATION),
+        "installation": dg.ResourceDefinition(installation, config_schema=NO_CONFIGURATION),
+        "references": dg.IOManagerDefinition(
+            references, config_schema=NO_CONFIGURATION, required_resource_keys={"installation"}
+        ),
+    }
+
+
+def prepare_dagster_home(settings: Settings) -> None:
+    """Put `dagster.yaml` in place, and set the variables that this process and its children read."""
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(PROJECT_ROOT / "dagster.yaml", settings.dagster_home / "dagster.yaml")
+    os.environ.update({"DAGSTER_HOME": str(settings.dagster_home), **settings.to_environment()})
+    go_offline()
+
+
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    prepare_dagster_home(settings)
+    return dg.DagsterInstance.get()
+
+
+LINES = dg.DynamicPartitionsDefinition(name="line")
+
+
+def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
+    """Add every line that has a recipe to the instance's partitions. Returns the names that were new."""
+    known = set(instance.get_dynamic_partitions("line"))
+    new = [name for name in line_names(settings.data) if name not in known]
+    if new:
+        instance.add_dynamic_partitions("line", new)
+    return new

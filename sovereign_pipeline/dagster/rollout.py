@@ -1,0 +1,193 @@
+"""`staged_adapter` and `production_adapter`: the flag of a line as Dagster's assets, and the sensor that shows them.
+
+Materializing either lets the flag say what officers decided, and is refused where they have not. What belongs here:
+that, what is missing, and the table of the hold. What does not: deciding (`release/`), and writing a flag
+(`serving/rollout/`). Nothing of an engine is loaded.
+"""
+
+import base64
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+import dagster as dg
+
+from sovereign_pipeline.base.errors import ConflictError, SovereignError
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.dagster.assets import refusal
+from sovereign_pipeline.dagster.jobs import ROLLOUT_JOB
+from sovereign_pipeline.dagster.plots import hold_png
+from sovereign_pipeline.dagster.resources import LINES
+from sovereign_pipeline.record.catalog import states
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.workplace import open_workplace
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.record.database import Registry
+    from sovereign_pipeline.record.stage import Workplace
+    from sovereign_pipeline.serving.rollout.flag import Flag
+    from sovereign_pipeline.serving.rollout.hold import State
+
+Role = Literal["staged", "production"]
+ASKED = {"staged": "stage", "production": "promote"}
+
+
+def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.AssetsDefinition:
+    """The asset of one role in a line's flag."""
+
+    def materialize(
+        context: dg.AssetExecutionContext, installation: dg.ResourceParam[Settings]
+    ) -> dg.MaterializeResult[Any]:
+        try:
+            workplace = open_workplace(installation, context.partition_key, context.log.info)
+            return _materialization(role, workplace, open_registry(installation))
+        except SovereignError as error:
+            raise refusal(error) from error
+
+    return dg.asset(
+        name=f"{role}_adapter",
+        deps=[after],
+        partitions_def=LINES,
+        group_name="release",
+        owners=["team:model-office"],
+        kinds={"flagd"},
+        code_version="1",
+        description=f"{holds}\n\n**Materializing it** {materializing}",
+    )(materialize)
+
+
+STAGED = flag_asset(
+    "staged",
+    "registered_adapter",
+    "The adapter that officers staged: the share and the groups of `rollout` in `institution.yaml` get it.",
+    "lets the line's flag say so; seconds. It is refused while no adapter of the line is staged, and says what is "
+    "missing. Gateways load the adapter first, and take the flag as soon as it is loaded.",
+)
+PRODUCTION = flag_asset(
+    "production",
+    "staged_adapter",
+    "The adapter that answers everybody whom no other is said of.",
+    "lets the line's flag say so; seconds. It is refused while no adapter of the line is in production, and says what "
+    "is missing. The adapter before stays loaded, so that an officer can go back at once.",
+)
+
+
+@dg.sensor(
+    job=ROLLOUT_JOB,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Materializes staged_adapter and production_adapter of a line once officers decided, the flag changed, "
+    "or the hold of the staged adapter came to a result.",
+)
+def rollouts(
+    context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    from sovereign_pipeline.serving.rollout.flag import sequences
+
+    registry, requested = open_registry(installation), False
+    for line in context.instance.get_dynamic_partitions("line"):
+        with registry.reading() as session:
+            held = {state: id for id, state in states(session, line).items() if state in ASKED}
+        if not held:
+            continue
+        requested = True
+        there = sequences(installation, line)
+        facts = [line, *(f"{role}={held[role]}" for role in sorted(held)), str(there[-1] if there else 0)]
+        keys = [dg.AssetKey(f"{role}_adapter") for role in sorted(held)]
+        yield dg.RunRequest(
+            ":".join([*facts, _result_of(installation, line)]), partition_key=line, asset_selection=keys
+        )
+    if not requested:
+        yield dg.SkipReason("No adapter is staged or in production.")
+
+
+def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -> dg.MaterializeResult[Any]:
+    from sovereign_pipeline.serving.rollout.publishing import follow
+
+    line = workplace.line.line
+    with registry.reading() as session:
+        is_there = role in states(session, line).values()
+    if not is_there:
+        raise ConflictError(f"Line {line} has no adapter that is {role}.", _missing(role, workplace, registry))
+    flag, _ = follow(registry, workplace)
+    adapter = flag.staged if role == "staged" else flag.production
+    assert adapter is not None  # the ledger has one
+    metadata: dict[str, Any] = {
+        "adapter": adapter,
+        "who gets what": flag.in_words(),
+        "change": flag.sequence,
+        "why": f"{flag.cause}: {flag.reason}",
+        "assigned by": flag.evaluator,
+    }
+    state = _hold(workplace.settings, flag) if role == "staged" else None
+    if state is not None:
+        told = f"{state.outcome}: {state.because}"
+        metadata |= {
+            "hold": f"{told}. {state.expected}" if state.expected else told,
+            "compared": dg.MetadataValue.md(_table(state)),
+        }
+        if drawn := bounds_of(state):
+            picture = base64.b64encode(hold_png(drawn)).decode()
+            metadata["hold, drawn"] = dg.MetadataValue.md(f"![hold](data:image/png;base64,{picture})")
+    return dg.MaterializeResult(data_version=dg.DataVersion(flag.adapters[adapter].digest), metadata=metadata)
+
+
+def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:
+    """What officers have not done yet."""
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.release.standing import standings
+
+    trust = trust_root(workplace.settings)
+    with registry.reading() as session:
+        open_requests = [
+            f"Request {each.request.id[:12]} for {each.request.adapter_id} has {len(each.approvals)} of "
+            f"{each.predicate['approvals']} approvals."
+            for each in standings(session, workplace.settings, trust, workplace.line.line)
+            if each.ended is None and each.request.transition == ASKED[role]
+        ]
+    return (
+        " ".join(open_requests) or f"No request '{ASKED[role]}' is open: an officer makes one, and others approve it."
+    )
+
+
+def _hold(settings: Settings, flag: "Flag") -> "State | None":
+    from sovereign_pipeline.policy.institution import load_institution
+    from sovereign_pipeline.serving.rollout.hold import state_of
+    from sovereign_pipeline.serving.rollout.telemetry import counts_directory
+
+    return state_of(settings, counts_directory(settings), flag, load_institution(settings.data))
+
+
+def _result_of(settings: Settings, line: str) -> str:
+    """The hold's outcome, so that a run shows each once. What cannot be read is shown by the run itself."""
+    from sovereign_pipeline.record.officers import trust_root
+    from sovereign_pipeline.serving.rollout.rollback import current_flag
+
+    try:
+        flag = current_flag(settings, line, trust_root(settings))
+        state = _hold(settings, flag)
+    except SovereignError:
+        return "unknown"
+    return state.outcome if state is not None else "none"
+
+
+def bounds_of(state: "State") -> list[tuple[str, float, float]]:
+    """Measure, difference and upper limit, in margins; of what enough users were counted for."""
+    from sovereign_pipeline.serving.rollout.hold import ALPHA, upper_limit
+
+    return [
+        (each.measure.in_words, each.found.estimate / each.margin, upper_limit(each.found, ALPHA) / each.margin)
+        for each in state.compared
+        if each.found is not None
+    ]
+
+
+def _table(state: "State") -> str:
+    rows = [f"| {name} | {what} |" for name, _, what in (each.in_words().partition(": ") for each in state.compared)]
+    numbers = [
+        f"| days | {state.days:.1f} |",
+        f"| users | {state.users[0]} staged, {state.users[1]} production |",
+        f"| answers | {state.answers[0]} staged, {state.answers[1]} production |",
+        f"| feedback | of {state.rated[0]} answers staged, {state.rated[1]} production |",
+        f"| reports of severity 1 | {state.severe} |",
+    ]
+    return "\n".join(["| | staged against production |", "|---|---|", *numbers, *rows])

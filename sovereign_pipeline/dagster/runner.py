@@ -1,0 +1,246 @@
+"""Running a line from the command line: the same job as in the UI, with its progress as plain lines.
+
+What belongs here: the run, its lines, and the reason it stopped. What does not: which stages are stale
+(`record/staleness.py`), and how a terminal prints (`commands/`).
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from sovereign_pipeline.base.errors import InputError, RunStopped
+from sovereign_pipeline.dagster.assets import NOT_REPEATED
+from sovereign_pipeline.dagster.chain import CHAIN
+from sovereign_pipeline.dagster.resources import is_the_materialized_one, register_lines
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.recipe_model import nearest_known
+from sovereign_pipeline.record.stage import Stage, Workplace
+from sovereign_pipeline.record.staleness import stale_kinds
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LineRun:
+    """What one run of a line did."""
+
+    materialized: list[str]
+    """Kinds that were run."""
+
+    run_id: str | None
+    """None when nothing had to be run."""
+
+    seconds: float
+    """Wall clock."""
+
+
+def run_line(
+    instance: dg.DagsterInstance,
+    job: Callable[[], dg.JobDefinition],
+    workplace: Workplace,
+    tell: Tell,
+    until: str | None = None,
+) -> LineRun:
+    """Materialize what is stale of a line. Raises RunStopped with the reason of the first step that failed.
+
+    job: the module-level function that gives the job of the chain; each step's process calls it again.
+    until: the kind of the last stage, with all that it is made from; None: the whole chain. Raises InputError for a
+    kind that is no stage, and RecipeError before anything is made when the recipe lacks what one of them reads.
+    """
+    stages = _made_with(until, workplace.line)
+    started = time.monotonic()
+    register_lines(instance, workplace.settings)
+    kinds = _to_materialize(stages, instance, workplace)
+    if not kinds:
+        return LineRun([], None, time.monotonic() - started)
+    for stage in stages:
+        stage.config(workplace.line)
+    log = workplace.settings.logs / f"run-{workplace.line.line}.log"
+    with _printing_into(log), _forking_anew(), _signals_kept(), _Narration(instance, workplace.line.line, tell):
+        result = dg.execute_job(
+            dg.reconstructable(job),
+            instance=instance,
+            asset_selection=[dg.AssetKey(kind) for kind in kinds],
+            tags={"dagster/partition": workplace.line.line},
+        )
+    if not result.success:
+        raise _reason(result)
+    return LineRun(kinds, result.run_id, time.monotonic() - started)
+
+
+def _made_with(until: str | None, line: Line) -> list[Stage]:
+    """A stage and everything it is made from for a line, in order; all stages for None."""
+    stages = {stage.kind: stage for stage in CHAIN}
+    if until is None:
+        return list(CHAIN)
+    if until not in stages:
+        raise InputError(f"There is no stage '{until}'; {nearest_known(until, [*stages])}", "Correct --until.")
+    waiting, found = [stages[until]], set[str]()
+    while waiting:
+        stage = waiting.pop()
+        found.add(stage.kind)
+        waiting.extend(stage.inputs_of(line))
+    return [stage for stage in CHAIN if stage.kind in found]
+
+
+def _to_materialize(stages: Sequence[Stage], instance: dg.DagsterInstance, workplace: Workplace) -> list[str]:
+    """Kinds of what is stale, and of what another asset would refuse because Dagster knows of another artifact."""
+    line = workplace.line.line
+    kinds = set(stale_kinds(stages, workplace))
+    for stage in stages:
+        current = workplace.store.current(line, stage.kind)
+        if current is not None and not is_the_materialized_one(instance, stage.kind, line, current):
+            kinds.add(stage.kind)
+    return [stage.kind for stage in stages if stage.kind in kinds]
+
+
+@contextmanager
+def _printing_into(log: Path) -> Iterator[None]:
+    """What this process's libraries and its step processes print goes into a file; `sys.stdout` stays the terminal."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    terminal, errors = os.dup(1), os.dup(2)
+    stdout = sys.stdout
+    stdout.flush()
+    with log.open("ab") as file, os.fdopen(terminal, "w", encoding="utf-8", closefd=False) as to_terminal:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout = to_terminal
+        try:
+            yield
+        finally:
+            to_terminal.flush()
+            sys.stdout = stdout
+            os.dup2(terminal, 1)
+            os.dup2(errors, 2)
+            os.close(terminal)
+            os.close(errors)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Restore the handlers of SIGINT and SIGTERM afterwards.
+
+    Dagster sets SIGTERM to what SIGINT has. A command that a script starts in the background ignores SIGINT, so after a
+    run it and its children would ignore SIGTERM as well.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _forking_anew() -> Iterator[None]:
+    """Afterwards the process from which steps were forked is ended: the next run's has its own variables and log."""
+    try:
+        yield
+    finally:
+        # Python has no public way, and ends it with this process otherwise.
+        if (server := forkserver._forkserver._forkserver_pid) is not None:  # type: ignore[attr-defined]
+            os.kill(server, signal.SIGKILL)  # with the steps, where the run ended before them
+            forkserver._forkserver._stop()  # type: ignore[attr-defined]
+
+
+def _reason(result: dg.JobExecutionResult) -> RunStopped:
+    """The first reason in the run's events: a refusal, else a gate that did not pass, else a fault."""
+    for event in result.all_events:
+        if event.is_step_failure and (failure := event.step_failure_data.user_failure_data) is not None:
+            given: dict[str, Any] = {name: value.value for name, value in failure.metadata.items()}
+            return RunStopped(
+                str(given.get("message") or failure.description),
+                str(given.get("hint", "")),
+                exit_status=int(given.get("exit_status", 1)),
+                act=given.get("act"),
+                **given.get("about", {}),
+            )
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            check = event.asset_check_evaluation_data
+            if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+                asset = check.asset_key.to_user_string()
+                return RunStopped(f"{asset}: the gate '{check.check_name}' did not pass: {check.description}")
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error is not None:
+            return RunStopped(f"{event.step_key} failed: {event.step_failure_data.error.message.strip()}")
+    return RunStopped(f"The run {result.run_id} ended without success.", "Read the run's log in the Dagster UI.")
+
+
+class _Narration:
+    """While the job runs, tells what its newest run logs: steps, progress, checks.
+
+    It polls the event log, which every process of the run writes to.
+    """
+
+    def __init__(self, instance: dg.DagsterInstance, line: str, tell: Tell) -> None:
+        self._instance = instance
+        self._line = line
+        self._tell = tell
+        self._done = threading.Event()
+        self._known_runs = {run.run_id for run in instance.get_runs(limit=50)}
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        cursor, run_id = None, None
+        while True:
+            last_round = self._done.is_set()
+            run_id = run_id or self._new_run()
+            if run_id is not None:
+                connection = self._instance.get_records_for_run(run_id, cursor=cursor)
+                cursor = connection.cursor
+                for record in connection.records:
+                    line = _narrate(record.event_log_entry)
+                    if line is not None:
+                        self._tell(line)
+            if last_round:
+                return
+            self._done.wait(0.7)
+
+    def _new_run(self) -> str | None:
+        filters = dg.RunsFilter(tags={"dagster/partition": self._line})
+        runs = [run.run_id for run in self._instance.get_runs(filters=filters, limit=5)]
+        return next((run for run in runs if run not in self._known_runs), None)
+
+
+def _narrate(entry: dg.EventLogEntry) -> str | None:
+    """The line for one entry of the log, or None where there is nothing to tell."""
+    step = f"{entry.step_key or '':<20}"
+    event = entry.dagster_event
+    if event is None:
+        return f"  {step} {entry.user_message}" if _is_progress(entry) else None
+    if event.event_type == dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+        check = event.asset_check_evaluation_data
+        if NOT_REPEATED in check.metadata:
+            return None
+        mark = "✓" if check.passed else "✗" if check.severity == dg.AssetCheckSeverity.ERROR else "!"
+        return f"  {step} {mark} {check.check_name}: {check.description}"
+    if event.is_step_success:
+        return f"✓ {step} {event.step_success_data.duration_ms / 1000:.1f} s"
+    if event.is_step_failure:
+        return f"✗ {step} failed"
+    return None
+
+
+def _is_progress(entry: dg.EventLogEntry) -> bool:
+    """Whether a stage said it. Stages log at INFO and from a step. Dagster writes into the same log; an entry names no
+    logger, and of Dagster's own lines at INFO those of Pipes begin with the mark that Dagster gives them."""
+    return entry.level == logging.INFO and bool(entry.step_key) and not entry.user_message.startswith("[pipes]")

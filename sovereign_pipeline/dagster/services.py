@@ -1,0 +1,255 @@
+"""The processes of interactive use, on loopback: Dagster's web UI and daemon, MLflow's UI, the pages, the gateway.
+
+What belongs here: starting them, saying when each answers, and ending them together. What does not: what they serve.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.base.errors import ServiceEnded, SovereignError
+from sovereign_pipeline.base.hosts import LOOPBACK, listen
+from sovereign_pipeline.base.settings import CORPUS_VARIABLE, PROJECT_ROOT, Settings
+from sovereign_pipeline.dagster.auditor import READY, auditors_proxy
+from sovereign_pipeline.serving.deployable import lines_in_production
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_BETWEEN_MESSAGES = 15
+SECONDS_FOR_AN_ANSWER = 10
+SECONDS_TO_END = 30
+
+CODE_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError {
+    __typename ... on PythonError { message } } } } } }"""
+DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { required lastHeartbeatTime } } } }"
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Ports:
+    """One for each service that answers by HTTP."""
+
+    dagster: int
+    mlflow: int
+    review: int
+    pages: int
+    gateway: int
+    auditor: int | None = None
+
+    @property
+    def by_option(self) -> Mapping[str, int]:
+        services = {
+            "--port": self.dagster,
+            "--mlflow-port": self.mlflow,
+            "--review-port": self.review,
+            "--pages-port": self.pages,
+            "--gateway-port": self.gateway,
+        }
+        return services if self.auditor is None else {**services, "--auditor": self.auditor}
+
+
+@dataclass(frozen=True)
+class Service:
+    """One process, and how to tell that it does its work."""
+
+    name: str
+    command: Sequence[str]
+    is_ready: Callable[[], bool]
+    """Asks the service. Raises OSError or ValueError while nothing, or nothing sensible, answers."""
+
+    address: str = ""
+    """Where people find it; empty where there is nothing to see."""
+    runs_stages: bool = False
+    """Whether stages run beneath it; the others are told nothing of the corpus."""
+
+
+def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> None:
+    """Start all services, say when each is ready, wait for Ctrl-C, end all.
+
+    Raises InputError for a port that is in use and for an auditor's Dagster without its proxy's secret, and
+    ServiceEnded naming the service that ended by itself.
+    """
+    if ports.auditor is not None:
+        auditors_proxy(settings)
+    for option, port in ports.by_option.items():
+        listen(port, option).close()
+    settings.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
+    settings.logs.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, _interrupt)
+    services = [*_services(ports, time.time()), *_gateway(settings, ports, tell)]
+    tell(f"starting {len(services)} services; what they print is under {settings.logs}")
+    with _running(services, settings) as processes:
+        try:
+            _wait_until_ready(services, processes, settings.logs, tell)
+            tell("all ready; Ctrl-C ends them")
+            while True:
+                _assert_running(processes, settings.logs)
+                time.sleep(1)
+        except KeyboardInterrupt:
+            tell("stopping")
+
+
+def _services(ports: Ports, started: float) -> list[Service]:
+    workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
+    dagster = f"http://{LOOPBACK}:{ports.dagster}"
+    return [
+        Service(
+            "Dagster UI",
+            _module("dagster.dagster_ui", ports.dagster),
+            lambda: _has_loaded(dagster),
+            dagster,
+            runs_stages=True,
+        ),
+        Service(
+            "Dagster daemon",
+            [_program("dagster-daemon"), "run", *workspace],
+            lambda: _daemons_beat(dagster, since=started),
+            runs_stages=True,
+        ),
+        _page("MLflow UI", _module("dagster.mlflow_ui", ports.mlflow), ports.mlflow, "/health"),
+        _page(
+            "review page",
+            [_program("sovereign"), "review", "serve", "--port", str(ports.review)],
+            ports.review,
+            "/static/icon.svg",
+        ),
+        _page("artifact pages", _module("dagster.artifact_pages", ports.pages), ports.pages, "/ready"),
+        *_auditors(ports.auditor),
+    ]
+
+
+def _auditors(port: int | None) -> list[Service]:
+    """The auditor's Dagster, where it was asked for."""
+    return [] if port is None else [_page("auditor UI", _module("dagster.auditor", port), port, READY)]
+
+
+def _gateway(settings: Settings, ports: Ports, tell: Tell) -> list[Service]:
+    """The gateway, where a line has something to serve; else it is said why there is none."""
+    try:
+        lines = lines_in_production(settings)
+    except SovereignError as error:
+        tell(f"no gateway: {error.message}")
+        return []
+    if not lines:
+        tell("no gateway: no adapter is in production yet; start again once one is")
+        return []
+    return [_page("gateway", [_program("sovereign"), "serve", "--port", str(ports.gateway)], ports.gateway, "/readyz")]
+
+
+def _page(name: str, command: Sequence[str], port: int, probe: str) -> Service:
+    address = f"http://{LOOPBACK}:{port}"
+    return Service(name, command, lambda: _answers(address + probe), address)
+
+
+@contextmanager
+def _running(services: Sequence[Service], settings: Settings) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
+    """The processes by name; all are ended on leaving."""
+    environment = {**os.environ, **settings.to_environment()}
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for service in services:
+            with (settings.logs / f"{service.name.lower().replace(' ', '-')}.log").open("ab") as log:
+                given = environment if service.runs_stages else _without_corpus(environment)
+                processes[service.name] = subprocess.Popen(
+                    service.command, stdout=log, stderr=log, cwd=PROJECT_ROOT, env=given
+                )
+        yield processes
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            try:
+                process.wait(timeout=SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _without_corpus(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name != CORPUS_VARIABLE}
+
+
+def _wait_until_ready(
+    services: Sequence[Service], processes: Mapping[str, "subprocess.Popen[bytes]"], logs: Path, tell: Tell
+) -> None:
+    """One line for each service as it becomes ready, and one now and then that names the others."""
+    waiting = list(services)
+    started = told = time.monotonic()
+    while waiting:
+        _assert_running(processes, logs)
+        for service in [each for each in waiting if _is_ready(each)]:
+            waiting.remove(service)
+            tell(f"✓ {service.name:<16}{service.address or 'ready'}  ({time.monotonic() - started:.0f} s)")
+        if waiting and time.monotonic() - told > SECONDS_BETWEEN_MESSAGES:
+            told = time.monotonic()
+            tell(f"waiting for {', '.join(each.name for each in waiting)} ({told - started:.0f} s)")
+        time.sleep(SECONDS_BETWEEN_LOOKS if waiting else 0)
+
+
+def _is_ready(service: Service) -> bool:
+    try:
+        return service.is_ready()
+    except (OSError, ValueError):  # nothing listens yet, or it is not what it will be
+        return False
+
+
+def _assert_running(processes: Mapping[str, "subprocess.Popen[bytes]"], logs: Path) -> None:
+    for name, process in processes.items():
+        if process.poll() is not None:
+            raise ServiceEnded(f"The {name} ended with status {process.returncode}.", f"Read its log under {logs}.")
+
+
+def _answers(url: str) -> bool:
+    with urllib.request.urlopen(url, timeout=SECONDS_FOR_AN_ANSWER) as response:
+        return bool(response.status == 200)
+
+
+def _has_loaded(dagster: str) -> bool:
+    """Whether the code location is loaded. Raises ServiceEnded when it cannot be."""
+    entries = _query(dagster, CODE_LOCATIONS)["workspaceOrError"]["locationEntries"]
+    for entry in entries:
+        found = entry["locationOrLoadError"] or {}
+        if found.get("__typename") == "PythonError":
+            raise ServiceEnded(
+                f"Dagster cannot load the definitions: {found['message'].strip()}", "Mend it and start again."
+            )
+    return bool(entries) and all(entry["loadStatus"] == "LOADED" for entry in entries)
+
+
+def _daemons_beat(dagster: str, since: float) -> bool:
+    """Whether every daemon that the instance needs has given a sign of life since then."""
+    daemons = _query(dagster, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
+    needed = [each for each in daemons if each["required"]]
+    return bool(needed) and all((each["lastHeartbeatTime"] or 0) >= since for each in needed)
+
+
+def _query(dagster: str, query: str) -> dict[str, Any]:
+    """The data of a GraphQL answer. Raises ValueError for an answer that holds none."""
+    request = urllib.request.Request(
+        f"{dagster}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=SECONDS_FOR_AN_ANSWER) as response:
+        data = json.loads(response.read()).get("data")
+    if data is None:
+        raise ValueError("no data")
+    return dict(data)
+
+
+def _interrupt(signal_number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _program(name: str) -> str:
+    return str(Path(sys.executable).parent / name)
+
+
+def _module(name: str, port: int) -> list[str]:
+    return [sys.executable, "-m", f"sovereign_pipeline.{name}", str(port)]

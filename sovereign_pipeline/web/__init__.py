@@ -1,0 +1,1 @@
+"""The web pages of the registry and of artifacts."""

@@ -1,0 +1,569 @@
+"""One registered adapter as its readers see it, from registry, store and ledger. Read alone.
+
+Manifests, waivers, requests, transitions and acts are verified as they are read, so what was changed is named and
+nothing is shown. Files are read by the list of those that may leave the house (`audit/shown_files.py`).
+
+What belongs here: what is true of an adapter now. What does not: what happened when (`time_line.py`), and who may see
+it (`readers.py`).
+"""
+
+import datetime
+import json
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.audit.shown_files import read_shown
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
+from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.record.catalog import (
+    WAIVED,
+    LedgerWaivers,
+    Purge,
+    State,
+    find_adapter,
+    purge_of,
+    state_of,
+    transitions_of,
+)
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.gates import KIND_OF, read_verdict, read_waiver
+from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
+from sovereign_pipeline.record.officers import actor_of, officer_shown, trust_root
+from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
+from sovereign_pipeline.record.tables import Adapter, AdapterReview, AuditEntry, KnownIssue, Recall, RecallWaiver
+from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.registry.record import read_record
+from sovereign_pipeline.registry.verification import record_of
+from sovereign_pipeline.release.acts import issues_by_adapter
+from sovereign_pipeline.release.cadence import due_reviews, reviews_on_record
+from sovereign_pipeline.release.recall import open_recalls, question_of, waivers_of_recalls
+from sovereign_pipeline.release.requests import (
+    assert_not_recalled,
+    assert_staged_long_enough,
+    assert_still_so,
+    evidence_of,
+)
+from sovereign_pipeline.release.standing import SUPERSEDE, Arrow, Standing, arrow, history_of, standings_of_adapter
+from sovereign_pipeline.release.trial import ACCEPTED
+from sovereign_pipeline.review.acts import find_open
+from sovereign_pipeline.web.rendering import (
+    AdapterView,
+    Digest,
+    DueView,
+    GateView,
+    Happened,
+    IssueView,
+    Missing,
+    NextStep,
+    Node,
+    RecallView,
+    ReviewView,
+    Waived,
+)
+from sovereign_pipeline.workplace import open_workplace
+
+_OFFICER = actor_of("")
+
+
+@dataclass(frozen=True)
+class OnRecord:
+    """What is on record about an adapter, verified."""
+
+    adapter: Adapter
+    trust: Trust
+    requests: Sequence[Standing]
+    history: Sequence[Mapping[str, Any]]
+    """Its transitions, as `release/standing.py` has them."""
+    recalls: Sequence[Recall]
+    recall_waivers: Sequence[RecallWaiver]
+    issues: Sequence[KnownIssue]
+    reviews: Sequence[AdapterReview]
+    waived: Sequence[Waived]
+    """Gates of what it was made of, and of its blind reviews."""
+    holds_accepted: Sequence[AuditEntry]
+    purge: Purge | None
+
+    def person(self, officer: str) -> str:
+        return person_of(self.trust, officer)
+
+
+def person_of(trust: Trust, officer: str) -> str:
+    """Who an officer is, by the id of the key, or as an entry names it."""
+    return officer_shown(trust, officer.removeprefix(_OFFICER))
+
+
+def waiver_entries(session: Session, line: str, evaluated: set[str]) -> list[AuditEntry]:
+    """The entries of the waivers of a line's gates about artifacts, by their digests; the oldest first, unverified."""
+    found = _entries(session, WAIVED, line)
+    return [each for each in found if each.subjects["artifact"] in evaluated]
+
+
+def accepted_holds(session: Session, adapter: Adapter) -> list[AuditEntry]:
+    """The entries by which officers accepted an inconclusive hold of an adapter, the oldest first."""
+    return [each for each in _entries(session, ACCEPTED, adapter.line) if each.subjects["adapter"] == adapter.id]
+
+
+def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:
+    of_line = AuditEntry.subjects["line"].as_string() == line
+    query = select(AuditEntry).where(AuditEntry.action == action, of_line)
+    return list(session.scalars(query.order_by(AuditEntry.sequence)))
+
+
+def time_line(found: OnRecord) -> tuple[Happened, ...]:
+    """Everything that happened, the oldest first. Of the same second: in the order of the life of an adapter."""
+    return tuple(sorted(_happened(found), key=lambda each: each.at))
+
+
+def _happened(found: OnRecord) -> Iterator[Happened]:
+    for each in found.waived:
+        yield Happened(each.at, "A gate was waived", each.what, each.person, words=each.reason, is_waiver=True)
+    yield Happened(moment(found.adapter.registered_at), "It was registered", found.adapter.id)
+    for request in found.requests:
+        yield _asked(request)
+    for entry in found.holds_accepted:
+        yield Happened(
+            moment(entry.at),
+            "An inconclusive hold was accepted",
+            by=found.person(entry.actor),
+            words=entry.subjects.get("reason", ""),
+            is_waiver=True,
+        )
+    for made in found.history:
+        # The request that superseded it is about another adapter, which may be of a level above this one's.
+        words = made["reason"] if made["transition"] != SUPERSEDE else ""
+        yield Happened(
+            made["at"][:19],
+            "Its state changed",
+            f"{made['from']} → {made['to']}",
+            made["requested_by"],
+            tuple(made["approved_by"]),
+            words,
+        )
+    for recall in found.recalls:
+        yield Happened(
+            moment(recall.opened_at), "It was recalled", recall.id, found.person(recall.officer), words=recall.reason
+        )
+    for waiver in found.recall_waivers:
+        yield Happened(
+            moment(waiver.waived_at),
+            "A recall was waived",
+            waiver.recall_id,
+            found.person(waiver.officer),
+            words=waiver.reason,
+            is_waiver=True,
+        )
+    for issue in found.issues:
+        yield Happened(
+            moment(issue.added_at),
+            "A known issue was added",
+            str(issue.number),
+            found.person(issue.officer),
+            words=issue.text,
+        )
+    for review in found.reviews:
+        yield Happened(
+            moment(review.reviewed_at), "It was reviewed, and stays", by=found.person(review.officer), words=review.text
+        )
+    if found.purge is not None:
+        yield Happened(
+            moment(found.purge.at), "Its weights were removed", by=found.purge.officer, words=found.purge.reason
+        )
+
+
+def _asked(standing: Standing) -> Happened:
+    asked = standing.predicate
+    about = f"{asked['transition']}: {asked['from']} → {asked['to']}"
+    return Happened(
+        moment(standing.request.entered_at),
+        "A change was asked for"
+        if standing.ended is None or standing.is_made
+        else "A change was asked for, and not made",
+        about,
+        standing.requester.person,
+        () if standing.is_made else tuple(each.person for each in standing.approvals),
+        asked["reason"] if standing.ended is None or standing.is_made else f"{asked['reason']} ({standing.ended})",
+    )
+
+
+def moment(at: datetime.datetime) -> str:
+    """UTC, to the second."""
+    return at.isoformat(timespec="seconds")[:19]
+
+
+FURTHER: Mapping[State, str] = {
+    "registered": "approve",
+    "in review": "approve",
+    "approved": "stage",
+    "staged": "promote",
+    "superseded": "roll_back",
+}
+"""State -> the transition that takes an adapter on; from the others nothing does."""
+
+
+def next_step(registry: Registry, adapter: Adapter, state: State, asked: Sequence[Standing]) -> NextStep | None:
+    """The next transition of an adapter with everything that is missing for it; None where nothing follows.
+
+    asked: every request about the adapter. Raises IntegrityError naming what was changed.
+    """
+    if state not in FURTHER:
+        return None
+    step = arrow(FURTHER[state], adapter.id, state)
+    missing = (*_refusals(registry, adapter, step), *_approvals(registry, adapter, step, asked))
+    return NextStep(step.name, step.after, missing)
+
+
+def _refusals(registry: Registry, adapter: Adapter, step: Arrow) -> list[Missing]:
+    """What the transition would be refused for now, each asserted by itself so that one hides no other."""
+    try:
+        workplace = open_workplace(registry.settings, adapter.line)
+    except IntegrityError:
+        raise
+    except SovereignError as error:  # a line that was removed, or whose recipe is not valid
+        return [_missing(error)]
+    with registry.reading() as session:
+        return [
+            refused
+            for refused in (
+                _refused(lambda: assert_not_recalled(session, registry.settings, adapter, step)),
+                _refused(lambda: evidence_of(workplace, registry, adapter, step)),
+                _refused(lambda: _assert_staged_long_enough(session, workplace, adapter, step)),
+            )
+            if refused is not None
+        ]
+
+
+def _assert_staged_long_enough(session: Session, workplace: Workplace, adapter: Adapter, step: Arrow) -> None:
+    assert_staged_long_enough(workplace, step, transitions_of(session, adapter.line), adapter)
+
+
+def _refused(asserted: Callable[[], object]) -> Missing | None:
+    """Raises IntegrityError: of what was changed nothing is shown, and its name is for the log."""
+    try:
+        asserted()
+    except IntegrityError:
+        raise
+    except SovereignError as error:
+        return _missing(error)
+    return None
+
+
+def _missing(error: SovereignError) -> Missing:
+    return Missing(error.message, error.hint)
+
+
+def _approvals(registry: Registry, adapter: Adapter, step: Arrow, asked: Sequence[Standing]) -> list[Missing]:
+    found, counting = list[Missing](), list[Standing]()
+    for each in asked:
+        if each.ended is not None or each.request.transition != step.name or each.is_made:
+            continue
+        if (why := _overtaken(registry, adapter, step, each)) is None:
+            counting.append(each)
+        else:
+            named = f"Request {each.request.id[:12]} by {each.requester.person}"
+            found.append(Missing(f"{named} {why}, so no approval makes it.", "Request anew."))
+    if not counting:
+        needed = _needed(registry, adapter, step)
+        more = f" and {counted(needed, 'approval')} by others" if needed else ""
+        return [*found, Missing(f"A request by an officer{more}.")]
+    for each in counting:
+        lacking = each.needed - len(each.approvals)
+        if lacking <= 0:
+            continue
+        given = f", after {and_more(officer.person for officer in each.approvals)}" if each.approvals else ""
+        expires = datetime.datetime.fromisoformat(each.predicate["expires"])
+        found.append(
+            Missing(
+                f"{counted(lacking, 'more approval')} of request {each.request.id[:12]} by {each.requester.person}"
+                f"{given}; it expires on {expires:%Y-%m-%d}."
+            )
+        )
+    return found
+
+
+def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standing) -> str | None:
+    """Why a request would be refused with approvals enough. No other adapter is named: a reader may not see it."""
+    with registry.reading() as session:
+        try:
+            assert_still_so(session, asked.request, asked.predicate, adapter)
+        except ConflictError:
+            return "was made when the adapter was in another state or another one was in production"
+    try:
+        evidence = evidence_of(open_workplace(registry.settings, adapter.line), registry, adapter, step)
+    except IntegrityError:
+        raise
+    except SovereignError:  # which is among what is missing
+        return None
+    return None if evidence == asked.predicate["evidence"] else "rests on other evidence than there is now"
+
+
+def _needed(registry: Registry, adapter: Adapter, step: Arrow) -> int:
+    return load_institution(registry.settings.data).release.approvals_for(step.name, adapter.classification)
+
+
+FILES_DRAWN = 6
+BLIND_REVIEW = "blind_review"
+FILE = "source:"
+"""Begins the name of a file of the institution among the external inputs of `raw_corpus`."""
+
+Lineage = Mapping[ArtifactRef, Manifest]
+
+
+def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now: datetime.datetime) -> AdapterView:
+    """What readers see of one adapter.
+
+    Raises NotFoundError for an unknown one, and IntegrityError naming what was changed.
+    """
+    settings = registry.settings
+    adapter = find_adapter(registry, adapter_id)
+    institution, trust = load_institution(settings.data), trust_root(settings)
+    record_ref = record_of(adapter)
+    record = read_record(store.open(record_ref))
+    manifest = store.read_manifest(record_ref)
+    made_of: Lineage = {record_ref: manifest, **dict(lineage(store, manifest))}
+    files = _files(store, made_of)
+    nodes = _nodes(made_of, files)
+    gates = _gates(registry, store, adapter, trust)
+    with registry.reading() as session:
+        state = state_of(session, adapter)
+        history = history_of(session, settings, trust, adapter.line, adapter_id)
+        reviews = _reviews(store, adapter, history)
+        found = OnRecord(
+            adapter=adapter,
+            trust=trust,
+            requests=standings_of_adapter(session, settings, trust, adapter_id),
+            history=history,
+            recalls=open_recalls(session, settings, adapter_id, state),
+            recall_waivers=waivers_of_recalls(session, settings, adapter_id),
+            issues=issues_by_adapter(session, settings, adapter_id).get(adapter_id, []),
+            reviews=[each for each in reviews_on_record(session, settings) if each.adapter_id == adapter_id],
+            waived=(
+                *(each.waived for each in gates if each.waived is not None),
+                *_waived_reviews(trust, waiver_entries(session, adapter.line, {each.digest for each in reviews})),
+            ),
+            holds_accepted=accepted_holds(session, adapter),
+            purge=purge_of(session, trust, adapter_id),
+        )
+        is_under_review = _is_under_review(session, adapter)
+        entries = session.scalar(select(func.max(AuditEntry.sequence))) or 0
+    return AdapterView(
+        id=adapter.id,
+        line=adapter.line,
+        version=adapter.version,
+        state=state,
+        classification=adapter.classification,
+        institution=institution.name,
+        is_demonstration=trust.is_demonstration,
+        purpose=record.purpose,
+        owner=record.owner,
+        method=adapter.method,
+        base_model=adapter.base_model,
+        licence=record.base_model.licence,
+        parent_adapter=record.parent_adapter.adapter if record.parent_adapter is not None else None,
+        registered_at=moment(adapter.registered_at),
+        weights_purged=found.purge.at.date().isoformat() if found.purge is not None else None,
+        nodes=nodes,
+        files_not_drawn=max(0, len(files) - FILES_DRAWN),
+        digests=tuple(_digests(adapter, made_of, files, with_weights=found.purge is None)),
+        gates=gates,
+        waived=tuple(_waived(found)),
+        time_line=time_line(found),
+        reviews=reviews,
+        is_under_review=is_under_review,
+        issues=tuple(
+            IssueView(each.number, each.text, found.person(each.officer), moment(each.added_at))
+            for each in found.issues
+        ),
+        recalls=tuple(
+            RecallView(each.id, str(question_of(each)), each.reason, found.person(each.officer), moment(each.opened_at))
+            for each in found.recalls
+        ),
+        due=_due(registry, adapter, now.date()),
+        next_step=next_step(registry, adapter, state, found.requests),
+        entries=entries,
+        read_at=moment(now),
+    )
+
+
+def _files(store: ArtifactStore, made_of: Lineage) -> list[tuple[str, str, str]]:
+    """Name, path as the recipe has it and SHA-256 of each file that the documents came from."""
+    found = []
+    for ref, manifest in made_of.items():
+        if manifest.kind != RAW_CORPUS.kind:
+            continue
+        stated = json.loads(read_shown(store, ref, manifest, SOURCES))
+        paths = {each["name"]: str(each.get("path") or each["name"]) for each in stated}
+        for name, sha256 in sorted(manifest.external_inputs.items()):
+            if name.startswith(FILE):
+                source = name.removeprefix(FILE)
+                found.append((source, paths.get(source, source), sha256))
+    return found
+
+
+def _nodes(made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> tuple[Node, ...]:
+    """The record first, files last; one node for each digest, whatever it was called as an input."""
+    manifests = {ref.digest: manifest for ref, manifest in made_of.items()}
+    drawn = [(f"{name} {sha256}", name, sha256) for name, _, sha256 in files[:FILES_DRAWN]]
+    below = {digest: {*manifest.inputs.values()} for digest, manifest in manifests.items()}
+    nodes = [
+        Node(
+            digest,
+            manifest.kind,
+            digest,
+            manifest.classification,
+            tuple(id for id, _, _ in drawn)
+            if manifest.kind == RAW_CORPUS.kind
+            else tuple(sorted(below[digest] - _reached(below, below[digest]))),
+            tuple(entry.path for entry in manifest.files),
+        )
+        for digest, manifest in manifests.items()
+    ]
+    return (*nodes, *(Node(id, name, sha256, None, ()) for id, name, sha256 in drawn))
+
+
+def _reached(below: Mapping[str, set[str]], from_these: Iterable[str]) -> set[str]:
+    """All that some artifacts were made of, themselves not counted."""
+    found: set[str] = set()
+    waiting = [each for digest in from_these for each in below[digest]]
+    while waiting:
+        digest = waiting.pop()
+        if digest not in found:
+            found.add(digest)
+            waiting += below[digest]
+    return found
+
+
+def _digests(
+    adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str, str]], *, with_weights: bool
+) -> Iterable[Digest]:
+    """A reader hashes a manifest, which names every file and every input by digest, in the home or in a package."""
+    weights = next(
+        (
+            PurePosixPath("artifacts") / ref.digest / entry.path
+            for ref, manifest in made_of.items()
+            for entry in manifest.files
+            if ref.digest == adapter.adapter_digest and entry.sha256 == adapter.adapter_sha256
+        ),
+        None,
+    )
+    if weights is not None and with_weights:
+        yield Digest("weights", adapter.adapter_sha256, f"sha256sum {weights}", adapter.adapter_sha256)
+    seen: set[str] = set()
+    for ref, manifest in made_of.items():
+        if ref.digest in seen:
+            continue
+        seen.add(ref.digest)
+        yield Digest(manifest.kind, ref.digest, f"sha256sum artifacts/{ref.digest}/manifest.json", ref.manifest_sha256)
+    for name, path, sha256 in files:
+        yield Digest(name, sha256, f"sha256sum {_in_a_shell(path)}", sha256)
+
+
+def _in_a_shell(path: str) -> str:
+    """Readers run the command as it stands, and whoever named the file may have meant that."""
+    return shlex.quote(f"./{path}" if path.startswith("-") else path)
+
+
+def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Trust) -> tuple[GateView, ...]:
+    """The gates as they were registered, each with the verdict in its record, and the waiver that an officer signed."""
+
+    def opened(stated: Mapping[str, str]) -> Artifact:
+        return store.open(
+            store.ref_of(stated["digest"]).model_copy(update={"manifest_sha256": stated["manifest_sha256"]})
+        )
+
+    gates = []
+    for stated in adapter.gate_records:
+        record, waived = opened(stated), None
+        verdict = read_verdict(record)
+        if (given := stated.get("acceptance")) is not None:
+            artifact = opened(given)
+            waiver = read_waiver(store, registry.settings, LedgerWaivers(lambda: registry), artifact)
+            at = datetime.datetime.fromisoformat(artifact.manifest.circumstances.created_at)
+            (evaluated,) = record.manifest.inputs.values()
+            waived = Waived(
+                f"{stated['gate']} ({stated['stage']})",
+                verdict.outcome,
+                person_of(trust, waiver.officer),
+                moment(at.astimezone(datetime.UTC)),
+                waiver.reason,
+                f"{stated['stage']} {evaluated[:12]}",
+            )
+        gates.append(
+            GateView(stated["stage"], stated["gate"], verdict.outcome, verdict.message, waived, stated["digest"])
+        )
+    return tuple(gates)
+
+
+def _waived_reviews(trust: Trust, entries: Iterable[AuditEntry]) -> Iterable[Waived]:
+    """What was waived of blind reviews, as the entries of the ledger have it."""
+    outcomes = {kind: outcome for outcome, kind in KIND_OF.items()}
+    for entry in entries:
+        said = entry.subjects
+        yield Waived(
+            f"{said['gate']} ({said['stage']})",
+            outcomes[said["kind"]],
+            person_of(trust, entry.actor),
+            moment(entry.at),
+            said["reason"],
+            f"{said['stage']} {said['artifact'][:12]}",
+        )
+
+
+def _waived(found: OnRecord) -> Iterable[Waived]:
+    yield from found.waived
+    for entry in found.holds_accepted:
+        person, reason = found.person(entry.actor), str(entry.subjects.get("reason", ""))
+        yield Waived("hold", "inconclusive", person, moment(entry.at), reason, found.adapter.id)
+    for each in found.recall_waivers:
+        yield Waived(
+            each.recall_id, "", found.person(each.officer), moment(each.waived_at), each.reason, found.adapter.id
+        )
+
+
+def _reviews(store: ArtifactStore, adapter: Adapter, history: Sequence[Mapping[str, object]]) -> tuple[ReviewView, ...]:
+    """The results on which its transitions rest, and the line's newest where it is about this adapter."""
+    digests: dict[str, None] = {}
+    for made in history:
+        evidence = made["evidence"]
+        assert isinstance(evidence, Mapping)
+        if evidence.get("blind_review"):
+            digests[str(evidence["blind_review"])] = None
+    current = store.current(adapter.line, BLIND_REVIEW)
+    if current is not None and store.read_manifest(current).summary["adapter"] == adapter.id:
+        digests[current.digest] = None
+    found = []
+    for digest in digests:
+        summary = store.read_manifest(store.ref_of(digest)).summary
+        net = summary["net_preference"]
+        found.append(
+            ReviewView(
+                digest,
+                summary["ballots"],
+                summary["operators"],
+                net["mean"],
+                net["low"],
+                net["high"],
+                summary["closed_early"],
+            )
+        )
+    return tuple(found)
+
+
+def _is_under_review(session: Session, adapter: Adapter) -> bool:
+    review = find_open(session, adapter.line)
+    return review is not None and review.adapter_id == adapter.id
+
+
+def _due(registry: Registry, adapter: Adapter, today: datetime.date) -> DueView | None:
+    for due in due_reviews(registry, registry.settings, today):
+        if due.adapter == adapter.id:
+            return DueView(due.on, due.state, tuple(f"{each.event}: {each.what}" for each in due.causes))
+    return None

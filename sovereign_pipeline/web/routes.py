@@ -1,0 +1,358 @@
+"""The routes under `/registry`: the list, one adapter, signing in and out. Nothing is changed by them.
+
+What belongs here: HTTP. What does not: who reads (`readers.py`), and what a page shows (`overview.py`,
+`adapter_view.py`).
+"""
+
+import datetime
+import logging
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, Depends, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import HTMLResponse, RedirectResponse
+
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SovereignError, place_of
+from sovereign_pipeline.base.hosts import Proxy
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.record.catalog import STATES, State, adapters_in_brief, find_adapter, line_of
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.release.cadence import Due, due_reviews
+from sovereign_pipeline.release.standing import standings_of_adapter
+from sovereign_pipeline.review.page.rendering import LANGUAGE_COOKIE, Language, language_of
+from sovereign_pipeline.serving.gateway.auth import Caller, Tokens, callers_of, file_of
+from sovereign_pipeline.web.adapter_view import FURTHER, adapter_view, moment, next_step
+from sovereign_pipeline.web.rendering import NextStep, Readable, adapter_page, policy, render
+
+COOKIE = "registry_reader"
+HOURS = 8
+MOST_SESSIONS = 1000
+"""The oldest ends for the next one."""
+
+
+@dataclass(frozen=True)
+class _Adapter:
+    line: str
+    classification: str
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Somebody who may read, as far as grants reach."""
+
+    caller: Caller
+    ladder: ClassificationLadder
+
+    def reads(self, line: str, classification: str) -> bool:
+        return self.caller.may_oversee(_Adapter(line, classification), self.ladder)
+
+    def reads_line(self, line: str) -> bool:
+        """Whether the line is among the reader's, whatever the levels of its adapters are."""
+        return any(grant.admin and (grant.lines is None or line in grant.lines) for grant in self.caller.grants)
+
+
+class Readers:
+    """The readers of one installation's pages, as one process knows them."""
+
+    def __init__(self, settings: Settings, registry: Registry) -> None:
+        self._settings, self._registry = settings, registry
+        self._tokens = Tokens(file_of(settings))
+        self._sessions: dict[str, tuple[str, datetime.datetime]] = {}
+        """Value of the cookie -> the token, and when the session ends."""
+        self._changing = threading.Lock()
+
+    def of(self, request: Request) -> Reader | None:
+        """Who sent a request; None for nobody, and for somebody who may not read.
+
+        Raises IntegrityError where the tokens cannot be believed.
+        """
+        institution = load_institution(self._settings.data)
+        named = callers_of(self._settings, institution, self._tokens).named(request.scope)
+        caller = named if named is not None else self._of_session(request.cookies.get(COOKIE, ""))
+        if caller is None or not caller.may_administer:
+            return None
+        return Reader(caller, institution.ladder)
+
+    def begin(self, token: str) -> str | None:
+        """A session for a token; the value of its cookie, or None for a token that lets nobody read."""
+        caller = self._of_token(token)
+        if caller is None or not caller.may_administer:
+            return None
+        value = secrets.token_urlsafe(32)
+        with self._changing:
+            while len(self._sessions) >= MOST_SESSIONS:
+                del self._sessions[next(iter(self._sessions))]
+            self._sessions[value] = (token, _now() + datetime.timedelta(hours=HOURS))
+        return value
+
+    def end(self, request: Request) -> None:
+        with self._changing:
+            self._sessions.pop(request.cookies.get(COOKIE, ""), None)
+
+    def _of_session(self, value: str) -> Caller | None:
+        token, ends = self._sessions.get(value, ("", _now()))
+        return self._of_token(token) if _now() < ends else None
+
+    def _of_token(self, token: str) -> Caller | None:
+        if not token:
+            return None
+        self._tokens.compare_with(self._registry)
+        return self._tokens.caller(token, _now())
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "registered")
+"""States that are shown first; the others, which serve nobody, are folded."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One adapter of the list."""
+
+    id: str
+    state: State
+    classification: str
+    method: str
+    base_model: str
+    registered_at: str
+    due: Due | None
+    next_step: NextStep | None
+    """Of the newest of its line in each state that leads on; None for others."""
+
+
+@dataclass(frozen=True)
+class LineRows:
+    """The adapters of a line that a reader may see."""
+
+    line: str
+    rows: tuple[Row, ...]
+    folded: tuple[Row, ...]
+    withheld: tuple[tuple[str, int], ...]
+    """Classification level -> how many adapters of this level there are, that are not shown."""
+
+
+def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[LineRows, ...]:
+    """Every line of a reader, by name. Raises IntegrityError naming what was changed."""
+    brief = adapters_in_brief(registry)
+    due = {each.adapter: each for each in due_reviews(registry, registry.settings, today)}
+    by_line: dict[str, list[dict[str, Any]]] = {}
+    for row in brief:
+        by_line.setdefault(line_of(row["id"]), []).append(row)
+    return tuple(
+        _line(registry, reader, line, rows, due) for line, rows in sorted(by_line.items()) if reader.reads_line(line)
+    )
+
+
+def _line(
+    registry: Registry, reader: Reader, line: str, rows: Sequence[Mapping[str, Any]], due: Mapping[str, Due]
+) -> LineRows:
+    withheld = Counter(row["classification"] for row in rows if not reader.reads(line, row["classification"]))
+    seen = [row for row in rows if row["classification"] not in withheld]
+    leading = {row["state"]: row["id"] for row in seen if row["state"] in FURTHER and row["state"] in ORDER}
+    shown = [_row(registry, row, due.get(row["id"]), leading) for row in reversed(seen)]
+    return LineRows(
+        line,
+        tuple(sorted((row for row in shown if row.state in ORDER), key=lambda row: ORDER.index(row.state))),
+        tuple(sorted((row for row in shown if row.state not in ORDER), key=lambda row: STATES.index(row.state))),
+        tuple(sorted(withheld.items())),
+    )
+
+
+def _row(registry: Registry, row: Mapping[str, Any], due: Due | None, leading: Mapping[State, str]) -> Row:
+    step = None
+    if leading.get(row["state"]) == row["id"]:
+        with registry.reading() as session:
+            asked = standings_of_adapter(session, registry.settings, trust_root(registry.settings), row["id"])
+        step = next_step(registry, find_adapter(registry, row["id"]), row["state"], asked)
+    return Row(
+        row["id"],
+        row["state"],
+        row["classification"],
+        row["method"],
+        row["base_model"],
+        moment(row["registered_at"]),
+        due,
+        step,
+    )
+
+
+_LOG = logging.getLogger(__name__)
+
+PATH = "/registry"
+LONGEST_FORM = 2_000
+"""Bytes of a form with a token."""
+HEADERS = {
+    "Content-Security-Policy": f"""{policy("'self'")}; frame-ancestors 'none'""",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not `no-referrer`: with it a browser hides the origin of our own form, which is refused like one from elsewhere.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+router = APIRouter(prefix=PATH)
+
+
+class RegistryPages:
+    """What every request shares. The registry is opened when somebody first asks."""
+
+    def __init__(self, settings: Settings, readable: Readable) -> None:
+        self.settings = settings
+        self.readable = readable
+        """What the same server shows of artifacts."""
+
+    @cached_property
+    def registry(self) -> Registry:
+        return open_registry(self.settings)
+
+    @cached_property
+    def store(self) -> ArtifactStore:
+        return open_store(self.settings, registry=self.registry)
+
+    @cached_property
+    def readers(self) -> Readers:
+        return Readers(self.settings, self.registry)
+
+    def reaches(self, reader: Reader, adapter_id: str) -> bool:
+        """Whether there is such an adapter and the reader may read of it: looked up before anything else of it is."""
+        try:
+            adapter = find_adapter(self.registry, adapter_id)
+        except NotFoundError:
+            return False
+        return reader.reads(adapter.line, adapter.classification)
+
+    def is_behind_tls(self, request: Request) -> bool:
+        if request.url.scheme == "https":
+            return True
+        proxy = Proxy(self.settings.serving_proxies)
+        return proxy.sent(request.scope) and request.headers.get("x-forwarded-proto") == "https"
+
+
+def pages_of(request: Request) -> RegistryPages:
+    pages: RegistryPages = request.app.state.registry_pages
+    return pages
+
+
+Pages = Annotated[RegistryPages, Depends(pages_of)]
+
+
+@router.get("")
+def show_overview(request: Request, pages: Pages) -> Response:
+    def page(reader: Reader, language: Language) -> str:
+        today = datetime.datetime.now(datetime.UTC).date()
+        return render("overview.html", language, lines=overview(pages.registry, reader, today), policy=None)
+
+    return _answer(request, pages, page)
+
+
+@router.get("/{adapter_id}")
+def show_adapter(request: Request, pages: Pages, adapter_id: str) -> Response:
+    def page(reader: Reader, language: Language) -> str | None:
+        if not pages.reaches(reader, adapter_id):
+            return None
+        now = datetime.datetime.now(datetime.UTC)
+        return adapter_page(adapter_view(pages.registry, pages.store, adapter_id, now), language, pages.readable)
+
+    return _answer(request, pages, page)
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request, pages: Pages) -> Response:
+    token = await _token_in(request)
+    try:
+        session = await run_in_threadpool(lambda: pages.readers.begin(token)) if token else None
+    except Exception as error:
+        return _failed(request, error)
+    if session is None:
+        return _sign_in_page(request, is_refused=True)
+    response = RedirectResponse(PATH, 303, headers=HEADERS)
+    response.set_cookie(
+        COOKIE,
+        session,
+        max_age=HOURS * 3600,
+        path=PATH,
+        httponly=True,
+        samesite="strict",
+        secure=pages.is_behind_tls(request),
+    )
+    return response
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, pages: Pages) -> Response:
+    pages.readers.end(request)
+    response = RedirectResponse(PATH, 303, headers=HEADERS)
+    response.delete_cookie(COOKIE, path=PATH)
+    return response
+
+
+def _answer(request: Request, pages: RegistryPages, page: Callable[[Reader, Language], str | None]) -> Response:
+    """A page for a reader, the form for anybody else. What is out of reach is answered as what is not there."""
+    try:
+        reader = pages.readers.of(request)
+        if reader is None:
+            return _sign_in_page(request)
+        content = page(reader, _language(request))
+    except Exception as error:
+        return _failed(request, error)
+    return _html(request, content) if content is not None else _message(request, 404, "There is no such page.")
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    """What is wrong is named in the log alone: it may be about an adapter that the reader may not see."""
+    _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
+    if isinstance(error, IntegrityError):
+        return _message(request, 409, "Something on record was changed, so nothing is shown. Tell the administrator.")
+    return _message(request, 500, "The page cannot be shown now. Tell the administrator.")
+
+
+def _sign_in_page(request: Request, *, is_refused: bool = False) -> Response:
+    content = render("sign_in.html", _language(request), is_refused=is_refused, policy=None)
+    return _html(request, content, 401)
+
+
+def _message(request: Request, status: int, text: str) -> Response:
+    return _html(request, render("message.html", _language(request), text=text, policy=None), status)
+
+
+def _html(request: Request, content: str, status: int = 200) -> Response:
+    response = HTMLResponse(content, status, headers=HEADERS)
+    if request.query_params.get(LANGUAGE_COOKIE) in ("en", "ar"):
+        response.set_cookie(LANGUAGE_COOKIE, _language(request), httponly=True, samesite="strict")
+    return response
+
+
+def _language(request: Request) -> Language:
+    """As the link that was followed says, else as the review page chooses it."""
+    asked = request.query_params.get(LANGUAGE_COOKIE)
+    if asked is not None:
+        return "ar" if asked == "ar" else "en"
+    return language_of(request)
+
+
+async def _token_in(request: Request) -> str:
+    """The token of a form; empty for anything else, and for a form that is too long."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LONGEST_FORM:
+            return ""
+    given = parse_qs(body.decode("latin-1")).get("token", [])
+    return given[0].strip() if len(given) == 1 else ""

@@ -1,0 +1,206 @@
+"""Commands about recipes: a broken one does not hide the others, a stale stage is explained, the schema is current."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import BaseModel
+from typer.testing import CliRunner, Result
+
+from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.base_models.pinned import BaseModelCard
+from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.recipe_model import models_in
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.suites.cards import SuiteCard
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+DATA = PROJECT_ROOT / "data"
+SCHEMAS = {"line": DATA / "schemas" / "line.schema.json", "institution": DATA / "schemas" / "institution.schema.json"}
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def schema(name: str) -> Any:
+    return json.loads(SCHEMAS[name].read_bytes())
+
+
+@pytest.fixture
+def lines(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an institution's recipes: one that is valid, and one that is not."""
+    institution.write()
+    monkeypatch.setenv("SOVEREIGN_HOME", str(institution.settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(institution.settings.data))
+    folder = institution.settings.data / "lines"
+    recipe = yaml.safe_load((folder / "lamps.yaml").read_text())
+    (folder / "buoys.yaml").write_text(yaml.safe_dump({**recipe, "line": "buoys", "ceilling": "SECRET"}))
+    return folder
+
+
+def test_a_broken_recipe_does_not_hide_the_other_lines(lines: Path) -> None:
+    shown = run("lines", "list")
+    assert shown.exit_code == 1
+    assert "lamps" in shown.stdout and "✗ broken" in shown.stdout
+    assert "did you mean 'ceiling'?" in shown.stderr and "sovereign lines check" in shown.stderr
+    answer = run("lines", "list", "--json")
+    buoys, lamps = json.loads(answer.stdout)
+    assert answer.exit_code == 1
+    assert (buoys["line"], buoys["owner"], lamps["line"], lamps["error"]) == ("buoys", None, "lamps", None)
+    assert "did you mean 'ceiling'?" in buoys["error"]
+
+
+def test_a_list_of_broken_recipes_alone_is_shown(lines: Path) -> None:
+    (lines / "lamps.yaml").write_text("line: [")
+    shown = run("lines", "list")
+    assert shown.exit_code == 1
+    assert "buoys" in shown.stdout and "lamps" in shown.stdout
+    assert [row["line"] for row in json.loads(run("lines", "list", "--json").stdout)] == ["buoys", "lamps"]
+
+
+def test_without_a_broken_recipe_the_list_ends_well(lines: Path) -> None:
+    (lines / "buoys.yaml").unlink()
+    shown = run("lines", "list")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "broken" not in shown.stdout
+
+
+def test_doctor_examines_every_line_beside_a_broken_one(lines: Path) -> None:
+    findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
+    assert findings["line lamps"]["ok"] and findings["base model tiny"]["ok"]
+    assert not findings["line buoys"]["ok"]
+    assert findings["line buoys"]["advice"]["Command"] == f"sovereign lines check {lines / 'buoys.yaml'}"
+    shown = run("doctor")
+    assert shown.exit_code == 1
+    assert "✓ line lamps" in shown.stdout and "✗ line buoys" in shown.stdout
+
+
+def test_doctor_calls_demonstration_keys_a_finding(institution: DemoInstitution, lines: Path) -> None:
+    settings = institution.settings
+
+    def said() -> str:
+        shown = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}["trust root"]
+        assert not shown["ok"]
+        return str(shown["found"])
+
+    assert "demonstration keys" in said()
+    (settings.keys / PIPELINE_KEY_FILE).unlink()
+    assert "the pipeline's key is not here" in said()
+    shutil.rmtree(settings.data / "trust")
+    assert "there is no trust root" in said()
+
+
+@pytest.mark.security_case(
+    "another account reads files that an earlier release left open", "`sovereign doctor` names them"
+)
+def test_doctor_names_what_an_earlier_release_left_open(institution: DemoInstitution, lines: Path) -> None:
+    home = institution.settings.home
+    home.chmod(0o755)
+    left = home / "registry.db"
+    left.touch()
+    left.chmod(0o644)
+    findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
+    assert not findings["permissions"]["ok"]
+    assert str(left) in findings["permissions"]["found"]
+    assert findings["permissions"]["advice"]["Command"].startswith(f"chmod -R go= {home}")
+    home.chmod(0o700)
+    findings = {each["what"]: each for each in json.loads(run("doctor", "--json").stdout)}
+    assert findings["permissions"]["ok"]
+
+
+def test_suites_check_reads_the_suites_of_the_other_lines(lines: Path) -> None:
+    answer = run("suites", "check")
+    assert answer.exit_code == 1 and "did you mean 'ceiling'?" in answer.stderr
+    (lines / "buoys.yaml").unlink()
+    assert run("suites", "check").exit_code == 0
+
+
+def test_a_stale_stage_is_explained_field_by_field(institution: DemoInstitution, lines: Path) -> None:
+    workplace = institution.workplace_as_written()
+    made = produce(RAW_CORPUS, workplace, {}).ref
+    evaluate_gates(RAW_CORPUS, workplace, made)
+    workplace.store.make_current("lamps", RAW_CORPUS.kind, made)
+    raw, classified, *_ = json.loads(run("lines", "explain", "lamps", "--json").stdout)
+    assert (raw["stage"], raw["stale"], raw["reasons"]) == ("raw_corpus", False, [])
+    assert classified["stale"] and [reason["cause"] for reason in classified["reasons"]] == ["never made"]
+    institution.recipe["quarantine"] = {"max_share": 0.5}
+    institution.write()
+    raw, *_ = json.loads(run("lines", "explain", "lamps", "--json").stdout)
+    changes = [change for reason in raw["reasons"] for change in reason["changes"]]
+    assert {"field": "recipe", "name": "quarantine.max_share", "before": "0.02", "now": "0.5"} in changes
+    shown = run("lines", "explain", "lamps")
+    assert shown.exit_code == 0
+    assert "✗ stale" in shown.stdout and "quarantine.max_share: 0.02 → 0.5" in shown.stdout
+
+
+@pytest.mark.parametrize(("name", "options"), [("line", []), ("institution", ["--institution"])])
+def test_the_schema_is_printed_as_it_is_kept(name: str, options: list[str]) -> None:
+    assert run("lines", "schema", *options).stdout == SCHEMAS[name].read_text(encoding="utf-8")
+
+
+def test_the_reference_is_printed_as_it_is_kept() -> None:
+    page = (PROJECT_ROOT / "docs" / "reference" / "recipe.md").read_text(encoding="utf-8")
+    assert run("lines", "schema", "--markdown").stdout == page
+
+
+def files_with_a_schema() -> Iterator[Path]:
+    yield DATA / "institution.yaml"
+    yield from sorted((DATA / "lines").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", files_with_a_schema(), ids=lambda file: file.name)
+def test_a_file_of_the_demonstration_names_its_schema_and_is_valid_by_it(file: Path) -> None:
+    first = file.read_text(encoding="utf-8").splitlines()[0]
+    named = file.parent / first.removeprefix("# yaml-language-server: $schema=")
+    assert named.resolve() in SCHEMAS.values()
+    jsonschema.validate(yaml.safe_load(file.read_text(encoding="utf-8")), json.loads(named.read_bytes()))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ceilling": "SECRET"}, "ceilling"),
+        ({"split": {"held_out_share": 0.05}}, "minimum of 0.1"),
+        ({"split": {"held_out_share": "0.2"}}, "is not of type 'number'"),
+        ({"quarantine": {"max_share": 1}}, "maximum of 1"),
+        ({"corpus": {"engine": "threads"}}, "is not one of"),
+    ],
+)
+def test_an_editor_is_told_what_the_program_refuses(change: dict[str, Any], message: str) -> None:
+    recipe = yaml.safe_load((DATA / "lines" / "permits-desk.yaml").read_text(encoding="utf-8"))
+    with pytest.raises(jsonschema.ValidationError, match=message):
+        jsonschema.validate({**recipe, **change}, schema("line"))
+
+
+def test_a_published_suite_needs_no_name_in_an_editor() -> None:
+    recipe = yaml.safe_load((DATA / "lines" / "permits-desk.yaml").read_text(encoding="utf-8"))
+    recipe["evaluation"]["capability"] = [{"suite": "gsm8k", "classification": "PUBLIC"}]
+    jsonschema.validate(recipe, schema("line"))
+
+
+def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield model
+    for field in model.model_fields.values():
+        for nested in models_in(field.annotation):
+            yield from models(nested)
+
+
+@pytest.mark.parametrize("model", [Line, Institution, BaseModelCard, SuiteCard])
+def test_every_key_and_section_is_documented(model: type[BaseModel]) -> None:
+    every = set(models(model))
+    without = [
+        f"{each.__name__}.{key}" for each in every for key, field in each.model_fields.items() if not field.description
+    ]
+    without += [each.__name__ for each in every if not each.__doc__]
+    assert not without, f"{', '.join(without)}: write a docstring below it"

@@ -1,0 +1,80 @@
+"""`sovereign adapters rollback`, with the registry and without it."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.cli.release import let_flag_follow
+from sovereign_pipeline.record.keys import write_key
+from sovereign_pipeline.release.standing import history_of
+from sovereign_pipeline.serving.rollout.flag import root_of
+from sovereign_pipeline_tests.release.conftest import Office
+from sovereign_pipeline_tests.release.conftest import office as office
+
+
+@pytest.fixture
+def key(office: Office, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for variable in ("home", "data", "vault"):
+        monkeypatch.setenv(f"SOVEREIGN_{variable.upper()}", str(office.bench.institution.root / variable))
+    path = office.bench.settings.keys / "omar.key"
+    write_key(path, office.officers["omar"], None)
+    return path
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["adapters", *arguments])
+
+
+def test_an_officer_rolls_back(office: Office, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = office.adapter(), office.adapter()
+    office.to_production(first)
+    for transition in ("approve", "stage"):
+        office.move(transition, second)
+    standing = office.ask("promote", second)
+    office.decide(standing, "ines")
+    given = call("approve", standing.request.id, "--key", str(key))
+    assert "flag of lamps, change 1: lamps-1.1.0 for everybody" in given.output, given.output
+
+    monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", "sqlite:////nowhere/at/all.db")
+    given = call("rollback", "lamps", "--reason", "It answers in verse.", "--key", str(key))
+    assert given.exit_code == 0, given.output
+    assert "flag of lamps, change 2: lamps-1.0.0 for everybody" in given.output
+    assert "The ledger does not say so yet" in given.output
+    monkeypatch.delenv("SOVEREIGN_REGISTRY_URL")
+    assert office.states()[second.id] == "production"
+
+    given = call("rollback", "lamps", "--to", first.id, "--reason", "Again.", "--key", str(key))
+    assert "is no adapter that line lamps can go back to" in str(given.exception)
+
+    given = call("request", second.id, "roll_back", "--reason", "It was right.", "--key", str(key))
+    assert given.exit_code == 0, given.output
+    with office.registry.reading() as session:
+        made = [each["transition"] for each in history_of(session, office.registry.settings, office.trust, "lamps")]
+    assert made[-4:] == ["supersede", "roll_back", "supersede", "roll_back"]
+    given = call("rollback", "lamps", "--reason", "It was not.", "--key", str(key))
+    assert "the ledger says so too" in given.output
+    assert office.states() == {first.id: "production", second.id: "superseded"}
+
+
+def test_the_doctor_says_what_is_wrong_with_a_flag(office: Office, key: Path) -> None:
+    office.to_production(office.adapter())
+    let_flag_follow(office.registry, office.bench.workplace())
+    assert "lamps-1.0.0 for everybody" in CliRunner().invoke(app, ["doctor"]).output
+    (root_of(office.bench.settings) / "lamps" / "00000001" / "flags.json").write_text("{}")
+    assert "change 1, cannot be believed" in CliRunner().invoke(app, ["doctor"]).output
+
+
+def test_a_hold_is_shown(office: Office, key: Path) -> None:
+    adapter = office.adapter()
+    for transition in ("approve", "stage"):
+        office.move(transition, adapter)
+    let_flag_follow(office.registry, office.bench.workplace())
+    given = call("hold", "lamps", "--json")
+    assert given.exit_code == 0
+    assert '"outcome": "open"' in given.output
+    assert "missing: 7 days" in given.output
+    office.move("unstage", adapter)
+    let_flag_follow(office.registry, office.bench.workplace())
+    assert '"outcome": "none"' in call("hold", "lamps", "--json").output

@@ -1,0 +1,98 @@
+"""`sovereign sources look`: facts without text, and a recipe that the line's check accepts once it is filled in."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline_tests.conftest import DemoInstitution
+
+
+@pytest.fixture
+def export(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> Path:
+    institution.write()
+    for name, value in institution.settings.to_environment().items():
+        monkeypatch.setenv(name, value)
+    return institution.settings.data / str(institution.recipe["sources"][0]["path"])
+
+
+def test_a_file_is_shown_without_its_texts(institution: DemoInstitution, export: Path) -> None:
+    shown = CliRunner().invoke(app, ["sources", "look", str(export)])
+    assert shown.exit_code == 0, shown.output
+    assert f"{len(institution.rows)} rows" in shown.stdout and "classification" in shown.stdout
+    facts = json.loads(CliRunner().invoke(app, ["sources", "look", str(export), "--json"]).stdout)
+    assert (facts["encoding"], facts["rows"]) == ("utf-8", len(institution.rows))
+    for row in institution.rows:
+        assert row["request"] not in shown.output and row["response"] not in shown.output
+
+
+@pytest.mark.security_case(
+    "A file's column holds few different short letters or identifiers, and `sources look` is asked for its values",
+    "values are shown only where each is shorter than an identifier with its name and stands there often",
+)
+def test_short_letters_and_identifiers_are_not_shown(export: Path) -> None:
+    letter, civil = "Salim, civil number 10457832, asks again about his boat.", "10457832"
+    rows = [{"a": letter, "b": civil if number < 3 else "", "c": "open"} for number in range(12)]
+    path = export.with_name("short.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for options in ([], ["--json"]):
+        shown = CliRunner().invoke(app, ["sources", "look", str(path), *options]).output
+        assert "open (12)" in shown and letter not in shown and civil not in shown
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--recipe"]])
+def test_halves_of_characters_are_no_traceback(export: Path, options: list[str]) -> None:
+    path = export.with_name("odd.jsonl")
+    path.write_text('{"a\\udcff": "\\udcff", "b": 1}\n' * 9)
+    assert CliRunner().invoke(app, ["sources", "look", str(path), *options]).exit_code == 0
+
+
+def test_the_recipe_is_one_that_the_line_reads(institution: DemoInstitution, export: Path) -> None:
+    printed = CliRunner().invoke(app, ["sources", "look", str(export), "--recipe", "--line", "harbour"])
+    assert printed.exit_code == 0, printed.output
+    data = institution.settings.data
+    recipe = yaml.safe_load(printed.stdout)
+    assert recipe["sources"][0]["path"] == str(export.relative_to(data))
+    recipe["training"]["base_model"] = institution.recipe["training"]["base_model"]
+    (data / "lines" / "harbour.yaml").write_text(yaml.safe_dump(recipe))
+    line = load_line(data, "harbour", load_institution(data))
+    assert line.sources[0].columns == {} and line.ceiling == load_institution(data).classification[-1]
+
+
+@pytest.mark.security_case(
+    "A file's column holds two names of people or two short replies, each often, and `sources look` shows values",
+    "values are shown only where each is a known word of levels, languages, labels or states",
+)
+def test_names_and_short_replies_are_not_shown(export: Path) -> None:
+    secret = ("Salim Harthi", "Mona", "Permit is granted.", "granted", "salim", "SALIM", "سالم", "Li")
+    rows = [
+        {
+            "officer": secret[number % 2],
+            "answer": secret[2],
+            "outcome": secret[3],
+            "state": secret[4 * (number % 2)],
+            "level": secret[5],
+            "label": secret[6],
+            "kind": secret[7],
+            "status": ("in progress", "Closed")[number % 2],
+        }
+        for number in range(40)
+    ]
+    path = export.with_name("names.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for options in ([], ["--json"]):
+        shown = CliRunner().invoke(app, ["sources", "look", str(path), *options]).output
+        assert "in progress (20)" in shown and not [each for each in secret if each in shown]
+
+
+def test_a_column_with_a_line_break_in_its_name_leaves_the_recipe_readable(export: Path) -> None:
+    path = export.with_name("odd.csv")
+    path.write_text('id,"Rel\n\x0bated: x","links\x85"\n' + "".join(f"{n},{n ^ 1},{n ^ 1}\n" for n in range(40)))
+    printed = CliRunner().invoke(app, ["sources", "look", str(path), "--recipe"])
+    assert printed.exit_code == 0 and "Rel" in printed.stdout
+    assert yaml.safe_load(printed.stdout)["sources"][0]["path"].endswith("odd.csv")

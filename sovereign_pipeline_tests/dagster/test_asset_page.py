@@ -1,0 +1,119 @@
+"""What asset pages show: figures as numbers, the verdict first, digests last, and no document text."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
+from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
+from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line, metadata
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Line, dg.ExecuteInProcessResult]]:
+    """A line whose corpus was materialized once."""
+    rows = [letter(number) for number in range(40)]
+    with dg.instance_for_test() as instance:
+        line = Line(DemoInstitution(tmp_path_factory.mktemp("institution"), minimal_recipe(), rows), instance)
+        yield line, line.materialize(CORPUS)
+
+
+Made = tuple[Line, dg.ExecuteInProcessResult]
+
+
+def test_pages_show_counts_classification_and_links_and_no_document_text(made: Made) -> None:
+    _, result = made
+    page = metadata(result, "training_dataset")
+    assert page["classification"].value == "PUBLIC"
+    assert page["dagster/row_count"].value > 30
+    assert "leakage_safe_split" in page["input leakage_safe_split"].value
+    assert [record.data for record in page["contamination"].records] == [
+        {"suite": "red-team prompts", "items": 4, "items_in_rows": 0, "rows": 0},
+        {"suite": "suite", "items": 2, "items_in_rows": 0, "rows": 0},
+    ]
+    assert page["findings to look at"].value == 1
+    findings = {record.data["finding"]: record.data for record in page["quality"].records}
+    assert (findings["clipped answers"]["look"], findings["HTML left in"]["look"]) == ("yes", "")
+    assert findings["clipped answers"]["first row ids"].startswith("R-0000")
+    assert [record.data["side"] for record in page["tokens"].records] == ["training", "held out"]
+    secret_words = [f"w{number}x" for number in range(40)]
+    for kind in CORPUS:
+        shown = repr(metadata(result, kind))
+        assert not any(word in shown for word in secret_words), kind
+
+
+def test_the_page_of_the_split_shows_its_proof_as_a_table(made: Made) -> None:
+    page = metadata(made[1], "leakage_safe_split")
+    facts = {record.data["fact"]: record.data["value"] for record in page["proof"].records}
+    assert facts["crossing: case"] == facts["crossing: link"] == facts["crossing: near duplicate"] == "0"
+    assert facts["rows: train"] == "35"
+    assert facts["components: largest: rows"] == "1"
+    assert facts["parameters: seed"] == "7"
+    assert float(facts["held out share of letters"]) >= 0.12
+
+
+FIRST = {
+    "raw_corpus": ["documents", "quarantined", "share quarantined"],
+    "classified_corpus": ["documents", "documents at the ceiling", "raised by their case file"],
+    "scrubbed_corpus": ["documents with personal data", "replacements", "ambiguous names"],
+    "leakage_safe_split": ["share held out", "rows held out", "rows for training"],
+    "training_dataset": ["rows", "findings to look at", "rows over the token limit"],
+}
+
+
+def test_a_page_begins_with_the_verdict_and_three_numbers_and_ends_with_digests(made: Made) -> None:
+    _, result = made
+    for kind, figures in FIRST.items():
+        page = metadata(result, kind)
+        assert list(page)[:4] == ["verdict", *figures]
+        assert list(page)[-3:] == ["sha256", "dagster/uri", "manifest"]
+        for name in figures:
+            assert isinstance(page[name], dg.IntMetadataValue | dg.FloatMetadataValue), (kind, name)
+            assert page[f"lamps: {name}"] == page[name]  # the curve of this line alone
+        assert "gates passed" in page["verdict"].value
+        assert page["seconds to make"].value > 0
+    assert len(str(metadata(result, "raw_corpus")["manifest"].value)) > 1000  # Dagster folds from there on
+
+
+def test_a_page_links_the_files_that_open_in_a_browser(made: Made) -> None:
+    line, result = made
+    page = metadata(result, "training_dataset")
+    base = line.institution.settings.pages_url
+    assert isinstance(page["data card"], dg.UrlMetadataValue)
+    assert page["data card"].value == f"{base}/{page['sha256'].value}/card.md"
+    assert not any(isinstance(value, dg.PathMetadataValue) for value in page.values())
+
+
+def test_a_page_says_why_the_artifact_was_made_again(line: Line) -> None:
+    assert "why it was made" not in metadata(line.materialize(CORPUS[:1]), "raw_corpus")
+    assert "why it was made" not in metadata(line.materialize(CORPUS[:1]), "raw_corpus")
+    line.institution.rows[0]["response"] += " Indeed."
+    changed = metadata(line.materialize(CORPUS[:1]), "raw_corpus")["why it was made"].records
+    assert [(each.data["changed"], each.data["name"]) for each in changed] == [("outside file", "source:letters")]
+
+
+def test_the_page_shows_each_excluded_row_with_its_reason(line: Line) -> None:
+    exclusion = {"id": "R-00003", "reason": "withdrawn on request"}
+    line.institution.recipe["sources"][0]["exclude"] = [exclusion]
+    page = metadata(line.materialize(CORPUS[:1]), "raw_corpus")
+    assert page["excluded"].value == 1
+    assert [record.data["excluded"] for record in page["sources"].records] == [1]
+    assert [record.data for record in page["excluded by the recipe"].records] == [
+        {"source": "letters", **exclusion, "rows": 1}
+    ]
+
+
+def test_an_asset_of_another_release_is_shown_although_figures_are_missing(line: Line) -> None:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        (workspace / "sources.json").write_text("[]")
+        (workspace / "quarantine.jsonl").write_text("")
+        return Built(summary={"rows": 3})
+
+    older = replace(RAW_CORPUS, build=build, gates=(), code_version="0")
+    page = metadata(line.materialize(CORPUS[:1], {"raw_corpus": older}), "raw_corpus")
+    assert page["documents"].value == 3
+    assert "quarantined" not in page

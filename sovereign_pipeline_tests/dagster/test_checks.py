@@ -1,0 +1,100 @@
+"""Gates as Dagster checks: what stops a run, what an officer's waiver changes, and that each line sees its own."""
+
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.event_api import PartitionKeyFilter
+
+from sovereign_pipeline.dagster.chain import chain_with
+from sovereign_pipeline.dagster.resources import register_lines
+from sovereign_pipeline.record.stage import Gate, Inputs, Verdict, Workplace
+from sovereign_pipeline.record.staleness import stale_kinds
+from sovereign_pipeline.record.store import Artifact
+from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
+from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line, metadata
+from sovereign_pipeline_tests.officers import waive
+
+pytestmark = pytest.mark.slow
+
+
+def second_line(line: Line) -> None:
+    """From here on the line `lanterns`, with rows of its own."""
+    line.institution.recipe["line"] = "lanterns"
+    line.institution.rows = [letter(number) for number in range(12)]
+    line.institution.write()
+    register_lines(line.instance, line.institution.settings)
+
+
+def test_each_line_has_check_results_of_its_own(line: Line) -> None:
+    line.materialize(CORPUS[:1])
+    second_line(line)
+    line.materialize(CORPUS[:1])
+    key = dg.AssetCheckKey(dg.AssetKey("raw_corpus"), "rows_accounted_for")
+    for name, documents in (("lamps", 40), ("lanterns", 12)):
+        (record,) = line.instance.event_log_storage.get_asset_check_execution_history(
+            key, limit=10, partition_filter=PartitionKeyFilter(key=name)
+        )
+        assert record.event is not None and record.event.dagster_event is not None
+        evaluation = record.event.dagster_event.asset_check_evaluation_data
+        assert (evaluation.partition, evaluation.passed) == (name, True)
+        assert evaluation.metadata["documents"].value == documents
+
+
+def test_the_checks_of_a_dataset_without_rows_say_one_line(line: Line) -> None:
+    result = line.materialize(CORPUS)
+    checks = [each for each in result.get_asset_check_evaluations() if each.asset_key == dg.AssetKey(CORPUS[-1])]
+    expected = "nothing to do: the line has no preference training; the dataset is empty"
+    assert {check.description for check in checks} == {expected}
+    assert all(check.passed and check.metadata["not repeated"].value for check in checks)
+    page = metadata(result, "preference_dataset")
+    assert page["verdict"].value == expected
+    assert "quality" not in page
+
+
+def in_doubt(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    return Verdict(False, "31 rows could have shown 0.18.", {"rows": 31}, inconclusive=True)
+
+
+DOUBT = Gate("in_doubt", "Is it?", "1", in_doubt, officer_may=lambda line: line.gates.capability.officer_may)
+DOUBTED_SPLIT = replace(LEAKAGE_SAFE_SPLIT, gates=(*LEAKAGE_SAFE_SPLIT.gates, DOUBT))
+INSTEAD = {"leakage_safe_split": DOUBTED_SPLIT}
+UNTIL_DATASET = CORPUS[:5]
+
+
+def check_of_doubt(result: dg.ExecuteInProcessResult) -> Any:
+    return next(each for each in result.get_asset_check_evaluations() if each.check_name == "in_doubt")
+
+
+def test_an_inconclusive_check_stops_the_run_and_says_that_no_officer_may_help(line: Line) -> None:
+    result = line.materialize(UNTIL_DATASET, instead=INSTEAD)
+    assert not result.success
+    check = check_of_doubt(result)
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert (check.metadata["outcome"].value, check.metadata["officer may"].value) == ("inconclusive", "nothing")
+    assert line.workplace.store.current("lamps", "training_dataset") is None
+
+
+def test_what_an_officer_waived_continues_and_still_shows_that_the_gate_did_not_pass(line: Line) -> None:
+    line.institution.recipe["gates"] = {"capability": {"officer_may": "accept_inconclusive"}}
+    check = check_of_doubt(line.materialize(UNTIL_DATASET, instead=INSTEAD))
+    assert check.severity == dg.AssetCheckSeverity.ERROR
+    assert check.metadata["officer may"].value == "accept inconclusive"
+    assert "sovereign gates waive lamps in_doubt --reason TEXT --key FILE" in check.metadata["command"].value
+    workplace = line.institution.workplace()
+    split = workplace.store.current("lamps", "leakage_safe_split")
+    assert split is not None
+    stages = chain_with(INSTEAD)
+    assert "leakage_safe_split" in stale_kinds(stages, workplace)
+    waive(DOUBTED_SPLIT, DOUBT, workplace, split, "More letters come in March.")
+    assert not {"raw_corpus", "leakage_safe_split"} & set(stale_kinds(stages, workplace))
+    assert "training_dataset" in stale_kinds(stages, workplace)
+    result = line.materialize(UNTIL_DATASET, instead=INSTEAD)
+    assert result.success
+    check = check_of_doubt(result)
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert (check.metadata["waived by"].value, check.metadata["waiver"].value) == ("Demonstration Officer 1", "accept")
+    assert "Waived by Demonstration Officer 1: More letters come in March." in check.description
+    assert workplace.store.current("lamps", "training_dataset") is not None

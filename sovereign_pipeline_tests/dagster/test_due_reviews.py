@@ -1,0 +1,201 @@
+"""Reviews that are due, under Dagster's sensor daemon with a moved clock: shown for each line, run once a period."""
+
+import datetime
+import logging
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluation
+from dagster._core.event_api import PartitionKeyFilter
+from dagster._core.events import DagsterEvent, DagsterEventType
+from dagster._core.remote_origin import InProcessCodeLocationOrigin
+from dagster._core.test_utils import create_test_daemon_workspace_context, freeze_time
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._core.workspace.load_target import InProcessWorkspaceLoadTarget
+from dagster._daemon.sensor import execute_sensor_iteration
+
+from sovereign_pipeline.dagster.jobs import DUE_CHECK, DUE_JOB, PERIOD_TAG
+from sovereign_pipeline.dagster.resources import register_lines
+from sovereign_pipeline.release.cadence import record_review
+from sovereign_pipeline_tests.dagster.moved_clock import defs
+from sovereign_pipeline_tests.officers import officer
+from sovereign_pipeline_tests.release.conftest import ask, holders  # noqa: F401 (fixtures)
+from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
+
+pytestmark = pytest.mark.slow
+
+EVALUATED = DagsterEventType.ASSET_CHECK_EVALUATION
+LAUNCHER = {"module": "dagster._core.test_utils", "class": "MockedRunLauncher"}
+MODULE = "sovereign_pipeline_tests.dagster.moved_clock"
+HALF_A_YEAR = datetime.timedelta(days=190)
+
+
+class Daemon:
+    """The sensor daemon of one instance; each tick is at a time that the test chooses."""
+
+    def __init__(self, holders: Holders, instance: dg.DagsterInstance) -> None:  # noqa: F811
+        self.holders = holders
+        self.instance = instance
+        self.started = datetime.datetime.now(datetime.UTC)
+        register_lines(instance, holders.bench.settings)
+
+    def tick(self, after: datetime.timedelta) -> None:
+        target = InProcessWorkspaceLoadTarget(
+            InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name=MODULE, attribute="defs"))
+        )
+        with (
+            freeze_time(self.started + after),
+            create_test_daemon_workspace_context(target, self.instance) as context,
+        ):
+            before = {run.run_id for run in self.instance.get_runs()}
+            list(execute_sensor_iteration(context, logging.getLogger("test"), None, None))
+            for run in self.instance.get_runs():
+                if run.run_id not in before and run.job_name == DUE_JOB.name:  # no other one is executed here
+                    job = defs.resolve_job_def(run.job_name)
+                    job.execute_in_process(tags=run.tags, instance=self.instance)
+
+    def runs(self) -> list[tuple[str, str, str]]:
+        """Key, tag and line of every run that was launched, the oldest first."""
+        return [
+            (run.tags["dagster/run_key"], run.tags[PERIOD_TAG], run.tags["dagster/partition"])
+            for run in reversed(self.instance.get_runs())
+            if PERIOD_TAG in run.tags
+        ]
+
+    def end(self, event: DagsterEventType) -> None:
+        """Let the newest run end."""
+        run = next(run for run in self.instance.get_runs() if run.job_name != DUE_JOB.name)
+        self.instance.report_dagster_event(DagsterEvent(event.value, run.job_name, message="planted"), run.run_id)
+
+    def check(self, line: str) -> AssetCheckEvaluation:
+        """The newest result of the check for a line."""
+        return self.checks(line)[0]
+
+    def checks(self, line: str) -> list[AssetCheckEvaluation]:
+        records = self.instance.event_log_storage.get_asset_check_execution_history(
+            DUE_CHECK, limit=20, partition_filter=PartitionKeyFilter(key=line)
+        )
+        events = [record.event.dagster_event for record in records if record.event is not None]
+        found = [event for event in events if event is not None]
+        return [each.asset_check_evaluation_data for each in found if each.event_type == EVALUATED]
+
+    def reason(self) -> str:
+        """Why the sensor requested nothing at its last tick."""
+        (state,) = [each for each in self.instance.all_instigator_state() if each.instigator_name == "reviews_due"]
+        (tick,) = self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        return tick.skip_reason or ""
+
+
+@pytest.fixture
+def daemon(holders: Holders, ask: Ask) -> Iterator[Daemon]:  # noqa: F811
+    holders.bench.recipe["review"] = {"every": "6 months", "retrain": True}
+    with dg.instance_for_test(overrides={"run_launcher": LAUNCHER}) as instance:
+        holders.register()
+        yield Daemon(holders, instance)
+
+
+def period(after: datetime.timedelta, months: int = 6) -> str:
+    """The half year in which a review falls that counts from now."""
+    day = datetime.date.today()
+    month = day.month + months
+    return f"{day.year + (month - 1) // 12}-H{((month - 1) % 12) // 6 + 1}"
+
+
+KEY = f"lamps:{period(HALF_A_YEAR)}"
+ONE_RUN = [(KEY, KEY, "lamps")]
+
+
+def days(number: float) -> datetime.timedelta:
+    return datetime.timedelta(days=number)
+
+
+def test_nothing_is_run_before_the_day_and_one_run_on_it_however_often_it_is_looked_at(daemon: Daemon) -> None:
+    daemon.tick(days(0))
+    daemon.tick(days(150))
+    assert daemon.runs() == []
+    assert daemon.check("lamps").passed
+    assert len(daemon.checks("lamps")) == 1  # nothing new is not told again
+    daemon.tick(HALF_A_YEAR)
+    assert daemon.runs() == ONE_RUN
+    check = daemon.check("lamps")
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    for more in (1, 2, 40):
+        daemon.tick(HALF_A_YEAR + days(more))
+    assert daemon.runs() == ONE_RUN
+    assert "lamps-1.0.0: review overdue" in str(daemon.check("lamps").description)
+
+
+def test_a_run_that_failed_is_not_repeated_and_is_told(daemon: Daemon) -> None:
+    daemon.tick(HALF_A_YEAR)
+    daemon.end(DagsterEventType.RUN_FAILURE)
+    for more in (1, 30, 400):
+        daemon.tick(HALF_A_YEAR + days(more))
+    assert daemon.runs() == ONE_RUN
+    for told in (str(daemon.check("lamps").description), daemon.reason()):
+        assert f"of {KEY} FAILED and is not repeated" in told
+
+
+def test_a_daemon_that_was_down_for_years_asks_for_one_run(daemon: Daemon) -> None:
+    daemon.tick(days(0))
+    daemon.tick(days(1000))
+    daemon.tick(days(1001))
+    assert daemon.runs() == ONE_RUN
+
+
+def test_a_new_adapter_or_a_review_ends_it_and_the_next_one_has_a_period_of_its_own(daemon: Daemon, ask: Ask) -> None:  # noqa: F811
+    daemon.tick(HALF_A_YEAR)
+    daemon.end(DagsterEventType.RUN_SUCCESS)
+    daemon.tick(HALF_A_YEAR + days(1))
+    assert "registered nothing new" in str(daemon.check("lamps").description)
+    now = daemon.started + HALF_A_YEAR + days(2)
+    signer = officer(daemon.holders.bench.settings)
+    record_review(daemon.holders.registry, "lamps-1.0.0", "Read ten answers; it stays.", signer, now)
+    daemon.tick(HALF_A_YEAR + days(3))
+    assert daemon.check("lamps").passed
+    daemon.tick(2 * HALF_A_YEAR + days(10))
+    keys = [key for key, _, _ in daemon.runs()]
+    assert len(set(keys)) == 2 and keys[0] == KEY
+
+
+def test_a_running_run_of_the_line_is_waited_for(daemon: Daemon) -> None:
+    daemon.instance.create_run_for_job(
+        _a_job(), tags={"dagster/partition": "lamps"}, status=dg.DagsterRunStatus.STARTED
+    )
+    daemon.tick(HALF_A_YEAR)
+    assert daemon.runs() == []
+    daemon.end(DagsterEventType.RUN_FAILURE)
+    daemon.tick(HALF_A_YEAR + days(1))
+    assert daemon.runs() == ONE_RUN
+
+
+def test_two_lines_have_days_runs_and_checks_of_their_own(daemon: Daemon) -> None:
+    holders = daemon.holders  # noqa: F811
+    holders.bench.recipe["review"] = {"every": "1 year"}
+    holders.register("buoys", letters(100, 112))
+    register_lines(daemon.instance, holders.bench.settings)
+    daemon.tick(HALF_A_YEAR)
+    assert daemon.runs() == ONE_RUN
+    assert (daemon.check("lamps").passed, daemon.check("buoys").passed) == (False, True)
+    daemon.tick(days(370))
+    assert daemon.runs() == ONE_RUN  # due too, and its recipe lets nothing be run
+    assert not daemon.check("buoys").passed
+    daemon.tick(days(371))
+    assert "buoys-1.0.0: review due" in daemon.reason()
+
+
+def test_a_removed_line_is_told_and_not_run(daemon: Daemon) -> None:
+    (daemon.holders.bench.settings.data / "lines" / "lamps.yaml").unlink()
+    daemon.tick(HALF_A_YEAR)
+    assert daemon.runs() == []
+    assert "the line has no valid recipe" in str(daemon.check("lamps").description)
+    daemon.tick(HALF_A_YEAR + days(1))
+    assert "the line has no valid recipe" in daemon.reason()
+
+
+def test_the_check_is_no_part_of_a_run_of_the_chain() -> None:
+    assert "review_not_due" not in " ".join(node.name for node in defs.resolve_job_def("chain").nodes)
+
+
+def _a_job() -> dg.JobDefinition:
+    return defs.resolve_job_def("closed_review")

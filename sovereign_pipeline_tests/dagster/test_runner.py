@@ -1,0 +1,101 @@
+"""What the terminal shows of a run, and how the reason it stopped comes out of Dagster's events."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from sovereign_pipeline.base.errors import RecipeError
+from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.dagster.runner import _forking_anew, _narrate, _reason, _signals_kept
+from sovereign_pipeline.record.stage import Built, Inputs, Workplace
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line
+
+
+def logged(message: str, level: int = logging.INFO, step: str | None = "sft_adapter") -> dg.EventLogEntry:
+    return dg.EventLogEntry(  # type: ignore[no-untyped-call]
+        error_info=None, level=level, user_message=message, run_id="r", timestamp=time.time(), step_key=step
+    )
+
+
+def test_what_a_stage_says_is_told_and_what_dagster_says_is_not() -> None:
+    told = _narrate(logged("step 3/24"))
+    assert told is not None and told.split() == ["sft_adapter", "step", "3/24"]
+    assert _narrate(logged("[pipes] external process successfully opened dagster pipes.")) is None
+    failed = "Dependencies for step base_model failed: ['raw_corpus']. Not executing."
+    assert _narrate(logged(failed, logging.ERROR)) is None
+    assert _narrate(logged("of the run and of no step", step=None)) is None
+
+
+def test_a_dataset_without_rows_takes_one_line(line: Line) -> None:
+    result = line.materialize(CORPUS)
+    told = [_narrate(entry) for entry in line.instance.all_logs(result.run_id)]
+    lines = [each for each in told if each is not None and "preference_dataset" in each]
+    assert [each for each in lines if "nothing to do" in each] == [lines[-2]]
+    assert not any(mark in each for each in lines[:-1] for mark in "✓✗!")
+
+
+def test_a_refusal_keeps_message_hint_act_and_status(line: Line) -> None:
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        raise RecipeError("lamps.yaml: wrong.", "Mend it.", act="run_line", line="lamps")
+
+    result = line.materialize(CORPUS[:1], {"raw_corpus": replace(RAW_CORPUS, build=build)})
+    stopped = _reason(result)  # type: ignore[arg-type]
+    assert (stopped.message, stopped.hint, stopped.exit_status) == ("lamps.yaml: wrong.", "Mend it.", 2)
+    assert stopped.remedy is not None
+    assert (stopped.remedy.act, dict(stopped.remedy.about)) == ("run_line", {"line": "lamps"})
+
+
+def test_the_steps_of_the_next_run_get_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([])
+    seen = []
+    for run in ("first", "second"):
+        monkeypatch.setenv("LAMPS", run)
+        with _forking_anew(), context.Pool(1) as steps:
+            seen.append(steps.apply(os.getenv, ("LAMPS",)))
+    assert seen == ["first", "second"]
+
+
+def test_a_run_that_a_script_began_in_the_background_leaves_sigterm_as_it_was() -> None:
+    @dg.asset
+    def lamp() -> None: ...
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell without job control has it for `sovereign run … &`
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with _signals_kept():
+            assert dg.materialize([lamp]).success
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@pytest.mark.slow
+def test_a_run_ends_with_the_stage_that_is_named(institution: DemoInstitution) -> None:
+    institution.write()
+    environment = {**os.environ, **institution.settings.to_environment()}
+    command: list[str | Path] = [Path(sys.executable).with_name("sovereign"), "run", "lamps", "--until"]
+
+    def run(until: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run([*command, until], env=environment, capture_output=True, text=True, check=False)
+
+    first = run("classified_corpus")
+    assert first.returncode == 0, first.stdout + first.stderr
+    store = institution.workplace().store
+    assert store.current("lamps", "classified_corpus") is not None
+    assert store.current("lamps", "scrubbed_corpus") is store.current("lamps", "base_model") is None
+    assert "nothing to do" in run("classified_corpus").stdout
+    wrong = run("clasified_corpus")
+    assert wrong.returncode == 2 and "did you mean 'classified_corpus'?" in wrong.stderr

@@ -1,0 +1,177 @@
+"""The pages by HTTP: who is let in, and who sees what."""
+
+import re
+
+import pytest
+
+from sovereign_pipeline.serving.gateway.auth import read_tokens, revoke_token, sha256_of
+from sovereign_pipeline.web import routes
+from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND
+from sovereign_pipeline_tests.web.conftest import HERE, HOSTILE, THIRD, Site
+
+pytestmark = pytest.mark.slow
+
+
+def test_nobody_reads_without_a_token_that_lets_them(site: Site) -> None:
+    nobody = site.client()
+    for path in ("/registry", f"/registry/{FIRST}", "/registry/lamps-9.0.0"):
+        answer = nobody.get(path)
+        assert answer.status_code == 401 and 'name="token"' in answer.text and "lamps" not in answer.text
+    for wrong in ("", "sk-sov-nothing", site.token("SECRET", admin=False), "x" * 5_000):
+        refused = nobody.post("/registry/sign-in", data={"token": wrong})
+        assert refused.status_code == 401 and "set-cookie" not in refused.headers
+    assert nobody.get("/registry").status_code == 401
+
+
+@pytest.mark.security_case(
+    "A reader of the registry's pages asks for an adapter above their clearance, or of a line that is not theirs",
+    "the list says how many of that level are withheld and does not name them; their page is one that is not there",
+)
+def test_a_reader_sees_what_the_grant_reaches_and_no_name_beyond(site: Site) -> None:
+    reader = site.client(site.token("INTERNAL"))
+    page = reader.get("/registry")
+    assert page.status_code == 200 and FIRST in page.text and SECOND in page.text
+    assert THIRD not in page.text and "withheld" in page.text and "SECRET" in page.text
+    beyond, unknown = reader.get(f"/registry/{THIRD}"), reader.get("/registry/lamps-9.0.0")
+    assert beyond.status_code == unknown.status_code == 404 and beyond.text == unknown.text
+    assert reader.get(f"/registry/{FIRST}").status_code == 200
+
+    auditor = site.client(site.token("SECRET"))
+    assert THIRD in auditor.get("/registry").text and auditor.get(f"/registry/{THIRD}").status_code == 200
+    elsewhere = site.client(site.token("SECRET", lines=frozenset({"quays"})))
+    assert "lamps" not in elsewhere.get("/registry").text
+    assert elsewhere.get(f"/registry/{FIRST}").status_code == 404
+
+
+def test_a_page_leads_to_its_reports(site: Site) -> None:
+    reader = site.client(site.token("SECRET"))
+    links = re.findall(r'href="(/[0-9a-f]{64}/[^"]+)"', reader.get(f"/registry/{FIRST}").text)
+    assert {link.rpartition("/")[2] for link in links} >= {"report.html", "card.md", "record.json", "sources.json"}
+    assert {reader.get(link).status_code for link in links} == {200}
+
+
+def test_the_list_says_what_is_due_and_what_is_missing(site: Site) -> None:
+    page = site.client(site.token("SECRET")).get("/registry").text
+    assert "more approvals of request" in page and "not due" in page
+    assert f"{SECOND} is under recall-1" in page
+    assert HOSTILE not in page
+
+
+@pytest.mark.security_case(
+    "A token is revoked, or put into the file past the ledger, while somebody reads the registry's pages with it",
+    "its session ends with the next request, and a token that the ledger does not know lets nobody in",
+)
+def test_a_session_lasts_as_long_as_its_token(site: Site) -> None:
+    token = site.token("SECRET")
+    reader = site.client(token)
+    assert reader.get("/registry").status_code == 200
+    revoke_token(site.settings, site.registry, sha256_of(token), "somebody")
+    assert reader.get("/registry").status_code == 401
+    assert all(sha256_of(each) != token for each in reader.cookies.values())
+
+    path = site.settings.serving / "tokens.json"
+    whole = path.read_text()
+    planted = "sk-sov-planted"
+    last = read_tokens(path)[-1].model_copy(update={"sha256": sha256_of(planted), "revoked_at": None})
+    path.write_text('{"tokens": [' + last.model_dump_json() + "]}")
+    try:
+        assert site.client().post("/registry/sign-in", data={"token": planted}).status_code == 401
+    finally:
+        path.write_text(whole)
+
+
+def test_a_session_ends_by_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "HOURS", 0)
+    client = site.client()
+    assert client.post("/registry/sign-in", data={"token": site.token("SECRET")}).status_code == 401
+    assert "registry_reader" in client.cookies and client.get("/registry").status_code == 401
+
+
+def test_a_reader_can_leave(site: Site) -> None:
+    reader = site.client(site.token("SECRET"))
+    value = reader.cookies["registry_reader"]
+    assert reader.post("/registry/sign-out").status_code == 401
+    reader.cookies.set("registry_reader", value)
+    assert reader.get("/registry").status_code == 401
+
+
+@pytest.mark.security_case(
+    "A page elsewhere posts a form to the registry's pages, or frames one, or a page's text holds a script",
+    "the form is refused; the policy lets no script run, no frame show it and nothing be loaded",
+)
+def test_a_page_may_load_nothing_and_is_used_from_here_alone(site: Site) -> None:
+    client, token = site.client(), site.token("SECRET")
+    for origin in ("https://evil.example", "null"):
+        answer = client.post("/registry/sign-in", data={"token": token}, headers={"Origin": origin})
+        assert answer.status_code == 403
+    assert client.post("/registry/sign-in", data={"token": token}, headers={"Origin": HERE}).status_code == 200
+    answer = client.get(f"/registry/{FIRST}")
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-") and "script-src" not in policy
+    assert "frame-ancestors 'none'" in policy and "unsafe" not in policy
+    assert answer.headers["cache-control"] == "no-store" and answer.headers["referrer-policy"] == "same-origin"
+    assert HOSTILE not in answer.text and "<script" not in answer.text
+    cookie = client.post("/registry/sign-in", data={"token": token}, follow_redirects=False).headers["set-cookie"]
+    for part in ("HttpOnly", "SameSite=strict", "Path=/registry"):
+        assert part in cookie
+    assert token not in cookie
+
+
+def test_the_language_is_chosen_by_a_link_and_kept(site: Site) -> None:
+    reader = site.client(site.token("SECRET"), headers={"Accept-Language": "ar,en;q=0.5"})
+    assert 'dir="rtl"' in reader.get("/registry").text
+    english = reader.get(f"/registry/{FIRST}?language=en")
+    assert 'dir="ltr"' in english.text and "Time line" in english.text
+    assert 'dir="ltr"' in reader.get("/registry").text
+
+
+def test_what_was_changed_is_told_to_the_log_and_not_to_the_reader(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = site.client(site.token("INTERNAL"))
+    path = site.settings.artifacts / site.view(FIRST).nodes[0].sha256 / "manifest.json"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-10])
+        answer = reader.get(f"/registry/{FIRST}")
+    finally:
+        path.write_bytes(whole)
+    assert answer.status_code == 409 and "Tell the administrator" in answer.text
+    assert str(path) not in answer.text and str(path) in caplog.text
+
+
+def test_a_list_shows_nothing_where_what_a_next_step_rests_on_was_changed(site: Site) -> None:
+    store = site.office.bench.store
+    review = store.current("lamps", "blind_review")
+    assert review is not None
+    path = store.path_of(review.digest) / "manifest.json"
+    whole = path.read_bytes()
+    reader = site.client(site.token("SECRET"))
+    try:
+        path.write_bytes(whole[:-10])
+        answer = reader.get("/registry")
+    finally:
+        path.write_bytes(whole)
+    assert answer.status_code == 409 and str(path) not in answer.text and FIRST not in answer.text
+
+
+def test_the_institutions_proxy_names_a_reader(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = site.settings.home / "proxy.secret"
+    secret.write_text("s" * 40)
+    secret.chmod(0o600)
+    rules = site.settings.data / "institution.yaml"
+    whole = rules.read_text()
+    monkeypatch.setenv("SOVEREIGN_SERVING_USER_HEADER", "X-User")
+    monkeypatch.setenv("SOVEREIGN_SERVING_PROXY_SECRET", str(secret))
+    try:
+        rules.write_text(
+            whole + "serving: {roles: {auditors: {clearance: INTERNAL, admin: true}, desk: {clearance: SECRET}}}\n"
+        )
+        client = site.client()
+        roles = site.settings.serving_roles_header
+        named = {"X-User": "Nadia", "X-Proxy-Secret": "s" * 40}
+        assert client.get("/registry", headers={**named, roles: "auditors"}).status_code == 200
+        assert client.get("/registry", headers={**named, roles: "desk"}).status_code == 401
+        assert client.get("/registry", headers={"X-User": "Nadia", roles: "auditors"}).status_code == 401
+    finally:
+        rules.write_text(whole)
