@@ -63,6 +63,9 @@ class WorkerPool:
                 yield self._wait_for(under_way.popleft())
                 hand_out(1)
         except BrokenProcessPool:
+            # The executor sends SIGTERM to the other workers and waits for them. A worker that inherited SIGTERM as
+            # ignored would never end.
+            self.kill()
             raise WorkerKilled(
                 "A worker process was killed, most often because memory ran out. Nothing was kept.",
                 "Free memory on this machine, and run the line again.",

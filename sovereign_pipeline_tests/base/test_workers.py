@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,25 @@ def test_what_a_worker_raises_is_raised_here() -> None:
 def test_a_worker_that_is_killed_stops_the_work() -> None:
     with WorkerPool(2) as pool, pytest.raises(WorkerKilled, match="memory ran out"):
         list(pool.over(iter(range(4)), kill_itself))
+
+
+def kill_itself_or_sleep(number: int) -> None:
+    if number:
+        time.sleep(SECONDS)
+    kill_itself(number)
+
+
+@pytest.fixture
+def sigterm_is_ignored() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm_is_ignored")
+def test_a_worker_that_inherited_an_ignored_sigterm_is_not_waited_for() -> None:
+    with WorkerPool(2) as pool, pytest.raises(WorkerKilled):
+        list(pool.over(iter([1, 0]), kill_itself_or_sleep))
 
 
 def run_program(directory: Path, program: str) -> "subprocess.Popen[str]":

@@ -100,10 +100,10 @@ def test_a_ray_that_starts_slowly_is_waited_for(tmp_path: Path) -> None:
     """By Ray's own clock, 31 s are over whenever it looks; its node is there at the third look."""
     program = (
         "import itertools, sys, time, types; from pathlib import Path\n"
-        "from sovereign_pipeline.privacy.engines import ray_actors\n"
+        "from sovereign_pipeline.privacy import engines\n"
         "from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for\n"
-        "ray_actors.SECONDS_BETWEEN_MESSAGES = 0\n"
-        "engine = ray_actors.RayActors(job_for(Path(sys.argv[1])), 1, print)\n"
+        "engines.SECONDS_BETWEEN_MESSAGES = 0\n"
+        "engine = engines.RayActors(job_for(Path(sys.argv[1])), 1, print)\n"
         "import ray._private.node as node, ray._private.services as services\n"
         "ticks, looks, look = itertools.count(0, 31), itertools.count(1), services.get_node\n"
         "def slow(*of):\n"
