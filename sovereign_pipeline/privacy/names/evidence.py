@@ -23,18 +23,11 @@ from sovereign_pipeline.privacy.names.latin_words import (
 )
 
 NOUNS = (
-    lexicon.BODIES
-    | lexicon.OFFICES
-    | lexicon.LAW_AND_POLICY
-    | lexicon.MEDICINE
-    | lexicon.EVERYDAY_NOUNS
-    | lexicon.SITES
-    | lexicon.PEOPLES
+    lexicon.BODIES | lexicon.OFFICES | lexicon.LAW_AND_POLICY | lexicon.EVERYDAY_NOUNS | lexicon.SITES | lexicon.PEOPLES
 )
 PLACES = lexicon.PLACES_WORLD | lexicon.PLACES_OF_TWO_WORDS | lexicon.PLACES
 
-_OFFICES = lexicon.OFFICES | lexicon.LETTERS_BEHIND_NAMES
-_NO_SURNAMES = lexicon.BODIES | lexicon.SITES | lexicon.MEDICINE | (lexicon.LAW_AND_POLICY - lexicon.SURNAMES_TOO)
+_NO_SURNAMES = lexicon.BODIES | lexicon.SITES | (lexicon.LAW_AND_POLICY - lexicon.SURNAMES_TOO)
 _NOUN_ENDING = re.compile(
     r"(?:[ts]ions?|ments|ities|isms?|olog(?:y|ies|ists?)|ograph(?:y|ers?)|ically|iness|ences|[iv]ity|ability|mentary|"
     r"tive)\Z"
@@ -59,8 +52,6 @@ _DETERMINER = re.compile(
 )
 _ABBREVIATION = re.compile(r"(?<![\w.])(?!RT\b)[A-Z]{2,6} \Z")
 _IN_A_LIST = re.compile(r"([A-Z]\w+)(?:, and|,| and| or| &) \Z")
-_OF_A_NAMED_ONE = re.compile(r"[A-Z]\w+ (?:from|of) \Z")
-_ENUMERATED = re.compile(r"\((?:[a-z]|[ivx]{1,5}|\d{1,2})\) \Z")
 _NOBLE_BEFORE = re.compile(r"(?<!\w)(?i:lord|lady|baron|baroness|viscount|viscountess|dame) \Z")
 _BEFORE_RANK = re.compile(r"\b([A-Z][\w-]+) [A-Z][a-z]+\.? \Z")
 _SAINT_BEFORE = re.compile(r"(?:[a-z]|[^\w\s]) (?:Saint|St)\.? \Z")  # no street
@@ -107,13 +98,9 @@ def begins_certainly(segment: Sequence[Token]) -> bool:
 def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
     """What of a name's words is left once offices before and behind are taken off; empty when they are those of a body,
     a law, a disease, a place or a heading."""
-    while segment and _is_office(segment[0]) and (len(segment) > 1 or not is_known(segment[0])):
-        segment = segment[1:]
     nouns = [place for place, token in enumerate(segment) if is_noun(token.group())]
     if nouns == [1] and len(segment) == 2 and _is_family_name_too(segment):  # "Helen Baker"
         return segment
-    if nouns and nouns != [0] and (_is_office(segment[nouns[0]]) or _follows_whole_name(segment, nouns[0])):
-        segment, nouns = segment[: nouns[0]], []
     if not segment or (nouns and not _is_name_with_noun(segment, nouns)):
         return []
     two_words = " ".join(without_accents(token.group()) for token in segment[:2])
@@ -173,17 +160,6 @@ def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
     return len(segment) - 1 not in nouns and len(nouns) == 1 and begins_name(segment, 0)
 
 
-def _follows_whole_name(segment: Sequence[Token], place: int) -> bool:
-    """Whether a noun stands behind given name and family name, and is no body or site that is named after a person."""
-    noun = without_accents(segment[place].group())
-    return place > 1 and begins_name(segment, 0) and noun not in lexicon.BODIES | lexicon.SITES
-
-
-def _is_office(token: Token) -> bool:
-    plain = without_accents(token.group().strip("."))
-    return plain in _OFFICES and not (plain in KNOWN_NAMES and plain not in lexicon.EVERYDAY)
-
-
 def _holds_abbreviation(segment: Sequence[Token]) -> bool:
     """ "NHS England"; "JK Rowling" has initials."""
     shouted = [token for token in segment if token.group().isupper() and len(token.group()) > 1]
@@ -202,8 +178,6 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
     if CUE_BEFORE.search(before):
         return False
     place_too = len(segment) == 1 and without_accents(first.group()) in PLACES
-    if _after_abbreviation(before, last):
-        return place_too or not certain  # "NHS England", but "HR Fatima called"
     if _is_a_thing(behind):
         return len(segment) == 1 or not certain
     following = _NEXT_WORD.match(behind)
@@ -222,16 +196,7 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
         return True
     if len(segment) > 1 or is_surname(first) or looks_like_surname(first):
         return False
-    placed = _ENUMERATED.search(before) is not None or _OF_A_NAMED_ONE.search(before) is not None
-    return placed or _in_heading(text) or _stands_between_lines(text, first, before, behind)
-
-
-def _after_abbreviation(before: str, last: Token) -> bool:
-    abbreviation = _ABBREVIATION.search(before)
-    if abbreviation is None or last.group().isupper() or is_surname(last):
-        return False
-    word = abbreviation.group().strip()
-    return word not in lexicon.TITLE_ABBREVIATIONS and word.casefold() not in lexicon.STOP_WORDS
+    return _in_heading(text) or _stands_between_lines(text, first, before, behind)
 
 
 def _is_a_thing(behind: str) -> bool:
