@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
@@ -51,7 +52,7 @@ class Signer(Protocol):
     def public_pem(self) -> str: ...
 
     def sign(self, content: bytes) -> bytes:
-        """ECDSA with SHA-256, in DER; for an Ed25519 key its 64 bytes."""
+        """ECDSA with SHA-256, in DER, in the form of `is_low_s`; for an Ed25519 key its 64 bytes."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class FileSigner:
     def sign(self, content: bytes) -> bytes:
         if isinstance(self.private, ed25519.Ed25519PrivateKey):
             return self.private.sign(content)
-        return self.private.sign(content, ec.ECDSA(SHA256()))
+        return with_low_s(self.private.sign(content, ec.ECDSA(SHA256())))
 
 
 def read_public_key(pem: str) -> PublicKey:
@@ -120,6 +121,26 @@ def is_signed(pem: str, signature: bytes, content: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
+
+
+P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+
+
+def is_low_s(signature: bytes) -> bool:
+    """Whether a P-256 signature has the lower of its two possible values of s.
+
+    Anybody can turn (r, s) into (r, n - s), which verifies too. Where bytes identify an act, only one form counts.
+    """
+    try:
+        return decode_dss_signature(signature)[1] <= P256_ORDER // 2
+    except ValueError:
+        return False
+
+
+def with_low_s(signature: bytes) -> bytes:
+    """Return the form of a P-256 signature that `is_low_s` accepts."""
+    r, s = decode_dss_signature(signature)
+    return encode_dss_signature(r, min(s, P256_ORDER - s))
 
 
 def generate(algorithm: Algorithm = "p256") -> FileSigner:
@@ -266,7 +287,6 @@ class TokenSigner:
     def sign(self, content: bytes) -> bytes:
         """The digest is made here, so that the token need not take long messages. It returns two numbers."""
         import PyKCS11
-        from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
         digest = hashlib.sha256(content).digest()
         try:
@@ -276,7 +296,7 @@ class TokenSigner:
                 f"The token did not sign: {error}.", "Check that it is plugged in, and try again."
             ) from None
         half = len(raw) // 2
-        return encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big"))
+        return with_low_s(encode_dss_signature(int.from_bytes(raw[:half], "big"), int.from_bytes(raw[half:], "big")))
 
 
 def open_token(label: str, name: str | None, module: Path | None, pin: Passphrase) -> TokenSigner:

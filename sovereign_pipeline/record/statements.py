@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.record.keys import Signer, algorithm_of, is_signed
+from sovereign_pipeline.record.keys import Signer, algorithm_of, is_low_s, is_signed
 from sovereign_pipeline.record.trust_root import Trust, TrustedKey
 
 PAYLOAD = "application/vnd.in-toto+json"
@@ -234,7 +234,8 @@ def verify_statement(
     """
     keyid, payload, signature = bundle_parts(bundle)
     key = trust.key(role, keyid)
-    if not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
+    has_one_form = is_low_s(signature)  # requests are named by their bundle's SHA-256, so a signature has one form
+    if not has_one_form or not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
         raise IntegrityError(f"The signature by {keyid} is not over this statement.", AGAIN)
     if not trust.counts(role, keyid, at_index):
         at = "what is signed now" if at_index is None else f"entry {at_index} of the log"
@@ -328,7 +329,8 @@ def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
     if algorithm_of(signer.public_pem) != "p256":
         raise ValueError("a model's directory is signed with P-256")
     payload = canonical(_statement(files, name))
-    return bundle_bytes(_hint(signer.public_pem), payload, signer.sign(pre_authentication_encoding(payload)))
+    signature = signer.sign(pre_authentication_encoding(payload))
+    return bundle_bytes(_hint(signer.public_pem), payload, signature)
 
 
 def verify_directory(

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from securesystemslib.dsse import Envelope
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.keys import P256_ORDER, FileSigner, generate
 from sovereign_pipeline.record.statements import (
     APPROVAL,
     FIELDS,
@@ -27,6 +28,8 @@ from sovereign_pipeline.record.statements import (
     STATEMENT,
     Statement,
     Subject,
+    bundle_bytes,
+    bundle_parts,
     pre_authentication_encoding,
     provenance,
     read_statement,
@@ -85,6 +88,18 @@ def test_a_changed_bit_is_refused(bundle: bytes, holders: Holders, place: int, b
     changed[place % len(bundle)] ^= 1 << bit
     with pytest.raises(IntegrityError):
         verify(bytes(changed), holders)
+
+
+@pytest.mark.security_case("A signature is rewritten into its other form, (r, n - s)", "refused")
+def test_the_other_form_of_a_signature_is_refused(bundle: bytes, holders: Holders) -> None:
+    for _ in range(8):  # a signer draws either form
+        signed = sign_statement(holders.pipeline, VERDICT)
+        verify(signed, holders)
+        keyid, payload, signature = bundle_parts(signed)
+        r, s = decode_dss_signature(signature)
+        other = bundle_bytes(keyid, payload, encode_dss_signature(r, P256_ORDER - s))
+        with pytest.raises(IntegrityError):
+            verify(other, holders)
 
 
 def nested(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
