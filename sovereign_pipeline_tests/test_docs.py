@@ -1,4 +1,4 @@
-"""Every relative link of the pages leads to a file and, where it names one, to a heading of that file."""
+"""Links of the pages lead to files and headings that exist; commands and options in them exist."""
 
 import re
 import subprocess
@@ -40,3 +40,33 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
     assert not broken
+
+
+def reference() -> dict[str, str]:
+    """Each command -> its section of the generated reference, which `commands/reference` holds to the programs."""
+    page = (PROJECT_ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    sections = re.split(r"^### (sovereign.*)$", page, flags=re.MULTILINE)[1:]
+    return dict(zip(sections[::2], sections[1::2], strict=True))
+
+
+def calls(page: Path) -> Iterator[str]:
+    """Calls of our programs in code blocks and in inline code, each up to a pipe, a bracket, a comment or output."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    blocks = "\n".join(FENCED.findall(text))
+    found = re.findall(r"^(?:\$ )?(sovereign(?:-\w+)? .*)$", blocks, re.MULTILINE)
+    found += re.findall(r"`(sovereign(?:-\w+)? [^`]*)`", FENCED.sub("", text))
+    yield from (re.split(r"[|#\[;>]|   +", each)[0].strip() for each in found)
+
+
+@pytest.mark.parametrize("page", list(pages()), ids=lambda page: str(page.relative_to(PROJECT_ROOT)))
+def test_every_command_and_option_exists(page: Path) -> None:
+    known, unknown = reference(), []
+    for call in calls(page):
+        words = call.split()
+        names = [" ".join(words[:length]) for length in range(4, 0, -1)]
+        command = next((name for name in names if name in known), None)
+        is_group = any(name.startswith(f"{call} ") for name in known) or words[1].startswith("--")
+        options = {word.split("=")[0] for word in words if re.match(r"--[a-z]", word)} - {"--help", "--version"}
+        if not is_group and (command is None or any(option not in known[command] for option in options)):
+            unknown.append(call)
+    assert not unknown

@@ -179,7 +179,7 @@ def test_server_that_dies_or_hangs_is_replaced(running: Running, process: str, f
 
 @pytest.fixture
 def server_of_others(tiny: TinyAdapters) -> Iterator[Path]:
-    """The socket of a server that this test starts as an institution would, as `docs/vllm-engine.md` says."""
+    """The socket of a server that this test starts as an institution would, as `docs/how-to/engines.md` says."""
     with tempfile.TemporaryDirectory(prefix="vllm-of-others-") as name:
         api = Path(name, "api")
         options = {
