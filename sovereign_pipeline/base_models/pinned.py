@@ -1,8 +1,4 @@
-"""Cards of base models: `data/models/<name>.yaml`, which pins a model by the digests of its files.
-
-What belongs here: the card's schema, reading one, and where its model lies. What does not: the model's files
-(`verified.py`, `fetching.py`).
-"""
+"""Base models pinned by digest: their cards, their directories, and the verification before each use."""
 
 import json
 from hashlib import sha256

@@ -1,8 +1,4 @@
-"""The shape of a model: what of it decides how much memory and work its training takes, read without its weights.
-
-What belongs here: reading a config, counting parameters, and which linear layers get an adapter. What does not: bytes
-(`training/sizing.py`) and time (`training/sizing.py`).
-"""
+"""Read a model's shape from its config.json, without weights: what decides memory and work of its training."""
 
 import re
 from collections.abc import Mapping

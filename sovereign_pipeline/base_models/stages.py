@@ -1,6 +1,8 @@
 """The stage `base_model`: the pinned model of a line, verified and described.
 
-What belongs here: the build and the declaration. What does not: reading a model directory (`verified.py`).
+A card can name the result of a full tuning, copied and renamed. Weights that are files of an artifact in this store
+keep that artifact's classification and lineage, whatever the card says. Weights that another program saved again have
+other bytes and are not recognised.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,7 @@
 """Where the trainer's process runs: `trainer` in `institution.yaml`. It is part of no artifact's identity.
 
 What belongs here: the three places and what an administrator decides about each. What does not: how a process is
-started there (`training/processes/`, `orchestration/launching/`).
+started there (`training/launcher.py`, `orchestration/launching/`).
 """
 
 from pathlib import Path

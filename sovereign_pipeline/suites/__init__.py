@@ -1,5 +1,1 @@
-"""What models are asked: the institution's own suites, published ones of the mirror, and red-team prompts.
-
-What belongs here: their files, cards, rows and wording. What does not: asking a model, and which answer is right
-(`evaluation/`). Reviews and the leakage check of `dataset/` read them too.
-"""
+"""Evaluation suites and prompts: cards, rows, and the wording of prompts."""

@@ -1,9 +1,4 @@
-"""Published suites: their cards under `data/suites/`, and the local mirror with their files.
-
-What belongs here: which files a suite consists of, how its rows are asked, whether the files are present, and their
-digest. What does not: reading rows (`rows.py`), prompts (`wording.py`), and right answers
-(`evaluation/capability.py`). Nothing is fetched: an institution carries the files in.
-"""
+"""Cards of published suites under `data/suites/`, and the local mirror with their files. Nothing is fetched."""
 
 import re
 import string

@@ -1,7 +1,6 @@
-"""Rows of published suites, read from the publisher's format into four kinds.
+"""Read rows of evaluation files: the institution's own, the red team's prompts, and published suites.
 
-What belongs here: reading and checking. A row that is not of the suite's kind is an error that names file and row: a
-published suite has no broken rows, so the file is a different one or damaged.
+A published suite has no broken rows: a row that is not of the suite's kind is an error that names file and row.
 """
 
 import csv

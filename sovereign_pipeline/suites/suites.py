@@ -1,7 +1,8 @@
-"""The suites that a line's recipe names, own and published, opened in one way.
+"""Open the suites that a line's recipe names, and word their prompts.
 
-What belongs here: which rows are asked, with which examples, and what identifies them. What does not: the cards of
-published suites (`cards.py`), and their rows (`rows.py`).
+The wording of published suites is lm-eval's, with two differences from its `--apply_chat_template`: instruction and
+examples are in the user's turn, as in training, because some templates reject a system turn; and examples are never
+truncated.
 """
 
 from collections.abc import Mapping, Sequence

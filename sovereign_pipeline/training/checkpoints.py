@@ -15,7 +15,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.base.files import canonical_json, file_sha256, held_if_free
-from sovereign_pipeline.training.job import lock_of_line
+from sovereign_pipeline.training.job import TrainingJob, lock_of_line
 
 RECORD = "checkpoint.json"
 ASIDE = "unfinished"
@@ -34,6 +34,10 @@ class CheckpointDirectory:
     """See TrainingJob."""
     keep: int
     """How many of the newest ones are kept."""
+
+    @classmethod
+    def of(cls, job: TrainingJob) -> "CheckpointDirectory":
+        return cls(job.checkpoint_directory, job.identity, job.checkpoints.keep)
 
     def newest(self, progress: Callable[[str], None]) -> Path | None:
         """The newest checkpoint whose files are all as written; None when there is none.

@@ -1,9 +1,6 @@
-"""What SFT starts from and was tuned here before: a registered adapter (the parent adapter), or a base model that is
-the result of a full tuning. Whether it may be used.
+"""Verify what SFT continues from: a registered adapter, or a base model that was tuned here.
 
-What belongs here: finding a parent adapter by its id, verifying it, and comparing the training rows of both with those
-held out now. What does not: recognising a base model (`base_models/stages.py`), training (`loop/`), and comparing two
-splits (`split/gate.py`).
+Neither may have been trained on rows that are held out now.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""One model sharded over several devices: the arguments for it, the check that it happened, and passes in shares.
-
-What does not belong here: starting the processes (`processes/ranks.py`).
-"""
+"""Shard one model over several devices, check that it is sharded, and compute values in shares."""
 
 import datetime
 import os

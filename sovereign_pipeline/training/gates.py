@@ -1,8 +1,4 @@
-"""The gates of `sft_adapter` and `aligned_adapter`.
-
-Each computes its verdict from files, never from the report, except where it checks the report itself. The gate on the
-parent adapter is `training/continuation.py`; the gates are declared in `training/stages.py`.
-"""
+"""The gates of the training stages. Each computes its verdict from files, not from the report."""
 
 import json
 import math
@@ -56,164 +52,19 @@ from sovereign_pipeline.training.reward_model import (
 from sovereign_pipeline.training.rows import EncodedRow, encode, without_end_of_turn
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TunedModel, tuned_model
 
-NAME_WEIGHTS = "adapter_non_zero"
+END_OF_TURN = "end_of_turn_trained"
+ADAPTER_NON_ZERO = "adapter_non_zero"
+BASE_DIGEST = "base_digest_matches"
+TOLD_APART = "pairs_told_apart"
+COMPLETE = "reward_model_complete"
 NAMES_IN_EVIDENCE = 4
-
-
-def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Check the tensors of the adapter, or of the model after full tuning. See the two functions below."""
-    go_offline()
-    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
-    sft, tuned = workplace.line.training.sft, tuned_model(artifact)
-    wanted = "model" if sft.adapter == "none" else "adapter"
-    if tuned.holds != wanted:
-        return Verdict(
-            False, f"It holds {tuned.holds}/, and adapter: {sft.adapter} in the recipe asks for {wanted}/.", {}
-        )
-    if tuned.holds == "model":
-        return _evaluate_model(directory, tuned, workplace.progress)
-    return _evaluate_adapter(directory, tuned, sft)
-
-
-def _evaluate_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
-    """Compare names, shapes and settings with the recipe's adapter; no LoRA-B may be zero, no value infinite."""
-    import torch
-    from safetensors.torch import load_file
-
-    expected = expected_lora_tensors(base, sft)
-    config = json.loads((tuned.directory / ADAPTER_CONFIG).read_bytes())
-    tensors = load_file(tuned.directory / ADAPTER_WEIGHTS)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    norms = {name: float(tensor.float().norm()) for name, tensor in tensors.items() if ".lora_B." in name}
-    dead = sorted(name for name, norm in norms.items() if norm == 0)
-    not_finite = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
-    unlike = [
-        f"{name} is {config.get(name)} (recipe {value})"
-        for name, value in lora_settings(sft).items()
-        if config.get(name) != value
-    ]
-    settings = ", ".join(unlike) or f"rank {sft.rank}, alpha {sft.alpha} and scaling as in the recipe"
-    return Verdict(
-        bool(norms) and not (wrong or dead or not_finite or unlike),
-        f"{len(found)} of {len(expected)} tensors; {len(wrong)} missing, extra or of another shape; {len(dead)} LoRA-B "
-        f"of zeros; {len(not_finite)} not finite; {settings}.",
-        {
-            "tensors": len(found),
-            "expected_tensors": len(expected),
-            "wrong": wrong[:NAMES_IN_EVIDENCE],
-            "zero_lora_b": dead[:NAMES_IN_EVIDENCE],
-            "not_finite": not_finite[:NAMES_IN_EVIDENCE],
-            "smallest_lora_b_norm": min(norms.values()) if norms and not not_finite else 0.0,
-        },
-    )
-
-
-def _evaluate_model(base: Path, tuned: TunedModel, progress: Progress) -> Verdict:
-    """Compare the tuned model's tensors with the base's, as transformers loads both directories.
-
-    Every linear layer, and every fused block of experts, must differ from the base in the precision that the tuned
-    model is saved in, so that rounding alone does not count as training.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    progress(f"gate {NAME_WEIGHTS}: loading the base model and the tuned model")
-    before = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
-    after, loading = AutoModelForCausalLM.from_pretrained(
-        tuned.directory, dtype="auto", local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
-    )
-    expected, found = dict(before.named_parameters()), dict(after.named_parameters())
-    lookups = {f"{name}.weight" for name, module in before.named_modules() if isinstance(module, torch.nn.Embedding)}
-    layers = [name for name, tensor in expected.items() if tensor.ndim >= 2 and name not in lookups]
-    wrong = {
-        *loading["missing_keys"],
-        *loading["unexpected_keys"],
-        *(str(name) for name, *_ in loading["mismatched_keys"]),
-        *(name for name in expected.keys() ^ found.keys()),
-        *(name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape),
-    }
-    present = [name for name in expected if name not in wrong]
-    changed: set[str] = set()
-    not_finite: list[str] = []
-    countdown = Countdown(progress, f"gate {NAME_WEIGHTS}, comparing with the base model", len(present), "tensor")
-    for done, name in enumerate(present, start=1):
-        if not torch.equal(expected[name].to(found[name].dtype), found[name]):
-            changed.add(name)
-        if not bool(torch.isfinite(found[name]).all()):
-            not_finite.append(name)
-        countdown.reached(done)
-    not_finite.sort()
-    unchanged = sorted(name for name in layers if name not in changed)
-    return Verdict(
-        bool(layers) and not (wrong or unchanged or not_finite),
-        f"{len(present)} of the base's {len(expected)} tensors; {len(wrong)} missing, extra or of another shape; "
-        f"{len(not_finite)} not finite; {len(changed)} changed by the training; {len(unchanged)} of {len(layers)} "
-        f"linear layers unchanged.",
-        {
-            "tensors": len(present),
-            "expected_tensors": len(expected),
-            "wrong": sorted(wrong)[:NAMES_IN_EVIDENCE],
-            "changed_tensors": len(changed),
-            "linear_layers": len(layers),
-            "unchanged": unchanged[:NAMES_IN_EVIDENCE],
-            "not_finite": not_finite[:NAMES_IN_EVIDENCE],
-        },
-    )
-
-
-NAME_BASE_DIGEST = "base_digest_matches"
-
-
-def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Hash the base model's files again; compare with the base_model artifact and the trainer's report.
-
-    A model tuned in full must also have its base's chat template and end-of-turn ids.
-    """
-    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
-    descriptor = read_descriptor(inputs["base_model"])
-    trained_on = read_report(artifact).base_model
-    on_disk = digest_of(descriptor["files"])  # each of them was just hashed and is the pinned one
-    template = sha256(chat_template(directory).encode()).hexdigest()
-    tuned = tuned_model(artifact)
-    passed = (
-        on_disk == descriptor["digest"] == trained_on.digest
-        and template == descriptor["chat_template_sha256"] == trained_on.chat_template_sha256
-        and (tuned.holds == "adapter" or _same_turns(tuned.directory, descriptor))
-    )
-    also = "" if tuned.holds == "adapter" else " The tuned model must have the same template and end-of-turn ids."
-    return Verdict(
-        passed,
-        f"The base model on disk is {short(on_disk)}, the pinned one {short(descriptor['digest'])}, the one trained on "
-        f"{short(trained_on.digest)}; the chat template is {short(template)}.{also}",
-        {"on_disk": on_disk, "pinned": descriptor["digest"], "trained_on": trained_on.digest},
-    )
-
-
-def _same_turns(model: Path, descriptor: dict[str, Any]) -> bool:
-    template = sha256(chat_template(model).encode()).hexdigest()
-    return bool(template == descriptor["chat_template_sha256"] and eos_ids(model) == descriptor["eos_ids"])
-
-
-@contextmanager
-def device_of_gate(workplace: Workplace) -> Iterator[str]:
-    """`cuda`, while no trainer uses the GPU; `cpu` without one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        yield "cpu"
-        return
-    with held(lock_of_device(workplace.settings.home / "locks"), workplace.progress):
-        yield "cuda"
-        torch.cuda.empty_cache()
-
-
-NAME = "end_of_turn_trained"
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
 """Probability of the end of turn above which it need not rise: a base that ends nearly every turn leaves no room."""
 LONGEST_SAMPLE = 128
 """Tokens. A sample has not stopped at twice the length of the longest reply of its rows either."""
+LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
+"""Between a score of the trainer's and the gate's own, logits; other threads and batches round differently."""
 
 
 @dataclass(frozen=True)
@@ -299,7 +150,7 @@ def _look_at_rows(
     """Number of rows, of those without a supervised end of turn, and the shortest rows; none but these are kept."""
     with dataset.open("rb") as lines:
         count = sum(1 for _ in lines)
-    countdown = Countdown(progress, f"gate {NAME}, encoding the dataset", count, "row")
+    countdown = Countdown(progress, f"gate {END_OF_TURN}, encoding the dataset", count, "row")
     unended = 0
 
     def candidates() -> Iterator[EncodedRow]:
@@ -333,14 +184,16 @@ def _endings(
     place = "auto" if several else {"": 0} if device == "cuda" else None
 
     def load(directory: Path, name: str) -> Any:
-        progress(f"gate {NAME}: loading the {name}")
+        progress(f"gate {END_OF_TURN}: loading the {name}")
         read = read_base(directory, sft, getattr(torch, sft.precision), place).eval()
         if sft.adapter == "qlora" and device == "cpu" and _fits_dequantised(read, sft):
             dequantise(read)
         return read
 
     def ending(model: Any, name: str) -> _Ending:
-        progress(f"gate {NAME}, {name}: measuring the end of turn on {len(rows)} rows and generating their replies")
+        progress(
+            f"gate {END_OF_TURN}, {name}: measuring the end of turn on {len(rows)} rows and generating their replies"
+        )
         value = _log_probability_of_end(model, rows)
         return _Ending(value, _stopped(model, rows, eos_ids, name, progress) if math.isfinite(value) else 0)
 
@@ -381,7 +234,7 @@ def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: s
     prompts = [list(row.completions[0].prompt_ids) for row in rows]
     longest = max(map(len, prompts))
     tokens = min(LONGEST_SAMPLE, 2 * max(len(row.completions[0].reply_ids) for row in rows))
-    countdown = Countdown(progress, f"gate {NAME}, {name}, generating {len(rows)} replies", tokens, "token")
+    countdown = Countdown(progress, f"gate {END_OF_TURN}, {name}, generating {len(rows)} replies", tokens, "token")
     tensor = partial(torch.tensor, device=model.device)
 
     def report(input_ids: Any, scores: Any, **named: Any) -> Any:
@@ -404,10 +257,136 @@ def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: s
     return sum(any(token in eos_ids for token in reply) for reply in ids[:, longest:].tolist())
 
 
-TOLD_APART = "pairs_told_apart"
-COMPLETE = "reward_model_complete"
-LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
-"""Between a score of the trainer's and the gate's own, logits; other threads and batches round differently."""
+def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Check the tensors of the adapter, or of the model after full tuning. See the two functions below."""
+    go_offline()
+    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
+    sft, tuned = workplace.line.training.sft, tuned_model(artifact)
+    wanted = "model" if sft.adapter == "none" else "adapter"
+    if tuned.holds != wanted:
+        return Verdict(
+            False, f"It holds {tuned.holds}/, and adapter: {sft.adapter} in the recipe asks for {wanted}/.", {}
+        )
+    if tuned.holds == "model":
+        return _evaluate_model(directory, tuned, workplace.progress)
+    return _evaluate_adapter(directory, tuned, sft)
+
+
+def _evaluate_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
+    """Compare names, shapes and settings with the recipe's adapter; no LoRA-B may be zero, no value infinite."""
+    import torch
+    from safetensors.torch import load_file
+
+    expected = expected_lora_tensors(base, sft)
+    config = json.loads((tuned.directory / ADAPTER_CONFIG).read_bytes())
+    tensors = load_file(tuned.directory / ADAPTER_WEIGHTS)
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    norms = {name: float(tensor.float().norm()) for name, tensor in tensors.items() if ".lora_B." in name}
+    dead = sorted(name for name, norm in norms.items() if norm == 0)
+    not_finite = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
+    unlike = [
+        f"{name} is {config.get(name)} (recipe {value})"
+        for name, value in lora_settings(sft).items()
+        if config.get(name) != value
+    ]
+    settings = ", ".join(unlike) or f"rank {sft.rank}, alpha {sft.alpha} and scaling as in the recipe"
+    return Verdict(
+        bool(norms) and not (wrong or dead or not_finite or unlike),
+        f"{len(found)} of {len(expected)} tensors; {len(wrong)} missing, extra or of another shape; {len(dead)} LoRA-B "
+        f"of zeros; {len(not_finite)} not finite; {settings}.",
+        {
+            "tensors": len(found),
+            "expected_tensors": len(expected),
+            "wrong": wrong[:NAMES_IN_EVIDENCE],
+            "zero_lora_b": dead[:NAMES_IN_EVIDENCE],
+            "not_finite": not_finite[:NAMES_IN_EVIDENCE],
+            "smallest_lora_b_norm": min(norms.values()) if norms and not not_finite else 0.0,
+        },
+    )
+
+
+def _evaluate_model(base: Path, tuned: TunedModel, progress: Progress) -> Verdict:
+    """Compare the tuned model's tensors with the base's, as transformers loads both directories.
+
+    Every linear layer, and every fused block of experts, must differ from the base in the precision that the tuned
+    model is saved in, so that rounding alone does not count as training.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    progress(f"gate {ADAPTER_NON_ZERO}: loading the base model and the tuned model")
+    before = AutoModelForCausalLM.from_pretrained(base, dtype="auto", local_files_only=True)
+    after, loading = AutoModelForCausalLM.from_pretrained(
+        tuned.directory, dtype="auto", local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    expected, found = dict(before.named_parameters()), dict(after.named_parameters())
+    lookups = {f"{name}.weight" for name, module in before.named_modules() if isinstance(module, torch.nn.Embedding)}
+    layers = [name for name, tensor in expected.items() if tensor.ndim >= 2 and name not in lookups]
+    wrong = {
+        *loading["missing_keys"],
+        *loading["unexpected_keys"],
+        *(str(name) for name, *_ in loading["mismatched_keys"]),
+        *(name for name in expected.keys() ^ found.keys()),
+        *(name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape),
+    }
+    present = [name for name in expected if name not in wrong]
+    changed: set[str] = set()
+    not_finite: list[str] = []
+    countdown = Countdown(progress, f"gate {ADAPTER_NON_ZERO}, comparing with the base model", len(present), "tensor")
+    for done, name in enumerate(present, start=1):
+        if not torch.equal(expected[name].to(found[name].dtype), found[name]):
+            changed.add(name)
+        if not bool(torch.isfinite(found[name]).all()):
+            not_finite.append(name)
+        countdown.reached(done)
+    not_finite.sort()
+    unchanged = sorted(name for name in layers if name not in changed)
+    return Verdict(
+        bool(layers) and not (wrong or unchanged or not_finite),
+        f"{len(present)} of the base's {len(expected)} tensors; {len(wrong)} missing, extra or of another shape; "
+        f"{len(not_finite)} not finite; {len(changed)} changed by the training; {len(unchanged)} of {len(layers)} "
+        f"linear layers unchanged.",
+        {
+            "tensors": len(present),
+            "expected_tensors": len(expected),
+            "wrong": sorted(wrong)[:NAMES_IN_EVIDENCE],
+            "changed_tensors": len(changed),
+            "linear_layers": len(layers),
+            "unchanged": unchanged[:NAMES_IN_EVIDENCE],
+            "not_finite": not_finite[:NAMES_IN_EVIDENCE],
+        },
+    )
+
+
+def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Hash the base model's files again; compare with the base_model artifact and the trainer's report.
+
+    A model tuned in full must also have its base's chat template and end-of-turn ids.
+    """
+    directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
+    descriptor = read_descriptor(inputs["base_model"])
+    trained_on = read_report(artifact).base_model
+    on_disk = digest_of(descriptor["files"])  # each of them was just hashed and is the pinned one
+    template = sha256(chat_template(directory).encode()).hexdigest()
+    tuned = tuned_model(artifact)
+    passed = (
+        on_disk == descriptor["digest"] == trained_on.digest
+        and template == descriptor["chat_template_sha256"] == trained_on.chat_template_sha256
+        and (tuned.holds == "adapter" or _same_turns(tuned.directory, descriptor))
+    )
+    also = "" if tuned.holds == "adapter" else " The tuned model must have the same template and end-of-turn ids."
+    return Verdict(
+        passed,
+        f"The base model on disk is {short(on_disk)}, the pinned one {short(descriptor['digest'])}, the one trained on "
+        f"{short(trained_on.digest)}; the chat template is {short(template)}.{also}",
+        {"on_disk": on_disk, "pinned": descriptor["digest"], "trained_on": trained_on.digest},
+    )
+
+
+def _same_turns(model: Path, descriptor: dict[str, Any]) -> bool:
+    template = sha256(chat_template(model).encode()).hexdigest()
+    return bool(template == descriptor["chat_template_sha256"] and eos_ids(model) == descriptor["eos_ids"])
 
 
 def held_out_pairs(line: Line, split: Artifact) -> list[PreferenceRow]:
@@ -512,3 +491,16 @@ def _problems_of_weights(base: Path, directory: Path, line: Line) -> list[str]:
         *([f"{len(dead)} LoRA-B matrices are zero"] if dead else []),
         *([f"other settings: {', '.join(unlike)}"] if unlike else []),
     ]
+
+
+@contextmanager
+def device_of_gate(workplace: Workplace) -> Iterator[str]:
+    """`cuda`, while no trainer uses the GPU; `cpu` without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield "cpu"
+        return
+    with held(lock_of_device(workplace.settings.home / "locks"), workplace.progress):
+        yield "cuda"
+        torch.cuda.empty_cache()

@@ -1,8 +1,6 @@
-"""What every trainer of this package adds to transformers' Trainer: whole checkpoints, guarded steps, and callbacks.
+"""Additions to transformers' Trainer: whole checkpoints, guarded steps, callbacks and arguments.
 
-What belongs here: what does not depend on the loss, and the arguments of transformers. What does not: the packed losses
-(`packed_trainer.py`) and TRL's (`trl_trainer.py`). It imports torch and transformers at its top: import it inside the
-functions that need it.
+It imports torch and transformers at its top: import it inside functions.
 """
 
 import time
@@ -28,10 +26,12 @@ class GuardedTrainer:
         """Call it before the Trainer's own `__init__`, which writes and reads some of this."""
         self.job = job
         self.plan = plan
-        self.checkpoint_directory = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
+        self.checkpoint_directory = CheckpointDirectory.of(job)
         self.first_step = 0
         """The step that this process's training started after."""
         self.stop_requested = False
+        self.reference_seconds = 0.0
+        """Duration of computing or reading reference log-probabilities, a part of the training's."""
 
     def add_hooks(self: Any, hooks: TrainerHooks) -> None:
         self.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes

@@ -1,8 +1,4 @@
-"""Guards on the model before, during and after a training: faults that would make it worthless without an error.
-
-A guard that fires raises TrainingFailed. What does not belong here: guards on the rows alone (`rows.py`), and gates on
-the finished artifact (`training/gates/`).
-"""
+"""Guards on the model before, during and after a training. A guard that fires raises TrainingFailed."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence

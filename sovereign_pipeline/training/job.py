@@ -1,4 +1,4 @@
-"""What passes between a stage and the trainer's process: the job file, and the file with the trainer's result."""
+"""The job file, the result file and the hooks that connect a stage with the trainer's process."""
 
 import os
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""Running the trainer: as a child process, as one process for each device, or as a job of a Ray cluster.
+"""Start the trainer as a child process or as a Ray job, and wait for it.
 
-What the trainer does is `loop/`.
+The trainer's environment holds only what is listed here, so that no credential reaches it.
 """
 
 import importlib.util

@@ -1,8 +1,4 @@
-"""The mask view: one row as the trainer encodes it, decoded again, with its supervised part apart.
-
-What belongs here: finding the row, and its text for a terminal. What does not: encoding (`loop/rows.py`). The text is
-returned to the caller, and goes into no log, error or artifact.
-"""
+"""Show one row as the trainer encodes it, with its supervised part apart. The text goes into no log or artifact."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,8 +1,4 @@
-"""The model that is trained: loading it, putting the adapter on it, and saving the result.
-
-What does not belong here: the shape of an adapter (`lora.py`), the training (`trainer.py`), and verifying the base
-model's files (`base_models/`).
-"""
+"""Load the model that is trained, put the recipe's adapter on it, and save the result."""
 
 import json
 import re

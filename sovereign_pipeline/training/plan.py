@@ -1,7 +1,4 @@
-"""The order in which rows are trained.
-
-It is decided before the first step, so that it can be recorded and is the same after an interruption or a repetition.
-"""
+"""Decide the order in which rows are trained, before the first step, so that it can be recorded and repeated."""
 
 import heapq
 import math

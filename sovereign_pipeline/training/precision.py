@@ -1,8 +1,6 @@
-"""What `precision: auto` is on this machine.
+"""Decide what `precision: auto` is on this machine.
 
-What belongs here: the decision, of training and of evaluation. What does not: computing in a precision (`loop/`,
-`evaluation/arms/`). Everything after the recipe was read sees the decision alone, so that it is part of an adapter's
-and of a score's identity, and a recipe that names it gives the same.
+The recipe is read with the decision in place, so that it is part of an adapter's and of a score's identity.
 """
 
 from pathlib import Path

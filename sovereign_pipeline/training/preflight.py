@@ -1,8 +1,4 @@
-"""Whether a training fits into free memory: checked before it starts, and explained after it ran out.
-
-What belongs here: the free memory, and the errors with the recipe values to change. What does not: the arithmetic
-(`sizing.py`).
-"""
+"""Check whether a training fits into free memory, and explain a training that ran out of it."""
 
 import ctypes
 import math

@@ -1,9 +1,7 @@
-"""`accelerate launch` of one trainer process for each device of this machine:
-`python -m sovereign_pipeline.training.ranks JOB.json`.
+"""Start one trainer process for each device: `python -m sovereign_pipeline.training.ranks JOB.json`.
 
-It holds the locks on the line and the devices, and forwards the progress of its trainers. It dies with its parent, and
-they die with it: torchrun gives each a session of its own, so neither a signal to the group nor the launcher's end
-would reach them. What does not belong here: what each trainer does (`worker.py`).
+It locks the line and the devices, and forwards the trainers' progress. The trainers die with it: torchrun gives each a
+session of its own, so neither a signal to the group nor the launcher's end would reach them.
 """
 
 import json

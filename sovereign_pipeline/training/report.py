@@ -1,7 +1,4 @@
-"""What the trainer records of a training: `report.json`, and a line of `training_log.jsonl` for each step.
-
-What belongs here: the records and the names of their files. What does not: filling them (`loop/report.py`).
-"""
+"""The records of a training: `report.json`, `rlhf.json` and the lines of `training_log.jsonl`."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -1,7 +1,7 @@
-"""Encoding rows as token ids with their supervised part, packing them, and the guards on them before training.
+"""Encode rows as token ids with their supervised part, check them, pack them, and keep them in a mapped file.
 
-Trainer and gates encode with the same functions, so that a gate evaluates what was trained on. What does not belong
-here: where the rows of a whole dataset lie (`stored_rows.py`).
+Trainer and gates encode with the same functions. The mapped file holds document text as tokens: it has no name once it
+is mapped, and nothing of it outlives the process.
 """
 
 import errno

@@ -1,4 +1,9 @@
-"""Memory and time of a training before it starts: the arithmetic, the check against free memory, the graphics cards."""
+"""Estimate peak memory and time of a training.
+
+The memory arithmetic follows the tensors that PyTorch keeps for the backward pass; a test compares both, and
+`benchmarks/training/memory_prediction.py` compares the sums with real trainings. Times were not measured: rates are the
+vendor's peaks times an assumed utilisation, good to a factor of about 1.5.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

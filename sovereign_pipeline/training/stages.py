@@ -1,8 +1,4 @@
-"""The stages `sft_adapter` and `aligned_adapter`: the trainer's job, its result, and the gates.
-
-What does not belong here: what every stage of training does around its job (`stage_run.py`), what a gate checks
-(`gates/`, `continuation.py`), and the training itself (`loop/`).
-"""
+"""The stages `sft_adapter`, `reward_model` and `aligned_adapter`: their jobs, results and gates."""
 
 import json
 import shutil
@@ -422,14 +418,14 @@ def _adapter_held(line: Line) -> Config:
 
 _ADAPTER_GATES = (
     Gate(
-        name=gates.NAME,
+        name=gates.END_OF_TURN,
         question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
         code_version="3",
         evaluate=gates.evaluate_end_of_turn,
         config=_adapter_held,
     ),
     Gate(
-        name=gates.NAME_WEIGHTS,
+        name=gates.ADAPTER_NON_ZERO,
         question=(
             "Does the adapter hold exactly the recipe's tensors, all finite, and no LoRA-B of zeros? Or, after full "
             "tuning, is every tensor of the base present, finite and of the same shape, and every linear layer changed?"
@@ -439,7 +435,7 @@ _ADAPTER_GATES = (
         config=_adapter_shape,
     ),
     Gate(
-        name=gates.NAME_BASE_DIGEST,
+        name=gates.BASE_DIGEST,
         question="Was the adapter trained on exactly the pinned base model and chat template?",
         code_version="1",
         evaluate=gates.evaluate_base_digest,

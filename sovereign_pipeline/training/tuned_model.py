@@ -1,7 +1,4 @@
-"""The result of a training: an adapter for its base model or, after full tuning, a whole model.
-
-What belongs here: telling the two apart, and where their files are. What does not: loading either.
-"""
+"""The result of a training, an adapter or a whole model, and which adapters vLLM can serve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

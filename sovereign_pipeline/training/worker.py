@@ -1,7 +1,6 @@
 """The trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
 
-What belongs here: dying with the parent, holding the locks of line and device, and passing progress and the result, and
-nothing else, out of the process. What does not: the training (`loop/trainer.py`, `rlhf/`).
+Only progress and the result leave the process. It dies with its parent, and locks the line and the device.
 """
 
 import json
@@ -29,10 +28,8 @@ from sovereign_pipeline.training.job import (
     lock_of_line,
 )
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, refuse_another_installation
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.preflight import available_memory, out_of_memory
-from sovereign_pipeline.training.reward_trainer import train_reward_model
-from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
-from sovereign_pipeline.training.trainer import train
 
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
 """Path of the socket on which the launcher of several trainers receives their progress.
@@ -71,10 +68,7 @@ def run_job(
         )
         # Of several trainers, their launcher holds the locks.
         with locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext():
-            if job.reward is not None:
-                return TrainingResult(measured=train_by_reward(job, hooks))
-            run = train_reward_model if job.method == "reward" else train
-            return TrainingResult(measured=run(job, hooks))
+            return TrainingResult(measured=train(job, hooks))
     except SovereignError as error:
         return TrainingResult(failure=Failure.of(error))
     except Exception as error:

@@ -16,8 +16,8 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, TrainingResult
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
-from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.conftest import letters, pairs
 

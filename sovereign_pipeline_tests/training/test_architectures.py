@@ -22,9 +22,9 @@ from sovereign_pipeline.training.attention import row_lengths, use_row_by_row
 from sovereign_pipeline.training.forward import packed, passes_in, reply_log_probabilities
 from sovereign_pipeline.training.guards import check_rows_are_kept_apart
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rows import Completion, EncodedRow
-from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.families import PACKED, configuration
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import letters, pairs

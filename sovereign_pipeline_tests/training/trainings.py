@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
-from sovereign_pipeline.training.trainer import train
+from sovereign_pipeline.training.methods import train
 
 
 def run(job: TrainingJob) -> list[Step]:

@@ -1,10 +1,7 @@
 """Guards on a reward before it is optimised, and on the policy while it learns.
 
-A reward that can be had more cheaply than by a good reply will be: replies that are plainly bad must score below those
-that the institution sent. While the policy learns, a guard either raises TrainingFailed, when the numbers cannot be
-right, or says why the training should end; the best adapter so far is then kept.
-
-What does not belong here: guards on models and rows of every training (`loop/guards.py`).
+Replies that are plainly bad must score below those of the institution. While the policy learns, a guard raises
+TrainingFailed if the numbers cannot be right, or returns why the training should end.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,10 +1,8 @@
 """The policy, its frozen reference and the value head: one base model with two adapters.
 
-The reference is a copy of the adapter that training starts from. With the adapter off it would be the raw base, which
-is further away than anything the reward should be paid for. The value head is linear, on the policy's last hidden state
-without gradient into it: what predicts the reward well need not write well, and the head needs no second model.
-
-What does not belong here: sampling (`rollouts.py`), and what is learned from the numbers (`ppo.py`, `trl_steps.py`).
+The reference is a copy of the adapter that training starts from. The value head is linear, on the policy's last hidden
+state, without gradient into it. Replies of one prompt share its tokens in a pass: each attends to the prompt and to
+itself, and its positions continue the prompt's. Where attention cannot do so, as on CUDA, each reply has its prompt.
 """
 
 from collections.abc import Iterator, Sequence

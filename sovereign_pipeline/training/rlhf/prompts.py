@@ -1,9 +1,4 @@
-"""The prompts of a training by reward: those of the training side are learned from, held-out ones are only measured.
-
-What belongs here: writing them from the line's artifacts, in the process of the stage, and reading and encoding them,
-in the trainer's. What does not: which documents are held out (`split/`), and how a prompt is worded
-(`dataset/jsonl.py`).
-"""
+"""Write and read the prompts of a training by reward. Held-out prompts are only measured."""
 
 import random
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,10 @@
-"""What a reply is worth: tools in the sandbox, commands, the line's reward model, and their weighted mean.
+"""The reward of a reply: tools in the sandbox, commands, the line's reward model, and their weighted mean.
 
-What does not belong here: what an algorithm learns from it.
+A tool that fails or is too slow is an error, never a low reward: the policy would learn whatever made it fail. A reward
+model's raw score is in logits, and only differences between replies to one prompt have a meaning (Bradley and Terry
+1952). So a reply is compared with the institution's reply to the same prompt; the sigmoid of the difference is the
+probability that the model prefers it. It is flat where a reply is far better than the institution's already, where a
+reward model is least reliable (Fu et al. 2025, arXiv 2502.18770).
 """
 
 import json

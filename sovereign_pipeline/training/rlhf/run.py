@@ -1,13 +1,8 @@
-"""What every training by reward consists of inside the trainer's process: prompts, guards, measuring, results.
+"""What PPO, RLOO and GRPO share: prompts, guards on the reward, measuring, the state between iterations, reports."""
 
-What does not belong here: the process with its locks and its parent (`processes/worker.py`), and learning from an
-iteration's replies, which each algorithm does in its own way (`ppo_run.py`, `trl_run.py`).
-"""
-
-import importlib.metadata
 import json
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,32 +11,25 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.base.files import canonical_json, digest_of
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.intervals import clustered_interval
-from sovereign_pipeline.base_models.pinned import refuse_todays_date
-from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.policy.training.rlhf import Reward, Rlhf
-from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
     check_rows_are_kept_apart,
-    check_template,
     check_trainable,
     lora_b,
     start_probe,
 )
-from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob, stopped_before_first_step
-from sovereign_pipeline.training.models import load_trainable, save_adapter
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.models import save_adapter
 from sovereign_pipeline.training.preflight import check_memory, give_memory_back
 from sovereign_pipeline.training.report import (
     REPORT_FILE,
     RLHF_FILE,
     SAMPLES_FILE,
-    TRAINING_LIBRARIES,
     TRAINING_LOG_FILE,
-    BaseModelIdentity,
     HeldOutComparison,
-    Libraries,
     RewardFacts,
     RlhfReport,
     TrainingReport,
@@ -63,7 +51,7 @@ from sovereign_pipeline.training.rlhf.prompts import Prompt, drawn, read_all_pro
 from sovereign_pipeline.training.rlhf.rewards import Rewards, Score, rewards_of
 from sovereign_pipeline.training.rlhf.sampling import Rollout, VllmSampler, sample
 from sovereign_pipeline.training.rows import Completion, EncodedRow
-from sovereign_pipeline.training.trainer import make_deterministic, peak_memory
+from sovereign_pipeline.training.trainer import Method, Outcome, training_conditions
 
 FACTS, TENSORS = "state.json", "tensors.pt"
 BEST_ADAPTER = "best_adapter"
@@ -232,129 +220,6 @@ def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> di
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A training that ended with an adapter worth keeping."""
-
-    state: RunState
-    rewards: Rewards
-    gold: Rewards
-    training: list[Prompt]
-    compared: list[Prompt]
-    cut: tuple[str, ...]
-    adapter_scores: dict[str, float]
-    """Of the compared prompts."""
-    order_digest: str
-    trainable_parameters: int
-    probe_loss_before: float
-    probe_loss_after: float
-    optimizer: Any
-    trl: TrlNumerics | None
-    sampler: str
-
-
-def write_results(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> None:
-    """Write the job's output directory; policy holds the adapter that is kept, and is of no use afterwards."""
-    report, rlhf = _report(job, finished, policy), _rlhf_report(job, finished)
-    model = policy.alone()
-    job.output.mkdir()
-    save_adapter(model, model.state_dict(), job)
-    write_jsonl(job.output / TRAINING_LOG_FILE, [{**row, "step": int(row["step"])} for row in finished.state.log])
-    write_jsonl(job.output / SAMPLES_FILE, finished.state.samples)
-    (job.output / REPORT_FILE).write_bytes(canonical_json(report.model_dump(mode="json")) + b"\n")
-    (job.output / RLHF_FILE).write_bytes(canonical_json(rlhf.model_dump(mode="json")) + b"\n")
-
-
-def _rlhf_report(job: TrainingJob, finished: Finished) -> RlhfReport:
-    assert job.reward is not None
-    state, rlhf = finished.state, job.reward.rlhf
-    comparison = compared(state.held_out_start, finished.adapter_scores, finished.compared, job.seed)
-    if comparison is None:
-        raise TrainingFailed(
-            "The tools abstain for every held-out reply of the adapter or of its parent, so that they cannot be "
-            "compared.",
-            "Have the tools judge more replies.",
-        )
-    measured = [row for row in state.log if "gold" in row]
-    return RlhfReport(
-        algorithm=rlhf.algorithm,
-        reward=_facts(rlhf.reward, finished.rewards),
-        gold=_facts(rlhf.measured, finished.gold),
-        iterations=state.iteration,
-        stopped=state.stopped,
-        best_iteration=state.best_iteration,
-        gold_of_parent=state.gold_of_parent,
-        gold_of_best=state.best_gold,
-        divergence_of_best=next(row["kl"] for row in measured if row["step"] == state.best_iteration),
-        kl_coefficient=state.kl.coefficient,
-        rollouts=state.iteration * rlhf.replies,
-        sampler=finished.sampler,
-        prompts_cut=len(finished.cut),
-        comparison=comparison,
-        held_out_parent=state.held_out_start,
-        held_out_adapter=finished.adapter_scores,
-    )
-
-
-def _facts(parts: tuple[Reward, ...], rewards: Rewards) -> dict[str, RewardFacts]:
-    return {part.name: RewardFacts(weight=part.weight, identity=rewards.identities[part.name]) for part in parts}
-
-
-def _report(job: TrainingJob, finished: Finished, policy: TwoAdapters) -> TrainingReport:
-    import torch
-
-    assert job.reward is not None
-    log, rlhf = finished.state.log, job.reward.rlhf
-    prompts = sum(len(prompt.ids) for prompt in finished.training)
-    # Of an iteration's tokens, as they go through the update: prompts are the mean of all, each once where its replies
-    # share it (twice where a pass ends among them, which is not counted); replies as they were sampled.
-    replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
-    asked = prompts / len(finished.training) * len(log) * (rlhf.prompts if policy.shares_prompts else rlhf.replies)
-    group = finished.optimizer.param_groups[0]
-    cuda = torch.cuda.is_available()
-    optimizer = type(finished.optimizer)
-    return TrainingReport(
-        method=job.method,
-        trl=finished.trl,
-        adapter=job.sft.adapter,
-        steps=len(log),
-        rows=len(finished.training),
-        tokens=prompts,
-        tokens_trained=round((replies + asked) * rlhf.epochs),
-        supervised_share=round(replies / (replies + asked), 6),
-        rows_cut=len(finished.cut),
-        rows_cut_ids=finished.cut,
-        units_left_out=0,
-        first_loss=log[0]["loss"],
-        last_loss=log[-1]["loss"],
-        trainable_parameters=finished.trainable_parameters,
-        optimizer=f"{optimizer.__module__}.{optimizer.__qualname__}",
-        optimizer_paged=bool(cuda and getattr(finished.optimizer, "is_paged", False)),
-        learning_rate=rlhf.learning_rate,
-        weight_decay=group["weight_decay"],
-        betas=tuple(group["betas"]),
-        scheduler="linear",
-        precision=job.sft.precision,
-        base_held_as="nf4, double quantisation" if job.sft.adapter == "qlora" else job.sft.precision,
-        trained_in="float32",
-        attention=policy.model.config.get_text_config()._attn_implementation,
-        gradient_checkpointing=job.sft.gradient_checkpointing,
-        packing=job.packs,
-        seed=job.seed,
-        data_order_sha256=finished.order_digest,
-        device=torch.cuda.get_device_name() if cuda else "cpu",
-        devices=job.devices.count,
-        sharding=None,
-        threads=torch.get_num_threads(),
-        libraries=Libraries(**{name: importlib.metadata.version(name) for name in TRAINING_LIBRARIES}),
-        base_model=BaseModelIdentity(
-            name=job.base_model_name, digest=job.base_model_digest, chat_template_sha256=job.chat_template_sha256
-        ),
-        probe_loss_before=finished.probe_loss_before,
-        probe_loss_after=finished.probe_loss_after,
-    )
-
-
-@dataclass(frozen=True)
 class Next:
     """What follows behind an iteration."""
 
@@ -366,43 +231,66 @@ class Next:
     """Whether the training was requested to stop, and would go on otherwise."""
 
 
-class Run(ABC):
-    """A training, put together once. A subclass is an algorithm: it puts the reference on the model, and learns."""
+class RewardedMethod(Method):
+    """A method that learns from a reward. A subclass adds the reference to the model, and learns."""
 
     _policy: TwoAdapters
     _compared: int | None = None
     """Replies that are compared with one another, and no others; None: all of an iteration."""
+    _engine: VllmSampler | None = None
+    state: RunState
 
     def __init__(self, job: TrainingJob, hooks: TrainerHooks) -> None:
-        import transformers
-        from transformers import AutoTokenizer
-
+        super().__init__(job, hooks)
         assert job.reward is not None
-        transformers.utils.logging.disable_progress_bar()
-        self._started = time.monotonic()
-        self._job, self._hooks, self._reward = job, hooks, job.reward
         self._rlhf: Rlhf = job.reward.rlhf
-        make_deterministic(job.seed)
-        self._tokenizer = AutoTokenizer.from_pretrained(job.base_model)
-        check_template(self._tokenizer, job)
-        refuse_todays_date(str(self._tokenizer.chat_template), job.base_model)
-        self._prompts = read_all_prompts(job, self._tokenizer)
-        iterations = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, job.seed)
+        self._tokens = 0
+        """Sampled to learn from, in this process."""
+        self._learning_since = 0.0
+        self._resumed_at = 0
+
+    @abstractmethod
+    def add_reference(self, model: Any) -> TwoAdapters:
+        """model: as `load_trainable` returns it."""
+
+    @abstractmethod
+    def restore(self, checkpoint: Path) -> RunState:
+        """The state of a checkpoint; restore all that the algorithm has besides."""
+
+    @property
+    @abstractmethod
+    def optimizer(self) -> Any:
+        """The optimizer of the adapter."""
+
+    def numerics(self) -> TrlNumerics | None:
+        """For the report, when a trainer of TRL computes the loss."""
+        return None
+
+    def read_data(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._prompts = read_all_prompts(self.job, tokenizer)
+        iterations = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, self.job.seed)
         self._drawn = [[prompt for prompt in each for _ in range(self._rlhf.group)] for each in iterations]
         """Of each iteration, a prompt for each reply."""
+        self._fixed = self._prompts.training[: self._rlhf.samples]
+        self._rows = [
+            EncodedRow(each.row.id, (Completion(each.ids, each.response_ids),)) for each in self._prompts.training
+        ]
+
+    def check_memory(self) -> None:
         every = self._prompts.training + self._prompts.watched + self._prompts.compared
-        check_memory(job, [prompt.ids for prompt in every])
-        hooks.progress(f"loading the base model {job.base_model_name}")
-        model = load_trainable(job, hooks.progress)
+        check_memory(self.job, [prompt.ids for prompt in every])
+
+    def prepare(self, model: Any) -> None:
+        job, rollouts = self.job, self._rlhf.rollouts
         self._trainable = check_trainable(model, job.sft.adapter)
-        self._start = lora_b(model.named_parameters())
-        self._policy = self._with_reference(model)
-        rollouts = self._rlhf.rollouts
+        self._adapter_before = lora_b(model.named_parameters())
+        self._policy = self.add_reference(model)
         self._engine = None if rollouts is None else VllmSampler(rollouts, job.identity, self._policy.write_adapter)
         self._rewards, self._gold = rewards_of(job, model, self._tokenizer)
-        hooks.progress("judging replies of the institution and replies that are plainly bad")
+        self.hooks.progress("judging replies of the institution and replies that are plainly bad")
         check_reward(self._rewards, self._prompts.training, self._text, self._rlhf.max_new_tokens)
-        self._check_stop()
+        self.check_stop()
         self._measuring = Measuring(
             self._policy,
             self._gold,
@@ -411,63 +299,18 @@ class Run(ABC):
             most_tokens=self._rlhf.max_new_tokens,
             a_time=self._rlhf.replies,
         )
-        self._checkpoints = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
-        self._fixed = self._prompts.training[: self._rlhf.samples]
-        self._tokens = 0
-        """Sampled to learn from, in this process."""
-        self._learning_since = 0.0
-        self._resumed_at = 0
+        if job.packs and len(self._rows) > 1:
+            with self._policy.running() as running:
+                check_rows_are_kept_apart(running, self._rows, job.sft.precision, job.sft.max_length)
 
-    @abstractmethod
-    def _with_reference(self, model: Any) -> TwoAdapters:
-        """model: as `load_trainable` gives it."""
+    def start(self, checkpoint: Path | None) -> None:
+        self.state = self._first_state() if checkpoint is None else self.restore(checkpoint)
+        self._resumed_at = self.state.iteration
+        self._learning_since = time.monotonic()
 
-    @abstractmethod
-    def _resume(self, checkpoint: Path) -> RunState:
-        """The state of a checkpoint, with all put back that the algorithm has."""
-
-    @abstractmethod
-    def _learn(self, state: RunState, checkpoint: Path | None) -> None:
-        """Learn until the last iteration or a reason to stop; call `_ended` behind each iteration."""
-
-    @abstractmethod
-    def _optimizer(self) -> Any:
-        """That was learned with."""
-
-    def _numerics(self) -> TrlNumerics | None:
-        """For the report: whose losses and passes ran, where they are not this package's."""
-        return None
-
-    def train(self) -> dict[str, float]:
-        """Run the job: write the adapter, the training log and the reports into its output directory.
-
-        Resumes from the newest whole checkpoint of this job. Returns durations (s), rates (tokens/s) and bytes. Raises
-        TrainingFailed when a guard fires, when no adapter was better than the parent, or when a stop was requested.
-        """
-        job, hooks = self._job, self._hooks
-        rows = [_as_row(prompt) for prompt in self._prompts.training]
-        with self._policy.running() as model:
-            if job.packs and len(rows) > 1:
-                check_rows_are_kept_apart(model, rows, job.sft.precision, job.sft.max_length)
-        checkpoint = self._checkpoints.newest(hooks.progress)
-        if checkpoint is None:
-            state = self._first_state()
-        else:
-            hooks.progress(f"resuming from {checkpoint.name}")
-            state = self._resume(checkpoint)
-        self._resumed_at = state.iteration
-        self._learning_since = prepared = time.monotonic()
-        self._learn(state, checkpoint)
-        trained = time.monotonic()
-        self._finish(state, rows)
-        return {
-            "training_seconds": round(trained - prepared, 3),
-            "preparation_seconds": round(prepared - self._started, 3),
-            "saving_seconds": round(time.monotonic() - trained, 3),
-            "tokens_per_second": round(self._tokens / (trained - prepared), 2),
-            "resumed_at_step": float(self._resumed_at),
-            "peak_memory_bytes": peak_memory(),
-        }
+    @property
+    def progress_made(self) -> tuple[int, int]:
+        return self._resumed_at, self._tokens
 
     def close(self) -> None:
         if self._engine is not None:
@@ -475,7 +318,7 @@ class Run(ABC):
 
     def _first_state(self) -> RunState:
         """Before the first iteration: the guards on samples, and the parent adapter's own numbers."""
-        self._hooks.progress(f"sampling up to {SAMPLED} replies before the first step")
+        self.hooks.progress(f"sampling up to {SAMPLED} replies before the first step")
         scores: list[float | None] = []
         compared = self._compared or SAMPLED
         for number, start in enumerate(range(0, SAMPLED, self._rlhf.replies)):
@@ -486,8 +329,8 @@ class Run(ABC):
                 break
         check_spread_of_samples(scores, compared)
         state = RunState(KlController(self._rlhf.kl.coefficient, self._rlhf.kl_target, self._rlhf.kl.horizon))
-        self._check_stop()
-        self._hooks.progress("measuring the parent adapter on held-out prompts")
+        self.check_stop()
+        self.hooks.progress("measuring the parent adapter on held-out prompts")
         watched = totals(self._measuring.scores(self._prompts.watched))
         state.held_out_start = totals(self._measuring.scores(self._prompts.compared))
         if not watched or not state.held_out_start:
@@ -498,7 +341,7 @@ class Run(ABC):
         state.gold_of_parent, state.judged_of_parent = fmean(watched.values()), len(watched)
         state.keep_best(self._policy, state.gold_of_parent)
         self._keep_samples(state, "start")
-        self._check_stop()
+        self.check_stop()
         return state
 
     def _judged(self, iteration: int, rate: float, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Row:
@@ -546,14 +389,14 @@ class Run(ABC):
         self._tokens += sum(len(each.completion.reply_ids) for each in rollouts)
         took = time.monotonic() - self._learning_since
         left = took / (state.iteration - self._resumed_at) * (self._rlhf.iterations - state.iteration)
-        self._hooks.on_step(Step(state.iteration, self._rlhf.iterations, row["loss"], self._tokens / took, left))
-        self._hooks.progress(_describe(state.log[-1]))
+        self.hooks.on_step(Step(state.iteration, self._rlhf.iterations, row["loss"], self._tokens / took, left))
+        self.hooks.progress(_describe(state.log[-1]))
 
     def _measure(self, state: RunState) -> None:
         """At the iterations that are measured: the held-out reward, the best adapter, samples; then the guards."""
         is_last = state.iteration == self._rlhf.iterations
         if state.iteration % self._rlhf.measure_every == 0 or is_last:
-            self._hooks.progress(f"measuring {len(self._prompts.watched)} held-out prompts")
+            self.hooks.progress(f"measuring {len(self._prompts.watched)} held-out prompts")
             scores = self._measuring.scores(self._prompts.watched)
             found = totals(scores)
             if found:
@@ -569,8 +412,8 @@ class Run(ABC):
     def _next(self, state: RunState) -> Next:
         """What follows behind an iteration."""
         is_over = state.iteration == self._rlhf.iterations or state.stopped is not None
-        is_wanted = self._hooks.should_stop()
-        is_due = is_wanted or state.iteration % self._job.checkpoints.every_steps == 0
+        is_wanted = self.hooks.should_stop()
+        is_due = is_wanted or state.iteration % self.job.checkpoints.every_steps == 0
         return Next(saves=is_due and not is_over, ends=is_over, stops=is_wanted and not is_over)
 
     def _stopped(self, state: RunState) -> TrainingFailed:
@@ -579,9 +422,9 @@ class Run(ABC):
             "Run again; it resumes from the checkpoint of this step.",
         )
 
-    def _finish(self, state: RunState, rows: list[EncodedRow]) -> None:
-        """Put the best adapter back, compare it with the parent, and write everything."""
-        hooks, job = self._hooks, self._job
+    def finish(self) -> Outcome:
+        """Restore the best adapter, and compare it with the parent."""
+        hooks, job, state, policy = self.hooks, self.job, self.state, self._policy
         if state.stopped is not None:
             hooks.progress(f"ending after iteration {state.iteration}: {state.stopped}")
         if state.best_iteration == 0:
@@ -593,43 +436,96 @@ class Run(ABC):
                 "Use a reward that the SFT adapter earns in part, raise iterations, or change learning_rate or kl.",
             )
         hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")
-        with self._policy.running(self._policy.reference) as model:
-            probe = start_probe(model, rows, hooks.progress)
-        put_back(self._policy, state.best_adapter)
-        check_adapter_moved(lora_b(self._policy.adapter.items()), self._start)
-        with self._policy.running() as model:
+        with policy.running(policy.reference) as model:
+            probe = start_probe(model, self._rows, hooks.progress)
+        put_back(policy, state.best_adapter)
+        check_adapter_moved(lora_b(policy.adapter.items()), self._adapter_before)
+        with policy.running() as model:
             loss_after = probe.loss(model)
         self._keep_samples(state, "end")
-        write_results(
-            job,
-            Finished(
-                state=state,
-                rewards=self._rewards,
-                gold=self._gold,
-                training=self._prompts.training,
-                compared=self._prompts.compared,
-                cut=self._prompts.cut,
-                adapter_scores=totals(self._measuring.scores(self._prompts.compared)),
-                order_digest=digest_of([[prompt.row.id for prompt in each] for each in self._drawn[: state.iteration]]),
-                trainable_parameters=self._trainable,
-                probe_loss_before=probe.before,
-                probe_loss_after=loss_after,
-                optimizer=self._optimizer(),
-                trl=self._numerics(),
-                sampler="trainer" if self._engine is None else f"vLLM {self._engine.version}",
+
+        def save() -> None:
+            alone = policy.alone()
+            save_adapter(alone, alone.state_dict(), job)
+
+        return Outcome(
+            save,
+            files={
+                RLHF_FILE: self._rlhf_report(totals(self._measuring.scores(self._prompts.compared))),
+                REPORT_FILE: self._report(probe.before, loss_after),
+                TRAINING_LOG_FILE: [{**row, "step": int(row["step"])} for row in state.log],
+                SAMPLES_FILE: state.samples,
+            },
+        )
+
+    def _rlhf_report(self, adapter_scores: dict[str, float]) -> RlhfReport:
+        """adapter_scores: of the compared prompts."""
+        state, rlhf = self.state, self._rlhf
+        comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)
+        if comparison is None:
+            raise TrainingFailed(
+                "The tools abstain for every held-out reply of the adapter or of its parent, so that they cannot be "
+                "compared.",
+                "Have the tools judge more replies.",
+            )
+        measured = [row for row in state.log if "gold" in row]
+        return RlhfReport(
+            algorithm=rlhf.algorithm,
+            reward=_facts(rlhf.reward, self._rewards),
+            gold=_facts(rlhf.measured, self._gold),
+            iterations=state.iteration,
+            stopped=state.stopped,
+            best_iteration=state.best_iteration,
+            gold_of_parent=state.gold_of_parent,
+            gold_of_best=state.best_gold,
+            divergence_of_best=next(row["kl"] for row in measured if row["step"] == state.best_iteration),
+            kl_coefficient=state.kl.coefficient,
+            rollouts=state.iteration * rlhf.replies,
+            sampler="trainer" if self._engine is None else f"vLLM {self._engine.version}",
+            prompts_cut=len(self._prompts.cut),
+            comparison=comparison,
+            held_out_parent=state.held_out_start,
+            held_out_adapter=adapter_scores,
+        )
+
+    def _report(self, loss_before: float, loss_after: float) -> TrainingReport:
+        log, rlhf, policy, training = self.state.log, self._rlhf, self._policy, self._prompts.training
+        prompts = sum(len(prompt.ids) for prompt in training)
+        # Of an iteration's tokens, as they go through the update: prompts are the mean of all, each once where its
+        # replies share it (twice where a pass ends among them, which is not counted); replies as they were sampled.
+        replies = sum(row["reply_tokens"] for row in log) * rlhf.replies
+        asked = prompts / len(training) * len(log) * (rlhf.prompts if policy.shares_prompts else rlhf.replies)
+        return TrainingReport(
+            **training_conditions(self.job, self.optimizer, policy.model),
+            trl=self.numerics(),
+            steps=len(log),
+            rows=len(training),
+            tokens=prompts,
+            tokens_trained=round((replies + asked) * rlhf.epochs),
+            supervised_share=round(replies / (replies + asked), 6),
+            rows_cut=len(self._prompts.cut),
+            rows_cut_ids=self._prompts.cut,
+            units_left_out=0,
+            first_loss=log[0]["loss"],
+            last_loss=log[-1]["loss"],
+            trainable_parameters=self._trainable,
+            scheduler="linear",
+            data_order_sha256=digest_of(
+                [[prompt.row.id for prompt in each] for each in self._drawn[: self.state.iteration]]
             ),
-            self._policy,
+            probe_loss_before=loss_before,
+            probe_loss_after=loss_after,
         )
 
     def _sample(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
         """draw: names this draw among all of the training; seed and name alone decide its random numbers."""
-        seed = int.from_bytes(sha256(f"{self._job.seed}/{draw}".encode()).digest()[:7])
+        seed = int.from_bytes(sha256(f"{self.job.seed}/{draw}".encode()).digest()[:7])
         ids = [prompt.ids for prompt in prompts]
         most, temperature = self._rlhf.max_new_tokens, self._rlhf.temperature
         if self._engine is not None:
-            return self._engine.sample(ids, self._job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
+            return self._engine.sample(ids, self.job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
         with self._policy.running() as model:
-            return sample(model, ids, self._job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
+            return sample(model, ids, self.job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
 
     def _judge(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[Score]:
         written = [each.completion.reply_ids for each in rollouts]
@@ -646,15 +542,6 @@ class Run(ABC):
     def _text(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
-    def _check_stop(self) -> None:
-        """Before the first iteration, where there is nothing to save; an iteration is always completed."""
-        if self._hooks.should_stop():
-            raise stopped_before_first_step()
-
-
-def _as_row(prompt: Prompt) -> EncodedRow:
-    return EncodedRow(prompt.row.id, (Completion(prompt.ids, prompt.response_ids),))
-
 
 def _describe(row: Row) -> str:
     parts = "".join(f", {name.removeprefix('reward/')} {row[name]:.3f}" for name in row if name.startswith("reward/"))
@@ -663,3 +550,7 @@ def _describe(row: Row) -> str:
         f"reward {row['reward']:.3f}{parts}{gold}, KL {row['kl']:.2f} at coefficient {row['kl_coefficient']:.3f}, "
         f"{row['reply_tokens']:.0f} tokens a reply"
     )
+
+
+def _facts(parts: tuple[Reward, ...], rewards: Rewards) -> dict[str, RewardFacts]:
+    return {part.name: RewardFacts(weight=part.weight, identity=rewards.identities[part.name]) for part in parts}

@@ -1,11 +1,10 @@
-"""Sampling replies from the policy: in batches, with a cache of keys and values, until every reply has ended.
+"""Sample replies from the policy, in the trainer or on a vLLM server of this machine.
 
-The distribution is the model's own at a temperature and nothing else: no top-k, no top-p, no minimum probability, no
-penalty for repetition. `generate` of transformers fills an unset top_k with 50, and the log-probabilities of the
-samples would no longer be those that the loss is taken over. Prompts are padded on the left and positions count from
-each prompt's first token, so that a reply does not depend on what else is in its batch, but for rounding.
-
-What does not belong here: sampling on a server (`vllm_rollouts.py`), and what a reply is worth (`rewards.py`).
+The distribution is the model's own at a temperature, without top-k, top-p, minimum probability or repetition penalty:
+with these, the samples' log-probabilities would not be those that the loss is computed from. Prompts are padded on the
+left, so that a reply depends on its batch by rounding only. The log-probabilities of the server are compared with the
+update's (`guards.check_sampler`). An adapter's name there is a digest of its bytes, so that the server reuses nothing
+that it cached for another adapter.
 """
 
 import http.client

@@ -10,8 +10,8 @@ import pytest
 from sovereign_pipeline.base import text
 from sovereign_pipeline.training import gates
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.stages import SFT_ADAPTER
-from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.chain import Chain, Tamper, write_card

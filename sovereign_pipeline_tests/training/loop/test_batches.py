@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.packed_trainer import Batches
+from sovereign_pipeline.training.methods.preference import PreferenceBatches, key_of
+from sovereign_pipeline.training.methods.sft import Batches
 from sovereign_pipeline.training.plan import make_plan
-from sovereign_pipeline.training.preference import key_of
 from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import letters
@@ -39,7 +39,7 @@ def test_kto_exchanges_replies_among_all_devices(make_job: JobMaker, tiny_model:
     section = {"method": "kto", "batch_size": 2, "epochs": 1, "gradient_accumulation": 1}
     job = make_job("kto", letters(1), preference=section, parent_adapter=tiny_model, devices=TWO)
     rows = [EncodedRow(str(number), (a_reply(number),), number % 2 == 0) for number in range(7)]
-    batches = Batches(job, make_plan(job, rows))
+    batches = PreferenceBatches(job, make_plan(job, rows))
     order = [row.completions[0] for row in batches.plan.rows]
     mixed = [Completion(each.prompt_ids, other.reply_ids) for each in order for other in order]
     batches.references = {key_of(each): -1.0 for each in mixed}

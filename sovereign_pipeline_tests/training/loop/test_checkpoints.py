@@ -13,7 +13,7 @@ import pytest
 from sovereign_pipeline.base import text
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
-from sovereign_pipeline.training.trainer import train
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
 pytestmark = pytest.mark.slow

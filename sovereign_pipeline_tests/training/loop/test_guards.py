@@ -18,8 +18,8 @@ from sovereign_pipeline.training import guards
 from sovereign_pipeline.training.forward import token_log_probabilities
 from sovereign_pipeline.training.guards import Probe, check_rows_are_kept_apart, start_probe
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, read_result
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.rows import Completion, EncodedRow
-from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
 pytestmark = pytest.mark.slow

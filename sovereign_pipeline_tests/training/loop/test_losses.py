@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.policy.training.training import Preference
-from sovereign_pipeline.training.preference import kto_loss, pair_loss
+from sovereign_pipeline.training.methods.preference import kto_loss, pair_loss
 
 
 def preference(**values: Any) -> Preference:

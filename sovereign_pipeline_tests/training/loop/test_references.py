@@ -11,12 +11,11 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.training import preference
 from sovereign_pipeline.training.forward import reply_log_probabilities
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
-from sovereign_pipeline.training.preference import key_of
+from sovereign_pipeline.training.methods import preference, train
+from sovereign_pipeline.training.methods.preference import key_of
 from sovereign_pipeline.training.rows import Completion, encode
-from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 
 pytestmark = pytest.mark.slow

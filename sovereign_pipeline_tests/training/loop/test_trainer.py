@@ -14,9 +14,9 @@ from transformers import AutoTokenizer
 
 from sovereign_pipeline.base.errors import RecipeError, TrainingFailed
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import encode
-from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.tiny_model import TEMPLATE
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 from sovereign_pipeline_tests.training.trainings import files, losses, report, run

@@ -13,7 +13,7 @@ from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.training.training import Preference
 from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS, REFUSED_TRAINERS, TRAINERS
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
-from sovereign_pipeline.training.trainer import train
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline_tests.training.conftest import letters, pairs
 from sovereign_pipeline_tests.training.trainings import files, losses, report, run
 
@@ -171,7 +171,7 @@ def test_the_list_is_that_of_the_installed_trl() -> None:
     """Every argument is one of TRL's; every argument of TRL's is listed, or known to be refused."""
     from transformers import TrainingArguments
 
-    from sovereign_pipeline.training.trl_trainer import _classes
+    from sovereign_pipeline.training.methods.trl import _classes
 
     common = {field.name for field in dataclasses.fields(TrainingArguments)}
     refused = {
@@ -182,7 +182,7 @@ def test_the_list_is_that_of_the_installed_trl() -> None:
         *("truncation_mode", "trust_remote_code"),
     }
     for name, listed in TRAINERS.items():
-        taken = {field.name for field in dataclasses.fields(_classes(name).arguments)}
+        taken = {field.name for field in dataclasses.fields(_classes(name)[1])}
         assert set(listed.arguments) <= taken - common - refused, name
         assert set(OPTIMIZER_ARGUMENTS) <= taken
         assert taken - common <= refused | set(listed.arguments), name

@@ -10,8 +10,7 @@ from safetensors.torch import load_file
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, read_result
-from sovereign_pipeline.training.reward_trainer import train_reward_model
-from sovereign_pipeline.training.trainer import train
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
 from sovereign_pipeline_tests.training.processes.many import run_many
 from sovereign_pipeline_tests.training.trainings import files
@@ -76,8 +75,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker
         return make_session_job(root[where], name, ROWS[method], **own, **changes)
 
     alone = {method: job("alone", method, method, section) for method, section in ALONE.items()}
-    for method, each in alone.items():
-        (train_reward_model if method == "reward" else train)(each, hooks)
+    for each in alone.values():
+        train(each, hooks)
     checkpoints = {"every_steps": 2, "keep": 1}
     two = {
         name: job("together", name.replace(" ", "-"), method, TOGETHER[method], devices=TWO, checkpoints=checkpoints)

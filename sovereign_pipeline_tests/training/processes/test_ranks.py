@@ -226,6 +226,6 @@ def _trainers(job: TrainingJob) -> list[int]:
             command = (process / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             continue
-        if str(job.result.with_name("job.json")).encode() in command and b"training.processes.worker" in command:
+        if str(job.result.with_name("job.json")).encode() in command and b"training.worker" in command:
             found.append(int(process.name))
     return found

@@ -264,7 +264,7 @@ def _children(pid: int) -> list[int]:
 
 def _is_trainer(process: psutil.Process) -> bool:
     try:
-        return "training.processes.worker" in " ".join(process.cmdline())
+        return any("sovereign_pipeline" in part and ".worker" in part for part in process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):  # of another test, and nobody collected it
         return False
 

@@ -18,7 +18,7 @@ from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.training import devices
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
-from sovereign_pipeline.training.packed_trainer import Batches
+from sovereign_pipeline.training.methods.preference import PreferenceBatches
 from sovereign_pipeline.training.worker import run_job
 
 JOBS = "SOVEREIGN_TEST_JOBS"
@@ -53,12 +53,12 @@ def main() -> int:
 
 def _faulty(fault: str | None) -> AbstractContextManager[Any]:
     if fault == "other rows" and os.environ["RANK"] == "1":
-        collate = Batches.collate
-        return patch.object(Batches, "collate", lambda self, places: collate(self, range(len(places))))
+        collate = PreferenceBatches.collate
+        return patch.object(PreferenceBatches, "collate", lambda self, places: collate(self, range(len(places))))
     if fault == "own replies":
-        return patch.object(Batches, "_exchanged", _exchanged_among_own)
+        return patch.object(PreferenceBatches, "_exchanged", _exchanged_among_own)
     if fault == "not a mean":
-        from sovereign_pipeline.training.packed_trainer import PackedTrainer
+        from sovereign_pipeline.training.methods.sft import PackedTrainer
 
         compute_loss = PackedTrainer.compute_loss
         return patch.object(
@@ -69,7 +69,7 @@ def _faulty(fault: str | None) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def _exchanged_among_own(self: Batches, places: Sequence[int]) -> list[Any]:
+def _exchanged_among_own(self: PreferenceBatches, places: Sequence[int]) -> list[Any]:
     from sovereign_pipeline.training.rows import exchanged
 
     size = self.plan.batch_size

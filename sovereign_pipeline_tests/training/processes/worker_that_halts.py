@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from sovereign_pipeline.training import worker
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
-from sovereign_pipeline.training.trainer import train
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline_tests.training.processes.halting import STEP, UNTIL
 
 

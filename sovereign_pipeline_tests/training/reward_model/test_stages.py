@@ -19,7 +19,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, TrainingResult
-from sovereign_pipeline.training.reward_trainer import train_reward_model
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.stages import REWARD_MODEL
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.chain import Tamper, dataset_stage
@@ -94,7 +94,7 @@ class RewardChain:
 
     def _run(self, job: TrainingJob) -> None:
         if not self.trained.exists():
-            train_reward_model(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
+            train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
             shutil.copytree(job.output, self.trained)
         else:
             shutil.copytree(self.trained, job.output)

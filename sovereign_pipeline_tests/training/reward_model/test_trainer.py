@@ -9,8 +9,8 @@ import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.reward_model import read_scorer
-from sovereign_pipeline.training.reward_trainer import train_reward_model
 from sovereign_pipeline.training.worker import run_job
 from sovereign_pipeline_tests.training.conftest import pairs
 from sovereign_pipeline_tests.training.trainings import files
@@ -37,7 +37,7 @@ def reward_job(make_job: JobMaker) -> JobMaker:
 def run(job: TrainingJob, stop_after: int | None = None) -> list[Step]:
     steps: list[Step] = []
     hooks = TrainerHooks(steps.append, lambda message: None, should_stop=lambda: len(steps) + 1 == stop_after)
-    train_reward_model(job, hooks)
+    train(job, hooks)
     return steps
 
 
@@ -104,7 +104,7 @@ def _as_peft_reads_it(job: TrainingJob, base: Path) -> list[float]:
 
 def test_the_end_of_turn_is_what_is_scored(reward_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the end of turn as padding, transformers scores the token before it."""
-    from sovereign_pipeline.training import reward_trainer
+    from sovereign_pipeline.training.methods import reward as reward_trainer
 
     monkeypatch.setattr(reward_trainer, "_padding", lambda tokenizer, job: job.eos_ids[0])
     with pytest.raises(TrainingFailed, match="not that of the end of turn"):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
-from sovereign_pipeline.training.reward_trainer import train_reward_model
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline_tests.training.conftest import letters
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import REWARD_MODEL_SECTION, pairs_for_a_reward_model
 from sovereign_pipeline_tests.training.rlhf.trl_runs import JobMaker, Whole, whole_training
@@ -36,7 +36,7 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory, make_session_job: Job
         reward_model=REWARD_MODEL_SECTION,
         held_out=held_out,
     )
-    train_reward_model(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
+    train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
     return job
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.methods.ppo import Learner
 from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rlhf.policy import Policy
-from sovereign_pipeline.training.rlhf.ppo_run import Learner
 from sovereign_pipeline.training.rlhf.sampling import Rollout
 from sovereign_pipeline.training.rows import Completion
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import reward_job

@@ -11,8 +11,8 @@ import pytest
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.dagster.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.reward_model import REWARD_DIRECTORY
-from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline.training.rlhf.rewards import RewardAdapter
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
     LEARNED,
@@ -105,7 +105,7 @@ def test_trl_s_trainers_resume_with_a_reward_model_beside_their_reference(
     learn(unbroken)
     hooks = TrainerHooks(lambda step: done.append(step.step), lambda message: None, should_stop=lambda: len(done) == 1)
     with pytest.raises(TrainingFailed, match="stopped, as requested, at step 1 of 2"):
-        train_by_reward(stopped, hooks)
+        train(stopped, hooks)
     (checkpoint,) = stopped.checkpoint_directory.glob("step-*")
     assert {each.parent.name for each in checkpoint.glob("*/adapter_config.json")} == {"ref", "reward"}
     learn(stopped)

@@ -15,10 +15,8 @@ from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.registry.registration import method_of
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob, TrainingResult
-from sovereign_pipeline.training.reward_trainer import train_reward_model
-from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER, reward_digests
-from sovereign_pipeline.training.trainer import train
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.training.chain import Chain, with_preference
 from sovereign_pipeline_tests.training.conftest import letters
@@ -119,8 +117,7 @@ class RewardChain(Chain):
         self.interrupted = self.interrupted and not stops
         steps: list[Step] = []
         hooks = TrainerHooks(steps.append, self.told.append, should_stop=lambda: stops and len(steps) == 2)
-        run = train_reward_model if given.method == "reward" else train if given.reward is None else train_by_reward
-        TrainingResult(measured=run(given, hooks)).write(given.result)
+        TrainingResult(measured=train(given, hooks)).write(given.result)
         self.trainings += 1
 
 

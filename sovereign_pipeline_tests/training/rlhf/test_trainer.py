@@ -13,8 +13,9 @@ import pytest
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.launcher import run_trainer
-from sovereign_pipeline.training.rlhf import ppo_run, rewards, run, sampling
-from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
+from sovereign_pipeline.training.methods import ppo as ppo_run
+from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.rlhf import rewards, run, sampling
 from sovereign_pipeline.training.rlhf.policy import Policy
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
     BY_LENGTH,
@@ -127,7 +128,7 @@ def test_a_request_to_stop_ends_behind_an_iteration_and_is_resumed(
     done: list[int] = []
     hooks = TrainerHooks(lambda step: done.append(step.step), lambda message: None, should_stop=lambda: len(done) == 2)
     with pytest.raises(TrainingFailed, match="stopped, as requested, at step 2 of 4"):
-        train_by_reward(job, hooks)
+        train(job, hooks)
     learn(job)
     assert files(job.output) == files(whole.output)
 
@@ -143,7 +144,7 @@ def test_in_bfloat16_and_groups_too_an_interrupted_training_resumes_to_the_same_
     done: list[int] = []
     hooks = TrainerHooks(lambda step: done.append(step.step), lambda message: None, should_stop=lambda: len(done) == 2)
     with pytest.raises(TrainingFailed, match="stopped, as requested, at step 2 of 4"):
-        train_by_reward(once, hooks)
+        train(once, hooks)
     assert "resuming from step-00000002" in learn(once)
     assert files(once.output) == files(never.output)
     # Each of the sixteen prompts was in one of the four iterations, and went through the model once for its replies.

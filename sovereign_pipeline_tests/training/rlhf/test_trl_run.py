@@ -15,9 +15,9 @@ import pytest
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.dagster.plots import reward_curves_png
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.rlhf import rewards, run
 from sovereign_pipeline.training.rlhf import sampling as rollouts
-from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
 from sovereign_pipeline_tests.training.conftest import WORDS
 from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, learn, learn_until_killed, log, reward
 from sovereign_pipeline_tests.training.rlhf.trl_runs import RATES, Whole, trl_job
@@ -88,7 +88,7 @@ def test_a_kill_changes_no_byte(
 
 def _kill_in(patch: pytest.MonkeyPatch, place: str) -> None:
     """Have this process kill itself in the third iteration: behind its second step, or while its replies are judged."""
-    from sovereign_pipeline.training.rlhf import trl_steps
+    from sovereign_pipeline.training.methods import trl as trl_steps
 
     steps: Any = trl_steps._RewardSteps
     name = {"update": "_compute_loss", "scoring": "reward"}[place]
@@ -109,7 +109,7 @@ def test_a_request_to_stop_ends_behind_an_iteration_and_is_resumed(
     done: list[int] = []
     hooks = TrainerHooks(lambda step: done.append(step.step), lambda message: None, should_stop=lambda: len(done) == 2)
     with pytest.raises(TrainingFailed, match="stopped, as requested, at step 2 of 4"):
-        train_by_reward(job, hooks)
+        train(job, hooks)
     learn(job)
     assert files(job.output) == files(rloo.job.output)
 
@@ -138,7 +138,7 @@ def test_a_tool_that_raises_stops_the_training(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the second iteration on the sandbox runs a program that raises."""
-    score, ended = rewards.ToolRunner.scores, run.Run._ended
+    score, ended = rewards.ToolRunner.scores, run.RewardedMethod._ended
     iterations: list[int] = []
 
     def broken(self: Any, replies: Any) -> Any:
@@ -151,7 +151,7 @@ def test_a_tool_that_raises_stops_the_training(
         iterations.append(1)
 
     monkeypatch.setattr(rewards.ToolRunner, "scores", broken)
-    monkeypatch.setattr(run.Run, "_ended", counted)
+    monkeypatch.setattr(run.RewardedMethod, "_ended", counted)
     job = trl_job(make_job, "broken", parent, "rloo")
     with pytest.raises(TrainingFailed, match=r"it failed with ValueError") as caught:
         learn(job)
@@ -166,7 +166,7 @@ def test_a_reply_that_the_tools_abstain_for_is_not_learned_from_and_not_shown(
     make_job: JobMaker, parent: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TRL warns where all of its reward functions abstain, with all that it was given."""
-    from sovereign_pipeline.training.rlhf import trl_steps
+    from sovereign_pipeline.training.methods import trl as trl_steps
 
     steps: Any = trl_steps._RewardSteps
     outputs: list[tuple[Any, Any]] = []
@@ -220,7 +220,7 @@ def test_the_reference_must_be_the_parent_adapter(
     make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if TRL put a new adapter beside the policy, which is the bare base."""
-    from sovereign_pipeline.training.rlhf import trl_steps
+    from sovereign_pipeline.training.methods import trl as trl_steps
 
     def emptied(model: Any, *given: Any, **named: Any) -> None:
         for name, each in model.named_parameters():
@@ -251,7 +251,7 @@ def test_the_shaping_arguments_are_trl_s_defaults(algorithm: str) -> None:
     """Where a later TRL has others, somebody decides, and nothing changes unseen."""
     import trl
 
-    from sovereign_pipeline.training.rlhf.trl_steps import SHAPING
+    from sovereign_pipeline.training.methods.trl import SHAPING
 
     defaults = getattr(trl, f"{algorithm.upper()}Config")
     fields = {name: field.default for name, field in defaults.__dataclass_fields__.items()}

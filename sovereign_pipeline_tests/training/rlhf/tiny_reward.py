@@ -12,7 +12,7 @@ import pytest
 
 from sovereign_pipeline.policy.training.rlhf import Rlhf
 from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainerHooks, TrainingJob
-from sovereign_pipeline.training.rlhf.algorithms import train_by_reward
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.rlhf.rewards import copy_code
 from sovereign_pipeline_tests.training.conftest import letters
 
@@ -137,7 +137,7 @@ def reward_job(
 def learn(job: TrainingJob) -> list[str]:
     """Run it; what was told."""
     told: list[str] = []
-    train_by_reward(job, TrainerHooks(on_step=lambda step: None, progress=told.append))
+    train(job, TrainerHooks(on_step=lambda step: None, progress=told.append))
     return told
 
 

@@ -67,7 +67,7 @@ def whole_training(make_job: JobMaker, parent: Path, algorithm: str) -> Whole:
 @contextmanager
 def watched() -> Iterator[Seen]:
     """Look into one iteration of the training that runs here."""
-    from sovereign_pipeline.training.rlhf import trl_steps
+    from sovereign_pipeline.training.methods import trl as trl_steps
 
     seen = Seen()
     steps: Any = trl_steps._RewardSteps

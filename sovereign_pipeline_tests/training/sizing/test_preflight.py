@@ -14,6 +14,7 @@ from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training import trainer
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.preflight import available_memory, check_host, host_memory, out_of_memory, preflight
 from sovereign_pipeline.training.rows import encode
@@ -191,14 +192,14 @@ def test_several_trainers_ask_for_the_host_s_memory_before_they_load(
     parameters = read_shape(str(job.base_model)).parameters
     monkeypatch.setattr(trainer, "host_memory", lambda: 4 * 4 * parameters - 1)
     with pytest.raises(TrainingFailed, match="this host has"):
-        trainer.train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
+        train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
 
 
 def advised(job: TrainingJob, available: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What the trainer says with so many bytes free: each value of the recipe that would fit, by its name."""
     monkeypatch.setattr(trainer, "available_memory", lambda: (available, "cpu"))
     with pytest.raises(TrainingFailed, match="are free") as refused:
-        trainer.train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
+        train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
     return dict(re.findall(r"training\.\w+\.(\w+): (\w+)", str(refused.value)))
 
 

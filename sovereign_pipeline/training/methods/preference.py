@@ -1,26 +1,142 @@
-"""Preference losses as formulas on log-probabilities, independent of models, rows and devices.
+"""Preference methods DPO, IPO and KTO: losses, reference log-probabilities, and the trainer on packed rows.
 
-They take the log ratio of each reply: the policy's log-probability minus the reference's, summed over the reply's
-tokens (nats). TRL has the same losses, but its trainers cannot compute them on a packed forward; a test holds these
-equal to TRL's.
+TRL has the same losses, but its trainers cannot compute them on packed rows; a test compares both. It imports torch and
+transformers at its top: import it inside functions.
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.policy.training.training import Preference
 from sovereign_pipeline.record.stage import library_versions
-from sovereign_pipeline.training.devices import all_processes, in_shares, is_first
-from sovereign_pipeline.training.forward import packed, reply_log_probabilities
-from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.rows import Completion, EncodedRow, pack
+from sovereign_pipeline.training.devices import all_processes, give_back_shards, in_shares, is_first
+from sovereign_pipeline.training.forward import Batch, packed, passes_in, reply_log_probabilities
+from sovereign_pipeline.training.job import TrainingJob, stopped_before_first_step
+from sovereign_pipeline.training.methods.sft import Batches, PackedTrainer
+from sovereign_pipeline.training.plan import Plan
+from sovereign_pipeline.training.rows import Completion, EncodedRow, exchanged, pack
+from sovereign_pipeline.training.trainer import RowsMethod
+
+
+class PreferenceMethod(RowsMethod):
+    """The policy is compared with the model before the first step, the reference."""
+
+    def build_trainer(self) -> Any:
+        return PreferenceTrainer(self.job, self.model, PreferenceBatches(self.job, self.plan), self.hooks)
+
+
+class PreferenceBatches(Batches):
+    """Batches with the reference log-probability of each reply and, for KTO, with mismatched replies."""
+
+    def __init__(self, job: TrainingJob, plan: Plan) -> None:
+        super().__init__(job, plan)
+        self.replies_of_a_row = 1 if job.method == "kto" else 2
+        self.references: dict[str, float] = {}
+        """By `key_of`; known after `know_references`."""
+
+    def know_references(self, model: Any, progress: Callable[[str], None], check_stop: Callable[[], None]) -> None:
+        """Compute or read the reference log-probabilities; see `reference_log_probabilities`."""
+        completions = [each for row in self.plan.rows for each in row.completions]
+        if self.job.method == "kto":
+            for first in range(0, len(self.plan.units), self.plan.units_a_pass):
+                completions += self._exchanged(range(first, first + self.plan.units_a_pass))
+        self.references = reference_log_probabilities(self.job, model, completions, progress, check_stop)
+
+    def collate(self, places: Sequence[int]) -> Batch:
+        batch, rows = super().collate(places), self.rows_at(places)
+        batch["references"] = self._references_of([each for row in rows for each in row.completions])
+        if self.job.method == "kto":
+            batch["desirable"] = torch.tensor([row.desirable for row in rows], dtype=torch.bool)
+            others = self._exchanged(places)
+            batch["exchanged"] = {
+                **packed([*others, *self.fillers(places)]),
+                "references": self._references_of(others),
+            }
+        return batch
+
+    def _exchanged(self, places: Sequence[int]) -> list[Completion]:
+        """See `rows.exchanged`: over the units of all devices that are in a pass with these, in this part's places."""
+        first = places[0] - places[0] % self.plan.units_a_pass
+        together = [row for unit in self.plan.units[first : first + self.plan.units_a_pass] for row in unit]
+        return exchanged(together)[places[0] - first : places[-1] - first + 1]
+
+    def _references_of(self, completions: Sequence[Completion]) -> Any:
+        return torch.tensor([self.references[key_of(each)] for each in completions], dtype=torch.float32)
+
+
+class PreferenceTrainer(PackedTrainer):
+    """A Trainer with the losses of DPO, IPO and KTO."""
+
+    batches: PreferenceBatches
+
+    def losses(self, model: Any, inputs: Batch) -> Any:
+        """One for each pair (DPO, IPO) or reply (KTO), [n]; none for fillers."""
+        together, preference = self.job.tuning.packing, self.job.preference
+        assert preference is not None
+        log_ratios, tokens = _log_ratios(model, inputs, together)
+        if self.job.method != "kto":
+            pair = pair_loss(preference, log_ratios, tokens)
+            self.note("rewards/margins", pair.margins)
+            self.note("rewards/accuracies", (pair.rewards[0::2] > pair.rewards[1::2]).float())
+            return pair.losses
+        with torch.no_grad():
+            mismatched, _ = _log_ratios(model, inputs["exchanged"], together)
+            own = torch.stack([mismatched.sum(), mismatched.new_tensor(len(mismatched))])
+            total, count = self.accelerator.reduce(own, "sum")
+            divergence = (total / count).clamp(min=0)
+        loss = kto_loss(preference, log_ratios, inputs["desirable"], divergence)
+        self.note("kl", divergence[None])
+        self.note("rewards/chosen", loss.rewards[inputs["desirable"]])
+        self.note("rewards/rejected", loss.rewards[~inputs["desirable"]])
+        return loss.losses
+
+    def items_of(self, batch: Batch) -> int:
+        """Number of pairs (DPO, IPO) or replies (KTO)."""
+        return len(batch["references"]) // self.batches.replies_of_a_row
+
+    def _prepare_for_training(self, *arguments: Any, **named: Any) -> Any:
+        prepared = super()._prepare_for_training(*arguments, **named)
+        self._know_references()
+        return prepared
+
+    def _load_from_checkpoint(self, *arguments: Any, **named: Any) -> None:
+        self._know_references()  # before the checkpoint is loaded: the model in it has learned
+        super()._load_from_checkpoint(*arguments, **named)
+
+    def _know_references(self) -> None:
+        """Once, between sharding the model and its first step or the checkpoint that it resumes from."""
+        if self.batches.references:
+            return
+        started = time.monotonic()
+        sharded = self.job.devices.count > 1
+        # A sharded model sets its own precision. For any other, it is set around each pass.
+        with nullcontext() if sharded else passes_in(self.job.sft.precision, self.model.device.type):
+            self.batches.know_references(self.model, self.hooks.progress, self._stop_before_first_step)
+        if sharded:
+            give_back_shards(self.model)
+        self.reference_seconds = time.monotonic() - started
+
+    def _stop_before_first_step(self) -> None:
+        if self.any_process(self.hooks.should_stop()):
+            raise stopped_before_first_step()
+
+
+def _log_ratios(model: Any, inputs: Batch, together: bool) -> tuple[Any, Any]:
+    """The log ratio of each reply that has a reference, and its number of tokens. Fillers have none, and are last."""
+    sums, tokens = reply_log_probabilities(model, inputs, together)
+    references = inputs["references"]
+    return sums[: len(references)] - references, tokens[: len(references)]
 
 
 @dataclass(frozen=True)
@@ -60,8 +176,6 @@ def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence
     divergence: estimate of KL(policy, reference), at least 0 and without gradient: the mean log ratio of mismatched
     replies (`rows.exchanged`).
     """
-    import torch
-
     beta = preference.beta
     desirable_value = torch.sigmoid(beta * (log_ratios - divergence))
     undesirable_value = torch.sigmoid(beta * (divergence - log_ratios))
@@ -128,8 +242,6 @@ def reference_log_probabilities(
 
 
 def _of_batch(model: Any, batch: Sequence[EncodedRow], together: bool) -> list[float]:
-    import torch
-
     inputs = {name: tensor.to(model.device) for name, tensor in packed([row.completions[0] for row in batch]).items()}
     was_training = model.training
     model.eval()

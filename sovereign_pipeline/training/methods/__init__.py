@@ -1,0 +1,35 @@
+"""The training methods: which class trains a job by which method. Add a method here."""
+
+from contextlib import closing
+
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.trainer import Method
+from sovereign_pipeline.training.trainer import train as train_by
+
+
+def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
+    """Run the job by its method: see `trainer.train`."""
+    with closing(_class_of(job)(job, hooks)) as method:
+        return train_by(method)
+
+
+def _class_of(job: TrainingJob) -> type[Method]:
+    if job.method == "sft":
+        from sovereign_pipeline.training.methods.sft import SftMethod
+
+        return SftMethod
+    if job.method in ("dpo", "ipo", "kto"):
+        from sovereign_pipeline.training.methods.preference import PreferenceMethod
+
+        return PreferenceMethod
+    if job.method == "reward":
+        from sovereign_pipeline.training.methods.reward import RewardMethod
+
+        return RewardMethod
+    if job.method == "ppo":
+        from sovereign_pipeline.training.methods.ppo import PpoMethod
+
+        return PpoMethod
+    from sovereign_pipeline.training.methods.trl import TrlPairsMethod, TrlRewardMethod
+
+    return TrlPairsMethod if job.method == "trl" else TrlRewardMethod

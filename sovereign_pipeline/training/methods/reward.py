@@ -1,0 +1,289 @@
+"""The reward model: an adapter and a head, trained on preference pairs with the loss and the steps of TRL."""
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.base_models.shapes import read_shape
+from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.dataset.jsonl import PreferenceRow
+from sovereign_pipeline.training.devices import in_shares, meet
+from sovereign_pipeline.training.forward import passes_in
+from sovereign_pipeline.training.guards import check_adapter_moved, check_vocabulary, lora_b
+from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.models import lora_config, save_adapter
+from sovereign_pipeline.training.preflight import available_memory, check_host, host_memory
+from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LOG_FILE, LoggedStep
+from sovereign_pipeline.training.reward_model import (
+    HELD_OUT_SCORES,
+    REWARD_DIRECTORY,
+    PairScore,
+    RewardReport,
+    Scorer,
+    held_out_accuracy,
+)
+from sovereign_pipeline.training.rows import EncodedRow, in_tables, mapped
+from sovereign_pipeline.training.sizing import Forward, estimate
+from sovereign_pipeline.training.trainer import Outcome, RowsMethod, conditions
+
+LARGEST_SHIFT = {"float32": 1e-3, "bfloat16": 0.1}
+"""Between the score that TRL learns from and the head on the end of turn, before the first step; logits."""
+
+
+class RewardMethod(RowsMethod):
+    """A reward model on preference pairs, by TRL's RewardTrainer; it is then measured on held-out pairs."""
+
+    def read_data(self, tokenizer: Any) -> None:
+        super().read_data(tokenizer)
+        job = self.job
+        assert job.held_out is not None
+        self.held_out = _read_pairs(job.held_out)
+        self.measured = [row for row in self.encode(job.held_out) if row.longest <= job.tuning.max_length]
+        if not self.measured:
+            raise TrainingFailed(
+                f"None of {len(self.held_out)} held-out pairs has at most {job.tuning.max_length} tokens, so the "
+                f"reward model could not be measured.",
+                "Hold out more documents (split in the recipe), or raise training.reward_model.max_length.",
+            )
+
+    def check_memory(self) -> None:
+        job, devices = self.job, self.job.devices.count
+        # No logits of a vocabulary: a score for each reply.
+        forward = Forward(tokens=self.plan.largest_forward.tokens, supervised=2 * job.tuning.batch_size)
+        check_host(job.base_model, job.sft, devices, host_memory())
+        available, device = available_memory()
+        if device == "cpu":
+            available //= devices  # processes on CPUs share the memory of the machine
+        shape = read_shape(str(job.base_model))
+        needed = estimate(shape, job.sft, None, device=device, devices=devices, forward=forward).total
+        if needed > available:
+            raise TrainingFailed(
+                f"The training needs about {needed / (1 << 30):.1f} GiB{' on each device' if devices > 1 else ''}, and "
+                f"{available / (1 << 30):.1f} GiB are free.",
+                "Lower training.reward_model.batch_size or max_length, or set training.sft.gradient_checkpointing: "
+                "true.",
+            )
+
+    def load(self) -> Any:
+        return _load(self.job)
+
+    def prepare(self, model: Any) -> None:
+        self.model = model
+        self.padding = _padding(self.tokenizer, self.job)
+        check_vocabulary(self.tokenizer, model, [*self.rows.rows, *self.measured])
+        self.trainable = _check_trainable(model)
+        self.adapter_before = lora_b(model.named_parameters())
+        self.head_before = _head(model.named_parameters()).detach().cpu().clone()
+        meet(self.job)
+        self.trainer = self.build_trainer()
+        check_scored_place(model, self.rows.rows[:2], self.padding, self.job.sft.precision)
+
+    def build_trainer(self) -> Any:
+        from trl import RewardConfig, RewardTrainer
+
+        from sovereign_pipeline.training.guarded_trainer import training_arguments
+        from sovereign_pipeline.training.methods.trl import EncodedPairs, TrlSteps
+
+        job = self.job
+        assert job.reward_model is not None
+        rows = (
+            {"chosen_ids": row.completions[0].ids, "rejected_ids": row.completions[1].ids} for row in self.plan.rows
+        )
+        trainer_class: Any = type("GuardedRewardTrainer", (TrlSteps, RewardTrainer), {})
+        trainer = trainer_class(
+            job,
+            self.plan,
+            model=self.model,
+            args=training_arguments(
+                job,
+                RewardConfig,
+                max_length=job.tuning.max_length,
+                center_rewards_coefficient=job.reward_model.centring or None,
+                pad_token=self.tokenizer.convert_ids_to_tokens(self.padding),
+            ),
+            train_dataset=mapped(job, in_tables(rows), EncodedPairs),
+            processing_class=self.tokenizer,
+        )
+        trainer.add_hooks(self.hooks)
+        return trainer
+
+    def finish(self) -> Outcome | None:
+        self.hooks.progress(f"all {self.plan.steps} steps are done; scoring {len(self.measured)} held-out pairs")
+        # With several devices, the next two need all processes; the rest is done by the first one only.
+        state = self.trained_state()
+        scores = self._held_out_scores()
+        if not self.trainer.is_world_process_zero():
+            return None
+        check_adapter_moved(lora_b(state.items()), self.adapter_before)
+        _check_head_moved(_head(state.items()).detach().cpu(), self.head_before)
+        if not all(math.isfinite(score.margin) for score in scores):
+            raise TrainingFailed(
+                "Scores of held-out pairs are not finite.",
+                "Lower training.reward_model.learning_rate, or train with precision: float32.",
+            )
+        log = self.log()
+        return Outcome(
+            save=partial(save_adapter, self.model, state, self.job, REWARD_DIRECTORY),
+            files={
+                TRAINING_LOG_FILE: [step.row for step in log],
+                HELD_OUT_SCORES: [score.model_dump(mode="json") for score in scores],
+                REPORT_FILE: self._reward_report(log, scores),
+            },
+        )
+
+    def log(self) -> list[LoggedStep]:
+        """TRL's RewardTrainer has other names for accuracy and margin than its other trainers."""
+        return [
+            LoggedStep.from_history(
+                {**entry, "rewards/accuracies": entry["accuracy"], "rewards/margins": entry["margin"]}
+            )
+            for entry in self.trainer.state.log_history
+            if "loss" in entry
+        ]
+
+    def _held_out_scores(self) -> list[PairScore]:
+        """Of several processes that share the model, each scores its share, and all get all scores."""
+        self.model.eval()
+        if self.job.devices.count > 1:
+            self.model.unshard()  # the head and all else outside the layers; no pass goes through the whole model
+        scorer = _scorer(self.model, self.job.sft.precision)
+        scores = in_shares(self.job, self.measured, lambda row: 2, lambda row: scorer.scores(row.completions))
+        return [
+            PairScore(id=row.id, chosen=chosen, rejected=rejected)
+            for row, chosen, rejected in zip(self.measured, scores[0::2], scores[1::2], strict=True)
+        ]
+
+    def _reward_report(self, log: Sequence[LoggedStep], scores: Sequence[PairScore]) -> RewardReport:
+        job, rows, plan = self.job, self.rows, self.plan
+        assert job.reward_model is not None
+        measured = {row.id for row in self.measured}
+        held_out = [row for row in self.held_out if row["id"] in measured]
+        return RewardReport(
+            **conditions(job, self.trainer.optimizer),
+            trainer="trl.RewardTrainer",
+            rows=len(rows.rows),
+            rows_cut=len(rows.cut),
+            rows_left_out=plan.left_out,
+            held_out=len(scores),
+            held_out_cut=len(self.held_out) - len(self.measured),
+            steps=plan.steps,
+            first_loss=log[0].loss,
+            last_loss=log[-1].loss,
+            accuracy=held_out_accuracy(scores, held_out, _read_pairs(job.dataset)),
+            trainable_parameters=self.trainable,
+            centring=job.reward_model.centring,
+            data_order_sha256=plan.order_digest,
+        )
+
+
+def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, precision: str) -> None:
+    """Check that TRL's padded pass scores the end of turn.
+
+    transformers scores the last token that is not the padding's. Where padding and end of turn are one token, as in
+    many chat models, that is the token before the end, and a reply that never ends scores like one that does.
+    """
+    import torch
+
+    completions = [each for row in rows for each in row.completions]
+    longest = max(map(len, completions))
+    filled = [each.ids + [padding] * (longest - len(each)) for each in completions]
+    mask = [[1] * len(each) + [0] * (longest - len(each)) for each in completions]
+    was_training = model.training
+    model.eval()
+    tensor = partial(torch.tensor, device=model.device)
+    with torch.no_grad(), passes_in(precision, model.device.type):
+        together = model(input_ids=tensor(filled), attention_mask=tensor(mask), use_cache=False).logits[:, 0].tolist()
+    alone = _scorer(model, precision).scores(completions)
+    model.train(was_training)
+    shift = max(abs(one - other) for one, other in zip(together, alone, strict=True))
+    if not math.isfinite(shift) or shift > LARGEST_SHIFT[precision]:
+        raise TrainingFailed(
+            f"The score that would be learned is not that of the end of turn: it differs by {shift:.3f} between a "
+            f"padded batch and a reply alone.",
+            "Install the pinned versions (requirements/), or report this with the model's architecture.",
+        )
+
+
+def _load(job: TrainingJob) -> Any:
+    """The base with a new adapter and a new head, both in float32.
+
+    The head starts with a spread of 1/√(hidden + 1) (Huang et al. 2024, detail 2.1); a wider one scores at random with
+    confidence.
+    """
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        base = AutoModelForSequenceClassification.from_pretrained(
+            job.base_model,
+            num_labels=1,
+            dtype=getattr(torch, job.sft.precision),
+            attn_implementation="sdpa",
+            # Several processes load to the CPU and are given their shards later.
+            device_map={"": 0} if torch.cuda.is_available() and job.devices.count == 1 else None,
+        )
+        config = lora_config(job.sft.model_copy(update={"dropout": 0.0}), base)
+        config.task_type, config.modules_to_save = "SEQ_CLS", ["score"]
+        model: Any = get_peft_model(base, config)
+    except ValueError as error:
+        raise TrainingFailed(
+            f"{job.base_model_name}: no reward model can be put on this architecture: {' '.join(str(error).split())}",
+            "Leave training.reward_model out, or choose another base model.",
+        ) from error
+    head = _head(model.named_parameters())
+    head.data = torch.empty(head.shape, device=head.device, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(job.seed)
+    spread = 1 / math.sqrt(head.shape[-1] + 1)
+    head.data.copy_(torch.normal(0.0, spread, head.shape, generator=generator))
+    return model
+
+
+def _head(tensors: Iterable[tuple[str, Any]]) -> Any:
+    """The one among named tensors that is trained, [1, hidden]."""
+    return next(each for name, each in tensors if name.endswith("score.modules_to_save.default.weight"))
+
+
+def _scorer(model: Any, precision: str) -> Scorer:
+    base = model.get_base_model()
+    return Scorer(getattr(base, base.base_model_prefix), _head(model.named_parameters())[0], precision)
+
+
+def _check_trainable(model: Any) -> int:
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    heads = [name for name in trained if ".score." in name]
+    others = [name for name in trained if ".score." not in name and "lora_" not in name]
+    if (
+        len(heads) != 1
+        or others
+        or len(trained) < 2
+        or any(str(each.dtype) != "torch.float32" for each in trained.values())
+    ):
+        raise TrainingFailed(
+            f"{len(trained)} tensors would be trained, {len(heads)} of them a head and {len(others)} neither head nor "
+            f"adapter; a reward model has an adapter and one head, in float32.",
+            "Correct target_modules in training.sft.",
+        )
+    return sum(each.numel() for each in trained.values())
+
+
+def _padding(tokenizer: Any, job: TrainingJob) -> int:
+    """A token that ends no turn, so that the end of turn is never taken for padding."""
+    return next(token for token in range(len(tokenizer)) if token not in job.eos_ids)
+
+
+def _check_head_moved(now: Any, before: Any) -> None:
+    import torch
+
+    if not bool(torch.isfinite(now).all()) or torch.equal(now, before):
+        raise TrainingFailed(
+            "The head of the reward model did not change, or is not finite. Nothing was learned.",
+            "Raise or lower training.reward_model.learning_rate.",
+        )
+
+
+def _read_pairs(file: Path) -> list[PreferenceRow]:
+    return cast(list[PreferenceRow], list(read_jsonl(file)))

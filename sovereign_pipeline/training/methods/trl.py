@@ -1,0 +1,573 @@
+"""Methods whose losses and passes are TRL's: ORPO, CPO and SimPO on pairs; RLOO and GRPO by reward.
+
+TRL's trainers run on this package's token ids, plan, checkpoints and guards. For RLOO and GRPO, replies come from this
+package's sampler, whose draws have seeds of their own, so that a resumed training samples what an unbroken one would.
+TRL gets no text, since it prints a prompt and its reply where a reward abstains. This module imports torch, datasets
+and transformers at its top: import it inside functions.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.policy.training.training import Preference
+from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS, TRAINERS
+from sovereign_pipeline.training.checkpoints import CheckpointDirectory
+from sovereign_pipeline.training.devices import add_up
+from sovereign_pipeline.training.guarded_trainer import GuardedTrainer, training_arguments
+from sovereign_pipeline.training.guards import check_step
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.methods.ppo import ADAM_EPSILON, LARGEST_GRADIENT
+from sovereign_pipeline.training.plan import Plan
+from sovereign_pipeline.training.preflight import rows_a_pass
+from sovereign_pipeline.training.report import TrlNumerics
+from sovereign_pipeline.training.rlhf.guards import Row, check_first_ratio, check_sampler
+from sovereign_pipeline.training.rlhf.policy import POLICY, TwoAdapters
+from sovereign_pipeline.training.rlhf.ppo import clip_share
+from sovereign_pipeline.training.rlhf.prompts import Prompt
+from sovereign_pipeline.training.rlhf.run import RewardedMethod, RunState
+from sovereign_pipeline.training.rlhf.sampling import Rollout
+from sovereign_pipeline.training.rows import EncodedRow, in_tables, mapped
+from sovereign_pipeline.training.trainer import RowsMethod
+
+_CLASSES = {
+    "cpo": ("trl.experimental.cpo", "CPOTrainer", "CPOConfig"),
+    "dpo": ("trl", "DPOTrainer", "DPOConfig"),
+    "grpo": ("trl", "GRPOTrainer", "GRPOConfig"),
+    "orpo": ("trl.experimental.orpo", "ORPOTrainer", "ORPOConfig"),
+    "rloo": ("trl", "RLOOTrainer", "RLOOConfig"),
+}
+"""Module, trainer and argument class."""
+REFERENCE = "ref"
+"""TRL's name for its frozen copy of the adapter."""
+SHAPING: dict[str, dict[str, Any]] = {
+    "rloo": {"normalize_advantages": False},
+    "grpo": {"importance_sampling_level": "token", "loss_type": "dapo", "scale_rewards": "group"},
+}
+"""Arguments that shape the loss of one trainer: TRL's defaults, stated, so that a later TRL changes nothing unseen."""
+OF_BOTH = (
+    *("beta", "epsilon", "gradient_accumulation_steps", "mask_truncated_completions", "max_completion_length", "min_p"),
+    *("num_generations", "num_iterations", "per_device_train_batch_size", "repetition_penalty", "steps_per_generation"),
+    *("temperature", "top_k", "top_p"),
+)
+
+
+class TrlPairsMethod(RowsMethod):
+    """A preference method on pairs, by a trainer of TRL."""
+
+    def build_trainer(self) -> Any:
+        return trl_trainer(self.job, self.model, self.plan, self.tokenizer, self.hooks)
+
+    def learn(self, checkpoint: Path | None) -> None:
+        super().learn(checkpoint)
+        self.trainer.check_reference_kept()
+
+    def numerics(self) -> TrlNumerics:
+        assert self.job.preference is not None
+        return trl_numerics(self.job.preference, self.trainer.args)
+
+
+class TrlRewardMethod(RewardedMethod):
+    """RLOO or GRPO, by a trainer of TRL, which compare several replies to one prompt."""
+
+    def add_reference(self, model: Any) -> TwoAdapters:
+        self._row: Row = {}
+        """Of the present iteration's replies."""
+        self._rollouts: list[Rollout] = []
+        self._stops = False
+        # TRL's head divides by the temperature, also where no reply was sampled at it.
+        self._own_forward = model.get_base_model().forward
+        group = self._compared = self._rlhf.group
+        rounds = Rounds(
+            prompts=[prompt for each in self._drawn for prompt in each[::group]],
+            sample=lambda prompts, iteration: self._sample(prompts, f"rollouts/{iteration}"),
+            reward=self._reward_of,
+            ended=self._iteration_ended,
+            save=lambda directory: self.state.save(directory, {}),
+        )
+        self._trainer = reward_trainer(self.job, model, self._tokenizer, rounds)
+        adapters = TwoAdapters(model, self.job.sft.precision, REFERENCE)
+        _check_copy(adapters)
+        return adapters
+
+    def restore(self, checkpoint: Path) -> RunState:
+        state, _ = RunState.load(checkpoint)  # adapter and optimizer are put back by transformers
+        return state
+
+    @property
+    def optimizer(self) -> Any:
+        return self._trainer.optimizer
+
+    def numerics(self) -> TrlNumerics:
+        return numerics(self._rlhf.algorithm, self._trainer.args)
+
+    def learn(self, checkpoint: Path | None) -> None:
+        state = self.state
+        self._trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        self._policy.model.get_base_model().forward = self._own_forward
+        self._trainer.check_reference_kept()
+        if self._stops:
+            raise self._stopped(state)
+        if state.iteration < self._rlhf.iterations and state.stopped is None:
+            raise TrainingFailed(
+                f"The training ended behind iteration {state.iteration} of {self._rlhf.iterations} without a request "
+                f"to stop. Nothing was saved.",
+                "Install the pinned versions (requirements/). If they are installed, report this.",
+            )
+
+    def _reward_of(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[float | None]:
+        scores = self._judge(prompts, rollouts)
+        iteration = self.state.iteration
+        rate = self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
+        self._rollouts, self._row = list(rollouts), self._judged(iteration, rate, rollouts, scores)
+        return [
+            None if score.total is None else self._penalised(each, score.total)
+            for each, score in zip(rollouts, scores, strict=True)
+        ]
+
+    def _iteration_ended(self, numbers: dict[str, float]) -> tuple[bool, bool]:
+        coefficient = {"kl_coefficient": self.state.kl.coefficient}
+        self._ended(self.state, {**self._row, **coefficient, **numbers}, self._rollouts)
+        following = self._next(self.state)
+        self._stops = following.stops
+        return following.saves, following.ends or following.stops
+
+
+def _check_copy(adapters: TwoAdapters) -> None:
+    """Check that TRL's reference is a copy of the parent adapter: else the divergence is from something else."""
+    tensors = dict(adapters.model.named_parameters())
+    other = [
+        name
+        for name, each in adapters.adapter.items()
+        if not torch.equal(each, tensors[name.replace(f".{POLICY}.", f".{adapters.reference}.")])
+    ]
+    if other:
+        raise TrainingFailed(
+            f"{len(other)} tensors of TRL's reference are not those of the parent adapter.",
+            "Install the pinned versions (requirements/). If they are installed, report this.",
+        )
+
+
+class EncodedPairs(Dataset):  # type: ignore[misc]
+    """Rows that TRL must take as they are."""
+
+    def map(self, *arguments: Any, **named: Any) -> "EncodedPairs":
+        return self
+
+    def filter(self, *arguments: Any, **named: Any) -> "EncodedPairs":
+        return self
+
+
+class TrlTrainer(GuardedTrainer):
+    """What every trainer of TRL is watched for: a reference that stays, and no word to TRL's hub."""
+
+    reference: dict[str, Any]
+    """The frozen copy's tensors at the beginning; empty without one."""
+
+    def remember_reference(self: Any) -> None:
+        """Call it behind TRL's own `__init__`, which makes the copy."""
+        tensors = self.model.named_parameters()
+        self.reference = {name: each.detach().cpu().clone() for name, each in tensors if ".ref." in name}
+
+    def check_reference_kept(self: Any) -> None:
+        """Raise TrainingFailed when the frozen copy is no longer what the training started from."""
+        now = dict(self.model.named_parameters())
+        moved = [name for name, before in self.reference.items() if not torch.equal(now[name].detach().cpu(), before)]
+        if moved:
+            raise TrainingFailed(
+                f"{len(moved)} tensors of the reference changed in the training. It learned against a moving target.",
+                "Install the pinned versions (requirements/). If they are installed, report this.",
+            )
+
+    def _send_telemetry(self) -> None:
+        """TRL reports each trainer that is made to its hub."""
+
+
+class TrlSteps(TrlTrainer):
+    """Stands before a trainer of TRL that learns from rows among the bases of a class."""
+
+    _step_losses: list[float]
+    """Of the step's batches so far."""
+
+    def __init__(self: Any, job: TrainingJob, plan: Plan, **named: Any) -> None:
+        self.prepare(job, plan)
+        super().__init__(**named)
+        self._step_losses = []
+        self.remember_reference()
+
+    def compute_loss(self: Any, *arguments: Any, **named: Any) -> Any:
+        found = super().compute_loss(*arguments, **named)  # type: ignore[misc]
+        loss = found[0] if isinstance(found, tuple) else found
+        self._step_losses.append(float(loss.detach()))
+        return found
+
+    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            # Of batches that are equal on all devices; see `plan.py`.
+            (total,) = add_up(self.job, [sum(self._step_losses)])
+            expected = total / (len(self._step_losses) * self.job.devices.count)
+            check_step(self.state.global_step, self.plan.steps, logs, expected)
+            self._step_losses = []
+        super().log(logs, start_time)  # type: ignore[misc]
+
+
+def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks: TrainerHooks) -> Any:
+    """The trainer of a job, ready to train. Raises TrainingFailed for arguments that TRL refuses."""
+    preference = job.preference
+    assert preference is not None and preference.trainer is not None
+    base, argument_class = _classes(preference.trainer)
+    trainer_class: Any = type(f"Guarded{base.__name__}", (TrlSteps, base), {})
+    try:
+        with padding_kept(model):
+            trainer = trainer_class(
+                job,
+                plan,
+                model=model,
+                args=training_arguments(job, argument_class, max_length=job.tuning.max_length, **_given(preference)),
+                train_dataset=_dataset(job, plan.rows),
+                processing_class=tokenizer,
+            )
+    except (ValueError, TypeError, NotImplementedError) as error:
+        # The rows hold token ids only, so a message is about arguments.
+        raise TrainingFailed(
+            f"TRL's trainer {preference.trainer} refuses these arguments: {' '.join(str(error).split())}",
+            "Correct training.preference.arguments.",
+        ) from error
+    name, has_reference = f"TRL's trainer {preference.trainer}", preference.has_copied_reference
+    check_adapters(trainer.model, name, trainer.reference, has_reference)
+    trainer.add_hooks(hooks)
+    return trainer
+
+
+@contextmanager
+def padding_kept(model: Any) -> Iterator[None]:
+    """While a trainer is made: TRL writes a padding token of its own into the model, which may be saved."""
+    padding = model.config.get_text_config(), model.generation_config
+    before = [each.pad_token_id for each in padding]
+    yield
+    for each, value in zip(padding, before, strict=True):
+        each.pad_token_id = value
+
+
+def trl_numerics(preference: Preference, arguments: Any) -> TrlNumerics:
+    """For the report: which trainer ran, and its arguments as they were in effect."""
+    assert preference.trainer is not None
+    module, name, _ = _CLASSES[preference.trainer]
+    listed = TRAINERS[preference.trainer]
+    shown = {each: getattr(arguments, each) for each in sorted((*listed.arguments, *OPTIMIZER_ARGUMENTS))}
+    return TrlNumerics(trainer=f"{module}.{name}", stability=listed.stability, arguments=shown)
+
+
+def _classes(name: str) -> tuple[Any, Any]:
+    """Trainer and argument class, from the installed TRL."""
+    module_name, trainer, arguments = _CLASSES[name]
+    module = importlib.import_module(module_name)
+    return getattr(module, trainer), getattr(module, arguments)
+
+
+def _given(preference: Preference) -> dict[str, Any]:
+    """The recipe's arguments as TRL's classes have them: lists, and DPO's losses always in one."""
+    given: dict[str, Any] = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in preference.arguments.items()
+    }
+    if preference.trainer == "dpo" and isinstance(given.get("loss_type"), str):
+        given["loss_type"] = [given["loss_type"]]
+    return given
+
+
+def _dataset(job: TrainingJob, rows: Sequence[EncodedRow]) -> EncodedPairs:
+    """The rows in the order of the plan, in the columns that the trainer's collator reads."""
+    assert job.preference is not None
+    apart = job.preference.trainer == "dpo"
+    found: EncodedPairs = mapped(job, in_tables(_row(row, apart) for row in rows), EncodedPairs)
+    return found
+
+
+def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
+    """apart: with prompt and replies apart; else each reply behind its prompt."""
+    chosen, rejected = row.completions
+    if apart:
+        return {
+            "prompt_ids": list(chosen.prompt_ids),
+            "chosen_ids": list(chosen.reply_ids),
+            "rejected_ids": list(rejected.reply_ids),
+        }
+    return {
+        f"{name}_{key}": value
+        for name, each in (("chosen", chosen), ("rejected", rejected))
+        for key, value in {
+            "input_ids": each.ids,
+            "attention_mask": [1] * len(each),
+            "labels": each.labels,
+        }.items()
+    }
+
+
+def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_reference: bool) -> None:
+    """Check that TRL holds what is trained in float32, and a frozen reference if there is to be one."""
+    trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
+    narrow = [name for name, each in trained.items() if each.dtype != torch.float32]
+    if narrow or reference.keys() & trained.keys() or bool(reference) != has_reference:
+        raise TrainingFailed(
+            f"{trainer} trains {len(trained)} tensors, {len(narrow)} of them not in float32, and has {len(reference)} "
+            f"tensors of a reference. The recipe's training has others.",
+            "Install the pinned versions (requirements/). If they are installed, report this.",
+        )
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """What a trainer of TRL is given by the training that it belongs to."""
+
+    prompts: Sequence[Prompt]
+    """In the order of the training, each once for its group."""
+    sample: Callable[[Sequence[Prompt], int], list[Rollout]]
+    """Replies of an iteration, counted from 0, one to each prompt that is given."""
+    reward: Callable[[Sequence[Prompt], Sequence[Rollout]], list[float | None]]
+    """What is learned from; None: this reply is not. What it raises ends the training."""
+    ended: Callable[[dict[str, float]], tuple[bool, bool]]
+    """Called behind an iteration with its numbers: whether to save a checkpoint, and whether to end."""
+    save: Callable[[Any], None]
+    """Write the training's own state into a checkpoint."""
+
+
+@dataclass
+class _Iteration:
+    """What was seen in the passes of one iteration; sums, so that means are over all tokens."""
+
+    divergence: float
+    """KL(policy, reference) of a whole reply, mean of the batch, nats."""
+    losses: list[float] = field(default_factory=list)
+    """Of its steps."""
+    outside: list[float] = field(default_factory=list)
+    """Of its passes, the share of ratios outside the clip."""
+    tokens: float = 0.0
+    """Of the first step's passes; so are the next three."""
+    gap: float = 0.0
+    entropy: float = 0.0
+    ratio_off: float = 0.0
+
+
+class _RewardSteps(TrlTrainer):
+    """Stands before RLOOTrainer or GRPOTrainer among the bases of a class."""
+
+    def __init__(self: Any, job: TrainingJob, rounds: Rounds, **named: Any) -> None:
+        assert job.reward is not None
+        self.checkpoint_directory = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
+        self.job, self._rlhf, self._rounds = job, job.reward.rlhf, rounds
+        self.steps_an_iteration = self._rlhf.epochs * self._rlhf.minibatches
+        self._asked: list[Prompt] = []
+        self._rollouts: list[Rollout] = []
+        self._seen: _Iteration | None = None
+        self._before: dict[str, Any] = {}
+        """By adapter, the log-probabilities of an iteration's replies before anything is learned from them."""
+        self._pass: tuple[Any, Any] = (None, None)
+        """Log-probabilities and entropies of the pass that is learned from."""
+        self._step_losses: list[float] = []
+        super().__init__(reward_funcs=[self.reward], **named)  # type: ignore[call-arg]
+        self.remember_reference()
+
+    @property
+    def iteration(self: Any) -> int:
+        """From 0."""
+        return int(self.state.global_step // self.steps_an_iteration)
+
+    def _tokenize_prompts(self: Any, prompts: list[str]) -> Any:
+        self._asked = [self._rounds.prompts[int(place)] for place in prompts]
+        return [prompt.ids for prompt in self._asked], None, {}
+
+    def _sampled(self: Any) -> list[list[int]]:
+        self._rollouts = self._rounds.sample(self._asked, self.iteration)
+        return [each.completion.reply_ids for each in self._rollouts]
+
+    def _calculate_rewards(self: Any, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Any:
+        unsaid = [""] * len(completions)
+        return super()._calculate_rewards(inputs, prompts, unsaid, completion_ids)  # type: ignore[misc]
+
+    def reward(self: Any, **_: Any) -> list[float | None]:
+        """TRL's reward function."""
+        found: list[float | None] = self._rounds.reward(self._asked, self._rollouts)
+        return found
+
+    def _get_per_token_logps_and_entropies(self: Any, *given: Any, **named: Any) -> Any:
+        found = super()._get_per_token_logps_and_entropies(*given, **named)  # type: ignore[misc]
+        if torch.is_grad_enabled():
+            self._pass = found[0].detach(), found[1].detach()
+        else:
+            self._before[self.model.active_adapter] = found[0]
+        return found
+
+    def _generate_and_score_completions(self: Any, inputs: Any) -> Any:
+        self._before = {}
+        output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        mask = output["completion_mask"]
+        # In the batch, so that they are put into TRL's order of the replies and divided with it.
+        output["sampled"] = sampled = _padded([each.log_probabilities for each in self._rollouts], mask)
+        if POLICY in self._before:  # TRL makes no such pass where the policy cannot have moved
+            output["before"] = self._before[POLICY]
+        gaps = (self._before.get(POLICY, sampled) - self._before[REFERENCE]) * mask
+        self._seen = _Iteration(divergence=float(gaps.sum()) / len(mask))
+        torch.manual_seed(self.job.seed + self.iteration)  # TRL puts the replies into a random order
+        return output
+
+    def _compute_loss(self: Any, model: Any, inputs: Any) -> Any:
+        loss = super()._compute_loss(model, inputs)  # type: ignore[misc]
+        log, entropy = self._pass
+        counted = inputs["completion_mask"].bool()
+        self._step_losses.append(float(loss.detach()))
+        before = inputs.get("before", log)
+        self._seen.outside.append(self._share_outside(log, before, counted))
+        if self.state.global_step % self.steps_an_iteration == 0:
+            self._see_first_step(log[counted], before[counted], inputs["sampled"][counted], entropy[counted])
+        return loss
+
+    def _share_outside(self: Any, log: Any, before: Any, counted: Any) -> float:
+        return clip_share(log[counted], before[counted], self._rlhf.clip)
+
+    def _see_first_step(self: Any, log: Any, before: Any, sampled: Any, entropy: Any) -> None:
+        """Its passes are of the policy that sampled. Raises TrainingFailed where they are not."""
+        seen, precision = self._seen, self.job.sft.precision
+        seen.tokens += len(log)
+        seen.gap += float((log - sampled).abs().sum())
+        seen.entropy += float(entropy.sum())
+        seen.ratio_off = max(seen.ratio_off, float(((log - before).exp() - 1).abs().max()))
+        check_sampler(float((log - sampled).abs().mean()), precision)
+        check_first_ratio(seen.ratio_off, precision)
+
+    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            whole = sum(self._step_losses)
+            expected = whole if self.loss_is_scaled_for_ga else whole / len(self._step_losses)
+            check_step(self.state.global_step, self.state.max_steps, logs, expected)
+            self._step_losses = []
+        super().log(logs, start_time)  # type: ignore[misc]
+
+    def numbers(self: Any) -> dict[str, float]:
+        """Of the iteration that ended, for the training log."""
+        seen = self._seen
+        return {
+            "loss": fmean(seen.losses),
+            "clip_share": fmean(seen.outside),
+            "first_ratio_off": seen.ratio_off,
+            "kl": seen.divergence,
+            "entropy": seen.entropy / seen.tokens,
+            "sampler_gap": seen.gap / seen.tokens,
+        }
+
+    def step_ended(self: Any) -> None:
+        """Before the step's losses are forgotten."""
+        whole = sum(self._step_losses)
+        self._seen.losses.append(whole if self.loss_is_scaled_for_ga else whole / len(self._step_losses))
+
+    def save_beside(self: Any, directory: Any) -> None:
+        self._rounds.save(directory)
+
+
+class _RlooSteps(_RewardSteps):
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, fields: Any) -> Any:
+        return self._sampled()
+
+    def _share_outside(self, log: Any, before: Any, counted: Any) -> float:
+        """Of replies: RLOO's ratio is of a whole one."""
+        return clip_share((log * counted).sum(1), (before * counted).sum(1), self._rlhf.clip)
+
+
+class _GrpoSteps(_RewardSteps):
+    def _generate_single_turn(self, prompt_ids: Any, images: Any, fields: Any, *more: Any, **named: Any) -> Any:
+        return self._sampled(), None
+
+
+class _Iterations(TrainerCallback):  # type: ignore[misc]
+    """Tells the training of each iteration's end, and does what it answers."""
+
+    def __init__(self, trainer: Any, rounds: Rounds, iterations: int) -> None:
+        self._trainer, self._rounds, self._iterations = trainer, rounds, iterations
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        steps = self._iterations * self._trainer.steps_an_iteration
+        if state.max_steps != steps:
+            raise TrainingFailed(
+                f"The recipe has {steps} steps, and transformers counts {state.max_steps}. It would learn from other "
+                f"prompts.",
+                "Install the pinned versions (requirements/). If they are installed, report this.",
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        self._trainer.step_ended()
+        control.should_save = control.should_training_stop = False
+        if state.global_step % self._trainer.steps_an_iteration == 0:
+            control.should_save, control.should_training_stop = self._rounds.ended(self._trainer.numbers())
+
+
+def reward_trainer(job: TrainingJob, model: Any, tokenizer: Any, rounds: Rounds) -> Any:
+    """The trainer of a job, ready to train, with its reference on the model."""
+    assert job.reward is not None
+    rlhf = job.reward.rlhf
+    base, argument_class = _classes(rlhf.algorithm)
+    steps = {"rloo": _RlooSteps, "grpo": _GrpoSteps}[rlhf.algorithm]
+    trainer_class: Any = type(f"Guarded{base.__name__}", (steps, base), {})
+    rows = rows_a_pass(job, [len(prompt.ids) for prompt in rounds.prompts])
+    arguments = training_arguments(
+        job,
+        argument_class,
+        per_device_train_batch_size=rows,
+        gradient_accumulation_steps=rlhf.replies // rlhf.minibatches // rows,
+        steps_per_generation=rlhf.replies // rows,
+        num_generations=rlhf.group,
+        num_iterations=rlhf.epochs,
+        max_completion_length=rlhf.max_new_tokens,
+        temperature=rlhf.temperature,
+        top_k=0,
+        top_p=1.0,
+        min_p=None,
+        repetition_penalty=1.0,
+        beta=rlhf.kl.coefficient,
+        epsilon=rlhf.clip,
+        warmup_steps=0,
+        lr_scheduler_type="linear",
+        adam_epsilon=ADAM_EPSILON,
+        max_grad_norm=LARGEST_GRADIENT,
+        shuffle_dataset=False,
+        disable_dropout=True,
+        router_aux_loss_coef=0.0,
+        log_completions=False,
+        save_strategy="no",
+        **SHAPING[rlhf.algorithm],
+    )
+    with padding_kept(model):
+        trainer = trainer_class(
+            job,
+            rounds,
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list([{"prompt": str(place)} for place in range(len(rounds.prompts))]),
+            processing_class=tokenizer,
+        )
+    check_adapters(model, f"TRL's trainer for {rlhf.algorithm}", trainer.reference, has_reference=True)
+    trainer.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes
+    trainer.add_callback(_Iterations(trainer, rounds, rlhf.iterations))
+    return trainer
+
+
+def numerics(algorithm: str, arguments: Any) -> TrlNumerics:
+    """For the report: which trainer ran, and its arguments as they were in effect."""
+    names = (*OF_BOTH, *SHAPING[algorithm], *OPTIMIZER_ARGUMENTS)
+    shown = {name: getattr(arguments, name) for name in sorted(names)}
+    return TrlNumerics(trainer=f"trl.{algorithm.upper()}Trainer", stability="stable", arguments=shown)
+
+
+def _padded(logs: Sequence[Sequence[float]], mask: Any) -> Any:
+    found = torch.zeros(mask.shape, device=mask.device)
+    for row, log in enumerate(logs):
+        found[row, : len(log)] = torch.tensor(log)
+    return found
