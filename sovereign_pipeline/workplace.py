@@ -17,7 +17,7 @@ from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Launch, Progress, Workplace
 from sovereign_pipeline.review.closed_reviews import adapters_that_lost
-from sovereign_pipeline.training.precision import with_decided_precision
+from sovereign_pipeline.training.machine import with_decided_precision
 
 
 def _no_progress(message: str) -> None:

@@ -153,7 +153,7 @@ def size(
     Ends 1 when no card does it in a day.
     """
     from sovereign_pipeline.base_models.shapes import read_shape
-    from sovereign_pipeline.training.precision import PROCESSORS, processors_have_bfloat16
+    from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
     from sovereign_pipeline.training.sizing import UTILISATION, Work, estimate, recommend, tiers
 
     on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"

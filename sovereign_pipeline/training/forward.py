@@ -1,8 +1,12 @@
-"""One forward pass over packed rows, and the log-probability of each reply.
+"""The forward pass over packed rows: the log-probability of each reply, and attention row by row on CPUs.
 
-No token is padding, and positions of prompts never reach the output layer; this makes it fast. Rows are kept apart by
-their position ids, which restart at each row: transformers builds the attention mask from them when neither a mask nor
-a cache is given. Guards check before each training that the model does so (`guards.py`).
+No token is padding, and positions of prompts never reach the output layer. Rows are kept apart by their position ids,
+which restart at each row: transformers builds the attention mask from them if neither a mask nor a cache is given.
+Guards check before each training that the model does so (`guards.py`).
+
+A mask over a whole pack computes every pair of tokens and discards most of them: in a pack of four rows three quarters,
+and half of the rest because it lies ahead. So each row attends by itself, without a mask, on CPUs. On CUDA many short
+kernels would replace one; that was not measured, so transformers' own `sdpa` stays there.
 """
 
 from collections.abc import Sequence
@@ -12,6 +16,10 @@ from typing import Any
 from sovereign_pipeline.training.rows import IGNORED, Completion
 
 Batch = dict[str, Any]
+ROW_BY_ROW = "row_by_row"
+
+_LAYER_TYPES = {"full_attention", "sliding_attention"}
+"""transformers' layer types in which a row that fits the window attends to all of itself and to nothing else."""
 
 
 def packed(completions: Sequence[Completion]) -> Batch:
@@ -50,8 +58,6 @@ def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> 
     supervised = (targets != IGNORED).nonzero().squeeze(1)
     inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
     if "lengths" in batch:
-        from sovereign_pipeline.training.attention import row_lengths
-
         inputs |= row_lengths(model, batch["lengths"].tolist())
     if batch["input_ids"].is_cuda:
         # TRL's kernel computes the vocabulary in tiles, so the logits are never whole in memory.
@@ -79,3 +85,67 @@ def _one_by_one(batch: Batch) -> list[Batch]:
         {name: batch[name][:, end - length : end] for name in ("input_ids", "position_ids", "labels")}
         for end, length in zip(ends, lengths, strict=True)
     ]
+
+
+def attend(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    *,
+    row_lengths: Sequence[int] | None = None,
+    goes_on_from: Sequence[int | None] | None = None,
+    **named: Any,
+) -> tuple[Any, None]:
+    """Attention function for transformers.
+
+    query, key, value: [1, heads, tokens, size]; the result: [1, tokens, heads, size].
+    row_lengths: tokens of each row of the pack; None: use the mask, as `sdpa` does.
+    goes_on_from: for each row the place of an earlier one whose tokens it sees as if they stood before its own; None:
+    it stands alone. None instead of a list: all do.
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if row_lengths is None:
+        whole, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **named)
+        return whole, None
+    rows = [*zip(*(each.split(list(row_lengths), dim=2) for each in (query, key, value)), strict=True)]
+    found = []
+    for place, (asked, keys, values) in enumerate(rows):
+        trunk = goes_on_from[place] if goes_on_from is not None else None
+        if trunk is None:
+            found.append(sdpa_attention_forward(module, asked, keys, values, None, **named | {"is_causal": True})[0])
+            continue
+        keys, values = torch.cat([rows[trunk][1], keys], dim=2), torch.cat([rows[trunk][2], values], dim=2)
+        seen = torch.ones(asked.shape[2], keys.shape[2], dtype=torch.bool, device=asked.device)
+        seen = seen.tril(keys.shape[2] - asked.shape[2])[None, None]
+        found.append(sdpa_attention_forward(module, asked, keys, values, seen, **named | {"is_causal": False})[0])
+    return torch.cat(found, dim=1), None
+
+
+def use_row_by_row(model: Any) -> None:
+    """Switch the model to row-by-row attention, if it accepts attention functions and has no other layer types."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    config = model.config.get_text_config()
+    layer_types = set(getattr(config, "layer_types", None) or ("full_attention",))
+    if not model._supports_attention_backend or layer_types - _LAYER_TYPES:
+        return
+    AttentionInterface.register(ROW_BY_ROW, attend)
+    AttentionMaskInterface.register(ROW_BY_ROW, sdpa_mask)
+    model.set_attn_implementation(ROW_BY_ROW)
+
+
+def row_lengths(model: Any, lengths: Sequence[int]) -> dict[str, list[int]]:
+    """Keyword arguments of the model's forward for row-by-row attention.
+
+    Empty for a model without it, and when a row is longer than the window of a layer, which only the mask represents.
+    """
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None)
+    if config._attn_implementation != ROW_BY_ROW or (window is not None and max(lengths) > window):
+        return {}
+    return {"row_lengths": list(lengths)}

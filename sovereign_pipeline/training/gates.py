@@ -35,8 +35,8 @@ from sovereign_pipeline.split import HELD_OUT
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.job import lock_of_device
+from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.models import dequantise, expected_lora_tensors, lora_settings, read_base
-from sovereign_pipeline.training.preflight import available_memory
 from sovereign_pipeline.training.report import read_report
 from sovereign_pipeline.training.reward_model import (
     CHANCE,

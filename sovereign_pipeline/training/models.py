@@ -222,7 +222,7 @@ def _load_base(job: TrainingJob) -> Any:
         add_fused_lm_head(model)
         return model
     if not job.is_trls:  # its rows are padded, so they have a mask
-        from sovereign_pipeline.training.attention import use_row_by_row
+        from sovereign_pipeline.training.forward import use_row_by_row
 
         use_row_by_row(model)
     return model

@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -12,6 +11,7 @@ from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import Shape, read_shape
 from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, host_bytes
 
 SHORTEST_LENGTH = 128
@@ -19,34 +19,6 @@ SHORTEST_LENGTH = 128
 
 LargestForward = Callable[[Sft, Preference | None], Forward | None]
 """The largest forward with these sections of a recipe; None when their rows would be refused."""
-
-
-def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
-    """Bytes that a training may take on its device, including what this process holds already.
-
-    On CUDA: what is free on the card, and what PyTorch has reserved. The card is the one that torchrun gave to this
-    process (LOCAL_RANK), which is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo,
-    or what the limit of a control group (version 1 or 2) leaves, if less. Files that this process has mapped, such as
-    its rows, are among what is available, and among what a control group uses. root: parent of /proc and /sys.
-    """
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        free, _ = torch.cuda.mem_get_info()
-        return free + torch.cuda.memory_reserved(), "cuda"
-    resident, mapped = (_kibibytes(root / "proc/self/status", name) for name in ("VmRSS", "RssFile"))
-    free = _kibibytes(root / "proc/meminfo", "MemAvailable") - mapped
-    free = min([free, *(limit - used for limit, used in _control_groups(root))])
-    return free + resident, "cpu"
-
-
-def host_memory(root: Path = Path("/")) -> int:
-    """Bytes of this host, or of the tightest limit on this process.
-
-    All of it, not the free part: of several processes, some check when others have begun to load.
-    """
-    return min([_kibibytes(root / "proc/meminfo", "MemTotal"), *(limit for limit, _ in _control_groups(root))])
 
 
 def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
@@ -186,33 +158,6 @@ def _each(device: Device, devices: int) -> str:
 
 def _gib(size: int) -> str:
     return f"{size / (1 << 30):.1f} GiB" if size >= 1 << 30 else f"{size / (1 << 20):.0f} MiB"
-
-
-def _kibibytes(file: Path, name: str) -> int:
-    """A value of /proc, in bytes."""
-    line = next(
-        line for line in file.read_text(encoding="ascii", errors="replace").splitlines() if line.startswith(name)
-    )
-    return int(line.split()[1]) << 10
-
-
-def _control_groups(root: Path) -> Iterator[tuple[int, int]]:
-    """Each memory limit above this process, and its used bytes that cannot be dropped at once."""
-    names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
-    listing = root / "proc/self/cgroup"
-    for line in listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else ():
-        _, controllers, path = line.split(":", 2)
-        if controllers not in names:
-            continue
-        mounted = root / "sys/fs/cgroup" / controllers
-        group = mounted / path.lstrip("/")
-        for directory in (group, *group.parents):
-            limit, used = (directory / name for name in names[controllers])
-            if limit.is_file() and limit.read_text().strip() != "max":
-                statistics = dict(entry.split() for entry in (directory / "memory.stat").read_text().splitlines())
-                yield int(limit.read_text()), int(used.read_text()) - int(statistics["inactive_file"])
-            if directory == mounted:
-                break
 
 
 FURTHER_LOGITS = 1

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,37 +27,126 @@ from sovereign_pipeline.record.stage import (
     library_versions,
     source_digest,
 )
-from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.sandbox.sandbox import require_sandbox
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training import gates
 from sovereign_pipeline.training.checkpoints import remove_unless_training
 from sovereign_pipeline.training.continuation import (
     GATE_NAME,
-    ParentAdapter,
     assert_base_saw_nothing_held_out,
     evaluate_start,
     parent_config,
     parent_digests,
     resolve_parent,
 )
-from sovereign_pipeline.training.gates import (
-    COMPLETE,
-    TOLD_APART,
-    evaluate_complete,
-    evaluate_told_apart,
-    held_out_pairs,
-)
 from sovereign_pipeline.training.job import Method, RewardJob, RewardModelGiven, TrainingJob, read_result
 from sovereign_pipeline.training.report import REPORT_FILE, RLHF_FILE, TRAINING_LIBRARIES, RlhfReport, TrainingReport
 from sovereign_pipeline.training.reward_model import REWARD_DIRECTORY, RewardReport
 from sovereign_pipeline.training.rlhf.prompts import write_held_out_prompts, write_training_prompts
 from sovereign_pipeline.training.rlhf.rewards import code_digests, copy_code
-from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
+from sovereign_pipeline.training.tuned_model import tuned_model
+
+REWARD_CODE = "reward "
+"""Prefix of the external inputs that name a reward's tools: the path of a program or file follows."""
 
 
-def begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path, Path]:
-    """A directory for the job inside the workspace, and the directory of the verified base model.
+def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's failure."""
+    scratch, base = _begin(workplace, inputs, workspace)
+    parent = resolve_parent(workplace, inputs, base)
+    job = _job(
+        workplace,
+        inputs,
+        scratch,
+        "sft",
+        {"config": _sft_config(workplace.line), "started_from": parent.facts if parent is not None else None},
+        base_model=base,
+        dataset=inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS),
+        parent_adapter=parent.directory if parent is not None else None,
+    )
+    built = _run(workplace, job, workspace)
+    if parent is None:
+        return built
+    summary = {**built.summary, "started_from": parent.facts}
+    return replace(built, summary=summary, classification=parent.classification)
+
+
+def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Train on the preference pairs in the trainer's process. Raises TrainingFailed with the trainer's failure."""
+    scratch, base = _begin(workplace, inputs, workspace)
+    held_out = scratch / "held_out.jsonl"
+    pairs = gates.held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
+    held_out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs), encoding="utf-8")
+    job = _job(
+        workplace,
+        inputs,
+        scratch,
+        "reward",
+        {"config": _reward_config(workplace.line)},
+        base_model=base,
+        dataset=inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS),
+        reward_model=workplace.line.training.reward_model,
+        held_out=held_out,
+    )
+    return _run(workplace, job, workspace)
+
+
+def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+    """Train on preferences or by reward, from the SFT adapter. Raises TrainingFailed with the trainer's failure."""
+    training = workplace.line.training
+    scratch, base = _begin(workplace, inputs, workspace)
+    tuned = tuned_model(inputs[SFT_ADAPTER.kind])
+    decided_by: Config = {"config": _aligned_config(workplace.line), "started_from": None}
+    reward: RewardJob | None = None
+    method: Method
+    if training.rlhf is not None:
+        workplace.progress("writing the prompts of both sides of the split")
+        method = training.rlhf.algorithm
+        dataset, reward = _prepare_reward(workplace, inputs, scratch, training.rlhf)
+        decided_by = {**decided_by, "reward": reward.code}
+    elif training.preference is not None:
+        method = training.preference.method
+        dataset = inputs[PREFERENCE_DATASET.kind].file(LABEL_ROWS if method == "kto" else PREFERENCE_ROWS)
+    else:
+        raise ValueError("aligned_adapter is a passthrough of sft_adapter for a line with neither preference nor rlhf")
+    job = _job(
+        workplace,
+        inputs,
+        scratch,
+        method,
+        decided_by,
+        base_model=tuned.directory if tuned.holds == "model" else base,
+        dataset=dataset,
+        preference=_preference(training),
+        reward=reward,
+        parent_adapter=tuned.directory if tuned.holds == "adapter" else None,
+    )
+    return _run(workplace, job, workspace)
+
+
+def reward_digests(workplace: Workplace) -> dict[str, str]:
+    """SHA-256 of every part of the line's tools, as external inputs; empty for a line without a reward."""
+    rlhf = workplace.line.training.rlhf
+    code = {} if rlhf is None else reward_code(workplace.settings, rlhf)
+    return {REWARD_CODE + path: digest for path, digest in code.items()}
+
+
+def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
+    """`code_digests` of the section. Raises InputError if a command would see a directory of this pipeline or of the
+    institution.
+    """
+    kept = {"SOVEREIGN_HOME": settings.home, "SOVEREIGN_DATA": settings.data, **settings.secret_directories}
+    for path in dict.fromkeys(path.resolve() for tool in rlhf.tools for path in tool.uses):
+        for variable, directory in kept.items():
+            if path.is_relative_to(directory.resolve()) or directory.resolve().is_relative_to(path):
+                raise InputError(
+                    f"{path}: a command in training.rlhf must not see {directory} ({variable}).", "Name another path."
+                )
+    return code_digests(settings.data, rlhf)
+
+
+def _begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path, Path]:
+    """Create a directory for the job in the workspace, and verify the base model. Returns both directories.
 
     Raises RecipeError for a line without an evaluation, and IntegrityError for a base that is not as pinned or was
     trained on what is held out now.
@@ -72,7 +161,7 @@ def begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path, 
     return scratch, base
 
 
-def new_job(
+def _job(
     workplace: Workplace,
     inputs: Inputs,
     scratch: Path,
@@ -80,7 +169,12 @@ def new_job(
     decided_by: Config,
     **own: Any,
 ) -> TrainingJob:
-    """The job of a method. decided_by: what decides the result beside inputs, code and libraries; own: its own part."""
+    """The job of a method.
+
+    Args:
+        decided_by: what decides the result besides inputs, code and libraries.
+        own: the method's own part of the job.
+    """
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
     home = workplace.settings.home
@@ -112,11 +206,10 @@ def new_job(
     )
 
 
-def run(workplace: Workplace, job: TrainingJob, workspace: Path) -> tuple[dict[str, float], Callable[[], None]]:
-    """Run the job in the trainer's process, and move what it made into the workspace; its directory is removed.
+def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
+    """Run the job in the trainer's process, move its output into the workspace, and remove its directory.
 
-    Returns what was measured, and what removes the checkpoints: until the artifact is in the store, they are all that
-    is left of the training. Raises TrainingFailed with the trainer's failure.
+    The checkpoints stay until the artifact is in the store: until then, nothing else is left of the training.
     """
     of_this_line = job.checkpoint_directory.parent.glob("*")
     remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
@@ -124,120 +217,24 @@ def run(workplace: Workplace, job: TrainingJob, workspace: Path) -> tuple[dict[s
     job.write(scratch / "job.json")
     workplace.launch(scratch / "job.json")
     result = read_result(job.result)
-    for made in job.output.iterdir():
-        made.rename(workspace / made.name)
+    for path in job.output.iterdir():
+        path.rename(workspace / path.name)
     shutil.rmtree(scratch)
-    return result.measured, partial(remove_unless_training, [job.checkpoint_directory])
+    report: type[TrainingReport] | type[RewardReport] = RewardReport if job.method == "reward" else TrainingReport
+    summary = report.model_validate_json((workspace / REPORT_FILE).read_bytes()).summary
+    if job.reward is not None:
+        summary["rlhf"] = RlhfReport.model_validate_json((workspace / RLHF_FILE).read_bytes()).summary
+    remove_checkpoints = partial(remove_unless_training, [job.checkpoint_directory])
+    return Built(summary, result.measured, after_commit=remove_checkpoints)
 
 
-def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train on the preference pairs in the trainer's process. Raises TrainingFailed with the trainer's failure."""
-    scratch, base = begin(workplace, inputs, workspace)
-    held_out = scratch / "held_out.jsonl"
-    pairs = held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
-    held_out.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs), encoding="utf-8")
-    job = new_job(
-        workplace,
-        inputs,
-        scratch,
-        "reward",
-        {"config": _config(workplace.line)},
-        base_model=base,
-        dataset=inputs[PREFERENCE_DATASET.kind].file(PREFERENCE_ROWS),
-        reward_model=workplace.line.training.reward_model,
-        held_out=held_out,
-    )
-    measured, remove_checkpoints = run(workplace, job, workspace)
-    report = RewardReport.model_validate_json((workspace / REPORT_FILE).read_bytes())
-    return Built(report.summary, measured, after_commit=remove_checkpoints)
+def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: Rlhf) -> tuple[Path, RewardJob]:
+    """Write the prompts and copy the tools into `scratch`. Returns the file of training prompts, and the job's part.
 
-
-def _config(line: Line) -> Config:
-    """Of the SFT section the adapter's shape, how the base model is held, and which rows are left out."""
-    held = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
-    section = line.training.reward_model
-    return {
-        "seed": line.training.seed,
-        "instruction": line.training.instruction,
-        "sft": line.training.sft.model_dump(mode="json", include=held | set(_shape(line))),
-        "reward_model": section.model_dump(mode="json") if section is not None else None,
-        "devices": line.training.devices.model_dump(mode="json"),
-    }
-
-
-def _shape(line: Line) -> Config:
-    shaping = {"adapter", "rank", "alpha", "target_modules", "rslora", "dora"}
-    return line.training.sft.model_dump(mode="json", include=shaping)
-
-
-def _measured_with(line: Line) -> Config:
-    section = line.training.reward_model
-    return {
-        "precision": line.training.sft.precision,
-        "instruction": line.training.instruction,
-        "max_length": section.max_length if section is not None else None,
-    }
-
-
-REWARD_MODEL = Stage(
-    kind="reward_model",
-    code_version="1",
-    build=build_reward_model,
-    inputs=(BASE_MODEL, LEAKAGE_SAFE_SPLIT, PREFERENCE_DATASET),
-    config=_config,
-    libraries=TRAINING_LIBRARIES,
-    reads_corpus=lambda line: line.split.by_author,
-    gates=(
-        Gate(
-            name=TOLD_APART,
-            question="Does it prefer the chosen reply of held-out pairs more often than chance?",
-            code_version="1",
-            evaluate=evaluate_told_apart,
-            config=_measured_with,
-        ),
-        Gate(
-            name=COMPLETE,
-            question="Has it exactly the recipe's tensors and a head, finite and changed, for the pinned base model?",
-            code_version="1",
-            evaluate=evaluate_complete,
-            config=_shape,
-        ),
-        Gate(
-            name=GATE_NAME,
-            question="Was a base model that was made here trained on no row that is held out now?",
-            code_version="1",
-            evaluate=evaluate_start,
-            config=parent_config,
-        ),
-    ),
-    passthrough_of=lambda line: PREFERENCE_DATASET.kind if line.training.reward_model is None else None,
-)
-
-
-REWARD_CODE = "reward "
-"""Before the path of a tool's program or file among what an artifact was made from outside the store."""
-
-
-def reward_digests(workplace: Workplace) -> dict[str, str]:
-    """SHA-256 of all that the line's tools consist of; empty for a line without a reward."""
-    rlhf = workplace.line.training.rlhf
-    return (
-        {}
-        if rlhf is None
-        else {REWARD_CODE + path: each for path, each in reward_code(workplace.settings, rlhf).items()}
-    )
-
-
-def prepare(workplace: Workplace, inputs: Inputs, scratch: Path) -> tuple[Path, RewardJob]:
-    """Write the prompts and copy the tools into `scratch`: the file of training prompts, and the job's part.
-
-    Prompts come from the dataset that the SFT adapter was trained on, held-out ones from that dataset's split, which
-    must be the line's. Raises IntegrityError when it is not, or when a tool changed since its digest was taken, and
-    SandboxUnavailable when there is a tool and this machine cannot run one.
+    Prompts come from the dataset that the SFT adapter was trained on, held-out ones from that dataset's split. Raises
+    IntegrityError if that split is not the line's or a tool changed since its digest was taken, and SandboxUnavailable
+    if there is a tool and this machine cannot run one.
     """
-    rlhf = workplace.line.training.rlhf
-    if rlhf is None:
-        raise ValueError(f"line {workplace.line.line} has no training.rlhf")
     if rlhf.tools:
         require_sandbox()
     store = workplace.store
@@ -258,108 +255,19 @@ def prepare(workplace: Workplace, inputs: Inputs, scratch: Path) -> tuple[Path, 
     write_training_prompts(training, dataset, split)
     instruction, seed = workplace.line.training.instruction, workplace.line.training.seed
     write_held_out_prompts(held_out, split, instruction, rlhf.measured_prompts, seed)
-    cache = workplace.settings.home / "rewards" / workplace.line.line  # only one training of a line runs at a time
+    reward_model = None
+    if rlhf.uses_reward_model:
+        artifact = inputs[REWARD_MODEL.kind]
+        reward_model = RewardModelGiven(directory=artifact.path / REWARD_DIRECTORY, digest=artifact.ref.digest)
     job = RewardJob(
         rlhf=rlhf,
         held_out=held_out,
         code=code,
         code_directory=scratch / "code",
-        cache=cache,
-        reward_model=_reward_model(inputs[REWARD_MODEL.kind]) if rlhf.uses_reward_model else None,
+        cache=workplace.settings.home / "rewards" / workplace.line.line,  # one training of a line runs at a time
+        reward_model=reward_model,
     )
     return training, job
-
-
-def _reward_model(artifact: Artifact) -> RewardModelGiven:
-    return RewardModelGiven(directory=artifact.path / REWARD_DIRECTORY, digest=artifact.ref.digest)
-
-
-def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
-    """`code_digests` of the section. Raises InputError too where a command would be shown a directory of this pipeline
-    or of the institution."""
-    kept = {"SOVEREIGN_HOME": settings.home, "SOVEREIGN_DATA": settings.data, **settings.secret_directories}
-    for path in dict.fromkeys(path.resolve() for tool in rlhf.tools for path in tool.uses):
-        for variable, directory in kept.items():
-            if path.is_relative_to(directory.resolve()) or directory.resolve().is_relative_to(path):
-                raise InputError(
-                    f"{path}: a command in training.rlhf must not see {directory} ({variable}).", "Name another path."
-                )
-    return code_digests(settings.data, rlhf)
-
-
-def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train the SFT adapter in the trainer's process. Raises TrainingFailed with the trainer's failure."""
-    return _train(workplace, inputs, workspace, "sft", inputs[TRAINING_DATASET.kind].file(TRAINING_ROWS))
-
-
-def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train on preferences or by reward, from the SFT adapter. Raises TrainingFailed with the trainer's failure."""
-    if workplace.line.training.rlhf is not None:
-        return _train(workplace, inputs, workspace, workplace.line.training.rlhf.algorithm, None)
-    preference = workplace.line.training.preference
-    if preference is None:
-        raise ValueError("aligned_adapter is a passthrough of sft_adapter for a line with neither preference nor rlhf")
-    rows = LABEL_ROWS if preference.method == "kto" else PREFERENCE_ROWS
-    return _train(workplace, inputs, workspace, preference.method, inputs[PREFERENCE_DATASET.kind].file(rows))
-
-
-def _train(workplace: Workplace, inputs: Inputs, workspace: Path, method: Method, dataset: Path | None) -> Built:
-    """dataset: the rows; None: prompts for a training by reward, which are written here."""
-    scratch, base = begin(workplace, inputs, workspace)
-    parent = resolve_parent(workplace, inputs, base) if method == "sft" else None
-    reward = None
-    if dataset is None:
-        workplace.progress("writing the prompts of both sides of the split")
-        dataset, reward = prepare(workplace, inputs, scratch)
-    job = _job(workplace, inputs, scratch, method, dataset, base, parent, reward)
-    measured, remove_checkpoints = run(workplace, job, workspace)
-    summary = TrainingReport.model_validate_json((workspace / REPORT_FILE).read_bytes()).summary
-    if reward is not None:
-        summary["rlhf"] = RlhfReport.model_validate_json((workspace / RLHF_FILE).read_bytes()).summary
-    if parent is None:
-        return Built(summary=summary, measured=measured, after_commit=remove_checkpoints)
-    return Built(
-        {**summary, "started_from": parent.facts}, measured, parent.classification, after_commit=remove_checkpoints
-    )
-
-
-def _job(
-    workplace: Workplace,
-    inputs: Inputs,
-    scratch: Path,
-    method: Method,
-    dataset: Path,
-    base: Path,
-    parent: ParentAdapter | None,
-    reward: RewardJob | None,
-) -> TrainingJob:
-    training = workplace.line.training
-    aligned = method != "sft"
-    decided_by = {
-        "config": (_aligned_config if aligned else _sft_config)(workplace.line),
-        "started_from": parent.facts if parent is not None else None,
-        **({"reward": reward.code} if reward is not None else {}),
-    }
-    tuned = tuned_model(inputs[SFT_ADAPTER.kind]) if aligned else None
-    return new_job(
-        workplace,
-        inputs,
-        scratch,
-        method,
-        decided_by,
-        base_model=tuned.directory if tuned is not None and tuned.holds == "model" else base,
-        dataset=dataset,
-        preference=_preference(training) if aligned else None,
-        reward=reward,
-        parent_adapter=_parent_directory(parent, tuned),
-    )
-
-
-def _parent_directory(parent: ParentAdapter | None, tuned: TunedModel | None) -> Path | None:
-    """The PEFT directory to continue from: a registered adapter's for SFT, the SFT adapter's for preferences."""
-    if parent is not None:
-        return parent.directory
-    return tuned.directory if tuned is not None and tuned.holds == "adapter" else None
 
 
 def _preference(training: Training) -> Preference | None:
@@ -379,16 +287,26 @@ def _sft_config(line: Line) -> Config:
     return config if training.start_from is None else {**config, "start_from": training.start_from}
 
 
+def _reward_config(line: Line) -> Config:
+    """Of the SFT section the adapter's shape, how the base model is held, and which rows are left out."""
+    section = line.training.reward_model
+    return {
+        "seed": line.training.seed,
+        "instruction": line.training.instruction,
+        "sft": line.training.sft.model_dump(mode="json", include=_HELD | _SHAPE),
+        "reward_model": section.model_dump(mode="json") if section is not None else None,
+        "devices": line.training.devices.model_dump(mode="json"),
+    }
+
+
 def _aligned_config(line: Line) -> Config:
     """Of the SFT section only how the base model is held, and which rows are left out."""
-    holding = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
-    held = line.training.sft.model_dump(mode="json", include=holding)
     preference = _preference(line.training)
     # Keys of one method only are no part of the others' identity, which was there before them.
     absent = {"trainer", "arguments"} if preference is not None and preference.method != "trl" else set()
     config: Config = {
         "seed": line.training.seed,
-        "sft": held,
+        "sft": line.training.sft.model_dump(mode="json", include=_HELD),
         "preference": preference.model_dump(mode="json", exclude=absent) if preference is not None else None,
         "devices": line.training.devices.model_dump(mode="json"),
     }
@@ -402,19 +320,31 @@ def _aligned_config(line: Line) -> Config:
     return {**config, **by_reward}
 
 
-def _compares_authors(line: Line) -> bool:
-    """Whether the step, never the trainer, compares authors with those of a parent; no scrubbed text names them."""
-    return line.split.by_author
+def _measured_with(line: Line) -> Config:
+    section = line.training.reward_model
+    return {
+        "precision": line.training.sft.precision,
+        "instruction": line.training.instruction,
+        "max_length": section.max_length if section is not None else None,
+    }
 
 
 def _adapter_shape(line: Line) -> Config:
-    shaping = {"adapter", "rank", "alpha", "target_modules", "rslora", "dora"}
-    return line.training.sft.model_dump(mode="json", include=shaping)
+    return line.training.sft.model_dump(mode="json", include=_SHAPE)
 
 
 def _adapter_held(line: Line) -> Config:
     return line.training.sft.model_dump(mode="json", include={"adapter", "precision"})
 
+
+def _compares_authors(line: Line) -> bool:
+    """Whether the step, but not the trainer, compares authors with those of a parent; no scrubbed text names them."""
+    return line.split.by_author
+
+
+_HELD = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
+"""Keys of the SFT section: how the base model is held, and which rows are left out."""
+_SHAPE = {"adapter", "rank", "alpha", "target_modules", "rslora", "dora"}
 
 _ADAPTER_GATES = (
     Gate(
@@ -452,7 +382,6 @@ _ADAPTER_GATES = (
     ),
 )
 
-
 SFT_ADAPTER = Stage(
     kind="sft_adapter",
     code_version="4",
@@ -463,6 +392,40 @@ SFT_ADAPTER = Stage(
     reads_corpus=_compares_authors,
     libraries=TRAINING_LIBRARIES,
     gates=_ADAPTER_GATES,
+)
+
+REWARD_MODEL = Stage(
+    kind="reward_model",
+    code_version="1",
+    build=build_reward_model,
+    inputs=(BASE_MODEL, LEAKAGE_SAFE_SPLIT, PREFERENCE_DATASET),
+    config=_reward_config,
+    libraries=TRAINING_LIBRARIES,
+    reads_corpus=_compares_authors,
+    gates=(
+        Gate(
+            name=gates.TOLD_APART,
+            question="Does it prefer the chosen reply of held-out pairs more often than chance?",
+            code_version="1",
+            evaluate=gates.evaluate_told_apart,
+            config=_measured_with,
+        ),
+        Gate(
+            name=gates.COMPLETE,
+            question="Has it exactly the recipe's tensors and a head, finite and changed, for the pinned base model?",
+            code_version="1",
+            evaluate=gates.evaluate_complete,
+            config=_adapter_shape,
+        ),
+        Gate(
+            name=GATE_NAME,
+            question="Was a base model that was made here trained on no row that is held out now?",
+            code_version="1",
+            evaluate=evaluate_start,
+            config=parent_config,
+        ),
+    ),
+    passthrough_of=lambda line: PREFERENCE_DATASET.kind if line.training.reward_model is None else None,
 )
 
 ALIGNED_ADAPTER = Stage(

@@ -29,9 +29,10 @@ from sovereign_pipeline.training.guards import (
     start_probe,
 )
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, stopped_before_first_step
+from sovereign_pipeline.training.machine import available_memory, host_memory
 from sovereign_pipeline.training.models import load_trainable, save_adapter, save_model
 from sovereign_pipeline.training.plan import make_plan
-from sovereign_pipeline.training.preflight import available_memory, check_host, host_memory, preflight
+from sovereign_pipeline.training.preflight import check_host, preflight
 from sovereign_pipeline.training.report import (
     REPORT_FILE,
     TRAINING_LIBRARIES,

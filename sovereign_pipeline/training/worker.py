@@ -28,8 +28,9 @@ from sovereign_pipeline.training.job import (
     lock_of_line,
 )
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, refuse_another_installation
+from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.methods import train
-from sovereign_pipeline.training.preflight import available_memory, out_of_memory
+from sovereign_pipeline.training.preflight import out_of_memory
 
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
 """Path of the socket on which the launcher of several trainers receives their progress.

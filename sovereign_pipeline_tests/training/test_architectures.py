@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.training.attention import row_lengths, use_row_by_row
-from sovereign_pipeline.training.forward import packed, passes_in, reply_log_probabilities
+from sovereign_pipeline.training.forward import packed, passes_in, reply_log_probabilities, row_lengths, use_row_by_row
 from sovereign_pipeline.training.guards import check_rows_are_kept_apart
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train

@@ -14,8 +14,9 @@ from sovereign_pipeline.training.devices import in_shares, meet
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.guards import check_adapter_moved, check_vocabulary, lora_b
 from sovereign_pipeline.training.job import TrainingJob
+from sovereign_pipeline.training.machine import available_memory, host_memory
 from sovereign_pipeline.training.models import lora_config, save_adapter
-from sovereign_pipeline.training.preflight import available_memory, check_host, host_memory
+from sovereign_pipeline.training.preflight import check_host
 from sovereign_pipeline.training.report import REPORT_FILE, TRAINING_LOG_FILE, LoggedStep
 from sovereign_pipeline.training.reward_model import (
     HELD_OUT_SCORES,

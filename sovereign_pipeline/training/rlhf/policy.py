@@ -35,7 +35,7 @@ class Pass:
 
 def can_share_prompts(model: Any, most_tokens: int) -> bool:
     """Whether the model's attention takes rows that go on from others, at this length."""
-    from sovereign_pipeline.training.attention import row_lengths
+    from sovereign_pipeline.training.forward import row_lengths
 
     return bool(row_lengths(model, [most_tokens]))
 
@@ -60,7 +60,7 @@ def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: b
     """The completions side by side. A reply must not be empty."""
     import torch
 
-    from sovereign_pipeline.training.attention import row_lengths
+    from sovereign_pipeline.training.forward import row_lengths
 
     ids: list[int] = []
     positions: list[int] = []

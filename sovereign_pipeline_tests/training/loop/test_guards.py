@@ -165,17 +165,17 @@ def test_a_model_that_lets_packed_rows_see_each_other(
     held = {"precision": precision}
     from transformers.models.llama import modeling_llama
 
-    from sovereign_pipeline.training import attention
+    from sovereign_pipeline.training import forward
 
     says = r"(?s)does not keep packed rows apart\. .* rows R-\d+ and R-\d+ .*packing: false"
-    monkeypatch.setattr(attention, "row_lengths", lambda model, lengths: {"row_lengths": [sum(lengths)]})
+    monkeypatch.setattr(forward, "row_lengths", lambda model, lengths: {"row_lengths": [sum(lengths)]})
     refused(make_job("as_one", letters(6), sft=held), says)
 
     def without_positions(*arguments: Any, **named: Any) -> Any:
         return build(*arguments, **{**named, "position_ids": None})
 
     build = modeling_llama.create_causal_mask
-    monkeypatch.setattr(attention, "row_lengths", lambda model, lengths: {})
+    monkeypatch.setattr(forward, "row_lengths", lambda model, lengths: {})
     monkeypatch.setattr(modeling_llama, "create_causal_mask", without_positions)
     refused(make_job("packed", letters(6), sft=held), says)
     run(make_job("alone", letters(6), sft={**held, "packing": False, "epochs": 1}))

@@ -17,7 +17,7 @@ from sovereign_pipeline_tests.tiny_model import EOS_ID
 def model(tiny_model: Path) -> Iterator[Any]:
     from transformers import AutoModelForCausalLM
 
-    from sovereign_pipeline.training.attention import use_row_by_row
+    from sovereign_pipeline.training.forward import use_row_by_row
 
     loaded = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32, attn_implementation="sdpa")
     use_row_by_row(loaded)

@@ -106,7 +106,7 @@ def _kill_in(patch: pytest.MonkeyPatch, phase: str) -> None:
     """Have this process kill itself in this phase of the third iteration."""
     holder: Any
     holder, name, first = {
-        "generation": (run, "sample", 1 + 2 + 1),  # the guard's one comes before
+        "generation": (run.RewardedMethod, "_sample", 1 + 2 + 1),  # the guard's one comes before
         "scoring": (Policy, "numbers_without_gradient", 2 * 4 + 3),
         "update": (ppo_run.Learner, "_step", 2 * 4 + 3),
     }[phase]

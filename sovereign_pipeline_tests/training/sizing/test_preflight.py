@@ -14,9 +14,10 @@ from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.policy.training.training import Preference, Sft
 from sovereign_pipeline.training import trainer
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.machine import available_memory, host_memory
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.plan import make_plan
-from sovereign_pipeline.training.preflight import available_memory, check_host, host_memory, out_of_memory, preflight
+from sovereign_pipeline.training.preflight import check_host, out_of_memory, preflight
 from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline.training.sizing import Forward, estimate
 from sovereign_pipeline_tests.training.conftest import letters

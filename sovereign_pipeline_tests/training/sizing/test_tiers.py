@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base_models.shapes import Shape, read_shape
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.policy.training.training import Preference, Sft
-from sovereign_pipeline.training import precision
+from sovereign_pipeline.training import machine
 from sovereign_pipeline.training.sizing import Tier, Work, flops_a_token, recommend, tiers
 
 QLORA = {"adapter": "qlora", "gradient_checkpointing": True}
@@ -128,7 +128,7 @@ def test_the_cpu_holds_weights_in_what_this_machine_computes_in(
 ) -> None:
     """As a recipe without a precision is trained here; so what a refused training proposes has the figures of it."""
     (tmp_path / "cpuinfo").write_text("flags : avx2\n")
-    monkeypatch.setattr(precision, "PROCESSORS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(machine, "PROCESSORS", tmp_path / "cpuinfo")
     asked = ["size", "--model", "7B", "--rows", "10", "--tokens", "10", "--json"]
     facts = json.loads(CliRunner().invoke(app, asked).stdout)
     assert facts["precision"] == {"cuda": "bfloat16", "cpu": "float32"}

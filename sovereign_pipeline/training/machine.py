@@ -1,0 +1,117 @@
+"""Read what this machine has: units for bfloat16, which decide `precision: auto`, and free memory."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from sovereign_pipeline.policy.evaluation import Evaluation
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.training.sizing import Device
+
+BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Flags in /proc/cpuinfo: Intel's and AMD's vector and matrix units, and ARM's.
+
+Without them bfloat16 is emulated, and slower than float32. Nothing is timed: on a busy machine two timings can say two
+things, and each would be another adapter.
+"""
+PROCESSORS, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
+GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
+"""Names under /dev, of which a machine with a GPU has one: NVIDIA's, those of its boards, AMD's, and Windows'."""
+
+
+def with_decided_precision(line: Line, processors: Path = PROCESSORS, devices: Path = DEVICES) -> Line:
+    """The line with bfloat16 or float32 in place of `auto`; any other line unchanged."""
+    sft, evaluation = line.training.sft, line.evaluation
+    if sft.precision != "auto" and (evaluation is None or evaluation.precision != "auto"):
+        return line
+    decided = decided_precision(processors, devices)
+    training = line.training.model_copy(update={"sft": _named(sft, decided)})
+    scored = evaluation if evaluation is None else _named(evaluation, decided)
+    return line.model_copy(update={"training": training, "evaluation": scored})
+
+
+_Section = TypeVar("_Section", Sft, Evaluation)
+
+
+def _named(section: _Section, decided: str) -> _Section:
+    return section.model_copy(update={"precision": decided}) if section.precision == "auto" else section
+
+
+def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) -> Literal["float32", "bfloat16"]:
+    """By the device that would train: the GPU if there is one, else the processor.
+
+    Every command that opens a line comes here, so torch is imported only where there may be a GPU.
+    """
+    has_units = processors_have_bfloat16(processors)
+    if any(found for name in GPU_FILES for found in devices.glob(name)):
+        import torch
+
+        if torch.cuda.is_available():
+            has_units = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if has_units else "float32"
+
+
+def processors_have_bfloat16(processors: Path) -> bool:
+    """Whether every processor that the file lists has such units; not where it lists none."""
+    if not processors.is_file():
+        return False
+    lines = processors.read_text(encoding="utf-8", errors="replace").splitlines()
+    flags = [set(line.partition(":")[2].split()) for line in lines if line.lower().startswith(("flags", "features"))]
+    return bool(flags) and all(each & BFLOAT16_UNITS for each in flags)
+
+
+def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
+    """Bytes that a training may take on its device, including what this process holds already.
+
+    On CUDA: what is free on the card, and what PyTorch has reserved. The card is the one that torchrun gave to this
+    process (LOCAL_RANK), which is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo,
+    or what the limit of a control group (version 1 or 2) leaves, if less. Files that this process has mapped, such as
+    its rows, are among what is available, and among what a control group uses. root: parent of /proc and /sys.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved(), "cuda"
+    resident, mapped = (_kibibytes(root / "proc/self/status", name) for name in ("VmRSS", "RssFile"))
+    free = _kibibytes(root / "proc/meminfo", "MemAvailable") - mapped
+    free = min([free, *(limit - used for limit, used in _control_groups(root))])
+    return free + resident, "cpu"
+
+
+def host_memory(root: Path = Path("/")) -> int:
+    """Bytes of this host, or of the tightest limit on this process.
+
+    All of it, not the free part: of several processes, some check when others have begun to load.
+    """
+    return min([_kibibytes(root / "proc/meminfo", "MemTotal"), *(limit for limit, _ in _control_groups(root))])
+
+
+def _kibibytes(file: Path, name: str) -> int:
+    """A value of /proc, in bytes."""
+    line = next(
+        line for line in file.read_text(encoding="ascii", errors="replace").splitlines() if line.startswith(name)
+    )
+    return int(line.split()[1]) << 10
+
+
+def _control_groups(root: Path) -> Iterator[tuple[int, int]]:
+    """Each memory limit above this process, and its used bytes that cannot be dropped at once."""
+    names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
+    listing = root / "proc/self/cgroup"
+    for line in listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in names:
+            continue
+        mounted = root / "sys/fs/cgroup" / controllers
+        group = mounted / path.lstrip("/")
+        for directory in (group, *group.parents):
+            limit, used = (directory / name for name in names[controllers])
+            if limit.is_file() and limit.read_text().strip() != "max":
+                statistics = dict(entry.split() for entry in (directory / "memory.stat").read_text().splitlines())
+                yield int(limit.read_text()), int(used.read_text()) - int(statistics["inactive_file"])
+            if directory == mounted:
+                break
