@@ -1,4 +1,4 @@
-"""`sovereign adapters`: registered adapters, what each was made of, and their verification."""
+"""`sovereign adapters` and `sovereign datasets`: list, show and verify what is registered."""
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""`sovereign audit`: verifying the ledger, its checkpoints and witnesses, proving an entry, and exporting."""
+"""`sovereign audit` and `sovereign evidence`: verify, prove and export the ledger; write evidence packages."""
 
 import datetime
 import time

@@ -1,5 +1,4 @@
-"""`sovereign sources`: looking at an institution's own files before a recipe describes them, and taking in rated
-answers as one of them."""
+"""`sovereign sources` and `sovereign privacy`: inspect source files, and preview what scrubbing does to rows."""
 
 import re
 from dataclasses import asdict

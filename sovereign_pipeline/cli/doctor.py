@@ -1,7 +1,4 @@
-"""Every examination, in the order in which a run would meet what it is about.
-
-What belongs here: that order. What does not: any examination.
-"""
+"""`sovereign doctor`: examine everything that a run needs, one line and one remedy each."""
 
 import datetime
 import importlib.util

@@ -1,8 +1,4 @@
-"""`sovereign init`: a data directory to start from.
-
-What belongs here: the files that every institution needs before its first recipe. What does not: the recipe, which
-`sovereign sources look --recipe` writes from a file of the institution.
-"""
+"""`sovereign init`, `backup` and `bundle`: start, copy, restore and transport an installation."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""`sovereign lines`: the recipes of the lines, checked against all that they name before anything runs."""
+"""`sovereign lines` and `sovereign gates`: check recipes, show gate verdicts, and waive a gate."""
 
 import shutil
 from collections.abc import Sequence

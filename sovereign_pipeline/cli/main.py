@@ -1,4 +1,4 @@
-"""`sovereign`: the command line of operators, officers and auditors.
+"""`sovereign`: the entry point of the command line, and the commands that belong to no group.
 
 Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 """

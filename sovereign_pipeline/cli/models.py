@@ -1,4 +1,4 @@
-"""`sovereign models`: base models, fetched once and verified against their pinned digests."""
+"""`sovereign models`, `suites` and `size`: base models, evaluation suites, and the memory and time of a training."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,7 +1,4 @@
-"""The command-line reference (`docs/reference/command-line.md`), written from the commands themselves.
-
-What belongs here: turning commands into Markdown. What does not: what a command does.
-"""
+"""Write the reference pages of the command line and of recipes from the code (`make docs`)."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args, get_origin

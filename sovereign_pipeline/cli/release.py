@@ -1,4 +1,4 @@
-"""`sovereign adapters technical-file` and `sign-technical-file`: write the draft, and sign the completed file."""
+"""Officers' commands of `sovereign adapters` and `sovereign recall`: requests, approvals, rollback, trial, recall."""
 
 import datetime
 from collections.abc import Mapping

@@ -1,7 +1,4 @@
-"""`sovereign review`: opening a blind review, its links, its page, its progress, and closing it.
-
-What belongs here: options, and printing. What does not: what any of it does (`review/`).
-"""
+"""`sovereign review`: open a blind review, print its links, serve its page, show its progress, close it."""
 
 from dataclasses import asdict
 from pathlib import Path

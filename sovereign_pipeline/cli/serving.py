@@ -1,7 +1,4 @@
-"""`sovereign serve`: the gateway, and the tokens of its callers.
-
-What belongs here: options, and printing. What does not: what any of it does (`serving/`).
-"""
+"""`sovereign serve`: run the gateway, and manage the tokens of its callers."""
 
 import datetime
 from functools import partial

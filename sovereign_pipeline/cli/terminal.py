@@ -1,4 +1,4 @@
-"""What commands share: options, printing tables for people and JSON for programs, a person's key, a person's file."""
+"""Options and output that all commands share: tables for people, JSON for programs, an officer's key."""
 
 import datetime
 import json

@@ -1,8 +1,6 @@
-"""The readable files of artifacts as web pages, read-only and on loopback: reports, data cards, proofs, records. Under
-`/registry` the same process serves the pages of the registry.
+"""Serve the readable files of artifacts on loopback, each verified against its manifest before it is sent.
 
-What belongs here: verifying a file against its manifest and answering with it. What does not: which files there are
-(`pages/links.py`), and the registry's pages (`registry_pages/`). A process of its own, started by `services.py`.
+Runs as a process of its own; `/registry` is served by the same process.
 """
 
 import hashlib

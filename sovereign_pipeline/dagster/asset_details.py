@@ -1,7 +1,4 @@
-"""The pieces a page is put together from: links, pictures and tables as Dagster's metadata.
-
-What belongs here: how a value becomes metadata. What does not: which values a page shows.
-"""
+"""Tables, texts and links on an asset's page, one function for each kind of artifact."""
 
 import base64
 import json

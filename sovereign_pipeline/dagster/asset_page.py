@@ -1,8 +1,4 @@
-"""One asset's page: the verdict and the headline figures first, digests and producer last.
-
-What belongs here: the order, and what is true of every artifact. What each kind has to show is in `figures.py`
-(numbers), `corpus.py` and `models.py` (tables and texts), and `links.py` (files that open in a browser).
-"""
+"""The metadata of a materialization: verdict and headline figures first, digests and producer last."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

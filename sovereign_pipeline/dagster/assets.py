@@ -1,8 +1,4 @@
-"""A stage as a Dagster asset: produce the artifact, evaluate its gates, publish it, show it.
-
-What belongs here: that order, and how a refusal ends a step. What does not: what a stage does (its room), how its asset
-is described (`chain.py`), and what its page shows (`pages/`, `checks.py`).
-"""
+"""Wrap a stage as a Dagster asset and its gates as asset checks: produce, evaluate, publish, show."""
 
 import multiprocessing
 import warnings

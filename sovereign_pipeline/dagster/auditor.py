@@ -1,7 +1,4 @@
-"""The file in which stands who looked at what.
-
-What belongs here: a line for each look, before it is answered. What does not: what a query looks at (`looks.py`).
-"""
+"""A read-only Dagster for auditors, behind the institution's proxy, with a log of every query."""
 
 import datetime
 import json

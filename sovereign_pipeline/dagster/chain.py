@@ -1,8 +1,4 @@
-"""The chain in order, and how each of its assets is shown. Every other place that walks stages takes them from here.
-
-What belongs here: the order, and what an operator reads before anything is made. What does not: what a stage does (its
-room), and what its page shows once it is made (`pages/`).
-"""
+"""The stages in the order of the chain, with the description and owners of each asset."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

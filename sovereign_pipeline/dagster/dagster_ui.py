@@ -1,9 +1,6 @@
-"""Dagster's web UI on loopback, for browsers that mean to reach it.
+"""Serve Dagster's web UI on loopback, with trusted hosts, no GraphQL by GET and no framing.
 
-Dagster answers any host name, runs GraphQL from the address of a GET, and lets any page frame it. What belongs here:
-Dagster's own application without the last two, behind `trusted_hosts.py`. What does not: the definitions, and what an
-auditor gets (`auditor/`). A process of its own, started by `services.py`:
-`python -m sovereign_pipeline.dagster.dagster_ui PORT`.
+Runs as a process of its own: `python -m sovereign_pipeline.dagster.dagster_ui PORT`.
 """
 
 import sys

@@ -1,7 +1,4 @@
-"""What runs together: the chain of one line, and the result of one review.
-
-What belongs here: jobs and how their steps are executed. What does not: when a job is started (`sensors.py`).
-"""
+"""Jobs and sensors: the chain of a line, the result of a closed review, and reviews that are due."""
 
 import json
 import warnings

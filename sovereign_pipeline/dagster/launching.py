@@ -1,8 +1,6 @@
-"""Running the trainer in a pod of its own, by Dagster's Pipes client for Kubernetes.
+"""Launch the trainer from an asset: as a local process or in a Kubernetes pod, through Dagster Pipes.
 
-What belongs here: the pod, what it must see, and its end. What does not: what the trainer needs on another machine
-(`training/launcher.py`). Not run on a cluster yet: the tests hold it to Kubernetes' own models and to a
-stand-in of its API server.
+The pod was never run on a cluster; the tests use Kubernetes' own models and a stand-in of its API server.
 """
 
 import importlib.util

@@ -1,12 +1,6 @@
-"""MLflow's web UI on loopback, without what leads outside or runs commands here.
+"""Serve MLflow's web UI on loopback without its assistant, its gateway and links that lead outside.
 
-MLflow's server offers an assistant that runs a shell for whoever is on this machine, a gateway to model providers, and
-jobs that call models. The last two have switches; the assistant has none, so its paths are refused before they reach
-MLflow, and its panel is taken from the page, as are links that lead outside. A policy in every answer keeps the pages
-from reaching anything but this server.
-
-What belongs here: that alone. What does not: what is written into MLflow (`registry/mlflow_mirror.py`). A process of
-its own, started by `services.py`.
+MLflow has no switch for the assistant, which runs a shell: its paths are refused before they reach MLflow.
 """
 
 import json

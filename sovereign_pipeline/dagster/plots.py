@@ -1,8 +1,4 @@
-"""Pictures of a training, of a calibration and of a hold.
-
-What belongs here: drawing what a training log or a comparison says. What does not: where a picture is shown
-(`models.py`, `rollout.py`).
-"""
+"""Plots for asset pages: training curves, a reward model's calibration, and a trial."""
 
 import io
 from collections.abc import Mapping, Sequence

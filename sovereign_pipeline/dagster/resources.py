@@ -1,8 +1,6 @@
-"""What assets and sensors are given: the settings of this installation, the time, and the references from asset to
-asset.
+"""Dagster resources, the instance and the partitions: settings, time, and references between assets.
 
-None has a configuration: paths come from the environment alone, so that no launchpad and no run configuration can
-put another policy beneath a line.
+No resource has a run configuration, so no launchpad can put another policy beneath a line.
 """
 
 import datetime

@@ -1,9 +1,4 @@
-"""`staged_adapter` and `production_adapter`: the flag of a line as Dagster's assets, and the sensor that shows them.
-
-Materializing either lets the flag say what officers decided, and is refused where they have not. What belongs here:
-that, what is missing, and the table of the hold. What does not: deciding (`release/`), and writing a flag
-(`serving/rollout/`). Nothing of an engine is loaded.
-"""
+"""The assets `staged_adapter` and `production_adapter`: publish what officers decided as the line's flag."""
 
 import base64
 from collections.abc import Iterator

@@ -1,8 +1,4 @@
-"""Running a line from the command line: the same job as in the UI, with its progress as plain lines.
-
-What belongs here: the run, its lines, and the reason it stopped. What does not: which stages are stale
-(`record/staleness.py`), and how a terminal prints (`commands/`).
-"""
+"""Run a line from the command line: the job of the UI, with its progress as plain lines."""
 
 import logging
 import os

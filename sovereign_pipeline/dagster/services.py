@@ -1,7 +1,4 @@
-"""The processes of interactive use, on loopback: Dagster's web UI and daemon, MLflow's UI, the pages, the gateway.
-
-What belongs here: starting them, saying when each answers, and ending them together. What does not: what they serve.
-"""
+"""Start, watch and stop the processes of `sovereign up`: Dagster, MLflow, pages and gateway, on loopback."""
 
 import json
 import os

@@ -1,11 +1,4 @@
-"""One registered adapter as its readers see it, from registry, store and ledger. Read alone.
-
-Manifests, waivers, requests, transitions and acts are verified as they are read, so what was changed is named and
-nothing is shown. Files are read by the list of those that may leave the house (`audit/shown_files.py`).
-
-What belongs here: what is true of an adapter now. What does not: what happened when (`time_line.py`), and who may see
-it (`readers.py`).
-"""
+"""Read everything that the page about one adapter shows, verified as it is read, from registry, store and ledger."""
 
 import datetime
 import json

@@ -1,8 +1,4 @@
-"""What a page about an adapter shows, as plain values: the page of `sovereign up` and a file show the same.
-
-What belongs here: the values. What does not: reading them (`adapter_view.py`, `time_line.py`, `next_step.py`), and how
-they look (`templates/`, `lineage_drawing.py`).
-"""
+"""Turn an adapter's facts into HTML, in English or Arabic; the page and the `--html` file show the same."""
 
 import base64
 import datetime

@@ -1,8 +1,4 @@
-"""The routes under `/registry`: the list, one adapter, signing in and out. Nothing is changed by them.
-
-What belongs here: HTTP. What does not: who reads (`readers.py`), and what a page shows (`overview.py`,
-`adapter_view.py`).
-"""
+"""The routes under `/registry`: sign-in, the list of adapters, and one adapter. Nothing is changed by them."""
 
 import datetime
 import logging
