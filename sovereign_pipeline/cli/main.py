@@ -125,9 +125,9 @@ def run(
 ) -> None:
     """Run each line from raw corpus to registered adapter; what is unchanged is reused."""
     from sovereign_pipeline.cli.adapters import print_adapters, with_marks
+    from sovereign_pipeline.dagster.definitions import chain_job
     from sovereign_pipeline.dagster.resources import open_instance
     from sovereign_pipeline.dagster.runner import run_line
-    from sovereign_pipeline.definitions import chain_job
     from sovereign_pipeline.policy.institution import load_institution
     from sovereign_pipeline.policy.line import load_line, refuse_to_fill_in
     from sovereign_pipeline.record.catalog import list_adapters

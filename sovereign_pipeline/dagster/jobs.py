@@ -52,7 +52,10 @@ ROLLOUT_JOB = dg.define_asset_job(
 )
 
 EXECUTOR = dg.multiprocess_executor.configured(
-    {"max_concurrent": 2, "start_method": {"forkserver": {"preload_modules": ["sovereign_pipeline.step_server"]}}}
+    {
+        "max_concurrent": 2,
+        "start_method": {"forkserver": {"preload_modules": ["sovereign_pipeline.dagster.step_server"]}},
+    }
 )
 """A step is a process of its own, so that what one library leaves in memory never meets another step. It is forked from
 one that has loaded the program, which takes longer than most steps."""

@@ -106,7 +106,7 @@ def test_a_program_is_private_before_it_does_anything(program: str) -> None:
 
 
 def test_what_dagster_loads_is_private_before_anything_is_run() -> None:
-    code = "import os, sovereign_pipeline.definitions; print(oct(os.umask(0)))"
+    code = "import os, sovereign_pipeline.dagster.definitions; print(oct(os.umask(0)))"
     done = subprocess.run([sys.executable, "-c", code], umask=0o022, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "0o77"
 

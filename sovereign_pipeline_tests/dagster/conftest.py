@@ -7,8 +7,8 @@ import dagster as dg
 import pytest
 from pyrage import x25519
 
+from sovereign_pipeline.dagster.definitions import build_definitions
 from sovereign_pipeline.dagster.resources import register_lines
-from sovereign_pipeline.definitions import build_definitions
 from sovereign_pipeline.record.stage import Stage
 from sovereign_pipeline_tests.conftest import DemoInstitution
 

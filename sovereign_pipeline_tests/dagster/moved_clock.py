@@ -4,7 +4,7 @@ import datetime
 
 from dagster._time import get_current_datetime
 
-from sovereign_pipeline.definitions import build_definitions
+from sovereign_pipeline.dagster.definitions import build_definitions
 
 
 def clock() -> datetime.datetime:

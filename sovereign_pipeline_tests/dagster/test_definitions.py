@@ -11,8 +11,8 @@ import pytest
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN, PRESENTATION, chain_with
+from sovereign_pipeline.dagster.definitions import build_definitions, defs
 from sovereign_pipeline.dagster.resources import LINES
-from sovereign_pipeline.definitions import build_definitions, defs
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 
 ALL = (*CHAIN, *AFTER_PEOPLE)
@@ -47,7 +47,7 @@ def assets() -> list[dg.AssetsDefinition]:
 
 def test_definitions_load_in_under_three_seconds_without_a_heavy_library() -> None:
     program = (
-        "import json, sys, time\nstarted = time.process_time()\nimport sovereign_pipeline.definitions\n"
+        "import json, sys, time\nstarted = time.process_time()\nimport sovereign_pipeline.dagster.definitions\n"
         "print(json.dumps([time.process_time() - started, sorted(sys.modules)]))"
     )
     attempts = [

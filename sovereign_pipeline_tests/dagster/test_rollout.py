@@ -7,9 +7,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from sovereign_pipeline.dagster.definitions import build_definitions
 from sovereign_pipeline.dagster.resources import register_lines
 from sovereign_pipeline.dagster.rollout import rollouts
-from sovereign_pipeline.definitions import build_definitions
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline_tests.dagster.conftest import metadata, reasons
 from sovereign_pipeline_tests.serving.flags.conftest import Desk

@@ -7,9 +7,9 @@ import dagster as dg
 import pytest
 
 from sovereign_pipeline.dagster.chain import CHAIN
+from sovereign_pipeline.dagster.definitions import build_definitions
 from sovereign_pipeline.dagster.jobs import closed_reviews
 from sovereign_pipeline.dagster.resources import register_lines
-from sovereign_pipeline.definitions import build_definitions
 from sovereign_pipeline.record.staleness import stale_kinds
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench, bench, reviews  # noqa: F401 (fixtures)
 

@@ -7,9 +7,9 @@ import dagster as dg
 import pytest
 
 from sovereign_pipeline.base.settings import VARIABLES
+from sovereign_pipeline.dagster.definitions import chain_job
 from sovereign_pipeline.dagster.jobs import CHAIN_JOB, PERIOD_TAG, reviews_due
 from sovereign_pipeline.dagster.resources import open_instance
-from sovereign_pipeline.definitions import chain_job
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.release.cadence import Cause, due_reviews
 from sovereign_pipeline_tests.end_to_end.conftest import Installation, harbour_recipe, invented_letter

@@ -8,4 +8,4 @@ from sovereign_pipeline.base.processes import die_with_parent
 
 die_with_parent()  # else steps, which end with this process, would continue after their run was killed
 
-import sovereign_pipeline.definitions  # noqa: E402, F401
+import sovereign_pipeline.dagster.definitions  # noqa: E402, F401

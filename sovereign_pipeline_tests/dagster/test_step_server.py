@@ -10,7 +10,7 @@ from sovereign_pipeline_tests.waiting import wait_until_ended
 RUN = """
 import multiprocessing, time
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["sovereign_pipeline.step_server"])
+context.set_forkserver_preload(["sovereign_pipeline.dagster.step_server"])
 step = context.Process(target=time.sleep, args=(600,))
 step.start()
 print(step.pid, flush=True)
