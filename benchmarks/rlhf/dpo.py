@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.rlhf.jobs import by_pairs, rewards_of, timed
 from benchmarks.rlhf.task import GROUP, Prepared, Task
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.rlhf.prompts import Prompt, read_prompts
 from sovereign_pipeline.training.rlhf.sampling import sample

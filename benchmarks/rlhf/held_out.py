@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.rlhf.jobs import rewards_of
 from benchmarks.rlhf.task import Prepared
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf.prompts import read_prompts
 from sovereign_pipeline.training.rlhf.sampling import Rollout, sample
 

@@ -9,8 +9,8 @@ from typing import Any
 from benchmarks.rlhf.task import GROUP, Prepared, Task
 from benchmarks.trainer_job import Base, new_job, run_job
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.policy.training.rlhf import Rlhf
-from sovereign_pipeline.policy.training.training import Preference, Sft
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import Method, RewardJob, TrainingJob
 from sovereign_pipeline.training.rlhf.rewards import Rewards
 

@@ -25,7 +25,7 @@ from benchmarks.harness import Cells, alternating, machine_facts, machine_line
 from benchmarks.rlhf.task import PACE_STEPS, Prepared, Task
 from sovereign_pipeline.base.files import digest_of, file_sha256
 from sovereign_pipeline.base.intervals import clustered_interval
-from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.record.stage import library_versions
 
 HERE = Path(__file__).resolve().parent

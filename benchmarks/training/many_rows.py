@@ -28,7 +28,7 @@ import psutil
 from benchmarks.harness import say, write_json
 from benchmarks.trainer_job import Base, new_job
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
-from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingJob
 
 FEW = 64

@@ -23,7 +23,7 @@ from benchmarks.harness import say, write_json
 from benchmarks.trainer_job import Base, new_job
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base_models.shapes import read_shape
-from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingResult
 from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.sizing import Forward, estimate

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.trainer_job import Base, new_job, run_job
 from benchmarks.training.task import Task
-from sovereign_pipeline.policy.training.training import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
 
 

@@ -31,7 +31,7 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.dagster.plots import hold_png
 from sovereign_pipeline.dagster.resources import prepare_dagster_home
 from sovereign_pipeline.dagster.rollout import bounds_of
-from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
@@ -44,7 +44,7 @@ from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
 from sovereign_pipeline.web.adapter_view import adapter_view
 from sovereign_pipeline.web.rendering import adapter_file
 from sovereign_pipeline.workplace import open_workplace
-from sovereign_pipeline_tests.audit.conftest import FIRST, busy_office
+from sovereign_pipeline_tests.evidence.conftest import FIRST, busy_office
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
 from sovereign_pipeline_tests.serving.gateway.pages.lamps import try_out
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench

@@ -8,7 +8,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import go_offline
-from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.policy.training import Sft
 
 # Facts of public models, as their config.json has them. Llama 2: Touvron et al. 2023. Llama 3 70B: Grattafiori et al.
 # 2024, table 3. Gemma 3 27B: Gemma Team 2025, table 1 (text model, without the vision tower).

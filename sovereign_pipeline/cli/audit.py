@@ -442,7 +442,7 @@ def evidence(
     text of a document is in it. That it was given is an entry of the ledger. Where the trust root names witnesses, they
     must have seen every entry that it needs.
     """
-    from sovereign_pipeline.audit.evidence import A_DAY, answered, write_package
+    from sovereign_pipeline.evidence.package import A_DAY, answered, write_package
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.record.sealing import open_store

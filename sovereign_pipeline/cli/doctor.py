@@ -17,11 +17,11 @@ from rich.markup import escape
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.backup.taking import CREATED
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.cli.terminal import advice_of, out, print_json, tell_progress
+from sovereign_pipeline.ops.backup import CREATED
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key

@@ -140,8 +140,8 @@ def backup_create(
 
     Databases of registry and MLflow on a PostgreSQL server are copied too. It is an entry of the ledger.
     """
-    from sovereign_pipeline.backup.archive import recipient_in
-    from sovereign_pipeline.backup.taking import take
+    from sovereign_pipeline.ops.backup import take
+    from sovereign_pipeline.ops.backup_archive import recipient_in
 
     taken = take(Settings.from_environment(), folder, recipient_in(recipient), tell_progress)
     for link in taken.links:
@@ -155,7 +155,7 @@ def backup_verify(folder: Folder, key: PrivateKey) -> None:
 
     A registry of a PostgreSQL server is verified in an empty database that SOVEREIGN_REGISTRY_URL names meanwhile.
     """
-    from sovereign_pipeline.backup.taking import check
+    from sovereign_pipeline.ops.restore import check
 
     checked = check(Settings.from_environment(), folder, _private_key(key), tell_progress)
     out.print(f"[green]✓[/] taken {checked.description.created}: {checked.description.files} files")
@@ -177,7 +177,7 @@ def backup_restore(
 
     Ends 1, naming the entries, where later ones are known here and their number was not stated.
     """
-    from sovereign_pipeline.backup.restoring import restore
+    from sovereign_pipeline.ops.restore import restore
 
     done = restore(
         Settings.from_environment(), folder, _private_key(key), reason, tell_progress, known=known or [], loses=loses
@@ -200,7 +200,7 @@ def backup_repair(
     key: PrivateKey,
 ) -> None:
     """Put back the missing and changed files of an artifact. It is an entry of the ledger; purged weights stay gone."""
-    from sovereign_pipeline.backup.repairing import repair
+    from sovereign_pipeline.ops.restore import repair
 
     names = repair(Settings.from_environment(), folder, artifact, _private_key(key), tell_progress)
     for name in names:
@@ -252,9 +252,8 @@ def bundle_create(
     On the connected side, from a checkout. The key has the role `bundle`.
     """
     from sovereign_pipeline.base.files import file_sha256
-    from sovereign_pipeline.bundle.bundling import create
-    from sovereign_pipeline.bundle.carried.telling import told
-    from sovereign_pipeline.bundle.carried.verifying import TOOL
+    from sovereign_pipeline.ops.bundle import create
+    from sovereign_pipeline.ops.bundle_tool import TOOL, told
     from sovereign_pipeline.record.officers import trust_root
 
     settings = Settings.from_environment()
@@ -278,8 +277,8 @@ def bundle_verify(
 
     Ends 1, naming the file, for anything that is changed, missing or extra.
     """
-    from sovereign_pipeline.bundle.bundling import verified
-    from sovereign_pipeline.bundle.carried.telling import told
+    from sovereign_pipeline.ops.bundle import verified
+    from sovereign_pipeline.ops.bundle_tool import told
 
     found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
     out.print("\n".join(escape(line) for line in told(found)))
@@ -294,8 +293,8 @@ def bundle_install(
     newer_than: NewerThan = None,
 ) -> None:
     """Verify a bundle, and install from it alone into a fresh environment."""
-    from sovereign_pipeline.bundle.bundling import installed, verified
-    from sovereign_pipeline.bundle.carried.telling import told
+    from sovereign_pipeline.ops.bundle import installed, verified
+    from sovereign_pipeline.ops.bundle_tool import told
 
     found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
     out.print("\n".join(escape(line) for line in told(found)))

@@ -36,7 +36,7 @@ from sovereign_pipeline.evaluation.statistics import POWER
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
-from sovereign_pipeline.policy.training.training import warnings
+from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.record.gates import GateStatus, find_gate, gate_statuses, propose_waiver, waive, waiver_in
 from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
@@ -217,13 +217,13 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(file: Path) -> Line:
+    from sovereign_pipeline.base.sandbox import require_sandbox
     from sovereign_pipeline.base_models.pinned import load_card
     from sovereign_pipeline.evaluation.capability import check_suite
     from sovereign_pipeline.evaluation.red_team import read_labels
     from sovereign_pipeline.privacy.names.name_models import name_model_directory
     from sovereign_pipeline.record.catalog import find_adapter
     from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.sandbox.sandbox import require_sandbox
     from sovereign_pipeline.suites.rows import read_prompts
     from sovereign_pipeline.suites.suites import open_suite
     from sovereign_pipeline.training.stages import reward_code

@@ -245,7 +245,7 @@ def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple
     """The training sections of these options, validated as those of a recipe."""
     from pydantic import ValidationError
 
-    from sovereign_pipeline.policy.training.training import Preference, Sft
+    from sovereign_pipeline.policy.training import Preference, Sft
 
     try:
         if method == "sft":

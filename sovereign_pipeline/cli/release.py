@@ -48,8 +48,8 @@ def adapters_technical_file(
 
     The draft names who must write each fact that the system does not know. It has the adapter's level.
     """
-    from sovereign_pipeline.audit.documents.model_card import UNWRITTEN
-    from sovereign_pipeline.audit.evidence import draft_technical_file
+    from sovereign_pipeline.evidence.package import draft_technical_file
+    from sovereign_pipeline.evidence.technical_file import UNWRITTEN
     from sovereign_pipeline.record.catalog import find_adapter
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.sealing import open_store
@@ -77,7 +77,7 @@ def adapters_sign_technical_file(
 
     Several persons sign the same bytes, each into a file of their own. The program prints what your key signs.
     """
-    from sovereign_pipeline.audit.documents.technical_file import sign_technical_file
+    from sovereign_pipeline.evidence.technical_file import sign_technical_file
     from sovereign_pipeline.record.catalog import find_adapter
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.statements import SUFFIX

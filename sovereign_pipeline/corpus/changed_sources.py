@@ -21,8 +21,8 @@ from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import SPELLINGS_REMEMBERED, ColumnScreen
 from sovereign_pipeline.corpus.document import Document, Quarantined, jsonl_line, read_documents, read_jsonl
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
+from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.record.manifest import Manifest
 from sovereign_pipeline.record.store import Artifact
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.institution import ClassificationLadder
 
 Role = Literal["letters", "preferences", "labels"]
 """What the rows of a source are: requests with their replies, pairs of replies, or replies with binary feedback."""

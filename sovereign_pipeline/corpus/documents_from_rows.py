@@ -40,8 +40,8 @@ from sovereign_pipeline.corpus.values import (
     values_told,
     without_markup,
 )
-from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
+from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.record.stage import Config, Workplace
 
 

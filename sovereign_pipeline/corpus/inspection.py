@@ -41,9 +41,7 @@ from sovereign_pipeline.corpus.opening import (
     unpacked,
 )
 from sovereign_pipeline.corpus.values import link_key, linked_ids
-from sovereign_pipeline.policy.classification import ClassificationLadder
-from sovereign_pipeline.policy.days import iso_day
-from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.institution import ClassificationLadder, Institution, iso_day
 from sovereign_pipeline.policy.recipe_model import FILL_IN
 
 _SAMPLE = 1 << 20

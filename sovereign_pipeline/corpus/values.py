@@ -17,7 +17,7 @@ from typing import Any
 from sovereign_pipeline.base.text import compared_as
 from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.policy.days import iso_day
+from sovereign_pipeline.policy.institution import iso_day
 
 NO_VALUE = frozenset(("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n"))
 """What stands for nothing, in small letters: so Python, pandas, databases, workbooks and people write null."""

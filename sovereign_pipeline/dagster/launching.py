@@ -16,8 +16,7 @@ import dagster as dg
 
 from sovereign_pipeline.base.errors import InputError, RecipeError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.institution import load_institution
-from sovereign_pipeline.policy.trainer import Here, Kubernetes, Ray, Volume
+from sovereign_pipeline.policy.institution import Here, Kubernetes, Ray, Volume, load_institution
 from sovereign_pipeline.record.stage import Launch, Progress
 from sovereign_pipeline.training.job import TrainingJob, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import (

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sovereign_pipeline.dataset.jsonl import SftRow
-from sovereign_pipeline.policy.training.training import Canaries
+from sovereign_pipeline.policy.training import Canaries
 
 PREFIX = "canary-"
 _WORDS = (

@@ -32,7 +32,7 @@ from sovereign_pipeline.dataset.jsonl import (
 from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import TokenNumbers, as_table
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.training.training import Canaries
+from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.privacy.preview import Estimate, told
 
 # The order of the fields is the order of the keys in `card.json`.

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict, cast
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.corpus.document import Document, Role, read_documents, read_jsonl
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.training.training import Canaries
+from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.record.store import Artifact
 
 TRAINING_ROWS = "train.jsonl"

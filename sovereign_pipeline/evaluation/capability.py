@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.sandbox import Ending, require_sandbox, run_program
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, counted
 from sovereign_pipeline.evaluation.arms import Arm, Reference
@@ -20,7 +21,6 @@ from sovereign_pipeline.evaluation.records import (
 )
 from sovereign_pipeline.evaluation.statistics import ShareDifference, share_differences
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
-from sovereign_pipeline.sandbox.sandbox import Ending, require_sandbox, run_program
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask
 from sovereign_pipeline.suites.rows import AnyRow, Function, Passage, Problem, Question

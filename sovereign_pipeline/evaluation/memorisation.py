@@ -34,7 +34,7 @@ from sovereign_pipeline.evaluation.statistics import (
     loss_differences,
     share_differences,
 )
-from sovereign_pipeline.policy.training.training import Canaries
+from sovereign_pipeline.policy.training import Canaries
 
 ALTERNATIVES = 63
 """Other secrets among which a canary's is ranked. Ranks alone give at most 6 bits; the tail beyond is fitted."""

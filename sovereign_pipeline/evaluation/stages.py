@@ -48,8 +48,8 @@ from sovereign_pipeline.evaluation.report.report import (
     read_samples,
     waiver_digests,
 )
+from sovereign_pipeline.policy.evaluation import Gates
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.margins import Gates
 from sovereign_pipeline.privacy.corrections import load_word_lists
 from sovereign_pipeline.privacy.stages import detector_parts, sensitive_kinds
 from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, Stage, Verdict, Workplace

@@ -1,8 +1,4 @@
-"""The sections of a recipe from the source files to the split: what is read, how it is scrubbed, what is held out.
-
-What belongs here: the choices, their limits and defaults. What does not: the work itself (`corpus/`, `privacy/`,
-`split/`).
-"""
+"""A recipe's `sources`, `privacy`, `split` and datasets."""
 
 import codecs
 from pathlib import Path
@@ -10,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sovereign_pipeline.policy.days import iso_day
+from sovereign_pipeline.policy.institution import iso_day
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.recipe_model import FILL_IN, RecipeModel
 

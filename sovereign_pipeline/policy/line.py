@@ -12,11 +12,9 @@ from pathlib import Path
 from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.base.errors import NotFoundError, RecipeError
-from sovereign_pipeline.policy.cadence import Cadence
 from sovereign_pipeline.policy.corpus import Corpus, Privacy, Quarantine, Source, Split
-from sovereign_pipeline.policy.evaluation import Evaluation
-from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.policy.margins import Gates
+from sovereign_pipeline.policy.evaluation import Evaluation, Gates
+from sovereign_pipeline.policy.institution import Cadence, Institution
 from sovereign_pipeline.policy.recipe_model import (
     FILL_IN,
     RecipeModel,
@@ -25,7 +23,7 @@ from sovereign_pipeline.policy.recipe_model import (
     nearest_known,
     read_yaml,
 )
-from sovereign_pipeline.policy.training.training import Training
+from sovereign_pipeline.policy.training import Training
 
 LINE_NAME = re.compile(r"[a-z0-9_-]+")
 

@@ -21,7 +21,7 @@ from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.policy.margins import allows
+from sovereign_pipeline.policy.evaluation import allows
 from sovereign_pipeline.policy.recipe_model import nearest_known
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest

@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import digest_of, file_sha256, short
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.evaluation import OfficerMay, stricter
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.margins import OfficerMay, stricter
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.record.manifest import ArtifactRef, Circumstances, FileEntry, Manifest, Producer
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, input_refs

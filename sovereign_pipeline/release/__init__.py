@@ -2,5 +2,5 @@
 
 What belongs here: what people and the calendar decide about an adapter once it is registered. What does not:
 registering it (`registry/`), reading its state (`record/catalog.py`), the rules of the institution
-(`policy/release.py`), Dagster's sensors and checks (`orchestration/`), and serving what is in production.
+(`policy/institution.py`), Dagster's sensors and checks (`orchestration/`), and serving what is in production.
 """

@@ -17,8 +17,7 @@ from sovereign_pipeline.base.files import digest_of, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.pinned import load_card
-from sovereign_pipeline.policy.cadence import Cadence, Event
-from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.policy.institution import Cadence, Event, Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.catalog import ENDED, find_adapter, states

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.policy.institution import Release, TransitionName, is_transition, release_in
 from sovereign_pipeline.policy.recipe_model import nearest_known
-from sovereign_pipeline.policy.release import Release, TransitionName, is_transition, release_in
 from sovereign_pipeline.record.audit_log import HINT
 from sovereign_pipeline.record.catalog import (
     REQUESTED,

@@ -15,7 +15,7 @@ from sovereign_pipeline.base.errors import ConflictError, GateRefused, Integrity
 from sovereign_pipeline.base.files import read_bounded, write_atomically
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import FLAG_CHANGED, find_adapter, in_production, transitions_of
 from sovereign_pipeline.record.database import Registry

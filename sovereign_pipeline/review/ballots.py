@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.review import Criterion
+from sovereign_pipeline.policy.evaluation import Criterion
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.people import COMMITMENT, People, person_in_short
 from sovereign_pipeline.record.stage import Workplace

@@ -7,7 +7,7 @@ from pathlib import Path
 from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.corpus.document import write_jsonl
-from sovereign_pipeline.policy.review import OfficerMay
+from sovereign_pipeline.policy.evaluation import OfficerMay_review as OfficerMay
 from sovereign_pipeline.record.audit_log import adapters_on_record
 from sovereign_pipeline.record.catalog import ENDED, find_adapter, registered_as, states
 from sovereign_pipeline.record.database import Registry, open_registry

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError, StaleInput
 from sovereign_pipeline.base.files import held_if_free
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.review import FEWEST_OPERATORS, MOST_OPERATORS, OperatorName, Review
+from sovereign_pipeline.policy.evaluation import FEWEST_OPERATORS, MOST_OPERATORS, OperatorName, Review
 from sovereign_pipeline.record.catalog import find_adapter, registered_as
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.manifest import ArtifactRef

@@ -15,7 +15,8 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.corpus.document import read_jsonl
-from sovereign_pipeline.policy.review import Criterion, OfficerMay, Review
+from sovereign_pipeline.policy.evaluation import Criterion, Review
+from sovereign_pipeline.policy.evaluation import OfficerMay_review as OfficerMay
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.people import person_in_short
 from sovereign_pipeline.record.store import Artifact, ArtifactStore

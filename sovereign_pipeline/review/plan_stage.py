@@ -16,7 +16,7 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.arms.models import Models, open_models, prompt_text
-from sovereign_pipeline.policy.review import Review
+from sovereign_pipeline.policy.evaluation import Review
 from sovereign_pipeline.record.catalog import find_adapter
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.manifest import ArtifactRef

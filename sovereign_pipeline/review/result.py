@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field
 
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError
 from sovereign_pipeline.base.frozen import Frozen
-from sovereign_pipeline.policy.review import Criterion
+from sovereign_pipeline.policy.evaluation import Criterion
 from sovereign_pipeline.record.officers import officer_in_short
 from sovereign_pipeline.record.people import person_in_short
 from sovereign_pipeline.record.stage import Outcome, Verdict

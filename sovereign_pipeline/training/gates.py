@@ -28,7 +28,7 @@ from sovereign_pipeline.dataset.jsonl import (
 )
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.record.stage import Inputs, Progress, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT

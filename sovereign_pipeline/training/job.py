@@ -11,10 +11,8 @@ from pydantic import model_validator
 
 from sovereign_pipeline.base.errors import Act, IntegrityError, SovereignError, TrainingFailed
 from sovereign_pipeline.base.frozen import Frozen
-from sovereign_pipeline.policy.training.reward_model import RewardModel
-from sovereign_pipeline.policy.training.rlhf import Rlhf
-from sovereign_pipeline.policy.training.training import Checkpoints, Devices, Preference, Sft
-from sovereign_pipeline.policy.training.tuning import Tuning
+from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
+from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 
 Method = Literal["sft", "dpo", "ipo", "kto", "trl", "reward", "ppo", "rloo", "grpo"]
 

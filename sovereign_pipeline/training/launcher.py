@@ -18,7 +18,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import InputError, TrainingFailed
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
-from sovereign_pipeline.policy.trainer import Ray
+from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.record.stage import Progress, library_versions, source_digest
 from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.report import TRAINING_LIBRARIES

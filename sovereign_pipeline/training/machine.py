@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 from sovereign_pipeline.policy.evaluation import Evaluation
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.sizing import Device
 
 BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})

@@ -10,7 +10,7 @@ from sovereign_pipeline.corpus.document import Document, read_jsonl
 from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS, sft_row
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
-from sovereign_pipeline.policy.training.tuning import Tuning
+from sovereign_pipeline.policy.rlhf import Tuning
 from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.training.rows import Completion, EncodedRow, encode
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIRECTORY
 

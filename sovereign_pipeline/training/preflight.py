@@ -9,7 +9,7 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import Shape, read_shape
-from sovereign_pipeline.policy.training.training import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, host_bytes

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.frozen import Frozen
-from sovereign_pipeline.policy.training.trl_trainers import TrlArgument
+from sovereign_pipeline.policy.rlhf import TrlArgument
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.job import Method
 

@@ -13,7 +13,7 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.dataset.jsonl import PreferenceRow
-from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.models import read_base

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sovereign_pipeline.base_models.shapes import Shape
-from sovereign_pipeline.policy.training.training import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 
 Device = Literal["cpu", "cuda"]
 

@@ -9,14 +9,15 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import digest_of
+from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.pinned import open_base_model, read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.line import Line, no_evaluation
-from sovereign_pipeline.policy.training.rlhf import Rlhf
-from sovereign_pipeline.policy.training.training import Preference, Training
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.policy.training import Preference, Training
 from sovereign_pipeline.record.stage import (
     Built,
     Config,
@@ -27,7 +28,6 @@ from sovereign_pipeline.record.stage import (
     library_versions,
     source_digest,
 )
-from sovereign_pipeline.sandbox.sandbox import require_sandbox
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training import gates
 from sovereign_pipeline.training.checkpoints import remove_unless_training

@@ -15,7 +15,7 @@ from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base_models.pinned import refuse_todays_date
 from sovereign_pipeline.corpus.document import write_jsonl
-from sovereign_pipeline.policy.training.training import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.devices import meet
 from sovereign_pipeline.training.forward import passes_in

@@ -11,10 +11,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.audit.shown_files import read_shown
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
+from sovereign_pipeline.evidence.package import read_shown
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.record.catalog import (
     WAIVED,

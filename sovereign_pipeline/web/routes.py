@@ -18,8 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SovereignError, place_of
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.classification import ClassificationLadder
-from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.institution import ClassificationLadder, load_institution
 from sovereign_pipeline.record.catalog import STATES, State, adapters_in_brief, find_adapter, line_of
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.officers import trust_root

@@ -11,7 +11,7 @@ import pytest
 from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, Remedy
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.dagster.chain import CHAIN
-from sovereign_pipeline.policy.margins import Gates, OfficerMay
+from sovereign_pipeline.policy.evaluation import Gates, OfficerMay
 from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict, read_verdict, recorded_verdict, waiver_in
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce

@@ -69,9 +69,9 @@ def test_an_account_without_a_name_is_its_number(monkeypatch: pytest.MonkeyPatch
 
 
 PACKAGE = PROJECT_ROOT / "sovereign_pipeline"
-IN_THE_SANDBOX = "sandbox/inside.py"
+IN_THE_SANDBOX = "base/sandbox_child.py"
 """It starts from the standard library alone, as a child of a process that is private already."""
-WRITES_NOTHING = "audit/verify.py"
+WRITES_NOTHING = "evidence/verify.py"
 """It stands alone in a package of evidence, and reads."""
 
 

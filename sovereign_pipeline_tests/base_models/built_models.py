@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base_models.shapes import Shape, read_shape
-from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.policy.training import Sft
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64,

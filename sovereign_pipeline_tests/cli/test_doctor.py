@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sovereign_pipeline.backup.taking import CREATED
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.cli import doctor
 from sovereign_pipeline.cli.doctor import Finding, examine, print_findings
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.corpus.stages import RAW_CORPUS
+from sovereign_pipeline.ops.backup import CREATED
 from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline.record import notes, witnesses
 from sovereign_pipeline.record.audit_log import append

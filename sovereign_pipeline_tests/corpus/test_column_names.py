@@ -16,8 +16,8 @@ from sovereign_pipeline.corpus.columns import ColumnNames
 from sovereign_pipeline.corpus.document import Document, Quarantined, RowRejected
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
+from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import LADDER, letter
 
 

@@ -19,8 +19,8 @@ from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.document import Document, Quarantined, read_documents, write_documents
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.values import is_wanted
-from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
+from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import LADDER, letter
 
 ladder = ClassificationLadder(tuple(LADDER))

@@ -16,8 +16,8 @@ from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.document import Document, Quarantined
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.policy.classification import ClassificationLadder
 from sovereign_pipeline.policy.corpus import Quarantine, Source
+from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import LADDER
 
 Row = dict[str, Any]

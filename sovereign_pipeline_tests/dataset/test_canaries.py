@@ -12,7 +12,7 @@ from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE, TRAINING_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.policy.training.training import Canaries
+from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.split import HELD_OUT

@@ -410,7 +410,7 @@ def test_a_row_that_the_model_cannot_take_is_named_and_the_others_are_asked(bett
 
 
 def test_nothing_is_asked_when_code_could_not_be_run(better: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovereign_pipeline.sandbox.sandbox.python_parts", lambda: ["/dev/null/nowhere"])
+    monkeypatch.setattr("sovereign_pipeline.base.sandbox.python_parts", lambda: ["/dev/null/nowhere"])
     monkeypatch.setattr(Models, "score", lambda *arguments: pytest.fail("a suite was asked"))
     with pytest.raises(SandboxUnavailable):
         score_suites(better, [own_suite([question(0)]), WRITTEN[2]], batch_size=2)

@@ -33,8 +33,8 @@ from sovereign_pipeline.evaluation.red_team import OutputScanner, red_team_resul
 from sovereign_pipeline.evaluation.report.gates import CRITERIA, Finding, Results
 from sovereign_pipeline.evaluation.statistics import compare_shares
 from sovereign_pipeline.policy.corpus import Privacy
-from sovereign_pipeline.policy.margins import Gates, Memorisation
-from sovereign_pipeline.policy.training.training import Canaries
+from sovereign_pipeline.policy.evaluation import Gates, Memorisation
+from sovereign_pipeline.policy.training import Canaries
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION
 from sovereign_pipeline_tests.evaluation.documents import document

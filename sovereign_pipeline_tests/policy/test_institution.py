@@ -1,25 +1,29 @@
 """What an institution decides for all its lines, and for one of them."""
 
+import datetime
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import RecipeError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.policy.institution import Cadence, ClassificationLadder, Here, Institution, load_institution
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
-from sovereign_pipeline.policy.trainer import Here
 from sovereign_pipeline.privacy.corrections import WordLists
-from sovereign_pipeline_tests.conftest import LADDER
+from sovereign_pipeline_tests.conftest import LADDER as LADDER_OF_CONFTEST
 
 
 def load(tmp_path: Path, **policy: Any) -> Institution:
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "lamps.yaml").touch()
-    content = {"name": "Lamp Office", "classification": LADDER, **policy}
+    content = {"name": "Lamp Office", "classification": LADDER_OF_CONFTEST, **policy}
     (tmp_path / "institution.yaml").write_text(yaml.safe_dump(content))
     return load_institution(tmp_path)
 
@@ -85,3 +89,88 @@ def test_a_line_goes_before_the_institution(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named_with_the_nearest(tmp_path: Path, policy: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load(tmp_path, **policy)
+
+
+LADDER = ClassificationLadder(("PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"))
+levels = st.sampled_from(LADDER.levels)
+
+
+@given(st.lists(levels), st.lists(levels))
+def test_join_never_falls_and_does_not_depend_on_order(some: list[str], more: list[str]) -> None:
+    joined = LADDER.highest(some + more)
+    assert joined == LADDER.highest(more + some) == LADDER.highest([LADDER.highest(some), LADDER.highest(more)])
+    assert all(not LADDER.exceeds(level, joined) for level in some + more)
+    assert joined in [*some, *more, "PUBLIC"]
+
+
+@given(levels, levels, levels)
+def test_the_join_is_the_maximum_of_a_chain(one: str, two: str, three: str) -> None:
+    def join(*some: str) -> str:
+        return LADDER.highest(some)
+
+    assert join(join(one, two), three) == join(one, join(two, three)) == join(one, two, three)
+    assert join(one, two) == join(two, one)
+    assert join(one, one) == join(one) == join(one, LADDER.levels[0]) == one
+    assert LADDER.rank(join(one, two)) == max(LADDER.rank(one), LADDER.rank(two))
+
+
+def test_unknown_level_is_named() -> None:
+    with pytest.raises(RecipeError, match="'RESTRICTED' is not a classification level"):
+        LADDER.highest(["PUBLIC", "RESTRICTED"])
+
+
+def test_a_level_named_twice_is_refused() -> None:
+    with pytest.raises(RecipeError, match="each named once"):
+        ClassificationLadder(("PUBLIC", "PUBLIC"))
+
+
+DAY = datetime.date
+
+
+@pytest.mark.parametrize(
+    ("every", "since", "due", "period"),
+    [
+        ("6 months", DAY(2026, 8, 31), DAY(2027, 2, 28), "2027-H1"),
+        ("6 months", DAY(2027, 1, 31), DAY(2027, 7, 31), "2027-H2"),
+        ("3 months", DAY(2026, 11, 30), DAY(2027, 2, 28), "2027-Q1"),
+        ("1 month", DAY(2026, 12, 15), DAY(2027, 1, 15), "2027-01"),
+        ("1 year", DAY(2024, 2, 29), DAY(2025, 2, 28), "2025"),
+        ("24 months", DAY(2026, 1, 1), DAY(2028, 1, 1), "2028"),
+        ("5 months", DAY(2026, 1, 1), DAY(2026, 6, 1), "2026-06-01"),
+        ("2 weeks", DAY(2026, 1, 1), DAY(2026, 1, 15), "2026-01-15"),
+        ("1 day", DAY(2026, 1, 1), DAY(2026, 1, 2), "2026-01-02"),
+        (None, DAY(2026, 1, 1), DAY(2026, 6, 30), "2026-06-30"),
+    ],
+)
+def test_the_next_review_has_a_day_and_a_period(every: str | None, since: DAY, due: DAY, period: str) -> None:
+    cadence = Cadence(every=every)
+    assert cadence.next_day(since, institutions_days=180) == due
+    assert cadence.period(due) == period
+
+
+@given(
+    number=st.integers(1, 36),
+    unit=st.sampled_from(["days", "weeks", "months", "years"]),
+    first=st.dates(DAY(2020, 1, 1), DAY(2060, 1, 1)),
+)
+def test_reviews_that_follow_each_other_never_share_a_period(number: int, unit: str, first: DAY) -> None:
+    if unit == "years" and number > 10:
+        return
+    cadence = Cadence(every=f"{number} {unit}")
+    days = [first]
+    for _ in range(8):
+        days.append(cadence.next_day(days[-1], 180))
+    assert all(cadence.period(one) != cadence.period(other) for one, other in pairwise(days))
+
+
+@pytest.mark.parametrize(
+    "every", ["6months", "0 days", "six months", "-1 days", "1.5 years", "11 years", "6 moons", ""]
+)
+def test_another_length_of_time_is_refused(every: str) -> None:
+    with pytest.raises(ValidationError, match="every"):
+        Cadence(every=every)
+
+
+def test_an_event_that_nobody_here_hears_of_is_refused() -> None:
+    with pytest.raises(ValidationError, match="base_superseded"):
+        Cadence.model_validate({"on": ["library_advisory"]})

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import NotFoundError, RecipeError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.policy.evaluation import Review
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import line_names, load_line, read_line
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, minimal_recipe
@@ -337,3 +339,36 @@ def test_pairs_and_labels_in_one_line_are_refused(tmp_path: Path) -> None:
     recipe["sources"].append({**recipe["sources"][1], "name": "pairs", "role": "preferences"})
     with pytest.raises(RecipeError, match="not both"):
         read(tmp_path, recipe)
+
+
+def test_by_default_five_operators_rate_twenty_prompts_each() -> None:
+    review = Review()
+    assert (review.operator_count, review.prompts_each, review.criteria) == (
+        5,
+        20,
+        ("accuracy", "helpfulness", "tone"),
+    )
+    assert review.prompts == 5 * 20 + 2
+    assert review.pairs == review.ballots_to_close == 5 * 22
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"operators": 4}, "5 to 10"),
+        ({"operators": 11}, "5 to 10"),
+        ({"operators": ["amal", "badr", "dana", "eid", "amal"]}, "named twice"),
+        ({"operators": ["amal", "badr", "dana", "eid", "a b"]}, "pattern"),
+        ({"prompts_each": 3}, "multiple of 2"),
+        ({"shared_prompts": 1}, "multiple of 2"),
+        ({"ballots": 111}, "more than the 110 pairs"),
+        ({"guess_pairs": 22}, "guess_pairs"),
+        ({"criteria": []}, "at least 1"),
+        ({"criteria": ["tone", "tone"]}, "named twice"),
+        ({"criteria": ["beauty"]}, "accuracy"),
+        ({"seed": 7}, "Extra"),
+    ],
+)
+def test_an_inconsistent_review_is_refused(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        Review.model_validate(wrong)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sovereign_pipeline.policy.review import Review
+from sovereign_pipeline.policy.evaluation import Review
 from sovereign_pipeline.review.plan import candidate_positions, commitment, deal, pairs_to_guess
 
 seeds = st.binary(min_size=32, max_size=32)

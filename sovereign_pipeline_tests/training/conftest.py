@@ -12,7 +12,7 @@ import yaml
 
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base_models.pinned import read_descriptor
-from sovereign_pipeline.policy.training.training import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.report import TRAINING_LIBRARIES, TrainingReport

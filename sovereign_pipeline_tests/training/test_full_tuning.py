@@ -304,7 +304,7 @@ def test_the_tensors_that_an_adapter_must_have_are_those_that_peft_saves(
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    from sovereign_pipeline.policy.training.training import Sft
+    from sovereign_pipeline.policy.training import Sft
 
     sft = Sft.model_validate({"rank": 4, "alpha": 8, **shape})
     targets = sft.target_modules if isinstance(sft.target_modules, str) else list(sft.target_modules)

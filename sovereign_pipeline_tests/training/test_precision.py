@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
-from sovereign_pipeline.policy.training.training import Sft
+from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.machine import processors_have_bfloat16, with_decided_precision
 from sovereign_pipeline.training.stages import SFT_ADAPTER

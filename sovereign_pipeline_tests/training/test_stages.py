@@ -16,7 +16,7 @@ from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.training.training import Training
+from sovereign_pipeline.policy.training import Training
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.store import ArtifactStore

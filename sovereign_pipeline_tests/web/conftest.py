@@ -19,11 +19,11 @@ from sovereign_pipeline.release.recall import waive_recall
 from sovereign_pipeline.serving.gateway.auth import Grant, add_token
 from sovereign_pipeline.web.adapter_view import adapter_view
 from sovereign_pipeline.web.rendering import AdapterView
-from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND, busy_office, one_more_adapter
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.browser import pictures as pictures
 from sovereign_pipeline_tests.browser import visitor as visitor
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND, busy_office, one_more_adapter
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.waiting import wait_until
 

@@ -7,8 +7,8 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sovereign_pipeline.web.rendering import adapter_file, translate
-from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND
 from sovereign_pipeline_tests.browser import DESKTOP, LOWEST_CONTRAST, PHONE, Visitor
+from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND
 from sovereign_pipeline_tests.web.conftest import HOSTILE, THIRD, Site
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

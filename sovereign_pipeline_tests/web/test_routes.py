@@ -6,7 +6,7 @@ import pytest
 
 from sovereign_pipeline.serving.gateway.auth import read_tokens, revoke_token, sha256_of
 from sovereign_pipeline.web import routes
-from sovereign_pipeline_tests.audit.conftest import FIRST, SECOND
+from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND
 from sovereign_pipeline_tests.web.conftest import HERE, HOSTILE, THIRD, Site
 
 pytestmark = pytest.mark.slow

@@ -25,7 +25,7 @@ from sovereign_pipeline.evaluation.statistics import (
     ShareDifference,
     evaluate_difference,
 )
-from sovereign_pipeline.policy.margins import GatePolicy, Gates
+from sovereign_pipeline.policy.evaluation import GatePolicy, Gates
 from sovereign_pipeline.record.stage import Outcome
 from sovereign_pipeline.suites.rows import EXPECTED, Kind
 

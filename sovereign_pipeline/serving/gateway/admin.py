@@ -18,7 +18,7 @@ from typing import Literal
 
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.serving.engines.by_base import EngineState

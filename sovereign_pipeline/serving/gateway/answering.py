@@ -18,7 +18,7 @@ from typing import Protocol, Self
 from opentelemetry.trace import Tracer
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong
-from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admission import Places, Rates

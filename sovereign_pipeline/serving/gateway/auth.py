@@ -28,8 +28,7 @@ from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.hosts import App, Proxy, Receive, Send, read_secret
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.settings import VARIABLES, Settings
-from sovereign_pipeline.policy.classification import ClassificationLadder
-from sovereign_pipeline.policy.institution import Institution
+from sovereign_pipeline.policy.institution import ClassificationLadder, Institution
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.database import Registry

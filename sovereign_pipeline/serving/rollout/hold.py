@@ -17,7 +17,7 @@ from sovereign_pipeline.base.errors import IntegrityError, SovereignError
 from sovereign_pipeline.base.files import canonical_json, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution
-from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.officers import pipeline_signer, trust_root
 from sovereign_pipeline.release.trial import Bound, Judgement, judgement_files, read_judgement, write_judgement
 from sovereign_pipeline.serving.rollout.flag import Flag, changing

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.release import TransitionName
+from sovereign_pipeline.policy.institution import TransitionName
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import FLAG_CHANGED, lines_in, states
 from sovereign_pipeline.record.database import Registry

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.rlhf.guards import Row, check_first_ratio, check_sampler
 from sovereign_pipeline.training.rlhf.policy import POLICY, REFERENCE, Policy, TokenNumbers

@@ -18,7 +18,7 @@ import torch
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.base.text import Countdown
-from sovereign_pipeline.policy.training.training import Preference
+from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.record.stage import library_versions
 from sovereign_pipeline.training.devices import all_processes, give_back_shards, in_shares, is_first
 from sovereign_pipeline.training.forward import Batch, packed, passes_in, reply_log_probabilities

@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.policy.training.training import Preference
-from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS, TRAINERS
+from sovereign_pipeline.policy.rlhf import OPTIMIZER_ARGUMENTS, TRAINERS
+from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.devices import add_up
 from sovereign_pipeline.training.guarded_trainer import GuardedTrainer, training_arguments

@@ -9,7 +9,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf.prompts import Prompt
 from sovereign_pipeline.training.rlhf.rewards import Rewards
 

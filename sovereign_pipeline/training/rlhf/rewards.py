@@ -19,12 +19,19 @@ from typing import Any, cast
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.base.files import digest_of, file_sha256, short
+from sovereign_pipeline.base.sandbox import (
+    CommandEnd,
+    Limits,
+    assert_may_be_shown,
+    call_function,
+    in_tool,
+    interpreter_of,
+    parts_of,
+    run_command,
+)
+from sovereign_pipeline.base.sandbox_child import PACKAGES
 from sovereign_pipeline.dataset.jsonl import LabelRow
-from sovereign_pipeline.policy.training.rlhf import Reward, Rlhf, Tool
-from sovereign_pipeline.sandbox.command import CommandEnd, in_tool, run_command
-from sovereign_pipeline.sandbox.inside import PACKAGES
-from sovereign_pipeline.sandbox.machine import assert_may_be_shown, interpreter_of, parts_of
-from sovereign_pipeline.sandbox.sandbox import Limits, call_function
+from sovereign_pipeline.policy.rlhf import Reward, Rlhf, Tool
 from sovereign_pipeline.training.job import RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.reward_model import HEAD, Scorer, read_head, scoring_config
 from sovereign_pipeline.training.rows import Completion, encode_label

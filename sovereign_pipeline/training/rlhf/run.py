@@ -13,7 +13,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.intervals import clustered_interval
-from sovereign_pipeline.policy.training.rlhf import Reward, Rlhf
+from sovereign_pipeline.policy.rlhf import Reward, Rlhf
 from sovereign_pipeline.training.guards import (
     check_adapter_moved,
     check_rows_are_kept_apart,

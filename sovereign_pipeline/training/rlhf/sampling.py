@@ -27,8 +27,8 @@ from urllib.parse import urlsplit
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.policy.rlhf import Rollouts
 from sovereign_pipeline.policy.serving import UNIX
-from sovereign_pipeline.policy.training.rlhf import Rollouts
 from sovereign_pipeline.training.rows import Completion
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 

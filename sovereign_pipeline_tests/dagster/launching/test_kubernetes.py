@@ -19,7 +19,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import InputError, RecipeError, TrainingFailed
 from sovereign_pipeline.dagster.launching import assert_seen_by_pod, pod_spec
-from sovereign_pipeline.policy.trainer import Kubernetes
+from sovereign_pipeline.policy.institution import Kubernetes
 from sovereign_pipeline.training.job import Failure, TrainingResult, read_result
 from sovereign_pipeline.training.launcher import remote_environment
 from sovereign_pipeline_tests.conftest import DemoInstitution

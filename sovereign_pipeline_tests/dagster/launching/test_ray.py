@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import InputError, TrainingFailed
-from sovereign_pipeline.policy.trainer import Ray
+from sovereign_pipeline.policy.institution import Ray
 from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import Failure, TrainingResult, read_result
 from sovereign_pipeline.training.launcher import remote_environment, run_trainer_on_ray

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from opentelemetry.trace import Tracer
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
-from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.engines.by_base import EngineState
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling

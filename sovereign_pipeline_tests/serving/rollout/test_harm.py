@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from sovereign_pipeline.base.errors import EngineLost
-from sovereign_pipeline.policy.classification import ClassificationLadder
+from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.catalog import FLAG_CHANGED

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base.errors import ConflictError, GateRefused, IntegrityError, SignInError
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.keys import generate, write_key
 from sovereign_pipeline.record.tables import Adapter

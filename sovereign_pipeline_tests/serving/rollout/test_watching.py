@@ -5,7 +5,7 @@ import datetime
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.serving.rollout.hold import Watcher, judge, state_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.policy.training.training import Preference
+from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.methods.preference import kto_loss, pair_loss
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.policy.training.training import Preference
-from sovereign_pipeline.policy.training.trl_trainers import OPTIMIZER_ARGUMENTS, REFUSED_TRAINERS, TRAINERS
+from sovereign_pipeline.policy.rlhf import OPTIMIZER_ARGUMENTS, REFUSED_TRAINERS, TRAINERS
+from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline_tests.training.conftest import letters, pairs

@@ -9,7 +9,7 @@ import yaml
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf.guards import check_reward
 from sovereign_pipeline.training.rlhf.prompts import Prompt, PromptRow
 from sovereign_pipeline.training.rlhf.rewards import Reply, Rewards, copy_code

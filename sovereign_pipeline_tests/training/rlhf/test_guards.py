@@ -6,7 +6,7 @@ from statistics import fmean
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf.guards import (
     check_first_ratio,
     check_reward,

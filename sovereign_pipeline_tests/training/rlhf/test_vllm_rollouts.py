@@ -19,7 +19,7 @@ import torch
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT
-from sovereign_pipeline.policy.training.rlhf import Rollouts
+from sovereign_pipeline.policy.rlhf import Rollouts
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rlhf.policy import Policy

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.policy.training.rlhf import Rlhf
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.rlhf.rewards import copy_code

@@ -11,7 +11,7 @@ import yaml
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base_models.shapes import read_shape
-from sovereign_pipeline.policy.training.training import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training import trainer
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.machine import available_memory, host_memory

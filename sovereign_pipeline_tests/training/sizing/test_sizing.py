@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base_models.shapes import PRESETS, Shape, read_shape
-from sovereign_pipeline.policy.training.training import Preference
+from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training import sizing
 from sovereign_pipeline.training.forward import row_lengths, use_row_by_row
 from sovereign_pipeline.training.sizing import NF4_BYTES, Forward, Memory, estimate, optimizer_in_effect

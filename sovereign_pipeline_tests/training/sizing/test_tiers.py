@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.base_models.shapes import Shape, read_shape
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.policy.training.training import Preference, Sft
+from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.training import machine
 from sovereign_pipeline.training.sizing import Tier, Work, flops_a_token, recommend, tiers
 

@@ -4,7 +4,7 @@ import datetime
 from dataclasses import replace
 from typing import Any
 
-from sovereign_pipeline.policy.rollout import Hold
+from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.release.cadence import Due
 from sovereign_pipeline.serving.engines.engine import Deployable
 from sovereign_pipeline.serving.gateway.admin import Standing

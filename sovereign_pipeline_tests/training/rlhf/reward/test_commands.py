@@ -8,13 +8,13 @@ import pytest
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, TrainingFailed
 from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.sandbox import python_parts
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.training.rlhf import Rlhf
-from sovereign_pipeline.sandbox.sandbox import python_parts
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf import rewards
 from sovereign_pipeline.training.rlhf.rewards import Reply, ToolRunner, code_digests, copy_code
 from sovereign_pipeline.training.stages import reward_code
-from sovereign_pipeline_tests.sandbox.commands import SHELL
+from sovereign_pipeline_tests.base.sandbox_programs import SHELL
 
 SECONDS = 600
 """So long that a busy machine decides nothing."""
@@ -132,7 +132,7 @@ def test_a_directory_that_is_used_has_one_digest_over_its_files(
     used = tmp_path / "share"
     (used / "deep").mkdir(parents=True)
     (used / "deep" / "Module.pm").write_text("1;")
-    monkeypatch.setattr("sovereign_pipeline.sandbox.machine.DIRECTORIES", (str(tmp_path),))
+    monkeypatch.setattr("sovereign_pipeline.base.sandbox.DIRECTORIES", (str(tmp_path),))
     rlhf = section(tmp_path, f"#!{python_parts()[0]}\n", uses=[str(used)])
     before = code_digests(tmp_path, rlhf)
     assert json.dumps(code_digests(tmp_path, rlhf)) == json.dumps(before)
@@ -162,7 +162,7 @@ def test_what_a_command_uses_may_not_change_while_it_judges(tmp_path: Path, monk
 
 @pytest.mark.security_case("a reward's command uses the home or the vault", "refused before anything is run")
 def test_a_command_is_shown_no_directory_of_this_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sovereign_pipeline.sandbox.machine.DIRECTORIES", (str(tmp_path.parent),))
+    monkeypatch.setattr("sovereign_pipeline.base.sandbox.DIRECTORIES", (str(tmp_path.parent),))
     settings = Settings(home=tmp_path / "opt" / "home", data=tmp_path / "data")
     for used in ("opt", "opt/home/artifacts", "opt/home-vault"):
         (tmp_path / used).mkdir(parents=True, exist_ok=True)

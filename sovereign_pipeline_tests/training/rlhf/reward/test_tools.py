@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, TrainingFailed
-from sovereign_pipeline.policy.training.rlhf import Rlhf
-from sovereign_pipeline.sandbox.sandbox import call_function
+from sovereign_pipeline.base.sandbox import call_function
+from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.rlhf import rewards
 from sovereign_pipeline.training.rlhf.rewards import Reply, Rewards, ToolRunner, code_digests, copy_code
 

@@ -1,0 +1,421 @@
+"""Run a program that nobody trusts, without network and within limits."""
+
+import builtins
+import json
+import os
+import re
+import secrets
+import signal
+import struct
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from sovereign_pipeline.base.errors import InputError, SandboxUnavailable
+from sovereign_pipeline.base.sandbox_child import OUT_OF_TIME, TOOL
+
+INSIDE = Path(__file__).with_name("sandbox_child.py")
+
+# Python of the standard library alone; the virtual environment, if there is one, is left out.
+_PYTHON = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-B"]
+
+# Prints what such a Python consists of: its module directories, and the shared libraries loaded for all of them, by the
+# names under which the loader finds them.
+_PARTS = """
+import ctypes, glob, os, sys
+class Loaded(ctypes.Structure):
+    _fields_ = [("address", ctypes.c_void_p), ("name", ctypes.c_char_p)]
+@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(Loaded), ctypes.c_size_t, ctypes.c_void_p)
+def show(loaded, size, data):
+    print(os.fsdecode(loaded.contents.name))
+    return 0
+for directory in sys.path:
+    print(directory)
+    for module in glob.glob(directory + "/*.so"):
+        try:
+            ctypes.CDLL(module)
+        except OSError:  # a module whose library is not installed cannot be imported outside either
+            pass
+ctypes.CDLL(None).dl_iterate_phdr(show, None)
+"""
+
+Ending = Literal["passed", "failed", "timeout"]
+
+_REPORT_BYTES = 60_000
+"""Most bytes of a run's report; a pipe holds no fewer on Linux (pipe(7)), so that writing them never waits."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a program may use.
+
+    The reference implementation of Chen et al. 2021 (Evaluating Large Language Models Trained on Code) allows 3 s of
+    wall-clock time.
+    """
+
+    cpu_seconds: int = 3
+    """Processor time of each process."""
+    wall_seconds: float = 20.0
+    """Wall-clock time, so long that a busy machine does not decide whether an answer is right."""
+    memory_bytes: int = 512 << 20
+    """Address space of each process."""
+    file_bytes: int = 1 << 20
+    """Of one file."""
+    disk_bytes: int = 4 << 20
+    """Of all files together."""
+    files: int = 16
+    """That may exist at once."""
+    processes: int = 8
+    """At once, threads counted, with up to three of the sandbox's own."""
+
+
+def run_program(program: str, limits: Limits | None = None) -> Ending:
+    """Run Python source: "passed" when its last line was reached and nothing was raised.
+
+    Output is discarded. An exit before the last line (`sys.exit(0)`, `os._exit(0)`) is "failed": the run reports a
+    nonce, after the last line only. Raises SandboxUnavailable when this machine does not allow a limit; then nothing
+    was run.
+    """
+    report, timed_out = run_inside(_order(program, None, None), limits or Limits(), ())
+    if report == "passed":
+        return "passed"
+    return "timeout" if timed_out else "failed"
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a call of a function in the sandbox ended."""
+
+    ending: Literal["returned", "raised", "timeout"]
+    value: Any = None
+    """What it returned, as JSON has it."""
+    where: str = ""
+    """Type of what was raised, where it is one of Python's own, and the line of the program; never its message, nor the
+    name of a type that the program made, which may quote the argument."""
+
+
+def call_function(program: str, function: str, argument: Any, limits: Limits) -> Call:
+    """Run Python source, call one function of it with a value that JSON has, and return what it returns.
+
+    The value must be finite and at most some 60 kB as JSON. Raises SandboxUnavailable as `run_program` does.
+    """
+    report, timed_out = run_inside(_order(program, function, argument), limits, ("returned:", "raised:"))
+    if report.startswith("returned:"):
+        try:
+            return Call("returned", json.loads(report.removeprefix("returned:")))
+        except (ValueError, RecursionError):
+            return Call("raised", where="a value that is no JSON")
+    if report.startswith("raised:"):
+        return Call("raised", where=_where(report.removeprefix("raised:"), program))
+    return Call("timeout") if timed_out else Call("raised", where="an end before it returned")
+
+
+def _where(said: str, program: str) -> str:
+    name, _, line = said.partition(" in line ")
+    kind = getattr(builtins, name, None)
+    is_own = isinstance(kind, type) and issubclass(kind, BaseException)
+    is_line = re.fullmatch("[0-9]{1,7}", line) is not None and int(line) <= program.count("\n") + 1
+    return (name if is_own else "an exception") + (f" in line {line}" if is_line else "")
+
+
+def _order(program: str, function: str | None, argument: Any) -> dict[str, Any]:
+    return {
+        "program": program,
+        "function": function,
+        "argument": argument,
+        "most": _REPORT_BYTES - 100,
+        "command": None,
+        "placed": None,
+        "shown": python_parts(),
+    }
+
+
+def run_inside(
+    order: Mapping[str, Any], limits: Limits, reports: tuple[str, ...], descriptors: Sequence[int] = ()
+) -> tuple[str, bool]:
+    """What the run reported behind its nonce, and whether a time limit ended it. Raises SandboxUnavailable.
+
+    order: see `sandbox_child.py`. reports: beginnings of what it may report beside "passed". descriptors: that it gets.
+    """
+    of_set_up, of_program = secrets.token_hex(16), secrets.token_hex(16)
+    nonces = {"nonce": of_set_up, "program_nonce": of_program}
+    whole = {**order, **nonces, "parent": os.getpid(), "limits": asdict(limits)}
+    with _started(descriptors) as (process, report):
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it ended at once; the report says why
+            process.stdin.write(json.dumps(whole).encode())
+            process.stdin.close()
+        timed_out = _timed_out(process, limits.wall_seconds)
+        reported = (report.read(_REPORT_BYTES) or b"").decode(errors="replace")
+    nonce, _, said = reported.partition(":")
+    for each in (of_set_up, of_program):
+        said = said.partition(f"{each}:")[0]  # what comes first says more
+    is_end = said == "passed" or said.startswith(reports)
+    if nonce not in (of_set_up, of_program) or (nonce == of_program and not is_end):
+        return "", timed_out  # a program finds its nonce where it looks for it, and may put any words behind it
+    if is_end:
+        return said, timed_out
+    raise SandboxUnavailable(
+        f"Code is run in the sandbox only within limits, and this machine does not allow one of them ({said}).",
+        "Use Linux 5.12 or newer with seccomp filters and user, mount, network and process namespaces for this "
+        "account: see docs/how-to/models.md. Or remove the suite or the reward from the "
+        "recipe.",
+    )
+
+
+def require_sandbox() -> None:
+    """Raise SandboxUnavailable when this machine cannot run programs, before answers are generated in vain."""
+    if run_program("assert True") != "passed":
+        raise SandboxUnavailable(
+            "A program of one line does not run in the sandbox within its limits, so its verdicts cannot be trusted.",
+            "Check the load of this machine.",
+        )
+
+
+@contextmanager
+def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
+    """The process, and the reading end of its report. Nothing is left running.
+
+    The report is read after the end, without waiting: a program that writes endlessly blocks on a full pipe instead of
+    filling this process's memory.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    report = os.fdopen(reading, "rb", buffering=0)
+    try:
+        process = subprocess.Popen(
+            [*_PYTHON, str(INSIDE), str(writing)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            env={},
+            pass_fds=(writing, *descriptors),
+            start_new_session=True,
+        )
+    finally:
+        os.close(writing)
+    try:
+        yield process, report
+    finally:
+        # The session holds the sandbox's first process and the init of its process namespace; with that init, the
+        # kernel kills everything in the namespace, whatever session it moved itself to (pid_namespaces(7)).
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        report.close()
+
+
+def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
+    """Wait for the end; True when a time limit ended it, wall-clock or processor."""
+    try:
+        return process.wait(timeout=wall_seconds) == OUT_OF_TIME
+    except subprocess.TimeoutExpired:
+        return True
+
+
+@cache
+def python_parts() -> list[str]:
+    """What a Python program may read of this machine: Python, its standard library, and the shared libraries of both.
+
+    Each library by itself: a directory of them (/usr/lib) holds packages and much else. Packages in the directory of
+    the standard library are covered inside the sandbox.
+    """
+    listed = subprocess.run([*_PYTHON, "-c", _PARTS], cwd="/", env={}, stdout=subprocess.PIPE, check=False)
+    if listed.returncode != 0:
+        raise SandboxUnavailable(
+            f"{_PYTHON[0]} could not list the files that it consists of.", "Check this installation of Python."
+        )
+    parts = [_PYTHON[0], *os.fsdecode(listed.stdout).splitlines()]
+    # The list has no name for the program itself, and a part of the kernel in it (vdso) has no file.
+    return [path for path in parts if Path(path).is_absolute() and Path(path).exists()]
+
+
+@dataclass(frozen=True)
+class CommandEnd:
+    """How a command ended."""
+
+    ending: Literal["ended", "timeout"]
+    status: int | None = None
+    """Exit status, or the signal as a negative number; None where the sandbox ended before it could tell."""
+    output: bytes = b""
+    """Standard output, up to the limit on one file and one byte more."""
+
+
+def run_command(
+    command: Sequence[str], placed: Mapping[str, bytes], shown: Sequence[str], given: str, limits: Limits
+) -> CommandEnd:
+    """Run an executable file with its arguments. Raises SandboxUnavailable as `run_program` does.
+
+    Args:
+        command: its path as the sandbox has it, and its arguments.
+        placed: name -> content of the files in /tool.
+        shown: paths of this machine that it may read, each by itself.
+        given: what it reads from its standard input.
+        limits: of each file, that on standard output too.
+    """
+    output = os.memfd_create("output")
+    try:
+        order = {
+            "command": [*command],
+            "placed": {name: b64encode(content).decode() for name, content in placed.items()},
+            # Directories first, and the outer ones: what lies in one of them is there with it.
+            "shown": sorted(shown, key=lambda path: (not Path(path).is_dir(), len(path))),
+            "given": given,
+            "output": output,
+        }
+        report, timed_out = run_inside(order, limits, ("ended:",), (output,))
+        if timed_out:
+            return CommandEnd("timeout")
+        if not report:
+            return CommandEnd("ended")
+        written = os.pread(output, limits.file_bytes + 1, 0)
+        return CommandEnd("ended", int(report.removeprefix("ended:")), written)
+    finally:
+        os.close(output)
+
+
+def in_tool(name: str) -> str:
+    """The path of a placed file, as the sandbox has it."""
+    return f"{TOOL}/{name}"
+
+
+DIRECTORIES = ("/bin", "/lib", "/lib64", "/opt", "/sbin", "/usr")
+"""Below these lie programs. Nothing else of this machine is shown to a command: no /etc, no home."""
+LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
+LIBRARY_LIST = "/etc/ld.so.cache"
+"""Where the loader of glibc looks names of libraries up; it holds nothing else."""
+
+ELF, SCRIPT = b"\x7fELF", b"#!"
+LONGEST_FIRST_LINE = 255
+"""Characters of it that Linux reads (execve(2))."""
+FIRST_HEADER, HEADER_SIZES, PROGRAM_HEADER, INTERPRETER = 32, 54, "<IIQQQQ", 3
+"""Of a 64-bit ELF file (elf(5)): where it says where its headers lie and how large and how many they are; the beginning
+of a program header, and the type of the one that names the loader."""
+LISTING = Limits(wall_seconds=120.0)
+LISTED = re.compile(rb"(?:^\s*|=> )(/\S+) \(0x", re.MULTILINE)
+
+
+def interpreter_of(name: str, content: bytes) -> Path | None:
+    """The interpreter that a script's first line names; None for a binary. Raises InputError for another file.
+
+    name: of the file, for the message.
+    """
+    if content.startswith(ELF):
+        return None
+    first = content.partition(b"\n")[0][:LONGEST_FIRST_LINE]
+    words = first.removeprefix(SCRIPT).split(maxsplit=1)
+    if not first.startswith(SCRIPT) or not words:
+        raise InputError(
+            f"{name}: this file is neither a binary of Linux nor a script whose first line names its interpreter.",
+            "Let its first line be '#!' and the interpreter's path, such as #!/bin/sh.",
+        )
+    path = Path(os.fsdecode(words[0]))
+    if path.name == "env":
+        raise InputError(
+            f"{name}: its first line leaves it to {path} which interpreter is found.",
+            "Name the interpreter itself, such as #!/usr/bin/awk -f: its digest is part of the identity.",
+        )
+    return path
+
+
+def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
+    """What must be shown so that the file `/tool/name` runs: its interpreter or its libraries, and what it uses.
+
+    Raises InputError for a part that may not be shown or is not there, and SandboxUnavailable.
+    """
+    interpreter = interpreter_of(name, content)
+    if interpreter is None:
+        found = _libraries(in_tool(name), content, is_placed=True)
+    else:
+        found = [*_parts_of_machine(interpreter)]
+        if not _is_own_python(interpreter) and not interpreter.read_bytes().startswith(ELF):
+            raise InputError(f"{name}: its interpreter {interpreter} is itself a script.", "Name that one's.")
+    found += [part for path in uses for part in _parts_of_machine(path)]
+    return [*dict.fromkeys(found)]
+
+
+def assert_may_be_shown(path: Path) -> None:
+    """Raise InputError for a path of this machine that is no program, or lies where no programs lie."""
+    if _is_own_python(path):
+        return
+    real = Path(os.path.realpath(path))
+    if not path.is_absolute() or ".." in path.parts or not any(Path(each) in real.parents for each in DIRECTORIES):
+        raise InputError(
+            f"{path}: a command may use only what lies below {', '.join(DIRECTORIES)}, and this pipeline's own Python "
+            f"by the path {python_parts()[0]}.",
+            "Name another path.",
+        )
+    if not real.exists():
+        raise InputError(
+            f"{path}: this machine has no such file, and a command needs it.", "Install it, or correct it."
+        )
+
+
+@cache
+def _parts_of_machine(path: Path) -> tuple[str, ...]:
+    assert_may_be_shown(path)
+    if _is_own_python(path):
+        return tuple(python_parts())
+    if path.is_dir():
+        return (str(path),)
+    content = path.read_bytes()
+    return (str(path), *(_libraries(str(path), content, is_placed=False) if content.startswith(ELF) else ()))
+
+
+def _is_own_python(path: Path) -> bool:
+    return str(path) == python_parts()[0]
+
+
+def _libraries(program: str, content: bytes, *, is_placed: bool) -> list[str]:
+    """The loader that a binary names, and the libraries that this loader finds for it; none for a static one."""
+    loader = _loader_of(program, content)
+    if loader is None:
+        return []
+    if not _is_library(loader):
+        raise InputError(f"{program}: its loader {loader} is none of this machine's.", "Link it on such a machine.")
+    shown = [loader, *(path for path in (LIBRARY_LIST, *LIBRARIES) if Path(path).exists())]
+    placed = {Path(program).name: content} if is_placed else {}
+    end = run_command([loader, "--list", program], placed, shown if is_placed else [*shown, program], "", LISTING)
+    if end.status != 0 or b"=> not found" in end.output:
+        raise InputError(
+            f"{program}: the loader {loader} does not find the shared libraries of this binary.",
+            "Install them, or link it statically.",
+        )
+    listed = [os.fsdecode(path) for path in LISTED.findall(end.output)]
+    return [loader, *(path for path in (LIBRARY_LIST,) if Path(path).exists()), *filter(_is_library, listed)]
+
+
+def _loader_of(program: str, binary: bytes) -> str | None:
+    try:
+        if binary[len(ELF)] != 2:
+            raise struct.error
+        (first,) = struct.unpack_from("<Q", binary, FIRST_HEADER)
+        size, count = struct.unpack_from("<HH", binary, HEADER_SIZES)
+        for number in range(count):
+            kind, _, start, _, _, length = struct.unpack_from(PROGRAM_HEADER, binary, first + number * size)
+            if kind == INTERPRETER:
+                return os.fsdecode(binary[start : start + length].rstrip(b"\0"))
+    except (struct.error, IndexError):
+        raise InputError(
+            f"{program}: this binary is not one of this machine.", "Build it for Linux, 64 bits."
+        ) from None
+    return None
+
+
+def _is_library(path: str) -> bool:
+    real = os.path.realpath(path)
+    if ".." in Path(path).parts:
+        return False
+    directories = [os.path.realpath(each) for each in LIBRARIES]
+    return (
+        any(real.startswith(f"{each}/") for each in directories)
+        and re.search(r"\.so(\.|$)", Path(path).name) is not None
+        and Path(real).is_file()
+    )

@@ -1,0 +1,1 @@
+"""Evidence packages about adapters, and the standalone verifier in them."""

@@ -1,0 +1,373 @@
+"""Read the facts about an adapter from a package's files, and write its CycloneDX bill and OpenLineage events."""
+
+import json
+import math
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sovereign_pipeline.record.manifest import Manifest
+from sovereign_pipeline.record.stage import Outcome
+from sovereign_pipeline.registry.record import AdapterRecord, bill_of_materials
+
+TLP = ("CLEAR", "GREEN", "AMBER", "RED")
+"""The Traffic Light Protocol's labels, lowest first."""
+
+
+@dataclass(frozen=True)
+class VerdictFacts:
+    """What a gate said of one artifact."""
+
+    stage: str
+    gate: str
+    outcome: Outcome
+    message: str
+    waived_because: str | None
+    """The officer's reason; None where nobody waived it."""
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """An adapter and all that it was made of."""
+
+    id: str
+    version: str
+    institution: str
+    """Its name."""
+    record: AdapterRecord
+    manifests: Mapping[str, Manifest]
+    """Kind -> manifest, of the record and of everything that it was made of; inputs before what was made of them."""
+    verdicts: Sequence[VerdictFacts]
+    card: Mapping[str, Any]
+    """The data card of the training dataset."""
+    sources: Sequence[Mapping[str, Any]]
+    """The source files, as `sources.json` has them."""
+    issues: Sequence[str]
+    """Known issues, in officers' words."""
+    history: Sequence[Mapping[str, Any]]
+    """Its transitions, as `release/standing.py` has them."""
+    review_date: str
+    registered_at: str
+    made_at: str
+    """Of the package; UTC."""
+
+
+def facts_of(
+    files: Mapping[str, bytes],
+    adapter_id: str,
+    institution: str,
+    made_at: str,
+    issues: Sequence[str],
+    history: Sequence[Mapping[str, Any]],
+) -> AdapterFacts:
+    """The facts about an adapter from a package's files, verified before. issues, history: those of the adapter."""
+    row = json.loads(files[f"registry/{adapter_id}.json"])
+
+    def file(digest: str, name: str) -> bytes:
+        return files[f"artifacts/{digest}/{name}"]
+
+    record = AdapterRecord.model_validate_json(file(row["record_digest"], "record.json"))
+    digests = {**record.lineage, "registered_adapter": row["record_digest"]}
+    manifests = {
+        kind: Manifest.model_validate_json(file(digest, "manifest.json")) for kind, digest in sorted(digests.items())
+    }
+    verdicts = [_verdict(each, file) for each in row["gate_records"]]
+    return AdapterFacts(
+        id=adapter_id,
+        version=row["version"],
+        institution=institution,
+        record=record,
+        manifests={kind: manifests[kind] for kind in _in_order(manifests)},
+        verdicts=verdicts,
+        card=json.loads(file(record.training_dataset.digest, "card.json")),
+        sources=json.loads(file(record.lineage["raw_corpus"], "sources.json")),
+        issues=issues,
+        history=history,
+        review_date=row["review_date"],
+        registered_at=row["registered_at"],
+        made_at=made_at,
+    )
+
+
+def tlp_of(manifest: Manifest) -> str:
+    """The label for an artifact's level, by its place in the institution's ladder; between two, the stricter one."""
+    top = len(manifest.ladder) - 1
+    place = manifest.ladder.index(manifest.classification)
+    return TLP[math.ceil(place * (len(TLP) - 1) / top)] if top else TLP[-1]
+
+
+def _verdict(stated: Mapping[str, Any], file: Any) -> VerdictFacts:
+    verdict, waiver = json.loads(file(stated["digest"], "verdict.json")), stated.get("acceptance")
+    reason = waiver["reason"] if waiver else None
+    return VerdictFacts(stated["stage"], stated["gate"], verdict["outcome"], verdict["message"], reason)
+
+
+def _in_order(manifests: Mapping[str, Manifest]) -> list[str]:
+    """The kinds, each after its inputs."""
+    by_digest = {manifest.digest: kind for kind, manifest in manifests.items()}
+    found: list[str] = []
+
+    def add(kind: str) -> None:
+        for digest in manifests[kind].inputs.values():
+            if digest in by_digest:
+                add(by_digest[digest])
+        if kind not in found:
+            found.append(kind)
+
+    for kind in manifests:
+        add(kind)
+    return found
+
+
+BY_REWARD = frozenset({"ppo", "rloo", "grpo"})
+"""Methods of preference training in which the model is rewarded for its own answers."""
+
+
+def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
+    """The bill as JSON. Raises RuntimeError where it would refer to what it does not have."""
+    record, bill = facts.record, bill_of_materials(facts.record)
+    supplier = {"name": facts.institution}
+    adapter = bill["metadata"]["component"]
+    adapter |= {
+        "version": facts.version,
+        "supplier": supplier,
+        "manufacturer": supplier,
+        "purl": f"pkg:generic/{record.line}@{facts.version}?checksum=sha256:{record.adapter_sha256}",
+        "pedigree": {"ancestors": [_ancestor(facts)]},
+    }
+    adapter["modelCard"] = _model_card(facts)
+    adapter["properties"] += [
+        {"name": "sovereign:domain", "value": record.purpose},
+        {"name": "sovereign:review_date", "value": facts.review_date},
+    ]
+    for component in bill["components"]:
+        if component["type"] == "data":
+            _govern(component, facts)
+    made = [_artifact(kind, facts) for kind in facts.manifests]
+    bill["components"] += made
+    bill["dependencies"] += [{"ref": component["bom-ref"]} for component in made]
+    bill["dependencies"][0]["dependsOn"] += [component["bom-ref"] for component in made]
+    bill |= {
+        "$schema": "http://cyclonedx.org/schema/bom-1.7.schema.json",
+        "specVersion": "1.7",
+        "formulation": [{"bom-ref": "formula", "workflows": [_workflow(facts)]}],
+    }
+    bill["metadata"] |= {
+        "timestamp": facts.made_at,
+        "lifecycles": [{"phase": "post-build"}],
+        "supplier": supplier,
+        "manufacturer": supplier,
+        "distributionConstraints": {"tlp": tlp_of(facts.manifests["registered_adapter"])},
+    }
+    if missing := dangling(bill):
+        raise RuntimeError(f"the bill of materials refers to {', '.join(missing)}, which it does not have")
+    return bill
+
+
+def dangling(bill: dict[str, Any]) -> list[str]:
+    """References to nothing, which CycloneDX's schema lets pass; and names that stand twice."""
+    names = [name for path, name in _texts(bill) if path[-1] == "bom-ref"]
+    refers = [name for path, name in _texts(bill) if path[-1] == "ref" or "dependsOn" in path]
+    return sorted({name for name in refers if name not in names} | {name for name in names if names.count(name) > 1})
+
+
+def _texts(value: Any, path: tuple[str, ...] = ("",)) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, (*path, key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, path)
+    elif isinstance(value, str):
+        yield path, value
+
+
+def _model_card(facts: AdapterFacts) -> dict[str, Any]:
+    record = facts.record
+    by_reward = bool({*record.method.split("+")} & BY_REWARD)
+    metrics = [
+        *bill_of_materials(record)["metadata"]["component"]["modelCard"]["quantitativeAnalysis"]["performanceMetrics"],
+        *_held(record.evaluation.get("held", {})),
+    ]
+    considerations: dict[str, Any] = {"users": [record.owner], "useCases": [record.purpose]}
+    if facts.issues:
+        considerations["technicalLimitations"] = list(facts.issues)
+    waived = [each for each in facts.verdicts if each.waived_because is not None]
+    if waived:
+        considerations["ethicalConsiderations"] = [
+            {"name": f"Gate {each.gate} was waived ({each.outcome})", "mitigationStrategy": each.waived_because}
+            for each in waived
+        ]
+    return {
+        "modelParameters": {
+            "approach": {"type": "reinforcement-learning" if by_reward else "supervised"},
+            "task": "text-generation",
+            "modelArchitecture": record.base_model.name,
+            "datasets": [{"ref": f"dataset:{dataset.digest}"} for dataset in record.datasets],
+            "inputs": [{"format": "text"}],
+            "outputs": [{"format": "text"}],
+        },
+        "quantitativeAnalysis": {"performanceMetrics": metrics},
+        "considerations": considerations,
+    }
+
+
+def _held(held: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the report's gates looked at, each difference with its interval."""
+    for name, figure in sorted(held.items()):
+        if not {"difference", "low", "high"} <= figure.keys() or figure["low"] is None or figure["high"] is None:
+            continue
+        yield {
+            "type": f"difference: {name}",
+            "value": repr(figure["difference"]),
+            "slice": f"{figure['rows']} rows" if "rows" in figure else "all",
+            "confidenceInterval": {"lowerBound": repr(figure["low"]), "upperBound": repr(figure["high"])},
+        }
+
+
+def _ancestor(facts: AdapterFacts) -> dict[str, Any]:
+    base = facts.record.base_model
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": f"ancestor:{base.digest}",
+        "name": base.name,
+        "licenses": [{"license": {"name": base.licence}}],
+        "properties": [{"name": "sovereign:digest", "value": base.digest}],
+    }
+
+
+def _govern(component: dict[str, Any], facts: AdapterFacts) -> None:
+    """Whose a dataset is, and what it holds that is sensitive."""
+    for data in component["data"]:
+        data["governance"] = {
+            "owners": [{"organization": {"name": facts.institution}}],
+            "custodians": [{"organization": {"name": facts.record.owner}}],
+        }
+        if "scrubbed_corpus" in facts.manifests:
+            data["sensitiveData"] = ["personal data, replaced by placeholders as the institution's rules say"]
+    manifest = facts.manifests.get(component["name"])
+    if manifest is not None:
+        component["properties"].append({"name": "sovereign:tlp", "value": tlp_of(manifest)})
+
+
+def _artifact(kind: str, facts: AdapterFacts) -> dict[str, Any]:
+    manifest = facts.manifests[kind]
+    return {
+        "type": "data",
+        "bom-ref": f"artifact:{manifest.digest}",
+        "name": kind,
+        "data": [{"type": "other", "name": kind, "classification": manifest.classification}],
+        "properties": [
+            {"name": "sovereign:digest", "value": manifest.digest},
+            {"name": "sovereign:tlp", "value": tlp_of(manifest)},
+        ],
+    }
+
+
+def _workflow(facts: AdapterFacts) -> dict[str, Any]:
+    """How the adapter came to be: a task for each artifact, with what it read and when it was done."""
+    here = {manifest.digest for manifest in facts.manifests.values()}
+    tasks = [
+        {
+            "bom-ref": f"task:{manifest.digest}",
+            "uid": manifest.digest,
+            "name": kind,
+            "taskTypes": ["other"],
+            "timeEnd": manifest.circumstances.created_at,
+            "inputs": [
+                {"resource": {"ref": f"artifact:{digest}"}}
+                for digest in sorted({*manifest.inputs.values()})
+                if digest in here
+            ],
+            "outputs": [{"type": "artifact", "resource": {"ref": f"artifact:{manifest.digest}"}}],
+        }
+        for kind, manifest in facts.manifests.items()
+    ]
+    return {
+        "bom-ref": "workflow",
+        "uid": facts.id,
+        "name": f"line {facts.record.line}",
+        "taskTypes": ["other"],
+        "tasks": tasks,
+    }
+
+
+PRODUCER = "https://sovereign-pipeline.example/"
+SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
+FACETS = "https://openlineage.io/spec/facets"
+NAMESPACE = "sovereign-pipeline"
+_RUNS = uuid.uuid5(uuid.NAMESPACE_URL, SPEC)
+
+
+def lineage_events(facts: AdapterFacts) -> bytes:
+    """One line of JSON an event, each after those that made its inputs. The same artifacts give the same bytes."""
+    events = [_event(kind, manifest, facts) for kind, manifest in facts.manifests.items()]
+    lines = [json.dumps(event, ensure_ascii=False, sort_keys=True, separators=(",", ":")) for event in events]
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _event(kind: str, manifest: Manifest, facts: AdapterFacts) -> dict[str, Any]:
+    by_digest = {each.digest: each for each in facts.manifests.values()}
+    inputs = [
+        _dataset(_name(by_digest[digest]), digest, by_digest[digest].classification, facts.institution)
+        for digest in sorted({*manifest.inputs.values()})
+        if digest in by_digest
+    ]
+    inputs += [_outside(name, digest) for name, digest in sorted(manifest.external_inputs.items())]
+    owner = {"name": facts.record.owner, "type": "OWNER"}
+    return {
+        "eventType": "COMPLETE",
+        "eventTime": manifest.circumstances.created_at,
+        "producer": PRODUCER,
+        "schemaURL": SPEC,
+        "run": {
+            "runId": str(uuid.uuid5(_RUNS, manifest.digest)),
+            "facets": {
+                "nominalTime": _facet("1-0-1/NominalTimeRunFacet", nominalStartTime=manifest.circumstances.created_at)
+            },
+        },
+        "job": {
+            "namespace": NAMESPACE,
+            "name": f"{manifest.line}.{kind}",
+            "facets": {
+                "jobType": _facet(
+                    "2-0-4/JobTypeJobFacet", processingType="BATCH", integration="SOVEREIGN-PIPELINE", jobType="STAGE"
+                ),
+                "ownership": _facet("1-0-1/OwnershipJobFacet", owners=[owner]),
+            },
+        },
+        "inputs": inputs,
+        "outputs": [_dataset(_name(manifest), manifest.digest, manifest.classification, facts.institution)],
+    }
+
+
+def _name(manifest: Manifest) -> str:
+    return f"{manifest.line}.{manifest.kind}"
+
+
+def _dataset(name: str, digest: str, level: str, institution: str) -> dict[str, Any]:
+    tag = {"key": "classification", "value": level, "source": "SOVEREIGN-PIPELINE"}
+    return {
+        "namespace": NAMESPACE,
+        "name": name,
+        "facets": {
+            "version": _facet("1-0-1/DatasetVersionDatasetFacet", datasetVersion=digest),
+            "tags": _facet("1-0-0/TagsDatasetFacet", tags=[tag]),
+            "ownership": _facet("1-0-1/OwnershipDatasetFacet", owners=[{"name": institution, "type": "OWNER"}]),
+        },
+    }
+
+
+def _outside(name: str, digest: str) -> dict[str, Any]:
+    """A file outside the store, by its SHA-256: a source, a suite, a file of the base model."""
+    return {
+        "namespace": "file",
+        "name": name,
+        "facets": {"version": _facet("1-0-1/DatasetVersionDatasetFacet", datasetVersion=digest)},
+    }
+
+
+def _facet(schema: str, **fields: Any) -> dict[str, Any]:
+    name = schema.split("/")[1]
+    return {"_producer": PRODUCER, "_schemaURL": f"{FACETS}/{schema}.json#/$defs/{name}", **fields}

@@ -1,0 +1,566 @@
+"""Gather what is logged about adapters, and write it as a signed evidence package.
+
+The verifier in the package, `verify.py`, shares no code with this program.
+"""
+
+import datetime
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import canonical_json
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import Countdown
+from sovereign_pipeline.base_models.stages import artifacts_of
+from sovereign_pipeline.evidence import verify
+from sovereign_pipeline.evidence.documents import AdapterFacts, completed_bill, facts_of, lineage_events
+from sovereign_pipeline.evidence.technical_file import model_card, technical_file
+from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.record import checkpoints, notes, witnesses
+from sovereign_pipeline.record.audit_log import REGISTERED, append
+from sovereign_pipeline.record.catalog import (
+    FLAG_CHANGED,
+    PURGED,
+    REQUESTED,
+    STATE_CHANGED,
+    WAIVED,
+    find_adapter,
+    in_production,
+    transitions_of,
+)
+from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.in_force import INSTITUTION, OF_TRUST, POLICY_CHANGED, kept_rule
+from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, Manifest
+from sovereign_pipeline.record.notes import Note
+from sovereign_pipeline.record.officers import TRUST, pipeline_signer, trust_root
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.sealing import SEALED, bundles_of
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.statements import EVIDENCE, SUFFIX, Statement, Subject, sign_statement
+from sovereign_pipeline.record.store import ArtifactStore, input_refs
+from sovereign_pipeline.record.tables import (
+    Adapter,
+    AdapterReview,
+    AuditEntry,
+    KnownIssue,
+    Recall,
+    RecallWaiver,
+    ReleaseDecision,
+    ReleaseRequest,
+    Transition,
+    row_as_dict,
+)
+from sovereign_pipeline.record.tree import AT_ONCE, prove
+from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.record.verifying import verify_registry
+from sovereign_pipeline.record.witnesses import assert_log_of, witnessed_by
+from sovereign_pipeline.registry.record import read_record
+from sovereign_pipeline.registry.verification import record_of
+from sovereign_pipeline.release import acts, cadence, recall
+from sovereign_pipeline.release.acts import issues_by_adapter
+from sovereign_pipeline.release.standing import DECIDED, history_of
+from sovereign_pipeline.release.trial import ACCEPTED, JUDGED
+from sovereign_pipeline.review.acts import find_closed_of
+from sovereign_pipeline.serving.rollout.flag import read_change
+
+SHOWN: Mapping[str, frozenset[str]] = {
+    "raw_corpus": frozenset({"sources.json"}),
+    "leakage_safe_split": frozenset({"proof.json"}),
+    "training_dataset": frozenset({"card.json"}),
+    "preference_dataset": frozenset({"card.json"}),
+    "base_model": frozenset({"base_model.json"}),
+    "evaluation_report": frozenset({"report.json"}),
+    "gate_record": frozenset({"verdict.json"}),
+    "gate_acceptance": frozenset({"acceptance.json", "acceptance.sigstore.json"}),
+    "registered_adapter": frozenset({"record.json", "bill_of_materials.json"}),
+    "review_plan": frozenset({"plan.json"}),
+    "blind_review": frozenset({"review.json", "ballots.jsonl", "guesses.jsonl"}),
+}
+"""Kind of artifact -> its files with counts, digests and verdicts, and no text."""
+
+
+def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
+    """Name and content of an artifact's manifest, its signatures, and the files of it that may be shown.
+
+    Raises IntegrityError for a file that is not the one of the manifest, and for an artifact that nobody signed.
+    """
+    path = store.path_of(ref.digest)
+    yield MANIFEST_FILE, (path / MANIFEST_FILE).read_bytes()
+    shown = SHOWN.get(manifest.kind, frozenset())
+    attested = {name.removesuffix(SUFFIX) for name in bundles_of(manifest)}
+    for entry in manifest.files:
+        if entry.path in shown:
+            yield entry.path, read_shown(store, ref, manifest, entry.path)
+    listed = {entry.path for entry in manifest.files}
+    for name in sorted(attested):
+        if name in shown or name not in listed:  # of the manifest, and of directories with weights
+            yield name + SUFFIX, (path / (name + SUFFIX)).read_bytes()
+
+
+def read_shown(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest, name: str) -> bytes:
+    """One file of an artifact that may be shown. Raises NotFoundError for any other, and IntegrityError for one that is
+    not the file of the manifest."""
+    path = store.path_of(ref.digest) / name
+    entry = next((each for each in manifest.files if each.path == name), None)
+    if entry is None or name not in SHOWN.get(manifest.kind, frozenset()):
+        raise NotFoundError(f"{path}: this is no file of a {manifest.kind} that is shown.")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != entry.sha256:
+        raise IntegrityError(f"{path}: the bytes are not the recorded ones.", "Restore the file.")
+    return content
+
+
+HINT = "Restore registry and home from copies of the same time."
+
+
+@dataclass
+class Gathered:
+    """Files by their path in the package, and the numbers of the entries that must be proven."""
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    entries: set[int] = field(default_factory=set)
+    levels: dict[str, int] = field(default_factory=dict)
+    """Classification level of an artifact -> its place in the institution's ladder."""
+
+
+def gather(registry: Registry, store: ArtifactStore, session: Session, adapters: Sequence[str]) -> Gathered:
+    """Everything about adapters, those that they were continued from, and the decisions about their lines.
+
+    Raises IntegrityError where something is on record that is not there, and NotFoundError for an unknown adapter.
+    """
+    settings, found = registry.settings, Gathered()
+    covered = _with_parents(registry, store, adapters)
+    lines = sorted({row.line for row in covered.values() if row.id in adapters})
+    _trust_and_rules(session, settings, lines, found)
+    refs = [ref for row in covered.values() for ref in _of_adapter(store, row)]
+    refs += _reviews(registry, store, session, covered.values(), found)
+    _artifacts(store, session, refs, found)
+    about = {*covered, *_decisions(session, settings, lines, found)}
+    _acts(session, covered, found)
+    _rows(session, about, found)
+    return found
+
+
+def _with_parents(registry: Registry, store: ArtifactStore, adapters: Iterable[str]) -> dict[str, Adapter]:
+    """The adapters by their ids, with those whose training they continued, and so on."""
+    found: dict[str, Adapter] = {}
+    waiting = list(adapters)
+    while waiting:
+        row = find_adapter(registry, waiting.pop())
+        if row.id in found:
+            continue
+        found[row.id] = row
+        record = read_record(store.open(record_of(row)))
+        if record.parent_adapter is not None:
+            waiting.append(record.parent_adapter.adapter)
+    return found
+
+
+def _of_adapter(store: ArtifactStore, row: Adapter) -> list[ArtifactRef]:
+    """The record of an adapter, and the records and waivers of its gates, as they were registered."""
+    named = [{"digest": row.record_digest, "manifest_sha256": row.record_manifest_sha256}, *row.gate_records]
+    named += [each["acceptance"] for each in row.gate_records if each.get("acceptance")]
+    return [
+        store.ref_of(each["digest"]).model_copy(update={"manifest_sha256": each["manifest_sha256"]}) for each in named
+    ]
+
+
+def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactRef], found: Gathered) -> None:
+    """The files that may be shown of artifacts and all that they were made of, and the entry of each."""
+    waiting, manifests = list(roots), dict[ArtifactRef, Manifest]()
+    while waiting:
+        ref = waiting.pop()
+        ref = store.ref_of(ref.digest).model_copy(update={"manifest_sha256": ref.manifest_sha256})
+        if ref in manifests:
+            continue
+        manifest = manifests[ref] = store.read_manifest(ref)
+        waiting += [*input_refs(manifest), *(origin for origin, _ in artifacts_of(store, manifest.external_inputs))]
+        found.levels[manifest.classification] = manifest.ladder.index(manifest.classification)
+        for name, content in shown_files(store, ref, manifest):
+            found.files[f"artifacts/{ref.digest}/{name}"] = content
+            if ref.kind == "gate_acceptance" and name.endswith(SUFFIX) and not name.startswith("manifest"):
+                _enter(session, WAIVED, found, statement=hashlib.sha256(content).hexdigest())
+    needed = sorted(ref.manifest_sha256 for ref in manifests)
+    columns = (AuditEntry.sequence, AuditEntry.subjects["manifest_sha256"].as_string())
+    first: dict[str, int] = {}
+    for start in range(0, len(needed), AT_ONCE):
+        query = select(*columns).where(AuditEntry.action == SEALED, columns[1].in_(needed[start : start + AT_ONCE]))
+        for sequence, manifest_sha256 in session.execute(query.order_by(AuditEntry.sequence)):
+            first.setdefault(manifest_sha256, sequence)
+    if missing := [ref for ref in manifests if ref.manifest_sha256 not in first]:
+        raise IntegrityError(f"{store.path_of(missing[0].digest)}: no entry of the audit log names it.", HINT)
+    found.entries |= {*first.values()}
+
+
+def _reviews(
+    registry: Registry, store: ArtifactStore, session: Session, rows: Iterable[Adapter], found: Gathered
+) -> list[ArtifactRef]:
+    """Plan, result, verdicts and waivers of the closed blind reviews of adapters, and every act of these reviews."""
+    plans: dict[str, ArtifactRef] = {}
+    for row in rows:
+        for review, _ in find_closed_of(registry, row.line, row.adapter_sha256):
+            plans[review.plan_digest] = store.ref_of(review.plan_digest).model_copy(
+                update={"manifest_sha256": review.plan_manifest_sha256}
+            )
+            of_review = AuditEntry.subjects["review"].as_string() == review.id
+            found.entries |= {*session.scalars(select(AuditEntry.sequence).where(of_review))}
+    if not plans:
+        return []
+    results: dict[str, ArtifactRef] = {}
+    for kind in ("blind_review", "gate_record", "gate_acceptance"):
+        query = select(AuditEntry.subjects).where(
+            AuditEntry.action == SEALED, AuditEntry.subjects["kind"].as_string() == kind
+        )
+        for said in session.scalars(query.order_by(AuditEntry.sequence)):
+            if not store.path_of(said["digest"]).exists():
+                continue
+            ref = store.ref_of(said["digest"])
+            manifest = store.read_manifest(ref)
+            is_result = kind == "blind_review" and manifest.external_inputs.get("review_plan") in plans
+            if is_result or {*manifest.inputs.values()} & {*results}:
+                results[ref.digest] = ref
+    return [*plans.values(), *results.values()]
+
+
+def _trust_and_rules(session: Session, settings: Settings, lines: Sequence[str], found: Gathered) -> None:
+    from sovereign_pipeline.record.trust_root import read_files  # loads TUF's library
+
+    for name, content in read_files(settings.data / TRUST).items():
+        found.files[f"trust/{name}"] = content
+    for action in OF_TRUST:
+        _enter(session, action, found)
+    for file in (INSTITUTION, *(f"lines/{line}.yaml" for line in lines)):
+        for entry in _enter(session, POLICY_CHANGED, found, file=file):
+            sha256 = entry.subjects["now"]
+            if sha256 is not None:
+                found.files[f"policy/{sha256}.yaml"] = kept_rule(settings, file, sha256, entry.sequence)
+
+
+def _decisions(session: Session, settings: Settings, lines: Sequence[str], found: Gathered) -> set[str]:
+    """Requests, decisions, transitions, flags and holds of lines. Returns the ids of the adapters that they name."""
+    about: set[str] = set()
+    for line in lines:
+        of_line = select(ReleaseRequest.statement).where(ReleaseRequest.line == line)
+        of_requests = select(ReleaseDecision.statement).join(ReleaseRequest).where(ReleaseRequest.line == line)
+        made = select(Transition.statement).where(Transition.line == line)
+        known = [each for query in (of_line, of_requests, made) for each in session.scalars(query)]
+        holds = sorted((settings.home / "serving" / "holds" / line).glob(f"*/*{SUFFIX}"))
+        known += [path.read_bytes() for path in holds]
+        for entry in _enter(session, FLAG_CHANGED, found, line=line):
+            change = read_change(settings, line, entry.subjects["change"])
+            known.append(change.signature)
+            found.files[f"flags/{line}/{change.sequence}.json"] = change.flags
+        by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
+        for action in (REQUESTED, *DECIDED.values(), STATE_CHANGED, JUDGED, ACCEPTED):
+            for entry in _enter(session, action, found, line=line):
+                about.add(entry.subjects["adapter"])
+                _statement(entry, by_digest, found)
+        for entry in _entries(session, FLAG_CHANGED, line=line):
+            _statement(entry, by_digest, found)
+    return about
+
+
+def _acts(session: Session, covered: Mapping[str, Adapter], found: Gathered) -> None:
+    """Recalls, their waivers, known issues, reviews and purges of adapters."""
+    tables = (Recall, RecallWaiver, KnownIssue, AdapterReview)
+    known = [each for table in tables for each in session.scalars(select(table.statement)) if each is not None]
+    by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
+    for action in (acts.ADDED, cadence.REVIEWED, recall.OPENED, recall.WAIVED, PURGED):
+        for entry in _entries(session, action):
+            named = entry.subjects.get("adapters") or [entry.subjects["adapter"]]
+            if not {*named} & {*covered}:
+                continue
+            found.entries.add(entry.sequence)
+            if action != PURGED:  # whose entry holds the statement
+                _statement(entry, by_digest, found)
+
+
+def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
+    """The registry's row of each adapter, and the entry that names it."""
+    for adapter_id in sorted(about):
+        row = session.get_one(Adapter, adapter_id)
+        found.files[f"registry/{adapter_id}.json"] = canonical_json(row_as_dict(row))
+        _enter(session, REGISTERED, found, adapter=adapter_id)
+
+
+def _statement(entry: AuditEntry, known: Mapping[str, bytes], found: Gathered) -> None:
+    """The signed statement that an entry names."""
+    sha256 = str(entry.subjects.get("statement") or entry.subjects.get("request"))
+    if sha256 not in known:
+        raise IntegrityError(
+            f"The registry: what was signed for entry {entry.sequence} of the audit log is not there.", HINT
+        )
+    found.files[f"statements/{sha256}{SUFFIX}"] = known[sha256]
+
+
+def _enter(session: Session, action: str, found: Gathered, **subjects: str) -> list[AuditEntry]:
+    """The entries of an act about something; each is to be proven."""
+    entries = _entries(session, action, **subjects)
+    found.entries |= {entry.sequence for entry in entries}
+    return entries
+
+
+def _entries(session: Session, action: str, **subjects: str) -> list[AuditEntry]:
+    query = select(AuditEntry).where(AuditEntry.action == action)
+    for name, value in subjects.items():
+        query = query.where(AuditEntry.subjects[name].as_string() == value)
+    return list(session.scalars(query.order_by(AuditEntry.sequence)))
+
+
+GIVEN = "evidence given"
+"""Action of the entry before a package is written."""
+INDEX = "index.json"
+A_DAY = len("2027-03-14")
+
+README = """# Evidence: {adapters}
+
+Classification: {classification}. This folder holds no text of a document. It names officers, source files, rules, and
+ids of rows where a verdict, a data card or the proof of a split does so.
+
+Verify it, with Python 3.11 and `cryptography` alone, from the SHA-256 of the institution's first trust root, which you
+have on paper:
+
+    python YOUR-OWN/verify.py SHA256 --folder .
+
+Run your own copy of `verify.py`, which you know, and not the one in this folder: whoever gave you the folder could have
+changed it. Each release has its own; compare the SHA-256 with the one on paper. It takes an hour to read and longer to
+agree with; begin at its top. It says at its end what it cannot know: the log's other entries, of which some may matter,
+are not in this folder. `--on 2027-03-14` says what answered on a day (else when this was made), and `--seen N` refuses
+a log with fewer entries than you have seen before. `index.json` lists every other file with its SHA-256 and is signed
+by the pipeline.
+
+Statements are what `cosign verify-blob-attestation` takes: with `--insecure-ignore-tlog --new-bundle-format`, and
+`--trusted-root` of a file with `{{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}}`, it needs
+no network.
+
+| folder | holds |
+|---|---|
+| `trust/` | whose key counts for what (TUF) |
+| `log/` | the log's signed checkpoint, and each entry that matters with its proof (C2SP tlog-proof, RFC 6962) |
+| `registry/` | the registry's row of each adapter |
+| `artifacts/` | manifests, signatures, and what holds no text: records, verdicts, waivers, report, cards |
+| `statements/` | what officers and the pipeline signed (in-toto in sigstore bundles), by SHA-256 |
+| `policy/` | the institution's rules and the line's recipe as they were in force, by SHA-256 |
+| `flags/` | who got which adapter |
+| `documents/` | the same for others: CycloneDX, OpenLineage, model card, technical file. Only the index vouches |
+"""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A package that was written."""
+
+    folder: Path
+    archive: Path | None
+    adapters: tuple[str, ...]
+    classification: str
+    files: int
+    bytes: int
+    entries: int
+    """How many of the log are proven in it."""
+    root_sha256: str
+    verifier_sha256: str
+    """Of `verify.py`, as this release has it."""
+
+
+def answered(session: Session, line: str, on: str, since: datetime.datetime, until: datetime.datetime) -> list[str]:
+    """The adapters of a line that answered anybody between two moments: by its flag or, before there was one, by its
+    transitions. Raises NotFoundError where none did."""
+    found: dict[str | None, None] = {}
+    of_line = AuditEntry.subjects["line"].as_string() == line
+    query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED, of_line).order_by(AuditEntry.sequence)
+    flags = [(datetime.datetime.fromisoformat(each["made_at"]), each) for each in session.scalars(query)]
+    before = [flag for at, flag in flags if at <= since][-1:]
+    for flag in [*before, *(flag for at, flag in flags if since < at <= until)]:
+        found |= dict.fromkeys([flag["production"], flag["staged"] if flag["stopped"] is None else None])
+    if not flags:
+        moments = [row.made_at for row in transitions_of(session, line) if since < row.made_at <= until]
+        found |= dict.fromkeys(in_production(session, line, at) for at in [since, *moments])
+    adapters = [each for each in found if each is not None]
+    if not adapters:
+        raise NotFoundError(f"Line {line}: nothing answered on {on}.", "Give another day, or an adapter's id.")
+    return adapters
+
+
+def write_package(
+    registry: Registry,
+    store: ArtifactStore,
+    settings: Settings,
+    adapters: Sequence[str],
+    folder: Path,
+    progress: Progress,
+    *,
+    on: str | None = None,
+    zipped: bool = False,
+) -> Written:
+    """Put an entry on record, and write a package about adapters into a new folder; beside it a `.zip` where asked.
+
+    The package is verified by its own verifier before it gets its name. Raises IntegrityError where it does not hold,
+    and where witnesses have not yet seen all of it; InputError for a folder that is there.
+    """
+    archive = folder.with_name(f"{folder.name}.zip") if zipped else None
+    for path in (folder, archive):
+        if path is not None and path.exists():
+            raise InputError(f"{path}: there is something already.", "Name a new folder.")
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"{folder}: its folder is not there.", "Correct the path.")
+    adapters = [find_adapter(registry, each).id for each in adapters]
+    trust = trust_root(settings)
+    signer = pipeline_signer(settings, trust)
+    verify_registry(registry)
+    with registry.writing() as session:
+        append(session, People(settings).commitment_of(account()), GIVEN, {"adapters": list(adapters), "on": on})
+    with registry.reading() as session:
+        progress("gathering what is on record")
+        found = gather(registry, store, session, adapters)
+        note = _checkpoint(registry, session, settings, trust, found)
+        found.files["log/checkpoint"] = str(note).encode()
+        work = Countdown(progress, "proving entries of the log", len(found.entries), "entry")
+        for done, number in enumerate(sorted(found.entries), start=1):
+            found.files[f"log/entries/{number}.tlog-proof"] = prove(session, number, note).encode()
+            work.reached(done)
+        made_at = datetime.datetime.now(datetime.UTC).isoformat()
+        for adapter_id in adapters:
+            facts = _facts(registry, session, trust, found, adapter_id, made_at)
+            found.files |= {f"documents/{adapter_id}/{name}": each for name, each in documents(facts).items()}
+    classification = max(found.levels, key=found.levels.__getitem__)
+    names = ", ".join(adapters)
+    found.files["README.md"] = README.format(adapters=names, classification=classification).encode()
+    found.files["verify.py"] = Path(verify.__file__).read_bytes()
+    said = {
+        "adapters": list(adapters),
+        "classification": classification,
+        "entries": notes.parse_tree_head(note.text).size,
+        "made_at": made_at,
+        "on": on,
+    }
+    listed = {
+        name: {"sha256": hashlib.sha256(each).hexdigest(), "size": len(each)} for name, each in found.files.items()
+    }
+    index = json.dumps({**said, "files": listed}, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
+    about = Subject(INDEX, hashlib.sha256(index).hexdigest())
+    signature = sign_statement(signer, Statement((about,), EVIDENCE, said))
+    files = {**found.files, INDEX: index, INDEX + SUFFIX: signature}
+    _assert_holds(files, trust)
+    with _beside(folder) as partial:
+        _write(partial, files)
+        partial.rename(folder)
+    if archive is not None:
+        _zip(archive, folder.name, files)
+    return Written(
+        folder=folder,
+        archive=archive,
+        adapters=tuple(adapters),
+        classification=classification,
+        files=len(files),
+        bytes=sum(map(len, files.values())),
+        entries=len(found.entries),
+        root_sha256=trust.root_sha256,
+        verifier_sha256=hashlib.sha256(files["verify.py"]).hexdigest(),
+    )
+
+
+def documents(facts: AdapterFacts) -> dict[str, bytes]:
+    """What others ask for about an adapter, each in its form, by the name of its file."""
+    return {
+        "bill-of-materials.cdx.json": _as_file(completed_bill(facts)),
+        "lineage.openlineage.jsonl": lineage_events(facts),
+        "model-card.md": model_card(facts).encode(),
+        "technical-file.md": technical_file(facts).encode(),
+    }
+
+
+def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> str:
+    """The technical file of an adapter as the record fills it in now, for persons to complete.
+
+    Raises as `gather`.
+    """
+    made_at = datetime.datetime.now(datetime.UTC).isoformat()
+    with registry.reading() as session:
+        found = gather(registry, store, session, [adapter_id])
+        return technical_file(_facts(registry, session, trust_root(settings), found, adapter_id, made_at))
+
+
+def _facts(
+    registry: Registry, session: Session, trust: Trust, found: Gathered, adapter_id: str, made_at: str
+) -> AdapterFacts:
+    """What documents about an adapter are written from."""
+    settings = registry.settings
+    issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
+    history = history_of(session, settings, trust, find_adapter(registry, adapter_id).line, adapter_id)
+    return facts_of(found.files, adapter_id, load_institution(settings.data).name, made_at, issues, history)
+
+
+def _as_file(bill: Mapping[str, Any]) -> bytes:
+    return json.dumps(bill, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
+
+
+def _checkpoint(registry: Registry, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:
+    """The checkpoint on which the proofs rest: where the trust root names witnesses, one that enough of them cosigned.
+
+    Raises IntegrityError where the log's key has not the role, and where witnesses have not seen every entry.
+    """
+    log = checkpoints.verifier(session, settings)
+    assert log is not None  # an entry was just made
+    newest = registry.checkpoint()
+    assert_log_of(trust, log, notes.parse_tree_head(newest.text).size)
+    witnessed = witnessed_by(trust, log, settings)
+    if witnessed is None:
+        return newest
+    if witnessed.entries < max(found.entries):
+        raise IntegrityError(
+            f"The evidence needs entry {max(found.entries)} of the log, and its witnesses have seen "
+            f"{witnessed.entries} entries.",
+            "Write a request for the witnesses, bring back their answers, and ask again.",
+        )
+    sizes = {notes.parse_tree_head(each.text).size: each for each in witnesses.asked(settings)}
+    return sizes[witnessed.entries]
+
+
+def _assert_holds(files: dict[str, bytes], trust: Trust) -> None:
+    try:
+        verify.verify(files, trust.root_sha256, None, 0, lambda text: None)
+    except verify.Refused as refused:
+        raise IntegrityError(
+            f"The evidence does not hold, so no package was written: {refused}.",
+            "Find out what is wrong: verify the adapter from the trust root.",
+        ) from None
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards, unless it was renamed."""
+    parent = folder.absolute().parent
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _zip(archive: Path, root: str, files: Mapping[str, bytes]) -> None:
+    """The same files give the same bytes: in the order of their names, without times."""
+    with zipfile.ZipFile(archive, "x", zipfile.ZIP_DEFLATED) as stream:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(f"{root}/{name}")
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            stream.writestr(entry, files[name])

@@ -1,0 +1,1 @@
+"""Bundles that cross the air gap, and backups of an installation."""

@@ -1,0 +1,269 @@
+"""Take an encrypted backup of an installation while work goes on.
+
+Under the ledger's lock it copies registry, checkpoint and keys aside. Then it adds the rest: references before the
+artifacts that they name, artifacts of the home before those of the corpus. Other databases are copied by SQLite's own
+backup, or dumped.
+"""
+
+import datetime
+import fcntl
+import os
+import re
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import VARIABLES, Settings
+from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.ops import backup_archive, postgresql
+from sovereign_pipeline.ops.backup_archive import ARCHIVE, Archive, Description
+from sovereign_pipeline.ops.postgresql import Database
+from sovereign_pipeline.privacy.vault import fingerprint_of
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.checkpoints import checkpoint_file, only_writer
+from sovereign_pipeline.record.database import open_registry, registry_url
+from sovereign_pipeline.record.officers import pipeline_signer, trust_root
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.stage import Progress
+
+ASIDE = ".backup-"
+"""What the name of such a folder begins with."""
+OURS = ".sovereign-aside"
+"""And ends with: beside the home may lie folders of others."""
+_NAME = re.compile(re.escape(ASIDE) + r"\w+" + re.escape(OURS))
+
+
+@contextmanager
+def folder_aside(parent: Path) -> Iterator[Path]:
+    """A new folder, for the owner alone, removed at the end. What killed processes left beside it is removed first."""
+    _remove_left(parent)
+    path, lock = _locked(parent)
+    try:
+        yield path
+    finally:
+        _remove(path, lock)
+
+
+def _locked(parent: Path) -> tuple[Path, int]:
+    """A folder that is locked for as long as this process lives."""
+    while True:  # another process may take a folder for one that was left, before it is locked
+        path = Path(tempfile.mkdtemp(prefix=ASIDE, suffix=OURS, dir=parent))
+        lock = _lock(path)
+        if lock is not None and path.exists():
+            return path, lock
+        if lock is not None:
+            os.close(lock)
+
+
+def _remove_left(parent: Path) -> None:
+    for path in parent.iterdir():
+        if _NAME.fullmatch(path.name) and not path.is_symlink() and (lock := _lock(path)) is not None:
+            _remove(path, lock)
+
+
+def _remove(path: Path, lock: int) -> None:
+    try:
+        shutil.rmtree(path)
+    finally:
+        os.close(lock)
+
+
+def _lock(path: Path) -> int | None:
+    """The folder's lock; None where a process holds it, and where the folder is gone or another account's."""
+    try:
+        lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(lock).st_uid == os.geteuid():
+            return lock
+    except BlockingIOError:
+        pass
+    os.close(lock)
+    return None
+
+
+ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
+"""Fields of the settings: the directories that a backup holds. What the institution edits is under version control."""
+REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP = "registry/registry.db", "registry/registry.dump", "mlflow/mlflow.dump"
+"""Names of databases in the archive, that of the registry by what it is in: SQLite or PostgreSQL."""
+SQLITE = b"SQLite format 3\x00"
+OF_A_DATABASE = ("-wal", "-shm", "-journal")
+PASSING = (".building", ".partial", ASIDE)
+"""What the name of a folder begins with that holds what is being made."""
+
+
+@dataclass
+class Snapshot:
+    """What is to be copied, and what was left out."""
+
+    settings: Settings
+    aside: Path
+    """A private directory for copies of what changes."""
+    links: list[Path] = field(default_factory=list)
+
+    def held_together(self) -> str:
+        """Copy registry, ledger and keys aside, while no act is done. Returns the checkpoint of the copy."""
+        database, server = database_file(self.settings), on_servers(self.settings).get(REGISTRY_DUMP)
+        with ExitStack() as states:
+            with only_writer(self.settings):
+                if database is not None:
+                    _copy_database(database, self._aside(REGISTRY))
+                state = states.enter_context(postgresql.one_state(server)) if server is not None else None
+                for name, directory in (("home/ledger", self.settings.ledger), ("keys", self.settings.keys)):
+                    for path in _files(directory, self.links):
+                        to = self._aside(f"{name}/{path.relative_to(directory).as_posix()}")
+                        shutil.copyfile(path, to)
+                checkpoint = checkpoint_file(self.settings).read_text(encoding="utf-8")
+            if server is not None:  # a dump takes longer than an act may wait for the lock
+                postgresql.dump(server, self._aside(REGISTRY_DUMP), state)
+        return checkpoint
+
+    def write(self, archive: Archive, progress: Progress) -> None:
+        """Add everything."""
+        for name, server in on_servers(self.settings).items():
+            if name != REGISTRY_DUMP:
+                postgresql.dump(server, self._aside(name))
+        for path in sorted(self.aside.rglob("*")):
+            if path.is_file():
+                archive.add(path.relative_to(self.aside).as_posix(), path)
+        done = {each.name for each in archive.listed}
+        database = database_file(self.settings)
+        for name, path in self._others():
+            if name in done or path == database:
+                continue
+            self._add(archive, name, path)
+            if len(archive.listed) % 1000 == 0:
+                progress(f"{counted(len(archive.listed), 'file')}, at {name.partition('/')[0]}")
+
+    def _others(self) -> Iterator[tuple[str, Path]]:
+        """Name in the archive, and path. References to artifacts come first, and the corpus after the home."""
+        for field_name in ROOTS:
+            root: Path = getattr(self.settings, field_name)
+            paths = list(_files(root, self.links))
+            paths.sort(key=lambda path: (not {".index", ".current"} & {*path.relative_to(root).parts}, path))
+            for path in paths:
+                yield f"{field_name}/{path.relative_to(root).as_posix()}", path
+
+    def _add(self, archive: Archive, name: str, path: Path) -> None:
+        try:
+            if _is_database(path):
+                copy = self._aside(f"databases/{name}")
+                _copy_database(path, copy)
+                archive.add(name, copy)
+                copy.unlink()
+            else:
+                archive.add(name, path)
+        except FileNotFoundError:
+            if "artifacts" in path.parts:
+                raise  # an artifact is never removed; weights are, on record, and the next backup is without them
+
+    def _aside(self, name: str) -> Path:
+        path = self.aside / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+def database_file(settings: Settings) -> Path | None:
+    """The registry's file; None for a registry on a PostgreSQL server. Raises InputError for any other database."""
+    url = registry_url(settings)
+    if postgresql.is_on_server(settings.registry_url):
+        return None
+    if url.get_backend_name() != "sqlite" or not url.database:
+        raise InputError(
+            f"{VARIABLES['registry_url']}: this database is neither a file of SQLite nor on a PostgreSQL server, and "
+            "this backup does not reach it.",
+            "Take the server's own backup first, then copy home, corpus, vault and keys (docs/how-to/ledger.md).",
+        )
+    return Path(url.database).absolute()
+
+
+def on_servers(settings: Settings) -> dict[str, Database]:
+    """Name of a dump -> the database on a PostgreSQL server, of those that the settings know."""
+    urls = {REGISTRY_DUMP: "registry_url", MLFLOW_DUMP: "mlflow_url"}
+    return {
+        name: Database(VARIABLES[field], getattr(settings, field))
+        for name, field in urls.items()
+        if postgresql.is_on_server(getattr(settings, field))
+    }
+
+
+def _files(root: Path, links: list[Path]) -> Iterator[Path]:
+    """Every file below a directory, but what is being made and the write-ahead logs of databases; links are noted."""
+    if not root.is_dir():
+        return
+    for entry in sorted(os.scandir(root), key=lambda each: each.name):
+        path = Path(entry.path)
+        if entry.is_symlink():
+            links.append(path)
+        elif entry.is_dir():
+            if not entry.name.startswith(PASSING):
+                yield from _files(path, links)
+        elif entry.is_file() and not entry.name.endswith(OF_A_DATABASE):
+            yield path
+
+
+def _is_database(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(SQLITE)) == SQLITE
+
+
+def _copy_database(path: Path, to: Path) -> None:
+    """One state of a database, whoever writes to it meanwhile."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source, closing(sqlite3.connect(to)) as target:
+        source.backup(target)
+
+
+CREATED = "backup created"
+"""Action of the entry of a backup, which is in the backup as its newest entry or one of the newest."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A backup that was written."""
+
+    description: Description
+    size: int
+    """Of the encrypted archive, in bytes."""
+    links: tuple[Path, ...]
+    """Links, which are not copied."""
+
+
+def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
+    """Write a backup into a folder that is not there yet, encrypted to a public key. It is an entry before.
+
+    Raises InputError, and IntegrityError where the registry is not the one of its checkpoint.
+    """
+    database_file(settings)
+    for database in on_servers(settings).values():
+        postgresql.assert_can_dump(database)
+    signer = pipeline_signer(settings, trust_root(settings))
+    registry = open_registry(settings)
+    if out.exists():
+        raise InputError(f"{out}: it is there already.", "Name a folder that is not there yet.")
+    with registry.writing() as session:
+        actor = People(settings).commitment_of(account())
+        append(session, actor, CREATED, {"recipient": fingerprint_of(recipient)})
+    out.mkdir(parents=True, mode=0o700)
+    try:
+        with folder_aside(settings.home) as aside:
+            snapshot = Snapshot(settings, aside)
+            checkpoint = snapshot.held_together()
+            with backup_archive.written(out / ARCHIVE, recipient) as opened:
+                snapshot.write(opened, progress)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        sha256 = file_sha256(out / ARCHIVE)
+        made = Description(created=now, archive=sha256, files=len(opened.listed), checkpoint=checkpoint)
+        backup_archive.write(out, made, signer)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    return Taken(made, (out / ARCHIVE).stat().st_size, tuple(snapshot.links))

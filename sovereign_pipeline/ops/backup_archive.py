@@ -1,0 +1,277 @@
+"""Write and read a backup's encrypted archive, and its signed description.
+
+The archive is a tar stream, encrypted to an age key while it is written. A list at its end names every file with its
+SHA-256. The pipeline signs the SHA-256 of the archive, since anybody with the public key could encrypt one.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
+
+from pydantic import ValidationError
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, PrivacyError
+from sovereign_pipeline.base.files import BLOCK, canonical_json, file_sha256, read_bounded
+from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.record.keys import Signer
+from sovereign_pipeline.record.notes import TreeHead, parse_note, parse_tree_head
+from sovereign_pipeline.record.officers import PIPELINE
+from sovereign_pipeline.record.statements import (
+    BACKUP,
+    LARGEST_BUNDLE,
+    Statement,
+    Subject,
+    sign_statement,
+    verify_statement,
+)
+from sovereign_pipeline.record.trust_root import Trust
+
+if TYPE_CHECKING:
+    from pyrage.x25519 import Identity
+
+LIST = "files.json"
+LARGEST_LIST = 1 << 30
+DAMAGED = "Use another backup, and find out what changed this one."
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A file of the archive."""
+
+    name: str
+    size: int
+    sha256: str
+
+
+class Archive:
+    """An archive that is being written."""
+
+    def __init__(self, tar: tarfile.TarFile) -> None:
+        self._tar = tar
+        self.listed: list[Listed] = []
+
+    def add(self, name: str, path: Path) -> None:
+        """Add a file as it is now; one that grows meanwhile is cut where it ended. Raises OSError."""
+        with path.open("rb") as stream:
+            status = os.fstat(stream.fileno())
+            member = tarfile.TarInfo(name)
+            member.size, member.mode, member.mtime = status.st_size, 0o600, int(status.st_mtime)
+            hashing = _Hashing(stream)
+            self._tar.addfile(member, cast(IO[bytes], hashing))
+        self.listed.append(Listed(name, member.size, hashing.sha256.hexdigest()))
+
+    def close(self) -> None:
+        """Add the list, which is the last member."""
+        content = canonical_json([vars(each) for each in self.listed])
+        member = tarfile.TarInfo(LIST)
+        member.size, member.mode = len(content), 0o600
+        self._tar.addfile(member, io.BytesIO(content))
+
+
+class _Hashing:
+    """A stream that computes the SHA-256 of what is read from it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.sha256 = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        block = self._stream.read(size)
+        self.sha256.update(block)
+        return block
+
+
+@contextmanager
+def written(path: Path, recipient: str) -> Iterator[Archive]:
+    """Write an archive into a new file, encrypted to a public key (age1…)."""
+    import pyrage
+
+    key = pyrage.x25519.Recipient.from_str(recipient)
+    with (
+        path.open("xb") as to,
+        _piped(lambda plain: pyrage.encrypt_io(plain, to, [key]), "rb", "wb") as stream,
+        tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=BLOCK) as tar,
+    ):
+        archive = Archive(tar)
+        yield archive
+        archive.close()
+
+
+def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iterator[bytes]], None]) -> list[Listed]:
+    """Read an archive from its beginning to its end, and compare it with its list. Returns the list.
+
+    Args:
+        sha256: of the archive, as it was signed. The bytes that are decrypted are compared with it, since a medium may
+            change after it was verified.
+        take: called with each file and its bytes, in blocks, **before** the list is known; what it keeps is good only
+            once this returns. The digest that it gets is empty.
+
+    Raises PrivacyError for a key that does not open it, and IntegrityError.
+    """
+    import pyrage
+
+    try:
+        identity = pyrage.x25519.Identity.from_str(private_key.strip())
+    except pyrage.IdentityError:
+        raise PrivacyError(
+            "The key file holds no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
+        ) from None
+    found: list[Listed] = []
+    content = b""
+    try:
+        with (
+            path.open("rb") as opened,
+            _piped(lambda to: _decrypted(opened, to, identity, sha256), "wb", "rb") as plain,
+            tarfile.open(fileobj=plain, mode="r|", bufsize=BLOCK) as tar,
+        ):
+            for member in tar:
+                stream = tar.extractfile(member) if member.isreg() else None
+                if stream is None or content:
+                    raise IntegrityError(f"{path}: {member.name!a} does not belong into a backup.", DAMAGED)
+                if member.name == LIST:
+                    content = stream.read(LARGEST_LIST)
+                else:
+                    found.append(_taken(member, stream, take))
+    except pyrage.DecryptError:
+        raise PrivacyError(
+            f"{path}: this key does not open the backup.", "Give the private key that belongs to it."
+        ) from None
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise IntegrityError(f"{path}: it cannot be read ({type(error).__name__}).", DAMAGED) from None
+    try:
+        listed = [Listed(**each) for each in json.loads(content)]
+    except (ValueError, TypeError):
+        raise IntegrityError(f"{path}: it has no list of its files at its end.", DAMAGED) from None
+    if found != listed or len({each.name for each in listed}) != len(listed):
+        raise IntegrityError(f"{path}: its files are not those of its list.", DAMAGED)
+    return listed
+
+
+def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str) -> None:
+    """Raises IntegrityError at the end where these were not the bytes with this SHA-256."""
+    import pyrage
+
+    hashing = _Hashing(sealed)
+    pyrage.decrypt_io(hashing, to, [identity])
+    while hashing.read(BLOCK):
+        pass
+    if hashing.sha256.hexdigest() != sha256:
+        raise IntegrityError("The backup changed while it was read: these are not the bytes that were signed.", DAMAGED)
+
+
+def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, Iterator[bytes]], None]) -> Listed:
+    hasher = hashlib.sha256()
+
+    def blocks() -> Iterator[bytes]:
+        while block := stream.read(BLOCK):
+            hasher.update(block)
+            yield block
+
+    rest = blocks()
+    take(Listed(member.name, member.size, ""), rest)
+    for _ in rest:  # what was not taken is compared as well
+        pass
+    return Listed(member.name, member.size, hasher.hexdigest())
+
+
+@contextmanager
+def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[bytes]]:
+    """A pipe, at whose other end a thread encrypts or decrypts. Its error is raised here at the end."""
+    reading, writing = os.pipe()
+    ends = {"rb": reading, "wb": writing}
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            with os.fdopen(ends[theirs], theirs) as end:
+                work(end)
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="age")
+    thread.start()
+    try:
+        with os.fdopen(ends[ours], ours) as end:
+            yield cast(IO[bytes], end)
+            while ours == "rb" and end.read(BLOCK):  # what follows the archive; else the other end would be cut off
+                pass
+    except (OSError, EOFError, tarfile.TarError):
+        thread.join()
+        if errors and not isinstance(errors[0], BrokenPipeError):
+            raise errors[0] from None  # why the pipe ended
+        raise
+    finally:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def recipient_in(path: Path) -> str:
+    """The public key in a file. Raises InputError for what is none."""
+    import pyrage
+
+    text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    try:
+        pyrage.x25519.Recipient.from_str(text)
+    except pyrage.RecipientError:
+        raise InputError(
+            f"{path}: this is no file with an age public key (age1…).",
+            "Make a pair on an offline machine, and bring its public file here.",
+            act="make_vault_key",
+        ) from None
+    return text
+
+
+ARCHIVE, DESCRIPTION, SIGNATURE = "backup.tar.age", "backup.json", "backup.json.sigstore.json"
+AGAIN = "Use another backup, and find out who changed this one."
+
+
+class Description(Frozen):
+    """The content of `backup.json`."""
+
+    format: int = 1
+    created: str
+    """UTC, ISO 8601."""
+    archive: str
+    """SHA-256 of the encrypted archive."""
+    files: int
+    checkpoint: str
+    """The signed checkpoint of the ledger in it."""
+
+    @property
+    def head(self) -> TreeHead:
+        """What the checkpoint says. Raises IntegrityError for what is none."""
+        return parse_tree_head(parse_note(self.checkpoint).text)
+
+
+def write(directory: Path, description: Description, signer: Signer) -> None:
+    content = canonical_json(description.model_dump()) + b"\n"
+    (directory / DESCRIPTION).write_bytes(content)
+    subject = Subject(DESCRIPTION, file_sha256(directory / DESCRIPTION))
+    about = {"archive": description.archive, "checkpoint": description.checkpoint}
+    (directory / SIGNATURE).write_bytes(sign_statement(signer, Statement((subject,), BACKUP, about)))
+
+
+def read_description(directory: Path, trust: Trust) -> Description:
+    """Read and verify, with every byte of the archive. Raises IntegrityError."""
+    content = read_bounded(directory / DESCRIPTION, LARGEST_BUNDLE, AGAIN)
+    try:
+        description = Description.model_validate_json(content)
+        index = description.head.size  # a key that was replaced since counts for what it signed before
+    except (ValidationError, InputError):
+        raise IntegrityError(f"{directory / DESCRIPTION}: this describes no backup.", AGAIN) from None
+    signature = read_bounded(directory / SIGNATURE, LARGEST_BUNDLE, AGAIN)
+    sha256 = file_sha256(directory / DESCRIPTION)
+    verify_statement(signature, trust, PIPELINE, predicate_type=BACKUP, sha256=sha256, at_index=index)
+    archive = directory / ARCHIVE
+    if archive.is_symlink() or not archive.is_file() or file_sha256(archive) != description.archive:
+        raise IntegrityError(f"{archive}: these are not the bytes of the backup.", AGAIN)
+    return description

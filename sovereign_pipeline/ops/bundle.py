@@ -1,0 +1,371 @@
+"""Pack a bundle on the connected side, and verify and install it with this installation's trust root."""
+
+import hashlib
+import io
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SignInError, SourceError
+from sovereign_pipeline.base.files import BLOCK, file_sha256
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base_models.pinned import load_card, model_directory
+from sovereign_pipeline.base_models.pinned import verify as verify_of_pinned
+from sovereign_pipeline.ops import bundle_tool
+from sovereign_pipeline.ops import bundle_tool as carried_trust
+from sovereign_pipeline.ops.bundle_tool import TIME, Bundle, Refused, install, sha256, spelled, this_platform, verify
+from sovereign_pipeline.ops.publishers import Content, with_publishers
+from sovereign_pipeline.record.keys import Signer, der_of
+from sovereign_pipeline.record.officers import TRUST, trust_root
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.statements import BUNDLE, Statement, Subject, sign_statement
+from sovereign_pipeline.record.trust_root import Trust, load_trust, read_files
+from sovereign_pipeline.suites.cards import load_suite_card, suite_digest, suite_files, suite_folder, suite_names
+
+ROLE = "bundle"
+PACKAGE = Path(__file__).resolve().parent.parent
+OCTETS, EMPTY_TYPE = "application/octet-stream", "application/vnd.oci.empty.v1+json"
+FIRST_DAY_OF_ZIP = (1980, 1, 1, 0, 0, 0)
+
+
+def tool() -> Content:
+    """`bundle.pyz`: what verifies and installs, for a machine that has Python alone. The same bytes each time."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:  # stored, so that a person can read it as it is
+        opened.writestr(zipfile.ZipInfo("__main__.py", FIRST_DAY_OF_ZIP), Path(bundle_tool.__file__).read_bytes())
+    return Content(bundle_tool.TOOL, archive.getvalue(), "of this release")
+
+
+def pack(
+    out: Path,
+    contents: Sequence[Content],
+    signer: Signer,
+    trust: Trust,
+    *,
+    since: Path | None = None,
+    now: datetime | None = None,
+) -> str:
+    """Write a bundle into a folder that is not there yet. Returns the SHA-256 of its index.
+
+    Args:
+        contents: among them `bundle.pyz` and the trust root.
+        since: the index of an earlier bundle; what that one leads to is left out.
+
+    Raises SignInError for a key that may not sign bundles, and InputError.
+    """
+    trust.key(ROLE, signer.keyid)
+    if not trust.counts(ROLE, signer.keyid, None):
+        raise SignInError("This key of the role bundle is revoked.", "Use the one that replaced it.")
+    created = (now or datetime.now(UTC)).strftime(TIME)
+    base, left_out = _earlier(since, trust, created) if since is not None else (None, frozenset())
+    blobs = out / bundle_tool.BLOBS
+    try:
+        blobs.mkdir(parents=True)
+    except FileExistsError:
+        raise InputError(f"{out}: it is there already.", "Name a folder that is not there yet.") from None
+    layers = [_layer(blobs, content, left_out) for content in sorted(contents, key=lambda each: each.name)]
+    config = _descriptor(EMPTY_TYPE, bundle_tool.EMPTY)
+    manifest = spelled(
+        {
+            "schemaVersion": 2,
+            "mediaType": bundle_tool.MANIFEST_TYPE,
+            "artifactType": bundle_tool.ARTIFACT_TYPE,
+            "config": config,
+            "layers": layers,
+        }
+    )
+    for blob in (bundle_tool.EMPTY, manifest):
+        if sha256(blob) not in left_out:
+            (blobs / sha256(blob)).write_bytes(blob)
+    index = spelled(
+        {
+            "schemaVersion": 2,
+            "mediaType": bundle_tool.INDEX_TYPE,
+            "manifests": [
+                {**_descriptor(bundle_tool.MANIFEST_TYPE, manifest), "artifactType": bundle_tool.ARTIFACT_TYPE},
+            ],
+            "annotations": {
+                bundle_tool.CREATED: created,
+                bundle_tool.PLATFORM: this_platform(),
+                **({bundle_tool.BASE: base} if base is not None else {}),
+            },
+        }
+    )
+    (out / bundle_tool.OCI_LAYOUT).write_bytes(bundle_tool.LAYOUT)
+    (out / carried_trust.INDEX).write_bytes(index)
+    statement = Statement((Subject(carried_trust.INDEX, sha256(index)),), BUNDLE, {"files": len(layers)})
+    (out / carried_trust.SIGNATURE).write_bytes(sign_statement(signer, statement))
+    for content in contents:
+        if content.name == bundle_tool.TOOL or content.name.startswith(f"{carried_trust.TRUST}/"):
+            plain = out / content.name
+            plain.parent.mkdir(exist_ok=True)
+            plain.write_bytes(content.source if isinstance(content.source, bytes) else content.source.read_bytes())
+    return sha256(index)
+
+
+def _layer(blobs: Path, content: Content, left_out: frozenset[str]) -> dict[str, Any]:
+    """Store a file by its digest, unless the earlier bundle has it. Returns its descriptor."""
+    partial, hasher, size = blobs / ".partial", hashlib.sha256(), 0
+    with partial.open("wb") as to:
+        for block in _blocks(content.source):
+            hasher.update(block)
+            size += len(block)
+            to.write(block)
+    digest = hasher.hexdigest()
+    if digest in left_out:
+        partial.unlink()
+    else:
+        partial.replace(blobs / digest)
+    notes = {
+        bundle_tool.TITLE: content.name,
+        bundle_tool.ORIGIN: content.origin,
+        bundle_tool.PUBLISHER: content.publisher,
+    }
+    return {"mediaType": OCTETS, "digest": f"sha256:{digest}", "size": size, "annotations": notes}
+
+
+def _blocks(source: Path | bytes) -> Iterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with source.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            yield block
+
+
+def _descriptor(media_type: str, content: bytes) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": f"sha256:{sha256(content)}", "size": len(content)}
+
+
+def _earlier(index: Path, trust: Trust, created: str) -> tuple[str, frozenset[str]]:
+    """Digest of an earlier bundle's index, and those of everything that it leads to. Raises IntegrityError."""
+    keys = {each.keyid: der_of(each.public_pem) for each in trust.keys(ROLE) if trust.counts(ROLE, each.keyid, None)}
+    try:
+        earlier = bundle_tool.read_earlier(index, carried_trust.BundleKeys((1, 1), keys))
+    except Refused as refused:
+        raise IntegrityError(
+            refused.message, "Name the index of a bundle as it was packed, or pack a whole one."
+        ) from None
+    if earlier.created >= created:
+        raise IntegrityError(f"{index}: it was made at {earlier.created}, not before now.", "Set this machine's clock.")
+    return earlier.index_sha256, frozenset(earlier.digests)
+
+
+NOT_CARRIED = frozenset({"sources", TRUST})
+"""Folders of `data/`: the documents; and the trust root, which stands apart."""
+
+
+def trust_root_files(settings: Settings) -> Iterator[Content]:
+    for name, content in read_files(settings.data / TRUST).items():
+        yield Content(f"trust/{name}", content, "signed by the holders of the root keys")
+
+
+def configuration(settings: Settings) -> Iterator[Content]:
+    """What the institution edits, without documents and base models. Raises InputError for a link."""
+    models = [model_directory(settings, load_card(settings, name)) for name in _cards(settings)]
+    for path in sorted(settings.data.rglob("*")):
+        relative = path.relative_to(settings.data)
+        if relative.parts[0] in NOT_CARRIED or any(path.is_relative_to(model) for model in models):
+            continue
+        if path.is_symlink():
+            raise InputError(f"{path}: it is a link, and links are not carried.", "Put the file itself there.")
+        if path.is_file():
+            yield Content(f"configuration/{relative.as_posix()}", path, "of this institution")
+
+
+def base_models(settings: Settings, progress: Progress) -> Iterator[Content]:
+    """Every model that has a card. Raises IntegrityError for a file that is not the pinned one."""
+    for name in _cards(settings):
+        card = load_card(settings, name)
+        verify_of_pinned(settings, card, progress)
+        directory, at = model_directory(settings, card), f"models/{name}"
+        if card.source.directory is not None and not card.source.directory.is_absolute():
+            at = f"configuration/{card.source.directory.as_posix()}"
+        for file in sorted(card.files):
+            yield Content(f"{at}/{file}", directory / file, f"pinned by the card of {name}")
+
+
+def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
+    """Every suite that has a card and whose files are in the mirror."""
+    for name in suite_names(settings):
+        card = load_suite_card(settings, name)
+        try:
+            files = suite_files(settings, card)
+        except SourceError:
+            progress(f"suite {name}: not in the mirror, so not carried")
+            continue
+        suite_digest(settings, card)
+        origin = f"pinned by the card of {name}" if card.sha256 else f"not pinned: the card of {name} has no digest"
+        for file, path in files.items():
+            yield Content(f"suites/{suite_folder(settings, card).name}/{file}", path, origin)
+
+
+def release(project: Path) -> Content:
+    """The source of this release, as it is committed. Raises InputError where it is not."""
+    if not (project / ".git").exists():
+        raise InputError(f"{project}: this is no checkout.", "Pack from a checkout of the release.")
+    if _git(project, "status", "--porcelain", "--untracked-files=no"):
+        raise InputError(f"{project}: files differ from the commit.", "Commit, so that it is known what is carried.")
+    commit = _git(project, "rev-parse", "HEAD").decode().strip()
+    return Content("release/source.tar", _git(project, "archive", "--format=tar", "HEAD"), f"commit {commit}")
+
+
+def _cards(settings: Settings) -> list[str]:
+    return sorted(path.stem for path in (settings.data / "models").glob("*.yaml"))
+
+
+def _git(project: Path, *arguments: str) -> bytes:
+    done = subprocess.run(("git", "-C", str(project), *arguments), capture_output=True, check=False)
+    if done.returncode != 0:
+        raise InputError(f"{project}: git {arguments[0]} failed (status {done.returncode}).", "Pack from a checkout.")
+    return done.stdout
+
+
+BUILD = "build.txt"
+PIN = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+PUBLISHED = "pinned by requirements/"
+"""The origin of a wheel that was downloaded as its publisher made it."""
+QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
+
+
+def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progress) -> list[Content]:
+    """The wheels that some of the locks pin, with `build.txt`'s.
+
+    Args:
+        requirements: the folder of the locks. names: of these, such as `runtime.txt`.
+        into: an empty folder on the disk where the bundle will be.
+
+    Raises NotFoundError where pip cannot get one, and IntegrityError for one that no lock pins.
+    """
+    published, built = into / "published", into / "built"
+    for folder in (published, built):
+        folder.mkdir(parents=True)
+    pins = {pin for name in (BUILD, *names) for pin in PIN.findall((requirements / name).read_text(encoding="utf-8"))}
+    for name in (BUILD, *names):
+        progress(f"downloading what {name} pins")
+        lock = ("--require-hashes", "--no-deps", "--no-build-isolation", "-r", str(requirements / name))
+        _pip("download", "--dest", str(published), *lock)
+    for archive in sorted(published.iterdir()):
+        if file_sha256(archive) not in pins:
+            raise IntegrityError(f"{archive.name}: no lock pins these bytes.", "Find out where pip took them from.")
+        if archive.suffix != ".whl":
+            progress(f"building a wheel of {archive.name}")
+            alone = ("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(built))
+            _pip("wheel", *alone, str(archive))
+    return [*_contents(published, PUBLISHED), *_built(published, built)]
+
+
+def _contents(folder: Path, origin: str) -> Iterator[Content]:
+    for path in sorted(folder.glob("*.whl")):
+        yield Content(f"wheels/{path.name}", path, origin)
+
+
+def _built(published: Path, built: Path) -> list[Content]:
+    archives = [path for path in published.iterdir() if path.suffix != ".whl"]
+    found = list(_contents(built, "built when packed, from a source archive that requirements/ pins"))
+    if len(found) != len(archives):
+        raise NotFoundError(f"Of {len(archives)} source archives {len(found)} wheels were built.", "See pip's output.")
+    return found
+
+
+def _pip(act: str, *options: str) -> None:
+    """Run the pip of this environment, which `make` installed, and the setuptools, as `build.txt` pins them."""
+    command = (sys.executable, "-m", "pip", act, *QUIET, *options)
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}  # what is built then has the same bytes each time
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise NotFoundError(
+            f"pip {act} failed (status {done.returncode}): {' '.join(done.stderr.split())[-500:]}",
+            "Check the package index that pip is configured with.",
+        )
+
+
+PUBLISHERS = "publishers"
+"""The folder of `data/` that says whose signatures count."""
+Torch = Literal["cpu", "cuda"]
+
+
+def create(
+    settings: Settings,
+    project: Path,
+    out: Path,
+    signer: Signer,
+    progress: Progress,
+    *,
+    torch: Torch = "cuda",
+    since: Path | None = None,
+    signatures: Path | None = None,
+) -> Bundle:
+    """Pack a bundle, and verify it once more as its receiver will.
+
+    Args:
+        project: the checkout of the release.
+        since: the index of an earlier bundle, to which this one adds.
+        signatures: a folder of publishers' signatures that were fetched.
+    """
+    trust = trust_root(settings)
+    source = release(project)
+    carried = [
+        *(tool(), source),
+        *trust_root_files(settings),
+        *configuration(settings),
+        *base_models(settings, progress),
+        *suites(settings, progress),
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
+        carried += wheels(project / "requirements", (f"torch-{torch}.txt", "runtime.txt"), Path(aside), progress)
+        if signatures is not None:
+            carried = with_publishers(carried, signatures, settings.data / PUBLISHERS)
+        progress(f"packing {len(carried)} files")
+        pack(out, carried, signer, trust, since=since)
+    progress("verifying")
+    return verified(settings, out, None, [since.parent] if since is not None else [])
+
+
+def verified(
+    settings: Settings,
+    directory: Path,
+    root_sha256: str | None,
+    bases: Sequence[Path] = (),
+    newer_than: Path | None = None,
+) -> Bundle:
+    """Verify a bundle, by the code that it carries and by `signing/` as well: what one of them refuses is refused.
+
+    Args:
+        root_sha256: of the first root; None takes that of this installation's trust root.
+
+    Where this installation has a trust root, an older one in the bundle is refused. Raises IntegrityError.
+    """
+    at_least = (1, 1)
+    if (settings.data / TRUST).is_dir():
+        trust = trust_root(settings)
+        if root_sha256 not in (None, trust.root_sha256):
+            raise IntegrityError(
+                f"The trust root of this installation is {trust.root_sha256}, not {root_sha256}.", "Use that one."
+            )
+        at_least, root_sha256 = (trust.root_version, trust.targets_version), trust.root_sha256
+    elif root_sha256 is None:
+        trust_root(settings)  # says that there is none, and what to do
+    assert root_sha256 is not None
+    try:
+        bundle = verify(directory, root_sha256, bases, at_least=at_least, newer_than=newer_than)
+    except Refused as refused:
+        raise IntegrityError(refused.message, refused.hint) from None
+    load_trust(directory / TRUST, root_sha256, at_least=at_least)
+    return bundle
+
+
+def installed(bundle: Bundle, target: Path, progress: Progress) -> Path:
+    """Install a verified bundle. Returns the environment's folder. Raises IntegrityError."""
+    try:
+        return install(bundle, target, progress)
+    except Refused as refused:
+        raise IntegrityError(refused.message, refused.hint) from None

@@ -1,0 +1,475 @@
+"""Verify publishers' signatures when a bundle is packed, and record which carried files each covers.
+
+The operator's folder of signatures mirrors the bundle. A signature covers a file
+(`models/gemma/model.safetensors.sigstore.json`), a list of SHA-256 (`models/gemma/SHA256SUMS` with
+`SHA256SUMS.sigstore.json` beside it), or is itself a list (`models/gemma/model.sig`, OpenSSF model signing).
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import file_sha256, read_bounded
+from sovereign_pipeline.ops.bundle_tool import on_one_line
+from sovereign_pipeline.policy.recipe_model import RecipeModel, read_yaml
+from sovereign_pipeline.record.statements import (
+    LARGEST_BUNDLE,
+    PAYLOAD,
+    SHA256,
+    json_object,
+    pre_authentication_encoding,
+)
+from sovereign_pipeline.record.statements import PREDICATE as MODEL_FILES
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.x509 import Certificate
+
+ISSUER_OID = "1.3.6.1.4.1.57264.1.8"
+MOST_SAID = 200
+"""Characters of a reason: it quotes what the bundle holds."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """A file that is to be carried."""
+
+    name: str
+    """Its name in the bundle, such as `wheels/torch-2.13.0-….whl`."""
+    source: Path | bytes
+    origin: str
+    """Where it comes from, and what pins it; for people."""
+    publisher: str = ""
+    """Whose signature over it was verified; empty: none was."""
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What a bundle says, and who is certified to have signed it."""
+
+    identity: str
+    """The one subject of the certificate."""
+    issuer: str
+    """Who vouched for it to sigstore."""
+    payload: bytes | None
+    """An in-toto statement; None: the signature is over the file itself."""
+
+
+def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
+    """Who signed a bundle, which is as sigstore writes it.
+
+    Args:
+        sha256: of the file that was signed; None where a statement was.
+        root: sigstore's trusted root, under which everything is verified.
+
+    Raises IntegrityError with the first reason why it does not hold, and NotFoundError without the library.
+    """
+    try:
+        from sigstore.hashes import Hashed
+        from sigstore.models import Bundle, TrustedRoot
+        from sigstore.verify import Verifier
+        from sigstore_models.common.v1 import HashAlgorithm
+    except ImportError:
+        raise NotFoundError(
+            "sigstore is not installed, so certificates of publishers cannot be verified.",
+            "Pack from a checkout that `make` set up, or: pip install 'sovereign-pipeline[publishers]'",
+        ) from None
+    policy = _ReadIdentity()
+    try:
+        verifier = Verifier(trusted_root=TrustedRoot.from_file(str(root)))
+        parsed = Bundle.from_json(bundle)
+        if sha256 is not None:
+            digest = Hashed(algorithm=HashAlgorithm.SHA2_256, digest=bytes.fromhex(sha256))
+            verifier.verify_artifact(digest, parsed, policy)
+            return Certified(policy.identity, policy.issuer, None)
+        kind, payload = verifier.verify_dsse(parsed, policy)
+    except Exception as error:  # the library's own, and those of what it parses with: each means no
+        said = on_one_line(" ".join(f"{type(error).__name__}: {error}".split()))
+        raise IntegrityError(f"It does not hold under {root.name} ({said[:MOST_SAID]}).") from None
+    if kind != PAYLOAD:
+        raise IntegrityError(f"What is signed is {kind[:MOST_SAID]!a}, not {PAYLOAD}.")
+    return Certified(policy.identity, policy.issuer, payload)
+
+
+class _ReadIdentity:
+    """A policy, as the library asks for one, that keeps whom the certificate names. Whether it counts comes later."""
+
+    identity = ""
+    issuer = ""
+
+    def verify(self, cert: "Certificate") -> None:
+        from cryptography.hazmat import asn1
+        from cryptography.x509 import (
+            ObjectIdentifier,
+            RFC822Name,
+            SubjectAlternativeName,
+            UniformResourceIdentifier,
+            UnrecognizedExtension,
+        )
+        from sigstore.errors import VerificationError
+
+        names = list(cert.extensions.get_extension_for_class(SubjectAlternativeName).value)
+        issuer = cert.extensions.get_extension_for_oid(ObjectIdentifier(ISSUER_OID)).value
+        if len(names) != 1 or not isinstance(names[0], RFC822Name | UniformResourceIdentifier):
+            raise VerificationError("the certificate's subject is not one address or URI")
+        assert isinstance(issuer, UnrecognizedExtension)  # no library knows it
+        self.identity, self.issuer = names[0].value, asn1.decode_der(str, issuer.value)
+        if not all(each and each.isprintable() for each in (self.identity, self.issuer)):
+            raise VerificationError("the certificate names nobody")
+
+
+LARGEST_KEY = 1 << 16
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
+ROOT_NAME = re.compile(r"[\w.-]+\.json")
+ENDINGS = (".pub", ".yaml", ".json")
+
+
+class CertifiedIdentity(RecipeModel):
+    """Whom a certificate of a sigstore instance must name."""
+
+    issuer: Annotated[str, Field(min_length=1, examples=["https://token.actions.githubusercontent.com"])]
+    """Who vouched for the identity to sigstore: the certificate's OIDC issuer, compared exactly."""
+
+    identity: Annotated[str, Field(min_length=1)]
+    """The certificate's subject, an address or a workflow with its tag, compared exactly."""
+
+    trusted_root: Annotated[str, Field(examples=["sigstore-root.json"])]
+    """The file beside this one with sigstore's trusted root: its certificate authority and its logs."""
+
+    @model_validator(mode="after")
+    def _name_a_file(self) -> "CertifiedIdentity":
+        if not ROOT_NAME.fullmatch(self.trusted_root):
+            raise ValueError("trusted_root must be the name of a .json file beside this one")
+        return self
+
+    def is_of(self, identity: str, issuer: str) -> bool:
+        """Whether a certificate that names these is this publisher's."""
+        return (identity, issuer) == (self.identity, self.issuer)
+
+
+@dataclass(frozen=True)
+class Publishers:
+    """The publishers whose signatures count."""
+
+    folder: Path
+    keys: Mapping[str, "EllipticCurvePublicKey"]
+    """By the name of its file, without its ending."""
+    identities: Mapping[str, CertifiedIdentity]
+    """By the name of its file, without its ending."""
+
+    def by_root(self) -> Iterator[tuple[Path, dict[str, CertifiedIdentity]]]:
+        """Each trusted root, with the identities that are to be certified under it."""
+        for root in sorted({each.trusted_root for each in self.identities.values()}):
+            yield (
+                self.folder / root,
+                {name: each for name, each in self.identities.items() if each.trusted_root == root},
+            )
+
+
+def load_publishers(folder: Path) -> Publishers:
+    """Whom a folder names. Raises InputError, RecipeError or IntegrityError for a file that is not what it must be."""
+    for path in sorted(folder.iterdir()) if folder.exists() else ():
+        if path.suffix not in ENDINGS or not path.is_file():
+            raise InputError(
+                f"{path}: nobody is trusted by such a file.", f"Remove it, or name it as one of *{', *'.join(ENDINGS)}."
+            )
+    return Publishers(
+        folder,
+        {path.stem: _public_key(path) for path in sorted(folder.glob("*.pub"))},
+        {path.stem: _identity(path) for path in sorted(folder.glob("*.yaml"))},
+    )
+
+
+def _identity(path: Path) -> CertifiedIdentity:
+    identity = read_yaml(CertifiedIdentity, path)
+    if not (path.parent / identity.trusted_root).is_file():
+        raise InputError(
+            f"{path}: there is no {identity.trusted_root} beside it.",
+            "Fetch the trusted root of the sigstore instance, and put it there.",
+        )
+    return identity
+
+
+def _public_key(path: Path) -> "EllipticCurvePublicKey":
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    hint = "Put the publisher's public key there: PEM, on P-256, P-384 or P-521."
+    try:
+        key = load_pem_public_key(read_bounded(path, LARGEST_KEY, hint))
+    except (ValueError, UnsupportedAlgorithm):
+        raise IntegrityError(f"{path}: this is no public key.", hint) from None
+    if not isinstance(key, EllipticCurvePublicKey) or key.curve.name not in CURVES:
+        raise IntegrityError(f"{path}: the key is of another kind.", hint)
+    return key
+
+
+SUFFIX, MODEL = ".sigstore.json", "model.sig"
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"
+STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
+PROVENANCE = "https://slsa.dev/provenance/v1"
+"""The one statement about a file that counts as a signature over it: that its publisher built it."""
+AGAIN = "Get it again from the publisher."
+
+
+@dataclass(frozen=True)
+class _Bundle:
+    path: Path
+    raw: bytes
+    signature: bytes
+    payload: bytes | None
+    """An in-toto statement; None: the signature is over the file itself."""
+    has_certificate: bool
+
+
+def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) -> str:
+    """Whose signature over a file it is. Raises IntegrityError where it is over another, or of nobody who counts."""
+    bundle = _read(signature)
+    publisher, payload = _verified(bundle, signed, publishers)
+    if payload is None:
+        return publisher
+    statement = _statement(payload, signature)
+    if statement.get("predicateType") != PROVENANCE:
+        raise IntegrityError(
+            f"{signature}: the statement is of the kind {statement.get('predicateType')!a}, which is no signature.",
+            "Get a signature over the file, or its SLSA provenance.",
+        )
+    digest = file_sha256(signed)
+    if not any(_sha256_of(subject) == digest for subject in _list_at(statement, "subject", signature)):
+        raise IntegrityError(f"{signature}: it is about another file than {signed.name}.", AGAIN)
+    return publisher
+
+
+def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str, str]]:
+    """Whose signature it is, and over what: path in the model's folder -> SHA-256. Raises IntegrityError."""
+    bundle = _read(signature)
+    if bundle.payload is None:
+        raise IntegrityError(f"{signature}: it holds no list of a model's files.", AGAIN)
+    publisher, payload = _verified(bundle, None, publishers)
+    assert payload is not None  # as the bundle's was
+    statement = _statement(payload, signature)
+    predicate = statement.get("predicate")
+    if statement.get("predicateType") != MODEL_FILES or not isinstance(predicate, dict):
+        raise IntegrityError(f"{signature}: it is no list of a model's files ({MODEL_FILES}).", AGAIN)
+    files: dict[str, str] = {}
+    for resource in _list_at(predicate, "resources", signature):
+        name, digest = resource.get("name"), resource.get("digest")
+        if resource.get("algorithm") != "sha256" or not isinstance(digest, str) or not SHA256.fullmatch(digest):
+            raise IntegrityError(
+                f"{signature}: it names {name!a} by another digest than SHA-256.", "Ask the publisher for one."
+            )
+        if not isinstance(name, str) or name in files:
+            raise IntegrityError(f"{signature}: it names {name!a} twice, or has no name.", AGAIN)
+        files[name] = digest
+    return publisher, files
+
+
+def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> tuple[str, bytes | None]:
+    """Whose signature it is, and the statement that was verified. Raises IntegrityError, NotFoundError."""
+    for name, key in publishers.keys.items():
+        if _is_signed(key, bundle, signed):
+            return f"sigstore, {name} ({_fingerprint(key)})", bundle.payload
+    hint = f"Get file and bundle again, or put whom you trust into {publishers.folder}: NAME.pub or NAME.yaml."
+    if not bundle.has_certificate:
+        if not publishers.keys:
+            raise NotFoundError(
+                f"{publishers.folder}: there is no publisher's public key for {bundle.path.name}.", hint
+            )
+        raise IntegrityError(f"{bundle.path}: no public key in {publishers.folder} signed this.", hint)
+    digest = file_sha256(signed) if signed is not None and bundle.payload is None else None
+    reason = f"{publishers.folder} names no certified identity."
+    for root, identities in publishers.by_root():
+        try:
+            found = certified(bundle.raw, digest, root)
+        except IntegrityError as error:
+            reason = error.message
+            continue
+        for name, identity in identities.items():
+            if identity.is_of(found.identity, found.issuer):
+                return f"sigstore, {name} ({found.identity}, by {found.issuer})", found.payload
+        reason = f"It was signed by {found.identity}, by {found.issuer}, whom {publishers.folder} does not name."
+    raise IntegrityError(f"{bundle.path}: {reason}", hint)
+
+
+def _is_signed(key: "EllipticCurvePublicKey", bundle: _Bundle, signed: Path | None) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+    from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+
+    by_size: dict[int, hashes.HashAlgorithm] = {256: hashes.SHA256(), 384: hashes.SHA384(), 521: hashes.SHA512()}
+    algorithm = by_size[key.curve.key_size]
+    if bundle.payload is not None:
+        digest = hashlib.new(algorithm.name, pre_authentication_encoding(bundle.payload)).digest()
+    else:
+        assert signed is not None  # a model's bundle without a list was refused
+        with signed.open("rb") as stream:
+            digest = hashlib.file_digest(stream, algorithm.name).digest()
+    try:
+        key.verify(bundle.signature, digest, ECDSA(Prehashed(algorithm)))
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _fingerprint(key: "EllipticCurvePublicKey") -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _read(path: Path) -> _Bundle:
+    raw = read_bounded(path, LARGEST_BUNDLE, AGAIN)
+    content = json_object(raw, f"{path}: this is no sigstore bundle")
+    material, envelope, message = (
+        content.get(each) for each in ("verificationMaterial", "dsseEnvelope", "messageSignature")
+    )
+    if not str(content.get("mediaType")).startswith(MEDIA_TYPE) or not isinstance(material, dict):
+        raise IntegrityError(f"{path}: this is no sigstore bundle.", AGAIN)
+    has_certificate = bool({"certificate", "x509CertificateChain"} & material.keys())
+    try:
+        if isinstance(message, dict) and envelope is None:
+            return _Bundle(path, raw, _decoded(message["signature"]), None, has_certificate)
+        if isinstance(envelope, dict) and message is None and envelope["payloadType"] == PAYLOAD:
+            (signature,) = envelope["signatures"]
+            payload = _decoded(envelope["payload"])
+            return _Bundle(path, raw, _decoded(signature["sig"]), payload, has_certificate)
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        pass
+    raise IntegrityError(f"{path}: the bundle does not hold one signature, over a file or an in-toto statement.", AGAIN)
+
+
+def _decoded(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _statement(payload: bytes, path: Path) -> dict[str, Any]:
+    statement = json_object(payload, f"{path}: what is signed is no in-toto statement")
+    if statement.get("_type") not in STATEMENTS:
+        raise IntegrityError(f"{path}: what is signed is no in-toto statement.", AGAIN)
+    return statement
+
+
+def _list_at(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
+    found = content.get(key)
+    if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
+        raise IntegrityError(f"{path}: the statement has no {key}.", AGAIN)
+    return found
+
+
+def _sha256_of(subject: dict[str, Any]) -> object:
+    digest = subject.get("digest")
+    return digest.get("sha256") if isinstance(digest, dict) else None
+
+
+LIST = "SHA256SUMS"
+LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
+
+
+def with_publishers(contents: Sequence[Content], signatures: Path, publishers: Path) -> list[Content]:
+    """The contents, each with the publishers whose signatures over it were verified, and the signatures themselves.
+
+    Args:
+        signatures: the folder of signatures. publishers: that of the publishers who count.
+
+    Raises IntegrityError for a signature that does not hold, and for one over nothing that is carried; InputError.
+    """
+    trusted = load_publishers(publishers)
+    paths = sorted(path for path in signatures.rglob("*") if path.is_symlink() or not path.is_dir())
+    files = [path for path in paths if path.is_file() and not path.is_symlink()]
+    found = [path for path in files if _is_bundle(path) or path.name == MODEL]
+    if not found:
+        raise InputError(
+            f"{signatures}: there is no signature in it (*{SUFFIX}, {MODEL}).",
+            "Name the folder that holds them.",
+        )
+    by_name = {each.name: each for each in contents}
+    lists: dict[Path, Content] = {}
+    for signature in found:
+        name = signature.relative_to(signatures).as_posix()
+        signed = signature.with_name(signature.name.removesuffix(SUFFIX))
+        if not _is_bundle(signature):
+            publisher, digests = signed_model(signature, trusted)
+            covered = _agreeing(digests, signature, name, by_name)
+        elif signed.name == LIST:
+            if not signed.is_file():
+                raise InputError(f"{signed}: the list that {signature.name} is over is missing.", "Put it there.")
+            publisher = sigstore_publisher(signature, signed, trusted)
+            covered = _agreeing(_listed(signed), signed, name, by_name)
+            listed = Content(f"publishers/{name.removesuffix(SUFFIX)}", signed, "list of a publisher")
+            lists[signed] = _also_signed(lists.get(signed, listed), publisher)
+        else:
+            covered = [name.removesuffix(SUFFIX)]
+            if covered[0] not in by_name:
+                raise IntegrityError(
+                    f"{signature}: it signs nothing that is carried.", "Remove it, or correct its name."
+                )
+            publisher = sigstore_publisher(signature, _path(by_name[covered[0]]), trusted)
+        by_name |= {each: _also_signed(by_name[each], publisher) for each in covered}
+    if passed_over := [path for path in paths if path not in found and path not in lists]:
+        raise InputError(
+            f"{passed_over[0]}: it is no signature, and no list that one is over.",
+            "Remove it, or correct its name; for a link put the file there.",
+        )
+    carried = (
+        Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")
+        for path in found
+    )
+    return [*(by_name[each.name] for each in contents), *lists.values(), *carried]
+
+
+def _is_bundle(path: Path) -> bool:
+    return path.name.endswith(SUFFIX) and path.name != SUFFIX
+
+
+def _also_signed(content: Content, publisher: str) -> Content:
+    already = content.publisher.split("; ") if content.publisher else []
+    return replace(content, publisher="; ".join(sorted({*already, publisher})))
+
+
+def _listed(sums: Path) -> dict[str, str]:
+    """What a list of SHA-256 says: path beside it -> digest."""
+    digests: dict[str, str] = {}
+    for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        matched = LINE.fullmatch(line)
+        if matched is None:
+            raise IntegrityError(f"{sums}, line {number}: this is no SHA-256 and name.", "Take the list again.")
+        name = matched[2].removeprefix("./")
+        if digests.setdefault(name, matched[1]) != matched[1]:
+            raise IntegrityError(f"{sums}, line {number}: it names {name!a} by two digests.", "Take the list again.")
+    return digests
+
+
+def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Mapping[str, Content]) -> list[str]:
+    """The carried files that a listing names. Each that it names must be as it says.
+
+    Args:
+        name: of the listing's signature in the bundle; the files lie beside it.
+    """
+    folder = name.rpartition("/")[0]
+    paths = {f"{folder}/{path}".removeprefix("/"): digest for path, digest in digests.items()}
+    names = [each for each in paths if each in contents]
+    for each in names:
+        if file_sha256(_path(contents[each])) != paths[each]:
+            raise IntegrityError(f"{each}: it is not the file that the publisher's {listing} names.", "Get it again.")
+    if not names:
+        raise IntegrityError(f"{listing}: it names nothing that is carried.", "Remove it, or put it beside its files.")
+    return names
+
+
+def _path(content: Content) -> Path:
+    """Where a file lies. Raises IntegrityError for what is made while packing: no publisher signed that."""
+    if not isinstance(content.source, Path):
+        raise IntegrityError(
+            f"{content.name}: it is made here, so no publisher can have signed it.", "Remove the signature."
+        )
+    return content.source

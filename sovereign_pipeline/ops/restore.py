@@ -1,0 +1,438 @@
+"""Verify a backup, restore an installation from it, and repair damaged artifacts from it."""
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.files import file_sha256
+from sovereign_pipeline.base.processes import account
+from sovereign_pipeline.base.settings import VARIABLES, Settings
+from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.ops import backup_archive, postgresql
+from sovereign_pipeline.ops.backup import (
+    ASIDE,
+    MLFLOW_DUMP,
+    REGISTRY,
+    REGISTRY_DUMP,
+    ROOTS,
+    database_file,
+    folder_aside,
+    on_servers,
+)
+from sovereign_pipeline.ops.backup_archive import ARCHIVE, DAMAGED, Description, Listed
+from sovereign_pipeline.ops.postgresql import Database
+from sovereign_pipeline.record import checkpoints, notes, tree
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.catalog import files_purged
+from sovereign_pipeline.record.checkpoints import read_note
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.manifest import ARTIFACTS, make_private
+from sovereign_pipeline.record.merkle import is_consistent
+from sovereign_pipeline.record.notes import Note, TreeHead
+from sovereign_pipeline.record.officers import KEY_ID, trust_root
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.sealing import LedgerSeals, open_store
+from sovereign_pipeline.record.stage import Progress
+from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.record.verifying import verify_registry
+
+RESTORED = "backup restored"
+"""Action of the entry of a restore."""
+STAGED = ".restoring"
+"""What follows the name of a directory while it is not yet verified."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A backup that was verified."""
+
+    description: Description
+    entries: int
+    """Of the ledger in it, each computed again."""
+    artifacts: int
+    """Every file of which is as its manifest says."""
+
+
+def check(settings: Settings, directory: Path, private_key: str, progress: Progress) -> Checked:
+    """Verify a backup whole: signature, every byte, ledger and artifacts. Nothing of it stays on this machine.
+
+    A registry that was on a PostgreSQL server is restored into the database of the settings meanwhile, which must be
+    empty: not that of the installation.
+
+    Raises IntegrityError, and PrivacyError for a key that does not open it.
+    """
+    made = backup_archive.read_description(directory, trust_root(settings))
+    with folder_aside(settings.home.parent) as aside:
+        staged = extract(settings, directory, made, private_key, aside, progress)
+        with on_servers_again(settings, staged, kept=False):
+            return Checked(made, verified_ledger(staged, made), verified_artifacts(staged))
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What came back."""
+
+    description: Description
+    entries: int
+    """Of the ledger, that of the restore among them."""
+    artifacts: int
+    lost: int
+    """Entries that were known here and are not in the backup."""
+    was_compared: bool
+    """Whether a checkpoint or a second copy was known here. Else nothing tells whether entries are lost."""
+    kept_aside: Path | None
+    """The second copy of the ledger that goes on otherwise, under its new name."""
+
+
+def restore(
+    settings: Settings,
+    directory: Path,
+    private_key: str,
+    reason: str,
+    progress: Progress,
+    *,
+    known: Sequence[Path] = (),
+    loses: int = 0,
+) -> Restored:
+    """Restore into directories that are not there yet, or are empty, and into databases that are empty.
+
+    Args:
+        known: files with later checkpoints of the ledger: of the old home, of an auditor, of a witness.
+        loses: how many entries the operator knows that the backup lacks.
+
+    Raises ConflictError that names the lost entries unless they are stated, IntegrityError and InputError.
+    """
+    _refuse_full(settings)
+    made = backup_archive.read_description(directory, trust_root(settings))
+    with _removed_on_error(settings):
+        staged = extract(settings, directory, made, private_key, None, progress)
+        progress("verifying ledger and artifacts")
+        with on_servers_again(settings, staged, kept=True):
+            restored = _put_on_record(settings, staged, made, reason, known, loses)
+    _put_into_place(settings, staged)
+    return replace(restored, kept_aside=_second_copy_aside(settings)) if restored.lost else restored
+
+
+def _put_on_record(
+    settings: Settings, staged: Settings, made: Description, reason: str, known: Sequence[Path], loses: int
+) -> Restored:
+    """Verify what was unpacked, hold it against what is known here, and append the restore to its ledger."""
+    size = verified_ledger(staged, made)
+    count = verified_artifacts(staged)
+    registry = open_registry(staged)
+    newest = _newest_known(registry, settings, known)
+    lost = max(newest.size - size, 0) if newest is not None else 0
+    if lost != loses:
+        raise ConflictError(
+            _lost_entries(settings, size, lost, loses), "State their number once you know what they were."
+        )
+    subjects = {"backup": made.archive, "taken": made.created, "entries": size, "reason": reason}
+    if newest is not None and lost:
+        subjects |= {"lost": [size + 1, newest.size], "lost_root": newest.root.hex()}
+    with registry.writing() as session:
+        append(session, People(staged).commitment_of(account()), RESTORED, subjects)
+    registry.engine.dispose()
+    return Restored(made, size + 1, count, lost, newest is not None, None)
+
+
+@contextmanager
+def _removed_on_error(settings: Settings) -> Iterator[None]:
+    """Leave nothing of what was unpacked beside the settings' directories, if it is not to be put into place."""
+    places = [_staged(getattr(settings, name)) for name in ROOTS]
+    places.append(_staged_database(settings, places[0]))
+    for path in places:
+        if os.path.lexists(path):
+            raise InputError(f"{path}: it was left by an earlier attempt.", "Remove it.")
+    try:
+        yield
+    except BaseException:
+        for path in places:
+            shutil.rmtree(path, ignore_errors=True)
+            path.unlink(missing_ok=True)
+        raise
+
+
+def extract(
+    settings: Settings, directory: Path, made: Description, private_key: str, into: Path | None, progress: Progress
+) -> Settings:
+    """Unpack a backup. Returns settings that lead to what was unpacked; it has no second copy of the ledger.
+
+    Args:
+        into: a directory; None for directories beside those of the settings. A registry that was on a PostgreSQL server
+            comes back into the empty database of the settings in either case, by `on_servers_again`.
+    """
+    roots = {name: into / name if into is not None else _staged(getattr(settings, name)) for name in ROOTS}
+    database = (into / "registry.db") if into is not None else _staged_database(settings, roots["home"])
+    dumps, servers = _dumps(roots["home"]), on_servers(settings)
+    progress("decrypting and comparing")
+
+    def take(listed: Listed, blocks: Iterator[bytes]) -> None:
+        root, _, rest = listed.name.partition("/")
+        leads_out = not rest or rest.startswith("/") or ".." in PurePosixPath(rest).parts
+        is_database = listed.name in (REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP)
+        if not is_database and (root not in roots or leads_out):
+            raise IntegrityError(f"{directory}: {listed.name!a} does not belong into a backup.", DAMAGED)
+        if listed.name == MLFLOW_DUMP and into is not None:  # nothing is decided by it
+            return
+        if is_database:
+            _assert_can_hold(servers, listed.name, is_restored=into is None)
+            path = database if listed.name == REGISTRY else dumps / rest
+        else:
+            path = roots[root] / rest
+        make_private(path.parent)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb") as stream:
+            for block in blocks:
+                stream.write(block)
+
+    backup_archive.read(directory / ARCHIVE, made.archive, private_key, take)
+    for root in roots.values():
+        make_private(root)
+    elsewhere: dict[str, Any] = {**roots, "registry_url": f"sqlite:///{database}", "ledger_copy": None}
+    if (dumps / PurePosixPath(REGISTRY_DUMP).name).exists():
+        elsewhere["registry_url"] = settings.registry_url
+    return replace(settings, **elsewhere)
+
+
+@contextmanager
+def on_servers_again(settings: Settings, staged: Settings, *, kept: bool) -> Iterator[None]:
+    """Have the dumps that were unpacked restored within it. They are taken away again on an error, or if not `kept`."""
+    dumps = _dumps(staged.home)
+    done: list[Database] = []
+    try:
+        for name, server in on_servers(settings).items():
+            dumped = dumps / PurePosixPath(name).name
+            if dumped.exists():
+                postgresql.restore(server, dumped)
+                done.append(server)
+        shutil.rmtree(dumps, ignore_errors=True)
+        yield
+    except BaseException:
+        kept = False
+        raise
+    finally:
+        for server in done if not kept else ():
+            postgresql.empty(server)
+
+
+def _dumps(home: Path) -> Path:
+    """Where dumps are unpacked."""
+    return home / f"{ASIDE}dumps"
+
+
+def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored: bool) -> None:
+    """Raises InputError where a database of the archive has no place in those of the settings."""
+    if name == REGISTRY:
+        if is_restored and REGISTRY_DUMP in servers:
+            raise InputError(
+                "The registry in the backup is a file of SQLite, and SOVEREIGN_REGISTRY_URL names a PostgreSQL server.",
+                "Restore it to SQLite: unset SOVEREIGN_REGISTRY_URL, or name a file.",
+            )
+        return
+    if name not in servers:
+        variable = VARIABLES["registry_url" if name == REGISTRY_DUMP else "mlflow_url"]
+        raise InputError(
+            f"The backup holds a database of a PostgreSQL server, and {variable} names none.",
+            f"Name an empty database in {variable}: the one to restore to, or one that is there for verifying.",
+        )
+    postgresql.assert_empty(servers[name])
+
+
+def verified_ledger(staged: Settings, made: Description) -> int:
+    """How many entries the ledger has. Raises IntegrityError where it is not the one of the description."""
+    registry = open_registry(staged)
+    report = verify_registry(registry)
+    head = made.head
+    if (report.ledger.newest.sequence, report.ledger.root) != (head.size, head.root):
+        raise IntegrityError("The ledger in the backup is not the one that was signed when it was taken.", DAMAGED)
+    registry.engine.dispose()
+    return head.size
+
+
+def verified_artifacts(staged: Settings) -> int:
+    """How many artifacts there are, every byte of each verified. Raises IntegrityError naming the file."""
+    store = open_store(staged, staged.corpus)
+    digests = [path.parent.name for path in sorted(staged.artifacts.glob("*/manifest.json"))]
+    for digest in digests:
+        ref = store.ref_of(digest)
+        gone = purged_files(staged, digest)
+        if gone:
+            store.open_without(ref, gone)
+        else:
+            store.open(ref)
+    return len(digests)
+
+
+def purged_files(settings: Settings, digest: str) -> frozenset[str]:
+    """Paths of an artifact's files that were removed on record."""
+    with open_registry(settings).reading() as session:
+        return frozenset(files_purged(session, trust_root(settings), digest))
+
+
+def _staged(root: Path) -> Path:
+    return root.with_name(root.name + STAGED)
+
+
+def _staged_database(settings: Settings, home: Path) -> Path:
+    """Where a registry's file is unpacked."""
+    database = database_file(settings)
+    if database is None:
+        return home / "registry.db"
+    if database.is_relative_to(settings.home):
+        return home / database.relative_to(settings.home)
+    return _staged(database)
+
+
+def _refuse_full(settings: Settings) -> None:
+    """Nothing is restored over what is there."""
+    for path in (*(getattr(settings, name) for name in ROOTS), database_file(settings)):
+        if path is not None and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
+            raise InputError(f"{path}: it is not empty, and nothing is restored over it.", "Move it aside first.")
+
+
+def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
+    """The largest checkpoint that is known here. Raises IntegrityError for one of another course of events."""
+    found = [(path, read_note(path)) for path in known]
+    copy = settings.ledger_copy
+    if copy is not None and copy.exists() and (confirmed := checkpoints.end_of(copy).confirmed) is not None:
+        found.append((copy, confirmed))
+    with registry.reading() as session:
+        verifier = checkpoints.verifier(session, registry.settings)
+        size = tree.size_of(session)
+        heads = []
+        for path, note in found:
+            head = _signed_head(path, note, verifier)
+            heads.append(head)
+            if 0 < head.size <= size and not is_consistent(
+                head.size,
+                size,
+                head.root,
+                tree.root_at(session, size),
+                tree.consistency_proof(session, head.size, size),
+            ):
+                raise IntegrityError(f"{path}: the backup holds other entries than this checkpoint covers.", DAMAGED)
+    return max(heads, key=lambda head: head.size, default=None)
+
+
+def _signed_head(path: Path, note: Note, verifier: notes.Verifier | None) -> TreeHead:
+    head = notes.parse_tree_head(note.text)
+    if verifier is None or head.origin != verifier.name or not notes.is_signed(note, verifier):
+        raise IntegrityError(f"{path}: this checkpoint is not of the ledger in the backup.", "Name another file.")
+    return head
+
+
+def _lost_entries(settings: Settings, size: int, lost: int, loses: int) -> str:
+    if not lost:
+        return f"No entry is known here that the backup lacks, and {loses} were stated."
+    copy = settings.ledger_copy
+    actions = checkpoints.actions_of(copy, size + 1, size + lost) if copy is not None and copy.exists() else {}
+    named = [f"entry {number} ({actions.get(number, 'unknown')})" for number in range(size + 1, size + lost + 1)]
+    return f"The backup ends at entry {size}, and lacks {counted(lost, 'entry', 'entries')}: {and_more(named)}."
+
+
+def _put_into_place(settings: Settings, staged: Settings) -> None:
+    for name in ROOTS:
+        getattr(staged, name).replace(getattr(settings, name))
+    database, there = database_file(settings), database_file(staged)
+    if database is not None and there is not None and not database.is_relative_to(settings.home):
+        there.replace(database)
+
+
+def _second_copy_aside(settings: Settings) -> Path | None:
+    """The copy goes on otherwise than the restored ledger: it is kept under another name, and a new one is begun."""
+    copy = settings.ledger_copy
+    if copy is None or not copy.exists():
+        return None
+    aside = copy.with_name(f"{copy.name}.before-restore-{checkpoints.end_of(copy).size}")
+    copy.replace(aside)
+    copy.touch(mode=0o600)
+    return aside
+
+
+REPAIRED = "artifact repaired"
+"""Action of the entry of a repair."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is missing or changed, and its good copy."""
+
+    name: str
+    path: Path
+    good: Path
+
+
+def repair(settings: Settings, directory: Path, digest: str, private_key: str, progress: Progress) -> list[str]:
+    """Put back what is missing or changed of one artifact. Returns the files' names; none where nothing was.
+
+    Raises NotFoundError where the backup does not hold it, IntegrityError and InputError.
+    """
+    if not KEY_ID.fullmatch(digest):
+        raise InputError(f"'{digest[:70]}' is no digest of an artifact.", "Give all 64 digits.")
+    made = backup_archive.read_description(directory, trust_root(settings))
+    gone = purged_files(settings, digest)
+    places = {f"home/artifacts/{digest}": settings.artifacts / digest}
+    places[f"corpus/{ARTIFACTS}/{digest}"] = settings.corpus / ARTIFACTS / digest
+    with folder_aside(settings.home) as aside:
+        progress("decrypting and comparing")
+        _extract(directory / ARCHIVE, made.archive, private_key, aside, tuple(places))
+        _assert_good(settings, aside, digest, gone)
+        damages = [each for name, place in places.items() for each in _damages(aside / name, place, gone)]
+        if not damages:
+            return []
+        names = [each.name for each in damages]
+        registry = open_registry(settings)
+        with registry.writing() as session:
+            actor = People(settings).commitment_of(account())
+            append(session, actor, REPAIRED, {"artifact": digest, "files": names, "backup": made.archive})
+        for each in damages:
+            _put(each)
+    store = open_store(settings, settings.corpus)
+    store.open_without(store.ref_of(digest), gone) if gone else store.open(store.ref_of(digest))
+    return names
+
+
+def _extract(path: Path, sha256: str, private_key: str, aside: Path, wanted: Sequence[str]) -> None:
+    def take(listed: Listed, blocks: Iterator[bytes]) -> None:
+        if not listed.name.startswith(tuple(f"{each}/" for each in wanted)):
+            return
+        to = aside / listed.name
+        if not to.resolve().is_relative_to(aside.resolve()):
+            raise IntegrityError(f"{path}: {listed.name!a} does not belong into a backup.", "Use another backup.")
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with to.open("xb") as stream:
+            stream.writelines(blocks)
+
+    backup_archive.read(path, sha256, private_key, take)
+
+
+def _assert_good(settings: Settings, aside: Path, digest: str, gone: frozenset[str]) -> None:
+    """The backup's copy verifies whole, with its signatures."""
+    root = aside / "home" / "artifacts"
+    if not (root / digest).is_dir():
+        raise NotFoundError(f"The backup does not hold the artifact {digest}.", "Use a later backup.")
+    store = ArtifactStore(root, LedgerSeals(settings, lambda: open_registry(settings)), aside / "corpus")
+    store.open_without(store.ref_of(digest), gone) if gone else store.open(store.ref_of(digest))
+
+
+def _damages(good: Path, place: Path, gone: frozenset[str]) -> Iterator[Damage]:
+    for path in sorted(each for each in good.rglob("*") if each.is_file()):
+        name = path.relative_to(good).as_posix()
+        there = place / name
+        is_good = there.is_file() and not there.is_symlink() and file_sha256(there) == file_sha256(path)
+        if name not in gone and not is_good:
+            yield Damage(name, there, path)
+
+
+def _put(damage: Damage) -> None:
+    """Replace a file, so that it is whole whenever this process ends."""
+    damage.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    aside = damage.path.with_name(f".{damage.path.name}.repaired")
+    shutil.copyfile(damage.good, aside)
+    with aside.open("rb") as stream:
+        os.fsync(stream.fileno())
+    aside.replace(damage.path)

@@ -1,0 +1,354 @@
+"""A recipe's `training`: base model, method, hyperparameters and checkpoints."""
+
+import unicodedata
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, field_validator, model_validator
+
+from sovereign_pipeline.policy.recipe_model import RecipeModel, optional_in_schema
+from sovereign_pipeline.policy.rlhf import (
+    TRAINERS,
+    RewardModel,
+    Rlhf,
+    TrlArgument,
+    Tuning,
+    changed_fields,
+    check_arguments,
+)
+
+FULL_LEARNING_RATE = 2e-5
+ADAPTER_LEARNING_RATE = 2e-4
+FULL_PREFERENCE_LEARNING_RATE = 1e-6
+ADAPTER_PREFERENCE_LEARNING_RATE = 2e-5
+LARGE_BATCH_FOR_AN_ADAPTER = 32
+
+
+class Sft(Tuning):
+    """Supervised fine-tuning on prompt and completion, with the loss on the completion only; and what holds for both
+    stages."""
+
+    model_config = ConfigDict(json_schema_extra=optional_in_schema("learning_rate"))
+
+    method: Literal["sft"] = "sft"
+    """Supervised fine-tuning."""
+
+    adapter: Literal["lora", "qlora", "none"] = "lora"
+    """`lora`; `qlora`, on a base in NF4 with double quantisation (Dettmers et al. 2023); `none`, full tuning."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the adapter's matrices."""
+
+    alpha: int = Field(default=32, ge=1)
+    """Scale of the adapter. 2 × rank (Biderman et al. 2024, appendix)."""
+
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout on the adapter's input, in this stage alone. With `start_from` too it is this value, not the parent
+    adapter's."""
+
+    target_modules: str | tuple[str, ...] = "all-linear"
+    """Layers that get an adapter. All linear layers (Dettmers et al. 2023, section 4; Biderman et al. 2024, section
+    5)."""
+
+    rslora: bool = False
+    """Scale by alpha/√rank instead of alpha/rank (Kalajdzievski 2023)."""
+
+    dora: bool = False
+    """Train magnitude and direction apart (Liu et al. 2024). vLLM does not serve such an adapter."""
+
+    learning_rate: float = Field(gt=0)
+    """Highest learning rate. 2e-4 for an adapter, about ten times the 2e-5 of full tuning (Thinking Machines 2025)."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the model's weights in training. `auto` is bfloat16 where this machine computes in it (a GPU's
+    units, AVX512-BF16, AMX or ARM's BF16), else float32; the adapter's identity has which. Name one where trainers run
+    on other machines than the pipeline."""
+
+    optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
+    """`auto` is AdamW in 8 bits, paged, where there is a CUDA device and the base is in NF4 or tuned in full
+    (Dettmers et al. 2023, section 3), and AdamW elsewhere. The training report names the one in effect."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them: a third more time, far less memory."""
+
+    max_cut_share: float = Field(default=0.02, ge=0, le=1)
+    """Largest accepted share of rows longer than `max_length`; they are left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _learning_rate_depends_on_adapter(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "learning_rate" in values:
+            return values
+        full = values.get("adapter") == "none"
+        return {**values, "learning_rate": FULL_LEARNING_RATE if full else ADAPTER_LEARNING_RATE}
+
+    @model_validator(mode="after")
+    def _full_tuning_has_no_adapter_keys(self) -> "Sft":
+        shaping = ("rank", "alpha", "dropout", "target_modules", "rslora", "dora")
+        named = changed_fields(self, *shaping)
+        if self.adapter == "none" and named:
+            raise ValueError(f"adapter: none has no {', '.join(named)}; leave that out, or choose lora or qlora")
+        return self
+
+
+class Preference(Tuning):
+    """Learning from preferences after SFT, with the model as SFT left it as the reference.
+
+    Dropout is off, as in TRL's trainers: policy and reference would differ by it before anything is learned.
+    """
+
+    method: Literal["dpo", "ipo", "kto", "trl"] = "dpo"
+    """`dpo` (Rafailov et al. 2023) and `ipo` (Azar et al. 2023) learn from pairs, `kto` (Ethayarajh et al. 2024) from
+    single replies with binary feedback. `trl` learns from pairs with a trainer of the TRL library, named in
+    `trainer`; its loss and its forward pass are then TRL's, and the record says so."""
+
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly the model is held to the reference. 0.1 (Rafailov et al. 2023, appendix B; Ethayarajh et al. 2024,
+    section 5). With `ipo` it is the paper's τ."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Highest learning rate; null: 2e-5 for an adapter, 1e-6 for full tuning (Rafailov et al. 2023, appendix B)."""
+
+    desirable_weight: float = Field(default=1.0, gt=0)
+    """`kto`'s λ_D. The paper (section 4.1) wants λ_D·n_D within 1 to 4/3 of λ_U·n_U: raise the weight of the rarer
+    feedback."""
+
+    undesirable_weight: float = Field(default=1.0, gt=0)
+    """`kto`'s λ_U; see `desirable_weight`."""
+
+    trainer: str | None = Field(default=None, examples=["orpo"])
+    """`trl`'s trainer: `orpo` (Hong et al. 2024), `cpo` (Xu et al. 2024; with `loss_type: simpo` Meng et al. 2024), or
+    `dpo` for those of TRL's DPO losses that are not built in here. `orpo` and `cpo` are experimental in TRL and have no
+    reference; `dpo` has the SFT adapter as the reference, as a frozen copy beside the one that is trained."""
+
+    arguments: dict[str, TrlArgument] = Field(default={}, examples=[{"beta": 0.1}])
+    """`trl`'s arguments, by the names in TRL; what is left out has TRL's default. All trainers: `adam_beta1`,
+    `adam_beta2`, `adam_epsilon`, `max_grad_norm`, `weight_decay`. `orpo`: `beta`. `cpo`: `alpha`, `beta`, `cpo_alpha`,
+    `label_smoothing`, `loss_type`, `simpo_gamma`. `dpo`: `beta`, `discopop_tau`, `f_alpha_divergence_coef`,
+    `f_divergence_type`, `label_smoothing`, `ld_alpha`, `loss_type`, `loss_weights`, `use_weighting`. Every other one is
+    refused: this recipe decides it, or it names a path, the hub, a reporting service, the network or a device."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kto_has_a_batch(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("method") == "kto":
+            return {"batch_size": 4, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _fits_the_method(self) -> "Preference":
+        weights = changed_fields(self, "desirable_weight", "undesirable_weight")
+        if self.method != "kto" and weights:
+            raise ValueError(f"{', '.join(weights)} belongs to method kto")
+        if self.method == "kto" and self.batch_size < 2:
+            raise ValueError("kto compares replies across a batch, so batch_size must be at least 2")
+        return self
+
+    @model_validator(mode="after")
+    def _trl_has_a_trainer(self) -> "Preference":
+        if self.method != "trl":
+            named = changed_fields(self, "trainer", "arguments")
+            if named:
+                raise ValueError(f"{', '.join(named)} belongs to method trl")
+            return self
+        named = changed_fields(self, "beta", "packing")
+        if named:
+            raise ValueError(f"method trl has no {', '.join(named)}; beta is one of the arguments, and TRL pads rows")
+        check_arguments(self.trainer, self.arguments)
+        return self
+
+    @property
+    def name(self) -> str:
+        """The method for records; with method trl the trainer's name is part of it, such as `trl-orpo`."""
+        return self.method if self.trainer is None else f"{self.method}-{self.trainer}"
+
+    @property
+    def has_copied_reference(self) -> bool:
+        """Whether the trainer holds a frozen copy of what it starts from in memory, beside what it trains."""
+        return self.trainer is not None and TRAINERS[self.trainer].has_reference
+
+
+class Checkpoints(RecipeModel):
+    """What an interrupted training resumes from; no value here changes the adapter."""
+
+    every_steps: int = Field(default=25, ge=1)
+    """Steps between two checkpoints."""
+
+    keep: int = Field(default=2, ge=1)
+    """How many of the newest checkpoints are kept."""
+
+
+class Devices(RecipeModel):
+    """On how many devices SFT, preferences (`dpo`, `ipo`, `kto`) and a reward model are trained."""
+
+    launcher: Literal["process", "accelerate"] = "process"
+    """`process` is one process on one device; `accelerate` starts `count` processes, one a device."""
+
+    count: int = Field(default=1, ge=1)
+    """Devices."""
+
+    sharding: Literal["fsdp2", "zero3"] = "fsdp2"
+    """How parameters, gradients and optimizer are spread over the devices: PyTorch's FSDP2 or, for SFT
+    alone, DeepSpeed's ZeRO-3."""
+
+    @model_validator(mode="after")
+    def _several_need_accelerate(self) -> "Devices":
+        if self.launcher == "process" and self.count > 1:
+            raise ValueError("several devices need launcher: accelerate")
+        return self
+
+
+class Canaries(RecipeModel):
+    """Rows of random words planted among the training rows, to measure memorisation (Carlini et al. 2019, "The Secret
+    Sharer", section 4). They cost the training of as many short rows."""
+
+    count: int = Field(default=8, ge=6, le=100)
+    """Different canaries. 8, because their mean exposure is evaluated with an interval; at least 6, as for
+    `gates.held_out_loss.minimum_cases`: over fewer such an interval is too narrow."""
+
+    repeats: int = Field(default=1, ge=1, le=100)
+    """Rows of each canary: as often as a sentence that must not be memorised may occur in the corpus."""
+
+    seed: int = 7
+    """Seed of the random words."""
+
+
+class Training(RecipeModel):
+    """What is trained from what, how, and on how many devices."""
+
+    base_model: str = Field(examples=["smollm2-135m-instruct"])
+    """The base model, by the name of its card under `data/models/`."""
+
+    instruction: str = Field(examples=["Write the Ministry's reply to this letter."])
+    """Text before every document, the same in training, evaluation and serving; may be empty."""
+
+    format: Literal["instruction", "messages"] = "instruction"
+    """`messages` adds the rows of `train.jsonl` (instruction, input, output) as chat messages (`messages.jsonl`), for
+    other programs."""
+
+    seed: int = 7
+    """Seed of every random choice of the training."""
+
+    start_from: str | None = Field(
+        default=None, pattern=r"^[a-z0-9_-]+-[0-9]+\.[0-9]+\.[0-9]+$", examples=["permits-desk-1.0.0"]
+    )
+    """Parent adapter: a registered adapter of this base model that SFT continues to train."""
+
+    canaries: Canaries | None = None
+    """Canaries to plant; null: none."""
+
+    sft: Sft = Field(default_factory=lambda: Sft.model_validate({}))
+    """Supervised fine-tuning."""
+
+    preference: Preference | None = None
+    """Learning from preferences after SFT; null: SFT alone, or `rlhf`."""
+
+    rlhf: Rlhf | None = None
+    """Learning from a reward after SFT, for what pairs of replies cannot express; null: none."""
+
+    reward_model: RewardModel | None = None
+    """A model of what the line's preference pairs prefer; null: none. A part of `rlhf.reward` may use it."""
+
+    checkpoints: Checkpoints = Checkpoints()
+    """What an interrupted training resumes from."""
+
+    devices: Devices = Devices()
+    """On how many devices the training runs."""
+
+    @field_validator("instruction")
+    @classmethod
+    def _is_normalised(cls, instruction: str) -> str:
+        return unicodedata.normalize("NFC", instruction)
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Training":
+        if self.start_from is not None and self.sft.adapter == "none":
+            raise ValueError("start_from continues to train an adapter, and adapter: none has none")
+        if self.devices.sharding == "fsdp2" and self.devices.count > 1 and self.sft.adapter == "qlora":
+            raise ValueError("a base in NF4 is not sharded by fsdp2 here; use adapter: lora, or one device")
+        preference = self.preference
+        if preference is not None and preference.has_copied_reference and self.sft.adapter != "lora":
+            twice, narrow = "would hold the whole model twice", "would train the adapter in bfloat16"
+            what = twice if self.sft.adapter == "none" else narrow
+            raise ValueError(f"trainer {preference.trainer} of TRL {what} with adapter: {self.sft.adapter}; use lora")
+        if self.reward_model is not None and self.sft.adapter != "lora":
+            raise ValueError("a reward model needs sft.adapter: lora, whose shape it has")
+        if self.devices.count > 1 and self.reads_preferences and self.devices.sharding == "zero3":
+            raise ValueError("sharding: zero3 is for lines with SFT alone; preferences and reward models need fsdp2")
+        if self.devices.count > 1 and preference is not None and preference.method == "trl":
+            raise ValueError("method trl learns on one device; dpo, ipo and kto learn on several")
+        if self.rlhf is not None and self.preference is not None:
+            raise ValueError("a line learns from preferences or from a reward after SFT: leave out preference or rlhf")
+        if self.rlhf is not None and (self.sft.adapter == "none" or self.devices.count > 1):
+            raise ValueError(
+                "rlhf needs an adapter (lora or qlora) and one device: policy and reference share the base"
+            )
+        if self.rlhf is not None and self.rlhf.uses_reward_model and self.reward_model is None:
+            raise ValueError("a part of rlhf says reward_model: true, and training.reward_model is missing: add it")
+        if self.rlhf is not None and self.rlhf.algorithm != "ppo" and self.sft.adapter != "lora":
+            raise ValueError(f"TRL would train the adapter in bfloat16 for {self.rlhf.algorithm} with qlora; use lora")
+        if self.rlhf is not None and self.rlhf.max_new_tokens >= self.sft.max_length:
+            raise ValueError("rlhf.max_new_tokens leaves no room for a prompt within sft.max_length")
+        return self
+
+    @property
+    def reads_preferences(self) -> bool:
+        """Whether anything is trained on the line's preference dataset."""
+        return self.preference is not None or self.reward_model is not None
+
+    @property
+    def rewards_by_model(self) -> bool:
+        """Whether the adapter after SFT is rewarded or measured by the line's reward model."""
+        return self.rlhf is not None and self.rlhf.uses_reward_model
+
+    @property
+    def learns_from_preferences(self) -> bool:
+        """Whether the adapter holds what the line's preference dataset taught, by itself or by a reward model."""
+        return self.preference is not None or self.rewards_by_model
+
+    @property
+    def preference_learning_rate(self) -> float:
+        """Learning rate of the preference stage: the recipe's, or the default for what is trained.
+
+        Raises ValueError for a line without that stage.
+        """
+        if self.preference is None:
+            raise ValueError("the line has no preference stage")
+        if self.preference.learning_rate is not None:
+            return self.preference.learning_rate
+        return FULL_PREFERENCE_LEARNING_RATE if self.sft.adapter == "none" else ADAPTER_PREFERENCE_LEARNING_RATE
+
+
+def warnings(training: Training, elsewhere: bool) -> list[str]:
+    """What is allowed and mostly a mistake, one line each; for sources see `Tuning`, `Sft` and `Preference`.
+
+    elsewhere: whether trainers run on other machines than the pipeline.
+    """
+    full = training.sft.adapter == "none"
+    stages: list[tuple[str, Tuning, float, float]] = [
+        ("sft", training.sft, training.sft.learning_rate, FULL_LEARNING_RATE if full else ADAPTER_LEARNING_RATE)
+    ]
+    if training.preference is not None:
+        usual = FULL_PREFERENCE_LEARNING_RATE if full else ADAPTER_PREFERENCE_LEARNING_RATE
+        stages.append(("preference", training.preference, training.preference_learning_rate, usual))
+    found = []
+    if training.sft.dora:
+        found.append("training.sft.dora: vLLM refuses to serve a DoRA adapter; leave dora out if vLLM is to serve it.")
+    if elsewhere and training.sft.precision == "auto":
+        found.append(
+            "training.sft.precision: auto is decided by the pipeline's machine, and institution.yaml has trainers on "
+            "others; name float32 or bfloat16."
+        )
+    for name, tuning, rate, usual in stages:
+        batch = tuning.batch_size * tuning.gradient_accumulation * training.devices.count
+        if not full and batch >= LARGE_BATCH_FOR_AN_ADAPTER:
+            found.append(
+                f"training.{name}: the effective batch (batch_size × gradient_accumulation × devices.count) is "
+                f"{batch}; from {LARGE_BATCH_FOR_AN_ADAPTER} on an adapter learns worse than full tuning does."
+            )
+        if not usual / 10 <= rate <= usual * 10:
+            side = "above" if rate > usual else "below"
+            found.append(
+                f"training.{name}.learning_rate: {rate:g} is more than ten times {side} "
+                f"the {usual:g} that {'full tuning' if full else 'an adapter'} is usually trained with."
+            )
+    return found

@@ -1,0 +1,416 @@
+"""Who has the pipeline's and the log's key still needs officers, each for what their key and request allow."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sovereign_pipeline.evidence import verify
+from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.statements import APPROVAL
+from sovereign_pipeline.record.trust_changes import create_trust, rotate_root
+from sovereign_pipeline.release.standing import ARROWS
+from sovereign_pipeline.serving.rollout.flag import Flag, document
+from sovereign_pipeline_tests.evidence.story import ADAPTER, EVIDENCE, NAMED, OTHER, Story, moment
+
+
+@pytest.fixture
+def story() -> Story:
+    """An adapter that was approved."""
+    made = Story()
+    made.move("approve", "registered", "approved")
+    return made
+
+
+def test_transitions_that_officers_allow_are_read(story: Story) -> None:
+    story.move("stage", "approved", "staged")
+    story.move("unstage", "staged", "approved")
+    assert story.changes() == ["approved", "staged", "approved"]
+
+
+@pytest.mark.security_case("A request that has taken effect is used for another transition", "refused")
+def test_a_request_takes_effect_once(story: Story) -> None:
+    request = story.move("stage", "approved", "staged")
+    story.move("unstage", "staged", "approved")
+    approval = next(story.package.entries("release approved", request=request))["subjects"]["statement"]
+    story.make(request, "stage", "approved", "staged", approval)
+    with pytest.raises(verify.Refused, match="transition 4 of line lamps: its request had taken effect before"):
+        story.changes()
+
+
+def _replaced(story: Story) -> tuple[str, str]:
+    """Another adapter takes the place of the first: one request makes two changes. Returns it and its approval."""
+    for transition, left, reached in (("stage", "approved", "staged"), ("promote", "staged", "production")):
+        story.move(transition, left, reached)
+    story.move("approve", "registered", "approved", OTHER)
+    story.move("stage", "approved", "staged", OTHER)
+    request = story.ask("promote", "staged", "production", adapter=OTHER, incumbent=ADAPTER)
+    approval = story.decide(request)
+    story.make(request, "supersede", "production", "superseded", approval)
+    story.make(request, "promote", "staged", "production", approval, adapter=OTHER)
+    return request, approval
+
+
+def test_one_request_promotes_an_adapter_and_supersedes_the_one_before(story: Story) -> None:
+    _replaced(story)
+    assert story.changes()[-2:] == ["superseded", "production"]
+
+
+@pytest.mark.security_case("The request that superseded an adapter is used to supersede it once more", "refused")
+def test_a_request_supersedes_once(story: Story) -> None:
+    request, approval = _replaced(story)
+    back = story.ask("roll_back", "superseded", "production", incumbent=OTHER)
+    by = story.decide(back)
+    story.make(back, "supersede", "production", "superseded", by, adapter=OTHER)
+    story.make(back, "roll_back", "superseded", "production", by)
+    assert story.changes()[-1] == "production"
+    story.make(request, "supersede", "production", "superseded", approval)
+    with pytest.raises(verify.Refused, match="transition 10 of line lamps: its request had taken effect before"):
+        story.changes()
+
+
+@pytest.mark.security_case("A promotion supersedes another adapter than its request names", "refused")
+def test_a_request_supersedes_the_adapter_that_it_names(story: Story) -> None:
+    story.move("stage", "approved", "staged")
+    request = story.ask("promote", "staged", "production", incumbent=None)
+    approval = story.decide(request)
+    story.make(request, "promote", "staged", "production", approval)
+    story.make(request, "supersede", "production", "superseded", approval)
+    with pytest.raises(verify.Refused, match="transition 4 of line lamps: it is not what request"):
+        story.changes()
+
+
+@pytest.mark.security_case("A request about an adapter is entered as one of another line", "refused")
+def test_a_request_is_of_the_line_that_its_officer_named(story: Story) -> None:
+    story.ask("stage", "approved", "staged", line="lanterns")
+    with pytest.raises(verify.Refused, match="says something else than what was signed"):
+        story.changes()
+
+
+@pytest.mark.security_case("One approval is named twice where two are needed", "refused")
+def test_approvals_are_of_different_persons(story: Story) -> None:
+    request = story.ask("stage", "approved", "staged", approvals=2)
+    approval = story.decide(request)
+    story.make(request, "stage", "approved", "staged", approval, approval)
+    with pytest.raises(verify.Refused, match="it names approvals that do not count, or fewer than 2"):
+        story.changes()
+
+
+@pytest.mark.security_case("A second approval of the same officer is named where two are needed", "refused")
+def test_an_officer_approves_once(story: Story) -> None:
+    request = story.ask("stage", "approved", "staged", approvals=2)
+    said = {"decision": "approve", "request": request}
+    approvals = story.decide(request), story.act("omar", "release approved", APPROVAL, request, {**said, "reason": "x"})
+    story.make(request, "stage", "approved", "staged", *approvals)
+    with pytest.raises(verify.Refused, match="it names approvals that do not count, or fewer than 2"):
+        story.changes()
+
+
+@pytest.mark.security_case("A transition is dated before its approvals, or after its entry", "refused")
+@pytest.mark.parametrize(("day", "why"), [(20, "before entry"), (29, "after entry")])
+def test_a_transition_is_dated_between_its_approvals_and_its_entry(story: Story, day: int, why: str) -> None:
+    request = story.ask("stage", "approved", "staged")
+    story.make(request, "stage", "approved", "staged", story.decide(request), at=moment(day))
+    with pytest.raises(verify.Refused, match=f"it is dated .*, {why}"):
+        story.changes()
+
+
+@pytest.mark.security_case("A request was signed about more gates than its adapter has", "refused")
+def test_a_request_rests_on_as_many_gates_as_there_are(story: Story) -> None:
+    story.move("stage", "approved", "staged", evidence={**EVIDENCE, "gates": 29})
+    with pytest.raises(verify.Refused, match="it rests on another adapter's evidence"):
+        story.changes()
+
+
+@pytest.mark.security_case("Newer rules are on record, and their file is kept out of evidence", "refused")
+def test_all_rules_on_record_are_here(story: Story) -> None:
+    verify.check_rules(story.package)
+    story.enter("policy changed", {"file": "institution.yaml", "now": "8" * 64}, "")
+    with pytest.raises(verify.Refused, match=f"policy/{'8' * 64}.yaml: the package lacks it"):
+        verify.check_rules(story.package)
+
+
+@pytest.mark.security_case("An entry is dated back behind an earlier one, or follows another one", "refused by number")
+@pytest.mark.parametrize(
+    ("planted", "why"),
+    [
+        ({"at": moment(20)}, "entry 3: it is dated .*, before an entry"),
+        ({"previous": "0"}, "it does not follow entry 2"),
+    ],
+    ids=["dated back", "another entry before"],
+)
+def test_entries_are_in_the_order_of_time(planted: dict[str, str], why: str) -> None:
+    entries = {number: {"at": moment(27), "previous": str(number - 1), "hash": str(number)} for number in (1, 2, 3)}
+    verify.check_order(entries)
+    entries[3] |= planted
+    with pytest.raises(verify.Refused, match=why):
+        verify.check_order(entries)
+
+
+@pytest.mark.security_case("A transition is made of a request that its requester withdrew", "refused")
+@pytest.mark.parametrize("by", ["layla", "clerk"])
+def test_a_request_that_was_withdrawn_takes_no_effect(story: Story, by: str) -> None:
+    request = story.ask("stage", "approved", "staged", by)
+    approval = story.decide(request)
+    story.decide(request, by, "withdraw")
+    story.make(request, "stage", "approved", "staged", approval)
+    with pytest.raises(verify.Refused, match=f"{by} withdrew it before it took effect"):
+        story.changes()
+
+
+@pytest.mark.security_case("An officer who may not decide asks for less than no approvals", "refused")
+@pytest.mark.parametrize("more", [{"approvals": -1}, {"approvals": False}, {"approvals": 0.5}, {"policy": {}}], ids=str)
+def test_a_request_names_a_number_of_approvals_and_rules(story: Story, more: dict[str, Any]) -> None:
+    story.make(story.ask("stage", "approved", "staged", "clerk", **more), "stage", "approved", "staged")
+    with pytest.raises(verify.Refused, match="it names no number of approvals, or no rules"):
+        story.changes()
+
+
+@pytest.mark.security_case("An officer who may only recall asks for a recall that ends in production", "refused")
+def test_a_transition_leads_where_its_name_says(story: Story) -> None:
+    story.make(story.ask("recall", "approved", "production", "clerk", approvals=0), "recall", "approved", "production")
+    with pytest.raises(verify.Refused, match="no 'recall' leads from approved to production"):
+        story.changes()
+
+
+@pytest.mark.security_case("An adapter is promoted that was never approved", "refused")
+def test_an_adapter_begins_undecided() -> None:
+    story = Story()
+    story.move("promote", "staged", "production")
+    with pytest.raises(verify.Refused, match=f"{ADAPTER} was not staged"):
+        story.changes()
+
+
+def test_both_sides_know_the_same_transitions() -> None:
+    assert {str(each.name): ({*each.before}, str(each.after)) for each in ARROWS} == verify.ARROWS
+
+
+END = "what came later is not known when the package was made, 2026-11-30 09:00:00"
+
+
+def _in_production(story_verify_flags: Story, adapter: str = ADAPTER) -> None:
+    for transition, left, reached in (("approve", "registered", "approved"), ("stage", "approved", "staged")):
+        story_verify_flags.move(transition, left, reached, adapter)
+    story_verify_flags.move("promote", "staged", "production", adapter)
+
+
+def _staged(story_verify_flags: Story, adapter: str = OTHER) -> None:
+    story_verify_flags.move("approve", "registered", "approved", adapter)
+    story_verify_flags.move("stage", "approved", "staged", adapter)
+
+
+@pytest.fixture
+def story_verify_flags() -> Story:
+    """One adapter in production, another one staged, and a flag that says so; a day later."""
+    made = Story()
+    _in_production(made)
+    made.flag(ADAPTER)
+    _staged(made)
+    made.flag(ADAPTER, OTHER)
+    made.at = moment(28)
+    return made
+
+
+def test_what_answered_is_said_by_the_flag(story_verify_flags: Story) -> None:
+    both = f"production: {ADAPTER}; staged: {OTHER} for 25 % of the users"
+    assert story_verify_flags.answered("2026-11-28") == [f"at 2026-11-28 00:00:00: {both}"]
+    before = story_verify_flags.answered("2026-11-26")
+    assert before == ["at 2026-11-26 00:00:00: not known: the log begins here with entry 1, 2026-11-27 09:00:00"]
+    later = story_verify_flags.answered("2026-12-24T10:00")
+    assert later == [f"at 2026-12-24 10:00:00: not known; when the package was made, 2026-11-30 09:00:00: {both}"]
+    assert story_verify_flags.answered("2026-11-30") == [f"at 2026-11-30 00:00:00: {both}", END]
+
+
+def test_what_began_within_a_second_is_said_of_that_second(story_verify_flags: Story) -> None:
+    story_verify_flags.at = moment(29).replace("09:00:00", "09:00:00.700000")
+    story_verify_flags.move("unstage", "staged", "approved", OTHER)
+    story_verify_flags.flag(ADAPTER)
+    alone = f"production: {ADAPTER}"
+    assert story_verify_flags.answered("2026-11-29T09:00:00") == [f"at 2026-11-29 09:00:00: {alone}"]
+    assert story_verify_flags.answered("2026-11-29")[-1] == f"from 2026-11-29 09:00:00: {alone}"
+
+
+def test_that_nothing_is_here_which_answered_is_said_from_the_first_entry_on() -> None:
+    story_verify_flags = Story()
+    assert story_verify_flags.answered("2026-11-27") == [
+        "at 2026-11-27 00:00:00: not known: the log begins here with entry 1, 2026-11-27 09:00:00",
+        "from 2026-11-27 09:00:00: none, by what is here",
+    ]
+    assert story_verify_flags.answered("2026-11-28") == ["at 2026-11-28 00:00:00: none, by what is here"]
+
+
+def test_a_line_whose_flag_is_not_here_is_not_said_to_answer_nothing() -> None:
+    story_verify_flags = Story()
+    _staged(story_verify_flags, ADAPTER)
+    (told,) = story_verify_flags.answered("2026-11-28")
+    no_flag = "by its transitions; no flag change is here, which would say who got what"
+    assert told == f"at 2026-11-28 00:00:00: production: none; staged: {ADAPTER} {no_flag}"
+
+
+def test_a_withdrawal_that_no_flag_follows_is_said(story_verify_flags: Story) -> None:
+    story_verify_flags.move("unstage", "staged", "approved", OTHER)
+    told = f"though by the transitions {OTHER} was approved from then on; no flag change follows"
+    assert story_verify_flags.answered("2026-11-29")[0].endswith(told)
+    story_verify_flags.at = moment(29)
+    story_verify_flags.flag(ADAPTER)
+    since, until = story_verify_flags.answered("2026-11-28")[1], story_verify_flags.answered("2026-11-30")[0]
+    assert since.startswith("from 2026-11-28 09:00:00: ") and "the next flag change is entry" in since
+    assert until == f"at 2026-11-30 00:00:00: production: {ADAPTER}"
+
+
+@pytest.mark.security_case("The newest change of a flag is kept out of evidence", "that no flag follows is said")
+def test_a_staging_that_no_flag_follows_is_said() -> None:
+    story_verify_flags = Story()
+    _in_production(story_verify_flags)
+    story_verify_flags.flag(ADAPTER)
+    story_verify_flags.at = moment(28)
+    _staged(story_verify_flags)
+    told = f"production: {ADAPTER}, though by the transitions {OTHER} was staged from then on; no flag change follows"
+    assert story_verify_flags.answered("2026-11-29") == [f"at 2026-11-29 00:00:00: {told}"]
+
+
+@pytest.mark.security_case("A flag gives out an adapter that was taken back before it", "evidence of it is refused")
+@pytest.mark.parametrize("cause", ["transition", "regression", "rollback"])
+def test_a_flag_gives_out_nothing_that_was_taken_back(story_verify_flags: Story, cause: str) -> None:
+    story_verify_flags.move("unstage", "staged", "approved", OTHER)
+    story_verify_flags.flag(ADAPTER, OTHER, cause=cause)
+    with pytest.raises(verify.Refused, match=r"or one took it back|it stops nothing"):
+        story_verify_flags.answered("2026-11-29")
+
+
+def test_a_stop_and_a_rollback_that_were_entered_late_are_told(story_verify_flags: Story) -> None:
+    story_verify_flags.move("recall", "production", "recalled")
+    story_verify_flags.flag(ADAPTER, OTHER, cause="regression", stopped="harm", at=moment(27))
+    told = story_verify_flags.answered("2026-11-29")[0]
+    assert told.endswith(
+        f"(by its own word since 2026-11-27 09:00:00), though by the transitions {ADAPTER} was recalled by then"
+    )
+
+
+def test_a_rollback_gives_out_what_its_officer_asked_for() -> None:
+    """Others decided meanwhile, so that its transition was never made."""
+    for by, counts in (("layla", True), ("clerk", False)):
+        story_verify_flags = Story()
+        _in_production(story_verify_flags)
+        story_verify_flags.flag(ADAPTER)
+        _staged(story_verify_flags)
+        promoted = story_verify_flags.ask("promote", "staged", "production", adapter=OTHER, incumbent=ADAPTER)
+        approval = story_verify_flags.decide(promoted)
+        story_verify_flags.make(promoted, "supersede", "production", "superseded", approval)
+        story_verify_flags.make(promoted, "promote", "staged", "production", approval, adapter=OTHER)
+        story_verify_flags.flag(OTHER)
+        asked = story_verify_flags.ask("roll_back", "superseded", "production", by, incumbent=OTHER, approvals=0)
+        story_verify_flags.flag(ADAPTER, cause="rollback", request=asked)
+        if counts:
+            assert story_verify_flags.answered("2026-11-29")[0].endswith(
+                f"though by the transitions {ADAPTER} was superseded by then"
+            )
+            continue
+        with pytest.raises(verify.Refused, match=f"no transition before it let {ADAPTER} be production"):
+            story_verify_flags.answered("2026-11-29")
+
+
+@pytest.mark.security_case("File, statement and entry of a flag differ, or its share is no share", "refused by name")
+@pytest.mark.parametrize(
+    ("planted", "why"),
+    [
+        ({"file": {"flags": {}}}, "the file says something else than what was signed"),
+        ({"told": {"share": "0.5"}}, "entry .* says something else than what was signed"),
+        ({"told": {"groups": ["desk"]}}, "entry .* says something else than what was signed"),
+        ({"told": {"stopped": "harm"}}, "entry .* says something else than what was signed"),
+        ({"told": {"made_at": moment(20)}}, "entry .* says something else than what was signed"),
+        ({"at": moment(29)}, "is dated .*, after entry"),
+        ({"at": moment(20)}, "is dated .*, before entry"),
+    ],
+    ids=["file", "share", "groups", "stopped", "time", "dated later", "dated back"],
+)
+def test_a_flag_says_one_thing(story_verify_flags: Story, planted: dict[str, Any], why: str) -> None:
+    story_verify_flags.flag(ADAPTER, OTHER, **planted)
+    with pytest.raises(verify.Refused, match=why):
+        story_verify_flags.answered("2026-11-29")
+
+
+@pytest.mark.security_case("A flag of evidence gives more than everybody", "refused")
+def test_a_share_is_one(story_verify_flags: Story) -> None:
+    story_verify_flags.package.acts = verify.read_acts(story_verify_flags.package)
+    *_, (entry, act) = story_verify_flags.package.acts_of("flag changed")
+    act.predicate["share"], entry["subjects"]["share"] = 1e9, "1e+09"
+    with pytest.raises(verify.Refused, match="a share is no number between 0 and 1"):
+        verify.read_flags(story_verify_flags.package, "lamps", verify.read_changes(story_verify_flags.package, "lamps"))
+
+
+@pytest.mark.parametrize("groups", [(), ("desk", "night")])
+@pytest.mark.parametrize("share", [0.0, 0.00001, 0.25, 1.0])
+@pytest.mark.parametrize(("production", "stopped"), [(ADAPTER, None), (None, None), (ADAPTER, "harm")])
+def test_both_sides_write_the_same_file(
+    share: float, groups: tuple[str, ...], production: str | None, stopped: str | None
+) -> None:
+    at, known = moment(27), {each: NAMED for each in (ADAPTER, OTHER)}
+    said = {"line": "lamps", "sequence": 7, "production": production, "staged": OTHER, "share": share, "groups": groups}
+    said |= {"stopped": stopped, "began": 1, "began_at": at, "salt": "5" * 64, "evaluator": "flagd 1", "staged_by": 5}
+    said |= {"cause": "policy", "reason": "So.", "at": at, "adapters": known, "back": ()}
+    flag = Flag.model_validate_json(json.dumps(said))
+    assert verify.flag_file(flag.model_dump(mode="json")) == json.loads(document(flag))
+    assert (OTHER in verify.in_words(flag.model_dump())) == flag.is_rolling_out
+
+
+OLD, NEW, LAST = ([generate() for _ in range(3)] for _ in range(3))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Those of a trust root whose keys were changed twice."""
+    directory = tmp_path_factory.mktemp("trust") / "trust"
+    create_trust(directory, OLD, {"pipeline": [generate().public_pem]})
+    rotate_root(directory, NEW, OLD[:2])
+    rotate_root(directory, LAST, NEW[:2])
+    return {f"trust/{path.name}": path.read_bytes() for path in Path(directory).iterdir()}
+
+
+def _read(files: dict[str, bytes], first: bytes) -> verify.Trust:
+    package = verify.Package({**files})
+    package.index = {"made_at": moment(27)}
+    return verify.read_trust(package, verify.sha256(first))
+
+
+def _signed_by(file: bytes, signers: list[FileSigner]) -> bytes:
+    content: dict[str, Any] = json.loads(file)
+    message = verify.tuf_canonical(content["signed"]).encode()
+    content["signatures"] = [{"keyid": each.keyid, "sig": each.sign(message).hex()} for each in signers]
+    return json.dumps(content).encode()
+
+
+def test_later_roots_are_followed_from_the_first(files: dict[str, bytes]) -> None:
+    assert _read(files, files["trust/1.root.json"]).root_version == 3
+
+
+@pytest.mark.security_case("A later root is not signed by the keys of the one before, or not by its own", "refused")
+@pytest.mark.parametrize(
+    "signers", [NEW, OLD, [*OLD[:1], *NEW], [*OLD, *NEW[:1]]], ids=["new", "old", "1 old", "1 new"]
+)
+def test_a_root_is_signed_by_old_keys_and_new(files: dict[str, bytes], signers: list[FileSigner]) -> None:
+    forged = files | {"trust/2.root.json": _signed_by(files["trust/2.root.json"], signers)}
+    with pytest.raises(verify.Refused, match=r"trust/2\.root\.json: [01] of the 2 keys that are needed signed it"):
+        _read(forged, files["trust/1.root.json"])
+    again = files | {"trust/2.root.json": _signed_by(files["trust/2.root.json"], [*OLD[:2], *NEW[:2]])}
+    assert _read(again, files["trust/1.root.json"]).root_version == 3
+
+
+@pytest.mark.security_case("A root in the middle is left out, or given as the first", "refused")
+def test_no_root_is_left_out(files: dict[str, bytes]) -> None:
+    first, second, third = (files[f"trust/{number}.root.json"] for number in (1, 2, 3))
+    left_out = {name: content for name, content in files.items() if name != "trust/2.root.json"}
+    with pytest.raises(verify.Refused, match=r"trust/root\.json: it is not the newest root"):
+        _read(left_out, first)
+    with pytest.raises(verify.Refused, match=r"trust/2\.root\.json: 0 of the 2 keys"):
+        _read(left_out | {"trust/2.root.json": third}, first)
+    with pytest.raises(verify.Refused, match=r"trust/1\.root\.json: it is not version 1 of the root"):
+        _read(files | {"trust/1.root.json": second}, second)
+
+
+@pytest.mark.security_case("The targets are signed by root keys that were replaced", "refused")
+def test_the_targets_are_the_newest_roots(files: dict[str, bytes]) -> None:
+    forged = files | {"trust/targets.json": _signed_by(files["trust/targets.json"], NEW)}
+    with pytest.raises(verify.Refused, match=r"trust/targets\.json: 0 of the 2 keys that are needed signed it"):
+        _read(forged, files["trust/1.root.json"])

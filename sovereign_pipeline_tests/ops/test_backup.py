@@ -1,0 +1,339 @@
+"""A backup comes back elsewhere to the same digests; what it lacks is stated; what nobody signed is not restored."""
+
+import io
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, PrivacyError
+from sovereign_pipeline.base.files import canonical_json, file_sha256
+from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.corpus.stages import DOCUMENTS, SOURCES
+from sovereign_pipeline.ops import backup_archive, restore
+from sovereign_pipeline.ops.backup import ASIDE, CREATED, OURS, folder_aside, take
+from sovereign_pipeline.ops.backup_archive import ARCHIVE, DESCRIPTION, LIST, SIGNATURE, Description, Listed
+from sovereign_pipeline.ops.restore import REPAIRED, RESTORED, check, extract, repair
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.checkpoints import checkpoint_file
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.trust_changes import revoke, rotate_key
+from sovereign_pipeline.record.verifying import verify_registry
+from sovereign_pipeline_tests.artifacts.test_confined import WORD
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.ops.conftest import ACT, Office, Pair, act
+from sovereign_pipeline_tests.trusted import demonstration_key
+
+
+@pytest.mark.security_case(
+    "Somebody finds the medium with a backup.", "No word of a letter, no key and no name in it can be read."
+)
+def test_a_backup_comes_back_on_another_machine(office: Office, tmp_path: Path) -> None:
+    taken = office.take(tmp_path / "backup")
+    assert {path.name for path in (tmp_path / "backup").iterdir()} == {ARCHIVE, DESCRIPTION, SIGNATURE}
+    assert not any(WORD in path.read_bytes() for path in (tmp_path / "backup").iterdir())
+    checked = check(office.settings, tmp_path / "backup", office.pair.private, print)
+    settings = office.elsewhere(tmp_path / "other")
+    done = office.restore(settings, tmp_path / "backup")
+    assert (done.artifacts, done.lost, checked.artifacts) == (5, 0, 5)  # two, and what their gates came to
+    assert not done.was_compared
+    store = open_store(settings, settings.corpus)
+    assert [store.open(ref).ref for ref in office.refs] == list(office.refs)
+    assert (settings.vault / "sealed.age").read_bytes() == b"sealed"
+    log = entries(open_registry(settings))
+    assert [each.action for each in log[-2:]] == [CREATED, RESTORED]
+    assert log[-1].subjects["backup"] == taken.description.archive and log[-1].subjects["reason"] == "the disk died"
+    assert verify_registry(open_registry(settings)).ledger.newest.sequence == done.entries == checked.entries + 1
+    act(settings)
+    modes = {path.stat().st_mode & 0o077 for path in (settings.home, *settings.home.rglob("*"), settings.corpus)}
+    assert modes == {0}
+    with pytest.raises(InputError, match="not empty"):
+        office.restore(settings, tmp_path / "backup")
+
+
+def test_a_backup_is_of_one_moment_while_acts_are_done(office: Office, tmp_path: Path) -> None:
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            act(office.settings)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        for number in range(3):
+            office.take(tmp_path / f"backup-{number}")
+    finally:
+        stop.set()
+        thread.join()
+    sizes = [
+        office.restore(office.elsewhere(tmp_path / f"other-{number}"), tmp_path / f"backup-{number}").entries
+        for number in range(3)
+    ]
+    assert sizes == sorted(set(sizes))
+
+
+@pytest.mark.security_case(
+    "An older state of the ledger is restored, so that what was done since can be done again.",
+    "Refused, naming each lost entry, unless the operator states how many are lost; the restore's entry holds it.",
+)
+def test_what_is_lost_must_be_stated(office: Office, tmp_path: Path) -> None:
+    office.take(tmp_path / "backup")
+    act(office.settings)
+    act(office.settings)
+    size, known = len(entries(open_registry(office.settings))), (checkpoint_file(office.settings),)
+    settings = office.elsewhere(tmp_path / "other")
+    with pytest.raises(ConflictError, match=rf"lacks 2 entries: entry {size - 1} \(unknown\), entry {size} "):
+        office.restore(settings, tmp_path / "backup", known)
+    with pytest.raises(ConflictError):
+        office.restore(settings, tmp_path / "backup", known, loses=1)
+    with pytest.raises(ConflictError, match="2 were stated"):
+        office.restore(settings, tmp_path / "backup", (), loses=2)
+    assert not list((tmp_path / "other").iterdir())
+    done = office.restore(settings, tmp_path / "backup", known, loses=2)
+    assert (done.lost, done.was_compared) == (2, True)
+    assert entries(open_registry(settings))[-1].subjects["lost"] == [size - 1, size]
+
+
+def test_a_second_copy_names_what_is_lost_and_is_kept(
+    institution: DemoInstitution, make_office: Callable[[], Office], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "medium" / "copy"
+    copy.parent.mkdir()
+    copy.touch()
+    monkeypatch.setenv("SOVEREIGN_LEDGER_COPY", str(copy))
+    office = make_office()
+    office.take(tmp_path / "backup")
+    act(office.settings)
+    before, settings = copy.read_bytes(), office.elsewhere(tmp_path / "other")
+    with pytest.raises(ConflictError, match=rf"lacks 1 entry: entry \d+ \({ACT}\)\."):
+        office.restore(settings, tmp_path / "backup")
+    done = office.restore(office.elsewhere(tmp_path / "third"), tmp_path / "backup", loses=1)
+    assert done.kept_aside is not None and done.kept_aside.read_bytes() == before
+    third = office.elsewhere(tmp_path / "third")
+    act(third)
+    assert verify_registry(open_registry(third)).ledger.in_copy == done.entries + 1
+
+
+def test_a_checkpoint_of_another_course_of_events_is_refused(office: Office, tmp_path: Path) -> None:
+    office.take(tmp_path / "backup")
+    first = office.elsewhere(tmp_path / "first")
+    office.restore(first, tmp_path / "backup")
+    office.take(tmp_path / "later")
+    with pytest.raises(IntegrityError, match="other entries than this checkpoint covers"):
+        office.restore(office.elsewhere(tmp_path / "other"), tmp_path / "later", (checkpoint_file(first),))
+
+
+@pytest.mark.security_case(
+    "Somebody who has the public key encrypts a backup of their own, or changes one.",
+    "Refused: the pipeline signs the digest of each backup.",
+)
+def test_what_the_pipeline_did_not_sign_is_not_restored(office: Office, tmp_path: Path) -> None:
+    backup = tmp_path / "backup"
+    office.take(backup)
+    content = (backup / ARCHIVE).read_bytes()
+    with backup_archive.written(tmp_path / "own", office.pair.public):
+        pass
+    for changed in ((tmp_path / "own").read_bytes(), content[:-1] + bytes([content[-1] ^ 1])):
+        (backup / ARCHIVE).write_bytes(changed)
+        with pytest.raises(IntegrityError, match="not the bytes of the backup"):
+            check(office.settings, backup, office.pair.private, print)
+    made = backup_archive.Description.model_validate_json((backup / DESCRIPTION).read_bytes())
+    own = made.model_copy(update={"archive": file_sha256(tmp_path / "own")})
+    (backup / ARCHIVE).write_bytes((tmp_path / "own").read_bytes())
+    backup_archive.write(backup, own, demonstration_key("officer-1"))
+    with pytest.raises(IntegrityError, match="has not the role pipeline"):
+        office.restore(office.elsewhere(tmp_path / "other"), backup)
+    backup_archive.write(backup, own, demonstration_key("pipeline"))  # an empty archive, signed
+    with pytest.raises(IntegrityError):
+        office.restore(office.elsewhere(tmp_path / "third"), backup)
+
+
+@pytest.mark.security_case(
+    "A backup is signed with a key of the pipeline that was stolen and is revoked.",
+    "Refused if its ledger reaches beyond the entry from which on the key does not count.",
+)
+def test_a_key_that_was_replaced_counts_for_what_was_taken_before(office: Office, tmp_path: Path) -> None:
+    trust, roots = office.settings.data / "trust", [demonstration_key("root-1"), demonstration_key("root-2")]
+    size = office.take(tmp_path / "backup").description.head.size
+    replaced, old = generate(), demonstration_key("pipeline")
+    rotate_key(trust, "pipeline", replaced.public_pem, size + 1, roots)
+    assert check(office.settings, tmp_path / "backup", office.pair.private, print).entries == size
+    revoke(trust, old.keyid, size, roots)
+    with pytest.raises(IntegrityError, match="revoked from entry"):
+        check(office.settings, tmp_path / "backup", office.pair.private, print)
+
+
+def test_another_key_does_not_open_a_backup(office: Office, tmp_path: Path) -> None:
+    import pyrage
+
+    office.take(tmp_path / "backup")
+    for key in (str(pyrage.x25519.Identity.generate()), "no key"):
+        with pytest.raises(PrivacyError):
+            check(office.settings, tmp_path / "backup", key, print)
+
+
+@pytest.mark.security_case(
+    "A backup, its verification or a repair is killed: copies without encryption stay",
+    "The next one removes them, of no process that lives and of nobody else",
+)
+def test_what_a_killed_process_left_is_removed(office: Office, tmp_path: Path) -> None:
+    office.take(tmp_path / "backup")
+    for parent, acts in (
+        (office.settings.home, lambda: office.take(tmp_path / "next")),
+        (office.settings.home.parent, lambda: check(office.settings, tmp_path / "backup", office.pair.private, print)),
+    ):
+        with folder_aside(parent) as living:
+            others = [parent / f"{ASIDE}2026", parent / f"{ASIDE}linked{OURS}"]
+            others[0].mkdir()
+            others[1].symlink_to(others[0])
+            left = parent / f"{ASIDE}a1b2c3d4{OURS}"
+            left.mkdir()
+            (left / "pipeline.key").write_bytes(WORD)
+            acts()
+            assert not left.exists() and living.is_dir() and others[0].is_dir() and others[1].is_symlink()
+        assert not living.exists()
+
+
+def test_a_registry_on_a_server_of_another_kind_has_a_backup_of_its_own(office: Office, tmp_path: Path) -> None:
+    settings = replace(office.settings, registry_url="mysql://localhost/registry")
+    with pytest.raises(InputError, match="nor on a PostgreSQL server"):
+        take(settings, tmp_path / "backup", office.pair.public, print)
+
+
+VERDICT = "verdict.json"
+"""Of a gate's record; any file of an artifact in the home."""
+
+
+def repaired(office: Office, backup: Path, digest: str) -> list[str]:
+    return repair(office.settings, backup, digest, office.pair.private, print)
+
+
+def places(settings: Settings, digest: str) -> tuple[Path, Path]:
+    return settings.artifacts / digest / SOURCES, settings.corpus / "artifacts" / digest / DOCUMENTS
+
+
+def test_missing_and_changed_files_come_back(office: Office, tmp_path: Path) -> None:
+    office.take(tmp_path / "backup")
+    raw = office.refs[0]
+    sources, documents = places(office.settings, raw.digest)
+    sources.write_bytes(sources.read_bytes() + b" ")
+    documents.unlink()
+    with pytest.raises(IntegrityError):
+        office.workplace.store.open(raw)
+    assert repaired(office, tmp_path / "backup", raw.digest) == [SOURCES, DOCUMENTS]
+    assert office.workplace.store.open(raw).ref == raw
+    last = entries(open_registry(office.settings))[-1]
+    assert (last.action, last.subjects["artifact"], last.subjects["files"]) == (
+        REPAIRED,
+        raw.digest,
+        [SOURCES, DOCUMENTS],
+    )
+    assert repaired(office, tmp_path / "backup", raw.digest) == []
+    assert len(entries(open_registry(office.settings))) == last.sequence
+
+
+@pytest.mark.security_case("A repair would bring back weights that were purged.", "They stay gone.")
+def test_what_was_purged_stays_gone(office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = next(office.settings.artifacts.glob(f"*/{VERDICT}"))
+    office.take(tmp_path / "backup")
+    verdict.unlink()
+    monkeypatch.setattr(restore, "purged_files", lambda settings, digest: frozenset({VERDICT}))
+    assert repaired(office, tmp_path / "backup", verdict.parent.name) == []
+    assert not verdict.exists()
+
+
+def test_an_artifact_that_the_backup_does_not_hold_is_refused(office: Office, tmp_path: Path) -> None:
+    office.take(tmp_path / "backup")
+    with pytest.raises(NotFoundError, match="does not hold"):
+        repaired(office, tmp_path / "backup", "0" * 64)
+    for digest in ("../../etc", office.refs[0].digest[:12]):
+        with pytest.raises(InputError, match="no digest"):
+            repaired(office, tmp_path / "backup", digest)
+
+
+Take = Callable[[Listed, Iterator[bytes]], None]
+LARGE = b"lantern " * 400_000
+
+
+def sealed(path: Path, pair: Pair, *members: tuple[tarfile.TarInfo, bytes]) -> None:
+    """An archive of any members, without `Archive`."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        for member, content in members:
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    path.write_bytes(pyrage.encrypt(plain.getvalue(), [pyrage.x25519.Recipient.from_str(pair.public)]))
+
+
+def read(path: Path, pair: Pair, take: Take = lambda listed, blocks: None) -> list[Listed]:
+    """Of an archive that was signed as it is."""
+    return backup_archive.read(path, file_sha256(path), pair.private, take)
+
+
+def test_files_of_any_size_and_name_come_back(pair: Pair, tmp_path: Path) -> None:
+    files = {"home/empty": b"", "home/large": LARGE, f"home/{'long' * 60}/مصباح": b"x"}
+    with backup_archive.written(tmp_path / "archive", pair.public) as opened:
+        for number, (name, content) in enumerate(files.items()):
+            (tmp_path / str(number)).write_bytes(content)
+            opened.add(name, tmp_path / str(number))
+    found: dict[str, bytes] = {}
+
+    def take(listed: Listed, blocks: Iterator[bytes]) -> None:
+        found[listed.name] = b"".join(blocks)
+
+    listed = read(tmp_path / "archive", pair, take)
+    assert found == files and [each.size for each in listed] == [len(content) for content in files.values()]
+
+
+@pytest.mark.security_case(
+    "A backup holds a name that leads out of its directories, a link, or a file twice.", "Refused by its name."
+)
+@pytest.mark.parametrize(
+    "name", ["home/../../evil", "/etc/evil", "evil", "home", "data/trust/x", "home/a/../../b", "home//etc/evil"]
+)
+def test_a_name_that_leads_elsewhere_is_refused(pair: Pair, tmp_path: Path, name: str) -> None:
+    sealed(tmp_path / "backup.tar.age", pair, (tarfile.TarInfo(name), b"x"), (tarfile.TarInfo(LIST), b"[]"))
+    settings = Settings(home=tmp_path / "home", data=tmp_path / "data")
+    (tmp_path / "aside").mkdir()
+    made = Description(created="", archive=file_sha256(tmp_path / "backup.tar.age"), files=1, checkpoint="")
+    with pytest.raises(IntegrityError, match="does not belong into a backup"):
+        extract(settings, tmp_path, made, pair.private, tmp_path / "aside", print)
+    assert {path.name for path in tmp_path.iterdir()} == {"backup.tar.age", "aside"}
+
+
+def test_an_archive_is_exactly_its_list(pair: Pair, tmp_path: Path) -> None:
+    link = tarfile.TarInfo("home/link")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    file, stated = tarfile.TarInfo("home/a"), canonical_json([{"name": "home/a", "size": 1, "sha256": "0" * 64}])
+    for members in (
+        [(link, b"")],
+        [(file, b"x"), (tarfile.TarInfo(LIST), stated)],
+        [(file, b"x"), (tarfile.TarInfo(LIST), b"{}")],
+        [(file, b"x")],
+        [(tarfile.TarInfo(LIST), b"[]"), (file, b"x")],
+    ):
+        sealed(tmp_path / "archive", pair, *members)
+        with pytest.raises(IntegrityError):
+            read(tmp_path / "archive", pair)
+    (tmp_path / "cut").write_bytes((tmp_path / "archive").read_bytes()[:200])
+    with pytest.raises(Exception, match=r"key does not open|cannot be read|no list"):
+        read(tmp_path / "cut", pair)
+
+
+@pytest.mark.security_case("A backup's medium changes between verifying and decrypting.", "Refused.")
+def test_an_archive_is_the_one_that_was_signed(pair: Pair, tmp_path: Path) -> None:
+    for name in ("signed", "other"):
+        with backup_archive.written(tmp_path / name, pair.public) as opened:
+            (tmp_path / "file").write_text(name)
+            opened.add("keys/pipeline.key", tmp_path / "file")
+    with pytest.raises(IntegrityError, match="not the bytes that were signed"):
+        backup_archive.read(
+            tmp_path / "other", file_sha256(tmp_path / "signed"), pair.private, lambda listed, blocks: None
+        )

@@ -1,0 +1,367 @@
+"""A publisher's sigstore bundle counts by a key or an identity of the institution's choice, over exactly its file."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SovereignError
+from sovereign_pipeline.ops.bundle_tool import Refused, told
+from sovereign_pipeline.ops.publishers import Content, load_publishers, with_publishers
+from sovereign_pipeline_tests.ops.conftest import Packers
+from sovereign_pipeline_tests.ops.sigstore_instance import (
+    LIFE,
+    SIGNED,
+    SigstoreInstance,
+    b64,
+    bundle_by_key,
+    new_key,
+    statement,
+)
+
+WEIGHTS, CARD = b"weights of a publisher", b"card of a publisher"
+IDENTITY = "https://models.example/gemma/.github/workflows/release.yml@refs/tags/v1"
+ISSUER = "https://token.models.example"
+PROVENANCE = "https://slsa.dev/provenance/v1"
+MODEL_FILES = "https://model_signing/signature/v1.0"
+WHO = f"sigstore, gemma ({IDENTITY}, by {ISSUER})"
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What an operator fetched, and whom the institution trusts."""
+
+    model: Path
+    signatures: Path
+    publishers: Path
+
+    @property
+    def contents(self) -> list[Content]:
+        return [Content(f"models/gemma/{each.name}", each, "pinned by a card") for each in sorted(self.model.iterdir())]
+
+    def put(self, name: str, content: bytes) -> Path:
+        (self.signatures / "models" / "gemma" / name).write_bytes(content)
+        return self.signatures / "models" / "gemma" / name
+
+    def trust(self, name: str, **fields: Any) -> None:
+        known = {"issuer": ISSUER, "trusted_root": "root.json"} | fields
+        (self.publishers / f"{name}.yaml").write_text(json.dumps(known))
+
+    def trust_key(self, key: ec.EllipticCurvePrivateKey, name: str = "gemma") -> None:
+        pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        (self.publishers / f"{name}.pub").write_bytes(pem)
+
+    def verified(self) -> dict[str, str]:
+        return {each.name: each.publisher for each in with_publishers(self.contents, self.signatures, self.publishers)}
+
+
+@pytest.fixture(scope="module")
+def instance() -> SigstoreInstance:
+    return SigstoreInstance()
+
+
+@pytest.fixture
+def fetched(tmp_path: Path, instance: SigstoreInstance) -> Fetched:
+    found = Fetched(tmp_path / "model", tmp_path / "signatures", tmp_path / "publishers")
+    for folder in (found.model, found.signatures / "models" / "gemma", found.publishers):
+        folder.mkdir(parents=True)
+    (found.model / "weights").write_bytes(WEIGHTS)
+    (found.model / "card").write_bytes(CARD)
+    (found.publishers / "root.json").write_bytes(instance.trusted_root())
+    return found
+
+
+def test_a_certified_identity_covers_its_file_and_its_list(
+    fetched: Fetched, instance: SigstoreInstance, packers: Packers, tmp_path: Path
+) -> None:
+    fetched.trust("gemma", identity=IDENTITY)
+    fetched.put("card.sigstore.json", instance.bundle(IDENTITY, ISSUER, CARD))
+    assert fetched.verified() == {
+        "models/gemma/card": WHO,
+        "models/gemma/weights": "",
+        "publishers/models/gemma/card.sigstore.json": "",
+    }
+    sums = f"{sha256(WEIGHTS)}  weights\n{sha256(CARD)}  card\n".encode()
+    fetched.put("SHA256SUMS", sums)
+    fetched.put("SHA256SUMS.sigstore.json", instance.bundle(IDENTITY, ISSUER, sums))
+    carried = packers.contents(*with_publishers(fetched.contents, fetched.signatures, fetched.publishers))
+    lines = "\n".join(told(packers.verified(packers.packed(tmp_path / "bundle", carried))))
+    assert f"publisher's signature over 3: {WHO}" in lines  # two files, and the list of them
+    assert "publisher's signature over none of the other 11" in lines
+
+
+def test_a_statement_of_provenance_counts_as_a_signature(fetched: Fetched, instance: SigstoreInstance) -> None:
+    fetched.trust("gemma", identity=IDENTITY)
+    about = statement({"out/other": "0" * 64, "out/weights": sha256(WEIGHTS)}, PROVENANCE, {"runDetails": {}})
+    fetched.put("weights.sigstore.json", instance.bundle(IDENTITY, ISSUER, payload=about))
+    assert fetched.verified()["models/gemma/weights"] == WHO
+
+
+Plant = Callable[[SigstoreInstance], bytes]
+
+
+def changed(bundle: bytes, *path: str, to: Any) -> bytes:
+    content = inner = json.loads(bundle)
+    for key in path[:-1]:
+        inner = inner[int(key)] if isinstance(inner, list) else inner[key]
+    inner[path[-1]] = to
+    return json.dumps(content).encode()
+
+
+def without_time(instance: SigstoreInstance) -> bytes:
+    content = json.loads(instance.bundle(IDENTITY, ISSUER, CARD))
+    del content["verificationMaterial"]["tlogEntries"][0]["inclusionPromise"]
+    return json.dumps(content).encode()
+
+
+def other_payload(instance: SigstoreInstance) -> bytes:
+    bundle = instance.bundle(IDENTITY, ISSUER, payload=statement({"weights": sha256(WEIGHTS)}, PROVENANCE))
+    return changed(bundle, "dsseEnvelope", "payload", to=b64(statement({"card": sha256(CARD)}, PROVENANCE)))
+
+
+PLANTED: dict[str, tuple[Plant, str]] = {
+    "another file": (lambda it: it.bundle(IDENTITY, ISSUER, WEIGHTS), "digest mismatch"),
+    "another identity": (lambda it: it.bundle(f"{IDENTITY}1", ISSUER, CARD), "v11, by https.* does not name"),
+    "an address for a workflow": (lambda it: it.bundle("eve@models.example", ISSUER, CARD), "eve@.* does not name"),
+    "a subject that moves the cursor": (lambda it: it.bundle(f"{IDENTITY}\x1b[A", ISSUER, CARD), "names nobody"),
+    "another issuer": (lambda it: it.bundle(IDENTITY, f"{ISSUER}.eve", CARD), "eve, whom .* does not name"),
+    "another authority": (
+        lambda it: SigstoreInstance(certificate_log=it.certificate_log, log=it.log).bundle(IDENTITY, ISSUER, CARD),
+        "CertValidationError",
+    ),
+    "another certificate log": (
+        lambda it: SigstoreInstance(authority=it.authority, log=it.log).bundle(IDENTITY, ISSUER, CARD),
+        "SCT",
+    ),
+    "another log": (
+        lambda it: SigstoreInstance(it.authority, it.certificate_log).bundle(IDENTITY, ISSUER, CARD),
+        "log entry",
+    ),
+    "entered after the certificate's end": (
+        lambda it: it.bundle(IDENTITY, ISSUER, CARD, entered=SIGNED + LIFE + timedelta(seconds=1)),
+        "CertValidationError",
+    ),
+    "without a trusted time": (without_time, "promise or signed timestamp"),
+    "a changed payload": (other_payload, "DSSE: invalid signature"),
+    "a statement about another file": (
+        lambda it: it.bundle(IDENTITY, ISSUER, payload=statement({"card": sha256(WEIGHTS)}, PROVENANCE)),
+        "about another file",
+    ),
+    "a statement that is no signature": (
+        lambda it: it.bundle(IDENTITY, ISSUER, payload=statement({"card": sha256(CARD)}, "https://in-toto.io/test")),
+        "no signature",
+    ),
+    "two signatures": (
+        lambda it: changed(
+            it.bundle(IDENTITY, ISSUER, payload=statement({"card": sha256(CARD)}, PROVENANCE)),
+            *("dsseEnvelope", "signatures"),
+            to=[{"sig": ""}, {"sig": ""}],
+        ),
+        "does not hold one signature",
+    ),
+    "no bundle": (lambda _: b"[]", "no sigstore bundle"),
+}
+
+
+@pytest.mark.security_case(
+    "A publisher's sigstore bundle is over another file, of another identity, issuer or log, late or changed.",
+    "Nothing is packed.",
+)
+@pytest.mark.parametrize("planted", PLANTED)
+def test_a_bundle_that_does_not_hold_is_refused(fetched: Fetched, instance: SigstoreInstance, planted: str) -> None:
+    fetched.trust("gemma", identity=IDENTITY)
+    plant, said = PLANTED[planted]
+    fetched.put("card.sigstore.json", plant(instance))
+    with pytest.raises(IntegrityError, match=said):
+        fetched.verified()
+
+
+def test_whom_the_institution_does_not_name_counts_for_nothing(fetched: Fetched, instance: SigstoreInstance) -> None:
+    bundle = fetched.put("card.sigstore.json", instance.bundle(IDENTITY, ISSUER, CARD))
+    with pytest.raises(IntegrityError, match="names no certified identity"):
+        fetched.verified()
+    fetched.trust("gemma", identity=f"{IDENTITY}.1")
+    with pytest.raises(IntegrityError, match="does not name"):
+        fetched.verified()
+    fetched.trust("gemma", identity=IDENTITY)
+    bundle.rename(bundle.with_name("another.sigstore.json"))
+    with pytest.raises(IntegrityError, match="signs nothing that is carried"):
+        fetched.verified()
+    bundle.with_name("another.sigstore.json").rename(bundle)
+    fetched.put("card.sig", b"")
+    with pytest.raises(InputError, match=r"card\.sig: it is no signature"):
+        fetched.verified()
+
+
+def test_a_bundle_needs_the_library_and_says_so(
+    fetched: Fetched, instance: SigstoreInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched.trust("gemma", identity=IDENTITY)
+    fetched.put("card.sigstore.json", instance.bundle(IDENTITY, ISSUER, CARD))
+    monkeypatch.setitem(sys.modules, "sigstore.verify", None)
+    with pytest.raises(NotFoundError, match=r"pip install 'sovereign-pipeline\[publishers\]'"):
+        fetched.verified()
+
+
+@pytest.mark.security_case(
+    "A publisher's sigstore bundle is of another key, or over other bytes.", "Nothing is packed."
+)
+def test_a_key_covers_its_file_and_no_other(fetched: Fetched) -> None:
+    key, another = new_key(), new_key()
+    fetched.put("card.sigstore.json", bundle_by_key(key, CARD))
+    with pytest.raises(NotFoundError, match="no publisher's public key"):
+        fetched.verified()
+    fetched.trust_key(another, "another")
+    with pytest.raises(IntegrityError, match=r"no public key in .* signed this"):
+        fetched.verified()
+    fetched.trust_key(key)
+    assert fetched.verified()["models/gemma/card"].startswith("sigstore, gemma (")
+    (fetched.model / "card").write_bytes(CARD + b"!")
+    with pytest.raises(IntegrityError, match=r"no public key in .* signed this"):
+        fetched.verified()
+    (fetched.model / "card").write_bytes(CARD)
+    sums = f"{sha256(CARD)}  card\n".encode()
+    fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, sums))
+    with pytest.raises(InputError, match=r"SHA256SUMS: the list .* is missing"):
+        fetched.verified()
+    for wrong, said in (("1" * 64 + "  card", "not the file"), ("", "names nothing"), ("x", "line 1")):
+        listed_wrongly = fetched.put("SHA256SUMS", f"{wrong}\n".encode() if wrong else b"")
+        fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, listed_wrongly.read_bytes()))
+        with pytest.raises(IntegrityError, match=said):
+            fetched.verified()
+    fetched.put("SHA256SUMS.sigstore.json", bundle_by_key(another, sums))
+    fetched.put("SHA256SUMS", sums)
+    one, other = fetched.verified()["models/gemma/card"].split("; ")
+    assert (one.split(" (")[0], other.split(" (")[0]) == ("sigstore, another", "sigstore, gemma")
+
+
+@pytest.mark.skipif(shutil.which("cosign") is None, reason="cosign is not installed")
+def test_cosign_agrees(fetched: Fetched, instance: SigstoreInstance, tmp_path: Path) -> None:
+    """What it signs is taken, and what the tests' own instance signs is what it verifies."""
+    environment = {"COSIGN_PASSWORD": "", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+
+    def cosign(*arguments: str) -> int:
+        done = subprocess.run(("cosign", *arguments), cwd=tmp_path, env=environment, capture_output=True, check=False)
+        return done.returncode
+
+    card, bundle = str(fetched.model / "card"), fetched.signatures / "models" / "gemma" / "card.sigstore.json"
+    assert cosign("generate-key-pair") == 0
+    options = ("--key", "cosign.key", "--new-bundle-format", "--bundle", str(bundle), "--tlog-upload=false", "--yes")
+    assert cosign("sign-blob", *options, card) == 0
+    shutil.copy(tmp_path / "cosign.pub", fetched.publishers / "gemma.pub")
+    assert fetched.verified()["models/gemma/card"].startswith("sigstore, gemma (")
+
+    bundle.write_bytes(instance.bundle(IDENTITY, ISSUER, CARD))
+    root = ("--trusted-root", str(fetched.publishers / "root.json"), "--new-bundle-format", "--bundle", str(bundle))
+    whom = ("--certificate-identity", IDENTITY, "--certificate-oidc-issuer")
+    assert cosign("verify-blob", *root, *whom, ISSUER, card) == 0
+    assert cosign("verify-blob", *root, *whom, "https://another.example", card) != 0
+
+
+def test_a_model_signed_by_the_openssfs_library_is_covered_file_by_file(fetched: Fetched, tmp_path: Path) -> None:
+    from model_signing import signing
+
+    key = new_key()
+    (tmp_path / "key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
+    )
+    signature = fetched.put("model.sig", b"")
+    signer = signing.Config().use_elliptic_key_signer(private_key=tmp_path / "key.pem")  # type: ignore[no-untyped-call]
+    signer.sign(fetched.model, signature)
+    fetched.trust_key(key)
+    (fetched.model / "extra").write_bytes(b"not signed")
+    found = fetched.verified()
+    assert found["models/gemma/extra"] == found["publishers/models/gemma/model.sig"] == ""
+    assert found["models/gemma/weights"] == found["models/gemma/card"] != ""
+    (fetched.model / "weights").write_bytes(WEIGHTS + b"!")
+    with pytest.raises(IntegrityError, match="models/gemma/weights: it is not the file"):
+        fetched.verified()
+
+
+def listed(files: list[tuple[str, str, str]], kind: str = MODEL_FILES) -> bytes:
+    resources = [{"name": name, "algorithm": algorithm, "digest": digest} for name, algorithm, digest in files]
+    return statement({"model": "0" * 64}, kind, {"resources": resources})
+
+
+@pytest.mark.parametrize("planted", ["a linked folder", "a link", "a pipe", "no name"])
+def test_nothing_in_the_folder_of_signatures_is_passed_over(fetched: Fetched, planted: str, tmp_path: Path) -> None:
+    key = new_key()
+    fetched.trust_key(key)
+    place = fetched.put("card.sigstore.json", bundle_by_key(key, CARD)).parent
+    (tmp_path / "elsewhere").mkdir()
+    if planted == "a linked folder":
+        (place / "planted").symlink_to(tmp_path / "elsewhere")
+    elif planted == "a link":
+        (place / "weights.sigstore.json").symlink_to(place / "card.sigstore.json")
+    elif planted == "a pipe":
+        os.mkfifo(place / "weights.pipe")
+    else:
+        (place / ".sigstore.json").write_bytes(b"")
+    with pytest.raises(InputError, match="it is no signature"):
+        fetched.verified()
+
+
+def test_a_file_is_not_lost_to_another_of_its_name(fetched: Fetched, packers: Packers, tmp_path: Path) -> None:
+    key = new_key()
+    fetched.trust_key(key)
+    fetched.put("card.sigstore.json", bundle_by_key(key, CARD))
+    twice = [*fetched.contents, Content("models/gemma/card", b"another", "made here")]
+    twice.reverse()
+    carried = packers.contents(*with_publishers(twice, fetched.signatures, fetched.publishers))
+    with pytest.raises(Refused, match="'models/gemma/card' is there twice"):
+        packers.verified(packers.packed(tmp_path / "bundle", carried))
+
+
+@pytest.mark.security_case("The signed list of a model's files names other bytes, or is none.", "Nothing is packed.")
+def test_a_list_of_a_models_files_is_read_strictly(fetched: Fetched, instance: SigstoreInstance) -> None:
+    fetched.trust("gemma", identity=IDENTITY)
+    good = ("weights", "sha256", sha256(WEIGHTS))
+    fetched.put("model.sig", instance.bundle(IDENTITY, ISSUER, payload=listed([good, ("gone", "sha256", "0" * 64)])))
+    assert fetched.verified()["models/gemma/weights"] == WHO
+    for files, kind, said in (
+        ([("weights", "sha256", sha256(CARD))], MODEL_FILES, "it is not the file"),
+        ([("gone", "sha256", sha256(CARD))], MODEL_FILES, "names nothing that is carried"),
+        ([("weights", "blake2b", sha256(WEIGHTS))], MODEL_FILES, "another digest than SHA-256"),
+        ([good, good], MODEL_FILES, "twice"),
+        ([], MODEL_FILES, "has no resources"),
+        ([good], PROVENANCE, "no list of a model's files"),
+    ):
+        fetched.put("model.sig", instance.bundle(IDENTITY, ISSUER, payload=listed(files, kind)))
+        with pytest.raises(IntegrityError, match=said):
+            fetched.verified()
+    fetched.put("model.sig", instance.bundle(IDENTITY, ISSUER, WEIGHTS))
+    with pytest.raises(IntegrityError, match="no list of a model's files"):
+        fetched.verified()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.pub", "no key", "no public key"),
+        ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: root.json", "identity"),
+        ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: ../root.json\nidentity: i", "beside this one"),
+        ("a.yaml", f"issuer: {ISSUER}\ntrusted_root: gone.json\nidentity: i", "there is no gone.json"),
+        ("a.yml", f"issuer: {ISSUER}\ntrusted_root: root.json\nidentity: i", r"a\.yml: nobody is trusted"),
+        ("a.yaml", "identity: i\nregexp: .*\ntrusted_root: root.json", "'regexp' is not a known key"),
+    ],
+    ids=["key", "nobody", "elsewhere", "no root", "another ending", "unknown"],
+)
+def test_whom_to_trust_is_read_strictly(fetched: Fetched, name: str, content: str, said: str) -> None:
+    (fetched.publishers / name).write_text(content)
+    with pytest.raises(SovereignError, match=said):
+        load_publishers(fetched.publishers)
