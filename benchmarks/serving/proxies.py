@@ -136,7 +136,7 @@ def _free_port() -> int:
 
 
 def _serve_gateway(engine: int, directory: Path, port: int) -> None:
-    """The gateway as it is served, with its doorway, limits, journal and counts."""
+    """The gateway as it is served, with its auth middleware, limits, journal and counts."""
     from sovereign_pipeline.serving.gateway.server import GatewayServer
     from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
 

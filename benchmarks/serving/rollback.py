@@ -27,7 +27,15 @@ from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.keys import read_key
 from sovereign_pipeline.record.officers import pipeline_signer, trust_root
-from sovereign_pipeline.serving.rollout.flag import Flag, Named, WayBack, changing, installed_evaluator, write_change
+from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
+from sovereign_pipeline.serving.rollout.flag import (
+    Flag,
+    FlagAdapter,
+    WayBack,
+    changing,
+    installed_evaluator,
+    write_change,
+)
 from sovereign_pipeline.serving.rollout.in_force import Choice, Flags
 from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
@@ -133,7 +141,7 @@ def _flag(sequence: int) -> Flag:
         "policy": {},
     }
     named = {
-        each.adapter: Named(digest=each.digest, record_manifest="0" * 64, classification="INTERNAL")
+        each.adapter: FlagAdapter(digest=each.digest, record_manifest="0" * 64, classification="INTERNAL")
         for each in (adapter(MODEL, "1.0.0"), adapter(MODEL, "1.1.0"))
     }
     return Flag(
@@ -160,7 +168,7 @@ def _flag(sequence: int) -> Flag:
 def _serve_gateway(directory: Path, source: int, port: int) -> None:
     from sovereign_pipeline.serving.gateway.server import GatewayServer
 
-    flags = Flags(settings_in(directory), directory / "seen.json")
+    flags = Flags(settings_in(directory), marks=HighWaterMarks(directory / "marks.json"))
 
     class Flagged(Bench):
         """By the flag of the line."""

@@ -1,11 +1,6 @@
-"""Which adapters may be loaded now: of each line the one in production, those that are staged, and the one that was
-in production before, which an officer can go back to at once; and one further back that still answers users.
+"""Decide which adapters may be loaded: verify state, signatures, approvals and every byte.
 
-Everything is verified again: transitions by their signatures and approvals, rows by their entries in the ledger, the
-record by what the transitions are signed over, and every byte of the adapter by its digest. What does not verify is
-named with the reason, and hinders no other line.
-
-What belongs here: that decision. What does not: loading (`deployment.py`).
+An adapter that does not verify is reported with its reason and does not stop the others.
 """
 
 import json
@@ -46,7 +41,7 @@ SERVED: tuple[State, ...] = ("production", "staged")
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifiedAdapter:
     """An adapter that may be loaded, and the artifacts that say so."""
 
     deployable: Deployable
@@ -60,22 +55,24 @@ class Verified:
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundAdapters:
     """What may be loaded, and what may not although it is in production or staged."""
 
-    verified: tuple[Verified, ...]
+    verified: tuple[VerifiedAdapter, ...]
     """Those in production first."""
     refused: Mapping[str, SovereignError]
     """Adapter, or line -> why."""
 
 
-def find_deployable(registry: Registry, store: ArtifactStore, trust: Trust, answering: Collection[str] = ()) -> Found:
+def find_deployable(
+    registry: Registry, store: ArtifactStore, trust: Trust, answering: Collection[str] = ()
+) -> FoundAdapters:
     """Verify what is in production or staged, of every line.
 
     answering: digests of what answers users now. What is superseded stays while it is one of them: a gateway that has
     not taken the promotion yet goes on with it.
     """
-    verified: list[Verified] = []
+    verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
     with registry.reading() as session:
         for line in session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)).all():
@@ -90,10 +87,10 @@ def find_deployable(registry: Registry, store: ArtifactStore, trust: Trust, answ
                     verified.append(verified_adapter(store, adapter, state))
                 except NOT_VERIFIED as error:
                     refused[adapter.id] = named(adapter.id, error)
-    return Found(in_order(verified), refused)
+    return FoundAdapters(in_order(verified), refused)
 
 
-def in_order(verified: Iterable[Verified]) -> tuple[Verified, ...]:
+def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]:
     """Those in production first, those in reserve last."""
     of = [(each.deployable.in_reserve, not each.deployable.pinned, each.deployable.adapter, each) for each in verified]
     return tuple(each for *_, each in sorted(of, key=lambda entry: entry[:3]))
@@ -128,7 +125,7 @@ def _assert_not_recalled(session: Session, settings: Settings, adapter: Adapter)
         )
 
 
-def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> Verified:
+def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> VerifiedAdapter:
     """Verify an adapter from its record to every byte of its weights. Raises one of NOT_VERIFIED."""
     record_ref = ArtifactRef(
         kind="registered_adapter",
@@ -169,7 +166,7 @@ def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> Ve
         in_reserve=state == "superseded",
         registered_at=adapter.registered_at,
     )
-    return Verified(deployable, weights, record_ref, state, base_model, instruction)
+    return VerifiedAdapter(deployable, weights, record_ref, state, base_model, instruction)
 
 
 def _assert_of_record(store: ArtifactStore, adapter: Adapter, record: AdapterRecord, artifact: Artifact) -> None:
@@ -207,7 +204,7 @@ class LastVerified(Frozen):
     adapters: tuple[Noted, ...] = ()
 
 
-def note(settings: Settings, found: Found) -> None:
+def note(settings: Settings, found: FoundAdapters) -> None:
     """Keep what was verified now, and nothing else."""
     _write(settings, LastVerified(adapters=tuple(map(_noted, found.verified))))
 
@@ -217,7 +214,7 @@ def forget(settings: Settings) -> None:
     _write(settings, LastVerified())
 
 
-def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[str, Flag]) -> Found:
+def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[str, Flag]) -> FoundAdapters:
     """What may be served by note and flags.
 
     Args:
@@ -225,7 +222,7 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
 
     Raises IntegrityError for a note that cannot be read.
     """
-    verified: list[Verified] = []
+    verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
     for noted in _read(settings).adapters:
         try:
@@ -235,10 +232,10 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
             refused[noted.adapter] = named(noted.adapter, error)
         else:
             verified.append(found)
-    return Found(in_order(verified), refused)
+    return FoundAdapters(in_order(verified), refused)
 
 
-def _noted(verified: Verified) -> Noted:
+def _noted(verified: VerifiedAdapter) -> Noted:
     return Noted(
         adapter=verified.deployable.adapter,
         line=verified.deployable.line,
@@ -260,7 +257,7 @@ def _row(store: ArtifactStore, noted: Noted) -> Adapter:
     )
 
 
-def _assert_named(verified: Verified, flag: Flag | None) -> None:
+def _assert_named(verified: VerifiedAdapter, flag: Flag | None) -> None:
     adapter = verified.deployable
     way = flag.adapters.get(adapter.adapter) if flag is not None and adapter.adapter in _in_use(flag) else None
     facts = (adapter.digest, verified.record.manifest_sha256, adapter.classification)

@@ -1,10 +1,7 @@
-"""Keeping an engine to what the ledger says: what may be served is loaded, what may not is unloaded, again and again.
+"""Keep an engine's loaded adapters equal to what the ledger allows.
 
-Where the registry cannot be reached, what was verified and loaded before goes on being served, and nothing is added;
-an engine that was just started gets what was verified last (`last_verified.py`). Where it can be reached and does not
-verify, what it says is not believed, and what rests on it is unloaded.
-
-What belongs here: that loop. What does not: what may be served (`deployable.py`).
+If the registry is down, the gateway keeps serving what it verified before. If the registry is reached and does not
+verify, nothing that rests on it is served.
 """
 
 import asyncio
@@ -42,7 +39,14 @@ from sovereign_pipeline.record.store import Artifact, ArtifactStore
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
-from sovereign_pipeline.serving.deployable import Found, Verified, find_deployable, find_last_verified, forget, note
+from sovereign_pipeline.serving.deployable import (
+    FoundAdapters,
+    VerifiedAdapter,
+    find_deployable,
+    find_last_verified,
+    forget,
+    note,
+)
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine
 from sovereign_pipeline.serving.fingerprints import (
     NEW_TOKENS,
@@ -53,9 +57,8 @@ from sovereign_pipeline.serving.fingerprints import (
     conversations,
     problem_of,
 )
-from sovereign_pipeline.serving.high_water_marks import FILE as FILE_OF_NEWEST_TRUST
-from sovereign_pipeline.serving.high_water_marks import assert_none_newer_seen, serving_directory
-from sovereign_pipeline.serving.rollout.in_force import Flags, seen_file
+from sovereign_pipeline.serving.high_water_marks import HighWaterMarks, serving_directory
+from sovereign_pipeline.serving.rollout.in_force import Flags
 
 KIND = "adapter_fingerprint"
 FILE = "fingerprint.json"
@@ -71,7 +74,7 @@ class FingerprintStore:
     progress: Progress
     compute: Callable[[Job], Fingerprint] = compute_apart
 
-    def fingerprint_of(self, verified: Verified) -> Fingerprint:
+    def fingerprint_of(self, verified: VerifiedAdapter) -> Fingerprint:
         """The stored fingerprint of an adapter, computed now where there is none: in some seconds.
 
         Raises IntegrityError where a byte of the base model or of the fingerprint is not as recorded, EngineRefused for
@@ -92,7 +95,7 @@ class FingerprintStore:
             )
         return fingerprint
 
-    def _identity(self, verified: Verified, asked: tuple[str, ...]) -> Identity:
+    def _identity(self, verified: VerifiedAdapter, asked: tuple[str, ...]) -> Identity:
         return Identity(
             kind=KIND,
             line=verified.deployable.line,
@@ -104,7 +107,7 @@ class FingerprintStore:
             libraries={},
         )
 
-    def _build(self, verified: Verified, asked: tuple[str, ...], workspace: Path) -> Built:
+    def _build(self, verified: VerifiedAdapter, asked: tuple[str, ...], workspace: Path) -> Built:
         adapter = verified.deployable
         base = open_base_model(self.settings, verified.base_model, self.progress)
         self.progress(f"{adapter.adapter}: computing its fingerprint on the training side")
@@ -136,7 +139,7 @@ class Deployed:
     """How far an engine is what the ledger says."""
 
     served: tuple[Deployable, ...] = ()
-    """Verified, and loaded as soon as the engine computes; `pinned` are those in production, and before."""
+    """VerifiedAdapter, and loaded as soon as the engine computes; `pinned` are those in production, and before."""
     refused: Mapping[str, str] = field(default_factory=dict)
     """Adapter, line or `registry` -> why it is not served, in a sentence."""
     is_registry_reached: bool = True
@@ -172,7 +175,8 @@ class Sources:
         self._registry: Registry | None = None
         self._base_models: dict[str, Artifact] = {}
         """By digest, of everything that was found."""
-        self._seen_trust = serving_directory(settings) / FILE_OF_NEWEST_TRUST
+        serving_directory(settings)
+        self._marks = HighWaterMarks.of(settings)
         self._verify_ledger_at = 0.0
 
     def moved(self) -> tuple[int, ...]:
@@ -184,7 +188,7 @@ class Sources:
                 entries = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
             return (entries, trust.root_version, trust.targets_version)
 
-    def find(self, answering: Collection[str] = ()) -> Found:
+    def find(self, answering: Collection[str] = ()) -> FoundAdapters:
         """What may be served; see `find_deployable`.
 
         Raises IntegrityError where nothing is to be believed, and SQLAlchemyError, OSError or RegistryUnreached where
@@ -197,13 +201,13 @@ class Sources:
         note(self._settings, found)
         return self._with_bases(found)
 
-    def find_last(self) -> Found:
+    def find_last(self) -> FoundAdapters:
         """What may be served while the registry is down. Raises SovereignError and OSError."""
-        assert_none_newer_seen(self._seen_trust, trust_root(self._settings), is_on_record=False)
-        flags = Flags(self._settings, seen_file(self._settings)).flags()
+        self._marks.accept_trust(trust_root(self._settings), is_on_record=False)
+        flags = Flags(self._settings).flags()
         return self._with_bases(find_last_verified(self._settings, self._store, flags))
 
-    def _with_bases(self, found: Found) -> Found:
+    def _with_bases(self, found: FoundAdapters) -> FoundAdapters:
         of = {each.deployable.base_model_digest: each.base_model for each in found.verified}
         self._base_models = {**self._base_models, **of}
         return found
@@ -227,7 +231,7 @@ class Sources:
         took = time.monotonic() - began
         self._verify_ledger_at = began + max(SECONDS_TO_VERIFY_AGAIN / 2, TIMES_AS_LONG * took)
 
-    def with_fingerprint(self, verified: Verified) -> Deployable:
+    def with_fingerprint(self, verified: VerifiedAdapter) -> Deployable:
         """Raises as `FingerprintStore.fingerprint_of`; computing one takes seconds."""
         return replace(verified.deployable, fingerprint=self._fingerprints.fingerprint_of(verified))
 
@@ -243,7 +247,7 @@ class Sources:
             found = self.find_last()
             if not found.verified:
                 raise
-        by_digest: dict[str, list[Verified]] = {}
+        by_digest: dict[str, list[VerifiedAdapter]] = {}
         for each in found.verified:
             by_digest.setdefault(each.deployable.base_model_digest, []).append(each)
         if not by_digest:
@@ -264,7 +268,7 @@ class Sources:
         trust = trust_root(self._settings)
         with self._opened().reading() as session:
             assert_not_put_back(session, self._settings, trust)
-        assert_none_newer_seen(self._seen_trust, trust, is_on_record=True)
+        self._marks.accept_trust(trust, is_on_record=True)
         return trust
 
     def _opened(self) -> Registry:
@@ -278,7 +282,7 @@ class Sources:
         return self._registry
 
 
-def _in_production_and_all(held: Sequence[Verified]) -> tuple[int, int]:
+def _in_production_and_all(held: Sequence[VerifiedAdapter]) -> tuple[int, int]:
     return sum(each.deployable.is_in_production for each in held), len(held)
 
 
@@ -355,7 +359,7 @@ class Deployment:
             return True  # the engine was started again without it, or with what was unloaded meanwhile
         return time.monotonic() - self._verified_at > SECONDS_TO_VERIFY_AGAIN
 
-    async def _deploy(self, found: Found, moved: tuple[int, ...] | None) -> Deployed:
+    async def _deploy(self, found: FoundAdapters, moved: tuple[int, ...] | None) -> Deployed:
         """Unload what may not be served any more, and load what may: what answers users meanwhile is among it, so
         no promotion leaves a gap."""
         await self._unload_all_but({each.deployable.digest for each in found.verified})

@@ -1,11 +1,4 @@
-"""Fingerprints: what an adapter computes for fixed prompts, so that an engine can be held to the training side.
-
-A fingerprint has the likeliest tokens, and log-probabilities with and without the adapter. Another base model, chat
-template, adapter or scale gives others, and so does an engine that ignores an adapter without a word.
-
-What belongs here: the prompts, the values, and what counts as reproduced. What does not: computing them, on the
-training side (`training_side.py`) or in an engine (`engines/`).
-"""
+"""Fingerprints: what an adapter computes for fixed prompts, so that an engine can be checked against training."""
 
 import importlib.metadata
 import logging

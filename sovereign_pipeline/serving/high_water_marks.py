@@ -1,29 +1,108 @@
-"""The newest trust root that a gateway has relied on, in a file of its own directory, which outlives the process.
+"""Rollback protection of a gateway: the newest trust root and flags that it has accepted.
 
-The ledger names the trust root of the last act, so one that followed and was put back before any act is told from the
-newest by this file alone. An older one knows nothing of keys that were revoked since.
-
-What belongs here: remembering it, and refusing an older one. What does not: reading the trust root (`signing/`), and
-what the ledger says of it (`record/in_force.py`).
+The marks lie in the gateway's own directory, outside the home, whose writers could restore older files. The ledger
+knows the trust root of the last act only, so the marks alone find a newer root that was replaced before any act.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Self
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import held_within, write_atomically
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.trust_root import Trust, load_trust
 
-FILE = "trust-seen.json"
+FILE = "high-water-marks.json"
 LOCK_SECONDS = 5
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class FlagMark(Frozen):
+    """A change of a line's flag."""
+
+    sequence: int
+    sha256: Digest
+
+    def is_older_than(self, other: "FlagMark") -> bool:
+        """Whether the other one must not be followed by this one. Two changes with one number never follow."""
+        return self.sequence < other.sequence or (self.sequence == other.sequence and self.sha256 != other.sha256)
+
+
+class _Marks(Frozen):
+    root_sha256: Digest | None = None
+    """Of the first root. The ledger decides whether another trust root is the right one."""
+    root_version: int = 1
+    targets_version: int = 1
+    flags: dict[str, FlagMark] = Field(default={})
+
+
+class HighWaterMarks:
+    """What the gateways of one directory have accepted. Nothing older is accepted again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        return cls(settings.serving / FILE)
+
+    def trust(self, settings: Settings) -> Trust:
+        """Load the trust root. Raises IntegrityError for another root than before, and for an older version."""
+        marks = self._read()
+        at_least = (marks.root_version, marks.targets_version)
+        return load_trust(settings.data / TRUST, marks.root_sha256, at_least=at_least)
+
+    def accept_trust(self, trust: Trust, *, is_on_record: bool) -> None:
+        """Raise the mark to this trust root. Raises IntegrityError if it is older.
+
+        is_on_record: whether the ledger confirms it. Then it may be another root than before.
+        """
+        with self._changing() as marks:
+            _assert_follows(trust, marks, may_be_another=is_on_record)
+            self._write(marks, _marked(marks, trust))
+
+    def flag(self, line: str) -> FlagMark | None:
+        """The newest change of a line's flag that was accepted."""
+        return self._read().flags.get(line)
+
+    def accept_flag(self, line: str, mark: FlagMark, trust: Trust) -> None:
+        """Raise the marks of a line's flag and of the trust root that it was verified with."""
+        with self._changing() as marks:
+            _assert_follows(trust, marks)
+            self._write(marks, _marked(marks, trust).model_copy(update={"flags": {**marks.flags, line: mark}}))
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[_Marks]:
+        """The marks, while no other gateway changes them."""
+        with held_within(self._path.with_name(f"{self._path.name}.lock"), LOCK_SECONDS):
+            yield self._read()
+
+    def _write(self, before: _Marks, after: _Marks) -> None:
+        if after != before:
+            write_atomically(self._path, json.dumps(after.model_dump(mode="json"), indent=1) + "\n")
+
+    def _read(self) -> _Marks:
+        try:
+            return _Marks.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return _Marks()
+        except (OSError, ValidationError):
+            raise IntegrityError(
+                f"{self._path}: the trust root and flags that this gateway has accepted cannot be read.",
+                "Find out who changed the file. Without it, an older trust root or flag is not noticed.",
+            ) from None
 
 
 def serving_directory(settings: Settings) -> Path:
-    """The directory, made if need be. Raises InputError where another account can enter it."""
+    """The gateway's own directory, created if need be. Raises InputError if another account can enter it."""
     directory = settings.serving
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:
@@ -34,53 +113,23 @@ def serving_directory(settings: Settings) -> Path:
     return directory
 
 
-class SeenTrust(Frozen):
-    """The versions of a trust root."""
-
-    root_sha256: str
-    """Of its first root. Another trust root has other versions: that it is the right one, the ledger says."""
-    root_version: int
-    targets_version: int
+def _marked(marks: _Marks, trust: Trust) -> _Marks:
+    versions = {"root_version": trust.root_version, "targets_version": trust.targets_version}
+    return marks.model_copy(update={"root_sha256": trust.root_sha256, **versions})
 
 
-def assert_none_newer_seen(path: Path, trust: Trust, *, is_on_record: bool) -> None:
-    """Assert that no newer version of a trust root was relied on here, and remember this one.
-
-    Raises IntegrityError for an older one, and for a file that cannot be read.
-    """
-    with held_within(path.with_name(f"{path.name}.lock"), LOCK_SECONDS):
-        seen = _read(path)
-        if seen is not None and seen.root_sha256 == trust.root_sha256:
-            _assert_not_older(trust, seen)
-        elif seen is not None and not is_on_record:
-            raise IntegrityError(
-                f"The trust root here begins with the root {trust.root_sha256}, and this gateway relied on the root "
-                f"{seen.root_sha256} before.",
-                "Start the registry's database: the ledger says which one is right.",
-            )
-        now = SeenTrust(
-            root_sha256=trust.root_sha256, root_version=trust.root_version, targets_version=trust.targets_version
+def _assert_follows(trust: Trust, marks: _Marks, *, may_be_another: bool = False) -> None:
+    if marks.root_sha256 not in (None, trust.root_sha256):
+        if may_be_another:
+            return
+        raise IntegrityError(
+            f"The trust root here begins with the root {trust.root_sha256}, and this gateway relied on the root "
+            f"{marks.root_sha256} before.",
+            "Start the registry's database: the ledger says which one is right.",
         )
-        if now != seen:
-            write_atomically(path, json.dumps(now.model_dump(), indent=1) + "\n")
-
-
-def _assert_not_older(trust: Trust, seen: SeenTrust) -> None:
-    if trust.root_version < seen.root_version or trust.targets_version < seen.targets_version:
+    if trust.root_version < marks.root_version or trust.targets_version < marks.targets_version:
         raise IntegrityError(
             f"The trust root here, root {trust.root_version} and targets {trust.targets_version}, is older than root "
-            f"{seen.root_version} and targets {seen.targets_version}, on which this gateway relied before.",
-            "Somebody put an older trust root back: take the newest one again.",
+            f"{marks.root_version} and targets {marks.targets_version}, on which this gateway relied before.",
+            "Somebody restored an older trust root: take the newest one again.",
         )
-
-
-def _read(path: Path) -> SeenTrust | None:
-    try:
-        return SeenTrust.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError):
-        raise IntegrityError(
-            f"{path}: which trust root this gateway has relied on cannot be read.",
-            "Find out who changed it. Once it is removed, an older trust root that was put back is not noticed.",
-        ) from None

@@ -1,8 +1,6 @@
-"""Opening the transcripts of a line with the private key, on the machine that has it.
+"""Open transcripts, and turn rated answers into review prompts and preference rows.
 
-Whoever has the public key can seal records of their own invention. The gateway's journal says which are true: it holds
-the digest of each, and the ledger that of each hour. What belongs here: opening and comparing. What does not: what is
-made of transcripts (`prompts.py`, `preferences.py`).
+Anyone with the public key can seal invented records. The gateway's journal has the digest of each true one.
 """
 
 import hashlib
@@ -171,7 +169,7 @@ class LabelRow(RatedRow):
 
 
 @dataclass
-class Made:
+class RatedRows:
     """The rows, and what was left out, by the reason."""
 
     rows: list[PairRow] | list[LabelRow]
@@ -186,7 +184,7 @@ class _Rated:
     thumb: Thumb
 
 
-def preferences_of(transcripts: Iterable[Transcript], said: Mapping[str, Feedback], role: Role) -> Made:
+def preferences_of(transcripts: Iterable[Transcript], said: Mapping[str, Feedback], role: Role) -> RatedRows:
     """role: what a source of these rows is."""
     left_out: Counter[str] = Counter()
     by_question: dict[str, list[_Rated]] = {}
@@ -201,13 +199,13 @@ def preferences_of(transcripts: Iterable[Transcript], said: Mapping[str, Feedbac
             continue
         by_question.setdefault(normal_text(rated.prompt), []).append(rated)
     if role == "labels":
-        return Made([_label(each, of[0]) for of in by_question.values() for each in of], left_out)
+        return RatedRows([_label(each, of[0]) for of in by_question.values() for each in of], left_out)
     pairs: list[PairRow] = []
     for of in by_question.values():
         made = list(_pairs(of))
         pairs += made
         left_out["no answer with the other thumb"] += len(of) - 2 * len(made)
-    return Made(pairs, +left_out)
+    return RatedRows(pairs, +left_out)
 
 
 def _rated(transcript: Transcript, feedback: Feedback) -> tuple[_Rated | None, str]:
@@ -264,7 +262,7 @@ _ROWS: Mapping[str, TypeAdapter[PairRow | LabelRow]] = {
 
 
 @dataclass(frozen=True)
-class Taken:
+class TakenFile:
     """A source file that was taken in."""
 
     name: str
@@ -277,7 +275,9 @@ class Taken:
     """The highest of its rows."""
 
 
-def take_rated(registry: Registry, institution: Institution, line: Line, file: Path, actor: str, reason: str) -> Taken:
+def take_rated(
+    registry: Registry, institution: Institution, line: Line, file: Path, actor: str, reason: str
+) -> TakenFile:
     """Enter it, then put the file where a recipe can name it. It is used once the line's recipe names it.
 
     Raises InputError where the line does not let answers become preferences, SourceError for a file of another form,
@@ -312,7 +312,7 @@ def take_rated(registry: Registry, institution: Institution, line: Line, file: P
     with registry.writing() as session:
         audit_log.append(session, actor, TAKEN, told)
     _write(target, content)
-    return Taken(name, path, role, len(rows), level)
+    return TakenFile(name, path, role, len(rows), level)
 
 
 def _content(file: Path) -> bytes:

@@ -1,9 +1,4 @@
-"""The processes that search texts for personal data, and their end.
-
-Searching takes 15 to 50 ms of a core, so it is never done where answers are passed on. A search that fails, a process
-that was killed and one that takes too long are all ScannerLost; the processes are then started again. What belongs
-here: that. What does not: the detectors (`findings.py`).
-"""
+"""Search texts for personal data, in worker processes that are restarted when they fail."""
 
 import asyncio
 import gc

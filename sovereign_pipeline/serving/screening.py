@@ -1,11 +1,7 @@
-"""What is done with personal data in one request and its answer, as the line says.
+"""Report, replace or stop personal data in one request and its streamed answer.
 
-A part of an answer is passed on when the text around it was searched: the newest 120 characters are held back, and a
-search is made each 60, over as much as 600 before. So an identifier that comes in pieces is found whole; and who has
-answers cut, by their length or a stop text, gets no piece of a number or an address.
-
-What belongs here: the course of one exchange. What does not: the search (`scanner.py`), and what the caller is told
-(`gateway/`).
+Streaming delay: the last 120 characters of an answer are buffered and searched every 60, together with up to 600
+before them, so that an identifier split across pieces is found.
 """
 
 import logging

@@ -1,10 +1,7 @@
-"""Keeping the transcripts of the lines that ask for it: one file an hour, or several, and no plain text on disk.
+"""Encrypted transcripts: sealed records of answers and ratings, in files by the hour.
 
-`SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-01.sealed`. The oldest go: files past their days, and those above the
-line's size. What cannot be written waits in memory, sealed, and until it is written the line answers nobody: its
-institution asked for transcripts.
-
-What belongs here: the files. What does not: what is in a record (`records.py`).
+`SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-0001.sealed`. The gateway has the public key only: it can add
+records and read none. While a record cannot be written, its line answers nobody.
 """
 
 import base64

@@ -25,7 +25,7 @@ from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.serving.engines.engine import Answer, Piece, Sampling
-from sovereign_pipeline.serving.gateway.admin import Standing
+from sovereign_pipeline.serving.gateway.admin import AdminSources
 from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline.serving.rollout import in_force
 from sovereign_pipeline.serving.rollout.hold import Watcher, state_of
@@ -97,7 +97,7 @@ class Story:
         self.gateway.limits = {"requests_per_minute": 1e6, "tokens_per_minute": 1e9}
         self.institution = self.office.bench.workplace().institution
         telemetry = self.gateway.telemetry
-        self.gateway.standing = Standing(
+        self.gateway.admin = AdminSources(
             flags=self.flags.flags,
             hold=lambda flag: state_of(self.desk.settings, telemetry.directory, flag, self.institution),
         )

@@ -1,10 +1,4 @@
-"""One engine for each base model, behind one `Engine`: what an adapter was trained on decides which one answers.
-
-An engine is started when the first adapter of its base model is to be loaded, beside the others, and is closed when it
-has held none for a while. One that is gone or hangs holds up nothing of another base model.
-
-What belongs here: that. What does not: starting one (`starting.py`), and what it computes with.
-"""
+"""Run one engine per base model behind a single `Engine`."""
 
 import asyncio
 import contextlib
@@ -17,7 +11,14 @@ from typing import Any
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused, InputError, SovereignError, place_of
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.policy.serving import EngineChoice
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Sampling, SupervisedEngine
+from sovereign_pipeline.serving.engines.engine import (
+    Answer,
+    Deployable,
+    Engine,
+    EngineState,
+    Sampling,
+    SupervisedEngine,
+)
 from sovereign_pipeline.serving.high_water_marks import serving_directory
 
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -41,21 +42,6 @@ class Started:
     """Why it does not compute, where it knows."""
     is_of_others: bool = False
     """Whether others started what computes, so that nobody here knows who else reaches it."""
-
-
-@dataclass(frozen=True)
-class EngineState:
-    """How it stands with one engine."""
-
-    kind: str
-    base_model: str
-    base_model_digest: str
-    computes: bool
-    adapters: int
-    """That can be asked now."""
-    problem: str = ""
-    """Why it does not compute, where that is known."""
-    is_of_others: bool = False
 
 
 Start = Callable[[str], Awaitable[Started]]

@@ -1,7 +1,4 @@
-"""The Protocol of engines, and what goes in and comes out.
-
-What belongs here: types that gateway, deployment and every engine share. What does not: how an engine computes.
-"""
+"""The protocol of engines, and the supervision of an engine's process."""
 
 import asyncio
 import contextlib
@@ -88,6 +85,21 @@ class Answer:
     pieces: AsyncIterator[Piece]
     """Ends after the piece with `finish`. Closing it (`aclose`) gives the request up. Raises EngineLost when the engine
     is gone before that."""
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """What one engine does now."""
+
+    kind: str
+    base_model: str
+    base_model_digest: str
+    computes: bool
+    adapters: int
+    """That can be asked now."""
+    problem: str = ""
+    """Why it does not compute, where that is known."""
+    is_of_others: bool = False
 
 
 class Engine(Protocol):

@@ -1,11 +1,4 @@
-"""The local engine: transformers and PEFT in a process of its own, which is spoken to over a socket.
-
-The gateway's loop answers while the process computes. The process gets no key, and no variable of this one but those
-named here; it ends with this process.
-
-What belongs here: the process, and what is asked of it. What does not: replacing one that is gone (`supervised.py`),
-and computing (`local_child.py`).
-"""
+"""The local engine: transformers and PEFT in a child process, reached over a socket."""
 
 import asyncio
 import contextlib

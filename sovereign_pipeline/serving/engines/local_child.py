@@ -1,7 +1,6 @@
-"""The process of the local engine: it holds the model, and is spoken to over one socket, a line of JSON at a time.
+"""The child process of the local engine: takes requests as JSON lines and computes them.
 
-It has no key and no variable but those of `local.py`, prints nothing, and ends with its parent. What belongs here: what
-is asked and answered. What does not: its parent's side (`local.py`).
+It has no key, inherits only the variables that `local.py` names, prints nothing, and ends with its parent.
 """
 
 import json

@@ -1,11 +1,6 @@
-"""Answers of different adapters computed together: one padded batch, one new token of each row at a step.
+"""The local engine's model: adapters in memory, and one padded batch over rows of different adapters.
 
-Rows join between steps, as far as places and memory go, and leave when they are done or given up. Each has its own
-adapter, or none, and draws its own tokens. Rows are padded on the left, so that all end at the same column. Those of
-one adapter stand together (`local_rows.py`).
-
-What belongs here: the batch and its cache of keys and values. What does not: text (`local_texts.py`), and which
-adapters are in memory (`local_adapters.py`). Imports torch and transformers.
+Rows join and leave the batch between steps, and are padded on the left. Imports torch, transformers and PEFT.
 """
 
 import json
@@ -438,13 +433,13 @@ class Model:
             self._leaving.discard(digest)
             del self._known[digest]
             if digest in self._in_memory:
-                self._put_out(digest)
+                self._evict(digest)
         loose = [each for each in self._in_memory if not self._known[each].pinned]
         surplus = max(0, len(loose) - self._resident)
         for digest in [each for each in loose[:-1] if each not in in_use.computing][:surplus]:
-            self._put_out(digest)
+            self._evict(digest)
 
-    def _put_out(self, digest: str) -> None:
+    def _evict(self, digest: str) -> None:
         self._model.delete_adapter(digest)
         self._in_memory.remove(digest)
 

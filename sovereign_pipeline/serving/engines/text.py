@@ -1,11 +1,8 @@
-"""From a conversation to the token ids of its prompt.
+"""Turn conversations into token ids, and token ids into streamed text.
 
-The chat template marks turns by tokens of their own. Only the template's own marks become these tokens: a mark that a
-caller writes is plain text, so nobody ends his turn and speaks as the system. An ordinary conversation has exactly the
-ids with which training encodes it.
-
-What belongs here: that alone. What does not: what stands in a conversation (`gateway/requests.py`). A template whose
-turns are marked by ordinary text, as `[INST]` is, cannot be told from a caller who writes it.
+A caller cannot write the chat template's marks: a mark in a message is encoded as plain text. An ordinary conversation
+gets exactly the ids with which training encodes it. A template that marks turns with ordinary text (`[INST]`) cannot be
+told from a caller who writes it.
 """
 
 import re

@@ -1,10 +1,7 @@
-"""The vLLM engine: a real vLLM server that is started or reached, watched and replaced.
+"""The vLLM engine: adapters and answers on a vLLM server.
 
-Each adapter is given to it as a copy of the verified bytes, under a name that nothing else ever has. vLLM has so many
-places for adapters; of those that are not in production it puts out the one that was used longest ago, and reads it
-again from that copy. Unloading one frees no place in it, so nothing here rests on that.
-
-What belongs here: loading and answering. What does not: the server (`vllm_server.py`).
+Each adapter is copied under a name that is never used again, because vLLM caches prompts by name. vLLM reads an evicted
+adapter again from that copy, and unloading one frees no slot.
 """
 
 import asyncio

@@ -1,10 +1,6 @@
-"""What is asked of a vLLM server, whoever started it.
+"""A vLLM server: the requests sent to it, and how one is started or reached.
 
-Few paths are used. The base model is asked for nothing beside others: on a processor, vLLM gives its rows another
-adapter's.
-
-What belongs here: asking the server, and seeing that it computes. What does not: starting it (`vllm_started.py`), what
-must hold of one that others started (`vllm_reached.py`), and which adapters it is given (`vllm.py`).
+The base model is never requested beside adapters: on a CPU, vLLM computes such rows with the last adapter.
 """
 
 import asyncio
@@ -238,7 +234,7 @@ class StartedVllm(VllmServer):
             os.close(self._pipe)
             self._pipe = None
         if self._process is not None:
-            await self._process.wait()  # the keeper sees the pipe close, and kills the rest
+            await self._process.wait()  # the supervisor sees the pipe close, and kills the rest
         for task in self._tasks:
             task.cancel()
         await self._session.close()
@@ -333,7 +329,7 @@ def _environment(settings: VllmSettings, directory: Path) -> dict[str, str]:
         "MKL_NUM_THREADS": threads,
         "OMP_NUM_THREADS": threads,
         "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONPATH": str(PROJECT_ROOT),  # of the keeper alone
+        "PYTHONPATH": str(PROJECT_ROOT),  # of the supervisor alone
     }
 
 

@@ -1,11 +1,8 @@
-"""The process between the gateway and its vLLM server: when either is gone, it kills the server with all its processes,
-and removes the directory with the copies of adapters.
+"""The process between gateway and vLLM: kills the server when either is gone, and removes its files.
 
-A vLLM server is several processes, and one that is killed leaves the others behind. They are one process group here.
-Where gateway and keeper were killed together, the next start does what the keeper could not: the directory has a lock
-that both hold, and every process of the server names the directory in its environment.
-
-What belongs here: that alone, with no library that this process would keep in memory.
+A killed vLLM server leaves processes behind. The next start removes what a killed gateway and supervisor left: both
+hold a lock in the directory, and every process of the server names the directory in its environment. This module
+imports no heavy library.
 """
 
 import fcntl
@@ -51,7 +48,7 @@ class HeldDirectory:
 
 
 def remove_left_behind() -> None:
-    """Remove the directories of servers whose gateway and keeper are gone, and kill what is left of their processes."""
+    """Remove the directories of servers whose gateway and supervisor are gone, and kill their processes."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):
             if path.is_symlink() or path.stat().st_uid != os.geteuid():

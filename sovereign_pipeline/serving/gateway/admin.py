@@ -1,7 +1,6 @@
-"""What `/admin` shows: how it stands with every line within a caller's reach. Read alone.
+"""The state that `/admin` shows, and the two pages for people.
 
-An adapter that the caller's clearance does not reach is not named, and neither is a flag, a hold or a number that would
-tell of it. What belongs here: that selection. What does not: the page (`admin.html`), and any judgement.
+An adapter above the caller's clearance is not shown, nor a flag, hold or count that would reveal it.
 """
 
 import base64
@@ -21,11 +20,11 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.cadence import Due, due_reviews
-from sovereign_pipeline.serving.engines.by_base import EngineState
-from sovereign_pipeline.serving.gateway.answering import Answering, Catalog
+from sovereign_pipeline.serving.engines.engine import EngineState
 from sovereign_pipeline.serving.gateway.auth import Caller
-from sovereign_pipeline.serving.gateway.messages import Sent
-from sovereign_pipeline.serving.gateway.metrics import Counts
+from sovereign_pipeline.serving.gateway.messages import ResponseModel
+from sovereign_pipeline.serving.gateway.metrics import Counts, Figures
+from sovereign_pipeline.serving.gateway.request_handler import Catalog
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import Compared, State
 
@@ -39,18 +38,18 @@ def _none(_: object) -> None:
     return None
 
 
-async def _none_yet() -> Sequence[EngineState]:
+async def _no_engines() -> Sequence[EngineState]:
     return ()
 
 
 @dataclass(frozen=True)
-class Standing:
-    """Where the facts come from that answering needs none of."""
+class AdminSources:
+    """Where `/admin` reads what answering does not need."""
 
-    engines: Callable[[], Awaitable[Sequence[EngineState]]] = _none_yet
-    """One for each base model."""
+    engines: Callable[[], Awaitable[Sequence[EngineState]]] = _no_engines
+    """One state per base model."""
     flags: Callable[[], Mapping[str, Flag]] = dict
-    """Line -> what is in force."""
+    """Line -> the flag in force."""
     behind: Callable[[], Mapping[str, str]] = dict
     """Line -> why its newest flag is not in force."""
     hold: Callable[[Flag], State | None] = _none
@@ -58,12 +57,8 @@ class Standing:
     review: Callable[[str], Due | None] = _none
 
 
-NOTHING_BESIDES = Standing()
-
-
 class Holds:
-    """How far the hold of each line is. Judging one with very many users takes seconds of the processor, which answers
-    need: so it is done once for everybody who looks within `SECONDS_A_HOLD_IS_SHOWN`."""
+    """The state of each line's hold, cached for `SECONDS_A_HOLD_IS_SHOWN`: one with many users takes seconds of CPU."""
 
     def __init__(self, judge: Callable[[Flag], State | None], clock: Callable[[], float] = time.monotonic) -> None:
         self._judge = judge
@@ -83,7 +78,7 @@ class Holds:
 
 
 class Reviews:
-    """When the newest adapter of each line is due for a review, as it was looked up last."""
+    """When the newest adapter of each line is due for a review, at the last look."""
 
     def __init__(self, settings: Settings, registry: Callable[[], Registry]) -> None:
         self._settings, self._registry = settings, registry
@@ -98,7 +93,7 @@ class Reviews:
         return self._known.get(line)
 
 
-class EngineFacts(Sent):
+class EngineFacts(ResponseModel):
     name: str
     base_model: str
     computes: bool
@@ -107,7 +102,7 @@ class EngineFacts(Sent):
     """Whether others started it, so that the gateway cannot say who else reaches it."""
 
 
-class AdapterFacts(Sent):
+class AdapterFacts(ResponseModel):
     adapter: str
     digest: str
     stage: Stage
@@ -123,7 +118,7 @@ class AdapterFacts(Sent):
     thumbs_down: int
 
 
-class RolloutFacts(Sent):
+class RolloutFacts(ResponseModel):
     production: str | None
     staged: str | None
     is_rolling_out: bool
@@ -134,19 +129,19 @@ class RolloutFacts(Sent):
     at: str
 
 
-class ReviewFacts(Sent):
+class ReviewFacts(ResponseModel):
     adapter: str
     on: str
     state: Literal["not due", "due", "overdue"]
 
 
-class Needed(Sent):
+class Needed(ResponseModel):
     what: str
     there: float
     needed: int
 
 
-class ComparedFacts(Sent):
+class ComparedFacts(ResponseModel):
     measure: str
     difference: str | None
     at_most: str | None
@@ -154,7 +149,7 @@ class ComparedFacts(Sent):
     is_worse: bool
 
 
-class HoldFacts(Sent):
+class HoldFacts(ResponseModel):
     outcome: Literal["open", "abort", "promote", "inconclusive"]
     because: str
     needed: list[Needed]
@@ -163,7 +158,7 @@ class HoldFacts(Sent):
     compared: list[ComparedFacts]
 
 
-class LineFacts(Sent):
+class LineFacts(ResponseModel):
     line: str
     adapters: list[AdapterFacts]
     running: int
@@ -175,7 +170,7 @@ class LineFacts(Sent):
     is_readable: bool
 
 
-class AdminState(Sent):
+class AdminState(ResponseModel):
     """What `/admin` shows. Counts are of this gateway, since it started."""
 
     at: str
@@ -197,65 +192,68 @@ class _Row:
 
 
 def overview(
-    caller: Caller,
-    catalog: Catalog,
-    answering: Answering,
-    standing: Standing,
-    engines: Sequence[EngineState],
-    now: datetime.datetime,
+    caller: Caller, catalog: Catalog, figures: Figures, sources: AdminSources, now: datetime.datetime
 ) -> AdminState:
     """Every line of which the caller may see an adapter."""
-    flags, behind = standing.flags(), standing.behind()
-    loaded = {each.digest for each in catalog.served()} & {*catalog.engine.loaded()}
-    counts = answering.metrics.counts()
-    lines = []
-    for line in sorted({*catalog.lines(), *flags}):
-        flag = flags.get(line)
-        rows = _rows(line, flag, catalog)
-        seen = [each for each in rows if caller.may_oversee(each, catalog.ladder)]
-        if not seen:
-            continue
-        sees_all = len(seen) == len(rows)
-        adapters = [_adapter(each, each.digest in loaded, counts.get(each.adapter, Counts()), now) for each in seen]
-        hold, is_readable = _hold_of(standing, flag) if flag is not None and sees_all else (None, True)
-        due = standing.review(line)
-        is_seen = due is not None and any(each.adapter == due.adapter for each in seen)
-        lines.append(
-            LineFacts(
-                line=line,
-                adapters=adapters,
-                running=answering.places.running[line] if sees_all else 0,
-                waiting=answering.places.waiting.get(line, 0) if sees_all else 0,
-                is_behind=line in behind,
-                rollout=_rollout(flag) if flag is not None and sees_all else None,
-                review=_review(due) if due is not None and is_seen else None,
-                hold=_hold(hold, standing.rules(line)) if hold is not None else None,
-                is_readable=is_readable,
-            )
-        )
+    flags, behind = sources.flags(), sources.behind()
+    lines = (
+        _line(line, flags.get(line), line in behind, caller, catalog, figures, sources, now)
+        for line in sorted({*catalog.lines(), *flags})
+    )
     bases = {each.base_model_digest for each in catalog.served() if caller.may_oversee(each, catalog.ladder)}
-    return AdminState(
-        at=now.isoformat(timespec="seconds"),
-        engines=[_engine(each) for each in engines if each.base_model_digest in bases],
-        lines=lines,
+    engines = [  # without the number of adapters, which would reveal those beyond reach
+        EngineFacts(
+            name=each.kind,
+            base_model=each.base_model,
+            computes=each.computes,
+            problem=each.problem,
+            is_of_others=each.is_of_others,
+        )
+        for each in figures.engines
+        if each.base_model_digest in bases
+    ]
+    return AdminState(at=now.isoformat(timespec="seconds"), engines=engines, lines=[each for each in lines if each])
+
+
+def _line(
+    line: str,
+    flag: Flag | None,
+    is_behind: bool,
+    caller: Caller,
+    catalog: Catalog,
+    figures: Figures,
+    sources: AdminSources,
+    now: datetime.datetime,
+) -> LineFacts | None:
+    """None if the caller may see no adapter of the line."""
+    rows = _rows(line, flag, catalog)
+    seen = [each for each in rows if caller.may_oversee(each, catalog.ladder)]
+    if not seen:
+        return None
+    loaded = {each.digest for each in catalog.served()} & {*catalog.engine.loaded()}
+    sees_all, due = len(seen) == len(rows), sources.review(line)
+    hold, is_readable = _hold_of(sources, flag) if flag is not None and sees_all else (None, True)
+    return LineFacts(
+        line=line,
+        adapters=[
+            _adapter(each, each.digest in loaded, figures.adapters.get(each.adapter, Counts()), now) for each in seen
+        ],
+        running=figures.running.get(line, 0) if sees_all else 0,
+        waiting=figures.waiting.get(line, 0) if sees_all else 0,
+        is_behind=is_behind,
+        rollout=_rollout(flag) if flag is not None and sees_all else None,
+        review=ReviewFacts(adapter=due.adapter, on=due.on.isoformat(), state=due.state)
+        if due is not None and due.adapter in {each.adapter for each in seen}
+        else None,
+        hold=_hold(hold, sources.rules(line)) if hold is not None else None,
+        is_readable=is_readable,
     )
 
 
-def _engine(state: EngineState) -> EngineFacts:
-    """How many adapters it holds is left out: it would tell of those that are beyond reach."""
-    return EngineFacts(
-        name=state.kind,
-        base_model=state.base_model,
-        computes=state.computes,
-        problem=state.problem,
-        is_of_others=state.is_of_others,
-    )
-
-
-def _hold_of(standing: Standing, flag: Flag) -> tuple[State | None, bool]:
-    """How far a hold is, and whether its counts could be read: `sovereign adapters hold` says what could not."""
+def _hold_of(sources: AdminSources, flag: Flag) -> tuple[State | None, bool]:
+    """The state of a hold, and whether its counts could be read: `sovereign adapters hold` says what could not."""
     try:
-        return standing.hold(flag), True
+        return sources.hold(flag), True
     except SovereignError:
         return None, False
 
@@ -309,10 +307,6 @@ def _rollout(flag: Flag) -> RolloutFacts:
     )
 
 
-def _review(due: Due) -> ReviewFacts:
-    return ReviewFacts(adapter=due.adapter, on=due.on.isoformat(), state=due.state)
-
-
 def _hold(state: State, rules: Hold) -> HoldFacts:
     needed: tuple[tuple[str, float, int], ...] = (
         ("Days", state.days, rules.days),
@@ -348,16 +342,16 @@ Name = Literal["chat", "admin"]
 
 
 @dataclass(frozen=True)
-class Shell:
-    """A document, and the headers that it goes with."""
+class Page:
+    """A document, and the headers that it is sent with."""
 
     content: str
     headers: Mapping[str, str]
 
 
 @cache
-def shell(name: Name) -> Shell:
-    """A page. No script or style but these runs in it, and no text becomes markup."""
+def page_of(name: Name) -> Page:
+    """A page template with its styles, scripts and translations inside; only these may run. It depends on no caller."""
     style, scripts = _text("page.css"), [_text("page.js"), _text(f"{name}.js")]
     arabic = json.dumps(json.loads(_text("arabic.json")), ensure_ascii=False).replace("<", "\\u003c")
     content = (
@@ -378,7 +372,7 @@ def shell(name: Name) -> Shell:
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     ]
-    return Shell(
+    return Page(
         content,
         {
             "Content-Security-Policy": "; ".join(policy),

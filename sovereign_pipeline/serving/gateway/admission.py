@@ -1,7 +1,4 @@
-"""Who is let in when: a rate for each caller, and places that lines share fairly.
-
-What belongs here: counting and waiting. What does not: the numbers (`policy/serving.py`), and who a caller is.
-"""
+"""Rate limits of callers, and places of the engine that lines share fairly."""
 
 import asyncio
 import time

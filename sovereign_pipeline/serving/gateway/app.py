@@ -1,7 +1,4 @@
-"""The application: routes, error handlers and the doorway put together.
-
-What belongs here: the wiring, and errors of the framework in OpenAI's form. What does not: any route (`routes.py`).
-"""
+"""The gateway's application: routes, streams and error handlers."""
 
 import asyncio
 import datetime
@@ -19,20 +16,15 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
-from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from sovereign_pipeline.base.errors import place_of
 from sovereign_pipeline.base.hosts import REFUSAL, for_hosts
-from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.deployment import Deployed
-from sovereign_pipeline.serving.engines.engine import Deployable, Engine
-from sovereign_pipeline.serving.gateway import metrics
-from sovereign_pipeline.serving.gateway.admin import NOTHING_BESIDES, AdminState, Name, Standing, overview, shell
-from sovereign_pipeline.serving.gateway.answering import Answering, Asked, Catalog
-from sovereign_pipeline.serving.gateway.auth import Caller, Callers, doorway
-from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.engines.engine import Deployable
+from sovereign_pipeline.serving.gateway.admin import AdminSources, AdminState, Name, overview, page_of
+from sovereign_pipeline.serving.gateway.auth import Caller, Callers, auth_middleware
 from sovereign_pipeline.serving.gateway.messages import (
     ChatCompletion,
     ChatRequest,
@@ -56,142 +48,14 @@ from sovereign_pipeline.serving.gateway.messages import (
     usage,
     whole,
 )
-from sovereign_pipeline.serving.gateway.metrics import Metrics
-from sovereign_pipeline.serving.gateway.stores import GivenAnswers
+from sovereign_pipeline.serving.gateway.metrics import CONTENT_TYPE, Figures
+from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler, RoutedRequest
 from sovereign_pipeline.serving.rollout.in_force import Flags
-from sovereign_pipeline.serving.rollout.telemetry import Telemetry
-from sovereign_pipeline.serving.screening import NOTHING_SEARCHED, Screens
-from sovereign_pipeline.serving.transcripts import NOTHING_KEPT, TranscriptFiles
 
 _LOG = logging.getLogger(__name__)
-T = TypeVar("T")
-
-ADAPTER_HEADER, LEVEL_HEADER = "X-Sovereign-Adapter", "X-Sovereign-Classification"
-TRANSCRIPT_HEADER = "X-Sovereign-Transcript"
-
-
-SECONDS_FOR_THE_END = 3.0
-"""In which a caller must take the error event that ends a stream."""
-
-
-class CallerGone(Exception):
-    """Nobody listens any more."""
-
-
-def headers_of(answering: Answering, asked: Asked) -> dict[str, str]:
-    """Which adapter answered, at which level, and whether an encrypted transcript is kept."""
-    return {
-        ADAPTER_HEADER: asked.adapter.adapter,
-        LEVEL_HEADER: _in_a_header(asked.adapter.classification),
-        **({TRANSCRIPT_HEADER: "kept"} if answering.transcripts.keeps(asked.adapter.line) else {}),
-    }
-
-
-def _level(answering: Answering, asked: Asked) -> Level:
-    return level_of(asked.adapter, answering.transcripts.keeps(asked.adapter.line))
-
-
-async def whole_answer(
-    answering: Answering, asked: Asked, kind: Kind, model: str, receive: Receive
-) -> ChatCompletion | Completion:
-    """Compute an answer to its end. Raises Refusal, and CallerGone."""
-
-    async def compute() -> ChatCompletion | Completion:
-        async with answering.exchange(asked) as exchange:
-            async for _ in exchange.pieces():
-                pass
-            assert exchange.finish is not None  # else the pieces end with an error
-            used = usage(exchange.prompt_tokens, exchange.answer_tokens)
-            level, text = _level(answering, asked), "".join(exchange.texts)
-            return whole(kind, id_of(kind, asked), model, asked.adapter, level, text, exchange.finish, used)
-
-    return await _while_connected(receive, compute())
-
-
-class EventStream(Response):
-    """An answer as server-sent events. What fails before the first piece is an ordinary error."""
-
-    def __init__(self, answering: Answering, asked: Asked, kind: Kind, model: str, with_usage: bool) -> None:
-        self._answering = answering
-        self._asked = asked
-        self._chunks = Chunks(kind, id_of(kind, asked), model, asked.adapter, _level(answering, asked), with_usage)
-        self._begun = False
-        self.background = None
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await _while_connected(receive, self._send_all(send))
-        except CallerGone:
-            return
-        except Refusal as refusal:
-            if not self._begun:
-                raise
-            await self._end_with(refusal, send)
-        except Exception as error:
-            if not self._begun:
-                raise
-            _LOG.error(place_of(error))
-            await self._end_with(fault(), send)
-
-    async def _send_all(self, send: Send) -> None:
-        async with self._answering.exchange(self._asked) as exchange:
-            async for piece in exchange.pieces():
-                if not self._begun:
-                    await self._begin(send)
-                if piece.text:
-                    await _send(send, self._chunks.text(piece.text))
-            assert exchange.finish is not None  # else the pieces end with an error
-            used = usage(exchange.prompt_tokens, exchange.answer_tokens)
-            await _send(send, self._chunks.last(exchange.finish, used))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _begin(self, send: Send) -> None:
-        headers = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
-        headers |= headers_of(self._answering, self._asked)
-        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-        self._begun = True
-        await send({"type": "http.response.start", "status": 200, "headers": pairs})
-        await _send(send, self._chunks.first())
-
-    async def _end_with(self, refusal: Refusal, send: Send) -> None:
-        """An error event, and no [DONE]: a stream that just ends would be taken for complete."""
-        with suppress(OSError, TimeoutError):
-            async with asyncio.timeout(SECONDS_FOR_THE_END):
-                await _send(send, event(refusal.body))
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _send(send: Send, content: bytes) -> None:
-    if content:
-        await send({"type": "http.response.body", "body": content, "more_body": True})
-
-
-def id_of(kind: Kind, asked: Asked) -> str:
-    return f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{asked.id}"
-
-
-async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Do work until it is done, or the caller is gone: then it is cancelled, and CallerGone is raised."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise CallerGone
-    finally:
-        for each in (gone, task):
-            each.cancel()
-        await asyncio.gather(gone, task, return_exceptions=True)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def _in_a_header(text: str) -> str:
-    """A level as the institution names it; what is not plain ASCII is written as in an address."""
-    return text if text.isascii() and text.isprintable() else quote(text)
+A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
+"""What the name of a field looks like; anything else that was sent in its place is not repeated."""
+GONE = 499
 
 
 @dataclass(frozen=True)
@@ -216,18 +80,19 @@ def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> C
 class Gateway:
     """What every route works with."""
 
-    catalog: Catalog
-    answering: Answering
+    handler: RequestHandler
     condition: Callable[[], Condition]
-    """How it stands with the lines now."""
+    """Whether the lines answer now."""
     started: int
-    """Seconds since 1970: when every model here was 'created', as far as a caller is told."""
-    standing: Standing
-    """What `/admin` shows besides."""
+    """Seconds since 1970: the creation time that every model states."""
+    sources: AdminSources
 
     @property
-    def engine(self) -> Engine:
-        return self.catalog.engine
+    def catalog(self) -> Catalog:
+        return self.handler.catalog
+
+    async def figures(self) -> Figures:
+        return self.handler.figures(await self.sources.engines())
 
 
 def gateway_of(request: Request) -> Gateway:
@@ -235,198 +100,35 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-def named_caller(request: Request) -> Caller | None:
-    """Whom the proxy names on a page that anybody may have."""
-    caller: Caller | None = request.state.caller
+def caller_of(request: Request) -> Caller:
+    """The caller that the auth middleware found; no request without one comes so far."""
+    caller: Caller = request.state.caller
     return caller
 
 
-def caller_of(request: Request) -> Caller:
-    """The doorway has put it there: no request without one comes so far."""
-    caller: Caller = request.state.caller
+def named_caller(request: Request) -> Caller | None:
+    """The caller that the proxy names, on a page that is open to all."""
+    caller: Caller | None = request.state.caller
     return caller
 
 
 Here = Annotated[Gateway, Depends(gateway_of)]
 From = Annotated[Caller, Depends(caller_of)]
 
-MEANINGS: dict[int | str, str] = {
-    400: "The request asks for something that is not there.",
-    401: "No valid token was sent.",
-    404: "The model or answer does not exist, or the caller may not use it.",
-    408: "The request took too long to come.",
-    413: "The request is too long.",
-    429: "Too many requests; Retry-After says when.",
-    500: "A fault of the gateway.",
-    503: "No engine, or the gateway is being stopped; Retry-After says when.",
-    504: "The answer took too long.",
-    "4XX": "Anything else that is wrong with a request.",
-}
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": what} for status, what in MEANINGS.items()
-}
-STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
-
-pages = APIRouter(include_in_schema=False)
-health = APIRouter(responses={key: ERRORS[key] for key in (503, "4XX")})
-api = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))], responses=ERRORS)
-
-
-@api.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM)
-async def chat(request: Request, here: Here, caller: From, asked: ChatRequest) -> Response:
-    """Answer a conversation. Only text, one answer, no tools."""
-    return await _answer(request, here, caller, asked, "chat")
-
-
-@api.post("/v1/completions", response_model=Completion, responses=STREAM)
-async def completions(request: Request, here: Here, caller: From, asked: CompletionRequest) -> Response:
-    """Answer a prompt, as the one message of a conversation."""
-    return await _answer(request, here, caller, asked, "text")
-
-
-@api.post("/v1/feedback", response_model=FeedbackTaken)
-async def feedback(here: Here, caller: From, said: FeedbackRequest) -> FeedbackTaken:
-    """Say something of an answer that you got: the last word stands."""
-    await here.answering.take_feedback(caller, said.answer, said.feedback)
-    return FeedbackTaken(id=said.id)
-
-
-@api.get("/v1/models", response_model=ModelList)
-async def models(here: Here, caller: From) -> ModelList:
-    """What the caller may use, and nothing else."""
-    visible = here.catalog.visible(caller)
-    return ModelList(data=[_as_model(here, name, visible[name].adapter) for name in sorted(visible)])
-
-
-@api.get("/v1/models/{model}", response_model=ModelFacts)
-async def model(here: Here, caller: From, model: str) -> ModelFacts:
-    """One model that the caller may use."""
-    found = here.catalog.visible(caller).get(model)
-    if found is None:
-        raise no_such_model()
-    return _as_model(here, model, found.adapter)
-
-
-@api.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
-async def metrics_page(here: Here, caller: From) -> Response:
-    """Counters for Prometheus, for callers who may read them: they name every line."""
-    if not caller.may_read_metrics:
-        raise no_such_page()
-    places = here.answering.places
-    page = here.answering.metrics.page(
-        engines=await here.standing.engines(),
-        waiting=places.waiting,
-        running=places.running,
-    )
-    return Response(page, media_type=metrics.CONTENT_TYPE)
-
-
-@api.get("/admin/state", response_model=AdminState)
-async def admin_state(here: Here, caller: From) -> AdminState:
-    """How it stands with what the caller may use, for callers who may see it."""
-    if not caller.may_administer:
-        raise no_such_page()
-    async with here.answering.rates.request(caller):
-        engines, now = await here.standing.engines(), datetime.datetime.now(datetime.UTC)
-        return await asyncio.to_thread(overview, caller, here.catalog, here.answering, here.standing, engines, now)
-
-
-@pages.get("/")
-async def chat_page() -> Response:
-    """Try a line: the page asks for everything else with the caller's token."""
-    return _page("chat")
-
-
-@pages.get("/admin")
-async def admin_page(caller: Annotated[Caller | None, Depends(named_caller)]) -> Response:
-    """The page alone; there is none for whom the proxy names and who may not see what it shows."""
-    if caller is not None and not caller.may_administer:
-        raise no_such_page()
-    return _page("admin")
-
-
-@health.get("/healthz", response_model=Health, response_model_exclude_none=True)
-async def healthz() -> Health:
-    """Whether this process answers."""
-    return Health()
-
-
-@health.get("/readyz", response_model=Health, response_model_exclude_none=True)
-async def readyz(here: Here) -> Health:
-    """Whether requests are answered: an engine computes, a line is served where one is in production, answers can be
-    noted, and nobody is ending it. Degraded: some are answered by an older flag than the newest, or not at all,
-    because the engine of their base model does not compute."""
-    if not here.answering.is_ready or not await here.engine.is_well():
-        raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
-    condition = here.condition()
-    if not condition.answers:
-        raise Refusal(503, "No line is served, though one is in production.", "no_line_served", retry_after=10)
-    silent = sum(not engine.computes for engine in await here.standing.engines())
-    if silent:
-        return Health(status="degraded", detail=f"Engines that do not compute: {silent}. The other lines are answered.")
-    if condition.is_behind:
-        return Health(status="degraded", detail="A newer flag of a line is not in force here. The log says why.")
-    return Health()
-
-
-async def _answer(
-    request: Request, here: Gateway, caller: Caller, sent: ChatRequest | CompletionRequest, kind: Kind
-) -> Response:
-    found = here.catalog.find(sent.model, caller, sent.user)
-    sampling = sent.sampling(here.answering.limits)
-    asked = Asked(
-        caller,
-        found.adapter,
-        sent.conversation,
-        sampling,
-        found.choice,
-        sent.model,
-        request.headers.get("traceparent"),
-    )
-    if sent.stream:
-        return EventStream(here.answering, asked, kind, sent.model, sent.wants_usage)
-    answer = await whole_answer(here.answering, asked, kind, sent.model, request.receive)
-    return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(here.answering, asked))
-
-
-def _as_model(here: Gateway, name: str, adapter: Deployable) -> ModelFacts:
-    level = level_of(adapter, here.answering.transcripts.keeps(adapter.line))
-    return ModelFacts(id=name, created=here.started, metadata=level)
-
-
-def _page(name: Name) -> Response:
-    page = shell(name)
-    return Response(page.content, media_type="text/html", headers=dict(page.headers))
-
-
-A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
-"""What the name of a field looks like; anything else that was sent in its place is not repeated."""
-GONE = 499
-
 
 def create_gateway(
-    catalog: Catalog,
+    handler: RequestHandler,
     callers: Callers,
-    limits: Limits,
-    journal: Journal,
-    telemetry: Telemetry,
-    given: GivenAnswers,
     hosts: Collection[str],
     condition: Callable[[], Condition] = Condition,
-    standing: Standing = NOTHING_BESIDES,
-    tracer: Tracer | None = None,
-    screens: Screens = NOTHING_SEARCHED,
-    transcripts: TranscriptFiles = NOTHING_KEPT,
+    sources: AdminSources | None = None,
 ) -> FastAPI:
-    """Build the application. `state.gateway.answering` is told when it is to end."""
+    """Build the application. `state.gateway.handler` must be told when the gateway ends."""
     app = FastAPI(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
-    metrics = Metrics()
-    answering = Answering(
-        catalog, limits, metrics, journal, telemetry, given, tracer or NoOpTracer(), screens, transcripts
-    )
-    app.state.gateway = Gateway(catalog, answering, condition, int(time.time()), standing)
+    metrics = handler.metrics
+    app.state.gateway = Gateway(handler, condition, int(time.time()), sources or AdminSources())
     app.include_router(health)
     app.include_router(api)
     app.include_router(pages)
@@ -455,8 +157,8 @@ def create_gateway(
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, unknown)
     app.add_exception_handler(CallerGone, gone)
-    app.add_middleware(doorway, callers=callers, body_bytes=limits.body_bytes, refused=metrics.refused)
-    # Last, so that it stands before everything: what a page elsewhere sent is not asked who sends it.
+    app.add_middleware(auth_middleware, callers=callers, body_bytes=handler.limits.body_bytes, refused=metrics.refused)
+    # Added last, so that it runs first: a request from a foreign page is rejected before its caller is looked up.
     foreign = Refusal(403, REFUSAL.decode().strip(), "foreign_host")
     app.add_middleware(
         for_hosts, hosts=hosts, refusal=json.dumps(foreign.body).encode(), content_type=b"application/json"
@@ -485,3 +187,278 @@ def _of_framework(error: HTTPException) -> Refusal:
     codes = {404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "invalid_request")
     return Refusal(error.status_code, message, code, headers=error.headers)
+
+
+MEANINGS: dict[int | str, str] = {
+    400: "The request asks for something that is not there.",
+    401: "No valid token was sent.",
+    404: "The model or answer does not exist, or the caller may not use it.",
+    408: "The request took too long to come.",
+    413: "The request is too long.",
+    429: "Too many requests; Retry-After says when.",
+    500: "A fault of the gateway.",
+    503: "No engine, or the gateway is being stopped; Retry-After says when.",
+    504: "The answer took too long.",
+    "4XX": "Anything else that is wrong with a request.",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorBody, "description": what} for status, what in MEANINGS.items()
+}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
+
+pages = APIRouter(include_in_schema=False)
+health = APIRouter(responses={key: ERRORS[key] for key in (503, "4XX")})
+api = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))], responses=ERRORS)
+
+
+@api.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM)
+async def chat(request: Request, here: Here, caller: From, sent: ChatRequest) -> Response:
+    """Answer a conversation. Only text, one answer, no tools."""
+    return await _answer(request, here, caller, sent, "chat")
+
+
+@api.post("/v1/completions", response_model=Completion, responses=STREAM)
+async def completions(request: Request, here: Here, caller: From, sent: CompletionRequest) -> Response:
+    """Answer a prompt, as the one message of a conversation."""
+    return await _answer(request, here, caller, sent, "text")
+
+
+@api.post("/v1/feedback", response_model=FeedbackTaken)
+async def feedback(here: Here, caller: From, said: FeedbackRequest) -> FeedbackTaken:
+    """Say something of an answer that you got: the last word stands."""
+    await here.handler.take_feedback(caller, said.answer, said.feedback)
+    return FeedbackTaken(id=said.id)
+
+
+@api.get("/v1/models", response_model=ModelList)
+async def models(here: Here, caller: From) -> ModelList:
+    """What the caller may use, and nothing else."""
+    visible = here.catalog.visible(caller)
+    return ModelList(data=[_as_model(here, name, visible[name].adapter) for name in sorted(visible)])
+
+
+@api.get("/v1/models/{model}", response_model=ModelFacts)
+async def model(here: Here, caller: From, model: str) -> ModelFacts:
+    """One model that the caller may use."""
+    found = here.catalog.visible(caller).get(model)
+    if found is None:
+        raise no_such_model()
+    return _as_model(here, model, found.adapter)
+
+
+@api.get("/metrics", responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})
+async def metrics_page(here: Here, caller: From) -> Response:
+    """Counters for Prometheus, for callers who may read them: they name every line."""
+    if not caller.may_read_metrics:
+        raise no_such_page()
+    return Response(here.handler.metrics.page(await here.figures()), media_type=CONTENT_TYPE)
+
+
+@api.get("/admin/state", response_model=AdminState)
+async def admin_state(here: Here, caller: From) -> AdminState:
+    """How it stands with what the caller may use, for callers who may see it."""
+    if not caller.may_administer:
+        raise no_such_page()
+    async with here.handler.rates.request(caller):
+        figures, now = await here.figures(), datetime.datetime.now(datetime.UTC)
+        return await asyncio.to_thread(overview, caller, here.catalog, figures, here.sources, now)
+
+
+@pages.get("/")
+async def chat_page() -> Response:
+    """Try a line: the page asks for everything else with the caller's token."""
+    return _page("chat")
+
+
+@pages.get("/admin")
+async def admin_page(caller: Annotated[Caller | None, Depends(named_caller)]) -> Response:
+    """The page alone; there is none for whom the proxy names and who may not see what it shows."""
+    if caller is not None and not caller.may_administer:
+        raise no_such_page()
+    return _page("admin")
+
+
+@health.get("/healthz", response_model=Health, response_model_exclude_none=True)
+async def healthz() -> Health:
+    """Whether this process answers."""
+    return Health()
+
+
+@health.get("/readyz", response_model=Health, response_model_exclude_none=True)
+async def readyz(here: Here) -> Health:
+    """Whether requests are answered: an engine computes, a line is served where one is in production, answers can be
+    noted, and nobody is ending it. Degraded: some are answered by an older flag than the newest, or not at all,
+    because the engine of their base model does not compute."""
+    if not here.handler.is_ready or not await here.catalog.engine.is_well():
+        raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
+    condition = here.condition()
+    if not condition.answers:
+        raise Refusal(503, "No line is served, though one is in production.", "no_line_served", retry_after=10)
+    silent = sum(not engine.computes for engine in await here.sources.engines())
+    if silent:
+        return Health(status="degraded", detail=f"Engines that do not compute: {silent}. The other lines are answered.")
+    if condition.is_behind:
+        return Health(status="degraded", detail="A newer flag of a line is not in force here. The log says why.")
+    return Health()
+
+
+async def _answer(
+    request: Request, here: Gateway, caller: Caller, sent: ChatRequest | CompletionRequest, kind: Kind
+) -> Response:
+    found = here.catalog.find(sent.model, caller, sent.user)
+    sampling = sent.sampling(here.handler.limits)
+    routed = RoutedRequest(
+        caller,
+        found.adapter,
+        sent.conversation,
+        sampling,
+        found.choice,
+        sent.model,
+        request.headers.get("traceparent"),
+    )
+    if sent.stream:
+        return EventStream(here.handler, routed, kind, sent.model, sent.wants_usage)
+    answer = await whole_answer(here.handler, routed, kind, sent.model, request.receive)
+    return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(here.handler, routed))
+
+
+def _as_model(here: Gateway, name: str, adapter: Deployable) -> ModelFacts:
+    level = level_of(adapter, here.handler.transcripts.keeps(adapter.line))
+    return ModelFacts(id=name, created=here.started, metadata=level)
+
+
+def _page(name: Name) -> Response:
+    page = page_of(name)
+    return Response(page.content, media_type="text/html", headers=dict(page.headers))
+
+
+T = TypeVar("T")
+
+ADAPTER_HEADER, LEVEL_HEADER = "X-Sovereign-Adapter", "X-Sovereign-Classification"
+TRANSCRIPT_HEADER = "X-Sovereign-Transcript"
+
+
+SECONDS_FOR_THE_END = 3.0
+"""In which a caller must take the error event that ends a stream."""
+
+
+class CallerGone(Exception):
+    """The caller has disconnected."""
+
+
+def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str]:
+    """Which adapter answered, at which level, and whether an encrypted transcript is kept."""
+    return {
+        ADAPTER_HEADER: request.adapter.adapter,
+        LEVEL_HEADER: _in_a_header(request.adapter.classification),
+        **({TRANSCRIPT_HEADER: "kept"} if handler.transcripts.keeps(request.adapter.line) else {}),
+    }
+
+
+def _level(handler: RequestHandler, request: RoutedRequest) -> Level:
+    return level_of(request.adapter, handler.transcripts.keeps(request.adapter.line))
+
+
+async def whole_answer(
+    handler: RequestHandler, request: RoutedRequest, kind: Kind, model: str, receive: Receive
+) -> ChatCompletion | Completion:
+    """Compute an answer to its end. Raises Refusal, and CallerGone."""
+
+    async def compute() -> ChatCompletion | Completion:
+        async with handler.answer(request) as answer:
+            async for _ in answer.pieces():
+                pass
+            assert answer.finish is not None  # else the pieces end with an error
+            used = usage(answer.prompt_tokens, answer.answer_tokens)
+            level, text = _level(handler, request), "".join(answer.texts)
+            return whole(kind, id_of(kind, request), model, request.adapter, level, text, answer.finish, used)
+
+    return await _while_connected(receive, compute())
+
+
+class EventStream(Response):
+    """An answer as server-sent events. What fails before the first piece is an ordinary error."""
+
+    def __init__(
+        self, handler: RequestHandler, request: RoutedRequest, kind: Kind, model: str, with_usage: bool
+    ) -> None:
+        self._handler = handler
+        self._request = request
+        self._chunks = Chunks(kind, id_of(kind, request), model, request.adapter, _level(handler, request), with_usage)
+        self._begun = False
+        self.background = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await _while_connected(receive, self._send_all(send))
+        except CallerGone:
+            return
+        except Refusal as refusal:
+            if not self._begun:
+                raise
+            await self._end_with(refusal, send)
+        except Exception as error:
+            if not self._begun:
+                raise
+            _LOG.error(place_of(error))
+            await self._end_with(fault(), send)
+
+    async def _send_all(self, send: Send) -> None:
+        async with self._handler.answer(self._request) as answer:
+            async for piece in answer.pieces():
+                if not self._begun:
+                    await self._begin(send)
+                if piece.text:
+                    await _send(send, self._chunks.text(piece.text))
+            assert answer.finish is not None  # else the pieces end with an error
+            used = usage(answer.prompt_tokens, answer.answer_tokens)
+            await _send(send, self._chunks.last(answer.finish, used))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self, send: Send) -> None:
+        headers = {"Content-Type": "text/event-stream; charset=utf-8", "X-Accel-Buffering": "no"}
+        headers |= headers_of(self._handler, self._request)
+        pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+        self._begun = True
+        await send({"type": "http.response.start", "status": 200, "headers": pairs})
+        await _send(send, self._chunks.first())
+
+    async def _end_with(self, refusal: Refusal, send: Send) -> None:
+        """An error event, and no [DONE]: a stream that just ends would be taken for complete."""
+        with suppress(OSError, TimeoutError):
+            async with asyncio.timeout(SECONDS_FOR_THE_END):
+                await _send(send, event(refusal.body))
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _send(send: Send, content: bytes) -> None:
+    if content:
+        await send({"type": "http.response.body", "body": content, "more_body": True})
+
+
+def id_of(kind: Kind, request: RoutedRequest) -> str:
+    return f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{request.id}"
+
+
+async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Do work until it is done, or the caller is gone: then it is cancelled, and CallerGone is raised."""
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        raise CallerGone
+    finally:
+        for each in (gone, task):
+            each.cancel()
+        await asyncio.gather(gone, task, return_exceptions=True)
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _in_a_header(text: str) -> str:
+    """A level as the institution names it; what is not plain ASCII is written as in an address."""
+    return text if text.isascii() and text.isprintable() else quote(text)

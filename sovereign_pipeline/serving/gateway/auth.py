@@ -1,8 +1,4 @@
-"""What every request passes before a route sees it: who sent it, how long it is; and what no response goes without.
-
-What belongs here: this one layer around the application. What does not: host names (`trusted_hosts.py`), and which
-adapters a caller may use (`catalog.py`).
-"""
+"""Who may use what: tokens, grants, proxy headers, and the auth middleware."""
 
 import asyncio
 import contextlib
@@ -435,7 +431,7 @@ def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> 
     )
 
 
-def doorway(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:
+def auth_middleware(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:
     """An application whose requests have a caller and a body of bounded length, read whole.
 
     `state["caller"]` is who sent a request; None for nobody, on open paths alone.

@@ -1,11 +1,7 @@
-"""What was answered, by the hour: a digest of each answer in a file of the hour, and of each hour in the ledger.
+"""The journal of answers: a digest of each in a file of the hour, and of each hour in the ledger.
 
-A line of the file holds an adapter, counts and a digest, and no text. The digest is over the answer's id, which only
-its caller was given, so nobody can try texts until one fits; who kept an answer and its id can show that it was given.
-Once an hour is over, one entry of the ledger for each line holds its counts and the digest of all its digests, in their
-order. While the registry is down, hours wait in their files.
-
-What belongs here: the files, and entering them. What does not: what is answered (`answering.py`).
+A line holds counts and a digest, and no text. The digest covers the answer's id, which only its caller knows, so nobody
+can guess a text by its digest. While the registry is down, finished hours wait in their files.
 """
 
 import datetime

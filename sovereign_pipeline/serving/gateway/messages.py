@@ -1,8 +1,7 @@
-"""What callers send, in OpenAI's form: fields, ranges, and nothing else.
+"""Requests, responses and errors in OpenAI's form.
 
-A field that real front ends send, and that changes nothing here at the value they send, is taken at that value alone:
-so no caller believes that a penalty or a tool was applied. What belongs here: these models, and what an engine is asked
-for them. What does not: which adapter answers (`catalog.py`).
+A field that front ends send but that has no effect here is accepted at its neutral value only. Errors never quote a
+request.
 """
 
 import json
@@ -25,30 +24,30 @@ Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
 
 
-class Sent(BaseModel):
+class ResponseModel(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ErrorFacts(Sent):
+class ErrorFacts(ResponseModel):
     message: str
     type: str
     param: str | None
     code: str | None
 
 
-class ErrorBody(Sent):
+class ErrorBody(ResponseModel):
     """Every response that is no success."""
 
     error: ErrorFacts
 
 
-class Usage(Sent):
+class Usage(ResponseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
 
 
-class Level(Sent):
+class Level(ResponseModel):
     """The answer's classification level: that of the adapter. And whether an encrypted transcript is kept."""
 
     classification: str
@@ -66,20 +65,20 @@ def level_of(adapter: Deployable, is_kept: bool) -> Level:
     return Level(classification=adapter.classification, transcript="kept" if is_kept else None)
 
 
-class AnswerMessage(Sent):
+class AnswerMessage(ResponseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
 
 
-class ChatChoice(Sent):
+class ChatChoice(ResponseModel):
     index: Literal[0] = 0
     message: AnswerMessage
     logprobs: None = None
     finish_reason: Finish
 
 
-class ChatCompletion(Sent):
+class ChatCompletion(ResponseModel):
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -90,14 +89,14 @@ class ChatCompletion(Sent):
     metadata: Level
 
 
-class TextChoice(Sent):
+class TextChoice(ResponseModel):
     index: Literal[0] = 0
     text: str
     logprobs: None = None
     finish_reason: Finish
 
 
-class Completion(Sent):
+class Completion(ResponseModel):
     id: str
     object: Literal["text_completion"] = "text_completion"
     created: int
@@ -108,7 +107,7 @@ class Completion(Sent):
     metadata: Level
 
 
-class ModelFacts(Sent):
+class ModelFacts(ResponseModel):
     id: str
     object: Literal["model"] = "model"
     created: int
@@ -116,19 +115,19 @@ class ModelFacts(Sent):
     metadata: Level
 
 
-class ModelList(Sent):
+class ModelList(ResponseModel):
     object: Literal["list"] = "list"
     data: list[ModelFacts]
 
 
-class FeedbackTaken(Sent):
+class FeedbackTaken(ResponseModel):
     """What was said of an answer is counted."""
 
     id: str
     object: Literal["feedback"] = "feedback"
 
 
-class Health(Sent):
+class Health(ResponseModel):
     status: Literal["ok", "degraded"] = "ok"
     detail: str | None = None
     """What is degraded."""
@@ -337,7 +336,7 @@ One = Annotated[int, Field(ge=1, le=1)]
 Empty = Annotated[list[Any], Field(max_length=0)]
 
 
-class Given(BaseModel):
+class RequestModel(BaseModel):
     """A value that a caller sends: no unknown field, no number in quotes, none that is infinite."""
 
     model_config = ConfigDict(
@@ -345,14 +344,14 @@ class Given(BaseModel):
     )
 
 
-class TextPart(Given):
+class TextPart(RequestModel):
     """A part of a message that is text: there is no other kind here."""
 
     type: Literal["text"]
     text: Text
 
 
-class Message(Given):
+class Message(RequestModel):
     """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -372,18 +371,18 @@ class Message(Given):
         return "".join(part.text for part in self.content)
 
 
-class StreamOptions(Given):
+class StreamOptions(RequestModel):
     include_usage: bool | None = None
     """Whether a last chunk says how many tokens prompt and answer had."""
     include_obfuscation: bool | None = None
     """Accepted; nothing is padded."""
 
 
-class JsonText(Given):
+class JsonText(RequestModel):
     type: Literal["text"]
 
 
-class Request(Given):
+class Request(RequestModel):
     """What both kinds of request have."""
 
     model: Name
@@ -487,7 +486,7 @@ class CompletionRequest(Request):
         return [{"role": "user", "content": text}]
 
 
-class FeedbackRequest(Given):
+class FeedbackRequest(RequestModel):
     """`POST /v1/feedback`: what a caller says of an answer that it got. There is no field for text."""
 
     id: Annotated[str, Field(pattern=r"^(chatcmpl|cmpl)-[0-9a-f]{32}$")]

@@ -1,8 +1,4 @@
-"""What is counted of requests, for Prometheus: by line, adapter and outcome, and nothing that a caller wrote.
-
-The labels are bounded: a line and an adapter are those that answered; a request that reached none has empty ones. What
-belongs here: the counters. What does not: who may read them (`routes.py`).
-"""
+"""Prometheus metrics and OpenTelemetry spans of requests; nothing that a caller wrote."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import VARIABLES
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.serving.engines.by_base import EngineState
-from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
+from sovereign_pipeline.serving.engines.engine import Deployable, EngineState, Sampling
 from sovereign_pipeline.serving.gateway.messages import Refusal
 from sovereign_pipeline.serving.rollout.telemetry import Feedback
 
@@ -34,6 +29,19 @@ class Counts:
     cancelled: int = 0
     up: int = 0
     down: int = 0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the gateway does at this moment, for `/metrics` and `/admin`."""
+
+    engines: Sequence[EngineState]
+    running: Mapping[str, int]
+    """Line -> answers that are computed."""
+    waiting: Mapping[str, int]
+    """Line -> requests that wait for a place."""
+    adapters: Mapping[str, Counts]
+    """Adapter -> what was counted of it since the gateway started."""
 
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -143,14 +151,14 @@ class Metrics:
                     found[sample.labels["adapter"]][sample.labels[label]] += int(sample.value)
         return {adapter: Counts(**of) for adapter, of in found.items()}
 
-    def page(self, *, engines: Sequence[EngineState], waiting: Mapping[str, int], running: Mapping[str, int]) -> bytes:
+    def page(self, figures: "Figures") -> bytes:
         """The page that Prometheus reads."""
         self._engine_up.clear()
         self._loaded.clear()
-        for engine in engines:
+        for engine in figures.engines:
             self._engine_up.labels(engine.base_model).set(engine.computes)
             self._loaded.labels(engine.base_model).set(engine.adapters)
-        for gauge, counts in ((self._waiting, waiting), (self._running, running)):
+        for gauge, counts in ((self._waiting, figures.waiting), (self._running, figures.running)):
             gauge.clear()
             for line, count in counts.items():
                 gauge.labels(line).set(count)

@@ -1,20 +1,16 @@
-"""The server of the gateway, on loopback, and what is done beside answering.
-
-What belongs here: how it listens, what is looked at again every few seconds, and how it ends. What does not: what it
-serves (`app.py`), and TLS: the institution's proxy ends it.
-"""
+"""Put the gateway of an installation together, and serve it until it is told to end."""
 
 import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from socket import socket
 from typing import Any
 
 from fastapi import FastAPI
+from opentelemetry.trace import NoOpTracer
 from uvicorn import Config, Server
 from uvicorn.loops.auto import auto_loop_factory
 
@@ -25,136 +21,171 @@ from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.by_base import Engines, Started, start_engine
-from sovereign_pipeline.serving.gateway.admin import Holds, Reviews, Standing
-from sovereign_pipeline.serving.gateway.answering import Answering, Catalog
+from sovereign_pipeline.serving.gateway.admin import AdminSources, Holds, Reviews
 from sovereign_pipeline.serving.gateway.app import condition_of, create_gateway
 from sovereign_pipeline.serving.gateway.auth import Callers, Tokens, callers_of, file_of
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.metrics import Collector
-from sovereign_pipeline.serving.gateway.stores import GivenAnswers, SpokenFor
+from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
+from sovereign_pipeline.serving.gateway.stores import FeedbackStore, UserQuota
 from sovereign_pipeline.serving.high_water_marks import serving_directory
 from sovereign_pipeline.serving.rollout.hold import Watcher, state_of
-from sovereign_pipeline.serving.rollout.in_force import Flags, seen_file
-from sovereign_pipeline.serving.rollout.publishing import Keeper, WorkplaceOf
+from sovereign_pipeline.serving.rollout.in_force import Flags
+from sovereign_pipeline.serving.rollout.publishing import FlagSync, WorkplaceOf
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline.serving.screening import start_screens
 from sovereign_pipeline.serving.transcripts import transcript_files
 
+_LOG = logging.getLogger(__name__)
 SECONDS_AFTER_THE_DRAIN = 5
 """For the last error events to be sent."""
-
-Act = Callable[[], Awaitable[object]]
-Beside = Callable[[], Coroutine[Any, Any, None]]
-"""Something that goes on for as long as the gateway serves."""
-
-
-class GatewayServer(Server):
-    """Serves until it is told to end, then lets running answers end first."""
-
-    def __init__(self, app: FastAPI, port: int, beside: Sequence[Beside], last: Act) -> None:
-        """last: what is done once nothing is answered any more."""
-        self._answering: Answering = app.state.gateway.answering
-        self._beside = beside
-        self._last = last
-        self._tasks: list[asyncio.Task[None]] = []
-        super().__init__(
-            Config(
-                app,
-                host=LOOPBACK,
-                port=port,
-                proxy_headers=False,  # else the proxy's header would replace the address that trust is decided by
-                server_header=False,
-                access_log=False,
-                log_level="warning",
-                http="h11",  # the other parser takes headers without end
-                ws="none",
-                timeout_graceful_shutdown=int(self._answering.limits.drain_seconds + SECONDS_AFTER_THE_DRAIN),
-            )
-        )
-
-    async def startup(self, sockets: list[socket] | None = None) -> None:
-        self._tasks = [asyncio.create_task(each()) for each in self._beside]
-        await super().startup(sockets)
-
-    async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        self._answering.end_within(self._answering.limits.drain_seconds)
-        try:
-            await super().shutdown(sockets)
-        finally:
-            for task in self._tasks:
-                task.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._last()
-
-
-def repeated(name: str, act: Act, seconds: float) -> Beside:
-    """Do something again and again. What fails is told once, until it goes well or fails in another way."""
-
-    async def go_on() -> None:
-        told = ""
-        while True:
-            message = await tried(act)
-            if message and message != told:
-                _LOG.warning("%s: %s", name, message)
-            told = message
-            await asyncio.sleep(seconds)
-
-    return go_on
-
-
-async def tried(act: Act) -> str:
-    """What went wrong, without any text of a request; empty where nothing did."""
-    try:
-        await act()
-    except Exception as error:
-        return str(error) if isinstance(error, SovereignError) else place_of(error)
-    return ""
-
-
-_LOG = logging.getLogger(__name__)
 SECONDS_BETWEEN_COMPARISONS = 5.0
 """Of tokens and flags with the ledger."""
-SECONDS_BETWEEN_HOURS = 60.0
-"""Between two looks for an hour of answers that is over."""
-SECONDS_BETWEEN_REVIEWS = 600.0
-"""Between two looks for reviews that are due."""
 SECONDS_BETWEEN_HOLDS = 30.0
-"""Between two looks at what is counted of staged adapters."""
+SECONDS_BETWEEN_HOURS = 60.0
+"""Between two looks for finished hours of the journal, and for old transcripts."""
+SECONDS_BETWEEN_REVIEWS = 600.0
 
+Act = Callable[[], Awaitable[object]]
+Task = Callable[[], Coroutine[Any, Any, None]]
+"""A background task that runs for as long as the gateway serves."""
 Report = Callable[[str], None]
 
 
 def serve(settings: Settings, port: int, threads: int | None, report: Report, workplace_of: WorkplaceOf) -> None:
-    """Serve until Ctrl-C or SIGTERM. `threads`: of the engine; None for its own default.
+    """Serve until Ctrl-C or SIGTERM.
 
-    Raises InputError for a port that is taken, for a proxy that is half set up and for a registry that is not reached,
-    and NotFoundError where no adapter may be served.
+    Args:
+        threads: of the engine; None for its own default.
+
+    Raises InputError for a port that is in use, for a proxy that is half set up and for a registry that is down, and
+    NotFoundError if no adapter may be served.
     """
     institution = load_institution(settings.data)
     tokens = Tokens(file_of(settings))
     journal = Journal(serving_directory(settings) / "answers")
     callers = callers_of(settings, institution, tokens)
-    parts = _Parts(tokens, journal, callers)
     with (
-        listen(port, "--port") as held,
+        listen(port, "--port") as socket,
         contextlib.suppress(KeyboardInterrupt),
         asyncio.Runner(loop_factory=auto_loop_factory()) as runner,
     ):
-        runner.run(_serve(settings, institution, parts, held, threads, report, workplace_of))
+        gateway = _Installation(settings, institution, tokens, journal, callers, report, workplace_of)
+        runner.run(gateway.serve(socket, threads))
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """What is there before the engine."""
+@dataclass
+class _Installation:
+    """One installation's gateway, put together."""
 
+    settings: Settings
+    institution: Institution
     tokens: Tokens
     journal: Journal
     callers: Callers
+    report: Report
+    workplace_of: WorkplaceOf
+
+    @cached_property
+    def registry(self) -> Registry:
+        """Opened once it answers. Raises as opening does."""
+        return open_registry(self.settings)
+
+    async def serve(self, socket: socket, threads: int | None) -> None:
+        settings, institution, report = self.settings, self.institution, self.report
+        sources = Sources(settings, report)
+        first = await _first_base(sources)
+        transcripts = transcript_files(settings, institution)
+        screens = start_screens(settings, institution, report)
+
+        async def start(digest: str) -> Started:
+            base = first if digest == first.digest else await asyncio.to_thread(sources.base_of, digest)
+            return await self._start_engine(base, threads)
+
+        engine = Engines(start)
+        await engine.begin(first.digest)
+
+        def loaded() -> set[str]:
+            """Digests of what is both verified and in the engine."""
+            return {each.digest for each in deployment.deployed.served} & {*engine.loaded()}
+
+        flags = Flags(settings, loaded)
+        deployment = Deployment(engine, sources, report, flags.answering)
+        telemetry = Telemetry(counts_directory(settings))
+        collector = Collector(settings.otlp_url) if settings.otlp_url is not None else None
+        holds = Holds(lambda flag: state_of(settings, telemetry.directory, flag, institution))
+        reviews = Reviews(settings, lambda: self.registry)
+        directory, limits = serving_directory(settings), institution.serving.limits
+        quota = UserQuota(directory / "spoken-for.db", limits.new_users_per_day)
+        handler = RequestHandler(
+            Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which, quota.counts),
+            limits,
+            self.journal,
+            telemetry,
+            FeedbackStore(directory / "given-answers.db"),
+            collector.tracer if collector is not None else NoOpTracer(),
+            screens,
+            transcripts,
+        )
+        admin = AdminSources(
+            engines=engine.states,
+            flags=flags.flags,
+            behind=flags.problems,
+            hold=holds.of,
+            rules=lambda line: institution.rollout_of(line).hold,
+            review=reviews.of,
+        )
+        app = create_gateway(
+            handler,
+            self.callers,
+            settings.ui_hosts,
+            lambda: condition_of(deployment.deployed, loaded(), flags),
+            admin,
+        )
+        sync = FlagSync(settings, flags, lambda: self.registry, self.workplace_of)
+        problem = await _tried(_in_thread(self._compare_tokens))
+        if problem:
+            _LOG.warning("tokens: %s", problem)
+        await _tried(_in_thread(sync.look))  # the task below reports what it finds
+        watcher = Watcher(settings, institution, flags, telemetry, report)
+        tasks = [
+            deployment.keep,
+            _repeated("holds", watcher.look, SECONDS_BETWEEN_HOLDS),
+            _repeated("flags", sync.look, SECONDS_BETWEEN_COMPARISONS),
+            _repeated("tokens", self._compare_tokens, SECONDS_BETWEEN_COMPARISONS),
+            _repeated("reviews", reviews.look, SECONDS_BETWEEN_REVIEWS),
+            _repeated("journal", lambda: self.journal.enter(self.registry), SECONDS_BETWEEN_HOURS),
+            _repeated("transcripts", transcripts.remove_oldest, SECONDS_BETWEEN_HOURS),
+        ]
+        port = socket.getsockname()[1]
+        address = f"http://{LOOPBACK}:{port}"
+        report(f"gateway {address}   Ctrl-C ends")
+        report(f"try a line at {address}/")
+        report(f"see what is served at {address}/admin")
+        try:
+            await GatewayServer(app, port, tasks, engine.close).serve(sockets=[socket])
+        finally:
+            screens.close()
+            if collector is not None:
+                await asyncio.to_thread(collector.close)
+
+    async def _start_engine(self, base: ServingBase, threads: int | None) -> Started:
+        self.report(f"loading the base model {base.name}")
+        chosen = self.institution.serving.engine_of(base.name)
+        engine = await start_engine(chosen, self.settings, base.directory, base.digest, threads)
+        if chosen.is_of_others:
+            self.report(
+                f"{base.name}: others started its vLLM server; who else reaches it, and what it logs, is not known here"
+            )
+        return Started(engine, chosen.engine, base.name, lambda: engine.problem, chosen.is_of_others)
+
+    def _compare_tokens(self) -> None:
+        for id, why in self.tokens.compare_with(self.registry).items():
+            raise InputError(f"Token {id} is refused: {why}.", "Revoke it, and find out who changed the file.")
 
 
-async def _base_of(sources: Sources) -> ServingBase:
-    """The base model to load. Raises InputError where the registry does not say what may be served."""
+async def _first_base(sources: Sources) -> ServingBase:
+    """The base model to load first. Raises InputError if the registry is down and nothing was verified before."""
     try:
         return await asyncio.to_thread(sources.base_to_serve)
     except UNREACHED as error:
@@ -164,126 +195,68 @@ async def _base_of(sources: Sources) -> ServingBase:
         ) from None
 
 
-class _Ledger:
-    """The registry, opened once it answers."""
+class GatewayServer(Server):
+    """Serves on loopback until it is told to end, then lets running answers end first. A proxy terminates TLS."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    @cached_property
-    def registry(self) -> Registry:
-        return open_registry(self._settings)
-
-
-async def _serve(
-    settings: Settings,
-    institution: Institution,
-    parts: _Parts,
-    held: socket,
-    threads: int | None,
-    report: Report,
-    workplace_of: WorkplaceOf,
-) -> None:
-    sources = Sources(settings, report)
-    first = await _base_of(sources)
-    transcripts = transcript_files(settings, institution)
-    screens = start_screens(settings, institution, report)
-
-    async def start(digest: str) -> Started:
-        base = first if digest == first.digest else await asyncio.to_thread(sources.base_of, digest)
-        report(f"loading the base model {base.name}")
-        chosen = institution.serving.engine_of(base.name)
-        engine = await start_engine(chosen, settings, base.directory, base.digest, threads)
-        if chosen.is_of_others:
-            report(
-                f"{base.name}: others started its vLLM server; who else reaches it, and what it logs, is not known here"
+    def __init__(self, app: FastAPI, port: int, tasks: Sequence[Task], last: Act) -> None:
+        """last: called once nothing is answered any more."""
+        self._handler: RequestHandler = app.state.gateway.handler
+        self._tasks, self._last = tasks, last
+        self._running: list[asyncio.Task[None]] = []
+        super().__init__(
+            Config(
+                app,
+                host=LOOPBACK,
+                port=port,
+                proxy_headers=False,  # else the proxy's header would replace the address that trust is decided by
+                server_header=False,
+                access_log=False,
+                log_level="warning",
+                http="h11",  # the other parser accepts headers without end
+                ws="none",
+                timeout_graceful_shutdown=int(self._handler.limits.drain_seconds + SECONDS_AFTER_THE_DRAIN),
             )
-        return Started(engine, chosen.engine, base.name, lambda: engine.problem, chosen.is_of_others)
+        )
 
-    engine = Engines(start)
-    await engine.begin(first.digest)
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        self._running = [asyncio.create_task(each()) for each in self._tasks]
+        await super().startup(sockets)
 
-    def loaded() -> set[str]:
-        """Digests of what is both verified and in the engine."""
-        return {each.digest for each in deployment.deployed.served} & {*engine.loaded()}
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        self._handler.end_within(self._handler.limits.drain_seconds)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            for task in self._running:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(*self._running, return_exceptions=True)
+            await self._last()
 
-    def answering() -> set[str]:
-        return flags.answering()
 
-    deployment = Deployment(engine, sources, report, answering)
-    flags = Flags(settings, seen_file(settings), loaded)
-    spoken_for = SpokenFor(serving_directory(settings) / "spoken-for.db", institution.serving.limits.new_users_per_day)
-    catalog = Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which, spoken_for.counts)
-    telemetry = Telemetry(counts_directory(settings))
-    collector = Collector(settings.otlp_url) if settings.otlp_url is not None else None
-    watcher = Watcher(settings, institution, flags, telemetry, report)
-    ledger = _Ledger(settings)
-    holds = Holds(lambda flag: state_of(settings, telemetry.directory, flag, institution))
-    reviews = Reviews(settings, lambda: ledger.registry)
-    app = create_gateway(
-        catalog,
-        parts.callers,
-        institution.serving.limits,
-        parts.journal,
-        telemetry,
-        GivenAnswers(serving_directory(settings) / "given-answers.db"),
-        settings.ui_hosts,
-        lambda: condition_of(deployment.deployed, loaded(), flags),
-        Standing(
-            engines=engine.states,
-            flags=flags.flags,
-            behind=flags.problems,
-            hold=holds.of,
-            rules=lambda line: institution.rollout_of(line).hold,
-            review=reviews.of,
-        ),
-        collector.tracer if collector is not None else None,
-        screens,
-        transcripts,
-    )
-    keeper = Keeper(settings, flags, lambda: ledger.registry, workplace_of)
+def _repeated(name: str, act: Callable[[], object], seconds: float) -> Task:
+    """Do something in a thread again and again. A failure is logged once, until it succeeds or fails differently."""
 
-    async def keep_flags() -> None:
-        await asyncio.to_thread(keeper.look)
+    async def repeat() -> None:
+        logged = ""
+        while True:
+            message = await _tried(_in_thread(act))
+            if message and message != logged:
+                _LOG.warning("%s: %s", name, message)
+            logged = message
+            await asyncio.sleep(seconds)
 
-    async def compare_tokens() -> None:
-        refused = await asyncio.to_thread(lambda: parts.tokens.compare_with(ledger.registry))
-        for id, why in refused.items():
-            raise InputError(f"Token {id} is refused: {why}.", "Revoke it, and find out who changed the file.")
+    return repeat
 
-    async def enter_hours() -> None:
-        await asyncio.to_thread(lambda: parts.journal.enter(ledger.registry))
 
-    async def remove_transcripts() -> None:
-        await asyncio.to_thread(transcripts.remove_oldest)
+def _in_thread(act: Callable[[], object]) -> Act:
+    return lambda: asyncio.to_thread(act)
 
-    async def look_up_reviews() -> None:
-        await asyncio.to_thread(reviews.look)
 
-    async def watch_holds() -> None:
-        await asyncio.to_thread(watcher.look)
-
-    problem = await tried(compare_tokens)
-    if problem:
-        _LOG.warning("tokens: %s", problem)
-    await tried(keep_flags)  # what it finds is told below, again and again
-    beside = [
-        deployment.keep,
-        repeated("holds", watch_holds, SECONDS_BETWEEN_HOLDS),
-        repeated("flags", keep_flags, SECONDS_BETWEEN_COMPARISONS),
-        repeated("tokens", compare_tokens, SECONDS_BETWEEN_COMPARISONS),
-        repeated("reviews", look_up_reviews, SECONDS_BETWEEN_REVIEWS),
-        repeated("journal", enter_hours, SECONDS_BETWEEN_HOURS),
-        repeated("transcripts", remove_transcripts, SECONDS_BETWEEN_HOURS),
-    ]
-    port = held.getsockname()[1]
-    address = f"http://{LOOPBACK}:{port}"
-    report(f"gateway {address}   Ctrl-C ends")
-    report(f"try a line at {address}/")
-    report(f"see what is served at {address}/admin")
+async def _tried(act: Act) -> str:
+    """Return what went wrong, without any text of a request, or an empty string."""
     try:
-        await GatewayServer(app, port, beside, engine.close).serve(sockets=[held])
-    finally:
-        screens.close()
-        if collector is not None:
-            await asyncio.to_thread(collector.close)
+        await act()
+    except Exception as error:
+        return str(error) if isinstance(error, SovereignError) else place_of(error)
+    return ""

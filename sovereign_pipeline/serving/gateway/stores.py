@@ -1,8 +1,4 @@
-"""An SQLite file of the serving directory that several gateways share.
-
-What belongs here: opening it privately, and one transaction. What does not: what is kept (`gateway/given_answers.py`,
-`rollout/spoken_for.py`).
-"""
+"""SQLite files that gateways share: the feedback store and the user quota."""
 
 import dataclasses
 import hashlib
@@ -97,7 +93,7 @@ class Given:
     """What the caller had said of it."""
 
 
-class GivenAnswers:
+class FeedbackStore:
     """The answers that the gateways of one installation gave."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -110,7 +106,7 @@ class GivenAnswers:
         """Before any of it is sent. Where the disk refuses, the answer is given all the same, and nothing can be said
         of it: the log says so, once."""
         values = (
-            digest_of_given(id, caller),
+            answer_digest(id, caller),
             self._clock(),
             line,
             adapter,
@@ -140,7 +136,7 @@ class GivenAnswers:
 
         Raises sqlite3.Error or OSError where it cannot be noted; then nothing is.
         """
-        digest = digest_of_given(id, caller)
+        digest = answer_digest(id, caller)
         with self._database.writing() as connection:
             found = connection.execute(
                 "SELECT line, adapter, choice, feedback FROM answer WHERE digest = ? AND at >= ?",
@@ -165,13 +161,13 @@ def _remove_oldest(connection: sqlite3.Connection, now: float) -> None:
     connection.execute("DELETE FROM answer WHERE number <= (SELECT max(number) FROM answer) - ?", (MOST_ANSWERS,))
 
 
-def digest_of_given(id: str, caller: Caller) -> bytes:
+def answer_digest(id: str, caller: Caller) -> bytes:
     """What tells an answer to a caller apart. An id has 128 random bits, so nobody finds it, or a caller, by trying."""
     return hashlib.sha256(f"{id}\n{caller.key}".encode()).digest()
 
 
 SECONDS_OF_A_DAY = 86_400
-DAYS_SPOKEN_FOR = 366
+USER_DAYS = 366
 """After which a user is forgotten; no token lives longer."""
 MOST_IN_MEMORY = 50_000
 
@@ -186,7 +182,7 @@ TABLES = (
 )
 
 
-class SpokenFor:
+class UserQuota:
     """The users whom callers brought in."""
 
     def __init__(self, path: Path, most_a_day: int, clock: Callable[[], float] = time.time) -> None:
@@ -227,7 +223,7 @@ class SpokenFor:
             (today,) = connection.execute(query, (keys[0], day)).fetchone()
             if today >= self._most_a_day:
                 return False
-            connection.execute("DELETE FROM spoken_for WHERE caller = ? AND day < ?", (keys[0], day - DAYS_SPOKEN_FOR))
+            connection.execute("DELETE FROM spoken_for WHERE caller = ? AND day < ?", (keys[0], day - USER_DAYS))
             connection.execute("INSERT INTO spoken_for VALUES (?, ?, ?)", (*keys, day))
             return True
 

@@ -1,8 +1,4 @@
-"""What a line's flag says, and the same as a file in flagd's format.
-
-The file holds nothing that the flag does not: it is written from it and compared with it. What belongs here: both, and
-evaluating every variant. What does not: where it lies, and its signature (`files.py`).
-"""
+"""A line's flag, its form in flagd's format, and its signed changes on disk."""
 
 import datetime
 import hashlib
@@ -50,7 +46,7 @@ TRIED_USERS = 64
 EVALUATOR = "openfeature-flagd-core"
 
 
-class Named(Frozen):
+class FlagAdapter(Frozen):
     """An adapter that a flag names."""
 
     digest: Digest
@@ -95,7 +91,7 @@ class Flag(Frozen):
     cause: Cause
     reason: str
     at: datetime.datetime
-    adapters: dict[str, Named]
+    adapters: dict[str, FlagAdapter]
     request: Digest | None = None
     """SHA-256 of the officer's signed request, where one rolled back."""
     back: tuple[WayBack, ...]

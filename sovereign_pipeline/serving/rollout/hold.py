@@ -1,8 +1,7 @@
-"""The state of a hold: what was compared, with what result, and what is missing.
+"""The hold of a staged adapter: compare it with the one in production, abort it, or judge it once.
 
-A staged adapter that is worse by more than its margin is taken back at any look. Whether it is as good is decided in
-one look, once days, answers and users are enough; until then it is open. What belongs here: that judgement. What does
-not: taking it back (`watching.py`), and promoting, which officers do.
+A staged adapter that is worse by more than a margin is stopped at any look. Whether it is as good is decided in one
+look, once there are enough days, answers and users.
 """
 
 import datetime

@@ -1,38 +1,28 @@
-"""The flags that a gateway goes by: who gets which adapter, read again whenever a line's newest change is another one.
+"""The flags in force for a gateway: which adapter a user gets.
 
-Files are compared by number and content, never by time: clocks move. A change that cannot be believed, is older than
-one that was seen, or names an adapter that is not loaded yet, leaves the one before in force, and `problems` says so.
-At the start, where there is none before, nothing of the line is served. Neither registry nor MLflow nor Dagster is
-asked.
-
-What belongs here: what is in force, and what was seen. What does not: writing a change.
+Changes are compared by number and content, never by time. A change that does not verify, is older than an accepted one,
+or names an adapter that is not loaded yet, leaves the previous change in force; `problems` reports it.
 """
 
 import datetime
 import hashlib
 import hmac
-import json
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, ValidationError
-
 from sovereign_pipeline.base.errors import IntegrityError, SovereignError
-from sovereign_pipeline.base.files import held_within, write_atomically
-from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.record.officers import OFFICER, TRUST
+from sovereign_pipeline.record.officers import OFFICER
 from sovereign_pipeline.record.statements import REQUEST, verify_statement
-from sovereign_pipeline.record.trust_root import Trust, load_trust
+from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.serving.high_water_marks import FlagMark, HighWaterMarks
 from sovereign_pipeline.serving.rollout.flag import (
     SIGN_ANEW,
     Arm,
     Change,
-    Digest,
     Flag,
     evaluated,
     evaluator_of,
@@ -55,27 +45,6 @@ LOCK_SECONDS = 5
 
 Loaded = Callable[[], Collection[str]]
 """Digests of the adapters that the engine has now."""
-
-
-class SeenChange(Frozen):
-    """A change that was in force here."""
-
-    sequence: int
-    sha256: Digest
-
-
-class Seen(Frozen):
-    """The newest of everything that was in force here; nothing goes back behind it."""
-
-    root_sha256: Digest | None = None
-    trust: tuple[int, int] = (1, 1)
-    """Versions of root and targets."""
-    lines: dict[str, SeenChange] = Field(default={})
-
-
-def seen_file(settings: Settings) -> Path:
-    """Where a gateway remembers what it has seen; outside the home, whose writers could put it back."""
-    return settings.serving / "flags-seen.json"
 
 
 @dataclass(frozen=True)
@@ -116,16 +85,16 @@ class _Line:
 class Flags:
     """The flags of every line, as they are in force for one gateway."""
 
-    def __init__(self, settings: Settings, seen_file: Path, loaded: Loaded | None = None) -> None:
+    def __init__(self, settings: Settings, loaded: Loaded | None = None, marks: HighWaterMarks | None = None) -> None:
         """
-        seen_file: where this gateway remembers what it has seen.
-        loaded: None where nothing is asked of an engine.
+        loaded: None if no engine has to have the adapters.
+        marks: None for those of the installation's gateways.
         """
         self._settings = settings
-        self._seen_file = seen_file
+        self._marks = marks or HighWaterMarks.of(settings)
         self._loaded = loaded
         self._lines: dict[str, _Line] = {}
-        self._on_record: Mapping[str, SeenChange] = {}
+        self._on_record: Mapping[str, FlagMark] = {}
         self._held_back: set[tuple[str, int]] = set()
         self._changing = threading.Lock()
 
@@ -189,7 +158,7 @@ class Flags:
         """Give nobody the staged adapter here, whatever the flag says, until it compares something else."""
         self._held_back.add((flag.line, flag.began))
 
-    def compare_with(self, on_record: Mapping[str, SeenChange]) -> None:
+    def compare_with(self, on_record: Mapping[str, FlagMark]) -> None:
         """Take no change from now on that is older than what the ledger has, line by line."""
         self._on_record = dict(on_record)
 
@@ -237,19 +206,18 @@ class Flags:
 
     def _believed(self, line: str, change: Change) -> Flag:
         """The flag of a change that may be in force. Raises SovereignError."""
-        seen = read_seen(self._seen_file)
-        trust = load_trust(self._settings.data / TRUST, seen.root_sha256, at_least=seen.trust)
+        trust = self._marks.trust(self._settings)
         flag = verified_flag(change, line, trust)
         _assert_by_officer(change, flag, trust)
-        newest = SeenChange(sequence=change.sequence, sha256=change.sha256)
-        for before in (seen.lines.get(line), self._on_record.get(line)):
-            if before is not None and _is_older(newest, before):
+        newest = FlagMark(sequence=change.sequence, sha256=change.sha256)
+        for before in (self._marks.flag(line), self._on_record.get(line)):
+            if before is not None and newest.is_older_than(before):
                 raise IntegrityError(
                     f"The flag of line {line} is change {newest.sequence}, and change {before.sequence} was in force "
                     "already.",
-                    f"Somebody put an older one back. {SIGN_ANEW}",
+                    f"Somebody restored an older one. {SIGN_ANEW}",
                 )
-        remember(self._seen_file, line, newest, trust)
+        self._marks.accept_flag(line, newest, trust)
         return flag
 
     def _assert_loaded(self, flag: Flag, state: _Line) -> None:
@@ -275,37 +243,6 @@ def _given(flag: Flag) -> list[str]:
 def hash_of(flag: Flag, user: str) -> str:
     """How a user stands in what is counted: without the salt nobody can test a guess."""
     return hmac.new(bytes.fromhex(flag.salt), user.encode(), hashlib.sha256).hexdigest()
-
-
-def read_seen(path: Path) -> Seen:
-    """What was seen; nothing where there is no file. Raises IntegrityError for one that cannot be read."""
-    try:
-        return Seen.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return Seen()
-    except (OSError, ValidationError):
-        raise IntegrityError(
-            f"{path}: what this gateway has seen cannot be read.",
-            "Find out who changed it. Once it is removed, an older flag that was put back is not noticed.",
-        ) from None
-
-
-def remember(path: Path, line: str, newest: SeenChange, trust: Trust) -> None:
-    """Note what is in force now. Several gateways may share the file."""
-    with held_within(path.with_name(f"{path.name}.lock"), LOCK_SECONDS):
-        seen = read_seen(path)
-        versions = (trust.root_version, trust.targets_version)
-        after = Seen(
-            root_sha256=trust.root_sha256,
-            trust=(max(seen.trust[0], versions[0]), max(seen.trust[1], versions[1])),
-            lines={**seen.lines, line: newest},
-        )
-        if after != seen:
-            write_atomically(path, json.dumps(after.model_dump(mode="json"), indent=1) + "\n")
-
-
-def _is_older(one: SeenChange, before: SeenChange) -> bool:
-    return one.sequence < before.sequence or (one.sequence == before.sequence and one.sha256 != before.sha256)
 
 
 def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:

@@ -1,8 +1,4 @@
-"""A line's flag from the ledger: what officers decided, and the institution's share and groups.
-
-What belongs here: what the flag must say now, and writing it where it says something else. What does not: going back
-without the registry (`rollback.py`).
-"""
+"""Write a line's flag from the ledger, and enter its changes into the ledger."""
 
 import datetime
 import secrets
@@ -44,10 +40,11 @@ from sovereign_pipeline.release.requests import (
 )
 from sovereign_pipeline.release.standing import arrow, assert_signed, production_before, standing_of
 from sovereign_pipeline.release.trial import enter_judgements, judgement_files, taken_back
+from sovereign_pipeline.serving.high_water_marks import FlagMark
 from sovereign_pipeline.serving.rollout.flag import (
     Change,
     Flag,
-    Named,
+    FlagAdapter,
     WayBack,
     changing,
     evaluator_of,
@@ -58,17 +55,17 @@ from sovereign_pipeline.serving.rollout.flag import (
     verified_flag,
     write_change,
 )
-from sovereign_pipeline.serving.rollout.in_force import Flags, SeenChange
+from sovereign_pipeline.serving.rollout.in_force import Flags
 
 OVERTAKEN = "overtaken"
 """In the entry of a change whose transition was not made, since others decided meanwhile."""
 
 
-def on_record(session: Session) -> dict[str, SeenChange]:
+def on_record(session: Session) -> dict[str, FlagMark]:
     """Line -> the newest change of its flag that the ledger has."""
     query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED).order_by(AuditEntry.sequence)
     return {
-        each["line"]: SeenChange(sequence=each["change"], sha256=each["statement"]) for each in session.scalars(query)
+        each["line"]: FlagMark(sequence=each["change"], sha256=each["statement"]) for each in session.scalars(query)
     }
 
 
@@ -97,7 +94,7 @@ def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> list[Fla
     return entered
 
 
-def _assert_is_on_record(settings: Settings, line: str, newest: SeenChange) -> None:
+def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> None:
     """Raise IntegrityError where there is another change with the number; a damaged one is written anew."""
     try:
         change = read_change(settings, line, newest.sequence)
@@ -330,8 +327,8 @@ def _ways_back(
     return found
 
 
-def _named(adapter: Adapter) -> Named:
-    return Named(
+def _named(adapter: Adapter) -> FlagAdapter:
+    return FlagAdapter(
         digest=adapter.adapter_digest,
         record_manifest=adapter.record_manifest_sha256,
         classification=adapter.classification,
@@ -343,7 +340,7 @@ WorkplaceOf = Callable[[str], Workplace]
 """Line -> its workplace."""
 
 
-class Keeper:
+class FlagSync:
     """Looks at flags and ledger for one gateway."""
 
     def __init__(

@@ -1,8 +1,6 @@
-"""Going back at once: by an officer, or by the pipeline when a staged adapter does harm. Neither needs the registry.
+"""Roll back at once, by an officer or by the pipeline, also while the registry is down.
 
-What an officer signs here is an ordinary request, which the flag holds ready; its transition is made once the registry
-is reached (`journal.py`). It takes effect by itself where the institution wants nobody else's approval for it, which
-is the default. What belongs here: writing these changes. What does not: when harm is shown (`rollout/`).
+The flag holds a prepared request, which the officer signs. Its transition is entered when the registry is reached.
 """
 
 import datetime

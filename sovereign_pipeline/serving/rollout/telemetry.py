@@ -1,7 +1,6 @@
-"""What a gateway counts of a rollout: by arm and hashed user, numbers alone.
+"""Count answers and feedback by arm and hashed user, without texts.
 
-Each gateway process has a file of its own for each comparison, so that several add up. What belongs here: counting,
-the files, and adding them up. What does not: comparing.
+Each gateway process writes its own file, so that the counts of several add up.
 """
 
 import math

@@ -32,7 +32,7 @@ NAME = "0123456789abcdef" * 2
 ASKED = [{"role": "user", "content": "harbour lamp"}]
 
 
-class Standing:
+class StandingServer:
     """A stand-in that somebody else runs, on a port of loopback."""
 
     def __init__(self, directory: Path, name: str = NAME, *options: str) -> None:
@@ -66,11 +66,11 @@ class Standing:
 
 
 @pytest.fixture
-def standing(tmp_path: Path) -> Iterator[Callable[..., Standing]]:
-    made: list[Standing] = []
+def standing(tmp_path: Path) -> Iterator[Callable[..., StandingServer]]:
+    made: list[StandingServer] = []
 
-    def start(*given: str) -> Standing:
-        made.append(Standing(tmp_path, *given))
+    def start(*given: str) -> StandingServer:
+        made.append(StandingServer(tmp_path, *given))
         return made[-1]
 
     yield start
@@ -130,7 +130,7 @@ def test_addresses_of_this_machine_and_named_ones_are_taken() -> None:
 
 
 def test_it_is_given_adapters_and_left_without_them(
-    tiny: TinyAdapters, tmp_path: Path, standing: Callable[..., Standing]
+    tiny: TinyAdapters, tmp_path: Path, standing: Callable[..., StandingServer]
 ) -> None:
     server = standing()
     copies = tmp_path / "copies"
@@ -159,7 +159,7 @@ def test_it_is_given_adapters_and_left_without_them(
     "The gateway does not begin with it, and gives it up when it happens later",
 )
 def test_an_adapter_of_somebody_else_keeps_the_gateway_out(
-    tiny: TinyAdapters, tmp_path: Path, standing: Callable[..., Standing]
+    tiny: TinyAdapters, tmp_path: Path, standing: Callable[..., StandingServer]
 ) -> None:
     server = standing()
     foreign = tiny.directory("foreign", seed=7)
@@ -194,7 +194,7 @@ def test_an_adapter_of_somebody_else_keeps_the_gateway_out(
 
 
 def test_what_a_gateway_left_behind_is_taken_out_by_the_next_one(
-    tiny: TinyAdapters, tmp_path: Path, standing: Callable[..., Standing]
+    tiny: TinyAdapters, tmp_path: Path, standing: Callable[..., StandingServer]
 ) -> None:
     server = standing()
     adapter = tiny.adapter("lamps-1.0.0")
@@ -241,7 +241,7 @@ def test_what_a_gateway_left_behind_is_taken_out_by_the_next_one(
 def test_a_server_that_does_not_fit_is_refused(
     tiny: TinyAdapters,
     tmp_path: Path,
-    standing: Callable[..., Standing],
+    standing: Callable[..., StandingServer],
     name: str,
     options: tuple[str, ...],
     reason: str,

@@ -7,6 +7,7 @@ import pytest
 
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.in_force import Flags
 from sovereign_pipeline.serving.rollout.publishing import follow
@@ -21,7 +22,7 @@ class Desk:
     """Officers, and the flag of the line `lamps`."""
 
     office: Office
-    seen_file: Path
+    directory: Path
     loaded: set[str] | None = None
     adapters: list[Adapter] = field(default_factory=list)
 
@@ -32,8 +33,10 @@ class Desk:
     def follow(self) -> Flag:
         return follow(self.office.registry, self.office.bench.workplace())[0]
 
-    def gateway(self) -> Flags:
-        return Flags(self.settings, self.seen_file, None if self.loaded is None else lambda: self.loaded or set())
+    def gateway(self, marks: str = "marks.json") -> Flags:
+        """marks: the file in which the gateway keeps its high-water marks."""
+        loaded = None if self.loaded is None else lambda: self.loaded or set()
+        return Flags(self.settings, loaded, HighWaterMarks(self.directory / marks))
 
     def rules(self, **rollout: object) -> None:
         self.office.bench.institution.rules["rollout"] = rollout
@@ -54,4 +57,4 @@ class Desk:
 
 @pytest.fixture
 def desk(office: Office, tmp_path: Path) -> Desk:
-    return Desk(office, tmp_path / "gateway" / "seen.json")
+    return Desk(office, tmp_path / "gateway")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from sovereign_pipeline.serving.high_water_marks import FlagMark
 from sovereign_pipeline.serving.rollout import in_force
 from sovereign_pipeline.serving.rollout.flag import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
-from sovereign_pipeline.serving.rollout.in_force import SeenChange
 from sovereign_pipeline.serving.rollout.rollback import rollback, stop
 from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
 
@@ -145,12 +145,10 @@ def test_an_older_change_that_is_put_back_is_refused(desk: Desk) -> None:
     assert "was in force" in flags.problems()[LINE]
     assert desk.gateway().which(LINE, "anybody") is None, "a gateway that starts again remembers, too"
 
-    other = desk.gateway()
-    other._seen_file = desk.seen_file.with_name("another.json")
+    other = desk.gateway("another.json")
     assert other.which(LINE, "anybody") is not None, "a gateway that has seen nothing cannot know"
-    another = desk.gateway()
-    another._seen_file = desk.seen_file.with_name("third.json")
-    another.compare_with({LINE: SeenChange(sequence=2, sha256="0" * 64)})
+    another = desk.gateway("third.json")
+    another.compare_with({LINE: FlagMark(sequence=2, sha256="0" * 64)})
     assert another.which(LINE, "anybody") is None, "unless the ledger says so"
 
 

@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fastapi import FastAPI
-from opentelemetry.trace import Tracer
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
-from sovereign_pipeline.serving.engines.by_base import EngineState
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Piece, Sampling
-from sovereign_pipeline.serving.gateway.admin import NOTHING_BESIDES, Standing
-from sovereign_pipeline.serving.gateway.answering import Catalog
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineState, Piece, Sampling
+from sovereign_pipeline.serving.gateway.admin import AdminSources
 from sovereign_pipeline.serving.gateway.app import Condition, create_gateway
 from sovereign_pipeline.serving.gateway.auth import PREFIX, Callers, Grant, Token, TokenFile, Tokens, sha256_of
 from sovereign_pipeline.serving.gateway.journal import Journal
-from sovereign_pipeline.serving.gateway.stores import GivenAnswers, SpokenFor
+from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
+from sovereign_pipeline.serving.gateway.stores import FeedbackStore, UserQuota
 from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry
 from sovereign_pipeline.serving.screening import NOTHING_SEARCHED, Screens
@@ -129,9 +128,9 @@ class Bench:
     callers: Callers | None = None
     levels: tuple[str, ...] = tuple(LADDER)
     condition: Condition = field(default_factory=Condition)
-    standing: Standing = NOTHING_BESIDES
+    admin: AdminSources = field(default_factory=AdminSources)
     other_engines: list[EngineState] = field(default_factory=list)
-    tracer: Tracer | None = None
+    tracer: Tracer = field(default_factory=NoOpTracer)
     screens: Screens = NOTHING_SEARCHED
     transcripts: TranscriptFiles = field(default_factory=lambda: NOTHING_KEPT)
 
@@ -140,8 +139,8 @@ class Bench:
         return Telemetry(self.directory / "rollout")
 
     @cached_property
-    def spoken_for(self) -> SpokenFor:
-        return SpokenFor(self.directory / "spoken-for.db", Limits.model_validate(self.limits).new_users_per_day)
+    def quota(self) -> UserQuota:
+        return UserQuota(self.directory / "spoken-for.db", Limits.model_validate(self.limits).new_users_per_day)
 
     def serve(self, adapter: Deployable, *, in_production: bool = True) -> Deployable:
         adapter = replace(adapter, pinned=in_production)
@@ -192,23 +191,20 @@ class Bench:
             lambda: self.served,
             ClassificationLadder(self.levels),
             self.choose,
-            self.spoken_for.counts,
+            self.quota.counts,
         )
-        limits = Limits.model_validate(self.limits)
-        return create_gateway(
+        handler = RequestHandler(
             catalog,
-            self.callers or Callers(tokens),
-            limits,
+            Limits.model_validate(self.limits),
             Journal(self.journal),
             self.telemetry,
-            GivenAnswers(self.directory / "given-answers.db"),
-            HOSTS,
-            lambda: self.condition,
-            replace(self.standing, engines=self.engines),
+            FeedbackStore(self.directory / "given-answers.db"),
             self.tracer,
             self.screens,
             self.transcripts,
         )
+        sources = replace(self.admin, engines=self.engines)
+        return create_gateway(handler, self.callers or Callers(tokens), HOSTS, lambda: self.condition, sources)
 
 
 def grant(clearance: str, *lines: str, versions: bool = False) -> Grant:

@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.serving.gateway import stores
 from sovereign_pipeline.serving.gateway.auth import Caller
-from sovereign_pipeline.serving.gateway.stores import DAYS, GivenAnswers
+from sovereign_pipeline.serving.gateway.stores import DAYS, FeedbackStore
 from sovereign_pipeline.serving.rollout.telemetry import Feedback
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
@@ -135,7 +135,7 @@ def test_what_is_kept_of_answers_is_bounded_and_names_nobody(tmp_path: Path, mon
     monkeypatch.setattr(stores, "MOST_ANSWERS", 5)
     monkeypatch.setattr(stores, "BETWEEN_REMOVALS", 1)
     now = [0.0]
-    given = GivenAnswers(tmp_path / "given.db", lambda: now[0])
+    given = FeedbackStore(tmp_path / "given.db", lambda: now[0])
     caller, up = Caller("proxy layla", ()), Feedback(thumb="up")
     ids = [f"{number:032x}" for number in range(8)]
     for id in ids:

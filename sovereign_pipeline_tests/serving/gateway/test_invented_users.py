@@ -9,10 +9,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.serving.engines.engine import Sampling
-from sovereign_pipeline.serving.gateway.answering import Asked
 from sovereign_pipeline.serving.gateway.auth import Caller
 from sovereign_pipeline.serving.gateway.messages import Refusal
-from sovereign_pipeline.serving.gateway.stores import SECONDS_OF_A_DAY, SpokenFor
+from sovereign_pipeline.serving.gateway.request_handler import RoutedRequest
+from sovereign_pipeline.serving.gateway.stores import SECONDS_OF_A_DAY, UserQuota
 from sovereign_pipeline.serving.rollout.telemetry import LAST
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter, grant
 from sovereign_pipeline_tests.serving.gateway.trying_out import TryingOut
@@ -115,13 +115,13 @@ def test_an_engine_that_loses_every_answer_of_one_user_is_broken(trying: TryingO
 def test_an_answer_that_its_caller_does_not_take_is_not_lost(trying: TryingOut) -> None:
     trying.limits |= {"first_token_seconds": 0.05}
     trying.callers_of_arms()
-    answering = trying.app().state.gateway.answering
+    answering = trying.app().state.gateway.handler
     choice = trying.choose("lamps", f"token {trying.tokens[-1].sha256}", frozenset())
     caller = Caller(f"token {trying.tokens[-1].sha256}", ())
     served = next(each for each in trying.served if choice is not None and each.digest == choice.digest)
 
     async def begin() -> None:
-        asked = Asked(caller, served, ASK["messages"], Sampling(max_tokens=9), choice)
+        asked = RoutedRequest(caller, served, ASK["messages"], Sampling(max_tokens=9), choice)
         async with answering.exchange(asked) as exchange, aclosing(exchange.pieces()) as pieces:
             async for _ in pieces:
                 await asyncio.sleep(5)  # as a connection whose other end does not read
@@ -136,7 +136,7 @@ def test_a_new_day_takes_in_more_and_a_restart_forgets_nobody(tmp_path: Any) -> 
     now, path = [0.0], tmp_path / "spoken-for.db"
 
     def counted(caller: str, *users: str) -> list[bool]:
-        spoken_for = SpokenFor(path, 2, lambda: now[0])  # as after a restart, or of another gateway
+        spoken_for = UserQuota(path, 2, lambda: now[0])  # as after a restart, or of another gateway
         return [spoken_for.counts(caller, user) for user in users]
 
     assert counted("one", "a", "b", "c", "a") == [True, True, False, True]

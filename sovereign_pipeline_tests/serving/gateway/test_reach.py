@@ -7,7 +7,7 @@ import pytest
 
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline.serving.engines.by_base import EngineState
+from sovereign_pipeline.serving.engines.engine import EngineState
 from sovereign_pipeline.serving.gateway.app import Condition
 from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline_tests.conftest import LADDER

@@ -17,11 +17,11 @@ from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Piece, Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.gateway import server
-from sovereign_pipeline.serving.gateway.answering import Catalog
 from sovereign_pipeline.serving.gateway.app import create_gateway
 from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline.serving.gateway.journal import Journal
-from sovereign_pipeline.serving.gateway.stores import GivenAnswers
+from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
+from sovereign_pipeline.serving.gateway.stores import FeedbackStore
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.flags.conftest import LINE
 from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
@@ -104,21 +104,15 @@ class Gateway:
         faulty.digest, faulty.fault = flag.adapters[self.staged].digest, None
         bench = Bench(home)
         self._token = bench.token(users=True)
-        self._app = create_gateway(
-            Catalog(
-                faulty,
-                lambda: served,
-                ClassificationLadder(tuple(LADDER)),
-                traffic.flags.which,
-                bench.spoken_for.counts,
-            ),
-            Callers(Tokens(home / "tokens.json")),
+        ladder = ClassificationLadder(tuple(LADDER))
+        handler = RequestHandler(
+            Catalog(faulty, lambda: served, ladder, traffic.flags.which, bench.quota.counts),
             Limits.model_validate(NO_LIMITS),
             Journal(bench.journal),
             traffic.telemetry,
-            GivenAnswers(home / "given-answers.db"),
-            HOSTS,
+            FeedbackStore(home / "given-answers.db"),
         )
+        self._app = create_gateway(handler, Callers(Tokens(home / "tokens.json")), HOSTS)
 
     def ask_all(self) -> list[str | None]:
         """Every user asks once. Returns which adapter answered; None where there was an error."""

@@ -7,8 +7,8 @@ from typing import Any
 from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.release.cadence import Due
 from sovereign_pipeline.serving.engines.engine import Deployable
-from sovereign_pipeline.serving.gateway.admin import Standing
-from sovereign_pipeline.serving.rollout.flag import Flag, Named
+from sovereign_pipeline.serving.gateway.admin import AdminSources
+from sovereign_pipeline.serving.rollout.flag import Flag, FlagAdapter
 from sovereign_pipeline.serving.rollout.hold import State, judge
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
@@ -19,7 +19,7 @@ DAYS = 3
 
 def flag_of(production: Deployable, staged: Deployable, **changes: Any) -> Flag:
     named = {
-        each.adapter: Named(digest=each.digest, record_manifest="0" * 64, classification=each.classification)
+        each.adapter: FlagAdapter(digest=each.digest, record_manifest="0" * 64, classification=each.classification)
         for each in (production, staged)
     }
     began = NOW - datetime.timedelta(days=DAYS, hours=1)
@@ -62,7 +62,7 @@ def try_out(bench: Bench, line: str = "lamps", *, level: str = "INTERNAL", stage
     bench.serve(adapter("buoys", level="SECRET"))
     flag = flag_of(production, staged)
     due = Due(line, f"{line}-1.1.0", NOW.date(), "due", (), False, True, None)
-    bench.standing = Standing(
+    bench.admin = AdminSources(
         flags=lambda: {line: flag},
         hold=state_of,
         review={line: due}.get,

@@ -103,7 +103,7 @@ def test_a_line_is_tried_and_what_anybody_writes_is_shown_as_text(
     page.get_by_label("Severity").select_option("1")
     page.get_by_role("button", name="Report").click()
     expect(page.get_by_role("status")).to_have_text("Thank you, it is counted.")
-    counts = served.app.state.gateway.answering.metrics.counts()
+    counts = served.app.state.gateway.handler.metrics.counts()
     assert counts["lamps-1.0.0"].down == 1
     somebody.picture("chat-en")
     assert page.evaluate(LOWEST_CONTRAST) >= 4.5  # WCAG 2.2, success criterion 1.4.3

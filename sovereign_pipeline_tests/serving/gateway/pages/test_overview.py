@@ -8,8 +8,8 @@ import pytest
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline.serving.engines.by_base import EngineState
-from sovereign_pipeline.serving.gateway.admin import SECONDS_A_HOLD_IS_SHOWN, Holds, Standing
+from sovereign_pipeline.serving.engines.engine import EngineState
+from sovereign_pipeline.serving.gateway.admin import SECONDS_A_HOLD_IS_SHOWN, AdminSources, Holds
 from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import State
@@ -26,7 +26,7 @@ def lines_of(client: Any) -> dict[str, Any]:
 
 def test_it_says_what_is_loaded_who_gets_it_and_what_a_hold_lacks(bench: Bench, client: Client) -> None:
     try_out(bench)
-    bench.standing = replace(bench.standing, behind=lambda: {"lamps": "lamps-1.1.0 is not loaded"})
+    bench.admin = replace(bench.admin, behind=lambda: {"lamps": "lamps-1.1.0 is not loaded"})
     del bench.engine.adapters[bench.served[1].digest]
     viewer = client(bench.token("INTERNAL", admin=True))
     answered = viewer.post("/v1/chat/completions", json=ASK).json()
@@ -148,7 +148,7 @@ def test_counts_that_cannot_be_read_hide_no_other_line(bench: Bench, client: Cli
     def damaged(_: Flag) -> None:
         raise IntegrityError("zirconium", "Remove the file.")
 
-    bench.standing = Standing(flags=lambda: {"lamps": flag}, hold=damaged)
+    bench.admin = AdminSources(flags=lambda: {"lamps": flag}, hold=damaged)
     answer = client(bench.token("SECRET", admin=True)).get("/admin/state")
     lines = {each["line"]: each for each in answer.json()["lines"]}
     assert (lines["lamps"]["hold"], lines["lamps"]["is_readable"]) == (None, False)

@@ -1,0 +1,474 @@
+"""Handle one request from admission to its end: adapter, limits, engine, and what is counted of it."""
+
+import asyncio
+import logging
+import secrets
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Protocol
+
+from opentelemetry.trace import NoOpTracer, Tracer
+
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong
+from sovereign_pipeline.policy.institution import ClassificationLadder
+from sovereign_pipeline.policy.serving import Limits
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, EngineState, Piece, Sampling
+from sovereign_pipeline.serving.gateway.admission import Places, Rates
+from sovereign_pipeline.serving.gateway.auth import Caller
+from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer, utc_now
+from sovereign_pipeline.serving.gateway.messages import (
+    Finish,
+    Refusal,
+    ending,
+    engine_lost,
+    feedback_lost,
+    no_such_answer,
+    no_such_model,
+    personal_data_sent,
+    scanner_lost,
+    too_long_to_search,
+    too_slow,
+    transcripts_lost,
+    with_instruction,
+)
+from sovereign_pipeline.serving.gateway.metrics import Figures, Metrics, state_use, traced
+from sovereign_pipeline.serving.gateway.stores import FeedbackStore, answer_digest
+from sovereign_pipeline.serving.rollout.flag import Arm
+from sovereign_pipeline.serving.rollout.in_force import Choice
+from sovereign_pipeline.serving.rollout.telemetry import Ended, Feedback, Telemetry
+from sovereign_pipeline.serving.screening import NOTHING_SEARCHED, Screen, Screens
+from sovereign_pipeline.serving.transcripts import NOTHING_KEPT, Rating, Transcript, TranscriptFiles, Turn
+
+_LOG = logging.getLogger(__name__)
+ID_BYTES = 16
+
+
+class Choose(Protocol):
+    """Which adapter answers a user of a line; None for none."""
+
+    def __call__(self, line: str, user: str, groups: frozenset[str]) -> Choice | None: ...
+
+
+@dataclass(frozen=True)
+class Visible:
+    """An adapter that a caller may use."""
+
+    adapter: Deployable
+    choice: Choice | None = None
+    """The flag's choice, if the caller named the line and gets that adapter."""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The served adapters, by the model names under which callers may use them."""
+
+    engine: Engine
+    served: Callable[[], Sequence[Deployable]]
+    """What was verified last."""
+    ladder: ClassificationLadder
+    choose: Choose
+    counts: Callable[[str, str], bool]
+    """Whether the requests of a caller's key for a user are compared in a rollout."""
+
+    def find(self, model: str, caller: Caller, user: str | None = None) -> Visible:
+        """Return the adapter that a model name means for a caller.
+
+        Args:
+            user: the end user that the request names; used only if the caller speaks for users.
+
+        Raises Refusal: 404 if the caller may not know of it, 503 if it is not loaded now.
+        """
+        user = user or None
+        found = self.visible(caller, user).get(model)
+        if found is None:
+            raise no_such_model()
+        if found.adapter.digest not in self.engine.loaded():
+            raise Refusal(503, "This model is being loaded. Send it again later.", "model_not_loaded", retry_after=10)
+        if found.choice is None or user is None or not caller.speaks_for_users(found.adapter.line):
+            return found
+        return found if self.counts(caller.key, user) else replace(found, choice=self._uncompared(found, caller))
+
+    def visible(self, caller: Caller, user: str | None = None) -> dict[str, Visible]:
+        """Model name -> adapter, of everything that a caller may use."""
+        served = {each.digest: each for each in self.served()}
+        names = {
+            each.adapter: Visible(each)
+            for each in served.values()
+            if not each.in_reserve and caller.may_name(each, self.ladder)
+        }
+        for line in self.lines():
+            is_for_user = user is not None and caller.speaks_for_users(line)
+            choice = self.choose(line, f"{caller.key}\n{user}" if is_for_user else caller.key, caller.groups)
+            if choice is None:
+                continue
+            for digest in (choice.digest, choice.otherwise):
+                adapter = served.get(digest or "")
+                if adapter is not None and adapter.line == line and caller.may_use(adapter, self.ladder):
+                    names[line] = Visible(adapter, choice if digest == choice.digest else None)
+                    break
+        return names
+
+    def _uncompared(self, found: Visible, caller: Caller) -> Choice | None:
+        """The same adapter for a user above the quota: not compared, and its reports count as the caller's own."""
+        own = self.choose(found.adapter.line, caller.key, caller.groups)
+        if found.choice is None or own is None:
+            return None
+        return replace(found.choice, drawn=False, user=own.user)
+
+    def lines(self) -> frozenset[str]:
+        return frozenset(each.line for each in self.served())
+
+
+@dataclass(frozen=True)
+class RoutedRequest:
+    """A validated request and the adapter that will answer it."""
+
+    caller: Caller
+    adapter: Deployable
+    sent: Sequence[Mapping[str, str]]
+    """The messages as the caller sent them."""
+    sampling: Sampling
+    choice: Choice | None = None
+    """The flag's choice, if it decided."""
+    model: str = ""
+    """The model name in the request."""
+    traceparent: str | None = None
+    """The caller's span, from its header."""
+    id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
+
+    @property
+    def newest_message(self) -> str:
+        """Without the line's instruction."""
+        return self.sent[-1]["content"] if self.sent else ""
+
+    @property
+    def messages(self) -> list[Mapping[str, str]]:
+        """With the line's instruction, if there is no system message."""
+        return with_instruction(self.sent, self.adapter)
+
+
+class RunningAnswer:
+    """An answer that has begun: its prompt's length, and its pieces."""
+
+    def __init__(
+        self,
+        request: RoutedRequest,
+        answer: Answer,
+        metrics: Metrics,
+        began: float,
+        progress: "_Progress",
+        screen: Screen,
+    ) -> None:
+        self.prompt_tokens = answer.prompt_tokens
+        self.answer_tokens = 0
+        self.first_seconds: float | None = None
+        self.finish: Finish | None = None
+        self.texts: list[str] = []
+        """What was sent to the caller."""
+        self.is_at_caller = False
+        """Whether the caller has yet to take a piece."""
+        self.screen = screen
+        self._answer = answer
+        self._progress = progress
+        self._first, self._each = metrics.of_tokens(request.adapter.line, request.adapter.adapter)
+        self._began = began
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """Yield pieces up to the one with `finish`. Raises EngineLost if the engine ends without one."""
+        last = self._began
+        async for piece in self._answer.pieces:
+            now = time.monotonic()
+            if self.answer_tokens == 0:
+                self.first_seconds = now - self._began
+                self._first.observe(self.first_seconds)
+            elif piece.tokens:
+                self._each.observe((now - last) / piece.tokens)
+            last = now
+            self.answer_tokens += piece.tokens
+            text = await self.screen.take(piece.text)
+            if piece.finish is not None and not self.screen.is_over:
+                text += await self.screen.end(is_cut=piece.finish == "length")
+            self.texts.append(text)
+            at_stop_text: Finish | None = "stop" if self.screen.is_at_stop_text else piece.finish
+            self.finish = "content_filter" if self.screen.is_stopped else at_stop_text
+            self._progress.note()
+            self.is_at_caller = True
+            yield Piece(text, piece.tokens, piece.finish)
+            self.is_at_caller = False
+            self._progress.note()
+            if self.finish is not None:
+                return
+        raise EngineLost("The engine ended an answer without saying why.")
+
+
+@dataclass
+class RequestHandler:
+    """Handles the requests of one gateway process."""
+
+    catalog: Catalog
+    limits: Limits
+    journal: Journal
+    telemetry: Telemetry
+    feedback: FeedbackStore
+    tracer: Tracer = field(default_factory=NoOpTracer)
+    screens: Screens = NOTHING_SEARCHED
+    transcripts: TranscriptFiles = field(default_factory=lambda: NOTHING_KEPT)
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.rates = Rates(self.limits)
+        self.places = Places(self.limits, self.catalog.lines)
+        self.is_ending = False
+        self._running: set[asyncio.Timeout] = set()
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.is_ending and self.journal.is_whole()
+
+    def figures(self, engines: Sequence[EngineState]) -> Figures:
+        """The figures of this moment, for `/metrics` and `/admin`."""
+        return Figures(engines, dict(self.places.running), self.places.waiting, self.metrics.counts())
+
+    @asynccontextmanager
+    async def answer(self, request: RoutedRequest) -> AsyncIterator[RunningAnswer]:
+        """Begin an answer; it is counted, noted and traced however it ends. Raises Refusal."""
+        with traced(self.tracer, request.model, request.adapter, request.sampling, request.traceparent) as span:
+            async with self._begun(request) as answer:
+                try:
+                    yield answer
+                finally:
+                    used = (answer.prompt_tokens, answer.answer_tokens)
+                    state_use(span, *used, answer.finish, answer.first_seconds)
+
+    async def take_feedback(self, caller: Caller, id: str, feedback: Feedback) -> None:
+        """Store and count feedback on an answer. Raises Refusal if that caller got no such answer."""
+        async with self.rates.request(caller):
+            try:
+                given = self.feedback.take(id, caller, feedback, self.transcripts.is_whole)
+            except (sqlite3.Error, OSError) as error:
+                _LOG.warning("feedback cannot be noted (%s)", type(error).__name__)
+                raise feedback_lost() from None
+        if given is None:
+            raise no_such_answer()
+        self.metrics.said(given.line, given.adapter, feedback)
+        if given.choice is not None:
+            self.telemetry.rate(given.line, given.choice, feedback, given.before)
+        rating = Rating(given=answer_digest(id, caller).hex(), at=utc_now(), feedback=feedback)
+        self.transcripts.rate(given.line, rating)
+
+    def end_within(self, seconds: float) -> None:
+        """Begin no new answer, and abort after so many seconds those that still run."""
+        self.is_ending = True
+        by = asyncio.get_running_loop().time() + seconds
+        for running in self._running:
+            when = running.when()
+            if when is None or when > by:
+                running.reschedule(by)
+
+    @asynccontextmanager
+    async def _begun(self, request: RoutedRequest) -> AsyncIterator[RunningAnswer]:
+        self._assert_can_answer(request)
+        began, answer, is_computed = time.monotonic(), None, False
+        try:
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self.rates.request(request.caller))
+                limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
+                screen = await self._screened(request)
+                await stack.enter_async_context(self.places.place(request.adapter.line))
+                progress = stack.enter_context(_progress(limit, self.limits.first_token_seconds))
+                is_computed = True
+                of_engine = await self.catalog.engine.answer(
+                    request.adapter.digest,
+                    with_instruction(screen.messages, request.adapter),
+                    replace(request.sampling, stop=screen.stops),
+                    request.caller.cache_group,
+                )
+                answer = RunningAnswer(request, of_engine, self.metrics, began, progress, screen)
+                stack.push_async_callback(_close, of_engine)
+                stack.push(self._noting(request, answer, began, limit))
+                self._remember(request)
+                yield answer
+        except asyncio.CancelledError:
+            if answer is None and is_computed:
+                self._compare(request, "", 0, time.monotonic() - began, "cancelled")
+            raise
+        except (EngineRefused, EngineLost, ScannerLost, TimeoutError) as error:
+            refusal = self._refusal(request, error)
+            refusal.is_counted = answer is not None
+            if answer is None and is_computed and not isinstance(error, EngineRefused):
+                self._compare(request, "", 0, time.monotonic() - began, "lost")
+            raise refusal from None
+
+    def _assert_can_answer(self, request: RoutedRequest) -> None:
+        if self.is_ending:
+            raise ending()
+        if not self.journal.is_whole():
+            message = "Answers cannot be noted now, so none is given. Tell the administrator."
+            raise Refusal(503, message, "journal_full", retry_after=60)
+        if not self.transcripts.is_whole(request.adapter.line):
+            raise transcripts_lost()
+
+    async def _screened(self, request: RoutedRequest) -> Screen:
+        """Search the request for personal data. Raises Refusal and ScannerLost."""
+        line, adapter = request.adapter.line, request.adapter.adapter
+        screen = self.screens.of(line, request.sent, request.sampling.stop)
+        try:
+            may_pass = await screen.take_request()
+        except TextTooLong:
+            raise too_long_to_search() from None
+        self.metrics.found(line, adapter, "request", screen.in_request)
+        if not may_pass:
+            raise personal_data_sent(screen.in_request)
+        return screen
+
+    @asynccontextmanager
+    async def _limited(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
+        async with asyncio.timeout(seconds) as limit:
+            self._running.add(limit)
+            try:
+                yield limit
+            finally:
+                self._running.discard(limit)
+
+    def _noting(self, request: RoutedRequest, answer: RunningAnswer, began: float, limit: asyncio.Timeout) -> "_Leave":
+        """Count and note an answer as it ends, before the engine is told to abort an unfinished one."""
+
+        def leave(kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+            by_caller = answer.is_at_caller or not limit.expired()
+            given_up = kind is not None and not issubclass(kind, Exception) and by_caller
+            outcome: Outcome = "complete" if answer.finish else "cancelled" if given_up else "lost"
+            self._note(request, answer, outcome, time.monotonic() - began)
+
+        return leave
+
+    def _note(self, request: RoutedRequest, answer: RunningAnswer, outcome: Outcome, seconds: float) -> None:
+        line, adapter = request.adapter.line, request.adapter.adapter
+        used = answer.prompt_tokens + answer.answer_tokens
+        self.rates.charge(request.caller, used)
+        self.metrics.ended(line, adapter, outcome, seconds, answer.prompt_tokens, answer.answer_tokens)
+        text, screen = "".join(answer.texts), answer.screen
+        self.metrics.found(line, adapter, "answer", screen.in_answer)
+        self.metrics.unsearched(line, adapter, screen.failures)
+        digest = digest_of_answer(request.id, adapter, request.messages, text)
+        ended: Ended = "stopped" if screen.is_stopped else outcome
+        holds_personal_data = bool(screen.in_answer) if screen.is_answer_searched else None
+        self._compare(request, text, answer.answer_tokens, seconds, ended, holds_personal_data)
+        transcript = self._transcribe(request, screen) if ended == "complete" else None
+        self.journal.note(
+            Answered(line=line, adapter=adapter, outcome=outcome, tokens=used, digest=digest, transcript=transcript)
+        )
+
+    def _transcribe(self, request: RoutedRequest, screen: Screen) -> str | None:
+        """Seal a complete answer, if its line keeps transcripts. Returns the digest of the sealed record."""
+        if not self.transcripts.keeps(request.adapter.line):
+            return None
+        record = Transcript(
+            given=answer_digest(request.id, request.caller).hex(),
+            line=request.adapter.line,
+            adapter=request.adapter.adapter,
+            classification=request.adapter.classification,
+            at=utc_now(),
+            messages=tuple(Turn.model_validate(dict(each)) for each in screen.messages),
+            answer="".join(screen.with_placeholders),
+            originals=screen.originals,
+        )
+        return self.transcripts.keep(record)
+
+    def _remember(self, request: RoutedRequest) -> None:
+        """Let the caller rate the answer. A caller who names a version is not a drawn user, but their reports about
+        the staged adapter count for its rollout too."""
+        line, adapter, caller = request.adapter.line, request.adapter.adapter, request.caller
+        choice = request.choice
+        if choice is None:
+            of_line = self.catalog.choose(line, caller.key, caller.groups)
+            if of_line is not None:
+                arm: Arm = "staged" if adapter == of_line.staged else "production"
+                choice = replace(of_line, adapter=adapter, digest=request.adapter.digest, arm=arm, drawn=False)
+        self.feedback.remember(request.id, caller, line, adapter, choice)
+
+    def _compare(
+        self,
+        request: RoutedRequest,
+        text: str,
+        tokens: int,
+        seconds: float,
+        ended: Ended,
+        holds_personal_data: bool | None = None,
+    ) -> None:
+        """Count an answer in its line's rollout. holds_personal_data: None if it was not searched."""
+        if request.choice is not None and not self.is_ending:
+            self.telemetry.note(
+                request.adapter.line,
+                request.choice,
+                text,
+                tokens,
+                seconds,
+                ended,
+                request.newest_message,
+                holds_personal_data=holds_personal_data,
+            )
+
+    def _refusal(
+        self, request: RoutedRequest, error: EngineRefused | EngineLost | ScannerLost | TimeoutError
+    ) -> Refusal:
+        """The error that the caller gets. An engine's rejection is the request's fault, unless the adapter is gone."""
+        if isinstance(error, ScannerLost):
+            _LOG.warning(error.message)
+            return scanner_lost()
+        if isinstance(error, EngineLost):
+            return engine_lost()
+        if isinstance(error, TimeoutError):
+            return ending() if self.is_ending else too_slow()
+        if request.adapter.digest not in self.catalog.engine.loaded():
+            return no_such_model()
+        return Refusal(400, f"{error.message} {error.hint}".strip(), "refused_by_engine", param="messages")
+
+
+_Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]
+
+
+class _Progress:
+    """Expires a limit when nothing was heard or taken for so many seconds. One timer, however many tokens there are."""
+
+    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
+        self._limit, self._seconds = limit, seconds
+        self._loop = asyncio.get_running_loop()
+        self.note()
+        self._schedule()
+
+    def note(self) -> None:
+        """Something was heard, or taken."""
+        self._since = self._loop.time()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _schedule(self) -> None:
+        self._timer = self._loop.call_at(self._since + self._seconds, self._look)
+
+    def _look(self) -> None:
+        if self._loop.time() < self._since + self._seconds:
+            self._schedule()
+        elif not self._limit.expired():
+            self._limit.reschedule(self._loop.time())
+
+
+@contextmanager
+def _progress(limit: asyncio.Timeout, seconds: float) -> Iterator[_Progress]:
+    progress = _Progress(limit, seconds)
+    try:
+        yield progress
+    finally:
+        progress.cancel()
+
+
+async def _close(answer: Answer) -> None:
+    """Abort an answer; nothing happens to one that is complete."""
+    close = getattr(answer.pieces, "aclose", None)
+    if close is not None:
+        with suppress(EngineLost):
+            await close()
