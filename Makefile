@@ -21,7 +21,7 @@ help:
 	@echo "make coverage   all tests, and which lines they did not run"
 	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, registry and reports on :8700, gateway on :8800"
 	@echo "make check   format, lint, types, and the order of the rooms"
-	@echo "make docs    regenerate the pages that are made from the code"
+	@echo "make docs    write the generated pages, and build the site: site/index.html"
 	@echo "make lock    resolve requirements/*.txt again (needs uv)"
 	@echo "make bench   what the figures in the README come from"
 	@echo "make bench-corpus   privacy and split, beside Presidio: docs/benchmarks/corpus.md"
@@ -96,6 +96,7 @@ coverage: setup
 
 docs: setup
 	@PYTHONPATH=$(CURDIR) $(BIN)/python docs/make.py
+	@$(BIN)/python docs/site/build.py site
 
 check: setup
 	@$(BIN)/ruff format --check .

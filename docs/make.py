@@ -1,4 +1,4 @@
-"""Write the generated pages and schemas anew: `make docs`. A test compares each with what it is made from."""
+"""Write the generated pages and schemas again: `make docs`. A test compares each with its source."""
 
 import json
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +71,13 @@ def test_every_command_and_option_exists(page: Path) -> None:
         if not is_group and (command is None or any(option not in known[command] for option in options)):
             unknown.append(call)
     assert not unknown
+
+
+@pytest.mark.slow
+def test_the_site_has_search_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, PROJECT_ROOT / "docs" / "site" / "build.py", site], check=True)
+    loaded = re.compile(r"<(?:script|img|iframe)[^>]*\ssrc=[\"']?https?:|<link[^>]*rel=[\"']?stylesheet[^>]*https?:")
+    built = list(site.rglob("*.html"))
+    assert len(built) > 40 and (site / "search.js").stat().st_size > 100_000
+    assert not [page for page in built if loaded.search(page.read_text(encoding="utf-8"))]

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
 from markdown_it import MarkdownIt
 from uvicorn import Config, Server
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.hosts import for_hosts, listen
 from sovereign_pipeline.base.processes import keep_private
-from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.dagster.asset_details import READABLE
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
@@ -36,6 +37,13 @@ HEADERS = {
     "Cache-Control": "no-store",
 }
 
+SITE = PROJECT_ROOT / "site"
+"""The documentation, once `make docs` has built it. Its own scripts run; nothing is loaded from elsewhere."""
+SITE_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 _STYLE = (
@@ -52,6 +60,8 @@ def create_app(settings: Settings) -> FastAPI:
     @app.middleware("http")
     async def with_headers(request: Request, call_next):  # type: ignore[no-untyped-def]
         response = await call_next(request)
+        if request.url.path.startswith("/docs/"):
+            response.headers["Content-Security-Policy"] = SITE_POLICY
         for name, value in HEADERS.items():
             response.headers.setdefault(name, value)  # the registry's pages have their own
         return response
@@ -70,6 +80,9 @@ def create_app(settings: Settings) -> FastAPI:
     @app.get("/ready")
     def ready() -> Response:
         return Response("ready", media_type="text/plain")
+
+    if SITE.is_dir():
+        app.mount("/docs", StaticFiles(directory=SITE, html=True))
 
     @app.get("/{digest}/{name}")
     def page(digest: str, name: str) -> Response:
