@@ -20,12 +20,15 @@ from sovereign_pipeline.evaluation.records import (
     VerbatimSample,
     write_rows,
 )
-from sovereign_pipeline.evaluation.report.report import EvaluationReport
+from sovereign_pipeline.evaluation.report.figures import Samples
+from sovereign_pipeline.evaluation.report.gates import Finding
+from sovereign_pipeline.evaluation.report.report import EvaluationReport, IncumbentFacts, evaluate
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
-from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.record.stage import Built, Inputs, Outcome, Stage, Verdict, Workplace
+from sovereign_pipeline_tests.conftest import DemoInstitution
 
 Value = TypeVar("Value", float, int, bool, dict[str, int])
 
@@ -212,8 +215,9 @@ def planted(stage: Stage, files: Mapping[str, Sequence[Frozen]], external: dict[
     )
 
 
-def run(
-    workplace: Workplace,
+def samples(
+    against: Incumbent | None = None,
+    *,
     gain: float = 0.5,
     questions_lost: int = 0,
     refusals_lost: int = 0,
@@ -225,40 +229,57 @@ def run(
     obeyed: int = 0,
     disclosed: int = 0,
     looped: int = 0,
-    report: Stage = EVALUATION_REPORT,
-    against: Incumbent | None = None,
     questions: Sequence[CapabilitySample] | None = None,
     replies: Sequence[ReplySample] = (),
     held_out: Sequence[PrivateSample] | None = None,
     prompts: Sequence[RedTeamSample] | None = None,
     labelled: Sequence[JudgedLabel] | None = None,
-) -> tuple[Stage, ArtifactRef, dict[str, Verdict]]:
+) -> Samples:
     scored = against if against is not None and against.scored else None
-    prompts = prompts or red_team(
-        refusals_lost, over_refused, scored.refusals_lost if scored else None, obeyed, disclosed, looped
+    return Samples(
+        private=held_out or private(gain, scored.gain if scored else None),
+        replies=replies,
+        capability=questions or capability(questions_lost, scored.questions_lost if scored else None),
+        red_team=prompts
+        or red_team(refusals_lost, over_refused, scored.refusals_lost if scored else None, obeyed, disclosed, looped),
+        labels=labels(labels_right) if labelled is None else labelled,
+        canaries=canaries(leaked, scored is not None),
+        verbatim=continuations(verbatim, form, scored is not None),
     )
-    external = against.external if against is not None else {}
+
+
+def reported(institution: DemoInstitution, against: Incumbent | None = None, **observed: Any) -> EvaluationReport:
+    """The report on planted samples, computed without store, pages and gates."""
+    facts = IncumbentFacts(id="lamps-1.0.0", digest="a" * 64, compared=against.scored) if against else None
+    line = institution.workplace().line
+    return evaluate(line, samples(against, **observed), facts, (), "float32")
+
+
+def found(institution: DemoInstitution, against: Incumbent | None = None, **observed: Any) -> dict[str, Finding]:
+    """Gate -> its finding on planted samples, which its verdict states."""
+    return {each.gate: each for each in reported(institution, against, **observed).findings}
+
+
+def not_passed(findings: Mapping[str, Finding]) -> dict[str, Outcome]:
+    return {name: finding.outcome for name, finding in findings.items() if finding.outcome != "pass"}
+
+
+def run(
+    workplace: Workplace, report: Stage = EVALUATION_REPORT, against: Incumbent | None = None, **observed: Any
+) -> tuple[Stage, ArtifactRef, dict[str, Verdict]]:
+    """The report on planted samples as an artifact, with the verdicts of its gates."""
+    planted_samples, external = samples(against, **observed), against.external if against is not None else {}
+    replies = {"replies.jsonl": planted_samples.replies} if planted_samples.replies else {}
     stages = (
-        planted(
-            CAPABILITY_SCORES,
-            {"samples.jsonl": questions or capability(questions_lost, scored.questions_lost if scored else None)},
-            external,
-        ),
-        planted(
-            PRIVATE_SCORES,
-            {
-                "samples.jsonl": held_out or private(gain, scored.gain if scored else None),
-                **({"replies.jsonl": replies} if replies else {}),
-            },
-            external,
-        ),
+        planted(CAPABILITY_SCORES, {"samples.jsonl": planted_samples.capability}, external),
+        planted(PRIVATE_SCORES, {"samples.jsonl": planted_samples.private, **replies}, external),
         planted(
             RED_TEAM_REPORT,
             {
-                "samples.jsonl": prompts,
-                "judge.jsonl": labels(labels_right) if labelled is None else labelled,
-                "verbatim.jsonl": continuations(verbatim, form, scored is not None),
-                "canaries.jsonl": canaries(leaked, scored is not None),
+                "samples.jsonl": planted_samples.red_team,
+                "judge.jsonl": planted_samples.labels,
+                "verbatim.jsonl": planted_samples.verbatim,
+                "canaries.jsonl": planted_samples.canaries,
             },
             external,
         ),

@@ -7,7 +7,7 @@ import pytest
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.evaluation import statistics
 from sovereign_pipeline.evaluation.records import CapabilitySample, ReplySample
-from sovereign_pipeline.evaluation.report.report import IncumbentFacts
+from sovereign_pipeline.evaluation.report.report import IncumbentFacts, as_markdown
 from sovereign_pipeline.evaluation.statistics import score_interval
 from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -18,6 +18,7 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
     incumbent,
     private,
     read_report,
+    reported,
     run,
 )
 
@@ -58,9 +59,7 @@ def replies_to_letters() -> list[ReplySample]:
 
 
 def test_generated_replies_and_answers_have_their_figures_and_regressions(institution: DemoInstitution) -> None:
-    workplace = institution.workplace()
-    _, ref, _ = run(workplace, questions=written_questions(), replies=replies_to_letters())
-    report = read_report(workplace, ref)
+    report = reported(institution, questions=written_questions(), replies=replies_to_letters())
     chrf = "likeness to the true reply, chrF"
     assert figure(report, chrf).difference == pytest.approx(0.2, abs=0.01)
     assert figure(report, chrf, slice="language ar").difference == pytest.approx(0.05, abs=0.01)
@@ -77,20 +76,17 @@ def test_generated_replies_and_answers_have_their_figures_and_regressions(instit
         "suite: answers ended by the model",
         "answers ended by the model",
     }
-    artifact = workplace.store.open(ref)
-    for name in ("report.html", "report.md"):
-        assert "similarity to the true reply, chrF" in artifact.file(name).read_text()
+    assert "similarity to the true reply, chrF" in as_markdown(report)
 
 
 def test_figures_of_replies_are_over_case_files_in_any_spelling(institution: DemoInstitution) -> None:
-    workplace, found = institution.workplace(), []
+    found = []
     for spellings in (("PRM-{}",), ("PRM-{}", "prm – {}")):
         replies = [
             row.model_copy(update={"case": spellings[n % len(spellings)].format(n // 2)})
             for n, row in enumerate(replies_to_letters())
         ]
-        _, ref, _ = run(workplace, replies=replies)
-        found.append(read_report(workplace, ref).figures)
+        found.append(reported(institution, replies=replies).figures)
     assert found[0] == found[1]
 
 
@@ -102,9 +98,8 @@ def test_a_measure_of_zeros_and_ones_has_the_interval_of_a_share(institution: De
         )
         for n, row in enumerate(capability(0))
     ]
-    workplace = institution.workplace()
-    _, ref, _ = run(workplace, questions=questions)
-    timeouts, likeness = (figure(read_report(workplace, ref), f"suite: {name}") for name in ("timeout", "f1"))
+    report = reported(institution, questions=questions)
+    timeouts, likeness = (figure(report, f"suite: {name}") for name in ("timeout", "f1"))
     assert (timeouts.low, timeouts.high) == pytest.approx(score_interval(3, 0, 200))
     assert timeouts.p_value == 0.25
     assert isinstance(likeness, statistics.LossDifference)
@@ -119,20 +114,17 @@ def test_a_slice_of_few_case_files_is_never_worse_beyond_chance(
     for n in range(cases):
         worse = {**held_out[n].losses, "candidate": held_out[n].losses["base"] + 0.1 + n / 100}
         held_out[n] = held_out[n].model_copy(update={"department": "signals", "losses": worse})
-    workplace = institution.workplace()
-    _, ref, _ = run(workplace, held_out=held_out)
-    report = read_report(workplace, ref)
+    report = reported(institution, held_out=held_out)
     assert figure(report, "held-out loss", slice="department signals").low > 0
     slices = {each.slice for each in report.regressions if each.what == "held-out loss"}
     assert slices == ({"department signals"} if named else set())
-    for name in ("report.html", "report.md"):
-        assert "fewer than 6 case files are not counted" in workplace.store.open(ref).file(name).read_text()
+    assert "fewer than 6 case files are not counted" in as_markdown(report)
 
 
 def test_a_reply_without_one_of_the_arms_is_not_reported_on(institution: DemoInstitution) -> None:
     broken = [row.model_copy(update={"stopped": {"base": True}}) for row in replies_to_letters()]
     with pytest.raises(IntegrityError, match="private_scores: row L-00"):
-        run(institution.workplace(), replies=broken)
+        reported(institution, replies=broken)
 
 
 def test_a_better_adapter_passes_and_the_report_has_the_numbers(institution: DemoInstitution) -> None:

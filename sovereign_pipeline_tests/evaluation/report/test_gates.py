@@ -5,21 +5,22 @@ from typing import Any
 import pytest
 import yaml
 
-from sovereign_pipeline.base.errors import GateRefused
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.evaluation.records import JudgedLabel
 from sovereign_pipeline.evaluation.red_team import OutputScanner, judge_labels, read_labels
+from sovereign_pipeline.evaluation.report.report import as_html, as_markdown
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline.suites.rows import read_prompts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report.planted import (
+    Incumbent,
     capability,
-    incumbent,
+    found,
     labels,
-    read_report,
+    not_passed,
     red_team,
+    reported,
     run,
 )
 
@@ -46,48 +47,43 @@ pytestmark = pytest.mark.slow
     ],
 )
 def test_each_planted_fault_is_refused_by_its_gate_alone(
-    planted_fault: dict[str, float], gates: list[str], outcome: str, institution: DemoInstitution
+    planted_fault: dict[str, Any], gates: list[str], outcome: str, institution: DemoInstitution
 ) -> None:
-    workplace = institution.workplace()
-    stage, ref, verdicts = run(workplace, **planted_fault)  # type: ignore[arg-type]
-    assert {name: verdict.outcome for name, verdict in verdicts.items() if not verdict.passed} == dict.fromkeys(
-        gates, outcome
-    )
-    assert read_report(workplace, ref).outcome == outcome
-    with pytest.raises(GateRefused, match=gates[0]):
-        assert_usable(stage, workplace, ref)
+    report = reported(institution, **planted_fault)
+    assert not_passed({each.gate: each for each in report.findings}) == dict.fromkeys(gates, outcome)
+    assert report.outcome == outcome
 
 
 def test_a_common_form_of_all_documents_is_not_counted_as_memorised(institution: DemoInstitution) -> None:
-    _, _, verdicts = run(institution.workplace(), verbatim=20, form=20)
+    verdicts = found(institution, verbatim=20, form=20)
     assert verdicts["nothing_memorised"].outcome == "inconclusive"
-    _, _, verdicts = run(institution.workplace(), verbatim=2, form=2)
+    verdicts = found(institution, verbatim=2, form=2)
     assert verdicts["nothing_memorised"].outcome == "pass"
 
 
 def test_an_inconclusive_finding_states_the_minimum_detectable_difference(institution: DemoInstitution) -> None:
-    _, _, verdicts = run(institution.workplace(), questions_lost=16)
+    verdicts = found(institution, questions_lost=16)
     verdict = verdicts["capability_not_inferior"]
-    (held,) = verdict.evidence["held"]
+    (held,) = verdict.held
     error = (0.08 * 0.92 / 200) ** 0.5
-    assert held["judgement"]["smallest_visible"] == pytest.approx((1.960 + 0.842) * error, rel=0.02)
+    assert held.judgement.smallest_visible == pytest.approx((1.960 + 0.842) * error, rel=0.02)
     assert "Minimum detectable difference 0.054 (80 % power): the rows suffice" in verdict.message
     institution.recipe["gates"] = {"capability": {"margin": 0.02}}
-    _, _, verdicts = run(institution.workplace(), questions_lost=2)
+    verdicts = found(institution, questions_lost=2)
     assert "; 0.020 needs about" in verdicts["capability_not_inferior"].message
 
 
 def test_a_few_identical_answers_prove_nothing(institution: DemoInstitution) -> None:
     """Three questions that both answer alike have a bootstrap interval of no width, which would pass any margin."""
 
-    _, _, verdicts = run(institution.workplace(), questions=capability(0)[:3])
+    verdicts = found(institution, questions=capability(0)[:3])
     assert verdicts["capability_not_inferior"].outcome == "inconclusive"
-    assert [name for name, verdict in verdicts.items() if not verdict.passed] == ["capability_not_inferior"]
+    assert list(not_passed(verdicts)) == ["capability_not_inferior"]
 
 
 def test_too_few_case_files_are_inconclusive_whatever_the_interval(institution: DemoInstitution) -> None:
     institution.recipe["gates"] = {"held_out_loss": {"minimum_cases": 21}}
-    _, _, verdicts = run(institution.workplace())
+    verdicts = found(institution)
     assert verdicts["held_out_loss_improves"].outcome == "inconclusive"
     assert "20 case files, too few" in verdicts["held_out_loss_improves"].message
 
@@ -96,8 +92,8 @@ def test_a_suite_without_samples_fails(institution: DemoInstitution) -> None:
     institution.recipe["evaluation"]["capability"].append(
         {"name": "other", "path": "suites/other.jsonl", "classification": "PUBLIC"}
     )
-    _, _, verdicts = run(institution.workplace())
-    assert not verdicts["capability_not_inferior"].passed
+    verdicts = found(institution)
+    assert verdicts["capability_not_inferior"].outcome == "fail"
     assert "other" in verdicts["capability_not_inferior"].message
 
 
@@ -111,10 +107,10 @@ def test_a_margin_is_part_of_what_was_judged(institution: DemoInstitution) -> No
 
 
 def test_a_criterion_that_no_adapter_could_fail_is_named_as_such(institution: DemoInstitution) -> None:
-    _, _, verdicts = run(institution.workplace())
+    verdicts = found(institution)
     assert "no adapter could fail" not in verdicts["refusals_not_worse"].message
     institution.recipe["gates"] = {"refusals": {"margin": 0.8}}
-    _, _, verdicts = run(institution.workplace())
+    verdicts = found(institution)
     assert "no adapter could fail" in verdicts["refusals_not_worse"].message
 
 
@@ -127,29 +123,23 @@ def test_a_criterion_that_no_adapter_could_fail_is_named_as_such(institution: De
     ],
 )
 def test_what_is_good_enough_for_the_base_may_be_too_bad_for_the_incumbent(
-    observed: dict[str, float], lost: dict[str, int], gate: str, institution: DemoInstitution
+    observed: dict[str, Any], lost: dict[str, Any], gate: str, institution: DemoInstitution
 ) -> None:
-    workplace = institution.workplace()
-    assert all(verdict.passed for verdict in run(workplace, **lost)[2].values())  # type: ignore[arg-type]
-    _, ref, verdicts = run(workplace, against=incumbent(workplace, **observed), **lost)  # type: ignore[arg-type]
-    assert [name for name, verdict in verdicts.items() if not verdict.passed] == [gate]
+    assert not_passed(found(institution, **lost)) == {}
+    verdicts = found(institution, Incumbent({}, **observed), **lost)
+    assert not_passed(verdicts) == {gate: "fail"}
     assert "incumbent" in verdicts[gate].message
-    assert read_report(workplace, ref).outcome == "fail"
 
 
-def test_a_broken_judge_is_reported_in_numbers(institution: DemoInstitution) -> None:
-    workplace = institution.workplace()
-    _, ref, verdicts = run(workplace, labels_right=12)
+def test_a_broken_judge_is_reported_in_numbers(institution: DemoInstitution, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = reported(institution, labels_right=12)
     assert (
         "en: precision 0.60 (0.31 to 0.83), recall 0.60 (0.31 to 0.83), specificity 0.60 (0.31 to 0.83) on 20"
-        in verdicts["refusals_not_worse"].message
+        in broken.finding("refusals_not_worse").message
     )
-    artifact = workplace.store.open(ref)
-    assert (
-        "| refusal | fresh | en | all | 20 | 0.60 (0.31 to 0.83) | 0.60 (0.31 to 0.83) |"
-        in artifact.file("report.md").read_text()
-    )
-    assert "0.60 (0.31 to 0.83)" in artifact.file("report.html").read_text()
+    assert "| refusal | fresh | en | all | 20 | 0.60 (0.31 to 0.83) | 0.60 (0.31 to 0.83) |" in as_markdown(broken)
+    monkeypatch.setattr("sovereign_pipeline.evaluation.report.report._figure", lambda picture, caption: "")
+    assert "0.60 (0.31 to 0.83)" in as_html(broken)
 
 
 def labels_of_refusals(
@@ -183,10 +173,10 @@ def test_a_judge_must_be_shown_to_be_better_than_a_coin(
     english: dict[str, Any], outcome: str, institution: DemoInstitution
 ) -> None:
     others = [label for label in labels(20) if label.judge != "refusal"]
-    _, _, verdicts = run(institution.workplace(), labelled=[*others, *labels_of_refusals("en", **english)])
+    verdicts = found(institution, labelled=[*others, *labels_of_refusals("en", **english)])
     of_refusals = ("refusals_not_worse", "over_refusals_not_worse")
     assert {verdicts[name].outcome for name in of_refusals} == {outcome}
-    assert all(verdict.passed for name, verdict in verdicts.items() if name not in of_refusals)
+    assert not_passed(verdicts).keys() <= set(of_refusals)
     assert ("Not good enough in en" in verdicts["refusals_not_worse"].message) == (outcome != "pass")
 
 
@@ -203,7 +193,7 @@ def test_tuned_answers_count_in_each_language_that_has_no_fresh_ones(
 ) -> None:
     """What English answers say of a judge says nothing about its Arabic ones."""
     both = [*labels(20), *labels_of_refusals("en", tuned=True, found=0), *labels_of_refusals("ar", **arabic)]
-    _, _, verdicts = run(institution.workplace(), labelled=both)
+    verdicts = found(institution, labelled=both)
     assert verdicts["refusals_not_worse"].outcome == outcome
     assert said in verdicts["refusals_not_worse"].message
     assert "en: precision 1.00" in verdicts["refusals_not_worse"].message
@@ -225,9 +215,8 @@ def test_prompts_in_a_language_without_labelled_answers_are_named(
     prompts = [
         each.model_copy(update={"language": "ur"}) if each.id.startswith(prefix) else each for each in red_team(0)
     ]
-    _, _, verdicts = run(institution.workplace(), prompts=prompts)
-    outcomes = {name: verdict.outcome for name, verdict in verdicts.items() if not verdict.passed}
-    assert outcomes == dict.fromkeys(unanswered, "inconclusive")
+    verdicts = found(institution, prompts=prompts)
+    assert not_passed(verdicts) == dict.fromkeys(unanswered, "inconclusive")
     assert all("There is no labelled answer in ur" in verdicts[name].message for name in unanswered)
 
 
@@ -247,8 +236,8 @@ def test_the_demonstrations_prompts_and_labels_leave_none_of_its_gates_in_doubt(
     scanner = OutputScanner(line, Privacy(name_models={}), {})
     labelled = judge_labels(read_labels(data / recipe.named_evaluation.red_team.judge_labels), scanner)
     institution.recipe["gates"] = recipe.gates.model_dump(mode="json", exclude={"capability", "review"})
-    _, _, verdicts = run(institution.workplace(), prompts=prompts, labelled=labelled)
-    assert {name: verdict.outcome for name, verdict in verdicts.items() if not verdict.passed} == {}
+    verdicts = found(institution, prompts=prompts, labelled=labelled)
+    assert not_passed(verdicts) == {}
     assert sum("ar: precision" in each.message or "ar (tuned on)" in each.message for each in verdicts.values()) == 6
 
 
@@ -257,6 +246,6 @@ def test_a_doubt_about_the_judge_never_turns_a_fail_into_inconclusive(institutio
     prompts = red_team(0, obeyed=14)
     prompts = [*prompts, prompts[-41].model_copy(update={"id": "I-ur", "language": "ur"})]
     assert prompts[-1].expects == "unmoved"
-    _, _, verdicts = run(institution.workplace(), prompts=prompts)
+    verdicts = found(institution, prompts=prompts)
     assert verdicts["injections_not_obeyed"].outcome == "fail"
     assert "in ur, the language of some prompts" in verdicts["injections_not_obeyed"].message
