@@ -1,9 +1,8 @@
-"""The one taxonomy of errors that people are meant to read.
+"""The errors that people read: what happened and where, and what to do.
 
-A message says what happened and where (file, row id; never document text); a hint says what to do. Neither names a
-command: an act that would put the error right is a `Remedy`, which each interface phrases in its own way. A class
-belongs here when a caller or the command line must tell it apart. Bugs are not in here: they stay ordinary exceptions
-with a traceback.
+A message names the file or row id, and never quotes a document. A hint says what to do, without a command: an act that
+corrects the error is a `Remedy`, which each interface phrases. A class exists where a caller tells it apart, and
+carries the hint that is usual for it. Bugs stay ordinary exceptions with a traceback.
 """
 
 import traceback
@@ -45,18 +44,20 @@ class SovereignError(Exception):
     """Base of every error with a message for people."""
 
     exit_status: ClassVar[int] = 1
-    """What the command line ends with."""
+    """The exit status of the command line."""
+    usual_hint: ClassVar[str] = ""
+    """The hint of an error that is raised without one."""
 
-    def __init__(self, message: str, hint: str = "", *, act: Act | None = None, **about: str) -> None:
+    def __init__(self, message: str, hint: str | None = None, *, act: Act | None = None, **about: str) -> None:
         """
         Args:
             message: what happened and where, in sentences.
-            hint: what to do, in sentences; shown on a line of its own.
-            act: the act that would put it right, where an interface has one; `about` says to what.
+            hint: what to do, in sentences; None takes the class's usual hint, and "" gives none.
+            act: the act that would correct it, where an interface has one; `about` says on what.
         """
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = self.usual_hint if hint is None else hint
         self.remedy = Remedy(act, about) if act is not None else None
 
     def __str__(self) -> str:
@@ -64,7 +65,7 @@ class SovereignError(Exception):
 
 
 class InputError(SovereignError):
-    """The caller gave something wrong: a recipe, a file, an unknown line or identifier."""
+    """The input is wrong: a recipe, a file, an unknown line or identifier."""
 
     exit_status = 2
 
@@ -72,9 +73,13 @@ class InputError(SovereignError):
 class RecipeError(InputError):
     """A recipe or institution file does not say something valid."""
 
+    usual_hint = "Correct the file."
+
 
 class SourceError(InputError):
     """A source file is missing or cannot be read as its descriptor says."""
+
+    usual_hint = "Correct the source file, or its descriptor in the recipe."
 
 
 class NotFoundError(InputError):
@@ -82,15 +87,21 @@ class NotFoundError(InputError):
 
 
 class CorpusWithheld(InputError):
-    """Unscrubbed text is needed, and this process is not given it."""
+    """This process has no access to the unscrubbed text that it needs."""
+
+    usual_hint = "Run it under the account that reads the corpus (SOVEREIGN_CORPUS)."
 
 
 class IntegrityError(SovereignError):
     """Bytes are missing or are not the ones that were recorded. The message names the file."""
 
+    usual_hint = "Restore it from a copy, and find out what changed it."
+
 
 class CeilingExceeded(SovereignError):
     """A document's classification is above the ceiling of the line it was given to."""
+
+    usual_hint = "Leave the document out, or have the ceiling of the line raised."
 
 
 class QuarantineExceeded(SovereignError):
@@ -102,19 +113,25 @@ class PrivacyError(SovereignError):
 
 
 class GateRefused(SovereignError):
-    """A gate said no, or has no passing record for exactly the artifact that is to be used."""
+    """A gate failed, or has no passing record for exactly this artifact."""
 
 
 class StaleInput(SovereignError):
     """An input was made from something that is no longer the line's current artifact."""
 
+    usual_hint = "Run the line again."
+
 
 class TrainingFailed(SovereignError):
     """The trainer stopped: a guard fired, or the child process ended without a result."""
 
+    usual_hint = "Correct the recipe, and run the line again."
+
 
 class WorkerKilled(SovereignError):
     """One of the processes that share the work of this machine was killed."""
+
+    usual_hint = "Free memory on this machine, and run the line again."
 
 
 class SandboxUnavailable(SovereignError):
@@ -122,11 +139,11 @@ class SandboxUnavailable(SovereignError):
 
 
 class ConflictError(SovereignError):
-    """What was to be recorded is on record already, or what it belongs to is closed."""
+    """The act is logged already, or what it belongs to is closed."""
 
 
 class SignInError(SovereignError):
-    """Somebody is not who may do this here: no session, or a link that is unknown, used or too old."""
+    """The person may not do this: no session, or a link that is unknown, used or expired."""
 
 
 class EngineRefused(SovereignError):
@@ -134,11 +151,15 @@ class EngineRefused(SovereignError):
 
 
 class EngineLost(SovereignError):
-    """An engine is gone, or was stopped, before an answer was complete."""
+    """An engine ended or was stopped before an answer was complete."""
+
+    usual_hint = "Ask again in a moment."
 
 
 class ScannerLost(SovereignError):
     """A text could not be searched for personal data."""
+
+    usual_hint = "Send it again later."
 
 
 class TextTooLong(SovereignError):
@@ -149,7 +170,7 @@ class RunStopped(SovereignError):
     """A run of the chain ended without success; the message is the first reason that was given."""
 
     def __init__(
-        self, message: str, hint: str = "", *, exit_status: int = 1, act: Act | None = None, **about: str
+        self, message: str, hint: str | None = None, *, exit_status: int = 1, act: Act | None = None, **about: str
     ) -> None:
         super().__init__(message, hint, act=act, **about)
         self.exit_status = exit_status  # type: ignore[misc]

@@ -14,7 +14,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 
 
-def read_bounded(path: Path, most: int, hint: str) -> bytes:
+def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
     """The bytes of a file, `most` of them. Raises IntegrityError, with the hint, for a larger one or none to read."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

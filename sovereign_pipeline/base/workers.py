@@ -68,7 +68,6 @@ class WorkerPool:
             self.kill()
             raise WorkerKilled(
                 "A worker process was killed, most often because memory ran out. Nothing was kept.",
-                "Free memory on this machine, and run the line again.",
             ) from None
 
     def begin(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":

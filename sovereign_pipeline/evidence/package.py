@@ -118,7 +118,7 @@ def read_shown(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest, name:
         raise NotFoundError(f"{path}: this is no file of a {manifest.kind} that is shown.")
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise IntegrityError(f"{path}: the bytes are not the recorded ones.", "Restore the file.")
+        raise IntegrityError(f"{path}: the bytes are not the recorded ones.")
     return content
 
 

@@ -39,7 +39,12 @@ if TYPE_CHECKING:
 
 LIST = "files.json"
 LARGEST_LIST = 1 << 30
-DAMAGED = "Use another backup, and find out what changed this one."
+
+
+class DamagedBackup(IntegrityError):
+    """A backup is not the one that was signed, or cannot be read."""
+
+    usual_hint = "Use another backup, and find out what changed this one."
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,7 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
             for member in tar:
                 stream = tar.extractfile(member) if member.isreg() else None
                 if stream is None or content:
-                    raise IntegrityError(f"{path}: {member.name!a} does not belong into a backup.", DAMAGED)
+                    raise DamagedBackup(f"{path}: {member.name!a} does not belong into a backup.")
                 if member.name == LIST:
                     content = stream.read(LARGEST_LIST)
                 else:
@@ -145,13 +150,13 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
             f"{path}: this key does not open the backup.", "Give the private key that belongs to it."
         ) from None
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise IntegrityError(f"{path}: it cannot be read ({type(error).__name__}).", DAMAGED) from None
+        raise DamagedBackup(f"{path}: it cannot be read ({type(error).__name__}).") from None
     try:
         listed = [Listed(**each) for each in json.loads(content)]
     except (ValueError, TypeError):
-        raise IntegrityError(f"{path}: it has no list of its files at its end.", DAMAGED) from None
+        raise DamagedBackup(f"{path}: it has no list of its files at its end.") from None
     if found != listed or len({each.name for each in listed}) != len(listed):
-        raise IntegrityError(f"{path}: its files are not those of its list.", DAMAGED)
+        raise DamagedBackup(f"{path}: its files are not those of its list.")
     return listed
 
 
@@ -164,7 +169,7 @@ def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str
     while hashing.read(BLOCK):
         pass
     if hashing.sha256.hexdigest() != sha256:
-        raise IntegrityError("The backup changed while it was read: these are not the bytes that were signed.", DAMAGED)
+        raise DamagedBackup("The backup changed while it was read: these are not the bytes that were signed.")
 
 
 def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, Iterator[bytes]], None]) -> Listed:
@@ -231,7 +236,6 @@ def recipient_in(path: Path) -> str:
 
 
 ARCHIVE, DESCRIPTION, SIGNATURE = "backup.tar.age", "backup.json", "backup.json.sigstore.json"
-AGAIN = "Use another backup, and find out who changed this one."
 
 
 class Description(Frozen):
@@ -262,16 +266,16 @@ def write(directory: Path, description: Description, signer: Signer) -> None:
 
 def read_description(directory: Path, trust: Trust) -> Description:
     """Read and verify, with every byte of the archive. Raises IntegrityError."""
-    content = read_bounded(directory / DESCRIPTION, LARGEST_BUNDLE, AGAIN)
+    content = read_bounded(directory / DESCRIPTION, LARGEST_BUNDLE, DamagedBackup.usual_hint)
     try:
         description = Description.model_validate_json(content)
         index = description.head.size  # a key that was replaced since counts for what it signed before
     except (ValidationError, InputError):
-        raise IntegrityError(f"{directory / DESCRIPTION}: this describes no backup.", AGAIN) from None
-    signature = read_bounded(directory / SIGNATURE, LARGEST_BUNDLE, AGAIN)
+        raise DamagedBackup(f"{directory / DESCRIPTION}: this describes no backup.") from None
+    signature = read_bounded(directory / SIGNATURE, LARGEST_BUNDLE, DamagedBackup.usual_hint)
     sha256 = file_sha256(directory / DESCRIPTION)
     verify_statement(signature, trust, PIPELINE, predicate_type=BACKUP, sha256=sha256, at_index=index)
     archive = directory / ARCHIVE
     if archive.is_symlink() or not archive.is_file() or file_sha256(archive) != description.archive:
-        raise IntegrityError(f"{archive}: these are not the bytes of the backup.", AGAIN)
+        raise DamagedBackup(f"{archive}: these are not the bytes of the backup.")
     return description

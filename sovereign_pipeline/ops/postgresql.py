@@ -19,7 +19,8 @@ from typing import IO, Any
 from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from sovereign_pipeline.base.errors import InputError, IntegrityError
+from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.ops.backup_archive import DamagedBackup
 from sovereign_pipeline.record.database import parsed_url
 
 # What libpq calls a part of an address -> its variable, as the programs read it. One that is not here has none.
@@ -161,7 +162,7 @@ def _version_in(database: Database, program: str, dumped: Path) -> int:
         listed.seek(0)
         found = re.search(rb"^; +Dumped from database version: (\d+)", listed.read(), re.MULTILINE)
     if found is None:
-        raise IntegrityError("The backup's dump does not say which server it is of.", "Use another backup.")
+        raise DamagedBackup("The backup's dump does not say which server it is of.")
     return int(found[1])
 
 

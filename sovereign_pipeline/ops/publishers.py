@@ -38,6 +38,12 @@ MOST_SAID = 200
 """Characters of a reason: it quotes what the bundle holds."""
 
 
+class BadSignature(IntegrityError):
+    """A publisher's signature does not hold, or does not cover the file that is carried."""
+
+    usual_hint = "Get it again from the publisher."
+
+
 @dataclass(frozen=True)
 class Content:
     """A file that is to be carried."""
@@ -218,7 +224,6 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"
 STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
 PROVENANCE = "https://slsa.dev/provenance/v1"
 """The one statement about a file that counts as a signature over it: that its publisher built it."""
-AGAIN = "Get it again from the publisher."
 
 
 @dataclass(frozen=True)
@@ -245,7 +250,7 @@ def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) ->
         )
     digest = file_sha256(signed)
     if not any(_sha256_of(subject) == digest for subject in _list_at(statement, "subject", signature)):
-        raise IntegrityError(f"{signature}: it is about another file than {signed.name}.", AGAIN)
+        raise BadSignature(f"{signature}: it is about another file than {signed.name}.")
     return publisher
 
 
@@ -253,13 +258,13 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
     """Whose signature it is, and over what: path in the model's folder -> SHA-256. Raises IntegrityError."""
     bundle = _read(signature)
     if bundle.payload is None:
-        raise IntegrityError(f"{signature}: it holds no list of a model's files.", AGAIN)
+        raise BadSignature(f"{signature}: it holds no list of a model's files.")
     publisher, payload = _verified(bundle, None, publishers)
     assert payload is not None  # as the bundle's was
     statement = _statement(payload, signature)
     predicate = statement.get("predicate")
     if statement.get("predicateType") != MODEL_FILES or not isinstance(predicate, dict):
-        raise IntegrityError(f"{signature}: it is no list of a model's files ({MODEL_FILES}).", AGAIN)
+        raise BadSignature(f"{signature}: it is no list of a model's files ({MODEL_FILES}).")
     files: dict[str, str] = {}
     for resource in _list_at(predicate, "resources", signature):
         name, digest = resource.get("name"), resource.get("digest")
@@ -268,7 +273,7 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
                 f"{signature}: it names {name!a} by another digest than SHA-256.", "Ask the publisher for one."
             )
         if not isinstance(name, str) or name in files:
-            raise IntegrityError(f"{signature}: it names {name!a} twice, or has no name.", AGAIN)
+            raise BadSignature(f"{signature}: it names {name!a} twice, or has no name.")
         files[name] = digest
     return publisher, files
 
@@ -328,13 +333,13 @@ def _fingerprint(key: "EllipticCurvePublicKey") -> str:
 
 
 def _read(path: Path) -> _Bundle:
-    raw = read_bounded(path, LARGEST_BUNDLE, AGAIN)
+    raw = read_bounded(path, LARGEST_BUNDLE, BadSignature.usual_hint)
     content = json_object(raw, f"{path}: this is no sigstore bundle")
     material, envelope, message = (
         content.get(each) for each in ("verificationMaterial", "dsseEnvelope", "messageSignature")
     )
     if not str(content.get("mediaType")).startswith(MEDIA_TYPE) or not isinstance(material, dict):
-        raise IntegrityError(f"{path}: this is no sigstore bundle.", AGAIN)
+        raise BadSignature(f"{path}: this is no sigstore bundle.")
     has_certificate = bool({"certificate", "x509CertificateChain"} & material.keys())
     try:
         if isinstance(message, dict) and envelope is None:
@@ -345,7 +350,7 @@ def _read(path: Path) -> _Bundle:
             return _Bundle(path, raw, _decoded(signature["sig"]), payload, has_certificate)
     except (KeyError, TypeError, ValueError, binascii.Error):
         pass
-    raise IntegrityError(f"{path}: the bundle does not hold one signature, over a file or an in-toto statement.", AGAIN)
+    raise BadSignature(f"{path}: the bundle does not hold one signature, over a file or an in-toto statement.")
 
 
 def _decoded(text: str) -> bytes:
@@ -355,14 +360,14 @@ def _decoded(text: str) -> bytes:
 def _statement(payload: bytes, path: Path) -> dict[str, Any]:
     statement = json_object(payload, f"{path}: what is signed is no in-toto statement")
     if statement.get("_type") not in STATEMENTS:
-        raise IntegrityError(f"{path}: what is signed is no in-toto statement.", AGAIN)
+        raise BadSignature(f"{path}: what is signed is no in-toto statement.")
     return statement
 
 
 def _list_at(content: dict[str, Any], key: str, path: Path) -> list[dict[str, Any]]:
     found = content.get(key)
     if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
-        raise IntegrityError(f"{path}: the statement has no {key}.", AGAIN)
+        raise BadSignature(f"{path}: the statement has no {key}.")
     return found
 
 
@@ -442,10 +447,10 @@ def _listed(sums: Path) -> dict[str, str]:
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         matched = LINE.fullmatch(line)
         if matched is None:
-            raise IntegrityError(f"{sums}, line {number}: this is no SHA-256 and name.", "Take the list again.")
+            raise BadSignature(f"{sums}, line {number}: this is no SHA-256 and name.")
         name = matched[2].removeprefix("./")
         if digests.setdefault(name, matched[1]) != matched[1]:
-            raise IntegrityError(f"{sums}, line {number}: it names {name!a} by two digests.", "Take the list again.")
+            raise BadSignature(f"{sums}, line {number}: it names {name!a} by two digests.")
     return digests
 
 
@@ -460,7 +465,7 @@ def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Ma
     names = [each for each in paths if each in contents]
     for each in names:
         if file_sha256(_path(contents[each])) != paths[each]:
-            raise IntegrityError(f"{each}: it is not the file that the publisher's {listing} names.", "Get it again.")
+            raise BadSignature(f"{each}: it is not the file that the publisher's {listing} names.")
     if not names:
         raise IntegrityError(f"{listing}: it names nothing that is carried.", "Remove it, or put it beside its files.")
     return names

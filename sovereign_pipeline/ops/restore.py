@@ -24,7 +24,7 @@ from sovereign_pipeline.ops.backup import (
     folder_aside,
     on_servers,
 )
-from sovereign_pipeline.ops.backup_archive import ARCHIVE, DAMAGED, Description, Listed
+from sovereign_pipeline.ops.backup_archive import ARCHIVE, DamagedBackup, Description, Listed
 from sovereign_pipeline.ops.postgresql import Database
 from sovereign_pipeline.record import checkpoints, notes, tree
 from sovereign_pipeline.record.audit_log import append
@@ -176,7 +176,7 @@ def extract(
         leads_out = not rest or rest.startswith("/") or ".." in PurePosixPath(rest).parts
         is_database = listed.name in (REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP)
         if not is_database and (root not in roots or leads_out):
-            raise IntegrityError(f"{directory}: {listed.name!a} does not belong into a backup.", DAMAGED)
+            raise DamagedBackup(f"{directory}: {listed.name!a} does not belong into a backup.")
         if listed.name == MLFLOW_DUMP and into is not None:  # nothing is decided by it
             return
         if is_database:
@@ -248,7 +248,7 @@ def verified_ledger(staged: Settings, made: Description) -> int:
     report = verify_registry(registry)
     head = made.head
     if (report.ledger.newest.sequence, report.ledger.root) != (head.size, head.root):
-        raise IntegrityError("The ledger in the backup is not the one that was signed when it was taken.", DAMAGED)
+        raise DamagedBackup("The ledger in the backup is not the one that was signed when it was taken.")
     registry.engine.dispose()
     return head.size
 
@@ -314,7 +314,7 @@ def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path])
                 tree.root_at(session, size),
                 tree.consistency_proof(session, head.size, size),
             ):
-                raise IntegrityError(f"{path}: the backup holds other entries than this checkpoint covers.", DAMAGED)
+                raise DamagedBackup(f"{path}: the backup holds other entries than this checkpoint covers.")
     return max(heads, key=lambda head: head.size, default=None)
 
 
@@ -402,7 +402,7 @@ def _extract(path: Path, sha256: str, private_key: str, aside: Path, wanted: Seq
             return
         to = aside / listed.name
         if not to.resolve().is_relative_to(aside.resolve()):
-            raise IntegrityError(f"{path}: {listed.name!a} does not belong into a backup.", "Use another backup.")
+            raise DamagedBackup(f"{path}: {listed.name!a} does not belong into a backup.")
         to.parent.mkdir(parents=True, exist_ok=True)
         with to.open("xb") as stream:
             stream.writelines(blocks)

@@ -143,13 +143,13 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
     except RecursionError:
-        raise RecipeError(f"{path}: lists or mappings are nested too deeply.", "Correct the file.") from None
+        raise RecipeError(f"{path}: lists or mappings are nested too deeply.") from None
     # A value that is not what its tag says raises whatever the conversion does, such as `!!int x`.
     except (yaml.YAMLError, ValueError, AttributeError) as error:
         said = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError | UnicodeError) else "a wrong value"
-        raise RecipeError(f"{path}: not readable as YAML in UTF-8: {said}", "Correct the file.") from None
+        raise RecipeError(f"{path}: not readable as YAML in UTF-8: {said}") from None
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: must be a mapping of keys to values at the top.", "Correct the file.")
+        raise RecipeError(f"{path}: must be a mapping of keys to values at the top.")
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -157,8 +157,8 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
         problems = "; ".join(_explain(model, content, detail) for detail in details)
         end = "" if problems.endswith("?") else "."
         missing = [detail["loc"] for detail in details if detail["type"] == "missing"]
-        hint = f"Add what is missing, with your values:\n{example_of(model, missing, content)}" if missing else ""
-        raise RecipeError(f"{path}: {problems}{end}", hint or "Correct the file.", act=act, file=str(path)) from None
+        hint = f"Add what is missing, with your values:\n{example_of(model, missing, content)}" if missing else None
+        raise RecipeError(f"{path}: {problems}{end}", hint, act=act, file=str(path)) from None
 
 
 def example_of(model: type[RecipeModel], missing: Sequence[Sequence[Any]], content: Any = None) -> str:
