@@ -1,5 +1,6 @@
 """The pages by HTTP: who is let in, and who sees what."""
 
+import datetime
 import re
 
 import pytest
@@ -81,9 +82,10 @@ def test_a_session_lasts_as_long_as_its_token(site: Site) -> None:
 
 
 def test_a_session_ends_by_itself(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(routes, "HOURS", 0)
-    client = site.client()
-    assert client.post("/registry/sign-in", data={"token": site.token("SECRET")}).status_code == 401
+    client = site.client(site.token("SECRET"))
+    assert client.get("/registry").status_code == 200
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=routes.HOURS, seconds=1)
+    monkeypatch.setattr(routes, "_now", lambda: later)
     assert "registry_reader" in client.cookies and client.get("/registry").status_code == 401
 
 
