@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 from benchmarks.harness import machine_facts, run, say
 from sovereign_pipeline.base.settings import VARIABLES, Settings
-from sovereign_pipeline.record.audit_log import append, enter_adapter
+from sovereign_pipeline.record.audit_log import append, contents_digest, enter_adapter
 from sovereign_pipeline.record.catalog import REQUESTED, STATE_CHANGED, facts_of
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.keys import FileSigner, read_key
@@ -167,7 +167,10 @@ def fill(registry: Registry, office: Office, count: int) -> None:
             adapter = _adapter(number)
             session.add(adapter)
             session.flush()
-            enter_adapter(session, adapter, "pipeline")
+            rests_on = {adapter.dataset_digest: {"directly": True, "contents": contents_digest((), ())}}
+            enter_adapter(
+                session, adapter, "pipeline", {"datasets": rests_on, "base_models": {adapter.base_model_digest: True}}
+            )
             if number // LINES % USED == 0:
                 line = adapter.line
                 sequences[line] = office.promote(session, adapter, production.get(line), sequences.get(line, 0))

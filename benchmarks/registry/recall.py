@@ -23,6 +23,7 @@ from sqlalchemy import insert, text
 
 from benchmarks.harness import machine_facts, say
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, append, contents_digest
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.keys import read_key
 from sovereign_pipeline.record.officers import TRUST
@@ -80,7 +81,24 @@ def fill(registry: Registry, rows: int) -> None:
     _run(registry, f"UPDATE document SET datasets = ({of_document})")
     of_dataset = "SELECT COUNT(*) FROM dataset_document WHERE dataset_document.dataset = held_dataset.id"
     _run(registry, f"UPDATE held_dataset SET documents = ({of_dataset})")
+    _register(registry)
     _run(registry, "ANALYZE")
+
+
+def _register(registry: Registry) -> None:
+    """The entry of each registration, with what is in its two datasets."""
+    query = "SELECT name FROM document JOIN dataset_document ON document = id WHERE dataset = :dataset"
+    contents = []
+    with registry.engine.connect() as connection:
+        for number in range(DATASETS):
+            names = connection.scalars(text(query), {"dataset": number}).all()
+            contents.append(contents_digest(names, [f"source-{number % SOURCES}"]))
+    with registry.writing() as session:
+        for number in range(ADAPTERS):
+            own, parent = number % DATASETS, (number + 1) % DATASETS
+            on = {digest("d", each): {"directly": each == own, "contents": contents[each]} for each in (own, parent)}
+            rests_on = {"datasets": on, "base_models": {digest("b", number % BASE_MODELS): True}}
+            append(session, "pipeline", REGISTERED, {"adapter": _id(number), TRAINED_ON: rests_on})
 
 
 def questions(registry: Registry) -> dict[str, Callable[[], int]]:

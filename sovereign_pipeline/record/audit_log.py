@@ -4,7 +4,7 @@ import datetime
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -343,13 +343,23 @@ Entered = Mapping[str, Mapping[str, str]]
 """Table -> key of a row -> digest of its columns."""
 
 
-def enter_adapter(session: Session, adapter: Adapter, actor: str) -> None:
+TRAINED_ON = "trained_on"
+"""The name under which the entry of a registration states datasets, what is in each, and base models."""
+
+
+def contents_digest(documents: Collection[str], sources: Collection[str]) -> str:
+    """The digest to which the recall index is held for one dataset."""
+    return digest_of({"documents": sorted(documents), "sources": sorted(sources)})
+
+
+def enter_adapter(session: Session, adapter: Adapter, actor: str, trained_on: Mapping[str, Any]) -> None:
     """Enter an adapter, and the rows that were added with it, in the caller's transaction."""
     subjects = {
         "line": adapter.line,
         "adapter": adapter.id,
         "record": adapter.record_digest,
         "record_manifest_sha256": adapter.record_manifest_sha256,
+        TRAINED_ON: dict(trained_on),
     }
     append(session, actor, REGISTERED, subjects)
 

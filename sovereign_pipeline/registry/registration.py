@@ -58,6 +58,7 @@ from sovereign_pipeline.registry.record import (
     read_record,
     waiver_facts,
 )
+from sovereign_pipeline.registry.trained_on import as_entered, trained_on
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, refused_by_vllm, tuned_model
 
@@ -372,6 +373,9 @@ def register(
     created_at = {
         dataset.kind: store.read_manifest(inputs[dataset.kind]).circumstances.created_at for dataset in record.datasets
     }
+    own = {dataset.digest for dataset in record.datasets}
+    found = trained_on(store, inputs["aligned_adapter"], own, record.base_model.digest)
+    rests_on = as_entered(store, found)
     actor = People(registry.settings).commitment_of(account())
     with registry.writing() as session:
         known = _registered(session, record_ref)
@@ -397,7 +401,7 @@ def register(
         )
         session.add(adapter)
         session.flush()
-        enter_adapter(session, adapter, actor)
+        enter_adapter(session, adapter, actor, rests_on)
     return adapter
 
 

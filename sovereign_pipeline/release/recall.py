@@ -14,6 +14,7 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, assert_leaf, contents_digest
 from sovereign_pipeline.record.catalog import State, line_of, states
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import Signer
@@ -23,6 +24,7 @@ from sovereign_pipeline.record.tables import (
     Adapter,
     AdapterBaseModel,
     AdapterDataset,
+    AuditEntry,
     DatasetDocument,
     DatasetSource,
     HeldAdapter,
@@ -74,6 +76,52 @@ def assert_complete(session: Session, adapter_id: str | None = None) -> None:
     if found := list(session.scalars(lacking)):
         raise _incomplete(f"adapter {each}" for each in found)
     _assert_sources_counted(session)
+
+
+def assert_as_registered(session: Session, adapter_id: str | None = None) -> None:
+    """Assert that the index has of every adapter, or of one, what the entry of its registration states: datasets, the
+    documents and sources of each, and base models. It reads all rows, so it is for decisions and not for lists.
+
+    Raises IntegrityError naming adapters and datasets that differ.
+    """
+    query = select(AuditEntry.sequence, AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
+    adapters = select(Adapter.id)
+    if adapter_id is not None:
+        query = query.where(AuditEntry.subjects["adapter"].as_string() == adapter_id)
+        adapters = adapters.where(Adapter.id == adapter_id)
+    stated: dict[str, Mapping[str, Any]] = {}
+    for sequence, subjects in session.execute(query.order_by(AuditEntry.sequence)):
+        if adapter_id is not None:
+            subjects = assert_leaf(session, sequence).subjects
+        stated.setdefault(subjects["adapter"], subjects[TRAINED_ON])
+    datasets: dict[str, dict[str, bool]] = defaultdict(dict)
+    on_dataset = select(AdapterDataset.adapter, HeldDataset.digest, AdapterDataset.directly).join(
+        HeldDataset, HeldDataset.id == AdapterDataset.dataset
+    )
+    for adapter, digest, directly in session.execute(on_dataset.where(AdapterDataset.adapter.in_(adapters))):
+        datasets[adapter][digest] = directly
+    base_models: dict[str, dict[str, bool]] = defaultdict(dict)
+    for row in session.scalars(select(AdapterBaseModel).where(AdapterBaseModel.adapter.in_(adapters))):
+        base_models[row.adapter][row.base_model] = row.directly
+    contents: dict[str, str] = {}
+    for adapter in session.scalars(adapters.order_by(Adapter.id)):
+        entered = stated.get(adapter, {"datasets": {}, "base_models": {}})
+        directly_on = {digest: each["directly"] for digest, each in entered["datasets"].items()}
+        if (datasets[adapter], base_models[adapter]) != (directly_on, entered["base_models"]):
+            raise _incomplete([f"adapter {adapter}"])
+        contents |= {digest: each["contents"] for digest, each in entered["datasets"].items()}
+    for digest, expected in contents.items():
+        if _contents(session, digest) != expected:
+            raise _incomplete([f"documents or sources of dataset {short(digest)}"])
+
+
+def _contents(session: Session, digest: str) -> str:
+    """The digest of what the index says of a dataset."""
+    of_dataset = select(HeldDataset.id).where(HeldDataset.digest == digest).scalar_subquery()
+    documents = select(HeldDocument.name).join(DatasetDocument, DatasetDocument.document == HeldDocument.id)
+    sources = select(DatasetSource.source).where(DatasetSource.dataset == of_dataset)
+    names = session.scalars(documents.where(DatasetDocument.dataset == of_dataset)).all()
+    return contents_digest(names, session.scalars(sources).all())
 
 
 def _on(digest: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
@@ -151,6 +199,7 @@ def holds(session: Session, adapter_id: str, question: Question) -> bool:
     assert_complete(session, adapter_id)
     if question.document is not None:
         _assert_document_counted(session, question.document)
+    assert_as_registered(session, adapter_id)
     if question.base_model is not None:
         return session.get(AdapterBaseModel, (question.base_model, adapter_id)) is not None
     own = select(AdapterDataset.dataset).where(AdapterDataset.adapter == adapter_id)
@@ -367,6 +416,7 @@ def _answer(session: Session, asked: Question) -> Answer:
     assert_complete(session)  # first: what is unknown to an index that lacks adapters may be theirs
     question = _exact(session, asked)
     found = holders(session, question)
+    assert_as_registered(session)
     state: dict[str, State] = {}
     for line in sorted({line_of(each) for each in found}):  # what is wrong with another line hides none of these
         state |= states(session, line)

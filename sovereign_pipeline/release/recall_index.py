@@ -1,8 +1,6 @@
 """The index of what adapters were trained on, filled and rebuilt from the artifacts."""
 
-import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +9,8 @@ from sqlalchemy.orm import Session, load_only
 
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import Countdown
-from sovereign_pipeline.base_models.pinned import read_descriptor
-from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of
-from sovereign_pipeline.dataset.jsonl import CARD, row_ids
-from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
-from sovereign_pipeline.record.store import ArtifactStore, input_refs
+from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import (
     Adapter,
     AdapterBaseModel,
@@ -28,9 +21,8 @@ from sovereign_pipeline.record.tables import (
     HeldDataset,
     HeldDocument,
 )
-from sovereign_pipeline.training.continuation import parent_adapter
+from sovereign_pipeline.registry.trained_on import TrainedOn, read_dataset, trained_on
 
-_DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)
 _COLUMNS = (
     Adapter.adapter_digest,
     Adapter.manifest_sha256,
@@ -53,25 +45,15 @@ class Rebuilt:
     """Adapters and datasets about which the index said something else, or nothing."""
 
 
-@dataclass(frozen=True)
-class _Holdings:
-    """What one adapter rests on, from manifests alone."""
-
-    datasets: Mapping[ArtifactRef, bool]
-    """Dataset -> whether the adapter itself was trained on it."""
-    base_models: Mapping[str, bool]
-    """Digest over a base model's files -> whether it is the adapter's own."""
-
-
 def index_adapter(registry: Registry, store: ArtifactStore, adapter: Adapter) -> None:
     """Enter what a registered adapter holds. A dataset that is in the index already is not read again.
 
     Raises IntegrityError when an artifact that it rests on is missing or was changed.
     """
-    holdings = _holdings_of(store, adapter)
+    holdings = _trained_on(store, adapter)
     with registry.reading() as session:
         known = set(session.scalars(select(HeldDataset.digest)))
-    read = {ref.digest: _read_dataset(store, ref) for ref in holdings.datasets if ref.digest not in known}
+    read = {ref.digest: read_dataset(store, ref) for ref in holdings.datasets if ref.digest not in known}
     with registry.writing() as session:
         for digest, (documents, sources) in read.items():
             _enter_dataset(session, digest, documents, sources)
@@ -86,12 +68,12 @@ def rebuild(registry: Registry, store: ArtifactStore, progress: Callable[[str], 
     """
     with registry.reading() as session:
         adapters = list(session.scalars(select(Adapter).options(load_only(*_COLUMNS)).order_by(Adapter.id)))
-    holdings = {adapter.id: _holdings_of(store, adapter) for adapter in adapters}
+    holdings = {adapter.id: _trained_on(store, adapter) for adapter in adapters}
     datasets = {ref.digest: ref for each in holdings.values() for ref in each.datasets}
     differing: list[str] = []
     work = Countdown(progress, "reading the datasets", len(datasets), "dataset")
     for done, (digest, ref) in enumerate(datasets.items(), start=1):
-        documents, sources = _read_dataset(store, ref)
+        documents, sources = read_dataset(store, ref)
         with registry.writing() as session:
             if _enter_dataset(session, digest, documents, sources):
                 differing.append(f"dataset {short(digest)}")
@@ -104,45 +86,10 @@ def rebuild(registry: Registry, store: ArtifactStore, progress: Callable[[str], 
     return Rebuilt(len(adapters), len(datasets), known, tuple(differing))
 
 
-def _holdings_of(store: ArtifactStore, adapter: Adapter) -> _Holdings:
+def _trained_on(store: ArtifactStore, adapter: Adapter) -> TrainedOn:
     own = {adapter.dataset_digest, adapter.preference_dataset_digest}
     ref = store.ref_of(adapter.adapter_digest).model_copy(update={"manifest_sha256": adapter.manifest_sha256})
-    datasets, base_models = dict[ArtifactRef, bool](), {adapter.base_model_digest: True}
-    for each, manifest in all_that_is_beneath(store, ref, set()):
-        if manifest.kind in _DATASETS:
-            datasets[each] = each.digest in own
-        elif manifest.kind == BASE_MODEL.kind:
-            base_models.setdefault(read_descriptor(store.open(each))["digest"], False)
-    return _Holdings(datasets, base_models)
-
-
-def all_that_is_beneath(
-    store: ArtifactStore, ref: ArtifactRef, seen: set[str]
-) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """An artifact and all that its weights rest on, each once: inputs, the parent adapter, a base model made here.
-
-    `seen`: digests that are left out, with all beneath them; what is found is added.
-    """
-    waiting = deque([ref])
-    while waiting:
-        each = waiting.popleft()
-        if each.digest in seen:
-            continue
-        seen.add(each.digest)
-        manifest = store.read_manifest(each)
-        yield each, manifest
-        waiting.extend(input_refs(manifest))
-        waiting.extend(made for made, _ in artifacts_of(store, manifest.external_inputs))
-        parent = parent_adapter(manifest)
-        if parent is not None:
-            waiting.append(store.ref_of(parent[1]))
-
-
-def _read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[str]]:
-    """The ids of a dataset's rows, and the names of its sources, every byte verified."""
-    dataset = store.open(ref)
-    card: dict[str, Any] = json.loads(dataset.file(CARD).read_bytes())
-    return row_ids(dataset), {source["name"] for source in card["sources"]}
+    return trained_on(store, ref, own, adapter.base_model_digest)
 
 
 def _enter_dataset(session: Session, digest: str, documents: set[str], sources: set[str]) -> bool:
@@ -198,7 +145,7 @@ def _numbers_of(session: Session, names: Iterable[str]) -> list[int]:
     return [*numbers.values(), *range(following, following + len(new))]
 
 
-def _enter_adapter(session: Session, adapter: str, holdings: _Holdings) -> bool:
+def _enter_adapter(session: Session, adapter: str, holdings: TrainedOn) -> bool:
     """Let the index say this of an adapter, whose datasets it has. Returns whether it said something else before."""
     datasets = {
         session.scalars(select(HeldDataset.id).where(HeldDataset.digest == ref.digest)).one(): directly

@@ -136,6 +136,35 @@ def test_a_row_that_is_gone_is_missed(holders: Holders, deleted: str, question: 
     assert rebuild(registry, holders.bench.store, silent).differing == ()
 
 
+@pytest.mark.security_case(
+    "Whoever may update the recall index renames a document, or moves it to another dataset, and counts stay right",
+    "Nothing is answered: the entries of registrations state what is in each dataset",
+)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["UPDATE document SET name = 'R-77777' WHERE name = 'R-00008'"],
+        ["UPDATE dataset_source SET source = 'notes' WHERE dataset = 1"],
+        ["DELETE FROM adapter_dataset WHERE NOT directly", "UPDATE held_adapter SET datasets = 1"],
+        ["UPDATE adapter_base_model SET base_model = 'x' WHERE adapter = 'buoys-1.0.0'"],
+    ],
+    ids=["document", "source", "parent's dataset", "base model"],
+)
+def test_a_row_that_was_changed_is_missed_although_the_counts_are_right(holders: Holders, changes: list[str]) -> None:
+    first = holders.register()
+    child = holders.register("buoys", letters(100, 112), start_from=first.id)
+    with holders.registry.writing() as session:
+        for change in changes:
+            session.execute(text(change))
+    question = Question(document="R-00008")
+    with pytest.raises(IntegrityError):
+        ask(holders.registry, question)
+    with holders.registry.reading() as session, pytest.raises(IntegrityError):
+        holds(session, child.id, question)
+    rebuild(holders.registry, holders.bench.store, silent)
+    assert held_by(holders.registry, document="R-00008") == {first.id: True, child.id: False}
+
+
 def test_a_registry_without_an_index_gets_one_from_its_artifacts(holders: Holders) -> None:
     adapter = holders.bench.register()  # as earlier releases did
     registry = holders.registry
