@@ -31,10 +31,7 @@ def main() -> None:
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=())
     texts = [json.loads(line) for line in arguments.texts.read_text(encoding="utf-8").splitlines()]
     started = time.monotonic()
-    configuration = {
-        "nlp_engine_name": "spacy",
-        "models": [{"lang_code": "en", "model_name": arguments.model}],
-    }
+    configuration = {"nlp_engine_name": "spacy", "models": [{"lang_code": "en", "model_name": arguments.model}]}
     analyzer = AnalyzerEngine(nlp_engine=NlpEngineProvider(nlp_configuration=configuration).create_engine())
     anonymizer = AnonymizerEngine()
     loaded, processor_loaded = time.monotonic(), time.process_time()

@@ -21,8 +21,8 @@ from sovereign_pipeline.corpus.inspection import (
     FileFacts,
     Suggestion,
     compared_columns,
-    look_at,
-    rows_shown,
+    format_rows,
+    inspect_file,
     suggest,
 )
 from sovereign_pipeline.corpus.values import may_be_shown
@@ -100,7 +100,7 @@ def sources_look(
     but a few known words of levels, languages, labels or states, each of them often.
     """
     settings = Settings.from_environment()
-    facts = look_at(file)
+    facts = inspect_file(file)
     if recipe:
         name = line or re.sub(r"[^a-z0-9]+", "-", file.name.split(".")[0].lower()).strip("-") or "line"
         suites = [each.relative_to(settings.data) for each in sorted((settings.data / "suites").glob("*.jsonl"))]
@@ -125,7 +125,7 @@ def _print_facts(facts: FileFacts) -> None:
     compression = f", {facts.compression}" if facts.compression else ""
     out.print(f"{escape(str(facts.path))}: {facts.format[1:]}{compression}, {encoding}{delimiter}, {facts.rows:,} rows")
     for reason, count in facts.broken.most_common():
-        out.print(f"[yellow]•[/] {count:,} cannot be read: {escape(reason)}; {rows_shown(facts, reason)}")
+        out.print(f"[yellow]•[/] {count:,} cannot be read: {escape(reason)}; {format_rows(facts, reason)}")
     if NOT_UTF8 in facts.broken and facts.encoding is None:
         out.print("[yellow]•[/] The file is a mixture of encodings: these rows are not UTF-8, and all others are")
     print_rows([_row(column, facts.rows) for column in facts.columns.values()], False, "Columns")
@@ -241,12 +241,12 @@ def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed
     """Ask about each row. What was answered before an end of input is kept."""
     from sovereign_pipeline.privacy.preview import (
         Judgement,
-        assert_shown_as_stored,
+        assert_matches_stored,
         estimate_of,
+        format_share,
         judged_row,
         read_judgements,
         record_judgement,
-        told,
     )
 
     line = workplace.line.line
@@ -255,7 +255,7 @@ def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed
         raise InputError(
             f"Line {line} has no scrubbed corpus yet.", f"Run `sovereign run {line} --until scrubbed_corpus` first."
         )
-    assert_shown_as_stored(workplace, scrubbed, shown)
+    assert_matches_stored(workplace, scrubbed, shown)
     judged = []
     for number, each in enumerate(shown, start=1):
         _print_row(each)
@@ -275,7 +275,11 @@ def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed
     estimate = estimate_of(read_judgements(workplace, scrubbed.digest))
     of_kinds: list[tuple[str, list[Kind] | None]] = [(kind, [kind]) for kind in estimate.kinds]
     table = [
-        {"kind": name, "precision": told(estimate.precision(kinds)), "recall": told(estimate.recall(kinds))}
+        {
+            "kind": name,
+            "precision": format_share(estimate.precision(kinds)),
+            "recall": format_share(estimate.recall(kinds)),
+        }
         for name, kinds in [*of_kinds, ("all", None)]
     ]
     print_rows(table, False, f"{estimate.judged} replaced values in {estimate.rows} rows, as people judged them")

@@ -1,5 +1,1 @@
-"""Reading an institution's files, quarantining broken rows, and inheriting classification.
-
-What belongs here: everything up to a document with its classification level. What does not: personal data (`privacy/`),
-what is trained and what is held out (`split/`).
-"""
+"""Read an institution's files, quarantine broken rows, and inherit classification."""

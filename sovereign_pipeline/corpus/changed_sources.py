@@ -1,7 +1,7 @@
-"""Source files that are no longer as a raw corpus was read from them, and which of its rows that concerns.
+"""Read the source files again and compare them with a raw corpus.
 
-What belongs here: the comparison of documents with the files as they are today. What does not: what follows from it; a
-line refuses to go on (`record/gates.py`), and a registered adapter is reported (`registry/verification.py`).
+The comparison looks up each row's classification level with code of its own: a missed level would lower everything that
+is made of the row.
 """
 
 import unicodedata
@@ -68,11 +68,7 @@ class ChangedSource:
 
 
 def changed_sources(
-    data: Path,
-    manifest: Manifest,
-    sources: list[dict[str, Any]],
-    documents: Path | None,
-    screen: ColumnScreen | None,
+    data: Path, manifest: Manifest, sources: list[dict[str, Any]], documents: Path | None, screen: ColumnScreen | None
 ) -> Iterator[ChangedSource]:
     """Every source file of a raw corpus that is missing or has other bytes now.
 
@@ -120,7 +116,7 @@ def _compare_rows(
                 reclassified.append(now.id)
             elif digest != _digest(now):
                 reworded.append(now.id)
-        reader.refuse_what_is_not_as_described()
+        reader.reject_unlike_recipe()
     except SourceError:
         return None
     withdrawn = [id for id in then if id not in found]

@@ -1,8 +1,7 @@
-"""Personal data in the columns that are kept beside the texts: id, case, department, links.
+"""The columns of a source: which ones a recipe needs, how they are spelled, and personal data in those that are kept.
 
-These reach cards, scores, reports, messages and databases as they are, so a value that holds personal data never leaves
-the source file: a key takes its place, or the row goes to quarantine. What belongs here: what becomes of such a value.
-What does not: finding personal data (`privacy/columns.py`).
+Ids, cases, departments and links reach cards, reports, messages and databases. A value that holds personal data never
+leaves the source file: a key takes its place, or the row goes to quarantine.
 """
 
 import hmac
@@ -31,71 +30,25 @@ FIELD_OF_ROLE = {"preferences": "rejected", "labels": "label"}
 """The field that a role needs besides."""
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "request": (
-        "request",
-        "letter",
-        "question",
-        "questiontext",
-        "message",
-        "inquiry",
-        "incoming",
-        "prompt",
-        "instruction",
-        "body",
-        "text",
-        "الرسالة",
-        "الطلب",
-        "السؤال",
-    ),
-    "response": (
-        "response",
-        "reply",
-        "answer",
-        "answertext",
-        "outgoing",
-        "completion",
-        "output",
-        "chosen",
-        "الرد",
-        "الجواب",
-        "الإجابة",
-    ),
-    "rejected": ("rejected", "loser", "bad"),
-    "subject": ("subject", "title", "heading", "topic", "re", "الموضوع"),
-    "date": (
-        "date",
-        "dateanswered",
-        "answered",
-        "sent",
-        "senton",
-        "received",
-        "datetabled",
-        "created",
-        "createdat",
-        "day",
-        "التاريخ",
-        "تاريخ",
-    ),
-    "case": (
-        "case",
-        "caseid",
-        "caseno",
-        "casenumber",
-        "file",
-        "fileno",
-        "filenumber",
-        "thread",
-        "threadid",
-        "matter",
-        "المعاملة",
-        "الملف",
-        "رقمالمعاملة",
-        "رقمالملف",
-    ),
-    "department": ("department", "directorate", "unit", "answeringbodyname", "office", "section", "الدائرة", "القسم"),
-    "author": ("author", "from", "sender", "answeringmember", "officer", "writer", "الكاتب", "المرسل"),
-    "language": ("language", "lang", "locale", "اللغة"),
-    "id": ("id", "uid", "uin", "reference", "ref", "number", "no", "key", "الرقم", "رقم"),
+    field: tuple(names.split())
+    for field, names in {
+        "request": (
+            "request letter question questiontext message inquiry incoming prompt instruction body text "
+            "الرسالة الطلب السؤال"
+        ),
+        "response": "response reply answer answertext outgoing completion output chosen الرد الجواب الإجابة",
+        "rejected": "rejected loser bad",
+        "subject": "subject title heading topic re الموضوع",
+        "date": "date dateanswered answered sent senton received datetabled created createdat day التاريخ تاريخ",
+        "case": (
+            "case caseid caseno casenumber file fileno filenumber thread threadid matter المعاملة الملف "
+            "رقمالمعاملة رقمالملف"
+        ),
+        "department": "department directorate unit answeringbodyname office section الدائرة القسم",
+        "author": "author from sender answeringmember officer writer الكاتب المرسل",
+        "language": "language lang locale اللغة",
+        "id": "id uid uin reference ref number no key الرقم رقم",
+    }.items()
 }
 """Field -> names under which institutions have it, without spaces and marks, the likeliest first."""
 
@@ -138,7 +91,7 @@ def needed_columns(source: Source) -> dict[str, str]:
     return columns | ({source.links: "`links`"} if source.links else {})
 
 
-def refuse_missing_columns(path: Path, source: Source, columns: Collection[str]) -> None:
+def reject_missing_columns(path: Path, source: Source, columns: Collection[str]) -> None:
     """Raise SourceError for a file that lacks a needed column. columns: of a table's header, or of any row of JSON."""
     known = set(map(folded, columns))
     missing = {column: use for column, use in needed_columns(source).items() if folded(column) not in known}
@@ -168,10 +121,10 @@ def refuse_missing_columns(path: Path, source: Source, columns: Collection[str])
     others = [key for field, key in _OTHER_KEYS.items() if field in missing.values()]
     if others:
         hint += f" For files without one: {', '.join(others)}."
-    raise SourceError(f"{message} {columns_shown(columns)}", hint)
+    raise SourceError(f"{message} {format_columns(columns)}", hint)
 
 
-def columns_shown(columns: Iterable[str]) -> str:
+def format_columns(columns: Iterable[str]) -> str:
     """The columns of a file as a sentence; names too long to be names are counted."""
     names = [*columns]
     short = [name for name in names if name.strip() and len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS]
@@ -230,12 +183,12 @@ def seems_a_row(columns: Collection[str]) -> bool:
 _KNOWN_NAMES = {plain(each) for names in NAMES.values() for each in names} | {*_OTHER_NAMES.split()}
 
 
-LONGEST_NAME_HEADER = 60
+LONGEST_QUOTED_NAME = 60
 """Characters of a column's name that a message shows."""
 GIVE_NAMES = "Give every column a name of its own."
 
 
-def refuse_repeated_columns(path: Path, columns: Sequence[str]) -> None:
+def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
     """Raise SourceError where two columns have one name. A cell of a first line that may be a row is not quoted."""
     times = Counter(columns)
     twice = [name for name in times if times[name] > 1]
@@ -253,7 +206,7 @@ def refuse_repeated_columns(path: Path, columns: Sequence[str]) -> None:
         raise SourceError(f"{path}: {said[0].lower()}{said[1:]} Two of them are the same.", NAME_THE_COLUMNS)
     repeated = sum(times[name] - 1 for name in twice)
     shown = [
-        repr(name) for name in twice if len(name) <= LONGEST_NAME_HEADER and (not is_text or is_a_known_name(name))
+        repr(name) for name in twice if len(name) <= LONGEST_QUOTED_NAME and (not is_text or is_a_known_name(name))
     ]
     places = [number for number, name in enumerate(columns, start=1) if name in twice]
     named = f": {and_more(shown)}" if shown else f" (columns {and_more(map(str, places))})"

@@ -1,8 +1,4 @@
-"""One document of the corpus, and the JSONL in which documents and other rows are stored.
-
-What belongs here: the typed document and the one JSONL format of this project. What does not: reading an institution's
-own files (`file_formats.py`, `documents_from_rows.py`).
-"""
+"""Documents, the JSONL in which they are stored, and rows that become no document."""
 
 import json
 import unicodedata
@@ -154,7 +150,7 @@ _REMEDIES = {
 """How a reason begins -> what puts such rows right at once."""
 
 
-def rows_by_reason(broken: Sequence[Quarantined]) -> str:
+def format_rows_by_reason(broken: Sequence[Quarantined]) -> str:
     """Each reason with the first rows that have it, the most frequent one first."""
     rows: dict[str, list[Quarantined]] = {}
     for row in broken:

@@ -1,8 +1,6 @@
-"""From the rows of a source to documents, and to quarantine with a reason for every row that cannot be one.
+"""Turn the rows of a line's sources into documents. Broken rows go to quarantine with a reason.
 
-What belongs here: what each field of a document is taken from, and the checks of a row. What does not: bytes to rows
-(`file_formats.py`), imported conversations (`layouts.py`). No row is lost: rows = documents + quarantined + excluded +
-not selected.
+No row is lost: rows = documents + quarantined + excluded + not selected.
 """
 
 import unicodedata
@@ -16,16 +14,17 @@ from typing import Any
 from sovereign_pipeline.base.errors import PrivacyError, SourceError, SovereignError, place_of
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, refuse_missing_columns
+from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, reject_missing_columns
 from sovereign_pipeline.corpus.document import Document, Quarantined, Row, RowRejected
 from sovereign_pipeline.corpus.file_formats import has_header, read_rows
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
-from sovereign_pipeline.corpus.opening import refuse_no_file
+from sovereign_pipeline.corpus.opening import reject_unreadable
 from sovereign_pipeline.corpus.values import (
     DIGITS_LOST,
     LONGEST_IDENTIFIER,
     LinkTally,
     day_of,
+    format_values,
     is_a_text,
     is_identifier,
     is_seen,
@@ -37,7 +36,6 @@ from sovereign_pipeline.corpus.values import (
     normal_id,
     resolved,
     truth_of,
-    values_told,
     without_markup,
 )
 from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
@@ -89,7 +87,7 @@ class Exclusions:
                         "Name the row by the key that stands in messages for its id, and give a reason without names.",
                     )
 
-    def refuse_without_row(self, path: Path) -> None:
+    def reject_unmatched(self, path: Path) -> None:
         """Raise SourceError, once all rows are read, for an id that no row has: the row that was meant would stay."""
         missing = [each.id for each in self.all if not each.rows]
         if missing:
@@ -201,11 +199,11 @@ class SourceReader:
         if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
             excluded.rows += 1
             self.count.excluded += 1
-            self._tell_tally(self._tied_id_of(row))
+            self._count_links(self._tied_id_of(row))
             return None
         if row.values is not None and not self._is_selected(row.values):
             self.count.not_selected += 1
-            self._tell_tally(self._tied_id_of(row))
+            self._count_links(self._tied_id_of(row))
             return None
         try:
             document = self._document(row)
@@ -213,30 +211,30 @@ class SourceReader:
             reason = str(rejected)
             self.count.quarantined += 1
             self.count.reasons[reason] = self.count.reasons.get(reason, 0) + 1
-            self._tell_tally(self._tied_id_of(row))
+            self._count_links(self._tied_id_of(row))
             return Quarantined(self.source.name, row.number, self._id_of(row), reason)
         self._seen.add(document.id)
         self.count.documents += 1
-        self._tell_tally(document.id, document.links)
+        self._count_links(document.id, document.links)
         return document
 
-    def refuse_what_is_not_as_described(self) -> None:
+    def reject_unlike_recipe(self) -> None:
         """Raise SourceError, once all rows are read, for a file without rows, and where no row has a column that the
         recipe needs."""
         if not self.count.rows:
             below = " below its header" if has_header(self.path) else ""
             raise SourceError(f"{self.path}: the file holds no row{below}.", "Export it again, or take the source out.")
         if 0 < self.count.not_selected == self.count.rows - self.count.excluded:
-            seen = (f"'{column}' holds {values_told(values)}" for column, values in self._not_wanted.items())
+            seen = (f"'{column}' holds {format_values(values)}" for column, values in self._not_wanted.items())
             raise SourceError(
                 f"{self.path}: `where` selects no row of the source '{self.source.name}', {self.count.not_selected:,} "
                 f"not selected. {'; '.join(seen)}.",
                 "Check `where` in the recipe.",
             )
         if self._columns:
-            refuse_missing_columns(self.path, self.source, self._columns)
+            reject_missing_columns(self.path, self.source, self._columns)
 
-    def _tell_tally(self, row: str | None, links: tuple[str, ...] = ()) -> None:
+    def _count_links(self, row: str | None, links: tuple[str, ...] = ()) -> None:
         if self._tally is not None:
             self._tally.add(self.source.name, row, links)
 
@@ -246,7 +244,7 @@ class SourceReader:
         Raises SourceError for a table whose columns cannot be told apart; such a row of JSON is broken.
         """
         source, limit = self.source, self._limits.max_row_bytes
-        check_header = partial(refuse_missing_columns, self.path, source)
+        check_header = partial(reject_missing_columns, self.path, source)
         for row in read_rows(self.path, limit, source.encoding, source.delimiter, check_header):
             self.row = row
             try:
@@ -436,7 +434,7 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
             f"Line {workplace.line.line}: the file of source '{source.name}' is missing at {path}.",
             "Correct `path` in the recipe, or put the file there.",
         )
-    refuse_no_file(path)
+    reject_unreadable(path)
     return file_sha256(path)
 
 

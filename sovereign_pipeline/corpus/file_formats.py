@@ -1,8 +1,4 @@
-"""The rows of a file that an institution already has: JSONL, a JSON array, CSV, TSV or Parquet, also packed.
-
-What belongs here: bytes to rows, one at a time, and what is broken about one. What does not: compression and encoding
-(`opening.py`), the cells of a table of text (`tables/`), what a row means (`documents_from_rows.py`).
-"""
+"""Read the rows of a JSONL, JSON, CSV, TSV or Parquet file, compressed or not."""
 
 import io
 import json
@@ -13,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.corpus.columns import refuse_repeated_columns
+from sovereign_pipeline.corpus.columns import reject_repeated_columns
 from sovereign_pipeline.corpus.document import Row
 from sovereign_pipeline.corpus.opening import (
     BLOCK,
@@ -22,7 +18,7 @@ from sovereign_pipeline.corpus.opening import (
     as_utf8,
     name_without_packing,
     packing_of,
-    refuse_no_file,
+    reject_unreadable,
     unpacked,
 )
 from sovereign_pipeline.corpus.tables import rows_of_table
@@ -66,7 +62,7 @@ def read_rows(
         delimiter: between the cells of a CSV or TSV file; None is a comma, and a tab in .tsv.
         check_header: is called with the names of a table's columns before its first row.
     """
-    refuse_no_file(path)
+    reject_unreadable(path)
     suffix = format_of(path)
     with unpacked(path) as stream:
         if suffix == ".parquet":
@@ -241,7 +237,7 @@ def _parquet(
         columns = file.schema_arrow.names
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: not readable as Parquet ({type(error).__name__}).", GET_A_WHOLE_COPY) from None
-    refuse_repeated_columns(path, columns)
+    reject_repeated_columns(path, columns)
     check_header(columns)
     number = 0
     try:

@@ -1,8 +1,6 @@
-"""One spelling for the identifiers that people type: case files, authors and names of columns.
+"""The spelling by which case files, authors and column names are compared.
 
-What belongs here: when two spellings are the same case file, author or column. What does not: what follows from it
-(levels in `stages.py`, placeholders in `privacy/`, ties in `split/`), and how texts are compared
-(`split/similarity.py`).
+`sovereign-vault` loads this module and nothing else of the corpus.
 """
 
 import re

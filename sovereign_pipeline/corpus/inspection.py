@@ -1,8 +1,6 @@
-"""Looking at a file that nobody has described yet: its encoding, dialect and columns.
+"""Inspect a file without a recipe: its encoding, delimiter, columns and links, and a recipe to start from.
 
-What belongs here: facts that the bytes show, without a recipe; no text of the file. What does not: how encoding and
-delimiter are told (`dialect.py`), which column becomes which field of a document (`suggestion.py`), and reading it for
-good (`documents_from_rows.py`).
+The facts hold no text of the file. A person reads the suggested recipe before the line runs.
 """
 
 import codecs
@@ -36,7 +34,7 @@ from sovereign_pipeline.corpus.opening import (
     BLOCK,
     encoding_by_begin,
     packing_of,
-    refuse_no_file,
+    reject_unreadable,
     signature_of,
     unpacked,
 )
@@ -228,14 +226,14 @@ class FileFacts:
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
 
 
-def look_at(path: Path) -> FileFacts:
+def inspect_file(path: Path) -> FileFacts:
     """Read a file to its end. Raises SourceError when it cannot be read."""
-    refuse_no_file(path)
+    reject_unreadable(path)
     suffix = format_of(path)
     encoding = encoding_of(path) if suffix != ".parquet" else None
     delimiter = delimiter_of(path, suffix, encoding) if suffix in (".csv", ".tsv") else None
     facts = FileFacts(path, suffix, packing_of(path), encoding, delimiter)
-    for row in read_rows(path, LARGEST_ROW, encoding, delimiter, partial(_refuse_a_row_for_a_header, path)):
+    for row in read_rows(path, LARGEST_ROW, encoding, delimiter, partial(_reject_row_as_header, path)):
         facts.rows += 1
         if row.values is None:
             problem = row.problem or "broken"
@@ -251,14 +249,14 @@ def look_at(path: Path) -> FileFacts:
     return facts
 
 
-def rows_shown(facts: FileFacts, reason: str) -> str:
+def format_rows(facts: FileFacts, reason: str) -> str:
     """The numbers of the first rows that are broken for a reason."""
     numbers = facts.broken_rows[reason]
     more = " and more" if facts.broken[reason] > len(numbers) else ""
     return f"{'row' if numbers[1:] == [] else 'rows'} {', '.join(map(str, numbers))}{more}"
 
 
-def _refuse_a_row_for_a_header(path: Path, columns: Sequence[str]) -> None:
+def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
     """Names of columns are shown, and the values of a row may not be."""
     if (odd := odd_first_line(columns)) is not None:
         raise SourceError(f"{path}: {odd[0][0].lower()}{odd[0][1:]}", odd[1])
@@ -271,7 +269,7 @@ def _refuse_a_row_for_a_header(path: Path, columns: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class FoundLinks:
+class LinkColumn:
     """A column whose values are ids of other rows, or may be."""
 
     column: str
@@ -301,12 +299,12 @@ _NAMES_OF_LINKS = re.compile(
 )
 
 
-def links_in(facts: FileFacts) -> list[FoundLinks]:
+def link_columns(facts: FileFacts) -> list[LinkColumn]:
     """Every column of links, the one with the most of them first."""
     return [each for each in compared_columns(facts) if each.doubt is None]
 
 
-def compared_columns(facts: FileFacts) -> list[FoundLinks]:
+def compared_columns(facts: FileFacts) -> list[LinkColumn]:
     """Every column that holds links or may hold them, with the ids that it names best; the surest and largest first.
 
     Compared are columns of lists, or of texts and numbers that are nearly all short, with the columns in which nearly
@@ -335,7 +333,7 @@ def _links_of(column: ColumnFacts) -> Counter[str]:
     return links
 
 
-def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> FoundLinks | None:
+def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> LinkColumn | None:
     """What a column has of the ids in another one; None for nothing that a person need be told."""
     total = links.total()
     named = {id: times for id, times in links.items() if id in known}
@@ -351,7 +349,7 @@ def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str])
         doubt = "every row has one of its own, as ids have"
     elif len(named) < LEAST_DIFFERENT * total and not (by_name or by_type):
         doubt = "they name few different rows"
-    return FoundLinks(column.name, of, total, matched, doubt)
+    return LinkColumn(column.name, of, total, matched, doubt)
 
 
 def _add(column: ColumnFacts, value: Any) -> None:
@@ -480,7 +478,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
     if NOT_UTF8 in facts.broken and facts.encoding is None:
         notes.append(
             f"encoding: a mixture; {facts.broken[NOT_UTF8]:,} of {facts.rows:,} rows are not UTF-8 and go to "
-            f"quarantine ({rows_shown(facts, NOT_UTF8)}); another `encoding` would garble the others."
+            f"quarantine ({format_rows(facts, NOT_UTF8)}); another `encoding` would garble the others."
         )
     if facts.delimiter is not None:
         source["delimiter"] = facts.delimiter
@@ -503,7 +501,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
         else:
             constants[name] = ""
     source["constants"] = constants
-    _tell_ids(facts, fields, source, notes)
+    _note_ids(facts, fields, source, notes)
     notes += _about_empty_cells(facts, fields)
     if "case" not in fields:
         source["case_from_row"] = True
@@ -535,7 +533,7 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
 
 
 def _fields(
-    facts: FileFacts, links: FoundLinks | None, ladder: ClassificationLadder, notes: list[str]
+    facts: FileFacts, links: LinkColumn | None, ladder: ClassificationLadder, notes: list[str]
 ) -> dict[str, str]:
     """Field -> column. Each column is given once; what is taken without its name is noted."""
     columns = [column for column in facts.columns.values() if column.filled]
@@ -591,7 +589,7 @@ def _fits(name: str, column: ColumnFacts) -> bool:
     return column.types["list"] == column.types["object"] == 0
 
 
-def _tell_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], notes: list[str]) -> None:
+def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], notes: list[str]) -> None:
     """Which rows have no id of their own, and what becomes of them."""
     if "id" in fields:
         column = facts.columns[fields["id"]]
@@ -648,7 +646,7 @@ def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
     return next((column for column in facts.columns.values() if folded(column.name) == folded(field)), None)
 
 
-def _about_links(each: FoundLinks, taken: bool) -> str:
+def _about_links(each: LinkColumn, taken: bool) -> str:
     note = (
         f"links: {each.matched:,} of {each.links:,} ids in '{each.column}' name a row by '{each.ids}', "
         f"{each.unmatched:,} name none."

@@ -1,7 +1,4 @@
-"""ShareGPT, Alpaca and HH rows, and how one row of each becomes request and reply.
-
-What belongs here: from such a row to the text fields of a document. What does not: reading the file
-(`file_formats.py`), the other fields of a document and their checks (`documents_from_rows.py`).
+"""Turn ShareGPT, Alpaca and HH rows into request and reply.
 
 A conversation of several turns becomes one request and one reply: the reply is its last turn, the request is everything
 before it. A request with more than one human turn is a transcript: each turn begins with `Human: ` or `Assistant: `, an

@@ -1,8 +1,4 @@
-"""The bytes of a source file: unpacked, and as UTF-8 whatever its encoding.
-
-What belongs here: compression, encoding, and a file that is something else than its name says. What does not: rows
-(`file_formats.py`), guessing an encoding (`first_look/dialect.py`).
-"""
+"""Open a source file: decompress it and decode it as UTF-8, and reject a file that is not what its name says."""
 
 import bz2
 import codecs
@@ -64,7 +60,7 @@ _LEAST_UTF8 = 3
 """Characters of several bytes, all of them UTF-8, from which a text is UTF-8 and not another encoding by chance."""
 
 
-def refuse_no_file(path: Path) -> None:
+def reject_unreadable(path: Path) -> None:
     """Raise SourceError for a path where no file lies that can be read to its end and read again."""
     try:
         mode = path.stat().st_mode

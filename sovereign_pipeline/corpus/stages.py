@@ -1,8 +1,4 @@
-"""The stages raw_corpus (read, quarantine) and classified_corpus (inherit classification), with their gates.
-
-What belongs here: what the two stages make of the documents, and where a line stops. What does not: reading one row
-(`documents_from_rows.py`).
-"""
+"""The stages raw_corpus (read, quarantine) and classified_corpus (inherit classification), with their gates."""
 
 import json
 from collections import Counter
@@ -20,9 +16,9 @@ from sovereign_pipeline.corpus.columns import ColumnScreen
 from sovereign_pipeline.corpus.document import (
     Document,
     Quarantined,
+    format_rows_by_reason,
     read_documents,
     remedy_for,
-    rows_by_reason,
     write_documents,
     write_jsonl,
 )
@@ -84,8 +80,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
                 f"source '{source.name}': {count.documents:,} documents, {count.quarantined:,} rows quarantined, "
                 f"{count.excluded:,} excluded, {count.not_selected:,} not selected"
             )
-            reader.refuse_what_is_not_as_described()
-            reader.exclusions.refuse_without_row(path)
+            reader.reject_unlike_recipe()
+            reader.exclusions.reject_unmatched(path)
             _stop_above_share(workplace, source, path, count, broken)
             quarantined.extend(broken)
 
@@ -147,7 +143,7 @@ def _stop_above_share(
         return
     raise QuarantineExceeded(
         f"Line {workplace.line.line}: {len(broken):,} of {rows:,} rows of source '{source.name}' ({path}) are broken, "
-        f"{len(broken) / rows:.1%}; the recipe allows {limit:.1%}. {rows_by_reason(broken)}.",
+        f"{len(broken) / rows:.1%}; the recipe allows {limit:.1%}. {format_rows_by_reason(broken)}.",
         remedy_for(broken, workplace.institution.ladder),
         act="look_at_source",
         file=str(path),

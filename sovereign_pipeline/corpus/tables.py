@@ -1,7 +1,9 @@
-"""The rows of a table of text: CSV, TSV and their like.
+"""Read the rows of a CSV or TSV file, and detect quoted cells that hold whole rows because a quote is missing.
 
-What belongs here: text to cells to rows, and what is broken about one. What does not: compression and encoding
-(`corpus/opening.py`), which columns are needed (`corpus/columns.py`).
+Where the closing quote of a cell is missing and a later row has one too many in the same column, the rows between make
+one row with as many cells as the header. Such a cell is told from a letter of several lines by the place where one row
+would end and the next begin: the line before it ends in the cells behind the quoted one, the line after it begins with
+the cells before it, and these are as other rows have them.
 """
 
 import csv
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.corpus.columns import refuse_repeated_columns
+from sovereign_pipeline.corpus.columns import reject_repeated_columns
 from sovereign_pipeline.corpus.document import Row
 
 ENDLESS = 1 << 28
@@ -322,7 +324,7 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
             act="look_at_source",
             file=str(path),
         )
-    refuse_repeated_columns(path, header)
+    reject_repeated_columns(path, header)
     return header
 
 

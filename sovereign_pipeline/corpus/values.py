@@ -1,8 +1,4 @@
-"""Single values of a source file: what stands for a text, an id, a day or a language.
-
-What belongs here: checks of one value, whose reasons hold nothing of it. What does not: which value becomes which
-field (`documents_from_rows.py`), truth values (`states.py`), links (`links.py`).
-"""
+"""Read single values of a source file: ids, days, languages, truth values, states and links."""
 
 import datetime
 import json
@@ -102,7 +98,7 @@ def without_markup(text: str) -> str:
 
 _TRUE = frozenset(("true", "yes", "y", "t", "on", "1", "نعم"))
 _FALSE = frozenset(("false", "no", "n", "f", "off", "0", "لا"))
-_NUMBER_STATES = re.compile(r"[-+]?\d+(?:\.\d*)?", re.ASCII)
+_PLAIN_NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?", re.ASCII)
 _TAG_OF_LANGUAGE = re.compile(r"[a-z]{2}(?:-[A-Z]{2})?")
 _SHORT_NUMBER = re.compile(r"\d{1,2}(?:\.0)?", re.ASCII)
 _SHOWN = frozenset(
@@ -151,7 +147,7 @@ def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
     )
 
 
-def values_told(seen: Mapping[str, int]) -> str:
+def format_values(seen: Mapping[str, int]) -> str:
     """The values of a column for a message, with how often each stands there; what may be a text is counted."""
     shown = [
         f"{value.strip() or 'nothing'} ({times:,})"
@@ -170,7 +166,7 @@ def _compared(value: Any) -> str:
         return ""
     text = unicodedata.normalize("NFKC", str(value)).strip().casefold()
     text = "".join(str(unicodedata.decimal(each, each)) for each in text) if not text.isascii() else text
-    if _NUMBER_STATES.fullmatch(text) is None or _has_zeros_in_front(text):
+    if _PLAIN_NUMBER.fullmatch(text) is None or _has_zeros_in_front(text):
         return text
     try:
         number = Decimal(text)

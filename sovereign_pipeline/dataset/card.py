@@ -33,7 +33,7 @@ from sovereign_pipeline.dataset.quality import Finding
 from sovereign_pipeline.dataset.tokens import TokenNumbers, as_table
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.training import Canaries
-from sovereign_pipeline.privacy.preview import Estimate, told
+from sovereign_pipeline.privacy.preview import Estimate, format_share
 
 # The order of the fields is the order of the keys in `card.json`.
 
@@ -269,7 +269,11 @@ class DatasetCard(Frozen):
             _table(
                 head,
                 [
-                    (each.kind if isinstance(each, JudgedKind) else "all", told(each.recall), told(each.precision))
+                    (
+                        each.kind if isinstance(each, JudgedKind) else "all",
+                        format_share(each.recall),
+                        format_share(each.precision),
+                    )
                     for each in rows
                 ],
             ),

@@ -1,6 +1,6 @@
-"""What Presidio calls each kind of personal data.
+"""Load the Presidio recognizers that a recipe adds, and try each on its canary.
 
-What belongs here: the two names of a kind. What does not: Presidio itself; nothing here imports it.
+Functions that need Presidio import it themselves.
 """
 
 import importlib
@@ -66,10 +66,7 @@ def load_recognizer(item: AddedRecognizer, language: str) -> Any:
             module, _, name = (item.recognizer or "").rpartition(".")
             recognizer = getattr(importlib.import_module(module), name)(supported_language=language, **item.arguments)
     except Exception as error:
-        raise PrivacyError(
-            f"{_place_of(item)} cannot be loaded ({type(error).__name__}).",
-            "Correct it in the recipe, or install its package from the institution's own mirror.",
-        ) from error
+        raise _load_error(item, error) from error
     if not isinstance(recognizer, EntityRecognizer):
         raise PrivacyError(f"{_place_of(item)} is no Presidio recognizer.", "Name a subclass of EntityRecognizer.")
     recognizer.score_thresholds = {"default": item.score}  # before Presidio drops one of two findings for the other
@@ -100,7 +97,7 @@ def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
     try:
         source = Path(inspect.getfile(_class_of(item)))
     except Exception as error:
-        raise _cannot_be_loaded(item, error) from error
+        raise _load_error(item, error) from error
     package = item.recognizer.partition(".")[0]
     distributions = importlib.metadata.packages_distributions().get(package, [])
     if distributions:
@@ -110,7 +107,7 @@ def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
     return {file.relative_to(root or source.parent).as_posix(): file_sha256(file) for file in files}
 
 
-def refuse_unless_found(item: AddedRecognizer, findings: Sequence[tuple[int, int]]) -> None:
+def reject_unless_found(item: AddedRecognizer, findings: Sequence[tuple[int, int]]) -> None:
     """Raise PrivacyError unless the findings cover what the canary of a recognizer says that it holds."""
     begin = item.canary.text.index(item.canary.finds)
     wanted = range(begin, begin + len(item.canary.finds))
@@ -122,7 +119,7 @@ def refuse_unless_found(item: AddedRecognizer, findings: Sequence[tuple[int, int
 
 
 @contextmanager
-def stopping_at_warnings() -> Iterator[None]:
+def warnings_as_errors() -> Iterator[None]:
     """Turn what Presidio only warns of, such as a pattern that took too long and was skipped, into an exception."""
     if not _PRESIDIO.isEnabledFor(logging.WARNING):
         raise PrivacyError(
@@ -151,7 +148,7 @@ def _class_of(item: AddedRecognizer) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _cannot_be_loaded(item: AddedRecognizer, error: Exception) -> PrivacyError:
+def _load_error(item: AddedRecognizer, error: Exception) -> PrivacyError:
     return PrivacyError(
         f"{_place_of(item)} cannot be loaded ({type(error).__name__}).",
         "Correct it in the recipe, or install its package from the institution's own mirror.",

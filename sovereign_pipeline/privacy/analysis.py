@@ -1,7 +1,11 @@
-"""One language's texts through Presidio's `AnalyzerEngine`: the own recognizers, the added ones, the name model.
+"""Run the recognizers of one language in Presidio's `AnalyzerEngine`: this project's own and those of the recipe.
 
-What belongs here: putting the engine together and reading its results. What does not: which texts are searched, and
-what becomes of the findings (`detection.py`). Imports Presidio, so import it inside functions alone.
+The own recognizers work in any Presidio analyzer:
+
+    analyzer.registry.add_recognizer(IdentifierRecognizer("en"))
+    analyzer.registry.add_recognizer(NameRecognizer("en"))
+
+This module imports Presidio. Import it inside functions only.
 """
 
 from bisect import bisect_left
@@ -21,8 +25,8 @@ from sovereign_pipeline.privacy.added_recognizers import (
     context_is_read,
     kind_of,
     load_recognizer,
-    refuse_unless_found,
-    stopping_at_warnings,
+    reject_unless_found,
+    warnings_as_errors,
 )
 from sovereign_pipeline.privacy.identifiers.phones import AROUND, Regions
 from sovereign_pipeline.privacy.identifiers.recognizers import structured_spans
@@ -295,7 +299,7 @@ class Analysis:
 
     def _results(self, engine: AnalyzerEngine, text: str, artifacts: TextArtifacts) -> list[Any]:
         # Without recognizers of others there is nothing that Presidio could skip.
-        with stopping_at_warnings() if self._added else nullcontext():
+        with warnings_as_errors() if self._added else nullcontext():
             return engine.analyze(text, self._language, nlp_artifacts=artifacts)
 
     def _span(self, text: str, result: Any) -> Span:
@@ -312,7 +316,7 @@ class Analysis:
         """Alone: beside the others, Presidio drops one of two equal findings."""
         folded = normalise(item.canary.text)
         results = self._results(self._engine_of([recognizer]), folded.text, self.artifacts_of([folded.text])[0])
-        refuse_unless_found(item, [folded.original_span(each.start, each.end) for each in results])
+        reject_unless_found(item, [folded.original_span(each.start, each.end) for each in results])
 
 
 def try_added_recognizers(privacy: Privacy) -> None:

@@ -1,7 +1,7 @@
-"""One batch of case files: what a worker gets, how it scrubs it, what it gives back.
+"""Cut a file of documents into batches of whole case files, and scrub one batch.
 
-A batch is a list of places in the file of documents. A worker reads them, scrubs them with the canaries and gives back
-finished lines; only the parent writes. What does not belong here: where workers run (`engine.py`).
+A batch is a list of byte offsets in the file. A worker reads the documents, scrubs them with the canaries and returns
+finished lines. Only the parent process writes.
 """
 
 import json
@@ -215,11 +215,11 @@ def _read_index(job: ScrubJob, progress: Progress) -> CorpusIndex:
             languages[language] += 1
             position += len(line)
             countdown.reached(position)
-    _refuse_unknown_languages(job, languages)
+    _reject_unknown_languages(job, languages)
     return CorpusIndex(offsets, list(cases.values()))
 
 
-def _refuse_unknown_languages(job: ScrubJob, languages: Counter[str]) -> None:
+def _reject_unknown_languages(job: ScrubJob, languages: Counter[str]) -> None:
     known = {*job.privacy.name_models, *job.privacy.patterns_only}
     unknown = [f"{name} ({counted(rows, 'row')})" for name, rows in sorted(languages.items()) if name not in known]
     if unknown:

@@ -1,8 +1,7 @@
-"""Scrubbing one case file whose texts were searched: its documents, with placeholders in place of personal data.
+"""Scrub one case file: find further mentions, choose placeholders, replace the values, and read the result again.
 
-What belongs here: what depends on a whole case (what a value is, which names are one person, the order of numbers), the
-replacement, and what the policy keeps or stops at. What does not: searching texts (`detection.py`, `scrubbing.py`),
-further mentions (`mentions.py`), the vault (`vault/`).
+A placeholder may join what stood apart: "sent NAME_1@host" is an address. So the text around placeholders is read once
+more, and the whole text where that finds something.
 """
 
 import re
@@ -31,7 +30,7 @@ from sovereign_pipeline.privacy.vault import MappingRow
 _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX", "DATE", "AGE"})
 
 
-def with_further_mentions(
+def add_further_mentions(
     texts: Sequence[SearchedText], authors: Iterable[str], patterns: NamePatterns
 ) -> list[SearchedText]:
     """The texts of one case, each with the further mentions of what was found in any of them.
@@ -240,10 +239,7 @@ class SecondReading:
 
 
 def reread(
-    row: str,
-    text: Filled,
-    reading: SecondReading,
-    placeholder_of: Callable[[Kind, str], str],
+    row: str, text: Filled, reading: SecondReading, placeholder_of: Callable[[Kind, str], str]
 ) -> tuple[Filled, list[Kind]]:
     """The text without what a second reading of it finds, and the kinds of that.
 
@@ -394,7 +390,7 @@ class CaseScrubber:
         authors = [each.author for each in documents if each.author]
         mentioned = (
             replace(text, spans=self.corrections.without_never(text.content, text.spans))
-            for text in with_further_mentions(texts, authors, self.patterns)
+            for text in add_further_mentions(texts, authors, self.patterns)
         )
         return [replace(each, texts=[next(mentioned) for _ in each.texts]) for each in documents]
 

@@ -1,8 +1,4 @@
-"""Finding personal data in a column that is kept, such as a department or a case number, and the secret of its keys.
-
-What belongs here: the reading of one such value, and the file of the secret. What does not: what becomes of a value
-that holds something (`corpus/columns.py`).
-"""
+"""Find personal data in columns that are kept, such as case numbers, and keep the secret of their keys."""
 
 import os
 import re

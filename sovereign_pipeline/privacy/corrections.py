@@ -1,7 +1,7 @@
-"""What people corrected in the findings of a line, applied to what the detectors found.
+"""Apply the word lists of a line, `data/privacy/<line>.yaml`: what people corrected in its findings.
 
-What belongs here: taking findings out, putting values in, and names that are one person. What does not: the lists
-(`word_lists.py`).
+The file may hold names of persons, so it is no part of the recipe, which cards and reports quote. An artifact's
+identity holds its digest.
 """
 
 import re
@@ -104,11 +104,6 @@ class Corrections:
         self._never = _pattern(each.value for each in words.never)
         self._always = _pattern([*names, *(each.value for each in words.always)])
         self._groups = [[person_name(normalise(name).text) for name in group] for group in words.same_person]
-
-    @property
-    def leave_values(self) -> bool:
-        """Whether anything is listed as never personal."""
-        return self._never is not None
 
     def applied(self, text: str, spans: Sequence[Span]) -> list[Span]:
         """The findings of a text without those inside what is never personal, and with what always is."""

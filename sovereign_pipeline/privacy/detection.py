@@ -1,8 +1,6 @@
-"""What is found in one text, as a function of the text alone: identifiers, names by pattern, names by model.
+"""Run the detectors over one text, and cache their findings by the text's digest.
 
-What belongs here: running the detectors, the written form of their findings, and the digest of all that decides them.
-What does not: what an identifier or a name looks like (`identifiers/`, `names/`), anything that depends on the other
-texts of a case (`case_files.py`, `mentions.py`).
+The findings depend on the text alone. The cache holds offsets and kinds, never text.
 """
 
 import sqlite3
@@ -191,10 +189,7 @@ def _artifacts_of(analysis: "Analysis", texts: Sequence[Text]) -> dict[Text, "Te
 def _written(spans: Sequence[Span]) -> bytes:
     return b"".join(
         _SPAN.pack(
-            span.start,
-            span.end,
-            KINDS.index(span.kind),
-            _LABELLED * span.labelled | _BY_LENGTH * span.by_length,
+            span.start, span.end, KINDS.index(span.kind), _LABELLED * span.labelled | _BY_LENGTH * span.by_length
         )
         for span in spans
     )

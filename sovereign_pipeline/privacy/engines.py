@@ -1,7 +1,6 @@
-"""Scrubbing a file of documents into another, in the same order, with the originals in the vault.
+"""Scrub a file of documents in this process, by a pool of processes, or by Ray. Each engine writes the same bytes.
 
-What belongs here: what is written and when, and the policy that stops before anything is. What does not: who works
-(`engine.py`), how the file is cut (`planning.py`), scrubbing itself (`privacy/scrubbing.py`).
+The originals are in the vault before their text is written.
 """
 
 import gc
@@ -169,10 +168,7 @@ class RayActors:
         actor: Any = _Actor  # Ray's own types know functions only
         rows = [{"number": number, "batch": pickle.dumps(batch)} for number, batch in enumerate(batches)]
         scrubbed = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(
-            actor,
-            fn_constructor_args=(self._job,),
-            compute=ray.data.ActorPoolStrategy(size=self._workers),
-            num_cpus=1,
+            actor, fn_constructor_args=(self._job,), compute=ray.data.ActorPoolStrategy(size=self._workers), num_cpus=1
         )
         try:
             for row in scrubbed.iter_rows():
@@ -321,7 +317,7 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
         tempfile.TemporaryFile(dir=target.parent) as aside,
     ):
         if "stop" in job.treatments.values():
-            _refuse_stopped_rows(
+            _reject_stopped_rows(
                 job.line, _scrubbed(plan, engine, progress, "privacy, looking for what stops the line")
             )
         findings, digest = Findings(), MappingDigest()
@@ -348,7 +344,7 @@ def _scrubbed(plan: Plan, engine: Engine, progress: Progress, work: str) -> Iter
         countdown.reached(done)
 
 
-def _refuse_stopped_rows(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]]) -> None:
+def _reject_stopped_rows(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]]) -> None:
     rows: dict[Kind, set[str]] = {}
     for _, batch in scrubbed:
         for kind, row in batch.stopped:

@@ -1,9 +1,8 @@
-"""Text as the recognizers read it, and where each of its characters stands in the original.
+"""Fold a text so that what looks the same is the same, and map each character back to the original.
 
-What belongs here: what makes one text look like another without changing what a person reads: digits of any script,
-full-width and other compatibility forms, marks and invisible characters, letters of other scripts that look the same,
-and characters written as HTML entities, percent-encoding or escapes. What does not: the encodings themselves
-(`encodings.py`), anything that knows what an identifier is.
+Digits of any script, compatibility forms, marks, invisible characters, confusables, and characters written as HTML
+entities, tags, percent-encoding or escapes are folded. Encodings that no person reads by letters, such as Base64, are
+not decoded.
 """
 
 import html

@@ -1,8 +1,4 @@
-"""Some rows of a line before and after scrubbing, with the reason of each finding, for a person who looks at them.
-
-What belongs here: which rows are shown, and what was found where. What does not: how they are shown
-(`cli/corpus.py`). Nothing is stored: neither in the vault nor among what was found in earlier texts.
-"""
+"""Show rows before and after scrubbing, record what a person judged of them, and list how each kind is found."""
 
 import random
 from collections import Counter
@@ -244,8 +240,8 @@ class Estimate:
         return sum(counts.values()) if kinds is None else sum(counts.get(kind, 0) for kind in kinds)
 
 
-def told(share: MeasuredShare) -> str:
-    """A share in words and figures: of none there is no figure."""
+def format_share(share: MeasuredShare) -> str:
+    """Format a share with its counts, or "none judged" if there are none."""
     return str(share) if share.of else "none judged"
 
 
@@ -325,7 +321,7 @@ def read_judgements(workplace: Workplace, scrubbed: str) -> Iterator[JudgedRow]:
         yield from Judgement.model_validate_json(content).rows
 
 
-def assert_shown_as_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Sequence[PreviewedRow]) -> None:
+def assert_matches_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Sequence[PreviewedRow]) -> None:
     """Raise InputError when rows are shown otherwise than the scrubbed corpus has them: it would be judged unseen."""
     shown = {row.id: {field.name: field.after for field in row.fields if field.name != AUTHOR} for row in rows}
     for document in read_documents(workplace.store.open(scrubbed).file(DOCUMENTS)):

@@ -1,8 +1,4 @@
-"""From documents to documents with placeholders: a batch of case files at a time, together with the canaries.
-
-What belongs here: what is searched and what is remembered, and the proof that the detectors ran. What does not: what a
-detector finds in a text (`detection.py`), the placeholders of one case (`case_files.py`), a whole corpus (`engines/`).
-"""
+"""Scrub batches of case files together with canaries, which prove that the detectors ran, and count the findings."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -18,7 +14,7 @@ from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS, Kind
 from sovereign_pipeline.privacy.case_files import CaseScrubber, ScrubbedCase, SearchedDocument
 from sovereign_pipeline.privacy.corrections import NO_WORDS, WordLists
 from sovereign_pipeline.privacy.detection import Detector, FindingsCache, SearchedText, Text, read_findings, texts_of
-from sovereign_pipeline.privacy.spans import AUTHOR, Span, kind_of, refuse_placeholders
+from sovereign_pipeline.privacy.spans import AUTHOR, Span, kind_of, reject_placeholders
 
 CANARY_CASE = "canary"
 
@@ -196,7 +192,7 @@ class Scrubber:
         """
         for case in cases:
             for document in case:
-                refuse_placeholders(document)
+                reject_placeholders(document)
         texts = [[texts_of(document) for document in case] for case in cases]
         canaries = [texts_of(canary.document, is_canary=True) for canary in CANARIES]
         spans, new = self._search(text for fields in (*chain(*texts), *canaries) for text in fields.values())

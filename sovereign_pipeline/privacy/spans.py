@@ -1,7 +1,4 @@
-"""A finding in a text, and which of two findings that overlap is kept.
-
-What belongs here: what identifiers and names have in common. What does not: finding either (`identifiers/`, `names/`).
-"""
+"""Findings in a text, which of two overlapping findings is kept, and placeholders such as `NAME_1`."""
 
 import bisect
 import re
@@ -128,7 +125,7 @@ def kind_of(placeholder: str) -> Kind:
     return kind
 
 
-def refuse_placeholders(document: Document) -> None:
+def reject_placeholders(document: Document) -> None:
     """Raise PrivacyError for a document that holds what looks like a placeholder: it could not be restored."""
     for field, text in {**document.texts, AUTHOR: document.author}.items():
         if "_" in text and PLACEHOLDER.search(normalise(text).text):

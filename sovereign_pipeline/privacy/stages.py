@@ -1,8 +1,4 @@
-"""The stage scrubbed_corpus, and the gate that reads its output again.
-
-What belongs here: what the stage reads and writes, what makes its identity. What does not: scrubbing (`scrubbing.py`,
-`engines/`).
-"""
+"""The stage scrubbed_corpus and its gates, one of which reads the output again."""
 
 import json
 import time
@@ -27,7 +23,7 @@ from sovereign_pipeline.privacy.corrections import NO_WORDS, load_word_lists
 from sovereign_pipeline.privacy.detection import Detector, detector_digest, guarded
 from sovereign_pipeline.privacy.engines import scrub_file
 from sovereign_pipeline.privacy.names.name_models import name_model_parts
-from sovereign_pipeline.privacy.preview import estimate_of, read_judgements, recorded_judgements, told
+from sovereign_pipeline.privacy.preview import estimate_of, format_share, read_judgements, recorded_judgements
 from sovereign_pipeline.privacy.vault import FINDINGS, PUBLIC_KEY, Vault
 from sovereign_pipeline.record.stage import Built, Config, Gate, Inputs, KindsIn, Stage, Verdict, Workplace, identity_of
 from sovereign_pipeline.record.store import Artifact
@@ -186,14 +182,14 @@ def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inp
                 "right": estimate.right[kind],
                 "wrong": estimate.wrong[kind],
                 "missed": estimate.missed[kind],
-                "precision": told(estimate.precision([kind])),
-                "recall": told(estimate.recall([kind])),
+                "precision": format_share(estimate.precision([kind])),
+                "recall": format_share(estimate.recall([kind])),
             }
             for kind in estimate.kinds
         },
     }
     found = (
-        f"precision {told(estimate.precision())}, recall {told(estimate.recall())}"
+        f"precision {format_share(estimate.precision())}, recall {format_share(estimate.recall())}"
         if estimate.judged
         else "none was judged"
     )

@@ -1,8 +1,7 @@
-"""The vault of originals: what each placeholder stood for, encrypted to a public key (age).
+"""The vault of originals, encrypted to a public key (age), and the digest by which an artifact states its rows.
 
-The training side holds the public key only: it can add and never read. Reading needs the private key, which is kept
-on another machine. What belongs here: sealing and opening. What does not: how identifiers are found, the program that
-opens a vault (`vault_cli.py`), which rows are true (`mapping.py`).
+The training side holds the public key only: it can add rows and never read them. Anyone with the public key can add
+invented rows. The artifact's digest shows which rows are true.
 """
 
 import json

@@ -24,14 +24,7 @@ from sovereign_pipeline_tests.corpus.dirty_files import (
     table,
     zstd,
 )
-from sovereign_pipeline_tests.corpus.first_file import (
-    ALL,
-    NOT_SELECTED,
-    Stop,
-    Variant,
-    broken,
-    stops_all,
-)
+from sovereign_pipeline_tests.corpus.first_file import ALL, NOT_SELECTED, Stop, Variant, broken, stops_all
 
 CUT = Stop("cannot be read to its end", "Get a whole copy")
 NO_ROW = Stop("the file holds no row", "Export it again")

@@ -13,14 +13,7 @@ from sovereign_pipeline_tests.corpus.dirty_files import (
     table,
     with_links,
 )
-from sovereign_pipeline_tests.corpus.first_file import (
-    ALL,
-    Read,
-    Stop,
-    Variant,
-    broken,
-    stops_all,
-)
+from sovereign_pipeline_tests.corpus.first_file import ALL, Read, Stop, Variant, broken, stops_all
 
 
 def one_column(delimiter: str) -> Stop:
@@ -196,5 +189,5 @@ TABLES: dict[str, tuple[Variant, ...]] = {
             table(edit=lambda text: text.replace("\r\n", ",\r\n").replace(",\r\n", "\r\n", 1)),
             stops_all("has 12 cells where the header has 11", "correct `delimiter`"),
         ),
-    ),
+    )
 }

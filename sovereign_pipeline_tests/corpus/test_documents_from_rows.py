@@ -235,7 +235,7 @@ def test_links_that_no_row_has_stop_the_source(tmp_path: Path) -> None:
     as_jsonl(path, [letter(1)])
     _, _, reader = read(path, links="grouped")
     with pytest.raises(SourceError, match=r"needs 1 column that the file lacks: 'grouped' \(for `links`\)"):
-        reader.refuse_what_is_not_as_described()
+        reader.reject_unlike_recipe()
 
 
 def test_a_stray_quote_in_a_csv_stops_it_with_its_lines_instead_of_swallowing_rows(tmp_path: Path) -> None:
@@ -289,7 +289,7 @@ def test_a_condition_that_no_row_fulfils_lists_the_states_and_no_names(tmp_path:
     with pytest.raises(
         SourceError, match=r"8 not selected\. 'state' holds closed \(4\), nothing \(2\), 1 value not"
     ) as said:
-        reader.refuse_what_is_not_as_described()
+        reader.reject_unlike_recipe()
     assert "alim" not in str(said.value)
 
 

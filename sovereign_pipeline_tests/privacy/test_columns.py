@@ -17,6 +17,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Stage, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.materializing import materialize
 
 PERSON = "Salma Al Harthi, 9234 1187, salma@canary.example"
@@ -57,23 +58,7 @@ def test_personal_data_in_a_column_is_found(value: str, expected: set[str]) -> N
     assert kinds(value) >= expected
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "",
-        "PRM/2024/017",
-        "R-00005",
-        "PRM-2024-017",
-        "FEE/2024/12",
-        "FEE-2024-12",
-        "2024-000123",
-        "20240315-0017",
-        "Harbour Licensing",
-        "Officer 3",
-        "الشؤون القانونية",
-        "Foreign, Commonwealth and Development Office",
-    ],
-)
+@pytest.mark.parametrize("value", examples(__file__, "an_ordinary_column_is_not_touched"))
 def test_an_ordinary_column_is_not_touched(value: str) -> None:
     assert kinds(value) == set()
 

@@ -17,6 +17,7 @@ from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
 
@@ -31,17 +32,7 @@ def never(*values: str) -> list[dict[str, str]]:
     return [{"value": value, "reason": "checked"} for value in values]
 
 
-@pytest.mark.parametrize(
-    ("text", "value", "result"),
-    [
-        ("Ask Mr Hamood Quorvan today.", "Hamood Quorvan", "Ask Mr Hamood Quorvan today."),
-        ("Ask Mr HAMOOD  Quorvan today.", "hamood quorvan", "Ask Mr HAMOOD  Quorvan today."),
-        ("Write to desk@canary.example.", "desk@canary.example", "Write to desk@canary.example."),
-        ("Ask Mr Hamood Quorvanson today.", "Hamood Quorvan", "Ask Mr NAME_1 today."),
-        ("راجعت السيد سالم العريمي أمس", "سالم العريمي", "راجعت السيد سالم العريمي أمس"),
-        ("كتبت للسيد سالم العريمي أمس", "السيد سالم العريمي", "كتبت للسيد سالم العريمي أمس"),
-    ],
-)
+@pytest.mark.parametrize(("text", "value", "result"), examples(__file__, "what_is_never_personal_stays"))
 def test_what_is_never_personal_stays(text: str, value: str, result: str) -> None:
     assert "_1" in scrubbed(text)[0]
     assert scrubbed(text, never=never(value)) == [result]
@@ -52,23 +43,7 @@ def test_another_person_of_that_name_is_still_replaced_beside_it() -> None:
     assert texts == ["Mr NAME_1 works in the Quorvan Building."]
 
 
-@pytest.mark.parametrize(
-    ("text", "value", "kind", "result"),
-    [
-        ("the blue  LANTERN met us", "Blue Lantern", "NAME", "the NAME_1 met us"),
-        ("see shelf 12-B please", "shelf 12-B", "ADDRESS", "see ADDRESS_1 please"),
-        ("التقينا بالفانوس الأزرق", "الفانوس الأزرق", "NAME", "التقينا بNAME_1"),
-        ("التقينا والفانوس الأزرق", "الفانوس الأزرق", "NAME", "التقينا وNAME_1"),
-        ("جاء للفانوس الأزرق وقال", "الفانوس الأزرق", "NAME", "جاء لNAME_1 وقال"),
-        ("وللفانوس الأزرق، والفانوس الأزرق", "الفانوس الأزرق", "NAME", "ولNAME_1، وNAME_1"),
-        ("كتبنا لليلك أمس", "الليلك", "NAME", "كتبنا لNAME_1 أمس"),
-        ("سلم فانوس وهو لفانوس الأزرق", "الفانوس الأزرق", "NAME", "سلم فانوس وهو لفانوس الأزرق"),
-        ("Mill Straße, MILL STRASSE", "Mill Straße", "ADDRESS", "ADDRESS_1, ADDRESS_1"),
-        ("in İzmit", "İzmit", "PLACE", "in PLACE_1"),
-        ("Ask at the shop", "ـ", "NAME", "Ask at the shop"),
-        ("bluelantern and Blue Lanterns", "Blue Lantern", "NAME", "bluelantern and Blue Lanterns"),
-    ],
-)
+@pytest.mark.parametrize(("text", "value", "kind", "result"), examples(__file__, "what_is_always_personal_is_replaced"))
 def test_what_is_always_personal_is_replaced(text: str, value: str, kind: str, result: str) -> None:
     assert scrubbed(text, always=[{"value": value, "kind": kind}]) == [result]
 
@@ -121,12 +96,7 @@ def test_the_lists_of_a_line_make_another_corpus_and_its_manifest_holds_none_of_
     file = word_lists_file(institution.settings.data, "lamps")
     file.parent.mkdir()
     file.write_text(
-        yaml.safe_dump(
-            {
-                "always": [{"value": "Quorvanhouse", "kind": "NAME"}],
-                "never": never("desk@canary.example"),
-            }
-        )
+        yaml.safe_dump({"always": [{"value": "Quorvanhouse", "kind": "NAME"}], "never": never("desk@canary.example")})
     )
     ref = produce(SCRUBBED_CORPUS, workplace, inputs).ref
     assert ref != without

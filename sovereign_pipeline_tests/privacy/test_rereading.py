@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.case_files import SecondReading
 from sovereign_pipeline.privacy.scrubbing import Findings, Scrubber, findings_of
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
 SCRUBBER = Scrubber("lamps", "run", Privacy(name_models={}))
@@ -16,36 +17,12 @@ def replaced(text: str) -> str:
     return scrub(SCRUBBER, document(text)).documents[0].request
 
 
-@pytest.mark.parametrize(
-    ("text", "scrubbed"),
-    [
-        ("write to hamood@", "write to EMAIL_1"),
-        ("write to <hamood.a@>, as before", "write to <EMAIL_1>, as before"),
-        ("write to hamood.a@...", "write to EMAIL_1"),
-        ("h a m o o d @ c a n a r y . o m", "EMAIL_1"),
-        ("write to hamood©canary.example today", "write to EMAIL_1 today"),
-        ("follow @hamood_a, or @canary_desk", "follow EMAIL_1, or EMAIL_2"),
-        ("see https://canary.example/@hamood for it", "see https://canary.example/EMAIL_1 for it"),
-        ("هذا حسابي @hamood_a شكراً", "هذا حسابي EMAIL_1 شكراً"),
-    ],
-)
+@pytest.mark.parametrize(("text", "scrubbed"), examples(__file__, "an_address_that_was_cut_or_misread_is_replaced"))
 def test_an_address_that_was_cut_or_misread_is_replaced(text: str, scrubbed: str) -> None:
     assert replaced(text) == scrubbed
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "//input[@class='wide']/@href of div[@id=\"a\"]",
-        "x = 1\n@app.route('/x')\ndef f(): pass",
-        "done\n@pytest.mark.slow\n@property\ndef f(self): ...",
-        "@Override\npublic void run() {}",
-        "/** @param name of the berth\n * @return the berth */",
-        "@media screen { } @import 'x.css';",
-        "twelve lamps @ OMR 2.500 each, 5kg @ 2.500",
-        "meet @ 5.30, or at 6",
-    ],
-)
+@pytest.mark.parametrize("text", examples(__file__, "attributes_decorators_and_prices_are_no_addresses"))
 def test_attributes_decorators_and_prices_are_no_addresses(text: str) -> None:
     assert replaced(text) == text
 

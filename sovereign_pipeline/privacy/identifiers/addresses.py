@@ -1,9 +1,4 @@
-"""Postal addresses outside the Gulf's house-and-way form: a street with its number, and what follows it in the letter.
-
-What belongs here: the shapes of addresses by country, grown from an anchor (street, post box, military post) to the
-unit, town, region, country and postcode beside it. What does not: the house-and-way addresses of Oman, which carry
-their labels (`recognizers.py`).
-"""
+"""Find postal addresses abroad, grown from a street or post box, and coordinates."""
 
 import re
 from collections.abc import Iterator
@@ -83,7 +78,7 @@ _STREET = re.compile(
     rf"|(?:{_NUMBER},? ){{0,2}}(?:{_WORD} ){{0,3}}{_GROWN},? {_NUMBER}"
     rf"|(?:{_NUMBER},? ){{1,2}}(?:{_WORD} ){{0,2}}{_GROWN}(?!\w)"
     rf"|(?:{_NUMBER},? ){{0,2}}(?:{_WORD} ){{1,3}}{_TYPE_WORD} {_NUMBER}"
-    rf"|{_NUMBER} {_BOX}|(?:{_NUMBER} )?{_BOX_ABROAD}|{_MILITARY})",
+    rf"|{_NUMBER} {_BOX}|(?:{_NUMBER} )?{_BOX_ABROAD}|{_MILITARY})"
 )
 # A name between two numbers says nothing by itself; it is an address after a cue, or where a unit or a town follows.
 _BETWEEN_NUMBERS = re.compile(rf"(?<![\w/.,:-])\d{{2,5}} {_WORD}(?: {_LINKED}){{0,3}} {_NUMBER}")
@@ -159,18 +154,18 @@ BY_LABEL = re.compile(
     rf"(?P<value>{_DECIMAL.format(places=2)})(?!\d|\.\d)"
 )
 SIGNS_OF_LABELS = ("lat", "lon", "lng", "ordinate", "gps", "position", "حداثيات", "خط العرض", "خط الطول")
-_NUMBER_COORDINATES = re.compile(r"-?\d+\.\d+")
+_DECIMAL_NUMBER = re.compile(r"-?\d+\.\d+")
 _SURE_PLACES = 5
 """Digits behind the point: a metre. Rates and measures have fewer."""
 
 
 def is_on_the_globe(pair: str) -> bool:
     """Whether two numbers can be latitude and longitude, in either order."""
-    one, other = (abs(float(each)) for each in _NUMBER_COORDINATES.findall(pair)[:2])
+    one, other = (abs(float(each)) for each in _DECIMAL_NUMBER.findall(pair)[:2])
     return min(one, other) <= 90 and max(one, other) <= 180
 
 
 def is_a_place(pair: str) -> bool:
     """The same without a label: by its signs, or since nothing else is that exact."""
-    exact = all(len(each.partition(".")[2]) >= _SURE_PLACES for each in _NUMBER_COORDINATES.findall(pair)[:2])
+    exact = all(len(each.partition(".")[2]) >= _SURE_PLACES for each in _DECIMAL_NUMBER.findall(pair)[:2])
     return is_on_the_globe(pair) and (exact or re.search("[°NSEW]", pair) is not None)

@@ -1,8 +1,4 @@
-"""Identifiers that the text names: a label, what may stand between the two, and the value.
-
-What belongs here: labels in English and Arabic, Oman and the Gulf first, and the form of the value behind each. What
-does not: values that are told by their form alone (`shapes.py`), addresses from abroad (`addresses.py`).
-"""
+"""Patterns of identifiers that a label names: in English and Arabic, Oman and the Gulf first."""
 
 import re
 
@@ -144,17 +140,10 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("CARD", _labelled(_CREDIT_CARD_LABEL_AR, LINK_AR, r"\d(?:[ -]?\d){11,18}(?!\w)")),
     ("PHONE", _labelled(_PHONE_LABEL, rf"(?:{LINK_EN}|{LINK_AR})", PHONE_VALUE + END)),
     ("PHONE", _labelled(_REACHED_AT, r"[ :]{1,3}", PHONE_VALUE + END)),
-    (
-        "SSN",
-        _labelled(_SSN_LABEL, LINK_EN, r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)"),
-    ),
+    ("SSN", _labelled(_SSN_LABEL, LINK_EN, r"\d{3}[ -]?\d{2}[ -]?\d{4}(?!\w)")),
     (
         "DRIVING_LICENCE",
-        _labelled(
-            _LICENCE_LABEL,
-            _EITHER_LINK,
-            r"[A-Z]{0,5}\d[A-Z\d]{3,17}(?![\w-])|[A-Z]?\d+(?:[ -]\d+){1,4}(?!\w)",
-        ),
+        _labelled(_LICENCE_LABEL, _EITHER_LINK, r"[A-Z]{0,5}\d[A-Z\d]{3,17}(?![\w-])|[A-Z]?\d+(?:[ -]\d+){1,4}(?!\w)"),
     ),
     ("PO_BOX", _labelled(r"\bzip(?: ?code)?\b", r"(?:\s*(?:[:]|\bis\b))?\s*", r"\d{4,5}(?:-\d{3,4})?(?!\w)")),
     (
@@ -166,14 +155,7 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
         ),
     ),
     ("PO_BOX", _labelled(r"(?:\bpostal code\b|(?:ال)?رمز (?:ال)?بريدي)", r"[ :]*", r"\d{3}(?!\w)")),
-    (
-        "DATE_OF_BIRTH",
-        _labelled(
-            _BIRTH_LABEL,
-            _BIRTH_LINK,
-            rf"(?:{HIJRI_DATE}|{DATE})(?!\d)",
-        ),
-    ),
+    ("DATE_OF_BIRTH", _labelled(_BIRTH_LABEL, _BIRTH_LINK, rf"(?:{HIJRI_DATE}|{DATE})(?!\d)")),
     ("PLATE", PLATE),
     (
         "ADDRESS",
@@ -311,9 +293,7 @@ EMIRATES_ID = re.compile(
 )
 # A century, a date of birth, five digits the last of which is computed.
 _OF_AN_ID = r"(?<!\w)(?:ids?|identity|emirates|emirati|uae|cards?)(?!\w)|هوي[ةت]|بطاق[ةت]|إمارات|امارات"
-EMIRATES_ID_BY_LABEL = re.compile(
-    rf"(?i)(?:{_OF_AN_ID})[^\n.;!?]{{0,40}}?(?P<value>{EMIRATES_ID.pattern})",
-)
+EMIRATES_ID_BY_LABEL = re.compile(rf"(?i)(?:{_OF_AN_ID})[^\n.;!?]{{0,40}}?(?P<value>{EMIRATES_ID.pattern})")
 KUWAITI_ID = re.compile(
     r"(?<![\w.,/+-])(?<!\d )[23][ -]?\d[ -]?\d[ -]?[01][ -]?\d[ -]?[0-3](?:[ -]?\d){6}(?!\w)(?![.,/-]\d)"
 )

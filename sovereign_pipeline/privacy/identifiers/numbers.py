@@ -1,8 +1,7 @@
-"""The stricter reading of numbers: digits with anything but letters between them, and labels cut by a line's end.
+"""Find long numbers without a label, and numbers written with unusual separators or across lines.
 
-Exported letters break lines anywhere, quote one another with `> `, and name files after people's numbers. What belongs
-here: which digits are one number then, and what is a date, an amount or a list instead. What does not: numbers as they
-are usually written (`labels.py`, `shapes.py`, `long_numbers.py`), the choice between both readings (`recognizers.py`).
+Exported letters break lines anywhere, quote one another with `> `, and name files after people's numbers. A number that
+is kept by mistake cannot be undone, so long ones are replaced unless they are a date, an amount, a list or a measure.
 """
 
 import re
@@ -43,7 +42,7 @@ from sovereign_pipeline.privacy.spans import Span, value_key
 
 # With a year and at most six digits: anything longer may be a person's number in its shape.
 _FILE_NUMBER = re.compile(r"\b[A-Z]{2,6}/(?:19|20)\d\d/\d{1,6}\b")
-_LONGEST_LABEL_LONG_NUMBERS = 60
+_LONGEST_LABEL_OF_FILE_NUMBER = 60
 _TIMESTAMP = re.compile(r"(?<![\d-])(?:19|20)\d\d-[01]\d-[0-3]\d[ T][0-2]?\d:[0-5]\d(?::[0-5]\d)?")
 _LONG_NUMBER = re.compile(rf"(?<!\w){NOT_AN_AMOUNT}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d{{2,}})+){END}")
 # Glued to letters, as in web addresses and in tables whose cells ran together.
@@ -69,9 +68,9 @@ def long_numbers(plain: str) -> Iterator[Span]:
     """
     for match in _LONG_NUMBER.finditer(plain):
         if count_of_digits(match.group()) >= DIGITS_OF_A_NATIONAL_ID and not is_date_or_years(match.group()):
-            yield _span_long_numbers(match)
+            yield _long_number_span(match)
     for match in _GLUED_NUMBER.finditer(plain):
-        yield _span_long_numbers(match)
+        yield _long_number_span(match)
 
 
 def numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
@@ -100,11 +99,11 @@ def without_file_numbers(text: str) -> str:
 
 
 def _has_label(match: re.Match[str]) -> bool:
-    before = match.string[max(0, match.start() - _LONGEST_LABEL_LONG_NUMBERS) : match.start()]
+    before = match.string[max(0, match.start() - _LONGEST_LABEL_OF_FILE_NUMBER) : match.start()]
     return any(label.search(before) for _, label in LABELS)
 
 
-def _span_long_numbers(match: re.Match[str]) -> Span:
+def _long_number_span(match: re.Match[str]) -> Span:
     kind = _kind(match.group())
     return Span(match.start(), match.end(), kind, value_key(kind, match.group()), labelled=False, by_length=True)
 

@@ -1,8 +1,4 @@
-"""Parts of patterns that several identifiers share.
-
-What belongs here: pieces of regular expressions over normalised text. What does not: whole patterns (`labels.py`,
-`shapes.py`, `long_numbers.py`).
-"""
+"""Patterns of identifiers that their form tells, the fragments that patterns share, and checks of values."""
 
 import importlib
 import re
@@ -229,13 +225,13 @@ STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")
 
 
 _MASK = r"[*•●×xX#]"
-_LABEL_CARDS = (
+_CARD_LABEL = (
     r"(?:(?:credit|debit|bank|payment) card|\bcard(?: no\.?| number)?(?: is)?|\bvisa(?: card)?|master ?card|"
     r"\bamex|american express"
     r"|(?:ال)?بطاقة(?: (?:ال)?(?:ائتمان(?:ية)?|بنكية|مصرفية|خصم|فيزا))?)"
 )
 MASKED_BY_LABEL = re.compile(
-    rf"(?i){_LABEL_CARDS}(?:\s*(?:[:#(]|\b(?:no|number)\b\.?|رقم(?:ها)?))*\s*"
+    rf"(?i){_CARD_LABEL}(?:\s*(?:[:#(]|\b(?:no|number)\b\.?|رقم(?:ها)?))*\s*"
     rf"(?P<value>(?:\d[\d .-]{{0,7}})?(?:{_MASK}[ .-]{{0,2}}){{2,15}}\d{{3,4}})(?!\w)"
 )
 # Groups as they are printed on cards, with most of their digits masked: nothing else looks so.
@@ -289,7 +285,7 @@ PRIVATE_KEY = re.compile(
 )
 IN_AN_ADDRESS = re.compile(r"://[^\s/:@{}]{1,100}:(?P<value>[^\s/@{}]{1,200})@")
 
-_LABEL_CREDENTIALS = (
+_CREDENTIAL_LABEL = (
     r"\b(?:pass ?(?:word|code|phrase)|pwd|passwd|pin(?: code| number)?|(?:access|security|login|door|alarm) code|"
     r"(?:api|secret|access|private|account|encryption|shared|licen[cs]e)[ _-]?key|"
     r"(?:access|auth|authentication|authorization|api|refresh|session|bearer)[ _-]?token|client[ _-]?secret)"
@@ -300,7 +296,7 @@ _ARABIC_LABEL = (
 )
 _VALUE = r"[^\s\"'`,;<>«»]{3,199}[^\s\"'`,;<>«».?)\]:]"
 BY_LABEL = re.compile(
-    rf"(?i){_LABEL_CREDENTIALS}(?: (?:for|of|to) [^\n:=]{{1,40}}?)?[\"']?\s{{0,3}}"
+    rf"(?i){_CREDENTIAL_LABEL}(?: (?:for|of|to) [^\n:=]{{1,40}}?)?[\"']?\s{{0,3}}"
     r"(?:[:=]{1,2}>?|\bis now\b|\bis\b|\bwas\b)"
     rf"\s{{0,3}}[\"'`]?(?P<value>{_VALUE})"
     rf"|{_ARABIC_LABEL}(?:[^\n:=]{{0,30}}?\s{{0,3}}[:=]|\s(?:هي|هو)\s)\s{{0,3}}[\"'`«]?(?P<arabic>{_VALUE})"

@@ -1,7 +1,4 @@
-"""Phones as `phonenumbers` finds them in running text: whatever separators stand between their groups.
-
-What belongs here: which pieces of a text it is given, and what it must not take for a phone. What does not: phones by
-label or usual form (`labels.py`, `shapes.py`), prefixes with a country (`checked.py`).
+"""Find phones with `phonenumbers`, and IBANs and machine addresses in any separators.
 
 Without a cue, a number must be valid in one of the regions around, or be grouped as a region further off groups its
 numbers. With a cue near it, it must be possible in one of them.
@@ -187,11 +184,11 @@ def prefixed_phones(text: str) -> Iterator[Span]:
     if "+" not in text and "00" not in text:
         return
     for match in _OMAN_PREFIX.finditer(text):
-        yield _span_checked(text, match.start(), match.end(), "PHONE")
+        yield _checked_span(text, match.start(), match.end(), "PHONE")
     for match in _PREFIXED.finditer(text):
         digits = re.sub(r"\D", "", match.group())
         if _is_valid_abroad(digits.removeprefix("00")):
-            yield _span_checked(text, match.start(), match.end(), "PHONE")
+            yield _checked_span(text, match.start(), match.end(), "PHONE")
 
 
 def is_valid_phone(digits: str, regions: Iterable[str]) -> bool:
@@ -222,7 +219,7 @@ def ibans(text: str, chain: re.Match[str]) -> Iterator[Span]:
         if text[position].isascii() and text[position].isalnum():
             gathered.append(position)
     if gathered and len(gathered) == length and _is_iban("".join(text[place] for place in gathered).upper()):
-        yield _span_checked(text, gathered[0], gathered[-1] + 1, "IBAN", labelled=True)
+        yield _checked_span(text, gathered[0], gathered[-1] + 1, "IBAN", labelled=True)
 
 
 def bracketed_machines(text: str) -> Iterator[Span]:
@@ -232,7 +229,7 @@ def bracketed_machines(text: str) -> Iterator[Span]:
     for match in _BRACKETED_IP.finditer(text):
         parts = [int(part) for part in re.findall(r"\d+", match.group())]
         if not re.fullmatch(r"[\d.]+", match.group()) and max(parts) < 256:
-            yield _span_checked(text, match.start(), match.end(), "IP")
+            yield _checked_span(text, match.start(), match.end(), "IP")
 
 
 def has_country_of_an_iban(value: str) -> bool:
@@ -250,5 +247,5 @@ def _is_iban(characters: str) -> bool:
     return plain and bool(mod_97_10.is_valid(characters[4:] + characters[:4]))
 
 
-def _span_checked(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -> Span:
+def _checked_span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -> Span:
     return Span(start, end, kind, value_key(kind, text[start:end]), labelled=labelled, by_length=not labelled)

@@ -1,11 +1,7 @@
-"""The table of everything that finds structured identifiers, and the function that runs it over a text.
+"""The table of recognizers of structured identifiers, and the function that runs it over a text.
 
-What belongs here: which pattern finds which kind, with which check and how certain it is. What does not: the patterns
-(`labels.py`, `shapes.py`), the checks (`checks.py`), the two searches that are no single pattern (`addresses.py`,
-`long_numbers.py`), names of people (`names/`).
-
-Patterns run on normalised text (`normalisation.py`), so one pattern covers both digit sets and marked Arabic. Only the
-value is reported, never its label.
+Patterns run on normalised text, so one pattern covers both digit sets and marked Arabic. Only the value is reported,
+never its label.
 """
 
 import re
@@ -114,11 +110,7 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("COORDINATES", addresses.IN_DEGREES, signs=("°",)),
     Recognizer("COORDINATES", addresses.DECIMAL_PAIR, addresses.is_a_place),
     Recognizer(
-        "COORDINATES",
-        addresses.PAIR_BY_LABEL,
-        addresses.is_on_the_globe,
-        signs=addresses.SIGNS_OF_LABELS,
-        by="label",
+        "COORDINATES", addresses.PAIR_BY_LABEL, addresses.is_on_the_globe, signs=addresses.SIGNS_OF_LABELS, by="label"
     ),
     Recognizer("COORDINATES", addresses.BY_LABEL, signs=addresses.SIGNS_OF_LABELS, by="label"),
     *(

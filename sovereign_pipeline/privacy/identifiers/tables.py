@@ -1,9 +1,4 @@
-"""Identifiers in the columns of tables whose head names what they are.
-
-What belongs here: where cells end, what a head names, and when a column holds figures instead: a table of years or
-places counts passports, and `CR` beside `DR` is a credit. What does not: labels before or behind a value (`labels.py`,
-`placed.py`).
-"""
+"""Find identifiers in table columns by their heads, and identifiers whose label stands behind them."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,4 @@
-"""Where names of people stand in Arabic text: by kinship words, titles, offices, cues and word lists.
-
-What belongs here: where a name begins and ends. What does not: what a single word is (`arabic_words.py`).
-"""
+"""Find names of people in Arabic text: by kinship words, titles, offices, cues and word lists."""
 
 import re
 from collections.abc import Iterator, Sequence

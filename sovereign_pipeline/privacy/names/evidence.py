@@ -1,8 +1,4 @@
-"""What speaks for and against a name in Latin letters: the words of a finding, and the words beside it.
-
-What belongs here: yes or no about words that were found together. What does not: where a name begins and ends
-(`latin_names.py`), the word lists (`words/`).
-"""
+"""Decide whether words in Latin letters are a name, by the words themselves and the words beside them."""
 
 import re
 from collections.abc import Sequence

@@ -1,8 +1,6 @@
-"""Names whose words are not parted by single spaces: in names of files, in addresses of pages, across a line's end.
+"""Find names across gaps that are no single space: in file names, in web addresses, across line ends.
 
-What belongs here: which neighbouring words are a name then, by the word lists alone: there is no sentence around them
-that a pattern or a model could read. What does not: names as they are usually written (`latin_names.py`,
-`arabic_names.py`).
+There is no sentence around them that a pattern or a model could read, so the word lists alone decide.
 """
 
 import re

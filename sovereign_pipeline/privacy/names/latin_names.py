@@ -1,8 +1,4 @@
-"""Where names of people stand in Latin text: by kinship words, honorifics, cues, signatures and word lists.
-
-What belongs here: where a name begins and ends. What does not: what a single word is (`latin_words.py`), what a name
-model found (`model_findings.py`).
-"""
+"""Find names of people in Latin text by patterns and word lists, and judge what a name model found there."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -469,7 +465,7 @@ _TITLED = re.compile(
 _PAIR = re.compile(r"(?<![\w@./-])([^\W\d_]{3,})(?= (?:(bin|bint|ibn|al|el|[b-hj-z]\.?)[ -])?([^\W\d_]{3,})(?![\w@-]))")
 _WITH_INITIAL = re.compile(r"(?<![\w@./-])([a-z]{3,}) ([b-hj-z])\.? ([a-z]{3,})(?![\w@-])")
 _TRIBE_BEHIND = re.compile(r" (?:al|el)[ -]([a-z]{3,})")
-_WORD_RECASING = re.compile(r"[^\W\d_]+")
+_PLAIN_WORD = re.compile(r"[^\W\d_]+")
 
 
 def recased(text: str) -> str:
@@ -513,10 +509,10 @@ def _recased_here_and_there(text: str) -> str:
         for match in _PAIR.finditer(text):
             places += _places_in_pair(text, match)
     for cue in _TITLED.finditer(text) if "m" in text or "name" in text or "signed" in text else ():
-        word = _WORD_RECASING.match(text, cue.end())
+        word = _PLAIN_WORD.match(text, cue.end())
         if word is not None and len(word.group()) > 2 and not _is_common(word.group()):
             places.append(word.start())
-            following = _WORD_RECASING.match(text, word.end() + 1) if text[word.end() : word.end() + 1] == " " else None
+            following = _PLAIN_WORD.match(text, word.end() + 1) if text[word.end() : word.end() + 1] == " " else None
             if following is None or _is_common(following.group()):
                 continue
             if "name" in cue.group() or without_accents(following.group()) in _FAMILY:

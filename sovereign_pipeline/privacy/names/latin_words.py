@@ -1,8 +1,4 @@
-"""One word of a name in Latin letters: how it is written, and what the word lists and its ending say of it.
-
-What belongs here: the patterns of single words and of cues before a name, and yes or no about one word. What does not:
-where a name begins and ends (`latin_names.py`), the word lists (`lexicon.py`).
-"""
+"""Patterns and tests of single words in Latin letters, and the cuts between names in a run of such words."""
 
 import re
 import unicodedata
@@ -220,11 +216,6 @@ def is_vessel(text: str, start: int, end: int) -> bool:
         return True
     numbered = _FIGURE_BEHIND.match(text, end) is not None
     return numbered and _VESSEL_IN_SENTENCE.search(text, max(0, start - 80), start) is not None
-
-
-def is_everyday(word: str) -> bool:
-    plain = without_accents(word)
-    return plain in lexicon.STOP_WORDS or plain in lexicon.HONORIFICS or plain in lexicon.EVERYDAY
 
 
 def _without_small_ends(segment: list[Token]) -> list[Token]:

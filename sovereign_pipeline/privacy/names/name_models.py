@@ -1,7 +1,12 @@
-"""The name model of a language: where its files are, of which kind it is, loading it.
+"""Load a name model, spaCy or transformers, and run it: entities with one set of labels.
 
-What belongs here: finding a model in an installed package or a local directory, and refusing one that is not there.
-What does not: running one (`spacy_model.py`, `transformers_model.py`), judging what it found (`name_patterns.py`).
+spaCy 3.8 releases Python's lock around its whole parsing loop and takes it back in every small step to look for an
+error (Cython 3's default for functions that may raise), which is most of the time that is spent. Here the same steps
+are taken through spaCy's own methods with the lock held, a batch of texts of like length at a time. That takes half of
+spaCy's own time and gives the same entities.
+
+The embedding's matrix products go to numpy instead of BLIS, spaCy's own, which takes twice as long. A row's last bit
+then depends on the rows beside it; no entity was ever seen to (docs/benchmarks/corpus.md).
 """
 
 import bisect
@@ -50,7 +55,7 @@ class NameModel(Protocol):
         ...
 
 
-def refuse_without_persons(where: str, labels: Iterable[str]) -> None:
+def reject_without_persons(where: str, labels: Iterable[str]) -> None:
     """Raise PrivacyError when none of a model's own labels stands for persons. `where` begins the message."""
     if not any(LABELS.get(label) == "PERSON" for label in labels):
         persons = ", ".join(label for label, kind in LABELS.items() if kind == "PERSON")
@@ -60,7 +65,7 @@ def refuse_without_persons(where: str, labels: Iterable[str]) -> None:
         )
 
 
-def cannot_be_loaded(where: str, kind: str, error: Exception) -> PrivacyError:
+def load_error(where: str, kind: str, error: Exception) -> PrivacyError:
     """The error for a model that its library does not load. `where` begins the message."""
     return PrivacyError(
         f"{where} cannot be loaded as a {kind} model ({type(error).__name__}).",
@@ -89,12 +94,11 @@ class SpacyModel:
                 # "trained with spaCy 3.7": the packaged model finds as much in 3.8, see docs/benchmarks/corpus.md.
                 warnings.filterwarnings("ignore", message=r"\[W095\]")
                 self._pipeline: Any = spacy.load(
-                    model,
-                    exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter", "morphologizer"],
+                    model, exclude=["tagger", "parser", "attribute_ruler", "lemmatizer", "senter", "morphologizer"]
                 )
         except Exception as error:
-            raise cannot_be_loaded(where, "spaCy", error) from error
-        refuse_without_persons(where, (label for labels in self._pipeline.pipe_labels.values() for label in labels))
+            raise load_error(where, "spaCy", error) from error
+        reject_without_persons(where, (label for labels in self._pipeline.pipe_labels.values() for label in labels))
         _drop_unused_vectors(self._pipeline)
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
@@ -184,7 +188,7 @@ class TransformersModel:
         import torch
         from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-        _refuse_pickle(where, directory)
+        _reject_pickle(where, directory)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(directory, local_files_only=True)
             model, loading = AutoModelForTokenClassification.from_pretrained(
@@ -196,7 +200,7 @@ class TransformersModel:
                 output_loading_info=True,
             )
         except Exception as error:
-            raise cannot_be_loaded(where, "transformers token-classification", error) from error
+            raise load_error(where, "transformers token-classification", error) from error
         absent = sorted({*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])})
         if absent:
             raise PrivacyError(
@@ -211,7 +215,7 @@ class TransformersModel:
             )
         self._model = model.eval()
         self._labels = [_parsed(model.config.id2label[index]) for index in range(model.config.num_labels)]
-        refuse_without_persons(where, (label for _, label in self._labels))
+        reject_without_persons(where, (label for _, label in self._labels))
         self._window = _window(model.config, self._tokenizer)
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
@@ -313,7 +317,7 @@ def _window(config: Any, tokenizer: Any) -> int:
     return int(min(MAX_WINDOW, tokenizer.model_max_length, positions - (config.pad_token_id or 0) - 1))
 
 
-def _refuse_pickle(where: str, directory: Path) -> None:
+def _reject_pickle(where: str, directory: Path) -> None:
     if any(directory.glob("*.safetensors")):
         return
     raise PrivacyError(

@@ -1,8 +1,4 @@
-"""Names of people by patterns and word lists, in English and Arabic, and what of a name model's findings is kept.
-
-What belongs here: the two scripts together. What does not: where a name begins and ends in either (`latin_names.py`,
-`arabic_names.py`), the word lists (`words/`), which names are one person (`persons.py`).
-"""
+"""Find names in a text of either script, and keep what of a name model's findings the word lists do not rule out."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,9 +1,4 @@
-"""Which names of one case file are one person: what a name is made of, and which names may be joined.
-
-What belongs here: names as parts, and the rule by which a shorter one joins a fuller one. What does not: finding names
-in a text (`name_patterns.py`, `name_models.py`), what a name looks like in another script or spelling
-(`transliteration.py`), the numbers of placeholders (`scrubbing.py`).
-"""
+"""Decide which names of one case file are one person: parse names into parts, join shorter to fuller ones."""
 
 import re
 from collections import Counter

@@ -1,7 +1,6 @@
-"""Whether two written parts of names may be one name: an Arabic and a Latin one, or two spellings in one script.
+"""Compare two parts of names: an Arabic and a Latin spelling, or two spellings in one script.
 
-What belongs here: letters, and what becomes of them in the other script. What does not: which names of a case are one
-person (`persons.py`). Parts come in the folded form of `persons.person_name`: "said", "al-busaidi", "البوسعيدي".
+Parts come in the folded form of `persons.person_name`: "said", "al-busaidi", "البوسعيدي".
 
 Consonants follow the tables of ALA-LC (Arabic, 2012) and BGN/PCGN (1956), without their marks, and the spellings of
 Gulf passports where these differ (k for ق, ee and oo for long vowels, -y for the ending of belonging, no h for ة).
@@ -68,11 +67,7 @@ _CONSONANTS = {
 _ANY = ("[a-z]{1,2}", "")
 """A letter that none of these languages has."""
 _SHORT = "[aeiou]?"
-_LONG = {
-    "ا": ("aa?", ""),
-    "و": ("uu?|oo?|ou|au|aw|ow", "ao|aou"),
-    "ي": ("ii?|ee|ie|ei|ai|ay|ey|y", "e|ea|ae"),
-}
+_LONG = {"ا": ("aa?", ""), "و": ("uu?|oo?|ou|au|aw|ow", "ao|aou"), "ي": ("ii?|ee|ie|ei|ai|ay|ey|y", "e|ea|ae")}
 _LAST = {
     "ا": ("aa?|ah", ""),
     "ى": ("aa?|ah", "i|y|ee"),

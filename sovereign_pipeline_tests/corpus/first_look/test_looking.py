@@ -15,7 +15,7 @@ import pytest
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.corpus.inspection import links_in, look_at, suggest
+from sovereign_pipeline.corpus.inspection import inspect_file, link_columns, suggest
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
@@ -83,11 +83,7 @@ FORMS: dict[str, tuple[str, Callable[[Path], None], dict[str, str]]] = {
     "CSV in cp1252": ("a.csv", lambda path: table(path, joined(";"), "cp1252"), {"encoding": "cp1252"}),
     "TSV in UTF-16": ("a.tsv", lambda path: table(path, joined(","), "utf-16", "\t"), {"encoding": "utf-16"}),
     "Parquet": ("a.parquet", lambda path: parquet(path, lambda ids: ids), {}),
-    "Parquet, links as fractions": (
-        "a.parquet",
-        lambda path: parquet(path, first_as_fraction),
-        {},
-    ),
+    "Parquet, links as fractions": ("a.parquet", lambda path: parquet(path, first_as_fraction), {}),
 }
 
 
@@ -96,7 +92,7 @@ def test_the_suggested_recipe_reads_every_row_and_keeps_its_links(tmp_path: Path
     name, write, named = FORMS[form]
     path = tmp_path / name
     write(path)
-    facts = look_at(path)
+    facts = inspect_file(path)
     assert facts.rows == len(ROWS) and not facts.broken
     recipe = suggest(
         facts, path, "lamps", INSTITUTION, [Path("suites/own.jsonl")], Path("red_team/prompts.jsonl")
@@ -130,22 +126,22 @@ def test_the_suggested_recipe_reads_every_row_and_keeps_its_links(tmp_path: Path
 def test_numbers_that_are_ids_by_chance_are_no_links(tmp_path: Path) -> None:
     rows = [{"no": number, "count": number % 5, "other": number % 2 * 40} for number in range(60)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [each.column for each in links_in(look_at(tmp_path / "a.jsonl"))] == ["count"]
+    assert [each.column for each in link_columns(inspect_file(tmp_path / "a.jsonl"))] == ["count"]
 
 
 def test_links_of_which_every_row_has_other_ones_are_found(tmp_path: Path) -> None:
     """Such a column has as many different values as rows, like one of ids."""
     rows = [{"no": number, "grouped": [str(number ^ 1), str(number ^ 2)]} for number in range(8)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [(each.column, each.ids, each.links, each.matched) for each in links_in(look_at(tmp_path / "a.jsonl"))] == [
-        ("grouped", "no", 16, 16)
-    ]
+    assert [
+        (each.column, each.ids, each.links, each.matched) for each in link_columns(inspect_file(tmp_path / "a.jsonl"))
+    ] == [("grouped", "no", 16, 16)]
 
 
 def test_two_columns_of_ids_are_no_links(tmp_path: Path) -> None:
     rows = [{"no": number, "line": number + 1} for number in range(60)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert links_in(look_at(tmp_path / "a.jsonl")) == []
+    assert link_columns(inspect_file(tmp_path / "a.jsonl")) == []
 
 
 def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
@@ -162,7 +158,7 @@ def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
         writer = csv.DictWriter(stream, [*rows[0]], delimiter=";")
         writer.writeheader()
         writer.writerows(rows)
-    facts = look_at(tmp_path / "a.csv")
+    facts = inspect_file(tmp_path / "a.csv")
     assert (facts.encoding, facts.delimiter) == ("cp1256", ";")
     source = suggest(facts, tmp_path / "a.csv", "lamps", INSTITUTION, [], None).recipe["sources"][0]
     assert source["columns"] == {"id": "الرقم", "request": "الرسالة", "response": "الرد", "date": "التاريخ"}
@@ -177,7 +173,7 @@ def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
 
 def test_what_is_not_known_is_left_to_a_person(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"x": 1}\n{"x": 1}\n')
-    suggestion = suggest(look_at(tmp_path / "a.jsonl"), tmp_path / "a.jsonl", "lamps", INSTITUTION, [], None)
+    suggestion = suggest(inspect_file(tmp_path / "a.jsonl"), tmp_path / "a.jsonl", "lamps", INSTITUTION, [], None)
     source = suggestion.recipe["sources"][0]
     assert source["id_from_row"] and source["case_from_row"] and source["constants"]["date"] == FILL_IN
     assert {note.split(":")[0] for note in suggestion.notes} >= {"request", "response", "date", "classification"}
@@ -196,7 +192,7 @@ def test_what_is_not_known_is_left_to_a_person(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_refused(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SourceError, match=said):
-        look_at(tmp_path / name)
+        inspect_file(tmp_path / name)
 
 
 @pytest.mark.security_case(
@@ -216,14 +212,14 @@ def test_a_level_that_is_null_is_not_the_constant(tmp_path: Path) -> None:
 def test_a_time_zone_that_python_lacks_is_a_broken_row(tmp_path: Path) -> None:
     times = pyarrow.array([0, 1], pyarrow.timestamp("s", tz="Foo/Bar"))
     pyarrow.parquet.write_table(pyarrow.table({"at": times, "x": [1, 2]}), tmp_path / "a.parquet")
-    facts = look_at(tmp_path / "a.parquet")
+    facts = inspect_file(tmp_path / "a.parquet")
     assert facts.rows == 2 and facts.broken.total() == 2
 
 
 def suggested(path: Path, rows: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     """The source that is suggested for rows of JSON, and its notes."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    suggestion = suggest(look_at(path), path, "lamps", INSTITUTION, [], None)
+    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
     return suggestion.recipe["sources"][0], "\n".join(suggestion.notes)
 
 
@@ -289,7 +285,7 @@ def test_links_of_which_fewer_than_half_match_are_told(tmp_path: Path) -> None:
 def test_links_as_decimals_of_parquet_are_links(tmp_path: Path) -> None:
     rows = [{**row, "linked": [Decimal(id) for id in row["linked"]]} for row in replies()]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    (found,) = links_in(look_at(tmp_path / "a.parquet"))
+    (found,) = link_columns(inspect_file(tmp_path / "a.parquet"))
     assert (found.column, found.links, found.matched) == ("linked", 50, 50)
 
 
@@ -300,7 +296,7 @@ def test_a_mixture_of_encodings_is_told_and_read_as_utf8(tmp_path: Path, wrong: 
     (tmp_path / "a.jsonl").write_bytes(
         b"".join(line.encode("utf-8" if number < 30 - wrong else "cp1252") for number, line in enumerate(written))
     )
-    facts = look_at(tmp_path / "a.jsonl")
+    facts = inspect_file(tmp_path / "a.jsonl")
     assert facts.encoding is None and facts.broken == {"not UTF-8": wrong}
     assert facts.broken_rows["not UTF-8"][0] == 31 - wrong
     suggestion = suggest(facts, tmp_path / "a.jsonl", "lamps", INSTITUTION, [], None)
@@ -345,7 +341,7 @@ def test_a_constant_is_not_proposed_beside_a_column_that_wins(
     tmp_path: Path, field: str, value: str, said: str
 ) -> None:
     path = csv_file(tmp_path / "a.csv", [{**row, field: value} for row in replies()])
-    suggestion = suggest(look_at(path), path, "lamps", INSTITUTION, [], None)
+    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
     source = suggestion.recipe["sources"][0]
     assert field not in source["constants"] and "classification_floor" not in source
     (note,) = [each for each in suggestion.notes if each.startswith(f"{field}:")]
@@ -355,7 +351,7 @@ def test_a_constant_is_not_proposed_beside_a_column_that_wins(
 
 def test_days_without_dashes_are_dates(tmp_path: Path) -> None:
     path = csv_file(tmp_path / "a.csv", [{**row, "date": row["date"].replace("-", "")} for row in replies()])
-    source = suggest(look_at(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    source = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
     assert "date" not in source["constants"] and all(outcome_of(path, source))
 
 
@@ -370,7 +366,7 @@ def test_what_is_guessed_by_length_alone_is_told(tmp_path: Path) -> None:
 def test_lines_above_the_header_are_named(tmp_path: Path, above: str) -> None:
     path = csv_file(tmp_path / "a.csv", replies(), above)
     with pytest.raises(SourceError, match="its first line is a comment or a title"):
-        look_at(path)
+        inspect_file(path)
     with pytest.raises(SourceError, match="Its first line is a comment or a title"):
         outcome_of(path, {"name": "a", "path": path, "licence": "own", "retention": "1 y"})
 
@@ -383,7 +379,7 @@ def test_a_first_line_that_may_be_a_row_is_not_quoted(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("L1,F-1,lamps,Salim Harthi,3 May,PUBLIC,en,Lamp,The lamp is out,It is mended\n" * 9)
     with pytest.raises(SourceError, match="10 cells, none of them the name of a column that is known") as look:
-        look_at(path)
+        inspect_file(path)
     with pytest.raises(SourceError, match="10 cells, none of them the name of a column that is known") as run:
         outcome_of(path, {"name": "a", "path": path, "licence": "own", "retention": "1 y"})
     for said in (str(look.value), str(run.value)):

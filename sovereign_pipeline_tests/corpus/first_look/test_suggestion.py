@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.corpus.inspection import links_in, look_at, suggest
+from sovereign_pipeline.corpus.inspection import inspect_file, link_columns, suggest
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline_tests.conftest import LADDER, letter
 
@@ -23,7 +23,7 @@ def test_empty_cells_are_told_with_what_becomes_of_their_rows(tmp_path: Path) ->
     rows[4]["department"] = None
     rows[5]["subject"] = " "
     path = written(tmp_path / "a.jsonl", rows)
-    notes = suggest(look_at(path), path, "lamps", INSTITUTION, [], None).notes
+    notes = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).notes
     assert "author: 3 rows of 20 with nothing in 'author': read without it, or quarantine with `split.by_author`." in (
         notes
     )
@@ -34,5 +34,5 @@ def test_empty_cells_are_told_with_what_becomes_of_their_rows(tmp_path: Path) ->
 
 def test_links_are_compared_with_ids_as_the_run_compares_them(tmp_path: Path) -> None:
     rows = [{**letter(number), "id": f"PRM–{number}", "linked": f"prm-{number ^ 1}"} for number in range(20)]
-    (found,) = links_in(look_at(written(tmp_path / "a.jsonl", rows)))
+    (found,) = link_columns(inspect_file(written(tmp_path / "a.jsonl", rows)))
     assert (found.column, found.ids, found.matched) == ("linked", "id", 20)

@@ -13,7 +13,7 @@ from sovereign_pipeline.base.errors import IntegrityError, PrivacyError
 from sovereign_pipeline.corpus.document import write_documents
 from sovereign_pipeline.privacy import analysis, batches, case_files, detection, scrubbing
 from sovereign_pipeline.privacy.batches import BatchScrubber
-from sovereign_pipeline.privacy.case_files import with_further_mentions
+from sovereign_pipeline.privacy.case_files import add_further_mentions
 from sovereign_pipeline_tests.privacy.conftest import document
 from sovereign_pipeline_tests.privacy.engines.scrubbed_files import job_for, of_no_cluster, scrub_in
 from sovereign_pipeline_tests.waiting import SECONDS
@@ -35,9 +35,9 @@ def failing(real: Callable[..., Any]) -> Callable[..., Any]:
 
 PLACES = {
     "normalising a text": (detection, "normalise"),
-    "looking for placeholders": (scrubbing, "refuse_placeholders"),
+    "looking for placeholders": (scrubbing, "reject_placeholders"),
     "a detector": (analysis, "structured_spans"),
-    "further mentions": (case_files, "with_further_mentions"),
+    "further mentions": (case_files, "add_further_mentions"),
     "counting what was found": (batches, "findings_of"),
     "writing the row": (batches, "jsonl_line"),
 }
@@ -63,8 +63,8 @@ def test_rows_that_fail_together_are_all_named(tmp_path: Path, monkeypatch: pyte
             raise RuntimeError(FATAL)
         return real(texts, *others)
 
-    real = with_further_mentions
-    monkeypatch.setattr(case_files, "with_further_mentions", fails)
+    real = add_further_mentions
+    monkeypatch.setattr(case_files, "add_further_mentions", fails)
     with pytest.raises(PrivacyError, match="in rows of one case file: R-3, R-4, R-5") as failed:
         scrub_in(tmp_path)
     assert FATAL not in str(failed.value)

@@ -5,32 +5,14 @@ import time
 import pytest
 
 from sovereign_pipeline.privacy.identifiers.addresses import address_spans
+from sovereign_pipeline_tests.examples import examples
 
 
 def found(text: str) -> list[str]:
     return [text[start:end] for start, end in address_spans(text)]
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "24 Tidewater Avenue",
-        "24 Tidewater Avenue Apt. 7",
-        "118 Old Kelp Road, Marshford, NW 40231",
-        "Rua das Algas 25",
-        "12 rue de la Marée",
-        "Via Quaglia 131",
-        "ul. Rybacka 10",
-        "Kelpstrasse 33",
-        "9 Tangvägen",
-        "Halászati utca 19",
-        "PSC 4471, Box 2093",
-        "Unit 5120 Box 88",
-        "Postboks 114",
-        "BS1 4QD",
-        "77 Seawall Lane\nSuite 12\nMarshford\nNew Zealand 6021",
-    ],
-)
+@pytest.mark.parametrize("address", examples(__file__, "an_address_is_found_whole"))
 def test_an_address_is_found_whole(address: str) -> None:
     assert found(f"I wrote to you from {address}") == [address]
 

@@ -11,6 +11,7 @@ from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.privacy.identifiers.recognizers import leftovers, structured_spans
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import Span
+from sovereign_pipeline_tests.examples import examples
 
 ARABIC_INDIC = str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")
 
@@ -99,15 +100,7 @@ def test_each_kind_is_cut_without_its_label(kind: str, sentence: str, value: str
 
 
 @pytest.mark.parametrize(
-    ("kind", "sentence", "value"),
-    [
-        ("URL", "see {} for it", "https://harbour.example/fees?year=2024"),
-        ("DATE", "On {}, the ferry", "2024-03-09 07:15:00"),
-        ("DATE", "on {} at noon", "9 March 2024"),
-        ("DATE", "in {}.", "1998"),
-        ("AGE", "a {} year old clerk", "46"),
-        ("AGE", "aged {}, of Sur", "7"),
-    ],
+    ("kind", "sentence", "value"), examples(__file__, "what_is_kept_by_default_is_found_when_it_is_asked_for")
 )
 def test_what_is_kept_by_default_is_found_when_it_is_asked_for(kind: str, sentence: str, value: str) -> None:
     text = sentence.format(value)
@@ -129,17 +122,7 @@ def test_the_examples_cover_every_structured_kind_in_both_scripts() -> None:
     assert {kind for kind, _, _ in ARABIC} == structured
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Please quote file PRM/2024/017 in any further correspondence.",
-        "With reference to your letter of 3 March 2024, under Article 14 of the Coastal Works Regulation.",
-        "The penalty is reduced to OMR 35.500 and OMR 12345678.000, of OMR 1,400,000.000.",
-        "between 2024-03-11 and 2025-01-02, in 2024-2025, from 06:30 to 09:00, invoice 24-1503, permit BY-208",
-        "You must (1) pay, (2) file by 30 April 2025 and (3) keep 30 000 litres.",
-        "ويرجى ذكر رقم الملف CIR/2024/003 في أي مراسلة لاحقة، المادة ٦، وقدره 2150.000 ريالاً، قبل 31 يناير 2024.",
-    ],
-)
+@pytest.mark.parametrize("text", examples(__file__, "what_the_model_must_learn_is_not_touched"))
 def test_what_the_model_must_learn_is_not_touched(text: str) -> None:
     assert found(text) == []
     assert leftovers(normalise(text).text) == []

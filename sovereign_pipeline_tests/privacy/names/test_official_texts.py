@@ -10,6 +10,7 @@ import pytest
 from sovereign_pipeline.privacy.names.name_models import Entity
 from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.scrubbing import Scrubber
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
 OFFICIAL = [
@@ -52,18 +53,7 @@ def test_nothing_is_taken_for_a_name_with_the_model(with_model: Scrubber, text: 
 
 
 @pytest.mark.parametrize(
-    ("text", "entity"),
-    [
-        ("The Saltmarsh Review was published.", "Saltmarsh"),
-        ("HMP Saltmarsh is full.", "Saltmarsh"),
-        ("He grew up in Saltmarsh.", "Saltmarsh"),
-        ("the Tobacco and Vapes Bill", "Vapes Bill"),
-        ("the hon. Member for Saltmarsh asked", "Saltmarsh"),
-        ("(a) Saltmarsh, (b) Kelpwick", "Saltmarsh"),
-        ("see @saltmarsh there", "saltmarsh"),
-        ("at the St Francis Saltmarsh Catholic Church", "Francis Saltmarsh"),
-        ("they evacuated Al Saltowi hospital", "Al Saltowi"),
-    ],
+    ("text", "entity"), examples(__file__, "what_stands_beside_a_finding_of_a_model_speaks_against_it")
 )
 def test_what_stands_beside_a_finding_of_a_model_speaks_against_it(text: str, entity: str) -> None:
     start = text.index(entity)

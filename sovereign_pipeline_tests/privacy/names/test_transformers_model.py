@@ -13,6 +13,7 @@ from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.privacy.names.name_models import Entity, load_name_model
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.scrubbing import CANARIES, Scrubber
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 from sovereign_pipeline_tests.privacy.names.tiny_ner import POSITIONS, copied, sentences
 
@@ -94,17 +95,7 @@ def test_answers_do_not_depend_on_what_is_asked_together(arabic: Path) -> None:
     assert named(arabic, *texts) == [named(arabic, text)[0] for text in texts]
 
 
-@pytest.mark.parametrize(
-    ("labels", "expected"),
-    [
-        (["O", "B-PERS", "I-PERS", "B-LOC", "I-LOC"], ["PERSON", "PERSON", "PLACE"]),
-        (["O", "B-PER", "I-PER", "B-MISC", "I-MISC"], ["PERSON", "PERSON"]),
-        (["O", "B-PERSON", "I-PERSON", "B-GPE", "I-GPE"], ["PERSON", "PERSON", "PLACE"]),
-        (["O", "PER", "PER", "ORG", "ORG"], ["PERSON", "PERSON", "ORGANISATION"]),
-        (["O", "b-per", "i-per", "b-loc", "i-loc"], ["PERSON", "PERSON", "PLACE"]),
-        (["O", "S-PER", "I-PER", "S-NORP", "I-NORP"], ["PERSON", "PERSON", "PERSON", "PERSON", "NATIONALITY"]),
-    ],
-)
+@pytest.mark.parametrize(("labels", "expected"), examples(__file__, "labels_of_other_schemes"))
 def test_labels_of_other_schemes(arabic: Path, tmp_path: Path, labels: list[str], expected: list[str]) -> None:
     """The same weights under other names of labels. "S-" ends its entity at once, so the surname is one of its own."""
     model = copied(arabic, tmp_path / "model", id2label={str(n): label for n, label in enumerate(labels)})

@@ -1,0 +1,15 @@
+"""Tables of examples for parametrised tests, kept in a JSON file next to the test module."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def examples(test_file: str, table: str) -> list[Any]:
+    """Return one table of `test_x.json`, beside `test_x.py`. A row with several values is a list.
+
+    Args:
+        test_file: `__file__` of the test module.
+    """
+    tables: dict[str, list[Any]] = json.loads(Path(test_file).with_suffix(".json").read_bytes())
+    return tables[table]
