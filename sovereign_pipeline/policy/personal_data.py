@@ -7,7 +7,7 @@ A new kind takes three changes, and `sovereign_pipeline_tests/privacy/test_kinds
 
 1. here, its name in `Kind`, at its place in the order of precedence, and in `KEPT_BY_DEFAULT` if it is to be kept;
 2. in `privacy/identifiers/recognizers.py`, a row of `RECOGNIZERS`: what it looks like;
-3. in `privacy/scrubbing.py`, a planted value in each canary, unless it is kept by default.
+3. in `privacy/canaries.json`, a planted value in each canary, unless it is kept by default.
 
 Then raise the `code_version` of `scrubbed_corpus` (`privacy/stages.py`), since the same documents give other bytes now;
 name the kind in `docs/how-to/personal-data.md`, and run `make docs`.

@@ -231,10 +231,11 @@ def detector_digest(
 ) -> str:
     """Digest of all that decides what is found and how it is written: recipe, policy, lists, models, libraries, code.
 
-    The code and the word lists are those of this package as it is, not a version that somebody must remember to raise.
+    The code, word lists and canaries are those of this package as it is, not a version that somebody must remember to
+    raise.
     """
     package = Path(__file__).parent
-    files = sorted(file for file in package.rglob("*") if file.suffix in (".py", ".txt"))
+    files = sorted(file for file in package.rglob("*") if file.suffix in (".json", ".py", ".txt"))
     code = {file.relative_to(package).as_posix(): file_sha256(file) for file in files}
     return digest_of(
         {

@@ -30,7 +30,7 @@ def test_each_canary_proves_that_it_is_found(kind: Kind) -> None:
     without = [canary.language for canary in CANARIES if kind not in dict(canary.planted)]
     assert not without, (
         f"No {kind} is planted in the canary of {', '.join(without)}. Plant an invented value in its text and name it "
-        f"in `planted` (privacy/scrubbing.py); or add {kind} to KEPT_BY_DEFAULT (policy/personal_data.py)."
+        f"in `planted` (privacy/canaries.json); or add {kind} to KEPT_BY_DEFAULT (policy/personal_data.py)."
     )
 
 
