@@ -70,7 +70,7 @@ class ChangedSource:
 def changed_sources(
     data: Path, manifest: Manifest, sources: list[dict[str, Any]], documents: Path | None, screen: ColumnScreen | None
 ) -> Iterator[ChangedSource]:
-    """Every source file of a raw corpus that is missing or has other bytes now.
+    """Yield every source file of a raw corpus that is missing or has other bytes now.
 
     Args:
         data: the directory that the institution edits.
@@ -91,7 +91,7 @@ def changed_sources(
 def _compare_rows(
     path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen | None
 ) -> ChangedRows | None:
-    """The rows of one source then and now; None where the file cannot be read as its source was described."""
+    """Return the rows of one source then and now; None where the file cannot be read as its source was described."""
     described = _description(manifest, name)
     if described is None:
         return None
@@ -124,7 +124,8 @@ def _compare_rows(
 
 
 def _description(manifest: Manifest, name: str) -> tuple[Source, Quarantine] | None:
-    """How a source was read, from the manifest; None where an earlier release described sources in another way."""
+    """Return how a source was read, from the manifest; None where an earlier release described sources in another
+    way."""
     recorded: Mapping[str, Any] = manifest.producer.config
     try:
         sources = [Source.model_validate(each) for each in recorded["sources"]]
@@ -204,7 +205,7 @@ def compare_with_sources(
 
 
 def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: ClassificationLadder) -> bool:
-    """Whether the row of a document, or its source, states a higher level, or one that is not on the ladder."""
+    """Return whether the row of a document, or its source, states a higher level, or one that is not on the ladder."""
     source = reader.source
     of_source = [level for level in (source.classification_floor, source.constants.get("classification")) if level]
     column = source.columns.get("classification", "classification")
@@ -213,7 +214,8 @@ def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: C
 
 
 def _values_under(column: str, values: Mapping[str, Any]) -> list[str]:
-    """What is written in any column whose letters and digits are those of the name, whatever stands between them."""
+    """Return the values of every column whose name has the letters and digits of `column`, whatever stands between
+    them."""
     wanted = _letters(column)
     return [text for name, value in values.items() if _letters(name) == wanted and (text := _text(value))]
 

@@ -125,7 +125,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
 
 
 def format_columns(columns: Iterable[str]) -> str:
-    """The columns of a file as a sentence; names too long to be names are counted."""
+    """Return the columns of a file as a sentence; names too long to be names are counted."""
     names = [*columns]
     short = [name for name in names if name.strip() and len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS]
     others = f"{counted(len(names) - len(short), 'name')} too long or empty" if len(short) < len(names) else ""
@@ -134,7 +134,7 @@ def format_columns(columns: Iterable[str]) -> str:
 
 
 def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
-    """What a table's first line is that does not name columns, and the remedy; None for one that may."""
+    """Return why a table's first line does not name columns, with the remedy; None if it may."""
     (first, *others) = [each.strip() for each in columns] or [""]
     if first.startswith("sep=") and not any(others):
         return "Its first line is a note for Excel.", "Delete that line from the file."
@@ -150,12 +150,13 @@ def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
 
 
 def is_table_of_text(path: Path) -> bool:
-    """Whether a first line stands for the names of columns; JSON and Parquet name them elsewhere."""
+    """Return whether a first line stands for the names of columns; JSON and Parquet name them elsewhere."""
     return name_without_packing(path).endswith((".csv", ".tsv"))
 
 
 def resembles_a_name(column: str) -> bool:
-    """Whether a first line's cell has a word that institutions name a column with. One with digits may be a value."""
+    """Return whether a first line's cell has a word that institutions name a column with. One with digits may be a
+    value."""
     words = [plain(word) for word in _WORD.findall(column)]
     if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
         return False
@@ -163,17 +164,17 @@ def resembles_a_name(column: str) -> bool:
 
 
 def is_a_known_name(column: str) -> bool:
-    """Whether a whole cell is a name of a column that institutions use."""
+    """Return whether a whole cell is a name of a column that institutions use."""
     return plain(column) in _KNOWN_NAMES
 
 
 def plain(name: str) -> str:
-    """A name without spaces and marks, in one letter case."""
+    """Return a name without spaces and marks, in one letter case."""
     return "".join(each for each in folded(name) if each.isalnum())
 
 
 def seems_a_row(columns: Collection[str]) -> bool:
-    """Whether names of columns are values: a date, an e-mail address, a text, or numbers for a third of them."""
+    """Return whether names of columns are values: a date, an e-mail address, a text, or numbers for a third of them."""
     names = [name.strip() for name in columns]
     if any(len(name) > LONGEST_TITLE or _VALUE.fullmatch(name) for name in names):
         return True
@@ -231,7 +232,7 @@ class ColumnNames:
         self._renames = lru_cache(SPELLINGS_REMEMBERED)(self._renames_of)
 
     def applied(self, values: dict[str, Any]) -> dict[str, Any]:
-        """The values, each column that is read under its name in the recipe.
+        """Return the values, each column that is read under its name in the recipe.
 
         Raises RowRejected, which names them, where several columns have one of these names.
         """
@@ -280,7 +281,7 @@ class ColumnScreen:
         return cls(config["columns"]["personal_data"], kinds_in_columns(config), stops, cache(secret))
 
     def screened(self, fields: dict[str, str], links: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-        """The fields of a document and its links, with a key for each value that holds personal data.
+        """Return the fields of a document and its links, with a key for each value that holds personal data.
 
         A key depends on the value and its column alone, so that rows of one case, and links to an id, stay together.
         Raises RowRejected where the recipe wants such rows in quarantine, and PrivacyError for a kind at which the
@@ -308,11 +309,11 @@ class ColumnScreen:
         raise RowRejected(f"personal data in {where} ({', '.join(kinds)})")
 
     def shown(self, id: str) -> str | None:
-        """An id as messages may name it: None for one that holds personal data."""
+        """Return an id as messages may name it: None for one that holds personal data."""
         return None if self.kinds_in(id) else id
 
     def tied(self, id: str) -> str | None:
-        """An id as links to it have it; None where rows with such links are in quarantine."""
+        """Return an id as links to it have it; None where rows with such links are in quarantine."""
         if not self.kinds_in(id):
             return id
         return self._key("id", id) if self.treatment == "replace" else None

@@ -70,7 +70,7 @@ def read_documents(path: Path) -> Iterator[Document]:
 
 
 def not_a_document(path: Path, line: int) -> IntegrityError:
-    """The error for a stored row that is not a document. line: from 1."""
+    """Return the error for a stored row that is not a document. line: from 1."""
     return IntegrityError(f"{path}, line {line}: not a document.", "Materialize the corpus again.")
 
 
@@ -90,7 +90,7 @@ def jsonl_line(row: Mapping[str, object]) -> str:
 
 
 def _composed(value: object) -> object:
-    """The value with every text in NFC."""
+    """Return the value with every text in NFC."""
     # Not the written line: there an accent after a newline would join the `n` of its escape.
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
@@ -151,7 +151,7 @@ _REMEDIES = {
 
 
 def format_rows_by_reason(broken: Sequence[Quarantined]) -> str:
-    """Each reason with the first rows that have it, the most frequent one first."""
+    """Return each reason with the first rows that have it, the most frequent one first."""
     rows: dict[str, list[Quarantined]] = {}
     for row in broken:
         rows.setdefault(row.reason, []).append(row)
@@ -164,7 +164,7 @@ def _named(row: Quarantined) -> str:
 
 
 def remedy_for(broken: Sequence[Quarantined], ladder: ClassificationLadder) -> str:
-    """What to do about rows of which the most frequent reason says what they have in common."""
+    """Return the remedy for the most frequent reason among quarantined rows."""
     reason = Counter(row.reason for row in broken).most_common(1)[0][0]
     common = next((remedy for begin, remedy in _REMEDIES.items() if reason.startswith(begin)), "")
     otherwise = "orrect the rows, `exclude` them, or raise quarantine.max_share."

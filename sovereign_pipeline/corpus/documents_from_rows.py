@@ -68,7 +68,7 @@ class Exclusions:
         return list(self._by_id.values())
 
     def naming(self, id: str | None) -> Excluded | None:
-        """The exclusion that names a row by its id, or by the key that stands for it in messages."""
+        """Return the exclusion that names a row by its id, or by the key that stands for it in messages."""
         if id is None or not self._by_id:
             return None
         key = self._screen.tied(id) if self._screen is not None else None
@@ -190,12 +190,13 @@ class SourceReader:
                 yield outcome
 
     def row_keys(self) -> Iterator[str]:
-        """The key of each row's id, as links are compared with it; of a reader that is used for nothing else."""
+        """Return the key of each row's id, as links are compared with it; of a reader that is used for nothing else."""
         ids = map(self._given_id_of, self._rows())
         return (link_key(id) for id in ids if id is not None)
 
     def _outcome_of(self, row: Row) -> Document | Quarantined | None:
-        """What becomes of a row, counted; None for one that is excluded or not selected."""
+        """Turn a row into a document or a quarantined row, and count it. Return None for one that is excluded or
+        not selected."""
         if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
             excluded.rows += 1
             self.count.excluded += 1
@@ -239,7 +240,7 @@ class SourceReader:
             self._tally.add(self.source.name, row, links)
 
     def _rows(self) -> Iterator[Row]:
-        """The rows of the file, their columns under the names of the recipe.
+        """Yield the rows of the file, their columns under the names of the recipe.
 
         Raises SourceError for a table whose columns cannot be told apart; such a row of JSON is broken.
         """
@@ -258,7 +259,7 @@ class SourceReader:
                 yield Row(row.number, None, str(rejected))
 
     def _some_row_has_a_level(self) -> bool:
-        """Whether the file has the level's column, in the header or in any row of JSON.
+        """Return whether the file has the level's column, in the header or in any row of JSON.
 
         A row without it then does not get the level of the source: its own may stand under a misspelt name. Where the
         source gives no level, such a row is broken in any case.
@@ -270,7 +271,7 @@ class SourceReader:
         return next(of_rows, False) if has_header(self.path) else any(of_rows)
 
     def _document(self, row: Row) -> Document:
-        """The document of a row. Raises RowRejected with the reason for quarantine."""
+        """Return the document of a row. Raises RowRejected with the reason for quarantine."""
         if row.values is None:
             raise RowRejected(row.problem or "broken")
         values = self._with_text_fields(row.values)
@@ -294,7 +295,8 @@ class SourceReader:
         return Document(**fields, source=self.source.name, classification=level, label=label, links=links)
 
     def _with_text_fields(self, values: Values) -> Values:
-        """The values, with request and replies of an imported layout under the names of the document's fields."""
+        """Return the values, with request and replies of an imported layout under the names of the document's
+        fields."""
         missing = [column for column in self._named_columns if column not in values]
         if missing:
             raise RowRejected(f"no column: {', '.join(missing)}")
@@ -303,7 +305,7 @@ class SourceReader:
         return {**values, **text_fields(self.source.layout, self.source.role, values)}
 
     def _fields(self, values: Values, number: int) -> dict[str, str]:
-        """The fields that every document has and the one that the role needs, as text. number: of the row."""
+        """Return the fields that every document has and the one that the role needs, as text. number: of the row."""
         of_role = FIELD_OF_ROLE.get(self.source.role)
         texts = (*REQUIRED, "classification", *(["rejected"] if of_role == "rejected" else []))
         not_text = [name for name in texts if not is_a_text(values.get(self._column(name)))]
@@ -336,7 +338,7 @@ class SourceReader:
         return resolved(linked_ids(cell), self._known_ids) if cell is not None else ()
 
     def _level(self, values: Values) -> str:
-        """The row's own classification level, raised to the source's floor."""
+        """Return the row's own classification level, raised to the source's floor."""
         column = self._column("classification")
         if self._every_row_has_a_level and column not in values:
             raise RowRejected(f"no column '{column}', in which other rows have their level")
@@ -349,8 +351,8 @@ class SourceReader:
         return self._ladder.highest(named)
 
     def _may_be_empty(self, name: str) -> bool:
-        """A constant says that the file has no such field; rows of the imported layouts have no subject. Department and
-        author of a row may be unknown, unless the split goes by author."""
+        """Return whether a field may be empty: a constant says so, a layout has no subject, or it is the
+        department, or the author of a line that is not split by author."""
         if name == "department" or (name == "author" and not self._needs_author):
             return True
         return self.source.constants.get(name) == "" or (name == "subject" and self.source.layout != "columns")
@@ -364,7 +366,7 @@ class SourceReader:
         return [*self.source.columns.values(), *self.source.where]
 
     def _is_selected(self, values: Values) -> bool:
-        """Whether a row fulfils `where`. A row without a named column is broken, so it must reach quarantine."""
+        """Return whether a row fulfils `where`. A row without a named column is broken, so it must reach quarantine."""
         if not all(column in values for column in self._named_columns):
             return True
         where = self.source.where
@@ -377,7 +379,7 @@ class SourceReader:
         return False
 
     def _value(self, values: Values, name: str) -> str:
-        """The field as text, stripped, NFC; empty when absent. A constant is the value of every row."""
+        """Return the field as text, stripped, NFC; empty when absent. A constant is the value of every row."""
         value = values.get(self._column(name))
         constant = self.source.constants.get(name) if name != "classification" else None
         if constant == "" and value is not None and str(value).strip():
@@ -394,17 +396,17 @@ class SourceReader:
         return normal_id(text) if name in _IDENTIFIERS else unicodedata.normalize("NFC", text.strip())
 
     def _id_of(self, row: Row) -> str | None:
-        """The id of a broken row, for messages; None when its place holds anything but an identifier."""
+        """Return the id of a broken row, for messages; None when its place holds anything but an identifier."""
         id = self._own_id_of(row)
         return id if id is None or self._screen is None else self._screen.shown(id)
 
     def _tied_id_of(self, row: Row) -> str | None:
-        """The id of a row that becomes no document, as links to it have it."""
+        """Return the id of a row that becomes no document, as links to it have it."""
         id = self._own_id_of(row)
         return id if id is None or self._screen is None else self._screen.tied(id)
 
     def _given_id_of(self, row: Row) -> str | None:
-        """The id of a row, or the one that its number gives it."""
+        """Return the id of a row, or the one that its number gives it."""
         has_own = row.values is not None and row.values.get(self._column("id")) not in (None, "")
         return self._id_by_number(row.number) if self.source.id_from_row and not has_own else self._own_id_of(row)
 
@@ -419,7 +421,7 @@ class SourceReader:
 
 
 def source_path(workplace: Workplace, source: Source) -> Path:
-    """Where the institution's file of a source lies."""
+    """Return the path of a source's file."""
     return workplace.settings.data / source.path
 
 
@@ -446,7 +448,7 @@ class Readers:
     tally: LinkTally | None
 
     def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
-        """The rows of `sources.json`, once all are read. digests: of `source_digests`."""
+        """Return the rows of `sources.json`, once all are read. digests: of `source_digests`."""
         return [self._described(reader, digests[f"source:{reader.source.name}"]) for reader in self.of_sources]
 
     def _described(self, reader: SourceReader, sha256: str) -> dict[str, Any]:
@@ -459,7 +461,7 @@ class Readers:
 
 
 def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes] | None = None) -> Readers:
-    """A reader for each source, in the order of the recipe.
+    """Return a reader for each source, in the order of the recipe.
 
     Args:
         config: of the raw corpus at this workplace.

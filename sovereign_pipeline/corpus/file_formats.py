@@ -36,7 +36,8 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def format_of(path: Path) -> str:
-    """The suffix that tells a file's format, whatever its letter case and compression. Raises SourceError for none."""
+    """Return the suffix that tells a file's format, whatever its letter case and compression. Raises SourceError for
+    none."""
     suffix = Path(name_without_packing(path)).suffix
     if suffix in FORMATS:
         return suffix
@@ -77,7 +78,7 @@ def read_rows(
 
 
 def has_header(path: Path) -> bool:
-    """Whether all rows of the file have the same columns, named once."""
+    """Return whether all rows of the file have the same columns, named once."""
     return name_without_packing(path).endswith(TABLES)
 
 
@@ -118,13 +119,13 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
 
 
 def _object_of(line: bytes) -> bytes:
-    """A line without what stands about its object where an array was cut into lines, or files were joined."""
+    """Return a line without what stands about its object where an array was cut into lines, or files were joined."""
     stripped = line.removeprefix(BYTE_ORDER_MARK).rstrip()
     return stripped[:-1] if stripped.endswith(b"},") else stripped
 
 
 def _begins_an_array(line: bytes, is_all: bool) -> bool:
-    """Whether a first line begins an array of objects that goes on, or holds a whole one of several.
+    """Return whether a first line begins an array of objects that goes on, or holds a whole one of several.
 
     is_all: nothing stands behind the line.
     """
@@ -161,7 +162,7 @@ def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | No
 
 
 def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
-    """The elements of one array of objects, one in memory at a time.
+    """Yield the elements of one array of objects, one in memory at a time.
 
     Raises SourceError where the array's own syntax is broken or an element does not end within the limit: the rows
     after that cannot be told apart.
@@ -268,7 +269,7 @@ def _in_memory(stream: IO[bytes], path: Path) -> io.BytesIO:
 
 
 def _values_of(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """The values of each row of a record batch, or why the row is broken."""
+    """Yield the values of each row of a record batch, or why the row is broken."""
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError, KeyError):  # a value that is not UTF-8, a time or time zone that Python lacks

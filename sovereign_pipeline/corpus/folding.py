@@ -14,7 +14,7 @@ _SPACES_AT_SEPARATORS = re.compile(r"\s*([-/])\s*")
 
 
 def folded(value: str) -> str:
-    """The spelling by which case files and authors are compared: `PRM–٢٠٢٤ / 017` is `prm-2024/017`.
+    """Return the spelling by which case files and authors are compared: `PRM–٢٠٢٤ / 017` is `prm-2024/017`.
 
     Case-folded; each character as what it is compared as (`compared_as`): no invisible ones and marks, one form of
     what looks the same, of the spellings of Arabic letters, and of digits. Every dash as `-` and every slash as `/`,
@@ -26,7 +26,7 @@ def folded(value: str) -> str:
 
 
 def folded_author(value: str) -> str:
-    """The spelling by which authors are compared: as `folded`, and `Al-Harthi` is `al harthi`."""
+    """Return the spelling by which authors are compared: as `folded`, and `Al-Harthi` is `al harthi`."""
     return folded(value).replace("-", " ")
 
 

@@ -54,7 +54,7 @@ a line is UTF-8 by chance."""
 
 
 def encoding_of(path: Path) -> str | None:
-    """The encoding of a text file, as a recipe names it; None for UTF-8.
+    """Return the encoding of a text file, as a recipe names it; None for UTF-8.
 
     A file that is no UTF-8 gets the most plausible encoding of its first megabyte; a person must look whether its
     letters are right. Raises SourceError where none is plausible.
@@ -77,8 +77,9 @@ def encoding_of(path: Path) -> str | None:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Whether the characters beyond ASCII are UTF-8 but for a few, or as many lines with such characters as not, or
-    some of them: rows that are not are quarantined one by one, where another encoding would garble those that are."""
+    """Return whether the characters beyond ASCII are UTF-8 but for a few, or as many lines with such characters as
+    not, or some of them: rows that are not are quarantined one by one, where another encoding would garble those
+    that are."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     beyond = broken = right_lines = broken_lines = 0
     line_is_beyond = line_is_broken = False
@@ -104,7 +105,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def delimiter_of(path: Path, suffix: str, encoding: str | None) -> str | None:
-    """The delimiter of a table of text, as a recipe names it; None for the format's own."""
+    """Return the delimiter of a table of text, as a recipe names it; None for the format's own."""
     with unpacked(path) as stream:
         sample = stream.read(_SAMPLE)
     text = sample.decode(encoding or "utf-8-sig", errors="ignore")
@@ -250,7 +251,7 @@ def inspect_file(path: Path) -> FileFacts:
 
 
 def format_rows(facts: FileFacts, reason: str) -> str:
-    """The numbers of the first rows that are broken for a reason."""
+    """Return the numbers of the first rows that are broken for a reason."""
     numbers = facts.broken_rows[reason]
     more = " and more" if facts.broken[reason] > len(numbers) else ""
     return f"{'row' if numbers[1:] == [] else 'rows'} {', '.join(map(str, numbers))}{more}"
@@ -300,12 +301,13 @@ _NAMES_OF_LINKS = re.compile(
 
 
 def link_columns(facts: FileFacts) -> list[LinkColumn]:
-    """Every column of links, the one with the most of them first."""
+    """Return every column of links, the one with the most of them first."""
     return [each for each in compared_columns(facts) if each.doubt is None]
 
 
 def compared_columns(facts: FileFacts) -> list[LinkColumn]:
-    """Every column that holds links or may hold them, with the ids that it names best; the surest and largest first.
+    """Return every column that holds links or may hold them, with the ids that it names best; the surest and largest
+    first.
 
     Compared are columns of lists, or of texts and numbers that are nearly all short, with the columns in which nearly
     every row has a value of its own.
@@ -334,7 +336,7 @@ def _links_of(column: ColumnFacts) -> Counter[str]:
 
 
 def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> LinkColumn | None:
-    """What a column has of the ids in another one; None for nothing that a person need be told."""
+    """Compare a column's values with the ids of another column. Return None if nothing is worth reporting."""
     total = links.total()
     named = {id: times for id, times in links.items() if id in known}
     matched = sum(named.values())
@@ -378,14 +380,14 @@ def _add(column: ColumnFacts, value: Any) -> None:
 
 
 def _text_of(value: Any) -> str:
-    """A list as JSON, so that ids in numbers of any kind are told again."""
+    """Return a list as JSON, so that ids in numbers of any kind are told again."""
     if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
         return json.dumps([None if each is None else str(each) for each in value], ensure_ascii=False) if value else ""
     return "" if value is None else str(value)
 
 
 def _seems_a_list_of_ids(text: str) -> bool:
-    """Whether each word of a long text has a digit: no letter is written so."""
+    """Return whether each word of a long text has a digit: no letter is written so."""
     return all(any(map(str.isdigit, word)) for word in _WORDS.split(text) if word)
 
 
@@ -642,7 +644,7 @@ def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
 
 
 def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
-    """The column that is read as a field without being named for it."""
+    """Return the column that is read as a field without being named for it."""
     return next((column for column in facts.columns.values() if folded(column.name) == folded(field)), None)
 
 

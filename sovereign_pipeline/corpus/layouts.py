@@ -88,7 +88,7 @@ def _hh(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[st
 
 
 def _conversation(row: Mapping[str, Any], name: str) -> list[Turn]:
-    """The conversation that ends in the chosen or rejected reply: the whole of it, or what follows `prompt`."""
+    """Return the conversation that ends in the chosen or rejected reply: the whole of it, or what follows `prompt`."""
     value = row.get(name)
     if isinstance(value, list):
         turns = _turns(value)
@@ -202,7 +202,7 @@ def _check_order(turns: Sequence[Turn], last: Speaker) -> None:
 
 
 def _request(turns: Sequence[Turn]) -> str:
-    """The request as text; a transcript where it has more than one human turn."""
+    """Return the request as text; a transcript where it has more than one human turn."""
     is_single = sum(turn.speaker == "human" for turn in turns) == 1
     marks: dict[Speaker, str] = {"system": "", "human": "" if is_single else "Human: ", "assistant": "Assistant: "}
     return "\n\n".join(f"{marks[turn.speaker]}{turn.text}" for turn in turns)

@@ -86,19 +86,20 @@ def reject_unreadable(path: Path) -> None:
 
 
 def name_without_packing(path: Path) -> str:
-    """The file's name in small letters, without the suffix of its compression."""
+    """Return the file's name in small letters, without the suffix of its compression."""
     name = path.name.lower()
     return next((name.removesuffix(suffix) for suffix in PACKINGS if name.endswith(suffix)), name)
 
 
 def packing_of(path: Path) -> str | None:
-    """The compression that the file's name states."""
+    """Return the compression that the file's name states."""
     return PACKINGS.get(path.suffix.lower())
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, unpacked. Raises SourceError for a file that is empty, cut, or not packed as its name says."""
+    """Yield the file's bytes, unpacked. Raises SourceError for a file that is empty, cut, or not packed as its name
+    says."""
     with path.open("rb") as stream:
         begin = stream.read(_BEGIN)
     if not begin:
@@ -163,7 +164,8 @@ class _Members(io.RawIOBase):
                 return len(unpacked)
 
     def _next_member(self) -> bytes:
-        """The packed bytes from the next member on. Zeros between members are padding, as the format of xz has it."""
+        """Return the packed bytes from the next member on. Zeros between members are padding, as the format of xz has
+        it."""
         packed: bytes = self._member.unused_data.lstrip(b"\0")
         while not packed and (block := self._stream.read(BLOCK)):
             packed = block.lstrip(b"\0")
@@ -171,12 +173,12 @@ class _Members(io.RawIOBase):
 
 
 def signature_of(begin: bytes) -> str | None:
-    """What a file is that begins so; None for text."""
+    """Return the format of a file that begins with these bytes; None for text."""
     return next((what for pattern, what in _SIGNATURES if pattern.match(begin)), None)
 
 
 def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
-    """A text's bytes as UTF-8; as they are where no encoding is named.
+    """Return a text's bytes as UTF-8; as they are where no encoding is named.
 
     Raises SourceError for what is no text, and for a text that is plainly in another encoding than the named one.
     """
@@ -201,7 +203,7 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
 
 
 def encoding_by_begin(begin: bytes) -> str | None:
-    """The encoding that a text's first bytes tell: by a mark, or by where zeros stand among them."""
+    """Return the encoding that a text's first bytes tell: by a mark, or by where zeros stand among them."""
     marked = next((encoding for mark, encoding in MARKS if begin.startswith(mark)), None)
     return marked or _encoding_by_zeros(begin[:_SAMPLE_OF_TEXT])
 

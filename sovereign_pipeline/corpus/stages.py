@@ -49,7 +49,7 @@ def _raw_config(line: Line) -> Config:
 
 
 def _sensitive_kinds(institution: Institution, line: Line) -> Config:
-    """What the institution's policy does with each kind of personal data in this line."""
+    """Return the institution's treatment of each kind of personal data in this line."""
     return {"sensitive": dict(institution.treatments(line.line))}
 
 
@@ -117,7 +117,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
 
 
 def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
-    """The fingerprint of the secret of the columns' keys.
+    """Return the fingerprint of the secret of the columns' keys.
 
     Raises PrivacyError for another one than that of the newest raw corpus in which a key stands: rows that were trained
     could no longer be told from rows that are held out now.
@@ -276,7 +276,7 @@ def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs
 
 
 def read_sources(raw_corpus: Artifact) -> list[dict[str, Any]]:
-    """The content of `sources.json`: one row per source file."""
+    """Return the content of `sources.json`: one row per source file."""
     sources: list[dict[str, Any]] = json.loads(raw_corpus.file(SOURCES).read_bytes())
     return sources
 
@@ -290,7 +290,7 @@ def _changed_rows(workplace: Workplace, ref: ArtifactRef) -> str:
 
 
 def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Whether the links name rows of the sources, by the counts that `rows_accounted_for` compares with them."""
+    """Return whether the links name rows of the sources, by the counts that `rows_accounted_for` compares with them."""
     limit = workplace.line.quarantine.max_links_without_row
     sources = [row for row in read_sources(artifact) if row["links"]]
     shares = {row["name"]: row["links_without_row"] / row["links"] for row in sources}

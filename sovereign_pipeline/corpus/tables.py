@@ -138,8 +138,8 @@ class _Column:
         return not self.long and 0 < len(self.values) <= min(_FEW, max(1, self.filled / 2))
 
     def certainty_of(self, text: str) -> float | None:
-        """How hardly a text would stand in a cell of this column by chance, from 0 to 1; None for one that does not
-        fit."""
+        """Return how hardly a text would stand in a cell of this column by chance, from 0 to 1; None for one that does
+        not fit."""
         if self.has_few_values and text in self.values:
             return 1
         if self.has_codes:
@@ -150,7 +150,7 @@ class _Column:
         return None if not self.long and len(text) > _SHORT else 0
 
     def _is_near(self, text: str) -> bool:
-        """Whether a plain number is as those of the column; the numbers of streets and lists are not."""
+        """Return whether a plain number is as those of the column; the numbers of streets and lists are not."""
         if len(text) >= _LONG_NUMBER and len(text) in self.lengths:
             return True
         if not text.isdecimal() or self.lowest is None or self.highest is None:
@@ -197,7 +197,8 @@ class LostQuotes:
             self._suspects = [each for each in self._suspects if self._is_a_row_end(each)]
 
     def found(self) -> tuple[int, int] | None:
-        """The lines of the first record with a cell that holds whole rows, once all rows are read; None for none."""
+        """Return the lines of the first record with a cell that holds whole rows, once all rows are read; None for
+        none."""
         return next((each.lines for each in self._suspects if self._is_a_row_end(each)), None)
 
     def _suspects_in(self, cell: str, place: int, lines: tuple[int, int]) -> list[_Suspect]:
@@ -219,7 +220,7 @@ class LostQuotes:
         return found
 
     def _is_a_row_end(self, suspect: _Suspect) -> bool:
-        """Whether no cell contradicts what its column holds, and some could hardly stand there by chance."""
+        """Return whether no cell contradicts what its column holds, and some could hardly stand there by chance."""
         certain = 0.0
         possible = 0
         for place, text in suspect.cells:
@@ -239,7 +240,7 @@ def _is_code(text: str) -> bool:
 
 
 def _shape(text: str) -> str:
-    """A code without what differs from row to row: `PRM-2024-00017` and `PRM-2025-9` are `a-9-9`."""
+    """Return a code without what differs from row to row: `PRM-2024-00017` and `PRM-2025-9` are `a-9-9`."""
     return _DIGITS.sub("9", _LETTERS.sub("a", text))
 
 
@@ -329,7 +330,8 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
 
 
 def _repeated_header(cells: Sequence[str], header: Sequence[str], path: Path, number: int, line: int) -> Row:
-    """The row of a header that stands again in the file. Raises SourceError where it names other columns' places."""
+    """Return the row of a header that stands again in the file. Raises SourceError where it names other columns'
+    places."""
     if [*map(_plain, cells)] == [*map(_plain, header)]:
         return Row(number, None, REPEATED_HEADER)
     raise SourceError(
@@ -343,5 +345,5 @@ def _plain(name: str) -> str:
 
 
 def _was_not_utf8(text: str) -> bool:
-    """Whether surrogateescape replaced bytes."""
+    """Return whether surrogateescape replaced bytes."""
     return not text.isascii() and _ESCAPED_BYTE.search(text) is not None

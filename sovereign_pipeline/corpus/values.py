@@ -49,7 +49,7 @@ class WrittenNumber(float):
 
 
 def is_seen(character: str) -> bool:
-    """Whether a reader sees the character: no space, no mark of direction, nothing of no width."""
+    """Return whether a reader sees the character: no space, no mark of direction, nothing of no width."""
     return bool(compared_as(character).strip())
 
 
@@ -58,7 +58,7 @@ def is_unicode(text: str) -> bool:
 
 
 def is_a_text(value: Any) -> bool:
-    """Whether a value stands for one text: not a list, a truth value, bytes, or a number such as NaN."""
+    """Return whether a value stands for one text: not a list, a truth value, bytes, or a number such as NaN."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, str | int | Decimal | datetime.date) and not isinstance(value, bool))
@@ -69,14 +69,15 @@ def is_identifier(text: str) -> bool:
 
 
 def language_of(tag: str) -> str:
-    """The language of a tag, without script and region. Raises RowRejected, which does not quote what is none."""
+    """Return the language of a tag, without script and region. Raises RowRejected, which does not quote what is
+    none."""
     if _LANGUAGE_TAG.fullmatch(tag) is None:
         raise RowRejected("language is not a BCP 47 language tag, such as en or ar-OM")
     return tag.lower().split("-")[0]
 
 
 def day_of(text: str) -> str:
-    """The day of an ISO date. Raises RowRejected, which says what another form is, and does not quote it."""
+    """Return the day of an ISO date. Raises RowRejected, which says what another form is, and does not quote it."""
     whole = len(re.split("[.,]", text)[0]) if _NUMBER.fullmatch(text) else 0
     if whole in _TIMES:
         raise RowRejected(f"date is a number of {_TIMES[whole]} since 1970")
@@ -115,13 +116,13 @@ _MOST_SHOWN = 8
 
 
 def truth_of(value: Any) -> bool | None:
-    """Whether a value says yes or no, in any usual spelling; None for another one, and for none."""
+    """Return whether a value says yes or no, in any usual spelling; None for another one, and for none."""
     text = _compared(value)
     return True if text in _TRUE else False if text in _FALSE else None
 
 
 def is_wanted(value: Any, wanted: str | int | bool | None) -> bool:
-    """Whether a value of a file is the one that `where` names, whatever its spelling.
+    """Return whether a value of a file is the one that `where` names, whatever its spelling.
 
     An empty value is null, and false: exports leave the cell of what is not so empty.
     """
@@ -136,7 +137,7 @@ def is_wanted(value: Any, wanted: str | int | bool | None) -> bool:
 
 
 def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
-    """Whether a value is a word of states, levels or languages, or a small number.
+    """Return whether a value is a word of states, levels or languages, or a small number.
 
     Args:
         of_languages: whether the value's column is one of languages. Names of people have two letters too.
@@ -148,7 +149,7 @@ def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
 
 
 def format_values(seen: Mapping[str, int]) -> str:
-    """The values of a column for a message, with how often each stands there; what may be a text is counted."""
+    """Return the values of a column for a message, with how often each stands there; what may be a text is counted."""
     shown = [
         f"{value.strip() or 'nothing'} ({times:,})"
         for value, times in Counter(seen).most_common()
@@ -161,7 +162,7 @@ def format_values(seen: Mapping[str, int]) -> str:
 
 
 def _compared(value: Any) -> str:
-    """A value as it is compared: NFKC, without blanks around it and letter case, `1.0` as `1`."""
+    """Return a value as it is compared: NFKC, without blanks around it and letter case, `1.0` as `1`."""
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return ""
     text = unicodedata.normalize("NFKC", str(value)).strip().casefold()
@@ -194,8 +195,8 @@ WHOLE_IN_FLOAT = 2**53
 
 
 def normal_id(text: str) -> str:
-    """The one spelling of an id, for rows and for links to them: NFC, stripped, without characters of no width and
-    marks of direction, digits of any script as 0-9; `5346.0`, as tables of numbers write it, is `5346`."""
+    """Return the one spelling of an id, for rows and for links to them: NFC, stripped, without characters of no width
+    and marks of direction, digits of any script as 0-9; `5346.0`, as tables of numbers write it, is `5346`."""
     if text.isascii():
         composed = text.strip()
     else:
@@ -207,13 +208,13 @@ def normal_id(text: str) -> str:
 
 
 def link_key(id: str) -> str:
-    """What an id and a link to it have in common: as case files, they are compared without regard to letter case and to
-    the form of dashes. Zeros in front count."""
+    """Return the form in which ids and links are compared: without letter case and the form of dashes. Leading
+    zeros count."""
     return folded(id) or id
 
 
 def linked_ids(cell: Any) -> tuple[str, ...]:
-    """The ids in a cell of the links column.
+    """Return the ids in a cell of the links column.
 
     A list, in JSON or Parquet or written into the cell (`["1", "2"]`, `[1, 2]`, `{1,2}`), one number, or a text with
     `,` `;` `|` or line breaks between the ids; without any of these, white space divides them. Raises RowRejected for
@@ -226,8 +227,8 @@ def linked_ids(cell: Any) -> tuple[str, ...]:
 
 
 def resolved(links: tuple[str, ...], known: Callable[[], Collection[str]]) -> tuple[str, ...]:
-    """The links, where only the ids of the rows tell what they are: `17/18` is two ids where it is none itself and both
-    parts are ids; `0` is none unless a row has it.
+    """Return the links, where only the ids of the rows tell what they are: `17/18` is two ids where it is none itself
+    and both parts are ids; `0` is none unless a row has it.
 
     known: gives the keys of the ids of all rows; called only where such a link stands.
     """
@@ -264,7 +265,7 @@ def _from_text(text: str) -> tuple[str, ...]:
 
 
 def _array_of_numpy(inner: str) -> list[str] | None:
-    """The ids of an array as NumPy prints it, which may wrap over lines; None for another form.
+    """Return the ids of an array as NumPy prints it, which may wrap over lines; None for another form.
 
     Raises RowRejected for one that NumPy has shortened.
     """
@@ -294,7 +295,7 @@ def _normal(values: Any) -> tuple[str, ...]:
 
 
 def _is_id(value: Any) -> bool:
-    """Whether a value of a list can stand for an id or for none: a text, a whole number, null or NaN."""
+    """Return whether a value of a list can stand for an id or for none: a text, a whole number, null or NaN."""
     if isinstance(value, WrittenNumber):
         return math.isfinite(value)
     if isinstance(value, float | Decimal):
@@ -325,10 +326,11 @@ class LinkTally:
         self._to_themselves[source] += len(keys) - len(others)
 
     def of(self, source: str) -> tuple[int, int]:
-        """How many links the rows of a source hold, and how many of them name no row, once all sources are read."""
+        """Return how many links the rows of a source hold, and how many of them name no row, once all sources are
+        read."""
         links = self._links.get(source, Counter[str]())
         return links.total(), sum(count for id, count in links.items() if id not in self._rows)
 
     def to_themselves(self, source: str) -> int:
-        """How many links of a source's rows name the row that has them."""
+        """Return how many links of a source's rows name the row that has them."""
         return self._to_themselves[source]

@@ -52,7 +52,7 @@ _PRESIDIO = logging.getLogger("presidio-analyzer")
 
 
 def load_recognizer(item: AddedRecognizer, language: str) -> Any:
-    """The `presidio_analyzer.EntityRecognizer` that an entry of the recipe names, for texts of one language.
+    """Return the `presidio_analyzer.EntityRecognizer` that an entry of the recipe names, for texts of one language.
 
     Raises PrivacyError when it cannot be loaded, or finds something that no kind of personal data stands for.
     """
@@ -80,18 +80,18 @@ def load_recognizer(item: AddedRecognizer, language: str) -> Any:
 
 
 def kind_of(item: AddedRecognizer, entity: str) -> Kind:
-    """What a finding of an added recognizer counts as."""
+    """Return the kind of an added recognizer's finding."""
     return item.kind if item.kind is not None else KIND_OF[entity]
 
 
 def context_is_read(recognizers: Sequence[Any]) -> bool:
-    """Whether any of them looks at the words around a finding."""
+    """Return whether any of them looks at the words around a finding."""
     return any(recognizer.context for recognizer in recognizers)
 
 
 def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
-    """What decides its findings beside the recipe: the version of the distribution that holds its class, or the files
-    of a package that is in none. Raises PrivacyError when it is not installed."""
+    """Return what decides its findings beside the recipe: the version of the distribution that holds its class, or the
+    files of a package that is in none. Raises PrivacyError when it is not installed."""
     if item.recognizer is None:
         return {}
     try:

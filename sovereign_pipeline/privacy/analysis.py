@@ -221,7 +221,7 @@ class NameRecognizer(_OwnRecognizer):
 
 
 def _entities_of(artifacts: NlpArtifacts | None) -> list[Entity]:
-    """What a model found: ours, or one of spaCy's that Presidio ran."""
+    """Return the entities of a model: ours, or those of a spaCy model that Presidio ran."""
     found = artifacts.entities if artifacts is not None else []
     return [
         each if isinstance(each, Entity) else Entity(each.start_char, each.end_char, LABELS[each.label_])
@@ -275,15 +275,15 @@ class Analysis:
             self._try_canary(item, recognizer)
 
     def artifacts_of(self, texts: Sequence[str]) -> list[TextArtifacts]:
-        """What the name model finds in each of these normalised texts. Raises what the model raises."""
+        """Run the name model over normalised texts. Raises what the model raises."""
         return [artifacts for _, artifacts in self._model.process_batch(texts, self._language)]
 
     def spans(self, text: str, artifacts: TextArtifacts) -> list[Span]:
-        """Every finding in a normalised text, in no order; some may overlap. Raises what a recognizer raises."""
+        """Return every finding in a normalised text, in no order; some may overlap. Raises what a recognizer raises."""
         return [self._span(text, result) for result in self._results(self._engine, text, artifacts)]
 
     def added_spans(self, text: str) -> list[Span]:
-        """The findings of the recipe's recognizers alone."""
+        """Return the findings of the recipe's recognizers alone."""
         if not self._added:
             return []
         results = self._results(self._engine, text, self.artifacts_of([text])[0])

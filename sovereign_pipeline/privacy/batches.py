@@ -88,7 +88,8 @@ class BatchScrubber:
             ) from None
 
     def _where_it_fails(self, batch: Batch) -> str:
-        """The rows at fault by their ids: a row that fails alone, else the rows of a case file that fails alone."""
+        """Return the rows at fault by their ids: a row that fails alone, else the rows of a case file that fails
+        alone."""
         for case in batch:
             if not self._fails([case]):
                 continue
@@ -123,7 +124,7 @@ class BatchScrubber:
 
 
 def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
-    """The document whose row begins at a byte of the file. Raises IntegrityError."""
+    """Return the document whose row begins at a byte of the file. Raises IntegrityError."""
     stream.seek(offset)
     try:
         return Document.model_validate_json(stream.readline())
@@ -132,7 +133,7 @@ def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
 
 
 def line_at(source: Path, offset: int) -> int:
-    """The number, from 1, of the line that begins at a byte of the file."""
+    """Return the number, from 1, of the line that begins at a byte of the file."""
     line = 1
     with source.open("rb") as stream:
         while offset > 0 and (block := stream.read(min(offset, 1 << 20))):

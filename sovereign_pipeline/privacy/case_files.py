@@ -33,7 +33,7 @@ _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX",
 def add_further_mentions(
     texts: Sequence[SearchedText], authors: Iterable[str], patterns: NamePatterns
 ) -> list[SearchedText]:
-    """The texts of one case, each with the further mentions of what was found in any of them.
+    """Add to the texts of one case the further mentions of what was found in any of them.
 
     Args:
         authors: normalised names of the authors of the case, who are known in its texts too.
@@ -73,7 +73,7 @@ def _with_mentions(
 
 
 def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
-    """What was found. A name that a mention overlaps and reaches beyond grows by it: no part of it stays beside it."""
+    """Return the findings, each name extended by a mention that overlaps it and reaches beyond it."""
     met = [each for each in found if each.kind == "NAME" and each.start < mention.end and mention.start < each.end]
     start = min([mention.start, *(each.start for each in met)])
     end = max([mention.end, *(each.end for each in met)])
@@ -84,7 +84,7 @@ def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
 
 
 def _mentions_of_values(text: SearchedText, values: Mapping[str, Span]) -> Iterator[Span]:
-    """Where the values stand as whole words; a mention that was found already is left out."""
+    """Yield where the values stand as whole words; a mention that was found already is left out."""
     found = {span.start: span for span in text.spans}
     for value, span in values.items():
         for start in _positions(text.content, value):
@@ -113,12 +113,12 @@ def _is_of_a_word(character: str) -> bool:
 
 
 def _stem(part: str) -> str:
-    """What every writing of a folded part of a name has in common: all but the article."""
+    """Return the part of a folded name that all its spellings share: all but the article."""
     return part[3:] if part.startswith("al-") else part.removeprefix("ال")
 
 
 def _may_mention_names(text: SearchedText, stems: Iterable[str]) -> bool:
-    """Whether a known part of a name may stand outside the names found: most texts need no closer look."""
+    """Return whether a known part of a name may stand outside the names found: most texts need no closer look."""
     folded = text.content.casefold().replace("أ", "ا").replace("إ", "ا").replace("آ", "ا")
     if not folded.isascii():
         folded = without_marks(folded.replace("’", "'"))
@@ -165,7 +165,7 @@ class Filled:
         return [(place.placeholder, self.original[place.start : place.end]) for place in self.places]
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """The span of the original behind text[start:end], with the whole of each value in it."""
+        """Return the span of the original behind text[start:end], with the whole of each value in it."""
         return self._place_of(start, last=False), self._place_of(end, last=True)
 
     def _place_of(self, position: int, last: bool) -> int:
@@ -180,7 +180,7 @@ class Filled:
 
 
 def filled(original: str, places: Sequence[Place]) -> Filled:
-    """The text with its placeholders; of places that overlap, the later one begins where the earlier one ends."""
+    """Put placeholders into a text. Of places that overlap, the later one begins where the earlier one ends."""
     pieces: list[str] = []
     kept: list[Place] = []
     starts: list[int] = []
@@ -241,7 +241,7 @@ class SecondReading:
 def reread(
     row: str, text: Filled, reading: SecondReading, placeholder_of: Callable[[Kind, str], str]
 ) -> tuple[Filled, list[Kind]]:
-    """The text without what a second reading of it finds, and the kinds of that.
+    """Replace what a second reading of the text finds. Return the text and the kinds that were replaced.
 
     Args:
         placeholder_of: the placeholder of a kind and of the key of its value.
@@ -276,7 +276,7 @@ def _left_in(text: Filled, reading: SecondReading) -> list[tuple[int, int, Kind]
 
 
 def _windows(text: Filled) -> Iterator[str]:
-    """What stands around the placeholders and may hold an identifier."""
+    """Yield the text around each placeholder that may hold an identifier."""
     begun: tuple[int, int] | None = None
     for start, place in zip(text.starts, text.places, strict=True):
         window = (start - _AROUND, start + len(place.placeholder) + _AROUND)
@@ -296,7 +296,7 @@ def _read(text: str, start: int, end: int) -> Iterator[str]:
 
 
 def _word_before(text: str, position: int) -> int:
-    """Where a word begins before a position, so that no number is cut."""
+    """Return the start of the word at a position, so that no number is cut."""
     if position <= 0:
         return 0
     place = text.rfind("\n", max(0, position - _LONGEST_EDGE), position)
@@ -468,7 +468,7 @@ class CaseValues:
         return cls(_certain_kinds(span for each in documents for span in each.spans), persons, frozenset(ambiguous))
 
     def kind_of(self, span: Span) -> Kind:
-        """The span's own kind, or the one by which its value is labelled elsewhere in the case."""
+        """Return the span's own kind, or the one by which its value is labelled elsewhere in the case."""
         is_certain = span.labelled or span.kind == "NAME"
         return span.kind if is_certain else self.certain_kinds.get(span.key, span.kind)
 

@@ -25,7 +25,7 @@ _FILE_NUMBER = re.compile(r"[A-Z]{0,6}[-/]?(?:(?:19[5-9]\d|20[0-3]\d)(?:[01]\d[0
 
 
 def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
-    """What finds personal data in columns, by patterns and word lists alone.
+    """Return what finds personal data in columns, by patterns and word lists alone.
 
     Args:
         config: of the raw corpus, as its manifest has it.
@@ -49,7 +49,7 @@ def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
 
 
 def column_secret(settings: Settings, *, create: bool) -> bytes:
-    """The secret of the columns' keys. Raises PrivacyError for one that is missing or is none.
+    """Return the secret of the columns' keys. Raises PrivacyError for one that is missing or is none.
 
     Args:
         create: make one where there is none yet.

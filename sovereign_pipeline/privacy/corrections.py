@@ -71,18 +71,18 @@ NO_WORDS = WordLists()
 
 
 def word_lists_file(data: Path, line: str) -> Path:
-    """Where the lists of a line are; there may be none."""
+    """Return the path of a line's word lists; the file may be missing."""
     return data / "privacy" / f"{line}.yaml"
 
 
 def load_word_lists(data: Path, line: str) -> WordLists:
-    """The lists of a line; empty ones where there is no file. Raises RecipeError."""
+    """Return the lists of a line; empty ones where there is no file. Raises RecipeError."""
     file = word_lists_file(data, line)
     return read_yaml(WordLists, file) if file.exists() else NO_WORDS
 
 
 def folded_words(value: str) -> str:
-    """The spelling by which words of the lists are compared, with each other and with texts."""
+    """Return the spelling by which words of the lists are compared, with each other and with texts."""
     return " ".join(normalise(value).text.casefold().split())
 
 
@@ -106,28 +106,28 @@ class Corrections:
         self._groups = [[person_name(normalise(name).text) for name in group] for group in words.same_person]
 
     def applied(self, text: str, spans: Sequence[Span]) -> list[Span]:
-        """The findings of a text without those inside what is never personal, and with what always is."""
+        """Remove the findings inside what is never personal, and add what always is."""
         added = list(self._added(text))
         return self.without_never(text, without_overlaps([*spans, *added]) if added else spans)
 
     def is_listed(self, value: str) -> bool:
-        """Whether a value is listed as personal data."""
+        """Return whether a value is listed as personal data."""
         return folded_words(value) in self._kinds
 
     def without_never(self, text: str, spans: Sequence[Span]) -> list[Span]:
-        """The findings that do not lie inside what is never personal."""
+        """Return the findings that do not lie inside what is never personal."""
         if self._never is None or not spans:
             return list(spans)
         never = [_place(found) for found in self._never.finditer(text)]
         return [span for span in spans if not any(start <= span.start and span.end <= end for start, end in never)]
 
     def left(self, text: str, spans: Sequence[Span]) -> list[Span]:
-        """The findings that `without_never` takes out."""
+        """Return the findings that `without_never` takes out."""
         kept = set(self.without_never(text, spans))
         return [span for span in spans if span not in kept]
 
     def one_person(self, persons: Mapping[PersonName, PersonName]) -> dict[PersonName, PersonName]:
-        """The names of a case with their fullest name, where the listed names of one person have the first's."""
+        """Return the names of a case with their fullest name, where the listed names of one person have the first's."""
         joined = dict(persons)
         for group in self._groups:
             owners = list(dict.fromkeys(persons[name] for name in group if name in persons))
@@ -144,8 +144,8 @@ class Corrections:
 
 
 def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
-    """What finds each of these values as whole words, the longer one first; of a value such as "Straße", both ways to
-    write it. A value of signs that normalised text does not have finds nothing."""
+    """Return what finds each of these values as whole words, the longer one first; of a value such as "Straße", both
+    ways to write it. A value of signs that normalised text does not have finds nothing."""
     plain = {way for value in values for way in (normalise(value).text, folded_words(value)) if way.strip()}
     if not plain:
         return None
@@ -156,19 +156,19 @@ def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _place(found: re.Match[str]) -> tuple[int, int]:
-    """Where the value stands, without what is written together with it."""
+    """Return the span of a value without what is written together with it."""
     return found.span(found.lastindex or 0)
 
 
 def _written(values: Iterable[str]) -> str:
-    """What matches any of them, the longer one first."""
+    """Return a pattern that matches any of these values, the longer one first."""
     words = {r"\s+".join(map(re.escape, value.split())) for value in values}
     return "|".join(sorted(words, key=lambda each: (-len(each), each)))
 
 
 def _behind_lam(value: str) -> list[str]:
-    """How Arabic writes a value with the article behind "for": "للفانوس" is "ل" and "لفانوس", of "الفانوس". Of three
-    letters lam, as in "الليل", one falls away."""
+    """Return how Arabic writes a value with the article behind "for": "للفانوس" is "ل" and "لفانوس", of "الفانوس". Of
+    three letters lam, as in "الليل", one falls away."""
     if not value.startswith(_ARTICLE):
         return []
     rest = value.removeprefix(_ARTICLE)

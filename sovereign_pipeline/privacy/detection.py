@@ -100,7 +100,7 @@ class Detector:
         self._analyses: dict[str, Analysis] = {}
 
     def find(self, texts: Sequence[Text]) -> list[bytes]:
-        """What is in each text, in its written form (`read_findings`).
+        """Return what is in each text, in its written form (`read_findings`).
 
         Raises PrivacyError when a detector raises (naming the row), when a name model finds no person in the canary
         of its language that is among the texts, or when an added recognizer misses its own.
@@ -123,7 +123,7 @@ class Detector:
         return bool(self._privacy.recognizers)
 
     def added_spans(self, language: str, content: str) -> list[Span]:
-        """What the recipe's own recognizers find in a normalised text. Raises what they raise, and PrivacyError."""
+        """Run the recipe's own recognizers over a normalised text. Raises what they raise, and PrivacyError."""
         return self._analysis(language).added_spans(content) if self.has_added else []
 
     def _artifacts(self, analysis: "Analysis", language: str, texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
@@ -166,7 +166,7 @@ def guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:
 
 
 def _read_by_model(analysis: "Analysis", texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
-    """What the name model found. When it raises, the texts are tried one by one, so that the row is named."""
+    """Run the name model. If it raises, try the texts one by one, so that the error names the row."""
     try:
         return _artifacts_of(analysis, texts)
     except Exception:
@@ -196,7 +196,8 @@ def _written(spans: Sequence[Span]) -> bytes:
 
 
 def read_findings(content: bytes, text: NormalisedText) -> list[Span] | None:
-    """The spans behind the written form, or None when it does not fit the text. Their keys are taken from the text."""
+    """Return the spans behind the written form, or None when it does not fit the text. Their keys are taken from the
+    text."""
     if len(content) % _SPAN.size:
         return None
     spans: list[Span] = []
@@ -285,7 +286,7 @@ class FindingsCache:
             raise self._unusable(error) from None
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """The entries that are there and whole, by key. Raises PrivacyError when the file is no database."""
+        """Return the entries that are there and whole, by key. Raises PrivacyError when the file is no database."""
         found: dict[bytes, bytes] = {}
         try:
             for start in range(0, len(keys), KEYS_PER_QUERY):

@@ -282,12 +282,13 @@ class Engine(Protocol):
     def __exit__(self, *error: object) -> None: ...
 
     def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """The number of each batch with what became of it, in any order. May be called again. Raises PrivacyError."""
+        """Return the number of each batch with what became of it, in any order. May be called again. Raises
+        PrivacyError."""
         ...
 
 
 def choose_engine(job: ScrubJob, corpus: Corpus, useful_workers: int, progress: Progress) -> Engine:
-    """The engine of a recipe: Ray where `corpus.engine` says so, else as many processes as are useful.
+    """Choose the engine: Ray if `corpus.engine` says so, else as many processes as are useful.
 
     Args:
         useful_workers: how many workers are worth their start.

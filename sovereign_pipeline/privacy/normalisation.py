@@ -50,7 +50,8 @@ Places = tuple[Sequence[int], Sequence[int]]
 
 
 def decoded(original: str) -> tuple[str, Places | None]:
-    """The text with encoded characters as themselves; None for the places when there are none."""
+    """Decode encoded characters, and map each to its place in the original; None for the places if nothing is
+    encoded."""
     text, places = original, None
     if _MAY_BE_ENCODED.search(text) is None:
         return text, places
@@ -67,7 +68,7 @@ def decoded(original: str) -> tuple[str, Places | None]:
 
 
 def _without_tags(text: str, places: Places | None, tags: Sequence[re.Match[str]]) -> tuple[str, Places]:
-    """The text without its tags, and before it what they hold."""
+    """Return the text without its tags, and before it what they hold."""
     starts, ends = places if places is not None else (range(len(text)), range(1, len(text) + 1))
     held: list[tuple[str, list[int], list[int]]] = []
     for tag in tags:
@@ -91,7 +92,7 @@ _Read = list[tuple[str, int, int]]
 
 
 def _read(match: re.Match[str]) -> _Read | None:
-    """What is written there, or None when it is no encoding after all."""
+    """Decode one match, or return None if it is no encoding after all."""
     written = match.group()
     if written[0] == "=":
         return [("@", match.start(), match.end())] if written == "=40" else []
@@ -188,15 +189,15 @@ class NormalisedText:
         )
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """The half-open span of `original` behind text[start:end]; marks on its last letter are part of it."""
+        """Return the half-open span of `original` behind text[start:end]; marks on its last letter are part of it."""
         if self.starts is None or self.ends is None:
             return start, end
         return self.starts[start], self.ends[end - 1]
 
 
 def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
-    """Which lines are rows of tables whose cells a mark parts: neighbours with as many marks in each, that are three
-    or more or have a head without figures."""
+    """Return which lines are rows of tables whose cells a mark parts: neighbours with as many marks in each, that are
+    three or more or have a head without figures."""
     rows: list[bool] = []
     for count, group in groupby(lines, key=lambda line: line.count(mark)):
         block = list(group)
@@ -244,7 +245,7 @@ def _replaced(text: str, places: Places | None, folds: dict[str, str]) -> tuple[
 
 @lru_cache(maxsize=1 << 16)
 def _folded(character: str) -> str:
-    """What one character is read as; empty for one that is not seen."""
+    """Fold one character; return an empty string for one that is not seen."""
     if character in _LINE_BREAKS:
         return "\n"
     if character in " \t\r":

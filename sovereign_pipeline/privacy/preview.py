@@ -149,7 +149,7 @@ def _fields(
 
 
 def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
-    """What the text alone shows, by its span of the original."""
+    """Return the findings of the text alone, by their span of the original."""
     spans = read_findings(detector.find([text])[0], text.normalised) or []
     return {text.normalised.original_span(span.start, span.end): span for span in spans}
 
@@ -157,7 +157,7 @@ def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
 def _replaced(
     after: str, mapping: Sequence[MappingRow], found: dict[tuple[int, int], Span], corrections: Corrections
 ) -> Iterator[Replaced]:
-    """Where each value stood. What lies between two placeholders is as it was."""
+    """Yield where each value stood. What lies between two placeholders is as it was."""
     before_at, after_at = 0, 0
     for row in mapping:
         place = after.index(row.placeholder, after_at)
@@ -246,7 +246,7 @@ def format_share(share: MeasuredShare) -> str:
 
 
 def estimate_of(rows: Iterable[JudgedRow]) -> Estimate:
-    """The counts of these rows; of a row that was judged twice, the last judgement."""
+    """Return the counts of these rows; of a row that was judged twice, the last judgement."""
     last = {row.id: row for row in rows}.values()
     right, wrong, missed = (
         sum((Counter(getattr(row, name)) for row in last), Counter()) for name in ("right", "wrong", "missed")
@@ -255,7 +255,7 @@ def estimate_of(rows: Iterable[JudgedRow]) -> Estimate:
 
 
 def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) -> JudgedRow:
-    """A person's judgement of one row. The column of the author does not count: it is always replaced.
+    """Return a person's judgement of one row. The column of the author does not count: it is always replaced.
 
     Args:
         wrong: placeholders that took the place of what is no personal data, wherever they stand in the row, or single
@@ -295,7 +295,7 @@ def record_judgement(workplace: Workplace, scrubbed: ArtifactRef, judgement: Jud
 
 
 def judgements_of(workplace: Workplace, scrubbed: str) -> list[ArtifactRef]:
-    """The judgements of the scrubbed corpus with this digest, oldest first."""
+    """Return the judgements of the scrubbed corpus with this digest, oldest first."""
     store = workplace.store
     made = [(store.read_manifest(ref), ref) for ref in store.indexed(JUDGEMENT)]
     of_it = [
@@ -314,8 +314,8 @@ def recorded_judgements(workplace: Workplace) -> dict[str, str]:
 
 
 def read_judgements(workplace: Workplace, scrubbed: str) -> Iterator[JudgedRow]:
-    """All rows that were judged of the scrubbed corpus with this digest, oldest first. Raises IntegrityError for a
-    changed judgement."""
+    """Yield all rows that were judged of the scrubbed corpus with this digest, oldest first. Raises IntegrityError for
+    a changed judgement."""
     for ref in judgements_of(workplace, scrubbed):
         content = workplace.store.open(ref).file(JUDGEMENT_FILE).read_bytes()
         yield from Judgement.model_validate_json(content).rows
@@ -379,7 +379,7 @@ class KindFacts:
 
 
 def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
-    """The facts of every kind, in the order of precedence."""
+    """Return the facts of every kind, in the order of precedence."""
     return [
         KindFacts(kind, treatments[kind], tuple(_ways(kind, privacy, treatments[kind])), _remark(kind, privacy))
         for kind in KINDS
@@ -387,7 +387,7 @@ def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
 
 
 def how_found_markdown(facts: Sequence[KindFacts]) -> str:
-    """The same as a table of a page."""
+    """Return the same as a table of a page."""
     rows = [f"| {each.kind} | {each.treatment} | {each.ways} | {each.remark} |" for each in facts]
     return "\n".join(["| kind | what the line does | found by | but |", "|---|---|---|---|", *rows])
 

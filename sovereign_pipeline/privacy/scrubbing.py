@@ -119,7 +119,7 @@ class Scrubber:
         self._cache = cache
 
     def keeps(self, kind: Kind) -> bool:
-        """Whether values of a kind stay in the text."""
+        """Return whether values of a kind stay in the text."""
         return kind in self._kept
 
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
@@ -141,7 +141,7 @@ class Scrubber:
         return scrubbed
 
     def _search(self, texts: Iterable[Text]) -> tuple[SpansByText, dict[bytes, bytes]]:
-        """The spans of each text by its key; and the findings that are new, in their written form.
+        """Return the spans of each text by its key; and the findings that are new, in their written form.
 
         Whenever a text is searched, the canaries are searched with it and not taken from the cache.
         """
@@ -174,7 +174,7 @@ def _scrub_case(
 
 
 def _read(findings: Mapping[bytes, bytes], texts: Mapping[bytes, Text]) -> dict[bytes, list[Span]]:
-    """The spans behind findings in their written form; one that does not fit its text is left out."""
+    """Return the spans behind findings in their written form; one that does not fit its text is left out."""
     read = {key: read_findings(content, texts[key].normalised) for key, content in findings.items()}
     return {key: spans for key, spans in read.items() if spans is not None}
 
@@ -224,7 +224,7 @@ class Findings:
             self.doubtful.setdefault(kind, Counter()).update(rows)
 
     def to_json(self, run: str) -> dict[str, Any]:
-        """The content of `findings.json`.
+        """Return the content of `findings.json`.
 
         Args:
             run: fingerprint of the scrubbing, under which the vault has the originals.
@@ -246,7 +246,7 @@ class Findings:
 
 
 def findings_of(before: Sequence[Document], case: ScrubbedCase) -> Findings:
-    """The counts of one scrubbed case.
+    """Return the counts of one scrubbed case.
 
     Args:
         before: its documents as they were.

@@ -35,13 +35,14 @@ class Span:
 
 
 def value_key(kind: Kind, value: str) -> str:
-    """Equal for two ways to write one value: separators, letter case and the country prefix of a phone drop out."""
+    """Return one key for all ways to write a value: without separators, letter case and the country prefix of a
+    phone."""
     plain = "".join(character for character in value if character.isalnum()).casefold()
     return _COUNTRY_PREFIX.sub("", plain) if kind == "PHONE" else plain
 
 
 def without_overlaps(spans: Iterable[Span]) -> list[Span]:
-    """The stronger of each two spans that overlap, in reading order.
+    """Keep the stronger of each two spans that overlap. The result is in reading order.
 
     Identifiers go before names, labelled spans before others, then the order of `KINDS`, then the longer span. A place
     or an organisation is trimmed instead of dropped: what is left of it beside the stronger span stays. So is a name
@@ -79,7 +80,7 @@ def _weakness(span: Span) -> tuple[int, bool, bool, int, int, int]:
 
 
 def _uncovered_pieces(span: Span, kept: Iterable[Span]) -> list[Span]:
-    """The pieces of two letters or more that no kept span covers. The key of such a span is its text."""
+    """Return the pieces of two letters or more that no kept span covers. The key of such a span is its text."""
     gaps = []
     position = span.start
     for other in [each for each in kept if each.end > span.start and each.start < span.end]:
@@ -112,7 +113,7 @@ class Placeholders:
         self._last: Counter[Kind] = Counter()
 
     def of(self, kind: Kind, value: object) -> str:
-        """The placeholder of a value; the same one each time."""
+        """Return the placeholder of a value; the same one each time."""
         if (kind, value) not in self._given:
             self._last[kind] += 1
             self._given[kind, value] = f"{kind}_{self._last[kind]}"

@@ -78,8 +78,8 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 
 def _vault_of(workplace: Workplace) -> Vault:
-    """The vault, once its public key is known to be the institution's: originals sealed to another are lost to it, and
-    open to whoever put the other key there."""
+    """Return the vault, once its public key is known to be the institution's: originals sealed to another are lost to
+    it, and open to whoever put the other key there."""
     path = workplace.settings.vault_public_key
     vault = Vault.at(workplace.settings.vault, path)
     named = workplace.institution.vault_key
@@ -203,7 +203,7 @@ def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inp
 
 
 def judgements_demanded(workplace: Workplace) -> dict[str, str]:
-    """What `recorded_judgements` gives, where the recipe demands any."""
+    """Return `recorded_judgements` where the recipe demands judgements; else nothing."""
     return recorded_judgements(workplace) if workplace.line.privacy.judged is not None else {}
 
 
@@ -227,7 +227,7 @@ def _remaining_in(document: Document, treatments: Treatments, detector: Detector
 
 
 def _columns_of(document: Document) -> tuple[str, ...]:
-    """The values that are kept beside the texts."""
+    """Return the values that are kept beside the texts."""
     return (document.id, document.case, document.department, *document.links)
 
 
@@ -249,7 +249,7 @@ def detector_parts(workplace: Workplace) -> dict[str, str]:
 
 
 def sensitive_kinds(institution: Institution, line: Line) -> Config:
-    """What the institution's policy does with each kind in this line."""
+    """Return the institution's treatment of each kind in this line."""
     return {"sensitive": dict(institution.treatments(line.line))}
 
 

@@ -54,7 +54,8 @@ class Vault:
 
     @classmethod
     def at(cls, directory: Path, public_key: Path) -> "Vault":
-        """The vault under a directory, sealed to the public key in a file. Raises PrivacyError when there is none."""
+        """Return the vault under a directory, sealed to the public key in a file. Raises PrivacyError when there is
+        none."""
         return cls(directory, read_public_key(public_key))
 
     @property
@@ -87,7 +88,7 @@ class Vault:
 
 
 def read_public_key(path: Path) -> str:
-    """The recipient in a public key file. Raises PrivacyError when there is none."""
+    """Return the recipient in a public key file. Raises PrivacyError when there is none."""
     import pyrage
 
     remedy = "Make a key pair on the offline machine and bring the public file here."
@@ -107,7 +108,7 @@ def fingerprint_of(recipient: str) -> str:
 
 
 def public_key_of(private_key: str) -> str:
-    """The public half. Raises PrivacyError for what is no private key."""
+    """Return the public half. Raises PrivacyError for what is no private key."""
     return str(_identity(private_key).to_public())
 
 
@@ -158,7 +159,7 @@ def _row(line: bytes) -> MappingRow | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it has no half of a character, which JSON can hold and no terminal can show."""
+    """Return whether it has no half of a character, which JSON can hold and no terminal can show."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 

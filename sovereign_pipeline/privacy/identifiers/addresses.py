@@ -160,12 +160,12 @@ _SURE_PLACES = 5
 
 
 def is_on_the_globe(pair: str) -> bool:
-    """Whether two numbers can be latitude and longitude, in either order."""
+    """Return whether two numbers can be latitude and longitude, in either order."""
     one, other = (abs(float(each)) for each in _DECIMAL_NUMBER.findall(pair)[:2])
     return min(one, other) <= 90 and max(one, other) <= 180
 
 
 def is_a_place(pair: str) -> bool:
-    """The same without a label: by its signs, or since nothing else is that exact."""
+    """Return whether a pair without a label is a place, by its signs or its precision."""
     exact = all(len(each.partition(".")[2]) >= _SURE_PLACES for each in _DECIMAL_NUMBER.findall(pair)[:2])
     return is_on_the_globe(pair) and (exact or re.search("[°NSEW]", pair) is not None)

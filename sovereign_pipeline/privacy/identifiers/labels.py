@@ -60,7 +60,7 @@ SIGNS_OF_VESSELS = (
 
 
 def has_imo_check_digit(value: str) -> bool:
-    """The last digit is that of the sum of the others, weighted 7 to 2."""
+    """Check the last digit: that of the sum of the others, weighted 7 to 2."""
     digits = [int(digit) for digit in value if digit.isdigit()]
     return sum(weight * digit for weight, digit in zip(range(7, 1, -1), digits, strict=False)) % 10 == digits[6]
 
@@ -274,7 +274,7 @@ MONTH_OR_YEAR_OF_BIRTH = re.compile(
 
 
 def is_when(value: str) -> bool:
-    """Whether it is a month or a year, and not the words that say whose no birth is."""
+    """Return whether it is a month or a year, and not the words that say whose no birth is."""
     return any(map(str.isdigit, value))
 
 

@@ -61,7 +61,7 @@ _FRACTION_BEFORE = re.compile(r"(?<![\d.])\d{1,3}\.\Z")
 
 
 def long_numbers(plain: str) -> Iterator[Span]:
-    """Every such run, glued to letters or not: a NID at eight digits, else an ACCOUNT.
+    """Yield every such run, glued to letters or not: a NID at eight digits, else an ACCOUNT.
 
     Args:
         plain: normalised text without what only looks like one (`without_file_numbers`).
@@ -74,8 +74,8 @@ def long_numbers(plain: str) -> Iterator[Span]:
 
 
 def numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
-    """Every such run of plain[start:end] that `long_numbers` leaves because of the digits beside it, unless it is an
-    amount: with a currency beside it, or with a fraction that is not zero. A whole number that a table wrote as
+    """Yield every such run of plain[start:end] that `long_numbers` leaves because of the digits beside it, unless it is
+    an amount: with a currency beside it, or with a fraction that is not zero. A whole number that a table wrote as
     10457832.0 is none."""
     for match in _RUN.finditer(plain, start, end):
         before = plain[max(0, match.start() - 10) : match.start()]
@@ -92,8 +92,7 @@ def numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
 
 
 def without_file_numbers(text: str) -> str:
-    """The same text, of the same length, with the institution's own file numbers and points in time blotted out. What a
-    label names stays, whatever its shape."""
+    """Blot out the institution's own file numbers and points in time; the length stays. Labelled values stay."""
     text = _FILE_NUMBER.sub(lambda match: match.group() if _has_label(match) else "#" * len(match.group()), text)
     return _TIMESTAMP.sub(lambda match: "#" * len(match.group()), text)
 
@@ -166,7 +165,7 @@ class _Group:
 
 
 def separated_numbers(text: str, plain: str, regions: Regions = AROUND) -> Iterator[Span]:
-    """Every such number of a normalised text; spans may overlap.
+    """Yield every such number of a normalised text; spans may overlap.
 
     Args:
         plain: the same text without file numbers and points in time (`long_numbers.without_file_numbers`).
@@ -203,7 +202,7 @@ def _in_chain(text: str, plain: str, chain: re.Match[str]) -> Iterator[Span]:
 
 
 def _labelled(text: str, groups: Sequence[_Group]) -> Span | None:
-    """The number that begins a chain, when a label stands before it."""
+    """Return the number that begins a chain, when a label stands before it."""
     before = _before(text, groups[0].start)
     capitals = _CAPITALS_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
     sign = _FILE_SIGN_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
@@ -226,7 +225,7 @@ def _labelled(text: str, groups: Sequence[_Group]) -> Span | None:
 
 
 def _end_of_date(groups: Sequence[_Group]) -> int | None:
-    """Where day, month and year end that begin a chain, whatever stands between them."""
+    """Return the end of a date that begins a chain, whatever stands between its parts."""
     lengths = [len(group.digits) for group in groups[:3]]
     is_date = len(lengths) == 3 and (
         (max(lengths[:2]) <= 2 and (lengths[2] == 2 or _is_year(groups[2])))
@@ -236,12 +235,13 @@ def _end_of_date(groups: Sequence[_Group]) -> int | None:
 
 
 def _before(text: str, start: int) -> str:
-    """What stands before a number, in one line, without the marks that open it."""
+    """Return the text before a number in one line, without the marks that open it."""
     return _OPENING.sub(" ", _in_one_line(text[max(0, start - _LONGEST_LABEL) : start]))
 
 
 def _is_unusual(text: str, groups: Sequence[_Group]) -> bool:
-    """Whether the usual patterns of labelled numbers may miss it: by what stands before it or between its groups."""
+    """Return whether the usual patterns of labelled numbers may miss it: by what stands before it or between its
+    groups."""
     before = text[max(0, groups[0].start - 2) : groups[0].start]
     return (
         any(group.gap not in _USUAL_GAPS for group in groups[:-1])
@@ -252,8 +252,8 @@ def _is_unusual(text: str, groups: Sequence[_Group]) -> bool:
 
 
 def _end_of_value(text: str, groups: Sequence[_Group], kind: Kind) -> int | None:
-    """Where a labelled value of this kind ends, at the end of a group: at the number of digits that is certain, else
-    before the next sentence."""
+    """Return where a labelled value of this kind ends, at the end of a group: at the number of digits that is certain,
+    else before the next sentence."""
     certain, fewest, most = _DIGITS[kind]
     digits = 0
     end = None
@@ -280,7 +280,7 @@ def _end_of_value(text: str, groups: Sequence[_Group], kind: Kind) -> int | None
 
 
 def _across_lines(text: str) -> Iterator[Span]:
-    """What the usual patterns find when a line's end, a quote mark or several spaces stand where a space is usual."""
+    """Yield labelled identifiers that a line's end, a quote mark or several spaces cut."""
     if "\n" not in text and "  " not in text:
         return
     for start, end in _windows(text):
@@ -351,13 +351,13 @@ def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
 
 
 def _is_parted(chain: Sequence[_Group], place: int) -> bool:
-    """Whether marks part two groups from those beside them: "1.9234 1187", "10:30,9234 1187"."""
+    """Return whether marks part two groups from those beside them: "1.9234 1187", "10:30,9234 1187"."""
     gaps = [each.gap for each in (*chain[max(0, place - 1) : place], chain[place + 1])]
     return any(gaps) and all(gap.strip() or not gap for gap in gaps)
 
 
 def _sentences(chain: Sequence[_Group]) -> Iterator[Sequence[_Group]]:
-    """The chain, cut where a sentence or a list's entry ends."""
+    """Yield the chain, cut where a sentence or a list's entry ends."""
     begun = 0
     for number, group in enumerate(chain[:-1]):
         if _SENTENCE_ENDS.search(group.gap):
@@ -416,7 +416,7 @@ def _is_card(digits: str, lengths: Sequence[int], gaps: Sequence[str]) -> bool:
 
 
 def _is_ordinary(written: str) -> bool:
-    """Whether it is a date, points in time, or an amount."""
+    """Return whether it is a date, points in time, or an amount."""
     return any(pattern.match(written) for pattern in (_DATE, _TIMES, _AMOUNT))
 
 
@@ -425,7 +425,7 @@ def _is_year(group: _Group) -> bool:
 
 
 def _is_column(text: str, groups: Sequence[_Group]) -> bool:
-    """Whether lines break between the groups and nothing but figures stands in the first of these lines."""
+    """Return whether lines break between the groups and nothing but figures stands in the first of these lines."""
     if not any("\n" in group.gap for group in groups[:-1]):
         return False
     line = text[text.rfind("\n", 0, groups[0].start) + 1 : groups[0].start]
@@ -438,7 +438,7 @@ def _is_list(groups: Sequence[_Group]) -> bool:
 
 
 def _follows(before: _Group, after: _Group) -> bool:
-    """Whether it may be the next number of a list."""
+    """Return whether it may be the next number of a list."""
     if max(len(before.digits), len(after.digits)) > 6:
         return False
     return 0 < int(after.digits) - int(before.digits) <= _NEXT_IN_A_LIST
@@ -509,7 +509,7 @@ _BACK = 120
 
 
 def is_of_something_else(text: str, span: Span) -> bool:
-    """Whether the words or the unit beside a number, which nothing names, say that it is no identifier."""
+    """Return whether the words or the unit beside a number, which nothing names, say that it is no identifier."""
     value = text[span.start : span.end]
     if value[0] in "+(" or value.startswith("00"):
         return False

@@ -309,8 +309,8 @@ SIGNS_OF_LABELS = (
 
 
 def looks_like_a_credential(value: str) -> bool:
-    """Whether a value behind a label is one, and not a word of the sentence: it holds a digit, a sign between letters,
-    or capitals behind its first letter."""
+    """Return whether a value behind a label is one, and not a word of the sentence: it holds a digit, a sign between
+    letters, or capitals behind its first letter."""
     if any(map(str.isdigit, value)):
         return re.fullmatch(r"\d{1,2}-?(?:digits?|characters?|letters?)", value) is None
     has_sign = re.search(r"\w[^\w\s'’.-]\w|[!#$%&*+?@^_~]", value) is not None

@@ -101,13 +101,13 @@ def _in_piece(text: str, start: int, end: int, regions: Regions) -> Iterator[Spa
 
 
 def _is_of_figures(piece: str) -> bool:
-    """Whether decimals stand beside other separators, or a digit stands alone."""
+    """Return whether decimals stand beside other separators, or a digit stands alone."""
     gaps = _GAP.findall(piece)
     return (any(gap == "." for gap in gaps) and len(set(gaps)) > 1) or _ALONE.search(_TRUNK.sub("", piece)) is not None
 
 
 def _opening(before: str) -> int:
-    """How many of the characters before a number are no part of it."""
+    """Return how many of the characters before a number are no part of it."""
     kept = len(before)
     while kept and before[kept - 1] in "+(":
         kept -= 1
@@ -115,7 +115,7 @@ def _opening(before: str) -> int:
 
 
 def has_cue(text: str, start: int, end: int) -> bool:
-    """Whether a word beside a number says that it is dialled."""
+    """Return whether a word beside a number says that it is dialled."""
     before = text[max(0, start - _REACH_OF_A_CUE) : start]
     for stop in reversed(list(_NO_CUE_ACROSS.finditer(before))):
         before = before[stop.end() :]
@@ -167,7 +167,8 @@ _IBAN_LENGTHS = {
 
 
 def is_complete(kind: Kind, key: str, regions: Regions = AROUND) -> bool:
-    """Whether a number is whole by its own measure, so that no further digits can belong to it. key: its digits."""
+    """Return whether a number is whole by its own measure, so that no further digits can belong to it. key: its
+    digits."""
     match kind:
         case "NID" | "RESIDENT_CARD":
             return len(key) == DIGITS_OF_A_NATIONAL_ID

@@ -83,11 +83,11 @@ class Recognizer:
     """What tells the kind."""
 
     def may_find(self, clues: set[Clue], small: str) -> bool:
-        """Whether a text may hold one, by its clues and by the words in its small letters."""
+        """Return whether a text may hold one, by its clues and by the words in its small letters."""
         return self.needs in clues and (not self.signs or any(sign in small for sign in self.signs))
 
     def spans(self, text: str) -> Iterator[Span]:
-        """Every value of a normalised text, in reading order."""
+        """Yield every value of a normalised text, in reading order."""
         for match in self.pattern.finditer(text):
             group = match.lastgroup or 0
             value = match[group]
@@ -180,7 +180,7 @@ STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
 
 
 def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Regions = AROUND) -> list[Span]:
-    """Every structured identifier of a normalised text, without overlaps, in reading order.
+    """Return every structured identifier of a normalised text, without overlaps, in reading order.
 
     Two readings: of identifiers as they are usually written, and a stricter one of the same text. The first one holds
     where it found something whole; where it found a part of what the second one found whole, the second one holds.
@@ -226,7 +226,7 @@ def _is_a_figure(text: str, span: Span, counted: Sequence[tuple[int, int]]) -> b
 
 
 def _as_a_phone(span: Span, regions: Iterable[str]) -> Span:
-    """A number that nothing but its length tells is a phone where it is valid in one of the line's regions."""
+    """Return a number that nothing but its length tells is a phone where it is valid in one of the line's regions."""
     is_one = span.by_length and span.kind in ("NID", "ACCOUNT") and is_valid_phone(span.key, regions)
     return replace(span, kind="PHONE", key=value_key("PHONE", span.key)) if is_one else span
 
@@ -242,7 +242,7 @@ def _strictly(text: str, plain: str, clues: set[Clue], small: str, regions: Regi
 
 
 def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: Regions) -> list[Span]:
-    """The findings of both readings, without overlaps."""
+    """Return the findings of both readings, without overlaps."""
     added = []
     for span in strict:
         beside = [each for each in usual if each.start < span.end and span.start < each.end]
@@ -253,7 +253,8 @@ def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: Regions) -> 
 
 
 def _is_part_of(usual: Span, strict: Span, regions: Regions) -> bool:
-    """Whether a usual finding is a part of a whole one, such as the first line of a number that goes on in the next."""
+    """Return whether a usual finding is a part of a whole one, such as the first line of a number that goes on in the
+    next."""
     if usual.kind == strict.kind == "EMAIL":
         return strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
     inside = strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
@@ -263,12 +264,12 @@ def _is_part_of(usual: Span, strict: Span, regions: Regions) -> bool:
 
 
 def leftovers(text: str, regions: Regions = AROUND) -> list[Span]:
-    """What both readings find in normalised text that was scrubbed."""
+    """Return the identifiers that both readings find in a normalised text that was scrubbed."""
     return structured_spans(without_placeholders(text), regions=regions)
 
 
 def without_placeholders(text: str) -> str:
-    """The text, of the same length, with a word for each placeholder, which is no part of any number."""
+    """Replace each placeholder by a word that is no part of any number; the length stays."""
     return _PLACEHOLDER.sub(lambda placeholder: "x" * len(placeholder.group()), text)
 
 

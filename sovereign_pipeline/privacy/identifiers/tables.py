@@ -85,7 +85,7 @@ def identifiers_before_their_label(text: str) -> Iterator[Span]:
 
 
 def may_hold_placed(small: str) -> bool:
-    """Whether a text, in small letters, holds any label at all."""
+    """Return whether a text, in small letters, holds any label at all."""
     return any(sign in small for sign in _SIGNS)
 
 
@@ -154,7 +154,7 @@ _SENTENCE = re.compile(r"(?:^| )(?!(?:bin|bint|al|el|ben|ibn|abu|of|and|de|van|v
 
 
 def with_cells_apart(text: str) -> str:
-    """The text, of the same length, with `CELL_END` for each bar between the cells of a table."""
+    """Replace each bar between the cells of a table by `CELL_END`; the length stays."""
     if "|" not in text or "\n" not in text:
         return text
     lines = text.split("\n")
@@ -188,7 +188,7 @@ def identifiers_in_columns(text: str) -> Iterator[Span]:
 
 
 def counts_in_columns(text: str) -> list[tuple[int, int]]:
-    """Where figures stand in columns whose head says that they count or measure something, or is a year."""
+    """Return the spans of figures in columns whose head counts or measures something, or is a year."""
     found: list[tuple[int, int]] = []
     places: list[int] = []
     delimiter, width, start = "", 0, 0
@@ -242,7 +242,7 @@ def _head_of_words(line: str) -> _Head | None:
 
 
 def _cells(line: str, delimiter: str) -> list[tuple[int, str]]:
-    """The cells of a line, each with its place."""
+    """Return the cells of a line, each with its place."""
     if delimiter != "  ":
         places = [0]
         for cell in line.split(delimiter):
@@ -278,12 +278,12 @@ def _in_rows(text: str, head: _Head, rows: Sequence[tuple[int, str]]) -> Iterato
 
 
 def _first(row: Sequence[tuple[int, str]]) -> str:
-    """The first cell that holds anything."""
+    """Return the first cell that holds anything."""
     return next((cell.strip() for _, cell in row if cell.strip()), "")
 
 
 def _are_figures(head: _Head, place: int, kind: Kind, values: Sequence[str], firsts: Sequence[str]) -> bool:
-    """Whether a column counts something, though its head could name identifiers."""
+    """Return whether a column counts something, though its head could name identifiers."""
     figures = [value for value in values if _FIGURE.fullmatch(value)]
     if kind == "DATE_OF_BIRTH":
         is_of_years = not _BIRTH.search(head.cells[place]) or any(map(_OF_A_COUNT.fullmatch, head.cells))

@@ -21,7 +21,7 @@ _FEMININE_ENDING = re.compile("ية$")
 
 
 def bare_forms(word: str) -> Iterator[tuple[int, str]]:
-    """The word, and the word without a preposition or conjunction written onto it: (characters to skip, word)."""
+    """Yield the word, and the word without a preposition or conjunction written onto it: (characters to skip, word)."""
     yield 0, word
     if word.startswith("لل") and len(word) > 4:
         yield 1, "ا" + word[1:]
@@ -32,7 +32,7 @@ def bare_forms(word: str) -> Iterator[tuple[int, str]]:
 
 
 def given_name_in(word: str) -> tuple[int, bool]:
-    """How many characters stand before a given name in this word, and whether it is one."""
+    """Return how many characters stand before a given name in this word, and whether it is one."""
     for skip, bare in bare_forms(word):
         if bare in lexicon.GIVEN_AR:
             return skip, True
@@ -58,12 +58,13 @@ def is_role(word: str) -> bool:
 
 
 def is_title(word: str) -> bool:
-    """A word that is followed by a name and by little else."""
+    """Return whether a word is followed by a name and by little else."""
     return word in lexicon.TITLES_AR or word in lexicon.OFFICES_AR
 
 
 def has_shape_of_surname(word: str) -> bool:
-    """Whether it may be a family name: no verb of the present, no plural, nothing with a pronoun written onto it."""
+    """Return whether it may be a family name: no verb of the present, no plural, nothing with a pronoun written onto
+    it."""
     return len(word) > 2 and _NO_SURNAME.search(word) is None
 
 
@@ -132,7 +133,7 @@ class ArabicNames:
                         yield word.start() + skip, following.end()
 
     def may_be_name(self, text: str) -> bool:
-        """Whether some Arabic word of it may be part of a name."""
+        """Return whether some Arabic word of it may be part of a name."""
         return any(word not in self._never for word in ARABIC_WORD.findall(text))
 
     def _before_identity(self, text: str) -> Iterator[tuple[int, int]]:
@@ -239,7 +240,8 @@ class ArabicNames:
         return _LABEL_BEFORE.search(text, max(0, start - _LONGEST_LABEL), start) is not None
 
     def _end_of_unit(self, words: Words, position: int) -> int:
-        """The word itself, or the one behind it that makes one name with it: "عبد الرحيم", "صلاح الدين", "أبو بكر"."""
+        """Return the word itself, or the one behind it that makes one name with it: "عبد الرحيم", "صلاح الدين", "أبو
+        بكر"."""
         behind = words[position + 1].group() if position + 1 < len(words) else ""
         word = words[position].group()
         if not behind:
@@ -288,7 +290,7 @@ class ArabicNames:
         return (words[position].start(), position) if speaks else None
 
     def _is_speech(self, text: str, words: Words, position: int) -> bool:
-        """Whether what is said follows a word."""
+        """Return whether what is said follows a word."""
         if position + 1 < len(words):
             return words[position + 1].group() in ("إن", "ان", "أن", "إنه", "إنها", "بأن")
         return _SPEECH_BEHIND.match(text, words[position].end()) is not None
@@ -343,7 +345,7 @@ class ArabicNames:
         return words[position].start(), last
 
     def _prefix_of_known(self, word: str, parts: frozenset[str]) -> int | None:
-        """How many characters stand before a known part in this word; None when it holds none."""
+        """Return how many characters stand before a known part in this word; None when it holds none."""
         for skip, bare in bare_forms(word):
             if bare in lexicon.EVERYDAY_GIVEN_AR or bare in self._never or len(bare) < 3:
                 continue
@@ -353,8 +355,8 @@ class ArabicNames:
 
 
 def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """A name that was found across lines: as one where it goes on in the next line, as several where the next line
-    begins with a given name, and without the next line where that begins with another word."""
+    """Yield a name that was found across lines: as one where it goes on in the next line, as several where the next
+    line begins with a given name, and without the next line where that begins with another word."""
     words = list(ARABIC_WORD.finditer(text, start, end))
     begun = start
     for before, following in pairwise(words):
@@ -375,7 +377,7 @@ def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def given_in(word: str) -> str:
-    """The given name in a word, without what is written onto it; the word itself where there is none."""
+    """Return the given name in a word, without what is written onto it; the word itself where there is none."""
     return word[given_name_in(word)[0] :]
 
 

@@ -62,7 +62,7 @@ _HEADING_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 def is_noun(word: str) -> bool:
-    """Whether a word means something else than a person, by the lists or by its ending; some are names too."""
+    """Return whether a word means something else than a person, by the lists or by its ending; some are names too."""
     plain = without_accents(word.strip("."))
     if plain in NOUNS and plain not in lexicon.PARTICLES:
         return True
@@ -72,7 +72,7 @@ def is_noun(word: str) -> bool:
 
 
 def is_place(segment: Sequence[Token]) -> bool:
-    """Whether its words, or the first of them, name a place and no given name."""
+    """Return whether its words, or the first of them, name a place and no given name."""
     whole = " ".join(without_accents(token.group()) for token in segment)
     first = without_accents(segment[0].group())
     if whole in PLACES or len(segment) == 1 or first not in lexicon.EVERYDAY:
@@ -82,7 +82,8 @@ def is_place(segment: Sequence[Token]) -> bool:
 
 
 def begins_certainly(segment: Sequence[Token]) -> bool:
-    """Whether it begins with a given name that is nothing else, or with any given name and a family name after it."""
+    """Return whether it begins with a given name that is nothing else, or with any given name and a family name after
+    it."""
     if begins_name(segment, 0):
         return True
     if len(segment) > 1 and looks_like_surname(segment[-1], certainly=True):
@@ -92,8 +93,7 @@ def begins_certainly(segment: Sequence[Token]) -> bool:
 
 
 def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
-    """What of a name's words is left once offices before and behind are taken off; empty when they are those of a body,
-    a law, a disease, a place or a heading."""
+    """Return the words of a candidate that are a name; empty for those of a body, a law, a place or a heading."""
     nouns = [place for place, token in enumerate(segment) if is_noun(token.group())]
     if nouns == [1] and len(segment) == 2 and _is_family_name_too(segment):  # "Helen Baker"
         return segment
@@ -106,7 +106,7 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
 
 
 def part_behind_rank(text: str, segment: Sequence[Token]) -> Sequence[Token]:
-    """What of the words behind a rank or an office is a name: "Inspector Church", "Judge Helen Grant", "Lord Tyne"."""
+    """Return the name behind a rank or an office: "Inspector Church", "Judge Helen Grant", "Lord Tyne"."""
     part = personal_part(segment)
     if part:
         return part
@@ -131,7 +131,8 @@ def _is_family_too(token: Token) -> bool:
 
 
 def _is_family_name_too(segment: Sequence[Token]) -> bool:
-    """Whether a given name that is nothing else stands before an office or a site that many families are called by."""
+    """Return whether a given name that is nothing else stands before an office or a site that many families are called
+    by."""
     first, last = (without_accents(token.group()) for token in segment)
     if not begins_name(segment, 0) or not segment[1].group().istitle() or last not in lexicon.MANY_FAMILIES:
         return False
@@ -163,7 +164,7 @@ def _holds_abbreviation(segment: Sequence[Token]) -> bool:
 
 
 def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: bool = False) -> bool:
-    """Whether the words beside it tell that it is a place, a body, a law or a thing.
+    """Return whether the words beside it tell that it is a place, a body, a law or a thing.
 
     Args:
         certain: it begins with a given name, so that little speaks against it.
@@ -224,7 +225,7 @@ def _may_be_of_a_person(word: str, *, family: bool) -> bool:
 
 
 def _in_heading(text: str) -> bool:
-    """A short text of several words that all have capitals, such as a subject."""
+    """Return whether the text is a heading: short, with several words that all have capitals."""
     if len(text) > 90 or "\n" in text or text.rstrip().endswith((".", "!", "?", ",")):
         return False
     words = _HEADING_WORD.findall(text)
@@ -232,7 +233,7 @@ def _in_heading(text: str) -> bool:
 
 
 def _stands_between_lines(text: str, first: Token, before: str, behind: str) -> bool:
-    """A word that is a line of its own within a block of lines: a firm or a town below a person's name."""
+    """Return whether a word is a line of its own in a block of lines: a firm or a town below a person's name."""
     if _LINE_BEFORE.search(before) is None or _LINE_BEHIND.match(behind) is None:
         return False
     above, below = text[max(0, first.start() - _BEFORE) : first.start()].strip(), behind.strip()
@@ -240,7 +241,7 @@ def _stands_between_lines(text: str, first: Token, before: str, behind: str) -> 
 
 
 def may_spread(text: str, segment: Sequence[Token]) -> bool:
-    """Whether a finding is certain enough to be looked for elsewhere in its case, by its words or by what stands
+    """Return whether a finding is certain enough to be looked for elsewhere in its case, by its words or by what stands
     before it."""
     if not segment or len(segment) > 1 or is_articled(segment[0]):
         return True
@@ -254,7 +255,8 @@ def may_spread(text: str, segment: Sequence[Token]) -> bool:
 
 
 def mentions_person(text: str, token: Token) -> bool:
-    """Whether a part of a known name that is an everyday word too ("Grant", "Mark") stands for the person here."""
+    """Return whether a part of a known name that is an everyday word too ("Grant", "Mark") stands for the person
+    here."""
     before = text[max(0, token.start() - _BEFORE) : token.start()]
     if token.group().isupper() and len(token.group()) < 6:
         return False

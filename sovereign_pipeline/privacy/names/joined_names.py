@@ -99,7 +99,7 @@ def _gaps(text: str) -> Iterator[_Gap]:
 
 
 def _is_in_address(text: str, position: int) -> bool:
-    """Whether what stands there without a space is the name of a file, a path, or the address of a page."""
+    """Return whether what stands there without a space is the name of a file, a path, or the address of a page."""
     before = _TOKEN_BEFORE.search(text, max(0, position - _LONGEST_TOKEN), position)
     after = _TOKEN_AFTER.match(text, position, position + _LONGEST_TOKEN)
     token = f"{before.group() if before else ''}{after.group() if after else ''}"
@@ -112,7 +112,7 @@ def _begins(word: re.Match[str] | None) -> bool:
 
 
 def _words_around(text: str, gap: _Gap) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """The words before and after a gap, a few of them."""
+    """Return the words before and after a gap, a few of them."""
     nearest = _WORD_BEFORE.search(text, max(0, gap.start - _LONGEST_WORD), gap.start)
     if nearest is None:
         return [], _words_after(text, gap.end)
@@ -173,14 +173,15 @@ def _is_given(word: str) -> bool:
 
 
 def _is_family(word: str) -> bool:
-    """A family name of the lists, also one that is a word too, since a given name stands before it."""
+    """Return whether a word is a family name of the lists, also one that is a word too, since a given name stands
+    before it."""
     article = len(word) > 5 and word.startswith("al") and word[2:] in lexicon.TRIBES
     return word in lexicon.SURNAMES_WORLD or word in lexicon.TRIBES or article
 
 
 def _crosses_lines(text: str, spans: Sequence[tuple[int, int]], plain: Sequence[str], first: int, after: int) -> bool:
-    """Whether a name goes on behind a line's end: with capitals, and with more of a family name or a father's; given
-    names one below the other are several people."""
+    """Return whether a name goes on behind a line's end: with capitals, and with more of a family name or a father's;
+    given names one below the other are several people."""
     capitals = all(
         text[start].isupper() or word in lexicon.KINSHIP | _ARTICLES
         for (start, _), word in zip(spans[first : after + 1], plain[first : after + 1], strict=True)
@@ -194,7 +195,7 @@ _LONGEST_FILE_NAME = 80
 
 
 def _alone_in_file_names(text: str, never: frozenset[str]) -> Spans:
-    """A given name of the Gulf alone in the name of a file: "scan-hamood.pdf"."""
+    """Yield a given name of the Gulf alone in the name of a file: "scan-hamood.pdf"."""
     for extension in _EXTENSION.finditer(text):
         file = _FILE_BEFORE.search(text, max(0, extension.start() - _LONGEST_FILE_NAME), extension.start())
         for word in _WORD_AT.finditer(text, *file.span()) if file is not None else ():

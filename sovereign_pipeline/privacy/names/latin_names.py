@@ -66,7 +66,7 @@ class LatinNames:
         yield from self._after_cues(text)
 
     def may_spread(self, text: str, start: int, end: int) -> bool:
-        """Whether a finding is certain enough to be looked for elsewhere in its case."""
+        """Return whether a finding is certain enough to be looked for elsewhere in its case."""
         return evidence.may_spread(text, list(EACH_TOKEN.finditer(text, start, end)))
 
     def mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
@@ -181,7 +181,7 @@ def _does_what_people_do(text: str, token: Token) -> bool:
 
 
 def _has_role_before(text: str, first: Token) -> bool:
-    """Whether a role or an honorific stands before a word: "engineer Kamil"."""
+    """Return whether a role or an honorific stands before a word: "engineer Kamil"."""
     before = _WORD_BEFORE.search(text, max(0, first.start() - 24), first.start())
     return before is not None and before.group(1).casefold() in lexicon.ROLES | lexicon.HONORIFICS
 
@@ -207,7 +207,7 @@ class ModelFindings:
         self._segments = segments
 
     def in_person(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
-        """What is left of a person that a name model found once places, offices and everyday words are taken off."""
+        """Yield the name in a person that a model found, without places, offices and everyday words."""
         for line in by_line(text, self._tokens(text, entity)):
             if names_an_organisation(line):
                 continue
@@ -233,8 +233,8 @@ class ModelFindings:
                     yield name[0].start(), name[-1].end()
 
     def in_small_letters(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
-        """A person that a model found in small letters, if one of its words is a name that everybody knows or the last
-        one ends as family names do."""
+        """Yield a person that a model found in small letters, if one of its words is a name that everybody knows or the
+        last one ends as family names do."""
         words = list(LOWER_WORD.finditer(text, entity.start, entity.end))
         while words and _is_no_name(words[0].group()):
             words = words[1:]
@@ -247,15 +247,15 @@ class ModelFindings:
             yield words[0].start(), words[-1].end()
 
     def may_hold_person(self, text: str, entity: Entity) -> bool:
-        """Whether any word in Latin letters is left of a person that a name model found."""
+        """Return whether any word in Latin letters is left of a person that a name model found."""
         return bool(self._segments.of(self._tokens(text, entity), trusted=True))
 
     def _tokens(self, text: str, entity: Entity) -> list[Token]:
         return list(EACH_TOKEN.finditer(text, *self._whole_name(text, entity)))
 
     def _person_in(self, text: str, segment: Sequence[Token]) -> Sequence[Token]:
-        """The person in words that a model took for one; empty when the words or what stands beside them say that it is
-        none."""
+        """Return the person in words that a model took for one; empty when the words or what stands beside them say
+        that it is none."""
         if is_within_word(text, segment[0]) or is_vessel(text, segment[0].start(), segment[-1].end()):
             return []
         titled = PERSONAL_TITLE.search(text, max(0, segment[0].start() - 12), segment[0].start()) is not None
@@ -276,8 +276,8 @@ class ModelFindings:
         return [] if short else name
 
     def _end(self, text: str, entity: Entity, name: Sequence[Token]) -> int:
-        """Where a name ends: with the last word of the finding, however that is written, behind a given name alone:
-        "Lubna K", "Lubna oakes"."""
+        """Return where a name ends: with the last word of the finding, however that is written, behind a given name
+        alone: "Lubna K", "Lubna oakes"."""
         end = name[-1].end()
         rest = _REST_OF_NAME.match(text, end, entity.end) if len(name) == 1 and begins_name(name, 0) else None
         if rest is None or (len(rest.group(1)) > 2 and (_is_no_name(rest.group(1)) or evidence.is_noun(rest.group(1)))):
@@ -285,7 +285,8 @@ class ModelFindings:
         return rest.end(1)
 
     def _whole_name(self, text: str, entity: Entity) -> tuple[int, int]:
-        """The entity with the given name before its first initial, or the known family name behind a given name."""
+        """Return the entity with the given name before its first initial, or the known family name behind a given
+        name."""
         start, end = entity.start, entity.end
         if entity.label != "PERSON":
             return start, end
@@ -304,7 +305,8 @@ class ModelFindings:
 
 
 def _is_unsure_alone(text: str, token: Token) -> bool:
-    """A single capitalised word that a model took for a person, where every word has a capital or more words follow."""
+    """Return whether a single word that a model took for a person is doubtful: every word has a capital, or more
+    words follow."""
     if token.group().isupper() or _CAPITAL_BEHIND.match(text, token.end()):
         return True
     if CUE_BEFORE.search(text, max(0, token.start() - 24), token.start()):
@@ -372,7 +374,8 @@ def _whole_row(text: str, row: Sequence[_Listed]) -> Iterator[tuple[int, int]]:
 
 
 def _listed(match: re.Match[str], segments: Segments) -> _Listed | None:
-    """The name in a match, unless one of its words means something else or the first one is a given name alone."""
+    """Return the name in a match, unless one of its words means something else or the first one is a given name
+    alone."""
     families = list(EACH_TOKEN.finditer(match["family"]))
     givens = list(EACH_TOKEN.finditer(match["given"]))
     words = [*families, *(token for token in givens if not is_initial(token))]
@@ -389,8 +392,8 @@ def _may_be_family(token: Token) -> bool:
 
 
 def is_surname_first(text: str, family: tuple[int, int], given: tuple[int, int]) -> bool:
-    """Whether two findings with a comma between them are one name, where a field of a form or a table or a line begins
-    with it."""
+    """Return whether two findings with a comma between them are one name, where a field of a form or a table or a line
+    begins with it."""
     written = text[slice(*family)]
     tokens = list(EACH_TOKEN.finditer(written))
     alone = len(tokens) == 1 and tokens[0].group() == written and _may_be_family(tokens[0])
@@ -403,7 +406,7 @@ def is_surname_first(text: str, family: tuple[int, int], given: tuple[int, int])
 
 
 def _is_given_part(name: str) -> bool:
-    """Whether a given name or an initial begins it, and no family name ends it."""
+    """Return whether a given name or an initial begins it, and no family name ends it."""
     tokens = list(EACH_TOKEN.finditer(name))
     if not tokens or len(tokens) > 3 or not (is_given(tokens[0]) or is_initial(tokens[0])):
         return False
@@ -469,7 +472,7 @@ _PLAIN_WORD = re.compile(r"[^\W\d_]+")
 
 
 def recased(text: str) -> str:
-    """A text with capitals on names in small letters; of the same length.
+    """Put capitals on names in small letters. The result has the same length.
 
     In a text without any capital: the names that everybody knows, the word after a given name, and what follows a cue
     such as "my name is". In any other text: a given name with a family name or a kinship word after it, and the words
@@ -525,7 +528,7 @@ def _recased_here_and_there(text: str) -> str:
 
 
 def _places_in_pair(text: str, match: re.Match[str]) -> list[int]:
-    """Where the words of "hamood al araimi", "margaret thompson", "salim bin rashid" begin."""
+    """Return the positions of the words of "hamood al araimi", "margaret thompson", "salim bin rashid"."""
     given, between, family = match.group(1, 2, 3)
     known = without_accents(family) in _FAMILY
     if between in ("al", "el") and family in lexicon.TRIBES and given in lexicon.GIVEN:
@@ -551,5 +554,5 @@ def _capitalise(letters: list[str], *places: int) -> None:
 
 
 def _capital(letter: str) -> str:
-    """The capital, or the letter itself where its capital is two ("ß")."""
+    """Return the capital, or the letter itself where its capital is two ("ß")."""
     return letter.upper() if len(letter.upper()) == 1 else letter

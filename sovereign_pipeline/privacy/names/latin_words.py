@@ -55,7 +55,7 @@ def with_plain_article(token: str) -> str:
 
 
 def is_articled(token: Token) -> bool:
-    """Whether the article stands before it: "Al Busaidi"."""
+    """Return whether the article stands before it: "Al Busaidi"."""
     return re.match(r"(?:A[Ll]|al|E[Ll]|el)[ -]", token.group()) is not None
 
 
@@ -75,12 +75,12 @@ def without_marks(text: str) -> str:
 
 
 def is_given(token: Token) -> bool:
-    """Whether it is a given name, also one that may be something else."""
+    """Return whether it is a given name, also one that may be something else."""
     return token.group().casefold() in lexicon.GIVEN or without_accents(token.group()) in lexicon.GIVEN_WORLD
 
 
 def is_surname(token: Token) -> bool:
-    """Whether it is a family name and nothing else."""
+    """Return whether it is a family name and nothing else."""
     plain = without_accents(token.group())
     if plain in lexicon.TRIBES:
         return True
@@ -88,12 +88,12 @@ def is_surname(token: Token) -> bool:
 
 
 def is_known(token: Token) -> bool:
-    """Whether it is a given or family name of the word lists, also one that may be something else."""
+    """Return whether it is a given or family name of the word lists, also one that may be something else."""
     return token.group().casefold() in lexicon.GIVEN or without_accents(token.group()) in KNOWN_NAMES
 
 
 def looks_like_surname(token: Token, *, certainly: bool = False) -> bool:
-    """Whether it ends as family names do; with `certainly`, as no other word does."""
+    """Return whether it ends as family names do; with `certainly`, as no other word does."""
     if _OF_A_CLAN.match(token.group()):
         return True
     endings = _CERTAIN_SURNAME_ENDING if certainly else _SURNAME_ENDING
@@ -101,7 +101,7 @@ def looks_like_surname(token: Token, *, certainly: bool = False) -> bool:
 
 
 def begins_name(segment: Sequence[Token], position: int) -> bool:
-    """Whether a given name stands here: one that is nothing else, or one before a family name or an initial."""
+    """Return whether a given name stands here: one that is nothing else, or one before a family name or an initial."""
     token = segment[position]
     if token.group().casefold() in lexicon.GIVEN:
         return True
@@ -145,7 +145,7 @@ class Segments:
         self.never = lexicon.STOP_WORDS | lexicon.PLACES | lexicon.ORGANISATIONS | keep_words
 
     def of(self, tokens: Sequence[Token], trusted: bool = False) -> list[list[Token]]:
-        """The pieces of a run, without particles at their ends.
+        """Return the pieces of a run, without particles at their ends.
 
         Args:
             trusted: a model took it for a person, so an everyday word that is a given name too ("Jan", "Will") is one.
@@ -203,7 +203,8 @@ def is_honorific(token: Token) -> bool:
 
 
 def is_within_word(text: str, token: Token) -> bool:
-    """Whether a word is of a longer one, of a handle, a tag or an address: "@saltmarsh", "#harbour", "t.co/XyAbd"."""
+    """Return whether a word is of a longer one, of a handle, a tag or an address: "@saltmarsh", "#harbour",
+    "t.co/XyAbd"."""
     before = text[token.start() - 1 : token.start()]
     if before.isalnum() or before in ("_", "@", "#"):
         return before != ""
@@ -211,7 +212,8 @@ def is_within_word(text: str, token: Token) -> bool:
 
 
 def is_vessel(text: str, start: int, end: int) -> bool:
-    """Whether a vessel's name stands there: after a word for one, or with a number and such a word in its sentence."""
+    """Return whether a vessel's name stands there: after a word for one, or with a number and such a word in its
+    sentence."""
     if _VESSEL_BEFORE.search(text, max(0, start - 20), start):
         return True
     numbered = _FIGURE_BEHIND.match(text, end) is not None

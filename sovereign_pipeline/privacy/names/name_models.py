@@ -66,7 +66,7 @@ def reject_without_persons(where: str, labels: Iterable[str]) -> None:
 
 
 def load_error(where: str, kind: str, error: Exception) -> PrivacyError:
-    """The error for a model that its library does not load. `where` begins the message."""
+    """Return the error for a model that its library does not load. `where` begins the message."""
     return PrivacyError(
         f"{where} cannot be loaded as a {kind} model ({type(error).__name__}).",
         "Install or copy the model again, or name another one.",
@@ -120,7 +120,7 @@ def _drop_unused_vectors(pipeline: Any) -> None:
 
 
 def documents_with_entities(pipeline: Any, texts: Sequence[str]) -> Iterator[Any]:
-    """The texts as spaCy documents with their entities set, in order.
+    """Yield the texts as spaCy documents with their entities set, in order.
 
     A pipeline that holds anything but one greedy entity recognizer is run by spaCy itself.
 
@@ -275,7 +275,7 @@ class _Words:
                 self._labels[word] = (around, labels[index])
 
     def _word_of(self, start: int, end: int) -> int | None:
-        """The word that a token is in. A token may begin with the space before its word."""
+        """Return the word that a token is in. A token may begin with the space before its word."""
         index = bisect.bisect_right(self._starts, max(start, end - 1)) - 1
         return index if index >= 0 and start < self._spans[index][1] else None
 
@@ -304,13 +304,14 @@ class _Words:
 
 
 def _parsed(label: str) -> tuple[str, str]:
-    """A label as (scheme, name): "B-PERS" is ("B", "PERS"), "PERS" is ("", "PERS")."""
+    """Return a label as (scheme, name): "B-PERS" is ("B", "PERS"), "PERS" is ("", "PERS")."""
     match = _SCHEME.fullmatch(label.upper())
     return (match[1], match[2]) if match else ("", label.upper())
 
 
 def _window(config: Any, tokenizer: Any) -> int:
-    """How many tokens a window holds. RoBERTa's relatives number positions from the padding index + 1: fewer remain."""
+    """Return how many tokens a window holds. RoBERTa's relatives number positions from the padding index + 1: fewer
+    remain."""
     positions = getattr(config, "max_position_embeddings", None)
     if not positions:
         return int(min(MAX_WINDOW, tokenizer.model_max_length))
@@ -349,12 +350,12 @@ def load_name_model(language: str, model: str) -> NameModel:
 
 
 def is_spacy_model(model: str) -> bool:
-    """Whether it is a spaCy model. Raises PrivacyError when there is no model, or none of a known kind."""
+    """Return whether it is a spaCy model. Raises PrivacyError when there is no model, or none of a known kind."""
     return _kind_of(name_model_directory(model)) == "spacy"
 
 
 def name_model_directory(model: str) -> Path:
-    """Where a model's files are, without importing it. Raises PrivacyError that says how to get it."""
+    """Return the directory of a model's files, without importing it. Raises PrivacyError that says how to get it."""
     if Path(model).is_absolute():
         _kind_of(Path(model))
         return Path(model)
@@ -369,7 +370,7 @@ def name_model_directory(model: str) -> Path:
 
 
 def name_model_parts(model: str) -> dict[str, str]:
-    """All that decides what a model finds: file -> SHA-256, library -> version. Raises PrivacyError."""
+    """Return all that decides what a model finds: file -> SHA-256, library -> version. Raises PrivacyError."""
     directory = name_model_directory(model)
     files = sorted(file for file in directory.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return {
@@ -379,7 +380,7 @@ def name_model_parts(model: str) -> dict[str, str]:
 
 
 def _kind_of(directory: Path) -> ModelKind:
-    """The kind, by the files there. Raises PrivacyError when there is no model, or none that finds entities."""
+    """Return the kind, by the files there. Raises PrivacyError when there is no model, or none that finds entities."""
     if (directory / "meta.json").is_file():
         return "spacy"
     if not (directory / "config.json").is_file():

@@ -38,7 +38,8 @@ class NamePatterns:
         self._arabic = ArabicNames(never)
 
     def spans(self, text: str, entities: Sequence[Entity] = (), *, signed: bool = False) -> list[Span]:
-        """Names by pattern and, of what a name model found, those that the word lists do not rule out; none overlap.
+        """Find names by pattern and, among a name model's findings, those that the word lists do not rule out. None
+        overlap.
 
         Args:
             text: normalised.
@@ -76,7 +77,7 @@ class NamePatterns:
         return [_name_span(text, *span) for span in _joined_neighbours(text, found)]
 
     def may_spread(self, text: str, span: Span) -> bool:
-        """Whether a name that was found is certain enough to be looked for elsewhere in its case."""
+        """Return whether a name that was found is certain enough to be looked for elsewhere in its case."""
         if ARABIC_LETTER.search(text, span.start, span.end):
             return True
         return self._latin.may_spread(text, span.start, span.end)
@@ -95,14 +96,14 @@ class NamePatterns:
 
 
 def _with_plain_endings(text: str) -> str:
-    """The same text, of the same length, with plain letters where an Arabic one is written onto a Latin word."""
+    """Return the same text, of the same length, with plain letters where an Arabic one is written onto a Latin word."""
     if ARABIC_LETTER.search(text) is None:
         return text
     return _ARABIC_ONTO_LATIN.sub(lambda letters: "a" * len(letters.group()), text)
 
 
 def _of_several_words(text: str, entities: Iterable[Entity]) -> list[tuple[int, int]]:
-    """What a model took for an organisation: "Davis, Reynolds and Williams"."""
+    """Return the organisations of several words that a model found: "Davis, Reynolds and Williams"."""
     return [
         (each.start, each.end)
         for each in entities
@@ -111,13 +112,13 @@ def _of_several_words(text: str, entities: Iterable[Entity]) -> list[tuple[int, 
 
 
 def _is_word_within(text: str, span: tuple[int, int], bodies: Iterable[tuple[int, int]]) -> bool:
-    """A single word inside the longer name of a body."""
+    """Return whether the span is a single word inside the longer name of a body."""
     start, end = span
     return " " not in text[start:end] and any(first <= start and end <= last for first, last in bodies)
 
 
 def _with_titles_beside_names(text: str) -> str:
-    """The same text, of the same length, without the stroke of "السيد/ …": the title moves beside the name."""
+    """Return the same text, of the same length, without the stroke of "السيد/ …": the title moves beside the name."""
     if "/" not in text:
         return text
     return _STROKE_BEHIND_WORD.sub(
@@ -126,12 +127,13 @@ def _with_titles_beside_names(text: str) -> str:
 
 
 def _with_single_spaces(text: str) -> str:
-    """The same text, of the same length, with one space where a single sign stands between Arabic words."""
+    """Return the same text, of the same length, with one space where a single sign stands between Arabic words."""
     return _BETWEEN_ARABIC_WORDS.sub(" ", text)
 
 
 def name_key(text: str, start: int, end: int) -> str:
-    """A name as written, with the first letter of the article restored, which the preposition "ل" before it takes."""
+    """Return a name as written, with the first letter of the article restored, which the preposition "ل" before it
+    takes."""
     name = text[start:end]
     return f"ا{name}" if text[start - 1 : start + 1] == "لل" else name
 

@@ -26,7 +26,7 @@ class PersonName:
     """ "jr", "sr", "iii": what tells a son from his father."""
 
     def is_part_of(self, other: "PersonName") -> bool:
-        """Whether the other name has every part of this one, and more."""
+        """Return whether the other name has every part of this one, and more."""
         if self == other or other.alone is not None:
             return False
         if self.alone is not None:
@@ -46,7 +46,7 @@ class PersonName:
         return tuple(part for part in (self.given, *self.fathers, self.surname, self.alone) if part is not None)
 
     def with_parts(self, equal: Mapping[str, str]) -> "PersonName":
-        """The same name, with parts replaced by another spelling of them."""
+        """Return the same name, with parts replaced by another spelling of them."""
         if not equal:
             return self
         given, surname, alone = (
@@ -56,8 +56,8 @@ class PersonName:
         return PersonName(given, fathers, surname, alone, self.generation)
 
     def may_be(self, other: "PersonName") -> bool:
-        """Whether every part that both names have is the same or may be another spelling, and at least one is spelt
-        differently."""
+        """Return whether every part that both names have is the same or may be another spelling, and at least one is
+        spelt differently."""
         if self.alone is not None or other.alone is not None:
             short, whole = (self, other) if self.alone is not None else (other, self)
             candidates = (whole.given, whole.surname, whole.alone)
@@ -76,7 +76,7 @@ class PersonName:
 
 
 def _fits(part: str, whole: str) -> bool:
-    """Whether a given name is the same, or its initial."""
+    """Return whether a given name is the same, or its initial."""
     return part == whole or (len(part) == 2 and part[1] == "." and whole.startswith(part[0]))
 
 
@@ -100,7 +100,7 @@ _ARABIC_WRITING = (
 
 
 def folded(name: str) -> str:
-    """A name, or a part of one, without what differs in writing alone: letter case, hyphens, the spelling of the
+    """Return a name, or a part of one, without what differs in writing alone: letter case, hyphens, the spelling of the
     article, forms of alef, compounds written apart, a final ta marbuta without its dots."""
     text = _JOINED_ARTICLE.sub("al-", name.strip().replace("’", "'"))
     if not text.isascii() and not is_arabic(text):
@@ -128,7 +128,7 @@ _TITLES = lexicon.HONORIFICS | lexicon.TITLES_AR | lexicon.LETTERS_BEHIND_NAMES
 
 @lru_cache(maxsize=1 << 16)
 def person_name(text: str) -> PersonName:
-    """The parts of a name, without honorifics and letters behind it, each as `folded_word` writes it."""
+    """Return the parts of a name, without honorifics and letters behind it, each as `folded_word` writes it."""
     words = _in_reading_order(text)
     tokens = [token for token in words if token.strip(".") not in _TITLES] or words
     generation = _GENERATIONS.get(tokens[-1].strip(".")) if len(tokens) > 1 else None
@@ -137,7 +137,7 @@ def person_name(text: str) -> PersonName:
 
 
 def _in_reading_order(text: str) -> list[str]:
-    """The words of a name, folded: "Oakes, Tamsin J." is Tamsin J. Oakes, and "T.J. Oakes" has two initials."""
+    """Return the words of a name, folded: "Oakes, Tamsin J." is Tamsin J. Oakes, and "T.J. Oakes" has two initials."""
     pieces = [piece for piece in re.split("[,،]", re.sub(r"(?<=\w)\.(?=\w)", ". ", text)) if piece.strip()]
     groups = [[_with_dot(word) for word in folded(piece).split()] for piece in pieces] or [[text]]
     names = [group for group in groups if not all(word.strip(".") in _BEHIND for word in group)] or groups
@@ -196,7 +196,7 @@ def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonNam
 
 
 def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
-    """Each name's fullest name, by equal parts alone; and the names that fit several."""
+    """Return each name's fullest name, by equal parts alone; and the names that fit several."""
     by_part: dict[str, list[PersonName]] = {}
     for name in distinct:
         for part in {name.given, name.surname}:
@@ -216,7 +216,7 @@ def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName
 
 
 def _shared_part(name: PersonName) -> str:
-    """A part that every fuller name of the same person has too."""
+    """Return a part that every fuller name of the same person has too."""
     return name.surname or name.given or name.alone or ""
 
 
@@ -232,7 +232,7 @@ def _equal_parts(parts: Iterable[str]) -> dict[str, str]:
 
 
 def _across_scripts(parts: Iterable[str]) -> list[tuple[str, str]]:
-    """Each Arabic part with each Latin part that it may be."""
+    """Return each Arabic part with each Latin part that it may be."""
     arabic: list[str] = []
     latin: list[str] = []
     for part in parts:
@@ -260,7 +260,7 @@ def _perhaps_the_same(persons: Mapping[PersonName, PersonName]) -> set[PersonNam
 
 
 def known_parts(names: Iterable[PersonName]) -> frozenset[str]:
-    """The folded given names and surnames by which people of a case may be mentioned elsewhere in it."""
+    """Return the folded given names and surnames by which people of a case may be mentioned elsewhere in it."""
     parts = {part for name in names for part in (name.given, name.surname, name.alone) if part is not None}
     # "Abdul Rahman" is one part, and two words where it is looked for.
     parts |= {word for part in parts if part.startswith("abdul") and len(part) > 8 for word in ("abdul", part[5:])}
@@ -268,5 +268,5 @@ def known_parts(names: Iterable[PersonName]) -> frozenset[str]:
 
 
 def looks_like_nisba(word: str) -> bool:
-    """Whether an Arabic word has the shape of a family name: the article before it, the ending of belonging."""
+    """Return whether an Arabic word has the shape of a family name: the article before it, the ending of belonging."""
     return len(word) > 4 and word.startswith("ال") and word.endswith(("ي", "ية"))

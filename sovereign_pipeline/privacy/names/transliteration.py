@@ -96,13 +96,13 @@ _ARABIC = re.compile("[ء-يٮٯٱ-ۓەۮۯۺ-ۼݐ-ݿ]")
 
 
 def is_arabic(part: str) -> bool:
-    """Whether a part of a name is written in Arabic letters."""
+    """Return whether a part of a name is written in Arabic letters."""
     return _ARABIC.search(part) is not None
 
 
 @lru_cache(maxsize=1 << 16)
 def likeness(one: str, other: str) -> Likeness:
-    """How surely two different folded parts are one name. Between spellings of one script nothing is CERTAIN."""
+    """Return how surely two different folded parts are one name. Between spellings of one script nothing is CERTAIN."""
     if is_arabic(one) and is_arabic(other):
         return Likeness.POSSIBLE if _arabic_skeleton(one) == _arabic_skeleton(other) else Likeness.NONE
     if not is_arabic(one) and not is_arabic(other):
@@ -116,7 +116,7 @@ def likeness(one: str, other: str) -> Likeness:
 
 @lru_cache(maxsize=1 << 16)
 def skeleton(part: str) -> str:
-    """Equal for all parts of one script that may be alike; a cheap way to see that none are."""
+    """Return a key that is equal for all parts of one script that may be alike. A cheap way to see that none are."""
     if is_arabic(part):
         return _arabic_skeleton(part)
     return "".join(_consonants_and_vowels(part)[0])
@@ -127,7 +127,7 @@ def skeleton(part: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _pattern(arabic: str, further: bool) -> re.Pattern[str]:
-    """What an Arabic part looks like in Latin letters, after `_plain`; with `further`, in rarer spellings too."""
+    """Return the pattern of an Arabic part in Latin letters, after `_plain`; with `further`, rarer spellings too."""
     if arabic.startswith("ال-"):  # "آل سعيد", which is written "Al Said"
         return re.compile(_ARTICLE + _word(arabic[3:], further))
     choices = [_word(arabic, further)]
@@ -174,7 +174,7 @@ def _letters(word: str, further: bool) -> str:
 def _letter(
     letter: str, first: bool, last: bool, following: str, after_consonant: bool, further: bool
 ) -> tuple[str, bool]:
-    """The pattern of one letter, and whether a short vowel may follow it."""
+    """Return the pattern of one letter, and whether a short vowel may follow it."""
     before = _SHORT if after_consonant else ""
     if first and letter == "ا":
         return ("(?:[aeiou]|aa|ee|oo)" + ("?" if following in ("و", "ي") else "")), False
@@ -226,7 +226,7 @@ def _is_active_participle(word: str) -> bool:
 
 
 def _arabic_skeleton(part: str) -> str:
-    """The article and the forms of the last letter drop out."""
+    """Return the article and the forms of the last letter drop out."""
     bare = part.removeprefix("ال-") if part.startswith("ال-") else part
     if bare == part and len(part) > 4:
         bare = part.removeprefix("ال")
@@ -243,7 +243,8 @@ def _spelt_alike(one: str, other: str) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def _consonants_and_vowels(latin: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The consonants, doubled ones once, and the vowels before, between and after them: one more than consonants."""
+    """Return the consonants, doubled ones once, and the vowels before, between and after them: one more than
+    consonants."""
     plain = _plain(latin).removeprefix(_ARTICLE)
     plain = re.sub(r"^al(?=[^aeiouy]{1,2}[aeiouy])(?!l)", "", plain) if len(plain) > 6 else plain
     plain = re.sub(r"(?<=[aeiou])h$", "", plain.replace("ph", "f").replace("q", "k"))
