@@ -11,9 +11,7 @@ from sovereign_pipeline.privacy.vault_cli import app as vault_app
 from sovereign_pipeline.record.trust_cli import app as trust_app
 from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
 from sovereign_pipeline_tests.corpus.first_file import first_file_markdown
-from sovereign_pipeline_tests.corpus.first_file_forms import FILES
-from sovereign_pipeline_tests.corpus.first_file_rows import ROWS_OF_FILES
-from sovereign_pipeline_tests.corpus.first_file_tables import TABLES
+from sovereign_pipeline_tests.corpus.first_files import FILES, ROWS_OF_FILES, TABLES
 from sovereign_pipeline_tests.security_cases import security_cases_markdown
 
 DOCS = Path(__file__).resolve().parent

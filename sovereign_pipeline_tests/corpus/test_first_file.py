@@ -17,9 +17,7 @@ from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.corpus.dirty_files import SECRET_WORDS
 from sovereign_pipeline_tests.corpus.first_file import OUTCOMES, NotPassed, Read, Stop, Variant
-from sovereign_pipeline_tests.corpus.first_file_forms import FILES
-from sovereign_pipeline_tests.corpus.first_file_rows import ROWS_OF_FILES
-from sovereign_pipeline_tests.corpus.first_file_tables import TABLES
+from sovereign_pipeline_tests.corpus.first_files import FILES, ROWS_OF_FILES, TABLES
 
 EVERY = [variant for variants in (FILES | TABLES | ROWS_OF_FILES).values() for variant in variants]
 

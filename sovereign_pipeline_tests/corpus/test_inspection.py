@@ -12,10 +12,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sovereign_pipeline.base.errors import SourceError
+from sovereign_pipeline.base.errors import RecipeError, SourceError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.corpus.inspection import inspect_file, link_columns, suggest
+from sovereign_pipeline.corpus.inspection import encoding_of, inspect_file, link_columns, suggest
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
@@ -384,3 +384,49 @@ def test_a_first_line_that_may_be_a_row_is_not_quoted(tmp_path: Path) -> None:
         outcome_of(path, {"name": "a", "path": path, "licence": "own", "retention": "1 y"})
     for said in (str(look.value), str(run.value)):
         assert "Salim" not in said and "The lamp" not in said
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_empty_cells_are_told_with_what_becomes_of_their_rows(tmp_path: Path) -> None:
+    rows = [letter(number) for number in range(20)]
+    for row in rows[:3]:
+        row["author"] = ""
+    rows[4]["department"] = None
+    rows[5]["subject"] = " "
+    path = written(tmp_path / "a.jsonl", rows)
+    notes = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).notes
+    assert "author: 3 rows of 20 with nothing in 'author': read without it, or quarantine with `split.by_author`." in (
+        notes
+    )
+    assert "department: 1 row of 20 with nothing in 'department': read without it." in notes
+    assert "subject: 1 row of 20 with nothing in 'subject': quarantine." in notes
+    assert not [note for note in notes if note.startswith(("request:", "date:", "case:"))]
+
+
+def test_links_are_compared_with_ids_as_the_run_compares_them(tmp_path: Path) -> None:
+    rows = [{**letter(number), "id": f"PRM–{number}", "linked": f"prm-{number ^ 1}"} for number in range(20)]
+    (found,) = link_columns(inspect_file(written(tmp_path / "a.jsonl", rows)))
+    assert (found.column, found.ids, found.matched) == ("linked", "id", 20)
+
+
+def test_bytes_that_are_not_of_the_encoding_end_the_reading(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes("{}\n".encode("utf-16")[:-1])
+    source = Source(name="a", path=tmp_path / "a.jsonl", encoding="utf-16", licence="own", retention="1 y")
+    with pytest.raises(SourceError, match=r"a\.jsonl: not utf-16, within the bytes"):
+        list(SourceReader(source, tmp_path / "a.jsonl", Quarantine(), INSTITUTION.ladder, set()))
+
+
+@pytest.mark.parametrize("encoding", ["hex", "none", "unicode_escape", "utf-7", "x" * 300, "a\0b"])
+def test_what_is_no_encoding_of_files_is_refused_in_a_recipe(encoding: str) -> None:
+    with pytest.raises((ValueError, RecipeError), match="no encoding"):
+        Source(name="a", path=Path("a.csv"), encoding=encoding, licence="own", retention="1 y")
+
+
+def test_one_long_line_is_read_in_blocks(tmp_path: Path) -> None:
+    """A byte that is no UTF-8 among many characters that are does not make the file another encoding."""
+    (tmp_path / "a.jsonl").write_bytes(json.dumps({"a": "é" * 900_000}, ensure_ascii=False).encode() + b"\n\xff")
+    assert encoding_of(tmp_path / "a.jsonl") is None
