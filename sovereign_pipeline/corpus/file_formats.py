@@ -197,7 +197,7 @@ def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[R
         if ended or len(buffer) > max_row_bytes + BLOCK:
             raise SourceError(
                 f"{path}, element {number + 1}: not JSON, or longer than {max_row_bytes:,} characters. The elements "
-                f"after it cannot be told apart.",
+                f"after it cannot be separated.",
                 "Correct the element, or raise quarantine.max_row_bytes in the recipe.",
             )
         more = text.read(max(BLOCK, len(buffer)))

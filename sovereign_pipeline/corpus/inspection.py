@@ -72,7 +72,7 @@ def encoding_of(path: Path) -> str | None:
         return None
     best = from_bytes(sample, cp_isolation=[*_LIKELY_ENCODINGS]).best()
     if best is None:
-        raise SourceError(f"{path}: its encoding cannot be told.", "Save it as UTF-8.")
+        raise SourceError(f"{path}: its encoding cannot be determined.", "Save it as UTF-8.")
     return best.encoding
 
 

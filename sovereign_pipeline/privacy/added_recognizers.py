@@ -68,12 +68,12 @@ def load_recognizer(item: AddedRecognizer, language: str) -> Any:
     except Exception as error:
         raise _load_error(item, error) from error
     if not isinstance(recognizer, EntityRecognizer):
-        raise PrivacyError(f"{_place_of(item)} is no Presidio recognizer.", "Name a subclass of EntityRecognizer.")
+        raise PrivacyError(f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer.")
     recognizer.score_thresholds = {"default": item.score}  # before Presidio drops one of two findings for the other
     unknown = [entity for entity in recognizer.supported_entities if item.kind is None and entity not in KIND_OF]
     if unknown:
         raise PrivacyError(
-            f"{_place_of(item)} finds {', '.join(unknown)}, which is no kind of personal data here.",
+            f"{_place_of(item)} returns {', '.join(unknown)}, which is not a known kind of personal data.",
             f"Say with `kind:` what its findings are: one of {', '.join(KIND_OF.values())}.",
         )
     return recognizer

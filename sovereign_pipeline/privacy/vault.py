@@ -253,8 +253,7 @@ class StatedMapping:
             raise PrivacyError(
                 f"Artifact {short(self.artifact)} was sealed to the public key {self.public_key}, and this private key "
                 f"belongs to {fingerprint}.",
-                "Give the other private key. If nobody here made that key, somebody swapped it: the originals went to "
-                "them.",
+                "Give the other private key. If nobody here made that key, it was swapped: the originals went to them.",
             )
 
     def check_rows(self, by_file: Mapping[Path, Sequence[MappingRow]]) -> None:

@@ -88,7 +88,7 @@ def reveal(
         others = f" Of other artifacts it holds {len(of_case)} rows." if of_case else ""
         raise NotFoundError(f"{where} holds nothing for case {case}.{others}", "Check how the case is written.")
     if unchecked:
-        typer.echo("Not checked: whoever has the public key may have written these rows.", err=True)
+        typer.echo("Not checked: anyone with the public key may have written these rows.", err=True)
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], ensure_ascii=False, indent=1))
         return

@@ -19,6 +19,7 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import LADDER, letter
+from sovereign_pipeline_tests.examples import examples
 
 
 def read(path: Path, **changes: Any) -> tuple[list[Document], list[Quarantined]]:
@@ -46,15 +47,7 @@ def respelt(row: dict[str, Any], **names: str) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in row.items()}
 
 
-SPELLINGS = [
-    "Classification",
-    "CLASSIFICATION",
-    " classification ",
-    "Class\u200bification",
-    "ＣＬＡＳＳＩＦＩＣＡＴＩＯＮ",
-    "classi\ufb01cation",
-    "classifi\u0441ation",
-]
+SPELLINGS = examples(__file__, "spellings")
 
 
 @pytest.mark.security_case(

@@ -5,20 +5,7 @@ import pytest
 from sovereign_pipeline.corpus.folding import folded, folded_author
 from sovereign_pipeline_tests.examples import examples
 
-SPELLINGS_OF_A_CASE = [
-    "PRM-2024/017",
-    "prm-2024/017",
-    "PRM–2024/017",
-    "PRM\u22122024/017",
-    "ＰＲＭ－２０２４／０１７",
-    "PRM-٢٠٢٤/٠١٧",
-    "PRM-۲۰۲۴/۰۱۷",
-    " PRM - 2024 / 017 ",
-    "PRM\u00a0-\u20032024/017",
-    "PRM\u00ad-2024/\u200b017",
-    "\u200fPRM-2024/017\u200e",
-    "PRM-2024\u2215017",
-]
+SPELLINGS_OF_A_CASE = examples(__file__, "spellings_of_a_case")
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS_OF_A_CASE)

@@ -19,6 +19,7 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import LADDER
+from sovereign_pipeline_tests.examples import examples
 
 Row = dict[str, Any]
 IMPORTED = {
@@ -261,12 +262,7 @@ def test_an_empty_array_has_no_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
-    [
-        ({"layout": "hh"}, "give the source the role preferences"),
-        ({"layout": "alpaca", "columns": {"response": "output"}}, "takes response out of the row itself"),
-        ({"layout": "alpaca", "constants": {"language": ""}}, "the constant 'language' is empty"),
-        ({"layout": "vicuna"}, "layout"),
-    ],
+    examples(__file__, "a_recipe_that_contradicts_its_layout_is_refused"),
 )
 def test_a_recipe_that_contradicts_its_layout_is_refused(tmp_path: Path, recipe: Row, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -288,18 +284,7 @@ turn = st.builds(
     word | values,
 )
 conversation = st.lists(turn, max_size=4) | values
-KEYS = (
-    "conversations",
-    "messages",
-    "chosen",
-    "rejected",
-    "prompt",
-    "label",
-    "instruction",
-    "input",
-    "output",
-    "history",
-)
+KEYS = examples(__file__, "keys")
 any_row = st.fixed_dictionaries({}, optional={key: conversation | word for key in KEYS}) | values
 
 

@@ -106,42 +106,7 @@ def test_what_follows_a_value_stays(patterns_only: Scrubber, text: str, scrubbed
     assert scrub(patterns_only, document(text)).documents[0].request == scrubbed
 
 
-ORDINARY = [
-    "The list:\n1. Pay the fee.\n2. File the form.\n3. See the clerk.",
-    "10\n11\n12\n13\n14",
-    "Fees were 1,200  3,400  5,600 in 2021, 2022 and 2023.",
-    "| 2019 | 2020 | 2021 | 2022 |\n| 1045 | 7832 | 1190 | 2207 |",
-    "Year  Permits\n2021  1045\n2022  7832\n2023  1190\n",
-    "The total is OMR 1,234,567.500, of which 12.5% (13.4% in 2022/23, 15.1% in 2023/24).",
-    "See PRM/2024/017, CIR/2024/003 and SI 2015/1234; section 12(3)(b), pages 100-115 and 200–215.",
-    "Opening hours: 08:00-12:00 and 13:30-16:00. Phone the desk in working hours.",
-    "between 12/03/2024 and 15/04/2024, or 2024-03-12 10:15",
-    "Decree 34/2024, Article 14, paragraph 2, tables 3.1, 3.2 and 3.3, version 3.14.2",
-    "Depth 12.5 m, 58.59 m E, 23.61 m N, 1 012 hPa, 30 000 litres, 45 x 60 cm",
-    "You must (1) pay, (2) file by 30 April 2025 and (3) keep 30 000 litres.",
-    "0 1 2 0 3 0 0 1",
-    "Flight WY101 2024-03-11 14:05, order MO2024-0311-004512.",
-    "Rooms 1045/7832, sections 2310, 2455, plot 2310/2455, at a ratio 10/45/78/32; text on: 12, 13, 14, 15.",
-    "كتابكم رقم ٢٣١٠/٢٤٥٥، حساب ٢٠٢٣، ٢٠٢٤، ٢٠٢٥",
-    "We met at the quay (at) 5.",
-    "The estimates were OMR 12345678.000, USD 23456789.00 and 34567890.00 rials, or 12,345,678.90 and 12345678.90.",
-    "1 2 3 4 5 6 7 8",
-    "lots 12, 14, 16, 18 and 20; berths 101/102/103; rows 1045, 1046, 1047; questions 2501, 2502",
-    "The ratio was 10/12/14/16, in chapters 10 / 11 / 12 / 13.",
-    "Votes: 1045 to 7832, in 1998/99. Quarterly: Q1 1045, Q2 1190, Q3 1207, Q4 1311.",
-    "Applicants and/or owners, long-term, e.g. of the Al-Khuwair area, www.harbour.example/fees/2024-03.pdf",
-    "Attached: fees_2024_03.pdf, annual-report-2023.docx and plan_v2.1.xlsx.",
-    "https://www.harbour.example/government/publications/victoria-station-plan/2023-24",
-    "We met at noon @ the quay. The price is 5 @ OMR 3.500. In XPath, //div[@class='x'].",
-    "The account of 12 March 2024 is closed. The account was 1,234,567.500 rials in 2023.",
-    "Passport office: floor 3, rooms 301, 302, 303. ID card counter 12, open 07:30-14:30.",
-    "The vessel has 2 engines of 1,200 hp each; GT 4,512; the rules apply from 1.1.2025.",
-    "50% of 20%, 10%12 months; AT&T; R&D; x=10, width=40px; C:\\temp\\x1. Dial 999 or 112.",
-    "10:30 11:30 12:30 13:30, in 2023/2024 and 2024/2025",
-    "وتبلغ الرسوم ١٬٢٠٠ ريال، و٢٬٥٠٠ ريال في ٢٠٢٣، المادة ١٢/٣، الفقرة ٤.",
-    "١. الدفع\n٢. التقديم\n٣. الانتظار",
-    "من ٠٨:٠٠ إلى ١٢:٠٠ يوم ١٢/٠٣/٢٠٢٤",
-]
+ORDINARY = examples(__file__, "ordinary")
 
 
 @pytest.mark.parametrize("text", ORDINARY)

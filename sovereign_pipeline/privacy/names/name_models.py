@@ -209,7 +209,7 @@ class TransformersModel:
             )
         if not self._tokenizer.is_fast:
             raise PrivacyError(
-                f"{where}: its tokenizer does not tell where a token stands in the text.",
+                f"{where}: its tokenizer does not return the offsets of tokens.",
                 "Save it once as a fast one: "
                 "AutoTokenizer.from_pretrained(directory, use_fast=True).save_pretrained(directory).",
             )

@@ -19,12 +19,7 @@ def test_an_address_is_found_whole(address: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "address"),
-    [
-        ("She lives at Algenhof 78, and", "Algenhof 78"),
-        ("Our office is at 6802 Brisas 45.", "6802 Brisas 45"),
-        ("address: 6802 Brisas 45\nApt. 3", "6802 Brisas 45\nApt. 3"),
-        ("> 6802 Brisas 45\n> Suite 9\n", "6802 Brisas 45\n> Suite 9"),
-    ],
+    examples(__file__, "a_name_with_numbers_is_an_address_where_the_letter_says_so"),
 )
 def test_a_name_with_numbers_is_an_address_where_the_letter_says_so(text: str, address: str) -> None:
     assert found(text) == [address]
@@ -32,13 +27,7 @@ def test_a_name_with_numbers_is_an_address_where_the_letter_says_so(text: str, a
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "On 12 March 2024 the Ministry paid 40 per cent of 1,200 rials.",
-        "Section 5 Housing Act 1988 and Article 14 of Part 2, Schedule 3",
-        "P.O. Box 218, Muscat",
-        "between 3 Permits and 12 Permits in 2023",
-        "sent via the portal in 2024",
-    ],
+    examples(__file__, "official_prose_holds_no_address"),
 )
 def test_official_prose_holds_no_address(text: str) -> None:
     assert found(text) == []

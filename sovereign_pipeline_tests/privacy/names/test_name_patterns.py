@@ -47,13 +47,7 @@ def test_names_from_abroad_are_found(text: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [
-        "The Warm Homes Local Grant Scheme opens in May and closes in August",
-        "Will the Minister say what he will do in Summer or Autumn",
-        "the Green Paper, the Hall Report, the Hope Programme, the King and the Bishop",
-        "dear sir, hi team, hello colleagues, dear all",
-        "Name: Address: Phone: Subject: Answer: Question:",
-    ],
+    examples(__file__, "everyday_words_that_are_names_too_say_nothing_alone"),
 )
 def test_everyday_words_that_are_names_too_say_nothing_alone(text: str) -> None:
     assert names(text) == []
@@ -61,13 +55,7 @@ def test_everyday_words_that_are_names_too_say_nothing_alone(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "label", "entity", "expected"),
-    [
-        ("we moved to see Logan Kowalski", "PLACE", "Logan Kowalski", ["Logan Kowalski"]),
-        ("the firm of Saltmarsh Kelpworks won", "ORGANISATION", "Saltmarsh Kelpworks", []),
-        ("it was Jan Quarshie who", "PERSON", "Jan Quarshie", ["Jan Quarshie"]),
-        ("> Ottokar Brandl\n> Kelpworks Ltd", "PERSON", "Ottokar Brandl\n> Kelpworks", ["Ottokar Brandl"]),
-        ("with Ottokar B. Brandl there", "PERSON", "B. Brandl", ["Ottokar B. Brandl"]),
-    ],
+    examples(__file__, "what_a_model_says_is_judged"),
 )
 def test_what_a_model_says_is_judged(text: str, label: Label, entity: str, expected: list[str]) -> None:
     start = text.index(entity)

@@ -13,30 +13,7 @@ from sovereign_pipeline.privacy.scrubbing import Scrubber
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.privacy.conftest import document, scrub
 
-OFFICIAL = [
-    "The Secretary of State will write to (a) Kent, (b) Hampshire and (c) Surrey before the Harbours Bill is read.",
-    "The Water Resources Act and the Apprenticeship Levy apply in Nottingham, Exeter and Great Yarmouth.",
-    "Vaccination against COVID, Hepatitis B and Japanese Encephalitis is offered at Ealing Hospital.",
-    "The Department for Infectious Diseases met the Dean of the Faculty and the Dean of Students in March.",
-    "Sent: Monday, 4 May\nSubject: Coastal Erosion: Lowestoft\nThe Minister of Transport has replied.",
-    "In Korea, Chad, Jordan and Georgia the Red Cross works with the World Food Programme.",
-    "The draft Renters Bill, the Grant Scheme and the Mark Scheme were sent to the Church Commissioners.",
-    "HMP Garth and HMP Ranby hold offenders from Derby; RAF Marham and HMS Lancaster train crews.",
-    "Parkinson's Disease, Crohn's Disease, Down Syndrome and Lyme Disease are listed in Annex B.",
-    "Zero Hours Contracts: Retail Sector",
-    "The Barnett formula and the Leveson Inquiry are described in the Green Paper of the Cabinet Office.",
-    "The University of Lancaster, Bishop Grosseteste University and King's College teach Marine Law.",
-    "Residents of Sohar, Salalah and Nizwa may apply at the Ministry of Housing, Muscat.",
-    "The Port of Duqm, the Sohar Freezone and Bandar Khayran come under the Maritime Law of 2023.",
-    "Question: will the Chancellor of the Exchequer review the Winter Fuel Payment in the Spring Budget?",
-    "The Elizabeth Line, the Prince Edward Island ferry, the Victoria Falls bridge and St. Anne's station are closed.",
-    "The Royal Navy, the Army Board, the Home Office, HM Treasury and NHS England sent observers.",
-    "The frigate MV Said 4 and the dhow Noor 12 lie in Khasab; the vessel Rashid 2 was sold.",
-    "يسري التفسير على القرار. أعلنت وزارة النقل ودائرة الموانئ في ولاية صحار أن القانون البحري يسري على ميناء الدقم.",
-    "السلام عليكم ورحمة الله وبركاته، تحية طيبة وبعد، نرفق كتاب رسمي موقع. وتفضلوا بقبول فائق الاحترام",
-    "السيد/ مدير الدائرة المحترم، السادة/ شركة الموانئ، لدى المحل أثاث فاخر جديد، وعتيق الطراز، ووديعة البنك",
-    "ناقش مجلس الشورى ومجلس الدولة مشروع قانون الصحة العامة، وأكد الوزير أن مستشفى خولة وجامعة السلطان قابوس شريكان.",
-]
+OFFICIAL = examples(__file__, "official")
 
 
 @pytest.mark.parametrize("text", OFFICIAL, ids=[str(i) for i in range(len(OFFICIAL))])
@@ -77,12 +54,7 @@ def test_an_everyday_word_of_a_name_is_replaced_only_where_it_is_the_person(patt
 
 @pytest.mark.parametrize(
     ("text", "left"),
-    [
-        ("السيد پژمان چاوش گلي دفع", "دفع"),
-        ("Mr Rezaی called", "called"),
-        ("السيد محمدRezai دفع", "دفع"),
-        ("السيد هێمن ڕێبین دفع", "دفع"),
-    ],
+    examples(__file__, "names_in_letters_of_other_languages_are_replaced_whole"),
 )
 def test_names_in_letters_of_other_languages_are_replaced_whole(patterns_only: Scrubber, text: str, left: str) -> None:
     scrubbed = scrub(patterns_only, document(text, language="ar", author="Pejman Chavosh")).documents[0].request
