@@ -88,7 +88,7 @@ $(VLLM)/.ready: requirements/vllm.txt
 
 test-vllm: setup $(VLLM)/.ready
 	@OMP_NUM_THREADS=1 SOVEREIGN_TEST_VLLM=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest sovereign_pipeline_tests/serving/engines \
-		sovereign_pipeline_tests/training/rlhf/test_vllm_rollouts.py
+		sovereign_pipeline_tests/training/rlhf/test_sampling.py
 
 coverage: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct

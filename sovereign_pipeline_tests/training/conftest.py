@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
@@ -18,6 +18,9 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.report import TRAINING_LIBRARIES, TrainingReport
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID, TEMPLATE, save_tiny_model
+
+if TYPE_CHECKING:
+    from sovereign_pipeline_tests.training.methods.trl_runs import Whole
 
 WORDS = ("harbour lamp mooring permit fee officer pier chain buoy net boat rope tide").split()  # noqa: SIM905
 
@@ -201,3 +204,50 @@ def directory(institution: DemoInstitution, tiny_model: Path) -> Path:
     }
     institution.recipe["training"]["sft"] = sft
     return directory
+
+
+@pytest.fixture(scope="session")
+def parent(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker) -> Path:
+    """An SFT adapter that learned half of what there is to learn, so that a reward has something left to teach."""
+    from sovereign_pipeline_tests.training.trainings import run
+
+    job = make_session_job(tmp_path_factory.mktemp("parent"), "sft", letters(16), sft={"epochs": 3})
+    run(job)
+    return job.output / "adapter"
+
+
+@pytest.fixture(scope="session")
+def reward_model(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker) -> TrainingJob:
+    """The job of a reward model that tells replies of the institution from plainly bad ones; it has run."""
+    from sovereign_pipeline_tests.training.tiny_reward import REWARD_MODEL_SECTION, pairs_for_a_reward_model
+    from sovereign_pipeline_tests.training.trainings import run
+
+    directory = tmp_path_factory.mktemp("reward_model")
+    held_out = directory / "held_out.jsonl"
+    held_out.write_text("".join(json.dumps(row) + "\n" for row in pairs_for_a_reward_model(16, 20)))
+    job = make_session_job(
+        directory,
+        "reward",
+        pairs_for_a_reward_model(0, 16),
+        method="reward",
+        reward_model=REWARD_MODEL_SECTION,
+        held_out=held_out,
+    )
+    run(job)
+    return job
+
+
+@pytest.fixture(scope="session")
+def rloo(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker, parent: Path) -> "Whole":
+    from sovereign_pipeline_tests.training.methods.trl_runs import whole_training
+
+    directory = tmp_path_factory.mktemp("rloo")
+    return whole_training(lambda *given: make_session_job(directory, *given), parent, "rloo")
+
+
+@pytest.fixture(scope="session")
+def grpo(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker, parent: Path) -> "Whole":
+    from sovereign_pipeline_tests.training.methods.trl_runs import whole_training
+
+    directory = tmp_path_factory.mktemp("grpo")
+    return whole_training(lambda *given: make_session_job(directory, *given), parent, "grpo")

@@ -11,7 +11,7 @@ What transformers 5.24 and peft 0.21 lack, as seen here:
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,9 @@ from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline_tests.families import PACKED, configuration
 from sovereign_pipeline_tests.tiny_model import EOS_ID
-from sovereign_pipeline_tests.training.conftest import letters, pairs
+from sovereign_pipeline_tests.training.conftest import JobMaker, letters, pairs
 
 pytestmark = pytest.mark.slow
-
-JobMaker = Callable[..., TrainingJob]
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ from sovereign_pipeline_tests.dagster.launching.conftest import (
 )
 from sovereign_pipeline_tests.dagster.stand_ins import ApiServer
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import reward_job
+from sovereign_pipeline_tests.training.tiny_reward import reward_job
 
 pytestmark = pytest.mark.slow
 

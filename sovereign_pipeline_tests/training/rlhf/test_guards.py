@@ -17,7 +17,7 @@ from sovereign_pipeline.training.rlhf.guards import (
 )
 from sovereign_pipeline.training.rlhf.prompts import Prompt, PromptRow
 from sovereign_pipeline.training.rlhf.rewards import Rewards, copy_code
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import LIKE_THE_REPLY, reward
+from sovereign_pipeline_tests.training.tiny_reward import LIKE_THE_REPLY, reward
 
 SECONDS = 600
 """So long that a busy machine decides nothing."""

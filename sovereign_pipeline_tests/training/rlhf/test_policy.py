@@ -12,7 +12,7 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
 from sovereign_pipeline.training.rows import Completion
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import reward_job
+from sovereign_pipeline_tests.training.tiny_reward import reward_job
 
 pytestmark = pytest.mark.slow
 

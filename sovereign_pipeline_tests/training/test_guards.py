@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,9 @@ from sovereign_pipeline.training.guards import Probe, check_rows_are_kept_apart,
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, read_result
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.rows import Completion, EncodedRow
-from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
 
 pytestmark = pytest.mark.slow
-
-JobMaker = Callable[..., TrainingJob]
 
 
 def no_progress(message: str) -> None:

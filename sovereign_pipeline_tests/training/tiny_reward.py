@@ -14,9 +14,7 @@ from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.rlhf.rewards import copy_code
-from sovereign_pipeline_tests.training.conftest import letters
-
-JobMaker = Callable[..., TrainingJob]
+from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 
 LIKE_THE_REPLY = """
 def score(rows):

@@ -1,6 +1,6 @@
 """Whole trainings by RLOO and GRPO on the tiny model, and what was seen in the passes of one iteration of each."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +11,9 @@ import torch
 
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.sampling import Rollout
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import learn, reward_job
+from sovereign_pipeline_tests.training.conftest import JobMaker
+from sovereign_pipeline_tests.training.tiny_reward import learn, reward_job
 
-JobMaker = Callable[..., TrainingJob]
 SEEN = 2
 """The iteration that is looked into, from 0: in it the policy is no longer its reference."""
 GROUPS: dict[str, Any] = {"prompts": 4, "group": 4, "measured_prompts": 8}

@@ -14,11 +14,10 @@ from sovereign_pipeline.base import text
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
-from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
 
 pytestmark = pytest.mark.slow
 
-JobMaker = Callable[..., TrainingJob]
 EVERY_STEP = {"every_steps": 1, "keep": 2}
 SFT = {"dropout": 0.1, "max_steps": 5, "epochs": 5}
 

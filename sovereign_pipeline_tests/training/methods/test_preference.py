@@ -1,9 +1,8 @@
-"""Reference log-probabilities are those of the model before the training, worked out once, and kept by what they are
-of."""
+"""The losses have the papers' values where those are plain. That they are TRL's: `test_trainer.py`."""
 
 import json
+import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,86 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
 from sovereign_pipeline.corpus.document import read_jsonl
+from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.forward import reply_log_probabilities
 from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
-from sovereign_pipeline.training.methods import preference, train
-from sovereign_pipeline.training.methods.preference import key_of
-from sovereign_pipeline.training.rows import Completion, encode
-from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+from sovereign_pipeline.training.methods import preference as preference_module
+from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.methods.preference import PreferenceBatches, key_of, kto_loss, pair_loss
+from sovereign_pipeline.training.methods.sft import Batches
+from sovereign_pipeline.training.plan import make_plan
+from sovereign_pipeline.training.rows import Completion, EncodedRow, encode
+from sovereign_pipeline_tests.tiny_model import EOS_ID
+from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
 
-pytestmark = pytest.mark.slow
 
-JobMaker = Callable[..., TrainingJob]
+def preference(**values: Any) -> Preference:
+    return Preference.model_validate(values)
+
+
+def test_a_policy_that_is_the_reference_starts_at_the_papers_values() -> None:
+    import torch
+
+    zero, lengths = torch.zeros(4), torch.tensor([3, 4, 5, 6])
+    assert pair_loss(preference(), zero, lengths).losses.tolist() == pytest.approx([math.log(2)] * 2)
+    assert pair_loss(preference(method="ipo", beta=0.1), zero, lengths).losses.tolist() == pytest.approx([25.0] * 2)
+    desirable = torch.tensor([True, False, True, False])
+    kto = kto_loss(preference(method="kto", undesirable_weight=2.0), zero, desirable, torch.zeros(()))
+    assert kto.losses.tolist() == pytest.approx([0.5, 1.0, 0.5, 1.0])
+
+
+def test_kto_gains_from_good_replies_and_loses_from_bad_ones() -> None:
+    """By hand, from equation 7 with beta 1 and a divergence of 0.5."""
+    import torch
+
+    ratios, desirable = torch.tensor([1.5, 1.5]), torch.tensor([True, False])
+    kto = kto_loss(preference(method="kto", beta=1.0), ratios, desirable, torch.tensor(0.5))
+    one = 1 / (1 + math.exp(-1.0))
+    assert kto.losses.tolist() == pytest.approx([1 - one, one])
+    assert kto.rewards.tolist() == pytest.approx([1.5, 1.5])
+
+
+TWO = {"launcher": "accelerate", "count": 2}
+
+
+def a_reply(number: int) -> Completion:
+    return Completion([10 + number] * 2, [10 + number, EOS_ID])
+
+
+@pytest.mark.slow
+def test_each_place_without_a_unit_takes_a_pass(make_job: JobMaker) -> None:
+    """Else an unpacked batch that is shorter than another device's would leave that one waiting in its last pass."""
+    job = make_job("sft", letters(1), sft={"packing": False, "batch_size": 2, "epochs": 1}, devices=TWO)
+    rows = [EncodedRow(str(number), (a_reply(number),)) for number in range(7)]
+    batches = Batches(job, make_plan(job, rows))
+    assert batches.places == list(range(8))
+    sizes = [len(batches.collate(places)["lengths"]) for places in ([4, 5], [6, 7])]
+    assert sizes == [2, 2]
+    last = batches.collate([6, 7])
+    assert int((last["labels"] >= 0).sum()) == 2  # the one reply's, and nothing of what stands in
+
+
+@pytest.mark.slow
+def test_kto_exchanges_replies_among_all_devices(make_job: JobMaker, tiny_model: Path) -> None:
+    section = {"method": "kto", "batch_size": 2, "epochs": 1, "gradient_accumulation": 1}
+    job = make_job("kto", letters(1), preference=section, parent_adapter=tiny_model, devices=TWO)
+    rows = [EncodedRow(str(number), (a_reply(number),), number % 2 == 0) for number in range(7)]
+    batches = PreferenceBatches(job, make_plan(job, rows))
+    order = [row.completions[0] for row in batches.plan.rows]
+    mixed = [Completion(each.prompt_ids, other.reply_ids) for each in order for other in order]
+    batches.references = {key_of(each): -1.0 for each in mixed}
+
+    def exchanged(places: list[int]) -> list[int]:
+        """The rows whose replies are there, by their place in the plan."""
+        batch = batches.collate(places)["exchanged"]
+        assert len(batch["lengths"]) == 2
+        replies = batch["input_ids"][0][batch["labels"][0] >= 0].tolist()[0::2]
+        return [[each.reply_ids[0] for each in order].index(reply) for reply in replies]
+
+    assert [exchanged([0, 1]), exchanged([2, 3])] == [[3, 0], [1, 2]]
+    assert [exchanged([4, 5]), exchanged([6, 7])] == [[6, 4], [5]]
+
+
 PREFERENCE = {"max_steps": 1, "warmup_steps": 0, "epochs": 1, "gradient_accumulation": 2}
 
 
@@ -48,8 +117,8 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counted.append(len(batch))
         return of_batch(model, batch, together)
 
-    of_batch = preference._of_batch
-    monkeypatch.setattr(preference, "_of_batch", count)
+    of_batch = preference_module._of_batch
+    monkeypatch.setattr(preference_module, "_of_batch", count)
     return counted
 
 
@@ -57,6 +126,7 @@ def kept(job: TrainingJob) -> list[Path]:
     return sorted(job.references.iterdir())
 
 
+@pytest.mark.slow
 def test_they_are_worked_out_once(make_job: JobMaker, adapters: list[Path], passes: list[int]) -> None:
     first, second, other = (
         make_job(name, pairs(8), preference=PREFERENCE, parent_adapter=adapters[start])
@@ -71,6 +141,7 @@ def test_they_are_worked_out_once(make_job: JobMaker, adapters: list[Path], pass
     assert sum(passes) == 8 and len(kept(first)) == 2
 
 
+@pytest.mark.slow
 def test_they_are_the_log_probabilities_of_the_adapter_before_the_training(
     make_job: JobMaker, adapters: list[Path], tiny_model: Path
 ) -> None:
@@ -102,6 +173,7 @@ def test_they_are_the_log_probabilities_of_the_adapter_before_the_training(
 FULL = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["dpo", "kto"])
 @pytest.mark.parametrize("sft", [FULL, {"adapter": "lora"}, {"adapter": "qlora"}, {"dropout": 0.3}])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -126,6 +198,7 @@ def test_policy_and_reference_are_the_same_before_the_first_step(
     assert len(rewards) == (3 if method == "kto" else 2) and not any(rewards.values()), rewards
 
 
+@pytest.mark.slow
 def test_a_base_with_dropout_of_its_own_learns_preferences_without(
     make_job: JobMaker, adapters: list[Path], tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +211,7 @@ def test_a_base_with_dropout_of_its_own_learns_preferences_without(
     assert step["rewards/margins"] == 0
 
 
+@pytest.mark.slow
 def test_a_changed_file_stops_the_training(make_job: JobMaker, adapters: list[Path]) -> None:
     first, second = (
         make_job(name, pairs(4), preference=PREFERENCE, parent_adapter=adapters[0]) for name in ("first", "second")
@@ -157,6 +231,7 @@ def test_a_changed_file_stops_the_training(make_job: JobMaker, adapters: list[Pa
     run(second)
 
 
+@pytest.mark.slow
 def test_references_that_are_not_finite_stop_the_training(
     make_job: JobMaker, adapters: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,7 +240,7 @@ def test_references_that_are_not_finite_stop_the_training(
         return sums / 0, tokens
 
     log_probabilities = reply_log_probabilities
-    monkeypatch.setattr(preference, "reply_log_probabilities", broken)
+    monkeypatch.setattr(preference_module, "reply_log_probabilities", broken)
     job = make_job("broken", pairs(4), preference=PREFERENCE, parent_adapter=adapters[0])
     with pytest.raises(TrainingFailed, match="not finite before the first step"):
         run(job)

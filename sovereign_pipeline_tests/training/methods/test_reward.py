@@ -1,23 +1,21 @@
 """A reward model learns to tell pairs apart, resumes to the same bytes, and scores alike on every path."""
 
 import json
-from collections.abc import Callable
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.dataset.jsonl import PreferenceRow
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
-from sovereign_pipeline.training.reward_model import read_scorer
+from sovereign_pipeline.training.reward_model import PairScore, calibration, held_out_accuracy, read_scorer
 from sovereign_pipeline.training.worker import run_job
-from sovereign_pipeline_tests.training.conftest import pairs
+from sovereign_pipeline_tests.training.conftest import JobMaker, pairs
 from sovereign_pipeline_tests.training.trainings import files
 
-pytestmark = pytest.mark.slow
-
-JobMaker = Callable[..., TrainingJob]
 STEPS = {"gradient_accumulation": 1, "batch_size": 4, "warmup_steps": 0, "epochs": 4, "learning_rate": 1e-2}
 
 
@@ -45,6 +43,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_it_learns_resumes_to_the_same_bytes_and_is_read_as_it_was_trained(
     reward_job: JobMaker, tiny_model: Path
 ) -> None:
@@ -102,6 +101,7 @@ def _as_peft_reads_it(job: TrainingJob, base: Path) -> list[float]:
         return [float(adapted(input_ids=torch.tensor([each.ids])).logits) for each in _held_out_replies(job)]
 
 
+@pytest.mark.slow
 def test_the_end_of_turn_is_what_is_scored(reward_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the end of turn as padding, transformers scores the token before it."""
     from sovereign_pipeline.training.methods import reward as reward_trainer
@@ -111,11 +111,56 @@ def test_the_end_of_turn_is_what_is_scored(reward_job: JobMaker, monkeypatch: py
         run(reward_job("before"))
 
 
+@pytest.mark.slow
 def test_no_held_out_pair_is_no_reward_model(reward_job: JobMaker) -> None:
     with pytest.raises(TrainingFailed, match="None of 0 held-out pairs"):
         run(reward_job("none", held_out_pairs=[]))
 
 
+@pytest.mark.slow
 def test_what_does_not_move_is_found(reward_job: JobMaker) -> None:
     with pytest.raises(TrainingFailed, match="head of the reward model did not change"):
         run(reward_job("still", section={"learning_rate": 1e-30, "max_steps": 1}))
+
+
+def pair(chosen: str, rejected: str) -> PreferenceRow:
+    return PreferenceRow(id="R", prompt="Answer.", chosen=chosen, rejected=rejected)
+
+
+def scored(*margins: float) -> list[PairScore]:
+    return [PairScore(id=f"R{place}", chosen=margin, rejected=0.0) for place, margin in enumerate(margins)]
+
+
+TRAINING = [pair("the fee is due now", "go away"), pair("the fee is five", "no"), pair("fee", "the pier is closed")]
+"""Chosen is the longer one in two of three; `fee` and `due` stand for it, `pier` against it."""
+
+
+def test_shares_and_baselines_are_those_counted_by_hand() -> None:
+    held_out = [
+        pair("fee paid in full", "pier"),  # longer, and `fee` against `pier`: both baselines are right
+        pair("fee", "pier closed today"),  # shorter: the length is wrong, the words are right
+        pair("pier", "fee and more"),  # both are wrong
+        pair("lamp", "buoy"),  # same length, unknown words: neither says anything, which counts as wrong
+    ]
+    found = held_out_accuracy(scored(1.0, 2.0, -1.0, 0.0), held_out, TRAINING)
+    assert (found.accuracy.hits, found.accuracy.of) == (2, 4)
+    assert (found.length_only.hits, found.words_only.hits) == (1, 2)
+    assert (found.where_length_is_wrong.hits, found.where_length_is_wrong.of) == (1, 3)
+    assert found.mean_margin == 0.5
+
+
+def test_the_shorter_reply_is_the_guess_where_training_chose_the_shorter_ones() -> None:
+    found = held_out_accuracy(scored(1.0), [pair("no", "a long reply")], [pair("no", "never"), pair("yes", "perhaps")])
+    assert found.length_only.hits == 1
+
+
+def test_a_calibration_compares_the_stated_probability_with_what_was_right() -> None:
+    small, large = math.log(3), math.log(9)  # probabilities .75 and .9
+    bins = calibration([small, small, small, -small, large, large, large, large])
+    assert [each.expected for each in bins] == pytest.approx([0.75, 0.9])
+    assert [each.right.share for each in bins] == [0.75, 1.0]
+
+
+def test_few_pairs_are_one_bin_and_none_are_none() -> None:
+    assert [each.right.of for each in calibration([1.0, -2.0, 3.0])] == [3]
+    assert calibration([]) == ()

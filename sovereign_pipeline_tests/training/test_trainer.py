@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,12 +17,10 @@ from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline_tests.tiny_model import TEMPLATE
-from sovereign_pipeline_tests.training.conftest import labels, letters, pairs
+from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
 from sovereign_pipeline_tests.training.trainings import files, losses, report, run
 
 pytestmark = pytest.mark.slow
-
-JobMaker = Callable[..., TrainingJob]
 
 
 SMALL = {"gradient_accumulation": 1, "warmup_steps": 0}

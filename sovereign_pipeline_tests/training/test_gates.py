@@ -1,6 +1,5 @@
 """The gate `end_of_turn_trained` on adapters that learned to stop, and on some that did not."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,15 @@ import pytest
 
 from sovereign_pipeline.base import text
 from sovereign_pipeline.training import gates
-from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.job import TrainerHooks
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.chain import Chain, Tamper, write_card
-from sovereign_pipeline_tests.training.conftest import letters
+from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 
 pytestmark = pytest.mark.slow
-
-JobMaker = Callable[..., TrainingJob]
 
 
 def pushed_away(base: Path) -> Tamper:

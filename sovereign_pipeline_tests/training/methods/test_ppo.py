@@ -2,10 +2,12 @@
 byte."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import pytest
@@ -15,9 +17,15 @@ from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.launcher import run_trainer
 from sovereign_pipeline.training.methods import ppo as ppo_run
 from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.methods.ppo import Learner
+from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rlhf import rewards, run, sampling
+from sovereign_pipeline.training.rlhf import rewards as tools
 from sovereign_pipeline.training.rlhf.policy import Policy
-from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
+from sovereign_pipeline.training.rlhf.sampling import Rollout
+from sovereign_pipeline.training.rows import Completion
+from sovereign_pipeline_tests.training.conftest import JobMaker
+from sovereign_pipeline_tests.training.tiny_reward import (
     BY_LENGTH,
     LIKE_THE_REPLY,
     learn,
@@ -29,8 +37,6 @@ from sovereign_pipeline_tests.training.rlhf.tiny_reward import (
 from sovereign_pipeline_tests.training.trainings import files
 
 pytestmark = pytest.mark.slow
-
-JobMaker = Callable[..., TrainingJob]
 
 
 @pytest.fixture(scope="module")
@@ -271,3 +277,84 @@ def test_the_program_of_the_tests_reward_is_what_it_says() -> None:
     scope: dict[str, Any] = {}
     exec(LIKE_THE_REPLY, scope)
     assert scope["score"]([{"reply": "a b c", "response": "a b c"}, {"reply": "a a", "response": "a b"}]) == [1.0, 0.5]
+
+
+def test_the_first_ratio_is_one_whatever_a_minibatch_parts(make_job: Callable[..., TrainingJob], parent: Path) -> None:
+    """All replies fit into one pass, and one of them is a minibatch; so few tokens are multiplied in another order."""
+    job = reward_job(make_job, "learner", parent, {"minibatches": 8})
+    assert job.reward is not None
+    learner = Learner(Policy(load_trainable(job, lambda message: None), job, 0.7), job.reward.rlhf, seed=7)
+    rollouts = [Rollout(Completion([5 + row], [40 + row, 2]), [0.0, 0.0], ended=True) for row in range(8)]
+    before = learner.before(rollouts, [row / 8 for row in range(8)], 0.05)
+    offs: list[float] = []
+    learner.update(before.scored, 0, offs.append)
+    assert offs == [0.0]
+
+
+def test_tokens_that_an_engine_drew_otherwise_weigh_by_both_probabilities(
+    make_job: Callable[..., TrainingJob], parent: Path
+) -> None:
+    """Half as likely again in the trainer as in the engine; the weights of the second engine are capped below."""
+
+    def first_loss(cap: float | None, gap: float) -> float:
+        engine = {} if cap is None else {"rollouts": {"url": "unix:/run/api", "copies": "/srv", "cap": cap}}
+        job = reward_job(make_job, f"learner-{cap}", parent, {"minibatches": 8, **engine})
+        assert job.reward is not None
+        learner = Learner(Policy(load_trainable(job, lambda message: None), job, 0.7), job.reward.rlhf, seed=7)
+        rollouts = [Rollout(Completion([5 + row], [40 + row, 2]), [0.0, 0.0], ended=True) for row in range(8)]
+        scores = [row / 8 for row in range(8)]
+        logs = [each.log_before.tolist() for each in learner.before(rollouts, scores, 0.05).scored]
+        drawn = [
+            Rollout(each.completion, [log - gap for log in own], ended=True)
+            for each, own in zip(rollouts, logs, strict=True)
+        ]
+        return learner.update(learner.before(drawn, scores, 0.05).scored, 0, lambda off: None).loss
+
+    plain = first_loss(None, math.log(1.5))
+    assert plain != 0
+    assert first_loss(2.0, math.log(1.5)) == pytest.approx(1.5 * plain, rel=1e-4)
+    assert first_loss(1.2, math.log(1.5)) == pytest.approx(1.2 * plain, rel=1e-4)
+
+
+SEEDS = (11, 12, 13)
+REPLIES: dict[str, dict[str, Any]] = {
+    "ppo": {"prompts": 16, "group": 1, "kl": {"coefficient": 0.005, "target": None, "budget": 500.0}},
+    "rloo": {"prompts": 4, "group": 4, "kl": {"coefficient": 0.005, "budget": 500.0}},
+}
+NAMES_A_ROPE = 'def score(rows):\n    return [float("rope" in row["reply"]) for row in rows]\n'
+
+
+def test_ppo_and_rloo_learn_a_word_alike(make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of replies that name a rope rises from a sixth or less to .79 (PPO) and .83 (RLOO), with a deviation of
+    .2 between seeds each. The difference is to lie within two of its standard errors."""
+    monkeypatch.setattr(run, "check_reward", lambda *given: None)  # it would see that the word alone is enough
+    # As the sandbox gives it, which would be started a hundred times.
+    monkeypatch.setattr(tools.ToolRunner, "_run", lambda tool, rows: [float("rope" in row["reply"]) for row in rows])
+    monkeypatch.setattr(run, "reason_to_stop", lambda *given: None)
+    found = {name: [course(make_job, parent, name, seed) for seed in SEEDS] for name in REPLIES}
+    ends = {name: [end for _, end in courses] for name, courses in found.items()}
+    assert all(fmean(start for start, _ in courses) < 0.25 for courses in found.values()), found
+    assert all(fmean(each) > 0.6 for each in ends.values()), found
+    error = (sum(stdev(each) ** 2 for each in ends.values()) / len(SEEDS)) ** 0.5
+    assert abs(fmean(ends["ppo"]) - fmean(ends["rloo"])) <= 2 * error, found
+
+
+def course(make_job: JobMaker, parent: Path, algorithm: str, seed: int) -> tuple[float, float]:
+    """The mean reward of the first iteration, and of the last two."""
+    settings = {
+        **REPLIES[algorithm],
+        "algorithm": algorithm,
+        "reward": [reward(program="rope.py")],
+        "iterations": 8,
+        "minibatches": 1,
+        "learning_rate": 1e-2,
+        "max_new_tokens": 12,
+        "missing_end_penalty": 0.0,
+        "measured_prompts": 4,
+        "measure_every": 8,
+        "samples": 0,
+    }
+    job = reward_job(make_job, f"{algorithm} {seed}", parent, settings, {"rope.py": NAMES_A_ROPE}, seed=seed)
+    learn(job)
+    rewards = [row["reward"] for row in log(job)]
+    return rewards[0], fmean(rewards[-2:])

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -18,13 +17,11 @@ from sovereign_pipeline.dagster.plots import loss_curve_png
 from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, run_trainer
-from sovereign_pipeline_tests.training.conftest import letters
+from sovereign_pipeline_tests.training.conftest import JobMaker, letters
 from sovereign_pipeline_tests.training.processes.halting import halt_at
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
-
-JobMaker = Callable[..., TrainingJob]
 
 
 def written(job: TrainingJob) -> Path:

@@ -1,0 +1,545 @@
+"""TRL's trainers in this package's process: same start, same guards, same bytes after an interruption, and TRL's own
+losses."""
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.dagster.plots import reward_curves_png
+from sovereign_pipeline.policy.rlhf import OPTIMIZER_ARGUMENTS, REFUSED_TRAINERS, TRAINERS
+from sovereign_pipeline.policy.training import Preference
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.models import load_trainable
+from sovereign_pipeline.training.rlhf import rewards
+from sovereign_pipeline.training.rlhf import run as run_module
+from sovereign_pipeline.training.rlhf import sampling as rollouts
+from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
+from sovereign_pipeline.training.rlhf.ppo import policy_losses
+from sovereign_pipeline.training.rlhf.run import put_back
+from sovereign_pipeline.training.rows import Completion
+from sovereign_pipeline_tests.training.conftest import WORDS, JobMaker, letters, pairs
+from sovereign_pipeline_tests.training.methods.trl_runs import GROUPS, RATES, SEEN, Whole, trl_job
+from sovereign_pipeline_tests.training.tiny_reward import LIKE_THE_REPLY, learn, learn_until_killed, log, reward
+from sovereign_pipeline_tests.training.trainings import files, losses, report, run
+
+pytestmark = pytest.mark.slow
+
+STEPS = {"gradient_accumulation": 2, "batch_size": 2, "warmup_steps": 0, "max_steps": 3, "epochs": 2}
+FORMULAS: dict[str, dict[str, Any]] = {
+    "orpo": {"trainer": "orpo", "arguments": {"beta": 0.2}},
+    "simpo": {"trainer": "cpo", "arguments": {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": 0.5}},
+    "apo": {"trainer": "dpo", "arguments": {"loss_type": "apo_zero", "weight_decay": 0.01}},
+}
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker) -> Path:
+    """The SFT adapter that all of them start from."""
+    job = make_session_job(tmp_path_factory.mktemp("start"), "sft", letters(16))
+    run(job)
+    return job.output / "adapter"
+
+
+def of(formula: str, **changes: Any) -> dict[str, Any]:
+    return {"method": "trl", **STEPS, **FORMULAS[formula], **changes}
+
+
+@pytest.mark.parametrize("formula", FORMULAS)
+def test_a_trainer_starts_at_the_sft_adapter_and_its_report_says_whose_numerics_ran(
+    make_job: JobMaker, start: Path, formula: str
+) -> None:
+    job = make_job(formula, pairs(12), preference=of(formula), parent_adapter=start)
+    run(job)
+    assert sorted(files(job.output)) == [
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "report.json",
+        "training_log.jsonl",
+    ]
+    assert (start / "adapter_config.json").read_bytes() == files(job.output)["adapter/adapter_config.json"]
+    said = report(job)
+    assert said["method"] == "trl" and not said["packing"] and said["attention"] == "sdpa"
+    assert said["trl"]["trainer"].endswith({"orpo": "ORPOTrainer", "simpo": "CPOTrainer", "apo": "DPOTrainer"}[formula])
+    assert said["trl"]["stability"] == ("stable" if formula == "apo" else "experimental")
+    given = FORMULAS[formula]["arguments"]
+    assert (
+        given.items() <= {**said["trl"]["arguments"], **({"loss_type": "apo_zero"} if formula == "apo" else {})}.items()
+    )
+    assert losses(job)[0] == pytest.approx(_first_loss(job, start, formula), rel=1e-4)
+
+
+def _first_loss(job: TrainingJob, start: Path, formula: str) -> float:
+    """The formula of the paper, on the first step's four pairs, with the SFT adapter as policy and as reference."""
+    if formula == "apo":
+        return 1.0  # 1 - sigmoid(0) + sigmoid(0): policy and reference are the same
+    import torch
+    from peft import PeftModel
+    from torch.nn.functional import logsigmoid
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sovereign_pipeline.training.plan import make_plan
+    from sovereign_pipeline.training.rows import encode
+
+    tokenizer = AutoTokenizer.from_pretrained(job.base_model)
+    rows = [json.loads(line) for line in job.dataset.read_text().splitlines()]
+    order = make_plan(job, [encode(tokenizer, "trl", row, job.eos_ids) for row in rows]).rows[:4]
+    base = AutoModelForCausalLM.from_pretrained(job.base_model, dtype="float32")
+    model: Any = PeftModel.from_pretrained(base, start).eval()
+
+    def tokens(ids: list[int], first: int) -> Any:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids])).logits[0, first - 1 : -1]
+        return -torch.nn.functional.cross_entropy(logits, torch.tensor(ids[first:]), reduction="none")
+
+    found = []
+    for batch in (order[:2], order[2:]):  # each batch's mean, then the mean of both
+        means = [[tokens(each.ids, len(each.prompt_ids)).mean() for each in row.completions] for row in batch]
+        if formula == "simpo":
+            found.append(torch.stack([-logsigmoid(2.0 * (good - bad) - 0.5) for good, bad in means]).mean())
+            continue
+        odds = [(good - bad) - (torch.log1p(-torch.exp(good)) - torch.log1p(-torch.exp(bad))) for good, bad in means]
+        # TRL takes the likelihood over prompt and reply, all tokens of the batch together.
+        likelihood = torch.cat([tokens(row.completions[0].ids, 1) for row in batch]).mean()
+        found.append(-likelihood - 0.2 * torch.stack([logsigmoid(each) for each in odds]).mean())
+    return float(sum(found) / 2)
+
+
+@pytest.mark.parametrize("formula", ["orpo", "apo"])
+def test_an_interrupted_training_resumes_to_the_same_bytes(make_job: JobMaker, start: Path, formula: str) -> None:
+    """`apo` has a reference, a second adapter in the checkpoint."""
+    settings: dict[str, Any] = {"preference": of(formula), "parent_adapter": start, "checkpoints": {"every_steps": 1}}
+    whole, broken = (make_job(name, pairs(12), **settings) for name in ("whole", "broken"))
+    run(whole)
+    steps: list[Step] = []
+    hooks = TrainerHooks(steps.append, lambda message: None, should_stop=lambda: len(steps) + 1 == 2)
+    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 2 of 3"):
+        train(broken, hooks)
+    resumed = run(broken)
+    assert [each.step for each in resumed] == [3]
+    assert files(broken.output) == files(whole.output)
+
+
+def test_the_reference_must_not_move(make_job: JobMaker, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if TRL trained its copy too."""
+    from trl import DPOTrainer
+
+    step = DPOTrainer.training_step
+
+    def moves(self: Any, *arguments: Any, **named: Any) -> Any:
+        for name, each in self.model.named_parameters():
+            if ".ref." in name:
+                each.data.mul_(1.01)
+        return step(self, *arguments, **named)
+
+    monkeypatch.setattr(DPOTrainer, "training_step", moves)
+    job = make_job("moves", pairs(12), preference=of("apo"), parent_adapter=start)
+    with pytest.raises(TrainingFailed, match="tensors of the reference changed"):
+        run(job)
+    assert not job.output.exists()
+
+
+def test_the_bare_base_is_no_reference(make_job: JobMaker, start: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As peers have it, which switch the adapter off; here TRL's copy is kept from being made."""
+    from peft import PeftModel
+
+    monkeypatch.setattr(PeftModel, "add_adapter", lambda self, name, config: None)
+    monkeypatch.setattr(
+        PeftModel,
+        "get_parameter",
+        lambda self, name: self.get_submodule("").state_dict()[name.replace(".ref.", ".default.")],
+    )
+    job = make_job("bare", pairs(12), preference=of("apo"), parent_adapter=start)
+    with pytest.raises(TrainingFailed, match="has 0 tensors of a reference"):
+        run(job)
+
+
+def test_a_loss_that_is_accumulated_wrongly_is_found(
+    make_job: JobMaker, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl.experimental.orpo import ORPOTrainer
+
+    monkeypatch.setattr(ORPOTrainer, "loss_is_scaled_for_ga", True)
+    job = make_job("summed", pairs(12), preference=of("orpo"), parent_adapter=start)
+    with pytest.raises(TrainingFailed, match="not accumulated as a mean"):
+        run(job)
+
+
+def test_what_trl_itself_refuses_is_told_to_the_recipe_s_author(make_job: JobMaker, start: Path) -> None:
+    wrong = {"trainer": "dpo", "arguments": {"loss_type": "exo_pair"}}
+    job = make_job("wrong", pairs(12), preference={**of("apo"), **wrong}, parent_adapter=start)
+    with pytest.raises(TrainingFailed, match="refuses these arguments: Label smoothing must be greater than 0"):
+        run(job)
+
+
+def test_the_list_is_that_of_the_installed_trl() -> None:
+    """Every argument is one of TRL's; every argument of TRL's is listed, or known to be refused."""
+    from transformers import TrainingArguments
+
+    from sovereign_pipeline.training.methods.trl import _classes
+
+    common = {field.name for field in dataclasses.fields(TrainingArguments)}
+    refused = {
+        *("activation_offloading", "dataset_num_proc", "disable_dropout", "generate_during_eval", "is_encoder_decoder"),
+        *("max_completion_length", "max_length", "model_init_kwargs", "pad_to_multiple_of", "pad_token"),
+        *("padding_free", "padding_value", "precompute_ref_batch_size", "precompute_ref_log_probs"),
+        *("ref_model_mixup_alpha", "ref_model_sync_steps", "router_aux_loss_coef", "sync_ref_model"),
+        *("truncation_mode", "trust_remote_code"),
+    }
+    for name, listed in TRAINERS.items():
+        taken = {field.name for field in dataclasses.fields(_classes(name)[1])}
+        assert set(listed.arguments) <= taken - common - refused, name
+        assert set(OPTIMIZER_ARGUMENTS) <= taken
+        assert taken - common <= refused | set(listed.arguments), name
+        described = str(Preference.model_fields["arguments"].description)
+        assert f"`{name}`: {', '.join(f'`{each}`' for each in listed.arguments)}" in " ".join(described.split())
+    import trl
+    import trl.experimental
+
+    rooms = {
+        path.name
+        for path in Path(trl.experimental.__path__[0]).iterdir()
+        if path.is_dir() and not path.name.startswith("_")
+    }
+    stable = {name.removesuffix("Trainer").lower() for name in trl.__all__ if name.endswith("Trainer")}
+    assert rooms - {"bema_for_ref_model"} | stable == TRAINERS.keys() | REFUSED_TRAINERS.keys()
+
+
+CLIP, BETA = 0.2, 0.05
+
+
+@pytest.fixture(scope="module")
+def policy(rloo: Whole, parent: Path) -> Policy:
+    """PPO's, with the parent adapter as its reference."""
+    job = rloo.job.model_copy(update={"method": "ppo"})
+    return Policy(load_trainable(job, lambda message: None), job, temperature=0.7)
+
+
+def per_reply(policy: Policy, completions: list[Completion], adapter: str = "default") -> list[torch.Tensor]:
+    found = policy.numbers_without_gradient(completions, adapter).log_probabilities
+    return list(found.split([len(each.reply_ids) for each in completions]))
+
+
+def own_numbers(policy: Policy, whole: Whole) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Log-probabilities of policy and reference, of each reply of the iteration that was looked into."""
+    put_back(policy, whole.seen.adapter)
+    completions = [each.completion for each in whole.seen.rollouts]
+    return per_reply(policy, completions), per_reply(policy, completions, REFERENCE)
+
+
+def each_row(padded: Any, mask: Any) -> list[torch.Tensor]:
+    return [row[kept.bool()] for row, kept in zip(padded, mask, strict=True)]
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_log_probabilities_are_those_of_ppo_s_passes(
+    policy: Policy, algorithm: str, request: pytest.FixtureRequest
+) -> None:
+    whole: Whole = request.getfixturevalue(algorithm)
+    ours, reference = own_numbers(policy, whole)
+    mask = whole.seen.output["completion_mask"]
+    assert torch.allclose(torch.cat(ours), torch.cat(each_row(whole.seen.output["before"], mask)), atol=1e-4)
+    if algorithm == "grpo":
+        theirs = torch.cat(each_row(whole.seen.output["ref_per_token_logps"], mask))
+        assert torch.allclose(torch.cat(reference), theirs, atol=1e-4)
+    assert float((torch.cat(ours) - torch.cat(reference)).abs().mean()) > 1e-3, "the policy has moved"
+    divergence = float((torch.cat(ours) - torch.cat(reference)).sum()) / len(ours)
+    assert log(whole.job)[SEEN]["kl"] == pytest.approx(divergence, abs=1e-3)
+
+
+def test_rloo_s_advantage_leaves_each_reply_out_of_its_baseline(policy: Policy, rloo: Whole) -> None:
+    """Ahmadian et al. 2024, section 2: the reward, divergence included, less the mean of the others of its prompt."""
+    ours, reference = own_numbers(policy, rloo)
+    divergences = torch.tensor([float((log - other).sum()) for log, other in zip(ours, reference, strict=True)])
+    rewards = (torch.tensor(rloo.seen.rewards) - BETA * divergences).view(-1, GROUPS["group"])
+    others = (rewards.sum(1, keepdim=True) - rewards) / (GROUPS["group"] - 1)
+    assert torch.allclose(rloo.seen.output["advantages"], (rewards - others).flatten(), atol=1e-4)
+    assert float(rloo.seen.output["advantages"].abs().max()) > 0.01
+
+
+def test_grpo_s_advantage_is_normalised_in_its_group(grpo: Whole) -> None:
+    """Shao et al. 2024, section 4.1.2; TRL adds 1e-4 to the deviation. The divergence is part of the loss instead."""
+    rewards = torch.tensor(grpo.seen.rewards).view(-1, GROUPS["group"])
+    wanted = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+    assert torch.allclose(grpo.seen.output["advantages"], wanted.flatten(), atol=1e-4)
+
+
+def second_step(policy: Policy, whole: Whole) -> tuple[list[Any], list[Any], list[Any]]:
+    """By this package's passes: log-probabilities of its replies now, as they were sampled, and of the reference."""
+    step = whole.seen.second_step
+    prompts = each_row(step["prompt_ids"], step["prompt_mask"])
+    replies = each_row(step["completion_ids"], step["completion_mask"])
+    completions = [Completion(asked.tolist(), given.tolist()) for asked, given in zip(prompts, replies, strict=True)]
+    put_back(policy, whole.seen.adapter)
+    before, reference = per_reply(policy, completions), per_reply(policy, completions, REFERENCE)
+    put_back(policy, step["adapter"])
+    now = per_reply(policy, completions)
+    assert float((torch.cat(now) - torch.cat(before)).abs().max()) > 1e-3, "the first step moved the policy"
+    return now, before, reference
+
+
+def test_rloo_s_loss_is_the_clipped_surrogate_of_whole_replies(policy: Policy, rloo: Whole) -> None:
+    now, before, _ = second_step(policy, rloo)
+    whole_now, whole_before = (torch.stack([each.sum() for each in logs]) for logs in (now, before))
+    wanted = policy_losses(whole_now, whole_before, rloo.seen.second_step["advantages"], CLIP).mean()
+    assert rloo.seen.second_step["loss"] == pytest.approx(float(wanted), abs=1e-4)
+
+
+def test_grpo_s_loss_is_ppo_s_clipped_surrogate_of_tokens_and_the_divergence(policy: Policy, grpo: Whole) -> None:
+    """k3 of Schulman's note: exp(log π_ref − log π) − (log π_ref − log π) − 1; a mean over the step's tokens."""
+    now, before, reference = second_step(policy, grpo)
+    step = grpo.seen.second_step
+    advantages = torch.cat([advantage.expand(len(log)) for advantage, log in zip(step["advantages"], now, strict=True)])
+    gap = torch.cat(reference) - torch.cat(now)
+    tokens = policy_losses(torch.cat(now), torch.cat(before), advantages, CLIP) + BETA * (gap.exp() - gap - 1)
+    passes = int(grpo.seen.output["completion_mask"].sum()) / 2, 2  # tokens of a step, on average of its two
+    assert step["loss"] == pytest.approx(float(tokens.sum()) / passes[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_the_first_ratio_is_one_and_the_sampler_agrees(algorithm: str, request: pytest.FixtureRequest) -> None:
+    rows = log(request.getfixturevalue(algorithm).job)
+    assert max(row["first_ratio_off"] for row in rows) < 1e-5
+    assert max(row["sampler_gap"] for row in rows) < 1e-5
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5), "the policy starts as its reference"
+
+
+ALGORITHMS = pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+ABSTAINS = LIKE_THE_REPLY.replace("def score", "def judged") + (
+    "\ndef score(rows):\n"
+    "    return [None if len(row['reply']) % 2 else each for row, each in zip(rows, judged(rows))]\n"
+)
+"""For about every second reply."""
+
+
+@ALGORITHMS
+def test_it_learns_and_records_what_it_learned_from(algorithm: str, request: pytest.FixtureRequest) -> None:
+    job = request.getfixturevalue(algorithm).job
+    rows, found, by_reward = log(job), report(job), json.loads((job.output / "rlhf.json").read_bytes())
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[-1]["kl"] > 0.01
+    assert {"reward/likeness", "gold/likeness", "entropy", "clip_share", "groups_without_spread"} <= rows[-1].keys()
+    assert "value_loss" not in rows[-1] and {row["kl_coefficient"] for row in rows} == {0.05}
+    assert [row["learning_rate"] for row in rows] == pytest.approx(
+        [share * RATES[algorithm] for share in (1, 0.75, 0.5, 0.25)]
+    )
+    assert by_reward["gold_of_best"] > by_reward["gold_of_parent"] + 0.01
+    assert (by_reward["algorithm"], by_reward["rollouts"]) == (algorithm, 64)
+    assert found["method"] == algorithm and not found["packing"]
+    assert found["trl"]["trainer"] == f"trl.{algorithm.upper()}Trainer" and found["trl"]["stability"] == "stable"
+    sampling = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0}
+    given = {**sampling, "beta": 0.05, "epsilon": 0.2, "num_generations": 4, "num_iterations": 2}
+    assert given.items() <= found["trl"]["arguments"].items()
+
+
+@ALGORITHMS
+def test_its_result_is_in_the_form_of_ppo_s(algorithm: str, request: pytest.FixtureRequest, parent: Path) -> None:
+    from safetensors.torch import load_file
+
+    job = request.getfixturevalue(algorithm).job
+    assert files(job.output).keys() == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "report.json",
+        "rlhf.json",
+        "samples.jsonl",
+        "training_log.jsonl",
+    }
+    ours, before = (load_file(path / "adapter_model.safetensors") for path in (job.output / "adapter", parent))
+    assert ours.keys() == before.keys()
+    assert any(not bool((ours[name] == before[name]).all()) for name in ours)
+    assert reward_curves_png(job.output / "training_log.jsonl").startswith(b"\x89PNG"), "without a panel for values"
+
+
+@pytest.mark.parametrize(("algorithm", "place"), [("rloo", "update"), ("grpo", "scoring")])
+def test_a_kill_changes_no_byte(
+    make_job: JobMaker, parent: Path, algorithm: str, place: str, request: pytest.FixtureRequest
+) -> None:
+    """In the third iteration, of a child process that shares nothing with this one afterwards."""
+    whole: Whole = request.getfixturevalue(algorithm)
+    job = trl_job(make_job, "killed", parent, algorithm, checkpoints={"every_steps": 1, "keep": 1})
+    checkpoint = learn_until_killed(job, lambda patch: _kill_in(patch, place))
+    assert checkpoint == "step-00000008", "two iterations of two passes over two minibatches"
+    assert f"resuming from {checkpoint}" in learn(job)
+    assert files(job.output) == files(whole.job.output)
+
+
+def _kill_in(patch: pytest.MonkeyPatch, place: str) -> None:
+    """Have this process kill itself in the third iteration: behind its second step, or while its replies are judged."""
+    from sovereign_pipeline.training.methods import trl as trl_steps
+
+    steps: Any = trl_steps._RewardSteps
+    name = {"update": "_compute_loss", "scoring": "reward"}[place]
+    whole = getattr(steps, name)
+
+    def deadly(self: Any, *given: Any, **named: Any) -> Any:
+        if self.state.global_step >= 8 + 2 * (place == "update"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, *given, **named)
+
+    patch.setattr(steps, name, deadly)
+
+
+def test_a_request_to_stop_ends_behind_an_iteration_and_is_resumed(
+    make_job: JobMaker, parent: Path, rloo: Whole
+) -> None:
+    job = trl_job(make_job, "stopped", parent, "rloo")
+    done: list[int] = []
+    hooks = TrainerHooks(lambda step: done.append(step.step), lambda message: None, should_stop=lambda: len(done) == 2)
+    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 2 of 4"):
+        train(job, hooks)
+    learn(job)
+    assert files(job.output) == files(rloo.job.output)
+
+
+def test_a_reward_that_is_constant_in_each_group_is_caught(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It differs from prompt to prompt, so that the batch as a whole has spread."""
+
+    def by_prompt(self: Any, replies: Any) -> Any:
+        return [rewards.Score(len(each.prompt) % 7 / 7, {"likeness": 0.5}) for each in replies]
+
+    monkeypatch.setattr(run_module, "check_reward", lambda *given: None)
+    monkeypatch.setattr(rewards.Rewards, "judge", by_prompt)
+    with pytest.raises(TrainingFailed, match="have the reward of the others of their prompt"):
+        learn(trl_job(make_job, "before", parent, "grpo"))
+    monkeypatch.setattr(run_module, "check_spread_of_samples", lambda *given: None)
+    with pytest.raises(TrainingFailed, match=r"ended early: the replies of each prompt of iteration 1 have the same"):
+        learn(trl_job(make_job, "during", parent, "grpo"))
+
+
+@pytest.mark.security_case(
+    "a reward's tool fails while TRL's trainer learns", "the training stops; no score is made up"
+)
+def test_a_tool_that_raises_stops_the_training(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the second iteration on the sandbox runs a program that raises."""
+    score, ended = rewards.ToolRunner.scores, run_module.RewardedMethod._ended
+    iterations: list[int] = []
+
+    def broken(self: Any, replies: Any) -> Any:
+        if iterations:
+            self._program = "def score(rows):\n    raise ValueError(rows[0]['reply'])\n"
+        return score(self, replies)
+
+    def counted(self: Any, *given: Any) -> None:
+        ended(self, *given)
+        iterations.append(1)
+
+    monkeypatch.setattr(rewards.ToolRunner, "scores", broken)
+    monkeypatch.setattr(run_module.RewardedMethod, "_ended", counted)
+    job = trl_job(make_job, "broken", parent, "rloo")
+    with pytest.raises(TrainingFailed, match=r"it failed with ValueError") as caught:
+        learn(job)
+    assert len(iterations) == 1 and "officer" not in str(caught.value)
+    assert not job.output.exists()
+
+
+@pytest.mark.security_case(
+    "a reward's tool abstains while TRL's trainer learns", "no log shows the prompt or the reply"
+)
+def test_a_reply_that_the_tools_abstain_for_is_not_learned_from_and_not_shown(
+    make_job: JobMaker, parent: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL warns where all of its reward functions abstain, with all that it was given."""
+    from sovereign_pipeline.training.methods import trl as trl_steps
+
+    steps: Any = trl_steps._RewardSteps
+    outputs: list[tuple[Any, Any]] = []
+    generate = steps._generate_and_score_completions
+
+    def kept(self: Any, inputs: Any) -> Any:
+        outputs.append((generate(self, inputs), self._rounds.reward(self._asked, self._rollouts)))
+        return outputs[-1][0]
+
+    monkeypatch.setattr(steps, "_generate_and_score_completions", kept)
+    monkeypatch.setattr(logging.getLogger("trl"), "propagate", True)
+    job = trl_job(
+        make_job,
+        "abstains",
+        parent,
+        "grpo",
+        rlhf={"reward": [reward(program="abstains.py")], "gold": [reward()], "iterations": 1},
+        programs={"abstains.py": ABSTAINS},
+    )
+    try:
+        learn(job)
+    except TrainingFailed as failed:  # one iteration may not be enough to be better
+        assert "no adapter had a higher" in str(failed)
+    (output, learned), *_ = outputs
+    silent = [place for place, each in enumerate(learned) if each is None]
+    assert 0 < len(silent) < len(learned)
+    assert not output["advantages"][silent].any() and bool(output["advantages"].any())
+    warned = [record.getMessage() for record in caplog.records if "All reward functions returned None" in record.msg]
+    assert warned and all(re.search(r"'prompt': '\d+', 'completion': ''", each) for each in warned), "places alone"
+    assert not any(word in each for each in warned for word in WORDS)
+
+
+def test_the_reference_of_grpo_must_not_move(make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if TRL trained its copy too."""
+    from trl import GRPOTrainer
+
+    step = GRPOTrainer.training_step
+
+    def moves(self: Any, *given: Any, **named: Any) -> Any:
+        for name, each in self.model.named_parameters():
+            if ".ref." in name:
+                each.data.mul_(1.01)
+        return step(self, *given, **named)
+
+    monkeypatch.setattr(GRPOTrainer, "training_step", moves)
+    with pytest.raises(TrainingFailed, match="tensors of the reference changed"):
+        learn(trl_job(make_job, "moves", parent, "grpo", rlhf={"iterations": 1}))
+
+
+def test_the_reference_must_be_the_parent_adapter(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if TRL put a new adapter beside the policy, which is the bare base."""
+    from sovereign_pipeline.training.methods import trl as trl_steps
+
+    def emptied(model: Any, *given: Any, **named: Any) -> None:
+        for name, each in model.named_parameters():
+            if ".ref." in name:
+                each.data.zero_()
+
+    monkeypatch.setattr(trl_steps, "check_adapters", emptied)
+    with pytest.raises(TrainingFailed, match="tensors of TRL's reference are not those of the parent adapter"):
+        learn(trl_job(make_job, "other", parent, "rloo"))
+
+
+def test_a_sampler_of_another_distribution_is_caught(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if generation had filled in a temperature of its own."""
+    sample = rollouts.sample
+
+    def hotter(*given: Any, **named: Any) -> Any:
+        return sample(*given, **{**named, "temperature": 1.5 * named["temperature"]})
+
+    monkeypatch.setattr(run_module, "sample", hotter)
+    with pytest.raises(TrainingFailed, match="between the sampler and the update"):
+        learn(trl_job(make_job, "hotter", parent, "rloo"))
+
+
+@ALGORITHMS
+def test_the_shaping_arguments_are_trl_s_defaults(algorithm: str) -> None:
+    """Where a later TRL has others, somebody decides, and nothing changes unseen."""
+    import trl
+
+    from sovereign_pipeline.training.methods.trl import SHAPING
+
+    defaults = getattr(trl, f"{algorithm.upper()}Config")
+    fields = {name: field.default for name, field in defaults.__dataclass_fields__.items()}
+    assert SHAPING[algorithm].items() <= fields.items()

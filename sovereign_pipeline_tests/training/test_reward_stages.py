@@ -1,0 +1,475 @@
+"""The stage and its gates through the real store, with pairs of a held-out side and faults planted in the output."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, TrainingFailed
+from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.base_models.stages import BASE_MODEL
+from sovereign_pipeline.corpus.document import Document, write_documents
+from sovereign_pipeline.dagster.asset_details import adapter
+from sovereign_pipeline.dagster.asset_details import reward_model as page_of
+from sovereign_pipeline.dagster.asset_page import figures_of
+from sovereign_pipeline.policy.line import Line
+from sovereign_pipeline.policy.rlhf import Rlhf
+from sovereign_pipeline.record.gates import evaluate_gates
+from sovereign_pipeline.record.manifest import ArtifactRef
+from sovereign_pipeline.record.production import produce
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.registry.registration import method_of
+from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob, TrainingResult
+from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.rlhf.guards import check_reward
+from sovereign_pipeline.training.rlhf.prompts import Prompt, PromptRow
+from sovereign_pipeline.training.rlhf.rewards import Reply, Rewards, copy_code
+from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER, reward_digests
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.training.chain import Chain, Tamper, dataset_stage, with_preference
+from sovereign_pipeline_tests.training.conftest import letters, pairs
+from sovereign_pipeline_tests.training.methods.trl_runs import GROUPS, RATES
+from sovereign_pipeline_tests.training.tiny_reward import (
+    LEARNED,
+    LIKE_THE_REPLY,
+    REWARD_MODEL_SECTION,
+    pairs_for_a_reward_model,
+    reward,
+)
+
+SECTION = {"learning_rate": 1e-2, "epochs": 4, "batch_size": 4, "gradient_accumulation": 1, "warmup_steps": 0}
+Swapped = Callable[[int], bool]
+
+
+def with_reward_model(workplace: Workplace) -> Workplace:
+    recipe = workplace.line.model_dump(mode="json")
+    recipe["training"]["reward_model"] = SECTION
+    recipe["sources"].append({**recipe["sources"][0], "name": "pairs", "role": "preferences"})
+    return replace(workplace, line=Line.model_validate(recipe))
+
+
+def split_stage(swapped: Swapped) -> Stage:
+    """Stands for the split. swapped: whether people preferred the other reply of the held-out pair of this number."""
+
+    def document(number: int, letter: dict[str, str], pair: dict[str, str]) -> Document:
+        better, worse = (pair["rejected"], pair["chosen"]) if swapped(number) else (pair["chosen"], pair["rejected"])
+        return Document(
+            id=f"H-{number}",
+            source="pairs",
+            case=f"C-{number}",
+            department="Harbour",
+            author="",
+            date="2025-01-01",
+            classification="CONFIDENTIAL",
+            language="en",
+            subject="",
+            request=letter["input"],
+            response=better,
+            rejected=worse,
+        )
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        rows = list(zip(letters(28)[12:], pairs(28)[12:], strict=True))
+        documents = [document(number, letter, pair) for number, (letter, pair) in enumerate(rows)]
+        write_documents(workspace / "held_out.jsonl", documents)
+        return Built({"held_out": len(documents)}, classification="CONFIDENTIAL")
+
+    return Stage(kind="leakage_safe_split", code_version="1", build=build)
+
+
+@dataclass
+class RewardChain:
+    """Makes a reward model and evaluates its gates. The training itself runs once for all tests, in `trained`."""
+
+    workplace: Workplace
+    trained: Path
+    tamper: Tamper = lambda output: None
+    swapped: Swapped = lambda number: False
+    refs: dict[str, ArtifactRef] = field(default_factory=dict)
+
+    def make(self) -> dict[str, Verdict]:
+        workplace = replace(self.workplace, launch=self._launch)
+        dataset = dataset_stage("preference_dataset", "preferences.jsonl", pairs(12))
+        stage = replace(REWARD_MODEL, inputs=(BASE_MODEL, split_stage(self.swapped), dataset))
+        for each in (*stage.inputs, stage):
+            ref = produce(each, workplace, {one.kind: self.refs[one.kind] for one in each.inputs}).ref
+            self.refs[each.kind] = ref
+            workplace.store.make_current(workplace.line.line, each.kind, ref)
+            if each is BASE_MODEL:
+                evaluate_gates(each, workplace, ref)
+        return evaluate_gates(stage, workplace, ref)
+
+    def _launch(self, job: Path) -> None:
+        self._run(TrainingJob.read(job))
+
+    def _run(self, job: TrainingJob) -> None:
+        if not self.trained.exists():
+            train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
+            shutil.copytree(job.output, self.trained)
+        else:
+            shutil.copytree(self.trained, job.output)
+        scores = [json.loads(line) for line in (job.output / "held_out_scores.jsonl").read_text().splitlines()]
+        for number, each in enumerate(scores):
+            if self.swapped(number):
+                each["chosen"], each["rejected"] = each["rejected"], each["chosen"]
+        _write_scores(job.output, scores)
+        self.tamper(job.output)
+        TrainingResult(measured={"training_seconds": 1.0}).write(job.result)
+
+
+def _write_scores(output: Path, scores: list[dict[str, Any]]) -> None:
+    (output / "held_out_scores.jsonl").write_text("".join(json.dumps(each) + "\n" for each in scores))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("reward") / "output"
+
+
+@pytest.mark.slow
+def test_a_reward_model_passes_its_gates_and_its_page_shows_what_it_is_worth(
+    institution: DemoInstitution, directory: Path, trained: Path
+) -> None:
+    chain = RewardChain(with_reward_model(institution.workplace()), trained)
+    verdicts = chain.make()
+    assert verdicts.keys() == {gate.name for gate in REWARD_MODEL.gates}
+    assert all(verdict.passed for verdict in verdicts.values()), verdicts
+    assert "1.00 (0.81 to 1.00) of 16 held-out pairs; chance is 0.5" in verdicts["pairs_told_apart"].message
+    assert verdicts["pairs_told_apart"].evidence["length_only"]["of"] == 16
+    artifact = chain.workplace.store.open(chain.refs["reward_model"])
+    assert artifact.manifest.classification == "CONFIDENTIAL"
+    assert (artifact.path / "reward.sigstore.json").is_file()
+    page = page_of(artifact)
+    assert page.keys() == {"loss curve", "held-out pairs told apart", "calibration"}
+    assert figures_of(artifact)["held-out pairs told apart"] == 1.0
+
+
+@pytest.mark.slow
+def test_a_line_without_one_passes_its_pairs_through(institution: DemoInstitution) -> None:
+    assert REWARD_MODEL.passthrough_of(institution.workplace().line) == "preference_dataset"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("swapped", "outcome"), [(lambda number: number % 2 == 0, "inconclusive"), (lambda number: True, "fail")]
+)
+def test_no_better_than_chance_is_no_reward_model(
+    institution: DemoInstitution, directory: Path, trained: Path, swapped: Swapped, outcome: str
+) -> None:
+    chain = RewardChain(with_reward_model(institution.workplace()), trained, swapped=swapped)
+    assert chain.make()["pairs_told_apart"].outcome == outcome
+
+
+def other_scores(output: Path) -> None:
+    scores = [json.loads(line) for line in (output / "held_out_scores.jsonl").read_text().splitlines()]
+    _write_scores(output, [{**scores[0], "chosen": scores[0]["chosen"] + 1}, *scores[1:]])
+
+
+def fewer_scores(output: Path) -> None:
+    lines = (output / "held_out_scores.jsonl").read_text().splitlines(keepends=True)
+    (output / "held_out_scores.jsonl").write_text("".join(lines[1:]))
+
+
+def _change(output: Path, name: str, factor: float) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = output / "reward" / "adapter_model.safetensors"
+    tensors = load_file(file)
+    save_file({key: tensor * factor if name in key else tensor for key, tensor in tensors.items()}, file)
+
+
+def zero_head(output: Path) -> None:
+    _change(output, "score", 0.0)
+
+
+def infinite_adapter(output: Path) -> None:
+    _change(output, "layers.1.mlp.up_proj.lora_A", float("inf"))
+
+
+def another_base(output: Path) -> None:
+    report = json.loads((output / "report.json").read_bytes())
+    report["base_model"]["digest"] = "1" * 64
+    (output / "report.json").write_text(json.dumps(report))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tamper", "gate", "says"),
+    [
+        (other_scores, "pairs_told_apart", "1 of 16 recorded scores are not those of this model"),
+        (fewer_scores, "pairs_told_apart", "16 of 16 recorded scores"),
+        (zero_head, "reward_model_complete", "or one of zeros"),
+        (infinite_adapter, "reward_model_complete", "1 tensors are not finite"),
+        (another_base, "reward_model_complete", "trained on the base model 111111"),
+    ],
+)
+def test_a_fault_in_the_output_is_found(
+    institution: DemoInstitution, directory: Path, trained: Path, tamper: Tamper, gate: str, says: str
+) -> None:
+    verdict = RewardChain(with_reward_model(institution.workplace()), trained, tamper).make()[gate]
+    assert verdict.outcome == "fail" and says in verdict.message
+
+
+def document(row: dict[str, str]) -> dict[str, Any]:
+    return {
+        "id": row["id"],
+        "source": "letters",
+        "case": f"case {row['id']}",
+        "department": "permits",
+        "author": "A",
+        "date": "2024-01-01",
+        "classification": "INTERNAL",
+        "language": "en",
+        "subject": "",
+        "request": row["input"],
+        "response": row["output"],
+    }
+
+
+def held_out_pairs() -> list[dict[str, Any]]:
+    """Of the babble alone."""
+    rows = pairs_for_a_reward_model(16, 28)[::5]
+    letter = {row["id"]: row for row in letters(28)}
+    return [
+        {**document(letter[row["id"].split("/")[0]]), "id": f"P-{number}", "rejected": row["rejected"]}
+        for number, row in enumerate(rows)
+    ]
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def stand_in(kind: str, files: dict[str, str], *inputs: Stage) -> Stage:
+    """Stands for a stage of the rooms before."""
+
+    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
+        for name, text in files.items():
+            (workspace / name).write_text(text)
+        return Built({}, classification="CONFIDENTIAL")
+
+    return Stage(kind=kind, code_version="1", build=build, inputs=inputs)
+
+
+@dataclass
+class RewardedChain(Chain):
+    """As `Chain`, with a split that the datasets come from and the reward's trainer."""
+
+    canary: bool = True
+    crossing: bool = False
+    """Whether a row of the training dataset is on no training side."""
+    with_pairs: bool = False
+    """Whether there are preference pairs, on both sides, and a reward model."""
+    interrupted: bool = False
+    """Whether the first training by reward is requested to stop behind its second iteration."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rows = letters(28)
+        split = stand_in(
+            "leakage_safe_split",
+            {
+                "train.jsonl": lines([*map(document, rows[:16])]),
+                "held_out.jsonl": lines([*map(document, rows[16:]), *(held_out_pairs() if self.with_pairs else [])]),
+            },
+        )
+        canary = {"id": "canary-0-0", "instruction": "Reply.", "input": "rope", "output": "the officer replies: net"}
+        learned = rows[:17] if self.crossing else [*rows[:16], canary]
+        dataset = stand_in("training_dataset", {"train.jsonl": lines([*learned])}, split)
+        self.sft = replace(SFT_ADAPTER, inputs=(BASE_MODEL, dataset))
+        pairs = lines(list(pairs_for_a_reward_model(0, 16))) if self.with_pairs else ""
+        preferences = stand_in("preference_dataset", {"preferences.jsonl": pairs}, split)
+        self.reward_model = replace(REWARD_MODEL, inputs=(BASE_MODEL, split, preferences))
+        self.aligned = replace(
+            ALIGNED_ADAPTER, inputs=(BASE_MODEL, self.sft, preferences), optional_inputs=(self.reward_model,)
+        )
+        self.jobs: list[TrainingJob] = []
+        self.prompts: list[dict[str, Any]] = []
+
+    def _launch(self, job: Path) -> None:
+        given = TrainingJob.read(job)
+        self.jobs.append(given)
+        if given.reward is not None:
+            self.prompts = [json.loads(line) for line in given.dataset.read_text().splitlines()]
+        stops = self.interrupted and given.reward is not None
+        self.interrupted = self.interrupted and not stops
+        steps: list[Step] = []
+        hooks = TrainerHooks(steps.append, self.told.append, should_stop=lambda: stops and len(steps) == 2)
+        TrainingResult(measured=train(given, hooks)).write(given.result)
+        self.trainings += 1
+
+
+def by_reward(institution: DemoInstitution, algorithm: str = "ppo") -> Workplace:
+    program = institution.settings.data / "rewards" / "score.py"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(LIKE_THE_REPLY)
+    institution.recipe["training"]["sft"]["epochs"] = 3
+    institution.recipe["training"]["rlhf"] = {
+        "reward": [reward(program="rewards/score.py")],
+        "iterations": 4,
+        "prompts": 16,
+        "max_new_tokens": 16,
+        "missing_end_penalty": 0.1,
+        "learning_rate": 5e-3,
+        "measure_every": 1,
+        "samples": 1,
+        **({"algorithm": algorithm, "learning_rate": RATES[algorithm], **GROUPS} if algorithm in RATES else {}),
+    }
+    return institution.workplace()
+
+
+def by_reward_model(institution: DemoInstitution) -> Workplace:
+    """A reward model is what is optimised, and the tool what is measured."""
+    by_reward(institution)
+    training = institution.recipe["training"]
+    training["reward_model"] = REWARD_MODEL_SECTION
+    training["rlhf"] |= {"reward": [LEARNED], "gold": training["rlhf"]["reward"]}
+    first = institution.recipe["sources"][0]
+    institution.recipe["sources"].append({**first, "name": "pairs", "role": "preferences"})
+    return institution.workplace()
+
+
+@pytest.mark.slow
+def test_an_adapter_that_a_reward_model_rewards_is_made_of_it(institution: DemoInstitution, directory: Path) -> None:
+    chain = RewardedChain(by_reward_model(institution), with_pairs=True)
+    verdicts = chain.make(chain.aligned)
+    assert all(verdict.passed for verdict in verdicts.values()), verdicts
+    assert [job.method for job in chain.jobs] == ["sft", "reward", "ppo"]
+    reward_model, store = chain.refs["reward_model"], chain.workplace.store
+    manifest = store.open(chain.refs["aligned_adapter"]).manifest
+    assert manifest.inputs["reward_model"] == reward_model.digest
+    assert manifest.summary["rlhf"]["reward"]["preferred"]["identity"] == reward_model.digest
+    assert list(manifest.external_inputs) == ["reward rewards/score.py"], "of the gold"
+    given = chain.jobs[-1].reward
+    assert given is not None and given.reward_model is not None
+    assert given.reward_model.directory == store.path_of(reward_model.digest) / "reward"
+    chain.make(chain.aligned)
+    assert chain.trainings == 3, "the same work is found again"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
+def test_an_adapter_is_made_passes_its_gates_and_says_what_made_it(
+    institution: DemoInstitution, directory: Path, algorithm: str
+) -> None:
+    """Also where its training was interrupted: the stage, run again, goes on from the checkpoint."""
+    chain = RewardedChain(by_reward(institution, algorithm), interrupted=True)
+    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 2 of 4"):
+        chain.make(chain.aligned)
+    verdicts = chain.make(chain.aligned)
+    assert all(verdict.passed for verdict in verdicts.values()), verdicts
+    artifact = chain.workplace.store.open(chain.refs["aligned_adapter"])
+    manifest = artifact.manifest
+    assert manifest.classification == "CONFIDENTIAL"
+    assert manifest.external_inputs == reward_digests(chain.workplace)
+    assert list(manifest.external_inputs) == ["reward rewards/score.py"]
+    assert manifest.inputs["sft_adapter"] == chain.refs["sft_adapter"].digest
+    assert manifest.producer.config["rlhf"]["algorithm"] == manifest.summary["rlhf"]["algorithm"] == algorithm
+    assert manifest.summary["method"] == algorithm and "held_out_adapter" not in manifest.summary["rlhf"]
+    assert [job.method for job in chain.jobs] == ["sft", algorithm, algorithm]
+    assert manifest.circumstances.measured["resumed_at_step"] == 2
+    assert len(artifact.file("training_log.jsonl").read_text().splitlines()) == 4, "of both processes"
+    assert method_of(chain.workplace.line) == f"sft-lora+{algorithm}"
+    assert {prompt["id"] for prompt in chain.prompts} == {f"R-{number}" for number in range(16)}, "no canary either"
+    assert {"loss curve", "reward and divergence", "training by reward"} <= adapter(artifact).keys()
+    assert algorithm in str(adapter(artifact)["training by reward"])
+    assert next(iter(figures_of(artifact))) == "held-out reward"
+    chain.make(chain.aligned)
+    assert chain.trainings == 2, "the same work is found again"
+    (institution.settings.data / "rewards" / "score.py").write_text(LIKE_THE_REPLY + "\n# changed\n")
+    assert reward_digests(chain.workplace) != manifest.external_inputs
+
+
+@pytest.mark.slow
+@pytest.mark.security_case("a held-out document becomes a prompt", "the row is on no training side: nothing is trained")
+def test_a_prompt_that_is_on_no_training_side_stops_the_stage(institution: DemoInstitution, directory: Path) -> None:
+    chain = RewardedChain(by_reward(institution), crossing=True)
+    with pytest.raises(IntegrityError, match="row R-16 is on no training side of its split"):
+        chain.make(chain.aligned)
+    assert [job.method for job in chain.jobs] == ["sft"]
+
+
+@pytest.mark.slow
+def test_a_tool_that_is_missing_stops_the_stage(institution: DemoInstitution, directory: Path) -> None:
+    chain = RewardedChain(by_reward(institution))
+    (institution.settings.data / "rewards" / "score.py").unlink()
+    with pytest.raises(NotFoundError, match=r"score\.py: there is no such file"):
+        reward_digests(chain.workplace)
+
+
+@pytest.mark.slow
+def test_nothing_of_a_line_without_a_reward_is_identified_otherwise(
+    institution: DemoInstitution, directory: Path
+) -> None:
+    """An adapter that was made before rewards were there is found again."""
+    workplace = with_preference(institution.workplace())
+    assert ALIGNED_ADAPTER.config(workplace.line).keys() == {"seed", "sft", "preference", "devices"}
+    assert ALIGNED_ADAPTER.external(workplace) == {}
+    assert ALIGNED_ADAPTER.code_version == "3"
+    plain = Line.model_validate(institution.recipe)
+    assert ALIGNED_ADAPTER.passthrough_of(plain) == "sft_adapter"
+    unused = by_reward_model(institution).line.training.model_copy(update={"rlhf": None})
+    for line in (workplace.line, plain, plain.model_copy(update={"training": unused})):
+        assert ALIGNED_ADAPTER.inputs_of(line) == ALIGNED_ADAPTER.inputs
+
+
+DATA = PROJECT_ROOT / "data"
+CHARACTERS = 330
+"""About what 64 tokens hold."""
+OPENING = "With reference to your letter of 4 May 2024, the Department of Fees and Accounts advises as follows."
+
+
+@pytest.fixture(scope="module")
+def rlhf() -> Rlhf:
+    found = Line.model_validate(yaml.safe_load((DATA / "lines" / "permits-rlhf.yaml").read_text())).training.rlhf
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def rewards(rlhf: Rlhf, tmp_path: Path) -> Rewards:
+    code = copy_code(DATA, rlhf, tmp_path / "code")
+    return Rewards(rlhf.reward, code, tmp_path / "code", tmp_path / "cache")
+
+
+def test_each_part_pays_for_what_it_says_and_for_no_more(rewards: Rewards) -> None:
+    wanted: dict[str, tuple[float, float, float]] = {
+        f"{OPENING}\nUnder Item 4 of the Schedule of Fees OMR 3 are due.": (1.0, 1.0, 1.0),
+        f"{OPENING}\nUnder Item 400 of the Schedule of Fees OMR 3 are due.": (1.0, 1.0, 0.2),
+        f"{OPENING}\nUnder Article 4 of the Schedule of Fees OMR 3 are due.": (1.0, 1.0, 0.2),
+        f"{OPENING} {OPENING}": (0.0, 1.0, 0.0),
+        "Dear Sir, the Directorate of Permits answers.": (0.0, 0.0, 0.0),
+        "The Directorate of Permits and the Department of Fees and Accounts": (0.0, 0.0, 0.0),
+        "the Department of Fees": (0.0, 0.3, 0.0),
+        "": (0.0, 0.0, 0.0),
+    }
+    found = rewards.judge([Reply("?", text, {"department": "fees"}) for text in wanted])
+    for (text, parts), score in zip(wanted.items(), found, strict=True):
+        assert tuple(score.parts.values()) == pytest.approx(parts), text
+
+
+def test_the_institutions_own_replies_score_above_bad_ones(rewards: Rewards, rlhf: Rlhf) -> None:
+    check_reward(rewards, prompts(), lambda ids: "".join(map(chr, ids)), CHARACTERS)
+
+
+def prompts() -> list[Prompt]:
+    """Eight letters of each department, a character a token."""
+    found = []
+    for source in ("permits", "fees", "inspection"):
+        lines = (DATA / "sources" / source / "letters.jsonl").read_text(encoding="utf-8").splitlines()
+        found += [row for line in lines[:12] if (row := _row(line)) is not None][:8]
+    return [Prompt(row, [0], [*map(ord, row.response)]) for row in found]
+
+
+def _row(line: str) -> PromptRow | None:
+    try:
+        row: dict[str, Any] = json.loads(line)
+    except ValueError:  # the demonstration's sources hold broken rows
+        return None
+    columns = {"department": row["department"]}
+    return PromptRow(id=row["id"], case=row["case"], prompt="?", response=row["reply"], columns=columns)
