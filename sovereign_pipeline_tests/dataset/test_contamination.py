@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ from sovereign_pipeline_tests.conftest import QUESTIONS, DemoInstitution, letter
 from sovereign_pipeline_tests.dataset.chain import Rows, dataset_stage, tampering
 from sovereign_pipeline_tests.evaluation.published import FUNCTION, copy_cards, write_mirror
 from sovereign_pipeline_tests.split.chain import materialize, split_stage
+
+EXAMPLES = json.loads(Path(__file__).with_name("contamination.json").read_text(encoding="utf-8"))
 
 
 def first_changed(changes: Any) -> Any:
@@ -143,44 +146,12 @@ def holds(item: dict[str, Any], row: str) -> bool:
     return bool(contamination.found_in(row))
 
 
-@pytest.mark.parametrize(
-    ("asked", "choices", "row", "found"),
-    [
-        (TWENTY, (), f"Sir, {words(3, 16)}. Yours", True),
-        (TWENTY, (), f"Sir, {words(3, 15)}. Yours", False),
-        (TWENTY, (), f"{words(0, 12)} and {words(12, 20)}", False),
-        (TWENTY.upper(), (), words(0, 13).replace(" ", " - "), True),
-        ("Which ocean is the largest?", (), "You ask: which OCEAN is (the) largest.", True),
-        ("Which ocean is the largest?", (), "Which ocean is the second largest?", False),
-        ("Which ocean is the largest?", (), "Which ocean is the", False),
-        (words(0, 8), (words(8, 10), words(10, 13)), words(0, 13), True),
-        (words(0, 8), (words(8, 10), words(10, 14)), words(1, 14), True),
-        (words(0, 8), (words(8, 10), words(10, 14)), words(1, 13), False),
-        ("كم يبلغ رسم المرسى في عام ٢٠٢٤؟", (), "سألتم: كَمْ يبلغُ رســم المرسى في عام 2024.", True),
-        ("كم يبلغ رسم المرسى في عام ٢٠٢٤؟", (), "سألتم: كم يبلغ رسم الميناء في عام 2024.", False),
-    ],
-)
+@pytest.mark.parametrize(("asked", "choices", "row", "found"), EXAMPLES["held"])
 def test_what_counts_as_held(asked: str, choices: tuple[str, ...], row: str, found: bool) -> None:
     assert holds(question(asked, *choices), row) is found
 
 
-@pytest.mark.parametrize(
-    ("asked", "row", "found"),
-    [
-        (f"{words(0, 6)} Hamood bin Rashid Al Araimi {words(6, 12)}", f"{words(0, 6)} NAME_3 {words(6, 12)}", True),
-        (f"{words(0, 5)} Hamood {words(5, 12)}", f"{words(0, 5)}, NAME_12, {words(5, 12)}", True),
-        (f"{words(0, 5)} Hamood {words(5, 12)}", f"{words(0, 5)}, NAME_12, {words(5, 11)}", False),
-        (f"{words(0, 6)} {words(12, 19)} {words(6, 12)}", f"{words(0, 6)} NAME_3 {words(6, 12)}", False),
-        (f"{words(0, 6)} {words(12, 18)} {words(6, 12)}", f"{words(0, 6)} NAME_3 {words(6, 12)}", True),
-        (f"{words(0, 6)} محمد بن سالم {words(6, 12)}", f"{words(0, 6)} NAME_3 {words(6, 12)}", True),
-        (f"{words(0, 6)} ومحمد {words(6, 12)}", f"{words(0, 6)} وNAME_3 {words(6, 12)}", True),
-        ("Call Hamood, 9234 1187, " + words(0, 9), f"Call NAME_1, PHONE_1, {words(0, 9)} teak", False),
-        ("Call Hamood, 9234 1187, " + words(0, 10), f"Call NAME_1, PHONE_1, {words(0, 10)}", True),
-        (words(0, 13), "NAME_1 " * 40, False),
-        ("Who is Hamood?", "Who is NAME_1?", False),
-        ("Who is NAME_7?", "Who is NAME_1?", True),
-    ],
-)
+@pytest.mark.parametrize(("asked", "row", "found"), EXAMPLES["names"])
 def test_a_name_of_the_suite_is_a_placeholder_in_the_row(asked: str, row: str, found: bool) -> None:
     assert holds(question(asked), row) is found
 

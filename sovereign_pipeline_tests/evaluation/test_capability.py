@@ -32,6 +32,8 @@ from sovereign_pipeline.suites.suites import OWN_TASK, Suite
 from sovereign_pipeline_tests.evaluation.conftest import MAX_LENGTH
 from sovereign_pipeline_tests.evaluation.published import FUNCTION
 
+EXAMPLES = json.loads(Path(__file__).with_name("capability.json").read_text(encoding="utf-8"))
+
 
 def test_the_most_likely_choice_and_the_most_likely_per_character_differ() -> None:
     choices = ("a boat", "a very long and slow boat")
@@ -60,22 +62,7 @@ def problem(number: str) -> Problem:
     return Problem(id="1", language="en", question="How many?", solution=f"Sum them: 3 + 4.\n#### {number}")
 
 
-@pytest.mark.parametrize(
-    ("reply", "number", "right", "strictly"),
-    [
-        ("3 + 4 = 7\n#### 7", "7", True, True),
-        ("There are 7.", "7", True, False),
-        ("There are 7 lamps, not 8.", "7", False, False),
-        ("It costs $1,400.", "1400", True, False),
-        ("#### 1,400", "1400", True, True),
-        ("#### 7 or is it 9?", "7", False, True),
-        ("-5", "-5", True, False),
-        ("5", "-5", False, False),
-        ("seven", "7", False, False),
-        ("", "7", False, False),
-        ("70", "7", False, False),
-    ],
-)
+@pytest.mark.parametrize(("reply", "number", "right", "strictly"), EXAMPLES["numbers"])
 def test_numbers_are_right_as_gsm8k_counts_them(reply: str, number: str, right: bool, strictly: bool) -> None:
     assert is_right_number(reply, problem(number)) is right
     assert is_right_number(reply, problem(number), strict=True) is strictly
@@ -100,38 +87,12 @@ def passage(*answers: str) -> Passage:
     return Passage(id="1", language="ar", passage="…", question="؟", answers=answers)
 
 
-@pytest.mark.parametrize(
-    ("reply", "answers", "right"),
-    [
-        ("بُنيت المنارة عام 1920.", ("١٩٢٠",), True),
-        ("بُنيت عام 19200", ("١٩٢٠",), False),
-        ("في مدينـة صُور", ("مدينة صور",), True),
-        ("هو الصحفي", ("صحفي",), True),
-        ("هو صحفي", ("الصحفي",), True),
-        ("صحفيون", ("صحفي",), False),
-        ("It was the old Harbour.", ("harbour",), True),
-        ("It was the old harbourmaster.", ("harbour",), False),
-        ("صور أو صيدا", ("بيروت", "صيدا"), True),
-        ("", ("صور",), False),
-        ("شيء", ("…",), False),
-    ],
-)
+@pytest.mark.parametrize(("reply", "answers", "right"), EXAMPLES["spans"])
 def test_a_span_is_right_when_its_words_stand_in_the_reply(reply: str, answers: tuple[str, ...], right: bool) -> None:
     assert holds_an_answer(reply, passage(*answers)) is right
 
 
-@pytest.mark.parametrize(
-    ("reply", "answers", "f1"),
-    [
-        ("in Tyre", ("Tyre",), 2 / 3),  # precision 1/2, recall 1
-        ("the harbour of Tyre", ("Tyre harbour",), 0.8),  # precision 2/3 without the article, recall 1
-        ("Sidon", ("Tyre", "Sidon"), 1.0),
-        ("Beirut", ("Tyre",), 0.0),
-        ("", ("Tyre",), 0.0),
-        ("Tyre Tyre", ("Tyre",), 2 / 3),
-        ("المدينةُ القديمة", ("مدينة قديمة",), 1.0),
-    ],
-)
+@pytest.mark.parametrize(("reply", "answers", "f1"), EXAMPLES["f1"])
 def test_f1_is_squads(reply: str, answers: tuple[str, ...], f1: float) -> None:
     assert span_f1(reply, passage(*answers)) == pytest.approx(f1)
 
@@ -141,20 +102,7 @@ FUNCTION_ROW = Function(
 )
 
 
-@pytest.mark.parametrize(
-    ("reply", "ending"),
-    [
-        (FUNCTION["canonical_solution"], "passed"),
-        (FUNCTION["canonical_solution"] + "```\nThis doubles every lamp.", "passed"),
-        ("    return lamps\n", "failed"),
-        ("    return", "failed"),
-        ("", "failed"),
-        ("return lamps", "failed"),
-        ("    return lamps\n\nimport os\nos._exit(0)\n", "failed"),
-        ("    return lamps\n\nraise SystemExit\n", "failed"),
-        ("    return lamps\n\nprint('passed')\n", "failed"),
-    ],
-)
+@pytest.mark.parametrize(("reply", "ending"), EXAMPLES["code"])
 def test_code_is_right_when_its_test_passes(reply: str, ending: str) -> None:
     assert run_reply(reply, FUNCTION_ROW) == ending
 

@@ -1,6 +1,8 @@
 """What a document's shingles are: the stated definition, in both scripts, whatever the spelling."""
 
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.split.similarity import blocks_of, mixed, normal_form
 from sovereign_pipeline_tests.split.chain import shingles_of
+
+EXAMPLES = json.loads(Path(__file__).with_name("similarity.json").read_text(encoding="utf-8"))
 
 
 def document(request: str, response: str = "", **changes: Any) -> Document:
@@ -71,32 +75,7 @@ LATIN = "please renew the permit of our boat before the season"
     "A letter comes again in characters that look the same, cannot be seen, or are encoded",
     "its words are the same to the split and to not_contaminated",
 )
-@pytest.mark.parametrize(
-    ("plain", "variant"),
-    [
-        (ARABIC, PERSIAN),
-        (ARABIC, URDU),
-        (ARABIC, ARABIC.replace("أ", "ا").replace("ة", "ه").replace("ى", "ي")),
-        (ARABIC, ARABIC.replace("أ", "\u0672").replace("ا", "\u0671")),
-        (LATIN, LATIN.translate(str.maketrans("aeopc", "аеорс"))),
-        (LATIN, LATIN.upper().translate(str.maketrans("HTBM", "НΤВМ"))),
-        (LATIN, LATIN.replace("e", "e\u0323").replace("o", "ö")),
-        (LATIN, LATIN.replace(" ", "%20")),
-        (LATIN, LATIN.replace("e", "%2565")),
-        (LATIN, LATIN.replace(" ", "_")),
-        *(
-            (text, text.replace(letter, f"{letter}{unseen}"))
-            for text, letter in ((LATIN, "e"), (ARABIC, "ر"))
-            for unseen in ("\u3164", "\u180e", "\u115f", "\u2800", "\x01", "\x1c", "\x7f", "\u200b", "\u0301")
-        ),
-        (LATIN, LATIN.replace("e", "e\U000e0041")),
-        (LATIN, LATIN.replace("e", "e\U000e0fff")),
-        (LATIN, LATIN.replace("e", "e\ue000")),
-        (LATIN, LATIN.replace("e", "e&#8203;")),
-        (LATIN, LATIN.replace("e", "e%E2%80%8B")),
-        ("NAME_1 asks", "NA\u200bME_2 asks"),
-    ],
-)
+@pytest.mark.parametrize(("plain", "variant"), EXAMPLES["the same"])
 def test_what_a_reader_takes_for_the_same_is_the_same(plain: str, variant: str) -> None:
     assert plain != variant
     assert normal_form(document(plain)) == normal_form(document(variant))
@@ -138,24 +117,7 @@ OLD = "The lamp at the quay is out."
 NEW = "Please see below."
 
 
-@pytest.mark.parametrize(
-    "mark",
-    [
-        "-----Original Message-----\nFrom: A\nSent: Monday\nTo: B\nSubject: Lamp\n",
-        "---------- Forwarded message ---------\nFrom: A <a@b.example>\nDate: Mon\nSubject: Lamp\nTo: B\n",
-        "Begin forwarded message:\n\nFrom: A\nDate: Monday\n",
-        "________________________________\nFrom: A\nSent: Monday\nTo: B\n",
-        "*From:* A\n*Sent:* Monday\n*To:* B\n",
-        "On Mon, 4 May 2024 at 10:11, NAME_1 <EMAIL_1> wrote:\n",
-        "On Mon, 4 May 2024 at 10:11, NAME_1 <EMAIL_1>\nwrote:\n",
-        "-----الرسالة الأصلية-----\nمن: سالم\nإلى: الوزارة\nالموضوع: مصباح\n",
-        "---------- رسالة معاد توجيهها ----------\nمن: سالم\nالتاريخ: الأحد\n",
-        "من: سالم\nتاريخ الإرسال: الأحد\nإلى: الوزارة\n",
-        "في 4 مايو 2024، كتب NAME_1:\n",
-        "في الأحد 4 مايو 2024 الساعة 10:11 كتب NAME_1\n<EMAIL_1>:\n",
-        "وكتب NAME_1 في 3 مايو:\n",
-    ],
-)
+@pytest.mark.parametrize("mark", EXAMPLES["marks of a quotation"])
 def test_what_stands_behind_a_mark_is_a_block(mark: str) -> None:
     blocks = [block.strip() for block in blocks_of(f"{NEW}\n\n{mark}\n{OLD}")]
     assert blocks[0] == NEW
@@ -176,17 +138,7 @@ def test_lines_of_one_depth_are_one_block_also_around_an_answer() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        "The ratio is 3:4, and a > b.",
-        "Note: the fee is due.\nWe wrote to you on 4 May 2024.",
-        "On 4 May 2024 I wrote to your office about the lamp.",
-        "السلام عليكم: أرجو إصلاح المصباح، وقد كتبت إليكم في مايو.",
-        "Date: the third of May is fine.",
-        "",
-    ],
-)
+@pytest.mark.parametrize("content", EXAMPLES["no quotation"])
 def test_a_letter_that_quotes_nothing_is_one_block(content: str) -> None:
     assert blocks_of(content) == [content]
 
