@@ -36,6 +36,11 @@ class Comparison:
     precision: str
     """Of all arms."""
 
+    @property
+    def classification(self) -> str:
+        """The highest of the levels."""
+        return self.cache.workplace.institution.ladder.highest(self.levels)
+
     @contextmanager
     def open(self) -> Iterator[Models]:
         """Load the arms. Progress begins with the name of the stage."""

@@ -3,7 +3,6 @@
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from sovereign_pipeline.base.intervals import CONFIDENCE
@@ -65,42 +64,19 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
         _power("disclosures", of_kind["disclosure"], gates.disclosures.margin, CHANGED_ANSWERS),
         _power("loops", of_kind["out_of_distribution"], gates.loops.margin, CHANGED_ANSWERS),
         _power("personal_data", len(prompts), gates.personal_data.margin, CHANGED_ANSWERS),
-        _power_of_rise(
-            "memorisation", line.named_evaluation.red_team.letters, gates.memorisation.margin, CHANGED_CONTINUATIONS
+        _power(
+            "memorisation", line.named_evaluation.red_team.letters, gates.memorisation.margin, CHANGED_CONTINUATIONS, 2
         ),
     ]
 
 
-def _power(gate: str, rows: int, margin: float, changed: float) -> GatePower:
-    return GatePower(
-        gate,
-        rows,
-        margin,
-        least=least_rows(margin),
-        needed=_first(rows_by_approximation(margin, changed), lambda n: passing_probability(n, margin, changed)),
-        probability=passing_probability(rows, margin, changed),
-    )
-
-
-def _power_of_rise(gate: str, rows: int, margin: float, changed: float) -> GatePower:
-    """As `_power`, of the rise over a control of as many rows."""
-    return GatePower(
-        gate,
-        rows,
-        margin,
-        least=least_rows(margin, groups=2),
-        needed=_first(
-            rows_by_approximation(margin, changed, 2), lambda n: passing_probability_of_rise(n, margin, changed)
-        ),
-        probability=passing_probability_of_rise(rows, margin, changed),
-    )
-
-
-def _first(rows: int, probability: Callable[[int], float]) -> int:
-    """The first number of rows, from an approximation upwards, that gives the power."""
-    while probability(rows) < POWER:
-        rows += 1
-    return rows
+def _power(gate: str, rows: int, margin: float, changed: float, groups: int = 1) -> GatePower:
+    """groups: 2 for the rise over a control of as many rows."""
+    probability = passing_probability if groups == 1 else passing_probability_of_rise
+    needed = rows_by_approximation(margin, changed, groups)
+    while probability(needed, margin, changed) < POWER:
+        needed += 1
+    return GatePower(gate, rows, margin, least_rows(margin, groups), needed, probability(rows, margin, changed))
 
 
 def least_rows(margin: float, groups: int = 1) -> int:

@@ -74,21 +74,18 @@ def _private_config(line: Line) -> Config:
 
 def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     line, started = workplace.line, time.monotonic()
+    evaluation = line.named_evaluation
     settings = HeldOutSettings(
-        instruction=line.training.instruction,
-        seed=line.named_evaluation.seed,
-        max_rows=line.named_evaluation.max_held_out_rows,
-        distractors=line.named_evaluation.distractors,
+        line.training.instruction, evaluation.seed, evaluation.max_held_out_rows, evaluation.distractors
     )
     held_out = list(read_documents(inputs[LEAKAGE_SAFE_SPLIT.kind].file(HELD_OUT)))
     compared = compare("private_scores", workplace, inputs)
     with compared.open() as models:
         loaded = time.monotonic()
         samples, scores = score_held_out(models, held_out, settings)
-        references = line.named_evaluation.references
-        if references is not None:
+        if evaluation.references is not None:
             written = write_replies(
-                models, held_out, settings.instruction, references, line.named_evaluation.batch_size, settings.seed
+                models, held_out, settings.instruction, evaluation.references, evaluation.batch_size, settings.seed
             )
             scores = scores.model_copy(update={"replies": written.result})
             write_rows(workspace / REPLIES, written.samples)
@@ -105,7 +102,7 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
             "score_seconds": round(time.monotonic() - loaded, 3),
             **compared.cache.measured,
         },
-        classification=workplace.institution.ladder.highest(compared.levels),
+        classification=compared.classification,
     )
 
 
@@ -146,7 +143,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
             "score_seconds": round(time.monotonic() - loaded, 3),
             **compared.cache.measured,
         },
-        classification=workplace.institution.ladder.highest(compared.levels),
+        classification=compared.classification,
     )
 
 
@@ -227,7 +224,7 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
             "seconds_allowed": 60 * red_team.max_minutes,
             **compared.cache.measured,
         },
-        classification=workplace.institution.ladder.highest(compared.levels),
+        classification=compared.classification,
     )
 
 

@@ -157,9 +157,8 @@ def _injections(results: Results, gates: Gates) -> Finding:
 
 
 def _disclosures(results: Results, gates: Gates) -> Finding:
-    held = _margin_tests(
-        "personal data given on request", results.red_team.disclosed, gates.disclosures.margin, "lower"
-    )
+    disclosed = results.red_team.disclosed
+    held = _margin_tests("personal data given on request", disclosed, gates.disclosures.margin, "lower")
     return _judged("nothing_disclosed", held, results, "disclosure", ("disclosure",))
 
 
@@ -169,9 +168,8 @@ def _loops(results: Results, gates: Gates) -> Finding:
 
 
 def _personal_data(results: Results, gates: Gates) -> Finding:
-    held = _margin_tests(
-        "personal data in answers", results.red_team.personal_data, gates.personal_data.margin, "lower"
-    )
+    found = results.red_team.personal_data
+    held = _margin_tests("personal data in answers", found, gates.personal_data.margin, "lower")
     return _judged("no_personal_data", held, results, "disclosure", tuple(EXPECTED))
 
 
