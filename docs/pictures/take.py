@@ -46,7 +46,7 @@ from sovereign_pipeline.web.rendering import adapter_file
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.evidence.conftest import FIRST, busy_office
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
-from sovereign_pipeline_tests.serving.gateway.pages.lamps import try_out
+from sovereign_pipeline_tests.serving.gateway.lamps import try_out
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench
 
 HERE = Path(__file__).resolve().parent

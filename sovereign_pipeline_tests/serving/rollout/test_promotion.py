@@ -27,9 +27,7 @@ from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop
 from sovereign_pipeline.serving.rollout.telemetry import Severity
-from sovereign_pipeline_tests.serving.flags.conftest import LINE
-from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
-from sovereign_pipeline_tests.serving.flags.conftest import office as office
+from sovereign_pipeline_tests.serving.rollout.conftest import LINE
 from sovereign_pipeline_tests.serving.rollout.traffic import Traffic
 from sovereign_pipeline_tests.serving.rollout.traffic import look_always as look_always
 from sovereign_pipeline_tests.serving.rollout.traffic import traffic as traffic

@@ -10,9 +10,7 @@ from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.in_force import Flags
 from sovereign_pipeline.serving.rollout.telemetry import Ended, Feedback, Severity, Telemetry
-from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
-from sovereign_pipeline_tests.serving.flags.conftest import desk as desk
-from sovereign_pipeline_tests.serving.flags.conftest import office as office
+from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk
 
 USERS = [f"user-{number}" for number in range(100)]
 REQUEST = "When does the harbour office answer?"

@@ -16,7 +16,7 @@ from sovereign_pipeline.serving.high_water_marks import FlagMark
 from sovereign_pipeline.serving.rollout import in_force
 from sovereign_pipeline.serving.rollout.flag import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
 from sovereign_pipeline.serving.rollout.rollback import rollback, stop
-from sovereign_pipeline_tests.serving.flags.conftest import LINE, Desk
+from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk
 
 USERS = [f"user-{number}" for number in range(1000)]
 

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base.errors import ScannerLost
+from sovereign_pipeline.base.errors import NotFoundError, ScannerLost
+from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.serving import scanning
 from sovereign_pipeline.serving.scanning import Scanner
+from sovereign_pipeline.serving.screening import start_screens
+from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
-from sovereign_pipeline_tests.serving.gateway.trying_out import TryingOut
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, TryingOut, adapter
+from sovereign_pipeline_tests.serving.rollout.conftest import LINE as LINE_OF_CONFTEST
+from sovereign_pipeline_tests.serving.rollout.conftest import Desk
 from sovereign_pipeline_tests.serving.scanning.asking import FILLER, NAME, in_pieces, say, serve, text_of
 from sovereign_pipeline_tests.serving.scanning.conftest import LINE, Screening
 
@@ -128,3 +132,34 @@ def test_a_stream_ends_where_searching_ended(
     answer = say(client(bench.token()), stream=True, content="Who?")
     assert answer.text.rstrip().rpartition("data: ")[2].startswith('{"error":{"message":"What passes cannot be')
     assert "[DONE]" not in answer.text and 0 < len(text_of(answer, True)) < len(FILLER) * 3
+
+
+def test_a_line_is_searched_by_its_recipe_policy_and_word_lists(desk: Desk) -> None:
+    bench = desk.office.bench
+    bench.recipe["privacy"] = {"name_models": {}, "patterns_only": ["en"]}
+    bench.institution.rules["sensitive"] = {"PHONE": "keep"}
+    bench.institution.rules["serving"] = {"lines": {LINE_OF_CONFTEST: {"privacy": {"requests": "replace"}}}}
+    bench.workplace()
+    lists = desk.settings.data / "privacy" / f"{LINE_OF_CONFTEST}.yaml"
+    lists.parent.mkdir(exist_ok=True)
+    lists.write_text("always: [{value: Blue Lantern, kind: NAME}]\n")
+    said: list[str] = []
+    screens = start_screens(desk.settings, load_institution(desk.settings.data), said.append)
+    try:
+        screen = screens.of(
+            LINE_OF_CONFTEST, [{"role": "user", "content": "Blue Lantern, phone 9234 1187, a@coast.example"}]
+        )
+        assert asyncio.run(screen.take_request())
+        assert screen.messages[0]["content"] == "NAME_1, phone 9234 1187, EMAIL_1"
+        other: Any = screens.of("buoys", [{"role": "user", "content": "Blue Lantern"}])
+        assert asyncio.run(other.take_request()) and other.messages[0]["content"] == "Blue Lantern"
+    finally:
+        screens.close()
+    assert said == [f"loading what searches for personal data in {LINE_OF_CONFTEST}"]
+
+
+def test_a_line_without_a_recipe_lets_no_gateway_start(desk: Desk) -> None:
+    given = {"lines": {"buoys": {"privacy": {"answers": "report"}}}}
+    institution = Institution.model_validate({"name": "Office", "classification": tuple(LADDER), "serving": given})
+    with pytest.raises(NotFoundError):
+        start_screens(desk.settings, institution, print)

@@ -1,0 +1,384 @@
+"""A staged adapter that does harm is taken back by itself, and one that does well is judged once."""
+
+import asyncio
+import datetime
+import math
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx2
+import pytest
+
+from sovereign_pipeline.base.errors import EngineLost, IntegrityError
+from sovereign_pipeline.policy.institution import ClassificationLadder
+from sovereign_pipeline.policy.serving import Hold, Limits
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.catalog import FLAG_CHANGED
+from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Piece, Sampling
+from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
+from sovereign_pipeline.serving.gateway import server
+from sovereign_pipeline.serving.gateway.app import create_gateway
+from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
+from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
+from sovereign_pipeline.serving.gateway.stores import FeedbackStore
+from sovereign_pipeline.serving.rollout.hold import (
+    Sums,
+    Watcher,
+    best_scale,
+    difference,
+    is_worse_at_any_look,
+    judge,
+    one_sided_bound,
+    sample_ratio_p,
+    state_of,
+    two_sided_bound,
+    upper_limit,
+)
+from sovereign_pipeline.serving.rollout.telemetry import read_tally
+from sovereign_pipeline_tests.conftest import LADDER
+from sovereign_pipeline_tests.serving.gateway.scripted import HERE, HOSTS, Bench
+from sovereign_pipeline_tests.serving.rollout.conftest import LINE
+from sovereign_pipeline_tests.serving.rollout.simulated import Arms, Rollout, aborted
+from sovereign_pipeline_tests.serving.rollout.traffic import TEXT, Traffic
+from sovereign_pipeline_tests.serving.rollout.traffic import USERS as USERS_OF_TRAFFIC
+from sovereign_pipeline_tests.serving.rollout.traffic import look_always as look_always
+from sovereign_pipeline_tests.serving.rollout.traffic import traffic as traffic
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
+
+
+@pytest.mark.parametrize(
+    "fault", [{"lost": 0.3}, {"empty": 0.3}, {"other_script": 0.3}, {"slower": 3.0}, {"disliked": 0.3}]
+)
+def test_what_does_harm_is_taken_back_and_the_ledger_says_why(traffic: Traffic, fault: dict[str, float]) -> None:
+    traffic.ask(3)
+    traffic.watcher.look()
+    assert traffic.flag.is_rolling_out
+    traffic.ask(12, **fault)
+    traffic.watcher.look()
+    assert not traffic.flag.is_rolling_out
+    assert {choice.arm for user in USERS_OF_TRAFFIC if (choice := traffic.flags.which(LINE, user))} == {"production"}
+    traffic.desk.follow()
+    last = [each.subjects for each in entries(traffic.desk.office.registry) if each.action == FLAG_CHANGED][-1]
+    assert last["cause"] == "regression"
+    (measure,) = fault
+    assert last["reason"].startswith(measure.replace("_", " "))
+    traffic.watcher.look()  # nothing more to take back
+    assert len(traffic.said) == 1
+
+
+def test_one_that_discloses_personal_data_is_taken_back_where_answers_are_searched(traffic: Traffic) -> None:
+    traffic.ask(12, discloses=0.3)
+    traffic.watcher.look()
+    assert traffic.flag.is_rolling_out, "nothing says that the line's answers are searched"
+    traffic.desk.office.bench.institution.rules["serving"] = {"lines": {LINE: {"privacy": {"answers": "replace"}}}}
+    institution = traffic.desk.office.bench.workplace().institution
+    Watcher(traffic.desk.settings, institution, traffic.flags, traffic.telemetry, traffic.said.append).look()
+    assert not traffic.flag.is_rolling_out
+    assert traffic.said[0].partition("taken back: ")[2].startswith("personal data: +")
+
+
+def test_one_that_nobody_waits_for_is_taken_back(traffic: Traffic) -> None:
+    """Every answer is so slow that its caller goes away: none is complete, and none is lost."""
+    traffic.ask(15, slower=30.0, patience=8.0)
+    traffic.watcher.look()
+    assert not traffic.flag.is_rolling_out
+    traffic.desk.follow()
+    last = [each.subjects for each in entries(traffic.desk.office.registry) if each.action == FLAG_CHANGED][-1]
+    assert "given up: +" in last["reason"]
+    assert "slower: +" in last["reason"]
+
+
+def test_a_broken_one_is_known_by_few_answers(traffic: Traffic) -> None:
+    by_arm = {choice.arm: choice for user in USERS_OF_TRAFFIC if (choice := traffic.flags.which(LINE, user))}
+    for _ in range(20):
+        traffic.telemetry.note(LINE, by_arm["staged"], "", 0, 1.0, "lost")
+    traffic.telemetry.note(LINE, by_arm["production"], "", 0, 1.0, "lost")
+    traffic.watcher.look()
+    assert traffic.flag.is_rolling_out, "the other one fails, too: it is the engine"
+    traffic.telemetry.note(LINE, by_arm["production"], TEXT, 9, 1.0, "complete")
+    traffic.watcher.look()
+    assert not traffic.flag.is_rolling_out
+
+
+def test_without_the_pipelines_key_this_gateway_alone_takes_it_back(traffic: Traffic) -> None:
+    traffic.ask(12, lost=0.5)
+    traffic.desk.settings.keys.rename(traffic.desk.settings.keys.with_name("elsewhere"))
+    with pytest.raises(IntegrityError):
+        traffic.watcher.look()
+    assert {choice.arm for user in USERS_OF_TRAFFIC if (choice := traffic.flags.which(LINE, user))} == {"production"}
+
+
+def test_a_good_one_is_judged_once_its_time_is_over(traffic: Traffic) -> None:
+    traffic.ask(12)
+    traffic.telemetry.write()
+    flag, tally = traffic.flag, read_tally(traffic.telemetry.directory, traffic.flag)
+    now = datetime.datetime.now(datetime.UTC)
+    state = judge(flag, tally, Hold(), now)
+    assert state is not None
+    assert (state.outcome, state.because) == ("open", "missing: 7 days")
+    over = judge(flag, tally, Hold(lost=0.05), now + datetime.timedelta(days=7))
+    assert over is not None
+    assert (over.outcome, over.because) == ("promote", "as good in all that is compared")
+    strict = judge(flag, tally, Hold(lost=0.001), now + datetime.timedelta(days=7))
+    assert strict is not None
+    assert strict.outcome == "inconclusive"
+    assert strict.because.startswith("lost")
+    few = judge(flag, tally, Hold(users=60, answers=5000), now + datetime.timedelta(days=8))
+    assert few is not None
+    assert few.outcome == "open"
+    assert "answers of the staged adapter" in few.because
+
+
+def test_one_report_of_the_worst_is_enough_that_it_is_not_judged_as_good(traffic: Traffic) -> None:
+    traffic.ask(12)
+    traffic.report(2)
+    now = datetime.datetime.now(datetime.UTC)
+
+    def outcome(days: int) -> tuple[str, str]:
+        traffic.telemetry.write()
+        tally = read_tally(traffic.telemetry.directory, traffic.flag)
+        state = judge(traffic.flag, tally, Hold(lost=0.05), now + datetime.timedelta(days=days))
+        assert state is not None
+        return state.outcome, state.because
+
+    assert outcome(7)[0] == "promote"
+    traffic.report(1)
+    assert outcome(7) == ("inconclusive", "1 report of severity 1")
+    assert outcome(5) == ("open", "missing: 2 days; 1 report of severity 1")
+
+
+def test_what_was_judged_stays(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    traffic.ask(12)
+    institution = traffic.desk.office.bench.workplace().institution
+    rules = {"rollout": institution.rollout.model_copy(update={"hold": Hold(lost=0.05)})}
+    institution = institution.model_copy(update=rules)
+    old = traffic.flag.model_copy(
+        update={"began_at": datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=7, hours=1)}
+    )
+    watcher = Watcher(traffic.desk.settings, institution, traffic.flags, traffic.telemetry, traffic.said.append)
+    monkeypatch.setattr(traffic.flags, "flags", lambda: {LINE: old})
+    watcher.look()
+    assert ": promote: " in traffic.said[-1]
+    traffic.ask(3, lost=0.08)
+    watcher.look()
+    state = state_of(traffic.desk.settings, traffic.telemetry.directory, old, institution)
+    assert state is not None
+    assert state.outcome == "promote"
+    assert "judged on" in state.because
+    traffic.report(1)
+    watcher.look()
+    state = state_of(traffic.desk.settings, traffic.telemetry.directory, old, institution)
+    assert state is not None
+    assert state.outcome == "inconclusive"
+    assert state.because.startswith("1 report of severity 1 (judged to promote on ")
+    traffic.ask(20, lost=0.6)
+    watcher.look()
+    assert "is taken back" in traffic.said[-1]
+
+
+def test_counts_hold_no_text_and_no_name(traffic: Traffic) -> None:
+    traffic.ask(1)
+    traffic.telemetry.write()
+    written = "".join(path.read_text() for path in traffic.telemetry.directory.rglob("*.json"))
+    assert written
+    assert "user-" not in written
+    assert "harbour" not in written
+
+
+MARGIN = 0.02
+AS_BAD_AS_ALLOWED = Rollout(rise=MARGIN)
+
+
+def by_sequence(arms: Arms) -> bool:
+    found = difference(*arms, is_share=True)
+    return found is not None and is_worse_at_any_look(found, MARGIN, 0.05)
+
+
+def by_requests(arms: Arms) -> bool:
+    """The test that dashboards make: on pooled requests, at every look."""
+    (count, total), (others, of_others) = (
+        (sum(each.count for each in arm.values()), sum(each.total for each in arm.values())) for arm in arms
+    )
+    if not total + of_others:
+        return False
+    one, other = total / count, of_others / others
+    spread = math.sqrt(one * (1 - one) / count + other * (1 - other) / others)
+    return one - other - MARGIN > 1.645 * spread
+
+
+@pytest.mark.parametrize(
+    ("variance", "one_sided", "two_sided"),
+    [(100, 36.343051, 38.550546), (1000, 87.470842, 95.981736), (5000, 204.341682, 222.952920)],
+)
+def test_the_bounds_are_those_of_confseq(variance: float, one_sided: float, two_sided: float) -> None:
+    """Howard and others' own program, with alpha 0.05 and tightest at a variance of 1,000."""
+    assert two_sided_bound(variance, 0.05, best_scale(1000, 0.05)) == pytest.approx(two_sided, abs=1e-5)
+    assert one_sided_bound(variance, 0.05, best_scale(1000, 0.1)) == pytest.approx(one_sided, abs=1e-5)
+
+
+def test_an_adapter_that_is_as_bad_as_allowed_is_seldom_taken_back() -> None:
+    ours = aborted(AS_BAD_AS_ALLOWED, range(120), by_sequence)
+    naive = aborted(AS_BAD_AS_ALLOWED, range(120), by_requests)
+    assert ours <= 0.05
+    assert naive >= 0.2
+
+
+def test_one_that_does_harm_is_taken_back() -> None:
+    assert aborted(Rollout(rise=0.17), range(30), by_sequence) >= 0.9
+
+
+def test_a_difference_is_between_users() -> None:
+    staged = {str(number): Sums(10, number % 2 * 10) for number in range(20)}
+    production = {str(number): Sums(10, 5) for number in range(20)}
+    found = difference(staged, production, is_share=True)
+    assert found is not None
+    assert found.estimate == 0
+    assert found.standard_error == pytest.approx(math.sqrt(0.25 / 19 + 0.25 / 200), rel=0.02)
+    assert upper_limit(found, 0.05) == pytest.approx(1.729 * found.standard_error, rel=0.01)
+    assert difference({"one": Sums(10, 5)}, production, is_share=True) is None
+
+
+def test_an_arm_in_which_nothing_happened_is_not_certain() -> None:
+    quiet = {str(number): Sums(5, 0) for number in range(12)}
+    found = difference(quiet, quiet, is_share=True)
+    assert found is not None
+    assert found.variance > 0
+
+
+def test_users_who_are_not_as_they_were_drawn_are_noticed() -> None:
+    assert sample_ratio_p(100, 900, 0.1) == pytest.approx(1)
+    assert sample_ratio_p(160, 840, 0.1) < 1e-6
+    assert sample_ratio_p(0, 0, 0.1) == 1
+
+
+Fault = Literal["failing", "empty", "slow"]
+USERS = 40
+NO_LIMITS = {"concurrent_per_caller": 1000, "waiting_per_line": 1000, "requests_per_minute": 1e6, "concurrent": 1000}
+
+
+@dataclass
+class Faulty:
+    """An engine in which one adapter does harm, once a fault is planted."""
+
+    engine: Engine
+    digest: str = ""
+    fault: Fault | None = None
+
+    async def load(self, adapter: Deployable) -> None:
+        await self.engine.load(adapter)
+
+    async def unload(self, digest: str) -> None:
+        await self.engine.unload(digest)
+
+    def loaded(self) -> Mapping[str, str]:
+        return self.engine.loaded()
+
+    async def answer(
+        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+    ) -> Answer:
+        answer = await self.engine.answer(digest, messages, sampling, cache_group)
+        return answer if digest != self.digest else replace(answer, pieces=self._harmed(answer))
+
+    async def _harmed(self, answer: Answer) -> AsyncIterator[Piece]:
+        async for piece in answer.pieces:
+            if self.fault == "failing":
+                raise EngineLost("planted")
+            if self.fault == "slow":
+                await asyncio.sleep(0.4)
+            yield piece if self.fault != "empty" else replace(piece, text="")
+
+    async def is_well(self) -> bool:
+        return True
+
+    async def close(self) -> None:
+        await self.engine.close()
+
+
+@pytest.fixture(scope="module")
+def faulty(tiny: TinyAdapters, runner: asyncio.Runner) -> Iterator[Faulty]:
+    faulty = Faulty(runner.run(LocalEngine.start(tiny.base, LocalSettings(threads=1))))
+    yield faulty
+    runner.run(faulty.close())
+
+
+class Gateway:
+    """The real application, with the traffic's flags and counts, and users who ask through it."""
+
+    def __init__(
+        self, traffic: Traffic, faulty: Faulty, tiny: TinyAdapters, runner: asyncio.Runner, home: Path
+    ) -> None:
+        self.traffic, self.faulty, self._runner = traffic, faulty, runner
+        flag = traffic.flag
+        assert flag.staged is not None
+        self.staged = flag.staged
+        directory = tiny.directory("harm")
+        served = [
+            replace(tiny.deployable(adapter, directory), digest=named.digest, line=LINE, pinned=True)
+            for adapter, named in flag.adapters.items()
+        ]
+        for each in served:
+            runner.run(faulty.load(each))
+        faulty.digest, faulty.fault = flag.adapters[self.staged].digest, None
+        bench = Bench(home)
+        self._token = bench.token(users=True)
+        ladder = ClassificationLadder(tuple(LADDER))
+        handler = RequestHandler(
+            Catalog(faulty, lambda: served, ladder, traffic.flags.which, bench.quota.counts),
+            Limits.model_validate(NO_LIMITS),
+            Journal(bench.journal),
+            traffic.telemetry,
+            FeedbackStore(home / "given-answers.db"),
+        )
+        self._app = create_gateway(handler, Callers(Tokens(home / "tokens.json")), HOSTS)
+
+    def ask_all(self) -> list[str | None]:
+        """Every user asks once. Returns which adapter answered; None where there was an error."""
+        return self._runner.run(self._ask_all())
+
+    async def _ask_all(self) -> list[str | None]:
+        transport = httpx2.ASGITransport(self._app, client=("127.0.0.1", 5000))
+        headers = {"Authorization": f"Bearer {self._token}"}
+        async with httpx2.AsyncClient(transport=transport, base_url=HERE, headers=headers, timeout=120) as client:
+
+            async def one(user: int) -> str | None:
+                asked: dict[str, Any] = {"model": LINE, "max_tokens": 3, "user": f"user-{user}"}
+                asked["messages"] = [{"role": "user", "content": "harbour lamp"}]
+                answer = await client.post("/v1/chat/completions", json=asked)
+                return answer.headers["x-sovereign-adapter"] if answer.status_code == 200 else None
+
+            return await asyncio.gather(*(one(user) for user in range(USERS)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "because"), [("failing", "broken"), ("empty", "broken"), ("slow", "slower: +")])
+def test_it_is_taken_back_at_the_next_look_and_says_why(
+    traffic: Traffic,
+    faulty: Faulty,
+    tiny: TinyAdapters,
+    runner: asyncio.Runner,
+    tmp_path: Path,
+    fault: Fault,
+    because: str,
+) -> None:
+    gateway = Gateway(traffic, faulty, tiny, runner, tmp_path / "serving")
+    assert {*gateway.ask_all()} == {*traffic.flag.adapters}
+    traffic.watcher.look()
+    assert traffic.flag.is_rolling_out, traffic.flag.in_words()
+    faulty.fault = fault
+    for _ in range(2):
+        gateway.ask_all()
+    traffic.watcher.look()
+    assert {*gateway.ask_all()} == {traffic.flag.production}, "the same user, the same moment"
+    assert because in (traffic.flag.stopped or "")
+    traffic.desk.follow()
+    last = [each.subjects for each in entries(traffic.desk.office.registry) if each.action == FLAG_CHANGED][-1]
+    assert (last["cause"], last["reason"]) == ("regression", traffic.flag.stopped)
+    assert traffic.said == [f"{gateway.staged} is taken back: {traffic.flag.stopped}"]
+
+
+@pytest.mark.slow
+def test_holds_are_looked_at_so_often_that_a_minute_is_enough() -> None:
+    assert server.SECONDS_BETWEEN_HOLDS < 60
