@@ -36,13 +36,13 @@ from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, tuned_model
 
 NOT_VERIFIED = (SovereignError, OSError, KeyError, TypeError, ValueError)
-"""What verifying raises, where a file cannot be read or is another thing than it should be too."""
+"""What verification raises, also for an unreadable or malformed file."""
 SERVED: tuple[State, ...] = ("production", "staged")
 
 
 @dataclass(frozen=True)
 class VerifiedAdapter:
-    """An adapter that may be loaded, and the artifacts that say so."""
+    """An adapter that may be loaded, with the artifacts that prove it."""
 
     deployable: Deployable
     """Its fingerprint is yet to be given."""
@@ -51,12 +51,12 @@ class VerifiedAdapter:
     state: State
     base_model: Artifact
     instruction: str
-    """With which its training rows begin; empty for none."""
+    """The instruction at the start of its training rows; empty for none."""
 
 
 @dataclass(frozen=True)
 class FoundAdapters:
-    """What may be loaded, and what may not although it is in production or staged."""
+    """The adapters that may be loaded, and the rejected ones that are staged or in production."""
 
     verified: tuple[VerifiedAdapter, ...]
     """Those in production first."""
@@ -109,14 +109,14 @@ def _held(
 
 
 def named(name: str, error: Exception) -> SovereignError:
-    """What was raised while something was verified, as an error that says of what."""
+    """Prefix a verification error with the artifact it is about."""
     if isinstance(error, SovereignError):
         return error
     return IntegrityError(f"{name} cannot be verified: {place_of(error)}.", "Restore what is missing from a copy.")
 
 
 def _assert_not_recalled(session: Session, settings: Settings, adapter: Adapter) -> None:
-    """What is recalled must not be used, whatever state its adapters are in."""
+    """Raise ConflictError if the adapter is recalled, whatever its state."""
     recalls = [each.id for each in open_recalls(session, settings, adapter.id)]
     if recalls:
         raise ConflictError(
@@ -205,12 +205,12 @@ class LastVerified(Frozen):
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
-    """Keep what was verified now, and nothing else."""
+    """Save what was verified now."""
     _write(settings, LastVerified(adapters=tuple(map(_noted, found.verified))))
 
 
 def forget(settings: Settings) -> None:
-    """Keep nothing: the ledger was reached, and is not believed."""
+    """Save nothing: the ledger was reached and does not verify."""
     _write(settings, LastVerified())
 
 
@@ -246,7 +246,7 @@ def _noted(verified: VerifiedAdapter) -> Noted:
 
 
 def _row(store: ArtifactStore, noted: Noted) -> Adapter:
-    """The registry's row, from the record that it was made from."""
+    """Rebuild the registry's row from its record."""
     return Adapter(
         id=noted.adapter,
         version=noted.adapter.removeprefix(f"{noted.line}-"),
@@ -269,7 +269,7 @@ def _assert_named(verified: VerifiedAdapter, flag: Flag | None) -> None:
 
 
 def _in_use(flag: Flag) -> set[str | None]:
-    """What users get, and what an officer can go back to: not what was just taken back."""
+    """The adapters that users get or that an officer can return to."""
     return {flag.production, flag.staged, *(each.adapter for each in flag.back)}
 
 
@@ -300,7 +300,7 @@ def _write(settings: Settings, now: LastVerified) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Keep nothing where nothing can be written: what was noted before may have been refused since."""
+    """Remove the file if it cannot be written: its adapters may have been rejected since."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:

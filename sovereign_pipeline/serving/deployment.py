@@ -66,7 +66,7 @@ FILE = "fingerprint.json"
 
 @dataclass(frozen=True)
 class FingerprintStore:
-    """Where fingerprints are kept and made."""
+    """Computes fingerprints and stores them as artifacts."""
 
     store: ArtifactStore
     institution: Institution
@@ -118,10 +118,10 @@ class FingerprintStore:
 
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_VERIFY_AGAIN = 60.0
-"""After so long everything is verified again although no entry was added: files and rows can be changed without one."""
+"""Everything is verified again after so long, because files can change without a new entry."""
 
 TIMES_AS_LONG = 20
-"""The ledger is left alone for so many times the seconds that computing it again took."""
+"""The ledger is verified again after so many times the seconds that it took."""
 
 
 @dataclass(frozen=True)
@@ -395,7 +395,7 @@ class Deployment:
             await self._engine.unload(digest)
 
     def _say(self, deployed: Deployed) -> Deployed:
-        """Report what has changed since the last look."""
+        """Report the changes since the last look."""
         before, self.deployed = self.deployed, deployed
         for name, why in deployed.refused.items():
             if before.refused.get(name) != why:
@@ -409,5 +409,5 @@ class Deployment:
 
 
 def deployment_of(engine: Engine, settings: Settings, progress: Progress = silent) -> Deployment:
-    """The deployment of an engine from an installation's registry, store and trust root."""
+    """Build the deployment of an engine from an installation."""
     return Deployment(engine, Sources(settings, progress), progress)

@@ -23,9 +23,9 @@ PROMPTS = (
 )
 """Invented letters, in both languages of the demonstration; an emoji is several tokens of one character."""
 NEW_TOKENS = 16
-"""At most; fewer where the model ends its turn, or where two tokens are about as likely."""
+"""The most tokens per prompt. Fewer if the turn ends or two tokens are about equally likely."""
 TOP = 5
-"""So many tokens of each position are compared."""
+"""The number of likeliest tokens that are compared at each position."""
 
 Precision = Literal["float32", "bfloat16"]
 TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.12}
@@ -33,7 +33,7 @@ TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.12}
 rounding moves single ones by 0.5. Measured between PEFT and vLLM: below 0.0005 each in float32, and 0.07 on the average
 in bfloat16, where another adapter of the same line was 0.6 away, and nine tenths of the scale 0.34."""
 LEAST_EFFECT: dict[Precision, float] = {"float32": 0.02, "bfloat16": 0.5}
-"""How far an adapter must be from its base model, measured in the same way, to be told from it."""
+"""The least difference between an adapter and its base model by which they can be distinguished."""
 
 LogProbabilities = tuple[tuple[float, ...], ...]
 """Of each position, in nats."""
@@ -72,7 +72,7 @@ def conversations(instruction: str) -> tuple[str, ...]:
 
 
 def problem_of(fingerprint: Fingerprint, precision: Precision = "float32") -> str | None:
-    """Why an adapter's fingerprint tells nothing; None where it does."""
+    """Return why a fingerprint cannot identify its adapter; None if it can."""
     effect = _apart([(mark.adapter, mark.base) for mark in fingerprint.marks], precision)
     if effect < LEAST_EFFECT[precision]:
         return (
@@ -199,7 +199,7 @@ def _scores(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
 
 
 def _certain(scores: Any) -> int:
-    """How many tokens come before the first one that another is about as likely as: rounding would decide there."""
+    """Count the tokens before the first near-tie, where rounding would decide."""
     two = scores[:-1].topk(2, dim=-1).values
     near = ((two[:, 0] - two[:, 1]) < TOLERANCE["float32"]).nonzero()
     return int(near[0]) if len(near) else len(two)

@@ -44,11 +44,11 @@ class Opened:
     transcripts: tuple[Transcript, ...]
     """In the order in which they were kept."""
     said: dict[str, Feedback]
-    """`given` of a transcript -> what its caller said of it last."""
+    """`given` of a transcript -> its newest feedback."""
     spoilt: int
-    """Lines of the files that are no record: cut short by a crash."""
+    """Invalid lines, such as those cut by a crash."""
     foreign: int
-    """Records of which the journal does not know."""
+    """Records that are not in the journal."""
 
 
 def open_transcripts(directory: Path, line: str, private_key: str, known: frozenset[str] | None) -> Opened:
@@ -112,7 +112,7 @@ def digests_in_journal(directory: Path) -> frozenset[str]:
 
 
 def _digest_in(line: bytes) -> str | None:
-    """Of one answer's transcript; None for an answer without one, and for a line that was cut short."""
+    """Return the digest of an answer's transcript; None if there is none or the line was cut."""
     try:
         noted = json.loads(line)
     except ValueError:
@@ -122,14 +122,14 @@ def _digest_in(line: bytes) -> str | None:
 
 
 def prompt_of(transcript: Transcript) -> str | None:
-    """The one question of a conversation of one turn; None for another conversation."""
+    """Return the prompt of a single-turn conversation; None for any other."""
     if len(transcript.messages) != 1 or transcript.messages[0].role != "user":
         return None
     return transcript.messages[0].content.strip() or None
 
 
 def prompts_of(transcripts: Iterable[Transcript]) -> Iterator[PromptRow]:
-    """Each question once, whatever its punctuation and spacing."""
+    """Yield each question once, ignoring punctuation and spacing."""
     seen: set[str] = set()
     for transcript in transcripts:
         prompt = prompt_of(transcript)
@@ -148,7 +148,7 @@ Role = Literal["preferences", "labels"]
 
 
 class RatedRow(Frozen):
-    """What both kinds of row have, under the names of a document's fields; the others are constants of the source."""
+    """Fields of both kinds of row, named as a document's fields."""
 
     id: str
     case: str
@@ -170,7 +170,7 @@ class LabelRow(RatedRow):
 
 @dataclass
 class RatedRows:
-    """The rows, and what was left out, by the reason."""
+    """The rows, and the number left out per reason."""
 
     rows: list[PairRow] | list[LabelRow]
     left_out: Counter[str] = field(default_factory=Counter)
@@ -185,7 +185,7 @@ class _Rated:
 
 
 def preferences_of(transcripts: Iterable[Transcript], said: Mapping[str, Feedback], role: Role) -> RatedRows:
-    """role: what a source of these rows is."""
+    """Make rows of transcripts and their feedback. role: the role of the source."""
     left_out: Counter[str] = Counter()
     by_question: dict[str, list[_Rated]] = {}
     for transcript in transcripts:
@@ -241,7 +241,7 @@ def _label(rated: _Rated, first: _Rated) -> LabelRow:
 
 
 def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
-    """first: of the same question, which names its case. A digest of the question would let it be guessed."""
+    """first: of the same question; it names the case. A digest of the question could be guessed."""
     transcript = rated.transcript
     return {
         "id": f"rated-{transcript.given[:16]}",
@@ -263,16 +263,16 @@ _ROWS: Mapping[str, TypeAdapter[PairRow | LabelRow]] = {
 
 @dataclass(frozen=True)
 class TakenFile:
-    """A source file that was taken in."""
+    """A source file that was imported."""
 
     name: str
     """Of the source."""
     path: Path
-    """As a recipe names it: below the data directory."""
+    """Below the data directory, as a recipe names it."""
     role: Role
     rows: int
     classification: str
-    """The highest of its rows."""
+    """The highest level of its rows."""
 
 
 def take_rated(
@@ -323,7 +323,7 @@ def _content(file: Path) -> bytes:
 
 
 def _rows(file: Path, content: bytes) -> tuple[list[PairRow | LabelRow], Role]:
-    """All rows, which are of one role. No row is quoted."""
+    """Read all rows, which have one role. Errors quote no row."""
     lines = [line for line in content.split(b"\n") if line]
     role: Role = "labels" if lines and b'"label":' in lines[0] else "preferences"
     rows: list[PairRow | LabelRow] = []
@@ -359,7 +359,7 @@ def _level(file: Path, rows: list[PairRow | LabelRow], institution: Institution,
 
 
 def _write(target: Path, content: bytes) -> None:
-    """Whole, or not at all."""
+    """Write the file atomically."""
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = target.with_suffix(".new")
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as stream:

@@ -30,7 +30,7 @@ _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
 
 
 def is_arabic(text: str) -> bool:
-    """Whether more of its letters are Arabic than Latin."""
+    """Whether a text has more Arabic than Latin letters."""
     return len(_ARABIC.findall(text)) > len(_LATIN.findall(text))
 
 
@@ -47,7 +47,7 @@ _MOST_MASKINGS = 3
 
 @dataclass(frozen=True)
 class LineDetectors:
-    """What decides what is found in the texts of a line."""
+    """The settings of a line's search."""
 
     line: str
     privacy: Privacy
@@ -55,14 +55,14 @@ class LineDetectors:
     words: WordLists
 
     def language_of(self, text: str) -> str:
-        """The language by whose detectors a text is read: the first of the recipe that is written in its letters."""
+        """The language of a text's detectors: the recipe's first one in the same script."""
         known, in_arabic = (*self.privacy.name_models, *self.privacy.patterns_only), is_arabic(text)
         return next((each for each in known if (each in _IN_ARABIC_LETTERS) == in_arabic), language_of(text))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A half-open span of a text, and what is in it."""
+    """Personal data in a half-open span of a text."""
 
     start: int
     end: int
@@ -72,7 +72,7 @@ class Finding:
 
 
 class TextDetectors:
-    """The detectors of one line, loaded. What is found is kept nowhere."""
+    """The loaded detectors of one line. Findings are not stored."""
 
     def __init__(self, detectors: LineDetectors) -> None:
         self._detectors = detectors
@@ -133,7 +133,7 @@ def _end_of(text: str, begun: re.Match[str]) -> int:
 
 
 def _places(after: str, rows: Sequence[MappingRow]) -> list[Finding]:
-    """Where each value stood: what lies between two placeholders is as it was."""
+    """Recover the span of each value from the scrubbed text."""
     found: list[Finding] = []
     before_at = after_at = 0
     for row in rows:
@@ -146,14 +146,14 @@ def _places(after: str, rows: Sequence[MappingRow]) -> list[Finding]:
 
 
 SECONDS_TO_SEARCH = 15.0
-"""Waiting for other searches included. A text that takes longer is not searched, and so it does not pass."""
+"""Time limit of a search, waiting included. A text that takes longer does not pass."""
 SECONDS_TO_LOAD = 120.0
-"""In which a process that was just started must have its detectors, on a busy machine too."""
+"""Time limit for loading the detectors of a new process."""
 SECONDS_BETWEEN_STARTS = 5.0
 MOST_CHARACTERS = 100_000
-"""Of the texts that are searched together: three seconds of a core."""
+"""The most characters of one search, about three seconds of a core."""
 LONG = 10_000
-"""Characters from which texts are searched one after the other, so that shorter ones do not wait behind many."""
+"""Texts from this length on are searched one at a time, so that shorter ones do not wait."""
 HINT = "Send it again later."
 
 
@@ -170,7 +170,7 @@ class Scanner:
         self._lines, self._processes = dict(lines), processes
         self._pool: WorkerPool | None = None
         self._started_at = self._heard_at = 0.0
-        """When the processes were started, and when a search ended last."""
+        """Time of the last start, and of the last finished search."""
         self._of_long_ones = asyncio.Semaphore(1)
         self.starts = 0
         """How often the processes were started."""
@@ -239,7 +239,7 @@ class Scanner:
 
     @property
     def is_started(self) -> bool:
-        """Whether there are processes, as far as is known."""
+        """Whether the processes are running."""
         return self._pool is not None
 
     def close(self) -> None:
@@ -247,7 +247,7 @@ class Scanner:
             self._pool.kill()
 
     def _running(self) -> WorkerPool:
-        """The processes, started again where they were lost: not at once again and again."""
+        """Return the processes, restarted if need be, but not too often."""
         if self._pool is None:
             if self.starts and time.monotonic() - self._started_at < SECONDS_BETWEEN_STARTS:
                 raise ScannerLost("The search for personal data is being started again.", HINT)
@@ -266,14 +266,14 @@ class Scanner:
 
 
 class _Worker:
-    """What a worker process holds between texts."""
+    """The state of a worker process."""
 
     def __init__(self, lines: Mapping[str, LineDetectors]) -> None:
         self._lines = lines
 
     @cached_property
     def _detectors(self) -> dict[str, TextDetectors]:
-        """Made with the first text, not at the process's start: an error there would only say that the pool broke."""
+        """Created with the first text. An error at the start would only break the pool."""
         made = {line: TextDetectors(each) for line, each in self._lines.items()}
         gc.freeze()
         return made

@@ -22,16 +22,16 @@ from sovereign_pipeline.serving.scanning import HINT, MOST_CHARACTERS, Finding, 
 
 
 class StopTexts:
-    """Where a text that comes in pieces ends."""
+    """Finds the caller's stop texts in streamed text."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
         self.is_found = False
-        """A stop text is complete; what follows it is nobody's."""
+        """A stop text is complete. Text after it is dropped."""
 
     def feed(self, text: str) -> str:
-        """What is certain now: all but the end that may be the beginning of a stop text."""
+        """Return all text except an end that may begin a stop text."""
         text = self._held + text
         found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
         self.is_found = bool(found)
@@ -40,7 +40,7 @@ class StopTexts:
         return text[:end]
 
     def end(self) -> str:
-        """The rest."""
+        """Return the rest."""
         rest, self._held = self._held, ""
         return rest
 
@@ -50,11 +50,11 @@ class StopTexts:
 
 
 SHORTEST_NUMBER = 6
-"""Characters of a value from which its separators do not matter: shorter ones stand in any long number."""
+"""Separators are ignored in values of this length or more. Shorter ones occur in any long number."""
 
 
 class OwnText:
-    """What a caller sent, folded when it is first needed."""
+    """The caller's own text. Repeating it discloses nothing."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._texts = texts
@@ -104,14 +104,14 @@ class Placeholders:
                 self._last[kind] = max(self._last.get(kind, 0), int(number))
 
     def of(self, kind: Kind, value: str) -> str:
-        """The placeholder of a value; the same one each time."""
+        """Return the placeholder of a value, the same each time."""
         if (kind, value) not in self._given:
             self._last[kind] = self._last.get(kind, 0) + 1
             self._given[kind, value] = f"{kind}_{self._last[kind]}"
         return self._given[kind, value]
 
     def in_place(self, text: str, found: Sequence[Finding], *, may_be_put_back: bool) -> str:
-        """The text with placeholders. may_be_put_back: it is the caller's own."""
+        """Replace findings by placeholders. may_be_put_back: whether the text is the caller's own."""
         pieces, position = [], 0
         for each in found:
             placeholder = self.of(each.kind, each.value)
@@ -123,14 +123,14 @@ class Placeholders:
 
 
 class PuttingBack:
-    """Puts a caller's own text where a placeholder of their request stands in the answer, as the answer comes."""
+    """Restores the caller's own text in place of placeholders, in a streamed answer."""
 
     def __init__(self, originals: dict[str, str]) -> None:
         self._originals = originals
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """What can be sent: all but the end of the text that may be the beginning of a placeholder."""
+        """Return all text except an end that may begin a placeholder."""
         if not self._originals:
             return text
         text = self._held + text
@@ -140,7 +140,7 @@ class PuttingBack:
         return self._put_back(text[:end])
 
     def end(self) -> str:
-        """The rest."""
+        """Return the rest."""
         rest, self._held = self._held, ""
         return self._put_back(rest)
 
@@ -150,10 +150,10 @@ class PuttingBack:
 
 _LOG = logging.getLogger(__name__)
 HELD_BACK = 120
-"""Characters of an answer that are held back: an identifier that is longer may pass in part before it is known."""
+"""Buffered characters of an answer. A longer identifier may pass in part."""
 BETWEEN_SEARCHES = 60
 READ_BEFORE = 600
-"""Characters before what is passed on that are searched with it, for their labels and names."""
+"""Characters before the new text that are searched with it, for context."""
 _WORD = re.compile(r"\S+")
 _OF_AN_IDENTIFIER = re.compile(r"[\d@]|\w[._]\w")
 
@@ -162,10 +162,10 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Screens:
-    """What is done with the texts of each line."""
+    """The rules of each line, and the scanner."""
 
     scanner: Scanner | None = None
-    """None where no line has anything searched."""
+    """None if no line is searched."""
     lines: Mapping[str, Screened] | None = None
 
     def of(self, line: str, messages: Messages, stops: Sequence[str] = ()) -> "Screen":
@@ -189,28 +189,28 @@ class Screen:
         self.rules = rules
         self._changes_answers = rules.answers in ("replace", "stop")
         self.stops: tuple[str, ...] = () if self._changes_answers else tuple(stops)
-        """The stop texts at which the engine ends an answer; the others are looked for here."""
+        """The stop texts that the engine applies. The others are applied here."""
         self._stopping = StopTexts(stops if self._changes_answers else ())
         self.messages: Messages = messages
-        """As the engine gets them, once the request was searched."""
+        """The messages for the engine, after the search."""
         self.in_request: Counter[Kind] = Counter()
         self.in_answer: Counter[Kind] = Counter()
         self.is_answer_searched = False
-        """Whether the whole answer, as far as it was passed on, was searched."""
+        """Whether all text that was sent was searched."""
         self.is_stopped = False
-        """Whether the answer ends here, for what was found in it."""
+        """Whether the answer was stopped because of a finding."""
         self.is_at_stop_text = False
-        """Whether it ends here, since one of the caller's stop texts follows."""
+        """Whether the answer ended at a stop text."""
         self.with_placeholders: list[str] = []
-        """What was passed on, before the caller's own text was put back."""
+        """The sent text, with placeholders."""
         self.failures = 0
-        """Searches that failed where that stops nothing."""
+        """Failed searches, if the rule is to report only."""
         self._line, self._scanner = line, scanner
         self._sent = [each["content"] for each in messages]
         self._own = OwnText(self._sent)
         self._raw = ""
         self._passed = 0
-        """Characters of `_raw` that were passed on."""
+        """Characters of `_raw` that were sent."""
         self._searched = 0
         self._counted: set[tuple[Kind, str]] = set()
 
@@ -267,7 +267,7 @@ class Screen:
 
     @property
     def is_over(self) -> bool:
-        """Whether the answer ends here, whatever the engine would go on with."""
+        """Whether the answer has ended, whatever the engine still computes."""
         return self.is_stopped or self.is_at_stop_text
 
     @property
@@ -283,7 +283,7 @@ class Screen:
         return self._putting_back.feed(text)
 
     def _rest(self) -> str:
-        """What was held back of what may be passed on."""
+        """The buffered text."""
         rest = self._stopping.end()
         self.with_placeholders.append(rest)
         return self._putting_back.feed(rest) + self._putting_back.end()
@@ -297,7 +297,7 @@ class Screen:
         return PuttingBack(self._placeholders.originals)
 
     async def _search(self, *, is_end: bool, is_cut: bool = False) -> str:
-        """Search what came since, and return what of it may be passed on."""
+        """Search the new text, and return the part that may be sent."""
         begin = _word_begins(self._raw, self._passed - READ_BEFORE)
         text = self._raw[begin:]
         (found,) = await self._find([text])
@@ -356,7 +356,7 @@ def _within(found: Sequence[Finding], begin: int) -> list[Finding]:
 
 
 def _word_begins(text: str, position: int) -> int:
-    """Where the word begins that stands at a position; the position itself within a very long one."""
+    """The start of the word at a position; the position itself within a very long word."""
     if position <= 0:
         return 0
     place = max(text.rfind(mark, max(0, position - HELD_BACK), position + 1) for mark in (" ", "\n"))

@@ -33,11 +33,11 @@ class Turn(Frozen):
 
 
 class Transcript(Frozen):
-    """What was asked, and what was answered."""
+    """A conversation and its answer."""
 
     kind: Literal["transcript"] = "transcript"
     given: Hex
-    """Tells answers apart, and ties what is said of one to it: a digest over its id and its caller."""
+    """Identifies the answer: a digest of its id and its caller."""
     line: str
     adapter: str
     classification: str
@@ -52,7 +52,7 @@ class Transcript(Frozen):
 
 
 class Rating(Frozen):
-    """What its caller said of an answer; the last one counts."""
+    """A caller's feedback on an answer; the newest counts."""
 
     kind: Literal["rating"] = "rating"
     given: Hex
@@ -75,7 +75,7 @@ class Sealed(Frozen):
 
     @property
     def line(self) -> bytes:
-        """As it stands in a file: it begins anew."""
+        """The record as a line of a file. It begins with a newline, so that a cut record spoils itself only."""
         return b"\n" + base64.b64encode(self.content) + b"\n"
 
 
@@ -88,7 +88,7 @@ def seal(record: Transcript | Rating, recipient: str) -> Sealed:
 
 
 def sealed_in(content: bytes) -> tuple[list[Sealed], int]:
-    """The records of a file, in their order, and how many of its lines are none."""
+    """Return the records of a file in order, and the number of invalid lines."""
     found, spoilt = [], 0
     for line in content.split(b"\n"):
         if not line:
@@ -101,7 +101,7 @@ def sealed_in(content: bytes) -> tuple[list[Sealed], int]:
 
 
 def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
-    """The record; None for one that this key does not open, or that is none. identity: pyrage's private key."""
+    """Open a record. Returns None if the key does not fit or it is invalid. identity: pyrage's private key."""
     import pyrage
 
     try:
@@ -113,19 +113,19 @@ def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
 SUFFIX = ".sealed"
 HOUR = "%Y-%m-%dT%H"
 FILES_IN_ALL = 10
-"""So many parts of a line's size one file may have: the oldest goes as a whole."""
+"""A file has at most this fraction of a line's size. The oldest file is removed whole."""
 MEGABYTE = 1_000_000
 
 
 @dataclass
 class TranscriptFiles:
-    """What is kept of some lines. Safe to be used by several gateways at once."""
+    """The transcripts of an installation. Safe for several gateways at once."""
 
     directory: Path
     recipient: str = ""
-    """The public key; empty where nothing is kept."""
+    """The public key; empty if no line keeps transcripts."""
     rules: Mapping[str, Transcripts] = field(default_factory=dict)
-    """Line -> what is kept of it; a line that is not named has nothing kept."""
+    """Line -> its rules. Other lines keep no transcripts."""
     _missed: dict[str, list[Sealed]] = field(default_factory=dict)
 
     def keeps(self, line: str) -> bool:
@@ -137,12 +137,12 @@ class TranscriptFiles:
         return self._add(record.line, record)
 
     def rate(self, line: str, rating: Rating) -> None:
-        """The same for what was said of an answer, where the line makes preferences of that."""
+        """Seal and write feedback, if the line makes preferences from it."""
         if line in self.rules and self.rules[line].preferences:
             self._add(line, rating)
 
     def is_whole(self, line: str) -> bool:
-        """Whether all that is to be kept of a line is written; what is not is tried again."""
+        """Retry unwritten records of a line. Returns whether all are written."""
         missed = self._missed.get(line, [])
         while missed:
             try:
@@ -190,7 +190,7 @@ NOTHING_KEPT = TranscriptFiles(Path(os.devnull))
 
 
 def _file_of(directory: Path, rules: Transcripts) -> tuple[Path, bool]:
-    """The file of this hour that is not full, and whether it is yet to be made."""
+    """Return this hour's file that is not full, and whether it is new."""
     hour = _now().strftime(HOUR)
     parts = sorted(directory.glob(f"{hour}-*{SUFFIX}"))
     if parts and parts[-1].stat().st_size < rules.megabytes * MEGABYTE / FILES_IN_ALL:

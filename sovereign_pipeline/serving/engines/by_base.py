@@ -22,26 +22,26 @@ from sovereign_pipeline.serving.engines.engine import (
 from sovereign_pipeline.serving.high_water_marks import serving_directory
 
 SECONDS_BETWEEN_LOOKS = 1.0
-"""While something is waited for that an engine does."""
+"""Between two checks of an engine that is waited for."""
 SECONDS_BEFORE_ANOTHER_START = 30.0
-"""After an engine did not start."""
+"""Before a failed start is repeated."""
 SECONDS_WITHOUT_ADAPTERS = 900.0
-"""After which the memory of an engine is given back; longer than any answer takes."""
+"""An engine without adapters is closed after so long, which is longer than any answer takes."""
 DIGITS = 12
 
 
 @dataclass(frozen=True)
 class Started:
-    """An engine, and what people know it by."""
+    """A started engine, with its names for people."""
 
     engine: Engine
     kind: str
     """Such as `local`."""
     base_model: str
     problem: Callable[[], str] = str
-    """Why it does not compute, where it knows."""
+    """Why it does not compute, if known."""
     is_of_others: bool = False
-    """Whether others started what computes, so that nobody here knows who else reaches it."""
+    """Whether others started the server, so that the gateway cannot know who else reaches it."""
 
 
 Start = Callable[[str], Awaitable[Started]]
@@ -50,11 +50,11 @@ Start = Callable[[str], Awaitable[Started]]
 
 @dataclass
 class _Held:
-    """An engine from the moment that it is wanted."""
+    """An engine that is starting or started."""
 
     starting: asyncio.Task[Started]
     failed_at: float | None = None
-    """When it was found that it did not start."""
+    """When its start was seen to have failed."""
     closing: asyncio.TimerHandle | None = None
 
     @property
@@ -65,7 +65,7 @@ class _Held:
 
     @property
     def problem(self) -> SovereignError | None:
-        """Why it is not started; None while nobody knows."""
+        """Why it did not start; None if unknown."""
         if not self.starting.done():
             return None
         error = None if self.starting.cancelled() else self.starting.exception()
@@ -75,7 +75,7 @@ class _Held:
         return EngineLost(f"The engine was not started: {place}.", "")
 
     def keep(self) -> None:
-        """It is needed again."""
+        """Cancel its closing."""
         if self.closing is not None:
             self.closing.cancel()
             self.closing = None
@@ -89,18 +89,18 @@ class Engines:
         self._held: dict[str, _Held] = {}
         """Digest of a base model -> its engine."""
         self._base_of: dict[str, str] = {}
-        """Adapter's digest -> its base model's, of everything that is to be loaded."""
+        """Adapter's digest -> base model's digest, of all adapters to load."""
         self._ready: set[str] = set()
         """Digests of adapters that were loaded."""
         self._left: set[asyncio.Task[None]] = set()
-        """What engines were told to do, and have not done yet."""
+        """Unfinished loads and unloads."""
 
     async def begin(self, base_model_digest: str) -> Started:
         """Start the first engine, and wait for it. Raises as starting does."""
         return await self._hold(base_model_digest).starting
 
     async def load(self, adapter: Deployable) -> None:
-        """Raises EngineLost also while the engine is started, and for one that computes nothing now."""
+        """Raises EngineLost also while the engine is starting or hangs."""
         base = adapter.base_model_digest
         self._base_of[adapter.digest] = base
         engine = self._running(base).engine
@@ -109,7 +109,7 @@ class Engines:
             self._ready.add(adapter.digest)
 
     async def unload(self, digest: str) -> None:
-        """From here on it cannot be asked any more, whatever its engine does."""
+        """The adapter cannot answer from here on, whatever its engine does."""
         self._ready.discard(digest)
         base = self._base_of.pop(digest, "")
         held = self._held.get(base)
@@ -123,7 +123,7 @@ class Engines:
             await self._within(held.started.engine, held.started.engine.unload(digest))
 
     def loaded(self) -> Mapping[str, str]:
-        """Asked by other threads too, while engines come and go."""
+        """Safe to call from other threads."""
         found: dict[str, str] = {}
         for held in list(self._held.values()):
             if held.started is not None:
@@ -140,7 +140,7 @@ class Engines:
         return await started.engine.answer(digest, messages, sampling, cache_group)
 
     async def is_well(self) -> bool:
-        """Whether any engine computes: the others say in `states` what they do."""
+        """Whether any engine computes. `states` has the others."""
         return any(each.computes for each in await self.states()) or not self._held
 
     async def states(self) -> list[EngineState]:
@@ -157,7 +157,7 @@ class Engines:
         return held
 
     def _running(self, base: str) -> Started:
-        """Raises EngineLost while it is started, and what kept it from being started."""
+        """Return the started engine. Raises EngineLost while it starts, and its error if it failed."""
         held = self._held.get(base) or self._hold(base)
         held.keep()
         if held.started is not None:
@@ -182,7 +182,7 @@ class Engines:
         task.result()
 
     def _leave(self, doing: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Let it be done, whether or not somebody waits for it."""
+        """Run it to its end, even if nobody waits for it."""
 
         async def done() -> None:
             await doing
@@ -219,7 +219,7 @@ class Engines:
 
 
 def _told(task: "asyncio.Task[None] | asyncio.Task[Started]") -> None:
-    """What it raised is told to whoever waits for it; nothing is printed where nobody does."""
+    """Retrieve a task's exception, so that asyncio prints nothing."""
     if not task.cancelled():
         task.exception()
 

@@ -18,7 +18,7 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIG
 
 @dataclass(frozen=True)
 class Deployable:
-    """An adapter whose state, signatures, approvals and bytes were verified: the only thing that is loaded."""
+    """An adapter whose state, signatures, approvals and bytes are verified. Engines load nothing else."""
 
     adapter: str
     """Its id, such as `permits-desk-1.0.0`; the engine knows it by its digest alone."""
@@ -41,9 +41,9 @@ class Deployable:
     """File of the directory -> SHA-256, as the artifact's manifest has them: what is loaded has exactly these bytes.
     Empty: those that are there when it is loaded first."""
     pinned: bool = False
-    """Whether its weights stay in memory, whatever else is loaded: of one in production."""
+    """Whether its weights are never evicted, as of an adapter in production."""
     in_reserve: bool = False
-    """Whether it is loaded only so that an officer can go back to it at once; nobody may name it."""
+    """Whether it is loaded for a rollback only. Callers cannot name it."""
     registered_at: datetime.datetime | None = None
     fingerprint: Fingerprint | None = None
     """What the training side computes with it, which the engine must reproduce at each load; None compares nothing."""
@@ -63,23 +63,23 @@ class Sampling:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    """Texts at which an answer ends; not part of it."""
+    """Stop texts. They are not part of the answer."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer, as it is computed."""
+    """A streamed part of an answer."""
 
     text: str
     tokens: int
-    """How many new tokens it stands for."""
+    """The number of new tokens in it."""
     finish: Literal["stop", "length"] | None = None
-    """Of the last piece alone."""
+    """Set on the last piece only."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer that has begun: its prompt's length, and its pieces as they come."""
+    """An answer in progress: the prompt's length and a stream of pieces."""
 
     prompt_tokens: int
     pieces: AsyncIterator[Piece]
@@ -96,14 +96,14 @@ class EngineState:
     base_model_digest: str
     computes: bool
     adapters: int
-    """That can be asked now."""
+    """Adapters that can answer now."""
     problem: str = ""
     """Why it does not compute, where that is known."""
     is_of_others: bool = False
 
 
 class Engine(Protocol):
-    """One base model in memory, and adapters beside it. Safe to be asked by many at once."""
+    """One base model with several adapters. Safe for concurrent use."""
 
     async def load(self, adapter: Deployable) -> None:
         """Take an adapter into memory beside those that are there.
@@ -113,10 +113,10 @@ class Engine(Protocol):
         """
 
     async def unload(self, digest: str) -> None:
-        """Give an adapter up; requests that began with it end with it. Unknown digests are no error."""
+        """Unload an adapter. Running requests finish with it. An unknown digest is no error."""
 
     def loaded(self) -> Mapping[str, str]:
-        """Digest -> adapter's id, of everything that can be asked now."""
+        """Digest -> adapter's id, of all adapters that can answer now."""
 
     async def answer(
         self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
@@ -130,42 +130,42 @@ class Engine(Protocol):
         """
 
     async def is_well(self) -> bool:
-        """Whether the engine computes; a hung one is not well. Answers within two seconds."""
+        """Whether the engine computes. Returns False for a hung one, within two seconds."""
 
     async def close(self) -> None:
-        """Stop computing, and give the memory back. Requests that run raise EngineLost."""
+        """Stop, and free the memory. Running requests raise EngineLost."""
 
 
 INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
-"""All that an engine's process gets of this one's environment; no key and no address of a proxy is among it."""
+"""The variables that an engine's process inherits: no key and no proxy address."""
 WELL_SECONDS = 10.0
-"""An engine that has answered nothing for so long is not well; one step takes less."""
+"""An engine that was silent for so long is not well. One step takes less."""
 LONGEST_PAUSE = 30.0
-"""Seconds before a process that ends again and again is started anew."""
+"""The longest pause in seconds before a crashing process is restarted."""
 
 
 class Process(Protocol):
-    """What computes."""
+    """A process that computes."""
 
     heard_at: float
-    """When it said something last."""
+    """When it was heard last."""
     template_sha256: str
 
     @property
     def is_gone(self) -> bool: ...
 
     async def watch(self, hang_seconds: float) -> None:
-        """Return when the process is gone, or has answered nothing for so long that it hangs."""
+        """Return when the process is gone or hangs."""
 
     async def end(self) -> None:
-        """Kill the process; what is under way in it is lost."""
+        """Kill the process. Its running requests are lost."""
 
 
 P = TypeVar("P", bound=Process)
 
 
 class SupervisedEngine(ABC, Generic[P]):
-    """What engines have in common that compute in another process. See `Engine`."""
+    """Base class of engines that compute in a supervised process. See `Engine`."""
 
     name: ClassVar[str]
     """As it stands in messages, such as "local engine"."""
@@ -180,7 +180,7 @@ class SupervisedEngine(ABC, Generic[P]):
         self.starts = 0
         """How often the process was started."""
         self.problem = ""
-        """Why there is none, where it was to be started again."""
+        """Why the process could not be restarted."""
 
     @abstractmethod
     async def _start_process(self) -> P:
@@ -264,7 +264,7 @@ class SupervisedEngine(ABC, Generic[P]):
         )
 
     async def _supervise(self, process: P) -> None:
-        """Watch the process, and start another one when it is gone, until this engine is closed."""
+        """Watch the process and restart it when it is gone, until the engine is closed."""
         pause, started = 0.0, time.monotonic()
         while True:
             await process.watch(self._hang_seconds)
@@ -285,7 +285,7 @@ class SupervisedEngine(ABC, Generic[P]):
                 self._process, self.problem = process, ""
 
     async def _load_again(self, process: P) -> None:
-        """What is not the same any more is not loaded; whoever deploys sees it missing, and says why."""
+        """Reload all adapters. One that has changed is skipped, and the deployment reports it."""
         for digest, adapter in list(self._adapters.items()):
             try:
                 await self._load_into(process, adapter)
@@ -296,7 +296,7 @@ class SupervisedEngine(ABC, Generic[P]):
 
 
 def read_adapter(directory: Path, files: Mapping[str, str]) -> dict[str, bytes]:
-    """Configuration and weights, read once, so that what was hashed is what is loaded. Raises EngineRefused."""
+    """Read an adapter's files once, so that the hashed bytes are the loaded ones. Raises EngineRefused."""
     found: dict[str, bytes] = {}
     for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
         path = directory / name

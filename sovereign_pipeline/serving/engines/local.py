@@ -38,17 +38,17 @@ class LocalSettings:
     """How the local engine computes."""
 
     threads: int = max(1, (os.cpu_count() or 2) // 2)
-    """On a busy machine, fewer are faster: threads wait for each other in every operation."""
+    """On a busy machine fewer threads are faster."""
     rows: int = 16
     """Answers that are computed at once."""
     gather_seconds: float = 0.03
-    """How long the first answer waits for others to begin with."""
+    """How long the first answer waits for others to join its batch."""
     resident: int = 8
-    """Adapters in memory at most that are not pinned."""
+    """The most unpinned adapters in memory."""
     cache_tokens: int = 16384
     """Tokens of all answers in memory, padding included. One answer always has room."""
     chunk_tokens: int = 1024
-    """Tokens of prompts that are computed at once; between them the process says that it lives."""
+    """Prompt tokens per step. The process answers pings between steps."""
     context: int | None = None
     """Tokens of prompt and answer at most; None for what the base model takes."""
     hang_seconds: float = 60.0
@@ -83,7 +83,7 @@ class LocalEngine(SupervisedEngine["_Child"]):
     async def answer(
         self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
     ) -> Answer:
-        """Nothing of one answer is kept for another, so there is nothing for groups to share."""
+        """`cache_group` is ignored: no prompt is cached."""
         child = self._running()
         if digest not in self._adapters:
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
@@ -137,7 +137,7 @@ class LocalEngine(SupervisedEngine["_Child"]):
 
 
 class _Child:
-    """The process, and what is under way in it."""
+    """The child process and its running requests."""
 
     def __init__(self, process: asyncio.subprocess.Process, writer: asyncio.StreamWriter) -> None:
         self._process, self._writer = process, writer
@@ -184,7 +184,7 @@ class _Child:
             self._writer.write(json.dumps(message).encode() + b"\n")
 
     def ask(self, message: Message) -> int:
-        """Send what is answered. Returns its number."""
+        """Send a request. Returns its number."""
         if self.is_gone:
             raise _lost()
         number = next(self._numbers)
@@ -214,7 +214,7 @@ class _Child:
             self.forget(number)
 
     async def watch(self, hang_seconds: float) -> None:
-        """Return when the process is gone, or has answered nothing for so long that it hangs."""
+        """Return when the process is gone or hangs."""
         self.heard_at, looks = time.monotonic(), 0
         while not self.is_gone:
             self.send({"op": "ping"})
@@ -227,7 +227,7 @@ class _Child:
                 return
 
     async def end(self) -> None:
-        """Kill the process; what is under way in it is lost."""
+        """Kill the process. Its running requests are lost."""
         self._lose_all()
         with contextlib.suppress(ProcessLookupError):
             # Not `Process.kill`: it collects a process that is dead already, which asyncio then looks for in vain.
@@ -266,7 +266,7 @@ class _Child:
 
 
 class _Pieces(AsyncIterator[Piece]):
-    """The pieces of one answer. Closing them gives it up, whether or not one was taken."""
+    """The pieces of one answer. Closing them aborts it."""
 
     def __init__(self, child: _Child, number: int) -> None:
         self._child, self._number, self._is_over = child, number, False

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 class Link:
-    """The socket to the parent. Messages are taken from it by a thread of their own, so that none is late."""
+    """The socket to the parent. A thread of its own reads it."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -54,11 +54,11 @@ class Link:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def put_back(self, messages: list[Message]) -> None:
-        """Let these come first when the next one is received."""
+        """Receive these messages again first."""
         self._put_back.extend(messages)
 
     def receive(self, seconds: float | None) -> Message | None:
-        """The next message; None where none came in time. `seconds`: None waits for one."""
+        """Return the next message, or None after `seconds`. None as `seconds` waits for ever."""
         if self._put_back:
             return self._put_back.popleft()
         try:
@@ -156,7 +156,7 @@ class Loading:
 
 
 class Worker:
-    """The model, the rows that it computes, and what was asked."""
+    """Runs the model and schedules the running requests."""
 
     def __init__(self, link: Link, settings: Message) -> None:
         import torch
@@ -194,7 +194,7 @@ class Worker:
                 self._finish_loading()
 
     def _gather(self) -> None:
-        """Wait for more, so that answers that are asked for at once begin together."""
+        """Wait briefly for more requests, so that they start as one batch."""
         until = time.monotonic() + self._gather_seconds
         while self._answers and (left := until - time.monotonic()) > 0:
             self._do(self._link.receive(left))
@@ -211,7 +211,7 @@ class Worker:
         self._link.send({"op": "refused", "id": number, "message": error.message, "hint": error.hint})
 
     def _breathe(self) -> None:
-        """Say that this process is not hung; all else that was asked waits for the step to end."""
+        """Answer pings during a long step. Other messages wait for its end."""
         later = []
         while (message := self._link.receive(0)) is not None:
             self._do(message) if message["op"] == "ping" else later.append(message)
@@ -243,7 +243,7 @@ class Worker:
             self._batch.drop(row)
 
     def _load(self, message: Message) -> None:
-        """Load an adapter; what is to be compared is computed beside the answers under way."""
+        """Load an adapter, and compute its fingerprint in the running batch."""
         digest, expected = message["digest"], message["marks"]
         self.model.load(digest, Path(message["directory"]), message["files"], message["pinned"], self._in_use())
         rows = []
@@ -258,7 +258,7 @@ class Worker:
         self._finish_loading()
 
     def _finish_loading(self) -> None:
-        """Tell of every adapter whose likeliest tokens are there."""
+        """Report every adapter whose fingerprint is complete."""
         for each in list(self._loading):
             if not any(self._batch.holds(row) for row in each.rows):
                 self._loading.remove(each)
@@ -272,7 +272,7 @@ class Worker:
                     self._link.send({"op": "loaded", "id": each.number, "marks": marks, "files": files})
 
     def _mark(self, row: ProbeRow, expected: Message) -> Message:
-        """What this engine computes where the training side computed `expected`."""
+        """Compute this engine's values for an expected mark."""
         from sovereign_pipeline.serving.engines.local_model import log_probabilities
 
         found: Message = {**expected, "prompt": row.prompt, "tokens": row.tokens}
@@ -295,7 +295,7 @@ class Worker:
         return InUse(self._batch.computing | loading, self._batch.needed | loading)
 
     def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The token ids of a conversation. Raises EngineRefused for one that the template does not take."""
+        """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
         try:
             return self._prompts.ids_of(messages)
         except Exception as error:  # a template is a program that anybody wrote

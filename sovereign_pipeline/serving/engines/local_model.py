@@ -40,7 +40,7 @@ class _Run:
 
 
 class Rows:
-    """What the layers of one model read while they compute."""
+    """A forward pass in which each row of the batch has its own adapter, or none."""
 
     def __init__(self, model: Any) -> None:
         """`model`: a PeftModel in evaluation mode."""
@@ -96,7 +96,7 @@ class Row(Protocol):
     """One answer that is computed."""
 
     adapter: str
-    """Its name in the model, or `BASE`."""
+    """The adapter's name in the model, or `BASE`."""
     prompt: list[int]
     limit: int
     """How many new tokens it may have."""
@@ -108,7 +108,7 @@ class Row(Protocol):
         """Take the token that was drawn. Returns whether another one is wanted."""
 
     def fail(self, reason: str) -> None:
-        """No token can be computed."""
+        """Report that no token can be computed."""
 
 
 class Batch:
@@ -153,7 +153,7 @@ class Batch:
 
     @property
     def needed(self) -> set[str]:
-        """And of those that wait for a place."""
+        """The adapters of running and waiting rows."""
         return self.computing | {row.adapter for row in self._waiting}
 
     def holds(self, row: Row) -> bool:
@@ -164,14 +164,14 @@ class Batch:
         self._waiting.appendleft(row) if first else self._waiting.append(row)
 
     def drop(self, row: Row) -> None:
-        """Give a row up; its place is free at once."""
+        """Drop a row. Its place is free at once."""
         if row in self._waiting:
             self._waiting.remove(row)
         elif row in self._rows:
             self._keep([place for place, each in enumerate(self._rows) if each is not row])
 
     def step(self) -> None:
-        """Let rows join, and compute one token more of each."""
+        """Admit waiting rows, and compute one more token of each row."""
         with torch.inference_mode():
             if self._rows:
                 self._decode()
@@ -180,7 +180,7 @@ class Batch:
                 self._join(self._joining)
 
     def _admit(self) -> None:
-        """Take from the rows that wait those for which there is a place and memory."""
+        """Admit waiting rows while there is a place and memory."""
         while self._waiting and len(self._rows) + len(self._joining) < self._places:
             together = [*self._rows, *self._joining, self._waiting[0]]
             longest = max(len(row.prompt) + row.limit for row in together)
@@ -241,7 +241,7 @@ class Batch:
         return output.logits[:, -1].float()
 
     def _draw(self, logits: Any, places: range) -> None:
-        """The next token of the rows at these places; those that are done leave."""
+        """Draw the next token of these rows, and remove finished rows."""
         going = set(range(len(self._rows)))
         for place, scores in zip(places, logits, strict=True):
             row = self._rows[place]
@@ -258,7 +258,7 @@ class Batch:
             self._keep(sorted(going))
 
     def _keep(self, places: list[int]) -> None:
-        """Keep the rows at these places, in this order, and no column that is padding in all of them."""
+        """Keep these rows in this order, and drop columns that are padding in all of them."""
         self._rows = [self._rows[place] for place in places]
         self._taken = [self._taken[place] for place in places]
         self._next = [self._next[place] for place in places]
@@ -294,7 +294,7 @@ def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tok
 
 
 def _padded(tensor: Any, width: int, dimension: int) -> Any:
-    """With zeros on the left up to this width."""
+    """Pad with zeros on the left up to a width."""
     missing = width - tensor.shape[dimension]
     if missing == 0:
         return tensor
@@ -305,7 +305,7 @@ def _padded(tensor: Any, width: int, dimension: int) -> Any:
 
 NO_ONES = "no-ones"
 LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-"""Kinds of layers whose keys and values can be joined and split by rows; a state of a recurrent layer cannot."""
+"""Layer types whose keys and values can be split by rows. A recurrent state cannot."""
 MAY_DIFFER = frozenset(
     {
         "alpha_pattern",
@@ -333,11 +333,11 @@ DoRA, modules saved whole, tensors of experts and what is yet to be invented can
 
 @dataclass(frozen=True)
 class Known:
-    """An adapter that may be asked."""
+    """An adapter that can answer."""
 
     directory: Path
     files: Mapping[str, str]
-    """File -> SHA-256; of what was loaded first."""
+    """File -> SHA-256, as loaded first."""
     pinned: bool
 
 
@@ -346,9 +346,9 @@ class InUse:
     """Which adapters answers need."""
 
     computing: Collection[str]
-    """Those that must stay in memory."""
+    """Adapters of running rows, which must stay in memory."""
     needed: Collection[str]
-    """And those of answers that wait for a place."""
+    """Adapters of running and waiting rows."""
 
 
 class Model:
@@ -388,10 +388,10 @@ class Model:
         self._known: dict[str, Known] = {}
         self._leaving: set[str] = set()
         self._in_memory: list[str] = []
-        """The one that was asked last stands last."""
+        """The most recently used one is last."""
 
     def knows(self, digest: str) -> bool:
-        """Whether an adapter may be asked."""
+        """Whether an adapter can answer."""
         return digest in self._known and digest not in self._leaving
 
     def files_of(self, digest: str) -> dict[str, str]:
@@ -410,7 +410,7 @@ class Model:
         self._make_room(in_use)
 
     def make_ready(self, digest: str, in_use: InUse) -> None:
-        """Let the adapter be in memory now. Raises EngineRefused where it cannot be read again as it was."""
+        """Reload the adapter if it was evicted. Raises EngineRefused if its bytes have changed."""
         known = self._known[digest]
         if digest not in self._in_memory:
             self._load(digest, read_adapter(known.directory, known.files))
@@ -418,7 +418,7 @@ class Model:
         self._make_room(in_use)
 
     def forget(self, digest: str, in_use: InUse) -> None:
-        """It is not asked any more; its memory is free once no answer needs it."""
+        """Unload an adapter once no answer needs it."""
         if digest in self._known:
             self._leaving.add(digest)
         self._make_room(in_use)
@@ -428,7 +428,7 @@ class Model:
         self._in_memory.append(digest)
 
     def _make_room(self, in_use: InUse) -> None:
-        """Put out what is to be forgotten, and of the others those that were not asked for the longest time."""
+        """Evict unloaded adapters, and the least recently used ones above the limit."""
         for digest in self._leaving - set(in_use.needed):
             self._leaving.discard(digest)
             del self._known[digest]
@@ -464,7 +464,7 @@ class Model:
         self._in_memory.append(digest)
 
     def _take_back(self, digest: str) -> None:
-        """Remove what a load left that did not succeed."""
+        """Remove the remains of a failed load."""
         if digest in self._model.peft_config:
             self._model.delete_adapter(digest)
             return
@@ -482,7 +482,7 @@ def _with_room_for_adapters(model: Any) -> Any:
 
 
 def _assert_done_here(content: bytes) -> None:
-    """Raise EngineRefused for an adapter that this engine would not compute as PEFT alone does."""
+    """Raise EngineRefused for an adapter that this engine would compute differently from PEFT."""
     try:
         given = json.loads(content)
         kind = given["peft_type"]
@@ -508,7 +508,7 @@ def _assert_done_here(content: bytes) -> None:
 
 
 def _assert_all_tensors(model: Any, digest: str, directory: Path) -> None:
-    """Every tensor of the file has its place in the model, and every place its tensor: PEFT passes over others."""
+    """Raise EngineRefused for unmatched tensors, which PEFT would skip."""
     placed = get_peft_model_state_dict(model, adapter_name=digest, save_embedding_layers=False)
     with safe_open(directory / ADAPTER_WEIGHTS, framework="pt") as file:
         there = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

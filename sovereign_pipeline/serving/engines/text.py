@@ -28,7 +28,7 @@ class Prompts:
         longest_first = sorted(marks, key=len, reverse=True)
         self._mark = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._ids = {*marks.values()} - {tokenizer.unk_token_id}
-        """Every unknown character has that one."""
+        """All unknown characters share this id."""
 
     def ids_of(self, messages: Messages) -> list[int]:
         """The token ids, the beginning of the answer included.
@@ -42,7 +42,7 @@ class Prompts:
         return apart if has_mark or marks != self._marks_in(ids) else ids
 
     def _apart(self, messages: Messages) -> tuple[list[int], list[int]]:
-        """The token ids where each text is encoded apart from the template, and the marks of the template."""
+        """Encode each text apart from the template. Returns all ids, and the template's marks."""
         nonce = secrets.token_hex(8)  # nobody can write it
         begin, cut, end = (f"{nonce}{name}" for name in "bce")
         shown = self._shown([{**each, "content": self._fenced(each["content"], begin, cut, end)} for each in messages])
@@ -66,7 +66,7 @@ class Prompts:
         return ids, marks
 
     def _fenced(self, text: str, begin: str, cut: str, end: str) -> str:
-        """The text with each mark in it cut in two. White space around it stays outside: templates strip it."""
+        """Cut each mark in the text in two. Outer white space stays outside, because templates strip it."""
         body = text.strip()
         if not body:
             return text
@@ -87,7 +87,7 @@ class Prompts:
 
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder writes for the bytes of a character of which the rest is yet to come."""
+"""What a decoder writes for an incomplete character."""
 
 
 class TextPieces:
@@ -99,10 +99,10 @@ class TextPieces:
         self._ids: list[int] = []
         self._given = 0
         self.is_stopped = False
-        """A stop text is complete; what follows it is nobody's."""
+        """A stop text is complete. Text after it is dropped."""
 
     def add(self, token: int) -> str:
-        """The text that is certain with this token and was not given before."""
+        """Add a token. Returns the new text that is final."""
         self._ids.append(token)
         text = self._decode(self._ids).rstrip(INCOMPLETE)
         cut = self._first_stop(text)
@@ -112,7 +112,7 @@ class TextPieces:
         return self._give(text[: len(text) - self._begun(text)])
 
     def rest(self) -> str:
-        """What is left once the last token has come: a stop text that was only begun, a character without its end."""
+        """Return the rest after the last token: an unfinished stop text or character."""
         return "" if self.is_stopped else self._give(self._decode(self._ids))
 
     def _give(self, text: str) -> str:
@@ -121,14 +121,14 @@ class TextPieces:
         return new
 
     def _first_stop(self, text: str) -> int | None:
-        """Where the stop text begins that is complete first; it does not depend on how the text falls into tokens."""
+        """The start of the first complete stop text. It does not depend on tokenization."""
         found = [
             (place + len(stop), place) for stop in self._stops if (place := text.find(stop, max(0, self._given))) >= 0
         ]
         return min(found)[1] if found else None
 
     def _begun(self, text: str) -> int:
-        """How many characters at the end may be the beginning of a stop text."""
+        """How many final characters may begin a stop text."""
         open_end = text[self._given :]
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(open_end)), 0, -1):

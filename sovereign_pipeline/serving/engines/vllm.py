@@ -47,7 +47,7 @@ _TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.w
 
 
 def base_shapes(base: Path) -> Shapes:
-    """Module of the base model -> shape of its weight. Raises EngineRefused where there is no file with them."""
+    """Module of the base model -> shape of its weight. Raises EngineRefused if there is no weights file."""
     found: dict[str, tuple[int, ...]] = {}
     for file in sorted(base.glob("*.safetensors")):
         with file.open("rb") as stream:
@@ -59,7 +59,7 @@ def base_shapes(base: Path) -> Shapes:
 
 
 def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, largest_rank: int) -> None:
-    """Raise EngineRefused for an adapter that vLLM would not compute as the training side does."""
+    """Raise EngineRefused for an adapter that vLLM would compute differently from training."""
     try:
         config = json.loads(content[ADAPTER_CONFIG])
         reasons = refused_by_vllm(config, largest_rank)
@@ -83,7 +83,7 @@ def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, large
 
 
 def name_of(digest: str, content: Mapping[str, bytes]) -> str:
-    """The name of these bytes under this digest, and of no others: what vLLM keeps of prompts goes by the name."""
+    """A name for these bytes alone, because vLLM caches prompts by name."""
     over = sha256(content[ADAPTER_CONFIG] + b"\0" + content[ADAPTER_WEIGHTS]).hexdigest()
     return f"{digest}-{over[:16]}"
 
@@ -102,7 +102,7 @@ def write_adapter(directory: Path, content: Mapping[str, bytes], for_the_group: 
 
 
 def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:
-    """An adapter for the same base model that adds nothing: one pair of this one's tensors, all zeros."""
+    """Build an adapter without effect: one pair of tensors of another adapter, all zeros."""
     import numpy
     from safetensors.numpy import save
 
@@ -134,7 +134,7 @@ def _without_place(tensors: Shapes, base: Shapes, config: Mapping[str, object]) 
 
 
 def _is_target(module: str, targets: object) -> bool:
-    """As PEFT reads `target_modules`."""
+    """Whether `target_modules` names a module, as PEFT reads it."""
     if isinstance(targets, str):
         return re.fullmatch(targets, module) is not None
     return isinstance(targets, list) and any(module == each or module.endswith(f".{each}") for each in targets)
@@ -185,7 +185,7 @@ async def _follow(server: VllmServer, name: str, mark: Mark) -> tuple[tuple[int,
 
 
 async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple[list[int], list[dict[int, float]]]:
-    """The likeliest tokens after so many expected ones, and log-probabilities at each of them."""
+    """Continue after the first expected tokens. Returns the likeliest tokens and their log-probabilities."""
     body = {
         "model": name,
         "prompt": [*mark.prompt, *mark.tokens[:begin]],
@@ -213,14 +213,14 @@ async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple
 NO_EFFECT = "no-effect"
 """The name of the adapter that does nothing: its rows are the base model's."""
 COLDEST = 0.01
-"""vLLM draws at no lower temperature than this; below it the likeliest token is taken."""
+"""vLLM's lowest sampling temperature. Below it, decoding is greedy."""
 SECONDS_TO_LEAVE = 60.0
-"""So long the copy of an adapter stays after it was unloaded and its last answer ended."""
+"""How long an unloaded adapter's copy stays after its last answer."""
 
 
 @dataclass(frozen=True)
 class _Base:
-    """What is read of the base model's files once."""
+    """What is read once from the base model's files."""
 
     prompts: Prompts
     decode: Callable[[list[int]], str]
@@ -351,7 +351,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return replace(adapter, files={file: sha256(data).hexdigest() for file, data in content.items()})
 
     async def _give(self, server: VllmServer, name: str, content: Mapping[str, bytes]) -> None:
-        """Let the server load an adapter, in the place of one that is not kept."""
+        """Make the server load an adapter, which may evict one that is not pinned."""
         directory = server.copies / name
         try:
             await asyncio.to_thread(write_adapter, directory, content, self._settings.options.copies is not None)
@@ -365,7 +365,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         await server.load(name, directory)
 
     async def marks(self, digest: str, fingerprint: Fingerprint) -> list[Mark]:
-        """What is computed now with a loaded adapter where the training side computed its fingerprint."""
+        """Measure a loaded adapter at the positions of its fingerprint."""
         server = self._running()
         return await self._measure(server, self._name(server, digest), fingerprint)
 
@@ -382,7 +382,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return await measure(server, name, NO_EFFECT, prompts, fingerprint.marks)
 
     async def _compare(self, server: VllmServer, name: str, adapter: Deployable) -> None:
-        """Raise EngineRefused where the server does not compute what the training side does."""
+        """Raise EngineRefused if the server does not reproduce the fingerprint."""
         if adapter.fingerprint is None:
             return
         marks = await self._measure(server, name, adapter.fingerprint)
@@ -396,7 +396,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
             await self._take_back(process, name)
 
     async def _take_back(self, server: VllmServer, name: str) -> None:
-        """Let the name be unknown to the server; answers that began with it end with it."""
+        """Unload a name from the server. Running answers finish with it."""
         server.kept.discard(name)
         for digest in [digest for digest, known in server.names.items() if known == name]:
             del server.names[digest]
@@ -409,7 +409,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         asyncio.get_running_loop().call_later(SECONDS_TO_LEAVE + 0.1, self._remove_those_that_left, server)
 
     def _remove_those_that_left(self, server: VllmServer) -> None:
-        """Remove copies that no answer can need any more: vLLM may read one again while it is in use."""
+        """Remove copies that no answer needs. vLLM may read a copy again while it is in use."""
         before = time.monotonic() - SECONDS_TO_LEAVE
         for name, since in list(self._leaving.items()):
             if self._answering[name] == 0 and since < before:
@@ -417,7 +417,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
                 shutil.rmtree(server.copies / name, ignore_errors=True)
 
     async def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The token ids of a conversation. Raises EngineRefused for one that the template does not take."""
+        """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._rendering, self.base.prompts.ids_of, messages)
@@ -428,7 +428,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
             ) from None
 
     def end(self, server: VllmServer, name: str) -> None:
-        """An answer of this adapter is over."""
+        """Note that an answer of this adapter has ended."""
         if self._answering[name] > 0:
             self._answering[name] -= 1
         if name in self._leaving:
@@ -464,14 +464,14 @@ class _Pieces(AsyncIterator[Piece]):
         return piece
 
     async def aclose(self) -> None:
-        """Give the answer up: the server sees that nobody listens, and computes it no further."""
+        """Abort the answer: closing the connection stops the server's computation."""
         if not self._is_over:
             self._is_over = True
             self._response.close()
             self._engine.end(self._server, self._name)
 
     async def _next_piece(self) -> Piece:
-        """Raises EngineLost where the stream ends without a reason."""
+        """Return the next piece. Raises EngineLost if the stream ends without a reason."""
         while True:
             event = await self._next_event()
             choice = event["choices"][0] if event.get("choices") else {}
@@ -481,7 +481,7 @@ class _Pieces(AsyncIterator[Piece]):
                 return Piece(text, tokens, finish)
 
     def _taken(self, tokens: Sequence[int], finish: str | None) -> tuple[str, Literal["stop", "length"] | None]:
-        """The text that is certain with these tokens, and why the answer ends with them, if it does."""
+        """Return the text that is final with these tokens, and the finish reason, if any."""
         text = ""
         for token in tokens:
             self._unsent += 1
@@ -514,7 +514,7 @@ class _Pieces(AsyncIterator[Piece]):
 
 
 def _drawing(sampling: Sampling) -> dict[str, Any]:
-    """How tokens are drawn, in vLLM's words."""
+    """Translate sampling to vLLM's parameters."""
     if sampling.temperature < COLDEST or sampling.top_p <= 0:
         return {"temperature": 0}
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}

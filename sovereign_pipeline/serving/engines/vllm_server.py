@@ -34,7 +34,7 @@ from sovereign_pipeline.serving.engines.vllm_supervisor import HeldDirectory, re
 HEALTH, COMPLETIONS, MODELS, VERSION = "/health", "/v1/completions", "/v1/models", "/version"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 SECONDS_IDLE = 2.0
-"""After which a connection is not used again: vLLM closes it after 5, and a request that comes just then is lost."""
+"""Idle connections are dropped after so long. vLLM closes them after 5, which could lose a request."""
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_PROBES = 3.0
 
@@ -49,13 +49,13 @@ class VllmSettings:
     python: Path | None = None
     """The interpreter of its environment, where it is started here."""
     records: Path | None = None
-    """A directory of the gateway's account, for what it gives to a server that is merely reached."""
+    """A directory of the gateway's account, with a record of what it loaded into a server of others."""
     threads: int = max(1, (os.cpu_count() or 2) // 2)
     """Where it computes on the processor."""
     hang_seconds: float = 60.0
-    """A server that answers nothing for so long is given up."""
+    """A server that was silent for so long counts as hung."""
     start_seconds: float = 900.0
-    """A server that is not ready by then is given up."""
+    """A server that is not ready by then is killed."""
 
 
 class VllmServer(ABC):
@@ -67,7 +67,7 @@ class VllmServer(ABC):
         self.names: dict[str, str] = {}
         """Adapter's digest -> the name that the server knows it by."""
         self.kept: set[str] = set()
-        """Names that are used again and again, so that the server does not put them out."""
+        """Names that are used regularly, so that the server does not evict them."""
         self.heard_at = time.monotonic()
         self._url = url
         self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None))
@@ -117,16 +117,16 @@ class VllmServer(ABC):
         raise EngineRefused(f"vLLM does not take this request (status {response.status}).", "Shorten it.")
 
     def salt(self, group: str) -> str:
-        """What parts the cached prompts of one group from those of others; nobody can guess it."""
+        """A secret salt that separates the cached prompts of groups."""
         return f"{self._salt}:{group}"
 
     async def use(self, names: Iterable[str]) -> None:
-        """Use adapters once: of those that are in the way, vLLM puts out the one that was used longest ago."""
+        """Use adapters once, because vLLM evicts the least recently used one."""
         one_token = {"prompt": [0], "max_tokens": 1, "temperature": 0}
         await asyncio.gather(*(self.post(COMPLETIONS, {"model": name, **one_token}) for name in sorted(names)))
 
     async def watch(self, hang_seconds: float) -> None:
-        """Return when the server is gone, or has answered nothing for so long that it hangs."""
+        """Return when the server is gone or hangs."""
         self.heard_at = looked_at = time.monotonic()
         probe: asyncio.Task[None] | None = None
         probed_at = 0.0
@@ -147,10 +147,10 @@ class VllmServer(ABC):
 
     @abstractmethod
     async def end(self) -> None:
-        """Give the server up; what is under way in it is lost."""
+        """Leave or kill the server. Its running requests are lost."""
 
     async def _probe(self) -> None:
-        """See whether it computes, and keep what is to stay in memory there."""
+        """Probe the server, and keep pinned adapters from being evicted."""
         with contextlib.suppress(EngineLost, EngineRefused):
             if self.kept:
                 await self.use(self.kept)
@@ -165,7 +165,7 @@ class VllmServer(ABC):
             return False
 
     async def _warm_up(self, base_name: str) -> None:
-        """The first log-probabilities compile something, for seconds in which nothing else is answered."""
+        """Compute log-probabilities once: the first ones compile for seconds and block other requests."""
         one_token = {"prompt": [0], "max_tokens": 1, "logprobs": 1, "logprob_token_ids": [0]}
         await self.post(COMPLETIONS, {"model": base_name, **one_token})
 
@@ -185,9 +185,9 @@ def _reason(content: bytes) -> str:
 
 DEVICE_VARIABLES = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 BLOCK_TOKENS = 32
-"""What is kept of prompts is kept by so many tokens; on a processor vLLM's own choice is longer than most letters."""
+"""Tokens per block of the prefix cache. vLLM's default on a CPU is longer than most documents."""
 LINES_KEPT = 200
-"""Of what the server prints until it is ready; what it prints later is read and dropped."""
+"""Lines kept of the server's output until it is ready. Later output is dropped."""
 
 
 class StartedVllm(VllmServer):
@@ -272,7 +272,7 @@ class StartedVllm(VllmServer):
         self._printed = deque(maxlen=0)  # from here on it may print what callers wrote
 
     def _why(self) -> str:
-        """The last line that tells of an error, of what was printed before the first prompt."""
+        """The last error line that the server printed before the first prompt."""
         errors = [line for line in self._printed if "Error" in line or "error:" in line]
         return (errors or list(self._printed) or ["it printed nothing"])[-1].strip()[-300:]
 
@@ -334,7 +334,7 @@ def _environment(settings: VllmSettings, directory: Path) -> dict[str, str]:
 
 
 OLDEST = (0, 32)
-"""The first version of vLLM in which no request under way is answered by another adapter."""
+"""The first version of vLLM that never answers a running request with another adapter."""
 UNGUESSABLE = re.compile(r"[0-9a-f]{32,}")
 SECONDS_TO_ANSWER = 30.0
 SECONDS_TO_LEAVE = 5.0
@@ -342,7 +342,7 @@ LOADED, LOCK = "loaded.json", "lock"
 
 
 class ReachedVllm(VllmServer):
-    """A server that this gateway alone gives adapters."""
+    """A server that others started and that only this gateway loads adapters into."""
 
     def __init__(self, records: Path, copies: Path, template_sha256: str, address: str) -> None:
         path = address.removeprefix(UNIX)
@@ -357,7 +357,7 @@ class ReachedVllm(VllmServer):
         self._records = records
         self._lock: int | None = None
         self._given: dict[str, str] = {}
-        """Name -> path, of everything that the server was told to load and not yet to unload."""
+        """Name -> path, of all adapters that this gateway loaded and has not unloaded."""
         self._confirmed: set[str] = set()
         """Names that the server must know."""
 
@@ -399,7 +399,7 @@ class ReachedVllm(VllmServer):
         self._forget(name)
 
     async def end(self) -> None:
-        """Take what is this gateway's out of the server, and leave it."""
+        """Unload this gateway's adapters, and leave the server running."""
         is_ours = self._lock is not None
         self._gone.set()
         if is_ours:
@@ -458,7 +458,7 @@ class ReachedVllm(VllmServer):
         await self._warm_up(str(bases[0]["id"]))
 
     async def _take_back_of_before(self) -> None:
-        """Unload what this gateway loaded before it was killed."""
+        """Unload the adapters of an earlier process of this gateway."""
         try:
             before: dict[str, str] = json.loads((self._records / LOADED).read_bytes())
         except FileNotFoundError:
@@ -470,14 +470,14 @@ class ReachedVllm(VllmServer):
         await asyncio.to_thread(shutil.rmtree, self.copies, ignore_errors=True)
 
     async def _take_out(self, given: dict[str, str]) -> None:
-        """Unload adapters, but none that somebody else put under the same name."""
+        """Unload adapters, except where another path has the same name."""
         held = await self._adapters()
         for name, path in given.items():
             if held.get(name) == path:
                 await self.unload(name)
 
     async def _strangeness(self) -> str:
-        """What is in the server that this gateway did not load, or is not there though it did; empty where all is."""
+        """Return how the server's adapters differ from what this gateway loaded; empty if they do not."""
         given, needed = dict(self._given), set(self._confirmed)
         held = await self._adapters()
         given |= self._given  # what was loaded meanwhile
@@ -503,7 +503,7 @@ class ReachedVllm(VllmServer):
         return listed
 
     async def _loads_at_runtime(self) -> bool:
-        """Without it there is no such path; with it, an empty body is refused in another way."""
+        """Whether the server can load adapters. An empty body gets another status if it can."""
         try:
             async with self._session.post(self._url + LOAD, json={}, allow_redirects=False) as response:
                 return response.status in (400, 422)

@@ -54,7 +54,7 @@ from sovereign_pipeline.serving.rollout.in_force import Flags
 
 _LOG = logging.getLogger(__name__)
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
-"""What the name of a field looks like; anything else that was sent in its place is not repeated."""
+"""The form of a field name. Anything else that was sent as one is not quoted."""
 GONE = 499
 
 
@@ -63,9 +63,9 @@ class Condition:
     """Whether lines answer, and by their newest flags."""
 
     answers: bool = True
-    """False: an adapter is in production, and none of those that are answers."""
+    """False if adapters are in production and none of them answers."""
     is_behind: bool = False
-    """A newer flag of a line is not in force here."""
+    """Whether a newer flag of a line is not in force here."""
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
@@ -167,7 +167,7 @@ def create_gateway(
 
 
 def _invalid(errors: Sequence[Any]) -> Refusal:
-    """The first thing that is wrong, by the field; no value is repeated."""
+    """Report the first invalid field. No value is quoted."""
     error = errors[0]
     if error["type"] == "json_invalid":
         return Refusal(400, "The body is not JSON.", "invalid_json")

@@ -34,7 +34,7 @@ from sovereign_pipeline.serving.high_water_marks import serving_directory
 
 
 class Classified(Protocol):
-    """Something of a line, at a level."""
+    """Something with a line and a classification level."""
 
     @property
     def line(self) -> str: ...
@@ -45,19 +45,19 @@ class Classified(Protocol):
 
 @dataclass(frozen=True)
 class Grant:
-    """What a token or a role gives. Two grants are never added up: a clearance holds for the lines beside it."""
+    """The rights of a token or a role. Grants are not combined: a clearance holds for its own lines only."""
 
     clearance: str
     lines: frozenset[str] | None
-    """None: every line."""
+    """None for every line."""
     versions: bool = False
     metrics: bool = False
     admin: bool = False
     users: bool = False
-    """Whether it speaks for several people, and says by `user` for whom. Everybody else is one user."""
+    """Whether it sends requests for several people, named by `user`. Any other caller is one user."""
 
     def reaches(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        """Whether the adapter's line and level are within it. A level that the ladder no longer has is above all."""
+        """Whether the grant covers the adapter's line and level. A level that is not on the ladder is above all."""
         if self.clearance not in ladder or adapter.classification not in ladder:
             return False
         in_lines = self.lines is None or adapter.line in self.lines
@@ -66,24 +66,24 @@ class Grant:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who sent a request."""
+    """The sender of a request."""
 
     key: str
-    """Tells callers apart for limits; never shown, logged or stored."""
+    """Identifies the caller for limits. Never shown, logged or stored."""
     grants: tuple[Grant, ...]
     groups: frozenset[str] = frozenset()
-    """What the institution's proxy names as roles, those that grant nothing among them."""
+    """All roles that the institution's proxy names, also those without a grant."""
 
     def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         return any(grant.reaches(adapter, ladder) for grant in self.grants)
 
     def may_name(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        """Whether the caller may ask for this version by its id."""
+        """Whether the caller may use this version by its id."""
         return any(grant.versions and grant.reaches(adapter, ladder) for grant in self.grants)
 
     @property
     def cache_group(self) -> str:
-        """What tells callers of one clearance from those of another, for what an engine keeps of prompts."""
+        """The group of callers that may share an engine's cached prompts: those of equal clearance."""
         return "\n".join(sorted({grant.clearance for grant in self.grants}))
 
     @property
@@ -91,23 +91,23 @@ class Caller:
         return any(grant.metrics for grant in self.grants)
 
     def speaks_for_users(self, line: str) -> bool:
-        """Whether the `user` of the caller's requests to a line says who asks."""
+        """Whether `user` in the caller's requests to a line names the end user."""
         return any(grant.users and (grant.lines is None or line in grant.lines) for grant in self.grants)
 
     def may_oversee(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        """Whether the caller may see how it stands with an adapter."""
+        """Whether the caller may see an adapter's state on `/admin`."""
         return any(grant.admin and grant.reaches(adapter, ladder) for grant in self.grants)
 
     @property
     def may_administer(self) -> bool:
-        """Whether there is a page about what is served for the caller."""
+        """Whether the caller may open `/admin`."""
         return any(grant.admin for grant in self.grants)
 
 
 ADDED, REVOKED = "serving token added", "serving token revoked"
 TOKEN_BYTES = 32
 PREFIX = "sk-sov-"
-"""Of every token, so that a scanner of secrets finds one that was pasted somewhere."""
+"""The prefix of every token, so that secret scanners find it."""
 SHORTEST_ID = 8
 LOCK_SECONDS = 30
 LONGEST_DAYS = 366
@@ -116,11 +116,11 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Token(Frozen):
-    """What is kept of a token."""
+    """A token's record."""
 
     sha256: Digest
     who: str = Field(min_length=1, max_length=200)
-    """Whom it was given to. The ledger holds a salted commitment to it."""
+    """The holder's name. The ledger has a salted commitment to it."""
     salt: Digest
     clearance: str
     lines: tuple[str, ...] | None
@@ -134,7 +134,7 @@ class Token(Frozen):
 
     @property
     def id(self) -> str:
-        """For people: the first digits of its SHA-256."""
+        """The first digits of its SHA-256, for people."""
         return self.sha256[:12]
 
     @property
@@ -148,7 +148,7 @@ class Token(Frozen):
         return "expired" if now >= self.expires_at else "valid"
 
     def facts(self) -> dict[str, Any]:
-        """What the entry of the ledger says of it; `admin` and `users` only where it gives them."""
+        """The facts of its ledger entry. `admin` and `users` only if it grants them."""
         return {
             "token": self.sha256,
             "who": digest_of({"who": self.who, "salt": self.salt}),
@@ -173,7 +173,7 @@ def file_of(settings: Settings) -> Path:
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
-    """All tokens, the oldest first. Raises IntegrityError for a file that is none, or that other accounts can read."""
+    """Read all tokens, oldest first. Raises IntegrityError for an invalid file or one that others can read."""
     try:
         mode, content = path.stat().st_mode, path.read_bytes()
     except FileNotFoundError:
@@ -191,7 +191,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
 def add_token(
     settings: Settings, registry: Registry, who: str, grant: Grant, days: int, actor: str
 ) -> tuple[str, Token]:
-    """Make a token and record it. Returns its text, which is kept nowhere, and what is kept."""
+    """Create a token and log it. Returns its text, which is stored nowhere, and its record."""
     text = PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
     now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
     try:
@@ -236,7 +236,7 @@ def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) ->
 
 
 def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]:
-    """SHA-256 of each token that the file has as valid, and the ledger as another one or as revoked -> why."""
+    """SHA-256 of each token that is valid in the file but not in the ledger -> why."""
     with registry.reading() as session:
         added: dict[str, list[Mapping[str, Any]]] = {}
         for subjects in _entries(session, ADDED):
@@ -254,14 +254,14 @@ def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]
 
 
 class Tokens:
-    """The tokens as one gateway knows them: read again whenever the file is another one."""
+    """The tokens of one gateway. The file is read again when it changes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._seen: tuple[int, ...] | None = ()
         self._tokens: tuple[Token, ...] = ()
         self._compared: frozenset[str] | None = None
-        """Digests of what is on record of each token that the ledger has as valid; None before the first comparison."""
+        """Digests of the facts of tokens that are valid in the ledger; None before the first comparison."""
 
     def caller(self, text: str, now: datetime.datetime) -> Caller | None:
         """Whom a token stands for; None for one that is unknown, expired, revoked or not on record.
@@ -287,7 +287,7 @@ class Tokens:
         return self._tokens
 
     def compare_with(self, registry: Registry) -> Mapping[str, str]:
-        """Refuse from now on what the ledger does not say. Returns id -> why. Raises as `all` does."""
+        """Reject from now on the tokens that the ledger does not confirm. Returns id -> why."""
         tokens = self.all()
         refused = refused_by(registry, tokens)
         valid = (token for token in tokens if token.revoked_at is None and token.sha256 not in refused)
@@ -300,7 +300,7 @@ def sha256_of(text: str) -> str:
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """What changes with the file: an older time is another time, too."""
+    """Values that change whenever the file does, also if its time goes back."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -310,13 +310,13 @@ def _identity(path: Path) -> tuple[int, ...] | None:
 
 @contextlib.contextmanager
 def _changing(settings: Settings) -> Any:
-    """The tokens, while no other process changes them."""
+    """The tokens, locked against other processes."""
     with held_within(serving_directory(settings) / "tokens.lock", LOCK_SECONDS):
         yield read_tokens(file_of(settings))
 
 
 def _write(settings: Settings, tokens: Sequence[Token]) -> None:
-    """Whole or not at all, also when the machine stops."""
+    """Write the tokens atomically."""
     path = file_of(settings)
     aside = path.with_name(".tokens.json.new")
     aside.unlink(missing_ok=True)
@@ -351,7 +351,7 @@ def _entries(session: Session, action: str, token: str | None = None) -> list[di
 _LOG = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", "/", "/admin"})
-"""What anybody on this machine may ask: nothing that names a line, an adapter or a caller."""
+"""Paths without authentication. They name no line, adapter or caller."""
 SECONDS_FOR_A_BODY = 30
 LONGEST_AUTHORIZATION = 500
 HEADERS = [
@@ -363,7 +363,7 @@ HEADERS = [
 
 
 class Callers:
-    """Who sent a request: whom the institution's proxy names, else whom a token stands for."""
+    """Finds the sender of a request: the user that the proxy names, or the holder of a token."""
 
     def __init__(
         self,
@@ -380,7 +380,7 @@ class Callers:
         self._roles = roles or {}
 
     def of(self, scope: Scope) -> Caller:
-        """Raises Refusal (401) for nobody, and IntegrityError where the tokens cannot be believed."""
+        """Return the sender. Raises Refusal (401) if there is none, and IntegrityError for an invalid token file."""
         named = self.named(scope)
         if named is not None:
             return named
@@ -394,7 +394,7 @@ class Callers:
         return caller
 
     def named(self, scope: Scope) -> Caller | None:
-        """Whom the institution's proxy names; None for nobody."""
+        """Return the user that the institution's proxy names."""
         user = self._proxy.named(scope, self._user_header) if self._proxy is not None else None
         if self._proxy is None or user is None:
             return None
@@ -416,7 +416,7 @@ class Callers:
 
 
 def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> Callers:
-    """Who is let in. Raises InputError for a header of a proxy that nothing but its address would vouch for."""
+    """Build an installation's callers. Raises InputError for a proxy header without a shared secret."""
     if settings.serving_user_header is None:
         return Callers(tokens)
     if settings.serving_proxy_secret is None:
@@ -471,7 +471,7 @@ def auth_middleware(app: App, callers: Callers, body_bytes: int, refused: Callab
 
 
 async def _read(scope: Scope, receive: Receive, most: int) -> Receive:
-    """The body, and then whatever else comes. Raises Refusal for one that is too long, or too slow."""
+    """Read the body. Raises Refusal if it is too long or too slow."""
     stated = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
     if any(not value.isdigit() or int(value[:20]) > most for value in stated):
         raise _too_long(most)
@@ -512,5 +512,5 @@ async def _refuse(refusal: Refusal, send: Send) -> None:
 
 
 async def _close(send: Send) -> None:
-    """There are no web sockets here."""
+    """Reject a web socket."""
     await send({"type": "websocket.close", "code": 1008})

@@ -19,7 +19,7 @@ from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Reason, Severity, Thumb
 
 Finish = Literal["stop", "length", "content_filter"]
-"""The last: it was stopped, for personal data that was found in it."""
+"""`content_filter`: the answer was stopped because of personal data in it."""
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
 
@@ -36,7 +36,7 @@ class ErrorFacts(ResponseModel):
 
 
 class ErrorBody(ResponseModel):
-    """Every response that is no success."""
+    """The body of every error response."""
 
     error: ErrorFacts
 
@@ -61,7 +61,7 @@ class Level(ResponseModel):
 
 
 def level_of(adapter: Deployable, is_kept: bool) -> Level:
-    """What is stated of an adapter's answers. is_kept: as encrypted transcripts."""
+    """The metadata of an adapter's answers. is_kept: whether encrypted transcripts are kept."""
     return Level(classification=adapter.classification, transcript="kept" if is_kept else None)
 
 
@@ -121,7 +121,7 @@ class ModelList(ResponseModel):
 
 
 class FeedbackTaken(ResponseModel):
-    """What was said of an answer is counted."""
+    """The feedback was counted."""
 
     id: str
     object: Literal["feedback"] = "feedback"
@@ -174,15 +174,15 @@ class Chunks:
         self._before, self._after = before, after
 
     def first(self) -> bytes:
-        """Says who answers; a stream of `/v1/completions` has no such event."""
+        """The first event, with the role. A stream of `/v1/completions` has none."""
         return self._event({"role": "assistant", "content": ""}, None) if self._kind == "chat" else b""
 
     def text(self, text: str) -> bytes:
-        """One of very many: only the text is written anew."""
+        """An event with text. Only the text differs between events, so the rest is rendered once."""
         return self._before + json.dumps(text).encode() + self._after
 
     def last(self, finish: Finish, used: Usage) -> bytes:
-        """The reason why it ends, the usage where it was asked for, and the end."""
+        """The finish reason, the usage if requested, and the end mark."""
         events = self._event({}, finish)
         if self._with_usage:
             events += event({**self._facts, "choices": [], "usage": used.model_dump()})
@@ -201,7 +201,7 @@ def event(content: dict[str, Any]) -> bytes:
 
 
 class Refusal(Exception):
-    """An error that the caller is told."""
+    """An error that is sent to the caller."""
 
     def __init__(
         self,
@@ -219,7 +219,7 @@ class Refusal(Exception):
         self.code = code
         self.param = param
         self.is_counted = False
-        """Whether the metrics have it already: as an answer that was begun."""
+        """Whether the metrics counted it already, as a begun answer."""
         self.headers = dict(headers or {})
         if retry_after is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
@@ -232,12 +232,12 @@ class Refusal(Exception):
 
 
 def no_such_model() -> Refusal:
-    """The same for what does not exist, what is above the caller's clearance, and what is not a name at all."""
+    """One error for a model that does not exist or is above the caller's clearance."""
     return Refusal(404, "This model does not exist, or you may not use it.", "model_not_found", param="model")
 
 
 def no_such_answer() -> Refusal:
-    """The same for one that was never given, that another caller got, and that is too old."""
+    """One error for an answer that does not exist, is another caller's or is too old."""
     return Refusal(404, "You were given no such answer, or it is too old.", "answer_not_found", param="id")
 
 
@@ -320,7 +320,7 @@ LARGEST_SEED = 2**63 - 1
 
 
 def _is_text(text: str) -> str:
-    """JSON can hold half of a character, which can be neither rendered nor hashed."""
+    """Reject a lone surrogate, which JSON allows but which cannot be encoded."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -337,7 +337,7 @@ Empty = Annotated[list[Any], Field(max_length=0)]
 
 
 class RequestModel(BaseModel):
-    """A value that a caller sends: no unknown field, no number in quotes, none that is infinite."""
+    """Base of request models: no unknown fields, no coercion, no infinite numbers."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True

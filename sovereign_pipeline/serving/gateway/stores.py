@@ -19,14 +19,14 @@ from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Feedback
 
 LOCK_SECONDS = 0.2
-"""Answers of everybody wait meanwhile, and another gateway needs the file for a millisecond."""
+"""All answers wait meanwhile. Another gateway locks the file for a millisecond."""
 
 
 class SharedDatabase:
-    """The file, opened when it is needed first."""
+    """An SQLite file that is opened at its first use."""
 
     def __init__(self, path: Path, *tables: str) -> None:
-        """tables: statements that make what is not there yet."""
+        """tables: statements that create missing tables."""
         self._path = path
         self._tables = tables
         self._connection: sqlite3.Connection | None = None
@@ -88,13 +88,13 @@ class Given:
     line: str
     adapter: str
     choice: Choice | None
-    """What its line's flag said of it; None where no flag spoke."""
+    """The flag's choice; None if there was no flag."""
     before: Feedback | None
-    """What the caller had said of it."""
+    """The caller's earlier feedback."""
 
 
 class FeedbackStore:
-    """The answers that the gateways of one installation gave."""
+    """Stores which caller got which answer, and their feedback. No text, id or name is stored."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._database = SharedDatabase(path, TABLE)

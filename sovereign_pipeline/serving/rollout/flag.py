@@ -41,7 +41,7 @@ Arm = Literal["production", "staged"]
 Cause = Literal["transition", "policy", "rollback", "regression", "signed anew"]
 
 WEIGHTS = 10_000
-"""All shares together. It never changes: with another sum, users would change their arm."""
+"""The sum of all weights. It never changes: another sum would move users between arms."""
 TRIED_USERS = 64
 EVALUATOR = "openfeature-flagd-core"
 
@@ -52,12 +52,12 @@ class FlagAdapter(Frozen):
     digest: Digest
     """Of the artifact with its weights."""
     record_manifest: Digest
-    """SHA-256 of the manifest of its record: what an officer's request is about."""
+    """SHA-256 of the manifest of its record, which is the subject of an officer's request."""
     classification: str
 
 
 class WayBack(Frozen):
-    """A request that an officer can sign while the registry is down: what it is about, as the registry had it."""
+    """A prepared request that an officer can sign while the registry is down."""
 
     adapter: str
     request: dict[str, Any]
@@ -65,27 +65,27 @@ class WayBack(Frozen):
 
 
 class Flag(Frozen):
-    """Which adapter answers whom of a line."""
+    """Which users of a line get which adapter."""
 
     line: str
     sequence: int = Field(ge=1)
     """The number of this change within the line."""
     production: str | None
-    """The adapter that answers everybody whom nothing else is said of; None: nothing of the line answers."""
+    """The adapter of all other users; None if the line answers nobody."""
     staged: str | None
     share: float = Field(ge=0, le=1)
     """Share of users who get the staged adapter."""
     groups: tuple[str, ...]
     """Groups whose members get it."""
     stopped: str | None
-    """Why nobody gets the staged adapter, though there is one."""
+    """Why nobody gets the staged adapter."""
     began: int = Field(ge=1)
     """The number of the change since which share, groups and adapters are these: a comparison counts from there."""
     began_at: datetime.datetime
     salt: Digest
-    """With it users are hashed; one for the line, so that each keeps his arm."""
+    """The salt of user hashes. One per line, so that users keep their arm."""
     evaluator: str
-    """Distribution and version of what assigns users: another version may assign them otherwise."""
+    """Name and version of the evaluator. Another version may assign users differently."""
     staged_by: int | None
     """Number of the line's transition that staged the adapter."""
     cause: Cause
@@ -93,9 +93,9 @@ class Flag(Frozen):
     at: datetime.datetime
     adapters: dict[str, FlagAdapter]
     request: Digest | None = None
-    """SHA-256 of the officer's signed request, where one rolled back."""
+    """SHA-256 of the officer's signed request, if an officer rolled back."""
     back: tuple[WayBack, ...]
-    """Requests that take effect at once: the staged adapter is not staged any more, the one before is in production."""
+    """Prepared rollbacks: unstage the staged adapter, or return to the previous one."""
 
     @model_validator(mode="after")
     def _adapters_are_described(self) -> "Flag":
@@ -112,7 +112,7 @@ class Flag(Frozen):
         return self.staged is not None and self.stopped is None and (self.share > 0 or bool(self.groups))
 
     def in_words(self) -> str:
-        """Who gets what."""
+        """Format who gets which adapter."""
         if not self.is_rolling_out:
             stopped = f"; {self.staged} stopped: {self.stopped}" if self.staged is not None and self.stopped else ""
             return f"{self.production or 'nothing'} for everybody{stopped}"
@@ -121,24 +121,24 @@ class Flag(Frozen):
         return f"{self.staged} for {' and '.join(parts)}, {self.production or 'nothing'} for everybody else"
 
     def says_the_same(self, other: "Flag") -> bool:
-        """Whether both send everybody to the same adapter, by the same ways back."""
+        """Whether both give everyone the same adapter, with the same prepared rollbacks."""
         told = {"sequence", "cause", "reason", "at", "began", "began_at", "request"}
         return self.model_dump(exclude=told) == other.model_dump(exclude=told)
 
     def compares_the_same(self, other: "Flag") -> bool:
-        """Whether what was counted under the one counts under the other."""
+        """Whether counts under one flag are valid under the other."""
         compared = {"production", "staged", "share", "groups", "salt", "evaluator"}
         return self.model_dump(include=compared) == other.model_dump(include=compared)
 
 
 @cache
 def installed_evaluator() -> str:
-    """What assigns users on this machine."""
+    """Name and version of the installed evaluator."""
     return f"{EVALUATOR} {version(EVALUATOR)}"
 
 
 def document(flag: Flag) -> bytes:
-    """The flag as flagd reads it: its targeting key is the hashed user, and `groups` a list of the user's groups."""
+    """Render the flag in flagd's format. The targeting key is the hashed user; `groups` lists the user's groups."""
     variants = {"production": flag.production, "staged": flag.staged}
     rule: dict[str, Any] = {
         "state": "ENABLED",
@@ -170,7 +170,7 @@ def _targeting(flag: Flag) -> dict[str, Any]:
 
 
 def evaluator_of(flag: Flag) -> "FlagdCore":
-    """What assigns users by a flag, after every variant was evaluated. Raises IntegrityError where one fails."""
+    """Build the evaluator of a flag and try every variant. Raises IntegrityError if one fails."""
     from openfeature.contrib.tools.flagd.core import FlagdCore
     from openfeature.exception import OpenFeatureError
 
@@ -215,17 +215,17 @@ SIGN_ANEW = "Materialize `staged_adapter` or `production_adapter` of the line: i
 
 @dataclass(frozen=True)
 class Change:
-    """The bytes of one change, as they lie on disk."""
+    """The files of one change."""
 
     sequence: int
     flags: bytes
     signature: bytes
     request: bytes | None
-    """An officer's, where one rolled back."""
+    """An officer's request, if one rolled back."""
 
     @property
     def sha256(self) -> str:
-        """Of the pipeline's signature, which is over everything else."""
+        """SHA-256 of the pipeline's signature, which covers the rest."""
         return hashlib.sha256(self.signature).hexdigest()
 
 
@@ -240,14 +240,14 @@ def lines_with_flags(settings: Settings) -> list[str]:
 
 
 def sequences(settings: Settings, line: str) -> list[int]:
-    """The numbers of a line's changes, ascending. A line without a directory has none, whatever its name is."""
+    """The numbers of a line's changes, ascending."""
     if line not in _names(root_of(settings)):
         return []
     return sorted(int(name) for name in _names(root_of(settings) / line) if _NUMBER.fullmatch(name))
 
 
 def read_change(settings: Settings, line: str, sequence: int) -> Change:
-    """The bytes of a change. Raises IntegrityError where they are not whole."""
+    """Read a change. Raises IntegrityError if a file is missing or too large."""
     directory = root_of(settings) / line / f"{sequence:08d}"
     request = directory / REQUEST_FILE
     return Change(
@@ -285,7 +285,7 @@ def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None 
 
 @contextmanager
 def changing(settings: Settings, line: str) -> Iterator[None]:
-    """No other process changes the flag of this line meanwhile."""
+    """Lock a line's flag against other processes."""
     with held_within(root_of(settings) / f".{line}.lock", LOCK_SECONDS):
         yield
 

@@ -34,24 +34,24 @@ from sovereign_pipeline.serving.rollout.telemetry import (
 )
 
 PREPARED_FOR = 2.8
-"""Standard errors from a margin (1.96 + 0.84) at which the bound is tightest: fixed before anything is seen."""
+"""The bound is tightest at so many standard errors from a margin (1.96 + 0.84). Fixed in advance."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What one user contributed: how many observations, and their sum."""
+    """The observations of one user: their number and their sum."""
 
     count: float
     total: float
 
 
 Users = Mapping[str, Sums]
-"""Hashed user -> their sums, of one arm."""
+"""Hashed user -> sums, for one arm."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How much more one arm has than the other, on average over observations."""
+    """The difference of two arms' means."""
 
     estimate: float
     variance: float
@@ -103,7 +103,7 @@ def is_worse_at_any_look(found: Difference, margin: float, alpha: float) -> bool
 
 
 def best_scale(variance: float, alpha: float) -> float:
-    """The mixture's scale for which the two-sided bound is tightest at a variance."""
+    """The scale of the mixture with the tightest two-sided bound at a variance."""
     log = 2 * math.log(1 / alpha)
     return variance / (log + math.log(1 + log))
 
@@ -129,14 +129,14 @@ def one_sided_bound(variance: float, alpha: float, scale: float) -> float:
 
 
 def upper_limit(found: Difference, alpha: float) -> float:
-    """The difference is below it, in one look, with probability 1 - alpha (t with one degree fewer than users)."""
+    """The upper confidence limit of the difference, for one look (t with users - 1 degrees of freedom)."""
     from scipy.stats import t
 
     return found.estimate + float(t.ppf(1 - alpha, max(1, found.users - 1))) * found.standard_error
 
 
 def sample_ratio_p(staged: int, production: int, share: float) -> float:
-    """How likely numbers of users at least so far from the share are (chi-squared with one degree of freedom)."""
+    """The p-value of the sample-ratio check: chi-squared with one degree of freedom."""
     from scipy.stats import chisquare
 
     total = staged + production
@@ -146,25 +146,25 @@ def sample_ratio_p(staged: int, production: int, share: float) -> float:
 
 
 ALPHA = 0.05
-"""How often a staged adapter that is worse by exactly a margin is taken back for it, and how often let through."""
+"""The rate of false aborts and of false promotions of an adapter that is worse by exactly a margin."""
 SAMPLE_RATIO_ALPHA = 0.001
 LOOK_AT_REPORTS = "Waiting changes nothing: look at what was reported."
 MOST_DAYS = 36_500
-"""So far ahead a date is told."""
+"""The latest date that is stated."""
 FEWEST_USERS = 10
-"""Of the smaller arm, from which on the variance between users can be believed."""
+"""The smallest arm for which the variance between users is reliable."""
 
 Outcome = Literal["open", "abort", "promote", "inconclusive"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One thing in which a staged adapter may be worse."""
+    """A measure in which a staged adapter may be worse."""
 
     name: str
     is_share: bool
     sign: int
-    """1 where more is worse, -1 where less is."""
+    """1 if more is worse, -1 if less is worse."""
     count: str
     total: str
     """Fields of `Counted`."""
@@ -194,35 +194,35 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Compared:
-    """One measure of both arms."""
+    """The comparison of both arms in one measure."""
 
     measure: Measure
     margin: float
-    """Of shares as they are, of the others as a logarithm of the ratio."""
+    """A difference of shares, or the logarithm of a ratio."""
     found: Difference | None
 
     @property
     def is_worse(self) -> bool:
-        """By more than the margin, whenever it is asked."""
+        """Whether the staged arm is worse by more than the margin. May be read at any time."""
         if self.found is None or self.found.users < FEWEST_USERS:
             return False
         return is_worse_at_any_look(self.found, self.margin, ALPHA / len(MEASURES))
 
     @property
     def is_as_good(self) -> bool:
-        """By one look."""
+        """Whether the staged arm is as good, by one look at the end."""
         return self.found is not None and upper_limit(self.found, ALPHA) < self.margin
 
     @property
     def more_needed(self) -> float | None:
-        """How many times as many answers could show it as good; None where none can, as it stands."""
+        """The factor of answers that could show it as good; None if no number could."""
         if self.found is None or self.found.estimate >= self.margin:
             return None
         ratio = (upper_limit(self.found, ALPHA) - self.found.estimate) / (self.margin - self.found.estimate)
         return max(1.0, ratio**2)
 
     def figures(self) -> "Figures":
-        """The difference, as people read it."""
+        """Format the difference for people."""
         margin = f"{self.margin:.1%}" if self.measure.is_share else f"{math.expm1(self.margin):.0%}"
         if self.found is None:
             return Figures(None, None, margin)
@@ -232,7 +232,7 @@ class Compared:
         return Figures(f"{math.expm1(estimate):+.0%}", f"{math.expm1(most):+.0%}", margin)
 
     def in_words(self) -> str:
-        """The difference as a sentence."""
+        """Format the comparison as a sentence."""
         told = self.figures()
         if told.difference is None:
             return f"{self.measure.in_words}: too few users"
@@ -250,7 +250,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class State:
-    """How far a hold is."""
+    """The state of a hold."""
 
     line: str
     staged: str
@@ -258,15 +258,15 @@ class State:
     because: str
     compared: tuple[Compared, ...]
     users: tuple[int, int]
-    """Staged, production; whom the hash drew."""
+    """Staged, production; only users that the hash assigned."""
     answers: tuple[int, int]
     days: float
     rated: tuple[int, int] = (0, 0)
-    """Answers of which callers said something."""
+    """Answers with feedback."""
     severe: int = 0
     """Reports of severity 1 about the staged adapter."""
     expected: str = ""
-    """When what is missing could be there; empty where nothing is."""
+    """When the hold could be decided; empty if nothing is missing."""
 
 
 def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_searched: bool = False) -> State | None:
@@ -330,7 +330,7 @@ def _outcome(
 
 
 def expected(state: State, rules: Hold, began_at: datetime.datetime) -> str:
-    """When what is missing could be there, if users go on asking as they did."""
+    """Estimate when the hold can be decided, at the rate of requests so far."""
     if state.outcome == "open":
         times = [
             (rules.days, state.days),
@@ -363,7 +363,7 @@ def _day(began_at: datetime.datetime, days: float) -> str:
 
 
 def reports_in_words(severe: int) -> str:
-    """Reports of the worst severity: one is enough that nothing is promoted by itself."""
+    """Format the number of reports of severity 1. One prevents an automatic promotion."""
     return f"{severe} report{'s' if severe > 1 else ''} of severity {WORST}"
 
 
@@ -371,7 +371,7 @@ Report = Callable[[str], None]
 
 
 class Watcher:
-    """Looks at the holds of one gateway."""
+    """Judges the holds of one gateway."""
 
     def __init__(
         self, settings: Settings, institution: Institution, flags: Flags, telemetry: Telemetry, report: Report
@@ -407,7 +407,7 @@ class Watcher:
             self._report(f"{judged.adapter}: {judged.outcome}: {judged.because}")
 
     def _judge(self, flag: Flag) -> Judgement | None:
-        """Sign what a hold came to, once. None where it is signed already."""
+        """Sign the result of a hold once. Returns None if it is signed already."""
         trust = trust_root(self._settings)
         signer = pipeline_signer(self._settings, trust)
         with changing(self._settings, flag.line):
@@ -449,7 +449,7 @@ def _state(settings: Settings, flag: Flag, institution: Institution, tally: Tall
 
 
 def judgement_of(settings: Settings, flag: Flag) -> Judgement | None:
-    """The newest judgement about what a flag compares. Raises IntegrityError for one that the pipeline did not sign."""
+    """Return the newest judgement of a flag's comparison. Raises IntegrityError if the pipeline did not sign it."""
     if flag.staged is None:
         return None
     files = judgement_files(settings, flag.line, flag.staged, flag.began)

@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_BETWEEN_CHECKS = 10.0
-"""After so long what is in force is verified again, and what was refused is tried again, though no byte changed."""
+"""A flag is verified again, and a rejected change retried, after so long without a change of its bytes."""
 SECONDS_BETWEEN_TRIES = 0.5
-"""The same while an adapter is not loaded."""
+"""The same while a named adapter is not loaded."""
 LOCK_SECONDS = 5
 
 Loaded = Callable[[], Collection[str]]
-"""Digests of the adapters that the engine has now."""
+"""Digests of the loaded adapters."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class Choice:
     digest: str
     arm: Arm
     drawn: bool
-    """Whether the hash decided, and not a group: such users can be compared."""
+    """Whether the hash assigned the user, not a group. Only such users are compared."""
     user: str
     """Hashed."""
     staged: str | None
-    """The staged adapter that users get, whomever this one gets; None while nothing is tried."""
+    """The staged adapter that some users get; None if there is no rollout."""
     otherwise: str | None
-    """Digest of the adapter in production, for a user who may not use the other one."""
+    """Digest of the adapter in production, for a user who may not use the chosen one."""
     began: int
-    """The change since which the two are compared."""
+    """The change from which on the two are compared."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class _Line:
 
 
 class Flags:
-    """The flags of every line, as they are in force for one gateway."""
+    """The flags of every line that are in force for one gateway."""
 
     def __init__(self, settings: Settings, loaded: Loaded | None = None, marks: HighWaterMarks | None = None) -> None:
         """
@@ -126,22 +126,22 @@ class Flags:
         )
 
     def flag(self, line: str) -> Flag | None:
-        """What is in force for a line; None for nothing."""
+        """The flag in force for a line."""
         current = self._current(line)
         return current.flag if current is not None else None
 
     def flags(self) -> dict[str, Flag]:
-        """Line -> what is in force for it."""
+        """Line -> its flag in force."""
         lines = {*lines_with_flags(self._settings), *self._lines}
         return {line: flag for line in sorted(lines) if (flag := self.flag(line)) is not None}
 
     def answering(self) -> set[str]:
-        """Digests of the adapters that answer users by what is in force, as it was asked for last."""
+        """Digests of the adapters that users get, by the flags that were read last."""
         flags = [state.in_force.flag for state in list(self._lines.values()) if state.in_force is not None]
         return {flag.adapters[adapter].digest for flag in flags for adapter in _given(flag)}
 
     def problems(self) -> dict[str, str]:
-        """Line -> why its newest change is not in force, or what is wrong with the one that is."""
+        """Line -> why its newest change is not in force, or a problem of the one that is."""
         self.flags()
         found = {line: state.problem for line, state in sorted(self._lines.items()) if state.problem is not None}
         for line, state in self._lines.items():
@@ -155,11 +155,11 @@ class Flags:
         return found
 
     def hold_back(self, flag: Flag) -> None:
-        """Give nobody the staged adapter here, whatever the flag says, until it compares something else."""
+        """Stop giving users the staged adapter in this process, until the flag's comparison changes."""
         self._held_back.add((flag.line, flag.began))
 
     def compare_with(self, on_record: Mapping[str, FlagMark]) -> None:
-        """Take no change from now on that is older than what the ledger has, line by line."""
+        """Reject changes that are older than the ledger's, from now on."""
         self._on_record = dict(on_record)
 
     def _current(self, line: str) -> _InForce | None:
@@ -187,7 +187,7 @@ class Flags:
         return state
 
     def _take(self, line: str, state: _Line, numbers: list[int], now: float) -> None:
-        """Put a line's newest change in force, if it is another one. Raises SovereignError where it may not be."""
+        """Put a line's newest change in force, if it is new. Raises SovereignError if it must not be."""
         if not numbers:
             raise IntegrityError(f"The flag of line {line} is gone.", SIGN_ANEW)
         change = read_change(self._settings, line, numbers[-1])
@@ -205,7 +205,7 @@ class Flags:
         state.in_force, state.refused, state.problem = _InForce(change, flag, core), None, None
 
     def _believed(self, line: str, change: Change) -> Flag:
-        """The flag of a change that may be in force. Raises SovereignError."""
+        """Verify a change and return its flag. Raises SovereignError."""
         trust = self._marks.trust(self._settings)
         flag = verified_flag(change, line, trust)
         _assert_by_officer(change, flag, trust)
@@ -221,7 +221,7 @@ class Flags:
         return flag
 
     def _assert_loaded(self, flag: Flag, state: _Line) -> None:
-        """An adapter that is not loaded takes over from none that is. Raises IntegrityError."""
+        """Raise IntegrityError if users would get an adapter that is not loaded."""
         if self._loaded is None or state.in_force is None:
             return
         loaded = self._loaded()
@@ -241,7 +241,7 @@ def _given(flag: Flag) -> list[str]:
 
 
 def hash_of(flag: Flag, user: str) -> str:
-    """How a user stands in what is counted: without the salt nobody can test a guess."""
+    """Hash a user with the line's salt, so that nobody can test a guess."""
     return hmac.new(bytes.fromhex(flag.salt), user.encode(), hashlib.sha256).hexdigest()
 
 

@@ -58,7 +58,7 @@ from sovereign_pipeline.serving.rollout.flag import (
 from sovereign_pipeline.serving.rollout.in_force import Flags
 
 OVERTAKEN = "overtaken"
-"""In the entry of a change whose transition was not made, since others decided meanwhile."""
+"""Key in the entry of a change whose transition a later decision had overtaken."""
 
 
 def on_record(session: Session) -> dict[str, FlagMark]:
@@ -95,7 +95,7 @@ def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> list[Fla
 
 
 def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> None:
-    """Raise IntegrityError where there is another change with the number; a damaged one is written anew."""
+    """Raise IntegrityError for another change with that number. A damaged change is written anew."""
     try:
         change = read_change(settings, line, newest.sequence)
     except IntegrityError:
@@ -108,7 +108,7 @@ def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> Non
 
 
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
-    """Enter one change, and make the transition that the request beside it asks for."""
+    """Enter one change, and make the transition of its request."""
     with registry.writing() as session:
         told = told_of(change, flag)
         if change.request is not None:
@@ -121,7 +121,7 @@ def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change
 def _make_transition(
     session: Session, registry: Registry, workplace: Workplace, trust: Trust, bundle: bytes, flag: Flag
 ) -> Mapping[str, Any]:
-    """Put an officer's request on record and make its transition; where others decided since, say that alone."""
+    """Log an officer's request and make its transition, unless a later decision has overtaken it."""
     officer = officer_of(trust, signed_by(bundle))
     adapter = _adapter_of(session, bundle, trust, flag)
     row = enter_signed_request(session, trust, officer, adapter, _arrow(bundle, trust, adapter), bundle)
@@ -146,7 +146,7 @@ def _arrow(bundle: bytes, trust: Trust, adapter: Adapter) -> Any:
 
 
 def _adapter_of(session: Session, bundle: bytes, trust: Trust, flag: Flag) -> Adapter:
-    """The adapter that a request is about. Raises IntegrityError where it is none that the flag names."""
+    """Return a request's adapter. Raises IntegrityError if the flag does not name it."""
     for name, named in flag.adapters.items():
         adapter = session.get(Adapter, name)
         if adapter is None or adapter.record_manifest_sha256 != named.record_manifest:
@@ -163,7 +163,7 @@ def _adapter_of(session: Session, bundle: bytes, trust: Trust, flag: Flag) -> Ad
 
 
 def told_of(change: Change, flag: Flag) -> dict[str, Any]:
-    """What the entry of a change says of it."""
+    """The facts of a change for its ledger entry."""
     return {
         "line": flag.line,
         "change": flag.sequence,
@@ -188,16 +188,16 @@ SALT_BYTES = 32
 
 @dataclass(frozen=True)
 class Before:
-    """What a line's flag said until now."""
+    """A line's flag before a change."""
 
     flag: Flag | None
-    """The newest that can be believed."""
+    """The newest flag that verifies."""
     newest: int
     """The number of the newest change, 0 for none."""
 
     @property
     def is_in_force(self) -> bool:
-        """Whether the newest change is one that can be believed."""
+        """Whether the newest change verifies."""
         return self.flag is not None and self.flag.sequence == self.newest
 
 
@@ -228,7 +228,7 @@ def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
 
 
 def newest_believed(settings: Settings, line: str, trust: Trust) -> Before:
-    """What a line's flag said until now, leaving out what cannot be believed."""
+    """Return a line's newest flag that verifies."""
     numbers = sequences(settings, line)
     for number in reversed(numbers):
         try:
@@ -276,7 +276,7 @@ def _flag(
 
 
 def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> Flag:
-    """With why it changes, and since when it compares the same adapters in the same way."""
+    """Add the cause of the change, and the start of an unchanged comparison."""
     if before is not None and flag.compares_the_same(before):
         flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
     if rows and (before is None or _decided(flag) != _decided(before)):
@@ -290,7 +290,7 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
 
 
 def _decided(flag: Flag) -> tuple[object, ...]:
-    """What officers decide of it; the ways back name the institution's rules, too."""
+    """The part of a flag that officers decide."""
     return (flag.production, flag.staged, flag.staged_by, [way.adapter for way in flag.back])
 
 
@@ -302,7 +302,7 @@ def _ways_back(
     staged: str | None,
     superseded: str | None,
 ) -> list[WayBack]:
-    """The requests that an officer can sign while the registry is down."""
+    """Prepare the rollbacks that an officer can sign while the registry is down."""
     found: list[WayBack] = []
     ways: tuple[tuple[TransitionName, str | None], ...] = (("unstage", staged), ("roll_back", superseded))
     for name, adapter_id in ways:
@@ -341,7 +341,7 @@ WorkplaceOf = Callable[[str], Workplace]
 
 
 class FlagSync:
-    """Looks at flags and ledger for one gateway."""
+    """Synchronizes flags and ledger for one gateway."""
 
     def __init__(
         self, settings: Settings, flags: Flags, registry: Callable[[], Registry], workplace_of: WorkplaceOf
@@ -353,7 +353,7 @@ class FlagSync:
         self._seen: Seen | None = None
 
     def look(self) -> None:
-        """Raises SovereignError where a flag cannot be followed or believed; every other line is kept all the same."""
+        """Write and compare the flags of all lines. Raises SovereignError at the end if one failed."""
         registry = self._registry()
         with registry.reading() as session:
             self._flags.compare_with(on_record(session))

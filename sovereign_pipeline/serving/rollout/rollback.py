@@ -27,7 +27,7 @@ from sovereign_pipeline.serving.rollout.publishing import newest_believed
 
 
 def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
-    """The newest change of a line's flag. Raises NotFoundError where there is none, and IntegrityError."""
+    """Return a line's newest flag. Raises NotFoundError if there is none, and IntegrityError."""
     before = newest_believed(settings, line, trust)
     if before.newest == 0:
         raise NotFoundError(f"Line {line} has no flag.", "An adapter of it is staged or promoted first.")
@@ -82,7 +82,7 @@ def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer,
 
 
 def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None:
-    """Give everybody the adapter in production again, since the staged one does harm. None where it is over already."""
+    """Stop a harmful rollout: everyone gets the adapter in production. Returns None if it is over."""
     trust = trust_root(settings)
     signer = pipeline_signer(settings, trust)
     with changing(settings, line):
@@ -96,7 +96,7 @@ def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None
 
 
 def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
-    """What the flag says once the way back was taken. The other way is closed: it was about the state before."""
+    """The flag after a rollback. Other prepared rollbacks are dropped: they described the state before."""
     told: dict[str, Any] = {"cause": "rollback", "reason": reason, "request": request, "back": ()}
     if way.request["transition"] == "unstage":
         kept = {flag.production} - {None}
@@ -110,7 +110,7 @@ def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
 
 
 def _next(flag: Flag, **told: Any) -> Flag:
-    """The change that follows. What a staged adapter was compared with is no longer so."""
+    """The next change, with a new comparison."""
     number, now = flag.sequence + 1, datetime.datetime.now(datetime.UTC)
     content = {
         **flag.model_dump(),

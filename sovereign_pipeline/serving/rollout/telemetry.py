@@ -24,19 +24,19 @@ from sovereign_pipeline.serving.rollout.flag import Arm, Flag
 from sovereign_pipeline.serving.rollout.in_force import Choice
 
 FEWEST_LETTERS = 8
-"""Of which the script of a text can be told."""
+"""The shortest text whose script is detected."""
 MOST_CHARACTERS = 4_000
-"""Of a text that are looked at for its script."""
+"""The part of a text whose script is detected."""
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What is wrong with an answer."""
+    """The problems of an answer."""
 
     empty: bool
     looping: bool
     other_script: bool
-    """In another script than the request, where both can be told: the answer to an Arabic letter in Latin letters."""
+    """The answer is in another script than the request, such as Latin for Arabic."""
 
 
 def check(request: str, answer: str) -> Checks:
@@ -47,7 +47,7 @@ def check(request: str, answer: str) -> Checks:
 
 
 def script_of(text: str) -> str | None:
-    """The script of most letters, as Unicode names it, such as LATIN and ARABIC; None for a text of too few."""
+    """The Unicode script of most letters, such as LATIN; None if the text is too short."""
     letters = [each for each in text[:MOST_CHARACTERS] if each.isalpha()]
     if len(letters) < FEWEST_LETTERS:
         return None
@@ -65,7 +65,7 @@ WORST = 1
 
 
 class Feedback(Frozen):
-    """What was said of one answer."""
+    """Feedback on one answer."""
 
     thumb: Thumb
     reason: Reason | None = None
@@ -77,9 +77,9 @@ class Feedback(Frozen):
 
 
 MOST_USERS = 50_000
-"""Of one comparison in one process; of more, those who come first are counted."""
+"""The most users that one process counts in a comparison."""
 LAST = 20
-"""Answers of the staged adapter in a row by which a broken one is known."""
+"""So many failed answers in a row show that the staged adapter is broken."""
 
 
 Ended = Literal["complete", "cancelled", "lost", "stopped"]
@@ -87,13 +87,13 @@ Ended = Literal["complete", "cancelled", "lost", "stopped"]
 
 
 class Counted(Frozen):
-    """What was counted of one user's answers by one arm."""
+    """Counts of one user's answers from one arm."""
 
     answers: int = 0
     lost: int = 0
-    """Begun and not completed by the engine."""
+    """The engine began and did not complete the answer."""
     given_up: int = 0
-    """The caller went away before the end."""
+    """The caller disconnected before the end."""
     complete: int = 0
     empty: int = 0
     looping: int = 0
@@ -103,17 +103,17 @@ class Counted(Frozen):
     log_tokens: float = 0.0
     """Sum over complete answers."""
     rated: int = 0
-    """Of which callers said something."""
+    """Answers with feedback."""
     disliked: int = 0
-    """With the thumb down."""
+    """Answers with a thumb down."""
     searched: int = 0
-    """Of which the whole was searched for personal data."""
+    """Answers that were searched completely for personal data."""
     personal_data: int = 0
-    """In which some was found that the caller did not give."""
+    """Answers with personal data that the caller did not send."""
 
     @property
     def timed(self) -> int:
-        """How many answers `log_seconds` is over."""
+        """The number of answers in `log_seconds`."""
         return self.complete + self.given_up
 
     def plus(self, other: "Counted") -> "Counted":
@@ -122,10 +122,10 @@ class Counted(Frozen):
 
 
 class Tally(Frozen):
-    """What one gateway process counted of a comparison, or several of them together."""
+    """The counts of a comparison, from one gateway process or several."""
 
     drawn: dict[Arm, dict[str, Counted]] = Field(default={})
-    """Arm -> hashed user -> what was counted; of users whom the hash drew."""
+    """Arm -> hashed user -> counts, for users that the hash assigned."""
     is_broken: bool = False
     """Whether the newest answers of the staged adapter all failed, whoever asked, and the newest of the other did
     not. Answers that are empty count only if they are not all of one user, who could ask for nothing else."""
@@ -155,7 +155,7 @@ class _Counting:
 
     drawn: dict[Arm, dict[str, Counted]] = field(default_factory=lambda: {"staged": {}, "production": {}})
     failed: dict[Arm, deque[_Failed]] = field(default_factory=lambda: {"staged": _row(), "production": _row()})
-    """Arm -> the newest of its answers that were lost or empty, in a row."""
+    """Arm -> its newest failed answers in a row."""
     reported: set[str] = field(default_factory=set)
 
     def add(self, choice: Choice, counted: Counted) -> None:
@@ -218,7 +218,7 @@ class Telemetry:
             self._counting_of(line, choice.staged, choice.began).add(choice, counted)
 
     def rate(self, line: str, choice: Choice, said: Feedback, before: Feedback | None) -> None:
-        """Count what a caller says of an answer, in the comparison that it was part of. before: what they had said."""
+        """Count feedback in the comparison of its answer. before: the caller's earlier feedback."""
         if choice.staged is None:
             return
         with self._changing:
@@ -229,7 +229,7 @@ class Telemetry:
         return self._countings.setdefault(path, _Counting())
 
     def write(self) -> None:
-        """Put what was counted on disk."""
+        """Write the counts to disk."""
         with self._changing:
             tallies = {path: counting.tally() for path, counting in self._countings.items()}
         for path, tally in tallies.items():
@@ -238,17 +238,17 @@ class Telemetry:
 
 
 def counts_directory(settings: Settings) -> Path:
-    """Where this installation's gateways count."""
+    """The directory of the gateways' counts."""
     return settings.serving / "rollout"
 
 
 def directory_of(directory: Path, line: str, staged: str, began: int) -> Path:
-    """Where the counts of one comparison lie."""
+    """The directory of one comparison's counts."""
     return directory / line / f"{staged}-{began:08d}"
 
 
 def read_tally(directory: Path, flag: Flag) -> Tally:
-    """What every gateway counted of a flag's comparison. Raises IntegrityError for a file that is none of theirs."""
+    """Add up all gateways' counts of a flag's comparison. Raises IntegrityError for an invalid file."""
     drawn: dict[Arm, dict[str, Counted]] = {"staged": {}, "production": {}}
     is_broken, reported = False, set[str]()
     if flag.staged is None:
@@ -286,7 +286,7 @@ def _counted(text: str, tokens: int, seconds: float, ended: Ended, request: str)
 
 
 def sums(users: Mapping[str, Counted]) -> Counted:
-    """Over all users."""
+    """Add up the counts of all users."""
     total = Counted()
     for each in users.values():
         total = total.plus(each)
