@@ -406,8 +406,3 @@ class Deployment:
         for digest in then.keys() - now.keys():
             self._progress(f"no longer served: {then[digest]}")
         return deployed
-
-
-def deployment_of(engine: Engine, settings: Settings, progress: Progress = silent) -> Deployment:
-    """Build the deployment of an engine from an installation."""
-    return Deployment(engine, Sources(settings, progress), progress)

@@ -12,13 +12,12 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
-from sovereign_pipeline.serving.engines.text import Prompts, TextPieces
+from sovereign_pipeline.serving.engines.text import Prompts, TextPieces, answer_limit
 
 if TYPE_CHECKING:
     from sovereign_pipeline.serving.engines.local_model import InUse, Model
@@ -224,14 +223,8 @@ class Worker:
         digest, sampling = message["digest"], message["sampling"]
         if not self.model.knows(digest):
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
-        prompt = self._render(message["messages"])
-        room = self._context - len(prompt)
-        if room < 1:
-            raise EngineRefused(
-                f"The conversation has {len(prompt)} tokens, and {self._context} are the most with the answer.",
-                "Shorten it.",
-            )
-        limit = min(room, sampling["max_tokens"])
+        prompt = self._prompts.render(message["messages"])
+        limit = answer_limit(len(prompt), self._context, sampling["max_tokens"])
         row = AnswerRow(self._link, message["id"], digest, prompt, limit, sampling, self.model)
         self._link.send({"op": "begun", "id": message["id"], "prompt_tokens": len(prompt)})
         self._answers[row.number] = row
@@ -248,7 +241,7 @@ class Worker:
         self.model.load(digest, Path(message["directory"]), message["files"], message["pinned"], self._in_use())
         rows = []
         for conversation, mark in zip(message["conversations"], expected, strict=True):
-            prompt = self._render([{"role": "user", "content": conversation}])
+            prompt = self._prompts.render([{"role": "user", "content": conversation}])
             same = prompt == mark["prompt"] and len(prompt) + len(mark["tokens"]) < self._context
             rows.append(ProbeRow(digest, prompt, len(mark["tokens"]) if same else 0))
         for row in rows:
@@ -293,16 +286,6 @@ class Worker:
 
         loading = {each.digest for each in self._loading}
         return InUse(self._batch.computing | loading, self._batch.needed | loading)
-
-    def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
-        try:
-            return self._prompts.ids_of(messages)
-        except Exception as error:  # a template is a program that anybody wrote
-            raise EngineRefused(
-                f"The base model's chat template does not take this conversation ({type(error).__name__}).",
-                "Let user and assistant take turns, and leave out what is no text.",
-            ) from None
 
 
 if __name__ == "__main__":

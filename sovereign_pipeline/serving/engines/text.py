@@ -10,7 +10,18 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sovereign_pipeline.base.errors import EngineRefused
+
 Messages = Sequence[Mapping[str, str]]
+
+
+def answer_limit(prompt: int, context: int, most: int) -> int:
+    """Return the most tokens of an answer after so many tokens of prompt. Raises EngineRefused if none is left."""
+    if prompt >= context:
+        raise EngineRefused(
+            f"The conversation has {prompt} tokens, and {context} are the most with the answer.", "Shorten it."
+        )
+    return min(context - prompt, most)
 
 
 class Prompts:
@@ -40,6 +51,16 @@ class Prompts:
         has_mark = any(self._mark.search(each["content"]) for each in messages)
         # Other marks than the template's: a text gives one with what stands beside it, or once it is normalized.
         return apart if has_mark or marks != self._marks_in(ids) else ids
+
+    def render(self, messages: Messages) -> list[int]:
+        """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
+        try:
+            return self.ids_of(messages)
+        except Exception as error:  # a template is a program that anybody wrote
+            raise EngineRefused(
+                f"The base model's chat template does not take this conversation ({type(error).__name__}).",
+                "Let user and assistant take turns, and leave out what is no text.",
+            ) from None
 
     def _apart(self, messages: Messages) -> tuple[list[int], list[int]]:
         """Encode each text apart from the template. Returns all ids, and the template's marks."""

@@ -30,7 +30,7 @@ from sovereign_pipeline.serving.engines.engine import (
     SupervisedEngine,
     read_adapter,
 )
-from sovereign_pipeline.serving.engines.text import Prompts, TextPieces
+from sovereign_pipeline.serving.engines.text import Prompts, TextPieces, answer_limit
 from sovereign_pipeline.serving.engines.vllm_server import (
     COMPLETIONS,
     ReachedVllm,
@@ -297,16 +297,11 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         server = self._running()
         name = self._name(server, digest)
         prompt = await self._render(messages)
-        room = self.base.context - len(prompt)
-        if room < 1:
-            raise EngineRefused(
-                f"The conversation has {len(prompt)} tokens, and {self.base.context} are the most with the answer.",
-                "Shorten it.",
-            )
+        limit = answer_limit(len(prompt), self.base.context, sampling.max_tokens)
         body = {
             "model": name,
             "prompt": prompt,
-            "max_tokens": min(room, sampling.max_tokens),
+            "max_tokens": limit,
             "stop_token_ids": self.base.end_of_turn,
             "return_token_ids": True,
             "cache_salt": server.salt(cache_group),
@@ -418,14 +413,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
 
     async def _render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Render a conversation to token ids. Raises EngineRefused if the template rejects it."""
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._rendering, self.base.prompts.ids_of, messages)
-        except Exception as error:  # a template is a program that anybody wrote
-            raise EngineRefused(
-                f"The base model's chat template does not take this conversation ({type(error).__name__}).",
-                "Let user and assistant take turns, and leave out what is no text.",
-            ) from None
+        return await asyncio.get_running_loop().run_in_executor(self._rendering, self.base.prompts.render, messages)
 
     def end(self, server: VllmServer, name: str) -> None:
         """Note that an answer of this adapter has ended."""
