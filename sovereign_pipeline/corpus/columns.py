@@ -184,6 +184,8 @@ def seems_a_row(columns: Collection[str]) -> bool:
 _KNOWN_NAMES = {plain(each) for names in NAMES.values() for each in names} | {*_OTHER_NAMES.split()}
 
 
+# --- headers that name two columns alike ------------------------------------------------------------------------------
+
 LONGEST_QUOTED_NAME = 60
 """Characters of a column's name that a message shows."""
 GIVE_NAMES = "Give every column a name of its own."
@@ -220,6 +222,9 @@ SPELLINGS_REMEMBERED = 1_024
 """Sets of column names that are looked up once. A table has one, rows of JSON may have several."""
 
 
+# --- spellings of column names ----------------------------------------------------------------------------------------
+
+
 class ColumnNames:
     """The columns that a source reads, under the names that its recipe uses."""
 
@@ -250,6 +255,8 @@ class ColumnNames:
             found[name] = column
         return {column: name for name, column in found.items() if column != name}
 
+
+# --- personal data in columns -----------------------------------------------------------------------------------------
 
 COLUMNS = ("id", "case", "department")
 _LETTERS_OF_KEY = 24  # of 16: 96 bits

@@ -42,6 +42,8 @@ from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Sourc
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.record.stage import Config, Workplace
 
+# --- exclusions -------------------------------------------------------------------------------------------------------
+
 
 @dataclass
 class Excluded:
@@ -107,6 +109,9 @@ MOST_VALUES = 1_000
 
 _IDENTIFIERS = ("id", "case")
 _TEXTS = ("subject", "request", "response", "rejected")
+
+
+# --- documents --------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -418,6 +423,9 @@ class SourceReader:
             return None
         id = self._value(row.values, "id")
         return id if id and is_unicode(id) and is_identifier(id) else None
+
+
+# --- all sources of a line --------------------------------------------------------------------------------------------
 
 
 def source_path(workplace: Workplace, source: Source) -> Path:

@@ -53,6 +53,9 @@ _LEAST_RIGHT_LINES, _LEAST_RIGHT_SHARE = 2, 0.1
 a line is UTF-8 by chance."""
 
 
+# --- encoding and delimiter -------------------------------------------------------------------------------------------
+
+
 def encoding_of(path: Path) -> str | None:
     """Return the encoding of a text file, as a recipe names it; None for UTF-8.
 
@@ -147,6 +150,9 @@ _LIKE_A_TAG = re.compile(r"<[A-Za-z!?/]")
 _WORDS = re.compile(r"[\s,;|\[\]{}()\"']+")
 _ARABIC = re.compile(r"[\u0600-\u06ff]")
 _LATIN = re.compile(r"[A-Za-z]")
+
+
+# --- facts of a file --------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -267,6 +273,9 @@ def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
             f"{path}: {said[0].lower()}{said[1:]}",
             f"{NAME_THE_COLUMNS} Where they stand there, give one of them a name such as id, date or subject.",
         )
+
+
+# --- columns of links -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -417,6 +426,8 @@ def _is_date(text: str) -> bool:
         return False
     return True
 
+
+# --- the suggested recipe ---------------------------------------------------------------------------------------------
 
 TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""

@@ -36,6 +36,8 @@ from sovereign_pipeline.privacy.names.name_patterns import NamePatterns
 from sovereign_pipeline.privacy.normalisation import NormalisedText, normalise
 from sovereign_pipeline.privacy.spans import Span, value_key
 
+# --- name models as Presidio's language engine ------------------------------------------------------------------------
+
 
 class TextArtifacts(NlpArtifacts):
     """What a name model found in one text, and its words where a recognizer asks for context."""
@@ -114,6 +116,9 @@ LABELLED, BY_LENGTH = "labelled", "by_length"
 _CERTAIN, _LIKELY, _BY_LENGTH_ALONE = 1.0, 0.85, 0.6
 _OF_MODELS: frozenset[Kind] = frozenset({"NAME", "ORGANISATION", "PLACE", "NATIONALITY"})
 _STRUCTURED: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in _OF_MODELS)
+
+
+# --- the own recognizers ----------------------------------------------------------------------------------------------
 
 
 class _OwnRecognizer(EntityRecognizer):
@@ -237,6 +242,9 @@ def _placed(folded: NormalisedText, entities: Sequence[Entity]) -> list[Entity]:
     starts = folded.starts
     placed = [Entity(bisect_left(starts, each.start), bisect_left(starts, each.end), each.label) for each in entities]
     return [each for each in placed if each.start < each.end]
+
+
+# --- the analyzer -----------------------------------------------------------------------------------------------------
 
 
 class Analysis:

@@ -30,6 +30,9 @@ from sovereign_pipeline.privacy.vault import MappingRow
 _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX", "DATE", "AGE"})
 
 
+# --- further mentions -------------------------------------------------------------------------------------------------
+
+
 def add_further_mentions(
     texts: Sequence[SearchedText], authors: Iterable[str], patterns: NamePatterns
 ) -> list[SearchedText]:
@@ -131,6 +134,8 @@ def _may_mention_names(text: SearchedText, stems: Iterable[str]) -> bool:
         folded = "\0".join([*pieces, folded[position:]])
     return any(stem in folded for stem in stems)
 
+
+# --- the second reading -----------------------------------------------------------------------------------------------
 
 _AROUND = 120
 """Characters beside a placeholder that are read once more."""
@@ -308,6 +313,9 @@ def _word_behind(text: str, position: int) -> int:
     if place < 0:
         place = text.find(" ", position)
     return place if place >= 0 else len(text)
+
+
+# --- one case file ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

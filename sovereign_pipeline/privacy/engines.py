@@ -35,6 +35,110 @@ from sovereign_pipeline.privacy.vault import MappingDigest, Vault
 from sovereign_pipeline.record.stage import Progress
 
 
+def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progress: Progress) -> Findings:
+    """Scrub a file of documents case by case and write the same documents in the same order.
+
+    Memory holds a few batches of case files and a few integers for each row. Raises PrivacyError; when the policy
+    stops, nothing was written at all.
+    """
+    plan = plan_for(job, progress)
+    progress(f"privacy: {counted(plan.documents, 'document')} in {counted(len(plan.index.cases), 'case file')}")
+    with (
+        choose_engine(job, corpus, plan.useful_workers, progress) as engine,
+        tempfile.TemporaryFile(dir=target.parent) as aside,
+    ):
+        if "stop" in job.treatments.values():
+            _reject_stopped_rows(
+                job.line, _scrubbed(plan, engine, progress, "privacy, looking for what stops the line")
+            )
+        findings, digest = Findings(), MappingDigest()
+        places = array("Q", bytes(8 * plan.documents))
+        for number, batch in _scrubbed(plan, engine, progress, "privacy, scrubbing"):
+            # Originals are in the vault before their text is written.
+            vault.add(job.line, batch.mapping)
+            digest.add(batch.mapping)
+            rows = (row for case in plan.rows_of_batches[number] for row in case)
+            for row, line in zip(rows, batch.lines, strict=True):
+                places[row] = aside.tell()
+                aside.write(line)
+            findings.add(batch.findings)
+        _write_in_order(aside, places, target, progress)
+    return replace(findings, mapping_sha256=digest.value)
+
+
+class Engine(Protocol):
+    """Works on batches between `with` and its end."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
+        """Return the number of each batch with what became of it, in any order. May be called again. Raises
+        PrivacyError."""
+        ...
+
+
+def choose_engine(job: ScrubJob, corpus: Corpus, useful_workers: int, progress: Progress) -> Engine:
+    """Choose the engine: Ray if `corpus.engine` says so, else as many processes as are useful.
+
+    Args:
+        useful_workers: how many workers are worth their start.
+    """
+    workers = corpus.workers or _usable_cores()
+    if corpus.engine == "ray":
+        return RayActors(job, workers, progress)
+    if min(workers, useful_workers) <= 1:
+        return InThisProcess(job)
+    return ProcessPool(job, min(workers, useful_workers))
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _scrubbed(plan: Plan, engine: Engine, progress: Progress, work: str) -> Iterator[tuple[int, ScrubbedBatch]]:
+    countdown = Countdown(progress, work, plan.documents, "document")
+    done = 0
+    for number, batch in engine.scrub(plan.batches()):
+        yield number, batch
+        done += batch.findings.documents
+        countdown.reached(done)
+
+
+def _reject_stopped_rows(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]]) -> None:
+    rows: dict[Kind, set[str]] = {}
+    for _, batch in scrubbed:
+        for kind, row in batch.stopped:
+            rows.setdefault(kind, set()).add(row)
+    if not rows:
+        return
+    held = "; ".join(
+        f"{kind} in {counted(len(ids), 'row')}: {and_more(sorted(ids))}" for kind, ids in sorted(rows.items())
+    )
+    raise PrivacyError(
+        f"Line {line}: the institution's policy stops at {held}. Nothing was written.",
+        "Leave these rows out of the source with `exclude`, or change `sensitive` in institution.yaml.",
+    )
+
+
+def _write_in_order(aside: IO[bytes], places: "array[int]", target: Path, progress: Progress) -> None:
+    """Copy the lines of a file to another in the order of their rows.
+
+    Args:
+        places: byte offset of each row's line.
+    """
+    countdown = Countdown(progress, "privacy, writing the corpus", len(places), "document")
+    with target.open("wb") as stream:
+        for row, place in enumerate(places):
+            aside.seek(place)
+            stream.write(aside.readline())
+            countdown.reached(row)
+
+
+# --- this process -----------------------------------------------------------------------------------------------------
+
+
 class InThisProcess:
     """One batch after the other, in the process that calls."""
 
@@ -50,6 +154,9 @@ class InThisProcess:
     def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
         """See `Engine.scrub`. Batches come in order."""
         return enumerate(map(self._scrubber.scrub, batches))
+
+
+# --- a pool of processes ----------------------------------------------------------------------------------------------
 
 
 class ProcessPool:
@@ -111,6 +218,8 @@ def _begin_worker(job: ScrubJob) -> None:
 def _scrub_in_worker(batch: Batch) -> ScrubbedBatch:
     return _worker.scrubber.scrub(batch)
 
+
+# --- Ray --------------------------------------------------------------------------------------------------------------
 
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 SECONDS_TO_START = 600
@@ -272,104 +381,3 @@ def _start(ray: Any, workers: int, scratch: str, progress: Progress) -> None:
             f"{failed} ({str(error).splitlines()[0]}).",
             "Run again when the machine is less busy, or set corpus.engine to 'processes', which gives the same bytes.",
         ) from error
-
-
-class Engine(Protocol):
-    """Works on batches between `with` and its end."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *error: object) -> None: ...
-
-    def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """Return the number of each batch with what became of it, in any order. May be called again. Raises
-        PrivacyError."""
-        ...
-
-
-def choose_engine(job: ScrubJob, corpus: Corpus, useful_workers: int, progress: Progress) -> Engine:
-    """Choose the engine: Ray if `corpus.engine` says so, else as many processes as are useful.
-
-    Args:
-        useful_workers: how many workers are worth their start.
-    """
-    workers = corpus.workers or _usable_cores()
-    if corpus.engine == "ray":
-        return RayActors(job, workers, progress)
-    if min(workers, useful_workers) <= 1:
-        return InThisProcess(job)
-    return ProcessPool(job, min(workers, useful_workers))
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
-def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progress: Progress) -> Findings:
-    """Scrub a file of documents case by case and write the same documents in the same order.
-
-    Memory holds a few batches of case files and a few integers for each row. Raises PrivacyError; when the policy
-    stops, nothing was written at all.
-    """
-    plan = plan_for(job, progress)
-    progress(f"privacy: {counted(plan.documents, 'document')} in {counted(len(plan.index.cases), 'case file')}")
-    with (
-        choose_engine(job, corpus, plan.useful_workers, progress) as engine,
-        tempfile.TemporaryFile(dir=target.parent) as aside,
-    ):
-        if "stop" in job.treatments.values():
-            _reject_stopped_rows(
-                job.line, _scrubbed(plan, engine, progress, "privacy, looking for what stops the line")
-            )
-        findings, digest = Findings(), MappingDigest()
-        places = array("Q", bytes(8 * plan.documents))
-        for number, batch in _scrubbed(plan, engine, progress, "privacy, scrubbing"):
-            # Originals are in the vault before their text is written.
-            vault.add(job.line, batch.mapping)
-            digest.add(batch.mapping)
-            rows = (row for case in plan.rows_of_batches[number] for row in case)
-            for row, line in zip(rows, batch.lines, strict=True):
-                places[row] = aside.tell()
-                aside.write(line)
-            findings.add(batch.findings)
-        _write_in_order(aside, places, target, progress)
-    return replace(findings, mapping_sha256=digest.value)
-
-
-def _scrubbed(plan: Plan, engine: Engine, progress: Progress, work: str) -> Iterator[tuple[int, ScrubbedBatch]]:
-    countdown = Countdown(progress, work, plan.documents, "document")
-    done = 0
-    for number, batch in engine.scrub(plan.batches()):
-        yield number, batch
-        done += batch.findings.documents
-        countdown.reached(done)
-
-
-def _reject_stopped_rows(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]]) -> None:
-    rows: dict[Kind, set[str]] = {}
-    for _, batch in scrubbed:
-        for kind, row in batch.stopped:
-            rows.setdefault(kind, set()).add(row)
-    if not rows:
-        return
-    held = "; ".join(
-        f"{kind} in {counted(len(ids), 'row')}: {and_more(sorted(ids))}" for kind, ids in sorted(rows.items())
-    )
-    raise PrivacyError(
-        f"Line {line}: the institution's policy stops at {held}. Nothing was written.",
-        "Leave these rows out of the source with `exclude`, or change `sensitive` in institution.yaml.",
-    )
-
-
-def _write_in_order(aside: IO[bytes], places: "array[int]", target: Path, progress: Progress) -> None:
-    """Copy the lines of a file to another in the order of their rows.
-
-    Args:
-        places: byte offset of each row's line.
-    """
-    countdown = Countdown(progress, "privacy, writing the corpus", len(places), "document")
-    with target.open("wb") as stream:
-        for row, place in enumerate(places):
-            aside.seek(place)
-            stream.write(aside.readline())
-            countdown.reached(row)

@@ -15,6 +15,8 @@ from itertools import groupby
 
 from sovereign_pipeline.base.text import BLANK_LETTERS, LOOKALIKES, TATWEEL
 
+# --- encoded characters and tags --------------------------------------------------------------------------------------
+
 # Every alternative begins with a sign, so that the library looks for these signs alone.
 _ENCODED = re.compile(
     r"%(?:25)*[0-9A-Fa-f]{2}(?:%(?:25)*[0-9A-Fa-f]{2})*"
@@ -143,6 +145,8 @@ def _with(text: str, places: Places | None, found: Sequence[tuple[re.Match[str],
     new_ends.extend(ends[position:])
     return "".join(pieces), (new_starts, new_ends)
 
+
+# --- folding ----------------------------------------------------------------------------------------------------------
 
 _LINE_BREAKS = "\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2043\ufe58"

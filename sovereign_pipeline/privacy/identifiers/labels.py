@@ -16,6 +16,8 @@ from sovereign_pipeline.privacy.identifiers.patterns import (
     PHONE_VALUE,
 )
 
+# --- vehicles and vessels ---------------------------------------------------------------------------------------------
+
 _LATIN = r"[A-Z] ?[A-Z]?"
 _ARABIC = r"[ء-ي](?: ?[ء-ي])?"
 # Three letters are an emirate: "DXB-K-48211".
@@ -64,6 +66,8 @@ def has_imo_check_digit(value: str) -> bool:
     digits = [int(digit) for digit in value if digit.isdigit()]
     return sum(weight * digit for weight, digit in zip(range(7, 1, -1), digits, strict=False)) % 10 == digits[6]
 
+
+# --- labelled numbers, dates and addresses ----------------------------------------------------------------------------
 
 # Written together first, so that a number in the next words is not swallowed; then in groups.
 _EIGHT_OR_SO = r"(?:\d{7,10}|\d(?:[ -]?\d){6,9})"
@@ -231,6 +235,8 @@ SIGNS_OF_LABELS: dict[Kind, tuple[str, ...]] = {
 }
 
 
+# --- a month or a year of birth ---------------------------------------------------------------------------------------
+
 _YEAR = r"(?:19\d\d|20[0-3]\d)"
 _HIJRI_YEAR = r"1[34]\d\d"
 MONTH_OR_YEAR = rf"(?:(?:{MONTH}\.?(?: of)?[ ,/-]*|[01]?\d[/.-])?{_YEAR}(?: ?م)?|{_HIJRI_YEAR} ?(?:AH\b|H\b|هـ?))"
@@ -277,6 +283,8 @@ def is_when(value: str) -> bool:
     """Return whether it is a month or a year, and not the words that say whose no birth is."""
     return any(map(str.isdigit, value))
 
+
+# --- national ids of the Gulf besides Oman's --------------------------------------------------------------------------
 
 _SEPARATOR = r"[ ./_–-]{0,3}"
 _ANY_ID_LABEL = (

@@ -40,6 +40,8 @@ from sovereign_pipeline.privacy.identifiers.phones import (
 )
 from sovereign_pipeline.privacy.spans import Span, value_key
 
+# --- long numbers -----------------------------------------------------------------------------------------------------
+
 # With a year and at most six digits: anything longer may be a person's number in its shape.
 _FILE_NUMBER = re.compile(r"\b[A-Z]{2,6}/(?:19|20)\d\d/\d{1,6}\b")
 _LONGEST_LABEL_OF_FILE_NUMBER = 60
@@ -110,6 +112,8 @@ def _long_number_span(match: re.Match[str]) -> Span:
 def _kind(value: str) -> Kind:
     return "NID" if count_of_digits(value) == DIGITS_OF_A_NATIONAL_ID else "ACCOUNT"
 
+
+# --- numbers in unusual separators ------------------------------------------------------------------------------------
 
 # A per cent or currency sign, an operator or an "at" ends a number; everything else but letters may stand within one.
 _GAP = r"(?:[^\w\t%€£$¥=+×÷<≤≥±°@&]|_){1,14}"
@@ -473,6 +477,8 @@ def _in_one_line(text: str) -> str:
 def _span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -> Span:
     return Span(start, end, kind, value_key(kind, text[start:end]), labelled=labelled, by_length=not labelled)
 
+
+# --- what a number counts or measures ---------------------------------------------------------------------------------
 
 _UNIT_BEHIND = re.compile(rf"(?:[.,]\d{{1,4}})?\s?{UNIT}")
 # Other numbers of the same list, and what joins them.

@@ -8,6 +8,8 @@ import phonenumbers
 from stdnum import luhn
 from stdnum.iso7064 import mod_97_10
 
+# --- fragments --------------------------------------------------------------------------------------------------------
+
 DIGITS_OF_A_NATIONAL_ID = 8
 NOT_IN_WORD = r"(?<![\w/])"
 END = r"(?![\w/])(?![.,]\d)(?!-\d)"
@@ -56,6 +58,8 @@ _COUNTED = (
 NOT_A_QUANTITY = rf"(?!\s?(?:{UNIT}|(?i:{_COUNTED})(?!\w)))"
 """Behind a number of few digits: that it counts or measures nothing."""
 
+
+# --- checks -----------------------------------------------------------------------------------------------------------
 
 # Omani numbering plan: mobile 7[1-9], 9[1-9]; fixed 2[1-6]; toll-free 800.
 _OMANI = re.compile(r"7[1-9]\d{6}|9[1-9]\d{6}|2[1-6]\d{6}|800\d{5}")
@@ -108,6 +112,8 @@ def is_grouped_phone(value: str) -> bool:
 def _without_separators(value: str) -> str:
     return re.sub("[ -]", "", value)
 
+
+# --- forms ------------------------------------------------------------------------------------------------------------
 
 IBAN = re.compile(
     rf"{NOT_IN_WORD}[A-Z]{{2}}\d{{2}}(?:[A-Z0-9]{{10,30}}|(?:[ -][A-Z0-9]{{4}}){{2,7}}(?:[ -][A-Z0-9]{{1,3}})?)(?!\w)",
@@ -224,6 +230,8 @@ HANDLE = re.compile(
 STRICT_IBAN = re.compile(r"(?i)(?<!\w)[A-Z]{2} ?\d{2}(?:[ -]?\d){10,}")
 
 
+# --- masked cards -----------------------------------------------------------------------------------------------------
+
 _MASK = r"[*•●×xX#]"
 _CARD_LABEL = (
     r"(?:(?:credit|debit|bank|payment) card|\bcard(?: no\.?| number)?(?: is)?|\bvisa(?: card)?|master ?card|"
@@ -249,6 +257,8 @@ LAST_DIGITS = re.compile(
 SIGNS_OF_A_MASK = ("**", "••", "●●", "××", "xx", "##", "* *", "• •")
 SIGNS_OF_LAST_DIGITS = (" ending", " ends", " ended", "منتهية", "تنتهي")
 
+
+# --- credentials ------------------------------------------------------------------------------------------------------
 
 _SERVICES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("aws", "AWSKeyDetector", ("a3t", "abia", "acca", "akia", "asia", "aws")),

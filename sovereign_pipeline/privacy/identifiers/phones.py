@@ -34,6 +34,8 @@ class Regions(NamedTuple):
 AROUND = Regions.of(PhoneRegions())
 """Those of a recipe that names none."""
 
+# --- phones in running text -------------------------------------------------------------------------------------------
+
 # More than one character between two groups, or one that is unusual there.
 _ODD_GAP = re.compile(r"\d[^\w\n]{2,5}\d|\d[./\\_)]\d")
 _PIECE_ENDS = re.compile(r"\n|[,;|،؛]|\s{3,}|\.\s(?=\d{1,2}\D)")
@@ -146,6 +148,8 @@ def _matches(piece: str, cued: bool, regions: Regions) -> tuple[tuple[int, int],
 def _span(text: str, start: int, end: int) -> Span:
     return Span(start, end, "PHONE", value_key("PHONE", text[start:end]), labelled=False, by_length=True)
 
+
+# --- prefixes, IBANs and machine addresses ----------------------------------------------------------------------------
 
 LONGEST_GAP = 14
 """Characters that may stand between two of a number."""

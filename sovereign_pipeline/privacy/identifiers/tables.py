@@ -11,6 +11,8 @@ from sovereign_pipeline.privacy.identifiers.patterns import DATE, HIJRI_DATE, MO
 from sovereign_pipeline.privacy.normalisation import rows_of_tables
 from sovereign_pipeline.privacy.spans import Span, value_key
 
+# --- labels behind their value ----------------------------------------------------------------------------------------
+
 _NO_EN = r"(?:['’]s)?(?: ?(?:no|nr|num|number|id|#)\b\.?)?"
 NAMES: tuple[tuple[Kind, str], ...] = (
     ("RESIDENT_CARD", rf"resident(?:'s|ce|cy)? (?:card|permit|id){_NO_EN}|iqama{_NO_EN}|"
@@ -88,6 +90,8 @@ def may_hold_placed(small: str) -> bool:
     """Return whether a text, in small letters, holds any label at all."""
     return any(sign in small for sign in _SIGNS)
 
+
+# --- columns of tables ------------------------------------------------------------------------------------------------
 
 CELL_END = "\t"
 """What ends a cell in `with_cells_apart`; no number goes on across it."""

@@ -20,6 +20,9 @@ _PREFIXES = "وفبلك"
 _FEMININE_ENDING = re.compile("ية$")
 
 
+# --- single words -----------------------------------------------------------------------------------------------------
+
+
 def bare_forms(word: str) -> Iterator[tuple[int, str]]:
     """Yield the word, and the word without a preposition or conjunction written onto it: (characters to skip, word)."""
     yield 0, word
@@ -67,6 +70,8 @@ def has_shape_of_surname(word: str) -> bool:
     it."""
     return len(word) > 2 and _NO_SURNAME.search(word) is None
 
+
+# --- names ------------------------------------------------------------------------------------------------------------
 
 _PHRASE = re.compile(rf"[{LETTERS}]+(?: [{LETTERS}]+)*")
 _IDENTITY = re.compile("، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم)")

@@ -196,6 +196,8 @@ def _is_signature(text: str, first: Token, last: Token) -> bool:
     return after[:1] in ("", ",", "\n") or after == "."
 
 
+# --- findings of a name model -----------------------------------------------------------------------------------------
+
 _CAPITAL_BEHIND = re.compile(" [A-Z]")
 _REST_OF_NAME = re.compile(r" ([^\W\d_]+\.?)(?= ?(?:['’]s)?\Z)")
 
@@ -322,6 +324,8 @@ def _is_no_name(word: str) -> bool:
     return plain in lexicon.STOP_WORDS | lexicon.HONORIFICS | (lexicon.EVERYDAY - lexicon.GIVEN_WORLD)
 
 
+# --- the family name first --------------------------------------------------------------------------------------------
+
 _INITIALS = r"[A-Z]\.(?: ?[A-Z]\.){0,3}"
 _NAME = re.compile(
     rf"(?<![\w@./-])(?P<family>(?:(?:van|von|de|der|den|da|dos|di) ){{0,2}}{WHOLE_WORD}), "
@@ -414,6 +418,8 @@ def _is_given_part(name: str) -> bool:
 
 
 _WORD = r"[^\W\d_][\w’'-]{1,30}"
+# --- firms ------------------------------------------------------------------------------------------------------------
+
 _FAMILIES = re.compile(rf"(?<![\w’'-]){_WORD}, {_WORD},? (?:and|&) {_WORD}", re.IGNORECASE)
 _AT_WORK = re.compile(r"\b(?:at|work(?:s|ed|ing)? for|employ(?:er|ed) by|firm(?: of)?|The) \Z")
 _ONE_THING = re.compile(r" (?:is|was|has|does)\b")  # three people are
@@ -453,6 +459,8 @@ def _stands_like_firm(text: str, match: re.Match[str]) -> bool:
     line = _LINE_BEFORE.search(before) is not None and _LINE_BEHIND.match(text, match.end()) is not None
     return line and not before.rstrip("\n> *").endswith((":", ","))  # "Present:", "Regards,"
 
+
+# --- names in small letters -------------------------------------------------------------------------------------------
 
 _WORDS_TOO = frozenset(["said", "amer", "hind", "jan", "noor", "see", "rich", "art", "grant", "will", "may", "mark"])
 _GIVEN = frozenset(

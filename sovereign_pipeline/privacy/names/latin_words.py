@@ -48,6 +48,9 @@ _OF_A_CLAN = re.compile(rf"(?:O['’]|Mc){_UPPER}{_LOWER}{{2,}}")
 KNOWN_NAMES = lexicon.GIVEN | lexicon.GIVEN_WORLD | lexicon.SURNAMES_WORLD
 
 
+# --- single words -----------------------------------------------------------------------------------------------------
+
+
 @lru_cache(maxsize=1 << 16)
 def with_plain_article(token: str) -> str:
     """In small letters, with the article written as `al-`."""
@@ -124,6 +127,8 @@ def _is_family_name(token: Token) -> bool:
 def is_initial(token: Token) -> bool:
     return len(token.group().strip(".")) == 1
 
+
+# --- cutting runs of words --------------------------------------------------------------------------------------------
 
 _NEVER_CALLED = (lexicon.STOP_WORDS | lexicon.OFFICES) - lexicon.FAMILIES_TOO
 _OF_A_PERSON = frozenset({"mr", "mrs", "ms", "miss", "dr"})

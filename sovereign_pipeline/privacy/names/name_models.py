@@ -39,6 +39,9 @@ LABELS: dict[str, Label] = {
 }
 
 
+# --- entities ---------------------------------------------------------------------------------------------------------
+
+
 class Entity(NamedTuple):
     """A half-open span of a text, and what the model takes it for."""
 
@@ -72,6 +75,8 @@ def load_error(where: str, kind: str, error: Exception) -> PrivacyError:
         "Install or copy the model again, or name another one.",
     )
 
+
+# --- spaCy ------------------------------------------------------------------------------------------------------------
 
 BATCH_TEXTS = 128
 
@@ -160,6 +165,8 @@ def _set_entities(recognizer: Any, documents: Sequence[Any]) -> None:
         states = recognizer.transition_states(states, model.predict(states))
     recognizer.set_annotations(documents, batch)
 
+
+# --- transformers -----------------------------------------------------------------------------------------------------
 
 BATCH_WINDOWS = 16
 MAX_WINDOW = 512  # tokens; what models of this kind are trained on, whatever their positions would hold
@@ -336,6 +343,9 @@ LIBRARIES: dict[ModelKind, tuple[str, ...]] = {
     "spacy": ("spacy", "thinc"),
     "transformers": ("tokenizers", "torch", "transformers"),
 }
+
+
+# --- finding and loading a model --------------------------------------------------------------------------------------
 
 
 def load_name_model(language: str, model: str) -> NameModel:
