@@ -17,17 +17,9 @@ Layout = Literal["sharegpt", "alpaca", "hh"]
 Speaker = Literal["system", "human", "assistant"]
 
 LAYOUT_COLUMNS = (
-    "conversations",
-    "messages",
-    "instruction",
-    "input",
-    "output",
-    "history",
-    "system",
-    "prompt",
-    "chosen",
+    "conversations", "messages", "instruction", "input", "output", "history", "system", "prompt", "chosen",
     "rejected",
-)
+)  # fmt: skip
 """Columns that a layout other than `columns` reads."""
 
 _SPEAKERS: Mapping[str, Speaker] = {

@@ -143,16 +143,10 @@ _OPENING = re.compile(r"[\s+(\[{\"'“”«#*_]*\Z")
 
 # How many digits a labelled number has: those that are certain, then the fewest and the most.
 _DIGITS: dict[Kind, tuple[tuple[int, ...], int, int]] = {
-    "NID": ((8,), 7, 10),
-    "RESIDENT_CARD": ((8,), 7, 10),
-    "PASSPORT": ((7, 8), 5, 9),
-    "ACCOUNT": ((), 7, 20),
-    "CR": ((7,), 5, 10),
-    "CARD": ((16, 15), 12, 19),
-    "PHONE": ((8, 11, 13), 7, 13),
-    "SSN": ((9,), 9, 9),
+    "NID": ((8,), 7, 10), "RESIDENT_CARD": ((8,), 7, 10), "PASSPORT": ((7, 8), 5, 9), "ACCOUNT": ((), 7, 20),
+    "CR": ((7,), 5, 10), "CARD": ((16, 15), 12, 19), "PHONE": ((8, 11, 13), 7, 13), "SSN": ((9,), 9, 9),
     "DRIVING_LICENCE": ((8,), 5, 14),
-}
+}  # fmt: skip
 _LONGEST_LABEL = 90
 _NEXT_IN_A_LIST = 20
 """By how much a number of a list is larger than the one before, at most."""

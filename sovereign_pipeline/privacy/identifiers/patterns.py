@@ -186,26 +186,9 @@ BRACKETED_EMAIL = re.compile(
     rf"|(?<![\w.+-])(?!{_SAID_OF_PAGES})[\w.+-]*\w at (?!www\.)(?:\w[\w-]*\.)+[^\W\d_]{{2,}}(?![\w/@])"
 )
 AT_IN_WORDS = (
-    "-dot-",
-    "_dot_",
-    "(a)",
-    "[a]",
-    "{a}",
-    "<a>",
-    "[at",
-    "(at",
-    "{at",
-    "<at",
-    "[ at",
-    "( at",
-    "{ at",
-    "[@",
-    "(@",
-    "{@",
-    "<@",
-    "[ @",
-    "( @",
-)
+    "-dot-", "_dot_", "(a)", "[a]", "{a}", "<a>", "[at", "(at", "{at", "<at", "[ at", "( at", "{ at", "[@", "(@",
+    "{@", "<@", "[ @", "( @",
+)  # fmt: skip
 """Signs of such an address, in small letters."""
 AT_A_HOST = re.compile(r" at \w[\w-]*(?: dot |\.)")
 """The sign of one without brackets, in small letters."""

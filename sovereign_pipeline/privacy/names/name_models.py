@@ -26,17 +26,9 @@ Label = Literal["PERSON", "PLACE", "ORGANISATION", "NATIONALITY", "DATE"]
 
 # What each label set calls them: OntoNotes 5 (spaCy), CoNLL 2003 and ANERcorp, Wojood. Every other label is left out.
 LABELS: dict[str, Label] = {
-    "PER": "PERSON",
-    "PERS": "PERSON",
-    "PERSON": "PERSON",
-    "GPE": "PLACE",
-    "LOC": "PLACE",
-    "FAC": "PLACE",
-    "ORG": "ORGANISATION",
-    "NORP": "NATIONALITY",
-    "DATE": "DATE",
-    "TIME": "DATE",
-}
+    "PER": "PERSON", "PERS": "PERSON", "PERSON": "PERSON", "GPE": "PLACE", "LOC": "PLACE", "FAC": "PLACE",
+    "ORG": "ORGANISATION", "NORP": "NATIONALITY", "DATE": "DATE", "TIME": "DATE",
+}  # fmt: skip
 
 
 # --- entities ---------------------------------------------------------------------------------------------------------

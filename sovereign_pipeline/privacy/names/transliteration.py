@@ -25,45 +25,15 @@ class Likeness(IntEnum):
 
 # letter -> (common spellings, further ones that occur)
 _CONSONANTS = {
-    "ب": ("bb?", ""),
-    "ت": ("tt?", ""),
-    "ث": ("th", "s|t"),
-    "ج": ("jj?|dj", "gg?"),
-    "ح": ("hh?", ""),
-    "خ": ("kh", ""),
-    "د": ("dd?", ""),
-    "ذ": ("dh|th|z", "d"),
-    "ر": ("rr?", ""),
-    "ز": ("zz?", ""),
-    "س": ("ss?", ""),
-    "ش": ("sh", "ch"),
-    "ص": ("ss?", ""),
-    "ض": ("dh|dd?", "th|z"),
-    "ط": ("tt?", ""),
-    "ظ": ("dh|z|th", "d"),
-    "غ": ("gh", "g"),
-    "ف": ("ff?|ph", ""),
-    "ق": ("qq?|k", "gg?|c"),
-    "ك": ("kk?", "c|q"),
-    "ل": ("ll?", ""),
-    "م": ("mm?", ""),
-    "ن": ("nn?", ""),
-    "ه": ("hh?", ""),
-    "و": ("ww?", "v"),
-    "ي": ("yy?", "j"),
+    "ب": ("bb?", ""), "ت": ("tt?", ""), "ث": ("th", "s|t"), "ج": ("jj?|dj", "gg?"), "ح": ("hh?", ""),
+    "خ": ("kh", ""), "د": ("dd?", ""), "ذ": ("dh|th|z", "d"), "ر": ("rr?", ""), "ز": ("zz?", ""), "س": ("ss?", ""),
+    "ش": ("sh", "ch"), "ص": ("ss?", ""), "ض": ("dh|dd?", "th|z"), "ط": ("tt?", ""), "ظ": ("dh|z|th", "d"),
+    "غ": ("gh", "g"), "ف": ("ff?|ph", ""), "ق": ("qq?|k", "gg?|c"), "ك": ("kk?", "c|q"), "ل": ("ll?", ""),
+    "م": ("mm?", ""), "ن": ("nn?", ""), "ه": ("hh?", ""), "و": ("ww?", "v"), "ي": ("yy?", "j"),
     # Persian, Urdu and Kurdish
-    "پ": ("pp?", ""),
-    "چ": ("ch|tch", "sh"),
-    "ژ": ("zh|j", "z"),
-    "گ": ("gg?|gh", ""),
-    "ڤ": ("v|f", ""),
-    "ٹ": ("tt?", ""),
-    "ڈ": ("dd?", ""),
-    "ڑ": ("rr?", "d"),
-    "ں": ("n", ""),
-    "ڕ": ("rr?", ""),
-    "ڵ": ("ll?", ""),
-}
+    "پ": ("pp?", ""), "چ": ("ch|tch", "sh"), "ژ": ("zh|j", "z"), "گ": ("gg?|gh", ""), "ڤ": ("v|f", ""),
+    "ٹ": ("tt?", ""), "ڈ": ("dd?", ""), "ڑ": ("rr?", "d"), "ں": ("n", ""), "ڕ": ("rr?", ""), "ڵ": ("ll?", ""),
+}  # fmt: skip
 _ANY = ("[a-z]{1,2}", "")
 """A letter that none of these languages has."""
 _SHORT = "[aeiou]?"
@@ -77,18 +47,10 @@ _LAST = {
 }
 # Short names whose usual spelling is narrower than their letters.
 _FIXED = {
-    "عمر": "omar|umar|omer|umer",
-    "عمار": "amm?aa?r",
-    "علي": "ali|aly|alee",
-    "هاجر": "ha+j[ae]r",
-    "طه": "taa?ha",
-    "اسماء": "[ae]smaa?",
-    "ايمان": "(?:i|e|ee|ei)maa?n",
-    "سالمه": "saa?l[ei]mah?",
-    "ربيع": "rab(?:i|ee|ie|ea|eea)",
-    "سعاد": "s(?:u|o|ou)aa?d",
-    "سميه": "s[ou]ma(?:yy?|iy)ah?",
-}
+    "عمر": "omar|umar|omer|umer", "عمار": "amm?aa?r", "علي": "ali|aly|alee", "هاجر": "ha+j[ae]r", "طه": "taa?ha",
+    "اسماء": "[ae]smaa?", "ايمان": "(?:i|e|ee|ei)maa?n", "سالمه": "saa?l[ei]mah?", "ربيع": "rab(?:i|ee|ie|ea|eea)",
+    "سعاد": "s(?:u|o|ou)aa?d", "سميه": "s[ou]ma(?:yy?|iy)ah?",
+}  # fmt: skip
 _WEAK = "اويى"
 _VOWELS_AND_Y = re.compile("[aeiouy]+")
 _ARTICLE = "al-"
