@@ -1,6 +1,7 @@
 """Recalls, known issues and reviews count by an officer's signature alone, at each reading."""
 
 import datetime
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -52,10 +53,16 @@ def put_in(office: Office, row: Table, action: str, actor: str, **subjects: Any)
         audit_log.append(session, actor, action, subjects)
 
 
-def issue(officer: str, statement: bytes | None = None, number: int = 1) -> KnownIssue:
+NO_BUNDLE = b"I, the officer, did so."
+
+
+def issue(officer: str, statement: bytes = NO_BUNDLE, number: int = 1) -> KnownIssue:
     return KnownIssue(
         adapter_id="lamps-1.0.0", number=number, text="Curt.", officer=officer, added_at=NOW, statement=statement
     )
+
+
+NOT_SIGNED = {"at": NOW.isoformat(), "statement": hashlib.sha256(NO_BUNDLE).hexdigest()}
 
 
 def test_each_act_takes_its_right_at_the_level_of_the_adapter(office: Office, adapter: Adapter) -> None:
@@ -89,24 +96,27 @@ def test_a_known_issue_is_changed_or_removed_by_nobody(office: Office, adapter: 
 
 
 def test_what_nobody_signed_counts_for_nothing_though_it_is_entered(office: Office, adapter: Adapter) -> None:
-    said = {"adapter": adapter.id, "number": 1, "text": "Curt."}
-    put_in(office, issue("Somebody"), ADDED, "Somebody", **said)
-    with pytest.raises(IntegrityError, match=r"known issue 1 of lamps-1\.0\.0: no officer signed it"):
+    said = {"adapter": adapter.id, "number": 1, "text": "Curt.", **NOT_SIGNED}
+    put_in(office, issue("Somebody"), ADDED, "officer:Somebody", **said)
+    with pytest.raises(IntegrityError, match=r"known issue 1 of lamps-1\.0\.0: This is no sigstore bundle"):
         issues(office)
-    put_in(office, recall_of("Somebody"), OPENED, "Somebody", recall="recall-1", source="letters", reason="No.")
+    recalled = {"recall": "recall-1", "source": "letters", "reason": "No.", **NOT_SIGNED}
+    put_in(office, recall_of("Somebody"), OPENED, "officer:Somebody", **recalled)
     with pytest.raises(IntegrityError, match="recall-1"), office.registry.reading() as session:
         open_recalls(session, office.registry.settings, adapter.id)
 
 
 def recall_of(officer: str) -> Recall:
-    return Recall(id="recall-1", source="letters", reason="No.", officer=officer, opened_at=NOW)
+    return Recall(id="recall-1", source="letters", reason="No.", officer=officer, opened_at=NOW, statement=NO_BUNDLE)
 
 
 def test_a_review_that_nobody_signed_puts_nothing_off(office: Office, adapter: Adapter) -> None:
-    said = {"adapter": adapter.id, "number": 1, "text": "It stays."}
-    review = AdapterReview(adapter_id=adapter.id, number=1, text="It stays.", officer="Somebody", reviewed_at=NOW)
-    put_in(office, review, "adapter reviewed", "Somebody", **said)
-    with pytest.raises(IntegrityError, match=r"review 1 of lamps-1\.0\.0: no officer signed it"):
+    said = {"adapter": adapter.id, "number": 1, "text": "It stays.", **NOT_SIGNED}
+    review = AdapterReview(
+        adapter_id=adapter.id, number=1, text="It stays.", officer="Somebody", reviewed_at=NOW, statement=NO_BUNDLE
+    )
+    put_in(office, review, "adapter reviewed", "officer:Somebody", **said)
+    with pytest.raises(IntegrityError, match=r"review 1 of lamps-1\.0\.0: This is no sigstore bundle"):
         due_reviews(office.registry, office.bench.settings, NOW.date())
 
 

@@ -189,12 +189,13 @@ def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -
     ("statement", "named"),
     [
         (
-            "INSERT INTO recall_waiver SELECT 'recall-1', id, 'None.', 'Nobody', registered_at, NULL FROM adapter",
+            "INSERT INTO recall_waiver SELECT 'recall-1', id, 'None.', 'Nobody', registered_at, "
+            "(SELECT statement FROM recall) FROM adapter",
             "the waiver of recall-1 for lamps-1.0.0: the rows are not",
         ),
         (
-            "INSERT INTO recall SELECT 'recall-2', NULL, 'letters', NULL, NULL, 'None.', 'Nobody', registered_at, NULL "
-            "FROM adapter",
+            "INSERT INTO recall SELECT 'recall-2', NULL, 'letters', NULL, NULL, 'None.', 'Nobody', registered_at, "
+            "(SELECT statement FROM recall) FROM adapter",
             "recall-2: the rows are not",
         ),
         ("DELETE FROM recall_adapter", "recall-1: the rows are not"),
