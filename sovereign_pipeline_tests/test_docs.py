@@ -1,4 +1,4 @@
-"""Links of the pages lead to files and headings that exist; commands and options in them exist."""
+"""Links, modules, commands and options that the pages name exist, and the site builds."""
 
 import re
 import subprocess
@@ -41,6 +41,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(target)
     assert not broken
+
+
+@pytest.mark.parametrize("page", list(pages()), ids=lambda page: str(page.relative_to(PROJECT_ROOT)))
+def test_every_module_that_is_named_exists(page: Path) -> None:
+    named = re.findall(r"`([\w./-]+/[\w.-]+\.py)`", prose(page))
+    roots = [PROJECT_ROOT / name for name in ("", "sovereign_pipeline", "sovereign_pipeline_tests", "data")]
+    assert not [name for name in named if not any((root / name).exists() for root in roots)]
 
 
 def reference() -> dict[str, str]:
