@@ -69,7 +69,7 @@ class Linear:
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides the memory and work of its training."""
+    """The facts of a model that decide memory and work of its training."""
 
     name: str
     hidden: int
@@ -78,7 +78,7 @@ class Shape:
     query: int
     """Attention heads × their dimension."""
     intermediate: int
-    """Of the feed-forward layer, as a token passes it: in a mixture, of all experts that a token takes together."""
+    """Width of the feed-forward layer; in a mixture, of all experts together that a token passes."""
     experts_a_token: int
     gated: bool
     """SwiGLU or GeGLU, with a third matrix."""
@@ -95,7 +95,7 @@ class Shape:
     outside_layers: int
     """Parameters of embedding and head."""
     expert_parameters: int
-    """Of all experts. transformers holds them stacked, which NF4 leaves unquantised."""
+    """Parameters of all experts. transformers stacks them, and NF4 leaves stacked ones unquantised."""
     adapter: int
     """Parameters of an adapter of rank 1 on all linear layers, experts included."""
     linears: tuple[Linear, ...]
@@ -218,7 +218,7 @@ def _adapter_of_rank_1(model: Any) -> int:
 
 
 def _experts(config: Any) -> tuple[int, int]:
-    """How many experts a layer has, and how many of them a token takes."""
+    """Return the number of experts of a layer, and how many of them a token passes."""
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     count = next((getattr(config, name) for name in names if getattr(config, name, None)), 1)
     return count, getattr(config, "num_experts_per_tok", None) or 1

@@ -25,7 +25,7 @@ from sovereign_pipeline.suites.cards import ChoiceTask, SuiteCard, SuiteFile, ma
 
 
 class EvaluationItem(Frozen):
-    """What every row of a suite, prompt file or label file has."""
+    """A row of a suite, prompt file or label file."""
 
     id: str
     language: str

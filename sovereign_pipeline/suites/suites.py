@@ -49,7 +49,7 @@ class Suite:
     name: str
     task: AnyTask
     rows: tuple[AnyRow, ...]
-    """Those that are asked."""
+    """The rows that are asked."""
     total_rows: int
     examples: Mapping[str, Sequence[AnyRow]]
     """Subject -> rows shown before the question, `few_shot` of them at most."""
@@ -109,7 +109,7 @@ class SuiteState:
     examples: int | None
     digest: str | None
     problem: str | None
-    """What is missing or damaged."""
+    """The missing or damaged part."""
     lines: tuple[str, ...]
     """Lines whose recipes name it."""
 

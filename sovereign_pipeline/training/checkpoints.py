@@ -33,7 +33,7 @@ class CheckpointDirectory:
     identity: str
     """See TrainingJob."""
     keep: int
-    """How many of the newest ones are kept."""
+    """Number of the newest checkpoints to keep."""
 
     @classmethod
     def of(cls, job: TrainingJob) -> "CheckpointDirectory":

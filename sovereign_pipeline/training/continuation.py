@@ -42,7 +42,7 @@ class ParentAdapter:
     adapter: str
     """Its id."""
     digest: str
-    """Of its artifact."""
+    """Digest of its artifact."""
     directory: Path
     """Its PEFT directory, every byte verified."""
     classification: str
@@ -224,13 +224,13 @@ def _assert_same_shape(workplace: Workplace, adapter_id: str, directory: Path, b
 
 
 def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
-    """What the base model was trained on here and the present split holds out; empty for a published model."""
+    """Held-out documents that the base model was trained on here, as messages; empty for a published model."""
     made = list(artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs))
     return [leak for ref, manifest in made for leak in _leaks(workplace, ref, manifest, inputs)]
 
 
 def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: Inputs) -> list[str]:
-    """What a parent adapter or base model was trained on and the present split holds out, by ids; empty for nothing.
+    """Held-out documents that a parent adapter or base model was trained on, as messages with ids.
 
     Raises GateRefused when its datasets cannot be opened.
     """

@@ -176,7 +176,7 @@ def _endings(
     device: str,
     progress: Progress,
 ) -> tuple[_Ending, _Ending]:
-    """Of the base, and of the tuned model."""
+    """Measure how the base and the tuned model end their turns."""
     import torch
     from peft import PeftModel
 

@@ -20,7 +20,7 @@ from sovereign_pipeline.training.sizing import Device, optimizer_in_effect
 
 
 class GuardedTrainer:
-    """Stands before a subclass of transformers' Trainer among the bases of a class, whose methods it refines."""
+    """Mixin for a subclass of transformers' Trainer; it precedes the trainer among the bases."""
 
     def prepare(self, job: TrainingJob, plan: Plan) -> None:
         """Call it before the Trainer's own `__init__`, which writes and reads some of this."""

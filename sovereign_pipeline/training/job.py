@@ -23,11 +23,11 @@ class RewardModelGiven(Frozen):
     directory: Path
     """PEFT directory with the head."""
     digest: str
-    """Of its artifact."""
+    """Digest of its artifact."""
 
 
 class RewardJob(Frozen):
-    """What a training by reward has beside other trainings. The job's dataset is then a file of prompts."""
+    """The part of a job that learns from a reward. The job's dataset is then a file of prompts."""
 
     rlhf: Rlhf
     held_out: Path
@@ -161,7 +161,7 @@ class Failure(Frozen):
 
 
 class TrainingResult(Frozen):
-    """How the trainer's process ended."""
+    """The result of the trainer's process."""
 
     failure: Failure | None = None
     """None after a training that ended well."""
@@ -211,12 +211,12 @@ def lock_of_device(directory: Path) -> Path:
 
 @dataclass(frozen=True)
 class Step:
-    """How far the training is."""
+    """Progress of a training after a step."""
 
     step: int
     steps: int
     loss: float
-    """Of this step."""
+    """Loss of this step."""
     tokens_per_second: float
     """Mean since the start of this process's training."""
     seconds_left: float

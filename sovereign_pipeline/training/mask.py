@@ -46,7 +46,7 @@ class MaskedCompletion:
     end_id: int | None
     """The last supervised token if it ends a turn, else None."""
     max_length: int
-    """Of the stage that trains on it."""
+    """The limit of the stage that trains on it."""
 
     @property
     def is_cut(self) -> bool:

@@ -119,7 +119,7 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
 
 
 def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
-    """How many of the wanted units are trained.
+    """Return how many of the wanted units are trained.
 
     In kto one alone has no other reply to exchange. TRL's loss is a mean over each device's own batch, so batches of
     unequal size would weigh rows unequally; and accelerate fills them with rows from the beginning.

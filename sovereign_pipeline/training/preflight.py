@@ -192,7 +192,7 @@ def give_memory_back() -> None:
 
 
 def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
-    """Of the larger of sampling and updating. prompts: tokens of each."""
+    """Bytes at the peak of sampling and updating. prompts: tokens of each."""
     assert job.reward is not None
     rlhf, shape = job.reward.rlhf, read_shape(str(job.base_model))
     forward = largest_pass(job, prompts)

@@ -39,7 +39,7 @@ class BaseModelIdentity(Frozen):
 
 
 class TrlNumerics(Frozen):
-    """That a trainer of TRL ran: loss, forward pass and padding are TRL's, not this package's."""
+    """The trainer of TRL that ran, with its arguments: loss, forward pass and padding are TRL's."""
 
     trainer: str
     """The class, with its module."""
@@ -53,7 +53,7 @@ class TrainingSummary(Frozen):
 
     method: Method
     trl: TrlNumerics | None = None
-    """Of methods `trl`, `rloo` and `grpo`. For the others the key is absent, as in reports of earlier releases."""
+    """Given for the methods `trl`, `rloo` and `grpo`. For the others, the key is absent."""
     adapter: str
     """`lora`, `qlora`, or `none` for full tuning."""
     steps: int
@@ -196,9 +196,9 @@ class RlhfReport(Frozen):
     algorithm: str
     reward: dict[str, RewardFacts]
     gold: dict[str, RewardFacts]
-    """What was measured on held-out prompts."""
+    """The reward that is measured on held-out prompts."""
     iterations: int
-    """That were done."""
+    """Iterations done."""
     stopped: str | None
     """Why the training ended before its last iteration; None where it did not."""
     best_iteration: int
@@ -212,7 +212,7 @@ class RlhfReport(Frozen):
     """At the end."""
     rollouts: int
     sampler: str = "trainer"
-    """What sampled them: the trainer itself, or vLLM with its version."""
+    """`trainer`, or vLLM with its version."""
     prompts_cut: int
     """Prompts that left no room for a reply."""
     comparison: HeldOutComparison

@@ -50,7 +50,7 @@ class CalibrationBin(Frozen):
 
 
 class HeldOutAccuracy(Frozen):
-    """What the held-out pairs say of a reward model."""
+    """Figures of a reward model on held-out pairs, with two baselines that see the surface only."""
 
     accuracy: MeasuredShare
     """Pairs whose chosen reply scores higher; equal scores count as wrong."""
@@ -147,7 +147,7 @@ class RewardReport(Frozen):
     """Held-out pairs not measured because they are longer than `max_length`."""
     steps: int
     first_loss: float
-    """Of the first step, for each pair: −log σ(margin), and the centring."""
+    """Loss of the first step per pair: −log σ(margin), and the centring."""
     last_loss: float
     accuracy: HeldOutAccuracy
     trainable_parameters: int
@@ -189,7 +189,7 @@ HEAD = "base_model.model.score.weight"
 
 @dataclass(frozen=True)
 class Scorer:
-    """What scores: the layers with the adapter, and the head."""
+    """Scores replies: the layers with the adapter, and the head."""
 
     trunk: Any
     """From token ids to hidden states."""
@@ -210,7 +210,7 @@ class Scorer:
         return found
 
     def pair_scores(self, rows: Sequence[EncodedRow]) -> list[PairScore]:
-        """Of chosen and rejected reply of each row."""
+        """The scores of the chosen and the rejected reply of each row."""
         scores = self.scores([each for row in rows for each in row.completions])
         return [
             PairScore(id=row.id, chosen=chosen, rejected=rejected)

@@ -245,9 +245,9 @@ class StoredIds(Sequence[int]):
     """Token ids of one prompt or reply: their number is known, and they are read each time that they are asked for."""
 
     column: Any = field(repr=False)
-    """Of the file. Shown it would be the document's text."""
+    """Column of the file. It is not shown: it holds the document's text."""
     place: int
-    """Of the row in it."""
+    """Place of the row in the column."""
     length: int
 
     def __len__(self) -> int:

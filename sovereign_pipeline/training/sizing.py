@@ -54,7 +54,7 @@ class Forward:
 
     tokens: int
     supervised: int
-    """Of these, the tokens that the loss is taken over."""
+    """Tokens among them that the loss is computed from."""
 
     @classmethod
     def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
@@ -226,7 +226,7 @@ def _layer_activations(
     if adapted and sft.dora:
         elements += sum(each.outputs for each in targets) / shape.layers
     # Rows of one pass are kept apart by a mask of tokens × tokens, which PyTorch's attention keeps in each layer. On
-    # CPUs each row attends by itself, without a mask (`loop/attention.py`).
+    # CPUs each row attends by itself, without a mask (`forward.py`).
     if device == "cuda" and (hyper.packing or hyper.batch_size > 1 or preference is not None):
         elements += tokens
 
@@ -265,7 +265,7 @@ class Card:
     flops: float
     """Dense peak in bfloat16, 1/s."""
     bandwidth: float
-    """Of its memory, bytes/s."""
+    """Memory bandwidth, bytes/s."""
     link: float
     """To other cards, bytes/s in one direction."""
 
@@ -303,7 +303,7 @@ class Tier:
     card: Card
     count: int
     memory: Memory
-    """Of each card."""
+    """Memory on each card."""
     host: int
     """Bytes of the host into which several processes load the base."""
     tokens_per_second: float

@@ -288,7 +288,7 @@ def _sft_config(line: Line) -> Config:
 
 
 def _reward_config(line: Line) -> Config:
-    """Of the SFT section the adapter's shape, how the base model is held, and which rows are left out."""
+    """The SFT section contributes the adapter's shape, how the base model is held, and which rows are left out."""
     section = line.training.reward_model
     return {
         "seed": line.training.seed,
@@ -300,7 +300,7 @@ def _reward_config(line: Line) -> Config:
 
 
 def _aligned_config(line: Line) -> Config:
-    """Of the SFT section only how the base model is held, and which rows are left out."""
+    """The SFT section contributes only how the base model is held, and which rows are left out."""
     preference = _preference(line.training)
     # Keys of one method only are no part of the others' identity, which was there before them.
     absent = {"trainer", "arguments"} if preference is not None and preference.method != "trl" else set()

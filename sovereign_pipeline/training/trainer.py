@@ -49,7 +49,7 @@ from sovereign_pipeline.training.sizing import Forward
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training writes into the job's output directory."""
+    """The files that a training writes into the job's output directory."""
 
     save: Callable[[], None]
     """Writes the adapter or the model."""

@@ -1,4 +1,9 @@
-"""The training methods: which class trains a job by which method. Add a method here."""
+"""The training methods, and which class trains a job by which method.
+
+To add a method: name it in `job.Method` and in the recipe (`policy/training.py`, or `policy/rlhf.py` if it learns from
+a reward); subclass `trainer.RowsMethod` or `rlhf.run.RewardedMethod` in a module here; return the class below. What a
+subclass inherits covers guards, memory, resuming, probes and the report.
+"""
 
 from contextlib import closing
 

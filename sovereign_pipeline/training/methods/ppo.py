@@ -112,30 +112,30 @@ class Scored:
 
     rollout: Rollout
     log_before: Any
-    """Of the policy that sampled it, computed as the update computes it."""
+    """Log-probabilities under the policy that sampled it, computed as the update computes them."""
     value_before: Any
     advantage: Any
     value_target: Any
     weight: Any
-    """Of the policy's loss: 1, or what makes up for an engine that sampled from a slightly other distribution."""
+    """Weight of the policy's loss: 1, or a correction for an engine that sampled from a slightly other distribution."""
 
 
 @dataclass(frozen=True)
 class BeforeUpdate:
-    """What is known of a batch before anything is learned from it."""
+    """Figures of a batch before anything is learned from it."""
 
     scored: list[Scored]
     divergence: float
     """KL(policy, reference) of a whole reply, mean of the batch, nats."""
     entropy: float
-    """Of a token, mean, nats."""
+    """Mean over the tokens, nats."""
     sampler_gap: float
     """|log-probability as sampled − as computed for the update|, mean over the tokens, nats."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What the passes over a batch did; means over the tokens of all steps."""
+    """Figures of the passes over a batch; means over the tokens of all steps."""
 
     loss: float
     """Policy's loss of the first step, before anything moved."""
@@ -167,8 +167,10 @@ class Learner:
         )
 
     def learning_rate(self, iteration: int) -> float:
-        """Of the adapter: falling linearly, to zero behind the last iteration (Huang et al. 2024). iteration: from
-        0."""
+        """The adapter's rate: it falls linearly, to zero after the last iteration (Huang et al. 2024).
+
+        iteration: counted from 0.
+        """
         return self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
 
     def before(self, rollouts: Sequence[Rollout], scores: Sequence[float], coefficient: float) -> BeforeUpdate:

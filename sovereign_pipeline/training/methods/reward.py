@@ -146,7 +146,7 @@ class RewardMethod(RowsMethod):
         ]
 
     def _held_out_scores(self) -> list[PairScore]:
-        """Of several processes that share the model, each scores its share, and all get all scores."""
+        """If several processes share the model, each scores its share, and all get all scores."""
         self.model.eval()
         if self.job.devices.count > 1:
             self.model.unshard()  # the head and all else outside the layers; no pass goes through the whole model

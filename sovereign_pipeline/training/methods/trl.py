@@ -82,7 +82,7 @@ class TrlRewardMethod(RewardedMethod):
 
     def add_reference(self, model: Any) -> TwoAdapters:
         self._row: Row = {}
-        """Of the present iteration's replies."""
+        """Figures of the present iteration's replies."""
         self._rollouts: list[Rollout] = []
         self._stops = False
         # TRL's head divides by the temperature, also where no reply was sampled at it.
@@ -159,7 +159,7 @@ def _check_copy(adapters: TwoAdapters) -> None:
 
 
 class EncodedPairs(Dataset):  # type: ignore[misc]
-    """Rows that TRL must take as they are."""
+    """Pre-tokenised rows that bypass TRL's own preprocessing."""
 
     def map(self, *arguments: Any, **named: Any) -> "EncodedPairs":
         return self
@@ -169,7 +169,7 @@ class EncodedPairs(Dataset):  # type: ignore[misc]
 
 
 class TrlTrainer(GuardedTrainer):
-    """What every trainer of TRL is watched for: a reference that stays, and no word to TRL's hub."""
+    """Additions to every trainer of TRL: the reference must not change, and nothing is sent to TRL's hub."""
 
     reference: dict[str, Any]
     """The frozen copy's tensors at the beginning; empty without one."""
@@ -194,10 +194,10 @@ class TrlTrainer(GuardedTrainer):
 
 
 class TrlSteps(TrlTrainer):
-    """Stands before a trainer of TRL that learns from rows among the bases of a class."""
+    """Mixin for a trainer of TRL that learns from rows; it precedes the trainer among the bases."""
 
     _step_losses: list[float]
-    """Of the step's batches so far."""
+    """Losses of the step's batches so far."""
 
     def __init__(self: Any, job: TrainingJob, plan: Plan, **named: Any) -> None:
         self.prepare(job, plan)
@@ -327,14 +327,14 @@ def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_r
 
 @dataclass(frozen=True)
 class Rounds:
-    """What a trainer of TRL is given by the training that it belongs to."""
+    """Functions and prompts that a training passes to its trainer of TRL."""
 
     prompts: Sequence[Prompt]
     """In the order of the training, each once for its group."""
     sample: Callable[[Sequence[Prompt], int], list[Rollout]]
     """Replies of an iteration, counted from 0, one to each prompt that is given."""
     reward: Callable[[Sequence[Prompt], Sequence[Rollout]], list[float | None]]
-    """What is learned from; None: this reply is not. What it raises ends the training."""
+    """The reward of each reply; None excludes a reply from learning. An exception ends the training."""
     ended: Callable[[dict[str, float]], tuple[bool, bool]]
     """Called behind an iteration with its numbers: whether to save a checkpoint, and whether to end."""
     save: Callable[[Any], None]
@@ -343,23 +343,23 @@ class Rounds:
 
 @dataclass
 class _Iteration:
-    """What was seen in the passes of one iteration; sums, so that means are over all tokens."""
+    """Figures of the passes of one iteration; sums, so that means are over all tokens."""
 
     divergence: float
     """KL(policy, reference) of a whole reply, mean of the batch, nats."""
     losses: list[float] = field(default_factory=list)
-    """Of its steps."""
+    """One for each step."""
     outside: list[float] = field(default_factory=list)
-    """Of its passes, the share of ratios outside the clip."""
+    """Share of ratios outside the clip, for each pass."""
     tokens: float = 0.0
-    """Of the first step's passes; so are the next three."""
+    """Tokens of the first step's passes; the next three are of these passes too."""
     gap: float = 0.0
     entropy: float = 0.0
     ratio_off: float = 0.0
 
 
 class _RewardSteps(TrlTrainer):
-    """Stands before RLOOTrainer or GRPOTrainer among the bases of a class."""
+    """Mixin for RLOOTrainer and GRPOTrainer; it precedes them among the bases."""
 
     def __init__(self: Any, job: TrainingJob, rounds: Rounds, **named: Any) -> None:
         assert job.reward is not None
@@ -453,7 +453,7 @@ class _RewardSteps(TrlTrainer):
         super().log(logs, start_time)  # type: ignore[misc]
 
     def numbers(self: Any) -> dict[str, float]:
-        """Of the iteration that ended, for the training log."""
+        """Figures of the iteration that ended, for the training log."""
         seen = self._seen
         return {
             "loss": fmean(seen.losses),
@@ -478,7 +478,7 @@ class _RlooSteps(_RewardSteps):
         return self._sampled()
 
     def _share_outside(self, log: Any, before: Any, counted: Any) -> float:
-        """Of replies: RLOO's ratio is of a whole one."""
+        """RLOO's ratio is that of a whole reply."""
         return clip_share((log * counted).sum(1), (before * counted).sum(1), self._rlhf.clip)
 
 
@@ -488,7 +488,7 @@ class _GrpoSteps(_RewardSteps):
 
 
 class _Iterations(TrainerCallback):  # type: ignore[misc]
-    """Tells the training of each iteration's end, and does what it answers."""
+    """Calls `Rounds.ended` after each iteration, and saves or stops as it returns."""
 
     def __init__(self, trainer: Any, rounds: Rounds, iterations: int) -> None:
         self._trainer, self._rounds, self._iterations = trainer, rounds, iterations

@@ -19,7 +19,7 @@ from sovereign_pipeline.training.rows import Completion
 
 @dataclass(frozen=True)
 class Pass:
-    """What the model is given."""
+    """The inputs of one pass through the model."""
 
     ids: Any
     """[1, tokens]; so are the positions."""
@@ -104,14 +104,14 @@ ENTROPIES_AT_ONCE = 128
 
 @dataclass(frozen=True)
 class TokenNumbers:
-    """Of each token of some replies, one reply after the other; float32, [tokens]."""
+    """Figures of each token of some replies, one reply after the other; float32, [tokens]."""
 
     log_probabilities: Any
     """Nats, at the temperature of the sampling."""
     entropies: Any
-    """Of the whole distribution, nats; without gradient."""
+    """Entropy of the whole distribution, nats; without gradient."""
     values: Any
-    """Of the state before the token; zeros for the reference."""
+    """Value of the state before the token; zeros for the reference."""
 
     @classmethod
     def joined(cls, parts: "Sequence[TokenNumbers]") -> "TokenNumbers":
@@ -198,12 +198,12 @@ class Policy(TwoAdapters):
         return tokens_in_passes(completions, most, self.shares_prompts)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
-        """Of the policy, with gradient where there is one; in one pass, so at most what `passes` puts together."""
+        """The policy's figures, with gradient, in one pass: at most what `passes` puts together."""
         with self.running():
             return self._numbers(completions, with_values=True)
 
     def numbers_without_gradient(self, completions: Sequence[Completion], adapter: str = POLICY) -> TokenNumbers:
-        """Of the policy or the reference, pass by pass."""
+        """Figures of the policy or the reference, pass by pass."""
         import torch
 
         with torch.no_grad(), self.running(adapter):
@@ -240,6 +240,6 @@ class Policy(TwoAdapters):
 
 
 def _entropies(logits: Any) -> Any:
-    """Of each token's distribution, nats; [tokens] from [tokens, vocabulary]."""
+    """Entropy of each token's distribution, nats; [tokens] from [tokens, vocabulary]."""
     logs = logits.log_softmax(-1)
     return -(logs.exp() * logs).sum(-1)

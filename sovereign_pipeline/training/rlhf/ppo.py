@@ -5,8 +5,6 @@ Sources, by the names used below: "PPO" is Schulman et al. 2017 (arXiv 1707.0634
 "The N Implementation Details of RLHF with PPO" (Huang et al. 2023, and 2024 as arXiv 2403.17031). A token is an action,
 and the state before it is the prompt with the reply so far. Vectors are over the tokens of one reply, or of a batch, as
 stated.
-
-What does not belong here: the model (`policy.py`), and the order of the work (`trainer.py`).
 """
 
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ class PromptRow(Frozen):
     response: str
     """The reply that the institution sent. It is never learned from here; guards and tools compare with it."""
     columns: dict[str, str]
-    """Of its document, for what judges replies."""
+    """Columns of its document, for the tools that judge replies."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Prompt:
     row: PromptRow
     ids: list[int]
     response_ids: list[int]
-    """Of the institution's reply, its end of turn included."""
+    """Token ids of the institution's reply, its end of turn included."""
 
     def answered(self, text: str, ids: Sequence[int] | None) -> Reply:
         """A reply to it, to be judged. ids: see `Reply`."""
@@ -125,7 +125,7 @@ class PromptSets:
 
 
 def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
-    """Those of a job. Raises TrainingFailed when there are too few, or too many of them are too long."""
+    """Read the prompts of a job. Raises TrainingFailed if there are too few, or too many are too long."""
     assert job.reward is not None
     room = job.sft.max_length - job.reward.rlhf.max_new_tokens
     training, cut = read_prompts(job.dataset, tokenizer, job.eos_ids, room)

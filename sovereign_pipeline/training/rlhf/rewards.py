@@ -54,7 +54,7 @@ def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """Of a file's bytes, or of all files below a directory, but for packages, which are covered in the sandbox."""
+    """Digest of a file, or of all files below a directory except packages, which the sandbox covers."""
     assert_may_be_shown(path)
     try:
         if not path.is_dir():
@@ -162,7 +162,7 @@ class Reply:
     """The whole user message."""
     text: str
     columns: Mapping[str, str]
-    """Of its document; a tool gets those that it asks for."""
+    """Columns of its document; a tool gets those that it names."""
     ids: tuple[int, ...] | None = None
     """Token ids as the policy wrote them, the end of turn included where it has one. None: a text that nobody sampled,
     which is a whole reply."""
@@ -270,7 +270,7 @@ class ToolRunner:
         self._cache = ScoreCache(cache / f"{self.identity}.jsonl")
 
     def scores(self, replies: Sequence[Reply]) -> list[float | None]:
-        """Of each reply a number from 0 to 1, or None where the tool abstains: cached, or from one run of the tool.
+        """Score each reply from 0 to 1, or None if the tool abstains: from the cache, or by one run of the tool.
 
         Raises TrainingFailed when the tool fails, takes too long or returns anything else; SandboxUnavailable when this
         machine cannot run it.
@@ -353,10 +353,10 @@ REWARD = "reward"
 
 @dataclass(frozen=True)
 class Preferred:
-    """What the reward model says of a reply."""
+    """A reward model's judgement of a reply."""
 
     probability: float
-    """That it prefers the reply to the institution's own, from 0 to 1."""
+    """Probability that it prefers the reply to the institution's own, from 0 to 1."""
     raw: float
     """Score of the reply, logits."""
 
@@ -384,7 +384,7 @@ class RewardAdapter:
         self._own: dict[tuple[str, str], Completion] = {}
 
     def judge(self, replies: Sequence[Reply]) -> list[Preferred]:
-        """What each reply is worth. Raises TrainingFailed for a score that is not finite."""
+        """Judge each reply. Raises TrainingFailed for a score that is not finite."""
         given = [self._given(reply) for reply in replies]
         own = [self._institutions(reply) for reply in replies]
         scores = self._scores([*given, *own])
@@ -469,17 +469,17 @@ def _sigmoid(logit: float) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """What a reply is worth."""
+    """The reward of a reply."""
 
     total: float | None
     """From 0 to 1; None where every part abstains."""
     parts: Mapping[str, float | None]
     raw: Mapping[str, float] = field(default_factory=dict)
-    """Of the part that a reward model judges: the model's score, logits."""
+    """Scores of the parts that a reward model judges, logits."""
 
 
 def rewards_of(job: TrainingJob, model: Any, tokenizer: Any) -> tuple["Rewards", "Rewards"]:
-    """What a job optimises, and what it measures on held-out prompts.
+    """The rewards that a job optimises, and those that it measures on held-out prompts.
 
     model: the policy in PEFT. Where a reward model judges, its adapter is put on the policy's base; what is active and
     what is trained stay as they are.

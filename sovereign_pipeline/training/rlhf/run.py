@@ -59,7 +59,10 @@ BEST_ADAPTER = "best_adapter"
 
 @dataclass
 class RunState:
-    """How far a training by reward is."""
+    """The state of a training by reward between iterations. A checkpoint holds it.
+
+    No random state is needed: every draw has a seed made of the recipe's, the iteration and the name of the draw.
+    """
 
     kl: KlController
     iteration: int = 0
@@ -69,7 +72,7 @@ class RunState:
     samples: list[dict[str, str]] = field(default_factory=list)
     """Replies to the fixed prompts."""
     held_out_start: dict[str, float] = field(default_factory=dict)
-    """Of each held-out prompt that is measured at start and end alone, by its id, the parent adapter's score."""
+    """Id -> the parent adapter's score, for the held-out prompts that are measured at start and end only."""
     gold_of_parent: float = 0.0
     """Mean held-out reward that the best adapter is chosen by, of the parent adapter."""
     judged_of_parent: int = 0
@@ -176,7 +179,7 @@ class Measuring:
 
 
 def totals(scores: dict[str, Score]) -> dict[str, float]:
-    """Those that the tools did not abstain from."""
+    """The scores for which the tools did not abstain."""
     return {name: score.total for name, score in scores.items() if score.total is not None}
 
 
@@ -221,7 +224,7 @@ def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> di
 
 @dataclass(frozen=True)
 class Next:
-    """What follows behind an iteration."""
+    """What to do after an iteration."""
 
     saves: bool
     """Whether a checkpoint is due."""
@@ -271,7 +274,7 @@ class RewardedMethod(Method):
         self._prompts = read_all_prompts(self.job, tokenizer)
         iterations = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, self.job.seed)
         self._drawn = [[prompt for prompt in each for _ in range(self._rlhf.group)] for each in iterations]
-        """Of each iteration, a prompt for each reply."""
+        """The prompts of each iteration, one for each reply."""
         self._fixed = self._prompts.training[: self._rlhf.samples]
         self._rows = [
             EncodedRow(each.row.id, (Completion(each.ids, each.response_ids),)) for each in self._prompts.training
@@ -345,7 +348,7 @@ class RewardedMethod(Method):
         return state
 
     def _judged(self, iteration: int, rate: float, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Row:
-        """What is known of an iteration's replies before anything is learned from them: a row of the training log.
+        """Figures of an iteration's replies before anything is learned from them: a row of the training log.
 
         iteration: from 0. Raises TrainingFailed when the tools abstain for all but one.
         """
@@ -372,7 +375,7 @@ class RewardedMethod(Method):
         }
 
     def _penalised(self, rollout: Rollout, score: float) -> float:
-        """What is learned from."""
+        """The score minus the penalty for a missing end of turn."""
         return score - self._rlhf.missing_end_penalty * (not rollout.ended)
 
     def _ended(self, state: RunState, row: Row, rollouts: Sequence[Rollout]) -> None:
@@ -410,7 +413,7 @@ class RewardedMethod(Method):
         state.stopped = None if is_last else reason_to_stop(state.log, self._rlhf)
 
     def _next(self, state: RunState) -> Next:
-        """What follows behind an iteration."""
+        """What to do after an iteration."""
         is_over = state.iteration == self._rlhf.iterations or state.stopped is not None
         is_wanted = self.hooks.should_stop()
         is_due = is_wanted or state.iteration % self.job.checkpoints.every_steps == 0

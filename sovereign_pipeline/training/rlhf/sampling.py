@@ -39,7 +39,7 @@ class Rollout:
 
     completion: Completion
     log_probabilities: list[float]
-    """Of the reply's tokens, as they were sampled; nats at the temperature."""
+    """Log-probability of each token as it was sampled; nats at the temperature."""
     ended: bool
     """Whether its last token ends the turn."""
 
