@@ -207,6 +207,23 @@ def directory(institution: DemoInstitution, tiny_model: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker) -> Callable[..., TrainingJob]:
+    """`trained({…})`: the job of an SFT on sixteen letters with these settings, which has run once a session."""
+    from sovereign_pipeline_tests.training.trainings import run
+
+    jobs: dict[str, TrainingJob] = {}
+
+    def train_once(sft: dict[str, Any] | None = None) -> TrainingJob:
+        key = json.dumps(sft, sort_keys=True)
+        if key not in jobs:
+            jobs[key] = make_session_job(tmp_path_factory.mktemp("trained"), "sft", letters(16), sft=sft)
+            run(jobs[key])
+        return jobs[key]
+
+    return train_once
+
+
+@pytest.fixture(scope="session")
 def parent(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker) -> Path:
     """An SFT adapter that learned half of what there is to learn, so that a reward has something left to teach."""
     from sovereign_pipeline_tests.training.trainings import run

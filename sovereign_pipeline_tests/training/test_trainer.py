@@ -64,9 +64,8 @@ def test_sft_learns_and_its_adapter_loads(
     assert report(job)["trainable_parameters"] == 2 * 4 * (6 * 64 + 2 * (64 + 32) - 2 * 64 + 3 * (64 + 128))
 
 
-def test_dpo_continues_the_sft_adapter_and_learns(make_job: JobMaker, tiny_model: Path) -> None:
-    first = make_job("sft", letters(16))
-    run(first)
+def test_dpo_continues_the_sft_adapter_and_learns(make_job: JobMaker, trained: JobMaker, tiny_model: Path) -> None:
+    first = trained()
     job = make_job(
         "dpo",
         pairs(12),
@@ -87,10 +86,11 @@ def test_dpo_continues_the_sft_adapter_and_learns(make_job: JobMaker, tiny_model
 
 
 @pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
-def test_steps_are_those_of_trl_on_padded_batches(make_job: JobMaker, tiny_model: Path, method: str) -> None:
+def test_steps_are_those_of_trl_on_padded_batches(
+    make_job: JobMaker, trained: JobMaker, tiny_model: Path, method: str
+) -> None:
     """The same rows in the same order: the loss of each of three steps equals TRL's, so the gradients do too."""
-    first = make_job("sft", letters(16))
-    run(first)
+    first = trained()
     rows: list[dict[str, Any]] = [*labels(12)] if method == "kto" else [*pairs(12)]
     preference = {"method": method, "batch_size": 4, "gradient_accumulation": 1, "warmup_steps": 0, "max_steps": 3}
     job = make_job("ours", rows, preference=preference, parent_adapter=first.output / "adapter")
@@ -158,11 +158,10 @@ def _losses_of_trl(job: TrainingJob, rows: list[dict[str, Any]], start: Path) ->
 
 @pytest.mark.parametrize("method", ["dpo", "ipo", "kto"])
 def test_full_tuning_makes_a_whole_model_and_preferences_go_on_from_it(
-    make_job: JobMaker, tiny_model: Path, method: str
+    make_job: JobMaker, trained: JobMaker, tiny_model: Path, method: str
 ) -> None:
     full = {"adapter": "none", "rank": 16, "alpha": 32, "learning_rate": 2e-3}
-    first = make_job("sft", letters(16), sft=full)
-    run(first)
+    first = trained(full)
     assert losses(first)[-1] < 0.8 * losses(first)[0]
     tuned = first.output / "model"
     base_files = {file.name for file in tiny_model.iterdir()}
@@ -199,20 +198,19 @@ def test_other_shapes_of_an_adapter_learn_too(make_job: JobMaker, tiny_model: Pa
     assert (config["use_rslora"], config["use_dora"]) == (shape.get("rslora", False), shape.get("dora", False))
 
 
-def test_sft_goes_on_from_an_earlier_adapter(make_job: JobMaker) -> None:
-    first = make_job("first", letters(16))
-    run(first)
+def test_sft_goes_on_from_an_earlier_adapter(make_job: JobMaker, trained: JobMaker) -> None:
+    first = trained()
     second = make_job("second", letters(16), parent_adapter=first.output / "adapter")
     run(second)
     assert losses(second)[0] < 0.8 * losses(first)[0]
 
 
 @pytest.mark.parametrize(("earlier", "now"), [(0.5, 0.0), (0.0, 0.5)])
-def test_dropout_is_the_recipe_s_and_not_the_earlier_adapter_s(make_job: JobMaker, earlier: float, now: float) -> None:
+def test_dropout_is_the_recipe_s_and_not_the_earlier_adapter_s(
+    make_job: JobMaker, trained: JobMaker, tmp_path: Path, earlier: float, now: float
+) -> None:
     """All start from the same tensors, so only dropout can make the first loss another."""
-    first = make_job("first", letters(16))
-    run(first)
-    start = first.output / "adapter"
+    start = Path(shutil.copytree(trained().output / "adapter", tmp_path / "start"))
     without, second = (
         make_job(name, letters(16), sft={"dropout": dropout, "epochs": 1}, parent_adapter=start)
         for name, dropout in (("without", 0.0), ("second", now))

@@ -27,7 +27,7 @@ from sovereign_pipeline.training.rlhf.policy import REFERENCE, Policy
 from sovereign_pipeline.training.rlhf.ppo import policy_losses
 from sovereign_pipeline.training.rlhf.run import put_back
 from sovereign_pipeline.training.rows import Completion
-from sovereign_pipeline_tests.training.conftest import WORDS, JobMaker, letters, pairs
+from sovereign_pipeline_tests.training.conftest import WORDS, JobMaker, pairs
 from sovereign_pipeline_tests.training.methods.trl_runs import GROUPS, RATES, SEEN, Whole, trl_job
 from sovereign_pipeline_tests.training.tiny_reward import LIKE_THE_REPLY, learn, learn_until_killed, log, reward
 from sovereign_pipeline_tests.training.trainings import files, losses, report, run
@@ -42,12 +42,10 @@ FORMULAS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker) -> Path:
+@pytest.fixture
+def start(trained: JobMaker) -> Path:
     """The SFT adapter that all of them start from."""
-    job = make_session_job(tmp_path_factory.mktemp("start"), "sft", letters(16))
-    run(job)
-    return job.output / "adapter"
+    return trained().output / "adapter"
 
 
 def of(formula: str, **changes: Any) -> dict[str, Any]:
