@@ -18,7 +18,7 @@ from sovereign_pipeline.dagster.plots import calibration_png, is_by_reward, loss
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
 from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
-from sovereign_pipeline.dataset.quality import Finding
+from sovereign_pipeline.dataset.quality import QualityFinding
 from sovereign_pipeline.dataset.tokens import as_table
 from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_MARKDOWN, REPORT_PAGE, SCORES_FILE, RedTeamReport
 from sovereign_pipeline.evaluation.report.report import judge_cells
@@ -220,7 +220,7 @@ def dataset(artifact: Artifact) -> Page:
     }
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def _finding(finding: QualityFinding) -> dict[str, Any]:
     return {
         "finding": finding.name,
         "look": "yes" if finding.warns else "",

@@ -29,7 +29,7 @@ from sovereign_pipeline.dataset.jsonl import (
     PreferenceRow,
     SftRow,
 )
-from sovereign_pipeline.dataset.quality import Finding
+from sovereign_pipeline.dataset.quality import QualityFinding
 from sovereign_pipeline.dataset.tokens import TokenNumbers, as_table
 from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.policy.training import Canaries
@@ -166,7 +166,7 @@ class DatasetCard(Frozen):
     exact_duplicates: int
     """Rows whose text equals that of an earlier row."""
     tokens: TokenNumbers
-    findings: tuple[Finding, ...]
+    findings: tuple[QualityFinding, ...]
     sources: tuple[CardSource, ...]
     split: SplitNumbers
     inputs: dict[str, str]

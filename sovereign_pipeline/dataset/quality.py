@@ -125,7 +125,7 @@ _OF_LABELS: Mapping[str, tuple[str, str]] = {
 }
 
 
-class Finding(Frozen):
+class QualityFinding(Frozen):
     """One kind of doubtful rows."""
 
     name: str
@@ -172,7 +172,7 @@ class Quality:
             self._count(name, document)
         self._contradictions.add(document)
 
-    def findings(self) -> tuple[Finding, ...]:
+    def findings(self) -> tuple[QualityFinding, ...]:
         """Of the rows so far."""
         if _CONTRADICTING in self._tallies:
             rows = self._contradictions.rows()
@@ -218,13 +218,13 @@ class Quality:
         if len(tally.rows) < _IDS_SHOWN:
             tally.rows.append(document.id)
 
-    def _finding(self, name: str) -> Finding:
+    def _finding(self, name: str) -> QualityFinding:
         tally = self._tallies[name]
         share = tally.count / self.rows if self.rows else 0.0
         uneven = {"chosen is the longer one": ONE_SIDED, "labelled good": UNEVEN_LABELS}.get(name)
         what, todo = self._kinds[name]
         of_pairs = name == "chosen is the longer one" and len(self._ratios) > 0
-        return Finding(
+        return QualityFinding(
             name=name,
             what=what,
             count=tally.count,

@@ -159,7 +159,7 @@ class Difference(Protocol):
     def rows(self) -> int: ...
 
 
-class Judgement(Frozen):
+class MarginOutcome(Frozen):
     """The outcome of one difference against one margin."""
 
     outcome: Outcome
@@ -173,7 +173,7 @@ class Judgement(Frozen):
     number of rows assures."""
 
 
-def evaluate_difference(observed: Difference, margin: float, better: Better) -> Judgement:
+def evaluate_difference(observed: Difference, margin: float, better: Better) -> MarginOutcome:
     """Test one difference against the largest accepted loss; a margin of 0 requires superiority.
 
     pass: the whole interval is better than a loss of `margin`. fail: the candidate is significantly worse than the
@@ -188,7 +188,7 @@ def evaluate_difference(observed: Difference, margin: float, better: Better) -> 
     elif max(ends) < 0 and sign * observed.difference < -margin:
         outcome = "fail"
     detectable = minimum_detectable_difference(observed)
-    return Judgement(
+    return MarginOutcome(
         outcome=outcome,
         better=better,
         margin=margin,

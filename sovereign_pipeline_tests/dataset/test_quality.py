@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document, Role
-from sovereign_pipeline.dataset.quality import Finding, Quality, is_clipped, is_in_other_script
+from sovereign_pipeline.dataset.quality import Quality, QualityFinding, is_clipped, is_in_other_script
 from sovereign_pipeline_tests.conftest import letter
 
 ENGLISH = "The lamp at the north pier was mended on Monday and burns again."
@@ -65,7 +65,7 @@ def documents(count: int, **changes: Any) -> list[Document]:
     return [Document(**{"source": "letters", **letter(n, response=ENGLISH), **changes}) for n in range(count)]
 
 
-def found(rows: list[Document], role: Role = "letters", tokens: int = 10) -> dict[str, Finding]:
+def found(rows: list[Document], role: Role = "letters", tokens: int = 10) -> dict[str, QualityFinding]:
     quality = Quality(role, limit=100)
     for row in rows:
         quality.add(row, tokens, is_copy=False)

@@ -30,7 +30,7 @@ from sovereign_pipeline.evaluation.records import (
     as_json,
 )
 from sovereign_pipeline.evaluation.red_team import OutputScanner, red_team_result
-from sovereign_pipeline.evaluation.report.gates import CRITERIA, Finding, Results
+from sovereign_pipeline.evaluation.report.gates import CRITERIA, GateFinding, Results
 from sovereign_pipeline.evaluation.statistics import compare_shares
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.evaluation import Gates, Memorisation
@@ -45,7 +45,7 @@ RECIPE = Canaries(count=6)
 GATES = Gates(memorisation=Memorisation(margin=0.5))  # eight letters of each arm show no less
 
 
-def found(memorisation: MemorisationResult) -> Finding:
+def found(memorisation: MemorisationResult) -> GateFinding:
     """What the gate finds, whatever else was measured."""
     held_out = PrivateResult(loss={}, choice={}, by_language={}, by_department={})
     results = Results(

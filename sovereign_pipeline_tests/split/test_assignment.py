@@ -141,6 +141,21 @@ def test_a_huge_component_is_held_out_when_the_others_do_not_suffice() -> None:
     assert Corpus(sizes).held(0.12, seed=7) == {0}
 
 
+def test_of_two_huge_components_the_smaller_is_held_out_and_alone() -> None:
+    for seed in range(4):
+        assert Corpus([(90, 0), (50, 0), *[(1, 0)] * 10]).held(0.12, seed) == {1}
+
+
+@pytest.mark.parametrize("last", [10, 19])
+def test_documents_of_last_choice_are_held_out_when_the_others_are_too_few(last: int) -> None:
+    ids, component_of = [f"{number:02d}" for number in range(20)], np.arange(20)
+    is_last = component_of < last
+    for seed in range(4):
+        is_held_out = hold_out(ids, np.zeros(20, np.bool_), component_of, 0.2, seed, is_last)
+        assert is_held_out.sum() == 4
+        assert (is_held_out & ~is_last).sum() == min(4, 20 - last)
+
+
 @given(sizes_of_letters, shares, st.integers(), st.randoms(use_true_random=False))
 def test_the_choice_does_not_depend_on_the_order_of_rows(
     sizes: Sizes, share: float, seed: int, rng: random.Random

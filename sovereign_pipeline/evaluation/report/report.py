@@ -33,7 +33,15 @@ from sovereign_pipeline.evaluation.records import (
 )
 from sovereign_pipeline.evaluation.red_team import red_team_result
 from sovereign_pipeline.evaluation.report.figures import ALL, BY_CHANCE, Figure, Samples, WorseRows, figures, worse_rows
-from sovereign_pipeline.evaluation.report.gates import EXPOSURE, Finding, MarginTest, Results, find_all, label_of, worst
+from sovereign_pipeline.evaluation.report.gates import (
+    EXPOSURE,
+    GateFinding,
+    MarginTest,
+    Results,
+    find_all,
+    label_of,
+    worst,
+)
 from sovereign_pipeline.evaluation.statistics import LossDifference
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.catalog import waivers_of_line
@@ -118,7 +126,7 @@ class EvaluationReport(Frozen):
     """None for a line without one."""
     outcome: Outcome
     """The worst of the findings'."""
-    findings: tuple[Finding, ...]
+    findings: tuple[GateFinding, ...]
     """One for each gate."""
     figures: tuple[Figure, ...]
     worse: tuple[WorseRows, ...]
@@ -133,7 +141,7 @@ class EvaluationReport(Frozen):
         """The figures that are significantly worse than a reference."""
         return tuple(figure for figure in self.figures if figure.is_regression)
 
-    def finding(self, gate: str) -> Finding:
+    def finding(self, gate: str) -> GateFinding:
         """The finding of one gate."""
         return next(each for each in self.findings if each.gate == gate)
 

@@ -21,7 +21,7 @@ from sovereign_pipeline.evaluation.records import (
     write_rows,
 )
 from sovereign_pipeline.evaluation.report.figures import Samples
-from sovereign_pipeline.evaluation.report.gates import Finding
+from sovereign_pipeline.evaluation.report.gates import GateFinding
 from sovereign_pipeline.evaluation.report.report import EvaluationReport, IncumbentFacts, evaluate
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_REPORT, PRIVATE_SCORES, RED_TEAM_REPORT
 from sovereign_pipeline.record.gates import evaluate_gates
@@ -255,12 +255,12 @@ def reported(institution: DemoInstitution, against: Incumbent | None = None, **o
     return evaluate(line, samples(against, **observed), facts, (), "float32")
 
 
-def found(institution: DemoInstitution, against: Incumbent | None = None, **observed: Any) -> dict[str, Finding]:
+def found(institution: DemoInstitution, against: Incumbent | None = None, **observed: Any) -> dict[str, GateFinding]:
     """Gate -> its finding on planted samples, which its verdict states."""
     return {each.gate: each for each in reported(institution, against, **observed).findings}
 
 
-def not_passed(findings: Mapping[str, Finding]) -> dict[str, Outcome]:
+def not_passed(findings: Mapping[str, GateFinding]) -> dict[str, Outcome]:
     return {name: finding.outcome for name, finding in findings.items() if finding.outcome != "pass"}
 
 
