@@ -2,13 +2,13 @@
 
 import codecs
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.institution import iso_day
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.recipe_model import FILL_IN, RecipeModel
+from sovereign_pipeline.policy.recipe_model import FILL_IN, NotAllowed, RecipeModel, named_twice
 
 DOCUMENT_COLUMNS = (
     "id",
@@ -161,24 +161,21 @@ class Source(RecipeModel):
                 raise ValueError(f"the constant 'date' {error}") from None
         return self
 
-    @model_validator(mode="after")
-    def _each_row_is_excluded_once(self) -> "Source":
-        ids = [exclusion.id for exclusion in self.exclude]
-        twice = next((id for number, id in enumerate(ids) if id in ids[:number]), None)
-        if twice is not None:
-            raise ValueError(f"exclude names the id '{twice}' twice")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (lambda it: named_twice(each.id for each in it.exclude), "exclude names an id twice: {1}"),
+        (
+            lambda it: it.layout != "columns" and ", ".join(each for each in LAYOUT_FIELDS if it.has_field(each)),
+            "layout {0.layout} takes {1} out of the row itself; do not name it",
+        ),
+        (
+            lambda it: it.layout == "hh" and it.role != "preferences",
+            "layout hh holds chosen and rejected replies: give the source the role preferences",
+        ),
+    )
 
-    @model_validator(mode="after")
-    def _layout_has_what_the_role_needs(self) -> "Source":
-        if self.layout == "columns":
-            return self
-        taken = [field for field in LAYOUT_FIELDS if field in (*self.columns, *self.constants)]
-        if taken:
-            raise ValueError(f"layout {self.layout} takes {', '.join(taken)} out of the row itself; do not name it")
-        if self.layout == "hh" and self.role != "preferences":
-            raise ValueError("layout hh holds chosen and rejected replies: give the source the role preferences")
-        return self
+    def has_field(self, name: str) -> bool:
+        """Whether a column or a constant gives this field of the document."""
+        return name in self.columns or name in self.constants
 
 
 class Quarantine(RecipeModel):
@@ -215,11 +212,7 @@ class RecognizerCanary(RecipeModel):
     finds: str = Field(min_length=1, examples=["AB 12 34 56 C"])
     """What must be found in it."""
 
-    @model_validator(mode="after")
-    def _holds_it(self) -> Self:
-        if self.finds not in self.text:
-            raise ValueError("`finds` does not stand in `text`")
-        return self
+    not_allowed: ClassVar[NotAllowed] = ((lambda it: it.finds not in it.text, "`finds` does not stand in `text`"),)
 
 
 class AddedRecognizer(RecipeModel):
@@ -257,11 +250,12 @@ class AddedRecognizer(RecipeModel):
     canary: RecognizerCanary
     """The proof that it works."""
 
-    @model_validator(mode="after")
-    def _is_one_of_both(self) -> Self:
-        if (self.recognizer is None) == (self.definition is None):
-            raise ValueError("name either `recognizer` or `definition`")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: (it.recognizer is None) == (it.definition is None),
+            "name either `recognizer` or `definition`",
+        ),
+    )
 
 
 class PhoneRegions(RecipeModel):

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from sovereign_pipeline.policy.recipe_model import RecipeModel, optional_in_schema
+from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel, named_twice, optional_in_schema
 
 
 class CapabilitySuite(RecipeModel):
@@ -39,15 +39,20 @@ class CapabilitySuite(RecipeModel):
             return {**values, "name": values["suite"]}
         return values
 
-    @model_validator(mode="after")
-    def _is_own_or_published(self) -> "CapabilitySuite":
-        if (self.path is None) == (self.suite is None):
-            raise ValueError("give either 'path' (an own suite) or 'suite' (a published one)")
-        if self.suite is not None and self.name != self.suite:
-            raise ValueError(f"a published suite keeps its name; leave 'name' out, or say {self.suite}")
-        if self.few_shot is not None and self.suite is None:
-            raise ValueError("'few_shot' is for published suites; an own suite has no examples")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: (it.path is None) == (it.suite is None),
+            "give either 'path' (an own suite) or 'suite' (a published one)",
+        ),
+        (
+            lambda it: it.suite is not None and it.name != it.suite,
+            "a published suite keeps its name; leave 'name' out, or say {0.suite}",
+        ),
+        (
+            lambda it: it.few_shot is not None and it.suite is None,
+            "'few_shot' is for published suites; an own suite has no examples",
+        ),
+    )
 
     @property
     def own_path(self) -> Path:
@@ -163,12 +168,9 @@ class Evaluation(RecipeModel):
     contamination: Contamination = Contamination()
     """How many training rows may share text with suites and prompts."""
 
-    @model_validator(mode="after")
-    def _suites_have_different_names(self) -> "Evaluation":
-        names = [suite.name for suite in self.capability]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two suites share a name: {', '.join(names)}")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (lambda it: named_twice(suite.name for suite in it.capability), "two suites share a name: {1}"),
+    )
 
 
 Criterion = Literal["accuracy", "helpfulness", "tone"]
@@ -247,21 +249,19 @@ class Review(RecipeModel):
         """Different prompts that the review needs."""
         return self.operator_count * self.prompts_each + self.shared_prompts
 
-    @model_validator(mode="after")
-    def _is_consistent(self) -> "Review":
-        if not FEWEST_OPERATORS <= self.operator_count <= MOST_OPERATORS:
-            raise ValueError(
-                f"a review has {FEWEST_OPERATORS} to {MOST_OPERATORS} operators, not {self.operator_count}"
-            )
-        if not isinstance(self.operators, int) and len(set(self.operators)) != len(self.operators):
-            raise ValueError("an operator is named twice")
-        if len(set(self.criteria)) != len(self.criteria):
-            raise ValueError("a criterion is named twice")
-        if self.ballots is not None and self.ballots > self.pairs:
-            raise ValueError(f"ballots: {self.ballots} are more than the {self.pairs} pairs that there are")
-        if self.guess_pairs > self.prompts_each:
-            raise ValueError("guess_pairs cannot be more than prompts_each")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: not FEWEST_OPERATORS <= it.operator_count <= MOST_OPERATORS,
+            f"a review has {FEWEST_OPERATORS} to {MOST_OPERATORS} operators, not {{0.operator_count}}",
+        ),
+        (lambda it: not isinstance(it.operators, int) and named_twice(it.operators), "an operator is named twice"),
+        (lambda it: named_twice(it.criteria), "a criterion is named twice"),
+        (
+            lambda it: it.ballots is not None and it.ballots > it.pairs,
+            "ballots: {0.ballots} are more than the {0.pairs} pairs that there are",
+        ),
+        (lambda it: it.guess_pairs > it.prompts_each, "guess_pairs cannot be more than prompts_each"),
+    )
 
 
 OfficerMay = Literal["nothing", "accept_inconclusive", "override"]

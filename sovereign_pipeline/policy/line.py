@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -17,9 +18,11 @@ from sovereign_pipeline.policy.evaluation import Evaluation, Gates
 from sovereign_pipeline.policy.institution import Cadence, Institution
 from sovereign_pipeline.policy.recipe_model import (
     FILL_IN,
+    NotAllowed,
     RecipeModel,
     example_of,
     keys_to_fill_in,
+    named_twice,
     nearest_known,
     read_yaml,
 )
@@ -85,27 +88,38 @@ class Line(RecipeModel):
             raise ValueError("a line's name may hold only a-z, 0-9, '-' and '_'")
         return line
 
-    @model_validator(mode="after")
-    def _sources_fit_the_training(self) -> "Line":
-        names = [source.name for source in self.sources]
-        if len(set(names)) != len(names):
-            raise ValueError(f"two sources share a name: {', '.join(names)}")
-        roles = {source.role for source in self.sources}
-        if {"preferences", "labels"} <= roles:
-            raise ValueError("a line has sources with the role preferences or with the role labels, not both")
+    not_allowed: ClassVar[NotAllowed] = (
+        (lambda it: named_twice(source.name for source in it.sources), "two sources share a name: {1}"),
+        (
+            lambda it: {"preferences", "labels"} <= it.roles,
+            "a line has sources with the role preferences or with the role labels, not both",
+        ),
+        (
+            lambda it: it.training.preference is not None and {it.preference_role} - it.roles,
+            "training.preference with method {0.training.preference.method} needs a source with role "
+            "'{0.preference_role}'",
+        ),
+        (
+            lambda it: it.training.reward_model is not None and "preferences" not in it.roles,
+            "training.reward_model needs a source with role 'preferences'",
+        ),
+        (
+            lambda it: not it.training.reads_preferences and it.roles & {"preferences", "labels"},
+            "a source with role 'preferences' or 'labels' needs training.preference or training.reward_model",
+        ),
+        (lambda it: "letters" not in it.roles, "at least one source must have the role 'letters'"),
+    )
+
+    @property
+    def roles(self) -> set[str]:
+        """The roles of its sources."""
+        return {source.role for source in self.sources}
+
+    @property
+    def preference_role(self) -> str:
+        """The role of the sources from which the preference stage learns."""
         preference = self.training.preference
-        needed = None if preference is None else "labels" if preference.method == "kto" else "preferences"
-        if preference is not None and needed not in roles:
-            raise ValueError(f"training.preference with method {preference.method} needs a source with role '{needed}'")
-        if self.training.reward_model is not None and "preferences" not in roles:
-            raise ValueError("training.reward_model needs a source with role 'preferences'")
-        if not self.training.reads_preferences and roles & {"preferences", "labels"}:
-            raise ValueError(
-                "a source with role 'preferences' or 'labels' needs training.preference or training.reward_model"
-            )
-        if "letters" not in roles:
-            raise ValueError("at least one source must have the role 'letters'")
-        return self
+        return "labels" if preference is not None and preference.method == "kto" else "preferences"
 
     @model_validator(mode="after")
     def _margins_are_of_suites(self) -> "Line":

@@ -8,12 +8,12 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
@@ -55,6 +55,16 @@ def _make_numbers_strict(schema: Any) -> None:
             _make_numbers_strict(part)
 
 
+NotAllowed = Sequence[tuple[Callable[[Any], object], str]]
+"""A table of combinations: what finds one in a model, and the message. `{0}` is the model, `{1}` what was found."""
+
+
+def named_twice(names: Iterable[object]) -> str:
+    """All names as a list in words, if one of them stands there twice."""
+    every = [str(name) for name in names]
+    return ", ".join(every) if len(set(every)) != len(every) else ""
+
+
 class RecipeModel(Frozen):
     """A model that people fill in.
 
@@ -63,6 +73,17 @@ class RecipeModel(Frozen):
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
+
+    not_allowed: ClassVar[NotAllowed] = ()
+    """Combinations of keys that are refused, beside those of the classes that this one extends."""
+
+    @model_validator(mode="after")
+    def _is_allowed(self) -> Self:
+        for cls in reversed(type(self).__mro__):
+            for found, message in vars(cls).get("not_allowed", ()):
+                if what := found(self):
+                    raise ValueError(message.format(self, what))
+        return self
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:

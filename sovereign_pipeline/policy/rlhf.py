@@ -4,11 +4,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from sovereign_pipeline.policy.recipe_model import RecipeModel, nearest_known
+from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel, named_twice, nearest_known
 from sovereign_pipeline.policy.serving import is_here
 
 LARGEST_BATCH = 64
@@ -50,14 +50,18 @@ class Tuning(RecipeModel):
     """Pack several rows into up to `max_length` tokens, kept apart by their positions. Preferences are not packed: all
     replies of a batch are computed in one pass."""
 
-    @model_validator(mode="after")
-    def _batch_is_not_huge(self) -> "Tuning":
-        if self.batch_size * self.gradient_accumulation > LARGEST_BATCH:
-            raise ValueError(
-                f"batch_size × gradient_accumulation is {self.batch_size * self.gradient_accumulation}, more than "
-                f"{LARGEST_BATCH}; adapters learn worse from large batches: lower gradient_accumulation"
-            )
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: it.effective_batch > LARGEST_BATCH and it.effective_batch,
+            f"batch_size × gradient_accumulation is {{1}}, more than {LARGEST_BATCH}; adapters learn worse from large "
+            "batches: lower gradient_accumulation",
+        ),
+    )
+
+    @property
+    def effective_batch(self) -> int:
+        """Rows of a step on one device."""
+        return self.batch_size * self.gradient_accumulation
 
 
 Column = Literal["response", "subject", "request", "department", "language", "classification"]
@@ -102,24 +106,25 @@ class Tool(RecipeModel):
     memory_mib: int = Field(default=512, ge=64, le=8192)
     """Largest address space of each of its processes."""
 
-    @model_validator(mode="after")
-    def _is_a_function_or_a_command(self) -> "Tool":
-        if (self.path is None) == (self.command is None):
-            raise ValueError("a tool is either a function of the program at 'path', or a 'command'")
-        if self.command is not None and "function" in self.model_fields_set:
-            raise ValueError("'function' belongs to a program at 'path', and this tool is a command")
-        if self.path is not None and self.uses:
-            raise ValueError("'uses' belongs to a command, and this tool is a function")
-        if any("\0" in each for each in self.command or ()):
-            raise ValueError("an argument of 'command' holds a zero character, which no program can be given")
-        return self
-
-    @model_validator(mode="after")
-    def _names_are_distinct(self) -> "Tool":
-        names = [path.name for path in (self.files if self.command is None else self.named)]
-        if len(set(names)) != len(names):
-            raise ValueError("two of the tool's files share a name, by which it finds them")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: (it.path is None) == (it.command is None),
+            "a tool is either a function of the program at 'path', or a 'command'",
+        ),
+        (
+            lambda it: it.command is not None and "function" in it.model_fields_set,
+            "'function' belongs to a program at 'path', and this tool is a command",
+        ),
+        (lambda it: it.path is not None and it.uses, "'uses' belongs to a command, and this tool is a function"),
+        (
+            lambda it: any("\0" in each for each in it.command or ()),
+            "an argument of 'command' holds a zero character, which no program can be given",
+        ),
+        (
+            lambda it: named_twice(path.name for path in (it.files if it.command is None else it.named)),
+            "two of the tool's files share a name, by which it finds them",
+        ),
+    )
 
     @property
     def program(self) -> Path:
@@ -155,11 +160,12 @@ class Reward(RecipeModel):
     """Its share of the reward, before the weights are made to add up to one. A part that abstains for a reply counts
     for nothing there, and the others' weights are made to add up to one."""
 
-    @model_validator(mode="after")
-    def _one_judges(self) -> "Reward":
-        if (self.tool is None) != self.reward_model:
-            raise ValueError(f"part {self.name} needs either a tool or reward_model: true")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: (it.tool is None) != it.reward_model,
+            "part {0.name} needs either a tool or reward_model: true",
+        ),
+    )
 
 
 class Kl(RecipeModel):
@@ -206,13 +212,10 @@ class Rollouts(RecipeModel):
     """Largest weight of a token whose probability is another one in the trainer than in vLLM: min(π/μ, cap) (truncated
     importance sampling, Ionides 2008; TRL's default is 2)."""
 
-    @model_validator(mode="after")
-    def _is_of_this_machine(self) -> "Rollouts":
-        if not is_here(self.url):
-            raise ValueError("'url' must be unix:/PATH or http://127.0.0.1:PORT")
-        if not self.copies.is_absolute():
-            raise ValueError("'copies' must begin with /")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (lambda it: not is_here(it.url), "'url' must be unix:/PATH or http://127.0.0.1:PORT"),
+        (lambda it: not it.copies.is_absolute(), "'copies' must begin with /"),
+    )
 
 
 class Rlhf(RecipeModel):
@@ -307,33 +310,36 @@ class Rlhf(RecipeModel):
             raise ValueError("a line has one reward model, and two parts name it")
         return parts
 
-    @model_validator(mode="after")
-    def _keys_are_of_the_algorithm(self) -> "Rlhf":
-        of_another = self.keys_of_others
-        given = changed_fields(self, *of_another["section"])
-        given += [f"kl.{name}" for name in changed_fields(self.kl, *of_another["kl"])]
-        if given:
-            raise ValueError(f"algorithm {self.algorithm} has no {', '.join(given)}")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (lambda it: ", ".join(it.set_for_others), "algorithm {0.algorithm} has no {1}"),
+        (lambda it: it.minibatches > it.prompts, "there are more minibatches than prompts"),
+        (
+            lambda it: it.kl_target is not None and it.kl.budget <= it.kl_target,
+            "kl.budget must be above kl.target, or the training ends where it is steered to",
+        ),
+        (
+            lambda it: it.algorithm != "ppo" and it.group < 2,
+            "{0.algorithm} compares replies to one prompt: it needs a group of two at least",
+        ),
+        (
+            lambda it: it.algorithm != "ppo" and it.replies % it.minibatches,
+            "prompts × group, {0.replies}, must be a multiple of minibatches for {0.algorithm}",
+        ),
+        (
+            lambda it: it.algorithm != "ppo" and it.kl.coefficient == 0,
+            "kl.coefficient must be above 0 for {0.algorithm}: without it TRL keeps no reference, and kl.budget could "
+            "not be watched",
+        ),
+    )
 
-    @model_validator(mode="after")
-    def _parts_fit_together(self) -> "Rlhf":
-        if self.minibatches > self.prompts:
-            raise ValueError("there are more minibatches than prompts")
-        if self.kl_target is not None and self.kl.budget <= self.kl_target:
-            raise ValueError("kl.budget must be above kl.target, or the training ends where it is steered to")
-        if self.algorithm == "ppo":
-            return self
-        if self.group < 2:
-            raise ValueError(f"{self.algorithm} compares replies to one prompt: it needs a group of two at least")
-        if self.replies % self.minibatches:
-            raise ValueError(f"prompts × group, {self.replies}, must be a multiple of minibatches for {self.algorithm}")
-        if self.kl.coefficient == 0:
-            raise ValueError(
-                f"kl.coefficient must be above 0 for {self.algorithm}: without it TRL keeps no reference, and "
-                f"kl.budget could not be watched"
-            )
-        return self
+    @property
+    def set_for_others(self) -> list[str]:
+        """Keys that are set and belong to another algorithm."""
+        of_another = self.keys_of_others
+        return [
+            *changed_fields(self, *of_another["section"]),
+            *(f"kl.{name}" for name in changed_fields(self.kl, *of_another["kl"])),
+        ]
 
     @property
     def keys_of_others(self) -> dict[str, tuple[str, ...]]:
@@ -395,11 +401,9 @@ class RewardModel(Tuning):
     """Weight of the squared sum of both scores of a pair, which keeps scores around zero. 0.01 (Eisenstein et al. 2023,
     "Helping or Herding?", as in TRL's guide); 0: none."""
 
-    @model_validator(mode="after")
-    def _trl_pads(self) -> "RewardModel":
-        if changed_fields(self, "packing"):
-            raise ValueError("a reward model has no packing: TRL pads the rows of a batch")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (lambda it: changed_fields(it, "packing"), "a reward model has no packing: TRL pads the rows of a batch"),
+    )
 
 
 TrlArgument = float | int | bool | str | tuple[str | float, ...]

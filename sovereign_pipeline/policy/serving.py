@@ -3,12 +3,12 @@
 import math
 from collections.abc import Collection
 from ipaddress import ip_address
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from sovereign_pipeline.policy.recipe_model import RecipeModel
+from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel
 
 
 class Role(RecipeModel):
@@ -216,13 +216,12 @@ class Vllm(RecipeModel):
             raise ValueError("it must begin with /")
         return copies
 
-    @model_validator(mode="after")
-    def _stays_here(self) -> "Vllm":
-        if self.url is not None and not is_here(self.url) and not _is_named(self.url, self.hosts):
-            raise ValueError(
-                "url must be unix:/PATH or http://127.0.0.1:PORT, or https://HOST:PORT with a host that 'hosts' names"
-            )
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: it.url is not None and not is_here(it.url) and not _is_named(it.url, it.hosts),
+            "url must be unix:/PATH or http://127.0.0.1:PORT, or https://HOST:PORT with a host that 'hosts' names",
+        ),
+    )
 
 
 class EngineChoice(RecipeModel):
@@ -276,11 +275,12 @@ class Serving(EngineChoice):
     """Base model, as lines name it -> its engine, where it is another one than for the others. A gateway has one engine
     for each base model of the adapters that it serves."""
 
-    @model_validator(mode="after")
-    def _transcripts_have_a_key(self) -> "Serving":
-        if self.transcripts_key is None and any(each.transcripts is not None for each in self.lines.values()):
-            raise ValueError("transcripts need 'transcripts_key', the fingerprint of the public key")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: it.transcripts_key is None and any(each.transcripts is not None for each in it.lines.values()),
+            "transcripts need 'transcripts_key', the fingerprint of the public key",
+        ),
+    )
 
     def searches_answers(self, line: str) -> bool:
         """Whether the answers of a line are searched for personal data."""

@@ -1,11 +1,11 @@
 """A recipe's `training`: base model, method, hyperparameters and checkpoints."""
 
 import unicodedata
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from sovereign_pipeline.policy.recipe_model import RecipeModel, optional_in_schema
+from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel, optional_in_schema
 from sovereign_pipeline.policy.rlhf import (
     TRAINERS,
     RewardModel,
@@ -21,6 +21,10 @@ ADAPTER_LEARNING_RATE = 2e-4
 FULL_PREFERENCE_LEARNING_RATE = 1e-6
 ADAPTER_PREFERENCE_LEARNING_RATE = 2e-5
 LARGE_BATCH_FOR_AN_ADAPTER = 32
+
+
+SHAPING = ("rank", "alpha", "dropout", "target_modules", "rslora", "dora")
+"""Keys that shape an adapter."""
 
 
 class Sft(Tuning):
@@ -81,13 +85,12 @@ class Sft(Tuning):
         full = values.get("adapter") == "none"
         return {**values, "learning_rate": FULL_LEARNING_RATE if full else ADAPTER_LEARNING_RATE}
 
-    @model_validator(mode="after")
-    def _full_tuning_has_no_adapter_keys(self) -> "Sft":
-        shaping = ("rank", "alpha", "dropout", "target_modules", "rslora", "dora")
-        named = changed_fields(self, *shaping)
-        if self.adapter == "none" and named:
-            raise ValueError(f"adapter: none has no {', '.join(named)}; leave that out, or choose lora or qlora")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda sft: sft.adapter == "none" and ", ".join(changed_fields(sft, *SHAPING)),
+            "adapter: none has no {1}; leave that out, or choose lora or qlora",
+        ),
+    )
 
 
 class Preference(Tuning):
@@ -134,26 +137,29 @@ class Preference(Tuning):
             return {"batch_size": 4, **values}
         return values
 
-    @model_validator(mode="after")
-    def _fits_the_method(self) -> "Preference":
-        weights = changed_fields(self, "desirable_weight", "undesirable_weight")
-        if self.method != "kto" and weights:
-            raise ValueError(f"{', '.join(weights)} belongs to method kto")
-        if self.method == "kto" and self.batch_size < 2:
-            raise ValueError("kto compares replies across a batch, so batch_size must be at least 2")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (
+            lambda it: it.method != "kto" and ", ".join(changed_fields(it, "desirable_weight", "undesirable_weight")),
+            "{1} belongs to method kto",
+        ),
+        (
+            lambda it: it.method == "kto" and it.batch_size < 2,
+            "kto compares replies across a batch, so batch_size must be at least 2",
+        ),
+        (
+            lambda it: it.method != "trl" and ", ".join(changed_fields(it, "trainer", "arguments")),
+            "{1} belongs to method trl",
+        ),
+        (
+            lambda it: it.method == "trl" and ", ".join(changed_fields(it, "beta", "packing")),
+            "method trl has no {1}; beta is one of the arguments, and TRL pads rows",
+        ),
+    )
 
     @model_validator(mode="after")
-    def _trl_has_a_trainer(self) -> "Preference":
-        if self.method != "trl":
-            named = changed_fields(self, "trainer", "arguments")
-            if named:
-                raise ValueError(f"{', '.join(named)} belongs to method trl")
-            return self
-        named = changed_fields(self, "beta", "packing")
-        if named:
-            raise ValueError(f"method trl has no {', '.join(named)}; beta is one of the arguments, and TRL pads rows")
-        check_arguments(self.trainer, self.arguments)
+    def _arguments_are_of_the_trainer(self) -> "Preference":
+        if self.method == "trl":
+            check_arguments(self.trainer, self.arguments)
         return self
 
     @property
@@ -190,11 +196,9 @@ class Devices(RecipeModel):
     """How parameters, gradients and optimizer are spread over the devices: PyTorch's FSDP2 or, for SFT
     alone, DeepSpeed's ZeRO-3."""
 
-    @model_validator(mode="after")
-    def _several_need_accelerate(self) -> "Devices":
-        if self.launcher == "process" and self.count > 1:
-            raise ValueError("several devices need launcher: accelerate")
-        return self
+    not_allowed: ClassVar[NotAllowed] = (
+        (lambda it: it.launcher == "process" and it.count > 1, "several devices need launcher: accelerate"),
+    )
 
 
 class Canaries(RecipeModel):
@@ -210,6 +214,59 @@ class Canaries(RecipeModel):
 
     seed: int = 7
     """Seed of the random words."""
+
+
+COMBINATIONS: NotAllowed = (
+    (
+        lambda it: it.start_from is not None and it.sft.adapter == "none",
+        "start_from continues to train an adapter, and adapter: none has none",
+    ),
+    (
+        lambda it: it.devices.sharding == "fsdp2" and it.devices.count > 1 and it.sft.adapter == "qlora",
+        "a base in NF4 is not sharded by fsdp2 here; use adapter: lora, or one device",
+    ),
+    (
+        lambda it: it.sft.adapter == "none" and it.preference is not None and it.preference.has_copied_reference,
+        "trainer {0.preference.trainer} of TRL would hold the whole model twice with adapter: none; use lora",
+    ),
+    (
+        lambda it: it.sft.adapter == "qlora" and it.preference is not None and it.preference.has_copied_reference,
+        "trainer {0.preference.trainer} of TRL would train the adapter in bfloat16 with adapter: qlora; use lora",
+    ),
+    (
+        lambda it: it.reward_model is not None and it.sft.adapter != "lora",
+        "a reward model needs sft.adapter: lora, whose shape it has",
+    ),
+    (
+        lambda it: it.devices.count > 1 and it.reads_preferences and it.devices.sharding == "zero3",
+        "sharding: zero3 is for lines with SFT alone; preferences and reward models need fsdp2",
+    ),
+    (
+        lambda it: it.devices.count > 1 and it.preference is not None and it.preference.method == "trl",
+        "method trl learns on one device; dpo, ipo and kto learn on several",
+    ),
+    (
+        lambda it: it.rlhf is not None and it.preference is not None,
+        "a line learns from preferences or from a reward after SFT: leave out preference or rlhf",
+    ),
+    (
+        lambda it: it.rlhf is not None and (it.sft.adapter == "none" or it.devices.count > 1),
+        "rlhf needs an adapter (lora or qlora) and one device: policy and reference share the base",
+    ),
+    (
+        lambda it: it.rewards_by_model and it.reward_model is None,
+        "a part of rlhf says reward_model: true, and training.reward_model is missing: add it",
+    ),
+    (
+        lambda it: it.rlhf is not None and it.rlhf.algorithm != "ppo" and it.sft.adapter != "lora",
+        "TRL would train the adapter in bfloat16 for {0.rlhf.algorithm} with qlora; use lora",
+    ),
+    (
+        lambda it: it.rlhf is not None and it.rlhf.max_new_tokens >= it.sft.max_length,
+        "rlhf.max_new_tokens leaves no room for a prompt within sft.max_length",
+    ),
+)
+"""Sections of `training` that exclude each other."""
 
 
 class Training(RecipeModel):
@@ -259,36 +316,7 @@ class Training(RecipeModel):
     def _is_normalised(cls, instruction: str) -> str:
         return unicodedata.normalize("NFC", instruction)
 
-    @model_validator(mode="after")
-    def _parts_fit_together(self) -> "Training":
-        if self.start_from is not None and self.sft.adapter == "none":
-            raise ValueError("start_from continues to train an adapter, and adapter: none has none")
-        if self.devices.sharding == "fsdp2" and self.devices.count > 1 and self.sft.adapter == "qlora":
-            raise ValueError("a base in NF4 is not sharded by fsdp2 here; use adapter: lora, or one device")
-        preference = self.preference
-        if preference is not None and preference.has_copied_reference and self.sft.adapter != "lora":
-            twice, narrow = "would hold the whole model twice", "would train the adapter in bfloat16"
-            what = twice if self.sft.adapter == "none" else narrow
-            raise ValueError(f"trainer {preference.trainer} of TRL {what} with adapter: {self.sft.adapter}; use lora")
-        if self.reward_model is not None and self.sft.adapter != "lora":
-            raise ValueError("a reward model needs sft.adapter: lora, whose shape it has")
-        if self.devices.count > 1 and self.reads_preferences and self.devices.sharding == "zero3":
-            raise ValueError("sharding: zero3 is for lines with SFT alone; preferences and reward models need fsdp2")
-        if self.devices.count > 1 and preference is not None and preference.method == "trl":
-            raise ValueError("method trl learns on one device; dpo, ipo and kto learn on several")
-        if self.rlhf is not None and self.preference is not None:
-            raise ValueError("a line learns from preferences or from a reward after SFT: leave out preference or rlhf")
-        if self.rlhf is not None and (self.sft.adapter == "none" or self.devices.count > 1):
-            raise ValueError(
-                "rlhf needs an adapter (lora or qlora) and one device: policy and reference share the base"
-            )
-        if self.rlhf is not None and self.rlhf.uses_reward_model and self.reward_model is None:
-            raise ValueError("a part of rlhf says reward_model: true, and training.reward_model is missing: add it")
-        if self.rlhf is not None and self.rlhf.algorithm != "ppo" and self.sft.adapter != "lora":
-            raise ValueError(f"TRL would train the adapter in bfloat16 for {self.rlhf.algorithm} with qlora; use lora")
-        if self.rlhf is not None and self.rlhf.max_new_tokens >= self.sft.max_length:
-            raise ValueError("rlhf.max_new_tokens leaves no room for a prompt within sft.max_length")
-        return self
+    not_allowed: ClassVar[NotAllowed] = COMBINATIONS
 
     @property
     def reads_preferences(self) -> bool:
