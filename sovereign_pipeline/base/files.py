@@ -13,9 +13,19 @@ from typing import Any
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 
+BLOCK = 1 << 20
+"""Bytes read at once."""
+ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+SECONDS_BETWEEN_TRIES = 1.0
+SECONDS_BETWEEN_SHORT_TRIES = 0.005
+TRIES_BETWEEN_MESSAGES = 15
+
 
 def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
-    """The bytes of a file, `most` of them. Raises IntegrityError, with the hint, for a larger one or none to read."""
+    """Read a small file whose place others can write to: it follows no link, never waits, and reads `most` bytes.
+
+    Raises IntegrityError for a larger file and for one that cannot be read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
@@ -27,9 +37,24 @@ def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
     return content
 
 
-BLOCK = 1 << 20
-"""Bytes read at once."""
-ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace a file, so that after a crash either its old or its new content is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).replace(path)
+    except OSError:
+        Path(name).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 def canonical_json(value: Any) -> bytes:
@@ -56,11 +81,6 @@ def short(digest: str) -> str:
     return digest[:12]
 
 
-SECONDS_BETWEEN_TRIES = 1.0
-SECONDS_BETWEEN_SHORT_TRIES = 0.005
-TRIES_BETWEEN_MESSAGES = 15
-
-
 def _never() -> bool:
     return False
 
@@ -73,7 +93,9 @@ def _no_progress(message: str) -> None:
 def held(
     path: Path, progress: Callable[[str], None] = _no_progress, stopped: Callable[[], bool] = _never
 ) -> Iterator[None]:
-    """Hold a lock; wait while another process has it, and say so every quarter of a minute.
+    """Hold a lock. Wait while another process has it, and report that every 15 seconds.
+
+    The kernel releases it however its holder ends, since the lock belongs to the open file.
 
     Raises ConflictError once `stopped` is true.
     """
@@ -94,7 +116,7 @@ def held(
 
 @contextmanager
 def held_within(path: Path, seconds: float) -> Iterator[None]:
-    """Hold a lock that others hold for moments. Raises ConflictError when it is not free within this time."""
+    """Hold a lock that others hold briefly. Raises ConflictError if it is not free within this time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + seconds
     with path.open("a", encoding="utf-8") as lock:
@@ -121,23 +143,3 @@ def _taken(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file, so that after a crash either its old or its new content is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).replace(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

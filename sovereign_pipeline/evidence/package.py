@@ -91,6 +91,141 @@ SHOWN: Mapping[str, frozenset[str]] = {
 """Kind of artifact -> its files with counts, digests and verdicts, and no text."""
 
 
+@dataclass(frozen=True)
+class Written:
+    """A package that was written."""
+
+    folder: Path
+    archive: Path | None
+    adapters: tuple[str, ...]
+    classification: str
+    files: int
+    bytes: int
+    entries: int
+    """How many of the log are proven in it."""
+    root_sha256: str
+    verifier_sha256: str
+    """Of `verify.py`, as this release has it."""
+
+
+def write_package(
+    registry: Registry,
+    store: ArtifactStore,
+    settings: Settings,
+    adapters: Sequence[str],
+    folder: Path,
+    progress: Progress,
+    *,
+    on: str | None = None,
+    zipped: bool = False,
+) -> Written:
+    """Put an entry on record, and write a package about adapters into a new folder; beside it a `.zip` where asked.
+
+    The package is verified by its own verifier before it gets its name. Raises IntegrityError where it does not hold,
+    and where witnesses have not yet seen all of it; InputError for a folder that is there.
+    """
+    archive = folder.with_name(f"{folder.name}.zip") if zipped else None
+    for path in (folder, archive):
+        if path is not None and path.exists():
+            raise InputError(f"{path}: there is something already.", "Name a new folder.")
+    if not folder.absolute().parent.is_dir():
+        raise InputError(f"{folder}: its folder is not there.", "Correct the path.")
+    adapters = [find_adapter(registry, each).id for each in adapters]
+    trust = trust_root(settings)
+    signer = pipeline_signer(settings, trust)
+    verify_registry(registry)
+    with registry.writing() as session:
+        append(session, People(settings).commitment_of(account()), GIVEN, {"adapters": list(adapters), "on": on})
+    with registry.reading() as session:
+        progress("gathering what is on record")
+        found = gather(registry, store, session, adapters)
+        note = _checkpoint(registry, session, settings, trust, found)
+        found.files["log/checkpoint"] = str(note).encode()
+        work = Countdown(progress, "proving entries of the log", len(found.entries), "entry")
+        for done, number in enumerate(sorted(found.entries), start=1):
+            found.files[f"log/entries/{number}.tlog-proof"] = prove(session, number, note).encode()
+            work.reached(done)
+        made_at = datetime.datetime.now(datetime.UTC).isoformat()
+        for adapter_id in adapters:
+            facts = _facts(registry, session, trust, found, adapter_id, made_at)
+            found.files |= {f"documents/{adapter_id}/{name}": each for name, each in documents(facts).items()}
+    classification = max(found.levels, key=found.levels.__getitem__)
+    names = ", ".join(adapters)
+    found.files["README.md"] = README.format(adapters=names, classification=classification).encode()
+    found.files["verify.py"] = Path(verify.__file__).read_bytes()
+    said = {
+        "adapters": list(adapters),
+        "classification": classification,
+        "entries": notes.parse_tree_head(note.text).size,
+        "made_at": made_at,
+        "on": on,
+    }
+    listed = {
+        name: {"sha256": hashlib.sha256(each).hexdigest(), "size": len(each)} for name, each in found.files.items()
+    }
+    index = json.dumps({**said, "files": listed}, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
+    about = Subject(INDEX, hashlib.sha256(index).hexdigest())
+    signature = sign_statement(signer, Statement((about,), EVIDENCE, said))
+    files = {**found.files, INDEX: index, INDEX + SUFFIX: signature}
+    _assert_holds(files, trust)
+    with _beside(folder) as partial:
+        _write(partial, files)
+        partial.rename(folder)
+    if archive is not None:
+        _zip(archive, folder.name, files)
+    return Written(
+        folder=folder,
+        archive=archive,
+        adapters=tuple(adapters),
+        classification=classification,
+        files=len(files),
+        bytes=sum(map(len, files.values())),
+        entries=len(found.entries),
+        root_sha256=trust.root_sha256,
+        verifier_sha256=hashlib.sha256(files["verify.py"]).hexdigest(),
+    )
+
+
+def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> str:
+    """The technical file of an adapter as the record fills it in now, for persons to complete.
+
+    Raises as `gather`.
+    """
+    made_at = datetime.datetime.now(datetime.UTC).isoformat()
+    with registry.reading() as session:
+        found = gather(registry, store, session, [adapter_id])
+        return technical_file(_facts(registry, session, trust_root(settings), found, adapter_id, made_at))
+
+
+def answered(session: Session, line: str, on: str, since: datetime.datetime, until: datetime.datetime) -> list[str]:
+    """The adapters of a line that answered anybody between two moments: by its flag or, before there was one, by its
+    transitions. Raises NotFoundError where none did."""
+    found: dict[str | None, None] = {}
+    of_line = AuditEntry.subjects["line"].as_string() == line
+    query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED, of_line).order_by(AuditEntry.sequence)
+    flags = [(datetime.datetime.fromisoformat(each["made_at"]), each) for each in session.scalars(query)]
+    before = [flag for at, flag in flags if at <= since][-1:]
+    for flag in [*before, *(flag for at, flag in flags if since < at <= until)]:
+        found |= dict.fromkeys([flag["production"], flag["staged"] if flag["stopped"] is None else None])
+    if not flags:
+        moments = [row.made_at for row in transitions_of(session, line) if since < row.made_at <= until]
+        found |= dict.fromkeys(in_production(session, line, at) for at in [since, *moments])
+    adapters = [each for each in found if each is not None]
+    if not adapters:
+        raise NotFoundError(f"Line {line}: nothing answered on {on}.", "Give another day, or an adapter's id.")
+    return adapters
+
+
+def documents(facts: AdapterFacts) -> dict[str, bytes]:
+    """What others ask for about an adapter, each in its form, by the name of its file."""
+    return {
+        "bill-of-materials.cdx.json": _as_file(completed_bill(facts)),
+        "lineage.openlineage.jsonl": lineage_events(facts),
+        "model-card.md": model_card(facts).encode(),
+        "technical-file.md": technical_file(facts).encode(),
+    }
+
+
 def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
     """Name and content of an artifact's manifest, its signatures, and the files of it that may be shown.
 
@@ -356,141 +491,6 @@ no network.
 | `flags/` | who got which adapter |
 | `documents/` | the same for others: CycloneDX, OpenLineage, model card, technical file. Only the index vouches |
 """
-
-
-@dataclass(frozen=True)
-class Written:
-    """A package that was written."""
-
-    folder: Path
-    archive: Path | None
-    adapters: tuple[str, ...]
-    classification: str
-    files: int
-    bytes: int
-    entries: int
-    """How many of the log are proven in it."""
-    root_sha256: str
-    verifier_sha256: str
-    """Of `verify.py`, as this release has it."""
-
-
-def answered(session: Session, line: str, on: str, since: datetime.datetime, until: datetime.datetime) -> list[str]:
-    """The adapters of a line that answered anybody between two moments: by its flag or, before there was one, by its
-    transitions. Raises NotFoundError where none did."""
-    found: dict[str | None, None] = {}
-    of_line = AuditEntry.subjects["line"].as_string() == line
-    query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED, of_line).order_by(AuditEntry.sequence)
-    flags = [(datetime.datetime.fromisoformat(each["made_at"]), each) for each in session.scalars(query)]
-    before = [flag for at, flag in flags if at <= since][-1:]
-    for flag in [*before, *(flag for at, flag in flags if since < at <= until)]:
-        found |= dict.fromkeys([flag["production"], flag["staged"] if flag["stopped"] is None else None])
-    if not flags:
-        moments = [row.made_at for row in transitions_of(session, line) if since < row.made_at <= until]
-        found |= dict.fromkeys(in_production(session, line, at) for at in [since, *moments])
-    adapters = [each for each in found if each is not None]
-    if not adapters:
-        raise NotFoundError(f"Line {line}: nothing answered on {on}.", "Give another day, or an adapter's id.")
-    return adapters
-
-
-def write_package(
-    registry: Registry,
-    store: ArtifactStore,
-    settings: Settings,
-    adapters: Sequence[str],
-    folder: Path,
-    progress: Progress,
-    *,
-    on: str | None = None,
-    zipped: bool = False,
-) -> Written:
-    """Put an entry on record, and write a package about adapters into a new folder; beside it a `.zip` where asked.
-
-    The package is verified by its own verifier before it gets its name. Raises IntegrityError where it does not hold,
-    and where witnesses have not yet seen all of it; InputError for a folder that is there.
-    """
-    archive = folder.with_name(f"{folder.name}.zip") if zipped else None
-    for path in (folder, archive):
-        if path is not None and path.exists():
-            raise InputError(f"{path}: there is something already.", "Name a new folder.")
-    if not folder.absolute().parent.is_dir():
-        raise InputError(f"{folder}: its folder is not there.", "Correct the path.")
-    adapters = [find_adapter(registry, each).id for each in adapters]
-    trust = trust_root(settings)
-    signer = pipeline_signer(settings, trust)
-    verify_registry(registry)
-    with registry.writing() as session:
-        append(session, People(settings).commitment_of(account()), GIVEN, {"adapters": list(adapters), "on": on})
-    with registry.reading() as session:
-        progress("gathering what is on record")
-        found = gather(registry, store, session, adapters)
-        note = _checkpoint(registry, session, settings, trust, found)
-        found.files["log/checkpoint"] = str(note).encode()
-        work = Countdown(progress, "proving entries of the log", len(found.entries), "entry")
-        for done, number in enumerate(sorted(found.entries), start=1):
-            found.files[f"log/entries/{number}.tlog-proof"] = prove(session, number, note).encode()
-            work.reached(done)
-        made_at = datetime.datetime.now(datetime.UTC).isoformat()
-        for adapter_id in adapters:
-            facts = _facts(registry, session, trust, found, adapter_id, made_at)
-            found.files |= {f"documents/{adapter_id}/{name}": each for name, each in documents(facts).items()}
-    classification = max(found.levels, key=found.levels.__getitem__)
-    names = ", ".join(adapters)
-    found.files["README.md"] = README.format(adapters=names, classification=classification).encode()
-    found.files["verify.py"] = Path(verify.__file__).read_bytes()
-    said = {
-        "adapters": list(adapters),
-        "classification": classification,
-        "entries": notes.parse_tree_head(note.text).size,
-        "made_at": made_at,
-        "on": on,
-    }
-    listed = {
-        name: {"sha256": hashlib.sha256(each).hexdigest(), "size": len(each)} for name, each in found.files.items()
-    }
-    index = json.dumps({**said, "files": listed}, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
-    about = Subject(INDEX, hashlib.sha256(index).hexdigest())
-    signature = sign_statement(signer, Statement((about,), EVIDENCE, said))
-    files = {**found.files, INDEX: index, INDEX + SUFFIX: signature}
-    _assert_holds(files, trust)
-    with _beside(folder) as partial:
-        _write(partial, files)
-        partial.rename(folder)
-    if archive is not None:
-        _zip(archive, folder.name, files)
-    return Written(
-        folder=folder,
-        archive=archive,
-        adapters=tuple(adapters),
-        classification=classification,
-        files=len(files),
-        bytes=sum(map(len, files.values())),
-        entries=len(found.entries),
-        root_sha256=trust.root_sha256,
-        verifier_sha256=hashlib.sha256(files["verify.py"]).hexdigest(),
-    )
-
-
-def documents(facts: AdapterFacts) -> dict[str, bytes]:
-    """What others ask for about an adapter, each in its form, by the name of its file."""
-    return {
-        "bill-of-materials.cdx.json": _as_file(completed_bill(facts)),
-        "lineage.openlineage.jsonl": lineage_events(facts),
-        "model-card.md": model_card(facts).encode(),
-        "technical-file.md": technical_file(facts).encode(),
-    }
-
-
-def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> str:
-    """The technical file of an adapter as the record fills it in now, for persons to complete.
-
-    Raises as `gather`.
-    """
-    made_at = datetime.datetime.now(datetime.UTC).isoformat()
-    with registry.reading() as session:
-        found = gather(registry, store, session, [adapter_id])
-        return technical_file(_facts(registry, session, trust_root(settings), found, adapter_id, made_at))
 
 
 def _facts(

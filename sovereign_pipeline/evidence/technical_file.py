@@ -20,6 +20,42 @@ UNWRITTEN = "Not known to this system"
 UNKNOWN = f"{UNWRITTEN}: {{who}} is to write it."
 
 
+def technical_file(facts: AdapterFacts) -> str:
+    """The file as Markdown."""
+    record = facts.manifests["registered_adapter"].digest
+    level = f"**{facts.record.classification}.** Written on {facts.made_at} from the record `{record}`."
+    to_do = "The persons responsible complete it and sign it."
+    return (
+        "\n".join(
+            [
+                f"# Technical file of {facts.id} · الملف الفني\n",
+                level,
+                to_do,
+                *_annex(facts),
+                *_nist(facts),
+                *_iso(facts),
+            ]
+        )
+        + "\n"
+    )
+
+
+def sign_technical_file(adapter: Adapter, path: Path, signer: Signer) -> bytes:
+    """Return an officer's detached signature of a completed file: an in-toto statement in a sigstore bundle.
+
+    Raises InputError if the file does not name the adapter's record.
+    """
+    content = read_bounded(path, LARGEST, "Name the completed file.")
+    if adapter.record_digest.encode() not in content:
+        raise InputError(
+            f"{path}: it does not name the record of {adapter.id}, {adapter.record_digest}.",
+            "Complete the draft of this adapter, and keep the record's digest in it.",
+        )
+    about = Subject(path.name, hashlib.sha256(content).hexdigest())
+    stated = {"adapter": adapter.id, "record": adapter.record_digest}
+    return sign_statement(signer, Statement((about,), TECHNICAL_FILE, stated))
+
+
 def model_card(facts: AdapterFacts) -> str:
     """The card, front matter first."""
     return f"---\n{_front_matter(facts)}---\n\n" + "\n".join(_sections(facts)) + "\n"
@@ -119,42 +155,6 @@ PROVIDER, OPERATIONS, SECURITY = (
     "whoever runs the installation",
     "the institution's security office",
 )
-
-
-def sign_technical_file(adapter: Adapter, path: Path, signer: Signer) -> bytes:
-    """Return an officer's detached signature of a completed file: an in-toto statement in a sigstore bundle.
-
-    Raises InputError if the file does not name the adapter's record.
-    """
-    content = read_bounded(path, LARGEST, "Name the completed file.")
-    if adapter.record_digest.encode() not in content:
-        raise InputError(
-            f"{path}: it does not name the record of {adapter.id}, {adapter.record_digest}.",
-            "Complete the draft of this adapter, and keep the record's digest in it.",
-        )
-    about = Subject(path.name, hashlib.sha256(content).hexdigest())
-    stated = {"adapter": adapter.id, "record": adapter.record_digest}
-    return sign_statement(signer, Statement((about,), TECHNICAL_FILE, stated))
-
-
-def technical_file(facts: AdapterFacts) -> str:
-    """The file as Markdown."""
-    record = facts.manifests["registered_adapter"].digest
-    level = f"**{facts.record.classification}.** Written on {facts.made_at} from the record `{record}`."
-    to_do = "The persons responsible complete it and sign it."
-    return (
-        "\n".join(
-            [
-                f"# Technical file of {facts.id} · الملف الفني\n",
-                level,
-                to_do,
-                *_annex(facts),
-                *_nist(facts),
-                *_iso(facts),
-            ]
-        )
-        + "\n"
-    )
 
 
 def _annex(facts: AdapterFacts) -> Iterator[str]:

@@ -40,6 +40,57 @@ OURS = ".sovereign-aside"
 _NAME = re.compile(re.escape(ASIDE) + r"\w+" + re.escape(OURS))
 
 
+ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
+"""Fields of the settings: the directories that a backup holds. What the institution edits is under version control."""
+
+
+CREATED = "backup created"
+"""Action of the entry of a backup, which is in the backup as its newest entry or one of the newest."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A backup that was written."""
+
+    description: Description
+    size: int
+    """Of the encrypted archive, in bytes."""
+    links: tuple[Path, ...]
+    """Links, which are not copied."""
+
+
+def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
+    """Write a backup into a folder that is not there yet, encrypted to a public key. It is an entry before.
+
+    Raises InputError, and IntegrityError where the registry is not the one of its checkpoint.
+    """
+    database_file(settings)
+    for database in on_servers(settings).values():
+        postgresql.assert_can_dump(database)
+    signer = pipeline_signer(settings, trust_root(settings))
+    registry = open_registry(settings)
+    if out.exists():
+        raise InputError(f"{out}: it is there already.", "Name a folder that is not there yet.")
+    with registry.writing() as session:
+        actor = People(settings).commitment_of(account())
+        append(session, actor, CREATED, {"recipient": fingerprint_of(recipient)})
+    out.mkdir(parents=True, mode=0o700)
+    try:
+        with folder_aside(settings.home) as aside:
+            snapshot = Snapshot(settings, aside)
+            checkpoint = snapshot.held_together()
+            with backup_archive.written(out / ARCHIVE, recipient) as opened:
+                snapshot.write(opened, progress)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        sha256 = file_sha256(out / ARCHIVE)
+        made = Description(created=now, archive=sha256, files=len(opened.listed), checkpoint=checkpoint)
+        backup_archive.write(out, made, signer)
+    except BaseException:
+        shutil.rmtree(out)
+        raise
+    return Taken(made, (out / ARCHIVE).stat().st_size, tuple(snapshot.links))
+
+
 @contextmanager
 def folder_aside(parent: Path) -> Iterator[Path]:
     """A new folder, for the owner alone, removed at the end. What killed processes left beside it is removed first."""
@@ -91,8 +142,6 @@ def _lock(path: Path) -> int | None:
     return None
 
 
-ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
-"""Fields of the settings: the directories that a backup holds. What the institution edits is under version control."""
 REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP = "registry/registry.db", "registry/registry.dump", "mlflow/mlflow.dump"
 """Names of databases in the archive, that of the registry by what it is in: SQLite or PostgreSQL."""
 SQLITE = b"SQLite format 3\x00"
@@ -220,50 +269,3 @@ def _copy_database(path: Path, to: Path) -> None:
     """One state of a database, whoever writes to it meanwhile."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source, closing(sqlite3.connect(to)) as target:
         source.backup(target)
-
-
-CREATED = "backup created"
-"""Action of the entry of a backup, which is in the backup as its newest entry or one of the newest."""
-
-
-@dataclass(frozen=True)
-class Taken:
-    """A backup that was written."""
-
-    description: Description
-    size: int
-    """Of the encrypted archive, in bytes."""
-    links: tuple[Path, ...]
-    """Links, which are not copied."""
-
-
-def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
-    """Write a backup into a folder that is not there yet, encrypted to a public key. It is an entry before.
-
-    Raises InputError, and IntegrityError where the registry is not the one of its checkpoint.
-    """
-    database_file(settings)
-    for database in on_servers(settings).values():
-        postgresql.assert_can_dump(database)
-    signer = pipeline_signer(settings, trust_root(settings))
-    registry = open_registry(settings)
-    if out.exists():
-        raise InputError(f"{out}: it is there already.", "Name a folder that is not there yet.")
-    with registry.writing() as session:
-        actor = People(settings).commitment_of(account())
-        append(session, actor, CREATED, {"recipient": fingerprint_of(recipient)})
-    out.mkdir(parents=True, mode=0o700)
-    try:
-        with folder_aside(settings.home) as aside:
-            snapshot = Snapshot(settings, aside)
-            checkpoint = snapshot.held_together()
-            with backup_archive.written(out / ARCHIVE, recipient) as opened:
-                snapshot.write(opened, progress)
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        sha256 = file_sha256(out / ARCHIVE)
-        made = Description(created=now, archive=sha256, files=len(opened.listed), checkpoint=checkpoint)
-        backup_archive.write(out, made, signer)
-    except BaseException:
-        shutil.rmtree(out)
-        raise
-    return Taken(made, (out / ARCHIVE).stat().st_size, tuple(snapshot.links))

@@ -30,17 +30,92 @@ from sovereign_pipeline.record.trust_root import Trust, load_trust, read_files
 from sovereign_pipeline.suites.cards import load_suite_card, suite_digest, suite_files, suite_folder, suite_names
 
 ROLE = "bundle"
-PACKAGE = Path(__file__).resolve().parent.parent
 OCTETS, EMPTY_TYPE = "application/octet-stream", "application/vnd.oci.empty.v1+json"
 FIRST_DAY_OF_ZIP = (1980, 1, 1, 0, 0, 0)
 
 
-def tool() -> Content:
-    """`bundle.pyz`: what verifies and installs, for a machine that has Python alone. The same bytes each time."""
-    archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as opened:  # stored, so that a person can read it as it is
-        opened.writestr(zipfile.ZipInfo("__main__.py", FIRST_DAY_OF_ZIP), Path(bundle_tool.__file__).read_bytes())
-    return Content(bundle_tool.TOOL, archive.getvalue(), "of this release")
+PUBLISHERS = "publishers"
+"""The folder of `data/` that says whose signatures count."""
+Torch = Literal["cpu", "cuda"]
+
+
+def create(
+    settings: Settings,
+    project: Path,
+    out: Path,
+    signer: Signer,
+    progress: Progress,
+    *,
+    torch: Torch = "cuda",
+    since: Path | None = None,
+    signatures: Path | None = None,
+) -> Bundle:
+    """Pack a bundle, and verify it once more as its receiver will.
+
+    Args:
+        project: the checkout of the release.
+        since: the index of an earlier bundle, to which this one adds.
+        signatures: a folder of publishers' signatures that were fetched.
+    """
+    trust = trust_root(settings)
+    source = release(project)
+    carried = [
+        *(tool(), source),
+        *trust_root_files(settings),
+        *configuration(settings),
+        *base_models(settings, progress),
+        *suites(settings, progress),
+    ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
+        carried += wheels(project / "requirements", (f"torch-{torch}.txt", "runtime.txt"), Path(aside), progress)
+        if signatures is not None:
+            carried = with_publishers(carried, signatures, settings.data / PUBLISHERS)
+        progress(f"packing {len(carried)} files")
+        pack(out, carried, signer, trust, since=since)
+    progress("verifying")
+    return verified(settings, out, None, [since.parent] if since is not None else [])
+
+
+def verified(
+    settings: Settings,
+    directory: Path,
+    root_sha256: str | None,
+    bases: Sequence[Path] = (),
+    newer_than: Path | None = None,
+) -> Bundle:
+    """Verify a bundle, by the code that it carries and by `signing/` as well: what one of them refuses is refused.
+
+    Args:
+        root_sha256: of the first root; None takes that of this installation's trust root.
+
+    Where this installation has a trust root, an older one in the bundle is refused. Raises IntegrityError.
+    """
+    at_least = (1, 1)
+    if (settings.data / TRUST).is_dir():
+        trust = trust_root(settings)
+        if root_sha256 not in (None, trust.root_sha256):
+            raise IntegrityError(
+                f"The trust root of this installation is {trust.root_sha256}, not {root_sha256}.", "Use that one."
+            )
+        at_least, root_sha256 = (trust.root_version, trust.targets_version), trust.root_sha256
+    elif root_sha256 is None:
+        trust_root(settings)  # says that there is none, and what to do
+    assert root_sha256 is not None
+    try:
+        bundle = verify(directory, root_sha256, bases, at_least=at_least, newer_than=newer_than)
+    except Refused as refused:
+        raise IntegrityError(refused.message, refused.hint) from None
+    load_trust(directory / TRUST, root_sha256, at_least=at_least)
+    return bundle
+
+
+def installed(bundle: Bundle, target: Path, progress: Progress) -> Path:
+    """Install a verified bundle. Returns the environment's folder. Raises IntegrityError."""
+    try:
+        return install(bundle, target, progress)
+    except Refused as refused:
+        raise IntegrityError(refused.message, refused.hint) from None
 
 
 def pack(
@@ -108,6 +183,14 @@ def pack(
             plain.parent.mkdir(exist_ok=True)
             plain.write_bytes(content.source if isinstance(content.source, bytes) else content.source.read_bytes())
     return sha256(index)
+
+
+def tool() -> Content:
+    """`bundle.pyz`: what verifies and installs, for a machine that has Python alone. The same bytes each time."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as opened:  # stored, so that a person can read it as it is
+        opened.writestr(zipfile.ZipInfo("__main__.py", FIRST_DAY_OF_ZIP), Path(bundle_tool.__file__).read_bytes())
+    return Content(bundle_tool.TOOL, archive.getvalue(), "of this release")
 
 
 def _layer(blobs: Path, content: Content, left_out: frozenset[str]) -> dict[str, Any]:
@@ -285,87 +368,3 @@ def _pip(act: str, *options: str) -> None:
             f"pip {act} failed (status {done.returncode}): {' '.join(done.stderr.split())[-500:]}",
             "Check the package index that pip is configured with.",
         )
-
-
-PUBLISHERS = "publishers"
-"""The folder of `data/` that says whose signatures count."""
-Torch = Literal["cpu", "cuda"]
-
-
-def create(
-    settings: Settings,
-    project: Path,
-    out: Path,
-    signer: Signer,
-    progress: Progress,
-    *,
-    torch: Torch = "cuda",
-    since: Path | None = None,
-    signatures: Path | None = None,
-) -> Bundle:
-    """Pack a bundle, and verify it once more as its receiver will.
-
-    Args:
-        project: the checkout of the release.
-        since: the index of an earlier bundle, to which this one adds.
-        signatures: a folder of publishers' signatures that were fetched.
-    """
-    trust = trust_root(settings)
-    source = release(project)
-    carried = [
-        *(tool(), source),
-        *trust_root_files(settings),
-        *configuration(settings),
-        *base_models(settings, progress),
-        *suites(settings, progress),
-    ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as aside:
-        carried += wheels(project / "requirements", (f"torch-{torch}.txt", "runtime.txt"), Path(aside), progress)
-        if signatures is not None:
-            carried = with_publishers(carried, signatures, settings.data / PUBLISHERS)
-        progress(f"packing {len(carried)} files")
-        pack(out, carried, signer, trust, since=since)
-    progress("verifying")
-    return verified(settings, out, None, [since.parent] if since is not None else [])
-
-
-def verified(
-    settings: Settings,
-    directory: Path,
-    root_sha256: str | None,
-    bases: Sequence[Path] = (),
-    newer_than: Path | None = None,
-) -> Bundle:
-    """Verify a bundle, by the code that it carries and by `signing/` as well: what one of them refuses is refused.
-
-    Args:
-        root_sha256: of the first root; None takes that of this installation's trust root.
-
-    Where this installation has a trust root, an older one in the bundle is refused. Raises IntegrityError.
-    """
-    at_least = (1, 1)
-    if (settings.data / TRUST).is_dir():
-        trust = trust_root(settings)
-        if root_sha256 not in (None, trust.root_sha256):
-            raise IntegrityError(
-                f"The trust root of this installation is {trust.root_sha256}, not {root_sha256}.", "Use that one."
-            )
-        at_least, root_sha256 = (trust.root_version, trust.targets_version), trust.root_sha256
-    elif root_sha256 is None:
-        trust_root(settings)  # says that there is none, and what to do
-    assert root_sha256 is not None
-    try:
-        bundle = verify(directory, root_sha256, bases, at_least=at_least, newer_than=newer_than)
-    except Refused as refused:
-        raise IntegrityError(refused.message, refused.hint) from None
-    load_trust(directory / TRUST, root_sha256, at_least=at_least)
-    return bundle
-
-
-def installed(bundle: Bundle, target: Path, progress: Progress) -> Path:
-    """Install a verified bundle. Returns the environment's folder. Raises IntegrityError."""
-    try:
-        return install(bundle, target, progress)
-    except Refused as refused:
-        raise IntegrityError(refused.message, refused.hint) from None

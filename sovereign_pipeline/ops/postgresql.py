@@ -1,9 +1,4 @@
-"""Databases on PostgreSQL servers: a dump of one state, and restoring one into an empty database.
-
-PostgreSQL's own programs do both. Address and password are in their environment, which no other account can read, and
-none of it is in their arguments. What belongs here: that, for one database. What does not: which databases there are,
-and when they are dumped (`snapshot.py`) or restored (`restoring.py`).
-"""
+"""Dump and restore databases on a PostgreSQL server, with its own client programs."""
 
 import os
 import re

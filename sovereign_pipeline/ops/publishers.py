@@ -57,6 +57,58 @@ class Content:
     """Whose signature over it was verified; empty: none was."""
 
 
+def with_publishers(contents: Sequence[Content], signatures: Path, publishers: Path) -> list[Content]:
+    """The contents, each with the publishers whose signatures over it were verified, and the signatures themselves.
+
+    Args:
+        signatures: the folder of signatures. publishers: that of the publishers who count.
+
+    Raises IntegrityError for a signature that does not hold, and for one over nothing that is carried; InputError.
+    """
+    trusted = load_publishers(publishers)
+    paths = sorted(path for path in signatures.rglob("*") if path.is_symlink() or not path.is_dir())
+    files = [path for path in paths if path.is_file() and not path.is_symlink()]
+    found = [path for path in files if _is_bundle(path) or path.name == MODEL]
+    if not found:
+        raise InputError(
+            f"{signatures}: there is no signature in it (*{SUFFIX}, {MODEL}).",
+            "Name the folder that holds them.",
+        )
+    by_name = {each.name: each for each in contents}
+    lists: dict[Path, Content] = {}
+    for signature in found:
+        name = signature.relative_to(signatures).as_posix()
+        signed = signature.with_name(signature.name.removesuffix(SUFFIX))
+        if not _is_bundle(signature):
+            publisher, digests = signed_model(signature, trusted)
+            covered = _agreeing(digests, signature, name, by_name)
+        elif signed.name == LIST:
+            if not signed.is_file():
+                raise InputError(f"{signed}: the list that {signature.name} is over is missing.", "Put it there.")
+            publisher = sigstore_publisher(signature, signed, trusted)
+            covered = _agreeing(_listed(signed), signed, name, by_name)
+            listed = Content(f"publishers/{name.removesuffix(SUFFIX)}", signed, "list of a publisher")
+            lists[signed] = _also_signed(lists.get(signed, listed), publisher)
+        else:
+            covered = [name.removesuffix(SUFFIX)]
+            if covered[0] not in by_name:
+                raise IntegrityError(
+                    f"{signature}: it signs nothing that is carried.", "Remove it, or correct its name."
+                )
+            publisher = sigstore_publisher(signature, _path(by_name[covered[0]]), trusted)
+        by_name |= {each: _also_signed(by_name[each], publisher) for each in covered}
+    if passed_over := [path for path in paths if path not in found and path not in lists]:
+        raise InputError(
+            f"{passed_over[0]}: it is no signature, and no list that one is over.",
+            "Remove it, or correct its name; for a link put the file there.",
+        )
+    carried = (
+        Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")
+        for path in found
+    )
+    return [*(by_name[each.name] for each in contents), *lists.values(), *carried]
+
+
 @dataclass(frozen=True)
 class Certified:
     """What a bundle says, and who is certified to have signed it."""
@@ -378,58 +430,6 @@ def _sha256_of(subject: dict[str, Any]) -> object:
 
 LIST = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *](.+)")
-
-
-def with_publishers(contents: Sequence[Content], signatures: Path, publishers: Path) -> list[Content]:
-    """The contents, each with the publishers whose signatures over it were verified, and the signatures themselves.
-
-    Args:
-        signatures: the folder of signatures. publishers: that of the publishers who count.
-
-    Raises IntegrityError for a signature that does not hold, and for one over nothing that is carried; InputError.
-    """
-    trusted = load_publishers(publishers)
-    paths = sorted(path for path in signatures.rglob("*") if path.is_symlink() or not path.is_dir())
-    files = [path for path in paths if path.is_file() and not path.is_symlink()]
-    found = [path for path in files if _is_bundle(path) or path.name == MODEL]
-    if not found:
-        raise InputError(
-            f"{signatures}: there is no signature in it (*{SUFFIX}, {MODEL}).",
-            "Name the folder that holds them.",
-        )
-    by_name = {each.name: each for each in contents}
-    lists: dict[Path, Content] = {}
-    for signature in found:
-        name = signature.relative_to(signatures).as_posix()
-        signed = signature.with_name(signature.name.removesuffix(SUFFIX))
-        if not _is_bundle(signature):
-            publisher, digests = signed_model(signature, trusted)
-            covered = _agreeing(digests, signature, name, by_name)
-        elif signed.name == LIST:
-            if not signed.is_file():
-                raise InputError(f"{signed}: the list that {signature.name} is over is missing.", "Put it there.")
-            publisher = sigstore_publisher(signature, signed, trusted)
-            covered = _agreeing(_listed(signed), signed, name, by_name)
-            listed = Content(f"publishers/{name.removesuffix(SUFFIX)}", signed, "list of a publisher")
-            lists[signed] = _also_signed(lists.get(signed, listed), publisher)
-        else:
-            covered = [name.removesuffix(SUFFIX)]
-            if covered[0] not in by_name:
-                raise IntegrityError(
-                    f"{signature}: it signs nothing that is carried.", "Remove it, or correct its name."
-                )
-            publisher = sigstore_publisher(signature, _path(by_name[covered[0]]), trusted)
-        by_name |= {each: _also_signed(by_name[each], publisher) for each in covered}
-    if passed_over := [path for path in paths if path not in found and path not in lists]:
-        raise InputError(
-            f"{passed_over[0]}: it is no signature, and no list that one is over.",
-            "Remove it, or correct its name; for a link put the file there.",
-        )
-    carried = (
-        Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")
-        for path in found
-    )
-    return [*(by_name[each.name] for each in contents), *lists.values(), *carried]
 
 
 def _is_bundle(path: Path) -> bool:

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sovereign_pipeline.policy.institution import iso_day
 from sovereign_pipeline.policy.personal_data import Kind
-from sovereign_pipeline.policy.recipe_model import FILL_IN, NotAllowed, RecipeModel, named_twice
+from sovereign_pipeline.policy.recipe_model import FILL_IN, NotAllowed, RecipeModel
 
 DOCUMENT_COLUMNS = (
     "id",
@@ -162,7 +162,7 @@ class Source(RecipeModel):
         return self
 
     not_allowed: ClassVar[NotAllowed] = (
-        (lambda it: named_twice(each.id for each in it.exclude), "exclude names an id twice: {1}"),
+        (lambda it: it.excluded_twice, "exclude names the id '{1}' twice"),
         (
             lambda it: it.layout != "columns" and ", ".join(each for each in LAYOUT_FIELDS if it.has_field(each)),
             "layout {0.layout} takes {1} out of the row itself; do not name it",
@@ -172,6 +172,12 @@ class Source(RecipeModel):
             "layout hh holds chosen and rejected replies: give the source the role preferences",
         ),
     )
+
+    @property
+    def excluded_twice(self) -> str | None:
+        """The first id that `exclude` names twice."""
+        ids = [each.id for each in self.exclude]
+        return next((id for number, id in enumerate(ids) if id in ids[:number]), None)
 
     def has_field(self, name: str) -> bool:
         """Whether a column or a constant gives this field of the document."""

@@ -1,8 +1,4 @@
-"""`data/lines/<line>.yaml`: the whole recipe of one line of adapters, validated before anything runs.
-
-What belongs here: the recipe's top level, what must agree between its sections, and reading it. An artifact's identity
-holds exactly the sections that its stage reads: changing the red team's limits trains nothing again.
-"""
+"""The recipe of a line: its sections, and loading it."""
 
 import re
 from collections.abc import Mapping

@@ -1,8 +1,5 @@
 """The kinds of personal data that detectors look for, and which of them stay in a document by default.
 
-What belongs here: the names of the kinds, as institution files, placeholders (`NAME_1`) and artifacts have them. What
-does not: how a kind is found (`privacy/`), what an institution does with it (`institution.py`).
-
 A new kind takes three changes, and `sovereign_pipeline_tests/privacy/test_kinds.py` says which one is missing:
 
 1. here, its name in `Kind`, at its place in the order of precedence, and in `KEPT_BY_DEFAULT` if it is to be kept;

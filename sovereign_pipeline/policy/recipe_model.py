@@ -1,7 +1,6 @@
-"""The base of every model that an institution fills in by hand, and the one reader of its YAML files.
+"""The base of models that people fill in, and the strict reader of their YAML files.
 
-What belongs here: reading strictly, and explaining a mistake by its key. What does not: any key of its own, and how
-the keys are documented (`reference.py`).
+A mistake is explained by its key.
 """
 
 import difflib

@@ -1,8 +1,4 @@
-"""What the keys of a hand-written file are, generated from its model: a JSON Schema, and a page in Markdown.
-
-What belongs here: how any model is described. What does not: what a key means, which is documented under the field.
-The page is generated from the schema, so that both state the same.
-"""
+"""Generate `docs/reference/recipe.md` and the JSON schemas from the models."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
