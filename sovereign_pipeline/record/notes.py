@@ -1,8 +1,7 @@
 """Signed notes and checkpoints in the forms of C2SP: signed-note, tlog-checkpoint and tlog-cosignature (Ed25519).
 
 A checkpoint says how large a log is and what its root is. The log signs it; a witness, who has seen that the log only
-grew, adds a cosignature with its time. What belongs here: writing, parsing and verifying these texts. What does not:
-when one is signed (`checkpoints.py`), and which witnesses count (`witnesses.py`).
+grew, adds a cosignature with its time.
 """
 
 import base64

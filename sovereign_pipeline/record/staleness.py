@@ -2,9 +2,6 @@
 
 The identity that the current artifact states in its manifest is compared with the identity that recipe, sources and
 inputs give now. Nothing is made, and no bytes of artifacts are hashed.
-
-What belongs here: the comparison and its reasons, as typed values without document text. What does not: which stages
-there are (`dagster/chain.py`), and making a stale one again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -3,8 +3,6 @@
 Nothing is taken on anybody's word: the trust root is verified from that SHA-256, the ledger by its key and witnesses in
 the trust root, every row by its entry, every request, decision and transition by its signature, and every byte of the
 lineage by the registered record. Nothing is written, and no private key is needed.
-
-What belongs here: what an auditor verifies, in this order. What does not: each of these verifications.
 """
 
 from collections.abc import Iterator

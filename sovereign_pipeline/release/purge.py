@@ -2,9 +2,6 @@
 
 The purge is an entry of the ledger with an officer's signed statement before a byte is removed. Whoever is killed in
 between runs it again: what is on record is carried out.
-
-What belongs here: which weights nobody needs, and removing them. What does not: retiring an adapter (`requests.py`),
-and how a purge is read back (`record/catalog.py`).
 """
 
 import hashlib

@@ -1,8 +1,4 @@
-"""Closing a review: its seed is revealed, its result can be computed, and nothing is added any more.
-
-What belongs here: when a review may be closed. What does not: whether its rows are those of its acts
-(`reconciling.py`), and what follows from its ballots (`result.py`).
-"""
+"""Closing a review: its seed is revealed, its result can be computed, and nothing is added any more."""
 
 import datetime
 from collections.abc import Iterable

@@ -1,8 +1,4 @@
-"""Opening a review: who compares what with what, answered beforehand, sealed and pre-registered.
-
-What belongs here: which adapter is compared with which, and the rows that open a review. What does not: the plan and
-its artifact (`plan.py`, `plan_stage.py`), links (`links.py`), ballots (`ballots.py`).
-"""
+"""Opening a review: who compares what with what, answered beforehand, sealed and pre-registered."""
 
 import datetime
 import secrets

@@ -2,8 +2,7 @@
 
 A review without a finding has: a log in which every act is signed with the review's key, none missing and none moved;
 a row for every act and an act for every row; a sign-in before every ballot; and every act that was noted when it was
-signed. What belongs here: that. What does not: what happens upon a finding (`closing.py`, `closed_reviews.py`, the
-command line).
+signed.
 """
 
 from collections import Counter
