@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
+from sovereign_pipeline.dagster import artifact_pages
 from sovereign_pipeline.dagster.artifact_pages import create_app
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.record.production import produce
@@ -112,3 +113,18 @@ def test_a_file_that_is_gone_or_a_link_is_refused(
 @pytest.mark.parametrize(("host", "status"), [("localhost:8700", 200), ("pages.example:8700", 403), ("10.0.0.1", 403)])
 def test_only_this_machine_is_answered(client: TestClient, report: str, host: str, status: int) -> None:
     assert client.get(f"/{report}/report.html", headers={"Host": host}).status_code == status
+
+
+def test_the_documentation_is_served_and_loads_from_this_server_alone(
+    institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("<p>Start here", encoding="utf-8")
+    monkeypatch.setattr(artifact_pages, "SITE", tmp_path / "site")
+    with TestClient(create_app(institution.settings), base_url="http://127.0.0.1:8700") as client:
+        page = client.get("/docs/")
+        assert (page.status_code, page.text) == (200, "<p>Start here")
+        assert page.headers["content-security-policy"].startswith("default-src 'self'")
+        assert (
+            client.get("/docs/../sitemap").status_code == client.get("/docs/%2e%2e/pyproject.toml").status_code == 404
+        )
