@@ -3,6 +3,7 @@
 import datetime
 import math
 import random
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.corpus.document import Document
-from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, components, hold_out, hold_out_newest
+from sovereign_pipeline.split.assignment import MIN_SHARE, OVERSHOOT, choose, components, hold_out, hold_out_newest
 from sovereign_pipeline.split.features import Ties, matters_of
 from sovereign_pipeline.split.similarity import key_of
 
@@ -139,6 +140,18 @@ def test_huge_components_do_not_inflate_the_held_out_side(
 def test_a_huge_component_is_held_out_when_the_others_do_not_suffice() -> None:
     sizes = [(90, 0)] + [(1, 0)] * 10
     assert Corpus(sizes).held(0.12, seed=7) == {0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "target", "chosen"),
+    [
+        ([95, 10, 5, 400], 100, {0, 1}),  # 105 is within the tolerance of 2 % of all rows
+        ([95, 10, 5, 40], 100, {0, 2}),
+        ([3, 2, 50], 52, {1, 2}),  # of those that are no longer needed the largest is returned
+    ],
+)
+def test_components_are_taken_in_order_as_far_as_they_fit(rows: list[int], target: int, chosen: set[int]) -> None:
+    assert choose(Counter(dict(enumerate(rows))), target, {n: str(n) for n in range(len(rows))}) == chosen
 
 
 def test_of_two_huge_components_the_smaller_is_held_out_and_alone() -> None:
