@@ -5,7 +5,7 @@ import hashlib
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from sqlalchemy import text
@@ -203,8 +203,15 @@ def test_a_clock_that_was_wrong_for_a_while_leaves_nothing_in_production(
         def now(cls, tz: datetime.tzinfo | None = None) -> Self:
             return super().now(tz) + datetime.timedelta(days=1000)
 
+    make_transition = requests.make_transition
+
+    def with_the_wrong_clock(*arguments: Any) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(requests, "datetime", SimpleNamespace(datetime=Ahead, UTC=datetime.UTC))
+            make_transition(*arguments)
+
     with monkeypatch.context() as patch:
-        patch.setattr(requests, "datetime", SimpleNamespace(datetime=Ahead, UTC=datetime.UTC))
+        patch.setattr(requests, "make_transition", with_the_wrong_clock)
         office.move("promote", second)
     during = datetime.datetime.now(datetime.UTC)
     office.move("retire", second)
