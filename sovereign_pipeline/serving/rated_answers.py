@@ -5,7 +5,6 @@ Anyone with the public key can seal invented records. The gateway's journal has 
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from sovereign_pipeline.base.errors import (
     PrivacyError,
     SourceError,
 )
+from sovereign_pipeline.base.files import write_atomically
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import LINE_NAME, Line
@@ -311,7 +311,8 @@ def take_rated(
     }
     with registry.writing() as session:
         audit_log.append(session, actor, TAKEN, told)
-    _write(target, content)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_atomically(target, content)
     return TakenFile(name, path, role, len(rows), level)
 
 
@@ -356,14 +357,3 @@ def _level(file: Path, rows: list[PairRow | LabelRow], institution: Institution,
             "Have the ceiling of the line raised.",
         )
     return highest
-
-
-def _write(target: Path, content: bytes) -> None:
-    """Write the file atomically."""
-    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    aside = target.with_suffix(".new")
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(target)

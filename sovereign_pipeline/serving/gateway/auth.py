@@ -7,7 +7,6 @@ import hashlib
 import hmac
 import json
 import logging
-import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SovereignError, place_of
-from sovereign_pipeline.base.files import digest_of, held_within
+from sovereign_pipeline.base.files import digest_of, held_within, write_atomically
 from sovereign_pipeline.base.frozen import Frozen
 from sovereign_pipeline.base.hosts import App, Proxy, Receive, Send, read_secret
 from sovereign_pipeline.base.hosts import Scope as Scope
@@ -316,21 +315,7 @@ def _changing(settings: Settings) -> Any:
 
 
 def _write(settings: Settings, tokens: Sequence[Token]) -> None:
-    """Write the tokens atomically."""
-    path = file_of(settings)
-    aside = path.with_name(".tokens.json.new")
-    aside.unlink(missing_ok=True)
-    content = TokenFile(tokens=tuple(tokens)).model_dump_json(indent=1).encode() + b"\n"
-    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    write_atomically(file_of(settings), TokenFile(tokens=tuple(tokens)).model_dump_json(indent=1) + "\n")
 
 
 def _find(tokens: Sequence[Token], id: str) -> Token:
