@@ -336,7 +336,7 @@ def test_all_processes_end_with_the_gateway(gateway: tuple[int, list[psutil.Proc
 
 
 @pytest.mark.security_case(
-    "Gateway and keeper of a vLLM server are killed together: processes with prompts and copies of adapters stay",
+    "Gateway and supervisor of a vLLM server are killed together: processes with prompts and copies of adapters stay",
     "The next start ends and removes them, and touches nothing of a gateway that lives",
 )
 def test_what_both_left_behind_is_removed_at_the_next_start(
