@@ -45,7 +45,7 @@ class VerifiedAdapter:
     """An adapter that may be loaded, with the artifacts that prove it."""
 
     deployable: Deployable
-    """Its fingerprint is yet to be given."""
+    """Without its fingerprint."""
     artifact: Artifact
     record: ArtifactRef
     state: State
@@ -67,10 +67,10 @@ class FoundAdapters:
 def find_deployable(
     registry: Registry, store: ArtifactStore, trust: Trust, answering: Collection[str] = ()
 ) -> FoundAdapters:
-    """Verify what is in production or staged, of every line.
+    """Verify the staged and production adapters of every line.
 
-    answering: digests of what answers users now. What is superseded stays while it is one of them: a gateway that has
-    not taken the promotion yet goes on with it.
+    answering: digests of the adapters that users get now. A superseded one stays as long as it is among them, for a
+    gateway that has not applied the promotion yet.
     """
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
@@ -195,7 +195,7 @@ class Noted(Frozen):
     state: State
     record: ArtifactRef
     manifest_sha256: str
-    """Of the manifest of the artifact with its weights."""
+    """SHA-256 of the manifest of the artifact with its weights."""
 
 
 class LastVerified(Frozen):
@@ -215,12 +215,11 @@ def forget(settings: Settings) -> None:
 
 
 def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[str, Flag]) -> FoundAdapters:
-    """What may be served by note and flags.
+    """Return the saved adapters that the signed flags still name.
 
-    Args:
-        flags: line -> the flag that is in force.
+    flags: line -> its flag in force.
 
-    Raises IntegrityError for a note that cannot be read.
+    Raises IntegrityError if the file cannot be read.
     """
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}

@@ -75,10 +75,10 @@ class FingerprintStore:
     compute: Callable[[Job], Fingerprint] = compute_apart
 
     def fingerprint_of(self, verified: VerifiedAdapter) -> Fingerprint:
-        """The stored fingerprint of an adapter, computed now where there is none: in some seconds.
+        """Return an adapter's fingerprint. If none is stored, it is computed, which takes seconds.
 
-        Raises IntegrityError where a byte of the base model or of the fingerprint is not as recorded, EngineRefused for
-        an adapter that cannot be told from its base model, and WorkerKilled.
+        Raises IntegrityError if the base model or the fingerprint was changed, EngineRefused if the adapter cannot
+        be distinguished from its base model, and WorkerKilled.
         """
         asked = conversations(verified.instruction)
         made = make_artifact(self, self._identity(verified, asked), lambda where: self._build(verified, asked, where))
@@ -136,7 +136,7 @@ class ServingBase:
 
 @dataclass(frozen=True)
 class Deployed:
-    """How far an engine is what the ledger says."""
+    """The adapters that are served, and those that are not, with the reason."""
 
     served: tuple[Deployable, ...] = ()
     """VerifiedAdapter, and loaded as soon as the engine computes; `pinned` are those in production, and before."""
@@ -151,11 +151,11 @@ class RegistryUnreached(Exception):
 
 
 UNREACHED = (SQLAlchemyError, OSError, RegistryUnreached)
-"""What is raised where there is no registry to read."""
+"""What is raised if the registry is down."""
 
 
 class Sources:
-    """What decides what is served: registry, store and trust root of one installation."""
+    """Reads registry, store and trust root, to decide what is served."""
 
     def __init__(
         self,
@@ -180,7 +180,7 @@ class Sources:
         self._verify_ledger_at = 0.0
 
     def moved(self) -> tuple[int, ...]:
-        """What is another value once the ledger grew or the trust root was changed. Raises as `find` does."""
+        """Return a value that changes whenever the ledger or the trust root does. Raises as `find` does."""
         with self._forgetting():
             trust, registry = self._trust(), self._opened()
             assert_not_older(registry)  # one that was put back may have as many entries as the last look saw
@@ -189,10 +189,10 @@ class Sources:
             return (entries, trust.root_version, trust.targets_version)
 
     def find(self, answering: Collection[str] = ()) -> FoundAdapters:
-        """What may be served; see `find_deployable`.
+        """Find what may be served; see `find_deployable`.
 
-        Raises IntegrityError where nothing is to be believed, and SQLAlchemyError, OSError or RegistryUnreached where
-        there is nothing to read.
+        Raises IntegrityError if the registry does not verify, and SQLAlchemyError, OSError or RegistryUnreached if
+        it is down.
         """
         with self._forgetting():
             registry = self._opened()
@@ -202,7 +202,7 @@ class Sources:
         return self._with_bases(found)
 
     def find_last(self) -> FoundAdapters:
-        """What may be served while the registry is down. Raises SovereignError and OSError."""
+        """Find what may be served while the registry is down. Raises SovereignError and OSError."""
         self._marks.accept_trust(trust_root(self._settings), is_on_record=False)
         flags = Flags(self._settings).flags()
         return self._with_bases(find_last_verified(self._settings, self._store, flags))
@@ -214,7 +214,7 @@ class Sources:
 
     @contextlib.contextmanager
     def _forgetting(self) -> Iterator[None]:
-        """Keep nothing for a start without a registry that was reached and is not believed."""
+        """Forget the verified adapters if the registry was reached and does not verify."""
         try:
             yield
         except SovereignError:
@@ -264,7 +264,7 @@ class Sources:
         return ServingBase(str(artifact.manifest.summary.get("name", directory.name)), directory, digest)
 
     def _trust(self) -> Trust:
-        """The trust root: the one on record, or one that follows it, and none before the newest that was read here."""
+        """Load the trust root. It must be the logged one or a newer one, and not older than one accepted here."""
         trust = trust_root(self._settings)
         with self._opened().reading() as session:
             assert_not_put_back(session, self._settings, trust)
@@ -291,7 +291,7 @@ def _nothing() -> Collection[str]:
 
 
 class Deployment:
-    """One engine that is kept to what the ledger says."""
+    """Keeps one engine's adapters equal to what the ledger allows."""
 
     def __init__(
         self,
@@ -335,7 +335,7 @@ class Deployment:
         return await self._deploy(found, moved)
 
     async def _go_on_without(self, why: Mapping[str, str]) -> Deployed:
-        """Go on with what the engine has; one that was started meanwhile gets what was verified last."""
+        """Continue with the loaded adapters. A restarted engine gets those that were verified last."""
         self._is_complete = False
         served = {each.digest for each in self.deployed.served}
         if served and served == set(self._engine.loaded()):
@@ -383,7 +383,7 @@ class Deployment:
         return self._say(Deployed(tuple(served), refused))
 
     async def _unload_all_but(self, digests: set[str]) -> None:
-        """What is not in the engine any more is not asked for either."""
+        """Unload all other adapters, and stop serving those that the engine has lost."""
         before = self.deployed.served
         known = {*self._engine.loaded(), *(each.digest for each in before)}
         self._say(replace(self.deployed, served=tuple(each for each in before if each.digest in digests)))

@@ -29,18 +29,18 @@ TOP = 5
 
 Precision = Literal["float32", "bfloat16"]
 TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.12}
-"""Nats by which log-probabilities may differ: each of them in float32, and all on the average in bfloat16, whose
-rounding moves single ones by 0.5. Measured between PEFT and vLLM: below 0.0005 each in float32, and 0.07 on the average
-in bfloat16, where another adapter of the same line was 0.6 away, and nine tenths of the scale 0.34."""
+"""Allowed difference of log-probabilities in nats: of each in float32, of the mean in bfloat16, where rounding
+moves single ones by 0.5. Measured between PEFT and vLLM: below 0.0005 in float32, 0.07 in bfloat16. Another
+adapter of the line differed by 0.6, and 0.9 of the scale by 0.34."""
 LEAST_EFFECT: dict[Precision, float] = {"float32": 0.02, "bfloat16": 0.5}
 """The least difference between an adapter and its base model by which they can be distinguished."""
 
 LogProbabilities = tuple[tuple[float, ...], ...]
-"""Of each position, in nats."""
+"""Log-probabilities of each position, in nats."""
 
 
 class Mark(Frozen):
-    """What was computed for one prompt."""
+    """The values for one prompt."""
 
     prompt: tuple[int, ...]
     """The token ids of the conversation in the chat template."""
@@ -49,13 +49,13 @@ class Mark(Frozen):
     top: tuple[tuple[int, ...], ...]
     """The likeliest ids at each position of `tokens`, and at the one after them."""
     adapter: LogProbabilities
-    """Of `top`, with the adapter."""
+    """Log-probabilities of `top`, with the adapter."""
     base: LogProbabilities
-    """Of `top`, by the base model alone, after the same tokens."""
+    """Log-probabilities of `top`, by the base model alone after the same tokens."""
 
 
 class Fingerprint(Frozen):
-    """What an adapter computes on the training side."""
+    """The values that an adapter computes with training's libraries."""
 
     adapter: str
     """The digest of its artifact."""
@@ -63,7 +63,7 @@ class Fingerprint(Frozen):
     """The user's turns."""
     marks: tuple[Mark, ...]
     libraries: dict[str, str]
-    """With which it was computed."""
+    """Versions of the libraries that computed it."""
 
 
 def conversations(instruction: str) -> tuple[str, ...]:
@@ -83,9 +83,10 @@ def problem_of(fingerprint: Fingerprint, precision: Precision = "float32") -> st
 
 
 def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Precision = "float32") -> str | None:
-    """How what an engine computes differs from the training side, in a sentence; None where it reproduces it.
+    """Describe how an engine's values differ from the expected ones; None if it reproduces them.
 
-    measured: with the expected tokens and ids; `tokens` are the engine's own greedy ones, which count in float32 alone.
+    measured: values after the expected tokens. `tokens` are the engine's own greedy tokens, compared in float32
+    only.
     """
     tolerance = TOLERANCE[precision]
     pairs = list(zip(expected.marks, measured, strict=True))

@@ -38,7 +38,7 @@ class FlagMark(Frozen):
 
 class _Marks(Frozen):
     root_sha256: Digest | None = None
-    """Of the first root. The ledger decides whether another trust root is the right one."""
+    """SHA-256 of the first root. The ledger decides whether another trust root is the right one."""
     root_version: int = 1
     targets_version: int = 1
     flags: dict[str, FlagMark] = Field(default={})

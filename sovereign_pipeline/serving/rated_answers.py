@@ -42,7 +42,7 @@ class Opened:
     """The transcripts of a line."""
 
     transcripts: tuple[Transcript, ...]
-    """In the order in which they were kept."""
+    """In the order of their records."""
     said: dict[str, Feedback]
     """`given` of a transcript -> its newest feedback."""
     spoilt: int
@@ -226,8 +226,8 @@ def _put_back(text: str, originals: Mapping[str, str]) -> str:
 
 
 def _pairs(of: Sequence[_Rated]) -> Iterator[PairRow]:
-    """One good and one bad answer each, in the order in which they were given; two that are equal make none, nor do two
-    of adapters of different levels: a row has one level, and here nobody knows which is the higher."""
+    """Pair one good with one bad answer, in their order. Equal answers make no pair, nor do answers of adapters
+    with different levels, because a row has one level."""
     for level in dict.fromkeys(each.transcript.classification for each in of):
         at_level = [each for each in of if each.transcript.classification == level]
         good, bad = ([each for each in at_level if each.thumb == thumb] for thumb in ("up", "down"))
@@ -266,7 +266,7 @@ class TakenFile:
     """A source file that was imported."""
 
     name: str
-    """Of the source."""
+    """The name of the source."""
     path: Path
     """Below the data directory, as a recipe names it."""
     role: Role

@@ -81,11 +81,11 @@ class TextDetectors:
         )
 
     def find(self, texts: Sequence[str]) -> list[list[Finding]]:
-        """What is in each of the texts of one conversation, in reading order, without overlaps.
+        """Find personal data in the texts of one conversation, in order and without overlaps.
 
-        What looks like a placeholder is none of it: models that were trained on scrubbed letters write them.
+        Placeholders are ignored: models that were trained on scrubbed documents write them.
 
-        Raises PrivacyError when a detector raises or misses its canary: then nothing is known about any text.
+        Raises PrivacyError if a detector raises or misses its canary.
         """
         masked = [_masked(text) for text in texts]
         documents = [self._document(number, text) for number, text in enumerate(masked)]
@@ -192,7 +192,7 @@ class Scanner:
         self._heard_at = time.monotonic()
 
     async def find(self, line: str, texts: Sequence[str]) -> list[list[Finding]]:
-        """What is in each of the texts of one conversation. Raises ScannerLost."""
+        """Find personal data in the texts of one conversation. Raises ScannerLost."""
         try:
             async with asyncio.timeout(SECONDS_TO_SEARCH):
                 if sum(map(len, texts)) < LONG:

@@ -327,8 +327,8 @@ class Screen:
         return self._own.holds(text[found.start : found.end])
 
     def _at(self, begin: int, found: Finding, text: str) -> Finding:
-        """At its place in the answer. Parts of an answer are searched one by one, so what is written tells values
-        apart."""
+        """Move a finding to its place in the answer. Parts are searched separately, so its text identifies the
+        value."""
         written = text[found.start : found.end]
         return Finding(begin + found.start, begin + found.end, found.kind, written)
 
@@ -364,7 +364,7 @@ def _word_begins(text: str, position: int) -> int:
 
 
 def _identifier_begins(text: str) -> int:
-    """Where the words begin at a text's end that may be the beginning of a number or an address; else its end."""
+    """The start of final words that may begin a number or an address; otherwise the end of the text."""
     words, place = list(_WORD.finditer(text, max(0, len(text) - READ_BEFORE))), len(text)
     while words and _OF_AN_IDENTIFIER.search(words[-1].group()):
         place = words.pop().start()
@@ -372,10 +372,9 @@ def _identifier_begins(text: str) -> int:
 
 
 def start_screens(settings: Settings, institution: Institution, report: Callable[[str], None]) -> Screens:
-    """What is done with the texts of each line, once every detector of those that are searched was loaded.
+    """Load the detectors of all lines that are searched. Returns the rules of each line.
 
-    Raises RecipeError for a recipe that does not say how its line is searched, PrivacyError for a detector that cannot
-    be loaded, and ScannerLost.
+    Raises RecipeError for an invalid recipe, PrivacyError if a detector cannot be loaded, and ScannerLost.
     """
     screened = {line: served.privacy for line, served in institution.serving.lines.items()}
     searched = [line for line, rules in screened.items() if rules.requests is not None or rules.answers is not None]

@@ -132,8 +132,8 @@ class TranscriptFiles:
         return line in self.rules
 
     def keep(self, record: Transcript) -> str:
-        """Seal and write one answer. Returns the digest of what was sealed. Where the disk refuses, it is kept in mind
-        until it is written: see `is_whole`."""
+        """Seal and write one answer. Returns the digest of the sealed record. If the disk fails, it stays in memory
+        until `is_whole` has written it."""
         return self._add(record.line, record)
 
     def rate(self, line: str, rating: Rating) -> None:
@@ -153,8 +153,8 @@ class TranscriptFiles:
         return True
 
     def remove_oldest(self) -> None:
-        """Of each line that has files, those past their days and above its size; of a line that has nothing kept any
-        more, by the days that are the default. Raises OSError."""
+        """Remove files that are too old or above their line's size. Lines without transcripts use the default days.
+        Raises OSError."""
         for directory in self.directory.iterdir() if self.directory.is_dir() else ():
             self._remove_oldest(directory, self.rules.get(directory.name) or Transcripts())
 
@@ -204,8 +204,8 @@ def _now() -> datetime.datetime:
 
 
 def transcript_files(settings: Settings, institution: Institution) -> TranscriptFiles:
-    """What one installation keeps. Raises PrivacyError where lines ask for it and the public key is missing, or is
-    another one than the institution names."""
+    """Build an installation's transcripts. Raises PrivacyError if lines keep them and the public key is missing or
+    is not the one that the institution names."""
     directory, serving = settings.serving / "transcripts", institution.serving
     rules = {line: each.transcripts for line, each in serving.lines.items() if each.transcripts is not None}
     if not rules:

@@ -172,8 +172,7 @@ class Engines:
         raise problem
 
     async def _within(self, engine: Engine, doing: Coroutine[object, object, None]) -> None:
-        """Wait for it as long as the engine computes. Raises EngineLost for one that hangs; it is done once the engine
-        goes on."""
+        """Wait while the engine computes. Raises EngineLost if it hangs; the work is done once it continues."""
         task = self._leave(doing)
         while not task.done():
             await asyncio.wait([task], timeout=SECONDS_BETWEEN_LOOKS)

@@ -24,16 +24,15 @@ class Deployable:
     """Its id, such as `permits-desk-1.0.0`; the engine knows it by its digest alone."""
     line: str
     digest: str
-    """Of the artifact with its weights, 64 hex digits."""
+    """The digest of the artifact with its weights, 64 hex digits."""
     directory: Path
     """An ordinary PEFT directory in the artifact store."""
     classification: str
     template_sha256: str
-    """Of the chat template that it was trained with."""
+    """SHA-256 of the chat template that it was trained with."""
     instruction: str | None
-    """The line's instruction; None where the line says none. Whoever asks puts it before the first user's turn of a
-    conversation that has no system message of its own, as in training: `dataset.formats.user_message(instruction,
-    content)`. As a system message it would be another prompt than the one that was trained."""
+    """The line's instruction. As in training, it precedes the first user turn of a conversation without a system
+    message: `dataset.formats.user_message(instruction, content)`. It is never sent as a system message."""
     base_model_digest: str = ""
     """Over the files of the base model that it was trained on; an engine with another one refuses it. Empty: not
     compared."""
@@ -46,7 +45,7 @@ class Deployable:
     """Whether it is loaded for a rollback only. Callers cannot name it."""
     registered_at: datetime.datetime | None = None
     fingerprint: Fingerprint | None = None
-    """What the training side computes with it, which the engine must reproduce at each load; None compares nothing."""
+    """What training computes with it. The engine must reproduce it at each load. None skips the check."""
 
     @property
     def is_in_production(self) -> bool:
@@ -106,10 +105,10 @@ class Engine(Protocol):
     """One base model with several adapters. Safe for concurrent use."""
 
     async def load(self, adapter: Deployable) -> None:
-        """Take an adapter into memory beside those that are there.
+        """Load an adapter beside the others.
 
-        Raises EngineRefused for one that does not fit, whose files are others, or whose fingerprint the engine does not
-        reproduce; and EngineLost.
+        Raises EngineRefused if it does not fit the base model, its files have changed or the engine does not
+        reproduce its fingerprint; and EngineLost.
         """
 
     async def unload(self, digest: str) -> None:
@@ -121,12 +120,12 @@ class Engine(Protocol):
     async def answer(
         self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
     ) -> Answer:
-        """Begin an answer to a conversation of `role` and `content`, rendered with the base model's chat template.
+        """Begin an answer to a conversation, rendered with the base model's chat template.
 
-        cache_group: what an engine keeps of prompts speeds up only answers of the same group. Whoever may time
-        answers could else find out what others asked.
+        cache_group: cached prompts are used within a group only. Otherwise response times would reveal the prompts
+        of others.
 
-        Raises EngineRefused for an adapter that is not loaded and for a prompt that is too long, and EngineLost.
+        Raises EngineRefused if the adapter is not loaded or the prompt is too long, and EngineLost.
         """
 
     async def is_well(self) -> bool:
@@ -168,7 +167,7 @@ class SupervisedEngine(ABC, Generic[P]):
     """Base class of engines that compute in a supervised process. See `Engine`."""
 
     name: ClassVar[str]
-    """As it stands in messages, such as "local engine"."""
+    """The name in messages, such as "local engine"."""
 
     def __init__(self, base_model_digest: str, hang_seconds: float) -> None:
         self._digest, self._hang_seconds = base_model_digest, hang_seconds

@@ -148,7 +148,7 @@ class _Child:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.template_sha256 = ""
         self.heard_at = time.monotonic()
-        """When the process said something last."""
+        """When the process was heard last."""
         self._gone = asyncio.Event()
 
     @property

@@ -49,9 +49,9 @@ class Rows:
         self._names: list[str] = []
 
     def take_layers(self) -> None:
-        """Let every layer that has adapters compute by rows; called again after each load, which may add some.
+        """Patch every layer with adapters to compute by rows. Call it again after each load.
 
-        Raises ValueError for a kind of layer that this does not know.
+        Raises ValueError for an unknown type of layer.
         """
         for layer in self._model.modules():
             if not isinstance(layer, LoraLayer):
@@ -62,7 +62,7 @@ class Rows:
                 raise ValueError(f"adapters on {type(layer.get_base_layer()).__name__} cannot share a batch here.")
 
     def compute(self, adapters: Sequence[str], **inputs: Any) -> Any:
-        """The model's output, where row i has the adapter of place i. Raises ValueError for one that is not loaded."""
+        """Run the model. Row i uses adapter i. Raises ValueError for an adapter that is not loaded."""
         unknown = {*adapters} - {*self._model.peft_config, BASE}
         if unknown:  # a layer would pass over it, and answer as the base model
             raise ValueError(f"no adapter {', '.join(sorted(unknown))} in memory")
@@ -278,9 +278,10 @@ class Batch:
 
 
 def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
-    """Of the whole vocabulary at each position of `tokens` and at the one after them: with the adapter, and with none.
+    """Compute log-probabilities of the vocabulary at each position of `tokens` and the next, with the adapter and
+    without.
 
-    Both are rows of one batch, as answers of the adapter and of others are.
+    Both are rows of one batch, as answers of different adapters are.
     """
     with torch.inference_mode():
         ids = torch.tensor([[*prompt, *tokens]] * 2)
@@ -327,8 +328,8 @@ MAY_DIFFER = frozenset(
         "use_rslora",
     }
 )
-"""Keys of `adapter_config.json` with which this engine computes as PEFT does. Every other one must be PEFT's default:
-DoRA, modules saved whole, tensors of experts and what is yet to be invented cannot stand in one batch with others."""
+"""Keys of `adapter_config.json` that this engine supports. Every other key must have PEFT's default: DoRA, fully
+saved modules and expert tensors cannot share a batch."""
 
 
 @dataclass(frozen=True)
@@ -474,8 +475,8 @@ class Model:
 
 
 def _with_room_for_adapters(model: Any) -> Any:
-    """The base as a PeftModel with one adapter that no answer names: so there is one before the first is loaded, and
-    after the last was put out, and an adapter that does not fit leaves nothing on the base."""
+    """Wrap the base model with one unused adapter. PEFT needs one before the first is loaded and after the last is
+    evicted."""
     linear = next(name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
     config = LoraConfig(r=1, target_modules=[linear], task_type="CAUSAL_LM")
     return get_peft_model(model, config, adapter_name=NO_ONES).eval()
@@ -528,7 +529,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The ids at which generation stops: the model's own list, and the tokenizer's end of sequence."""
+    """The token ids that end generation: the model's list and the tokenizer's end of sequence."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)

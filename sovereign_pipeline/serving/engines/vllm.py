@@ -115,7 +115,7 @@ def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _without_place(tensors: Shapes, base: Shapes, config: Mapping[str, object]) -> list[str]:
-    """The tensors that belong to no module, or to one that the configuration does not name, or that have no pair."""
+    """Tensors without a module, without a pair, or for a module that the configuration does not name."""
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     wrong = []
     for name, shape in tensors.items():
@@ -365,7 +365,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return await self._measure(server, self._name(server, digest), fingerprint)
 
     def _name(self, server: VllmServer, digest: str) -> str:
-        """Raises EngineRefused for an adapter that is not loaded, or was taken back when it was loaded anew."""
+        """Return an adapter's name on the server. Raises EngineRefused if it is not loaded."""
         name = server.names.get(digest)
         if digest not in self._adapters or name is None:
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
@@ -424,10 +424,9 @@ class VllmEngine(SupervisedEngine[VllmServer]):
 
 
 class _Pieces(AsyncIterator[Piece]):
-    """The pieces of one answer. Closing them gives it up, whether or not one was taken.
+    """The pieces of one answer. Closing them aborts it.
 
-    They are made of vLLM's tokens, not of its text: that begins with the prompt where a character is not whole, and
-    stops where tokens end.
+    The text is decoded here from vLLM's tokens, because vLLM's own text may cut characters.
     """
 
     def __init__(
@@ -510,7 +509,7 @@ def _drawing(sampling: Sampling) -> dict[str, Any]:
 
 
 def _end_of_turn(directory: Path, config: Mapping[str, Any], tokenizer: Any) -> tuple[int, ...]:
-    """The ids at which generation stops: the model's own list, and the tokenizer's end of sequence."""
+    """The token ids that end generation: the model's list and the tokenizer's end of sequence."""
     own = directory / "generation_config.json"
     generation = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else config
     configured = generation.get("eos_token_id")

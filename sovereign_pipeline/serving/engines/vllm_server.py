@@ -51,7 +51,7 @@ class VllmSettings:
     records: Path | None = None
     """A directory of the gateway's account, with a record of what it loaded into a server of others."""
     threads: int = max(1, (os.cpu_count() or 2) // 2)
-    """Where it computes on the processor."""
+    """Threads on the CPU."""
     hang_seconds: float = 60.0
     """A server that was silent for so long counts as hung."""
     start_seconds: float = 900.0
@@ -62,7 +62,7 @@ class VllmServer(ABC):
     """One running server."""
 
     def __init__(self, copies: Path, template_sha256: str, url: str, connector: aiohttp.BaseConnector) -> None:
-        """copies: where adapters are put for it to read."""
+        """copies: the directory from which the server reads adapters."""
         self.copies, self.template_sha256 = copies, template_sha256
         self.names: dict[str, str] = {}
         """Adapter's digest -> the name that the server knows it by."""
@@ -363,8 +363,8 @@ class ReachedVllm(VllmServer):
 
     @classmethod
     async def reach(cls, context: int, settings: VllmSettings, template_sha256: str) -> Self:
-        """Raises EngineRefused for a server that is not this gateway's alone or does not fit, and EngineLost for one
-        that does not answer."""
+        """Connect to a server. Raises EngineRefused if it does not fit or others use it, and EngineLost if it does
+        not answer."""
         options = settings.options
         assert options.url is not None and settings.records is not None
         records = settings.records / sha256(options.url.encode()).hexdigest()[:16]
@@ -489,7 +489,7 @@ class ReachedVllm(VllmServer):
         return ""
 
     async def _bases(self) -> list[Any]:
-        """What the base model is known by."""
+        """The names of the base model."""
         return [each for each in await self._models() if not each.get("parent")]
 
     async def _adapters(self) -> dict[str, str]:

@@ -175,7 +175,7 @@ class AdminState(ResponseModel):
 
     at: str
     engines: list[EngineFacts]
-    """Of the base models of what the caller may see."""
+    """Engines of the adapters that the caller may see."""
     lines: list[LineFacts]
 
 
@@ -194,7 +194,7 @@ class _Row:
 def overview(
     caller: Caller, catalog: Catalog, figures: Figures, sources: AdminSources, now: datetime.datetime
 ) -> AdminState:
-    """Every line of which the caller may see an adapter."""
+    """Return the state of every line with an adapter that the caller may see."""
     flags, behind = sources.flags(), sources.behind()
     lines = (
         _line(line, flags.get(line), line in behind, caller, catalog, figures, sources, now)

@@ -20,7 +20,7 @@ Clock = Callable[[], float]
 
 @dataclass
 class Bucket:
-    """A rate: what is taken flows back over a minute."""
+    """A token bucket that refills over a minute."""
 
     per_minute: float
     at: float
@@ -35,7 +35,7 @@ class Bucket:
         return max(0.0, (min(amount, self.per_minute) - self.level) * SECONDS_OF_A_RATE / self.per_minute)
 
     def take(self, amount: float, now: float) -> None:
-        """May leave less than nothing: an answer's length is known once it was given."""
+        """Take an amount. The level may become negative, because an answer's length is known at its end."""
         self._flow(now)
         self.level -= amount
 

@@ -225,14 +225,14 @@ async def completions(request: Request, here: Here, caller: From, sent: Completi
 
 @api.post("/v1/feedback", response_model=FeedbackTaken)
 async def feedback(here: Here, caller: From, said: FeedbackRequest) -> FeedbackTaken:
-    """Say something of an answer that you got: the last word stands."""
+    """Rate an answer that you got. A newer rating replaces an older one."""
     await here.handler.take_feedback(caller, said.answer, said.feedback)
     return FeedbackTaken(id=said.id)
 
 
 @api.get("/v1/models", response_model=ModelList)
 async def models(here: Here, caller: From) -> ModelList:
-    """What the caller may use, and nothing else."""
+    """List the models that the caller may use."""
     visible = here.catalog.visible(caller)
     return ModelList(data=[_as_model(here, name, visible[name].adapter) for name in sorted(visible)])
 
@@ -256,7 +256,7 @@ async def metrics_page(here: Here, caller: From) -> Response:
 
 @api.get("/admin/state", response_model=AdminState)
 async def admin_state(here: Here, caller: From) -> AdminState:
-    """How it stands with what the caller may use, for callers who may see it."""
+    """The state of lines and engines, for callers with `admin`."""
     if not caller.may_administer:
         raise no_such_page()
     async with here.handler.rates.request(caller):
@@ -266,7 +266,7 @@ async def admin_state(here: Here, caller: From) -> AdminState:
 
 @pages.get("/")
 async def chat_page() -> Response:
-    """Try a line: the page asks for everything else with the caller's token."""
+    """The page to try a line."""
     return _page("chat")
 
 
@@ -339,7 +339,7 @@ TRANSCRIPT_HEADER = "X-Sovereign-Transcript"
 
 
 SECONDS_FOR_THE_END = 3.0
-"""In which a caller must take the error event that ends a stream."""
+"""Time limit for sending the error event that ends a stream."""
 
 
 class CallerGone(Exception):
@@ -377,7 +377,7 @@ async def whole_answer(
 
 
 class EventStream(Response):
-    """An answer as server-sent events. What fails before the first piece is an ordinary error."""
+    """An answer as server-sent events. An error before the first piece is an ordinary error response."""
 
     def __init__(
         self, handler: RequestHandler, request: RoutedRequest, kind: Kind, model: str, with_usage: bool
@@ -424,7 +424,7 @@ class EventStream(Response):
         await _send(send, self._chunks.first())
 
     async def _end_with(self, refusal: Refusal, send: Send) -> None:
-        """An error event, and no [DONE]: a stream that just ends would be taken for complete."""
+        """Send an error event without [DONE]. Clients treat a stream that just ends as complete."""
         with suppress(OSError, TimeoutError):
             async with asyncio.timeout(SECONDS_FOR_THE_END):
                 await _send(send, event(refusal.body))

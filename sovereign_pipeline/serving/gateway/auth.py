@@ -263,9 +263,9 @@ class Tokens:
         """Digests of the facts of tokens that are valid in the ledger; None before the first comparison."""
 
     def caller(self, text: str, now: datetime.datetime) -> Caller | None:
-        """Whom a token stands for; None for one that is unknown, expired, revoked or not on record.
+        """Return a token's caller; None if it is unknown, expired, revoked or not logged.
 
-        Every token is compared, each in constant time. Raises IntegrityError where the file cannot be believed.
+        Every token is compared in constant time. Raises IntegrityError for an invalid file.
         """
         given, found = sha256_of(text), None
         for token in self.all():
@@ -278,7 +278,7 @@ class Tokens:
         return Caller(f"token {found.sha256}", (found.grant,))
 
     def all(self) -> tuple[Token, ...]:
-        """Raises IntegrityError where the file cannot be believed."""
+        """Read all tokens. Raises IntegrityError for an invalid file."""
         seen = _identity(self._path)
         if seen != self._seen:
             self._tokens = read_tokens(self._path)
@@ -417,11 +417,10 @@ def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> 
 
 
 def auth_middleware(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:
-    """An application whose requests have a caller and a body of bounded length, read whole.
+    """Authenticate each request, and read its body up to a limit.
 
-    `state["caller"]` is who sent a request; None for nobody, on open paths alone.
-
-    Whatever fails behind it ends in an error of OpenAI's form, and in a log without any text of a request.
+    `state["caller"]` is the sender, or None on open paths. Every error becomes a response in OpenAI's form, and a
+    log line without any text of the request.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,7 +27,7 @@ HOUR = "%Y-%m-%dT%H"
 STILL_WRITTEN = datetime.timedelta(minutes=2)
 """How long after its end another process may still write into an hour's file."""
 ENTERED = ".entered"
-"""What stands behind the name of a file whose hour is in the ledger."""
+"""The suffix of an hour's file that is in the ledger."""
 
 Clock = Callable[[], datetime.datetime]
 Outcome = Literal["complete", "cancelled", "lost"]
@@ -38,7 +38,7 @@ def utc_now() -> datetime.datetime:
 
 
 class Answered(Frozen):
-    """One answer of which at least a part was sent."""
+    """An answer that was sent at least in part."""
 
     line: str
     adapter: str
@@ -50,7 +50,7 @@ class Answered(Frozen):
 
 
 def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, str]], text: str) -> str:
-    """What the caller can compute again from what it sent and got."""
+    """The digest of an answer. Its caller can compute it again."""
     return digest_of({"id": id, "adapter": adapter, "messages": [dict(each) for each in messages], "answer": text})
 
 
@@ -64,9 +64,9 @@ class Journal:
         self._missed: list[Answered] = []
 
     def note(self, answered: Answered) -> None:
-        """Write one answer down. Where the disk refuses, it is kept in mind until it is written: see `is_whole`.
+        """Write one answer. If the disk fails, it stays in memory until `is_whole` has written it.
 
-        A line begins anew, so that one which a crash cut short spoils itself alone.
+        Each line begins with a newline, so that a line cut by a crash spoils itself only.
         """
         self._missed.append(answered)
         self.is_whole()
@@ -123,7 +123,7 @@ def read_hour(path: Path) -> tuple[list[Answered], int]:
 
 
 def facts_of(hour: str, line: str, answered: Sequence[Answered], unreadable: int) -> dict[str, Any]:
-    """What the entry of one line's hour says. Of transcripts, only where some are kept."""
+    """The facts of one line's hour for its ledger entry. Transcripts are included if there are any."""
     sealed = [each.transcript for each in answered if each.transcript is not None]
     kept = {"transcripts": len(sealed), "transcripts_digest": hashlib.sha256("\n".join(sealed).encode()).hexdigest()}
     return {
@@ -140,8 +140,8 @@ def facts_of(hour: str, line: str, answered: Sequence[Answered], unreadable: int
 
 
 def _enter(registry: Registry, path: Path) -> int:
-    """One transaction for the hour. What a crash after the commit left is not entered twice; what a clock that went
-    back added to an hour that was entered is an entry of its own."""
+    """Enter an hour in one transaction. Entries that exist are skipped, so that a crash after the commit repeats
+    nothing."""
     hour = path.stem
     answered, unreadable = read_hour(path)
     with registry.writing() as session:

@@ -130,7 +130,7 @@ class FeedbackTaken(ResponseModel):
 class Health(ResponseModel):
     status: Literal["ok", "degraded"] = "ok"
     detail: str | None = None
-    """What is degraded."""
+    """The degraded part."""
 
 
 def usage(prompt: int, completion: int) -> Usage:
@@ -275,7 +275,7 @@ def too_long_to_search() -> Refusal:
 
 
 def personal_data_sent(kinds: Iterable[str]) -> Refusal:
-    """The kinds are told, and no value."""
+    """The error names the kinds, and no value."""
     return Refusal(
         400,
         f"The request holds personal data ({', '.join(sorted(kinds))}), which this model does not take. Leave it out.",
@@ -373,7 +373,7 @@ class Message(RequestModel):
 
 class StreamOptions(RequestModel):
     include_usage: bool | None = None
-    """Whether a last chunk says how many tokens prompt and answer had."""
+    """Whether the last chunk states the tokens of prompt and answer."""
     include_obfuscation: bool | None = None
     """Accepted; nothing is padded."""
 
@@ -383,7 +383,7 @@ class JsonText(RequestModel):
 
 
 class Request(RequestModel):
-    """What both kinds of request have."""
+    """Fields of both kinds of request."""
 
     model: Name
     """A line's name, or a version's id where the caller may name one."""
@@ -396,7 +396,7 @@ class Request(RequestModel):
     seed: Annotated[int, Field(ge=-LARGEST_SEED - 1, le=LARGEST_SEED)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
     user: Name | None = None
-    """For whom a caller asks that speaks for several people; of everybody else it is not looked at. Not kept."""
+    """The end user, if the caller sends requests for several people. Otherwise ignored. Not stored."""
     n: One | None = None
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
@@ -417,7 +417,7 @@ class Request(RequestModel):
         return self.max_tokens
 
     def sampling(self, limits: Limits) -> Sampling:
-        """Raises Refusal where more tokens are asked for than one request may have."""
+        """Convert to an engine's sampling. Raises Refusal for more tokens than one request may have."""
         tokens = self.asked_tokens
         if tokens is not None and tokens > limits.tokens:
             raise Refusal(400, f"One answer has {limits.tokens} tokens at most.", "too_many_tokens", param="max_tokens")
@@ -487,7 +487,7 @@ class CompletionRequest(Request):
 
 
 class FeedbackRequest(RequestModel):
-    """`POST /v1/feedback`: what a caller says of an answer that it got. There is no field for text."""
+    """`POST /v1/feedback`: a caller's rating of its answer. There is no field for text."""
 
     id: Annotated[str, Field(pattern=r"^(chatcmpl|cmpl)-[0-9a-f]{32}$")]
     """Of the answer."""
@@ -504,7 +504,7 @@ class FeedbackRequest(RequestModel):
 
     @property
     def answer(self) -> str:
-        """The answer's id, without what says its kind."""
+        """The answer's id without its prefix."""
         return self.id.partition("-")[2]
 
     @property
@@ -513,7 +513,7 @@ class FeedbackRequest(RequestModel):
 
 
 def with_instruction(messages: Sequence[Mapping[str, str]], adapter: Deployable) -> list[Mapping[str, str]]:
-    """The line's instruction stands before the first user's turn, as in training, where no message is a system's."""
+    """Put the line's instruction before the first user turn, as in training, unless there is a system message."""
     if adapter.instruction is None or any(each["role"] == "system" for each in messages):
         return [*messages]
     first = next((number for number, each in enumerate(messages) if each["role"] == "user"), None)

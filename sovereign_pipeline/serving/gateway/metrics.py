@@ -22,7 +22,7 @@ from sovereign_pipeline.serving.rollout.telemetry import Feedback
 
 @dataclass(frozen=True)
 class Counts:
-    """What was counted of one adapter."""
+    """The counts of one adapter."""
 
     complete: int = 0
     lost: int = 0
@@ -120,7 +120,7 @@ class Metrics:
         self._requests.labels("", "", f"refused_{status}").inc()
 
     def of_tokens(self, line: str, adapter: str) -> tuple[Histogram, Histogram]:
-        """What takes the seconds to the first token of an answer, and for each one after it."""
+        """The histograms of the time to the first token, and of the time per later token."""
         return self._first.labels(line, adapter), self._each.labels(line, adapter)
 
     def ended(self, line: str, adapter: str, outcome: str, seconds: float, prompt: int, answer: int) -> None:
@@ -130,7 +130,7 @@ class Metrics:
         self._tokens.labels(line, adapter, "answer").inc(answer)
 
     def said(self, line: str, adapter: str, feedback: Feedback) -> None:
-        """What a caller said of an answer: every label is of a fixed list."""
+        """Count feedback. Every label is from a fixed list."""
         self._feedback.labels(line, adapter, feedback.thumb, feedback.reason or "", feedback.severity).inc()
 
     def found(self, line: str, adapter: str, where: Literal["request", "answer"], found: Mapping[Kind, int]) -> None:
@@ -167,7 +167,7 @@ class Metrics:
 
 SERVICE = "sovereign-gateway"
 SECONDS_TO_SEND = 5
-"""What is not sent in that time is lost, and hinders no answer."""
+"""Spans that are not sent in time are lost."""
 
 _PARENT = TraceContextTextMapPropagator()
 

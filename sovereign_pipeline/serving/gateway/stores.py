@@ -33,7 +33,7 @@ class SharedDatabase:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction; a connection that failed is given up, so that the next one finds what was put right.
+        """Run one transaction. A connection that failed is closed, and the next one is new.
 
         Raises sqlite3.Error and OSError.
         """
@@ -66,7 +66,7 @@ _LOG = logging.getLogger(__name__)
 MOST_ANSWERS = 50_000
 DAYS = 7
 BETWEEN_REMOVALS = 500
-"""Answers after which the oldest rows are removed."""
+"""The oldest rows are removed after so many answers."""
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS answer (
@@ -83,7 +83,7 @@ CREATE TABLE IF NOT EXISTS answer (
 
 @dataclass(frozen=True)
 class Given:
-    """An answer that was given to a caller."""
+    """An answer that can be rated."""
 
     line: str
     adapter: str
@@ -103,8 +103,8 @@ class FeedbackStore:
         self._is_failing = False
 
     def remember(self, id: str, caller: Caller, line: str, adapter: str, choice: Choice | None) -> None:
-        """Before any of it is sent. Where the disk refuses, the answer is given all the same, and nothing can be said
-        of it: the log says so, once."""
+        """Store who gets an answer, before any of it is sent. If the disk fails, the answer cannot be rated. The
+        failure is logged once."""
         values = (
             answer_digest(id, caller),
             self._clock(),
@@ -130,11 +130,11 @@ class FeedbackStore:
     def take(
         self, id: str, caller: Caller, feedback: Feedback, may_note: Callable[[str], bool] = lambda _: True
     ) -> Given | None:
-        """Note what a caller says of an answer; the last word stands. None where that caller got no such answer.
+        """Store feedback; a newer one replaces it. Returns None if that caller got no such answer.
 
-        may_note: whether what is said of a line's answers can be kept wherever else it belongs.
+        may_note: whether the line's transcripts can be written too.
 
-        Raises sqlite3.Error or OSError where it cannot be noted; then nothing is.
+        Raises sqlite3.Error or OSError if it cannot be stored.
         """
         digest = answer_digest(id, caller)
         with self._database.writing() as connection:
@@ -162,13 +162,13 @@ def _remove_oldest(connection: sqlite3.Connection, now: float) -> None:
 
 
 def answer_digest(id: str, caller: Caller) -> bytes:
-    """What tells an answer to a caller apart. An id has 128 random bits, so nobody finds it, or a caller, by trying."""
+    """The digest of an answer's id and its caller. The id has 128 random bits, so neither can be guessed."""
     return hashlib.sha256(f"{id}\n{caller.key}".encode()).digest()
 
 
 SECONDS_OF_A_DAY = 86_400
 USER_DAYS = 366
-"""After which a user is forgotten; no token lives longer."""
+"""A user is forgotten after so many days. No token lives longer."""
 MOST_IN_MEMORY = 50_000
 
 TABLES = (
@@ -194,7 +194,7 @@ class UserQuota:
         self._is_failing = False
 
     def counts(self, caller: str, user: str) -> bool:
-        """Whether what a caller asks for a user is compared. Where that cannot be noted, it is not."""
+        """Whether a caller's requests for a user are compared. They are not if the user cannot be stored."""
         if (caller, user) in self._known:
             return True
         try:
@@ -229,7 +229,7 @@ class UserQuota:
 
 
 def _salt(connection: sqlite3.Connection) -> bytes:
-    """Of this file: without it nobody can test a guess."""
+    """The salt of this file, without which nobody can test a guess."""
     found = connection.execute("SELECT value FROM salt").fetchone()
     if found is None:
         found = (secrets.token_bytes(32),)

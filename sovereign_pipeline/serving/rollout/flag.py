@@ -80,7 +80,7 @@ class Flag(Frozen):
     stopped: str | None
     """Why nobody gets the staged adapter."""
     began: int = Field(ge=1)
-    """The number of the change since which share, groups and adapters are these: a comparison counts from there."""
+    """The number of the change from which on share, groups and adapters are these. A comparison counts from there."""
     began_at: datetime.datetime
     salt: Digest
     """The salt of user hashes. One per line, so that users keep their arm."""
@@ -156,8 +156,8 @@ def document(flag: Flag) -> bytes:
 
 
 def _targeting(flag: Flag) -> dict[str, Any]:
-    """Members of a group first; then by hash. The staged adapter stands last, so that a raised share takes nobody out
-    of it, and its id is hashed too, so that the next one is tried by other people."""
+    """Assign group members first, then by hash. The staged adapter is last in the list, so that a raised share
+    removes nobody. Its id is hashed too, so that the next one gets other users."""
     others = "production" if flag.production is not None else None
     drawn: Any = others
     if flag.share:
@@ -259,11 +259,11 @@ def read_change(settings: Settings, line: str, sequence: int) -> Change:
 
 
 def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None = None) -> Flag:
-    """The flag of a change, if the pipeline signed exactly these bytes for this line and number.
+    """Verify that the pipeline signed exactly this change, and return its flag.
 
-    at_index: where its entry stands in the log; None for one that has none yet, and for a gateway, which asks nobody.
+    at_index: the index of its entry in the log; None if there is none yet, and for a gateway.
 
-    Raises IntegrityError that says what is not so.
+    Raises IntegrityError.
     """
     where = f"The flag of line {line}, change {change.sequence}"
     sha256 = hashlib.sha256(change.flags).hexdigest()
@@ -291,9 +291,9 @@ def changing(settings: Settings, line: str) -> Iterator[None]:
 
 
 def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes | None = None) -> Change:
-    """Sign a change and put it in force. The caller holds `changing`.
+    """Sign a change and put it in force. The caller must hold `changing`.
 
-    Raises ConflictError where the number is not the next one.
+    Raises ConflictError if the number is not the next one.
     """
     there = sequences(settings, flag.line)
     if there and flag.sequence <= there[-1]:

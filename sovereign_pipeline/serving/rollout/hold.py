@@ -56,7 +56,7 @@ class Difference:
     estimate: float
     variance: float
     users: int
-    """Of the smaller arm."""
+    """Users of the smaller arm."""
 
     @property
     def standard_error(self) -> float:
@@ -270,8 +270,8 @@ class State:
 
 
 def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_searched: bool = False) -> State | None:
-    """How far the hold of a flag's staged adapter is; None where nobody gets it. is_searched: whether the line's
-    answers are searched for personal data: without that, it is not compared."""
+    """Judge the hold of a flag's staged adapter. Returns None if nobody gets it. is_searched: whether the line's
+    answers are searched for personal data; otherwise that is not compared."""
     if flag.staged is None or not flag.is_rolling_out:
         return None
     staged, production = tally.drawn.get("staged", {}), tally.drawn.get("production", {})

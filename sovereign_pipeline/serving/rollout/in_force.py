@@ -99,9 +99,9 @@ class Flags:
         self._changing = threading.Lock()
 
     def which(self, line: str, user: str, groups: Collection[str] = ()) -> Choice | None:
-        """The adapter that answers a user of a line, always the same for one user; None for none.
+        """Choose the adapter of a user. One user always gets the same. Returns None if the line answers nobody.
 
-        groups: those that the user is in, by the word of whoever signed the user in.
+        groups: the user's groups, as the institution's proxy names them.
         """
         current = self._current(line)
         if current is None:
@@ -246,10 +246,8 @@ def hash_of(flag: Flag, user: str) -> str:
 
 
 def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
-    """Assert that a rollback is what an officer asked for who may do so, and that nothing else calls itself one.
-
-    Raises IntegrityError.
-    """
+    """Raise IntegrityError if a rollback lacks the request of an officer with that right, or another change has a
+    request."""
     if change.request is None and flag.cause != "rollback":
         return
     request = change.request if flag.cause == "rollback" else None
@@ -261,7 +259,7 @@ def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
 
 
 def _is_asked_for(request: bytes, flag: Flag, adapter: str, trust: Trust) -> bool:
-    """Whether an officer signed exactly what a flag says about one of its adapters, and may do so without others."""
+    """Whether an officer with that right signed exactly this flag's rollback, without needing approvals."""
     named = flag.adapters[adapter]
     try:
         verified = verify_statement(request, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)

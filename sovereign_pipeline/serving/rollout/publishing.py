@@ -70,11 +70,11 @@ def on_record(session: Session) -> dict[str, FlagMark]:
 
 
 def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> list[Flag]:
-    """Enter every change of the line's flag that has no entry yet, the oldest first, and then every judgement of a
-    hold. Returns the changes.
+    """Enter the missing changes of the line's flag, oldest first, and then the judgements of holds. Returns the
+    changes.
 
-    Raises IntegrityError for a change that was not signed as it says, or differs from its entry, and what making a
-    transition raises.
+    Raises IntegrityError if a change does not verify or differs from its entry, and what making a transition
+    raises.
     """
     settings, line = workplace.settings, workplace.line.line
     entered: list[Flag] = []
@@ -202,10 +202,9 @@ class Before:
 
 
 def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
-    """Let the flag of the workplace's line say what the ledger says. Returns it, and whether it was written now.
+    """Write the line's flag from the ledger, if it differs. Returns the flag, and whether it was written.
 
-    Raises IntegrityError where a transition was not signed, asked for and approved as it says, and whatever keeps a
-    change that was made without the registry out of the ledger.
+    Raises IntegrityError if a transition does not verify, and what entering earlier changes raises.
     """
     settings, line = workplace.settings, workplace.line.line
     trust = trust_root(settings)

@@ -37,8 +37,8 @@ def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
 
 
 def way_back(flag: Flag, to: str | None) -> WayBack:
-    """What a rollback would ask for. Without `to`: the staged adapter is taken back while users get it, else the one
-    before is in production again. Raises NotFoundError."""
+    """Return the prepared rollback. Without `to`: unstage the staged adapter if users get it, otherwise return to
+    the previous one. Raises NotFoundError."""
     if to is None and flag.is_rolling_out:
         return next(each for each in flag.back if each.adapter == flag.staged)
     if to is not None and to == flag.production and flag.staged is not None:

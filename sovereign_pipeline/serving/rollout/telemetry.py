@@ -99,7 +99,7 @@ class Counted(Frozen):
     looping: int = 0
     other_script: int = 0
     log_seconds: float = 0.0
-    """Sum over complete answers, and those given up with the time until then: one that is too slow is given up."""
+    """Sum over complete answers, and over aborted ones with their time until then."""
     log_tokens: float = 0.0
     """Sum over complete answers."""
     rated: int = 0
@@ -127,10 +127,10 @@ class Tally(Frozen):
     drawn: dict[Arm, dict[str, Counted]] = Field(default={})
     """Arm -> hashed user -> counts, for users that the hash assigned."""
     is_broken: bool = False
-    """Whether the newest answers of the staged adapter all failed, whoever asked, and the newest of the other did
-    not. Answers that are empty count only if they are not all of one user, who could ask for nothing else."""
+    """Whether the newest answers of the staged adapter all failed and the other adapter's did not. Empty answers
+    count only if they are of several users, because one user could ask for nothing else."""
     reported: tuple[str, ...] = ()
-    """Hashed users who reported severity 1 about the staged adapter: one counts once, whatever is said later."""
+    """Hashed users who reported severity 1 about the staged adapter. Later feedback removes none."""
 
     @property
     def severe(self) -> int:
