@@ -1,0 +1,69 @@
+"""What a gateway has accepted of trust roots and flags is never accepted in an older form again."""
+
+import datetime
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.serving.high_water_marks import FlagMark, HighWaterMarks
+
+TRUST = Trust("a" * 64, 3, 5, False, datetime.datetime.max.replace(tzinfo=datetime.UTC), {})
+OTHER = replace(TRUST, root_sha256="b" * 64, root_version=1, targets_version=1)
+MARK = FlagMark(sequence=2, sha256="c" * 64)
+
+
+@pytest.fixture
+def marks(tmp_path: Path) -> HighWaterMarks:
+    marks = HighWaterMarks(tmp_path / "marks.json")
+    marks.accept_trust(TRUST, is_on_record=False)
+    return marks
+
+
+@pytest.mark.parametrize(
+    "older", [{"root_version": 2}, {"targets_version": 4}, {"root_version": 4, "targets_version": 4}]
+)
+@pytest.mark.parametrize("is_on_record", [False, True])
+def test_an_older_trust_root_is_rejected(marks: HighWaterMarks, older: dict[str, int], is_on_record: bool) -> None:
+    with pytest.raises(IntegrityError):
+        marks.accept_trust(replace(TRUST, **older), is_on_record=is_on_record)
+    with pytest.raises(IntegrityError):
+        marks.accept_flag("lamps", MARK, replace(TRUST, **older))
+    assert marks.flag("lamps") is None
+
+
+def test_only_the_ledger_changes_the_root_and_flags_follow_it(marks: HighWaterMarks) -> None:
+    with pytest.raises(IntegrityError):
+        marks.accept_trust(OTHER, is_on_record=False)
+    with pytest.raises(IntegrityError):
+        marks.accept_flag("lamps", MARK, OTHER)
+    marks.accept_trust(OTHER, is_on_record=True)
+    marks.accept_flag("lamps", MARK, OTHER)
+    with pytest.raises(IntegrityError):
+        marks.accept_flag("lamps", MARK, TRUST)
+    assert marks.flag("lamps") == MARK
+
+
+def test_another_gateway_of_the_directory_remembers_too(marks: HighWaterMarks, tmp_path: Path) -> None:
+    marks.accept_flag("lamps", MARK, TRUST)
+    another = HighWaterMarks(tmp_path / "marks.json")
+    assert another.flag("lamps") == MARK and another.flag("buoys") is None
+    with pytest.raises(IntegrityError):
+        another.accept_trust(replace(TRUST, targets_version=4), is_on_record=True)
+
+
+@pytest.mark.parametrize(
+    ("sequence", "sha256", "is_older"), [(1, "c", True), (2, "d", True), (2, "c", False), (3, "d", False)]
+)
+def test_a_flag_is_older_by_its_number_or_by_another_content_of_it(sequence: int, sha256: str, is_older: bool) -> None:
+    assert FlagMark(sequence=sequence, sha256=sha256 * 64).is_older_than(MARK) == is_older
+
+
+def test_a_damaged_file_accepts_nothing(marks: HighWaterMarks, tmp_path: Path) -> None:
+    (tmp_path / "marks.json").write_text("{}x")
+    with pytest.raises(IntegrityError):
+        marks.accept_trust(TRUST, is_on_record=True)
+    with pytest.raises(IntegrityError):
+        marks.flag("lamps")
