@@ -13,6 +13,8 @@ from sovereign_pipeline.dagster.rollout import rollouts
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
 from sovereign_pipeline_tests.dagster.conftest import metadata, reasons
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk
+from sovereign_pipeline_tests.serving.rollout.conftest import desk as desk
+from sovereign_pipeline_tests.serving.rollout.conftest import office as office
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.serving.gateway.server import GatewayServer
-from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench
+from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, TryingOut, adapter
 from sovereign_pipeline_tests.waiting import wait_until
 
 Client = Callable[..., TestClient]
@@ -19,6 +19,14 @@ Client = Callable[..., TestClient]
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "serving")
+
+
+@pytest.fixture
+def trying(tmp_path: Path) -> TryingOut:
+    bench = TryingOut(tmp_path / "serving")
+    bench.serve(adapter("lamps"))
+    bench.serve(adapter("lamps", "1.1.0"), in_production=False)
+    return bench
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import pytest
 from fastapi import FastAPI
 from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.testclient import TestClient
@@ -247,11 +246,3 @@ class TryingOut(Bench):
             assert choice is not None
             tokens[choice.arm] = text
         return tokens
-
-
-@pytest.fixture
-def trying(tmp_path: Path) -> TryingOut:
-    bench = TryingOut(tmp_path / "serving")
-    bench.serve(adapter("lamps"))
-    bench.serve(adapter("lamps", "1.1.0"), in_production=False)
-    return bench

@@ -266,14 +266,14 @@ def test_an_engine_that_loses_every_answer_of_one_user_is_broken(trying: TryingO
 def test_an_answer_that_its_caller_does_not_take_is_not_lost(trying: TryingOut) -> None:
     trying.limits |= {"first_token_seconds": 0.05}
     trying.callers_of_arms()
-    answering = trying.app().state.gateway.handler
+    handler = trying.app().state.gateway.handler
     choice = trying.choose("lamps", f"token {trying.tokens[-1].sha256}", frozenset())
     caller = Caller(f"token {trying.tokens[-1].sha256}", ())
     served = next(each for each in trying.served if choice is not None and each.digest == choice.digest)
 
     async def begin() -> None:
-        asked = RoutedRequest(caller, served, ASK["messages"], Sampling(max_tokens=9), choice)
-        async with answering.exchange(asked) as exchange, aclosing(exchange.pieces()) as pieces:
+        request = RoutedRequest(caller, served, ASK["messages"], Sampling(max_tokens=9), choice)
+        async with handler.answer(request) as answer, aclosing(answer.pieces()) as pieces:
             async for _ in pieces:
                 await asyncio.sleep(5)  # as a connection whose other end does not read
 
