@@ -3,6 +3,7 @@
 import datetime
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def marks(tmp_path: Path) -> HighWaterMarks:
     "older", [{"root_version": 2}, {"targets_version": 4}, {"root_version": 4, "targets_version": 4}]
 )
 @pytest.mark.parametrize("is_on_record", [False, True])
-def test_an_older_trust_root_is_rejected(marks: HighWaterMarks, older: dict[str, int], is_on_record: bool) -> None:
+def test_an_older_trust_root_is_rejected(marks: HighWaterMarks, older: dict[str, Any], is_on_record: bool) -> None:
     with pytest.raises(IntegrityError):
         marks.accept_trust(replace(TRUST, **older), is_on_record=is_on_record)
     with pytest.raises(IntegrityError):
