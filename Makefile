@@ -11,7 +11,7 @@ LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
 export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 
-.PHONY: help setup lock prepare demo test test-fast test-vllm coverage docs check up bench bench-corpus bench-training bench-rlhf bench-evaluation bench-serving clean
+.PHONY: help setup lock prepare demo test test-fast golden test-vllm coverage docs check up bench bench-corpus bench-training bench-rlhf bench-evaluation bench-serving clean
 
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-fast   tests that load no model, under two minutes"
 	@echo "make test-vllm   the tests of both engines and of rollouts, with vLLM in an environment of its own"
 	@echo "make coverage   all tests, and which lines they did not run"
+	@echo "make golden   take tiny lines through everything, and name what came out otherwise than the kept file says"
 	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, registry and reports on :8700, gateway on :8800"
 	@echo "make check   format, lint, types, and the order of the rooms"
 	@echo "make docs    write the generated pages, and build the site: site/index.html"
@@ -68,13 +69,22 @@ demo: prepare
 
 # Tests start hundreds of processes, each of which would compile the program anew where bytecode is not written.
 IN_TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
+# One more than the two cores that the times are stated for: a test that waits leaves its core to another. The files with the most
+# slow tests come first.
+WORKERS ?= 3
+SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
-	@$(IN_TESTS) $(BIN)/pytest -n 2 --dist loadfile
+	@$(IN_TESTS) $(BIN)/pytest $(SPREAD)
 
 test-fast: setup
-	@$(IN_TESTS) $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not browser and not postgresql and not gpu"
+	@$(IN_TESTS) $(BIN)/pytest $(SPREAD) -m "not slow and not browser and not postgresql and not gpu"
+
+# Compares digests, verdicts, gateway answers and `--json` with golden/kept.json; KEEP=1 writes it anew. Some minutes.
+golden: setup
+	@$(BIN)/sovereign models fetch smollm2-135m-instruct
+	@$(IN_TESTS) $(BIN)/python -m sovereign_pipeline_tests.golden.run $(if $(KEEP),--keep)
 
 # vLLM has an environment of its own (3.4 GB): its versions are others than the pipeline's. The conformance tests run over both
 # engines; some minutes on two idle cores.
@@ -92,7 +102,7 @@ test-vllm: setup $(VLLM)/.ready
 
 coverage: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
-	@$(IN_TESTS) $(BIN)/pytest -n 2 --dist loadfile --cov sovereign_pipeline --cov-report term --cov-report html
+	@$(IN_TESTS) $(BIN)/pytest $(SPREAD) --cov sovereign_pipeline --cov-report term --cov-report html
 
 docs: setup
 	@PYTHONPATH=$(CURDIR) $(BIN)/python docs/make.py
