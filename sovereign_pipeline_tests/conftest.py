@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -48,7 +49,12 @@ def pytest_report_header() -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs vLLM, which has an environment of its own."""
+    """Leave out what needs vLLM, which has an environment of its own. Begin with the files of the most slow tests.
+
+    Else a worker would get such a file last, and the others would wait for it.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     if VLLM_PYTHON in os.environ:
         return
     left_out = [item for item in items if item.get_closest_marker("vllm")]

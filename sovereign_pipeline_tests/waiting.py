@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import psutil
 
-SECONDS = 900
-"""Longer than whatever a test waits for takes on a machine with many times the work that it can do."""
+SECONDS = 540
+"""Longer than whatever a test waits for takes on a busy machine, and shorter than the time limit of a test."""
 
 
 def wait_until(is_so: Callable[[], bool], else_say: Callable[[], str]) -> None:
