@@ -19,7 +19,7 @@ COPIED = (
 )
 """What the site is made of: the pages, and whatever they link to."""
 WORKER = "https://unpkg.com/iframe-worker/shim"
-"""Zensical loads it, so that search runs on pages that are opened from disk. `iframe-worker.js` is a copy."""
+"""Zensical loads it, so that search runs on pages that are opened from disk. `worker-from-disk.js` takes its place."""
 
 
 def build_site(site: Path) -> None:
@@ -35,11 +35,11 @@ def build_site(site: Path) -> None:
         if done.returncode != 0:
             sys.exit(done.stdout + done.stderr)
         built = Path(directory) / "site"
-        shutil.copyfile(HERE / "iframe-worker.js", built / "assets" / "iframe-worker.js")
+        shutil.copyfile(HERE / "worker-from-disk.js", built / "assets" / "worker-from-disk.js")
         for page in built.rglob("*.html"):
             above = "../" * (len(page.relative_to(built).parts) - 1)
             text = page.read_text(encoding="utf-8")
-            page.write_text(text.replace(WORKER, f"{above}assets/iframe-worker.js"), encoding="utf-8")
+            page.write_text(text.replace(WORKER, f"{above}assets/worker-from-disk.js"), encoding="utf-8")
         shutil.rmtree(site, ignore_errors=True)
         shutil.copytree(built, site)
 
