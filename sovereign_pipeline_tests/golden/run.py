@@ -88,7 +88,7 @@ def story(place: Place) -> None:
         caller.answer("promoted", LINE, SECOND)
         place.sign(1, "adapters", "rollback", LINE, "--reason", "It answers in verse.")
         caller.answer("rolled back", LINE, FIRST)
-        caller.models()
+        caller.models(LINE, FIRST)
         recall(place, caller)
     evidence(place)
     listed(place)
@@ -118,9 +118,16 @@ class Caller:
         named = [adapter for adapter in (FIRST, SECOND) if status == 200 and adapter in text]
         return status, kept, named[0] if named else None
 
-    def models(self) -> None:
+    def models(self, *expected: str) -> None:
+        """List the models, once they are these: the list follows a decision within seconds."""
+        deadline = time.monotonic() + PATIENCE
+        while (found := self._models()) != (200, [*expected]) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        self._results["models"] = {"status": found[0], "ids": found[1]}
+
+    def _models(self) -> tuple[int, list[str]]:
         status, text = self._visitor.ask("/v1/models", Authorization=self._authorization)
-        self._results["models"] = {"status": status, "ids": sorted(each["id"] for each in json.loads(text)["data"])}
+        return status, sorted(each["id"] for each in json.loads(text)["data"])
 
 
 def review(place: Place) -> None:
