@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, settings, files, text, processes and hosts."""
+"""Shared foundations of every other package: errors, settings, files, text, processes and hosts."""

@@ -1,8 +1,9 @@
-"""The errors that people read: what happened and where, and what to do.
+"""Define the errors that are shown to users: each has a message and a hint.
 
-A message names the file or row id, and never quotes a document. A hint says what to do, without a command: an act that
-corrects the error is a `Remedy`, which each interface phrases. A class exists where a caller tells it apart, and
-carries the hint that is usual for it. Bugs stay ordinary exceptions with a traceback.
+A message says what happened and names the file or row id; it never quotes a document. A hint says what to do, without a
+command. If an act corrects the error, the error carries it as a `Remedy`, and each interface (command line, web)
+phrases it. A class exists only where a caller handles it differently, and defines its usual hint. Bugs stay ordinary
+exceptions with a traceback.
 """
 
 import traceback
@@ -33,20 +34,20 @@ Act = Literal[
 
 @dataclass(frozen=True)
 class Remedy:
-    """An act that would put an error right, for an interface to phrase."""
+    """An act that corrects an error. Each interface phrases it, for example as a command."""
 
     act: Act
     about: Mapping[str, str]
-    """What it is done to, such as `{"line": "permits-desk"}`."""
+    """Parameters of the act, such as `{"line": "permits-desk"}`."""
 
 
 class SovereignError(Exception):
-    """Base of every error with a message for people."""
+    """The base class of every error that is shown to users."""
 
     exit_status: ClassVar[int] = 1
-    """The exit status of the command line."""
+    """Exit status of the command line after this error."""
     usual_hint: ClassVar[str] = ""
-    """The hint of an error that is raised without one."""
+    """Hint of an error of this class that is raised without a hint."""
 
     def __init__(self, message: str, hint: str | None = None, *, act: Act | None = None, **about: str) -> None:
         """
@@ -65,109 +66,109 @@ class SovereignError(Exception):
 
 
 class InputError(SovereignError):
-    """The input is wrong: a recipe, a file, an unknown line or identifier."""
+    """Raised for wrong input: a recipe, a file, an unknown line of adapters or an unknown identifier."""
 
     exit_status = 2
 
 
 class RecipeError(InputError):
-    """A recipe or institution file does not say something valid."""
+    """Raised when a recipe or institution file is invalid."""
 
     usual_hint = "Correct the file."
 
 
 class SourceError(InputError):
-    """A source file is missing or cannot be read as its descriptor says."""
+    """Raised when a source file is missing or cannot be read as its descriptor says."""
 
     usual_hint = "Correct the source file, or its descriptor in the recipe."
 
 
 class NotFoundError(InputError):
-    """A line, artifact, adapter or model that was named does not exist here."""
+    """Raised when the line of adapters, artifact, adapter or model that the caller named does not exist here."""
 
 
 class CorpusWithheld(InputError):
-    """This process has no access to the unscrubbed text that it needs."""
+    """Raised when this process needs the unscrubbed text and has no access to it."""
 
     usual_hint = "Run it under the account that reads the corpus (SOVEREIGN_CORPUS)."
 
 
 class IntegrityError(SovereignError):
-    """Bytes are missing or are not the ones that were recorded. The message names the file."""
+    """Raised when bytes are missing or differ from the recorded ones. The message names the file."""
 
     usual_hint = "Restore it from a copy, and find out what changed it."
 
 
 class CeilingExceeded(SovereignError):
-    """A document's classification is above the ceiling of the line it was given to."""
+    """Raised when a document's classification is above the ceiling of its line of adapters."""
 
     usual_hint = "Leave the document out, or have the ceiling of the line raised."
 
 
 class QuarantineExceeded(SovereignError):
-    """More rows of a source are broken than the recipe tolerates."""
+    """Raised when a source has more broken rows than the recipe tolerates."""
 
 
 class PrivacyError(SovereignError):
-    """A detector failed, missed its canary, or left an identifier behind."""
+    """Raised when a detector failed, missed its canary, or left an identifier in the text."""
 
 
 class GateRefused(SovereignError):
-    """A gate failed, or has no passing record for exactly this artifact."""
+    """Raised when a gate failed, or has no passing record for exactly this artifact."""
 
 
 class StaleInput(SovereignError):
-    """An input was made from something that is no longer the line's current artifact."""
+    """Raised when an input was made from an artifact that is no longer the current one of its line of adapters."""
 
     usual_hint = "Run the line again."
 
 
 class TrainingFailed(SovereignError):
-    """The trainer stopped: a guard fired, or the child process ended without a result."""
+    """Raised when the trainer stopped: a guard fired, or the child process ended without a result."""
 
     usual_hint = "Correct the recipe, and run the line again."
 
 
 class WorkerKilled(SovereignError):
-    """One of the processes that share the work of this machine was killed."""
+    """Raised when a worker process was killed."""
 
     usual_hint = "Free memory on this machine, and run the line again."
 
 
 class SandboxUnavailable(SovereignError):
-    """This machine does not let the limits be set behind which a model's code is run."""
+    """Raised when this machine cannot enforce the limits within which code written by a model must run."""
 
 
 class ConflictError(SovereignError):
-    """The act is logged already, or what it belongs to is closed."""
+    """Raised when the act is already logged, or when the item it applies to is closed."""
 
 
 class SignInError(SovereignError):
-    """The person may not do this: no session, or a link that is unknown, used or expired."""
+    """Raised when the person may not do this: there is no session, or the link is unknown, used or expired."""
 
 
 class EngineRefused(SovereignError):
-    """An engine does not load this adapter, or does not answer this request."""
+    """Raised when an engine does not load an adapter, or does not answer a request."""
 
 
 class EngineLost(SovereignError):
-    """An engine ended or was stopped before an answer was complete."""
+    """Raised when an engine ended or was stopped before an answer was complete."""
 
     usual_hint = "Ask again in a moment."
 
 
 class ScannerLost(SovereignError):
-    """A text could not be searched for personal data."""
+    """Raised when a text could not be searched for personal data."""
 
     usual_hint = "Send it again later."
 
 
 class TextTooLong(SovereignError):
-    """A text is longer than what is searched for personal data."""
+    """Raised when a text is too long to be searched for personal data."""
 
 
 class RunStopped(SovereignError):
-    """A run of the chain ended without success; the message is the first reason that was given."""
+    """Raised when a run of the stages ended without success. The message is the first reason that was reported."""
 
     def __init__(
         self, message: str, hint: str | None = None, *, exit_status: int = 1, act: Act | None = None, **about: str
@@ -177,11 +178,14 @@ class RunStopped(SovereignError):
 
 
 class ServiceEnded(SovereignError):
-    """One of the processes of interactive use ended by itself."""
+    """Raised when a service process, such as the gateway or the review page, ended by itself."""
 
 
 def place_of(error: Exception) -> str:
-    """The kind of an unexpected error and where it arose. Its message is left out: it may quote a document."""
+    """Return the class of an unexpected error and its innermost six stack frames.
+
+    The error's message is left out, since it may quote a document.
+    """
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     places = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
     return f"{type(error).__name__} at {places}"

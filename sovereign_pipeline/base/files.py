@@ -14,7 +14,7 @@ from typing import Any
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 
 BLOCK = 1 << 20
-"""Bytes read at once."""
+"""Bytes per read."""
 ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 SECONDS_BETWEEN_TRIES = 1.0
 SECONDS_BETWEEN_SHORT_TRIES = 0.005
@@ -22,9 +22,10 @@ TRIES_BETWEEN_MESSAGES = 15
 
 
 def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
-    """Read a small file whose place others can write to: it follows no link, never waits, and reads `most` bytes.
+    """Read a small file from a directory that other accounts can write to.
 
-    Raises IntegrityError for a larger file and for one that cannot be read.
+    The file is opened without following a symbolic link and without blocking (a FIFO has no effect). Raises
+    IntegrityError for a file that is larger than `most` bytes or cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -38,7 +39,7 @@ def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Replace a file, so that after a crash either its old or its new content is there."""
+    """Replace a file atomically: after a crash it has either its old or its new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent)
     try:
@@ -58,17 +59,17 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def canonical_json(value: Any) -> bytes:
-    """UTF-8 JSON with sorted keys and no spaces. Raises TypeError or ValueError for NaN, sets and the like."""
+    """Return UTF-8 JSON with sorted keys and no spaces. Raises TypeError or ValueError for NaN, sets and the like."""
     return ENCODER.encode(value).encode()
 
 
 def digest_of(value: Any) -> str:
-    """SHA-256 (64 hex digits) of the canonical JSON of a value."""
+    """Return the SHA-256 (64 hex digits) of the canonical JSON of a value."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 (64 hex digits) of a file's bytes, read in blocks."""
+    """Return the SHA-256 (64 hex digits) of a file's bytes, read in blocks."""
     hasher = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):
@@ -77,7 +78,7 @@ def file_sha256(path: Path) -> str:
 
 
 def short(digest: str) -> str:
-    """The first twelve digits, for people; never for identity."""
+    """Return the first twelve digits of a digest, for display only. Compare whole digests."""
     return digest[:12]
 
 
@@ -86,18 +87,18 @@ def _never() -> bool:
 
 
 def _no_progress(message: str) -> None:
-    """For locks that are held for moments."""
+    """Ignore the message: the default for locks that are held only briefly."""
 
 
 @contextmanager
 def held(
     path: Path, progress: Callable[[str], None] = _no_progress, stopped: Callable[[], bool] = _never
 ) -> Iterator[None]:
-    """Hold a lock. Wait while another process has it, and report that every 15 seconds.
+    """Hold an exclusive lock on a file. Wait while another process holds it, and report that every 15 seconds.
 
-    The kernel releases it however its holder ends, since the lock belongs to the open file.
+    The kernel releases the lock when its holder ends, even if the holder is killed.
 
-    Raises ConflictError once `stopped` is true.
+    Raises ConflictError if `stopped` returns true during the wait.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as lock:
@@ -116,7 +117,7 @@ def held(
 
 @contextmanager
 def held_within(path: Path, seconds: float) -> Iterator[None]:
-    """Hold a lock that others hold briefly. Raises ConflictError if it is not free within this time."""
+    """Hold an exclusive lock that others hold only briefly. Raises ConflictError if it is not free within `seconds`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + seconds
     with path.open("a", encoding="utf-8") as lock:
@@ -131,7 +132,7 @@ def held_within(path: Path, seconds: float) -> Iterator[None]:
 
 @contextmanager
 def held_if_free(path: Path) -> Iterator[bool]:
-    """Hold a lock if nobody has it. Yields whether it is held; never waits."""
+    """Try to lock a file without waiting. Yields True if this process holds the lock, False if another one does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as lock:
         yield _taken(lock.fileno())

@@ -1,9 +1,9 @@
-"""The base class of every typed value that is read from a file or written to one."""
+"""Define the base class of typed values that are read from files or written to files."""
 
 from pydantic import BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
-    """A value that cannot change, refuses unknown fields, and takes its fields' descriptions from their docstrings."""
+    """An immutable value that rejects unknown fields. The docstrings of its fields become their descriptions."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)

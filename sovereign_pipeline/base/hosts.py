@@ -1,4 +1,4 @@
-"""Ports of the loopback interface, the institution's proxy, and the hosts that a page may come from."""
+"""Bind loopback ports, authenticate the institution's proxy, and restrict requests to known host names."""
 
 import hashlib
 import hmac
@@ -13,13 +13,17 @@ from sovereign_pipeline.base.errors import InputError
 
 LOOPBACK = "127.0.0.1"
 REVIEW_PORT = 8600
-"""Of the review page, unless another is given."""
+"""Default port of the review page."""
 GATEWAY_PORT = 8800
-"""Of the gateway, unless another is given."""
+"""Default port of the gateway."""
 
 
 def listen(port: int, option: str) -> socket.socket:
-    """A socket that holds the port. option: what to change it with. Raises InputError when another program has it."""
+    """Return a socket that listens on a loopback port. Raises InputError if the port is in use.
+
+    Args:
+        option: the command-line option that changes the port, for the error's hint.
+    """
     held = socket.socket()
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -37,28 +41,31 @@ def listen(port: int, option: str) -> socket.socket:
 SECRET_HEADER = "X-Proxy-Secret"
 SHORTEST_SECRET = 32
 LONGEST_NAME = 200
-"""Characters of a header that names somebody; a longer one names nobody."""
+"""Maximum length, in characters, of a header value that names a person. A longer value is ignored."""
 
 Scope = MutableMapping[str, Any]
-"""Of an ASGI request."""
+"""The scope of an ASGI request."""
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """The institution's proxy, as a server behind it tells it from everybody else."""
+    """The institution's proxy, as a server behind it authenticates it."""
 
     addresses: frozenset[str]
     secret: bytes | None = field(default=None, repr=False)
-    """What it sends as X-Proxy-Secret; None: its address alone is believed."""
+    """Secret that the proxy sends in X-Proxy-Secret. None: the proxy is authenticated by its address alone."""
 
     def sent(self, scope: Scope) -> bool:
-        """Whether the connection itself comes from the proxy; no forwarded address is believed about that."""
+        """Return whether the proxy itself opened this connection. Forwarded-address headers are ignored."""
         if scope.get("client") is None or scope["client"][0] not in self.addresses:
             return False
         return self.secret is None or _is_same(self.secret, _values(scope, SECRET_HEADER))
 
     def named(self, scope: Scope, header: str) -> str | None:
-        """What the proxy names in a header; None where it sent none, several, or the request is not from it."""
+        """Return the value that the proxy set in a header.
+
+        Returns None if the request is not from the proxy, or if the header is missing, repeated, empty or too long.
+        """
         values = _values(scope, header) if self.sent(scope) else []
         if len(values) != 1 or not 0 < len(values[0]) <= LONGEST_NAME:
             return None
@@ -66,7 +73,7 @@ class Proxy:
 
 
 def read_secret(path: Path) -> bytes:
-    """The secret in a file. Raises InputError for one that is missing, short, or readable by other accounts."""
+    """Read the proxy's secret from a file. Raises InputError if it is missing, short, or readable by other accounts."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.", "Write the secret that the proxy sends into it.")
     if path.stat().st_mode & 0o077:
@@ -81,7 +88,7 @@ def read_secret(path: Path) -> bytes:
 
 
 def _is_same(secret: bytes, sent: list[bytes]) -> bool:
-    """Compared in constant time, also where the lengths differ."""
+    """Compare the secret in constant time, even if the lengths differ."""
     return len(sent) == 1 and hmac.compare_digest(hashlib.sha256(secret).digest(), hashlib.sha256(sent[0]).digest())
 
 
@@ -95,14 +102,14 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 FROM_HERE = (b"same-origin", b"none")
-"""What a browser puts into Sec-Fetch-Site for a request of the UI's own page, and for one that its user made."""
+"""Accepted values of Sec-Fetch-Site: a request from a page of this UI, or one that the user typed or bookmarked."""
 
 
 REFUSAL = b"This host name, or the page that this request came from, is not one of this installation.\n"
 
 
 def for_hosts(app: App, hosts: Collection[str], refusal: bytes = REFUSAL, content_type: bytes = b"text/plain") -> App:
-    """An application that answers requests to these host names, from pages of these host names."""
+    """Wrap an application so that it answers only requests to these host names, sent from pages of these host names."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not _is_ours(scope, hosts):

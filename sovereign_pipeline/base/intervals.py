@@ -1,4 +1,4 @@
-"""Confidence intervals of a proportion and of a clustered mean."""
+"""Compute confidence intervals of a proportion and of a clustered mean."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ from sovereign_pipeline.base.frozen import Frozen
 
 
 class MeasuredShare(Frozen):
-    """A share and its 95 % interval."""
+    """A proportion and its 95 % confidence interval."""
 
     hits: int
     of: int
     share: float
-    """0 of none."""
+    """Proportion `hits / of`; 0 if `of` is 0."""
     low: float
     high: float
 
@@ -20,7 +20,7 @@ class MeasuredShare(Frozen):
 
 
 def measured_share(hits: int, of: int) -> MeasuredShare:
-    """A share with its 95 % interval by Wilson 1927; of none, 0 with the interval from 0 to 1.
+    """Return a proportion with its 95 % Wilson interval (Wilson 1927). If `of` is 0: 0, with the interval 0 to 1.
 
     Wilson's interval keeps its coverage near 0 and 1 (Brown, Cai and DasGupta 2001, section 4).
     """
@@ -37,13 +37,15 @@ RESAMPLES = 10_000
 
 
 def clustered_interval(values: Sequence[float], clusters: Sequence[str], seed: int) -> tuple[float, float]:
-    """95 % expanded percentile bootstrap interval of the mean, resampling whole clusters.
+    """Return the 95 % expanded percentile bootstrap interval of the mean, resampling whole clusters.
 
     Percentile method: Efron and Tibshirani 1993, section 13.3. Resampling clusters with replacement ("pairs cluster
     bootstrap"): Cameron, Gelbach and Miller 2008, section III; for evaluations, Miller 2024 ("Adding Error Bars to
-    Evals"), section 2.2. With few clusters that is too narrow, so the quantiles are expanded by as much as Student's
-    interval is wider than the normal one (Hesterberg 2015, The American Statistician 69: 371-386). The interval of one
-    cluster has no width and no meaning. Raises ValueError when empty.
+    Evals"), section 2.2. With few clusters the percentile interval is too narrow. The quantiles are therefore expanded
+    in the ratio of Student's interval to the normal one (Hesterberg 2015, The American Statistician 69: 371-386). With
+    one cluster the interval has no width and no meaning.
+
+    Raises ValueError if there are no values, or if values and clusters differ in number.
     """
     import numpy as np
     from scipy.stats import norm, t

@@ -1,4 +1,4 @@
-"""How each process begins and ends: private files, exit status, errors on standard error."""
+"""Start and end processes: private file modes, exit statuses, and errors on standard error."""
 
 import ctypes
 import os
@@ -14,18 +14,20 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def keep_private() -> None:
-    """Let every file that this process and its children make be their own account's alone: modes 0700 and 0600.
+    """Set the umask to 077: only this account can read files that this process and its children create.
 
-    Every entry point calls it first. Artifacts, databases and logs hold documents, or what tells about them.
+    Every entry point calls this first, because artifacts, databases and logs hold documents or facts about them.
     """
     os.umask(0o077)
 
 
 def die_with_parent(parent: int | None = None) -> None:
-    """Have the kernel kill this process when its parent is gone, and stop now if it is gone already.
+    """Ask the kernel to kill this process when its parent ends, and exit now if the parent has already ended.
 
-    parent: the process id that the parent must have; None when it is not known. The kernel watches the thread that
-    started this process, so that thread must live as long as this process is needed.
+    The kernel watches the parent's thread that started this process. That thread must live as long as this process.
+
+    Args:
+        parent: the expected process id of the parent; None if it is unknown.
     """
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
@@ -34,8 +36,8 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def silence() -> None:
-    """Send what libraries print nowhere from here on: they warn with pieces of the text they were given, and document
-    text may not reach a log."""
+    """Silence library output from now on. Warnings of libraries quote input text, and document text may not reach a
+    log."""
     sys.stderr = sys.__stderr__
     with Path(os.devnull).open("w", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), 1)
@@ -43,10 +45,10 @@ def silence() -> None:
 
 
 def run_program(commands: Callable[[], object], print_error: Callable[[SovereignError], None]) -> None:
-    """Run a program's commands. A user's mistake ends in a message and an exit status, never in a traceback.
+    """Run a program's commands. A user's mistake ends with a message and an exit status, without a traceback.
 
-    A file that cannot be opened, read or written is one, wherever the path came from: an argument, a variable, a
-    recipe, or a disk that is full.
+    A file that cannot be opened, read or written counts as a user's mistake, because its path comes from an argument, a
+    variable or a recipe, or the disk is full.
     """
     try:
         _refuse_what_is_no_text()
@@ -63,8 +65,10 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
 
 
 def account() -> str:
-    """The account that runs this program, for logs: from the system, since a variable such as LOGNAME can be set to
-    any name. Its number where it has no name."""
+    """Return the account that runs this program, or its number if it has no name.
+
+    The name is read from the system, because a variable such as LOGNAME can be set to any name.
+    """
     number = os.geteuid()
     try:
         return pwd.getpwuid(number).pw_name
@@ -73,7 +77,7 @@ def account() -> str:
 
 
 def _refuse_what_is_no_text() -> None:
-    """Raise InputError for an argument of bytes that are no UTF-8: it could be neither stored nor printed."""
+    """Raise InputError for a command-line argument that is not UTF-8. It could be neither stored nor printed."""
     for number, argument in enumerate(sys.argv[1:], start=1):
         try:
             argument.encode()
@@ -82,10 +86,10 @@ def _refuse_what_is_no_text() -> None:
 
 
 def print_message(message: str, advice: Mapping[str, str]) -> None:
-    """Print what went wrong and what puts it right, each on a line of its own.
+    """Print an error message and then its remedies, each on its own line of standard error.
 
     Args:
-        advice: by its label, such as `Hint`.
+        advice: label, such as `Hint` -> the remedy.
     """
     from rich.console import Console
     from rich.markup import escape

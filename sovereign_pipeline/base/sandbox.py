@@ -1,4 +1,4 @@
-"""Run a program that nobody trusts, without network and within limits."""
+"""Run an untrusted program without network access and within limits."""
 
 import builtins
 import json
@@ -22,11 +22,10 @@ from sovereign_pipeline.base.sandbox_child import OUT_OF_TIME, TOOL
 
 INSIDE = Path(__file__).with_name("sandbox_child.py")
 
-# Python of the standard library alone; the virtual environment, if there is one, is left out.
+# Python with the standard library alone; the virtual environment, if there is one, is left out.
 _PYTHON = [os.path.realpath(sys.executable), "-P", "-s", "-S", "-B"]
 
-# Prints what such a Python consists of: its module directories, and the shared libraries loaded for all of them, by the
-# names under which the loader finds them.
+# Prints the module directories of such a Python, and the paths of the shared libraries that its modules load.
 _PARTS = """
 import ctypes, glob, os, sys
 class Loaded(ctypes.Structure):
@@ -48,39 +47,40 @@ ctypes.CDLL(None).dl_iterate_phdr(show, None)
 Ending = Literal["passed", "failed", "timeout"]
 
 _REPORT_BYTES = 60_000
-"""Most bytes of a run's report; a pipe holds no fewer on Linux (pipe(7)), so that writing them never waits."""
+"""Maximum size of a run's report, in bytes. A Linux pipe holds at least as much (pipe(7)), so writing it never blocks.
+"""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use.
+    """The resource limits of a program in the sandbox.
 
     The reference implementation of Chen et al. 2021 (Evaluating Large Language Models Trained on Code) allows 3 s of
     wall-clock time.
     """
 
     cpu_seconds: int = 3
-    """Processor time of each process."""
+    """Processor seconds of each process."""
     wall_seconds: float = 20.0
-    """Wall-clock time, so long that a busy machine does not decide whether an answer is right."""
+    """Wall-clock seconds of the run. The limit is generous, so that load on the machine does not change a verdict."""
     memory_bytes: int = 512 << 20
-    """Address space of each process."""
+    """Address space of each process, in bytes."""
     file_bytes: int = 1 << 20
-    """Of one file."""
+    """Size of one file, in bytes."""
     disk_bytes: int = 4 << 20
-    """Of all files together."""
+    """Total size of all files, in bytes."""
     files: int = 16
-    """That may exist at once."""
+    """Number of files that may exist at once."""
     processes: int = 8
-    """At once, threads counted, with up to three of the sandbox's own."""
+    """Number of processes and threads at once, including up to three of the sandbox itself."""
 
 
 def run_program(program: str, limits: Limits | None = None) -> Ending:
-    """Run Python source: "passed" when its last line was reached and nothing was raised.
+    """Run Python source. Returns "passed" if it ran to its last line without an exception.
 
-    Output is discarded. An exit before the last line (`sys.exit(0)`, `os._exit(0)`) is "failed": the run reports a
-    nonce, after the last line only. Raises SandboxUnavailable when this machine does not allow a limit; then nothing
-    was run.
+    Output is discarded. An exit before the last line (`sys.exit(0)`, `os._exit(0)`) is "failed", because the run
+    reports its nonce only after the last line. Raises SandboxUnavailable if this machine cannot enforce a limit; then
+    nothing was run.
     """
     report, timed_out = run_inside(_order(program, None, None), limits or Limits(), ())
     if report == "passed":
@@ -90,20 +90,22 @@ def run_program(program: str, limits: Limits | None = None) -> Ending:
 
 @dataclass(frozen=True)
 class Call:
-    """How a call of a function in the sandbox ended."""
+    """The result of a function call in the sandbox."""
 
     ending: Literal["returned", "raised", "timeout"]
     value: Any = None
-    """What it returned, as JSON has it."""
+    """The function's return value, decoded from JSON."""
     where: str = ""
-    """Type of what was raised, where it is one of Python's own, and the line of the program; never its message, nor the
-    name of a type that the program made, which may quote the argument."""
+    """Class of the exception, if it is a built-in one, and the line of the program.
+
+    The message and the names of the program's own classes are left out, because they may quote the argument.
+    """
 
 
 def call_function(program: str, function: str, argument: Any, limits: Limits) -> Call:
-    """Run Python source, call one function of it with a value that JSON has, and return what it returns.
+    """Run Python source, then call one of its functions with a JSON value and return the function's result.
 
-    The value must be finite and at most some 60 kB as JSON. Raises SandboxUnavailable as `run_program` does.
+    The result must be finite and at most about 60 kB as JSON. Raises SandboxUnavailable as `run_program` does.
     """
     report, timed_out = run_inside(_order(program, function, argument), limits, ("returned:", "raised:"))
     if report.startswith("returned:"):
@@ -139,9 +141,15 @@ def _order(program: str, function: str | None, argument: Any) -> dict[str, Any]:
 def run_inside(
     order: Mapping[str, Any], limits: Limits, reports: tuple[str, ...], descriptors: Sequence[int] = ()
 ) -> tuple[str, bool]:
-    """What the run reported behind its nonce, and whether a time limit ended it. Raises SandboxUnavailable.
+    """Run an order in the sandbox. Returns the report that follows the run's nonce, and whether a time limit ended the
+    run.
 
-    order: see `sandbox_child.py`. reports: beginnings of what it may report beside "passed". descriptors: that it gets.
+    Raises SandboxUnavailable.
+
+    Args:
+        order: the order, as described in `sandbox_child.py`.
+        reports: prefixes of the accepted reports, besides "passed".
+        descriptors: file descriptors that the run inherits.
     """
     of_set_up, of_program = secrets.token_hex(16), secrets.token_hex(16)
     nonces = {"nonce": of_set_up, "program_nonce": of_program}
@@ -155,10 +163,10 @@ def run_inside(
         reported = (report.read(_REPORT_BYTES) or b"").decode(errors="replace")
     nonce, _, said = reported.partition(":")
     for each in (of_set_up, of_program):
-        said = said.partition(f"{each}:")[0]  # what comes first says more
+        said = said.partition(f"{each}:")[0]  # keep the text before the next nonce
     is_end = said == "passed" or said.startswith(reports)
     if nonce not in (of_set_up, of_program) or (nonce == of_program and not is_end):
-        return "", timed_out  # a program finds its nonce where it looks for it, and may put any words behind it
+        return "", timed_out  # a program can find its nonce in memory and write anything after it
     if is_end:
         return said, timed_out
     raise SandboxUnavailable(
@@ -170,7 +178,7 @@ def run_inside(
 
 
 def require_sandbox() -> None:
-    """Raise SandboxUnavailable when this machine cannot run programs, before answers are generated in vain."""
+    """Raise SandboxUnavailable if this machine cannot run programs. Call it before answers are generated."""
     if run_program("assert True") != "passed":
         raise SandboxUnavailable(
             "A program of one line does not run in the sandbox within its limits, so its verdicts cannot be trusted.",
@@ -180,10 +188,11 @@ def require_sandbox() -> None:
 
 @contextmanager
 def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """The process, and the reading end of its report. Nothing is left running.
+    """Start the sandbox's process, and yield it with the reading end of its report. Kill every process of it at the
+    end.
 
-    The report is read after the end, without waiting: a program that writes endlessly blocks on a full pipe instead of
-    filling this process's memory.
+    The report is read after the process has ended, without waiting. A program that writes endlessly therefore blocks on
+    a full pipe and cannot fill this process's memory.
     """
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
@@ -204,8 +213,8 @@ def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[byte
     try:
         yield process, report
     finally:
-        # The session holds the sandbox's first process and the init of its process namespace; with that init, the
-        # kernel kills everything in the namespace, whatever session it moved itself to (pid_namespaces(7)).
+        # The session holds the sandbox's first process and the init of its process namespace. When that init ends, the
+        # kernel kills every process of the namespace, whatever its session (pid_namespaces(7)).
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -213,7 +222,7 @@ def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[byte
 
 
 def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
-    """Wait for the end; True when a time limit ended it, wall-clock or processor."""
+    """Wait for the process to end. Returns True if a limit on wall-clock or processor time ended it."""
     try:
         return process.wait(timeout=wall_seconds) == OUT_OF_TIME
     except subprocess.TimeoutExpired:
@@ -222,10 +231,11 @@ def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
 
 @cache
 def python_parts() -> list[str]:
-    """What a Python program may read of this machine: Python, its standard library, and the shared libraries of both.
+    """Return the paths that a Python program may read: the interpreter, the standard library, and their shared
+    libraries.
 
-    Each library by itself: a directory of them (/usr/lib) holds packages and much else. Packages in the directory of
-    the standard library are covered inside the sandbox.
+    Each shared library is listed by itself, because its directory (/usr/lib) holds packages and much else. The sandbox
+    hides the packages in the directory of the standard library.
     """
     listed = subprocess.run([*_PYTHON, "-c", _PARTS], cwd="/", env={}, stdout=subprocess.PIPE, check=False)
     if listed.returncode != 0:
@@ -233,19 +243,19 @@ def python_parts() -> list[str]:
             f"{_PYTHON[0]} could not list the files that it consists of.", "Check this installation of Python."
         )
     parts = [_PYTHON[0], *os.fsdecode(listed.stdout).splitlines()]
-    # The list has no name for the program itself, and a part of the kernel in it (vdso) has no file.
+    # The list has an empty name for the program itself, and an entry (vdso) that has no file.
     return [path for path in parts if Path(path).is_absolute() and Path(path).exists()]
 
 
 @dataclass(frozen=True)
 class CommandEnd:
-    """How a command ended."""
+    """The result of a command in the sandbox."""
 
     ending: Literal["ended", "timeout"]
     status: int | None = None
-    """Exit status, or the signal as a negative number; None where the sandbox ended before it could tell."""
+    """Exit status, or the negative number of the signal. None if the sandbox ended before it could report."""
     output: bytes = b""
-    """Standard output, up to the limit on one file and one byte more."""
+    """Standard output, cut one byte after the limit on the size of a file."""
 
 
 def run_command(
@@ -254,18 +264,18 @@ def run_command(
     """Run an executable file with its arguments. Raises SandboxUnavailable as `run_program` does.
 
     Args:
-        command: its path as the sandbox has it, and its arguments.
+        command: the executable's path inside the sandbox, and its arguments.
         placed: name -> content of the files in /tool.
-        shown: paths of this machine that it may read, each by itself.
-        given: what it reads from its standard input.
-        limits: of each file, that on standard output too.
+        shown: paths of this machine that the command may read.
+        given: text on the command's standard input.
+        limits: resource limits. The limit on the size of a file also applies to standard output.
     """
     output = os.memfd_create("output")
     try:
         order = {
             "command": [*command],
             "placed": {name: b64encode(content).decode() for name, content in placed.items()},
-            # Directories first, and the outer ones: what lies in one of them is there with it.
+            # Outer directories first: the sandbox then skips the paths below them.
             "shown": sorted(shown, key=lambda path: (not Path(path).is_dir(), len(path))),
             "given": given,
             "output": output,
@@ -282,30 +292,31 @@ def run_command(
 
 
 def in_tool(name: str) -> str:
-    """The path of a placed file, as the sandbox has it."""
+    """Return the path of a placed file inside the sandbox."""
     return f"{TOOL}/{name}"
 
 
 DIRECTORIES = ("/bin", "/lib", "/lib64", "/opt", "/sbin", "/usr")
-"""Below these lie programs. Nothing else of this machine is shown to a command: no /etc, no home."""
+"""Directories that hold programs. A command can read nothing else of this machine: no /etc, no home."""
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 LIBRARY_LIST = "/etc/ld.so.cache"
-"""Where the loader of glibc looks names of libraries up; it holds nothing else."""
+"""File in which glibc's loader looks up the paths of libraries. It holds nothing else."""
 
 ELF, SCRIPT = b"\x7fELF", b"#!"
 LONGEST_FIRST_LINE = 255
-"""Characters of it that Linux reads (execve(2))."""
+"""Maximum length of a script's first line, in characters; Linux ignores the rest (execve(2))."""
 FIRST_HEADER, HEADER_SIZES, PROGRAM_HEADER, INTERPRETER = 32, 54, "<IIQQQQ", 3
-"""Of a 64-bit ELF file (elf(5)): where it says where its headers lie and how large and how many they are; the beginning
-of a program header, and the type of the one that names the loader."""
+"""Layout of a 64-bit ELF file (elf(5)): the offsets of the fields with the offset and with the size and count of its
+program headers, the format of a program header's beginning, and the type of the header that names the loader."""
 LISTING = Limits(wall_seconds=120.0)
 LISTED = re.compile(rb"(?:^\s*|=> )(/\S+) \(0x", re.MULTILINE)
 
 
 def interpreter_of(name: str, content: bytes) -> Path | None:
-    """The interpreter that a script's first line names; None for a binary. Raises InputError for another file.
+    """Return the interpreter in a script's first line, or None for a binary. Raises InputError for any other file.
 
-    name: of the file, for the message.
+    Args:
+        name: the file's name, for the message.
     """
     if content.startswith(ELF):
         return None
@@ -326,9 +337,10 @@ def interpreter_of(name: str, content: bytes) -> Path | None:
 
 
 def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
-    """What must be shown so that the file `/tool/name` runs: its interpreter or its libraries, and what it uses.
+    """Return the paths that the file `/tool/name` needs to run: its interpreter or its libraries, and the paths in
+    `uses`.
 
-    Raises InputError for a part that may not be shown or is not there, and SandboxUnavailable.
+    Raises InputError for a path that is missing or may not be shown, and SandboxUnavailable.
     """
     interpreter = interpreter_of(name, content)
     if interpreter is None:
@@ -342,7 +354,7 @@ def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
 
 
 def assert_may_be_shown(path: Path) -> None:
-    """Raise InputError for a path of this machine that is no program, or lies where no programs lie."""
+    """Raise InputError for a path that does not exist or lies outside the directories of programs."""
     if _is_own_python(path):
         return
     real = Path(os.path.realpath(path))
@@ -374,7 +386,7 @@ def _is_own_python(path: Path) -> bool:
 
 
 def _libraries(program: str, content: bytes, *, is_placed: bool) -> list[str]:
-    """The loader that a binary names, and the libraries that this loader finds for it; none for a static one."""
+    """Return a binary's loader and the libraries that this loader finds for it. A static binary has none."""
     loader = _loader_of(program, content)
     if loader is None:
         return []

@@ -1,16 +1,23 @@
-"""The first process of the sandbox: it drops what a program must not have, then starts it. Run by `sandbox.py`.
+"""Set up the sandbox as its first process, then start the program. Run by `sandbox.py`.
 
-A script of the standard library alone, started without environment and packages. It reads one JSON object from standard
-input: `nonce`, `parent` (the process that started it), `shown` (paths that stay readable) and `limits`; and either a
-Python `program` with a nonce of its own (`program_nonce`), `function` (one that it defines and that is then called, or
-null) and its `argument`; or a `command` (an executable file with its arguments), what it is `given` on its standard
-input, the descriptor of its `output`, and `placed` (name -> content, in base64, of each file in /tool). Its own
-argument is the descriptor of its report: the program's nonce and "passed", or "returned:" with what the function
-returned, as JSON, or "raised:" with where it failed; the nonce and "ended:" with a command's exit status, or with the
-signal as a negative number; or the nonce and why a limit could not be set. Anything else, or nothing, means failed.
+This script uses the standard library alone and starts without environment and packages. Its argument is the file
+descriptor for its report. It reads an order from standard input, one JSON object:
 
-Three processes: this one makes the namespaces; its child is the init of the process namespace and makes the root; the
-grandchild drops its privileges and becomes the program or the command.
+- always `nonce`, `parent` (the process that started this one), `shown` (paths that stay readable) and `limits`;
+- for a Python program `program`, its own nonce `program_nonce`, `function` (a function of the program that is then
+  called, or null) and that function's `argument`;
+- for a command `command` (an executable file with its arguments), `given` (its standard input), `output` (the
+  descriptor of its standard output) and `placed` (name -> content, in base64, of each file in /tool).
+
+The report is one of these; anything else, or nothing, means failed:
+
+- the program's nonce with "passed", with "returned:" and the function's result as JSON, or with "raised:" and the line
+  that failed;
+- the nonce with "ended:" and a command's exit status, or the negative number of a signal;
+- the nonce with the reason why a limit could not be set.
+
+There are three processes. This one creates the namespaces. Its child is the init of the process namespace and makes the
+root. The grandchild drops its privileges and becomes the program or the command.
 """
 
 import base64
@@ -32,12 +39,12 @@ MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 0x1000, 0x4000, 0x40000
 MNT_DETACH, AT_FDCWD, AT_RECURSIVE = 2, -100, 0x8000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV = 1, 2, 4
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS = 1, 22, 23, 24, 38
-PAGE = 4096  # bytes by which a file on a tmpfs grows, of which there are no smaller ones
+PAGE = 4096  # bytes; a file on a tmpfs takes whole pages, and no machine has smaller ones
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture (asm-generic)
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
-# Refused system calls, by their numbers on these machines. RLIMIT_AS counts what a process has mapped; memory held
-# without being mapped would have no limit.
+# Rejected system calls, by their numbers on these machines. RLIMIT_AS limits only mapped memory; these calls hold
+# memory that is not mapped.
 MACHINES = ("x86_64", "aarch64")
 REFUSED = {
     "shmget": (29, 194),
@@ -45,12 +52,12 @@ REFUSED = {
     "msgget": (68, 186),
     "memfd_create": (319, 279),
     "vmsplice": (278, 75),  # a pipe keeps a page, and with it the 2 MiB that the page is part of
-    "io_uring_setup": (425, 425),  # this and the next: memory that only some kernels hold to RLIMIT_MEMLOCK
+    "io_uring_setup": (425, 425),  # this and the next: only some kernels count this memory towards RLIMIT_MEMLOCK
     "bpf": (321, 280),
     "inotify_init": (253, None),  # a queue keeps thousands of events that nobody reads
     "inotify_init1": (294, 26),
     "fanotify_init": (300, 262),
-    # Not for their memory: the key rings of the account stay readable in every namespace, and outlive the run.
+    # For another reason: the account's key rings are readable in every namespace, and outlive the run.
     "add_key": (248, 217),
     "request_key": (249, 218),
     "keyctl": (250, 219),
@@ -60,26 +67,26 @@ MAP_SHARED, MAP_ANONYMOUS = 0x01, 0x20
 
 # A filter of system calls (linux/filter.h, linux/seccomp.h, linux/audit.h).
 LOAD, AND, IF_EQUAL, IF_AT_LEAST, RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
-CALL_NUMBER, CALL_MACHINE, FOURTH_ARGUMENT = 0, 4, 40  # where they lie in seccomp_data; of the last, its low half
+CALL_NUMBER, CALL_MACHINE, FOURTH_ARGUMENT = 0, 4, 40  # offsets in seccomp_data; of the argument's low half
 AUDIT_ARCH = (0xC000003E, 0xC00000B7)
 X32_CALLS = 0x40000000
 SECCOMP_MODE_FILTER, SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW = 2, 0x00050000, 0x7FFF0000
 
-# What is installed beside the standard library, in its own directory.
+# Directories of installed packages inside the directory of the standard library.
 PACKAGES = ("site-packages", "dist-packages")
 
 # The exit status of a run whose program used up its processor time; `sandbox.py` reads it.
 OUT_OF_TIME = 3
 
-# Where the files of a command lie, what its environment is, and its exit status where it cannot be executed.
+# Directory of a command's files, its environment, and its exit status if it cannot be executed.
 TOOL = "/tool"
 COMMAND_ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", "PYTHONHASHSEED": "0"}
 NOT_EXECUTED = 126
 
-# Root is mapped to this account besides itself: of limits on processes, the kernel exempts root's own.
+# Root also maps this account, because the kernel exempts root from the limit on processes.
 NOBODY = 65534
 
-# The program's own process: nothing of the sandbox is in its memory but the number to report, and its descriptor.
+# Source of the program's process. Its memory holds nothing of the sandbox but the nonce and the report's descriptor.
 RUNNER = """
 import json, os, sys
 order = json.loads(sys.stdin.buffer.read())
@@ -116,7 +123,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def called(what: str, *arguments: Any) -> int:
-    """Call a function of the C library that returns -1 for an error. Raises OSError that names it."""
+    """Call a function of the C library that returns -1 on an error. Raises OSError that names the function."""
     result: int = getattr(libc, what)(*arguments)
     if result == -1:
         number = ctypes.get_errno()
@@ -129,14 +136,14 @@ def _name(arguments: tuple[Any, ...]) -> str:
 
 
 def make_namespaces(order: Order, report: int) -> None:
-    """Make own user, mount, process, network, IPC and host-name namespaces; inside, no user namespace can be made."""
+    """Create user, mount, process, network, IPC and host-name namespaces. User namespaces cannot be nested."""
     is_root = order["is_root"]
     maps = {"uid_map": f"0 {os.getuid()} 1\n", "gid_map": f"0 {os.getgid()} 1\n"}
     if is_root:
         maps = {name: f"{line}1 {NOBODY} 1\n" for name, line in maps.items()}
     told, tell = os.pipe()
     me, helper = os.getpid(), os.fork() if is_root else 0
-    if is_root and helper == 0:  # stays outside, where it may map an account that is not its own
+    if is_root and helper == 0:  # stays outside the namespace, where it may map another account
         os.close(tell)
         os.read(told, 1)
         os._exit(0 if _map(me, maps) else 1)
@@ -165,11 +172,11 @@ def _map(pid: int, maps: dict[str, str]) -> bool:
 
 
 def make_root(shown: list[str], placed: dict[str, str] | None, limits: dict[str, Any]) -> None:
-    """Make a root with what is shown and placed, read-only, and an empty /tmp that ends with the run."""
+    """Mount a read-only root with the shown and placed files, and an empty /tmp that disappears with the run."""
     contents = {name: base64.b64decode(text) for name, text in (placed or {}).items()}
     size = (1 << 20) + sum(len(content) + PAGE for content in contents.values())
     called("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
-    os.umask(0o022)  # the program has another account than this process, and must get through these directories
+    os.umask(0o022)  # the program runs under another account, which must be able to enter these directories
     root = "/proc"  # nothing that is shown lies below it, and it is there on every Linux
     options = f"size={size},nr_inodes=1k,mode=755"
     called("mount", b"tmpfs", root.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, options.encode())
@@ -205,7 +212,7 @@ def _show(path: str, root: str) -> None:
 
 
 def _place(contents: dict[str, bytes], root: str) -> None:
-    """What only a command has: its own files, and /dev/null, which shells open."""
+    """Place a command's own files, and /dev/null, which shells open."""
     Path(root + TOOL).mkdir()
     for name, content in contents.items():
         file = Path(root + TOOL, name)
@@ -226,7 +233,7 @@ def _make_read_only(
 
 
 def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
-    """Drop every capability for good, change the account where possible, and set the kernel's limits."""
+    """Drop every capability for good, change the account if this process is root, and set the kernel's limits."""
     called("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     capability = 0
     while libc.prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0:  # -1 behind the last one this kernel knows
@@ -246,20 +253,20 @@ def give_up_everything(limits: dict[str, Any], is_root: bool) -> None:
         "RLIMIT_MEMLOCK": 0,
     }.items():
         resource.setrlimit(getattr(resource, name), (value, value))
-    # At the first of these the kernel sends SIGXCPU, by which the ending is told; at the second it kills.
+    # At the soft limit the kernel sends SIGXCPU, by which `init` recognises a timeout; at the hard limit it kills.
     resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_seconds"], limits["cpu_seconds"] + 1))
 
 
 def refuse_calls() -> None:
-    """Make the kernel answer EPERM to the calls in REFUSED, and to memory that is shared without a file.
+    """Make the kernel answer EPERM to the calls in REFUSED, and to shared memory without a file.
 
-    Of the latter, too, a process can hold all and map one page.
+    A process could also hold such shared memory without limit while only one page of it is mapped.
     """
     machine = MACHINES.index(os.uname().machine)
     refuse = (RETURN, 0, 0, SECCOMP_RET_ERRNO | errno.EPERM)
     shared = MAP_SHARED | MAP_ANONYMOUS
-    # An instruction, how many to skip if it holds and if not, and its value. The calls of another machine that this
-    # kernel takes as well (i386, x32) have other numbers, so none of these is let through.
+    # Each tuple: an instruction, how many to skip if it is true and if it is false, and its value. Calls of the other
+    # architectures that this kernel accepts (i386, x32) have other numbers, so all of them are rejected.
     instructions = [(LOAD, 0, 0, CALL_MACHINE), (IF_EQUAL, 1, 0, AUDIT_ARCH[machine]), refuse]
     instructions += [(LOAD, 0, 0, CALL_NUMBER), (IF_AT_LEAST, 0, 1, X32_CALLS), refuse]
     for number in filter(None, (numbers[machine] for numbers in REFUSED.values())):
@@ -272,11 +279,11 @@ def refuse_calls() -> None:
 
 
 def become_program(order: Order, report: int) -> None:
-    """Become Python that runs the program, or the command."""
+    """Replace this process by the command, or by Python that runs the program."""
     command: list[str] | None = order["command"]
     if command is None:
         passed = {name: order[name] for name in ("program", "function", "argument", "most")}
-        # A nonce of its own: what the set-up says is repeated to people, and a program may say anything.
+        # A separate nonce: the set-up's report is shown to users, and a program could write anything into it.
         _hand_over(json.dumps({**passed, "nonce": order["program_nonce"], "report": report}))
     else:
         _hand_over(order["given"])
@@ -285,11 +292,11 @@ def become_program(order: Order, report: int) -> None:
         os.set_inheritable(report, False)  # the init reports how it ended
     give_up_everything(order["limits"], order["is_root"])
     if command is None:
-        # A fixed seed of hashes: the order of a set must not decide whether an answer is right.
+        # A fixed hash seed, so that the order of a set does not change a verdict.
         python = os.path.realpath(sys.executable)
-        refuse_calls()  # at the end, for one of them has just handed the program over
+        refuse_calls()  # last, because `_hand_over` uses one of these calls
         os.execve(python, [python, "-P", "-s", "-S", "-B", "-c", RUNNER], {"PYTHONHASHSEED": "0"})
-    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # by Python, and then by whatever it becomes
+    for ignored in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a command would inherit that
         signal.signal(ignored, signal.SIG_DFL)
     refuse_calls()
     try:
@@ -299,9 +306,9 @@ def become_program(order: Order, report: int) -> None:
 
 
 def _hand_over(text: str) -> None:
-    """Let a text be what standard input gives, however much it is: the limit on files does not count yet."""
+    """Make a text the standard input, whatever its length. The limit on file sizes is not set yet."""
     handed = os.memfd_create("order")
-    with os.fdopen(os.dup(handed), "wb") as stream:  # which writes all of it
+    with os.fdopen(os.dup(handed), "wb") as stream:  # a stream writes all of the text; os.write may not
         stream.write(text.encode())
     os.lseek(handed, 0, os.SEEK_SET)
     os.dup2(handed, 0)
@@ -309,12 +316,12 @@ def _hand_over(text: str) -> None:
 
 
 def init(order: Order, report: int) -> None:
-    """Be the init of the process namespace: when it ends, the kernel kills what is left there."""
+    """Run as the init of the process namespace. When it ends, the kernel kills every process left in the namespace."""
     called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     make_root(order["shown"], order["placed"], order["limits"])
     program = in_child(become_program, order, report)
     ended, status = os.wait()
-    while ended != program:  # what the program left behind comes to this process
+    while ended != program:  # orphans of the program become children of this process
         ended, status = os.wait()
     if order["command"] is not None:
         os.write(report, f"{order['nonce']}:ended:{os.waitstatus_to_exitcode(status)}".encode())
@@ -322,7 +329,7 @@ def init(order: Order, report: int) -> None:
 
 
 def in_child(does: Does, order: Order, report: int) -> int:
-    """Start a process that calls `does` and never returns; its process id."""
+    """Start a child process that calls `does` and exits. Returns its process id."""
     pid = os.fork()
     if pid == 0:
         reporting(does, order, report)
@@ -331,7 +338,7 @@ def in_child(does: Does, order: Order, report: int) -> int:
 
 
 def reporting(does: Does, order: Order, report: int) -> None:
-    """Call a step of the set-up. When it fails, report why and end this process: no program was started."""
+    """Call a step of the set-up. If it fails, report the reason and end this process before any program starts."""
     try:
         does(order, report)
     except (OSError, KeyError, ValueError) as error:
@@ -344,7 +351,7 @@ def main() -> None:
     order = json.loads(sys.stdin.buffer.read())
     order["is_root"] = os.getuid() == 0
     reporting(make_namespaces, order, report)
-    # Not before, for the kernel forgets it when a process gets privileges. Whoever started this may have been killed.
+    # Not earlier: the kernel clears it when a process gains privileges. The parent may have been killed meanwhile.
     called("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != order["parent"]:
         os._exit(1)

@@ -1,4 +1,4 @@
-"""Paths of this installation, and the environment that keeps libraries off the network."""
+"""Read the paths and addresses of this installation, and keep libraries off the network."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from sovereign_pipeline.base.errors import InputError
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
-# Each variable was found to be needed by a library this project loads: hub clients, telemetry, kernels fetched on use.
+# Each variable is needed by a library that this project loads: hub clients, telemetry, kernels fetched on first use.
 # MLflow reads DO_NOT_TRACK as a word, not as "1".
 OFFLINE_ENVIRONMENT: Mapping[str, str] = {
     "HF_HUB_OFFLINE": "1",
@@ -29,85 +29,88 @@ OFFLINE_ENVIRONMENT: Mapping[str, str] = {
 
 
 NOT_GIVEN: Any = object()
-"""What follows from the home."""
+"""Marks a field whose default is derived from `home`."""
 
 
 @dataclass(frozen=True)
 class Settings:  # no pydantic model: every process would build it anew, in 30 ms
-    """Paths and addresses of one installation. Each field has a variable: `home` is SOVEREIGN_HOME, and so on."""
+    """The paths and addresses of one installation. Each field has a variable: `home` is SOVEREIGN_HOME, and so on."""
 
     home: Path
-    """Everything that is produced: `artifacts/`, `models/`, `registry.db`, `mlflow/`, `dagster/`, `logs/`."""
+    """Directory of everything that is produced: `artifacts/`, `models/`, `registry.db`, `mlflow/`, `dagster/`, `logs/`.
+    """
 
     data: Path
-    """What the institution edits: `institution.yaml`, `lines/`, `sources/`, …"""
+    """Directory that the institution edits: `institution.yaml`, `lines/`, `sources/`, …"""
 
     vault: Path = NOT_GIVEN
-    """Encrypted names; outside `home`, and never readable by the training side."""
+    """Directory of encrypted names; outside `home`, and never readable by the training side."""
 
     review_secrets: Path = NOT_GIVEN
-    """Seeds and signing keys of open reviews; outside `home`, for the account that opens, serves and closes them."""
+    """Directory of the seeds and signing keys of open reviews; outside `home`, for the account that opens, serves and
+    closes them."""
 
     keys: Path = NOT_GIVEN
-    """The keys that sign the ledger's checkpoints and the pipeline's transitions; outside `home`, for the accounts that
-    write to the registry."""
+    """Directory of the keys that sign the ledger's checkpoints and the pipeline's transitions; outside `home`, for the
+    accounts that write to the registry."""
 
     corpus: Path = NOT_GIVEN
-    """Documents before they are scrubbed; outside `home`, and given to the stages up to the split alone."""
+    """Directory of unscrubbed documents; outside `home`. Only the stages up to the split get it."""
 
     suites: Path = NOT_GIVEN
-    """The mirror of published suites, a folder each; cards of them are under `data/suites`."""
+    """Mirror of published suites, one folder each. Their cards are in `data/suites`."""
 
     registry_url: str = NOT_GIVEN
-    """The database of registry and ledger."""
+    """URL of the database that holds the registry and the ledger."""
 
     ledger_copy: Path | None = None
-    """A file on other media that gets each entry of the ledger before its act is done; None keeps no such copy."""
+    """File on other media that receives each ledger entry before its act is done. None keeps no second copy."""
 
     mlflow_url: str = NOT_GIVEN
-    """The database of MLflow's tracking server and model registry."""
+    """URL of the database of MLflow's tracking server and model registry."""
 
     review_user_header: str | None = None
-    """The header in which the institution's proxy names who signed in; None trusts no header."""
+    """Header in which the institution's proxy names the signed-in user of the review page. None trusts no header."""
 
     review_proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
-    """Addresses from which that header, and X-Forwarded-Proto, are believed; in the variable with spaces between."""
+    """Addresses from which that header and X-Forwarded-Proto are trusted; separated by spaces in the variable."""
 
     serving: Path = NOT_GIVEN
-    """Hashed tokens of the gateway's callers, and its journal of digests; outside `home`, for the account that
-    serves."""
+    """Directory of the hashed tokens of the gateway's callers, and of its journal of digests; outside `home`, for the
+    account that runs the gateway."""
 
     serving_user_header: str | None = None
-    """The header in which the institution's proxy names a caller of the gateway; None trusts no header."""
+    """Header in which the institution's proxy names a caller of the gateway. None trusts no header."""
 
     serving_roles_header: str = "X-Remote-Roles"
-    """The header in which it names the caller's roles, with commas between."""
+    """Header in which the proxy lists the caller's roles, separated by commas."""
 
     serving_proxies: frozenset[str] = frozenset({"127.0.0.1", "::1"})
-    """Addresses from which these headers are believed; in the variable with spaces between."""
+    """Addresses from which these headers are trusted; separated by spaces in the variable."""
 
     serving_proxy_secret: Path | None = None
-    """A file with the secret that the proxy sends as X-Proxy-Secret; without it no header is believed."""
+    """File with the secret that the proxy sends as X-Proxy-Secret. Without it, no header is trusted."""
 
     auditor_proxy_secret: Path | None = None
-    """A file with the secret that the proxy in front of the auditor's Dagster sends as X-Proxy-Secret."""
+    """File with the secret that the proxy in front of the auditor's Dagster sends as X-Proxy-Secret."""
 
     vllm_python: Path | None = None
-    """The interpreter of the environment in which vLLM is installed. It is not in `institution.yaml`: whoever may edit
-    that file could else run a program as the gateway."""
+    """Python interpreter of vLLM's environment. It is not in `institution.yaml`, because an editor of that file could
+    then run any program as the gateway."""
 
     otlp_url: str | None = None
-    """Where spans of the gateway's answers are sent, such as http://127.0.0.1:4318/v1/traces; None makes none."""
+    """URL that receives trace spans of the gateway's answers, such as http://127.0.0.1:4318/v1/traces. None sends no
+    spans."""
 
     pages_url: str = "http://127.0.0.1:8700"
-    """Where a browser on this machine finds the artifact pages; the links on asset pages lead there."""
+    """URL of the artifact pages for a browser on this machine. The links on Dagster's asset pages lead there."""
 
     ui_hosts: frozenset[str] = frozenset({"127.0.0.1", "localhost"})
-    """Host names under which a browser reaches the web UIs of Dagster and MLflow, the artifact pages, the review
-    page and the gateway; in the variable with spaces between. Behind a proxy: the names that it serves."""
+    """Host names under which browsers reach the web UIs of Dagster and MLflow, the artifact pages, the review page and
+    the gateway; separated by spaces in the variable. Behind a proxy: the host names that the proxy serves."""
 
     def __post_init__(self) -> None:
-        """Fill in what follows from the home, and make every path absolute."""
+        """Derive missing fields from `home`, and make every path absolute."""
         home = self.home.absolute()
         of_home: Mapping[str, Path | str] = {
             **{field: home.parent / f"{home.name}-{field}" for field in ("vault", "keys", "corpus", "serving")},
@@ -124,7 +127,7 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @classmethod
     def from_environment(cls, overrides: Mapping[str, str] | None = None) -> "Settings":
-        """From the variables; an override wins over the process's environment, and an empty value is none."""
+        """Read the settings from the variables. Overrides win over the environment; an empty value counts as unset."""
         environ = {**os.environ, **(overrides or {})}
         given: dict[str, Any] = {"home": PROJECT_ROOT / ".sovereign", "data": PROJECT_ROOT / "data"}
         for each in fields(cls):
@@ -133,9 +136,9 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
         return cls(**given)
 
     def to_environment(self) -> dict[str, str]:
-        """The variables from which a child process gets these settings, whatever its own environment says."""
+        """Return the variables that give a child process exactly these settings, whatever its own environment says."""
         return {
-            # A space: no address at all, which an empty value would not be.
+            # A space means no addresses; an empty value would mean the default.
             variable: " ".join(sorted(value)) or " " if isinstance(value, frozenset) else str(value or "")
             for name, variable in VARIABLES.items()
             for value in [getattr(self, name)]
@@ -143,7 +146,7 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @property
     def secret_directories(self) -> dict[str, Path]:
-        """Variable -> directory, of those that no trainer is given."""
+        """Variable -> directory, for the directories that a trainer must not see."""
         secret = ("vault", "review_secrets", "keys", "corpus", "serving")
         return {VARIABLES[name]: getattr(self, name) for name in secret}
 
@@ -153,15 +156,16 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @property
     def privacy_cache(self) -> Path:
-        """What detectors found in unscrubbed texts, by digest: offsets and kinds, no text. May be deleted at any time.
+        """Cached offsets and kinds of identifiers in unscrubbed texts, by the digest of the text. May be deleted at any
+        time.
 
-        A digest lets whoever reads it test a guess at a text, so it lies with the corpus.
+        The cache holds no text. It lies with the corpus, because a digest lets its reader test a guess at a text.
         """
         return self.corpus / "cache" / "privacy"
 
     @property
     def ledger(self) -> Path:
-        """Signed checkpoints of the ledger, which must not lie in its database."""
+        """Directory of the ledger's signed checkpoints, which must be kept apart from its database."""
         return self.home / "ledger"
 
     @property
@@ -178,17 +182,17 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @property
     def vault_public_key(self) -> Path:
-        """The only key the training side holds: it can add to the vault and never read it."""
+        """Public key with which the training side adds names to the vault. It cannot read the vault."""
         return self.home / "vault.pub"
 
     @property
     def transcripts_public_key(self) -> Path:
-        """The only key of transcripts that a gateway holds: it can add to them and never read them."""
+        """Public key with which a gateway adds transcripts. It cannot read them."""
         return self.home / "transcripts.pub"
 
     @property
     def pages_port(self) -> int:
-        """Raises InputError for an address without a port that there can be."""
+        """Return the port of `pages_url`. Raises InputError if the URL has no valid port."""
         try:
             port = urlsplit(self.pages_url).port
         except ValueError:
@@ -201,7 +205,7 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @property
     def logs(self) -> Path:
-        """What runs and services print; never document text."""
+        """Directory of the output of runs and services. It never holds document text."""
         return self.home / "logs"
 
 
@@ -210,7 +214,10 @@ CORPUS_VARIABLE = "SOVEREIGN_CORPUS"
 
 @contextmanager
 def corpus_withheld() -> Iterator[None]:
-    """Within it, this process and the children that it starts have no variable that leads to unscrubbed text."""
+    """Remove SOVEREIGN_CORPUS, the path of the unscrubbed text, from this process's environment while the block runs.
+
+    Child processes that are started in the block do not get the variable either.
+    """
     given = os.environ.pop(CORPUS_VARIABLE, None)
     try:
         yield
@@ -220,7 +227,7 @@ def corpus_withheld() -> Iterator[None]:
 
 
 VARIABLES: Mapping[str, str] = {each.name: f"SOVEREIGN_{each.name.upper()}" for each in fields(Settings)}
-"""Field -> the variable that sets it."""
+"""Field -> name of its environment variable."""
 
 _FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
     str: str,
@@ -229,9 +236,9 @@ _FROM_TEXT: Mapping[Any, Callable[[str], Any]] = {
     Path | None: Path,
     frozenset[str]: lambda text: frozenset(text.split()),
 }
-"""Type of a field -> its value, from a variable."""
+"""Type of a field -> function that parses the variable's text."""
 
 
 def go_offline() -> None:
-    """Set the offline environment for this process and its children. Call before a model library is imported."""
+    """Set the offline environment for this process and its children. Call it before a model library is imported."""
     os.environ.update(OFFLINE_ENVIRONMENT)

@@ -1,4 +1,4 @@
-"""Wording of messages and progress, and characters that look alike."""
+"""Format messages and progress, and normalise characters that look alike."""
 
 import time
 import unicodedata
@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 IDS_IN_A_MESSAGE = 10
-"""So many ids are named; a message is read by a person, and the rest stands in the artifact."""
+"""Maximum number of ids in a message. The artifact lists the others."""
 
 
 def and_more(items: Iterable[object], shown: int = IDS_IN_A_MESSAGE, separator: str = ", ") -> str:
-    """The first items and how many follow: `a, b and 4 more`."""
+    """Format the first items and the number of the others: `a, b and 4 more`."""
     every = [str(item) for item in items]
     more = f" and {len(every) - shown:,} more" if len(every) > shown else ""
     return separator.join(every[:shown]) + more
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
-    """A number with its noun: `1 row`, `1,204 rows`."""
+    """Format a number with its noun: `1 row`, `1,204 rows`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
@@ -25,11 +25,12 @@ SECONDS_BETWEEN_MESSAGES = 5.0
 
 
 def silent(message: str) -> None:
-    """Progress of work that nobody waits for."""
+    """Ignore progress messages."""
 
 
 class Countdown:
-    """Reports the progress of work of a known size; says nothing when it ends before the first message is due."""
+    """Reports the progress of work of a known size. It reports nothing if the work ends before the first message is
+    due."""
 
     def __init__(self, progress: Callable[[str], None], work: str, total: int, unit: str = "") -> None:
         """
@@ -44,7 +45,7 @@ class Countdown:
         self._started = self._reported = time.monotonic()
 
     def reached(self, done: int) -> None:
-        """Report `work: unit 12 of 40, 30 s left`, at most once in `SECONDS_BETWEEN_MESSAGES`."""
+        """Report `work: unit 12 of 40, 30 s left`, at most once every `SECONDS_BETWEEN_MESSAGES`."""
         now = time.monotonic()
         if done < 1 or now - self._reported < SECONDS_BETWEEN_MESSAGES:
             return
@@ -54,7 +55,7 @@ class Countdown:
 
 
 def duration(seconds: float) -> str:
-    """For people: `40 s`, `3 min 05 s`."""
+    """Format seconds: `40 s`, `3 min 05 s`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
@@ -80,24 +81,24 @@ LOOKALIKES: dict[str, str] = {
     for imitation, letter in zip(imitations, letters, strict=True)
     if imitation != letter
 }
-"""Letter -> the one it is taken for."""
+"""Letter -> the letter that it imitates."""
 
 TATWEEL = "\u0640"
 BLANK_LETTERS = "\u115f\u1160\u3164\uffa0\u2800\u180e"
-"""Letters by their category, and nothing to the eye."""
+"""Characters that display as blank, though most of them are letters by their Unicode category."""
 
 _SPACES = "\t\n\v\f\r\x85"
 _SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)  # white in circles, white in squares, of flags: NFKD leaves them
-# Two typists of one Arabic text set them differently. Hamza and madda are marks, which fall away before.
+# Typists spell these letters differently in Arabic text. Hamza and madda are marks, which NFKD separates.
 _SPELLINGS = {"ى": "ي", "ة": "ه", "ۃ": "ه", "ۀ": "ه"}
 
 
 @lru_cache(maxsize=1 << 16)
 def compared_as(character: str) -> str:
-    """What one character is compared as, without regard to the letters beside it; empty for one that is not seen.
+    """Normalise one character for comparison, regardless of its neighbours. An invisible character becomes "".
 
-    NFKD without marks; digits of any script as 0-9; one letter for those that look the same, as small letters, and for
-    the forms of Arabic alif, ya, waw, ha and kaf. Other letters keep their case.
+    The steps are: NFKD without marks; digits of any script as 0-9; one lower-case letter for letters that look the
+    same; one letter for the forms of Arabic alif, ya, waw, ha and kaf. Other letters keep their case.
     """
     if character.isascii():
         return character if character.isprintable() or character in _SPACES else ""
@@ -116,7 +117,7 @@ def _plain(character: str) -> str:
     for first in _SHAPED_LETTERS:
         if first <= ord(character) < first + 26:
             return chr(ord("A") + ord(character) - first)
-    # The other case too, so that a word of another script has one form in both of its cases where that is possible.
+    # Try the other case too, so that upper and lower case of another script get the same form where possible.
     for case in (character, character.lower(), character.upper()):
         if case in LOOKALIKES:
             character = LOOKALIKES[case].lower()

@@ -1,4 +1,4 @@
-"""Worker processes that share the work of one machine."""
+"""Distribute work over worker processes of one machine."""
 
 import multiprocessing
 import os
@@ -14,18 +14,19 @@ from sovereign_pipeline.base.errors import WorkerKilled
 from sovereign_pipeline.base.processes import die_with_parent
 
 UNDER_WAY_PER_WORKER = 2
-"""So much is handed out at a time: no worker waits for work, and few results wait to be used."""
+"""Number of items queued per worker: enough that no worker is idle, few enough that results do not pile up."""
 SECONDS_BETWEEN_LOOKS = 5.0
-"""At the workers, while a result is waited for."""
+"""Interval at which a caller that waits for a result checks whether the workers are alive, in seconds."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class WorkerPool:
-    """Worker processes, spawned and not forked, since this process may have threads. They end with it, however it ends.
+    """A pool of worker processes that end when this process ends, even if it is killed.
 
-    They import this package anew, so what they are given to do must be a function of a module.
+    Workers are spawned, not forked, because this process may have threads. They import the package anew, so their work
+    must be a function of a module.
     """
 
     def __init__(self, workers: int, begin: Callable[..., None] | None = None, *arguments: Any) -> None:
@@ -48,9 +49,9 @@ class WorkerPool:
         self._pool.shutdown(cancel_futures=True)
 
     def over(self, items: Iterator[Item], work: Callable[[Item], Result]) -> Iterator[Result]:
-        """What `work` returns for each item, in their order. May be called again.
+        """Yield the result of `work` for each item, in the items' order. It may be called several times.
 
-        Raises WorkerKilled, and what `work` raises.
+        Raises WorkerKilled, and the exceptions that `work` raises.
         """
         under_way: deque[Future[Result]] = deque()
 
@@ -71,33 +72,33 @@ class WorkerPool:
             ) from None
 
     def begin(self, work: Callable[[Item], Result], item: Item) -> "Future[Result]":
-        """Hand one thing out, for whoever waits in another way than `over`. The workers are started by the thread that
-        calls this first, and end with it.
+        """Submit one item and return its future, for callers that do not wait in `over`.
 
-        Raises BrokenProcessPool, as the future does, when a worker was killed: then the pool is of no more use.
+        The thread that calls this first starts the workers, and they end with that thread. If a worker was killed, this
+        call and the futures raise BrokenProcessPool, and the pool can no longer be used.
         """
         return self._pool.submit(work, item)
 
     def kill(self) -> None:
-        """End the workers now, whatever they do: the futures of what was handed out raise BrokenProcessPool."""
+        """Kill the workers immediately. The futures of unfinished items raise BrokenProcessPool."""
         pool: Any = self._pool
         for worker in list((pool._processes or {}).values()):
             worker.kill()
         self._pool.shutdown(wait=False)
 
     def _wait_for(self, future: "Future[Result]") -> Result:
-        """Raises BrokenProcessPool when a worker was killed.
+        """Return the future's result. Raises BrokenProcessPool if a worker was killed.
 
-        The pool itself sees that, but for a worker that was killed while it sent a result: the pool then reads the
-        half of it that came, and waits for the other half for ever, since other workers and this process could still
-        write to the same pipe (CPython 3.11, `_ExecutorManagerThread`). So the workers are looked at, and where one is
-        gone the pipe is closed everywhere.
+        The executor detects a killed worker, with one exception: a worker that was killed while it sent a result. The
+        executor then waits for ever for the rest of that result, since other workers and this process could still write
+        to the same pipe (CPython 3.11, `_ExecutorManagerThread`). This method therefore checks the workers itself. If
+        one is gone, it kills the others and closes the pipe.
         """
         pool: Any = self._pool
         was_gone = False
         while not wait([future], timeout=SECONDS_BETWEEN_LOOKS).done:
             is_gone = any(not worker.is_alive() for worker in list(pool._processes.values()))
-            if is_gone and was_gone:  # the pool had its time to see it
+            if is_gone and was_gone:  # the pool has had time to detect it
                 for worker in list(pool._processes.values()):
                     worker.kill()
                 pool._result_queue._writer.close()
@@ -108,6 +109,6 @@ class WorkerPool:
 
 def _begin_worker(parent: int, begin: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
     die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interruption ends them, without a traceback each
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends the workers without a traceback from each
     if begin is not None:
         begin(*arguments)
