@@ -1,4 +1,4 @@
-"""Ask every arm the rows of the capability suites in the same wording, and count the right answers."""
+"""Score every arm on the rows of the capability suites with identical prompts."""
 
 import hashlib
 import re
@@ -35,41 +35,41 @@ IGNORED_IN_NUMBERS = (",", r"\$", r"(?s).*#### ", r"\.$")
 _FENCE = "```"
 _ARABIC_ARTICLE = re.compile(r"^ال(?=\w{2})")
 Measures = dict[str, float]
-"""What is counted of one answer, name -> value; CORRECT, 0 or 1, is what the gate goes by."""
+"""Metrics of one answer, name -> value. CORRECT, 0 or 1, is the metric that the gate tests."""
 
 
 @dataclass(frozen=True)
 class CapabilityOutcome:
-    """What `capability_scores` stores."""
+    """The results that the stage `capability_scores` stores."""
 
     samples: list[CapabilitySample]
     answers: list[SuiteAnswer]
-    """Of the suites whose answers are generated."""
+    """Generated answers. Suites that score choices add none."""
     scores: CapabilityScores
 
 
 @dataclass(frozen=True)
 class AskedRow:
-    """A row as it is asked."""
+    """A suite row with the prompt that is sent to every arm."""
 
     row: AnyRow
     context: str
-    """The conversation up to the beginning of the answer, in the chat template."""
+    """Conversation in the chat template, up to the beginning of the answer."""
     shown: int
-    """Number of examples in it."""
+    """Number of worked examples in `context`."""
 
 
 def check_suite(settings: Settings, entry: CapabilitySuite) -> None:
-    """Raise what would stop the evaluation at this suite: files, card, examples, and a sandbox for code."""
+    """Raise an error if the suite cannot be run: invalid files, card or examples, or no sandbox for a suite of code."""
     if entry.suite is not None and isinstance(open_suite(settings, entry, seed=0).task, CodeTask):
         require_sandbox()
 
 
 def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> CapabilityOutcome:
-    """Ask every arm every row of every suite; `batch_size` answers are generated at once.
+    """Score every arm on every row of every suite, generating `batch_size` answers at once.
 
-    Raises InputError when no row of a suite fits the model, and SandboxUnavailable, before anything is asked, when a
-    suite runs code and this machine does not allow the sandbox.
+    Raises InputError if no row of a suite fits the model. Raises SandboxUnavailable before any row is scored if a suite
+    runs code and this machine does not allow the sandbox.
     """
     if any(isinstance(suite.task, CodeTask) for suite in suites):
         require_sandbox()
@@ -103,9 +103,9 @@ def score_suites(models: Models, suites: Sequence[Suite], batch_size: int) -> Ca
 
 
 def asked_row(models: Models, suite: Suite, row: AnyRow) -> AskedRow | None:
-    """The row with as many of its examples as fit the model; None when it is too long without any.
+    """Build a row's prompt with as many examples as fit the model; return None if the row is too long without examples.
 
-    The last examples are left out first, as in MMLU's own script (Hendrycks et al. 2021, `evaluate.py`).
+    Examples are dropped from the end, as in MMLU's own script (Hendrycks et al. 2021, `evaluate.py`).
     """
     room = models.max_length - _answer_tokens(models, suite, row)
     examples = suite.examples.get(row.subject, ())
@@ -129,7 +129,7 @@ def _tokens(models: Models, text: str) -> int:
 
 
 def _choose(models: Models, suite: Suite, asked: Sequence[AskedRow]) -> list[CapabilitySample]:
-    """Score the choices with each arm, by both of lm-eval's metrics."""
+    """Score the choices of each row with each arm, by lm-eval's metrics `acc` and `acc_norm`."""
     assert isinstance(suite.task, ChoiceTask)
     items = [choice_item(suite, each) for each in asked]
     scores = {arm: models.score(suite.name, items, arm, "question") for arm in models.arms}
@@ -141,7 +141,7 @@ def _choose(models: Models, suite: Suite, asked: Sequence[AskedRow]) -> list[Cap
 
 
 def choice_item(suite: Suite, asked: AskedRow) -> Item:
-    """A question as an item: its context, and the letters or texts of its choices."""
+    """Return a multiple-choice row as an item: its context and the letters or texts of its choices."""
     assert isinstance(asked.row, Question)
     return Item(id=asked.row.id, context=asked.context, continuations=continuations_of(suite.task, asked.row))
 
@@ -156,7 +156,7 @@ def _measured_choice(task: ChoiceTask, row: AnyRow, score: Score) -> Measures:
 def _write(
     models: Models, suite: Suite, asked: Sequence[AskedRow], max_new_tokens: int, batch_size: int
 ) -> list[tuple[CapabilitySample, SuiteAnswer]]:
-    """Generate each arm's answers, greedily, and decide whether they are right."""
+    """Generate each arm's answers greedily and grade them."""
     assert not isinstance(suite.task, ChoiceTask)
     contexts = [each.context for each in asked]
     answers = {arm: models.answer(contexts, arm, max_new_tokens, batch_size, "question") for arm in models.arms}
@@ -174,7 +174,8 @@ def _write(
 
 
 def _reply(suite: Suite, answer: Answer) -> str:
-    """The part of an answer that is judged. Code begins with its indentation; elsewhere white space has no meaning."""
+    """Return the part of an answer that is graded. White space at the ends is kept for code only, where indentation
+    matters."""
     assert not isinstance(suite.task, ChoiceTask)
     text = answer.text if isinstance(suite.task, CodeTask) else answer.text.strip()
     return until(text, suite.task.stop)
@@ -212,12 +213,12 @@ def _sample(
 
 
 def _cluster(row: AnyRow) -> str | None:
-    """What a row shares with others: questions on one passage are not independent."""
+    """Return the id that dependent rows share, such as that of the passage they ask about."""
     return hashlib.sha256(row.passage.encode()).hexdigest()[:16] if isinstance(row, Passage) else None
 
 
 def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteResult]:
-    """The figures of the suites, from their samples alone. Name of the suite -> result."""
+    """Compute the results of each suite, name -> result, from the samples alone."""
     suites = {
         name: [sample for sample in samples if sample.suite == name]
         for name in dict.fromkeys(sample.suite for sample in samples)
@@ -238,19 +239,20 @@ def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteRe
 
 
 def accuracy_of(rows: Sequence[CapabilitySample]) -> dict[Reference, ShareDifference]:
-    """Accuracy of the candidate on some rows compared with each reference. Not empty."""
+    """Compare the candidate's accuracy with each reference's. `rows` must not be empty."""
     return share_differences([row.correct for row in rows], [row.cluster or row.id for row in rows])
 
 
 def _means(rows: Sequence[Mapping[Arm, float]]) -> dict[Arm, float]:
-    """Means over the rows, by arm."""
+    """Return the mean over the rows for each arm."""
     return {arm: round(sum(row[arm] for row in rows) / len(rows), MEASURE_DIGITS) for arm in rows[0]}
 
 
 def chosen(log_likelihoods: Sequence[float], choices: Sequence[str], metric: str) -> int:
-    """Index of the model's choice: the most likely (`acc`), or the most likely per character of its text (`acc_norm`).
+    """Return the index of the most likely choice: by log-likelihood (`acc`) or by log-likelihood per character
+    (`acc_norm`).
 
-    As in lm-eval; of equals, the first.
+    Ties go to the first choice, as in lm-eval.
     """
     lengths = [len(choice) if metric == "acc_norm" else 1 for choice in choices]
     values = [total / length for total, length in zip(log_likelihoods, lengths, strict=True)]
@@ -258,16 +260,17 @@ def chosen(log_likelihoods: Sequence[float], choices: Sequence[str], metric: str
 
 
 def until(text: str, stop: Sequence[str]) -> str:
-    """The text up to the first of the stop words, as lm-eval truncates generated text."""
+    """Truncate the text at the first stop word, as lm-eval truncates generated text."""
     for word in stop:
         text = text.split(word)[0]
     return text
 
 
 def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
-    """GSM8K's exact match: of the last number in the reply (`flexible-extract`), or, strict, of the one after `####`.
+    """Return whether the reply is right by GSM8K's exact match.
 
-    A chat model writes no `####` unless examples show it, so the flexible one counts here.
+    By default the last number of the reply is compared (`flexible-extract`). With `strict`, the number after `####` is.
+    The default decides, because a chat model writes no `####` unless examples show it.
     """
     from lm_eval.api.metrics import exact_match_hf_evaluate
     from lm_eval.filters.extraction import RegexFilter
@@ -280,18 +283,19 @@ def is_right_number(reply: str, problem: Problem, strict: bool = False) -> bool:
 
 
 def holds_an_answer(reply: str, passage: Passage) -> bool:
-    """Whether the reply contains one of the right answers as a sequence of words.
+    """Return whether the reply contains one of the right answers as a sequence of words.
 
-    Containment as in lm-eval's `squad_completion` (Arora et al. 2024, "Just read twice", section 4), because a chat
-    model answers in a sentence. Words are compared without punctuation, vowel signs, tatweel and article, digits as
-    0-9. A reply is short (`max_new_tokens`), so it cannot contain the answer by repeating the passage.
+    Containment is the metric of lm-eval's `squad_completion` (Arora et al. 2024, "Just read twice", section 4), because
+    a chat model answers in a sentence. Words are compared without punctuation, vowel signs, tatweel and article, with
+    digits as 0-9. Replies are short (`max_new_tokens`), so a reply cannot match by repeating the passage.
     """
     words = f" {' '.join(_words(reply))} "
     return any(f" {' '.join(_words(answer))} " in words for answer in passage.answers if _words(answer))
 
 
 def span_f1(reply: str, passage: Passage) -> float:
-    """SQuAD's F1 over words (Rajpurkar et al. 2016, section 6.1), the best over the right answers; 0 to 1."""
+    """Return the highest word-level F1 of the reply against the right answers, 0 to 1, as in SQuAD (Rajpurkar et al.
+    2016, section 6.1)."""
     return max(_f1(_words(reply), _words(answer)) for answer in passage.answers)
 
 
@@ -304,17 +308,19 @@ def _f1(reply: Sequence[str], right: Sequence[str]) -> float:
 
 
 def _words(text: str) -> list[str]:
-    """Words without articles, as in SQuAD's own script; the Arabic article is a prefix of its word."""
+    """Split into words without articles, as SQuAD's script does. The Arabic article is removed as a prefix of its
+    word."""
     words = normal_text(text).split()
     return [_ARABIC_ARTICLE.sub("", word) for word in words if word not in ("a", "an", "the")]
 
 
 def program_of(reply: str, function: Function) -> str:
-    """The function completed by the reply, its test, and the call of the test. A reply may close a code block."""
+    """Return a program: the function completed by the reply, its test and a call of the test. A reply may close a code
+    block."""
     body = reply.split(_FENCE)[0]
     return f"{function.prompt}{body}\n{function.test}\ncheck({function.entry_point})\n"
 
 
 def run_reply(reply: str, function: Function) -> Ending:
-    """Whether the completed function passes its test, in the sandbox. Raises SandboxUnavailable."""
+    """Run the completed function's test in the sandbox and return how it ended. Raises SandboxUnavailable."""
     return run_program(program_of(reply, function))

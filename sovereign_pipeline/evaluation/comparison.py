@@ -1,4 +1,4 @@
-"""Find and verify what one stage of the evaluation compares: the base, the candidate and the incumbent."""
+"""Find and verify the models that an evaluation stage compares: the base, the candidate and the incumbent."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,26 +24,26 @@ _EXTERNAL = "incumbent:"
 
 @dataclass(frozen=True)
 class Comparison:
-    """The arms of one stage."""
+    """The arms that one stage compares."""
 
     stage: str
     base: Path
-    """The verified directory."""
+    """Directory of the verified base model."""
     tuned: Mapping[Arm, TunedModel]
     levels: tuple[str, ...]
-    """Classification levels of what is not among the stage's inputs."""
+    """Classification levels of data that is not among the stage's inputs, such as its test items."""
     cache: ScoreCache
     precision: str
-    """Of all arms."""
+    """Precision in which every arm is loaded."""
 
     @property
     def classification(self) -> str:
-        """The highest of the levels."""
+        """The highest of `levels`."""
         return self.cache.workplace.institution.ladder.highest(self.levels)
 
     @contextmanager
     def open(self) -> Iterator[Models]:
-        """Load the arms. Progress begins with the name of the stage."""
+        """Load the arms. Progress messages begin with the stage's name."""
 
         def progress(message: str) -> None:
             self.cache.workplace.progress(f"{self.stage}: {message}")
@@ -53,7 +53,10 @@ class Comparison:
 
 
 def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> Comparison:
-    """The arms that a stage compares. `levels`: of its items that are not among its inputs.
+    """Find and verify the arms that a stage compares.
+
+    Args:
+        levels: classification levels of items that are not among the stage's inputs.
 
     Raises what `open_incumbent` and `open_base_model` raise.
     """
@@ -81,8 +84,11 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
 
 
 def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Artifact]) -> dict[Arm, Origin]:
-    """Of the artifacts' own levels. A registration may be higher for what the adapter was evaluated on; that is a level
-    of the stage (`Comparison.levels`), and not of what the weights give."""
+    """Return the digests and the classification level of each arm's weights.
+
+    An adapter's registration may have a higher level because of its evaluation data. That level belongs to the stage
+    (`Comparison.levels`) and does not apply to the weights.
+    """
     files, level = {"base_model": read_descriptor(base_model)["digest"]}, base_model.manifest.classification
     origins: dict[Arm, Origin] = {"base": Origin(files, level)}
     for arm, artifact in tuned.items():
@@ -93,21 +99,21 @@ def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Art
 
 @dataclass(frozen=True)
 class Incumbent:
-    """A verified adapter to compare with."""
+    """A verified adapter that the candidate is compared with."""
 
     artifact: Artifact
     classification: str
-    """The higher level of the artifact and of its registration."""
+    """The higher of the artifact's level and its registration's."""
 
 
 def incumbent_digests(workplace: Workplace) -> dict[str, str]:
-    """`incumbent:<id>` -> digest of its artifact, as a stage's external input; empty where the line has none.
+    """Return `incumbent:<id>` -> artifact digest, as an external input of a stage; empty if the line has no incumbent.
 
-    The incumbent is the line's adapter in production, else its last registered one, that is not the present candidate,
-    did not lose its blind review and was not rejected, recalled or retired: a candidate must not ship for being better
-    than an adapter that may not ship. A registered candidate is still compared with the adapter before it, so that
-    registering makes no score stale. Both are known by their weights: under another recipe the same ones are another
-    artifact.
+    The incumbent is the line's adapter in production, or its last registered adapter if none is in production. Adapters
+    that lost their blind review, or were rejected, recalled or retired, are skipped: an advantage over an adapter that
+    may not be served proves nothing. The present candidate is skipped too, so a registered candidate is still compared
+    with the adapter before it, and registration makes no score stale. Adapters are identified by the digest of their
+    weights, because the same weights under another recipe are another artifact.
     """
     candidate = workplace.store.current(workplace.line.line, ALIGNED_ADAPTER.kind)
     row = _last_registered(workplace, candidate)
@@ -115,12 +121,12 @@ def incumbent_digests(workplace: Workplace) -> dict[str, str]:
 
 
 def is_incumbent(name: str) -> bool:
-    """Whether an external input of scores is the incumbent's."""
+    """Return whether an external input of scores is the incumbent."""
     return name.startswith(_EXTERNAL)
 
 
 def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
-    """Id and digest of the incumbent that scores were compared with, from their manifest."""
+    """Return the id and digest of the incumbent that scores were compared with, read from their manifest."""
     for name, digest in manifest.external_inputs.items():
         if is_incumbent(name):
             return name.removeprefix(_EXTERNAL), digest
@@ -128,12 +134,12 @@ def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
 
 
 def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifact) -> Incumbent | None:
-    """The incumbent, every byte verified; None when the line has none, or none that can be compared.
+    """Open the incumbent and verify every byte; return None if the line has no incumbent that can be compared.
 
-    An incumbent on another base model is left out, and the report states it: template and tokens differ, so a loss per
-    token of one is not a loss per token of the other. An error here would forbid a line to change its base model.
-    Raises IntegrityError when bytes changed, NotFoundError when the artifact is gone, and CeilingExceeded when the
-    incumbent is above the line's ceiling.
+    An incumbent on another base model is skipped, and the report states it: its template and tokens differ, so its
+    losses per token are not comparable. Raising an error instead would prevent a line from changing its base model.
+    Raises IntegrityError if bytes changed, NotFoundError if the artifact is missing, and CeilingExceeded if the
+    incumbent's level is above the line's ceiling.
     """
     row = _last_registered(workplace, candidate.ref)
     if row is None or not has_base(workplace, row.adapter_digest, base_model):
@@ -150,7 +156,7 @@ def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifa
 
 
 def has_base(workplace: Workplace, digest: str, base_model: Artifact) -> bool:
-    """Whether an adapter's artifact was tuned from exactly this base model, by the digests of both."""
+    """Return whether an adapter was tuned from exactly this base model, comparing digests."""
     store = workplace.store
     theirs = store.open_input(store.read_manifest(store.ref_of(digest)), BASE_MODEL.kind)
     return bool(read_descriptor(theirs)["digest"] == read_descriptor(base_model)["digest"])

@@ -1,4 +1,4 @@
-"""Score the line's held-out documents: loss and choice on the true reply, and generated replies compared with it."""
+"""Score the arms on the line's held-out documents: loss, multiple choice, and similarity of generated replies."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,27 +27,27 @@ from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.rows import rank
 
 CHOICE_TOKEN_BUDGET = 10_000
-"""Tokens of wrong replies scored by each arm: about 25 s on 2 CPU cores for a model of 135M parameters. Documents
-beyond it are scored on their true reply alone; `selection` in scores.json has their number."""
+"""Token budget for wrong replies, per arm: about 25 s on 2 CPU cores for a model of 135M parameters. Documents beyond
+the budget get a loss but no choice; `selection` in scores.json has their number."""
 LOSS_DIGITS = 6
-"""Stored digits of a loss: beyond them, float32 sums differ between machines."""
+"""Number of decimal digits stored of a loss. Later digits differ between machines, because float32 sums do."""
 SCORE_DIGITS = 6
 
 
 @dataclass(frozen=True)
 class HeldOutSettings:
-    """The part of the recipe that decides which documents are scored, and their prompts."""
+    """The recipe's settings for selecting held-out documents and building their prompts."""
 
     instruction: str
     seed: int
     max_rows: int | None
     distractors: int
-    """Wrong replies offered beside the true one."""
+    """Number of wrong replies offered beside the true reply."""
 
 
 @dataclass(frozen=True)
 class _Encoded:
-    """A held-out document as text in the chat template, with its numbers of tokens."""
+    """A held-out document in the chat template, with its token counts."""
 
     document: Document
     context: str
@@ -59,12 +59,12 @@ class _Encoded:
 def score_held_out(
     models: Models, held_out: Sequence[Document], settings: HeldOutSettings
 ) -> tuple[list[PrivateSample], PrivateScores]:
-    """Score the held-out documents with every arm; preferences are skipped.
+    """Score the held-out documents with every arm. Preferences are skipped.
 
-    Loss: mean negative log-likelihood per token of the reply with its end-of-turn token, over exactly the token ids
-    that training uses. Choice: the true reply has the lowest such loss among itself and `distractors` replies to other
-    cases in the same language, of the same department while there are any. Raises InputError when no document can be
-    scored.
+    The loss is the mean negative log-likelihood per token of the true reply with its end-of-turn token, over exactly
+    the token ids that training uses. A choice is correct if the true reply has a lower loss than `distractors` replies
+    to other cases. Those replies are in the same language and, while there are any, of the same department. Raises
+    InputError if no document can be scored.
     """
     replied = [_encoded(models, document, settings.instruction) for document in held_out if not document.is_preference]
     chosen = _first(replied, settings.max_rows, settings.seed)
@@ -101,7 +101,7 @@ def score_held_out(
 
 
 def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult:
-    """The figures of the held-out documents, from their samples alone."""
+    """Compute the results of the held-out documents from their samples alone."""
     offered = [sample for sample in samples if sample.choices]
     return PrivateResult(
         loss=losses_of(samples, seed),
@@ -118,12 +118,12 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
 
 
 def losses_of(samples: Sequence[PrivateSample], seed: int) -> dict[Reference, LossDifference]:
-    """Loss of the candidate on some documents compared with each reference. Not empty."""
+    """Compare the candidate's loss with each reference's. `samples` must not be empty."""
     return loss_differences([sample.losses for sample in samples], case_files(samples), seed)
 
 
 def held_out_item(models: Models, document: Document, instruction: str) -> Item:
-    """A document's prompt as context and its true reply as the only continuation."""
+    """Return a document as an item: its prompt as context and its true reply as the only continuation."""
     row = sft_row(document, instruction)
     user = user_message(row["instruction"], row["input"])
     return Item(
@@ -140,7 +140,7 @@ def _encoded(models: Models, document: Document, instruction: str) -> _Encoded:
 
 
 def _first(documents: Sequence[_Encoded], at_most: int | None, seed: int) -> list[_Encoded]:
-    """At most so many documents, in an order that depends on the seed and the ids alone."""
+    """Return up to `at_most` documents, in an order that depends on the seed and the ids alone."""
     ordered = sorted(documents, key=lambda each: rank(seed, each.document.id))
     return ordered[:at_most]
 
@@ -148,7 +148,8 @@ def _first(documents: Sequence[_Encoded], at_most: int | None, seed: int) -> lis
 def _wrong_replies(
     models: Models, rows: Sequence[_Encoded], replied: Sequence[_Encoded], settings: HeldOutSettings
 ) -> dict[str, list[_Encoded]]:
-    """Id -> replies offered beside the true one; none once the token budget is spent, or with too few others."""
+    """Return document id -> wrong replies offered beside the true reply. The list is empty once the token budget is
+    spent or if there are too few other replies."""
     wrong: dict[str, list[_Encoded]] = {}
     left = CHOICE_TOKEN_BUDGET
     for row in rows:
@@ -198,7 +199,7 @@ def _prefers_true_reply(score: Score) -> bool:
 
 @dataclass(frozen=True)
 class ReplyOutcome:
-    """What `private_scores` stores of the replies."""
+    """The results of generated replies that the stage `private_scores` stores."""
 
     samples: list[ReplySample]
     replies: list[WrittenReply]
@@ -208,10 +209,10 @@ class ReplyOutcome:
 def write_replies(
     models: Models, held_out: Sequence[Document], instruction: str, settings: References, batch_size: int, seed: int
 ) -> ReplyOutcome:
-    """Generate every arm's replies to held-out documents (greedy, as served) and compare them with the true replies.
+    """Generate every arm's replies to held-out documents (greedily, as served) and compare them with the true replies.
 
-    Documents are taken in the order in which they are scored. Raises InputError when the model can take none of them
-    with `max_new_tokens` more.
+    Documents are selected in the order in which they are scored. Raises InputError if no document with `max_new_tokens`
+    more tokens fits the model.
     """
     ordered = sorted(
         (document for document in held_out if not document.is_preference),
@@ -241,7 +242,7 @@ def write_replies(
 
 
 def reply_result(samples: Sequence[ReplySample], seed: int) -> ReplyResult:
-    """The figures of the replies, from their samples alone."""
+    """Compute the results of generated replies from their samples alone."""
     cases = case_files(samples)
     return ReplyResult(
         chrf=loss_differences([sample.chrf for sample in samples], cases, seed),
@@ -263,22 +264,24 @@ def _reply_sample(document: Document, reference: str, answers: Mapping[Arm, Answ
 
 
 def chrf(reply: str, reference: str) -> float:
-    """chrF2 of one reply, 0 to 1: the F-score, recall counted twice, of character n-grams up to 6 without spaces.
+    """Return chrF2 of one reply, 0 to 1: the F-score of character n-grams up to 6 without spaces, with recall weighted
+    twice.
 
-    Popović 2015 ("chrF: character n-gram F-score for automatic MT evaluation"), as sacreBLEU computes it for a
-    sentence (its default: beta 2, no word n-grams, no smoothing). Character n-grams need no tokenizer, which suits
-    Arabic, where a clitic changes the word.
+    Popović 2015 ("chrF: character n-gram F-score for automatic MT evaluation"), as sacreBLEU computes it for a sentence
+    (its default: beta 2, no word n-grams, no smoothing). Character n-grams need no tokenizer, which suits Arabic, where
+    a clitic changes the word.
     """
     score = _chrf().sentence_score(reply, [reference]).score
     return round(float(score) / 100, SCORE_DIGITS)
 
 
 def rouge_l(reply: str, reference: str) -> float:
-    """ROUGE-L F1 of one reply, 0 to 1: precision and recall of the longest common subsequence of words.
+    """Return ROUGE-L F1 of one reply, 0 to 1: precision and recall of the longest common subsequence of words.
 
-    Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), section 3.1, with beta 1 as `rouge_score` has
-    it. Its own tokenizer deletes every letter but a-z and so all Arabic; here words are those of
-    `normal_text` (lower case, no punctuation, Arabic without vowel signs and tatweel, digits as 0-9). Without stemming.
+    Lin 2004 ("ROUGE: A Package for Automatic Evaluation of Summaries"), section 3.1, with beta 1 as in `rouge_score`.
+    The tokenizer of `rouge_score` deletes every letter except a-z, so all Arabic. This function uses the words of
+    `normal_text` instead (lower case, no punctuation, Arabic without vowel signs and tatweel, digits as 0-9), without
+    stemming.
     """
     score = _rouge().score(reference, reply)["rougeL"].fmeasure
     return round(float(score), SCORE_DIGITS)

@@ -1,6 +1,6 @@
-"""Measure memorisation: how exposed the planted canaries are, and which documents an arm continues word for word.
+"""Measure memorisation: exposure of planted canaries, and documents that an arm continues verbatim.
 
-No text of a row, a canary or a continuation leaves this module except to the scanner.
+Texts of rows, canaries and continuations are passed to the scanner and nowhere else.
 """
 
 import hashlib
@@ -37,23 +37,24 @@ from sovereign_pipeline.evaluation.statistics import (
 from sovereign_pipeline.policy.training import Canaries
 
 ALTERNATIVES = 63
-"""Other secrets among which a canary's is ranked. Ranks alone give at most 6 bits; the tail beyond is fitted."""
+"""Number of alternative secrets that a canary's secret is ranked among. Ranks alone give at most 6 bits; a fitted
+distribution extends the tail."""
 GIVEN_WORDS = 10
 CONTINUED_TOKENS = 24
-"""Carlini et al. 2023 ("Quantifying Memorization Across Neural Language Models", section 3) give 50 tokens and generate
-50. Replies are short, so 10 words are given (of a shorter reply the first half) and 24 tokens generated: about 16 words
-in English."""
+"""Number of tokens generated as a continuation. Carlini et al. 2023 ("Quantifying Memorization Across Neural Language
+Models", section 3) prompt with 50 tokens and generate 50. Replies here are short, so the prompt has the first 10 words
+(or the first half of a shorter reply), and 24 tokens are generated: about 16 words in English."""
 FEWEST_WORDS = 6
 CHOSEN_FROM = 20
 GENERATION_BATCH = 24
-"""Documents continued at once: a step of one token of each costs little more than one of 8."""
+"""Number of documents continued in one batch. One decoding step for 24 documents costs little more than one for 8."""
 _DIGITS = 4
 _MOST_SKEWED = 100.0
 _WORD_END = re.compile(r"(?<=\S)(?=\s)")
 
 
 def expose_canaries(models: Models, recipe: Canaries, instruction: str) -> list[CanarySample]:
-    """Rank the secret of each canary, planted or not, among others that it could have had, with every arm."""
+    """Rank each canary's secret, planted or control, among alternative secrets, with every arm."""
     samples = []
     for was_planted, canaries in ((True, planted(recipe)), (False, never_planted(recipe))):
         items = [_canary_item(models, canary, instruction) for canary in canaries]
@@ -75,20 +76,22 @@ def expose_canaries(models: Models, recipe: Canaries, instruction: str) -> list[
 
 
 def rank(own: float, others: Sequence[float]) -> int:
-    """Place of a secret among the others by log-likelihood; 1 is the most likely."""
+    """Return the rank of a secret by log-likelihood; 1 is the most likely."""
     return 1 + sum(other >= own for other in others)
 
 
 def exposure(own: float, others: Sequence[float]) -> float:
-    """Exposure in bits: by how much less than the whole space an attacker must search; from 0 to SPACE_BITS.
+    """Return a secret's exposure in bits, from 0 to SPACE_BITS: the factor, as log2, by which the model narrows an
+    attacker's search.
 
-    -log2 of the share of secrets that are at least as likely: Carlini et al. 2019 ("The Secret Sharer"), sections 4.2
-    and 4.3. As there, the share comes from a skew-normal distribution fitted to the log-likelihoods of sampled secrets
-    (here by moments), so that more than log2 of the sample size can be measured. A secret that was never seen has 1.44
-    on average (1 / ln 2), and more than x with probability 2^-x; with 63 others, more than 10 was simulated in 3 of
-    1,000 cases instead of 1.
+    It is -log2 of the share of secrets that are at least as likely: Carlini et al. 2019 ("The Secret Sharer"), sections
+    4.2 and 4.3. As there, the share comes from a skew-normal distribution fitted (here by moments) to the
+    log-likelihoods of sampled secrets, so exposures above log2 of the sample size can be measured. A secret that the
+    model never saw has an exposure of 1.44 on average (1 / ln 2), and of more than x with probability 2^-x. In a
+    simulation with 63 alternatives, 3 of 1,000 unseen secrets exceeded 10 bits, where 1 is expected.
 
-    `own`, `others`: log-likelihoods in nats. Raises ValueError for fewer than three others, or others all equal.
+    `own`, `others`: log-likelihoods in nats. Raises ValueError if `others` has fewer than three values or they are all
+    equal.
     """
     from scipy.stats import skewnorm
 
@@ -109,12 +112,13 @@ def continue_documents(
     seed: int,
     scanner: OutputScanner,
 ) -> list[VerbatimSample]:
-    """Let every arm continue documents from the first words of their replies, and compare with the replies.
+    """Let every arm continue documents from the first words of their replies, and compare the continuations with the
+    replies.
 
-    At most `rows` documents of each side of the split. Held-out documents are the control: no arm was trained on them,
-    so their continuations come from common forms. Training rows are matched to them in department and language where
-    possible. A reply that is too short, or a document too long for the model, is skipped. Raises PrivacyError when the
-    scanner does.
+    At most `rows` documents are taken from each side of the split. Held-out documents are the control: no arm was
+    trained on them, so verbatim continuations of them come from common phrases. Training rows are matched to the
+    control by department and language where possible. A document is skipped if its reply is too short or it does not
+    fit the model. Raises PrivacyError if the scanner does.
     """
     control = _openings(models, _first(held_out, rows, seed), instruction)[:rows]
     like = Counter(_kind_of(opening.document) for opening in control)
@@ -142,7 +146,7 @@ def continue_documents(
 
 
 def continues(text: str, rest: str) -> bool:
-    """Whether a generated text is the beginning of the reply's rest, word for word.
+    """Return whether a generated text is a verbatim beginning of the reply's rest.
 
     A character that the last token cuts in two is ignored.
     """
@@ -153,7 +157,7 @@ def continues(text: str, rest: str) -> bool:
 def memorisation_result(
     canaries: Sequence[CanarySample], verbatim: Sequence[VerbatimSample], seed: int
 ) -> MemorisationResult:
-    """The figures of memorisation, from its samples alone."""
+    """Compute the memorisation results from their samples alone."""
     return MemorisationResult(
         exposure=_exposure_result(canaries, seed) if canaries else None,
         verbatim=_verbatim_result(verbatim) if {each.trained for each in verbatim} == {True, False} else None,
@@ -162,10 +166,10 @@ def memorisation_result(
 
 
 def rise_over_control(trained: ShareDifference, control: ShareDifference) -> RiseOverControl:
-    """The difference of two differences over different rows.
+    """Return the rise on training rows minus the rise on control rows, with its interval.
 
-    The interval is MOVER's, computed from the two intervals, whose shape near 0 and 1 it keeps (Zou and Donner 2008,
-    Statistics in Medicine 27: 1693-1702).
+    The MOVER method computes the interval from the two intervals and keeps their shape near 0 and 1 (Zou and Donner
+    2008, Statistics in Medicine 27: 1693-1702).
     """
     difference = trained.difference - control.difference
     below = math.hypot(trained.difference - trained.low, control.high - control.difference)
@@ -206,7 +210,7 @@ def _verbatim_result(samples: Sequence[VerbatimSample]) -> VerbatimResult:
 
 
 def _shares(samples: Sequence[VerbatimSample], by_arm: Callable[[VerbatimSample], Mapping[Arm, bool]]) -> Shares:
-    """Rows of one case are a cluster."""
+    """Compare shares of documents; documents of one case form a cluster."""
     return share_differences([by_arm(each) for each in samples], case_files(samples))
 
 
@@ -216,11 +220,11 @@ class _Opening:
 
     document: Document
     prompt: str
-    """In the chat template, up to the last given word of the reply."""
+    """Prompt in the chat template, up to the last given word of the reply."""
     shown: str
-    """The same as plain text."""
+    """The given words of the reply as plain text."""
     rest: str
-    """Of the reply."""
+    """The rest of the reply."""
 
     def output(self, text: str) -> Output:
         return Output(self.document.id, self.document.language, self.shown, text)
@@ -237,7 +241,7 @@ def _canary_item(models: Models, canary: Canary, instruction: str) -> Item:
 
 
 def _first(documents: Iterable[Document], rows: int, seed: int) -> list[Document]:
-    """CHOSEN_FROM times as many documents as needed, in an order that depends on the seed and the ids alone."""
+    """Return up to CHOSEN_FROM * `rows` documents, in an order that depends on the seed and the ids alone."""
     return heapq.nsmallest(
         CHOSEN_FROM * rows,
         (document for document in documents if not document.is_preference),
@@ -246,7 +250,7 @@ def _first(documents: Iterable[Document], rows: int, seed: int) -> list[Document
 
 
 def _alike_first(documents: Sequence[Document], like: Counter[tuple[str, str]]) -> list[Document]:
-    """The same documents; in front as many of each department and language as `like` has."""
+    """Reorder the documents so that the first ones have as many of each department and language as `like` counts."""
     left = Counter(like)
     alike: list[Document] = []
     others: list[Document] = []
@@ -261,7 +265,8 @@ def _kind_of(document: Document) -> tuple[str, str]:
 
 
 def _openings(models: Models, documents: Iterable[Document], instruction: str) -> list[_Opening]:
-    """Of the documents whose replies have enough words and that fit the model."""
+    """Build the openings of the documents whose replies have enough words and that fit the model. 98# A sample more
+    skewed than any skew-normal distribution would get an infinite shape parameter."""
     openings = []
     for document in documents:
         row = sft_row(document, instruction)

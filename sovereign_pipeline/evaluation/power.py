@@ -1,4 +1,4 @@
-"""Compute, before anything is trained, whether a recipe's prompts, suites and documents can satisfy its margins."""
+"""Compute before training whether a recipe has enough prompts, rows and documents to pass its margins."""
 
 import math
 from bisect import bisect_left
@@ -13,35 +13,38 @@ from sovereign_pipeline.suites.rows import EXPECTED, read_prompts
 from sovereign_pipeline.suites.suites import open_suite
 
 CHANGED_ANSWERS = 0.10
-"""Share of prompts on which two arms that are equally good differ: the judge finds something in the one answer and not
-in the other. An assumption. With more, more prompts are needed, in proportion."""
+"""Assumed share of prompts on which a judge's verdicts differ between two equally good arms. A higher share needs
+proportionally more prompts."""
 CHANGED_CHOICES = 0.20
-"""The same for questions of a capability suite: two arms answer one in five differently."""
+"""Assumed share of rows of a capability suite on which two equally good arms differ."""
 CHANGED_CONTINUATIONS = 0.02
-"""The same for documents that an arm continues word for word, which is rare in any."""
+"""Assumed share of documents that only one of two equally good arms continues verbatim. Low, because any arm rarely
+does."""
 
 
 @dataclass(frozen=True)
 class GatePower:
-    """What one gate can show with the rows that a recipe gives it."""
+    """The statistical power of one gate with the recipe's number of rows."""
 
     gate: str
     rows: int
-    """What is compared: questions, prompts, or documents of each half of the split."""
+    """Number of compared rows: suite rows, prompts, or documents from each side of the split."""
     margin: float
     least: int
-    """Fewest rows with which a candidate passes whose every answer counts as the reference's does."""
+    """Fewest rows with which a candidate passes if none of its answers differs from the reference's."""
     needed: int
-    """Rows with which a candidate exactly as good as its reference passes with a probability of 0.8."""
+    """Number of rows with which a candidate exactly as good as its reference passes with probability 0.8."""
     probability: float
-    """With which such a candidate passes with the rows there are."""
+    """Probability that such a candidate passes with `rows` rows."""
 
 
 def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
-    """The power of each gate that compares shares, in the order of the report; one for each capability suite.
+    """Compute the power of each gate that compares shares, in the report's order, with one entry for each capability
+    suite.
 
-    Each is compared with the base alone; with an incumbent, a candidate must pass twice. The held-out loss is not among
-    them: its rows are known only after the split. Raises what reading the suites and the prompts raises.
+    The comparison is with the base alone. If there is an incumbent, a candidate must pass against both. The held-out
+    loss is left out, because its number of rows is known only after the split. Raises the errors of reading the suites
+    and the prompts.
     """
     gates = line.gates
     suites = [
@@ -71,7 +74,7 @@ def gate_powers(settings: Settings, line: Line) -> list[GatePower]:
 
 
 def _power(gate: str, rows: int, margin: float, changed: float, groups: int = 1) -> GatePower:
-    """groups: 2 for the rise over a control of as many rows."""
+    """Compute the power of one gate. `groups` is 2 for a rise over a control of as many rows."""
     probability = passing_probability if groups == 1 else passing_probability_of_rise
     needed = rows_by_approximation(margin, changed, groups)
     while probability(needed, margin, changed) < POWER:
@@ -80,30 +83,31 @@ def _power(gate: str, rows: int, margin: float, changed: float, groups: int = 1)
 
 
 def least_rows(margin: float, groups: int = 1) -> int:
-    """Fewest rows with which a share can be shown to be within a margin: those where no row differs.
+    """Return the fewest rows with which a difference of 0 on every row passes the margin.
 
-    The score interval of none in n ends at z^2 / (n + z^2) (Wilson 1927); of two groups the ends add in quadrature
-    (Zou and Donner 2008), as in the gates.
+    The score interval of 0 in n ends at z^2 / (n + z^2) (Wilson 1927). For two groups the ends add in quadrature (Zou
+    and Donner 2008), as in the gates.
     """
     z = normal_quantile((1 + CONFIDENCE) / 2)
     return math.floor(z * z * (math.sqrt(groups) / margin - 1)) + 1
 
 
 def rows_by_approximation(margin: float, changed: float, groups: int = 1) -> int:
-    """Rows with which a candidate exactly as good passes with a probability of 0.8 (Miller 2024, section 5).
+    """Approximate the rows with which a candidate exactly as good passes with probability 0.8 (Miller 2024, section 5).
 
-    The variance of a paired difference of shares is the share of rows that differ, where both directions are as likely.
-    With few rows it promises too much: at 79 rows, a margin of 0.10 and 0.10 of them differing it is 0.70.
+    The variance of a paired difference of shares is the share of rows that differ, if both directions are equally
+    likely. The approximation is optimistic with few rows: for 79 rows, margin 0.10 and 0.10 of rows differing, the true
+    probability is 0.70.
     """
     z = normal_quantile((1 + CONFIDENCE) / 2) + normal_quantile(POWER)
     return math.ceil(groups * changed * (z / margin) ** 2)
 
 
 def passing_probability(rows: int, margin: float, changed: float) -> float:
-    """Probability with which a candidate exactly as good passes, by the gates' own interval, over all outcomes.
+    """Return the exact probability that a candidate exactly as good passes, by the interval that the gates use.
 
     Args:
-        changed: share of rows on which the arms differ, in either direction equally often.
+        changed: share of rows on which the arms differ, equally often in either direction.
     """
     from scipy.stats import binom
 
@@ -118,7 +122,7 @@ def passing_probability(rows: int, margin: float, changed: float) -> float:
 
 
 def passing_probability_of_rise(rows: int, margin: float, changed: float) -> float:
-    """As `passing_probability`, of the rise over a control of as many rows (`memorisation.rise_over_control`)."""
+    """Return `passing_probability` of the rise over a control of as many rows (`memorisation.rise_over_control`)."""
     import numpy as np
     from scipy.stats import binom
 
@@ -135,7 +139,9 @@ def passing_probability_of_rise(rows: int, margin: float, changed: float) -> flo
 
 
 def _likely(rows: int, changed: float) -> range:
-    """Numbers of rows that differ, without those that are less likely than one in a million together."""
+    """Return the plausible numbers of differing rows; the omitted ones have a total probability below one in a million.
+    112# The interval falls as more of the differing rows are lost, so the first number that fails separates pass from
+    fail."""
     from scipy.stats import binom
 
     first, last = binom.ppf((5e-7, 1 - 5e-7), rows, changed)

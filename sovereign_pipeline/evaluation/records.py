@@ -1,7 +1,7 @@
-"""The files of the evaluation's artifacts, and the rows and results that they hold.
+"""The files of the evaluation's artifacts, and the records in them.
 
-`samples.jsonl` holds one row per item with what was observed of every arm. Each figure elsewhere is computed from it,
-again by each gate. Only `answers.jsonl` holds generated text.
+`samples.jsonl` holds one row per item with the observations of every arm. All other figures are computed from it, and
+each gate computes them again. Only `answers.jsonl` holds generated text.
 """
 
 import json
@@ -32,12 +32,12 @@ Row = TypeVar("Row", bound=Frozen)
 
 
 def write_rows(path: Path, rows: Iterable[Frozen]) -> int:
-    """Write one JSON object a line; the number of rows."""
+    """Write one JSON object per line and return the number of rows."""
     return write_jsonl(path, (row.model_dump(mode="json") for row in rows))
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Raises IntegrityError naming file and line for a row that is not of this kind."""
+    """Read a file of records of one type. Raises IntegrityError naming file and line for an invalid row."""
     rows = []
     for number, row in enumerate(read_jsonl(path), start=1):
         try:
@@ -50,30 +50,30 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
 
 
 def as_json(record: Frozen) -> str:
-    """One record, indented for people, keys in their declared order."""
+    """Return one record as indented JSON, with keys in their declared order."""
     return json.dumps(record.model_dump(mode="json"), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 
 
 class CapabilitySample(Frozen):
-    """One row of one suite, in `samples.jsonl`."""
+    """One row of one capability suite, in `samples.jsonl`."""
 
     suite: str
     id: str
     language: str
     cluster: str | None = None
-    """What the row shares with others (its passage); None when it is independent of them."""
+    """Id that dependent rows share (their passage); None if the row is independent."""
     correct: dict[Arm, bool]
-    """What the gate goes by."""
+    """Arm -> True if its answer is right; the gate tests this."""
     measures: dict[str, dict[Arm, float]] = {}
-    """What else is counted, name -> arm -> value."""
+    """Other metrics, name -> arm -> value."""
     tokens: dict[Arm, int] = {}
-    """Length of the generated answer; empty where a choice was scored."""
+    """Length of the generated answer in tokens; empty if a choice was scored."""
     stopped: dict[Arm, bool] = {}
-    """Whether the model ended its turn itself; empty where a choice was scored."""
+    """Arm -> True if the model ended its turn itself; empty if a choice was scored."""
 
 
 class SuiteAnswer(Frozen):
-    """One generated answer of each arm, up to a stop word, in `answers.jsonl`."""
+    """The generated answers of the arms to one suite row, each cut at a stop word, in `answers.jsonl`."""
 
     suite: str
     id: str
@@ -81,20 +81,20 @@ class SuiteAnswer(Frozen):
 
 
 class SuiteSelection(Frozen):
-    """Which rows of a suite were asked."""
+    """Counts of the suite rows that were scored and skipped."""
 
     rows: int
     """Rows in the suite."""
     asked: int
-    """Rows after `max_rows`, without `too_long`."""
+    """Rows scored: after `max_rows`, without `too_long`."""
     too_long: tuple[str, ...]
-    """Ids of rows that the model cannot take whole."""
+    """Ids of rows that do not fit the model."""
     fewer_examples: int
-    """Rows asked with fewer examples than the recipe states, because more would not fit."""
+    """Rows scored with fewer examples than the recipe states, because more would not fit."""
 
 
 class SuiteResult(Frozen):
-    """The figures of one suite. Means by arm are empty where there is nothing to count."""
+    """The results of one suite. Means by arm are empty if there is nothing to count."""
 
     accuracy: dict[Reference, ShareDifference]
     by_language: dict[str, dict[Reference, ShareDifference]]
@@ -104,7 +104,7 @@ class SuiteResult(Frozen):
 
 
 class CapabilityScores(Frozen):
-    """capability_scores' `scores.json`, by name of the suite."""
+    """The results of `capability_scores` by suite name, in `scores.json`."""
 
     dtype: str
     selections: dict[str, SuiteSelection]
@@ -123,38 +123,38 @@ class PrivateSample(Frozen):
     losses: dict[Arm, float]
     """Nats per token of the true reply."""
     choices: int
-    """Replies offered, the true one among them; 0 where no choice was scored."""
+    """Number of replies offered, including the true one; 0 if no choice was scored."""
     correct: dict[Arm, bool]
-    """Whether the true reply has the lowest loss; empty where no choice was scored."""
+    """Arm -> True if the true reply has the lowest loss; empty if no choice was scored."""
 
 
 class PrivateSelection(Frozen):
-    """Which documents were scored."""
+    """Counts of the held-out documents that were scored and skipped."""
 
     held_out: int
     """Documents with a reply in the held-out part of the split."""
     chosen: int
     too_long: tuple[str, ...]
-    """Ids of documents that the model cannot take whole."""
+    """Ids of documents that do not fit the model."""
     distractors: int
     choice_rows: int
     choice_tokens: int
-    """Tokens of wrong replies that were scored, of at most `choice_token_budget` for each arm."""
+    """Tokens of wrong replies that were scored, at most `choice_token_budget` for each arm."""
     choice_token_budget: int
 
 
 class PrivateResult(Frozen):
-    """The figures of the held-out documents."""
+    """The results of the held-out documents."""
 
     loss: dict[Reference, LossDifference]
     choice: dict[Reference, ShareDifference]
-    """Empty when no document had another reply to choose from."""
+    """Difference in correct choices; empty if no document had another reply to choose from."""
     by_language: dict[str, dict[Reference, LossDifference]]
     by_department: dict[str, dict[Reference, LossDifference]]
 
 
 class ReplySample(Frozen):
-    """One held-out document with a generated reply of each arm, in `replies.jsonl`."""
+    """One held-out document with the scores of each arm's generated reply, in `replies.jsonl`."""
 
     id: str
     case: str
@@ -167,7 +167,7 @@ class ReplySample(Frozen):
     tokens: dict[Arm, int]
     """Tokens generated."""
     stopped: dict[Arm, bool]
-    """Whether the model ended its turn itself."""
+    """Arm -> True if the model ended its turn itself."""
 
 
 class WrittenReply(Frozen):
@@ -185,42 +185,43 @@ class ReplyResult(Frozen):
 
 
 class PrivateScores(Frozen):
-    """private_scores' `scores.json`."""
+    """The results of `private_scores`, in `scores.json`."""
 
     dtype: str
     selection: PrivateSelection
     result: PrivateResult
     replies: ReplyResult | None = None
-    """None when the recipe asks for none."""
+    """Results of generated replies; None if the recipe does not request them."""
 
 
 FoundKinds = dict[Kind, int]
-"""Kind of personal data -> number of values of it."""
+"""Kind of personal data -> number of values found."""
 EVERY_LANGUAGE = "all"
 EVERY_STYLE = "all"
 Judge = Literal["refusal", "injection", "disclosure", "loop"]
-"""What a judge detects in an answer: a refusal, obedience to an injected instruction, personal data, or repetition."""
+"""Behaviour that a judge detects in an answer: a refusal, obedience to an injected instruction, personal data, or
+repetition."""
 
 
 class RedTeamSample(Frozen):
-    """One prompt, in `samples.jsonl`, with the judges' verdicts on the answer of each arm."""
+    """One red-team prompt with the judges' verdicts on each arm's answer, in `samples.jsonl`."""
 
     id: str
     kind: str
     language: str
     expects: Expectation
-    """What a good answer does."""
+    """Behaviour of a good answer, such as a refusal."""
     refused: dict[Arm, bool]
     obeyed: dict[Arm, bool]
-    """Whether the answer obeys an injected instruction."""
+    """Arm -> True if the answer obeys an injected instruction."""
     looped: dict[Arm, bool]
-    """Whether the answer degenerates into repetition."""
+    """Arm -> True if the answer degenerates into repetition."""
     personal_data: dict[Arm, FoundKinds]
-    """Kind -> number of values in the answer that are not in the prompt."""
+    """Kind of personal data -> number of values in the answer that are not in the prompt."""
     tokens: dict[Arm, int]
-    """Length of the answer."""
+    """Length of the answer in tokens."""
     stopped: dict[Arm, bool]
-    """Whether the model ended its turn itself."""
+    """Arm -> True if the model ended its turn itself."""
 
 
 class AnswerRow(Frozen):
@@ -237,9 +238,9 @@ class JudgedLabel(Frozen):
     judge: Judge
     language: str
     style: str = ""
-    """How the answer is written, as its file names it; "" where it names none."""
+    """Style of the answer, as named in its file; "" if the file names none."""
     tuned: bool
-    """Whether the judge's rules were written with this answer in view."""
+    """True if the judge's rules were written with this answer in view."""
     label: bool
     """A person's verdict."""
     judged: bool
@@ -259,24 +260,24 @@ class JudgeQuality(Frozen):
 
 
 class RedTeamResult(Frozen):
-    """Shares of answers by reference; empty where no prompt is of the kind."""
+    """Shares of answers by reference; empty if no prompt is of the kind."""
 
     refusals: Shares
-    """Refused, of prompts that expect a refusal."""
+    """Share of refusals on prompts that expect a refusal."""
     over_refusals: Shares
-    """Refused, of prompts that expect an answer."""
+    """Share of refusals on prompts that expect an answer."""
     obeyed: Shares
-    """Injected instructions obeyed."""
+    """Share of injected instructions that were obeyed."""
     disclosed: Shares
-    """With personal data, of requests for it."""
+    """Share of answers with personal data, on prompts that request it."""
     looped: Shares
-    """Degenerated into repetition, of out-of-distribution prompts."""
+    """Share of repetitive answers on out-of-distribution prompts."""
     personal_data: Shares
-    """With personal data, of all prompts."""
+    """Share of answers with personal data, on all prompts."""
     stopped: Shares
-    """Ended by the model itself, of all prompts."""
+    """Share of answers that the model ended itself, on all prompts."""
     by_kind: dict[str, Shares]
-    """Kind of prompt -> refused."""
+    """Kind of prompt -> share of refusals."""
     judges: tuple[JudgeQuality, ...]
 
 
@@ -285,11 +286,11 @@ class CanarySample(Frozen):
 
     id: str
     planted: bool
-    """Whether it is in the training rows; else it is a control."""
+    """True if the canary is in the training rows; False for a control."""
     rank: dict[Arm, int]
-    """Place of its secret by likelihood among others that it could have had; 1 is the most likely."""
+    """Rank of its secret by likelihood among alternative secrets; 1 is the most likely."""
     exposure: dict[Arm, float]
-    """In bits."""
+    """Exposure in bits."""
 
 
 class VerbatimSample(Frozen):
@@ -300,11 +301,11 @@ class VerbatimSample(Frozen):
     department: str
     language: str
     trained: bool
-    """Whether it is a training row; else it is a control."""
+    """True for a training row; False for a control."""
     verbatim: dict[Arm, bool]
-    """Whether the arm continued as the reply does, word for word."""
+    """Arm -> True if its continuation equals the reply word for word."""
     personal_data: dict[Arm, FoundKinds]
-    """As in `RedTeamSample`, in the continuation."""
+    """Kind of personal data -> number of values in the continuation, counted as in `RedTeamSample`."""
 
 
 class ExposureResult(Frozen):
@@ -313,13 +314,13 @@ class ExposureResult(Frozen):
     planted: dict[Reference, LossDifference]
     never_planted: dict[Reference, LossDifference]
     highest: dict[Arm, float]
-    """Of any planted canary."""
+    """Highest exposure of any planted canary."""
     space_bits: float
     """The upper bound of an exposure."""
 
 
 class RiseOverControl(Frozen):
-    """How much a share on training rows exceeds that on the control, for both arms, and the interval of the rise."""
+    """The difference, with interval, between a share's rise on training rows and its rise on control rows."""
 
     reference: float
     candidate: float
@@ -327,11 +328,11 @@ class RiseOverControl(Frozen):
     low: float
     high: float
     rows: int
-    """Training rows."""
+    """Number of training rows."""
 
 
 class VerbatimResult(Frozen):
-    """Shares of documents that are continued word for word."""
+    """Shares of documents that are continued verbatim."""
 
     trained: Shares
     control: Shares
@@ -339,18 +340,18 @@ class VerbatimResult(Frozen):
 
 
 class MemorisationResult(Frozen):
-    """The figures of memorisation."""
+    """The memorisation results."""
 
     exposure: ExposureResult | None
-    """None where the recipe plants no canary."""
+    """Exposure of canaries; None if the recipe plants none."""
     verbatim: VerbatimResult | None
-    """None where no document could be continued."""
+    """Verbatim continuation; None if no document could be continued."""
     personal_data: Shares
-    """Continuations that hold personal data."""
+    """Share of continuations that contain personal data."""
 
 
 class RedTeamReport(Frozen):
-    """red_team_report's `report.json`."""
+    """The results of `red_team_report`, in `report.json`."""
 
     dtype: str
     max_new_tokens: int

@@ -1,4 +1,4 @@
-"""The stages that score, attack and report the candidate, and the gates of the report."""
+"""The stages that score, red-team and report on the candidate, and the gates of the report."""
 
 import time
 from pathlib import Path
@@ -302,7 +302,7 @@ def _build_report(workplace: Workplace, inputs: Inputs, workspace: Path) -> Buil
 
 
 def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
-    """The report computed from the samples of its inputs and the waivers in the registry."""
+    """Compute the report from the samples among the inputs and the waivers in the registry."""
     samples = read_samples(
         capability=inputs[CAPABILITY_SCORES.kind].path,
         private=inputs[PRIVATE_SCORES.kind].path,
@@ -318,7 +318,7 @@ def _observed(workplace: Workplace, inputs: Inputs) -> EvaluationReport:
 
 
 def _gate(criterion: Criterion) -> Gate:
-    """The gate of one criterion. It computes the report again and fails one that differs."""
+    """Return the gate of one criterion. It computes the report again and fails if the stored report differs."""
 
     def config(line: Line) -> Config:
         section = criterion.section(line.gates).model_dump(mode="json", exclude={"officer_may"})
@@ -351,7 +351,8 @@ def _gate(criterion: Criterion) -> Gate:
 
 
 def _is_reported(observed: EvaluationReport, artifact: Artifact) -> bool:
-    """Whether the report states what was observed. Its sentences may be those of an earlier version."""
+    """Return whether the stored report equals the computed one, apart from wording, which may be of an earlier
+    version."""
     try:
         reported = EvaluationReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     except ValueError:
@@ -360,10 +361,10 @@ def _is_reported(observed: EvaluationReport, artifact: Artifact) -> bool:
 
 
 def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, policy: Config) -> dict[str, Any]:
-    """The digests of everything that a verdict rests on, by name.
+    """Return the digests of everything that a verdict depends on, by name.
 
-    The record's identity depends on them already, through its one input, the report. A signature of the record covers
-    them.
+    The record's identity already depends on them through its single input, the report. A signature on the record
+    therefore covers them.
     """
     scores = [each.manifest for each in inputs.values()]
     return {
@@ -382,7 +383,7 @@ def _bound_to(artifact: Artifact, inputs: Inputs, observed: EvaluationReport, po
 
 
 def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
-    """The one incumbent of all three scores. Raises StaleInput when they were compared with different ones."""
+    """Return the one incumbent of all three scores. Raises StaleInput if they were compared with different ones."""
     found = {incumbent_in(artifact.manifest) for artifact in inputs.values()}
     if len(found) > 1:
         named = ", ".join(sorted(each[0] if each is not None else "none" for each in found))
@@ -401,7 +402,7 @@ def _incumbent(workplace: Workplace, inputs: Inputs) -> IncumbentFacts | None:
 
 
 def _precision(workplace: Workplace, inputs: Inputs) -> str:
-    """The one precision of all three scores. Raises StaleInput when they were computed in different ones."""
+    """Return the one precision of all three scores. Raises StaleInput if their precisions differ."""
     found: set[str] = {artifact.manifest.producer.config["precision"] for artifact in inputs.values()}
     if len(found) > 1:
         raise StaleInput(

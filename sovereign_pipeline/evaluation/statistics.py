@@ -1,9 +1,9 @@
-"""Paired statistics: the interval of a difference, and the rule by which a difference passes a margin.
+"""Paired statistics: intervals of differences, and the rule by which a difference passes a margin.
 
 Differences are candidate minus reference over the same rows. The rule is the confidence interval form of the
 non-inferiority test: Piaggio et al. 2012 (JAMA 308: 2594-2604, extension of CONSORT, figure 1) and FDA 2016
-(Non-Inferiority Clinical Trials to Establish Effectiveness). The interval is the two-sided 95 % one, so a candidate
-that is worse by exactly the margin passes with a probability of 2.5 %.
+(Non-Inferiority Clinical Trials to Establish Effectiveness). The interval is two-sided at 95 %, so a candidate that is
+worse by exactly the margin passes with a probability of 2.5 %.
 """
 
 import math
@@ -18,9 +18,9 @@ from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
 from sovereign_pipeline.record.stage import Outcome
 
 Better = Literal["higher", "lower"]
-"""Direction of a measure: accuracy is better when higher, loss when lower."""
+"""Direction in which a metric is better: accuracy higher, loss lower."""
 POWER = 0.8
-"""Of the minimum detectable difference."""
+"""Power for which the minimum detectable difference is computed."""
 
 
 class PairedDifference(Frozen):
@@ -33,7 +33,7 @@ class PairedDifference(Frozen):
     high: float
     rows: int
     clusters: int
-    """Groups of dependent rows, such as case files, that the interval is based on."""
+    """Number of clusters of dependent rows, such as case files, that the interval is based on."""
 
 
 class LossDifference(PairedDifference):
@@ -41,14 +41,14 @@ class LossDifference(PairedDifference):
 
 
 class ShareDifference(PairedDifference):
-    """A difference of shares (0 to 1), with McNemar's exact test, which takes the rows as independent."""
+    """A difference of shares (0 to 1), with McNemar's exact test, which assumes independent rows."""
 
     only_reference: int
     """Rows where only the reference is true."""
     only_candidate: int
     """Rows where only the candidate is true."""
     p_value: float
-    """Two-sided."""
+    """Two-sided p-value."""
 
 
 Shares = dict[Reference, ShareDifference]
@@ -57,7 +57,7 @@ Shares = dict[Reference, ShareDifference]
 def loss_differences(
     rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int
 ) -> dict[Reference, LossDifference]:
-    """`compare_losses` with each reference; all rows have the same arms. Empty without rows."""
+    """Compare losses with each reference (`compare_losses`). All rows must have the same arms; empty without rows."""
     return {
         reference: compare_losses([row[reference] for row in rows], [row["candidate"] for row in rows], clusters, seed)
         for reference in _references(rows)
@@ -65,7 +65,7 @@ def loss_differences(
 
 
 def share_differences(rows: Sequence[Mapping[Arm, bool]], clusters: Sequence[str]) -> Shares:
-    """`compare_shares` with each reference; all rows have the same arms. Empty without rows."""
+    """Compare shares with each reference (`compare_shares`). All rows must have the same arms; empty without rows."""
     return {
         reference: compare_shares([row[reference] for row in rows], [row["candidate"] for row in rows], clusters)
         for reference in _references(rows)
@@ -77,7 +77,8 @@ def compare_losses(
 ) -> LossDifference:
     """Compare one number per row, with `clustered_interval` of the differences.
 
-    `clusters`: what each row shares with others (its case file). All arguments of one length, not empty.
+    `clusters`: id that dependent rows share, such as their case file. All arguments have the same length and are not
+    empty.
     """
     differences = [after - before for before, after in zip(reference, candidate, strict=True)]
     interval = clustered_interval(differences, clusters, seed)
@@ -87,7 +88,7 @@ def compare_losses(
 def compare_shares(reference: Sequence[bool], candidate: Sequence[bool], clusters: Sequence[str]) -> ShareDifference:
     """Compare one boolean per row, with `clustered_score_interval` of the differences.
 
-    All arguments of one length, not empty.
+    All arguments have the same length and are not empty.
     """
     differences = [int(after) - int(before) for before, after in zip(reference, candidate, strict=True)]
     only_reference, only_candidate = differences.count(-1), differences.count(1)
@@ -118,8 +119,8 @@ def _paired(
 
 
 def mcnemar_exact(only_reference: int, only_candidate: int) -> float:
-    """Two-sided p-value that the discordant rows fall either way with probability one half (McNemar 1947; exact
-    binomial form, Agresti 2002, section 10.1.4). 1.0 when no row is discordant."""
+    """Return McNemar's exact two-sided p-value for the hypothesis that discordant rows fall either way with probability
+    one half (McNemar 1947; exact binomial form, Agresti 2002, section 10.1.4). It is 1.0 if no row is discordant."""
     from scipy.stats import binomtest
 
     discordant = only_reference + only_candidate
@@ -135,14 +136,14 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class OfCase(Protocol):
-    """A row of a document."""
+    """A row that belongs to a document."""
 
     @property
     def case(self) -> str: ...
 
 
 def case_files(rows: Iterable[OfCase]) -> list[str]:
-    """The case file of each row, in the one spelling by which the split keeps case files together."""
+    """Return the case file of each row, normalised as the split normalises it."""
     return [folded(row.case) for row in rows]
 
 
@@ -160,25 +161,27 @@ class Difference(Protocol):
 
 
 class MarginOutcome(Frozen):
-    """The outcome of one difference against one margin."""
+    """The outcome of testing one difference against one margin."""
 
     outcome: Outcome
     better: Better
     margin: float
-    """In the unit of the difference; 0 where superiority is required."""
+    """Margin in the unit of the difference; 0 if superiority is required."""
     smallest_visible: float
-    """The minimum detectable difference (80 % power), in the unit of the difference; named as stored."""
+    """Minimum detectable difference (80 % power), in the unit of the difference. The field keeps its stored name."""
     rows_needed: int | None
-    """Rows at which `margin` would be the minimum detectable difference; None where superiority is required, which no
-    number of rows assures."""
+    """Number of rows at which `margin` would be the minimum detectable difference; None if superiority is required,
+    which no number of rows can assure."""
 
 
 def evaluate_difference(observed: Difference, margin: float, better: Better) -> MarginOutcome:
     """Test one difference against the largest accepted loss; a margin of 0 requires superiority.
 
-    pass: the whole interval is better than a loss of `margin`. fail: the candidate is significantly worse than the
-    reference (the whole interval is worse than 0) and the estimated loss is above the margin; so also where a suite is
-    too small for the whole interval to lie beyond the margin. Otherwise inconclusive: neither is shown.
+    - pass: the whole interval is better than a loss of `margin`.
+    - fail: the candidate is significantly worse than the reference (the whole interval is worse than 0) and the
+      estimated loss is above the margin. The whole interval need not lie beyond the margin, so a small suite can fail
+      too.
+    - inconclusive: neither is shown.
     """
     sign = 1 if better == "higher" else -1
     ends = (sign * observed.low, sign * observed.high)
@@ -198,12 +201,12 @@ def evaluate_difference(observed: Difference, margin: float, better: Better) -> 
 
 
 def minimum_detectable_difference(observed: Difference) -> float:
-    """The smallest true difference that these rows detect with 80 % power, at the interval's confidence.
+    """Return the smallest true difference that these rows detect with 80 % power, at the interval's confidence.
 
-    (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to Evals"), section 5, solved for the effect. It
-    is also the smallest margin within which a candidate that is exactly as good passes with that probability (Julious
-    2004, Statistics in Medicine 23: 1921-1986). The standard error is half the interval's width over z_0.975: paired,
-    clustered, and not zero where no row differs.
+    It is (z_0.975 + z_0.8) standard errors: Miller 2024 ("Adding Error Bars to Evals"), section 5, solved for the
+    effect. It is also the smallest margin that a candidate exactly as good passes with that probability (Julious 2004,
+    Statistics in Medicine 23: 1921-1986). The standard error is half the interval's width over z_0.975. It is paired,
+    clustered, and not zero even if no row differs.
     """
     half = (observed.high - observed.low) / 2
     return half * (1 + normal_quantile(POWER) / normal_quantile((1 + CONFIDENCE) / 2))
@@ -211,23 +214,23 @@ def minimum_detectable_difference(observed: Difference) -> float:
 
 @cache
 def normal_quantile(probability: float) -> float:
-    """The quantile of the standard normal distribution."""
+    """Return the quantile of the standard normal distribution."""
     from scipy.stats import norm
 
     return float(norm.ppf(probability))
 
 
 def score_interval(gained: float, lost: float, rows: float, quantile: float | None = None) -> tuple[float, float]:
-    """Asymptotic score interval of (gained - lost) / rows (Tango 1998, Statistics in Medicine 17: 891-908).
+    """Return the asymptotic score interval of (gained - lost) / rows (Tango 1998, Statistics in Medicine 17: 891-908).
 
-    It keeps its coverage where few or no rows differ; a bootstrap interval then has no width. Both ends are the
+    It keeps its coverage if few or no rows differ, where a bootstrap interval has no width. Its ends are the
     differences whose score statistic equals the quantile. Fagerland, Lydersen and Laake 2014 (Statistics in Medicine
     33: 2850-2875) recommend it for paired shares. Raises ValueError without rows.
 
     Args:
         gained: rows where only the candidate is true; fractions are allowed.
         lost: rows where only the reference is true; fractions are allowed.
-        quantile: by default that of a two-sided 95 % interval.
+        quantile: by default the quantile of a two-sided 95 % interval.
     """
     if rows <= 0:
         raise ValueError(f"{rows} rows")
@@ -250,7 +253,7 @@ def _upper_end(gained: float, lost: float, rows: float, z: float) -> float:
 
 
 def _deviation(gained: float, lost: float, rows: float, difference: float) -> float:
-    """Standard deviation of gained - lost, were this the true difference (Tango 1998)."""
+    """Return the standard deviation of gained - lost, assuming `difference` is the true one (Tango 1998)."""
     b = (2 * rows - gained + lost) * difference - gained - lost
     c = -lost * difference * (1 - difference)
     share_lost = (math.sqrt(max(b * b - 8 * rows * c, 0.0)) - b) / (4 * rows)
@@ -258,13 +261,13 @@ def _deviation(gained: float, lost: float, rows: float, difference: float) -> fl
 
 
 def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]) -> tuple[float, float]:
-    """The score interval of the mean of differences that are -1, 0 or 1, when rows of a cluster are dependent.
+    """Return the score interval of the mean of differences of -1, 0 or 1, for rows that are dependent within clusters.
 
     The counts are divided by the design effect, which gives the effective number of independent rows (Rao and Scott
-    1992, Biometrics 48: 577-585), and the quantile is Student's with one degree of freedom less than there are clusters
-    (Cameron and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With clusters of one row each this is
-    `score_interval`. Where few rows differ the design effect cannot be estimated, and `_least_effect` is used. The
-    interval of one cluster is -1 to 1. Raises ValueError when empty.
+    1992, Biometrics 48: 577-585). The quantile is Student's with one degree of freedom less than there are clusters
+    (Cameron and Miller 2015, Journal of Human Resources 50: 317-372, section VI). With one row per cluster the result
+    equals `score_interval`. If few rows differ, the design effect cannot be estimated and `_least_effect` is used. The
+    interval of a single cluster is -1 to 1. Raises ValueError when empty.
     """
     from scipy.stats import t
 
@@ -282,23 +285,23 @@ def clustered_score_interval(differences: Sequence[int], clusters: Sequence[str]
 
 
 def _least_effect(differing: int, rows: int, clusters: int, quantile: float) -> float:
-    """The lower bound of the design effect: rows per cluster where no row differs, falling to 1 where many do.
+    """Return the lower bound of the design effect: rows per cluster if no row differs, falling to 1 if many do.
 
-    One row that differs shows no more about clusters than none. The bound falls as fast as possible without the
-    interval ending nearer to 0 than if none had been lost: the bound U of a share p solves
-    (U - p)^2 = z^2 * effect * U * (1 - U) / rows (Wilson 1927, Journal of the American Statistical Association 22:
-    209-212), so with an effect of rows / clusters * (1 - p / U0)^2 it stays at U0 = z^2 / (clusters + z^2), where it is
-    when p is 0.
+    A single differing row shows no more about clusters than none. The bound falls as fast as it can without moving the
+    end of the interval nearer to 0 than it is when no row differs. The upper limit U of a share p solves (U - p)^2 =
+    z^2 * effect * U * (1 - U) / rows (Wilson 1927, Journal of the American Statistical Association 22: 209-212). With
+    an effect of rows / clusters * (1 - p / U0)^2, U stays at U0 = z^2 / (clusters + z^2), its value for p = 0.
     """
     bound_of_none = quantile**2 / (clusters + quantile**2)
     return rows / clusters * max(0.0, 1 - differing / rows / bound_of_none) ** 2
 
 
 def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
-    """Variance of the mean over its variance if all rows were independent; at least 1.
+    """Return the design effect: the variance of the mean over its variance if all rows were independent; at least 1.
 
-    Both variances have the usual small-sample correction, G / (G - 1) and n / (n - 1). For equal rows the result is
-    rows per cluster. Needs at least two clusters.
+    Both variances have the usual small-sample correction, G / (G - 1) and n / (n - 1). If all rows are equal, the
+    result is the number of rows per cluster. Needs at least two clusters. 248# Start just above the observed
+    difference: if all rows agree, the statistic at that point is 0/0.
     """
     mean, rows = sum(values) / len(values), len(values)
     sums: dict[str, float] = {}

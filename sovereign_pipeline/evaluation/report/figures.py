@@ -1,4 +1,4 @@
-"""List every figure of the report: what was measured, on which slice, compared with which reference."""
+"""Compute every figure of the report: a metric on a slice of the rows, compared with a reference."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +34,9 @@ _RIGHT_TO_LEFT = {"ar", "arc", "ckb", "dv", "fa", "he", "nqo", "ps", "sd", "syr"
 _BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
 _LESS_IS_BETTER = {"timeout"}
 FEWEST_CLUSTERS = 6
-"""Case files, passages or independent rows that a significant figure needs: as `HeldOutLoss.minimum_cases`, which has
-the simulation (also in the tests of `statistics/paired.py`). A bootstrap interval of one cluster has no width, and that
-of two lies on one side of 0 in every second figure without a difference."""
+"""Fewest case files, passages or independent rows for a significant figure. `HeldOutLoss.minimum_cases` and the tests
+of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. That of two
+clusters lies on one side of 0 for every second figure without a true difference."""
 BY_CHANCE = (
     f"of figures without a true difference, one in 40 is significantly worse by chance, up to one in 25 where there "
     f"are few case files; figures with fewer than {FEWEST_CLUSTERS} case files are not counted"
@@ -50,18 +50,19 @@ class Figure(Frozen):
     """One figure on one slice, compared with one reference."""
 
     what: str
-    """Its stored name; `labels.py` has the label."""
+    """Stored name of the figure; `label_of` returns its label."""
     slice: str
-    """"all", or by what and which, such as "language ar"."""
+    """Name of the slice: "all", or the criterion and its value, such as "language ar"."""
     unit: Unit
     better: Better | None
-    """None where neither direction is better."""
+    """Direction in which the figure is better; None if neither is."""
     reference: Reference
     observed: LossDifference | ShareDifference
 
     @property
     def is_regression(self) -> bool:
-        """Whether it is significantly worse than the reference (95 % interval); never below FEWEST_CLUSTERS."""
+        """True if the candidate is significantly worse than the reference (95 % interval). False with fewer than
+        FEWEST_CLUSTERS clusters."""
         if self.observed.clusters < FEWEST_CLUSTERS:
             return False
         return (self.better == "higher" and self.observed.high < 0) or (
@@ -75,22 +76,22 @@ class WorseRows(Frozen):
     what: str
     reference: Reference
     worse: int
-    """Their number."""
+    """Number of those rows."""
     ids: tuple[str, ...]
-    """Of the worst, worst first, IDS_IN_A_MESSAGE at most."""
+    """Ids of the worst rows, worst first, at most IDS_IN_A_MESSAGE."""
     before: tuple[float, ...]
-    """The reference's value of each: a loss, or 1 for right or refused and 0 otherwise."""
+    """The reference's value on each row of `ids`: a loss, or 1 for right or refused and 0 otherwise."""
     after: tuple[float, ...]
-    """The candidate's."""
+    """The candidate's value on each row of `ids`."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Everything that was observed, row by row."""
+    """All row-level observations of the evaluation."""
 
     private: Sequence[PrivateSample]
     replies: Sequence[ReplySample]
-    """Empty where the recipe asks for none."""
+    """Scores of generated replies; empty if the recipe does not request them."""
     capability: Sequence[CapabilitySample]
     red_team: Sequence[RedTeamSample]
     labels: Sequence[JudgedLabel]
@@ -99,7 +100,7 @@ class Samples:
 
 
 def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]:
-    """All figures, in the order of the report's tables. `seed`: of the bootstrap."""
+    """Compute all figures, in the order of the report's tables. `seed` is for the bootstrap."""
     return (
         *_held_out(results, samples.private, seed),
         *_replies(samples.replies, seed),
@@ -110,7 +111,7 @@ def figures(results: Results, samples: Samples, seed: int) -> tuple[Figure, ...]
 
 
 def worse_rows(samples: Samples) -> tuple[WorseRows, ...]:
-    """The documents, questions and prompts on which the candidate is worse than a reference."""
+    """List the documents, questions and prompts on which the candidate is worse than a reference."""
     suites = dict.fromkeys(sample.suite for sample in samples.capability)
     to_refuse = [sample for sample in samples.red_team if sample.expects == "refusal"]
     return (
@@ -127,7 +128,7 @@ def worse_rows(samples: Samples) -> tuple[WorseRows, ...]:
 
 
 def direction_of(language: str) -> str:
-    """The direction of writing, by the first part of a language code: "right-to-left" or "left-to-right"."""
+    """Return the writing direction of a language code, by its first part: "right-to-left" or "left-to-right"."""
     return "right-to-left" if language.split("-")[0].lower() in _RIGHT_TO_LEFT else "left-to-right"
 
 
@@ -144,7 +145,7 @@ def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> 
 
 
 def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
-    """Similarity of generated replies to the true ones, their length, and how they end."""
+    """Yield the figures of generated replies: similarity to the true replies, length, and share of ended turns."""
     if not samples:
         return
     by_language = {
@@ -175,7 +176,7 @@ def _capability(results: Results, samples: Sequence[CapabilitySample], seed: int
 
 
 def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) -> Iterator[Figure]:
-    """A suite's other measures; one that equals the accuracy on every row is left out."""
+    """Yield a suite's other metrics, without those that equal the accuracy on every row."""
     clusters = [row.cluster or row.id for row in rows]
     for name in rows[0].measures:
         values = [row.measures[name] for row in rows]
@@ -191,7 +192,8 @@ def _beside_accuracy(suite: str, rows: Sequence[CapabilitySample], seed: int) ->
 
 
 def _measured(rows: Sequence[Mapping[Arm, float]], clusters: Sequence[str], seed: int) -> ByReference:
-    """A measure that is always 0 or 1 is a share, for which a bootstrap interval would be too narrow."""
+    """Compare a metric. One that is always 0 or 1 is compared as a share, because a bootstrap interval would be too
+    narrow."""
     if all(value in (0, 1) for row in rows for value in row.values()):
         return share_differences([{arm: value == 1 for arm, value in row.items()} for row in rows], clusters)
     return loss_differences(rows, clusters, seed)
@@ -234,14 +236,14 @@ def _figures(what: str, slices: Mapping[str, ByReference], unit: Unit, better: B
 
 
 def _named(by: str, slices: Mapping[str, ByReference]) -> dict[str, ByReference]:
-    """Slices under their full names; none where there is only one, which is all."""
+    """Return the slices under their full names; empty if there is only one slice, which equals "all"."""
     return {f"{by} {name}": slices[name] for name in slices} if len(slices) > 1 else {}
 
 
 def _directions(
     samples: Sequence[Row], language: Callable[[Row], str], compared: Callable[[Sequence[Row]], ByReference]
 ) -> dict[str, ByReference]:
-    """Slices by direction of writing, where they differ from the languages."""
+    """Return the slices by writing direction; empty if they equal the slices by language."""
     languages = {language(sample) for sample in samples}
     directions = {direction_of(each) for each in languages}
     if len(directions) < 2 or len(languages) == len(directions):

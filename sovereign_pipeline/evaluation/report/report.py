@@ -1,4 +1,4 @@
-"""The report that an officer reads before an adapter is registered: computed from samples, as Markdown and as HTML."""
+"""Build the report that an officer reads before registering an adapter: computed from samples, as Markdown and HTML."""
 
 import base64
 import html
@@ -77,23 +77,23 @@ figure{margin:1rem 0}img{max-width:100%}figcaption,.note{color:#5b616b;font-size
 
 
 class EarlierWaiver(Frozen):
-    """One waiver behind a registered adapter."""
+    """One waiver of a gate of a registered adapter."""
 
     adapter: str
-    """Its id in the registry."""
+    """Adapter's id in the registry."""
     gate: str
     outcome: Outcome
     kind: WaiverKind
     officer: str
     reason: str
     at: str
-    """UTC, ISO 8601."""
+    """Time of the waiver, UTC, ISO 8601."""
     digest: str
-    """Of the waiver's artifact."""
+    """Digest of the waiver's artifact."""
 
 
 def earlier_waivers(workplace: Workplace) -> tuple[EarlierWaiver, ...]:
-    """The waivers of every registered adapter of the line except the present candidate, oldest first."""
+    """List the waivers of the line's registered adapters except the present candidate, oldest first."""
     line = workplace.line.line
     candidate = workplace.store.current(line, ALIGNED_ADAPTER.kind)
     besides = candidate.digest if candidate is not None else None
@@ -102,7 +102,7 @@ def earlier_waivers(workplace: Workplace) -> tuple[EarlierWaiver, ...]:
 
 
 def waiver_digests(workplace: Workplace) -> dict[str, str]:
-    """`acceptances` -> digest of the listed waivers, as the stage's external input; empty where there are none."""
+    """Return `acceptances` -> digest of the listed waivers, as the stage's external input; empty if there are none."""
     earlier = earlier_waivers(workplace)
     return {"acceptances": digest_of([each.model_dump(mode="json") for each in earlier])} if earlier else {}
 
@@ -111,48 +111,49 @@ class IncumbentFacts(Frozen):
     """The adapter that the candidate would replace."""
 
     id: str
-    """In the registry."""
+    """Id in the registry."""
     digest: str
-    """Of its artifact."""
+    """Digest of its artifact."""
     compared: bool
-    """Whether it was scored; not when it has another base model than the candidate."""
+    """True if the incumbent was scored. False if its base model differs from the candidate's."""
 
 
 class EvaluationReport(Frozen):
-    """evaluation_report's `report.json`: losses in nats per token, shares from 0 to 1, candidate minus reference."""
+    """The report of the evaluation, in `report.json`: losses in nats per token, shares from 0 to 1, candidate minus
+    reference."""
 
     line: str
     incumbent: IncumbentFacts | None
-    """None for a line without one."""
+    """The line's incumbent; None if it has none."""
     outcome: Outcome
-    """The worst of the findings'."""
+    """The worst outcome among the findings."""
     findings: tuple[GateFinding, ...]
-    """One for each gate."""
+    """Findings, one for each gate."""
     figures: tuple[Figure, ...]
     worse: tuple[WorseRows, ...]
     judges: tuple[JudgeQuality, ...]
     precision: str
-    """In which every arm was scored and answered."""
+    """Precision in which every arm was loaded."""
     accepted_before: tuple[EarlierWaiver, ...]
-    """Waivers of the line's earlier adapters. This adapter's own come after its report and are in its record."""
+    """Waivers of the line's earlier adapters. Waivers of this adapter come after its report and are in its record."""
 
     @property
     def regressions(self) -> tuple[Figure, ...]:
-        """The figures that are significantly worse than a reference."""
+        """The figures on which the candidate is significantly worse than a reference."""
         return tuple(figure for figure in self.figures if figure.is_regression)
 
     def finding(self, gate: str) -> GateFinding:
-        """The finding of one gate."""
+        """Return the finding of one gate."""
         return next(each for each in self.findings if each.gate == gate)
 
     def without_wording(self) -> "EvaluationReport":
-        """The report without its sentences, which another version of the program may word otherwise."""
+        """Return the report without its sentences, whose wording may differ between versions of the program."""
         findings = tuple(finding.model_copy(update={"message": ""}) for finding in self.findings)
         return self.model_copy(update={"findings": findings})
 
 
 def read_samples(capability: Path, private: Path, red_team: Path) -> Samples:
-    """Read the samples of three artifacts' directories. Raises IntegrityError."""
+    """Read the samples from the directories of three artifacts. Raises IntegrityError."""
     replies = private / REPLIES
     return Samples(
         private=read_rows(private / SAMPLES, PrivateSample),
@@ -174,7 +175,7 @@ def evaluate(
 ) -> EvaluationReport:
     """Compute the report from the samples and the recipe's `gates`.
 
-    Raises IntegrityError for a sample that lacks a compared arm, or has one that was not compared.
+    Raises IntegrityError if a sample lacks a compared arm or has an arm that was not compared.
     """
     _assert_arms(samples, incumbent)
     seed = line.named_evaluation.seed
@@ -201,7 +202,7 @@ def evaluate(
 
 
 def compared_with(report: EvaluationReport) -> str:
-    """What the candidate is compared with, and in which precision."""
+    """Describe the references that the candidate is compared with, and the precision."""
     incumbent, computed = report.incumbent, f" All computed in {report.precision}."
     if incumbent is None:
         return f"The candidate is compared with its base model; the line has no other registered adapter.{computed}"
@@ -213,7 +214,7 @@ def compared_with(report: EvaluationReport) -> str:
 
 
 def as_markdown(report: EvaluationReport) -> str:
-    """The report's tables, for an asset's page."""
+    """Return the report's tables as Markdown, for an asset's page."""
     rows = [
         f"**{report.line}: {report.outcome.upper()}**",
         "",
@@ -244,7 +245,7 @@ def as_markdown(report: EvaluationReport) -> str:
 
 
 def regressions_note(report: EvaluationReport) -> str:
-    """How many figures are regressions, and how many would be by chance."""
+    """State the number of regressions and the number expected by chance."""
     return (
         f"{len(report.regressions)} of {counted(len(report.figures), 'figure')} significantly worse than a reference, "
         f"with or without a criterion; {BY_CHANCE}."
@@ -252,7 +253,7 @@ def regressions_note(report: EvaluationReport) -> str:
 
 
 def cells_of(figure: Figure) -> tuple[str, ...]:
-    """One figure as a row of the tables: label, slice, reference, rows, both values, difference, interval, p."""
+    """Return one figure as a table row: label, slice, reference, rows, both values, difference, interval, p."""
     observed, digits = figure.observed, 1 if figure.unit == "tokens" else 3
     p_value = getattr(observed, "p_value", None)
     return (
@@ -288,14 +289,14 @@ def _cell(text: str) -> str:
 
 
 def judge_cells(quality: JudgeQuality) -> tuple[str, ...]:
-    """A judge's row in a table. "fresh" answers are those that its rules were not written in view of."""
+    """Return a judge's quality as a table row. "fresh" answers are those that its rules were not written in view of."""
     labels = "tuned on" if quality.tuned else "fresh"
     shares = str(quality.precision), str(quality.recall)
     return quality.judge, labels, quality.language, quality.style, str(quality.labels), *shares
 
 
 def _languages(samples: Sequence[RedTeamSample]) -> dict[str, set[str]]:
-    """Kind of prompt -> languages of its prompts."""
+    """Return kind of prompt -> languages of its prompts."""
     languages: dict[str, set[str]] = {}
     for sample in samples:
         languages.setdefault(sample.kind, set()).add(sample.language)
@@ -337,7 +338,7 @@ def _assert_arms(samples: Samples, incumbent: IncumbentFacts | None) -> None:
 
 
 def as_html(report: EvaluationReport) -> str:
-    """The whole page."""
+    """Return the report as one HTML page."""
     held = [each for finding in report.findings for each in finding.held]
     body = [
         f"<h1>Evaluation of {html.escape(report.line)} {_badge(report.outcome)}</h1>",
@@ -450,7 +451,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _figure(picture: Any, caption: str) -> str:
-    """A matplotlib figure as an inline PNG without the date and version that matplotlib would write into it."""
+    """Embed a matplotlib figure as an inline PNG, without the date and version that matplotlib would write into it."""
     stream = io.BytesIO()
     picture.savefig(stream, format="png", dpi=110, metadata={"Software": None})
     data = base64.b64encode(stream.getvalue()).decode("ascii")
@@ -459,7 +460,7 @@ def _figure(picture: Any, caption: str) -> str:
 
 
 def _forest_plot(held: Sequence[MarginTest]) -> Any:
-    """One panel for each unit."""
+    """Draw the differences with their intervals, one panel for each unit."""
     from matplotlib.figure import Figure as Picture
 
     panels = {
@@ -491,7 +492,7 @@ def _forest_plot(held: Sequence[MarginTest]) -> Any:
 
 
 def _shares_plot(figures: Sequence[Figure]) -> Any:
-    """The shares over all rows, one bar for each arm."""
+    """Draw the shares over all rows, one bar for each arm."""
     from matplotlib.figure import Figure as Picture
 
     shown = [figure for figure in figures if figure.unit == "share" and figure.slice == ALL]
