@@ -1,1 +1,1 @@
-"""The registry: the record of each registered adapter, and the proof that it still holds."""
+"""Record, register and verify adapters, and mirror them in MLflow."""

@@ -1,4 +1,4 @@
-"""Mirror registered adapters and their states in MLflow, and compare."""
+"""Mirror registered adapters and their states in MLflow, and report or repair differences."""
 
 import datetime
 import json
@@ -33,16 +33,16 @@ from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 
 LATEST = "latest-registered"
 MIRRORED = "sovereign.mirrored"
-"""Tag of a run or a version: digest of what it mirrors."""
+"""Tag of a run or model version: the digest of the artifact that it mirrors."""
 METRICS_IN_A_BATCH = 1000
-"""MLflow's own limit."""
+"""Maximum number of metrics in one batch; MLflow's own limit."""
 
 
 def mirror_training(settings: Settings, adapter: Artifact) -> str:
     """Mirror a trained adapter as one run in the experiment of its line. Returns the run's id.
 
-    Metrics: every number of the training log by its step, and what was measured. Parameters: the stage's part of the
-    recipe. Tags: the digests.
+    Metrics: every number of the training log by step, and the measurements in the manifest. Parameters: the stage's
+    part of the recipe. Tags: the digests.
     """
     manifest = adapter.manifest
     with mirrored(settings) as client:
@@ -69,10 +69,9 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
 
 
 def mirror_evaluation(settings: Settings, report: Artifact) -> str:
-    """Mirror an evaluation report as one run in the experiment of its line, whatever its outcome.
+    """Mirror an evaluation report as one run in the experiment of its line, whatever its outcome. Returns the run's id.
 
     Metrics: every number of the report's summary. Tags: outcome and digests. Files: the report as a page and as JSON.
-    Returns the run's id.
     """
     manifest = report.manifest
     with mirrored(settings) as client:
@@ -99,7 +98,8 @@ def mirror_evaluation(settings: Settings, report: Artifact) -> str:
 def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -> str:
     """Mirror a registered adapter as a version of the model named after its line. Returns MLflow's version number.
 
-    Tags: the facts of the row. Source: the adapter's artifact. The page of the evaluation report is a file of the run.
+    Tags: the columns of the adapter's row. Source: the adapter's artifact. The run has the evaluation report's page as
+    a file.
     """
     from mlflow.exceptions import MlflowException
 
@@ -136,7 +136,7 @@ def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -
 
 
 def tags_of(adapter: Adapter) -> dict[str, str]:
-    """Every column of the row; what is not text is JSON."""
+    """Return every column of the adapter's row as a tag. Values other than text are encoded as JSON."""
     return {
         name: value if isinstance(value, str) else canonical_json(value).decode()
         for name, value in row_as_dict(adapter).items()
@@ -155,7 +155,7 @@ def _report(store: ArtifactStore, adapter: Adapter) -> Path:
 
 @contextmanager
 def mirrored(settings: Settings) -> Iterator[Any]:
-    """MLflow's client, one process at a time: two at once would mirror the same thing twice."""
+    """Open MLflow's client under a lock, because two processes at once would mirror the same artifact twice."""
     go_offline()
     root = settings.home / "mlflow"
     root.mkdir(parents=True, exist_ok=True)
@@ -167,10 +167,10 @@ def mirrored(settings: Settings) -> Iterator[Any]:
 
 
 def _create_database(mlflow_url: str) -> None:
-    """Create a new SQLite database under another name and rename it into place.
+    """Create a new SQLite database under a temporary name and rename it into place.
 
-    MLflow runs all of its migrations and flushes each to disk. Under another name none need be flushed, which halves
-    the time of the first use, and a killed process leaves no incomplete database.
+    MLflow runs all of its migrations and flushes each to disk. A temporary database needs no flushing, which halves the
+    time of the first use, and a killed process leaves no incomplete database.
     """
     url = parsed_url(VARIABLES["mlflow_url"], mlflow_url)
     if url.get_backend_name() != "sqlite" or not url.database or Path(url.database).exists():
@@ -201,7 +201,7 @@ def _experiment(client: Any, settings: Settings, line: str) -> str:
 
 
 def _finished_run(client: Any, experiment: str, digest: str) -> str | None:
-    """The finished run that mirrors this digest, or None. A run that a killed process left unfinished is deleted."""
+    """Return the finished run that mirrors this digest, or None. Deletes runs that a killed process left unfinished."""
     finished = None
     for run in client.search_runs([experiment], filter_string=f"tags.`{MIRRORED}` = '{digest}'"):
         if run.info.status == "FINISHED":
@@ -222,7 +222,7 @@ def _run(
 
 
 def _curve(training_log: Path) -> Iterator[tuple[str, float, int]]:
-    """Metric, value, step of every number in the training log."""
+    """Yield metric, value and step of every number in the training log."""
     with training_log.open(encoding="utf-8") as stream:
         for number, line in enumerate(stream, start=1):
             row = json.loads(line)
@@ -261,7 +261,10 @@ def _text(value: Any) -> str:
 
 
 def _name(name: str) -> str:
-    """MLflow accepts letters, digits and `_-./ :` in the names of metrics and parameters."""
+    """Replace each character that MLflow rejects in a metric's or parameter's name.
+
+    MLflow accepts letters, digits and `_-./ :`.
+    """
     return re.sub(r"[^\w.\-/ :]", "_", name)
 
 
@@ -271,7 +274,7 @@ ALIASES: Mapping[str, frozenset[State]] = {
     "staging": frozenset({"staged"}),
     "production": frozenset({"production"}),
 }
-"""Alias -> the states of which the newest version has it."""
+"""Alias -> the states that it covers. The newest version in one of these states gets the alias."""
 
 _QUERY = """
 SELECT v.name, v.version, v.source, mirrored.value, named.value, a.alias
@@ -294,29 +297,33 @@ class Version:
     number: int
     source: str | None
     record: str | None
-    """Digest that its tag says it mirrors."""
+    """Digest of the record that the version mirrors, from its tag."""
     adapter: str | None
-    """Id that its tag says it is."""
+    """Id of the adapter, from the version's tag."""
     aliases: frozenset[str]
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Something that MLflow has otherwise than the registry."""
+    """A difference between MLflow and the registry."""
 
     line: str
     what: str
     wrong: Version | None = None
-    """A version that mirrors an adapter of the registry wrongly, or once too often."""
+    """A version that mirrors an adapter of the registry wrongly, or is a duplicate."""
 
     def __str__(self) -> str:
         return f"line {self.line}: {self.what}"
 
 
 def differences(registry: Registry, settings: Settings, line: str | None = None) -> list[Difference]:
-    """Where MLflow differs in name, version, source, digest or alias, of one line or of all. Changes nothing.
+    """List where MLflow differs from the registry in name, version, source, digest or alias. Changes nothing.
 
-    Raises NotFoundError where MLflow's database cannot be read.
+    Args:
+        line: the line to compare; all lines if None.
+
+    Raises:
+        NotFoundError: MLflow's database cannot be read.
     """
     store = open_store(settings, registry=registry)
     with registry.reading() as session:
@@ -338,7 +345,7 @@ def differences(registry: Registry, settings: Settings, line: str | None = None)
 
 
 def follow(registry: Registry, settings: Settings, line: str) -> None:
-    """Let the aliases of a line be where the registry has its states. Nothing is done where MLflow was never used."""
+    """Set a line's aliases in MLflow according to the registry's states. Does nothing if MLflow was never used."""
     if not _is_there(settings):
         return
     with registry.reading() as session:
@@ -361,7 +368,11 @@ def follow(registry: Registry, settings: Settings, line: str) -> None:
 
 
 def follow_after_act(registry: Registry, settings: Settings, line: str, tell: Callable[[str], None]) -> str | None:
-    """As `follow`, after an act was committed: what fails is told, and the act stays. Returns what failed, or None."""
+    """Run `follow` after a signed act was committed. A failure is reported through `tell` and does not undo the act.
+
+    Returns:
+        The failure message, or None if the aliases were updated.
+    """
     try:
         follow(registry, settings, line)
     except Exception as error:  # whatever MLflow, its database or its disk raises
@@ -372,7 +383,11 @@ def follow_after_act(registry: Registry, settings: Settings, line: str, tell: Ca
 
 
 def repair(registry: Registry, settings: Settings) -> list[Difference]:
-    """Write anew what differs, with an entry in the ledger. Returns what still differs: what others put into MLflow."""
+    """Write the differing entries again and log the repair in the ledger.
+
+    Returns:
+        The remaining differences: entries that someone else added to MLflow.
+    """
     found = differences(registry, settings) if _is_there(settings) else []
     store = open_store(settings, registry=registry)
     with registry.reading() as session:
@@ -392,7 +407,7 @@ def repair(registry: Registry, settings: Settings) -> list[Difference]:
 
 
 def expected_aliases(adapters: Sequence[Adapter], state: Mapping[str, State]) -> dict[str, Adapter]:
-    """Alias -> the adapter of the line that has it; an alias that none has is left out."""
+    """Return the adapter that each alias should have. An alias that no adapter should have is left out."""
     ordered = sorted(adapters, key=lambda adapter: adapter.version_numbers)
     found = {alias: each for alias, of in ALIASES.items() for each in ordered if state[each.id] in of}
     return found | ({LATEST: ordered[-1]} if ordered else {})
@@ -445,7 +460,7 @@ def _differences_of(
 
 
 def _versions(settings: Settings) -> list[Version]:
-    """Every version with its tags and aliases, by one query: MLflow's own search takes sixty times as long."""
+    """Return every version with its tags and aliases. One SQL query; MLflow's own search takes sixty times as long."""
     if not _is_there(settings):
         return []
     engine = create_engine(settings.mlflow_url)
@@ -467,6 +482,6 @@ def _versions(settings: Settings) -> list[Version]:
 
 
 def _is_there(settings: Settings) -> bool:
-    """Whether MLflow has a database: of SQLite, a file."""
+    """Return True if MLflow has a database. For SQLite, the file must exist."""
     url = parsed_url(VARIABLES["mlflow_url"], settings.mlflow_url)
     return url.get_backend_name() != "sqlite" or Path(url.database or "").is_file()

@@ -1,4 +1,4 @@
-"""An adapter's record and its bill of materials."""
+"""Define an adapter's record, check it against its artifacts, and derive the CycloneDX bill of materials."""
 
 import uuid
 from collections.abc import Iterable, Iterator
@@ -21,7 +21,10 @@ RECORD_FILE = "record.json"
 
 
 class _Facts(Frozen):
-    """A field that got a better name keeps its first one as the key in `record.json`, so old records stay readable."""
+    """A base class for the record's models.
+
+    A renamed field keeps its first name as the key in `record.json`, so that old records stay readable.
+    """
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
 
@@ -32,21 +35,21 @@ class DatasetFacts(_Facts):
     kind: str
     digest: str
     file: str
-    """Name of its JSONL file."""
+    """Name of the dataset's JSONL file."""
     file_sha256: str
     rows: int
-    """Of the JSONL file."""
+    """Number of rows in the JSONL file."""
     classification: str
     sources: tuple[dict[str, Any], ...]
-    """The institution's source files, with their digests."""
+    """The institution's source files, each with its SHA-256."""
     rows_held_out: int | None = None
-    """From the data card, as all fields below. None in records of earlier versions."""
+    """Number of held-out rows. This field and those below come from the data card; they are None in older records."""
     by_classification: dict[str, int] | None = None
     """Classification level -> rows."""
     tokens: dict[str, Any] | None = None
-    """Lengths of the training and of the held-out rows, in tokens of the base model."""
+    """Token counts of the training rows and of the held-out rows, by the base model's tokenizer."""
     findings: dict[str, int] | None = None
-    """Warning of the data card -> rows."""
+    """Name of a warning on the data card -> number of rows."""
     card_sha256: str | None = None
 
 
@@ -62,7 +65,7 @@ class BaseModelFacts(_Facts):
 
     name: str
     digest: str
-    """Over the files' names and SHA-256: the same for every line with this base model."""
+    """Digest over the names and SHA-256 of the model's files. Lines of adapters with the same base model share it."""
     licence: str
     files: tuple[FileFacts, ...]
 
@@ -71,49 +74,52 @@ class WaiverFacts(_Facts):
     """An officer's waiver of a gate that did not pass."""
 
     digest: str
-    """Of the waiver's artifact."""
+    """Digest of the waiver's artifact."""
     kind: WaiverKind
     officer: str
-    """The id of the officer's key."""
+    """Id of the officer's key."""
     reason: str
     at: str
-    """UTC, ISO 8601."""
+    """Time of the waiver: UTC, ISO 8601."""
 
 
 class GateFacts(_Facts):
-    """One gate that an artifact of the lineage passed, or that was waived."""
+    """The result of one gate for one artifact of the lineage: a pass or a waiver."""
 
     stage: str
     gate: str
     evaluated: str = Field(validation_alias="judged", serialization_alias="judged")
     """Digest of the artifact that was evaluated."""
     record: str
-    """Digest of the gate's record."""
+    """Digest of the gate's record, which holds the verdict."""
     outcome: Outcome = "pass"
     waiver: WaiverFacts | None = Field(default=None, validation_alias="acceptance", serialization_alias="acceptance")
-    """None where the gate passed, and in records of earlier versions."""
+    """The officer's waiver. None if the gate passed, and in records of earlier versions."""
 
 
 class ParentAdapterFacts(_Facts):
-    """The registered adapter from which training started."""
+    """The registered adapter from which training continued."""
 
     adapter: str
-    """Its id in the registry."""
+    """Id of the parent adapter in the registry."""
     digest: str
-    """Of its artifact."""
+    """Digest of the parent adapter's artifact."""
     adapter_sha256: str
-    """Of its weights."""
+    """SHA-256 of the parent adapter's weights."""
 
 
 class LearnedRewardFacts(_Facts):
-    """The reward that the adapter was trained on."""
+    """The reward that the adapter was trained with."""
 
     algorithm: str
     parts: dict[str, str]
-    """Name of each part -> digest over all that decides its tool's scores, but the replies, or, where the reward model
-    judges, the digest of its artifact."""
+    """Name of each part of the reward -> its digest.
+
+    The digest covers everything but the replies that decides the part's scores. For a reward model it is the digest of
+    the model's artifact.
+    """
     code: dict[str, str]
-    """Path of each program and file, as in the recipe, and of what a command uses of the machine -> SHA-256."""
+    """Path of each program and file, as in the recipe -> SHA-256. Includes the machine's files that a command uses."""
 
 
 class AdapterRecord(_Facts):
@@ -127,7 +133,7 @@ class AdapterRecord(_Facts):
     classification: str
     adapter_digest: str
     adapter_sha256: str
-    """Of the weights file, or over the names and SHA-256 of its shards."""
+    """SHA-256 of the weights file, or a digest over the names and SHA-256 of its shards."""
     code_version: str
     framework_versions: dict[str, str]
     training_dataset: DatasetFacts
@@ -135,25 +141,25 @@ class AdapterRecord(_Facts):
     base_model: BaseModelFacts
     evaluation_report_digest: str
     evaluation: dict[str, Any]
-    """Numbers of the evaluation report, and of the scores it was made from."""
+    """Numbers from the evaluation report and from the scores that it was computed from."""
     lineage: dict[str, str]
-    """Kind -> digest of every artifact that the adapter and its evaluation were made from."""
+    """Kind -> digest of every artifact upstream of the adapter and its evaluation."""
     gates: tuple[GateFacts, ...]
     parent_adapter: ParentAdapterFacts | None = Field(
         default=None, validation_alias="started_from", serialization_alias="started_from"
     )
-    """None where training started from the base model, and in records of earlier versions."""
+    """The parent adapter. None if training started from the base model, and in records of earlier versions."""
     reward: LearnedRewardFacts | None = None
-    """Only in the records of adapters that learned from a reward."""
+    """The reward. Only in records of adapters that were trained with one."""
 
     def to_json(self) -> bytes:
-        """The bytes of `record.json`."""
+        """Return the bytes of `record.json`."""
         absent = {"reward"} if self.reward is None else set()
         return canonical_json(self.model_dump(mode="json", exclude=absent)) + b"\n"
 
     @property
     def row_facts(self) -> dict[str, Any]:
-        """The columns of the adapter's row in the registry that follow from the record alone."""
+        """Return the columns of the adapter's registry row that follow from the record alone."""
         preferences = self.preference_dataset
         return {
             "line": self.line,
@@ -173,12 +179,12 @@ class AdapterRecord(_Facts):
 
     @property
     def datasets(self) -> tuple[DatasetFacts, ...]:
-        """The training dataset and, where there is one, the preference dataset."""
+        """The training dataset and, if there is one, the preference dataset."""
         return tuple(each for each in (self.training_dataset, self.preference_dataset) if each is not None)
 
 
 def read_record(artifact: Artifact) -> AdapterRecord:
-    """Read a record. Raises IntegrityError for a file that is none."""
+    """Read and parse `record.json`. Raises IntegrityError if the file is not an adapter's record."""
     path = artifact.file(RECORD_FILE)
     try:
         return AdapterRecord.model_validate_json(path.read_bytes())
@@ -189,9 +195,15 @@ def read_record(artifact: Artifact) -> AdapterRecord:
 
 
 def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifest) -> list[str]:
-    """Where a record contradicts the manifests of its lineage or the records of its gates; empty when it agrees.
+    """List the contradictions between a record and the manifests and gate records of its lineage. Empty if they agree.
 
-    `manifest` is the record's own. Only manifests and verdicts are read. Raises IntegrityError when one was changed.
+    Reads only manifests and verdicts.
+
+    Args:
+        manifest: the manifest of the record's own artifact.
+
+    Raises:
+        IntegrityError: an artifact was changed.
     """
     found: list[str] = []
     stated = {
@@ -229,7 +241,7 @@ def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifes
 
 
 def learned_reward(adapter: Manifest) -> LearnedRewardFacts | None:
-    """The reward of an aligned_adapter, from its manifest; None for one that learned from none."""
+    """Return the reward of an aligned_adapter from its manifest, or None if it was trained without one."""
     summary = adapter.summary.get("rlhf")
     if summary is None:
         return None
@@ -245,7 +257,7 @@ def learned_reward(adapter: Manifest) -> LearnedRewardFacts | None:
 
 
 def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
-    """Id and digest of the parent adapter, from the manifests of a lineage; None for the base model."""
+    """Return the id and digest of the parent adapter from the manifests of a lineage, or None if there is no parent."""
     return next((parent for manifest in ancestors if (parent := parent_adapter(manifest)) is not None), None)
 
 
@@ -283,9 +295,9 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
 
 
 def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: Outcome) -> WaiverFacts | None:
-    """The facts of a waiver of exactly this record and outcome; None for any other. Raises IntegrityError.
+    """Return the facts of a waiver, or None if it does not waive exactly this gate record and outcome.
 
-    Whoever relies on a waiver has its signature verified (`record/gates.py`).
+    Raises IntegrityError. The officer's signature is not verified here; `record/gates.py` does that.
     """
     artifact = store.open(ref)
     manifest = artifact.manifest
@@ -304,7 +316,7 @@ def waiver_facts(store: ArtifactStore, ref: ArtifactRef, record: str, outcome: O
 
 
 def numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in nested JSON by its path, such as `loss.base.difference`; a Boolean counts as 1 or 0."""
+    """Yield every number in nested JSON with its path, such as `loss.base.difference`. Booleans count as 1 or 0."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from numbers_in(inner, f"{name}.{key}" if name else key)
@@ -320,8 +332,11 @@ _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "https://cyclonedx.org/schema/bom-1.
 
 
 def bill_of_materials(record: AdapterRecord) -> dict[str, Any]:
-    """The adapter as subject; base model, parent adapter, reward model, datasets and libraries as components, with
-    their digests."""
+    """Build the CycloneDX bill of materials of an adapter.
+
+    The adapter is the subject. The components are the base model, parent adapter, reward model, datasets and libraries,
+    each identified by a digest or, for libraries, by a package URL.
+    """
     datasets = [_dataset_component(dataset) for dataset in record.datasets]
     libraries = [
         {
@@ -415,7 +430,7 @@ def _parent_component(parent: ParentAdapterFacts) -> dict[str, Any]:
 
 
 def _reward_model(record: AdapterRecord) -> list[dict[str, Any]]:
-    """The line's reward model, where it judged what the adapter wrote; none otherwise."""
+    """Return a component for the reward model that scored the adapter's replies in training. Empty if none did."""
     digest = record.lineage.get("reward_model")
     if digest is None:
         return []
@@ -463,5 +478,5 @@ def _property(name: str, value: str) -> dict[str, str]:
 
 
 def purl(name: str, version: str) -> str:
-    """Package URL of a Python distribution: https://github.com/package-url/purl-spec, type pypi."""
+    """Return the package URL of a Python distribution: https://github.com/package-url/purl-spec, type pypi."""
     return f"pkg:pypi/{name.lower().replace('_', '-')}@{version.replace('+', '%2B')}"

@@ -66,7 +66,11 @@ BILL_OF_MATERIALS_FILE = "bill_of_materials.json"
 
 
 def registered_adapter_stage(inputs: tuple[Stage, ...]) -> Stage:
-    """The stage on the five stages it reads: aligned_adapter, evaluation_report, both datasets, base_model."""
+    """Return the registered_adapter stage.
+
+    Args:
+        inputs: the stages aligned_adapter, evaluation_report, training and preference dataset, and base_model.
+    """
     return Stage(
         kind="registered_adapter",
         code_version="4",
@@ -94,8 +98,10 @@ def _is_registered(workplace: Workplace, record: ArtifactRef) -> bool:
 def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the record and the bill of materials.
 
-    Raises StaleInput when an ancestor is not what would be made today, GateRefused when one did not pass a gate, and
-    IntegrityError for a dataset without a raw_corpus in its lineage.
+    Raises:
+        StaleInput: an upstream artifact is not the one that its stage would build today.
+        GateRefused: an upstream artifact did not pass a gate.
+        IntegrityError: a dataset has no raw_corpus in its lineage.
     """
     ancestors = list(_ancestors(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()}))
     assert_as_made(stages, workplace, {kind: artifact.ref for kind, artifact in inputs.items()})
@@ -118,7 +124,7 @@ def build_record(stages: tuple[Stage, ...], workplace: Workplace, inputs: Inputs
 
 
 def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> GateFacts:
-    """How one artifact passed one gate. Raises GateRefused when it did not."""
+    """Return the result of one gate for one artifact. Raises GateRefused if it neither passed nor was waived."""
     recorded, store = passing_verdict(stage, gate, workplace, ref), workplace.store
     record, outcome = recorded.record.digest, recorded.verdict.outcome
     waiver = None if recorded.waiver is None else waiver_facts(store, recorded.waiver, record, outcome)
@@ -128,7 +134,7 @@ def gate_facts(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef)
 
 
 def evaluate_record(stages: tuple[Stage, ...], workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read every fact from the artifacts again, hash the weights, and read each gate's record."""
+    """Derive every fact from the artifacts again, hash the weights, and read each gate's record."""
     record = read_record(artifact)
     differing = disagreements(workplace.store, record, artifact.manifest)
     evaluated = {(each.stage, each.gate) for each in record.gates}
@@ -164,7 +170,7 @@ def _outcomes(gates: tuple[GateFacts, ...]) -> str:
 
 
 def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
-    """The line's purpose, its method, and every upstream gate with its margins."""
+    """Return the line's purpose, owner and method, and every upstream gate with its margins."""
     return {
         "purpose": line.purpose,
         "owner": line.owner,
@@ -179,14 +185,15 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
 
 
 def method_of(line: Line) -> str:
-    """Such as `sft-lora`, `sft-qlora+dpo`, `sft-lora+trl-orpo`, `sft-lora+ppo` or, tuned in full, `sft-full`."""
+    """Return the training method of a line, such as `sft-lora`, `sft-qlora+dpo`, `sft-lora+ppo` or, for full tuning,
+    `sft-full`."""
     sft, preference, rlhf = line.training.sft, line.training.preference, line.training.rlhf
     then = preference.name if preference is not None else rlhf.algorithm if rlhf is not None else None
     return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (f"+{then}" if then is not None else "")
 
 
 def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
-    """The stages and everything that they are made from for a line, furthest first, each once."""
+    """Return the stages and everything upstream of them for a line, each once, the earliest stages first."""
     found: dict[str, Stage] = {}
     for stage in stages:
         for each in [*_upstream_of(stage.inputs_of(line), line), stage]:
@@ -197,7 +204,7 @@ def _upstream_of(stages: tuple[Stage, ...], line: Line) -> list[Stage]:
 def _ancestors(
     stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]
 ) -> Iterator[tuple[Stage, ArtifactRef]]:
-    """Every upstream stage that built an artifact for this line, with the artifact, furthest first, each once."""
+    """Yield every upstream stage that built an artifact for this line, with its artifact, each once, earliest first."""
     seen: set[str] = set()
 
     def upstream_of(stage: Stage, ref: ArtifactRef) -> Iterator[tuple[Stage, ArtifactRef]]:
@@ -218,10 +225,12 @@ def _ancestors(
 
 
 def assert_as_made(stages: tuple[Stage, ...], workplace: Workplace, refs: dict[str, ArtifactRef]) -> None:
-    """Assert that each artifact of a lineage is what its stage would make today, by its whole identity.
+    """Assert that each artifact of a lineage has the identity that its stage would build today.
 
-    The identity holds code version, recipe, inputs, libraries and the digests of files outside the store. Raises
-    StaleInput, which names what changed: the record would not state how the adapter was made.
+    The identity covers code version, recipe, inputs, libraries and the digests of files outside the store.
+
+    Raises:
+        StaleInput: an identity changed, so the record would misstate how the adapter was made.
     """
     line, store = workplace.line.line, workplace.store
     for stage, ref in _ancestors(stages, workplace, refs):
@@ -277,7 +286,7 @@ def _parent_adapter(store: ArtifactStore, adapter: Artifact) -> ParentAdapterFac
 
 
 def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:
-    """The institution's source files as raw_corpus read them: path, role, licence, SHA-256 and counts of each."""
+    """Return path, role, licence, SHA-256 and counts of each source file, as raw_corpus read them."""
     for ref, manifest in lineage(store, dataset.manifest):
         if manifest.kind == RAW_CORPUS.kind:
             return read_sources(store.open_as_given(ref))
@@ -285,7 +294,11 @@ def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:
 
 
 def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFacts:
-    """The facts of a dataset for record and registry. `sources`: of raw_corpus, all of the line's files."""
+    """Return the facts of a dataset for the record and the registry.
+
+    Args:
+        sources: all source files of the line, as raw_corpus read them. Only those that the dataset uses are returned.
+    """
     card_file = dataset.file(CARD)
     card = DatasetCard.model_validate_json(card_file.read_bytes())
     file = dataset.file(card.file.path)
@@ -317,7 +330,7 @@ def _base_model(artifact: Artifact) -> BaseModelFacts:
 
 
 def _evaluation(store: ArtifactStore, report: Artifact) -> dict[str, Any]:
-    """The summary of the report and, by the name of the asset, of each set of scores it was made from."""
+    """Return the report's summary, with the summary of each set of the adapter's scores under the scores' kind."""
     scores = {kind: store.read_manifest(store.input_ref(report.manifest, kind)) for kind in report.manifest.inputs}
     of_the_adapter = {
         kind: manifest.summary for kind, manifest in scores.items() if "aligned_adapter" in manifest.inputs
@@ -333,13 +346,18 @@ REGISTERED_ADAPTER = registered_adapter_stage(
 def register(
     registry: Registry, workplace: Workplace, record_ref: ArtifactRef, stage: Stage = REGISTERED_ADAPTER
 ) -> Adapter:
-    """Register the adapter of a record, or return the row that the same record has already.
+    """Register the adapter of a record, or return the existing row if the record is already registered.
 
-    Every gate is asserted again, the whole identity of every artifact of the lineage is compared with today's, files
-    outside the store included, and every byte is read but unscrubbed text that is withheld here. Raises StaleInput or
-    GateRefused when the chain may not be used, IntegrityError when bytes changed, artifacts do not belong together or
-    the parent adapter is another one, and InputError for a known base model under another name and for an adapter that
-    the institution's engine does not serve. Nothing is written on any error.
+    All gates are asserted again. The identity of every artifact of the lineage, including files outside the store, is
+    compared with today's. Every file is hashed, except unscrubbed text that is not readable on this machine. Nothing is
+    written if an error is raised.
+
+    Raises:
+        StaleInput: an artifact of the lineage is not the one that its stage would build today.
+        GateRefused: an artifact neither passed a gate nor was waived.
+        IntegrityError: a file changed, artifacts do not belong together, or the parent adapter is another one.
+        InputError: the base model is registered under another name or licence, or the institution's engine cannot
+            serve the adapter.
     """
     with registry.reading() as session:
         known = _registered(session, record_ref)
@@ -406,9 +424,14 @@ def register(
 
 
 def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artifact: Artifact) -> None:
-    """Assert that the parent adapter in a record is the one that is registered by its id. `artifact`: the record's.
+    """Assert that the parent adapter in a record is the one registered under its id.
 
-    Raises NotFoundError when none is registered by that id, and IntegrityError when another one is.
+    Args:
+        artifact: the record's artifact.
+
+    Raises:
+        NotFoundError: no adapter is registered under that id.
+        IntegrityError: another adapter is registered under that id.
     """
     parent = record.parent_adapter
     if parent is not None and find_adapter(registry, parent.adapter).adapter_digest != parent.digest:
@@ -420,7 +443,7 @@ def assert_parent_is_registered(registry: Registry, record: AdapterRecord, artif
 
 
 def _assert_servable(workplace: Workplace, aligned: Artifact) -> None:
-    """Raise InputError for an adapter that nobody could be served with: it would be reviewed and approved in vain."""
+    """Raise InputError for an adapter that the configured engine cannot serve, before anyone reviews it."""
     chosen = workplace.institution.serving.engine_of(workplace.line.training.base_model)
     tuned = tuned_model(aligned)
     if chosen.engine != "vllm" or tuned.holds != "adapter":
@@ -435,9 +458,10 @@ def _assert_servable(workplace: Workplace, aligned: Artifact) -> None:
 
 
 def next_version(record: AdapterRecord, earlier: Iterable[Adapter]) -> str:
-    """The semantic version after the line's highest: major for another base model or method, minor for other data.
+    """Return the semantic version after the line's highest; the first version is 1.0.0.
 
-    The change for the adapter's users decides, as in https://semver.org. The first version is 1.0.0.
+    Another base model or method raises the major version, other data the minor version, anything else the patch
+    version. The change for the adapter's users decides, as in https://semver.org.
     """
     last = max(earlier, key=lambda adapter: adapter.version_numbers, default=None)
     if last is None:
@@ -456,7 +480,7 @@ def _registered(session: Session, record_ref: ArtifactRef) -> Adapter | None:
 
 
 def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: ArtifactRef, created_at: str) -> None:
-    """Add its row, unless the dataset is registered already."""
+    """Add the dataset's row unless the dataset is already registered."""
     if session.get(Dataset, dataset.digest) is not None:
         return
     row = Dataset(
@@ -470,7 +494,7 @@ def _add_dataset(session: Session, line: str, dataset: DatasetFacts, ref: Artifa
 
 
 def _add_base_model(session: Session, base: BaseModelFacts) -> None:
-    """Add its row, unless the base model is registered already."""
+    """Add the base model's row unless it is already registered. Raises InputError if its name or licence differs."""
     known = session.get(BaseModelRow, base.digest)
     if known is not None:
         if (known.name, known.licence) == (base.name, base.licence):
@@ -486,7 +510,7 @@ def _add_base_model(session: Session, base: BaseModelFacts) -> None:
 
 
 def _gate_row(store: ArtifactStore, gate: GateFacts) -> dict[str, Any]:
-    """One entry of the column `gate_records`; outcome and waiver only where there is one, as in earlier versions."""
+    """Return one entry of the column `gate_records`. A gate that passed has no outcome and no waiver in it."""
     row: dict[str, Any] = {"stage": gate.stage, "gate": gate.gate, "digest": gate.record}
     row["manifest_sha256"] = store.ref_of(gate.record).manifest_sha256
     if gate.waiver is not None:

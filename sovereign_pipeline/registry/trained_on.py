@@ -1,7 +1,7 @@
-"""What an adapter was trained on: its datasets, those of its parents, and the base models beneath.
+"""Collect the datasets and base models that an adapter was trained on, directly or through its parent adapters.
 
-The rows of its own datasets count, those of every adapter that training continued from, and those of a base model that
-was made here. A document that was held out does not count. A canary is a row, so it counts.
+An adapter was trained on its own datasets, on the datasets of every parent adapter, and on the datasets of a base model
+that was built by this pipeline. Held-out documents do not count. Canaries are rows, so they count.
 """
 
 import json
@@ -24,20 +24,20 @@ _DATASETS = (TRAINING_DATASET.kind, PREFERENCE_DATASET.kind)
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What one adapter rests on, from manifests alone."""
+    """The datasets and base models in an adapter's lineage, read from manifests alone."""
 
     datasets: Mapping[ArtifactRef, bool]
-    """Dataset -> whether the adapter itself was trained on it."""
+    """Dataset -> True if the adapter itself was trained on it, False if only a parent or the base model was."""
     base_models: Mapping[str, bool]
-    """Digest over a base model's files -> whether it is the adapter's own."""
+    """Digest over a base model's files -> True if it is the adapter's own base model."""
 
 
 def trained_on(store: ArtifactStore, adapter: ArtifactRef, own: Collection[str | None], base_model: str) -> TrainedOn:
-    """Walk the lineage of an adapter's artifact.
+    """Walk the lineage of an adapter's artifact and collect its datasets and base models.
 
     Args:
-        own: digests of the datasets that its record names.
-        base_model: digest over the files of its base model.
+        own: digests of the datasets that the adapter's record names.
+        base_model: digest over the files of the adapter's base model.
     """
     datasets, base_models = dict[ArtifactRef, bool](), {base_model: True}
     for each, manifest in all_that_is_beneath(store, adapter, set()):
@@ -51,9 +51,12 @@ def trained_on(store: ArtifactStore, adapter: ArtifactRef, own: Collection[str |
 def all_that_is_beneath(
     store: ArtifactStore, ref: ArtifactRef, seen: set[str]
 ) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """An artifact and all that its weights rest on, each once: inputs, the parent adapter, a base model made here.
+    """Yield an artifact and everything that its weights depend on, each once.
 
-    `seen`: digests that are left out, with all beneath them; what is found is added.
+    The walk follows inputs, the parent adapter and the artifacts from which a base model was built here.
+
+    Args:
+        seen: digests to skip, with everything upstream of them. The walk adds every digest that it yields.
     """
     waiting = deque([ref])
     while waiting:
@@ -71,14 +74,14 @@ def all_that_is_beneath(
 
 
 def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[str]]:
-    """The ids of a dataset's rows, and the names of its sources, every byte verified."""
+    """Return the ids of a dataset's rows and the names of its sources. Verifies the hash of every file."""
     dataset = store.open(ref)
     card: dict[str, Any] = json.loads(dataset.file(CARD).read_bytes())
     return row_ids(dataset), {source["name"] for source in card["sources"]}
 
 
 def as_entered(store: ArtifactStore, found: TrainedOn) -> dict[str, Any]:
-    """What the entry of a registration states, so that the recall index can be compared with it."""
+    """Return the lineage in the form of the registration's ledger entry. The recall index is checked against it."""
     return {
         "datasets": {
             ref.digest: {"directly": directly, "contents": contents_digest(*read_dataset(store, ref))}

@@ -1,4 +1,4 @@
-"""Verify an adapter or a dataset with all that it rests on, every byte."""
+"""Verify the hashes of an adapter or a dataset and of everything upstream of it."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -47,19 +47,19 @@ from sovereign_pipeline.training.tuned_model import stated_weights, tuned_model
 
 @dataclass(frozen=True)
 class Checked:
-    """Something whose every byte was hashed and found as recorded."""
+    """An artifact or a set of files whose every byte was hashed and matches the recorded digest."""
 
     what: str
     digest: str
     path: str
     files: int
     bytes: int
-    """The manifest's included."""
+    """Total size, including the manifest."""
 
 
 @dataclass(frozen=True)
 class Withheld:
-    """Files with unscrubbed text that were not read, because the corpus root is not readable here."""
+    """Files with unscrubbed text that were not read because the corpus root is not readable on this machine."""
 
     what: str
     digest: str
@@ -72,11 +72,11 @@ class Withheld:
 
 
 Examined = Checked | ChangedSource | str
-"""A file as it was recorded, a source that is not, or the note about a suite that is not."""
+"""A verified file, a source file that changed, or a note about a suite that changed."""
 
 
 def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checked | ChangedSource]:
-    """Each source file of the institution from which a raw corpus was read."""
+    """Yield a result for each of the institution's source files from which a raw corpus was read."""
     sources = read_sources(raw_corpus)
     documents = raw_corpus.file(DOCUMENTS) if not raw_corpus.withheld else None
     config = raw_corpus.manifest.producer.config
@@ -89,9 +89,12 @@ def examine_sources(settings: Settings, raw_corpus: Artifact) -> Iterator[Checke
 
 
 def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterator[Checked | str]:
-    """Each suite and each file of the red team with which an adapter was scored. `ancestors`: of its record.
+    """Yield a result for each suite and each red-team file that scored an adapter.
 
-    A manifest holds a suite's name and digest and not its path, which today's recipe gives.
+    A manifest holds a suite's name and digest without its path, so the path comes from today's recipe.
+
+    Args:
+        ancestors: the artifacts in the lineage of the adapter's record.
     """
     for artifact in ancestors:
         if artifact.manifest.kind not in (CAPABILITY_SCORES.kind, RED_TEAM_REPORT.kind):
@@ -128,7 +131,10 @@ class _Suite:
 
 
 def _find_suite(settings: Settings, line: Line, kind: str, name: str) -> _Suite | None:
-    """What today's recipe calls by this name, or None. Raises SovereignError when it is missing or damaged."""
+    """Return the suite that today's recipe has under this name, or None.
+
+    Raises SovereignError if the suite's file is missing or damaged.
+    """
     if kind == RED_TEAM_REPORT.kind:
         red_team = line.named_evaluation.red_team
         named = {"prompts": red_team.prompts, "judge_labels": red_team.judge_labels}
@@ -156,15 +162,20 @@ class CardOfDataset:
     """The data card of a registered dataset."""
 
     facts: dict[str, Any]
-    """For programs."""
+    """The content of the card's JSON file."""
     markdown: str
-    """For people."""
+    """The card as Markdown, for readers."""
 
 
 def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
-    """The card that was registered with a dataset. `row`: as `show_dataset` returns it.
+    """Return the data card that was registered with a dataset.
 
-    Raises NotFoundError when the store lacks the artifact, and IntegrityError naming the file when a byte changed.
+    Args:
+        row: the dataset's row as `show_dataset` returns it.
+
+    Raises:
+        NotFoundError: the store lacks the artifact.
+        IntegrityError: a file changed. The message names the file.
     """
     artifact = open_dataset(store, row)
     file = artifact.file(CARD)
@@ -176,12 +187,12 @@ def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
 
 
 def open_dataset(store: ArtifactStore, row: dict[str, Any]) -> Artifact:
-    """Verify and open the artifact of a registered dataset. Raises as `card_of_dataset` does."""
+    """Verify and open the artifact of a registered dataset. Raises the same errors as `card_of_dataset`."""
     return store.open(ArtifactRef(**{name: row[name] for name in ("kind", "line", "digest", "manifest_sha256")}))
 
 
 def _no_progress(message: str) -> None:
-    """For callers that show none."""
+    """Discard the progress message, for callers that display none."""
 
 
 Outcome = Literal["verified", "sources changed", "corpus withheld", "weights purged"]
@@ -189,18 +200,18 @@ Outcome = Literal["verified", "sources changed", "corpus withheld", "weights pur
 
 @dataclass(frozen=True)
 class Purged:
-    """Weights that were removed from disk on record: an officer signed which, and why."""
+    """Weights that were removed from disk by a purge that an officer signed."""
 
     what: str
-    """Kind of the artifact."""
+    """Kind of the purged artifact."""
     digest: str
-    """Of the artifact."""
+    """Digest of the purged artifact."""
     adapter: str
-    """Whose weights the officer removed."""
+    """Id of the adapter whose weights the officer purged."""
     files: int
     bytes: int
     on: str
-    """Day, ISO 8601."""
+    """Day of the purge, ISO 8601."""
     by: str
     reason: str
 
@@ -217,23 +228,23 @@ Open = Callable[[ArtifactRef], Artifact]
 
 @dataclass(frozen=True)
 class VerificationReport:
-    """Everything that was hashed for one adapter or dataset."""
+    """The result of verifying one adapter or dataset."""
 
     subject: str
-    """The adapter's id or the dataset's digest."""
+    """Id of the adapter, or digest of the dataset."""
     checked: tuple[Checked, ...]
     withheld: tuple[Withheld, ...]
-    """Files with unscrubbed text that could not be read here. Their digests are in manifests that were verified."""
+    """Files with unscrubbed text that were not readable here. Their digests are in manifests that were verified."""
     changed_sources: tuple[ChangedSource, ...]
-    """Source files that are gone or have other bytes now. What was made of them is verified all the same."""
+    """Source files that are missing or have changed. The artifacts built from them were verified nevertheless."""
     purged: tuple[Purged, ...]
-    """Weights that are gone because an officer purged them; what the manifests say of them is verified."""
+    """Weights that an officer purged. The manifests that list them were verified."""
     notes: tuple[str, ...]
-    """What else differs without being wrong, such as a suite that has grown since."""
+    """Differences that are not errors, such as a suite that has grown since."""
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
-        """`verified`, and what is to be known besides."""
+        """`verified`, plus one outcome for each of changed sources, withheld corpus and purged weights."""
         found: list[Outcome] = ["verified"]
         if self.changed_sources:
             found.append("sources changed")
@@ -262,11 +273,15 @@ def verify_adapter(
     adapter_id: str,
     progress: Progress = _no_progress,
 ) -> VerificationReport:
-    """Hash everything an adapter was made from, and compare the registry's row with the record.
+    """Hash everything upstream of an adapter, and compare its registry row with its record.
 
-    Its parent adapter is verified in the same way. A source that changed since is reported with the rows that are no
-    longer as they were, a suite gives a note. Raises IntegrityError naming the file at the first byte, manifest or fact
-    that is not the registered one, and NotFoundError for an adapter that is not registered.
+    The parent adapter is verified in the same way. A changed source file is reported with its rows that changed. A
+    changed suite is reported as a note.
+
+    Raises:
+        IntegrityError: a file, manifest or fact is not the registered one. Raised at the first one; the message names
+            it.
+        NotFoundError: the adapter is not registered.
     """
     row = find_adapter(registry, adapter_id)
     with registry.reading() as session:
@@ -299,7 +314,7 @@ def verify_adapter(
 
 
 def record_of(row: Adapter) -> ArtifactRef:
-    """The record that was registered."""
+    """Return a reference to the adapter's registered record."""
     return ArtifactRef(
         kind="registered_adapter",
         line=row.line,
@@ -311,10 +326,14 @@ def record_of(row: Adapter) -> ArtifactRef:
 def verify_dataset(
     registry: Registry, store: ArtifactStore, settings: Settings, digest: str, progress: Progress = _no_progress
 ) -> VerificationReport:
-    """Hash a registered dataset and everything it was made from. `digest` may be shortened.
+    """Hash a registered dataset and everything upstream of it, and compare its registry row with its card and files.
 
-    The registry's row is compared with the dataset's card and files. Raises IntegrityError naming the file at the first
-    byte, or the fact, that is not the registered one, and NotFoundError.
+    Args:
+        digest: digest of the dataset; a prefix is enough.
+
+    Raises:
+        IntegrityError: a file or fact is not the registered one. Raised at the first one; the message names it.
+        NotFoundError: no such dataset is registered.
     """
     row = show_dataset(registry, digest)
     with registry.reading() as session:
@@ -338,7 +357,7 @@ def _examined(report: VerificationReport) -> Iterator[Examined]:
 
 
 def _report(subject: str, checked: list[Read], examined: list[Examined]) -> VerificationReport:
-    """Each thing once, although an artifact may belong to several lineages."""
+    """Build the report. An artifact that belongs to several lineages is listed once."""
     found = dict.fromkeys([*checked, *examined])
     return VerificationReport(
         subject,
@@ -351,7 +370,7 @@ def _report(subject: str, checked: list[Read], examined: list[Examined]) -> Veri
 
 
 def _opening(registry: Registry, store: ArtifactStore, settings: Settings) -> Open:
-    """Opens an artifact, every byte verified, whose weights may be gone where an officer purged them."""
+    """Return a function that opens and verifies an artifact. Weights that an officer purged may be missing."""
 
     def opened(ref: ArtifactRef) -> Artifact:
         with registry.reading() as session:
@@ -364,7 +383,7 @@ def _opening(registry: Registry, store: ArtifactStore, settings: Settings) -> Op
 
 
 def _purged(registry: Registry, settings: Settings, artifacts: Iterable[Artifact]) -> Iterator[Purged]:
-    """What is gone of artifacts, one for each purge."""
+    """Yield the purged weights of artifacts, one result for each purge."""
     for artifact in artifacts:
         if not artifact.purged:
             continue
@@ -385,7 +404,7 @@ def _purged(registry: Registry, settings: Settings, artifacts: Iterable[Artifact
 
 
 def _open_lineage(store: ArtifactStore, artifact: Artifact, progress: Progress, opening: Open) -> list[Artifact]:
-    """Everything an artifact was made from, every byte read."""
+    """Open every artifact upstream of an artifact and verify every file."""
     refs = [ref for ref, _ in lineage(store, artifact.manifest)]
     work = Countdown(progress, f"hashing the lineage of {artifact.manifest.kind}", len(refs), "artifact")
     opened = []
@@ -396,7 +415,7 @@ def _open_lineage(store: ArtifactStore, artifact: Artifact, progress: Progress, 
 
 
 def _origins(store: ArtifactStore, base_model: Artifact, progress: Progress, opening: Open) -> Iterator[Artifact]:
-    """Where a base model was made here, the artifacts whose weights it has and all that they were made from."""
+    """Yield the artifacts from which a base model was built here, with everything upstream of them."""
     for ref, _ in artifacts_of(store, base_model.manifest.external_inputs):
         artifact = opening(ref)
         ancestors = _open_lineage(store, artifact, progress, opening)
@@ -416,7 +435,8 @@ def _examine_sources(settings: Settings, ancestors: Iterable[Artifact]) -> Itera
 
 
 def _checked_verification(artifact: Artifact) -> Iterator[Read]:
-    """What was hashed of an artifact: its directory in the store, and that under the corpus root where it has one."""
+    """Yield the result for an artifact's directory in the store and, if it has one, its directory under the corpus
+    root."""
     manifest, kind, digest = artifact.manifest, artifact.manifest.kind, artifact.ref.digest
     apart = () if artifact.confined == artifact.path else confined_files(manifest)
     sizes = [entry.size for entry in manifest.files if entry not in (*apart, *artifact.purged)]
@@ -453,7 +473,10 @@ def _assert_row_is_of_record(registry: Registry, row: Adapter, record: AdapterRe
 
 
 def _assert_row_is_of_dataset(row: dict[str, Any], artifact: Artifact, sources: list[dict[str, Any]]) -> None:
-    """Compare a row with its dataset; a row of an earlier version, without a card's digest, with the manifest alone."""
+    """Assert that a registry row matches its dataset.
+
+    A row of an earlier version has no card digest. It is compared with the manifest alone.
+    """
     if row["card_sha256"] is None:
         files = [entry.sha256 for entry in artifact.manifest.files]
         wrong = [] if row["file_sha256"] in files else ["file_sha256"]
@@ -486,9 +509,11 @@ def _assert_adapter_is_registered_one(row: Adapter, adapter: Artifact) -> None:
 def _gate_records(
     registry: Registry, store: ArtifactStore, row: Adapter, record: AdapterRecord, artifact: Artifact
 ) -> Iterator[Read]:
-    """Each gate's record and waiver, by the manifests that were registered.
+    """Verify and yield the record and the waiver of each gate, by the manifests that were registered.
 
-    Raises IntegrityError unless registry and record name the same ones, and an officer's signature of each counts.
+    Raises:
+        IntegrityError: registry and record name different gate records or waivers, or an officer's signature is not
+            valid.
     """
     registered = {(each["stage"], each["gate"], each["digest"]): each for each in row.gate_records}
     named = {(each.stage, each.gate, each.record): each.waiver for each in record.gates}
