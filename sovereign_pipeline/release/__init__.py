@@ -1,1 +1,1 @@
-"""The life of a registered adapter: its state and who agreed to it, what it holds, its reviews, issues and recall."""
+"""Release adapters: requests, approvals, transitions, trials, reviews, known issues, recalls and purges."""

@@ -1,4 +1,4 @@
-"""Officers' signed acts about adapters, such as known issues."""
+"""Record and verify officers' signed acts about adapters, such as known issues."""
 
 import datetime
 import hashlib
@@ -27,36 +27,36 @@ from sovereign_pipeline.record.trust_root import Trust
 STATEMENT = "statement"
 
 SignedRow = Recall | RecallWaiver | KnownIssue | AdapterReview
-"""A row that holds the statement of its act."""
+"""A row that holds the signed statement of its act."""
 
 
 @dataclass(frozen=True)
 class Act:
-    """A kind of act."""
+    """A kind of signed act, such as adding a known issue."""
 
     action: str
-    """Of its entries."""
+    """Action of the ledger entries of this kind."""
     may: str
-    """What the trust root must let the officer do."""
+    """Permission that the officer needs in the trust root."""
     predicate_type: str
     table: str
     named: Callable[[Mapping[str, Any]], str]
-    """What a person calls one of them, from what was said."""
+    """Returns the display name of an act from its stated facts, such as `known issue 2 of LINE-1.0.0`."""
 
 
 @dataclass(frozen=True)
 class Acted:
-    """One row by which an officer acted."""
+    """One database row that an officer's signed act created."""
 
     key: tuple[object, ...]
-    """Its primary key."""
+    """Primary key of the row."""
     officer: str
     statement: bytes
     at: datetime.datetime
     said: Mapping[str, Any]
-    """What must have been signed, and what its entry must say, but for the time."""
+    """Facts that the statement and the ledger entry must both contain, without the time."""
     adapters: Sequence[str]
-    """The ids of those that it is about."""
+    """Ids of the adapters that the act is about."""
 
     @property
     def stated(self) -> dict[str, Any]:
@@ -74,9 +74,14 @@ def enter_act(
     adapters: Sequence[str],
     further: Iterable[Table] = (),
 ) -> None:
-    """Sign an act, and enter its row, and further ones that refer to it, in the caller's transaction.
+    """Sign an act, and add its row and its ledger entry in the caller's transaction.
 
-    Raises SignInError where the trust root does not let the officer do so at the level of each adapter.
+    Args:
+        said: the facts to sign, without the time.
+        further: rows that refer to `row` and are added with it.
+
+    Raises:
+        SignInError: the trust root does not let the officer do this at the level of every adapter.
     """
     trust = trust_root(settings)
     about = _about(session, adapters)
@@ -96,10 +101,14 @@ def enter_act(
 def assert_acts_on_record(
     session: Session, settings: Settings, act: Act, rows: Iterable[Acted], adapter_id: str | None = None
 ) -> None:
-    """Assert that every row of a kind of act is in an entry, that none is gone, and that each was signed by an officer
-    who may do so. Raises IntegrityError naming those that are not.
+    """Assert that the rows of a kind of act match the ledger, and that a permitted officer signed each.
 
-    `adapter_id`: `rows` are only those of this adapter, of a kind of act that is about one; None: they are all.
+    Args:
+        rows: all rows of this kind, or only those of `adapter_id`.
+        adapter_id: verify the acts of this adapter only; for kinds of act that are about one adapter.
+
+    Raises:
+        IntegrityError: a row is missing, was added, or is not validly signed. The message names the rows.
     """
     query = select(AuditEntry).where(AuditEntry.action == act.action).order_by(AuditEntry.sequence)
     if adapter_id is not None:
@@ -152,7 +161,7 @@ def _assert_signed(
 
 
 def _about(session: Session, adapters: Collection[str]) -> dict[str, tuple[str, str]]:
-    """Adapter -> its level and the SHA-256 of its record's manifest, in the order of their ids."""
+    """Return adapter -> its classification level and the SHA-256 of its record's manifest, sorted by id."""
     query = select(Adapter.id, Adapter.classification, Adapter.record_manifest_sha256)
     ids = sorted(adapters)
     found: dict[str, tuple[str, str]] = {}
@@ -171,14 +180,16 @@ ADDING = Act(
     ADDED, "issue", KNOWN_ISSUE, "known_issue", lambda said: f"known issue {said['number']} of {said['adapter']}"
 )
 LONGEST = 500
-"""Characters: enough for what is wrong, and too few for a document."""
+"""Maximum number of characters: enough to describe an issue, too few to paste a document."""
 
 
 def add_issue(registry: Registry, adapter_id: str, text: str, signer: Signer) -> KnownIssue:
-    """Record a known issue of an adapter, signed by an officer, with its entry in the ledger.
+    """Record a known issue of an adapter, signed by an officer, with a ledger entry.
 
-    Raises as `words_of_issue`, NotFoundError for an unknown adapter, and SignInError where the trust root does not let
-    the officer add one at the adapter's level.
+    Raises:
+        InputError: the text is empty or too long.
+        NotFoundError: no such adapter is registered.
+        SignInError: the trust root does not let the officer add an issue at the adapter's level.
     """
     text = words_of_issue(text)
     find_adapter(registry, adapter_id)
@@ -196,7 +207,7 @@ def add_issue(registry: Registry, adapter_id: str, text: str, signer: Signer) ->
 
 
 def words_of_issue(text: str) -> str:
-    """The text on one line. Raises InputError where it is empty or too long."""
+    """Return the text on a single line. Raises InputError if it is empty or too long."""
     text = officers_words(text, "A known issue")
     if len(text) > LONGEST:
         raise InputError(f"The text has {len(text):,} characters; at most {LONGEST} are kept.", "Say what is wrong.")
@@ -206,9 +217,13 @@ def words_of_issue(text: str) -> str:
 def issues_by_adapter(
     session: Session, settings: Settings, adapter_id: str | None = None
 ) -> dict[str, list[KnownIssue]]:
-    """Adapter -> its known issues, the oldest first; the others have none. `adapter_id`: of this one alone.
+    """Return adapter -> its known issues, oldest first. Adapters without issues are left out.
 
-    Raises IntegrityError for one that no officer signed, or whose row is not that of its entry.
+    Args:
+        adapter_id: return the issues of this adapter only.
+
+    Raises:
+        IntegrityError: an issue is not signed by an officer, or its row differs from its ledger entry.
     """
     query = select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)
     issues = list(session.scalars(query if adapter_id is None else query.where(KnownIssue.adapter_id == adapter_id)))

@@ -1,8 +1,8 @@
-"""Verifying a registered adapter from the SHA-256 of the first root alone, from public files, wherever they lie.
+"""Audit a registered adapter from public files, given only the SHA-256 of the first trust root.
 
-Nothing is taken on anybody's word: the trust root is verified from that SHA-256, the ledger by its key and witnesses in
-the trust root, every row by its entry, every request, decision and transition by its signature, and every byte of the
-lineage by the registered record. Nothing is written, and no private key is needed.
+The SHA-256 verifies the trust root. The trust root's keys verify the ledger, its witnesses and all signed acts. Ledger
+entries verify the registry's rows. The registered record verifies every byte of the lineage. The audit writes nothing
+and needs no private key.
 """
 
 from collections.abc import Iterator
@@ -32,15 +32,15 @@ from sovereign_pipeline.review.reconciling import examine_all
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What was verified of an adapter, from the trust root on."""
+    """The result of an audit of one adapter."""
 
     trust: Trust
     entries: int
-    """Of the ledger."""
+    """Number of ledger entries."""
     witnessed: Witnessed | None
-    """What witnesses of the trust root have seen; None where it names none."""
+    """The newest checkpoint that the trust root's witnesses cosigned. None if the trust root names no witnesses."""
     requests: int
-    """Of the adapter's line and those of its parents, each with its decisions."""
+    """Number of requests about the adapter's line and its parents' lines. Each was verified with its decisions."""
     transitions: int
     lineage: VerificationReport
 
@@ -67,10 +67,15 @@ def audit_adapter(
     root_sha256: str,
     progress: Progress,
 ) -> AuditReport:
-    """Verify an adapter and all that led to its state. `registry`: may be opened for reading alone.
+    """Verify an adapter and every act that led to its state.
 
-    Raises IntegrityError naming the first file, entry, row or signature that is not as it was, and NotFoundError for an
-    adapter that is not registered.
+    Args:
+        registry: may be opened read-only.
+        root_sha256: SHA-256 of the first trust root.
+
+    Raises:
+        IntegrityError: a file, entry, row or signature is not valid. Raised at the first one; the message names it.
+        NotFoundError: the adapter is not registered.
     """
     trust = load_trust(settings.data / TRUST, root_sha256)
     ledger = verify_registry(registry).ledger
@@ -101,7 +106,7 @@ def _assert_no_finding(found: dict[str, list[str]]) -> None:
 
 
 def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> Iterator[str]:
-    """An adapter, the one whose training it continued, and so on."""
+    """Yield the adapter, its parent adapter, and so on."""
     waiting: str | None = adapter_id
     while waiting is not None:
         yield waiting
@@ -110,6 +115,7 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> 
 
 
 def _signed(session: Session, settings: Settings, trust: Trust, lines: dict[str, None]) -> tuple[int, int]:
-    """Every request with its decisions, and every transition, verified by signature."""
+    """Verify all requests, decisions and transitions of the lines. Returns the number of requests and of
+    transitions."""
     requests = sum(len(standings(session, settings, trust, line)) for line in lines)
     return requests, sum(len(assert_signed(session, settings, trust, line)) for line in lines)

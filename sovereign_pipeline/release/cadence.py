@@ -1,7 +1,7 @@
-"""When the newest adapter of each line is due for a review: by the calendar, or by an event that its recipe names.
+"""Compute when the newest adapter of each line is due for review: by calendar, or after an event that the recipe names.
 
-The calendar counts from the registration or from the last review. A recipe whose cadence became shorter makes a review
-due earlier than the date in the record. A longer one does not put that date off.
+The calendar counts from the registration or from the last review. A shorter cadence in the recipe makes the first
+review due before the date in the record. A longer cadence does not postpone that date.
 """
 
 import datetime
@@ -38,21 +38,21 @@ from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, e
 from sovereign_pipeline.release.recall import open_recalls
 
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
-"""Files of a base model that decide how a conversation is written for it."""
+"""Files of a base model that decide how a conversation is formatted for it."""
 
 
 @dataclass(frozen=True)
 class Cause:
-    """One event that happened since the adapter was registered."""
+    """An event since the adapter's registration that makes a review due."""
 
     event: Event
     what: str
-    """In one clause, without document text."""
+    """Description in one clause, without document text."""
 
 
 @dataclass(frozen=True)
 class Registered:
-    """An adapter with what its line's recipe and the institution say today."""
+    """An adapter with its line's current recipe and the institution's current policy."""
 
     adapter: Adapter
     line: Line
@@ -61,9 +61,9 @@ class Registered:
 
 
 def causes(session: Session, given: Registered) -> list[Cause]:
-    """The events that the recipe names and that happened, in the recipe's order of events.
+    """Return the events that happened, of those that the recipe names, in the recipe's order.
 
-    An event that cannot be told, since a file that tells it is gone or was changed, counts as having happened.
+    An event counts as having happened if it cannot be checked because a file is missing or was changed.
     """
     found: list[Cause] = []
     for event in dict.fromkeys(given.line.review.on):
@@ -95,7 +95,10 @@ def _template_changed(session: Session, given: Registered) -> Iterator[str]:
 
 
 def _changed_files(session: Session, given: Registered) -> set[str]:
-    """Files of the base model that the card names with other bytes than the adapter's had, or that only one has."""
+    """Return the base-model files whose SHA-256 differs between today's card and the adapter's base model.
+
+    A file that only one of the two has counts as changed.
+    """
     row = session.get_one(BaseModelRow, given.adapter.base_model_digest)
     then = {(file["name"], file["sha256"]) for file in row.files}
     now = set(load_card(given.settings, given.line.training.base_model).files.items())
@@ -148,33 +151,36 @@ REVIEWING = Act(
     REVIEWED, "review", REVIEW, "adapter_review", lambda said: f"review {said['number']} of {said['adapter']}"
 )
 OVERDUE_AFTER = datetime.timedelta(days=30)
-"""So long after its day a review that is due is overdue."""
+"""Time after its due date at which a review becomes overdue."""
 
 State = Literal["not due", "due", "overdue"]
 
 
 @dataclass(frozen=True)
 class Due:
-    """The review of a line's newest adapter."""
+    """The next review of a line's newest adapter."""
 
     line: str
     adapter: str
     on: datetime.date
-    """By the calendar."""
+    """Due date by the calendar."""
     state: State
     causes: tuple[Cause, ...]
-    """Events that make it due, whatever the day."""
+    """Events that make the review due before the calendar does."""
     retrain: bool
-    """Whether the recipe lets the chain be run again."""
+    """True if the recipe allows the line to be run again."""
     has_recipe: bool
-    """False for a line that was removed, or whose recipe is not valid."""
+    """False if the line's recipe was removed or is not valid."""
     key: str | None
-    """Of the run of the chain that this review asks for, such as `permits-desk:2027-H1`; None while nothing is due."""
+    """Key of the run that this review asks for, such as `permits-desk:2027-H1`. None while no review is due."""
 
 
 def due_reviews(registry: Registry, settings: Settings, today: datetime.date) -> list[Due]:
-    """The review of the newest adapter of every line that has one, by line. Raises RecipeError for the institution's
-    file; the invalid recipe of one line hides no other."""
+    """Return the next review of every line's newest adapter, sorted by line.
+
+    A line with an invalid recipe is listed and does not hide other lines. Raises RecipeError for the institution's
+    file.
+    """
     institution = load_institution(settings.data)
     recipes = {recipe.line: recipe for recipe in load_lines(settings.data, institution).valid}
     with registry.reading() as session:
@@ -186,10 +192,12 @@ def due_reviews(registry: Registry, settings: Settings, today: datetime.date) ->
 
 
 def record_review(registry: Registry, adapter_id: str, text: str, signer: Signer, now: datetime.datetime) -> None:
-    """Record that an officer reviewed an adapter and keeps it, signed, with its entry in the ledger.
+    """Record that an officer reviewed an adapter and keeps it, signed, with a ledger entry.
 
-    Raises NotFoundError for an unknown adapter, InputError where the text is empty, and SignInError where the trust
-    root does not let the officer review at the adapter's level.
+    Raises:
+        NotFoundError: no such adapter is registered.
+        InputError: the text is empty.
+        SignInError: the trust root does not let the officer review at the adapter's level.
     """
     text = officers_words(text, "A review")
     find_adapter(registry, adapter_id)
@@ -234,7 +242,7 @@ def _due(
 
 
 def _newest_adapters(session: Session) -> list[Adapter]:
-    """Of each line the adapter with the highest version that was not rejected, recalled or retired."""
+    """Return each line's adapter with the highest version that was not rejected, recalled or retired."""
     query = select(Adapter).options(load_only(*_COLUMNS))
     adapters = list(session.scalars(query))
     state = states(session)
@@ -253,9 +261,10 @@ _COLUMNS = (
 
 
 def reviews_on_record(session: Session, settings: Settings) -> list[AdapterReview]:
-    """Every review by which an officer kept an adapter, the oldest first.
+    """Return every recorded review, oldest first.
 
-    Raises IntegrityError for a review that no officer signed, or whose row is not that of its entry.
+    Raises:
+        IntegrityError: a review is not signed by an officer, or its row differs from its ledger entry.
     """
     reviews = list(session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at)))
     rows = (

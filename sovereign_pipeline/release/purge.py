@@ -1,7 +1,7 @@
-"""Freeing the disk: the weights of an adapter that is retired, rejected or recalled are removed, and no record of it.
+"""Purge the weights of a retired, rejected or recalled adapter from disk. Its records stay.
 
-The purge is an entry of the ledger with an officer's signed statement before a byte is removed. Whoever is killed in
-between runs it again: what is on record is carried out.
+The ledger entry with the officer's signed statement is committed before any file is removed. A purge that was
+interrupted can be run again; it removes the files that the entry lists.
 """
 
 import hashlib
@@ -46,13 +46,13 @@ from sovereign_pipeline.release.standing import assert_signed
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 TRAINED = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
-"""The kinds of artifacts whose weights are an adapter's own, or of a reward model that judged it: they hold what its
-documents taught."""
+"""Kinds of artifacts that hold an adapter's own weights, or those of its reward model, trained on the line's
+documents."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be removed, before an officer signs it."""
+    """The files that a purge would remove, before an officer signs it."""
 
     adapter: Adapter
     state: State
@@ -65,22 +65,25 @@ class Plan:
 
 @dataclass(frozen=True)
 class Unused:
-    """An adapter whose weights serve nothing now."""
+    """An adapter whose weights are not in use."""
 
     adapter: str
     state: State
     bytes: int
     needed_by: str | None
-    """What still rests on its weights; None for nothing."""
+    """Id of an adapter that still needs the weights, or None."""
 
 
 def plan_purge(
     registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str, progress: Callable[[str], None]
 ) -> Plan:
-    """Which files a purge would remove: weights that nothing else needs, each verified.
+    """List the files that a purge would remove: weights that no other adapter needs. Each file is verified.
 
-    Raises NotFoundError for an unknown adapter, ConflictError for one that is in use, is needed or was purged, and
-    IntegrityError for bytes that are not the registered ones, and where it cannot be told who needs them.
+    Raises:
+        NotFoundError: no such adapter is registered.
+        ConflictError: the adapter is in use, is needed by another one, or was purged already.
+        IntegrityError: a file differs from the registered one, or the adapters that need the weights cannot be
+            determined.
     """
     adapter = find_adapter(registry, adapter_id)
     with registry.reading() as session:
@@ -105,10 +108,12 @@ def plan_purge(
 def purge(
     registry: Registry, store: ArtifactStore, settings: Settings, signer: Signer, plan: Plan, reason: str
 ) -> Purge:
-    """Put a signed purge on record, then remove the files. Whoever may retire an adapter may purge its weights.
+    """Log a signed purge in the ledger, then remove the files. Needs the permission `retire`.
 
-    Raises SignInError where the trust root does not let the officer do so, InputError without a reason, and
-    ConflictError where the registry has changed since it was planned.
+    Raises:
+        SignInError: the trust root does not let the officer purge.
+        InputError: the reason is empty.
+        ConflictError: the registry changed since the purge was planned.
     """
     reason = officers_words(reason, "A purge")
     trust, adapter = trust_root(settings), plan.adapter
@@ -147,9 +152,14 @@ def purge(
 def finish_purge(
     registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str
 ) -> tuple[Purge, int] | None:
-    """Carry out a purge that is on record, and say how many bytes there still were; None where there is none.
+    """Remove the files of a logged purge.
 
-    Raises IntegrityError unless an officer signed it, and ConflictError where an adapter needs the weights by now.
+    Returns:
+        The purge and the number of bytes that were still there to remove, or None if no purge is logged.
+
+    Raises:
+        IntegrityError: no officer signed the purge.
+        ConflictError: an adapter needs the weights now.
     """
     trust = trust_root(settings)
     with registry.reading() as session:
@@ -163,9 +173,10 @@ def finish_purge(
 
 
 def unused(registry: Registry, store: ArtifactStore, line: str | None, progress: Callable[[str], None]) -> list[Unused]:
-    """The adapters that were superseded, ended or overtaken by a newer version and never used, the largest first.
+    """Return the adapters whose weights are not in use, largest first.
 
-    Those whose weights are purged are left out.
+    These are superseded and ended adapters, and adapters that were never released and have a newer version. Adapters
+    whose weights were purged are left out.
     """
     with registry.reading() as session:
         state, purged = states(session, line), purge_dates(session)
@@ -194,9 +205,9 @@ def _assert_ended(session: Session, adapter: Adapter) -> State:
 
 
 def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], None]) -> dict[str, str]:
-    """Artifact -> an adapter that is not retired, rejected or recalled and has it, or what it rests on.
+    """Return artifact -> id of an adapter that needs it. Retired, rejected and recalled adapters are ignored.
 
-    Told from the artifacts of every one, since the index of holdings may be changed by whoever has the database.
+    Reads the artifacts themselves, because anyone with write access to the database could change the recall index.
     """
     state = states(session)
     living = [each for each in session.scalars(select(Adapter).order_by(Adapter.id)) if state[each.id] not in ENDED]
@@ -220,7 +231,8 @@ def _assert_not_needed(session: Session, store: ArtifactStore, plan: Plan) -> No
 
 
 def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[PurgedFile]) -> None:
-    """A card may name a whole model that was tuned here, in its place."""
+    """Raise ConflictError if a base model's card lists one of the files, as for a fully tuned model reused as a base
+    model."""
     weights = {file.sha256 for file in files}
     named = [
         path.stem
@@ -234,7 +246,8 @@ def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[P
 
 
 def _trained(store: ArtifactStore, adapter: Adapter) -> Iterator[ArtifactRef]:
-    """The artifacts with an adapter's own weights: the one that is registered, and what it was trained further from."""
+    """Yield the artifacts that hold an adapter's own weights: its registered artifact and the trained artifacts
+    upstream."""
     own = _ref(store, adapter)
     manifest = store.read_manifest(own)
     yield own
@@ -252,7 +265,7 @@ def _ref(store: ArtifactStore, adapter: Adapter) -> ArtifactRef:
 
 
 def _remove(store: ArtifactStore, file: PurgedFile) -> int:
-    """Remove a file if it is there, and the directory that it leaves empty. Returns its bytes."""
+    """Remove a file if it exists, and its directory if that becomes empty. Returns the number of bytes removed."""
     manifest = store.read_manifest(store.ref_of(file.artifact))
     if manifest.kind not in TRAINED or (file.path, file.sha256) not in {(e.path, e.sha256) for e in manifest.files}:
         raise IntegrityError(f"{store.path_of(file.artifact)}: the purge names a file that the manifest does not list.")

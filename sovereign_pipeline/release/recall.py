@@ -1,4 +1,5 @@
-"""Recalls of documents, sources, datasets and base models, their waivers. An index that lacks rows answers nothing."""
+"""Look up which adapters were trained on given data, and open, list and waive recalls. An incomplete index is an
+error."""
 
 import datetime
 import re
@@ -39,7 +40,8 @@ from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, e
 
 @dataclass(frozen=True)
 class Question:
-    """What is looked for: one of the four, or a document of one source."""
+    """A search for the adapters trained on a document, source, dataset or base model, or on a document of one
+    source."""
 
     document: str | None = None
     source: str | None = None
@@ -48,7 +50,7 @@ class Question:
 
     @property
     def given(self) -> dict[str, str]:
-        """What is asked for, by its name."""
+        """The fields that are set, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:
@@ -60,10 +62,12 @@ class Question:
 
 
 def assert_complete(session: Session, adapter_id: str | None = None) -> None:
-    """Assert that the index knows of every registered adapter, or of one, the base model and the datasets that its row
-    states, and has as many as were entered: an answer would lack it.
+    """Assert that the index is complete for every registered adapter, or for one.
 
-    Raises IntegrityError naming those that it does not know.
+    The index must have the adapter's base model and datasets, and as many rows as were stored with it.
+
+    Raises:
+        IntegrityError: the index lacks rows. The message names the adapters or datasets.
     """
     on_base = exists().where(
         AdapterBaseModel.base_model == Adapter.base_model_digest, AdapterBaseModel.adapter == Adapter.id
@@ -79,10 +83,13 @@ def assert_complete(session: Session, adapter_id: str | None = None) -> None:
 
 
 def assert_as_registered(session: Session, adapter_id: str | None = None) -> None:
-    """Assert that the index has of every adapter, or of one, what the entry of its registration states: datasets, the
-    documents and sources of each, and base models. It reads all rows, so it is for decisions and not for lists.
+    """Assert that the index has, for every adapter or for one, exactly what its registration's ledger entry states.
 
-    Raises IntegrityError naming adapters and datasets that differ.
+    Compares datasets, the documents and sources of each, and base models. This reads all rows: use it before decisions,
+    not for lists.
+
+    Raises:
+        IntegrityError: the index differs for an adapter or a dataset. The message names it.
     """
     query = select(AuditEntry.sequence, AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
     adapters = select(Adapter.id)
@@ -116,7 +123,7 @@ def assert_as_registered(session: Session, adapter_id: str | None = None) -> Non
 
 
 def _contents(session: Session, digest: str) -> str:
-    """The digest of what the index says of a dataset."""
+    """Return the digest over the documents and sources that the index has for a dataset."""
     of_dataset = select(HeldDataset.id).where(HeldDataset.digest == digest).scalar_subquery()
     documents = select(HeldDocument.name).join(DatasetDocument, DatasetDocument.document == HeldDocument.id)
     sources = select(DatasetSource.source).where(DatasetSource.dataset == of_dataset)
@@ -125,14 +132,14 @@ def _contents(session: Session, digest: str) -> str:
 
 
 def _on(digest: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
-    """Whether the index has an adapter on this dataset."""
+    """SQL condition: the index links the adapter to this dataset."""
     return exists().where(
         HeldDataset.digest == digest, AdapterDataset.dataset == HeldDataset.id, AdapterDataset.adapter == Adapter.id
     )
 
 
 def _has_all_rows() -> ColumnElement[bool]:
-    """Whether the index has as many rows of an adapter as were entered, and each dataset that they name."""
+    """SQL condition: the index has as many rows for the adapter as were stored with it, and every dataset they name."""
     datasets = (
         select(func.count())
         .select_from(AdapterDataset)
@@ -157,7 +164,7 @@ def _assert_sources_counted(session: Session) -> None:
 
 
 def _assert_document_counted(session: Session, name: str) -> None:
-    """Assert that no row about a document is gone. Raises IntegrityError."""
+    """Assert that no row about a document is missing. Raises IntegrityError."""
     known = select(HeldDocument.id, HeldDocument.datasets).where(HeldDocument.name == name)
     row = session.execute(known).one_or_none()
     if row is None:  # its own row may be the one that is gone
@@ -171,9 +178,13 @@ def _assert_document_counted(session: Session, name: str) -> None:
 
 
 def holders(session: Session, question: Question) -> dict[str, bool]:
-    """The adapters that hold what is asked for -> whether they hold it directly. `question`: exact, as stored.
+    """Return adapter -> True if it was itself trained on the searched data, False if only its parent or base model was.
 
-    Raises IntegrityError where a row about it is gone.
+    Args:
+        question: exact ids and whole digests, as stored in the index.
+
+    Raises:
+        IntegrityError: a row about the document is missing.
     """
     if question.document is not None:
         _assert_document_counted(session, question.document)
@@ -183,7 +194,8 @@ def holders(session: Session, question: Question) -> dict[str, bool]:
 
 
 def holders_query(question: Question) -> str:
-    """The SQL of `holders`. What is looked for comes first, materialized: else SQLite scans the large tables."""
+    """Return the SQL of `holders`. The searched rows come first, materialized; otherwise SQLite scans the large
+    tables."""
     if question.base_model is not None:
         return "SELECT adapter, directly FROM adapter_base_model WHERE base_model = :base_model"
     return (
@@ -194,8 +206,11 @@ def holders_query(question: Question) -> str:
 
 
 def holds(session: Session, adapter_id: str, question: Question) -> bool:
-    """Whether one adapter holds what is asked for. Raises IntegrityError for one that the index does not know, and
-    where a row about it is gone."""
+    """Return True if an adapter was trained on the searched data.
+
+    Raises:
+        IntegrityError: the index does not have the adapter, or a row is missing.
+    """
     assert_complete(session, adapter_id)
     if question.document is not None:
         _assert_document_counted(session, question.document)
@@ -207,7 +222,7 @@ def holds(session: Session, adapter_id: str, question: Question) -> bool:
 
 
 def _dataset_fits(session: Session, dataset: int, question: Question) -> bool:
-    """Whether a dataset is, or has, all that is asked for. Each look-up is of one key."""
+    """Return True if a dataset matches every field of the search. Each lookup is by primary key."""
     if question.dataset is not None:
         row = session.get(HeldDataset, dataset)
         return row is not None and row.digest == question.dataset
@@ -253,39 +268,43 @@ _DIGITS = re.compile(r"[0-9a-f]{6,64}")
 
 @dataclass(frozen=True)
 class Holder:
-    """A registered adapter that holds what is asked for."""
+    """A registered adapter that was trained on the searched data."""
 
     adapter: str
     line: str
     state: State
     directly: bool
-    """False where only its parent adapter or its base model was trained on it."""
+    """False if only its parent adapter or its base model was trained on it."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Which adapters hold what is asked for."""
+    """The adapters that were trained on the searched data."""
 
     question: Question
-    """As the index has it: ids in their one spelling, digests whole."""
+    """The search in the index's form: normalised ids, whole digests."""
     holders: tuple[Holder, ...]
 
 
 def ask(registry: Registry, question: Question) -> Answer:
-    """Which adapters hold what is asked for. A digest may be given by its first digits.
+    """Return the adapters that were trained on the searched data. A digest may be a prefix of at least 6 digits.
 
-    Raises NotFoundError for a source, dataset or base model that no adapter has, InputError where nothing or too much
-    is asked, and IntegrityError where the index lacks an adapter.
+    Raises:
+        NotFoundError: no adapter has the source, dataset or base model.
+        InputError: the search has no field set, or fields that cannot be combined.
+        IntegrityError: the index lacks an adapter.
     """
     with registry.reading() as session:
         return _answer(session, question)
 
 
 def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) -> Recall:
-    """Open a recall of what was asked, signed by an officer who was shown the answer.
+    """Open a recall, signed by an officer who was shown the search result.
 
-    Raises InputError where no adapter holds it or the reason is empty, ConflictError where the answer has changed, and
-    SignInError where the trust root does not let the officer recall at the level of each adapter.
+    Raises:
+        InputError: no adapter was trained on the data, or the reason is empty.
+        ConflictError: the search result changed since it was shown.
+        SignInError: the trust root does not let the officer recall at the level of every adapter.
     """
     reason = officers_words(reason, "A recall")
     assert_holders(asked)
@@ -316,14 +335,17 @@ def open_recall(registry: Registry, asked: Answer, signer: Signer, reason: str) 
 
 
 def assert_holders(answer: Answer) -> None:
-    """Raises InputError where there is nothing to recall."""
+    """Raise InputError if no adapter was trained on the searched data, so there is nothing to recall."""
     if not answer.holders:
         raise InputError(f"No registered adapter holds {answer.question}.", "There is nothing to recall.")
 
 
 def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Signer, reason: str) -> None:
-    """Record that a recall does not hold for one adapter. Raises as `recall_to_waive`, and SignInError where the trust
-    root does not let the officer waive at the adapter's level."""
+    """Exempt one adapter from a recall, signed by an officer.
+
+    Raises the errors of `recall_to_waive`, and SignInError if the trust root does not let the officer waive at the
+    adapter's level.
+    """
     reason = officers_words(reason, "A waiver")
     with registry.writing() as session:
         recall_to_waive(session, registry.settings, recall_id, adapter_id)
@@ -335,10 +357,12 @@ def waive_recall(registry: Registry, recall_id: str, adapter_id: str, signer: Si
 
 
 def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapter_id: str) -> Recall:
-    """A recall that may be waived for an adapter.
+    """Return a recall that may be waived for an adapter.
 
-    Raises NotFoundError for an unknown recall, InputError where it does not hold for the adapter, and ConflictError
-    where it was waived already.
+    Raises:
+        NotFoundError: no such recall exists.
+        InputError: the recall does not apply to the adapter.
+        ConflictError: the recall was already waived for the adapter.
     """
     recall = session.get(Recall, recall_id)
     if recall is None:
@@ -352,11 +376,15 @@ def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapte
 
 
 def open_recalls(session: Session, settings: Settings, adapter_id: str, state: State | None = None) -> list[Recall]:
-    """The recalls that hold for an adapter, the oldest first; while there is one, it may not be released.
+    """Return the recalls that apply to an adapter, oldest first. While there is one, the adapter may not be released.
 
-    `state`: the adapter's, where it was looked up already. Raises IntegrityError for an adapter that the index does not
-    know, where there are recalls: it may hold anything; and for a row of a recall or a waiver that is not that of its
-    entry in the audit log.
+    Args:
+        state: the adapter's state, if the caller has looked it up already.
+
+    Raises:
+        IntegrityError: a recall or waiver differs from its ledger entry; or there are recalls and the index does not
+            have
+            the adapter, so it could contain any recalled data.
     """
     if (state or states(session, line_of(adapter_id)).get(adapter_id)) == "retired":
         return []
@@ -370,7 +398,7 @@ def open_recalls(session: Session, settings: Settings, adapter_id: str, state: S
 
 
 def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) -> list[RecallWaiver]:
-    """The waivers of recalls for an adapter, the oldest first. Raises as `open_recalls`."""
+    """Return the waivers of recalls for an adapter, oldest first. Raises the same errors as `open_recalls`."""
     _on_record(session, settings)
     of_adapter = select(RecallWaiver).where(RecallWaiver.adapter_id == adapter_id)
     return list(session.scalars(of_adapter.order_by(RecallWaiver.waived_at, RecallWaiver.recall_id)))
@@ -379,9 +407,10 @@ def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) ->
 def recalls_in_force(
     session: Session, settings: Settings, state: Mapping[str, State] | None = None
 ) -> dict[str, list[Recall]]:
-    """Adapter -> the recalls that hold for it, the oldest first. Raises as `open_recalls`.
+    """Return adapter -> the recalls that apply to it, oldest first. Raises the same errors as `open_recalls`.
 
-    `state`: of the adapters that are asked for; None for all.
+    Args:
+        state: the state of each adapter to return; None returns all adapters.
     """
     recalls = _on_record(session, settings)
     if not recalls:
@@ -398,14 +427,14 @@ def recalls_in_force(
 
 
 def list_recalls(session: Session, settings: Settings) -> Iterator[tuple[Recall, list[str]]]:
-    """Every recall, the oldest first, with the adapters that it still holds for."""
+    """Yield every recall, oldest first, with the adapters that it still applies to."""
     in_force = recalls_in_force(session, settings)
     for recall in session.scalars(_RECALLS):
         yield recall, sorted(adapter for adapter, recalls in in_force.items() if recall in recalls)
 
 
 def question_of(recall: Recall) -> Question:
-    """What was recalled."""
+    """Return the search that matches the recalled data."""
     return Question(recall.document, recall.source, recall.dataset, recall.base_model)
 
 
@@ -446,7 +475,7 @@ def _exact(session: Session, asked: Question) -> Question:
 
 @dataclass(frozen=True)
 class _Recalled:
-    """A recall with the adapters that it named and those for which it was waived."""
+    """A recall with the adapters that it names and the adapters for which it was waived."""
 
     recall: Recall
     named: set[str]
@@ -454,9 +483,10 @@ class _Recalled:
 
 
 def _on_record(session: Session, settings: Settings) -> list[_Recalled]:
-    """Every recall, the oldest first.
+    """Return every recall, oldest first, after verifying recalls and waivers against the ledger.
 
-    Raises IntegrityError unless each, what it named, and every waiver was signed and is in an entry, and none is gone.
+    Raises:
+        IntegrityError: a recall or waiver is missing, was added, or is not validly signed.
     """
     recalls, waivers = list(session.scalars(_RECALLS)), list(session.scalars(select(RecallWaiver)))
     named, waived = defaultdict[str, set[str]](set), defaultdict[str, set[str]](set)
@@ -503,7 +533,12 @@ _SOURCES = select(DatasetSource.source)
 
 
 def _whole(session: Session, column: InstrumentedAttribute[str], digits: str | None, what: str) -> str | None:
-    """The digest that begins with these digits. Raises NotFoundError for none or several."""
+    """Return the only digest that begins with these digits.
+
+    Raises:
+        InputError: `digits` is not a prefix of at least 6 hex digits.
+        NotFoundError: no digest, or more than one, begins with them.
+    """
     if digits is None:
         return None
     if not _DIGITS.fullmatch(digits):

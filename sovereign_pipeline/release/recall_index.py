@@ -1,4 +1,4 @@
-"""The index of what adapters were trained on, filled and rebuilt from the artifacts."""
+"""Fill and rebuild the recall index, which lists the datasets and documents that each adapter was trained on."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -31,24 +31,26 @@ _COLUMNS = (
     Adapter.base_model_digest,
 )
 _AT_ONCE = 10_000
-"""Rows of one statement; SQLite and PostgreSQL both take so many parameters."""
+"""Maximum number of names in one query. Both SQLite and PostgreSQL accept that many parameters."""
 
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What rebuilding the index found."""
+    """The result of rebuilding the index."""
 
     adapters: int
     datasets: int
     documents: int
     differing: tuple[str, ...]
-    """Adapters and datasets about which the index said something else, or nothing."""
+    """Adapters and datasets whose index rows were missing or differed from the artifacts."""
 
 
 def index_adapter(registry: Registry, store: ArtifactStore, adapter: Adapter) -> None:
-    """Enter what a registered adapter holds. A dataset that is in the index already is not read again.
+    """Add a registered adapter's datasets, documents, sources and base models. A dataset already indexed is not read
+    again.
 
-    Raises IntegrityError when an artifact that it rests on is missing or was changed.
+    Raises:
+        IntegrityError: an artifact of the lineage is missing or was changed.
     """
     holdings = _trained_on(store, adapter)
     with registry.reading() as session:
@@ -61,10 +63,12 @@ def index_adapter(registry: Registry, store: ArtifactStore, adapter: Adapter) ->
 
 
 def rebuild(registry: Registry, store: ArtifactStore, progress: Callable[[str], None]) -> Rebuilt:
-    """Read every dataset of every registered adapter again, and let the index say what the artifacts say.
+    """Read every dataset of every registered adapter again, and replace the index rows that differ.
 
-    Each dataset is replaced in a transaction of its own, so that nobody waits long. Raises IntegrityError when an
-    artifact is missing or was changed; what was replaced until then stays.
+    Each dataset is replaced in its own short transaction, so that other writers do not wait long.
+
+    Raises:
+        IntegrityError: an artifact is missing or was changed. Rows replaced until then stay.
     """
     with registry.reading() as session:
         adapters = list(session.scalars(select(Adapter).options(load_only(*_COLUMNS)).order_by(Adapter.id)))
@@ -93,7 +97,7 @@ def _trained_on(store: ArtifactStore, adapter: Adapter) -> TrainedOn:
 
 
 def _enter_dataset(session: Session, digest: str, documents: set[str], sources: set[str]) -> bool:
-    """Let the index say this of a dataset. Returns whether it said something else before."""
+    """Set the index rows of a dataset. Returns True if they were missing or differed."""
     dataset = session.scalar(select(HeldDataset.id).where(HeldDataset.digest == digest))
     if dataset is not None:
         if _entered(session, dataset) == (documents, sources, len(documents), len(sources)):
@@ -116,7 +120,7 @@ def _enter_dataset(session: Session, digest: str, documents: set[str], sources: 
 
 
 def _entered(session: Session, dataset: int) -> tuple[set[str], set[str], int, int]:
-    """What the index says of a dataset: documents and sources, and how many of each there were."""
+    """Return the documents and sources that the index has for a dataset, and the counts stored with it."""
     of_dataset = select(DatasetDocument.document).where(DatasetDocument.dataset == dataset)
     names = session.scalars(select(HeldDocument.name).where(HeldDocument.id.in_(of_dataset)))
     sources = session.scalars(select(DatasetSource.source).where(DatasetSource.dataset == dataset))
@@ -125,14 +129,15 @@ def _entered(session: Session, dataset: int) -> tuple[set[str], set[str], int, i
 
 
 def _count_documents_again(session: Session) -> None:
-    """Let each document's count be that of its rows, once every dataset's are what its artifact says."""
+    """Set each document's dataset count to its number of rows. Call it after every dataset's rows were corrected."""
     in_all = select(func.count()).select_from(DatasetDocument).where(DatasetDocument.document == HeldDocument.id)
     counted = in_all.scalar_subquery()
     session.execute(update(HeldDocument).where(HeldDocument.datasets != counted).values(datasets=counted))
 
 
 def _numbers_of(session: Session, names: Iterable[str]) -> list[int]:
-    """The integers of documents; a new one gets the next. The transaction is the only writing one."""
+    """Return the integer ids of documents. New documents get the next free ids; no other transaction writes
+    meanwhile."""
     ordered, numbers = sorted(names), dict[str, int]()
     for start in range(0, len(ordered), _AT_ONCE):
         query = select(HeldDocument.name, HeldDocument.id).where(
@@ -146,7 +151,8 @@ def _numbers_of(session: Session, names: Iterable[str]) -> list[int]:
 
 
 def _enter_adapter(session: Session, adapter: str, holdings: TrainedOn) -> bool:
-    """Let the index say this of an adapter, whose datasets it has. Returns whether it said something else before."""
+    """Set the index rows of an adapter whose datasets are indexed already. Returns True if they were missing or
+    differed."""
     datasets = {
         session.scalars(select(HeldDataset.id).where(HeldDataset.digest == ref.digest)).one(): directly
         for ref, directly in holdings.datasets.items()
@@ -173,7 +179,7 @@ def _enter_adapter(session: Session, adapter: str, holdings: TrainedOn) -> bool:
 
 
 def _remove_others(session: Session) -> list[str]:
-    """Remove what no registered adapter leads to. Returns its names."""
+    """Remove rows that no registered adapter leads to. Returns the names of the removed adapters and datasets."""
     columns = (AdapterDataset.adapter, AdapterBaseModel.adapter, HeldAdapter.adapter)
     indexed = {each for column in columns for each in session.scalars(select(column))}
     of_none = sorted(indexed - set(session.scalars(select(Adapter.id))))

@@ -1,4 +1,4 @@
-"""Request a transition, decide a request, and make the transition once enough officers approved."""
+"""Request a transition of an adapter, decide requests, and make the transition once enough officers have approved."""
 
 import datetime
 import hashlib
@@ -59,30 +59,31 @@ from sovereign_pipeline.release.trial import hold_evidence
 from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
 
 FEWEST_DIGITS = 4
-"""Of an id, by which a request is named. Fewer may fit the only one there is, whichever was meant."""
+"""Minimum number of digits of an id that name a request. A shorter prefix could match a request by accident."""
 _DIGITS = re.compile(f"[0-9a-f]{{{FEWEST_DIGITS},64}}")
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """What would be asked, before anybody signs it."""
+    """A request as it will be signed."""
 
     adapter: Adapter
     arrow: Arrow
     before: State
     incumbent: str | None
-    """What is in production for the line, and would be superseded or compared with."""
+    """Id of the line's adapter in production, which the candidate is compared with or supersedes. None if there is
+    none."""
     evidence: Mapping[str, Any]
-    """Digests of what the request rests on."""
+    """Digests of the artifacts that the request relies on."""
     approvals: int
-    """How many officers besides the requester must approve."""
+    """Number of officers besides the requester who must approve."""
     policy: Mapping[str, str]
-    """The rules under which it is asked: file -> SHA-256."""
+    """The rules in force at the request: file -> SHA-256."""
     reason: str
     expires: datetime.datetime
 
     def predicate(self) -> dict[str, Any]:
-        """The content of the signed statement."""
+        """Return the content of the signed statement."""
         return {
             "line": self.adapter.line,
             "adapter": self.adapter.id,
@@ -102,11 +103,14 @@ class Proposal:
 def propose(
     registry: Registry, workplace: Workplace, adapter_id: str, transition: str, reason: str, now: datetime.datetime
 ) -> Proposal:
-    """Compose a request, and assert all that can be asserted before officers are asked.
+    """Compose a request, and check everything that can be checked before officers are asked to approve it.
 
-    Raises NotFoundError for an unknown adapter, ConflictError where its state or a recall does not allow it,
-    GateRefused without a passed blind review where one is needed, IntegrityError when a byte changed, and InputError
-    without a reason.
+    Raises:
+        InputError: the reason is empty.
+        NotFoundError: no such adapter is registered.
+        ConflictError: the adapter's state or an open recall does not allow the transition.
+        GateRefused: a required blind review is missing or did not pass, or the trial does not allow the promotion.
+        IntegrityError: a file changed.
     """
     if not reason.strip():
         raise InputError("A request needs a reason.", "Say why; it is shown wherever the adapter is.")
@@ -132,8 +136,11 @@ def propose(
 
 
 def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, asked: Arrow) -> dict[str, Any]:
-    """What a transition rests on, by digest. Raises GateRefused where a blind review is needed and did not pass,
-    and for a promotion whose hold does not let it through."""
+    """Return the evidence for a transition, by digest.
+
+    Raises:
+        GateRefused: a required blind review is missing or did not pass, or the trial does not allow the promotion.
+    """
     evidence: dict[str, Any] = {
         "record": adapter.record_digest,
         "adapter": adapter.adapter_digest,
@@ -151,7 +158,7 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
 def enter_request(
     session: Session, trust: Trust, signer: Signer, officer: Officer, proposal: Proposal
 ) -> ReleaseRequest:
-    """Sign a proposal and put it on record, in the caller's transaction."""
+    """Sign a proposal and add the request to the registry and the ledger, in the caller's transaction."""
     adapter = proposal.adapter
     statement = Statement(
         (Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256),), REQUEST, proposal.predicate()
@@ -162,7 +169,7 @@ def enter_request(
 def enter_signed_request(
     session: Session, trust: Trust, officer: Officer, adapter: Adapter, asked: Arrow, bundle: bytes
 ) -> ReleaseRequest:
-    """Put a request on record that an officer has signed, in the caller's transaction."""
+    """Add a request that an officer has signed to the registry and the ledger, in the caller's transaction."""
     row = ReleaseRequest(
         id=hashlib.sha256(bundle).hexdigest(),
         line=adapter.line,
@@ -185,9 +192,11 @@ def enter_signed_request(
 
 
 def find_request(session: Session, request: str) -> ReleaseRequest:
-    """A request by its id or the first digits of it.
+    """Return a request by its id or a prefix of it.
 
-    Raises InputError for fewer digits than tell requests apart, and NotFoundError for none or several.
+    Raises:
+        InputError: the prefix is too short or not hexadecimal.
+        NotFoundError: no request, or more than one, matches.
     """
     if not _DIGITS.fullmatch(request):
         raise InputError(f"'{request[:64]}' is no request's id.", f"Give its first {FEWEST_DIGITS} digits or more.")
@@ -199,7 +208,10 @@ def find_request(session: Session, request: str) -> ReleaseRequest:
 
 
 def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) -> str | None:
-    """Digest of the blind review that these weights passed, or whose gate an officer waived."""
+    """Return the digest of the blind review of these weights, or None if none exists and the rules require none.
+
+    Raises GateRefused if the review is missing, or did not pass and was not waived.
+    """
     ref = workplace.store.current(adapter.line, BLIND_REVIEW.kind)
     reviewed = None
     if ref is not None:
@@ -219,7 +231,7 @@ def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) ->
 
 
 def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, asked: Arrow) -> None:
-    """Raises ConflictError where an open recall forbids a transition."""
+    """Raise ConflictError if an open recall forbids the transition."""
     recalls = [each.id for each in open_recalls(session, settings, adapter.id)] if asked.stops_at_recall else []
     if recalls:
         raise ConflictError(
@@ -229,13 +241,13 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
 
 
 def assert_policy_as_shown(settings: Settings, proposal: Proposal) -> None:
-    """Raises ConflictError where the rules were changed since the proposal was shown."""
+    """Raise ConflictError if the rules changed since the proposal was shown."""
     if rules_digest(settings, proposal.adapter.line) != proposal.policy:
         raise ConflictError("The institution's rules were changed since this was shown.", "Request it again.")
 
 
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:
-    """Assert that a request is about the state of now. Raises ConflictError once it is overtaken."""
+    """Assert that the adapter's state and the incumbent are those of the request. Raises ConflictError otherwise."""
     before, incumbent = state_of(session, adapter), in_production(session, adapter.line)
     if (before, incumbent) != (predicate["from"], predicate["incumbent"]):
         raise ConflictError(
@@ -247,13 +259,13 @@ def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mappin
 
 
 KEY_CHANGED = "pipeline key changed"
-"""Action of the entry before the first transition that a key signs."""
+"""Action of the ledger entry that precedes the first transition signed by a new pipeline key."""
 
 
 def make_transition(
     session: Session, registry: Registry, workplace: Workplace, trust: Trust, standing: Standing
 ) -> None:
-    """Make the transition of a complete request, and supersede what it takes production from."""
+    """Make the transition of a request with enough approvals. A promotion or rollback also supersedes the incumbent."""
     row, predicate = standing.request, standing.predicate
     adapter = session.get_one(Adapter, row.adapter_id)
     assert_on_record(session, adapter)
@@ -308,7 +320,7 @@ def make_transition(
 
 
 def _note_new_key(session: Session, keyid: str) -> None:
-    """Enter that transitions are signed with another key from here on than the last one was."""
+    """Add a ledger entry if the pipeline key differs from the key of the last transition."""
     query = select(AuditEntry).where(AuditEntry.action == KEY_CHANGED).order_by(AuditEntry.sequence.desc()).limit(1)
     last = session.scalars(query).one_or_none()
     before = last.subjects["key"] if last is not None else None
@@ -317,15 +329,17 @@ def _note_new_key(session: Session, keyid: str) -> None:
 
 
 def arrow_of(predicate: Mapping[str, Any]) -> Arrow:
-    """The arrow that a request asks for."""
+    """Return the allowed state change that a request asks for."""
     return arrow(predicate["transition"], predicate["adapter"], predicate["from"])
 
 
 def _assert_enough_by_the_rules_of_now(
     session: Session, registry: Registry, standing: Standing, asked: Arrow, adapter: Adapter
 ) -> None:
-    """What a request says of itself is its requester's word. The rules of now are on record since the transaction's
-    first entry; those that this process has read may be older."""
+    """Assert that a request states the adapter's level and at least as many approvals as today's rules require.
+
+    The requester wrote these values, so they are compared with the rules in the ledger. Raises ConflictError.
+    """
     rules = rules_on_record(session, registry.settings)
     needed = rules.approvals_for(None, asked.name, [adapter.classification])
     stated = (standing.predicate["classification"], standing.predicate["approvals"])
@@ -340,7 +354,8 @@ def _assert_enough_by_the_rules_of_now(
 def assert_staged_long_enough(
     workplace: Workplace, asked: Arrow, before: Sequence[Transition], adapter: Adapter
 ) -> None:
-    """Raises ConflictError for the promotion of an adapter that was staged for fewer hours than the rules ask for."""
+    """Raise ConflictError if the adapter is to be promoted before it was staged for the number of hours in the
+    rules."""
     hours = workplace.institution.release.staged_hours
     if asked.name != "promote" or not hours:
         return
@@ -354,10 +369,13 @@ def assert_staged_long_enough(
 
 
 def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: Proposal) -> Standing:
-    """Put a signed request on record; where nobody else must approve, the transition is made with it.
+    """Record a signed request. If no other officer must approve, make the transition too.
 
-    The whole ledger is computed again before, since entries decide. Raises IntegrityError where it is not whole, and
-    SignInError where the trust root does not let the officer do so.
+    The whole ledger is verified first, because its entries decide.
+
+    Raises:
+        IntegrityError: the ledger is not intact.
+        SignInError: the trust root does not let the officer do this.
     """
     trust = trust_root(workplace.settings)
     officer = officer_of(trust, signer.keyid)
@@ -386,14 +404,17 @@ def decide(
     *,
     now: datetime.datetime | None = None,
 ) -> Standing:
-    """Enter what an officer decides of a request. Approvals enough make the transition, in the same transaction.
+    """Record an officer's decision about a request. The last approval needed makes the transition in the same
+    transaction.
 
-    The whole ledger is computed again before, since entries decide.
+    The whole ledger is verified first, because its entries decide.
 
-    `now`: for whether the request has expired; else the time of this machine.
+    Args:
+        now: time for the expiry check; this machine's time if None.
 
-    Raises ConflictError once the request has ended or was overtaken, or for a second decision of the same person, and
-    SignInError for an officer who may not decide of it, the requester among them.
+    Raises:
+        ConflictError: the request has ended or is outdated, or the same person approved or withdrew already.
+        SignInError: the officer may not decide about it; the requester may not approve it.
     """
     trust = trust_root(workplace.settings)
     officer = officer_of(trust, signer.keyid)

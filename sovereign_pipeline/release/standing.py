@@ -1,4 +1,4 @@
-"""What the signed requests, decisions and transitions of a line amount to; verified one after the other."""
+"""Compute the status of release requests from the signed requests, decisions and transitions, verifying each."""
 
 import datetime
 import hashlib
@@ -45,17 +45,17 @@ USABLE: frozenset[State] = frozenset({"approved", "staged", "production", "super
 
 @dataclass(frozen=True)
 class Arrow:
-    """A change of state that there is."""
+    """An allowed change of an adapter's state."""
 
     name: TransitionName
     before: frozenset[State]
     after: State
     needs_evidence: bool = False
-    """Every file behind the adapter is hashed again, and its blind review must have passed or been waived."""
+    """True if the transition hashes every file of the adapter again and needs a passed or waived blind review."""
     takes_production: bool = False
-    """Whatever is in production for the line is superseded with it."""
+    """True if the transition also supersedes the line's adapter in production."""
     stops_at_recall: bool = True
-    """An open recall forbids it."""
+    """True if an open recall forbids the transition."""
 
 
 ARROWS: tuple[Arrow, ...] = (
@@ -70,13 +70,15 @@ ARROWS: tuple[Arrow, ...] = (
 )
 
 SUPERSEDE = "supersede"
-"""The transition of the adapter that a promotion replaces. Nobody requests it by itself."""
+"""The transition of the adapter that a promotion or rollback replaces. It cannot be requested by itself."""
 
 
 def arrow(name: str, adapter: str, before: State) -> Arrow:
-    """The arrow of a transition from a state.
+    """Return the state change for a transition name from a state.
 
-    Raises InputError for an unknown name, and ConflictError for a state in which it does not begin.
+    Raises:
+        InputError: the name is unknown.
+        ConflictError: the transition is not allowed from this state.
     """
     names = [each.name for each in ARROWS]
     found = next((each for each in ARROWS if each.name == name), None)
@@ -95,18 +97,23 @@ def arrow(name: str, adapter: str, before: State) -> Arrow:
 
 @dataclass(frozen=True)
 class RulesOnRecord:
-    """Which rules were in force at each place in the log."""
+    """The institution's release rules at each place in the ledger."""
 
     settings: Settings
     since: Sequence[tuple[int, str | None]]
-    """Number of each entry about `institution.yaml`, and the SHA-256 of the file from there on; the oldest first."""
+    """Number of each entry about `institution.yaml` and the file's SHA-256 from that entry on, oldest first."""
 
     def approvals_for(self, at_index: int | None, transition: str, levels: Iterable[str]) -> int:
-        """How many officers besides the requester a transition needed at a place in the log, or needs now (None), at
-        the level that needs most.
+        """Return how many officers besides the requester must approve a transition.
 
-        Before the first entry about the rules: as many as by default. Raises IntegrityError for a copy that is missing
-        or was changed, and for a transition that there is not.
+        The highest number of all given levels counts. Before the first ledger entry about the rules, the default
+        applies.
+
+        Args:
+            at_index: place in the ledger whose rules apply; None for the rules now.
+
+        Raises:
+            IntegrityError: the copy of the rules is missing or was changed, or the transition does not exist.
         """
         if not is_transition(transition):
             raise IntegrityError(
@@ -130,7 +137,7 @@ class RulesOnRecord:
 
 
 def rules_on_record(session: Session, settings: Settings) -> RulesOnRecord:
-    """The institution's rules from their first entry on."""
+    """Return the institution's release rules from their first ledger entry on."""
     query = (
         select(AuditEntry.sequence, AuditEntry.subjects["now"].as_string())
         .where(AuditEntry.action == POLICY_CHANGED, AuditEntry.subjects["file"].as_string() == INSTITUTION)
@@ -146,32 +153,35 @@ DECIDED: Mapping[Decision, str] = {
     "reject": "release rejected",
     "withdraw": "release decision withdrawn",
 }
-"""Decision -> the action of its entry."""
+"""Decision -> the action of its ledger entry."""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a request is."""
+    """The status of a release request."""
 
     request: ReleaseRequest
     predicate: Mapping[str, Any]
-    """What was asked, as it was signed."""
+    """The request as it was signed."""
     requester: Officer
     requester_may: bool
-    """Whether the requester may decide about it: needed where nobody else approves it."""
+    """True if the requester may decide about the request. Needed if no other officer must approve it."""
     needed: int
-    """How many officers besides the requester must approve: what was asked, and no fewer than by the rules that were
-    in force by record, then and when the transition was made."""
+    """Number of officers besides the requester who must approve.
+
+    The highest of the number in the request, and of the numbers in the rules when it was logged and when its transition
+    was made.
+    """
     approvals: tuple[Officer, ...]
-    """Those that count, in the order in which they were given."""
+    """The officers whose approvals count, in the order of approval."""
     withdrawn: frozenset[str]
-    """Persons who took theirs back; it does not come into force again."""
+    """Persons who withdrew their decision. They cannot approve the request again."""
     ended: str | None
-    """Why nothing is decided of it any more; None while it is open."""
+    """The reason why the request is closed, or None while it is open."""
     is_made: bool
-    """Whether its transition was made."""
+    """True if the request's transition was made."""
     approval_statements: tuple[str, ...]
-    """SHA-256 of the signed approvals that count, sorted."""
+    """SHA-256 of each signed approval that counts, sorted."""
 
     @property
     def is_complete(self) -> bool:
@@ -179,7 +189,7 @@ class Standing:
 
 
 def standings(session: Session, settings: Settings, trust: Trust, line: str) -> list[Standing]:
-    """Every request of a line, the oldest first, with how far it is."""
+    """Return the status of every request of a line, oldest first."""
     on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
     return [_standing(on_record, trust, row, now) for row in on_record.requests.values()]
 
@@ -187,8 +197,10 @@ def standings(session: Session, settings: Settings, trust: Trust, line: str) -> 
 def all_standings(
     session: Session, settings: Settings, trust: Trust, line: str | None = None
 ) -> tuple[list[Standing], dict[str, IntegrityError]]:
-    """The requests of every line, or of one, the oldest first, and line -> what is wrong where they cannot be read: it
-    hides nothing of another line."""
+    """Return the status of the requests of all lines, or of one, oldest first, and line -> error.
+
+    A line whose requests fail verification is in the errors and does not hide the other lines.
+    """
     lines = session.scalars(select(ReleaseRequest.line).distinct().order_by(ReleaseRequest.line))
     found: list[Standing] = []
     refused: dict[str, IntegrityError] = {}
@@ -201,7 +213,7 @@ def all_standings(
 
 
 def standings_of_adapter(session: Session, settings: Settings, trust: Trust, adapter_id: str) -> list[Standing]:
-    """Every request about one adapter, the oldest first, with how far it is; those about others are not read."""
+    """Return the status of every request about one adapter, oldest first."""
     rows = select(ReleaseRequest).where(ReleaseRequest.adapter_id == adapter_id)
     ordered = rows.order_by(ReleaseRequest.entered_at, ReleaseRequest.id)
     return [standing_of(session, settings, trust, row) for row in session.scalars(ordered).all()]
@@ -210,15 +222,23 @@ def standings_of_adapter(session: Session, settings: Settings, trust: Trust, ada
 def standing_of(
     session: Session, settings: Settings, trust: Trust, row: ReleaseRequest, now: datetime.datetime | None = None
 ) -> Standing:
-    """How far a request is, every signature verified at its place in the log. `now`: else the time of this machine."""
+    """Return the status of a request. Every signature is verified at its place in the ledger.
+
+    Args:
+        now: time for the expiry check; this machine's time if None.
+    """
     on_record = _read(session, settings, row.line, row.id)
     return _standing(on_record, trust, row, now or datetime.datetime.now(datetime.UTC))
 
 
 def assert_signed(session: Session, settings: Settings, trust: Trust, line: str) -> list[Transition]:
-    """Assert that every transition of a line was signed, asked for and approved as it says.
+    """Verify that every transition of a line was signed, requested and approved.
 
-    Returns them, the oldest first. Raises IntegrityError naming the first that was not.
+    Returns:
+        The transitions, oldest first.
+
+    Raises:
+        IntegrityError: a transition is not valid. Raised at the first one; the message names it.
     """
     return [row for row, _ in signed_transitions(session, settings, trust, line)]
 
@@ -226,7 +246,8 @@ def assert_signed(session: Session, settings: Settings, trust: Trust, line: str)
 def signed_transitions(
     session: Session, settings: Settings, trust: Trust, line: str
 ) -> list[tuple[Transition, Standing]]:
-    """Every transition of a line with the request that it was made by, the oldest first. Raises as `assert_signed`."""
+    """Return every transition of a line with its request's status, oldest first. Raises the same errors as
+    `assert_signed`."""
     rows = transitions_of(session, line)
     on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
     known: dict[str, Standing] = {}
@@ -250,7 +271,11 @@ def signed_transitions(
 
 
 def production_before(session: Session, settings: Settings, rows: Sequence[Transition]) -> str | None:
-    """The adapter that was in production before the one that is, by a line's transitions, if it may be there again."""
+    """Return the adapter that was in production before the current one, if a rollback to it is allowed.
+
+    Args:
+        rows: the line's transitions, oldest first.
+    """
     superseded = [row.adapter_id for row in rows if row.transition == SUPERSEDE]
     if not superseded or states(session, rows[0].line)[superseded[-1]] != "superseded":
         return None
@@ -259,7 +284,7 @@ def production_before(session: Session, settings: Settings, rows: Sequence[Trans
 
 @dataclass(frozen=True)
 class _Held:
-    """What statements about an adapter are held to."""
+    """The facts of an adapter that signed statements about it must match."""
 
     record_manifest_sha256: str
     classification: str
@@ -267,21 +292,21 @@ class _Held:
 
 @dataclass(frozen=True)
 class _OnRecord:
-    """What the registry holds about a line's requests, or about one of them."""
+    """The registry's rows about a line's requests, or about one request."""
 
     requests: Mapping[str, ReleaseRequest]
-    """By id, the oldest first."""
+    """Request id -> request, oldest first."""
     decisions: Mapping[str, Sequence[ReleaseDecision]]
-    """Request -> the oldest first."""
+    """Request id -> its decisions, oldest first."""
     made: Mapping[str, Transition]
-    """Request -> the first transition that was made by it."""
+    """Request id -> the first transition that it led to."""
     adapters: Mapping[str, _Held]
     entries: Mapping[tuple[str, str], Sequence[tuple[int, str | None]]]
-    """Action and request -> number of the entry, and the statement that it names; the oldest first."""
+    """Action and request id -> number of each ledger entry and SHA-256 of the statement it names, oldest first."""
     rules: RulesOnRecord
 
     def index_of(self, action: str, request: str, statement: str | None = None) -> int:
-        """The place in the log of something about a request. Raises IntegrityError where no entry names it."""
+        """Return the ledger index of an action about a request. Raises IntegrityError if no entry names it."""
         for sequence, named in self.entries.get((action, request), ()):
             if statement is None or named == statement:
                 return sequence - 1
@@ -293,7 +318,7 @@ class _OnRecord:
 
 
 def _read(session: Session, settings: Settings, line: str, request: str | None = None) -> _OnRecord:
-    """What is on record about every request of a line, or about one."""
+    """Read the rows about every request of a line, or about one."""
     requests = select(ReleaseRequest).where(ReleaseRequest.line == line)
     decisions = select(ReleaseDecision).join(ReleaseRequest).where(ReleaseRequest.line == line)
     made = select(Transition).where(Transition.line == line)
@@ -345,7 +370,7 @@ def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: date
     levels = {predicate["classification"], adapter.classification}
 
     def may(officer: Officer) -> bool:
-        """By the word of the request, and by the adapter itself."""
+        """Return True if the officer may decide at the level in the request and at the adapter's own level."""
         return all(officer.key.allows(row.transition, level) for level in levels)
 
     decided = _decided(on_record, trust, row)
@@ -394,7 +419,7 @@ def _ended(
 
 
 def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[str, list[tuple[Officer, str]]]:
-    """Decision -> the officers who signed it, each with the SHA-256 of the statement, in the order of the log."""
+    """Return decision -> the officers who signed it, each with the statement's SHA-256."""
     found: dict[str, list[tuple[Officer, str]]] = {each: [] for each in DECIDED}
     for given in on_record.decisions.get(row.id, ()):
         statement = hashlib.sha256(given.statement).hexdigest()
@@ -410,7 +435,8 @@ def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[st
 
 
 def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, where: str) -> set[str]:
-    """Assert that the pipeline signed a transition as its row has it. Returns the approvals that it names."""
+    """Assert that the pipeline signed a transition as its row states. Returns the SHA-256 of the approvals that it
+    names."""
     verified = verify_statement(
         row.statement,
         trust,
@@ -426,7 +452,7 @@ def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, wher
 
 
 def _was_asked_for(row: Transition, predicate: Mapping[str, Any]) -> bool:
-    """Whether a transition is the one of its request, or takes production from what the request names."""
+    """Return True if a transition is the requested one, or supersedes the incumbent that the request names."""
     if row.transition == SUPERSEDE:
         return (
             row.adapter_id == predicate["incumbent"] and row.after == "superseded" and predicate["to"] == "production"
@@ -436,7 +462,7 @@ def _was_asked_for(row: Transition, predicate: Mapping[str, Any]) -> bool:
 
 
 def _adapter(on_record: _OnRecord, adapter_id: str, where: str) -> _Held:
-    """Raises IntegrityError for one that is not of the line."""
+    """Return the line's adapter with this id. Raises IntegrityError if the line has none."""
     adapter = on_record.adapters.get(adapter_id)
     if adapter is None:
         raise IntegrityError(f"{where}: its line has no adapter {adapter_id}.", HINT)
@@ -466,22 +492,23 @@ COMPARED = (
     "review_date",
     "evaluation",
 )
-"""Columns in which two versions are compared."""
+"""Columns in which two versions of an adapter are compared."""
 
 
 def history_of(
     session: Session, settings: Settings, trust: Trust, line: str, adapter_id: str | None = None
 ) -> list[dict[str, Any]]:
-    """Each transition of a line, or of one of its adapters: when, by whose request, with whose approval, on what.
+    """Return each transition of a line, or of one adapter: time, requester, approvers, reason and evidence.
 
-    Raises IntegrityError naming a transition that was not signed, asked for and approved as it says.
+    Raises:
+        IntegrityError: a transition was not signed, requested and approved. The message names it.
     """
     rows = signed_transitions(session, settings, trust, line)
     return [_as_dict(row, standing) for row, standing in rows if adapter_id in (None, row.adapter_id)]
 
 
 def differences(registry: Registry, one: str, other: str) -> dict[str, tuple[Any, Any]]:
-    """What differs between two registered adapters: name of a fact -> what each has."""
+    """Return the differences between two registered adapters: name of a fact -> both values."""
     first, second = (row_as_dict(find_adapter(registry, each)) for each in (one, other))
     found: dict[str, tuple[Any, Any]] = {}
     for name in COMPARED:

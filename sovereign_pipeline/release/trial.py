@@ -1,4 +1,4 @@
-"""The trial of a staged adapter: reports, and officers' judgements on them."""
+"""Record the trial of a staged adapter: signed results, officers' acceptances, and the evidence for promotion."""
 
 import datetime
 import hashlib
@@ -52,48 +52,49 @@ LOOK = "`sovereign adapters hold LINE` shows how the hold stands; stage the adap
 
 
 class Bound(Frozen):
-    """One measure, as it was judged."""
+    """The comparison of one measure between the staged adapter and production."""
 
     measure: str
     estimate: float | None
-    """Staged minus production: of shares as they are, of the others as a logarithm of the ratio. None: few users."""
+    """Staged minus production: a difference of shares, or the logarithm of a ratio for other measures. None if too
+    few users."""
     at_most: float | None
-    """Its upper limit, by one look."""
+    """Upper confidence limit of the estimate, for a single look at the data."""
     margin: float
 
 
 class Judgement(Frozen):
-    """What a hold came to, and by what."""
+    """The result of a trial: promote or inconclusive, with the numbers behind it."""
 
     line: str
     adapter: str
     incumbent: str | None
-    """What it was compared with."""
+    """Id of the adapter in production that it was compared with."""
     staged_by: int | None
-    """Number of the line's transition that staged it."""
+    """Number of the line's transition that staged the adapter."""
     began: int = Field(ge=1)
-    """Number of the flag's change since which it was compared."""
+    """Number of the change of the line's flag that began the comparison."""
     number: int = Field(ge=1)
-    """Of this judgement about the comparison: what is reported later makes another one."""
+    """Number of this result within the comparison. A later report makes a new result."""
     outcome: Literal["promote", "inconclusive"]
     because: str
     expected: str
-    """When more could be known, where it was inconclusive; empty else."""
+    """When more could be known, if the result is inconclusive; otherwise empty."""
     days: float
     users: tuple[int, int]
-    """Staged, production."""
+    """Number of users: staged, production."""
     answers: tuple[int, int]
     rated: tuple[int, int]
     severe: int
     bounds: tuple[Bound, ...]
     observations: str = Field(pattern="^[0-9a-f]{64}$")
-    """SHA-256 of what was counted, as it lies beside the gateways' counts."""
+    """SHA-256 of the observations file, which is stored beside the gateways' counts."""
     at: datetime.datetime
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A judgement, and the bytes that were signed."""
+    """A trial result with its signed bytes and its file."""
 
     judgement: Judgement
     bundle: bytes
@@ -105,12 +106,12 @@ class Signed:
 
     @property
     def acceptance(self) -> Path:
-        """Where an officer's acceptance of it lies."""
+        """Path of the file for an officer's acceptance of this result."""
         return self.path.with_name(self.path.name.removesuffix(SUFFIX) + ACCEPTED_SUFFIX)
 
 
 def judgement_files(settings: Settings, line: str, adapter: str | None = None, began: int | None = None) -> list[Path]:
-    """Those of a line, or of one comparison, the oldest first."""
+    """Return the result files of a line, or of one comparison, oldest first."""
     root = settings.home / "serving" / "holds" / line
     name = "*" if adapter is None or began is None else f"{adapter}-{began:08d}"
     found = (path for path in root.glob(f"{name}/*{SUFFIX}") if not path.name.endswith(ACCEPTED_SUFFIX))
@@ -118,8 +119,11 @@ def judgement_files(settings: Settings, line: str, adapter: str | None = None, b
 
 
 def write_judgement(settings: Settings, signer: Signer, judgement: Judgement, record_manifest: str) -> Signed:
-    """Sign a judgement and keep it. record_manifest: SHA-256 of the manifest of the adapter's record. The caller holds
-    the line's flag."""
+    """Sign a trial result and write it to its file. The caller has locked the line's flag.
+
+    Args:
+        record_manifest: SHA-256 of the manifest of the adapter's record.
+    """
     subject = Subject("registered_adapter/manifest.json", record_manifest)
     bundle = sign_statement(signer, Statement((subject,), HOLD, judgement.model_dump(mode="json")))
     directory = settings.home / "serving" / "holds" / judgement.line / f"{judgement.adapter}-{judgement.began:08d}"
@@ -130,9 +134,13 @@ def write_judgement(settings: Settings, signer: Signer, judgement: Judgement, re
 
 
 def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int | None = None) -> Signed:
-    """A judgement, if the pipeline signed it. at_index: where its entry stands in the log; None: it has none yet.
+    """Read a trial result and verify that the pipeline signed it.
 
-    Raises IntegrityError that says what is not so.
+    Args:
+        at_index: ledger index of the result's entry; None if it has none yet.
+
+    Raises:
+        IntegrityError: the file is not a valid, signed result for its path.
     """
     bundle = read_bounded(path, LARGEST_BUNDLE, LOOK)
     verified = verify_statement(bundle, trust, PIPELINE, predicate_type=HOLD, sha256=record_manifest, at_index=at_index)
@@ -148,18 +156,18 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
 
 JUDGED, ACCEPTED = "hold judged", "hold accepted"
 JUDGEMENT_FILE = "judgement.sigstore.json"
-"""How the subject of an acceptance is called."""
+"""Subject name of an acceptance's signed statement."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """The judgement that counts for a staged adapter."""
+    """The trial result that counts for a staged adapter."""
 
     signed: Signed
     accepted_by: str | None
-    """The officer who accepted it, where one did."""
+    """The officer who accepted the result, or None."""
     acceptance: str | None
-    """SHA-256 of what that officer signed."""
+    """SHA-256 of the officer's signed acceptance, or None."""
 
     @property
     def lets_through(self) -> bool:
@@ -167,8 +175,11 @@ class Held:
 
 
 def enter_judgements(registry: Registry, settings: Settings, line: str, trust: Trust) -> None:
-    """Enter every judgement of a line that has no entry yet, the oldest first. Raises IntegrityError for one that the
-    pipeline did not sign as it lies there."""
+    """Add a ledger entry for every result of a line that has none yet, oldest first.
+
+    Raises:
+        IntegrityError: the pipeline did not sign a result as it is in its file.
+    """
     files = judgement_files(settings, line)
     with registry.reading() as session:
         known = {_key(entry.subjects) for entry in _entries(session, JUDGED, line)}
@@ -192,9 +203,10 @@ def enter_judgements(registry: Registry, settings: Settings, line: str, trust: T
 
 
 def hold_of(session: Session, settings: Settings, trust: Trust, adapter: Adapter, incumbent: str | None) -> Held | None:
-    """The newest judgement about the comparison that goes on, with its acceptance; None while there is none.
+    """Return the newest result of the current comparison, with its acceptance, or None if there is none.
 
-    Raises IntegrityError where a file is not what is on record.
+    Raises:
+        IntegrityError: a file differs from its ledger entry.
     """
     staged_by = _staged_by(session, adapter)
     began = _comparison(session, adapter)
@@ -209,8 +221,13 @@ def hold_of(session: Session, settings: Settings, trust: Trust, adapter: Adapter
 
 
 def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) -> dict[str, Any]:
-    """What a promotion rests on, by digest. Raises GateRefused while the hold is open, was inconclusive and is not
-    accepted, or the adapter was taken back."""
+    """Return the trial's evidence for a promotion, by digest.
+
+    Raises:
+        GateRefused: the adapter was taken back, or its trial is open, was judged by laxer rules, or is inconclusive
+            without
+            an acceptance.
+    """
     settings = workplace.settings
     with registry.reading() as session:
         incumbent = in_production(session, adapter.line)
@@ -250,8 +267,11 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
 
 
 def _short_of(judged: Judgement, rules: Hold, *, is_searched: bool) -> list[str]:
-    """In what a judgement does not show what the rules in force ask for. is_searched: whether the line's answers are
-    searched for personal data."""
+    """Return the names of the rules in force that a result does not meet.
+
+    Args:
+        is_searched: True if the line's answers are searched for personal data.
+    """
     there = {"days": judged.days, "users": min(judged.users), "answers": min(judged.answers)}
     at_most = {each.measure: each.at_most for each in judged.bounds}
     short = [name for name, number in there.items() if number < getattr(rules, name)]
@@ -266,10 +286,14 @@ def _short_of(judged: Judgement, rules: Hold, *, is_searched: bool) -> list[str]
 def accept_hold(
     registry: Registry, workplace: Workplace, signer: Signer, adapter_id: str, reason: str, shown: str
 ) -> Held:
-    """Accept an inconclusive hold, signed, with an entry of the ledger; nobody is asked again about this judgement.
+    """Accept an inconclusive trial result, signed by an officer, with a ledger entry. A result can be accepted once.
 
-    Raises SignInError where the trust root does not let the officer promote at the adapter's level, and ConflictError
-    where there is nothing to accept.
+    Args:
+        shown: SHA-256 of the result that the officer was shown.
+
+    Raises:
+        SignInError: the trust root does not let the officer promote at the adapter's level.
+        ConflictError: there is no result to accept, or a newer one than was shown.
     """
     settings = workplace.settings
     trust, adapter = trust_root(settings), find_adapter(registry, adapter_id)
@@ -299,7 +323,7 @@ def accept_hold(
 
 
 def hold_to_accept(session: Session, settings: Settings, trust: Trust, adapter: Adapter, incumbent: str | None) -> Held:
-    """The inconclusive judgement that nobody has accepted yet. Raises ConflictError where there is none."""
+    """Return the inconclusive result that nobody has accepted yet. Raises ConflictError if there is none."""
     held = hold_of(session, settings, trust, adapter, incumbent)
     if held is None:
         raise ConflictError(f"{adapter.id}: no judgement of a hold is on record that could be accepted.", LOOK)
@@ -311,7 +335,7 @@ def hold_to_accept(session: Session, settings: Settings, trust: Trust, adapter: 
 
 
 def _accepted(session: Session, trust: Trust, adapter: Adapter, signed: Signed) -> Held:
-    """A judgement with what an officer signed about it."""
+    """Return a result with the officer's acceptance, if one is logged."""
     for entry in _entries(session, ACCEPTED, adapter.line):
         if entry.subjects["judgement"] != signed.sha256:
             continue
@@ -357,19 +381,19 @@ def _staged_by(session: Session, adapter: Adapter) -> int | None:
 
 
 def _comparison(session: Session, adapter: Adapter) -> int | None:
-    """The change of the flag since which the adapter is compared. None: changes of before do not say."""
+    """Return the number of the flag change that began the comparison, or None if older entries do not state it."""
     newest = _newest_flag(session, adapter)
     return newest.get("began") if newest is not None else None
 
 
 def taken_back(session: Session, adapter: Adapter) -> str | None:
-    """Why nobody gets the adapter any more, though it is staged."""
+    """Return why the staged adapter is no longer offered to users, or None if it still is."""
     newest = _newest_flag(session, adapter)
     return newest["stopped"] if newest is not None else None
 
 
 def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
-    """What the newest change of the line's flag says, if it is about this adapter as it is staged now."""
+    """Return the newest change of the line's flag, if it is about this adapter as it is staged now."""
     found = [entry.subjects for entry in _entries(session, FLAG_CHANGED, adapter.line)][-1:]
     if not found or found[0]["staged"] != adapter.id:
         return None
@@ -379,7 +403,7 @@ def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
 
 
 def _records(session: Session, line: str) -> dict[str, str]:
-    """Adapter of the line -> SHA-256 of the manifest of its record."""
+    """Return adapter of the line -> SHA-256 of its record's manifest."""
     query = select(Adapter.id, Adapter.record_manifest_sha256).where(Adapter.line == line)
     return {adapter: manifest for adapter, manifest in session.execute(query)}
 
