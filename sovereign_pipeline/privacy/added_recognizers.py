@@ -33,9 +33,10 @@ _PRESIDIO = logging.getLogger("presidio-analyzer")
 
 
 def load_recognizer(item: AddedRecognizer, language: str) -> Any:
-    """Return the `presidio_analyzer.EntityRecognizer` that an entry of the recipe names, for texts of one language.
+    """Return the `presidio_analyzer.EntityRecognizer` of a recipe entry, for texts of one language.
 
-    Raises PrivacyError when it cannot be loaded, or finds something that no kind of personal data stands for.
+    Raises PrivacyError if the recognizer cannot be loaded, or returns an entity type that maps to no kind of personal
+    data.
     """
     from presidio_analyzer import EntityRecognizer, PatternRecognizer
 
@@ -50,7 +51,9 @@ def load_recognizer(item: AddedRecognizer, language: str) -> Any:
         raise _load_error(item, error) from error
     if not isinstance(recognizer, EntityRecognizer):
         raise PrivacyError(f"{_place_of(item)} is not a Presidio recognizer.", "Name a subclass of EntityRecognizer.")
-    recognizer.score_thresholds = {"default": item.score}  # before Presidio drops one of two findings for the other
+    recognizer.score_thresholds = {
+        "default": item.score
+    }  # applied before Presidio drops one of two overlapping results
     unknown = [entity for entity in recognizer.supported_entities if item.kind is None and entity not in KIND_OF]
     if unknown:
         raise PrivacyError(
@@ -66,13 +69,13 @@ def kind_of(item: AddedRecognizer, entity: str) -> Kind:
 
 
 def context_is_read(recognizers: Sequence[Any]) -> bool:
-    """Return whether any of them looks at the words around a finding."""
+    """Return whether any recognizer uses the words around a finding as context."""
     return any(recognizer.context for recognizer in recognizers)
 
 
 def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
-    """Return what decides its findings beside the recipe: the version of the distribution that holds its class, or the
-    files of a package that is in none. Raises PrivacyError when it is not installed."""
+    """Return the recognizer's code version: the version of the distribution that contains its class, or the SHA-256
+    of each source file if no distribution does. Raises PrivacyError if the recognizer is not installed."""
     if item.recognizer is None:
         return {}
     try:
@@ -89,7 +92,7 @@ def recognizer_parts(item: AddedRecognizer) -> dict[str, str]:
 
 
 def reject_unless_found(item: AddedRecognizer, findings: Sequence[tuple[int, int]]) -> None:
-    """Raise PrivacyError unless the findings cover what the canary of a recognizer says that it holds."""
+    """Raise PrivacyError unless the findings cover the value `canary.finds` in the canary text of a recognizer."""
     begin = item.canary.text.index(item.canary.finds)
     wanted = range(begin, begin + len(item.canary.finds))
     if not all(any(start <= place < end for start, end in findings) for place in wanted):
@@ -101,7 +104,8 @@ def reject_unless_found(item: AddedRecognizer, findings: Sequence[tuple[int, int
 
 @contextmanager
 def warnings_as_errors() -> Iterator[None]:
-    """Turn what Presidio only warns of, such as a pattern that took too long and was skipped, into an exception."""
+    """Raise RecognizerSkippedError when Presidio logs a warning, such as a pattern that was skipped because it timed
+    out."""
     if not _PRESIDIO.isEnabledFor(logging.WARNING):
         raise PrivacyError(
             "Presidio's warnings are switched off, so a pattern that was skipped would go unseen. Nothing was written.",
@@ -116,7 +120,7 @@ def warnings_as_errors() -> Iterator[None]:
 
 
 class RecognizerSkippedError(Exception):
-    """Presidio left out a part of a recognizer."""
+    """Raised when Presidio skips a part of a recognizer."""
 
 
 class _Raising(logging.Handler):
@@ -142,7 +146,8 @@ def _place_of(item: AddedRecognizer) -> str:
 
 
 def _read_suffixes_from_the_package() -> None:
-    """Presidio's e-mail recognizer asks tldextract, which would fetch the list of public suffixes from the internet."""
+    """Make tldextract use its bundled list of public suffixes. Presidio's e-mail recognizer would otherwise download
+    it."""
     import tldextract.tldextract
 
     tldextract.tldextract.TLD_EXTRACTOR = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)

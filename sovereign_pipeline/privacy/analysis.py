@@ -1,6 +1,6 @@
-"""Run the recognizers of one language in Presidio's `AnalyzerEngine`: this project's own and those of the recipe.
+"""Run this project's recognizers and the recipe's own for one language in Presidio's `AnalyzerEngine`.
 
-The own recognizers work in any Presidio analyzer:
+The project's recognizers work in any Presidio analyzer:
 
     analyzer.registry.add_recognizer(IdentifierRecognizer("en"))
     analyzer.registry.add_recognizer(NameRecognizer("en"))
@@ -40,15 +40,15 @@ from sovereign_pipeline.privacy.spans import Span, value_key
 
 
 class TextArtifacts(NlpArtifacts):
-    """What a name model found in one text, and its words where a recognizer asks for context."""
+    """The entities that a name model found in one text, and the text's words if a recognizer needs context."""
 
     def __init__(self, entities: Sequence[Entity], words: Any = None, is_letter: bool = False) -> None:
         """
         Args:
-            words: the text as a `spacy.tokens.Doc`; None when no recognizer reads the words around a finding.
-            is_letter: the text may end with a signature.
+            words: the text as a `spacy.tokens.Doc`; None if no recognizer needs the words around a finding.
+            is_letter: whether the text may end with a signature.
         """
-        # `NormalisedText.with_tabs` of the text, where it holds any.
+        # `NormalisedText.with_tabs` of the text, if the text contains tabs.
         self.is_letter = is_letter
         self.with_tabs = ""
         self.entities = list(entities)
@@ -61,12 +61,12 @@ class TextArtifacts(NlpArtifacts):
 
 
 class NameModelEngine(NlpEngine):
-    """A name model of one language, or none, where names are found by patterns alone."""
+    """A Presidio NLP engine that runs the name model of one language, or none if names are found by patterns alone."""
 
     def __init__(self, language: str, model: NameModel | None, *, with_words: bool = False) -> None:
         """
         Args:
-            with_words: cut texts into words, for recognizers that read the context of a finding.
+            with_words: tokenise texts, for recognizers that use the context of a finding.
         """
         self.language = language
         self._model = model
@@ -74,12 +74,12 @@ class NameModelEngine(NlpEngine):
         if with_words:
             import spacy
 
-            # Languages without rules of their own are cut at spaces and punctuation.
+            # Other languages have no tokeniser here: texts are split at spaces and punctuation.
             base = language.split("-")[0]
             self._words = spacy.blank(base if base in ("en", "ar") else "xx")
 
     def load(self) -> None:
-        """Nothing: the model is loaded when it is given."""
+        """Do nothing: the model passed to the constructor is already loaded."""
 
     def is_loaded(self) -> bool:
         return True
@@ -90,7 +90,7 @@ class NameModelEngine(NlpEngine):
     def process_batch(
         self, texts: Iterable[str], language: str, batch_size: int = 1, n_process: int = 1, **kwargs: Any
     ) -> Iterator[tuple[str, TextArtifacts]]:
-        """See Presidio. All texts are one batch, whatever `batch_size` says: the model cuts it by length itself."""
+        """Implement Presidio's method. `batch_size` is ignored: the model batches the texts by length itself."""
         batch = list(texts)
         found: Iterable[list[Entity]] = ([] for _ in batch)
         if self._model is not None:
@@ -105,14 +105,14 @@ class NameModelEngine(NlpEngine):
         return self._words is not None and bool(self._words.vocab[word].is_punct)
 
     def get_supported_entities(self) -> list[str]:
-        return []  # what the model found counts only once the word lists have judged it (`NameRecognizer`)
+        return []  # `NameRecognizer` filters the model's entities by the word lists first
 
     def get_supported_languages(self) -> list[str]:
         return [self.language]
 
 
 LABELLED, BY_LENGTH = "labelled", "by_length"
-"""Keys of a result's metadata: see `Span`."""
+"""Keys of a result's metadata, for the fields of `Span` with these names."""
 _CERTAIN, _LIKELY, _BY_LENGTH_ALONE = 1.0, 0.85, 0.6
 _OF_MODELS: frozenset[Kind] = frozenset({"NAME", "ORGANISATION", "PLACE", "NATIONALITY"})
 _STRUCTURED: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in _OF_MODELS)
@@ -131,7 +131,7 @@ class _OwnRecognizer(EntityRecognizer):
         super().__init__([ENTITY_OF[kind] for kind in kinds], supported_language=language)
 
     def load(self) -> None:
-        """Nothing: patterns are compiled at their import."""
+        """Do nothing: patterns are compiled at import."""
 
     def _folded(self, text: str) -> NormalisedText:
         return NormalisedText(text, text) if self._is_normalised else normalise(text)
@@ -154,8 +154,9 @@ class _OwnRecognizer(EntityRecognizer):
 
 
 class IdentifierRecognizer(_OwnRecognizer):
-    """Numbers of persons, cards, accounts and firms, phones, e-mail and postal addresses, dates of birth, machines'
-    addresses; in English and Arabic, in either reading, without overlaps."""
+    """A recognizer of structured identifiers in English and Arabic: numbers of persons, cards, accounts and firms,
+    phones, e-mail and postal addresses, dates of birth, IP addresses. It runs the usual and the stricter patterns.
+    Its findings never overlap."""
 
     def __init__(
         self,
@@ -167,9 +168,9 @@ class IdentifierRecognizer(_OwnRecognizer):
     ):
         """
         Args:
-            also: which of `KEPT_BY_DEFAULT` are looked for.
-            regions: where phones without a prefix are from.
-            normalised: the texts are normalised already.
+            also: the kinds of `KEPT_BY_DEFAULT` to detect.
+            regions: regions of phone numbers without a prefix.
+            normalised: whether the texts are already normalised.
         """
         self._also = frozenset(also)
         self._regions = regions
@@ -183,11 +184,11 @@ class IdentifierRecognizer(_OwnRecognizer):
 
 
 class NameRecognizer(_OwnRecognizer):
-    """Names of people by pattern and word list and, of what a name model found, those that the word lists do not rule
-    out; and the places, bodies and nationalities of the model, where they are wanted.
+    """A recognizer of names of people. It finds names by pattern and word list, and adds the persons of a name model
+    that the word lists do not rule out. On request it also reports the model's places, organisations and nationalities.
 
-    In a text with encoded characters or tags that move its words, a model of Presidio's own counts only as far as its
-    words stand in the same order as before.
+    If decoding moves words of the text, entities of a spaCy model that Presidio ran count only where the words keep
+    their order.
     """
 
     def __init__(
@@ -200,9 +201,9 @@ class NameRecognizer(_OwnRecognizer):
     ):
         """
         Args:
-            also: ORGANISATION, PLACE, NATIONALITY, DATE, if the model's findings of these are wanted.
-            patterns: with the words of a recipe that are never names.
-            normalised: the texts are normalised already.
+            also: those of ORGANISATION, PLACE, NATIONALITY and DATE that the recognizer reports too.
+            patterns: the name patterns, built with the recipe's words that are never names.
+            normalised: whether the texts are already normalised.
         """
         self._patterns = patterns if patterns is not None else NamePatterns()
         self._also = frozenset(also)
@@ -226,7 +227,7 @@ class NameRecognizer(_OwnRecognizer):
 
 
 def _entities_of(artifacts: NlpArtifacts | None) -> list[Entity]:
-    """Return the entities of a model: ours, or those of a spaCy model that Presidio ran."""
+    """Return the entities in the artifacts, of this project's name model or of a spaCy model that Presidio ran."""
     found = artifacts.entities if artifacts is not None else []
     return [
         each if isinstance(each, Entity) else Entity(each.start_char, each.end_char, LABELS[each.label_])
@@ -236,7 +237,7 @@ def _entities_of(artifacts: NlpArtifacts | None) -> list[Entity]:
 
 
 def _placed(folded: NormalisedText, entities: Sequence[Entity]) -> list[Entity]:
-    """Entities of the original text, where they stand in the normalised one."""
+    """Map entities from positions in the original text to positions in the normalised text."""
     if folded.starts is None:
         return list(entities)
     starts = folded.starts
@@ -248,7 +249,7 @@ def _placed(folded: NormalisedText, entities: Sequence[Entity]) -> list[Entity]:
 
 
 class Analysis:
-    """The analyzer of one language and recipe."""
+    """An analyzer of texts in one language, configured by one recipe."""
 
     def __init__(
         self,
@@ -261,12 +262,12 @@ class Analysis:
     ) -> None:
         """
         Args:
-            model: None where names are found by patterns alone.
-            also: the kinds of `KEPT_BY_DEFAULT` that are looked for too.
-            added: the recipe's recognizers; those for other languages are left out.
-            regions: where phones without a prefix are from.
+            model: the name model; None if names are found by patterns alone.
+            also: the kinds of `KEPT_BY_DEFAULT` to detect too.
+            added: the recipe's recognizers; those for other languages are ignored.
+            regions: regions of phone numbers without a prefix.
 
-        Raises PrivacyError when one of them cannot be loaded, or does not find what its canary holds.
+        Raises PrivacyError if a recognizer cannot be loaded or misses the value in its canary.
         """
         items = [item for item in added if language in item.languages]
         loaded = [load_recognizer(item, language) for item in items]
@@ -283,11 +284,12 @@ class Analysis:
             self._try_canary(item, recognizer)
 
     def artifacts_of(self, texts: Sequence[str]) -> list[TextArtifacts]:
-        """Run the name model over normalised texts. Raises what the model raises."""
+        """Run the name model over normalised texts. Exceptions of the model propagate."""
         return [artifacts for _, artifacts in self._model.process_batch(texts, self._language)]
 
     def spans(self, text: str, artifacts: TextArtifacts) -> list[Span]:
-        """Return every finding in a normalised text, in no order; some may overlap. Raises what a recognizer raises."""
+        """Return every finding in a normalised text, unordered and possibly overlapping. Exceptions of recognizers
+        propagate."""
         return [self._span(text, result) for result in self._results(self._engine, text, artifacts)]
 
     def added_spans(self, text: str) -> list[Span]:
@@ -306,7 +308,7 @@ class Analysis:
         )
 
     def _results(self, engine: AnalyzerEngine, text: str, artifacts: TextArtifacts) -> list[Any]:
-        # Without recognizers of others there is nothing that Presidio could skip.
+        # Presidio can skip only the recipe's recognizers.
         with warnings_as_errors() if self._added else nullcontext():
             return engine.analyze(text, self._language, nlp_artifacts=artifacts)
 
@@ -321,14 +323,15 @@ class Analysis:
         return Span(result.start, result.end, kind, value, flags[LABELLED], flags[BY_LENGTH])
 
     def _try_canary(self, item: AddedRecognizer, recognizer: Any) -> None:
-        """Alone: beside the others, Presidio drops one of two equal findings."""
+        """Verify a recognizer's canary in an engine of its own: beside other recognizers, Presidio drops one of two
+        equal results."""
         folded = normalise(item.canary.text)
         results = self._results(self._engine_of([recognizer]), folded.text, self.artifacts_of([folded.text])[0])
         reject_unless_found(item, [folded.original_span(each.start, each.end) for each in results])
 
 
 def try_added_recognizers(privacy: Privacy) -> None:
-    """Load each recognizer of a recipe, for each of its languages, and try its canary. Raises PrivacyError."""
+    """Load each recognizer of a recipe, for each of its languages, and verify its canary. Raises PrivacyError."""
     patterns = NamePatterns(privacy.keep_words)
     for language in {language for item in privacy.recognizers for language in item.languages}:
         Analysis(language, None, patterns, (), privacy.recognizers)
@@ -339,7 +342,8 @@ def _recognizer_of(result: Any) -> str:
 
 
 class _WithoutContext(ContextAwareEnhancer):
-    """No recognizer reads words around its findings, so nothing is copied to be changed."""
+    """A context enhancer that returns the results unchanged, used if no recognizer needs context. It saves Presidio
+    a copy."""
 
     def __init__(self) -> None:
         super().__init__(0.0, 0.0, 0, 0)

@@ -1,7 +1,7 @@
-"""Cut a file of documents into batches of whole case files, and scrub one batch.
+"""Split a file of documents into batches of whole case files, and scrub one batch.
 
-A batch is a list of byte offsets in the file. A worker reads the documents, scrubs them with the canaries and returns
-finished lines. Only the parent process writes.
+A batch is a list of byte offsets in the file. A worker reads the documents, scrubs them together with the canaries and
+returns the finished JSON lines. Only the parent process writes.
 """
 
 import json
@@ -27,12 +27,12 @@ from sovereign_pipeline.privacy.vault import MappingRow
 from sovereign_pipeline.record.stage import Progress
 
 Batch = list["array[int]"]
-"""Of each case the byte offsets of its rows in the file of documents."""
+"""Byte offsets of the rows of each case file, in the file of documents."""
 
 
 @dataclass(frozen=True)
 class ScrubJob:
-    """All that a worker is told."""
+    """The input of a worker."""
 
     source: Path
     """The file of documents."""
@@ -44,25 +44,25 @@ class ScrubJob:
     detector: str
     """Digest of the detectors (`detection.detector_digest`)."""
     cache: Path | None
-    """Directory of earlier findings; None for none."""
+    """Directory of cached findings; None disables the cache."""
     words: WordLists = NO_WORDS
-    """What people corrected in the line's findings."""
+    """Corrections of the findings, from the word lists of the line of adapters."""
 
 
 @dataclass(frozen=True)
 class ScrubbedBatch:
-    """What became of a batch."""
+    """The result of scrubbing a batch."""
 
     lines: list[bytes]
-    """The scrubbed documents as they are written to a file, in the order of the batch."""
+    """Scrubbed documents as JSON lines, in the order of the batch."""
     mapping: list[MappingRow]
     findings: Findings
     stopped: list[tuple[Kind, str]]
-    """Kinds at which the policy stops, each with a row that holds it."""
+    """Kinds that the policy treats with "stop", each with the id of a row that contains the kind."""
 
 
 class BatchScrubber:
-    """What each worker holds: the open file, the cache and the detectors."""
+    """A worker's open file, cache and detectors."""
 
     def __init__(self, job: ScrubJob) -> None:
         self._source = job.source
@@ -76,7 +76,8 @@ class BatchScrubber:
             self._cache.close()
 
     def scrub(self, batch: Batch) -> ScrubbedBatch:
-        """Raises PrivacyError or IntegrityError; nothing else, since the message of anything else may quote a text."""
+        """Scrub a batch. Raises only PrivacyError or IntegrityError: the message of any other exception could quote
+        a text."""
         try:
             return self._scrub(batch)
         except SovereignError:
@@ -88,8 +89,8 @@ class BatchScrubber:
             ) from None
 
     def _where_it_fails(self, batch: Batch) -> str:
-        """Return the rows at fault by their ids: a row that fails alone, else the rows of a case file that fails
-        alone."""
+        """Return the ids of the rows that fail: single rows if they fail alone, otherwise all rows of the case file
+        that fails."""
         for case in batch:
             if not self._fails([case]):
                 continue
@@ -101,7 +102,7 @@ class BatchScrubber:
     def _fails(self, batch: Batch) -> bool:
         try:
             self._scrub(batch)
-        except Exception:  # which one it is was told of the whole batch
+        except Exception:  # `scrub` reports the exception's class
             return True
         return False
 
@@ -124,7 +125,7 @@ class BatchScrubber:
 
 
 def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
-    """Return the document whose row begins at a byte of the file. Raises IntegrityError."""
+    """Return the document whose row starts at a byte offset of the file. Raises IntegrityError."""
     stream.seek(offset)
     try:
         return Document.model_validate_json(stream.readline())
@@ -133,7 +134,7 @@ def document_at(source: Path, stream: IO[bytes], offset: int) -> Document:
 
 
 def line_at(source: Path, offset: int) -> int:
-    """Return the number, from 1, of the line that begins at a byte of the file."""
+    """Return the line number, from 1, of the line that starts at a byte offset of the file."""
     line = 1
     with source.open("rb") as stream:
         while offset > 0 and (block := stream.read(min(offset, 1 << 20))):
@@ -146,10 +147,10 @@ def not_a_document(source: Path, where: str) -> IntegrityError:
     return IntegrityError(f"{source}, {where}: not a document.", "Make the corpus again.")
 
 
-# A batch is worth a round of canaries, which are searched again with it, and small enough to show progress.
+# Every batch searches the canaries again, so a batch is large enough to be worth that and small enough for progress.
 NEW_DOCUMENTS_PER_BATCH = 128
 DOCUMENTS_PER_BATCH = 2_048
-# What work costs, roughly, on one core: it decides how many workers are started and nothing else.
+# Rough cost of the work on one core. It only decides how many workers are started.
 SECONDS_PER_DOCUMENT = 250e-6
 NEW_CHARACTERS_PER_SECOND = 50_000
 SECONDS_WORTH_A_WORKER = 6.0
@@ -158,23 +159,23 @@ SAMPLE = 1_000
 
 @dataclass(frozen=True)
 class CorpusIndex:
-    """Where rows and cases stand in a file of documents."""
+    """An index of the rows and case files in a file of documents."""
 
     offsets: "array[int]"
     """Byte offset of every row."""
     cases: list["array[int]"]
-    """Row numbers of every case, in the order in which cases first appear."""
+    """Row numbers of every case file, in the order in which the case files first appear."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a file is worked through."""
+    """A file's batches and the number of workers to start."""
 
     index: CorpusIndex
     rows_of_batches: list[list["array[int]"]]
-    """Of each batch the row numbers of its cases."""
+    """Row numbers of the case files in each batch."""
     useful_workers: int
-    """How many workers are worth their start."""
+    """Number of workers that save more time than their start costs."""
 
     @property
     def documents(self) -> int:
@@ -186,9 +187,9 @@ class Plan:
 
 
 def plan_for(job: ScrubJob, progress: Progress) -> Plan:
-    """Read the file once and lay out the work.
+    """Read the file once and plan its batches.
 
-    Raises PrivacyError for a language without a detector, and IntegrityError for a row that is not a document.
+    Raises PrivacyError for a language without a name detector, and IntegrityError for a row that is not a document.
     """
     index = _read_index(job, progress)
     estimate = _estimate(job, index.offsets)
@@ -232,12 +233,12 @@ def _reject_unknown_languages(job: ScrubJob, languages: Counter[str]) -> None:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """How much of a corpus was not searched before, from evenly spread rows."""
+    """An estimate, from an evenly spaced sample of rows, of how many texts are not in the cache."""
 
     new_share: float
-    """Share of documents with a text not searched before."""
+    """Share of documents with at least one text that is not in the cache."""
     new_characters: float
-    """Characters of all such texts."""
+    """Characters of all texts that are not in the cache."""
 
 
 def _estimate(job: ScrubJob, offsets: "array[int]") -> _Estimate:
@@ -265,7 +266,7 @@ def _estimate(job: ScrubJob, offsets: "array[int]") -> _Estimate:
 
 
 def _cut(cases: Sequence["array[int]"], new_share: float) -> Iterator[list["array[int]"]]:
-    """Whole cases, so many that a batch holds enough new documents to be worth its canaries."""
+    """Yield batches of whole case files, each with enough uncached documents to be worth its canaries."""
     size = int(NEW_DOCUMENTS_PER_BATCH / max(new_share, 1e-6))
     size = min(DOCUMENTS_PER_BATCH, max(NEW_DOCUMENTS_PER_BATCH, size))
     batch: list[array[int]] = []

@@ -1,7 +1,7 @@
-"""Scrub one case file: find further mentions, choose placeholders, replace the values, and read the result again.
+"""Scrub one case file: find further mentions, assign placeholders, replace the values, and search the result again.
 
-A placeholder may join what stood apart: "sent NAME_1@host" is an address. So the text around placeholders is read once
-more, and the whole text where that finds something.
+A placeholder can create an identifier: "sent NAME_1@host" is an e-mail address. So the text around placeholders is
+searched again, and the whole text if that finds something.
 """
 
 import re
@@ -26,7 +26,7 @@ from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import AUTHOR, Placeholders, Span, kind_of, value_key, without_overlaps
 from sovereign_pipeline.privacy.vault import MappingRow
 
-# Names are looked for by their parts; a date, an age or the number of a post box means something else elsewhere.
+# Names are searched by their parts. A date, an age or a PO box number may mean something else elsewhere in the case.
 _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX", "DATE", "AGE"})
 
 
@@ -36,10 +36,10 @@ _NOT_LOOKED_FOR: frozenset[Kind] = frozenset({"NAME", "DATE_OF_BIRTH", "PO_BOX",
 def add_further_mentions(
     texts: Sequence[SearchedText], authors: Iterable[str], patterns: NamePatterns
 ) -> list[SearchedText]:
-    """Add to the texts of one case the further mentions of what was found in any of them.
+    """Add further mentions of the values found in any text of one case file to each of its texts.
 
     Args:
-        authors: normalised names of the authors of the case, who are known in its texts too.
+        authors: normalised names of the case's authors, who may be mentioned in its texts.
     """
     values = _values(texts)
     names = [
@@ -70,13 +70,13 @@ def _with_mentions(
         names = guarded("the name patterns", text.text.row, partial(patterns.mentions, text.content, parts))
         for name in names:
             found = _grown(text.content, found, name)
-        # A name that was found whole goes before a mention of one of its parts: `labelled` decides that.
+        # `labelled=False` gives a name that was found whole precedence over a mention of one of its parts.
         further += [replace(name, labelled=False) for name in names]
     return replace(text, spans=without_overlaps([*found, *further])) if further else text
 
 
 def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
-    """Return the findings, each name extended by a mention that overlaps it and reaches beyond it."""
+    """Return the findings, with each name extended by an overlapping mention that reaches beyond it."""
     met = [each for each in found if each.kind == "NAME" and each.start < mention.end and mention.start < each.end]
     start = min([mention.start, *(each.start for each in met)])
     end = max([mention.end, *(each.end for each in met)])
@@ -87,7 +87,7 @@ def _grown(content: str, found: list[Span], mention: Span) -> list[Span]:
 
 
 def _mentions_of_values(text: SearchedText, values: Mapping[str, Span]) -> Iterator[Span]:
-    """Yield where the values stand as whole words; a mention that was found already is left out."""
+    """Yield the mentions of the values as whole words, without mentions that are already among the text's spans."""
     found = {span.start: span for span in text.spans}
     for value, span in values.items():
         for start in _positions(text.content, value):
@@ -116,12 +116,12 @@ def _is_of_a_word(character: str) -> bool:
 
 
 def _stem(part: str) -> str:
-    """Return the part of a folded name that all its spellings share: all but the article."""
+    """Return a folded part of a name without its article, which all its spellings share."""
     return part[3:] if part.startswith("al-") else part.removeprefix("ال")
 
 
 def _may_mention_names(text: SearchedText, stems: Iterable[str]) -> bool:
-    """Return whether a known part of a name may stand outside the names found: most texts need no closer look."""
+    """Return whether a known part of a name may occur outside the labelled names. This fast check skips most texts."""
     folded = text.content.casefold().replace("أ", "ا").replace("إ", "ا").replace("آ", "ا")
     if not folded.isascii():
         folded = without_marks(folded.replace("’", "'"))
@@ -138,15 +138,15 @@ def _may_mention_names(text: SearchedText, stems: Iterable[str]) -> bool:
 # --- the second reading -----------------------------------------------------------------------------------------------
 
 _AROUND = 120
-"""Characters beside a placeholder that are read once more."""
+"""Number of characters on each side of a placeholder that the second reading searches."""
 _LONGEST_EDGE = 80
 _MAY_HOLD_ONE = re.compile(r"[\d@©®]|\bat\b|&\w|%[0-9A-Fa-f]{2}")
 _ROUNDS = 4
-"""How often a text is read once more: each round replaces something."""
+"""Maximum number of second readings of a text. Each one replaces what it finds."""
 
 
 class Place(NamedTuple):
-    """A half-open span of the original text, and what takes its place."""
+    """A half-open span of the original text, and the placeholder that replaces it."""
 
     start: int
     end: int
@@ -155,22 +155,23 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Filled:
-    """A text with its placeholders."""
+    """A text whose values were replaced by placeholders."""
 
     original: str
     places: tuple[Place, ...]
-    """In reading order, without overlaps."""
+    """Replaced spans in reading order, without overlaps."""
     text: str
     starts: tuple[int, ...]
-    """Where each placeholder begins in `text`."""
+    """Offset of each placeholder in `text`."""
 
     @property
     def originals(self) -> list[tuple[str, str]]:
-        """Each placeholder with the characters that it replaced."""
+        """Return each placeholder with the original characters that it replaced."""
         return [(place.placeholder, self.original[place.start : place.end]) for place in self.places]
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return the span of the original behind text[start:end], with the whole of each value in it."""
+        """Return the span of the original that corresponds to text[start:end]. A partly covered placeholder counts
+        as its whole value."""
         return self._place_of(start, last=False), self._place_of(end, last=True)
 
     def _place_of(self, position: int, last: bool) -> int:
@@ -185,13 +186,14 @@ class Filled:
 
 
 def filled(original: str, places: Sequence[Place]) -> Filled:
-    """Put placeholders into a text. Of places that overlap, the later one begins where the earlier one ends."""
+    """Return a text with placeholders. If two places overlap, the later one is cut to begin where the earlier one
+    ends."""
     pieces: list[str] = []
     kept: list[Place] = []
     starts: list[int] = []
     position = length = 0
-    for place in sorted(places):  # what a tag holds was read before what it stands in
-        start = max(place.start, position)  # one character of the original may stand for several, such as a ligature
+    for place in sorted(places):  # the content of tags was found before the text around them
+        start = max(place.start, position)  # one original character may map to several, such as a ligature
         end = max(place.end, start)
         pieces += [original[position:start], place.placeholder]
         length += start - position
@@ -203,36 +205,37 @@ def filled(original: str, places: Sequence[Place]) -> Filled:
 
 
 Added = Callable[[str], list[Span]]
-"""What the recipe's own recognizers find in a normalised text."""
+"""Function that runs the recipe's own recognizers over a normalised text."""
 
 
 class Remaining(NamedTuple):
-    """What a second reading finds in a scrubbed text, in its normalised form."""
+    """The findings of a second reading of a scrubbed text, as spans of its normalised form."""
 
     left: list[Span]
     by_lists: list[Span]
-    """What looks like an identifier, and is no personal data by the line's word lists."""
+    """Findings that the word lists of the line of adapters declare not personal data."""
 
 
 @dataclass(frozen=True)
 class SecondReading:
-    """How scrubbed text is read once more, by the scrubber and by the gate alike."""
+    """A second, stricter search of scrubbed text, used by the scrubber and by the gate."""
 
     is_kept: Callable[[Kind], bool]
-    """A kind that is kept is not counted, neither is a value that the same text labels as such a kind."""
+    """Function that returns whether the policy keeps a kind. Values of kept kinds are ignored, also where another
+    finding in the same text has the same key."""
     added: Added | None = None
-    """None where the recipe has no recognizers of its own."""
+    """The recipe's own recognizers; None if it has none."""
     corrections: Corrections = NO_CORRECTIONS
     regions: Regions = AROUND
 
     @classmethod
     def by(cls, detector: Detector, language: str, is_kept: Callable[[Kind], bool]) -> "SecondReading":
-        """As a line's detector reads texts of a language."""
+        """Return the second reading that a detector's configuration defines for texts of a language."""
         added = partial(detector.added_spans, language) if detector.has_added else None
         return cls(is_kept, added, detector.corrections, detector.regions)
 
     def of(self, content: str) -> Remaining:
-        """Read a text."""
+        """Search a text."""
         normalised = normalise(content)
         spans = leftovers(normalised.with_tabs, self.regions)
         if self.added is not None:
@@ -246,12 +249,12 @@ class SecondReading:
 def reread(
     row: str, text: Filled, reading: SecondReading, placeholder_of: Callable[[Kind, str], str]
 ) -> tuple[Filled, list[Kind]]:
-    """Replace what a second reading of the text finds. Return the text and the kinds that were replaced.
+    """Replace what the second reading finds in a text, and return the text and the replaced kinds.
 
     Args:
-        placeholder_of: the placeholder of a kind and of the key of its value.
+        placeholder_of: returns the placeholder for a kind and the key of a value.
 
-    Raises PrivacyError, which names the row, when the reading raises.
+    Raises PrivacyError, which names the row, if the second reading raises.
     """
     replaced: list[Kind] = []
     for _ in range(_ROUNDS):
@@ -301,7 +304,7 @@ def _read(text: str, start: int, end: int) -> Iterator[str]:
 
 
 def _word_before(text: str, position: int) -> int:
-    """Return the start of the word at a position, so that no number is cut."""
+    """Return the start of the word at a position, so that a window never cuts a number."""
     if position <= 0:
         return 0
     place = text.rfind("\n", max(0, position - _LONGEST_EDGE), position)
@@ -320,12 +323,12 @@ def _word_behind(text: str, position: int) -> int:
 
 @dataclass(frozen=True)
 class SearchedDocument:
-    """A document and what was found in each of its texts."""
+    """A document and the findings in each of its texts."""
 
     document: Document
     texts: Sequence[SearchedText]
     author: str
-    """Normalised; empty when there is none."""
+    """Normalised name of the author; empty if the document has none."""
 
     @classmethod
     def of(cls, document: Document, texts: Sequence[SearchedText]) -> "SearchedDocument":
@@ -338,7 +341,7 @@ class SearchedDocument:
 
 @dataclass(frozen=True)
 class ScrubbedDocument:
-    """One document with its placeholders, and what happened to its values."""
+    """A scrubbed document, the mapping of its placeholders to originals, and counts of its values."""
 
     document: Document
     mapping: list[MappingRow]
@@ -350,42 +353,44 @@ class ScrubbedDocument:
 
 @dataclass(frozen=True)
 class ScrubbedCase:
-    """One case file with its placeholders, and what happened to its values."""
+    """A scrubbed case file, the mapping of its placeholders to originals, and counts of its values."""
 
     documents: list[Document]
-    """In the order they were given."""
+    """Scrubbed documents, in the order of the input."""
     mapping: list[MappingRow]
-    """One row for each replaced value, in reading order."""
+    """Rows of the vault, one for each replaced value, in reading order."""
     ambiguous_rows: list[str]
-    """Rows with a short name that could be several people, so that it has a number of its own."""
+    """Ids of rows with a short name that could belong to several people and therefore gets a number of its own."""
     kept: Counter[Kind] = field(default_factory=Counter)
-    """How many values the policy left in the text."""
+    """Number of values of each kind that the policy leaves in the text."""
     stopped: tuple[tuple[Kind, str], ...] = ()
-    """Kinds at which the policy stops, each with a row that holds it."""
+    """Kinds that the policy treats with "stop", each with the id of a row that contains the kind."""
     doubtful: Mapping[str, Counter[Kind]] = field(default_factory=dict)
-    """Row -> how many values of each kind were replaced though nothing but a look or a second reading tells them."""
+    """Row id -> number of values of each kind that were replaced on weak evidence: by their number of digits alone,
+    or by the second reading."""
 
 
 @dataclass(frozen=True)
 class CaseScrubber:
-    """Scrubs case files of one line by its institution's policy."""
+    """A scrubber of case files of one line of adapters, by the institution's policy."""
 
     line: str
     run: str
     """Fingerprint under which originals go to the vault."""
     treatments: Treatments
-    """What is done with each kind; a kind that is not named is replaced."""
+    """Treatment of each kind. A kind that is missing is replaced."""
     patterns: NamePatterns
     corrections: Corrections = NO_CORRECTIONS
     reads_again: bool = True
-    """Whether what came out is read once more, and what that finds replaced too."""
+    """Whether a second reading searches the result and replaces what it finds."""
     added: Callable[[str, str], list[Span]] | None = None
-    """What the recipe's own recognizers find in a normalised text of a language; None where it has none."""
+    """Function that runs the recipe's own recognizers over a normalised text of a language; None if it has none."""
     regions: Regions = AROUND
-    """Where phones without a prefix are from."""
+    """Regions of phone numbers without a prefix."""
 
     def scrub(self, documents: Sequence[SearchedDocument]) -> ScrubbedCase:
-        """Replace values in the order of dates, then rows, so that a letter's numbers are smaller than its reply's."""
+        """Scrub a case file. Placeholders are numbered in the order of the documents' dates, then rows, so that a
+        letter has smaller numbers than its reply."""
         searched = self._with_further_mentions(documents)
         reading_order = sorted(range(len(searched)), key=lambda row: (searched[row].document.date, row))
         values = CaseValues.of(searched, reading_order, self.corrections)
@@ -457,14 +462,14 @@ class CaseScrubber:
 
 @dataclass(frozen=True)
 class CaseValues:
-    """What each value of a case file is, as far as the whole case tells."""
+    """The kind and the person of each value in a case file, decided from the whole case."""
 
     certain_kinds: Mapping[str, Kind]
-    """Key of a value that is labelled somewhere in the case -> what it is."""
+    """Key of a value that is labelled somewhere in the case -> kind of the label."""
     persons: Mapping[PersonName, PersonName]
-    """Each name -> the fullest name of that person."""
+    """Name -> fullest name of the same person."""
     ambiguous: frozenset[PersonName]
-    """Names that could be several people."""
+    """Names that could belong to several people."""
 
     @classmethod
     def of(
@@ -476,12 +481,12 @@ class CaseValues:
         return cls(_certain_kinds(span for each in documents for span in each.spans), persons, frozenset(ambiguous))
 
     def kind_of(self, span: Span) -> Kind:
-        """Return the span's own kind, or the one by which its value is labelled elsewhere in the case."""
+        """Return the span's kind, or the kind that a label elsewhere in the case gives to its value."""
         is_certain = span.labelled or span.kind == "NAME"
         return span.kind if is_certain else self.certain_kinds.get(span.key, span.kind)
 
     def identity_of(self, span: Span, kind: Kind) -> object:
-        """Equal for two spans that get one number."""
+        """Return a key that is equal for spans that share one placeholder."""
         return self.person_of(span.key) if kind == "NAME" else span.key
 
     def person_of(self, name: str) -> PersonName:

@@ -1,4 +1,4 @@
-"""Find personal data in columns that are kept, such as case numbers, and keep the secret of their keys."""
+"""Find personal data in columns that are kept, such as case numbers, and read the secret key for column keys."""
 
 import os
 import re
@@ -20,15 +20,15 @@ from sovereign_pipeline.record.stage import KindsIn
 
 SECRET_FILE = "columns.key"
 _BYTES_OF_SECRET = 32
-# What ids and cases mostly are: letters, and a number of at most six digits, perhaps behind a year or a day.
+# The usual form of ids and case numbers: letters, an optional year or date, and a number of at most six digits.
 _FILE_NUMBER = re.compile(r"[A-Z]{0,6}[-/]?(?:(?:19[5-9]\d|20[0-3]\d)(?:[01]\d[0-3]\d)?[-/])?\d{1,6}", re.ASCII)
 
 
 def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
-    """Return what finds personal data in columns, by patterns and word lists alone.
+    """Return a function that finds the kinds of personal data in a column's value, by patterns and word lists alone.
 
     Args:
-        config: of the raw corpus, as its manifest has it.
+        config: the configuration of the raw corpus, as in its manifest.
     """
     patterns = NamePatterns(config["columns"]["keep_words"])
     treatments: dict[Kind, str] = config["sensitive"]
@@ -49,10 +49,10 @@ def kinds_in_columns(config: Mapping[str, Any]) -> KindsIn:
 
 
 def column_secret(settings: Settings, *, create: bool) -> bytes:
-    """Return the secret of the columns' keys. Raises PrivacyError for one that is missing or is none.
+    """Return the secret of the columns' keys. Raises PrivacyError if the file is missing or invalid.
 
     Args:
-        create: make one where there is none yet.
+        create: create the secret if there is none.
     """
     path = settings.vault / SECRET_FILE
     if create and not path.exists():
@@ -60,7 +60,7 @@ def column_secret(settings: Settings, *, create: bool) -> bytes:
         handle, aside = tempfile.mkstemp(dir=path.parent)  # 0600
         with os.fdopen(handle, "wb") as stream:
             stream.write(secrets.token_bytes(_BYTES_OF_SECRET))
-        with suppress(FileExistsError):  # another process was first: its secret holds
+        with suppress(FileExistsError):  # another process created the secret first
             os.link(aside, path)
         Path(aside).unlink()
     try:

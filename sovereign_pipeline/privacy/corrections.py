@@ -1,7 +1,7 @@
-"""Apply the word lists of a line, `data/privacy/<line>.yaml`: what people corrected in its findings.
+"""Apply the word lists of a line of adapters, `data/privacy/<line>.yaml`, which correct the detectors' findings.
 
-The file may hold names of persons, so it is no part of the recipe, which cards and reports quote. An artifact's
-identity holds its digest.
+The file may contain names of persons, so it is not part of the recipe, which cards and reports quote. An artifact's
+identity contains its digest.
 """
 
 import re
@@ -19,37 +19,38 @@ from sovereign_pipeline.privacy.spans import Span, value_key, without_overlaps
 
 
 class NeverPersonal(RecipeModel):
-    """A word or phrase that is no personal data in this line."""
+    """A word or phrase that is not personal data in this line of adapters."""
 
     value: str = Field(pattern=r"\w", examples=["Harbour Master"])
     """The word or phrase, whole; letter case and white space do not matter."""
 
     reason: str = Field(pattern=r"\S", examples=["an office, not a person"])
-    """Why, for whoever reads the list later."""
+    """Reason for the entry, for later readers of the list."""
 
 
 class AlwaysPersonal(RecipeModel):
-    """A word or phrase that is personal data wherever it stands in this line."""
+    """A word or phrase that is always personal data in this line of adapters."""
 
     value: str = Field(pattern=r"\w", examples=["Blue Lantern"])
     """The word or phrase, whole; letter case and white space do not matter."""
 
     kind: Kind = Field(examples=["NAME"])
-    """What it counts as."""
+    """Kind of personal data of the word or phrase."""
 
 
 class WordLists(RecipeModel):
-    """What people corrected in the findings of one line."""
+    """The word lists by which people correct the findings of one line of adapters."""
 
     never: tuple[NeverPersonal, ...] = ()
-    """Words and phrases that are no personal data. What is found inside one of them is left as it is, and the second
-    reading does not count it."""
+    """Words and phrases that are not personal data. Findings inside one of them are left in the text, and the gate's
+    second reading ignores them."""
 
     always: tuple[AlwaysPersonal, ...] = ()
-    """Words and phrases that are replaced wherever they stand."""
+    """Words and phrases that are always replaced."""
 
     same_person: tuple[tuple[str, ...], ...] = Field(default=(), examples=[[["Salma Zadjali", "Umm Idris"]]])
-    """Names of one person in each list: they get one placeholder in a case file, and are always names."""
+    """Lists of names, each list of one person. The names in a list are always detected and share one placeholder in
+    a case file."""
 
     @model_validator(mode="after")
     def _lists_agree(self) -> Self:
@@ -71,29 +72,29 @@ NO_WORDS = WordLists()
 
 
 def word_lists_file(data: Path, line: str) -> Path:
-    """Return the path of a line's word lists; the file may be missing."""
+    """Return the path of the word lists of a line of adapters. The file may be missing."""
     return data / "privacy" / f"{line}.yaml"
 
 
 def load_word_lists(data: Path, line: str) -> WordLists:
-    """Return the lists of a line; empty ones where there is no file. Raises RecipeError."""
+    """Return the word lists of a line of adapters, empty if there is no file. Raises RecipeError."""
     file = word_lists_file(data, line)
     return read_yaml(WordLists, file) if file.exists() else NO_WORDS
 
 
 def folded_words(value: str) -> str:
-    """Return the spelling by which words of the lists are compared, with each other and with texts."""
+    """Return the folded spelling by which list entries are compared with each other and with texts."""
     return " ".join(normalise(value).text.casefold().split())
 
 
 _ARABIC_PREFIX = "[وفبكل]{0,2}"
-"""What Arabic writes together with the word behind it: and, so, by, as, for."""
+"""Arabic prefixes written onto the next word: and, so, by, as, for."""
 _ARTICLE = "ال"
 _LAM = "ل"
 
 
 class Corrections:
-    """The lists of one line, ready to be looked for in normalised texts."""
+    """The compiled word lists of one line of adapters, for normalised texts."""
 
     def __init__(self, words: WordLists = NO_WORDS) -> None:
         names = [name for group in words.same_person for name in group]
@@ -106,7 +107,8 @@ class Corrections:
         self._groups = [[person_name(normalise(name).text) for name in group] for group in words.same_person]
 
     def applied(self, text: str, spans: Sequence[Span]) -> list[Span]:
-        """Remove the findings inside what is never personal, and add what always is."""
+        """Return the findings without those inside a "never" entry, and with the occurrences of the "always"
+        entries."""
         added = list(self._added(text))
         return self.without_never(text, without_overlaps([*spans, *added]) if added else spans)
 
@@ -115,19 +117,20 @@ class Corrections:
         return folded_words(value) in self._kinds
 
     def without_never(self, text: str, spans: Sequence[Span]) -> list[Span]:
-        """Return the findings that do not lie inside what is never personal."""
+        """Return the findings that do not lie inside a "never" entry."""
         if self._never is None or not spans:
             return list(spans)
         never = [_place(found) for found in self._never.finditer(text)]
         return [span for span in spans if not any(start <= span.start and span.end <= end for start, end in never)]
 
     def left(self, text: str, spans: Sequence[Span]) -> list[Span]:
-        """Return the findings that `without_never` takes out."""
+        """Return the findings that `without_never` removes."""
         kept = set(self.without_never(text, spans))
         return [span for span in spans if span not in kept]
 
     def one_person(self, persons: Mapping[PersonName, PersonName]) -> dict[PersonName, PersonName]:
-        """Return the names of a case with their fullest name, where the listed names of one person have the first's."""
+        """Return each name's fullest name, with the names of each `same_person` list merged under the first of them
+        found."""
         joined = dict(persons)
         for group in self._groups:
             owners = list(dict.fromkeys(persons[name] for name in group if name in persons))
@@ -144,8 +147,8 @@ class Corrections:
 
 
 def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
-    """Return what finds each of these values as whole words, the longer one first; of a value such as "Straße", both
-    ways to write it. A value of signs that normalised text does not have finds nothing."""
+    """Return a pattern that finds each value as whole words, longer values first. It matches both spellings of a
+    value such as "Straße". A value without any character that survives normalisation is ignored."""
     plain = {way for value in values for way in (normalise(value).text, folded_words(value)) if way.strip()}
     if not plain:
         return None
@@ -156,19 +159,19 @@ def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _place(found: re.Match[str]) -> tuple[int, int]:
-    """Return the span of a value without what is written together with it."""
+    """Return the span of a value without the prefix written onto it."""
     return found.span(found.lastindex or 0)
 
 
 def _written(values: Iterable[str]) -> str:
-    """Return a pattern that matches any of these values, the longer one first."""
+    """Return a pattern that matches any of these values, longer values first."""
     words = {r"\s+".join(map(re.escape, value.split())) for value in values}
     return "|".join(sorted(words, key=lambda each: (-len(each), each)))
 
 
 def _behind_lam(value: str) -> list[str]:
-    """Return how Arabic writes a value with the article behind "for": "للفانوس" is "ل" and "لفانوس", of "الفانوس". Of
-    three letters lam, as in "الليل", one falls away."""
+    """Return the spellings of a value that begins with the article, after the preposition "for" (lam). Example:
+    "الفانوس" becomes "لفانوس", as in "للفانوس". Arabic drops one of three lams, as in "الليل"."""
     if not value.startswith(_ARTICLE):
         return []
     rest = value.removeprefix(_ARTICLE)

@@ -1,6 +1,6 @@
-"""Run the detectors over one text, and cache their findings by the text's digest.
+"""Run the detectors over texts, and cache the findings by the text's digest.
 
-The findings depend on the text alone. The cache holds offsets and kinds, never text.
+Findings depend only on the text and the detectors. The cache contains offsets and kinds, never text.
 """
 
 import sqlite3
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sovereign_pipeline.privacy.analysis import Analysis, TextArtifacts
 
 LETTER = "request"
-"""The field that may end with a signature."""
+"""Name of the document field that may end with a signature."""
 
 _SPAN = struct.Struct("<IIBB")  # start, end, index of the kind, flags
 _LABELLED, _BY_LENGTH = 1, 2
@@ -39,15 +39,15 @@ Found = TypeVar("Found")
 
 
 class Text(NamedTuple):
-    """One field of one document, as the detectors get it."""
+    """One field of a document, the input of the detectors."""
 
     key: bytes
-    """Digest of all that the detectors get; equal for equal texts of different documents."""
+    """SHA-256 of language, `is_letter` and original text. Equal texts of different documents share it."""
     row: str
     """The document's id."""
     language: str
     is_letter: bool
-    """It may end with a signature."""
+    """Whether the text may end with a signature."""
     normalised: NormalisedText
     is_canary: bool = False
 
@@ -63,7 +63,7 @@ class Text(NamedTuple):
 
 @dataclass(frozen=True)
 class SearchedText:
-    """A text, the field it is of, and what was found in it: in reading order, without overlaps."""
+    """A text, the name of its field, and its findings in reading order, without overlaps."""
 
     field: str
     text: Text
@@ -71,12 +71,12 @@ class SearchedText:
 
     @property
     def content(self) -> str:
-        """The normalised text, to which the spans refer."""
+        """Return the normalised text, which the spans index."""
         return self.text.normalised.text
 
 
 def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
-    """Field -> text, in reading order; empty ones too."""
+    """Return field name -> text of a document, in reading order, including empty texts."""
     return {
         field: Text.of(document.id, document.language, field == LETTER, original, is_canary)
         for field, original in document.texts.items()
@@ -84,13 +84,13 @@ def texts_of(document: Document, is_canary: bool = False) -> dict[str, Text]:
 
 
 class Detector:
-    """The detectors of one recipe. Those of a language are loaded when one of its texts is first searched."""
+    """The detectors of one recipe. The detectors of a language are loaded when its first text is searched."""
 
     def __init__(self, privacy: Privacy, treatments: Treatments, words: WordLists = NO_WORDS) -> None:
         """
         Args:
-            treatments: what is done with each kind; what is kept by default is searched only if it is not kept here.
-            words: what people corrected.
+            treatments: treatment of each kind. A kind of `KEPT_BY_DEFAULT` is detected only if listed and not "keep".
+            words: the word lists that correct the findings.
         """
         self.patterns = NamePatterns(privacy.keep_words)
         self.corrections = Corrections(words)
@@ -100,10 +100,10 @@ class Detector:
         self._analyses: dict[str, Analysis] = {}
 
     def find(self, texts: Sequence[Text]) -> list[bytes]:
-        """Return what is in each text, in its written form (`read_findings`).
+        """Return the findings in each text, in binary form (see `read_findings`).
 
-        Raises PrivacyError when a detector raises (naming the row), when a name model finds no person in the canary
-        of its language that is among the texts, or when an added recognizer misses its own.
+        Raises PrivacyError in three cases: a detector raises (the error names the row), a name model finds no person in
+        its language's canary, or an added recognizer misses its canary.
         """
         found: dict[Text, bytes] = {}
         for language in dict.fromkeys(text.language for text in texts):
@@ -119,11 +119,12 @@ class Detector:
 
     @property
     def has_added(self) -> bool:
-        """Whether the recipe has recognizers of its own."""
+        """Return whether the recipe adds recognizers."""
         return bool(self._privacy.recognizers)
 
     def added_spans(self, language: str, content: str) -> list[Span]:
-        """Run the recipe's own recognizers over a normalised text. Raises what they raise, and PrivacyError."""
+        """Run the recipe's own recognizers over a normalised text. Raises PrivacyError; exceptions of a recognizer
+        propagate."""
         return self._analysis(language).added_spans(content) if self.has_added else []
 
     def _artifacts(self, analysis: "Analysis", language: str, texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
@@ -155,7 +156,8 @@ class Detector:
 
 
 def guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:
-    """Run a detector. Whatever it raises becomes a PrivacyError that names the row; the cause may quote text."""
+    """Run a detector. Convert any exception to a PrivacyError that names the row and drops the cause, which may
+    quote text."""
     try:
         return find()
     except Exception as error:
@@ -166,7 +168,7 @@ def guarded(detector: str, row: str, find: Callable[[], Found]) -> Found:
 
 
 def _read_by_model(analysis: "Analysis", texts: Sequence[Text]) -> dict[Text, "TextArtifacts"]:
-    """Run the name model. If it raises, try the texts one by one, so that the error names the row."""
+    """Run the name model. If it raises, retry the texts one by one, so that the error names the row."""
     try:
         return _artifacts_of(analysis, texts)
     except Exception:
@@ -196,7 +198,7 @@ def _written(spans: Sequence[Span]) -> bytes:
 
 
 def read_findings(content: bytes, text: NormalisedText) -> list[Span] | None:
-    """Return the spans behind the written form, or None when it does not fit the text. Their keys are taken from the
+    """Return the spans of findings in binary form, or None if they do not fit the text. Keys are computed from the
     text."""
     if len(content) % _SPAN.size:
         return None
@@ -213,7 +215,7 @@ def read_findings(content: bytes, text: NormalisedText) -> list[Span] | None:
 
 _NAME = KINDS.index("NAME")
 _BY_THEIR_TEXT = frozenset(KINDS.index(kind) for kind in ("PLACE", "ORGANISATION", "NATIONALITY"))
-_value_key = lru_cache(maxsize=65_536)(value_key)  # one value stands several times in a case
+_value_key = lru_cache(maxsize=65_536)(value_key)  # a value occurs several times in a case
 
 
 def _key(text: str, start: int, end: int, kind: int) -> str:
@@ -230,10 +232,11 @@ def detector_digest(
     libraries: tuple[str, ...],
     words: WordLists = NO_WORDS,
 ) -> str:
-    """Digest of all that decides what is found and how it is written: recipe, policy, lists, models, libraries, code.
+    """Return a digest of everything that the cached findings depend on: recipe, policy, word lists, models, libraries,
+    code.
 
-    The code, word lists and canaries are those of this package as it is, not a version that somebody must remember to
-    raise.
+    The digest covers the bytes of this package's code, word lists and canaries, so nobody has to raise a version
+    number.
     """
     package = Path(__file__).parent
     files = sorted(file for file in package.rglob("*") if file.suffix in (".json", ".py", ".txt"))
@@ -258,22 +261,22 @@ CHECK_BYTES = 8
 
 
 class FindingsCache:
-    """One SQLite file for each state of the detectors; many processes read and write it.
+    """A cache of findings: one SQLite file per detector digest, which many processes read and write.
 
-    An entry carries a checksum over its key and its content: one that was cut, changed or moved counts as absent.
+    Each entry has a checksum over its key and content. An entry that was truncated, changed or moved is ignored.
     """
 
     def __init__(self, directory: Path, detector: str) -> None:
         """
         Args:
-            detector: digest of all that decides what is found (`detection.detector_digest`).
+            detector: digest of the detectors (`detector_digest`).
 
-        Raises PrivacyError when the file cannot be used.
+        Raises PrivacyError if the file cannot be used.
         """
         self._path = directory / f"{detector}.sqlite"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            # Ray makes and uses an actor in two threads, one after the other.
+            # Ray creates an actor in one thread and uses it in another.
             self._connection = sqlite3.connect(
                 self._path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
             )
@@ -286,7 +289,7 @@ class FindingsCache:
             raise self._unusable(error) from None
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Return the entries that are there and whole, by key. Raises PrivacyError when the file is no database."""
+        """Return the valid cached entries for these keys. Raises PrivacyError if the file is not a database."""
         found: dict[bytes, bytes] = {}
         try:
             for start in range(0, len(keys), KEYS_PER_QUERY):
@@ -298,7 +301,7 @@ class FindingsCache:
         return {key: entry[CHECK_BYTES:] for key, entry in found.items() if _is_whole(key, entry)}
 
     def write(self, entries: Mapping[bytes, bytes]) -> None:
-        """Remember entries, in one transaction. Raises PrivacyError when they cannot be written."""
+        """Write entries in one transaction. Raises PrivacyError if they cannot be written."""
         rows = [(key, _check(key, content) + content) for key, content in entries.items()]
         try:
             self._connection.execute("BEGIN IMMEDIATE")

@@ -1,6 +1,6 @@
-"""Scrub a file of documents in this process, by a pool of processes, or by Ray. Each engine writes the same bytes.
+"""Scrub a file of documents in this process, in a process pool, or with Ray. Every engine writes the same bytes.
 
-The originals are in the vault before their text is written.
+Originals are written to the vault before any scrubbed text is written.
 """
 
 import gc
@@ -36,10 +36,10 @@ from sovereign_pipeline.record.stage import Progress
 
 
 def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progress: Progress) -> Findings:
-    """Scrub a file of documents case by case and write the same documents in the same order.
+    """Scrub a file of documents case by case, and write the documents in their original order.
 
-    Memory holds a few batches of case files and a few integers for each row. Raises PrivacyError; when the policy
-    stops, nothing was written at all.
+    Memory use is a few batches and a few integers per row. Raises PrivacyError. If the policy stops at a kind, nothing
+    is written.
     """
     plan = plan_for(job, progress)
     progress(f"privacy: {counted(plan.documents, 'document')} in {counted(len(plan.index.cases), 'case file')}")
@@ -54,7 +54,7 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
         findings, digest = Findings(), MappingDigest()
         places = array("Q", bytes(8 * plan.documents))
         for number, batch in _scrubbed(plan, engine, progress, "privacy, scrubbing"):
-            # Originals are in the vault before their text is written.
+            # Write originals to the vault before the scrubbed text.
             vault.add(job.line, batch.mapping)
             digest.add(batch.mapping)
             rows = (row for case in plan.rows_of_batches[number] for row in case)
@@ -67,23 +67,23 @@ def scrub_file(job: ScrubJob, target: Path, vault: Vault, corpus: Corpus, progre
 
 
 class Engine(Protocol):
-    """Works on batches between `with` and its end."""
+    """An engine that scrubs batches. It is a context manager."""
 
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *error: object) -> None: ...
 
     def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """Return the number of each batch with what became of it, in any order. May be called again. Raises
-        PrivacyError."""
+        """Yield the number and the result of each batch, in any order. Can be called again. Raises PrivacyError."""
         ...
 
 
 def choose_engine(job: ScrubJob, corpus: Corpus, useful_workers: int, progress: Progress) -> Engine:
-    """Choose the engine: Ray if `corpus.engine` says so, else as many processes as are useful.
+    """Return the engine: Ray if `corpus.engine` says so, otherwise a process pool, or this process if one worker is
+    enough.
 
     Args:
-        useful_workers: how many workers are worth their start.
+        useful_workers: number of workers that save more time than their start costs.
     """
     workers = corpus.workers or _usable_cores()
     if corpus.engine == "ray":
@@ -123,7 +123,7 @@ def _reject_stopped_rows(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]
 
 
 def _write_in_order(aside: IO[bytes], places: "array[int]", target: Path, progress: Progress) -> None:
-    """Copy the lines of a file to another in the order of their rows.
+    """Copy the lines of one file to another, in the order of their rows.
 
     Args:
         places: byte offset of each row's line.
@@ -140,7 +140,7 @@ def _write_in_order(aside: IO[bytes], places: "array[int]", target: Path, progre
 
 
 class InThisProcess:
-    """One batch after the other, in the process that calls."""
+    """An engine that scrubs batches one after the other in the calling process."""
 
     def __init__(self, job: ScrubJob) -> None:
         self._scrubber = BatchScrubber(job)
@@ -160,7 +160,7 @@ class InThisProcess:
 
 
 class ProcessPool:
-    """Worker processes. They end with this process."""
+    """An engine that runs worker processes, which end with this process."""
 
     def __init__(self, job: ScrubJob, workers: int) -> None:
         self._job = job
@@ -189,16 +189,16 @@ class ProcessPool:
 
 
 class _Worker:
-    """What a worker process holds between batches."""
+    """The state that a worker process keeps between batches."""
 
     def __init__(self, job: ScrubJob) -> None:
         self._job = job
 
     @cached_property
     def scrubber(self) -> BatchScrubber:
-        """Made with the first batch, not at the process's start: an error there would only say that the pool broke."""
+        """Create the scrubber with the first batch. An error at the start of the process would only break the pool."""
         scrubber = BatchScrubber(self._job)
-        gc.freeze()  # what was loaded stays; collecting through it again and again costs a sixth of the time
+        gc.freeze()  # the loaded models stay; collecting them again and again costs a sixth of the time
         return scrubber
 
 
@@ -210,7 +210,7 @@ def _begin_worker(job: ScrubJob) -> None:
     go_offline()
     os.environ["OMP_NUM_THREADS"] = "1"  # each core has a worker already
     if all(is_spacy_model(model) for model in job.privacy.name_models.values()):
-        sys.modules["torch"] = None  # type: ignore[assignment]  # spaCy would import it, for nothing: more than a second
+        sys.modules["torch"] = None  # type: ignore[assignment]  # spaCy would import it needlessly, for over a second
     silence()
     _worker = _Worker(job)
 
@@ -223,16 +223,19 @@ def _scrub_in_worker(batch: Batch) -> ScrubbedBatch:
 
 OBJECT_STORE_BYTES = 256 * 1024 * 1024
 SECONDS_TO_START = 600
-"""For Ray's own processes, which start slowly on a busy machine. Ray allows 30 and has no setting for it."""
+"""Timeout for the start of Ray's processes, which is slow on a busy machine. Ray's default is 30 s, without a
+setting."""
 SECONDS_BETWEEN_MESSAGES = 15
 NO_CLUSTER = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
 class RayActors:
-    """Actors on the cluster at RAY_ADDRESS, or on a local Ray that obeys this process alone and ends with the work."""
+    """An engine of Ray actors, on the cluster at RAY_ADDRESS or on a local Ray that only this process can use and
+    that stops with it."""
 
     def __init__(self, job: ScrubJob, workers: int, progress: Progress) -> None:
-        """Raises PrivacyError when Ray is not installed, or was imported before it could be closed to others."""
+        """Raises PrivacyError if Ray is not installed, or was imported before it could be restricted to this
+        process."""
         if importlib.util.find_spec("ray") is None:
             raise PrivacyError(
                 "corpus.engine is 'ray', and Ray is not installed.",
@@ -255,7 +258,7 @@ class RayActors:
         self._end = ExitStack()
 
     def __enter__(self) -> Self:
-        """Raises PrivacyError when Ray does not start or is not reached."""
+        """Start Ray or connect to it. Raises PrivacyError if that fails."""
         context = self._ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
@@ -272,9 +275,9 @@ class RayActors:
         self._end.close()
 
     def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """See `Engine.scrub`."""
+        """Implement `Engine.scrub`."""
         ray = self._ray
-        actor: Any = _Actor  # Ray's own types know functions only
+        actor: Any = _Actor  # Ray's type hints accept only functions
         rows = [{"number": number, "batch": pickle.dumps(batch)} for number, batch in enumerate(batches)]
         scrubbed = ray.data.from_items(rows, override_num_blocks=max(1, len(rows))).map(
             actor, fn_constructor_args=(self._job,), compute=ray.data.ActorPoolStrategy(size=self._workers), num_cpus=1
@@ -296,7 +299,8 @@ class RayActors:
 
 
 class _Actor:
-    """One worker. An error crosses as a value: Ray would report it with a traceback that may quote a text."""
+    """A Ray worker. It returns errors as values, because Ray would report them with a traceback that may quote a
+    text."""
 
     def __init__(self, job: ScrubJob) -> None:
         keep_private()
@@ -313,11 +317,11 @@ class _Actor:
 
 
 def _close_to_others() -> None:
-    """Set what Ray reads once, at its import: a local one listens on loopback and obeys whoever knows a token.
+    """Set the variables that Ray reads at import, so that a local Ray listens on loopback only and requires a token.
 
-    Ray runs what it is sent. It listens on every interface: an address of 127.0.0.1 it takes for a mistake and replaces
-    by the machine's own, unless it is told that it is no cluster, by a switch made for desktops. On loopback there are
-    still the other accounts of the machine, hence the token.
+    Ray executes any code that it receives, and listens on every interface. It replaces the address 127.0.0.1 by the
+    machine's own address, unless `RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER` is "0". Other accounts of the machine can still
+    connect to loopback, hence the token.
     """
     closed = os.environ.get(NO_CLUSTER) == "0" and os.environ.get("RAY_AUTH_MODE") == "token"
     if "ray" in sys.modules and not closed:
@@ -332,10 +336,10 @@ def _close_to_others() -> None:
 
 @contextmanager
 def _patience(ray: Any, progress: Progress) -> Iterator[None]:
-    """Have Ray look for the node that it starts for `SECONDS_TO_START`, and say so.
+    """Make Ray wait up to `SECONDS_TO_START` for the node that it starts, and report progress.
 
-    Ray 2.60 looks by `ray._private.services.get_node`, which raises RuntimeError while the node is not there, and gives
-    up after 30 s (`Node.__init__` in `ray/_private/node.py`).
+    Ray 2.60 calls `ray._private.services.get_node`, which raises RuntimeError until the node exists, and gives up after
+    30 s (`Node.__init__` in `ray/_private/node.py`).
     """
     services = ray._private.services
     look = services.get_node
@@ -375,7 +379,7 @@ def _start(ray: Any, workers: int, scratch: str, progress: Progress) -> None:
     try:
         with _patience(ray, progress):
             ray.init(log_to_driver=False, **({} if address else local))
-    except Exception as error:  # Ray raises a bare Exception when its processes are slow to start; no text is near yet
+    except Exception as error:  # Ray raises a bare Exception if its processes start slowly; no text is loaded yet
         failed = f"Ray at {address} was not reached" if address else "A local Ray did not start"
         raise PrivacyError(
             f"{failed} ({str(error).splitlines()[0]}).",

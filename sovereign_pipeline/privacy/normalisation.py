@@ -1,8 +1,8 @@
-"""Fold a text so that what looks the same is the same, and map each character back to the original.
+"""Fold a text so that characters that look the same become the same, and map each character back to the original.
 
-Digits of any script, compatibility forms, marks, invisible characters, confusables, and characters written as HTML
-entities, tags, percent-encoding or escapes are folded. Encodings that no person reads by letters, such as Base64, are
-not decoded.
+Folding covers digits of any script, compatibility forms, marks, invisible characters, confusables, and characters
+written as HTML entities, tags, percent-encoding or escapes. It does not decode encodings that people cannot read, such
+as Base64.
 """
 
 import html
@@ -17,13 +17,13 @@ from sovereign_pipeline.base.text import BLANK_LETTERS, LOOKALIKES, TATWEEL
 
 # --- encoded characters and tags --------------------------------------------------------------------------------------
 
-# Every alternative begins with a sign, so that the library looks for these signs alone.
+# Every alternative begins with a fixed character, so that `re` scans only for these characters.
 _ENCODED = re.compile(
     r"%(?:25)*[0-9A-Fa-f]{2}(?:%(?:25)*[0-9A-Fa-f]{2})*"
     r"|&(?:amp;)*(?:\#\d{1,20};?|\#[xX][0-9A-Fa-f]{1,20};?|[A-Za-z][A-Za-z0-9]{1,31};)"
     r"|\\u[0-9A-Fa-f]{4}|%u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}"
     r"|=\r?\n|=(?<=\w=)40(?=[\w-]+\.\w)"
-    # Tags without attributes, which hold nothing themselves.
+    # Tags without attributes, which contain no text of their own.
     r"|</?(?:b|i|u|s|em|strong|span|font|small|mark|sup|sub|code|wbr|a) ?/?>|<!--\s*-->"
     r"|</?(?:br|p|div|td|th|tr|li|ul|ol|pre|table|tbody) ?/?>",
     re.IGNORECASE,
@@ -33,27 +33,27 @@ _ELEMENTS = (
     r"thead|tfoot|caption|center|img|h[1-6]|blockquote|html|head|body|meta|link|style|section|article|label|abbr|bdo|"
     r"bdi|del|ins|q|cite|time|input|form|button|[a-z]\d?:[a-z]\w*)"
 )
-# Another name in angle brackets may be a person's, so it is a tag only where it cuts a word.
+# Any other name in angle brackets may be a person's. It counts as a tag only inside a word.
 _TAG = re.compile(
     rf"<!--(?P<comment>.{{0,2000}}?)-->|<(?:/?{_ELEMENTS}(?=[\s/>])(?P<attributes>[^<>]{{0,2000}})"
     r"|(?<=\S<)/?(?P<other>[a-z][\w:.-]{0,30}(?:\s[^<>@]{0,2000})?))>(?(other)(?=\S))",
     re.IGNORECASE | re.DOTALL,
 )
 _APART = "\n" * 16
-"""More than any number, name or address may have within."""
+"""Separator that is longer than any gap within a number, name or address."""
 _BYTE = re.compile(r"%(?:25)*([0-9A-Fa-f]{2})")
 _MAY_BE_ENCODED = re.compile(r"[%&\\=<]")
 _LINE_BREAKING = re.compile(r"</?(?:br|p|div|t|li|ul|ol|pre)", re.IGNORECASE)
 _ROUNDS = 64
-"""How many encodings over each other are read: more than anybody writes, so that no text is read for ever."""
+"""Maximum number of nested encodings that are decoded. It bounds the work; nobody nests so many."""
 
 Places = tuple[Sequence[int], Sequence[int]]
-"""Where the source of each character begins and ends in the original."""
+"""Start and end offsets in the original of the source of each character."""
 
 
 def decoded(original: str) -> tuple[str, Places | None]:
-    """Decode encoded characters, and map each to its place in the original; None for the places if nothing is
-    encoded."""
+    """Return the text with encoded characters decoded, and their places in the original; None for the places if
+    nothing is encoded."""
     text, places = original, None
     if _MAY_BE_ENCODED.search(text) is None:
         return text, places
@@ -70,7 +70,7 @@ def decoded(original: str) -> tuple[str, Places | None]:
 
 
 def _without_tags(text: str, places: Places | None, tags: Sequence[re.Match[str]]) -> tuple[str, Places]:
-    """Return the text without its tags, and before it what they hold."""
+    """Return the text without its tags, preceded by the text inside the tags, such as attributes."""
     starts, ends = places if places is not None else (range(len(text)), range(1, len(text) + 1))
     held: list[tuple[str, list[int], list[int]]] = []
     for tag in tags:
@@ -90,11 +90,11 @@ def _without_tags(text: str, places: Places | None, tags: Sequence[re.Match[str]
 
 
 _Read = list[tuple[str, int, int]]
-"""Each character with its half-open span of the text."""
+"""Decoded characters, each with its half-open span of the encoded text."""
 
 
 def _read(match: re.Match[str]) -> _Read | None:
-    """Decode one match, or return None if it is no encoding after all."""
+    """Decode one match. Return None if it is not an encoding."""
     written = match.group()
     if written[0] == "=":
         return [("@", match.start(), match.end())] if written == "=40" else []
@@ -114,7 +114,7 @@ def _read(match: re.Match[str]) -> _Read | None:
 
 
 def _of_bytes(match: re.Match[str]) -> Iterator[tuple[str, int, int]]:
-    """Characters of percent-encoded UTF-8; nothing when it is none."""
+    """Yield the characters of percent-encoded UTF-8, or nothing if the bytes are not UTF-8."""
     tokens = list(_BYTE.finditer(match.string, match.start(), match.end()))
     try:
         characters = bytes(int(token.group(1), 16) for token in tokens).decode("utf-8")
@@ -150,16 +150,20 @@ def _with(text: str, places: Places | None, found: Sequence[tuple[re.Match[str],
 
 _LINE_BREAKS = "\n\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\u2043\ufe58"
-_SHAPED_LETTERS = (0x1F150, 0x1F170, 0x1F1E6)  # white in circles, white in squares, of flags: NFKC leaves them
+_SHAPED_LETTERS = (
+    0x1F150,
+    0x1F170,
+    0x1F1E6,
+)  # letters in black circles and squares, and of flags: NFKC does not fold them
 _UNSEEN_IN_ASCII = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹₀₁₂₃₄₅₆₇₈₉"
 _NUMBER_OF_SUPERSCRIPTS = re.compile(f"[{_SUPERSCRIPTS}]{{4,}}")  # fewer are exponents and footnotes
 _LOOKALIKE = re.compile(f"[{''.join(LOOKALIKES)}]")
 _LOOKALIKES = str.maketrans(LOOKALIKES)
-_HEAD = re.compile(r"(?=.*[^\W\d_])(?:\D|(?<!\d)(?:19|20)\d\d(?!\d))*")  # years alone are no figures
+_HEAD = re.compile(r"(?=.*[^\W\d_])(?:\D|(?<!\d)(?:19|20)\d\d(?!\d))*")  # a year does not count as a figure
 _WORD = re.compile(r"[^\W_]+")
 _LATIN_OR_DIGIT = re.compile(r"[A-Za-z0-9]")
-# "1O45 7832": letters between digits that are read as digits.
+# "1O45 7832": letters between digits that count as digits.
 _LETTER_AS_DIGIT = re.compile(r"\d[OoIl]{1,3}(?=\d)")
 _DIGIT_OF_LETTER = str.maketrans("OoIl", "0011")
 
@@ -170,15 +174,15 @@ class NormalisedText:
 
     original: str
     text: str
-    """Folded."""
+    """Folded form of the original."""
     starts: tuple[int, ...] | None = None
-    """Where in `original` the source of each character of `text` begins; None when every position is its own."""
+    """Start offset in `original` of the source of each character of `text`; None if all offsets are equal."""
     ends: tuple[int, ...] | None = None
-    """Where it ends, with the marks that belong to it."""
+    """End offset of the same source, including the marks on the character."""
 
     @property
     def with_tabs(self) -> str:
-        """The folded text with its tabs, where they part the cells of a table; everything else at its place."""
+        """Return the folded text with the tabs that separate table cells. All offsets stay the same."""
         if "\t" not in self.original or "\n" not in self.text:
             return self.text
         places = self.starts if self.starts is not None else range(len(self.text))
@@ -193,15 +197,16 @@ class NormalisedText:
         )
 
     def original_span(self, start: int, end: int) -> tuple[int, int]:
-        """Return the half-open span of `original` behind text[start:end]; marks on its last letter are part of it."""
+        """Return the half-open span of `original` that corresponds to text[start:end], including marks on its last
+        letter."""
         if self.starts is None or self.ends is None:
             return start, end
         return self.starts[start], self.ends[end - 1]
 
 
 def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
-    """Return which lines are rows of tables whose cells a mark parts: neighbours with as many marks in each, that are
-    three or more or have a head without figures."""
+    """Return for each line whether it is a table row with cells separated by `mark`. A table is a block of adjacent
+    lines with the same number of marks: at least three lines, or two of which one is a head without figures."""
     rows: list[bool] = []
     for count, group in groupby(lines, key=lambda line: line.count(mark)):
         block = list(group)
@@ -211,8 +216,8 @@ def rows_of_tables(lines: Sequence[str], mark: str) -> list[bool]:
 
 
 def normalise(original: str) -> NormalisedText:
-    """Fold a text: what looks the same is the same, and what is not seen is gone. Line breaks become newlines, other
-    spaces plain spaces."""
+    """Fold a text: characters that look the same become the same, and invisible characters are removed. Line breaks
+    become newlines, other spaces become plain spaces."""
     text, places = decoded(original)
     if text.isascii() and _UNSEEN_IN_ASCII.search(text) is None:
         return _result(original, _with_digits(text.replace("\t", " ")), places)
@@ -249,7 +254,7 @@ def _replaced(text: str, places: Places | None, folds: dict[str, str]) -> tuple[
 
 @lru_cache(maxsize=1 << 16)
 def _folded(character: str) -> str:
-    """Fold one character; return an empty string for one that is not seen."""
+    """Return the folded form of a character, empty if the character is invisible."""
     if character in _LINE_BREAKS:
         return "\n"
     if character in " \t\r":
@@ -268,7 +273,7 @@ def _folded(character: str) -> str:
         if first <= ord(character) < first + 26:
             return chr(ord("A") + ord(character) - first)
     plain = unicodedata.normalize("NFKC", character)
-    if plain == character or "\u2044" in plain:  # a fraction is no number beside the one before it
+    if plain == character or "\u2044" in plain:  # a fraction must not join the number before it
         return character
     if category[0] in "LN" or (len(plain) == 1 and plain.isascii()):
         return "".join(map(_folded, plain)) if plain != character else character
@@ -280,8 +285,8 @@ def _belongs_to_letter_before(character: str) -> bool:
 
 
 def _without_lookalikes(text: str) -> str:
-    """With Latin letters for those that imitate them, in words that hold Latin letters or digits or nothing else; of
-    the same length."""
+    """Replace confusables by Latin letters, in words that contain Latin letters or digits, or only confusables. The
+    length stays the same."""
     if _LOOKALIKE.search(text) is None:
         return text
     return _WORD.sub(_without_imitations, text)

@@ -1,4 +1,4 @@
-"""Show rows before and after scrubbing, record what a person judged of them, and list how each kind is found."""
+"""Show rows before and after scrubbing, record a person's judgement of them, and list how each kind is found."""
 
 import random
 from collections import Counter
@@ -31,13 +31,13 @@ from sovereign_pipeline.record.stage import Built, Identity, Workplace, make_art
 
 @dataclass(frozen=True)
 class Replaced:
-    """A value, the half-open span of the field that it stands in, and what took its place."""
+    """A replaced value: its half-open span of the field, and its placeholder."""
 
     start: int
     end: int
     placeholder: str
     why: str
-    """How it was found."""
+    """Explanation of how the value was found."""
 
     @property
     def kind(self) -> Kind:
@@ -46,14 +46,14 @@ class Replaced:
 
 @dataclass(frozen=True)
 class PreviewedField:
-    """A text of a row, before and after."""
+    """A field of a row, before and after scrubbing."""
 
     name: str
     before: str
     after: str
     replaced: tuple[Replaced, ...]
     doubted: tuple[Kind, ...]
-    """What the gate's reading still finds in what came out."""
+    """Kinds that the gate's second reading still finds in the result."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,13 @@ class PreviewedRow:
     id: str
     case: str
     fields: tuple[PreviewedField, ...]
-    """Those that hold a text."""
+    """Fields that contain a text."""
 
     @property
     def places(self) -> list[tuple[str, Replaced]]:
-        """What was replaced in the texts, each under a name of its own, as `NAME_1`, or `NAME_1#2` for the second place
-        of a placeholder that stands in more than one. The author's column is left out: it is always replaced."""
+        """Return the replaced values of the texts, each with a unique name: `NAME_1`, or `NAME_1#2` for the second
+        occurrence of a placeholder that occurs several times. The author column is left out, because it is always
+        replaced."""
         found = [each for field in self.fields if field.name != AUTHOR for each in field.replaced]
         times = Counter(each.placeholder for each in found)
         seen = Counter[str]()
@@ -81,13 +82,13 @@ class PreviewedRow:
 
 
 def preview(workplace: Workplace, count: int, seed: int, ids: Collection[str] = ()) -> list[PreviewedRow]:
-    """Scrub some rows of the line's classified corpus, each with the rest of its case file, and tell what changed.
+    """Scrub some rows of the classified corpus, each with its whole case file, and return the changes.
 
     Args:
-        count: how many rows are drawn by `seed`.
-        ids: these rows instead.
+        count: number of rows to draw at random with `seed`.
+        ids: ids of rows to use instead of random ones.
 
-    Raises InputError when there is no classified corpus yet or a row is not in it, and what scrubbing raises.
+    Raises InputError if there is no classified corpus yet or a row is not in it. Errors of the scrubbing propagate.
     """
     documents = _documents(workplace)
     chosen = _chosen(documents, count, seed, ids)
@@ -149,7 +150,7 @@ def _fields(
 
 
 def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
-    """Return the findings of the text alone, by their span of the original."""
+    """Return the findings of a text on its own, by their span of the original."""
     spans = read_findings(detector.find([text])[0], text.normalised) or []
     return {text.normalised.original_span(span.start, span.end): span for span in spans}
 
@@ -157,7 +158,7 @@ def _found(detector: Detector, text: Text) -> dict[tuple[int, int], Span]:
 def _replaced(
     after: str, mapping: Sequence[MappingRow], found: dict[tuple[int, int], Span], corrections: Corrections
 ) -> Iterator[Replaced]:
-    """Yield where each value stood. What lies between two placeholders is as it was."""
+    """Yield each replaced value with its span of the original. The text between placeholders is unchanged."""
     before_at, after_at = 0, 0
     for row in mapping:
         place = after.index(row.placeholder, after_at)
@@ -189,7 +190,8 @@ JUDGEMENT_FILE = "judgement.json"
 
 
 class JudgedRow(Frozen):
-    """One row, as a person saw it: how many values of each kind were replaced rightly, wrongly, and missed."""
+    """A person's judgement of one row: the number of values of each kind that were replaced rightly, replaced
+    wrongly, and missed."""
 
     id: str
     right: dict[Kind, int]
@@ -198,18 +200,19 @@ class JudgedRow(Frozen):
 
 
 class Judgement(Frozen):
-    """What one person judged at one time."""
+    """The rows that one person judged in one session."""
 
     judge: str
-    """As typed on the command line; not proved here."""
+    """Name of the judge as typed on the command line, unverified."""
     seed: int
-    """That drew the rows."""
+    """Seed of the random sample of rows."""
     rows: tuple[JudgedRow, ...]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What the judged rows say. Values count as independent: rows that hold many make intervals too narrow."""
+    """Counts of the judged values. Its intervals treat values as independent: rows with many values make them too
+    narrow."""
 
     rows: int
     right: Counter[Kind]
@@ -218,22 +221,22 @@ class Estimate:
 
     @property
     def judged(self) -> int:
-        """How many replaced values were judged."""
+        """Return the number of replaced values that were judged."""
         return self.right.total() + self.wrong.total()
 
     def precision(self, kinds: Iterable[Kind] | None = None) -> MeasuredShare:
-        """Of what was replaced, how much is personal data: of these kinds, or of all."""
+        """Return the share of replaced values that are personal data, for some kinds or for all."""
         right, wrong = self._of(self.right, kinds), self._of(self.wrong, kinds)
         return measured_share(right, right + wrong)
 
     def recall(self, kinds: Iterable[Kind] | None = None) -> MeasuredShare:
-        """Of the personal data, how much was replaced."""
+        """Return the share of personal data that was replaced, for some kinds or for all."""
         right, missed = self._of(self.right, kinds), self._of(self.missed, kinds)
         return measured_share(right, right + missed)
 
     @property
     def kinds(self) -> list[Kind]:
-        """Those that were judged at all."""
+        """Return the kinds with at least one judged value."""
         return sorted(self.right.keys() | self.wrong.keys() | self.missed.keys())
 
     def _of(self, counts: Mapping[Kind, int], kinds: Iterable[Kind] | None) -> int:
@@ -246,7 +249,7 @@ def format_share(share: MeasuredShare) -> str:
 
 
 def estimate_of(rows: Iterable[JudgedRow]) -> Estimate:
-    """Return the counts of these rows; of a row that was judged twice, the last judgement."""
+    """Return the summed counts of the rows. If a row was judged twice, its last judgement counts."""
     last = {row.id: row for row in rows}.values()
     right, wrong, missed = (
         sum((Counter(getattr(row, name)) for row in last), Counter()) for name in ("right", "wrong", "missed")
@@ -255,12 +258,12 @@ def estimate_of(rows: Iterable[JudgedRow]) -> Estimate:
 
 
 def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) -> JudgedRow:
-    """Return a person's judgement of one row. The column of the author does not count: it is always replaced.
+    """Return a person's judgement of one row. The author column does not count, because it is always replaced.
 
     Args:
-        wrong: placeholders that took the place of what is no personal data, wherever they stand in the row, or single
-            places of one (`PreviewedRow.places`).
-        missed: kinds of what is still there, one for each value.
+        wrong: placeholders that replaced something else than personal data, for all their occurrences in the row, or
+            names of single occurrences (`PreviewedRow.places`).
+        missed: kinds of the values that were not replaced, one entry for each value.
     """
     named = set(wrong)
     judged = [(found.kind, bool(named & {place, found.placeholder})) for place, found in row.places]
@@ -273,9 +276,9 @@ def judged_row(row: PreviewedRow, wrong: Iterable[str], missed: Sequence[Kind]) 
 
 
 def record_judgement(workplace: Workplace, scrubbed: ArtifactRef, judgement: Judgement) -> ArtifactRef:
-    """Keep a judgement of a scrubbed corpus in the store."""
+    """Store a judgement of a scrubbed corpus as an artifact."""
     content = judgement.model_dump(mode="json")
-    number = len(judgements_of(workplace, scrubbed.digest)) + 1  # the same judgement once more is another one
+    number = len(judgements_of(workplace, scrubbed.digest)) + 1  # an equal judgement is a new artifact
     identity = Identity(
         kind=JUDGEMENT,
         line=workplace.line.line,
@@ -307,22 +310,24 @@ def judgements_of(workplace: Workplace, scrubbed: str) -> list[ArtifactRef]:
 
 
 def recorded_judgements(workplace: Workplace) -> dict[str, str]:
-    """`judgements` -> digest of those of the line's current scrubbed corpus; empty where there are none."""
+    """Return {"judgements": digest of all judgements of the current scrubbed corpus}, or an empty dict if there are
+    none."""
     current = workplace.store.current(workplace.line.line, SCRUBBED)
     judged = judgements_of(workplace, current.digest) if current is not None else []
     return {"judgements": digest_of([ref.digest for ref in judged])} if judged else {}
 
 
 def read_judgements(workplace: Workplace, scrubbed: str) -> Iterator[JudgedRow]:
-    """Yield all rows that were judged of the scrubbed corpus with this digest, oldest first. Raises IntegrityError for
-    a changed judgement."""
+    """Yield all judged rows of the scrubbed corpus with this digest, oldest first. Raises IntegrityError if a stored
+    judgement was changed."""
     for ref in judgements_of(workplace, scrubbed):
         content = workplace.store.open(ref).file(JUDGEMENT_FILE).read_bytes()
         yield from Judgement.model_validate_json(content).rows
 
 
 def assert_matches_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Sequence[PreviewedRow]) -> None:
-    """Raise InputError when rows are shown otherwise than the scrubbed corpus has them: it would be judged unseen."""
+    """Raise InputError if the previewed rows differ from the scrubbed corpus, so that nobody judges a text that the
+    corpus does not contain."""
     shown = {row.id: {field.name: field.after for field in row.fields if field.name != AUTHOR} for row in rows}
     for document in read_documents(workplace.store.open(scrubbed).file(DOCUMENTS)):
         texts = {name: text for name, text in document.texts.items() if text}
@@ -339,7 +344,7 @@ def assert_matches_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Seq
 
 NOT_LOOKED_FOR = "not looked for"
 _OF_MODELS = frozenset(kind for kind in KINDS if kind in LABELS.values() and kind != "DATE")
-# What no single row of the recognizers' table finds.
+# Evidence of kinds that are found by code outside the recognizers' table.
 _SEARCHES: dict[Kind, str] = {
     "NID": "number of digits",
     "ACCOUNT": "number of digits",
@@ -364,13 +369,13 @@ _REMARKS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class KindFacts:
-    """What becomes of one kind."""
+    """How one kind is found and treated."""
 
     kind: Kind
     treatment: str
     """replace, keep or stop."""
     found_by: tuple[str, ...]
-    """Empty for nothing: it is not looked for."""
+    """Descriptions of the detectors; empty if the kind is not detected."""
     remark: str
 
     @property
@@ -379,7 +384,7 @@ class KindFacts:
 
 
 def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
-    """Return the facts of every kind, in the order of precedence."""
+    """Return how each kind is found and treated, in the order of precedence."""
     return [
         KindFacts(kind, treatments[kind], tuple(_ways(kind, privacy, treatments[kind])), _remark(kind, privacy))
         for kind in KINDS
@@ -387,7 +392,7 @@ def how_found(privacy: Privacy, treatments: Treatments) -> list[KindFacts]:
 
 
 def how_found_markdown(facts: Sequence[KindFacts]) -> str:
-    """Return the same as a table of a page."""
+    """Return the facts as a Markdown table."""
     rows = [f"| {each.kind} | {each.treatment} | {each.ways} | {each.remark} |" for each in facts]
     return "\n".join(["| kind | what the line does | found by | but |", "|---|---|---|---|", *rows])
 

@@ -1,4 +1,4 @@
-"""Scrub batches of case files together with canaries, which prove that the detectors ran, and count the findings."""
+"""Scrub batches of case files together with canaries, which verify that the detectors work, and count the findings."""
 
 import json
 from collections import Counter
@@ -23,21 +23,22 @@ CANARY_CASE = "canary"
 
 @dataclass(frozen=True)
 class Canary:
-    """One invented document."""
+    """A document with invented personal data, which scrubbing must replace."""
 
     document: Document
     planted: tuple[tuple[Kind, str], ...]
-    """What must not be in it once it was scrubbed, with what it is."""
+    """Values that scrubbing must remove, each with its kind."""
 
     @property
     def language(self) -> str:
         return self.document.language
 
     def check(self, scrubbed: Document, kept: Collection[Kind] = ()) -> None:
-        """Raise PrivacyError unless every planted value is gone and a placeholder of every kind is there.
+        """Raise PrivacyError unless every planted value is gone and each expected kind has a placeholder.
 
         Args:
-            kept: the kinds that the policy leaves in the text. These and `KEPT_BY_DEFAULT` are not checked.
+            kept: kinds that the policy leaves in the text. Kinds in `kept` are not checked, and those of
+                `KEPT_BY_DEFAULT` need no placeholder.
         """
         text = "\n".join((*scrubbed.texts.values(), scrubbed.author))
         missed = sum(kind not in kept and value in text for kind, value in self.planted)
@@ -76,14 +77,14 @@ def _read_canaries() -> tuple[Canary, ...]:
 
 
 CANARIES = _read_canaries()
-"""One for each language. The IBANs and the card number are valid by their check digits and belong to nobody."""
+"""Canary documents, one for each language. Their IBANs and card number have valid check digits and belong to nobody."""
 
 TextsByField = Mapping[str, Text]
 SpansByText = dict[bytes, list[Span]]
 
 
 class Scrubber:
-    """The detectors of one line, and what its institution wants done with what they find."""
+    """A scrubber with the detectors of one line of adapters and its institution's treatment of each kind."""
 
     def __init__(
         self,
@@ -96,11 +97,11 @@ class Scrubber:
     ) -> None:
         """
         Args:
-            line: name of the line.
+            line: name of the line of adapters.
             run: fingerprint under which its originals go to the vault.
-            treatments: what is done with each kind; a kind that is not named is replaced.
-            cache: what was found in earlier texts.
-            words: what people corrected in the line's findings.
+            treatments: treatment of each kind; a kind that is missing is replaced.
+            cache: cached findings of earlier texts.
+            words: the word lists that correct the findings.
         """
         self.detector = Detector(privacy, treatments or {}, words)
         self.texts_searched = 0
@@ -114,19 +115,19 @@ class Scrubber:
             added=added,
             regions=self.detector.regions,
         )
-        self._once = replace(self._cases, reads_again=False)  # a second reading would hide that the first one fails
+        self._once = replace(self._cases, reads_again=False)  # a second reading would hide a failure of the first one
         self._kept = frozenset(kind for kind, treatment in (treatments or {}).items() if treatment == "keep")
         self._cache = cache
 
     def keeps(self, kind: Kind) -> bool:
-        """Return whether values of a kind stay in the text."""
+        """Return whether the policy leaves values of a kind in the text."""
         return kind in self._kept
 
     def scrub(self, cases: Sequence[Sequence[Document]]) -> list[ScrubbedCase]:
-        """Scrub whole case files, each with its documents in row order, together with the canaries.
+        """Scrub whole case files together with the canaries. The documents of a case file are in row order.
 
-        What was found in new texts is remembered once the canaries came out as they must. Raises PrivacyError when a
-        detector raises (naming the row), a canary survives, or a text already holds what looks like a placeholder.
+        New findings are cached only after the canaries pass. Raises PrivacyError if a detector raises (the error names
+        the row), a canary value survives, or a text already contains something that looks like a placeholder.
         """
         for case in cases:
             for document in case:
@@ -141,9 +142,9 @@ class Scrubber:
         return scrubbed
 
     def _search(self, texts: Iterable[Text]) -> tuple[SpansByText, dict[bytes, bytes]]:
-        """Return the spans of each text by its key; and the findings that are new, in their written form.
+        """Return the spans of each text by its key, and the new findings in binary form.
 
-        Whenever a text is searched, the canaries are searched with it and not taken from the cache.
+        If any text is searched, the canaries are searched with it instead of being read from the cache.
         """
         by_key = {text.key: text for text in texts if text.original}
         spans = self._remembered(by_key)
@@ -174,7 +175,7 @@ def _scrub_case(
 
 
 def _read(findings: Mapping[bytes, bytes], texts: Mapping[bytes, Text]) -> dict[bytes, list[Span]]:
-    """Return the spans behind findings in their written form; one that does not fit its text is left out."""
+    """Return the spans of findings in binary form. Findings that do not fit their text are ignored."""
     read = {key: read_findings(content, texts[key].normalised) for key, content in findings.items()}
     return {key: spans for key, spans in read.items() if spans is not None}
 
@@ -185,26 +186,28 @@ def _searched(field: str, text: Text, spans: SpansByText) -> SearchedText:
 
 @dataclass
 class Findings:
-    """Counts of one scrubbing."""
+    """Counts of the values and texts in one scrubbing."""
 
     documents: int = 0
     documents_touched: int = 0
-    """With a replaced value in their text; the author alone does not count."""
+    """Number of documents with a replaced value in their texts. The author column does not count."""
     cases: int = 0
     characters: int = 0
-    """Of all texts that were read."""
+    """Number of characters in all texts."""
     searched: int = 0
-    """Texts that no earlier scrubbing had searched."""
+    """Number of texts whose findings were not cached."""
     by_language: dict[str, Counter[Kind]] = field(default_factory=dict)
-    """Language -> kind -> replaced values."""
+    """Language -> kind -> number of replaced values."""
     kept: Counter[Kind] = field(default_factory=Counter)
-    """Kind -> values that the policy leaves in the text."""
+    """Kind -> number of values that the policy leaves in the text."""
     ambiguous: list[dict[str, Any]] = field(default_factory=list)
-    """Case and rows where a short name could be several people, so that it has a number of its own."""
+    """Cases and their rows with a short name that could belong to several people and therefore gets a number of its
+    own."""
     doubtful: dict[Kind, Counter[str]] = field(default_factory=dict)
-    """Kind -> row -> values that were replaced though nothing but a look or the second reading tells them."""
+    """Kind -> row id -> number of values that were replaced on weak evidence: by their number of digits alone, or by
+    the second reading."""
     mapping_sha256: str = ""
-    """Digest of all that went to the vault (`vault.mapping.MappingDigest`); empty until all of it is there."""
+    """Digest of all rows written to the vault (`vault.MappingDigest`); empty until the scrubbing is complete."""
 
     @property
     def by_kind(self) -> Counter[Kind]:
@@ -227,7 +230,7 @@ class Findings:
         """Return the content of `findings.json`.
 
         Args:
-            run: fingerprint of the scrubbing, under which the vault has the originals.
+            run: fingerprint of the scrubbing, which the vault's rows state.
         """
         return {
             "run": run,
@@ -249,7 +252,7 @@ def findings_of(before: Sequence[Document], case: ScrubbedCase) -> Findings:
     """Return the counts of one scrubbed case.
 
     Args:
-        before: its documents as they were.
+        before: the documents of the case before scrubbing.
     """
     languages = {document.id: document.language for document in before}
     by_language: dict[str, Counter[Kind]] = {}

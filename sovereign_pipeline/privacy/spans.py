@@ -1,4 +1,4 @@
-"""Findings in a text, which of two overlapping findings is kept, and placeholders such as `NAME_1`."""
+"""Define findings in a text, resolve overlaps between findings, and number placeholders such as `NAME_1`."""
 
 import bisect
 import re
@@ -12,7 +12,7 @@ from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.privacy.normalisation import normalise
 
 _PRECEDENCE = {kind: place for place, kind in enumerate(KINDS)}
-# Identifiers go before names, and names before what a name model takes for a place, an organisation or a date.
+# Identifiers take precedence over names, and names over a name model's places, organisations and dates.
 _TIERS: dict[Kind, int] = {"NAME": 1, "ORGANISATION": 2, "PLACE": 2, "NATIONALITY": 2, "DATE": 2, "AGE": 2}
 _TRIMMED_BY_OTHERS = frozenset({"ORGANISATION", "PLACE"})
 _LINKING_WORDS = ("and", "of")
@@ -21,32 +21,33 @@ _COUNTRY_PREFIX = re.compile(r"^(?:00)?968(?=\d{8}$)")
 
 @dataclass(frozen=True)
 class Span:
-    """A half-open span of normalised text, and the kind of personal data in it."""
+    """A finding: a half-open span of normalised text, and the kind of personal data in it."""
 
     start: int
     end: int
     kind: Kind
     key: str
-    """Equal for two mentions of one value."""
+    """Key that is equal for all mentions of one value."""
     labelled: bool = True
-    """The text names the kind, so it is certain; an unlabelled span takes the kind of a labelled one with its key."""
+    """Whether a label or check digits make the kind certain. An unlabelled span takes the kind of a labelled span
+    with the same key."""
     by_length: bool = False
-    """Nothing but the number of digits tells the kind, so any other finding there goes before."""
+    """Whether only the number of digits determines the kind. Any other overlapping finding takes precedence."""
 
 
 def value_key(kind: Kind, value: str) -> str:
-    """Return one key for all ways to write a value: without separators, letter case and the country prefix of a
-    phone."""
+    """Return a key that is equal for all spellings of a value: without separators, letter case and a phone's country
+    prefix."""
     plain = "".join(character for character in value if character.isalnum()).casefold()
     return _COUNTRY_PREFIX.sub("", plain) if kind == "PHONE" else plain
 
 
 def without_overlaps(spans: Iterable[Span]) -> list[Span]:
-    """Keep the stronger of each two spans that overlap. The result is in reading order.
+    """Return the spans in reading order, with the stronger of each two overlapping spans.
 
-    Identifiers go before names, labelled spans before others, then the order of `KINDS`, then the longer span. A place
-    or an organisation is trimmed instead of dropped: what is left of it beside the stronger span stays. So is a name
-    beside an identifier: an e-mail address may reach into the name before it.
+    Identifiers take precedence over names, labelled spans over others, then the order of `KINDS` decides, then length.
+    A place or an organisation is trimmed, not dropped: its part outside the stronger span stays. A name beside an
+    identifier is trimmed too, because an e-mail address may reach into the name before it.
     """
     kept: list[Span] = []  # always in reading order
     for span in sorted(spans, key=_weakness):
@@ -68,7 +69,7 @@ def _is_name_beside_identifier(span: Span, kept: Iterable[Span]) -> bool:
 
 
 def _weakness(span: Span) -> tuple[int, bool, bool, int, int, int]:
-    """Sorts the strongest span first."""
+    """Return a sort key that puts the strongest span first."""
     return (
         _TIERS.get(span.kind, 0),
         not span.labelled,
@@ -80,7 +81,8 @@ def _weakness(span: Span) -> tuple[int, bool, bool, int, int, int]:
 
 
 def _uncovered_pieces(span: Span, kept: Iterable[Span]) -> list[Span]:
-    """Return the pieces of two letters or more that no kept span covers. The key of such a span is its text."""
+    """Return the pieces of a span that no kept span covers and that have at least two letters. The span's key must
+    be its text."""
     gaps = []
     position = span.start
     for other in [each for each in kept if each.end > span.start and each.start < span.end]:
@@ -106,14 +108,14 @@ AUTHOR = "author"
 
 
 class Placeholders:
-    """The placeholders of one case file, numbered within their kind in the order in which values are first read."""
+    """The placeholders of one case file, numbered per kind in the order in which values first appear."""
 
     def __init__(self) -> None:
         self._given: dict[tuple[Kind, object], str] = {}
         self._last: Counter[Kind] = Counter()
 
     def of(self, kind: Kind, value: object) -> str:
-        """Return the placeholder of a value; the same one each time."""
+        """Return the placeholder of a value. Equal values get the same placeholder."""
         if (kind, value) not in self._given:
             self._last[kind] += 1
             self._given[kind, value] = f"{kind}_{self._last[kind]}"
@@ -121,13 +123,14 @@ class Placeholders:
 
 
 def kind_of(placeholder: str) -> Kind:
-    """`NAME_1` stands for a NAME."""
+    """Return the kind in a placeholder: NAME for `NAME_1`."""
     kind: Kind = placeholder.rsplit("_", 1)[0]  # type: ignore[assignment]
     return kind
 
 
 def reject_placeholders(document: Document) -> None:
-    """Raise PrivacyError for a document that holds what looks like a placeholder: it could not be restored."""
+    """Raise PrivacyError if a document already contains text that looks like a placeholder: its original could not
+    be restored."""
     for field, text in {**document.texts, AUTHOR: document.author}.items():
         if "_" in text and PLACEHOLDER.search(normalise(text).text):
             raise PrivacyError(

@@ -1,4 +1,4 @@
-"""The stage scrubbed_corpus and its gates, one of which reads the output again."""
+"""Define the stage scrubbed_corpus and its gates, one of which searches the output again."""
 
 import json
 import time
@@ -32,10 +32,11 @@ ROWS_IN_EVIDENCE = 20
 
 
 def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Replace personal data by placeholders, in the order of the input; the originals go into the vault.
+    """Write the documents with placeholders for personal data, in the order of the input, and the originals to the
+    vault.
 
-    Raises PrivacyError when a detector fails or misses its canary, a text already holds a placeholder, a document holds
-    what the policy stops at, or the vault's public key or a name model is missing.
+    Raises PrivacyError if a detector fails or misses its canary, a text already contains a placeholder, a document
+    contains a kind that the policy stops at, or the vault's public key or a name model is missing.
     """
     line = workplace.line
     vault = _vault_of(workplace)
@@ -78,8 +79,8 @@ def build_scrubbed_corpus(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 
 def _vault_of(workplace: Workplace) -> Vault:
-    """Return the vault, once its public key is known to be the institution's: originals sealed to another are lost to
-    it, and open to whoever put the other key there."""
+    """Return the vault, after verifying that its public key is the institution's. With another key, the institution
+    would lose the originals to whoever planted the key."""
     path = workplace.settings.vault_public_key
     vault = Vault.at(workplace.settings.vault, path)
     named = workplace.institution.vault_key
@@ -94,7 +95,8 @@ def _vault_of(workplace: Workplace) -> Vault:
 
 
 def _last_key(workplace: Workplace) -> str | None:
-    """Fingerprint of the key of the newest scrubbed corpus, of whichever line; None before the first."""
+    """Return the fingerprint of the key of the newest scrubbed corpus of any line of adapters; None before the
+    first."""
     store = workplace.store
     made = [store.read_manifest(ref).circumstances for ref in store.indexed(SCRUBBED_CORPUS.kind)]
     keys = [(each.created_at, each.recorded[PUBLIC_KEY]) for each in made if PUBLIC_KEY in each.recorded]
@@ -102,11 +104,11 @@ def _last_key(workplace: Workplace) -> str | None:
 
 
 def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read the output again, as the scrubber did when it was done (`rereading.SecondReading`).
+    """Search the output again with the second reading that the scrubber used (`case_files.SecondReading`).
 
-    What is left and only looks like an identifier makes the gate inconclusive, which a recipe may let an officer
-    accept. The recipe's own recognizers read it too. A kind that the policy keeps is not counted, neither is a value
-    that the same row labels as such a kind, nor what the line's word lists call no personal data.
+    The recipe's own recognizers run too. Findings whose only evidence is weak make the gate inconclusive; a recipe may
+    let an officer waive that. The gate ignores kinds that the policy keeps, values that the same row labels as such a
+    kind, and values that the word lists declare not personal data.
     """
     treatments = workplace.institution.treatments(workplace.line.line)
     kinds_in = workplace.kinds_in_columns(RAW_CORPUS.config_at(workplace))
@@ -125,7 +127,7 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
         certain += len(in_columns) + sum(not span.by_length for span in found.left)
         kinds = [*(span.kind for span in found.left), *in_columns]
         left.update(kinds)
-        if kinds:  # the id itself may hold what was found
+        if kinds:  # the id itself may contain the finding
             listed.append({"row": f"line {count}" if in_columns else document.id, "kinds": sorted(set(kinds))})
         countdown.reached(count)
     rows = [str(each["row"]) for each in listed]
@@ -148,7 +150,7 @@ def evaluate_no_identifier_left(workplace: Workplace, artifact: Artifact, inputs
 
 
 def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare every document with the classified one in its place: scrubbing changes texts and authors alone."""
+    """Compare every document with the classified document in its place: scrubbing may change only texts and authors."""
     rows = max(_rows_in(artifact), _rows_in(inputs[CLASSIFIED_CORPUS.kind]))
     countdown = Countdown(workplace.progress, "gate columns_kept", rows, "document")
     both = zip_longest(
@@ -170,7 +172,7 @@ def evaluate_columns_kept(workplace: Workplace, artifact: Artifact, inputs: Inpu
 
 
 def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Count what people judged of this corpus, against what the recipe demands."""
+    """Compare the number of values of this corpus that people judged with the number that the recipe demands."""
     line = workplace.line
     estimate = estimate_of(read_judgements(workplace, artifact.ref.digest))
     evidence = {
@@ -203,12 +205,12 @@ def evaluate_sample_judged(workplace: Workplace, artifact: Artifact, inputs: Inp
 
 
 def judgements_demanded(workplace: Workplace) -> dict[str, str]:
-    """Return `recorded_judgements` where the recipe demands judgements; else nothing."""
+    """Return `recorded_judgements` if the recipe demands judgements, otherwise an empty dict."""
     return recorded_judgements(workplace) if workplace.line.privacy.judged is not None else {}
 
 
 def _columns(document: Document) -> dict[str, object]:
-    """Everything but what is scrubbed, and which texts there are."""
+    """Return the columns that scrubbing must not change, and the names of the non-empty texts."""
     columns = document.model_dump(exclude={*document.texts, "author"})
     return {**columns, "texts": [name for name, text in document.texts.items() if text]}
 
@@ -227,7 +229,7 @@ def _remaining_in(document: Document, treatments: Treatments, detector: Detector
 
 
 def _columns_of(document: Document) -> tuple[str, ...]:
-    """Return the values that are kept beside the texts."""
+    """Return the column values that are kept and may contain personal data."""
     return (document.id, document.case, document.department, *document.links)
 
 
@@ -237,8 +239,8 @@ def _rows_in(artifact: Artifact) -> int:
 
 
 def detector_parts(workplace: Workplace) -> dict[str, str]:
-    """`name_model:LANGUAGE` -> digest of the model's files and of the libraries that run it; `recognizer:CLASS` -> that
-    of its source and its distribution; `word_lists` -> that of the line's lists, where it has any."""
+    """Return the digests of the detectors' external parts: `name_model:LANGUAGE` of a model's files and libraries,
+    `recognizer:CLASS` of an added recognizer's code version, and `word_lists` of the word lists, if there are any."""
     privacy = workplace.line.privacy
     models = {f"name_model:{key}": digest_of(name_model_parts(model)) for key, model in privacy.name_models.items()}
     classes = {item.recognizer: item for item in privacy.recognizers if item.recognizer is not None}
@@ -249,7 +251,7 @@ def detector_parts(workplace: Workplace) -> dict[str, str]:
 
 
 def sensitive_kinds(institution: Institution, line: Line) -> Config:
-    """Return the institution's treatment of each kind in this line."""
+    """Return the institution's treatment of each kind in this line of adapters."""
     return {"sensitive": dict(institution.treatments(line.line))}
 
 

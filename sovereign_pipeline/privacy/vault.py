@@ -1,7 +1,8 @@
-"""The vault of originals, encrypted to a public key (age), and the digest by which an artifact states its rows.
+"""Write and read the vault of originals, encrypted to a public key (age), and verify its rows against an artifact's
+digest.
 
-The training side holds the public key only: it can add rows and never read them. Anyone with the public key can add
-invented rows. The artifact's digest shows which rows are true.
+The training side has only the public key: it can add rows and cannot read them. Anyone with the public key can add
+invented rows. The artifact's digest shows which rows are genuine.
 """
 
 import json
@@ -29,7 +30,7 @@ _LINE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class MappingRow:
-    """One replaced value. The fields are the keys of the vault's JSON."""
+    """One replaced value. The field names are the keys of the vault's JSON."""
 
     line: str
     run: str
@@ -38,15 +39,15 @@ class MappingRow:
     row: str
     """The document's id."""
     field: str
-    """Which of the document's fields."""
+    """Name of the document's field."""
     placeholder: str
     original: str
-    """The exact characters that were cut."""
+    """Exact characters that the placeholder replaced."""
 
 
 @dataclass(frozen=True)
 class Vault:
-    """The vault as the training side has it: it can add rows and never read them."""
+    """A write-only vault, as the training side uses it: it can add rows and cannot read them."""
 
     directory: Path
     recipient: str
@@ -54,19 +55,19 @@ class Vault:
 
     @classmethod
     def at(cls, directory: Path, public_key: Path) -> "Vault":
-        """Return the vault under a directory, sealed to the public key in a file. Raises PrivacyError when there is
-        none."""
+        """Return the vault in a directory, encrypted to the public key in a file. Raises PrivacyError if the key is
+        missing or invalid."""
         return cls(directory, read_public_key(public_key))
 
     @property
     def fingerprint(self) -> str:
-        """Of the public key."""
+        """Return the fingerprint of the public key."""
         return fingerprint_of(self.recipient)
 
     def add(self, line: str, rows: Iterable[MappingRow]) -> int:
-        """Write one encrypted file with these rows and return their number; no rows, no file.
+        """Write the rows to one encrypted file and return their number. Without rows, no file is written.
 
-        The file is named by the digest of its encrypted bytes: a digest of the plain rows would let anyone who can
+        The file is named by the SHA-256 of its encrypted bytes. A digest of the plain rows would let anyone who can
         list the vault test a guess.
         """
         import pyrage
@@ -88,7 +89,7 @@ class Vault:
 
 
 def read_public_key(path: Path) -> str:
-    """Return the recipient in a public key file. Raises PrivacyError when there is none."""
+    """Return the age recipient in a public key file. Raises PrivacyError if the file is missing or invalid."""
     import pyrage
 
     remedy = "Make a key pair on the offline machine and bring the public file here."
@@ -103,20 +104,20 @@ def read_public_key(path: Path) -> str:
 
 
 def fingerprint_of(recipient: str) -> str:
-    """SHA-256 (64 hex digits) of a public key: what institution.yaml and artifacts name it by."""
+    """Return the SHA-256 (64 hex digits) of a public key, as institution.yaml and artifacts state it."""
     return sha256(recipient.encode()).hexdigest()
 
 
 def public_key_of(private_key: str) -> str:
-    """Return the public half. Raises PrivacyError for what is no private key."""
+    """Return the public key of a private key. Raises PrivacyError for an invalid private key."""
     return str(_identity(private_key).to_public())
 
 
 def read_vault(directory: Path, private_key: str, line: str | None = None) -> Iterator[MappingRow]:
-    """Decrypt every row of a vault, or of one line of it, file by file in the order of their names.
+    """Decrypt every row of a vault, or of one line of adapters in it, file by file in order of file name.
 
-    Raises PrivacyError for a key that is not a private key, and for a file that it does not open or that holds anything
-    but rows, naming the file.
+    Raises PrivacyError for an invalid private key, and, naming the file, for a file that the key does not decrypt or
+    that contains anything but rows.
     """
     for _, rows in read_vault_files(directory, private_key, line):
         yield from rows
@@ -125,7 +126,7 @@ def read_vault(directory: Path, private_key: str, line: str | None = None) -> It
 def read_vault_files(
     directory: Path, private_key: str, line: str | None = None
 ) -> Iterator[tuple[Path, list[MappingRow]]]:
-    """As `read_vault`, with the file of the rows."""
+    """Decrypt like `read_vault`, and yield each file with its rows."""
     import pyrage
 
     identity = _identity(private_key)
@@ -139,7 +140,7 @@ def read_vault_files(
                 f"{file}: this key does not open the file, or its bytes were changed.",
                 "Give the key whose public half was in use when the file was written, or restore the file.",
             ) from None
-        # Lines end with a newline and nothing else: an original may hold any other separator, such as U+2028.
+        # Split at newlines only: an original may contain other separators, such as U+2028.
         rows = [_row(each) for each in content.split(b"\n") if each]
         if None in rows:
             raise PrivacyError(
@@ -159,7 +160,7 @@ def _row(line: bytes) -> MappingRow | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Return whether it has no half of a character, which JSON can hold and no terminal can show."""
+    """Return whether a text has no lone surrogate, which JSON can contain and terminals cannot show."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -176,14 +177,14 @@ def _identity(private_key: str) -> "pyrage.x25519.Identity":
 
 FINDINGS = "findings.json"
 PUBLIC_KEY = "vault_public_key"
-"""Name of the public key's fingerprint among a manifest's recorded facts."""
+"""Key of the public key's fingerprint among a manifest's recorded facts."""
 
 
 class MappingDigest:
-    """A digest over all rows of a mapping, each counted once, in whatever order they come.
+    """A digest over all rows of a mapping. It counts each row once and does not depend on their order.
 
-    It helps nobody to guess: only a guess at every value of the corpus at once can be tested, as it can against the
-    digest of the classified corpus. Rows of one case must be added together, or the case twice as a whole.
+    It does not help to guess values: only a guess at every value of the corpus at once can be tested, as with the
+    digest of the classified corpus. Add all rows of a case in one call.
     """
 
     def __init__(self) -> None:
@@ -202,22 +203,22 @@ class MappingDigest:
 
 @dataclass(frozen=True)
 class StatedMapping:
-    """What a scrubbed corpus states about its mapping."""
+    """The facts that a scrubbed corpus states about its mapping."""
 
     artifact: str
-    """Digest of the artifact."""
+    """Digest of the scrubbed corpus."""
     run: str
-    """Fingerprint under which its originals are in the vault."""
+    """Fingerprint of the scrubbing, in each of its rows in the vault."""
     mapping_sha256: str
     public_key: str | None
-    """Fingerprint of the key that they were sealed to; None where the artifact was made by an early release."""
+    """Fingerprint of the public key that the originals were encrypted to; None for artifacts of early releases."""
 
     @classmethod
     def of(cls, directory: Path) -> "StatedMapping":
-        """Read from the directory of a scrubbed corpus, or from a copy of its manifest and `findings.json` alone.
+        """Read the facts from the directory of a scrubbed corpus, or from a copy of its manifest and `findings.json`.
 
-        The directory's name must be the artifact's digest, as ledger and records have it. Raises IntegrityError for
-        one that was changed, and InputError for another kind of artifact or one that states nothing.
+        The directory's name must be the artifact's digest. Raises IntegrityError if the artifact was changed, and
+        InputError for another kind of artifact or one without a mapping digest.
         """
         manifest = Manifest.from_file(directory / MANIFEST_FILE)
         if manifest.digest != directory.resolve().name:
@@ -248,7 +249,7 @@ class StatedMapping:
         )
 
     def check_key(self, fingerprint: str) -> None:
-        """Raise PrivacyError when the mapping was sealed to another key. fingerprint: of one's own public key."""
+        """Raise PrivacyError if the mapping was encrypted to another public key than the one with this fingerprint."""
         if self.public_key not in (None, fingerprint):
             raise PrivacyError(
                 f"Artifact {short(self.artifact)} was sealed to the public key {self.public_key}, and this private key "
@@ -257,7 +258,7 @@ class StatedMapping:
             )
 
     def check_rows(self, by_file: Mapping[Path, Sequence[MappingRow]]) -> None:
-        """Raise PrivacyError unless the rows of this run in all files are exactly those that the artifact states."""
+        """Raise PrivacyError unless the rows of this run in all files are exactly the rows that the artifact states."""
         own = {file: [row for row in rows if row.run == self.run] for file, rows in by_file.items()}
         own = {file: rows for file, rows in own.items() if rows}
         if _digest(own.values()) == self.mapping_sha256:

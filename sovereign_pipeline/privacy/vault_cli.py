@@ -116,7 +116,7 @@ def _write_new(path: Path, content: str, mode: int) -> None:
 
 
 def _write_audit_line(vault: Path, case: str, line: str | None, count: int, artifacts: Sequence[str]) -> None:
-    """Append who opened which case, on the disk before anything is shown. Holds no originals."""
+    """Append the user, case and artifacts to the audit log and flush it to disk. The entry contains no originals."""
     entry = {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "user": account(),
@@ -133,7 +133,8 @@ def _write_audit_line(vault: Path, case: str, line: str | None, count: int, arti
 
 
 def _print_table(rows: list[MappingRow]) -> None:
-    """One line for each placeholder and each writing of its original, with the rows that hold it."""
+    """Print a table with one row for each placeholder and each spelling of its original, with the ids of the
+    documents."""
     from rich.console import Console
     from rich.table import Table
 
@@ -147,7 +148,7 @@ def _print_table(rows: list[MappingRow]) -> None:
 
 
 def _printable(original: str) -> str:
-    """Without characters that command a terminal; `--json` has them all."""
+    """Replace characters that control a terminal. `--json` prints them all."""
     return "".join(each if each.isprintable() or each == "\n" else "\N{REPLACEMENT CHARACTER}" for each in original)
 
 
