@@ -1,1 +1,1 @@
-"""Bundles that cross the air gap, and backups of an installation."""
+"""Pack bundles that cross the air gap, and back up and restore an installation."""

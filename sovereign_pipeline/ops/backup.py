@@ -1,8 +1,8 @@
-"""Take an encrypted backup of an installation while work goes on.
+"""Take an encrypted backup of an installation while it is in use.
 
-Under the ledger's lock it copies registry, checkpoint and keys aside. Then it adds the rest: references before the
-artifacts that they name, artifacts of the home before those of the corpus. Other databases are copied by SQLite's own
-backup, or dumped.
+Registry, checkpoint and keys are first copied aside under the ledger's lock. The other files follow: references before
+the artifacts that they name, artifacts in the home before those in the corpus. Other databases are copied with SQLite's
+backup API or dumped with pg_dump.
 """
 
 import datetime
@@ -34,18 +34,18 @@ from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.stage import Progress
 
 ASIDE = ".backup-"
-"""What the name of such a folder begins with."""
+"""Prefix of the name of a temporary folder."""
 OURS = ".sovereign-aside"
-"""And ends with: beside the home may lie folders of others."""
+"""Suffix of the name of a temporary folder. It tells these folders from others beside the home."""
 _NAME = re.compile(re.escape(ASIDE) + r"\w+" + re.escape(OURS))
 
 
 ROOTS = ("home", "corpus", "vault", "review_secrets", "keys", "serving")
-"""Fields of the settings: the directories that a backup holds. What the institution edits is under version control."""
+"""Fields of the settings that name the directories in a backup. `data` is left out: it is under version control."""
 
 
 CREATED = "backup created"
-"""Action of the entry of a backup, which is in the backup as its newest entry or one of the newest."""
+"""Action of a backup's ledger entry. The backup itself contains the entry, among its newest ones."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Taken:
 
     description: Description
     size: int
-    """Of the encrypted archive, in bytes."""
+    """Size of the encrypted archive in bytes."""
     links: tuple[Path, ...]
-    """Links, which are not copied."""
+    """Symbolic links that were found and not copied."""
 
 
 def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> Taken:
-    """Write a backup into a folder that is not there yet, encrypted to a public key. It is an entry before.
+    """Append a ledger entry, then write a backup into a new folder, encrypted to a public key.
 
-    Raises InputError, and IntegrityError where the registry is not the one of its checkpoint.
+    Raises InputError, and IntegrityError if the registry does not match its checkpoint.
     """
     database_file(settings)
     for database in on_servers(settings).values():
@@ -93,7 +93,10 @@ def take(settings: Settings, out: Path, recipient: str, progress: Progress) -> T
 
 @contextmanager
 def folder_aside(parent: Path) -> Iterator[Path]:
-    """A new folder, for the owner alone, removed at the end. What killed processes left beside it is removed first."""
+    """Create a private temporary folder, and remove it at the end.
+
+    Folders left by killed processes are removed first.
+    """
     _remove_left(parent)
     path, lock = _locked(parent)
     try:
@@ -103,8 +106,8 @@ def folder_aside(parent: Path) -> Iterator[Path]:
 
 
 def _locked(parent: Path) -> tuple[Path, int]:
-    """A folder that is locked for as long as this process lives."""
-    while True:  # another process may take a folder for one that was left, before it is locked
+    """Create a folder and lock it until this process ends or removes it. Returns its path and the lock's descriptor."""
+    while True:  # another process may remove the folder as a leftover before it is locked
         path = Path(tempfile.mkdtemp(prefix=ASIDE, suffix=OURS, dir=parent))
         lock = _lock(path)
         if lock is not None and path.exists():
@@ -127,7 +130,7 @@ def _remove(path: Path, lock: int) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """The folder's lock; None where a process holds it, and where the folder is gone or another account's."""
+    """Lock a folder. Returns None if another process holds the lock, or if the folder is gone or another account's."""
     try:
         lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -143,24 +146,24 @@ def _lock(path: Path) -> int | None:
 
 
 REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP = "registry/registry.db", "registry/registry.dump", "mlflow/mlflow.dump"
-"""Names of databases in the archive, that of the registry by what it is in: SQLite or PostgreSQL."""
+"""Names of the databases in the archive. The registry's name depends on its database: SQLite or PostgreSQL."""
 SQLITE = b"SQLite format 3\x00"
 OF_A_DATABASE = ("-wal", "-shm", "-journal")
 PASSING = (".building", ".partial", ASIDE)
-"""What the name of a folder begins with that holds what is being made."""
+"""Prefixes of the names of folders that hold unfinished work."""
 
 
 @dataclass
 class Snapshot:
-    """What is to be copied, and what was left out."""
+    """The state of an installation that a backup copies, and the links that it leaves out."""
 
     settings: Settings
     aside: Path
-    """A private directory for copies of what changes."""
+    """Private directory for copies of files that change during the backup."""
     links: list[Path] = field(default_factory=list)
 
     def held_together(self) -> str:
-        """Copy registry, ledger and keys aside, while no act is done. Returns the checkpoint of the copy."""
+        """Copy registry, ledger and keys aside under the ledger's lock. Returns the checkpoint of this copy."""
         database, server = database_file(self.settings), on_servers(self.settings).get(REGISTRY_DUMP)
         with ExitStack() as states:
             with only_writer(self.settings):
@@ -172,12 +175,12 @@ class Snapshot:
                         to = self._aside(f"{name}/{path.relative_to(directory).as_posix()}")
                         shutil.copyfile(path, to)
                 checkpoint = checkpoint_file(self.settings).read_text(encoding="utf-8")
-            if server is not None:  # a dump takes longer than an act may wait for the lock
+            if server is not None:  # outside the lock: a dump takes longer than others may wait for it
                 postgresql.dump(server, self._aside(REGISTRY_DUMP), state)
         return checkpoint
 
     def write(self, archive: Archive, progress: Progress) -> None:
-        """Add everything."""
+        """Add every file to the archive."""
         for name, server in on_servers(self.settings).items():
             if name != REGISTRY_DUMP:
                 postgresql.dump(server, self._aside(name))
@@ -194,7 +197,7 @@ class Snapshot:
                 progress(f"{counted(len(archive.listed), 'file')}, at {name.partition('/')[0]}")
 
     def _others(self) -> Iterator[tuple[str, Path]]:
-        """Name in the archive, and path. References to artifacts come first, and the corpus after the home."""
+        """Yield each file's name in the archive and its path: first references, then artifacts; the home first."""
         for field_name in ROOTS:
             root: Path = getattr(self.settings, field_name)
             paths = list(_files(root, self.links))
@@ -213,7 +216,7 @@ class Snapshot:
                 archive.add(name, path)
         except FileNotFoundError:
             if "artifacts" in path.parts:
-                raise  # an artifact is never removed; weights are, on record, and the next backup is without them
+                raise  # only a logged purge removes an artifact's files; the next backup leaves them out
 
     def _aside(self, name: str) -> Path:
         path = self.aside / name
@@ -222,7 +225,10 @@ class Snapshot:
 
 
 def database_file(settings: Settings) -> Path | None:
-    """The registry's file; None for a registry on a PostgreSQL server. Raises InputError for any other database."""
+    """Return the path of the registry's SQLite file, or None for a registry on a PostgreSQL server.
+
+    Raises InputError for any other database.
+    """
     url = registry_url(settings)
     if postgresql.is_on_server(settings.registry_url):
         return None
@@ -236,7 +242,7 @@ def database_file(settings: Settings) -> Path | None:
 
 
 def on_servers(settings: Settings) -> dict[str, Database]:
-    """Name of a dump -> the database on a PostgreSQL server, of those that the settings know."""
+    """Return the databases of the settings that are on a PostgreSQL server, by the name of their dump."""
     urls = {REGISTRY_DUMP: "registry_url", MLFLOW_DUMP: "mlflow_url"}
     return {
         name: Database(VARIABLES[field], getattr(settings, field))
@@ -246,7 +252,10 @@ def on_servers(settings: Settings) -> dict[str, Database]:
 
 
 def _files(root: Path, links: list[Path]) -> Iterator[Path]:
-    """Every file below a directory, but what is being made and the write-ahead logs of databases; links are noted."""
+    """Yield every file below a directory, except unfinished folders and databases' journals.
+
+    Append links to `links`.
+    """
     if not root.is_dir():
         return
     for entry in sorted(os.scandir(root), key=lambda each: each.name):
@@ -266,6 +275,6 @@ def _is_database(path: Path) -> bool:
 
 
 def _copy_database(path: Path, to: Path) -> None:
-    """One state of a database, whoever writes to it meanwhile."""
+    """Copy a database in one consistent state, even while others write to it."""
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as source, closing(sqlite3.connect(to)) as target:
         source.backup(target)

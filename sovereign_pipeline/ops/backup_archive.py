@@ -1,7 +1,7 @@
-"""Write and read a backup's encrypted archive, and its signed description.
+"""Write and read a backup's encrypted archive and its signed description.
 
-The archive is a tar stream, encrypted to an age key while it is written. A list at its end names every file with its
-SHA-256. The pipeline signs the SHA-256 of the archive, since anybody with the public key could encrypt one.
+The archive is a tar stream that is encrypted to an age key while it is written. Its last member lists every file with
+its SHA-256. The pipeline signs the SHA-256 of the archive, since anybody with the public key could encrypt an archive.
 """
 
 import hashlib
@@ -42,14 +42,14 @@ LARGEST_LIST = 1 << 30
 
 
 class DamagedBackup(IntegrityError):
-    """A backup is not the one that was signed, or cannot be read."""
+    """Raised when a backup differs from the signed one, or cannot be read."""
 
     usual_hint = "Use another backup, and find out what changed this one."
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A file of the archive."""
+    """A file in the list of the archive."""
 
     name: str
     size: int
@@ -64,7 +64,7 @@ class Archive:
         self.listed: list[Listed] = []
 
     def add(self, name: str, path: Path) -> None:
-        """Add a file as it is now; one that grows meanwhile is cut where it ended. Raises OSError."""
+        """Add a file, cut at its current size in case it grows meanwhile. Raises OSError."""
         with path.open("rb") as stream:
             status = os.fstat(stream.fileno())
             member = tarfile.TarInfo(name)
@@ -74,7 +74,7 @@ class Archive:
         self.listed.append(Listed(name, member.size, hashing.sha256.hexdigest()))
 
     def close(self) -> None:
-        """Add the list, which is the last member."""
+        """Add the list of files as the last member."""
         content = canonical_json([vars(each) for each in self.listed])
         member = tarfile.TarInfo(LIST)
         member.size, member.mode = len(content), 0o600
@@ -82,7 +82,7 @@ class Archive:
 
 
 class _Hashing:
-    """A stream that computes the SHA-256 of what is read from it."""
+    """A stream that computes the SHA-256 of the bytes that are read from it."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -111,15 +111,15 @@ def written(path: Path, recipient: str) -> Iterator[Archive]:
 
 
 def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iterator[bytes]], None]) -> list[Listed]:
-    """Read an archive from its beginning to its end, and compare it with its list. Returns the list.
+    """Read an archive from beginning to end and compare it with its list. Returns the list.
 
     Args:
-        sha256: of the archive, as it was signed. The bytes that are decrypted are compared with it, since a medium may
-            change after it was verified.
-        take: called with each file and its bytes, in blocks, **before** the list is known; what it keeps is good only
-            once this returns. The digest that it gets is empty.
+        sha256: signed SHA-256 of the archive. It is compared with the bytes that are decrypted, since the medium may
+            change after an earlier verification.
+        take: called with each file and its bytes, in blocks, **before** the list is verified. Use its results only
+            after this function returns. The `Listed` that it gets has an empty digest.
 
-    Raises PrivacyError for a key that does not open it, and IntegrityError.
+    Raises PrivacyError if the key does not decrypt the archive, and IntegrityError.
     """
     import pyrage
 
@@ -161,7 +161,7 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
 
 
 def _decrypted(sealed: BinaryIO, to: BinaryIO, identity: "Identity", sha256: str) -> None:
-    """Raises IntegrityError at the end where these were not the bytes with this SHA-256."""
+    """Decrypt an archive. Raises IntegrityError at the end if its bytes do not have this SHA-256."""
     import pyrage
 
     hashing = _Hashing(sealed)
@@ -182,14 +182,15 @@ def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, I
 
     rest = blocks()
     take(Listed(member.name, member.size, ""), rest)
-    for _ in rest:  # what was not taken is compared as well
+    for _ in rest:  # bytes that `take` did not read are hashed as well
         pass
     return Listed(member.name, member.size, hasher.hexdigest())
 
 
 @contextmanager
 def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[bytes]]:
-    """A pipe, at whose other end a thread encrypts or decrypts. Its error is raised here at the end."""
+    """Yield one end of a pipe, while a thread encrypts or decrypts at the other end. Raises the thread's error at the
+    end."""
     reading, writing = os.pipe()
     ends = {"rb": reading, "wb": writing}
     errors: list[BaseException] = []
@@ -206,12 +207,12 @@ def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[b
     try:
         with os.fdopen(ends[ours], ours) as end:
             yield cast(IO[bytes], end)
-            while ours == "rb" and end.read(BLOCK):  # what follows the archive; else the other end would be cut off
+            while ours == "rb" and end.read(BLOCK):  # read to the end, or the writer gets a broken pipe
                 pass
     except (OSError, EOFError, tarfile.TarError):
         thread.join()
         if errors and not isinstance(errors[0], BrokenPipeError):
-            raise errors[0] from None  # why the pipe ended
+            raise errors[0] from None  # the reason why the pipe ended
         raise
     finally:
         thread.join()
@@ -220,7 +221,7 @@ def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[b
 
 
 def recipient_in(path: Path) -> str:
-    """The public key in a file. Raises InputError for what is none."""
+    """Read the public key in a file. Raises InputError if the file holds no age public key."""
     import pyrage
 
     text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
@@ -243,16 +244,16 @@ class Description(Frozen):
 
     format: int = 1
     created: str
-    """UTC, ISO 8601."""
+    """UTC time of the backup, ISO 8601."""
     archive: str
     """SHA-256 of the encrypted archive."""
     files: int
     checkpoint: str
-    """The signed checkpoint of the ledger in it."""
+    """Signed checkpoint of the ledger in the backup."""
 
     @property
     def head(self) -> TreeHead:
-        """What the checkpoint says. Raises IntegrityError for what is none."""
+        """Size and root of the ledger, from the checkpoint. Raises IntegrityError if the checkpoint is malformed."""
         return parse_tree_head(parse_note(self.checkpoint).text)
 
 
@@ -265,11 +266,11 @@ def write(directory: Path, description: Description, signer: Signer) -> None:
 
 
 def read_description(directory: Path, trust: Trust) -> Description:
-    """Read and verify, with every byte of the archive. Raises IntegrityError."""
+    """Read a backup's description and verify its signature and every byte of the archive. Raises IntegrityError."""
     content = read_bounded(directory / DESCRIPTION, LARGEST_BUNDLE, DamagedBackup.usual_hint)
     try:
         description = Description.model_validate_json(content)
-        index = description.head.size  # a key that was replaced since counts for what it signed before
+        index = description.head.size  # a key that was replaced later stays valid for what it signed before
     except (ValidationError, InputError):
         raise DamagedBackup(f"{directory / DESCRIPTION}: this describes no backup.") from None
     signature = read_bounded(directory / SIGNATURE, LARGEST_BUNDLE, DamagedBackup.usual_hint)

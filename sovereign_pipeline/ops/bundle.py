@@ -1,4 +1,4 @@
-"""Pack a bundle on the connected side, and verify and install it with this installation's trust root."""
+"""Pack a bundle on the connected side; verify and install it with this installation's trust root."""
 
 import hashlib
 import io
@@ -35,7 +35,7 @@ FIRST_DAY_OF_ZIP = (1980, 1, 1, 0, 0, 0)
 
 
 PUBLISHERS = "publishers"
-"""The folder of `data/` that says whose signatures count."""
+"""Folder of `data/` with the keys and identities of trusted publishers."""
 Torch = Literal["cpu", "cuda"]
 
 
@@ -50,12 +50,12 @@ def create(
     since: Path | None = None,
     signatures: Path | None = None,
 ) -> Bundle:
-    """Pack a bundle, and verify it once more as its receiver will.
+    """Pack a bundle, then verify it as its receiver will.
 
     Args:
         project: the checkout of the release.
-        since: the index of an earlier bundle, to which this one adds.
-        signatures: a folder of publishers' signatures that were fetched.
+        since: index of an earlier bundle. The new bundle is a delta to it.
+        signatures: folder of publishers' signatures that were fetched.
     """
     trust = trust_root(settings)
     source = release(project)
@@ -84,12 +84,12 @@ def verified(
     bases: Sequence[Path] = (),
     newer_than: Path | None = None,
 ) -> Bundle:
-    """Verify a bundle, by the code that it carries and by `signing/` as well: what one of them refuses is refused.
+    """Verify a bundle with two implementations: the code that it carries, and `record/`. Both must accept it.
+
+    If this installation has a trust root, an older one in the bundle is rejected. Raises IntegrityError.
 
     Args:
-        root_sha256: of the first root; None takes that of this installation's trust root.
-
-    Where this installation has a trust root, an older one in the bundle is refused. Raises IntegrityError.
+        root_sha256: SHA-256 of the first root. None uses this installation's trust root.
     """
     at_least = (1, 1)
     if (settings.data / TRUST).is_dir():
@@ -100,7 +100,7 @@ def verified(
             )
         at_least, root_sha256 = (trust.root_version, trust.targets_version), trust.root_sha256
     elif root_sha256 is None:
-        trust_root(settings)  # says that there is none, and what to do
+        trust_root(settings)  # raises the error for a missing trust root
     assert root_sha256 is not None
     try:
         bundle = verify(directory, root_sha256, bases, at_least=at_least, newer_than=newer_than)
@@ -127,13 +127,13 @@ def pack(
     since: Path | None = None,
     now: datetime | None = None,
 ) -> str:
-    """Write a bundle into a folder that is not there yet. Returns the SHA-256 of its index.
+    """Write a bundle into a new folder. Returns the SHA-256 of its index.
 
     Args:
-        contents: among them `bundle.pyz` and the trust root.
-        since: the index of an earlier bundle; what that one leads to is left out.
+        contents: the files, including `bundle.pyz` and the trust root.
+        since: index of an earlier bundle. Files in that bundle are left out.
 
-    Raises SignInError for a key that may not sign bundles, and InputError.
+    Raises SignInError if the key may not sign bundles, and InputError.
     """
     trust.key(ROLE, signer.keyid)
     if not trust.counts(ROLE, signer.keyid, None):
@@ -186,15 +186,15 @@ def pack(
 
 
 def tool() -> Content:
-    """`bundle.pyz`: what verifies and installs, for a machine that has Python alone. The same bytes each time."""
+    """Return `bundle.pyz`, which verifies and installs on a machine with only Python. Its bytes are reproducible."""
     archive = io.BytesIO()
-    with zipfile.ZipFile(archive, "w") as opened:  # stored, so that a person can read it as it is
+    with zipfile.ZipFile(archive, "w") as opened:  # uncompressed, so that a person can read it
         opened.writestr(zipfile.ZipInfo("__main__.py", FIRST_DAY_OF_ZIP), Path(bundle_tool.__file__).read_bytes())
     return Content(bundle_tool.TOOL, archive.getvalue(), "of this release")
 
 
 def _layer(blobs: Path, content: Content, left_out: frozenset[str]) -> dict[str, Any]:
-    """Store a file by its digest, unless the earlier bundle has it. Returns its descriptor."""
+    """Store a file under its digest, unless the earlier bundle has it. Returns its descriptor."""
     partial, hasher, size = blobs / ".partial", hashlib.sha256(), 0
     with partial.open("wb") as to:
         for block in _blocks(content.source):
@@ -228,7 +228,7 @@ def _descriptor(media_type: str, content: bytes) -> dict[str, Any]:
 
 
 def _earlier(index: Path, trust: Trust, created: str) -> tuple[str, frozenset[str]]:
-    """Digest of an earlier bundle's index, and those of everything that it leads to. Raises IntegrityError."""
+    """Return the digest of an earlier bundle's index and the digests of its files. Raises IntegrityError."""
     keys = {each.keyid: der_of(each.public_pem) for each in trust.keys(ROLE) if trust.counts(ROLE, each.keyid, None)}
     try:
         earlier = bundle_tool.read_earlier(index, carried_trust.BundleKeys((1, 1), keys))
@@ -242,7 +242,7 @@ def _earlier(index: Path, trust: Trust, created: str) -> tuple[str, frozenset[st
 
 
 NOT_CARRIED = frozenset({"sources", TRUST})
-"""Folders of `data/`: the documents; and the trust root, which stands apart."""
+"""Folders of `data/` that `configuration` leaves out: the documents, and the trust root, which is packed separately."""
 
 
 def trust_root_files(settings: Settings) -> Iterator[Content]:
@@ -251,7 +251,7 @@ def trust_root_files(settings: Settings) -> Iterator[Content]:
 
 
 def configuration(settings: Settings) -> Iterator[Content]:
-    """What the institution edits, without documents and base models. Raises InputError for a link."""
+    """Yield the files of `data/`, without documents and base models. Raises InputError for a symbolic link."""
     models = [model_directory(settings, load_card(settings, name)) for name in _cards(settings)]
     for path in sorted(settings.data.rglob("*")):
         relative = path.relative_to(settings.data)
@@ -264,7 +264,10 @@ def configuration(settings: Settings) -> Iterator[Content]:
 
 
 def base_models(settings: Settings, progress: Progress) -> Iterator[Content]:
-    """Every model that has a card. Raises IntegrityError for a file that is not the pinned one."""
+    """Yield the files of every base model that has a card.
+
+    Raises IntegrityError for a file that differs from its pin.
+    """
     for name in _cards(settings):
         card = load_card(settings, name)
         verify_of_pinned(settings, card, progress)
@@ -276,7 +279,7 @@ def base_models(settings: Settings, progress: Progress) -> Iterator[Content]:
 
 
 def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
-    """Every suite that has a card and whose files are in the mirror."""
+    """Yield the files of every suite that has a card and is in the mirror."""
     for name in suite_names(settings):
         card = load_suite_card(settings, name)
         try:
@@ -291,7 +294,10 @@ def suites(settings: Settings, progress: Progress) -> Iterator[Content]:
 
 
 def release(project: Path) -> Content:
-    """The source of this release, as it is committed. Raises InputError where it is not."""
+    """Return the committed source of this release as a tar.
+
+    Raises InputError if the checkout has uncommitted changes.
+    """
     if not (project / ".git").exists():
         raise InputError(f"{project}: this is no checkout.", "Pack from a checkout of the release.")
     if _git(project, "status", "--porcelain", "--untracked-files=no"):
@@ -314,18 +320,19 @@ def _git(project: Path, *arguments: str) -> bytes:
 BUILD = "build.txt"
 PIN = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 PUBLISHED = "pinned by requirements/"
-"""The origin of a wheel that was downloaded as its publisher made it."""
+"""Origin of a wheel that was downloaded as its publisher built it."""
 QUIET = ("--quiet", "--disable-pip-version-check", "--no-input")
 
 
 def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progress) -> list[Content]:
-    """The wheels that some of the locks pin, with `build.txt`'s.
+    """Download the wheels that the given lock files and `build.txt` pin, and build wheels of source archives.
 
     Args:
-        requirements: the folder of the locks. names: of these, such as `runtime.txt`.
-        into: an empty folder on the disk where the bundle will be.
+        requirements: the folder of the lock files.
+        names: names of lock files in it, such as `runtime.txt`.
+        into: an empty folder on the disk of the bundle.
 
-    Raises NotFoundError where pip cannot get one, and IntegrityError for one that no lock pins.
+    Raises NotFoundError if pip cannot get a wheel, and IntegrityError for a wheel that no lock file pins.
     """
     published, built = into / "published", into / "built"
     for folder in (published, built):
@@ -359,9 +366,12 @@ def _built(published: Path, built: Path) -> list[Content]:
 
 
 def _pip(act: str, *options: str) -> None:
-    """Run the pip of this environment, which `make` installed, and the setuptools, as `build.txt` pins them."""
+    """Run pip of this environment, with pip and setuptools as `build.txt` pins them.
+
+    Raises NotFoundError if it fails.
+    """
     command = (sys.executable, "-m", "pip", act, *QUIET, *options)
-    environment = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}  # what is built then has the same bytes each time
+    environment = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}  # makes the built wheels reproducible
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise NotFoundError(

@@ -32,7 +32,7 @@ AGAIN = "Take the bundle again from where it was packed, and find out who change
 
 
 class Refused(Exception):
-    """The bundle is not what was signed, or cannot be installed here."""
+    """Raised when the bundle differs from the signed one, or cannot be installed here."""
 
     def __init__(self, message: str, hint: str = AGAIN) -> None:
         super().__init__(message)
@@ -40,7 +40,7 @@ class Refused(Exception):
 
 
 def on_one_line(text: str) -> str:
-    """As it is printed: what a bundle says, and what its files are called, moves no cursor and begins no line."""
+    """Replace unprintable characters by "?". Text from a bundle then cannot move the cursor or begin a new line."""
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
@@ -50,7 +50,7 @@ def sha256(content: bytes) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, never what a link leads to."""
+    """Open a regular file without following a symbolic link."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -70,7 +70,7 @@ def small_file(path: Path) -> bytes:
 
 
 def each_block(path: Path, digest: str, size: int | None) -> Iterator[bytes]:
-    """The blocks of a file. Raises Refused at its end where it is not the file with this digest and size."""
+    """Yield the blocks of a file. Raises Refused at the end if the file has another digest or size."""
     hasher, read = hashlib.sha256(), 0
     with opened(path) as stream:
         while block := stream.read(BLOCK):
@@ -87,7 +87,7 @@ def compare(path: Path, digest: str, size: int | None) -> None:
 
 
 def json_object(content: bytes, where: object) -> dict[str, Any]:
-    """Raises Refused for what is no JSON object, or names a key twice: readers disagree about which one counts."""
+    """Parse a JSON object. Raises Refused for anything else and for a repeated key, which parsers treat differently."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -112,12 +112,12 @@ def moment(text: object, where: object) -> datetime:
 
 
 def spelled(content: Any) -> bytes:
-    """The one spelling of JSON that is signed or hashed: sorted keys, no spaces, UTF-8."""
+    """Return the canonical JSON that is signed or hashed: sorted keys, no spaces, UTF-8."""
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def whole(check: Callable[[], Any], where: object) -> Any:
-    """What a check returns. What it does not find where it must be is a bundle that is malformed."""
+    """Return a check's result. Raises Refused if the check fails on missing or malformed data."""
     try:
         return check()
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
@@ -129,17 +129,17 @@ N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 A = P - 3
 B = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
 Point = tuple[int, int] | None
-"""None is the point at infinity."""
+"""A point of the curve P-256; None is the point at infinity."""
 G: Point = (
     0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
     0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
 )
 SPKI = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004")
-"""What a SubjectPublicKeyInfo of P-256 begins with; an uncompressed point follows."""
+"""Prefix of a SubjectPublicKeyInfo of P-256; an uncompressed point follows."""
 
 
 def is_signed(public_der: bytes, signature: bytes, content: bytes) -> bool:
-    """Whether the signature (DER) over these bytes is by this key (SubjectPublicKeyInfo, DER)."""
+    """Return whether this key (SubjectPublicKeyInfo, DER) made this ECDSA signature (DER) over these bytes."""
     key, numbers = _point(public_der), _numbers(signature)
     if key is None or numbers is None:
         return False
@@ -153,7 +153,7 @@ def is_signed(public_der: bytes, signature: bytes, content: bytes) -> bool:
 
 
 def _point(public_der: bytes) -> Point:
-    """The key's point; None for what is no key, or a point that is not on the curve."""
+    """Return the point of a public key. None if the bytes are no P-256 key or the point is not on the curve."""
     if len(public_der) != len(SPKI) + 64 or not public_der.startswith(SPKI):
         return None
     x, y = (int.from_bytes(public_der[start : start + 32], "big") for start in (len(SPKI), len(SPKI) + 32))
@@ -162,7 +162,7 @@ def _point(public_der: bytes) -> Point:
 
 
 def _numbers(signature: bytes) -> tuple[int, int] | None:
-    """r and s, where the signature is written in the one way that DER has."""
+    """Return r and s of a signature. None if it is not strict DER."""
     if len(signature) < 8 or signature[0] != 0x30 or signature[1] != len(signature) - 2:
         return None
     numbers, at = [], 2
@@ -172,9 +172,9 @@ def _numbers(signature: bytes) -> tuple[int, int] | None:
         length = signature[at + 1]
         written = signature[at + 2 : at + 2 + length]
         if length == 0 or len(written) != length or written[0] & 0x80:
-            return None  # cut off, or negative
+            return None  # truncated, or negative
         if length > 1 and written[0] == 0 and not written[1] & 0x80:
-            return None  # a zero too many
+            return None  # superfluous leading zero
         numbers.append(int.from_bytes(written, "big"))
         at += 2 + length
     return (numbers[0], numbers[1]) if at == len(signature) else None
@@ -210,16 +210,16 @@ ROOTS = re.compile(r"[1-9][0-9]{0,5}\.root\.json")
 
 @dataclass(frozen=True)
 class BundleKeys:
-    """The keys that may sign a bundle now, and the versions of the trust root that says so."""
+    """The keys that may sign a bundle now, and the versions of the trust root that names them."""
 
     versions: tuple[int, int]
-    """Of root and targets."""
+    """Versions of root and targets."""
     keys: Mapping[str, bytes]
     """Key id -> SubjectPublicKeyInfo in DER."""
 
 
 def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> BundleKeys:
-    """From the files of a trust root (name -> content). Raises Refused for whatever does not verify."""
+    """Verify the files of a trust root (name -> content) and return the keys of the role bundle. Raises Refused."""
     count = sum(ROOTS.fullmatch(name) is not None for name in files)
     if {*files} != {"root.json", "targets.json", *(f"{number}.root.json" for number in range(1, count + 1))}:
         raise Refused(f"{TRUST}: its files are not targets.json, root.json and every root from the first.")
@@ -248,7 +248,10 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
 
 
 def _newest_root(roots: list[bytes]) -> dict[str, Any]:
-    """Each root is signed by enough keys of its own, and of the one before."""
+    """Verify the chain of roots and return the newest.
+
+    Each is signed by its own keys and by those of its predecessor.
+    """
     before: dict[str, Any] = {}
     for number, content in enumerate(roots, start=1):
         name = f"{TRUST}/{number}.root.json"
@@ -263,7 +266,7 @@ def _newest_root(roots: list[bytes]) -> dict[str, Any]:
 
 
 def _assert_threshold(metadata: Mapping[str, Any], keys: Mapping[str, Any], role: Mapping[str, Any], name: str) -> None:
-    """Enough different keys of the role signed it."""
+    """Raise Refused unless a threshold of the role's keys signed the metadata."""
     content = _olpc(metadata["signed"]).encode()
     signatures = {each["keyid"]: bytes.fromhex(each["sig"]) for each in metadata["signatures"]}
     needed = role["threshold"]
@@ -277,7 +280,7 @@ def _assert_threshold(metadata: Mapping[str, Any], keys: Mapping[str, Any], role
 
 
 def _public_der(keyid: str, key: Mapping[str, Any], name: str) -> bytes:
-    """A P-256 key. Its id is the SHA-256 of its bytes, so that no key stands under two ids and is counted twice."""
+    """Return a P-256 key. Its id must be the SHA-256 of its bytes, so that no key is counted under two ids."""
     lines = str(key["keyval"]["public"]).strip().splitlines()
     der = base64.b64decode("".join(lines[1:-1]), validate=True)
     if key["scheme"] != "ecdsa-sha2-nistp256" or sha256(der) != keyid:
@@ -286,7 +289,7 @@ def _public_der(keyid: str, key: Mapping[str, Any], name: str) -> bytes:
 
 
 def _olpc(value: Any) -> str:
-    """TUF's canonical JSON, which is what is signed: only quotation marks and backslashes are escaped."""
+    """Return TUF's canonical JSON, over which TUF signs. It escapes only quotation marks and backslashes."""
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
@@ -303,15 +306,15 @@ def _olpc(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Signed:
-    """What a statement says whose signature counts."""
+    """The content of a verified statement over a bundle's index."""
 
     keyid: str
     files: int
-    """How many files the index leads to."""
+    """Number of files in the bundle's manifest."""
 
 
 def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> Signed:
-    """The statement over the index. Raises Refused for a key that does not count, or a statement about another file."""
+    """Verify the statement over the index. Raises Refused for an untrusted key or a statement about another file."""
     parsed = json_object(bundle, SIGNATURE)
     keyid, envelope = parsed["verificationMaterial"]["publicKey"]["hint"], parsed["dsseEnvelope"]
     payload = base64.b64decode(envelope["payload"], validate=True)
@@ -336,7 +339,7 @@ def signed_statement(bundle: bytes, trusted: BundleKeys, index_sha256: str) -> S
 
 
 def _envelope(keyid: str, payload: bytes, signature: bytes) -> dict[str, Any]:
-    """A sigstore bundle with one signature, and nothing else."""
+    """Return a sigstore bundle with one signature and no other fields."""
     return {
         "mediaType": SIGSTORE,
         "verificationMaterial": {"publicKey": {"hint": keyid}},
@@ -357,7 +360,7 @@ BASE, PLATFORM = "sovereign-pipeline.base", "sovereign-pipeline.platform"
 OCI_LAYOUT, TOOL, BLOBS = "oci-layout", "bundle.pyz", "blobs/sha256"
 FOLDERS = (TRUST, "blobs", BLOBS)
 EMPTY = b"{}"
-"""What OCI puts where an image has a configuration."""
+"""The empty configuration of an OCI image."""
 HEX = frozenset("0123456789abcdef")
 
 
@@ -369,24 +372,24 @@ class Carried:
     sha256: str
     size: int
     origin: str
-    """Where it came from, and what pins it."""
+    """Source of the file, and what pins its digest."""
     publisher: str
-    """Whose signature over it was verified when it was packed; empty: none was."""
+    """Publisher whose signature over the file was verified during packing; empty if there was none."""
     path: Path
-    """Where its bytes lie: in this bundle, or in the one that a delta adds to."""
+    """Path of the file's bytes: in this bundle, or in the bundle that a delta adds to."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle every byte of which was compared with what was signed."""
+    """A bundle whose every byte was verified against the signed digests."""
 
     directory: Path
     index_sha256: str
     created: str
     platform: str
-    """For which Python and machine."""
+    """Python version and machine that the wheels are for."""
     base: str | None
-    """SHA-256 of the index of the bundle that this one adds to."""
+    """SHA-256 of the index of the bundle that this delta adds to; None for a complete bundle."""
     keyid: str
     trust_versions: tuple[int, int]
     files: tuple[Carried, ...]
@@ -401,12 +404,12 @@ def verify(
     at_least: tuple[int, int] = (1, 1),
     newer_than: Path | None = None,
 ) -> Bundle:
-    """Compare a bundle with what was signed; raises Refused naming the first thing that differs.
+    """Verify every file of a bundle. Raises Refused that names the first difference.
 
     Args:
-        bases: of a delta: the bundle that it adds to, then the one that this one adds to, and so on.
-        at_least: versions of root and targets seen before, from which nothing goes back.
-        newer_than: the index of a bundle that was taken before; one that is no later is refused.
+        bases: the bundle that this delta adds to, then the base of that bundle, and so on.
+        at_least: minimum versions of root and targets; an older trust root is rejected.
+        newer_than: index of a bundle that was verified before. A bundle that is not newer is rejected.
     """
     at = now or datetime.now(UTC)
     bundle: Bundle = whole(lambda: _verified(directory, root_sha256, bases, at, at_least), directory)
@@ -461,7 +464,7 @@ def _verified(
 
 
 def _entries(directory: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """Every file below a directory, by its name in the bundle. Raises Refused for a link, and what is no file."""
+    """Yield every file below a directory by its name in the bundle. Raises Refused for links and special files."""
     if directory.is_symlink() or not directory.is_dir():
         raise Refused(f"{directory}: there is no bundle, or it is a link.", "Name the bundle's own directory.")
     for path in sorted(directory.iterdir()):
@@ -483,7 +486,7 @@ def _assert_exactly(directory: Path, there: set[str], listed: set[str]) -> None:
 
 
 def _index(content: bytes, where: Path) -> tuple[dict[str, Any], str]:
-    """The annotations of an index, and the digest of its one manifest."""
+    """Return the annotations of an index, and the digest of its one manifest."""
     index = json_object(content, where)
     listed = index["manifests"]
     if index["mediaType"] != INDEX_TYPE or len(listed) != 1 or listed[0]["artifactType"] != ARTIFACT_TYPE:
@@ -500,7 +503,7 @@ def _digest(descriptor: Mapping[str, Any], where: Path) -> str:
 
 
 def _files(manifest: bytes, directory: Path, in_bases: Mapping[str, Path]) -> Iterator[Carried]:
-    """The files of a manifest. Raises Refused for a name that leads elsewhere, or is there twice."""
+    """Yield the files of a manifest. Raises Refused for an unsafe or repeated name."""
     where = directory / INDEX
     parsed = json_object(manifest, where)
     if parsed["mediaType"] != MANIFEST_TYPE or _digest(parsed["config"], where) != sha256(EMPTY):
@@ -523,7 +526,7 @@ def _files(manifest: bytes, directory: Path, in_bases: Mapping[str, Path]) -> It
 
 
 def is_safe(name: object) -> bool:
-    """Whether a name leads to a file below the folder into which it is unpacked, on every file system."""
+    """Return whether a name, unpacked into a folder, stays below that folder on every file system."""
     return (
         isinstance(name, str)
         and unicodedata.normalize("NFC", name) == name
@@ -534,14 +537,14 @@ def is_safe(name: object) -> bool:
 
 
 def _above(name: str) -> Iterator[str]:
-    """The folders that a file's name has above it."""
+    """Yield the parent folders in a file's name."""
     parts = name.split("/")
     return ("/".join(parts[:count]) for count in range(1, len(parts)))
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What the index of an earlier bundle leads to; a delta leaves it out."""
+    """The digests in an earlier bundle, which a delta leaves out."""
 
     index_sha256: str
     created: str
@@ -549,7 +552,7 @@ class Earlier:
 
 
 def read_earlier(index: Path, trusted: BundleKeys) -> Earlier:
-    """Of a bundle whose signature counts. Its manifest must lie beside the index; its other blobs need not."""
+    """Read an earlier bundle with a trusted signature. Only its index and manifest are needed, not its other blobs."""
     return whole(lambda: _earlier(index, trusted), index)  # type: ignore[no-any-return]
 
 
@@ -563,7 +566,7 @@ def _earlier(index: Path, trusted: BundleKeys) -> Earlier:
 
 
 def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path) -> dict[str, Path]:
-    """What a delta takes from the bundles below it: digest -> where it lies."""
+    """Return the blobs that a delta takes from its bases: digest -> path."""
     found: dict[str, Path] = {}
     above = directory
     for folder in bases:
@@ -590,7 +593,7 @@ def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path
 
 WHEELS, SOURCE, ENVIRONMENT = "wheels", "release/source.tar", "release/.venv"
 READY = f"{ENVIRONMENT}/.ready"
-"""What the release's Makefile makes of an environment with everything in it, so that it does not install again."""
+"""File by which the release's Makefile recognises a complete environment, so that it does not install again."""
 WHEEL = re.compile(r"([A-Za-z0-9_.]+)-([A-Za-z0-9_.+!]+)(?:-[0-9][^-]*)?-[^-]+-[^-]+-[^-]+\.whl")
 PLACES: Mapping[str, str] = {
     TRUST: "data/trust",
@@ -599,23 +602,24 @@ PLACES: Mapping[str, str] = {
     "suites": "home/suites",
     WHEELS: ".wheels",
 }
-"""Folder in the bundle -> folder below the target. Whatever else is carried goes to where its name says."""
+"""Folder in the bundle -> folder below the target. Other files keep the path in their name."""
 SETTINGS = "environment"
-"""A file of variables below the target, as systemd's `EnvironmentFile` takes it."""
+"""File of variables below the target, in the format of systemd's `EnvironmentFile`."""
 SAFE_LINKS_NOTE = "An archive of a release holds files and folders alone."
 
 Tell = Callable[[str], None]
 
 
 def this_platform() -> str:
-    """For which Python and machine the wheels of a bundle are."""
+    """Return the Python version and machine that a bundle's wheels must match."""
     return f"cpython-{sys.version_info[0]}.{sys.version_info[1]}-{sys.platform}-{platform.machine()}"
 
 
 def install(bundle: Bundle, target: Path, tell: Tell) -> Path:
-    """Install a verified bundle into a folder that is not there yet. Returns the environment's folder.
+    """Install a verified bundle into a new folder. Returns the environment's folder.
 
-    Raises Refused where it is there: an environment is made where it stays, and never moved. What was begun is removed.
+    Raises Refused if the folder exists, because an environment cannot be moved after it is made. A failed installation
+    is removed.
     """
     if bundle.platform != this_platform():
         raise Refused(
@@ -661,14 +665,14 @@ def _install(bundle: Bundle, target: Path, tell: Tell) -> None:
     (target / READY).touch()
     shutil.rmtree(requirements.parent)
     source.unlink()
-    with (target / INDEX).open("xb") as stream:  # the next bundle is to be newer
+    with (target / INDEX).open("xb") as stream:  # kept for `--newer-than` of the next bundle
         stream.writelines(each_block(bundle.directory / INDEX, bundle.index_sha256, None))
     variables = {"SOVEREIGN_HOME": target / "home", "SOVEREIGN_DATA": target / "data"}
     (target / SETTINGS).write_text("".join(f"{name}={path}\n" for name, path in variables.items()))
 
 
 def place_of(name: str) -> PurePosixPath:
-    """Where a file of the bundle lies below the target."""
+    """Return the path below the target of a file of the bundle."""
     folder, _, rest = name.partition("/")
     return PurePosixPath(PLACES.get(folder, folder), rest) if rest else PurePosixPath(name)
 
@@ -681,7 +685,7 @@ def _copy(carried: Carried, to: Path) -> None:
 
 
 def _unpack(archive: Path, into: Path) -> None:
-    """Raises Refused for an archive with a link, a device or a name that leads elsewhere."""
+    """Unpack an archive. Raises Refused if it has a link, a device or a name that leads outside the folder."""
     try:
         with tarfile.open(archive, "r:") as opened:
             for member in opened:
@@ -693,7 +697,10 @@ def _unpack(archive: Path, into: Path) -> None:
 
 
 def requirement_lines(wheels: list[Carried]) -> Iterator[str]:
-    """What pip is to install: each wheel by name, version and digest. Raises Refused for two of one project."""
+    """Yield pip requirements: each wheel's project, version and digest.
+
+    Raises Refused for two wheels of one project.
+    """
     seen: set[str] = set()
     for carried in wheels:
         found = WHEEL.fullmatch(carried.name.partition("/")[2])
@@ -707,7 +714,7 @@ def requirement_lines(wheels: list[Carried]) -> Iterator[str]:
 
 
 def _run(*command: str, target: Path) -> None:
-    """Run pip or venv with nothing of this account's configuration: no index, no links, no constraints."""
+    """Run pip or venv without this account's configuration: no index, no links, no constraints."""
     path = os.environ.get("PATH", os.defpath)
     alone = {"PATH": path, "HOME": str(target), "PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "LC_ALL": "C.UTF-8"}
     done = subprocess.run(command, env=alone, cwd=target, capture_output=True, text=True, check=False)
@@ -717,7 +724,7 @@ def _run(*command: str, target: Path) -> None:
 
 
 def told(bundle: Bundle) -> Iterator[str]:
-    """Lines for people, each without an end."""
+    """Return the lines that describe a verified bundle to its user, without line ends."""
     return map(on_one_line, _lines(bundle))
 
 
@@ -740,8 +747,8 @@ def _folder(name: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit status: 0 done; 1 the bundle is not what was signed; 2 wrong usage."""
-    os.umask(0o077)  # what is installed is its own account's alone
+    """Run the command line. Returns 0 for success, 1 for a rejected bundle, 2 for wrong usage or a file error."""
+    os.umask(0o077)  # only this account can read the installed files
     parser = argparse.ArgumentParser("bundle.pyz", description="Verify a bundle, or install from it alone.")
     parser.add_argument("act", choices=("verify", "install"))
     parser.add_argument("bundle", type=Path, help="the bundle's folder")

@@ -1,4 +1,4 @@
-"""Dump and restore databases on a PostgreSQL server, with its own client programs."""
+"""Dump and restore databases on a PostgreSQL server with its own client programs."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.ops.backup_archive import DamagedBackup
 from sovereign_pipeline.record.database import parsed_url
 
-# What libpq calls a part of an address -> its variable, as the programs read it. One that is not here has none.
+# libpq's keyword for a part of the URL -> the environment variable of the client programs. Other keywords have none.
 _OF_LIBPQ: Mapping[str, str] = {
     **{key: f"PG{key.upper()}" for key in ("host", "port", "user", "password", "options", "passfile", "gssencmode")},
     **{key: f"PG{key.upper()}" for key in ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "connect_timeout")},
@@ -28,10 +28,10 @@ _OF_LIBPQ: Mapping[str, str] = {
     "channel_binding": "PGCHANNELBINDING",
     "target_session_attrs": "PGTARGETSESSIONATTRS",
 }
-# pg_restore connects only if an argument has an address. This one has none of it, so all is read from the environment.
+# pg_restore connects only if it gets a connection string. This one names no server: the environment does.
 _ADDRESS_IN_ENVIRONMENT = "application_name=sovereign-backup"
 
-# Everything that a dump can hold of a schema, but what an extension has put there.
+# Every relation and routine that a dump can hold, except those that belong to an extension.
 _CONTENT = """
 SELECT CASE relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
                     WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END AS kind, c.oid::regclass::text AS name
@@ -50,13 +50,14 @@ class Database:
     """A database on a PostgreSQL server."""
 
     variable: str
-    """Of the settings, which names it; what messages call it by."""
+    """Environment variable that holds the database's URL. Messages refer to the database by this variable."""
     url: str = field(repr=False)
-    """Its address; it may hold a password."""
+    """URL of the database; it may contain a password."""
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
-        """A transaction over one state; it keeps nobody from writing. Raises InputError without a server."""
+        """Open a transaction over one snapshot, without blocking writers. Raises InputError if the server is
+        unreachable."""
         try:
             engine = create_engine(parsed_url(self.variable, self.url), isolation_level="REPEATABLE READ")
             connection = engine.connect()
@@ -77,7 +78,7 @@ def is_on_server(url: str) -> bool:
 
 
 def assert_can_dump(database: Database) -> None:
-    """Raises InputError where pg_dump is missing or of another version, or cannot be given the address."""
+    """Raise InputError if pg_dump is missing, has another version, or cannot be given the database's URL."""
     _environment(database)
     with database.connected() as connection:
         _assert_fits(_program("pg_dump", database), _version_of(connection), database)
@@ -85,14 +86,21 @@ def assert_can_dump(database: Database) -> None:
 
 @contextmanager
 def one_state(database: Database) -> Iterator[str]:
-    """Hold the database's state as it is on entering, for `dump`, while others go on. Yields what it is called."""
+    """Export a snapshot of the database's current state for `dump`, without blocking writers.
+
+    Yields the snapshot's id.
+    """
     with database.connected() as connection:
         name: str = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
         yield name
 
 
 def dump(database: Database, to: Path, state: str | None = None) -> None:
-    """Write a dump into a new file. state: of `one_state`; None is the state of now. Raises InputError."""
+    """Dump a database into a new file. Raises InputError.
+
+    Args:
+        state: a snapshot id of `one_state`; None dumps the current state.
+    """
     assert_can_dump(database)
     options = ["--format=custom", "--no-publications", "--no-subscriptions", "--lock-wait-timeout=30s"]
     if state is not None:
@@ -102,16 +110,15 @@ def dump(database: Database, to: Path, state: str | None = None) -> None:
 
 
 def assert_empty(database: Database) -> None:
-    """Raises InputError for a database that holds anything."""
+    """Raise InputError if the database is not empty."""
     with database.connected() as connection:
         _assert_empty(database, connection)
 
 
 def restore(database: Database, dumped: Path) -> None:
-    """Restore a dump whole, or not at all, into an empty database. What is restored belongs to the role of the address.
+    """Restore a dump into an empty database, in one transaction. The role in the URL owns the restored tables.
 
-    Raises InputError for a database that is not empty, an older server, or a role that the dump names and that is not
-    there.
+    Raises InputError if the database is not empty, the server is older than the dump, or a role in the dump is missing.
     """
     with database.connected() as connection:
         _assert_empty(database, connection)
@@ -130,7 +137,7 @@ def restore(database: Database, dumped: Path) -> None:
 
 
 def empty(database: Database) -> None:
-    """Take everything away. For a database that was empty before something was restored into it."""
+    """Drop everything in a database that was empty before a restore."""
     with database.connected() as connection:
         for kind, name in connection.execute(text(_CONTENT)).all():
             connection.exec_driver_sql(f"DROP {kind} IF EXISTS {name} CASCADE".replace("%", "%%"))
@@ -151,7 +158,7 @@ def _version_of(connection: Connection) -> int:
 
 
 def _version_in(database: Database, program: str, dumped: Path) -> int:
-    """Version of the server that was dumped."""
+    """Return the major version of the server that was dumped."""
     with tempfile.TemporaryFile() as listed:
         _run(database, [program, "--list", str(dumped)], listed)
         listed.seek(0)
@@ -162,7 +169,7 @@ def _version_in(database: Database, program: str, dumped: Path) -> int:
 
 
 def _program(name: str, database: Database) -> str:
-    """Path of one of PostgreSQL's programs."""
+    """Return the path of one of PostgreSQL's client programs. Raises InputError if it is not installed."""
     program = shutil.which(name)
     if program is None:
         raise InputError(
@@ -174,10 +181,10 @@ def _program(name: str, database: Database) -> str:
 
 
 def _assert_fits(program: str, version: int, database: Database) -> None:
-    """Raise InputError for a program of another version than the server's.
+    """Raise InputError if a client program and the server have different major versions.
 
-    A newer pg_dump writes what the server's own pg_restore cannot read, and a newer pg_restore sets what an older
-    server does not know.
+    A newer pg_dump writes a format that the server's pg_restore cannot read. A newer pg_restore uses settings that an
+    older server does not know.
     """
     shown = subprocess.run((program, "--version"), capture_output=True, text=True, check=False).stdout
     found = re.search(r"\(PostgreSQL\) (\d+)", shown)
@@ -191,7 +198,8 @@ def _assert_fits(program: str, version: int, database: Database) -> None:
 
 
 def _environment(database: Database) -> dict[str, str]:
-    """What the programs find the database by. Raises InputError for a part of an address that has no variable."""
+    """Return the environment in which the programs find the database. Raises InputError for an unsupported URL
+    parameter."""
     url = parsed_url(database.variable, database.url)
     named: dict[str, Any] = {"host": url.host, "port": url.port, "user": url.username, "password": url.password}
     given = {**named, "dbname": url.database, **url.query}
@@ -202,14 +210,14 @@ def _environment(database: Database) -> dict[str, str]:
                 f"It may have, once each: {', '.join(_OF_LIBPQ)}.",
             )
     variables = {_OF_LIBPQ[key]: str(value) for key, value in given.items() if value not in (None, "")}
-    own = {name: value for name, value in os.environ.items() if name != "PGSERVICE"}  # its parts would go before these
+    own = {name: value for name, value in os.environ.items() if name != "PGSERVICE"}  # it would override these
     return {**own, **variables, "LC_ALL": "C"}
 
 
 def _run(database: Database, command: list[str], to: IO[bytes]) -> None:
-    """Run to its end, with what it writes in a file. Raises InputError with its first error.
+    """Run a program and write its output to a file. Raises InputError with the program's first error.
 
-    It writes through this process: when that is killed, the program has nowhere to write, and ends.
+    The output passes through this process. If this process is killed, the program's pipe breaks and it ends too.
     """
     with (
         tempfile.TemporaryFile() as errors,

@@ -1,8 +1,10 @@
-"""Verify publishers' signatures when a bundle is packed, and record which carried files each covers.
+"""Verify publishers' signatures when a bundle is packed, and record which files each signature covers.
 
-The operator's folder of signatures mirrors the bundle. A signature covers a file
-(`models/gemma/model.safetensors.sigstore.json`), a list of SHA-256 (`models/gemma/SHA256SUMS` with
-`SHA256SUMS.sigstore.json` beside it), or is itself a list (`models/gemma/model.sig`, OpenSSF model signing).
+The operator's folder of signatures mirrors the bundle. There are three kinds of signature:
+
+- over a file: `models/gemma/model.safetensors.sigstore.json`;
+- over a list of SHA-256: `models/gemma/SHA256SUMS`, with `SHA256SUMS.sigstore.json` beside it;
+- containing its own list: `models/gemma/model.sig` (OpenSSF model signing).
 """
 
 import base64
@@ -35,35 +37,36 @@ if TYPE_CHECKING:
 
 ISSUER_OID = "1.3.6.1.4.1.57264.1.8"
 MOST_SAID = 200
-"""Characters of a reason: it quotes what the bundle holds."""
+"""Maximum number of characters of a reason in a message. The reason quotes content of the bundle."""
 
 
 class BadSignature(IntegrityError):
-    """A publisher's signature does not hold, or does not cover the file that is carried."""
+    """Raised when a publisher's signature is invalid, or does not cover the packed file."""
 
     usual_hint = "Get it again from the publisher."
 
 
 @dataclass(frozen=True)
 class Content:
-    """A file that is to be carried."""
+    """A file to be packed into a bundle."""
 
     name: str
-    """Its name in the bundle, such as `wheels/torch-2.13.0-….whl`."""
+    """File name in the bundle, such as `wheels/torch-2.13.0-….whl`."""
     source: Path | bytes
     origin: str
-    """Where it comes from, and what pins it; for people."""
+    """Description of the file's source and of what pins its digest."""
     publisher: str = ""
-    """Whose signature over it was verified; empty: none was."""
+    """Publishers whose signatures over the file were verified; empty if there are none."""
 
 
 def with_publishers(contents: Sequence[Content], signatures: Path, publishers: Path) -> list[Content]:
-    """The contents, each with the publishers whose signatures over it were verified, and the signatures themselves.
+    """Return the contents with their verified publishers, followed by the signatures themselves.
 
     Args:
-        signatures: the folder of signatures. publishers: that of the publishers who count.
+        signatures: the folder of signatures.
+        publishers: the folder of trusted publishers.
 
-    Raises IntegrityError for a signature that does not hold, and for one over nothing that is carried; InputError.
+    Raises IntegrityError for an invalid signature or one that covers no packed file, and InputError.
     """
     trusted = load_publishers(publishers)
     paths = sorted(path for path in signatures.rglob("*") if path.is_symlink() or not path.is_dir())
@@ -111,24 +114,24 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
 
 @dataclass(frozen=True)
 class Certified:
-    """What a bundle says, and who is certified to have signed it."""
+    """The verified content of a sigstore bundle, and the identity of its signer."""
 
     identity: str
-    """The one subject of the certificate."""
+    """The certificate's only subject."""
     issuer: str
-    """Who vouched for it to sigstore."""
+    """OIDC issuer that authenticated the signer to sigstore."""
     payload: bytes | None
-    """An in-toto statement; None: the signature is over the file itself."""
+    """In-toto statement; None if the signature is over the file itself."""
 
 
 def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
-    """Who signed a bundle, which is as sigstore writes it.
+    """Verify a sigstore bundle against a trusted root. Returns its statement and signer.
 
     Args:
-        sha256: of the file that was signed; None where a statement was.
-        root: sigstore's trusted root, under which everything is verified.
+        sha256: SHA-256 of the signed file; None if a statement was signed.
+        root: path of sigstore's trusted root.
 
-    Raises IntegrityError with the first reason why it does not hold, and NotFoundError without the library.
+    Raises IntegrityError with the reason if verification fails, and NotFoundError if `sigstore` is not installed.
     """
     try:
         from sigstore.hashes import Hashed
@@ -149,7 +152,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
             verifier.verify_artifact(digest, parsed, policy)
             return Certified(policy.identity, policy.issuer, None)
         kind, payload = verifier.verify_dsse(parsed, policy)
-    except Exception as error:  # the library's own, and those of what it parses with: each means no
+    except Exception as error:  # of the library or its parsers: each means invalid
         said = on_one_line(" ".join(f"{type(error).__name__}: {error}".split()))
         raise IntegrityError(f"It does not hold under {root.name} ({said[:MOST_SAID]}).") from None
     if kind != PAYLOAD:
@@ -158,7 +161,10 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
 
 
 class _ReadIdentity:
-    """A policy, as the library asks for one, that keeps whom the certificate names. Whether it counts comes later."""
+    """A verification policy for sigstore's library that records the certificate's identity.
+
+    The caller checks it later.
+    """
 
     identity = ""
     issuer = ""
@@ -178,7 +184,7 @@ class _ReadIdentity:
         issuer = cert.extensions.get_extension_for_oid(ObjectIdentifier(ISSUER_OID)).value
         if len(names) != 1 or not isinstance(names[0], RFC822Name | UniformResourceIdentifier):
             raise VerificationError("the certificate's subject is not one address or URI")
-        assert isinstance(issuer, UnrecognizedExtension)  # no library knows it
+        assert isinstance(issuer, UnrecognizedExtension)  # cryptography has no class for it
         self.identity, self.issuer = names[0].value, asn1.decode_der(str, issuer.value)
         if not all(each and each.isprintable() for each in (self.identity, self.issuer)):
             raise VerificationError("the certificate names nobody")
@@ -191,16 +197,16 @@ ENDINGS = (".pub", ".yaml", ".json")
 
 
 class CertifiedIdentity(RecipeModel):
-    """Whom a certificate of a sigstore instance must name."""
+    """The identity that a publisher's sigstore certificate must have."""
 
     issuer: Annotated[str, Field(min_length=1, examples=["https://token.actions.githubusercontent.com"])]
-    """Who vouched for the identity to sigstore: the certificate's OIDC issuer, compared exactly."""
+    """OIDC issuer in the certificate, which authenticated the publisher to sigstore. It is compared exactly."""
 
     identity: Annotated[str, Field(min_length=1)]
-    """The certificate's subject, an address or a workflow with its tag, compared exactly."""
+    """Subject of the certificate: an email address, or a workflow with its tag. It is compared exactly."""
 
     trusted_root: Annotated[str, Field(examples=["sigstore-root.json"])]
-    """The file beside this one with sigstore's trusted root: its certificate authority and its logs."""
+    """File beside this one with sigstore's trusted root: its certificate authority and its logs."""
 
     @model_validator(mode="after")
     def _name_a_file(self) -> "CertifiedIdentity":
@@ -209,22 +215,22 @@ class CertifiedIdentity(RecipeModel):
         return self
 
     def is_of(self, identity: str, issuer: str) -> bool:
-        """Whether a certificate that names these is this publisher's."""
+        """Return whether a certificate with this subject and issuer belongs to this publisher."""
         return (identity, issuer) == (self.identity, self.issuer)
 
 
 @dataclass(frozen=True)
 class Publishers:
-    """The publishers whose signatures count."""
+    """The trusted publishers."""
 
     folder: Path
     keys: Mapping[str, "EllipticCurvePublicKey"]
-    """By the name of its file, without its ending."""
+    """Public keys, by the name of their file without its suffix."""
     identities: Mapping[str, CertifiedIdentity]
-    """By the name of its file, without its ending."""
+    """Certified identities, by the name of their file without its suffix."""
 
     def by_root(self) -> Iterator[tuple[Path, dict[str, CertifiedIdentity]]]:
-        """Each trusted root, with the identities that are to be certified under it."""
+        """Yield each trusted root with the identities that are certified under it."""
         for root in sorted({each.trusted_root for each in self.identities.values()}):
             yield (
                 self.folder / root,
@@ -233,7 +239,7 @@ class Publishers:
 
 
 def load_publishers(folder: Path) -> Publishers:
-    """Whom a folder names. Raises InputError, RecipeError or IntegrityError for a file that is not what it must be."""
+    """Load the trusted publishers of a folder. Raises InputError, RecipeError or IntegrityError for an invalid file."""
     for path in sorted(folder.iterdir()) if folder.exists() else ():
         if path.suffix not in ENDINGS or not path.is_file():
             raise InputError(
@@ -275,7 +281,7 @@ SUFFIX, MODEL = ".sigstore.json", "model.sig"
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle"
 STATEMENTS = ("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1")
 PROVENANCE = "https://slsa.dev/provenance/v1"
-"""The one statement about a file that counts as a signature over it: that its publisher built it."""
+"""Type of the only statement that counts as a signature over a file: its publisher states that it built the file."""
 
 
 @dataclass(frozen=True)
@@ -284,12 +290,12 @@ class _Bundle:
     raw: bytes
     signature: bytes
     payload: bytes | None
-    """An in-toto statement; None: the signature is over the file itself."""
+    """In-toto statement; None if the signature is over the file itself."""
     has_certificate: bool
 
 
 def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) -> str:
-    """Whose signature over a file it is. Raises IntegrityError where it is over another, or of nobody who counts."""
+    """Return the publisher who signed a file. Raises IntegrityError for another file or an untrusted signer."""
     bundle = _read(signature)
     publisher, payload = _verified(bundle, signed, publishers)
     if payload is None:
@@ -307,12 +313,12 @@ def sigstore_publisher(signature: Path, signed: Path, publishers: Publishers) ->
 
 
 def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str, str]]:
-    """Whose signature it is, and over what: path in the model's folder -> SHA-256. Raises IntegrityError."""
+    """Return a model's publisher and its signed files: path in the model's folder -> SHA-256. Raises IntegrityError."""
     bundle = _read(signature)
     if bundle.payload is None:
         raise BadSignature(f"{signature}: it holds no list of a model's files.")
     publisher, payload = _verified(bundle, None, publishers)
-    assert payload is not None  # as the bundle's was
+    assert payload is not None  # because the bundle's payload is not None
     statement = _statement(payload, signature)
     predicate = statement.get("predicate")
     if statement.get("predicateType") != MODEL_FILES or not isinstance(predicate, dict):
@@ -331,7 +337,7 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
 
 
 def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> tuple[str, bytes | None]:
-    """Whose signature it is, and the statement that was verified. Raises IntegrityError, NotFoundError."""
+    """Return the publisher who made a signature, and the verified statement. Raises IntegrityError, NotFoundError."""
     for name, key in publishers.keys.items():
         if _is_signed(key, bundle, signed):
             return f"sigstore, {name} ({_fingerprint(key)})", bundle.payload
@@ -368,7 +374,7 @@ def _is_signed(key: "EllipticCurvePublicKey", bundle: _Bundle, signed: Path | No
     if bundle.payload is not None:
         digest = hashlib.new(algorithm.name, pre_authentication_encoding(bundle.payload)).digest()
     else:
-        assert signed is not None  # a model's bundle without a list was refused
+        assert signed is not None  # `signed_model` has rejected a bundle without a list
         with signed.open("rb") as stream:
             digest = hashlib.file_digest(stream, algorithm.name).digest()
     try:
@@ -442,7 +448,7 @@ def _also_signed(content: Content, publisher: str) -> Content:
 
 
 def _listed(sums: Path) -> dict[str, str]:
-    """What a list of SHA-256 says: path beside it -> digest."""
+    """Parse a list of SHA-256: path relative to the list -> digest."""
     digests: dict[str, str] = {}
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         matched = LINE.fullmatch(line)
@@ -455,10 +461,10 @@ def _listed(sums: Path) -> dict[str, str]:
 
 
 def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Mapping[str, Content]) -> list[str]:
-    """The carried files that a listing names. Each that it names must be as it says.
+    """Return the packed files that a listing names. Raises IntegrityError if a file differs from its listed digest.
 
     Args:
-        name: of the listing's signature in the bundle; the files lie beside it.
+        name: the name in the bundle of the listing's signature; the listed files are in the same folder.
     """
     folder = name.rpartition("/")[0]
     paths = {f"{folder}/{path}".removeprefix("/"): digest for path, digest in digests.items()}
@@ -472,7 +478,7 @@ def _agreeing(digests: Mapping[str, str], listing: Path, name: str, contents: Ma
 
 
 def _path(content: Content) -> Path:
-    """Where a file lies. Raises IntegrityError for what is made while packing: no publisher signed that."""
+    """Return a file's path. Raises IntegrityError for a file that packing generates, since no publisher signed it."""
     if not isinstance(content.source, Path):
         raise IntegrityError(
             f"{content.name}: it is made here, so no publisher can have signed it.", "Remove the signature."

@@ -42,29 +42,29 @@ from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.verifying import verify_registry
 
 RESTORED = "backup restored"
-"""Action of the entry of a restore."""
+"""Action of a restore's ledger entry."""
 STAGED = ".restoring"
-"""What follows the name of a directory while it is not yet verified."""
+"""Suffix of a directory's name until its restored content is verified."""
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A backup that was verified."""
+    """A verified backup."""
 
     description: Description
     entries: int
-    """Of the ledger in it, each computed again."""
+    """Number of entries in the backup's ledger, all verified."""
     artifacts: int
-    """Every file of which is as its manifest says."""
+    """Number of artifacts, all of whose files match their manifests."""
 
 
 def check(settings: Settings, directory: Path, private_key: str, progress: Progress) -> Checked:
-    """Verify a backup whole: signature, every byte, ledger and artifacts. Nothing of it stays on this machine.
+    """Verify a whole backup: signature, every byte, ledger and artifacts. Nothing of it stays on this machine.
 
-    A registry that was on a PostgreSQL server is restored into the database of the settings meanwhile, which must be
-    empty: not that of the installation.
+    A registry from a PostgreSQL server is restored temporarily into the database of the settings. That database must be
+    empty, so it cannot be the installation's own.
 
-    Raises IntegrityError, and PrivacyError for a key that does not open it.
+    Raises IntegrityError, and PrivacyError if the key does not decrypt the backup.
     """
     made = backup_archive.read_description(directory, trust_root(settings))
     with folder_aside(settings.home.parent) as aside:
@@ -75,18 +75,18 @@ def check(settings: Settings, directory: Path, private_key: str, progress: Progr
 
 @dataclass(frozen=True)
 class Restored:
-    """What came back."""
+    """The result of a restore."""
 
     description: Description
     entries: int
-    """Of the ledger, that of the restore among them."""
+    """Number of ledger entries, including the entry of the restore."""
     artifacts: int
     lost: int
-    """Entries that were known here and are not in the backup."""
+    """Number of entries that are known here and missing in the backup."""
     was_compared: bool
-    """Whether a checkpoint or a second copy was known here. Else nothing tells whether entries are lost."""
+    """True if a known checkpoint or second copy was compared. If False, lost entries cannot be detected."""
     kept_aside: Path | None
-    """The second copy of the ledger that goes on otherwise, under its new name."""
+    """New path of the second copy of the ledger, if the restored ledger diverges from it."""
 
 
 def restore(
@@ -99,13 +99,13 @@ def restore(
     known: Sequence[Path] = (),
     loses: int = 0,
 ) -> Restored:
-    """Restore into directories that are not there yet, or are empty, and into databases that are empty.
+    """Restore a backup into missing or empty directories and empty databases.
 
     Args:
-        known: files with later checkpoints of the ledger: of the old home, of an auditor, of a witness.
-        loses: how many entries the operator knows that the backup lacks.
+        known: files with later checkpoints of the ledger, from the old home, an auditor or a witness.
+        loses: number of entries that the operator knows to be missing in the backup.
 
-    Raises ConflictError that names the lost entries unless they are stated, IntegrityError and InputError.
+    Raises ConflictError that names the lost entries if their number is not `loses`; IntegrityError and InputError.
     """
     _refuse_full(settings)
     made = backup_archive.read_description(directory, trust_root(settings))
@@ -121,7 +121,7 @@ def restore(
 def _put_on_record(
     settings: Settings, staged: Settings, made: Description, reason: str, known: Sequence[Path], loses: int
 ) -> Restored:
-    """Verify what was unpacked, hold it against what is known here, and append the restore to its ledger."""
+    """Verify the unpacked backup, compare it with the known checkpoints, and append the restore to its ledger."""
     size = verified_ledger(staged, made)
     count = verified_artifacts(staged)
     registry = open_registry(staged)
@@ -142,7 +142,7 @@ def _put_on_record(
 
 @contextmanager
 def _removed_on_error(settings: Settings) -> Iterator[None]:
-    """Leave nothing of what was unpacked beside the settings' directories, if it is not to be put into place."""
+    """Remove the unpacked files beside the settings' directories if the restore fails."""
     places = [_staged(getattr(settings, name)) for name in ROOTS]
     places.append(_staged_database(settings, places[0]))
     for path in places:
@@ -160,11 +160,11 @@ def _removed_on_error(settings: Settings) -> Iterator[None]:
 def extract(
     settings: Settings, directory: Path, made: Description, private_key: str, into: Path | None, progress: Progress
 ) -> Settings:
-    """Unpack a backup. Returns settings that lead to what was unpacked; it has no second copy of the ledger.
+    """Unpack a backup. Returns settings with the paths of the unpacked files and without a second copy of the ledger.
 
     Args:
-        into: a directory; None for directories beside those of the settings. A registry that was on a PostgreSQL server
-            comes back into the empty database of the settings in either case, by `on_servers_again`.
+        into: a directory; None unpacks beside the settings' directories. In both cases `on_servers_again` restores a
+            registry from a PostgreSQL server into the empty database of the settings.
     """
     roots = {name: into / name if into is not None else _staged(getattr(settings, name)) for name in ROOTS}
     database = (into / "registry.db") if into is not None else _staged_database(settings, roots["home"])
@@ -177,7 +177,7 @@ def extract(
         is_database = listed.name in (REGISTRY, REGISTRY_DUMP, MLFLOW_DUMP)
         if not is_database and (root not in roots or leads_out):
             raise DamagedBackup(f"{directory}: {listed.name!a} does not belong into a backup.")
-        if listed.name == MLFLOW_DUMP and into is not None:  # nothing is decided by it
+        if listed.name == MLFLOW_DUMP and into is not None:  # verification does not need it
             return
         if is_database:
             _assert_can_hold(servers, listed.name, is_restored=into is None)
@@ -200,7 +200,7 @@ def extract(
 
 @contextmanager
 def on_servers_again(settings: Settings, staged: Settings, *, kept: bool) -> Iterator[None]:
-    """Have the dumps that were unpacked restored within it. They are taken away again on an error, or if not `kept`."""
+    """Restore the unpacked dumps while the block runs. Their databases are emptied after an error, or if not `kept`."""
     dumps = _dumps(staged.home)
     done: list[Database] = []
     try:
@@ -220,12 +220,12 @@ def on_servers_again(settings: Settings, staged: Settings, *, kept: bool) -> Ite
 
 
 def _dumps(home: Path) -> Path:
-    """Where dumps are unpacked."""
+    """Return the directory into which dumps are unpacked."""
     return home / f"{ASIDE}dumps"
 
 
 def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored: bool) -> None:
-    """Raises InputError where a database of the archive has no place in those of the settings."""
+    """Raise InputError if the settings have no empty database for a database of the archive."""
     if name == REGISTRY:
         if is_restored and REGISTRY_DUMP in servers:
             raise InputError(
@@ -243,7 +243,10 @@ def _assert_can_hold(servers: Mapping[str, Database], name: str, *, is_restored:
 
 
 def verified_ledger(staged: Settings, made: Description) -> int:
-    """How many entries the ledger has. Raises IntegrityError where it is not the one of the description."""
+    """Verify the ledger and return its number of entries.
+
+    Raises IntegrityError if it does not match the description.
+    """
     registry = open_registry(staged)
     report = verify_registry(registry)
     head = made.head
@@ -254,7 +257,7 @@ def verified_ledger(staged: Settings, made: Description) -> int:
 
 
 def verified_artifacts(staged: Settings) -> int:
-    """How many artifacts there are, every byte of each verified. Raises IntegrityError naming the file."""
+    """Verify every byte of every artifact and return their number. Raises IntegrityError that names the file."""
     store = open_store(staged, staged.corpus)
     digests = [path.parent.name for path in sorted(staged.artifacts.glob("*/manifest.json"))]
     for digest in digests:
@@ -268,7 +271,7 @@ def verified_artifacts(staged: Settings) -> int:
 
 
 def purged_files(settings: Settings, digest: str) -> frozenset[str]:
-    """Paths of an artifact's files that were removed on record."""
+    """Return the paths of an artifact's files whose removal is logged."""
     with open_registry(settings).reading() as session:
         return frozenset(files_purged(session, trust_root(settings), digest))
 
@@ -278,7 +281,7 @@ def _staged(root: Path) -> Path:
 
 
 def _staged_database(settings: Settings, home: Path) -> Path:
-    """Where a registry's file is unpacked."""
+    """Return the path at which the registry's file is unpacked."""
     database = database_file(settings)
     if database is None:
         return home / "registry.db"
@@ -288,14 +291,17 @@ def _staged_database(settings: Settings, home: Path) -> Path:
 
 
 def _refuse_full(settings: Settings) -> None:
-    """Nothing is restored over what is there."""
+    """Raise InputError if a directory or database file that would be restored is not empty."""
     for path in (*(getattr(settings, name) for name in ROOTS), database_file(settings)):
         if path is not None and (path.is_file() or (path.is_dir() and any(path.iterdir()))):
             raise InputError(f"{path}: it is not empty, and nothing is restored over it.", "Move it aside first.")
 
 
 def _newest_known(registry: Registry, settings: Settings, known: Sequence[Path]) -> TreeHead | None:
-    """The largest checkpoint that is known here. Raises IntegrityError for one of another course of events."""
+    """Return the largest checkpoint that is known here.
+
+    Raises IntegrityError if the backup is inconsistent with one.
+    """
     found = [(path, read_note(path)) for path in known]
     copy = settings.ledger_copy
     if copy is not None and copy.exists() and (confirmed := checkpoints.end_of(copy).confirmed) is not None:
@@ -343,7 +349,7 @@ def _put_into_place(settings: Settings, staged: Settings) -> None:
 
 
 def _second_copy_aside(settings: Settings) -> Path | None:
-    """The copy goes on otherwise than the restored ledger: it is kept under another name, and a new one is begun."""
+    """Rename the second copy, which diverges from the restored ledger, and start an empty one. Returns its new path."""
     copy = settings.ledger_copy
     if copy is None or not copy.exists():
         return None
@@ -354,12 +360,12 @@ def _second_copy_aside(settings: Settings) -> Path | None:
 
 
 REPAIRED = "artifact repaired"
-"""Action of the entry of a repair."""
+"""Action of a repair's ledger entry."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A file that is missing or changed, and its good copy."""
+    """A missing or changed file, and its good copy."""
 
     name: str
     path: Path
@@ -367,9 +373,9 @@ class Damage:
 
 
 def repair(settings: Settings, directory: Path, digest: str, private_key: str, progress: Progress) -> list[str]:
-    """Put back what is missing or changed of one artifact. Returns the files' names; none where nothing was.
+    """Restore the missing or changed files of one artifact from a backup. Returns their names.
 
-    Raises NotFoundError where the backup does not hold it, IntegrityError and InputError.
+    Raises NotFoundError if the backup does not hold the artifact; IntegrityError and InputError.
     """
     if not KEY_ID.fullmatch(digest):
         raise InputError(f"'{digest[:70]}' is no digest of an artifact.", "Give all 64 digits.")
@@ -411,7 +417,7 @@ def _extract(path: Path, sha256: str, private_key: str, aside: Path, wanted: Seq
 
 
 def _assert_good(settings: Settings, aside: Path, digest: str, gone: frozenset[str]) -> None:
-    """The backup's copy verifies whole, with its signatures."""
+    """Raise an error unless the backup's copy of the artifact verifies, including its signatures."""
     root = aside / "home" / "artifacts"
     if not (root / digest).is_dir():
         raise NotFoundError(f"The backup does not hold the artifact {digest}.", "Use a later backup.")
@@ -429,7 +435,7 @@ def _damages(good: Path, place: Path, gone: frozenset[str]) -> Iterator[Damage]:
 
 
 def _put(damage: Damage) -> None:
-    """Replace a file, so that it is whole whenever this process ends."""
+    """Replace a file atomically."""
     damage.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     aside = damage.path.with_name(f".{damage.path.name}.repaired")
     shutil.copyfile(damage.good, aside)
