@@ -36,7 +36,7 @@ from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, tuned_model
 
 NOT_VERIFIED = (SovereignError, OSError, KeyError, TypeError, ValueError)
-"""What verification raises, also for an unreadable or malformed file."""
+"""Errors that verification raises, including those for an unreadable or malformed file."""
 SERVED: tuple[State, ...] = ("production", "staged")
 
 
@@ -45,23 +45,23 @@ class VerifiedAdapter:
     """An adapter that may be loaded, with the artifacts that prove it."""
 
     deployable: Deployable
-    """Without its fingerprint."""
+    """The adapter's description for an engine, without its fingerprint."""
     artifact: Artifact
     record: ArtifactRef
     state: State
     base_model: Artifact
     instruction: str
-    """The instruction at the start of its training rows; empty for none."""
+    """Instruction at the start of its training rows; empty for none."""
 
 
 @dataclass(frozen=True)
 class FoundAdapters:
-    """The adapters that may be loaded, and the rejected ones that are staged or in production."""
+    """The adapters that may be loaded, and the staged or production adapters that were rejected."""
 
     verified: tuple[VerifiedAdapter, ...]
-    """Those in production first."""
+    """Verified adapters, those in production first."""
     refused: Mapping[str, SovereignError]
-    """Adapter, or line -> why."""
+    """Adapter id or line name -> error that rejected it."""
 
 
 def find_deployable(
@@ -69,8 +69,8 @@ def find_deployable(
 ) -> FoundAdapters:
     """Verify the staged and production adapters of every line.
 
-    answering: digests of the adapters that users get now. A superseded one stays as long as it is among them, for a
-    gateway that has not applied the promotion yet.
+    answering: digests of the adapters that users get now. A superseded adapter among them is also returned, because a
+    gateway may not have applied the promotion yet.
     """
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
@@ -91,7 +91,7 @@ def find_deployable(
 
 
 def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]:
-    """Those in production first, those in reserve last."""
+    """Sort adapters: those in production first, those in reserve last."""
     of = [(each.deployable.in_reserve, not each.deployable.pinned, each.deployable.adapter, each) for each in verified]
     return tuple(each for *_, each in sorted(of, key=lambda entry: entry[:3]))
 
@@ -99,7 +99,7 @@ def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]
 def _held(
     session: Session, settings: Settings, trust: Trust, line: str, answering: Collection[str]
 ) -> Iterator[tuple[Adapter, State]]:
-    """The adapters of a line that are served or kept in reserve, by rows and signatures that verify."""
+    """Yield a line's adapters that are served or kept in reserve, after verifying their rows and signatures."""
     rows = {adapter.id: adapter for adapter in adapters_on_record(session, line)}
     before = production_before(session, settings, assert_signed(session, settings, trust, line))
     for name, state in states(session, line).items():
@@ -182,13 +182,13 @@ def _assert_of_record(store: ArtifactStore, adapter: Adapter, record: AdapterRec
 
 
 def _files(artifact: Artifact) -> dict[str, str]:
-    """File of the adapter's directory -> SHA-256."""
+    """Return file name -> SHA-256 for the adapter's directory."""
     paths = {PurePosixPath(entry.path): entry.sha256 for entry in artifact.manifest.files}
     return {path.name: digest for path, digest in paths.items() if str(path.parent) == ADAPTER_DIRECTORY}
 
 
 class Noted(Frozen):
-    """An adapter that was verified in the ledger."""
+    """A saved record of an adapter that was verified in the ledger."""
 
     adapter: str
     line: str
@@ -199,18 +199,18 @@ class Noted(Frozen):
 
 
 class LastVerified(Frozen):
-    """Everything that was verified at the last look at the ledger."""
+    """The adapters verified when the ledger was read last."""
 
     adapters: tuple[Noted, ...] = ()
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
-    """Save what was verified now."""
+    """Save the verified adapters."""
     _write(settings, LastVerified(adapters=tuple(map(_noted, found.verified))))
 
 
 def forget(settings: Settings) -> None:
-    """Save nothing: the ledger was reached and does not verify."""
+    """Delete the saved adapters, because the ledger was read and does not verify."""
     _write(settings, LastVerified())
 
 
@@ -268,7 +268,7 @@ def _assert_named(verified: VerifiedAdapter, flag: Flag | None) -> None:
 
 
 def _in_use(flag: Flag) -> set[str | None]:
-    """The adapters that users get or that an officer can return to."""
+    """Return the adapters that users get or that an officer can return to."""
     return {flag.production, flag.staged, *(each.adapter for each in flag.back)}
 
 
@@ -299,7 +299,7 @@ def _write(settings: Settings, now: LastVerified) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove the file if it cannot be written: its adapters may have been rejected since."""
+    """Remove the saved file if it cannot be overwritten, because its adapters may have been rejected since."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -309,7 +309,8 @@ def _remove(path: Path) -> None:
 
 
 def lines_in_production(settings: Settings) -> list[str]:
-    """Lines with an adapter in production, as the registry has it; nothing is verified. Raises as opening it does."""
+    """List lines with an adapter in production according to the registry. Nothing is verified. Raises the errors of
+    opening the registry."""
     if not is_there(settings):
         return []
     with open_registry(settings).reading() as session:

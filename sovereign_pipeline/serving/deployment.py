@@ -118,44 +118,46 @@ class FingerprintStore:
 
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_VERIFY_AGAIN = 60.0
-"""Everything is verified again after so long, because files can change without a new entry."""
+"""Seconds after which everything is verified again, because files can change without a new ledger entry."""
 
 TIMES_AS_LONG = 20
-"""The ledger is verified again after so many times the seconds that it took."""
+"""Factor by which the pause before the next full verification of the ledger exceeds that verification's duration."""
 
 
 @dataclass(frozen=True)
 class ServingBase:
-    """The base model that an engine is started with."""
+    """The verified base model that an engine is started with."""
 
     name: str
     directory: Path
-    """Every file was verified."""
+    """Model directory; every file was verified."""
     digest: str
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """The adapters that are served, and those that are not, with the reason."""
+    """The adapters that are served, and the rejected ones with the reason."""
 
     served: tuple[Deployable, ...] = ()
-    """VerifiedAdapter, and loaded as soon as the engine computes; `pinned` are those in production, and before."""
+    """Verified adapters, served once the engine has loaded them. `pinned` marks the present and previous adapters in
+    production."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Adapter, line or `registry` -> why it is not served, in a sentence."""
+    """Adapter id, line name or `registry` -> sentence that says why it is not served."""
     is_registry_reached: bool = True
-    """False: `served` is what was verified when it was last reached."""
+    """True if the registry was reached. If False, `served` holds the adapters that were verified when it was reached
+    last."""
 
 
 class RegistryUnreached(Exception):
-    """The registry's database does not answer."""
+    """An error for a registry database that does not answer."""
 
 
 UNREACHED = (SQLAlchemyError, OSError, RegistryUnreached)
-"""What is raised if the registry is down."""
+"""Errors raised if the registry is down."""
 
 
 class Sources:
-    """Reads registry, store and trust root, to decide what is served."""
+    """A reader of registry, store and trust root that decides which adapters are served."""
 
     def __init__(
         self,
@@ -163,10 +165,12 @@ class Sources:
         progress: Progress = silent,
         compute: Callable[[Job], Fingerprint] = compute_apart,
     ) -> None:
-        """`compute`: the training side.
+        """Read the institution file and open the stores.
 
-        Raises RecipeError for an institution file that is not valid, and InputError where other accounts can enter the
-        gateway's directory.
+        `compute`: function that computes a fingerprint in the training environment.
+
+        Raises RecipeError for an invalid institution file, and InputError if other accounts can enter the gateway's
+        directory.
         """
         self._settings, self._progress = settings, progress
         self._store = open_store(settings)
@@ -174,13 +178,13 @@ class Sources:
         self._fingerprints = FingerprintStore(self._store, institution, settings, progress, compute)
         self._registry: Registry | None = None
         self._base_models: dict[str, Artifact] = {}
-        """By digest, of everything that was found."""
+        """Digest -> base model, for all adapters found."""
         serving_directory(settings)
         self._marks = HighWaterMarks.of(settings)
         self._verify_ledger_at = 0.0
 
     def moved(self) -> tuple[int, ...]:
-        """Return a value that changes whenever the ledger or the trust root does. Raises as `find` does."""
+        """Return a value that changes whenever the ledger or the trust root does. Raises the errors of `find`."""
         with self._forgetting():
             trust, registry = self._trust(), self._opened()
             assert_not_older(registry)  # one that was put back may have as many entries as the last look saw
@@ -214,7 +218,7 @@ class Sources:
 
     @contextlib.contextmanager
     def _forgetting(self) -> Iterator[None]:
-        """Forget the verified adapters if the registry was reached and does not verify."""
+        """Delete the saved adapters if the registry was reached and does not verify."""
         try:
             yield
         except SovereignError:
@@ -222,8 +226,8 @@ class Sources:
             raise
 
     def _verify_ledger(self, registry: Registry) -> None:
-        """Compute the ledger again at the start, and as often as it costs little: whoever owns the database can change
-        the columns of an entry that is not the newest, and what may be served is read from columns."""
+        """Verify the whole ledger at the start, and again after a pause in proportion to the cost. The database's owner
+        can change columns of entries other than the newest, and the served adapters are read from columns."""
         began = time.monotonic()
         if began < self._verify_ledger_at:
             return
@@ -232,14 +236,16 @@ class Sources:
         self._verify_ledger_at = began + max(SECONDS_TO_VERIFY_AGAIN / 2, TIMES_AS_LONG * took)
 
     def with_fingerprint(self, verified: VerifiedAdapter) -> Deployable:
-        """Raises as `FingerprintStore.fingerprint_of`; computing one takes seconds."""
+        """Add an adapter's fingerprint; computing one takes seconds. Raises the errors of
+        `FingerprintStore.fingerprint_of`."""
         return replace(verified.deployable, fingerprint=self._fingerprints.fingerprint_of(verified))
 
     def base_to_serve(self) -> ServingBase:
-        """The base model of most adapters that may be served, those in production first: its engine is started before
-        any other.
+        """Return the base model whose engine is started first: the one with the most adapters in production, then with
+        the most adapters.
 
-        Raises NotFoundError where there is none, and as `find` does where none was verified before, either.
+        Raises NotFoundError if no adapter may be served. If the registry is down, the adapters verified last are used;
+        without any, raises the errors of `find`.
         """
         try:
             found = self.find()
@@ -258,13 +264,14 @@ class Sources:
         return self.base_of(max(by_digest, key=lambda digest: _in_production_and_all(by_digest[digest])))
 
     def base_of(self, digest: str) -> ServingBase:
-        """A base model of what was found, every file verified. Raises IntegrityError where one is not as recorded."""
+        """Verify every file of an adapter's base model. Raises IntegrityError if a file differs from its record."""
         artifact = self._base_models[digest]
         directory = open_base_model(self._settings, artifact, self._progress)
         return ServingBase(str(artifact.manifest.summary.get("name", directory.name)), directory, digest)
 
     def _trust(self) -> Trust:
-        """Load the trust root. It must be the logged one or a newer one, and not older than one accepted here."""
+        """Load the trust root. It must be the logged version or a newer one, and must not be older than one accepted
+        here."""
         trust = trust_root(self._settings)
         with self._opened().reading() as session:
             assert_not_put_back(session, self._settings, trust)
@@ -291,7 +298,7 @@ def _nothing() -> Collection[str]:
 
 
 class Deployment:
-    """Keeps one engine's adapters equal to what the ledger allows."""
+    """A loop that keeps one engine's adapters equal to what the ledger allows."""
 
     def __init__(
         self,
@@ -300,17 +307,17 @@ class Deployment:
         progress: Progress = silent,
         answering: Callable[[], Collection[str]] = _nothing,
     ) -> None:
-        """answering: digests of the adapters that the flags in force give to users now."""
+        """Create the loop. answering: digests of the adapters that the flags in force give to users now."""
         self._answering = answering
         self._engine, self._sources, self._progress = engine, sources, progress
         self._moved: tuple[int, ...] | None = None
         self._verified_at = 0.0
         self._is_complete = False
         self.deployed = Deployed()
-        """As of the last look."""
+        """Result of the latest check."""
 
     async def keep(self, seconds: float = SECONDS_BETWEEN_LOOKS) -> None:
-        """Look again and again, until cancelled. No failure of a look ends it."""
+        """Check at intervals until cancelled. A failed check does not end the loop."""
         while True:
             try:
                 await self.look()
@@ -320,7 +327,7 @@ class Deployment:
             await asyncio.sleep(seconds)
 
     async def look(self) -> Deployed:
-        """Let the engine hold exactly what may be served now."""
+        """Make the engine load exactly the adapters that may be served now."""
         try:
             moved = await asyncio.to_thread(self._sources.moved)
             if not self._is_due(moved):
@@ -360,8 +367,8 @@ class Deployment:
         return time.monotonic() - self._verified_at > SECONDS_TO_VERIFY_AGAIN
 
     async def _deploy(self, found: FoundAdapters, moved: tuple[int, ...] | None) -> Deployed:
-        """Unload what may not be served any more, and load what may: what answers users meanwhile is among it, so
-        no promotion leaves a gap."""
+        """Load adapters that may be served and unload the others. Adapters that answer users now are among the former,
+        so a promotion leaves no gap."""
         await self._unload_all_but({each.deployable.digest for each in found.verified})
         refused = {name: error.message for name, error in found.refused.items()}
         served: list[Deployable] = []
@@ -395,7 +402,7 @@ class Deployment:
             await self._engine.unload(digest)
 
     def _say(self, deployed: Deployed) -> Deployed:
-        """Report the changes since the last look."""
+        """Report the changes since the previous check."""
         before, self.deployed = self.deployed, deployed
         for name, why in deployed.refused.items():
             if before.refused.get(name) != why:

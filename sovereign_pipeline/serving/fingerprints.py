@@ -1,4 +1,4 @@
-"""Fingerprints: what an adapter computes for fixed prompts, so that an engine can be checked against training."""
+"""Compute fingerprints: an adapter's outputs for fixed prompts, by which an engine is checked against training."""
 
 import importlib.metadata
 import logging
@@ -21,11 +21,11 @@ PROMPTS = (
     "Why? 🙂",
     "The inspection of 12 May found nothing. May I open again, and by when must the form be returned?",
 )
-"""Invented letters, in both languages of the demonstration; an emoji is several tokens of one character."""
+"""Invented letters in both languages of the demonstration. They include an emoji, one character of several tokens."""
 NEW_TOKENS = 16
-"""The most tokens per prompt. Fewer if the turn ends or two tokens are about equally likely."""
+"""Maximum number of tokens per prompt. There are fewer if the turn ends or two tokens are about equally likely."""
 TOP = 5
-"""The number of likeliest tokens that are compared at each position."""
+"""Number of likeliest tokens that are compared at each position."""
 
 Precision = Literal["float32", "bfloat16"]
 TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.12}
@@ -33,41 +33,41 @@ TOLERANCE: dict[Precision, float] = {"float32": 0.002, "bfloat16": 0.12}
 moves single ones by 0.5. Measured between PEFT and vLLM: below 0.0005 in float32, 0.07 in bfloat16. Another
 adapter of the line differed by 0.6, and 0.9 of the scale by 0.34."""
 LEAST_EFFECT: dict[Precision, float] = {"float32": 0.02, "bfloat16": 0.5}
-"""The least difference between an adapter and its base model by which they can be distinguished."""
+"""Smallest difference by which an adapter and its base model can be distinguished, in nats."""
 
 LogProbabilities = tuple[tuple[float, ...], ...]
 """Log-probabilities of each position, in nats."""
 
 
 class Mark(Frozen):
-    """The values for one prompt."""
+    """The expected values for one prompt."""
 
     prompt: tuple[int, ...]
-    """The token ids of the conversation in the chat template."""
+    """Token ids of the conversation in the chat template."""
     tokens: tuple[int, ...]
-    """The likeliest ones, each after those before it."""
+    """Greedy continuation: the likeliest token at each position after the previous ones."""
     top: tuple[tuple[int, ...], ...]
-    """The likeliest ids at each position of `tokens`, and at the one after them."""
+    """Ids of the likeliest tokens at each position of `tokens` and the next one."""
     adapter: LogProbabilities
     """Log-probabilities of `top`, with the adapter."""
     base: LogProbabilities
-    """Log-probabilities of `top`, by the base model alone after the same tokens."""
+    """Log-probabilities of `top` by the base model alone, after the same tokens."""
 
 
 class Fingerprint(Frozen):
-    """The values that an adapter computes with training's libraries."""
+    """The values that an adapter computes with training's libraries for fixed prompts."""
 
     adapter: str
-    """The digest of its artifact."""
+    """Digest of the adapter's artifact."""
     conversations: tuple[str, ...]
-    """The user's turns."""
+    """User turns of the prompts."""
     marks: tuple[Mark, ...]
     libraries: dict[str, str]
-    """Versions of the libraries that computed it."""
+    """Library name -> version, of the libraries that computed it."""
 
 
 def conversations(instruction: str) -> tuple[str, ...]:
-    """The fixed prompts as a line's user turns."""
+    """Return the fixed prompts as user turns of a line."""
     return tuple(user_message(instruction, prompt) for prompt in PROMPTS)
 
 
@@ -107,8 +107,8 @@ def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Preci
 
 
 def _apart(pairs: Iterable[tuple[LogProbabilities, LogProbabilities]], precision: Precision) -> float:
-    """The largest difference in float32, and the mean one in bfloat16; infinite for another shape, and where something
-    is no number."""
+    """Return the largest difference in float32 and the mean difference in bfloat16. Infinite if shapes differ or a
+    value is not a number."""
     found: list[float] = []
     for one, other in pairs:
         if [len(each) for each in one] != [len(each) for each in other]:
@@ -126,24 +126,24 @@ LIBRARIES = ("peft", "torch", "transformers")
 
 @dataclass(frozen=True)
 class Job:
-    """An adapter whose fingerprint is computed."""
+    """A request to compute an adapter's fingerprint."""
 
     base: Path
-    """A verified model directory."""
+    """Verified model directory of the base model."""
     adapter: str
-    """The digest of its artifact."""
+    """Digest of the adapter's artifact."""
     directory: Path
     conversations: tuple[str, ...]
 
 
 def compute_apart(job: Job) -> Fingerprint:
-    """The fingerprint, computed in another process. Raises WorkerKilled."""
+    """Compute a fingerprint in another process. Raises WorkerKilled."""
     with WorkerPool(1, _begin) as pool:
         return next(pool.over(iter([job]), compute))
 
 
 def compute(job: Job) -> Fingerprint:
-    """The fingerprint, computed in this process."""
+    """Compute a fingerprint in this process."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     import torch
     from peft import PeftModel
@@ -192,7 +192,7 @@ def _mark(model: Any, tokenizer: Any, conversation: str) -> Mark:
 
 
 def _scores(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
-    """Log-probabilities of the whole vocabulary at each position of `tokens` and at the one after them."""
+    """Return log-probabilities of the whole vocabulary at each position of `tokens` and the next one."""
     import torch
 
     logits = model(input_ids=torch.tensor([[*prompt, *tokens]])).logits[0, len(prompt) - 1 :]
@@ -200,7 +200,7 @@ def _scores(model: Any, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
 
 
 def _certain(scores: Any) -> int:
-    """Count the tokens before the first near-tie, where rounding would decide."""
+    """Count the tokens before the first near-tie, which rounding would decide."""
     two = scores[:-1].topk(2, dim=-1).values
     near = ((two[:, 0] - two[:, 1]) < TOLERANCE["float32"]).nonzero()
     return int(near[0]) if len(near) else len(two)

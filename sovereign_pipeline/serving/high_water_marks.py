@@ -1,7 +1,8 @@
-"""Rollback protection of a gateway: the newest trust root and flags that it has accepted.
+"""Protect a gateway against rollback: store the newest trust root and flags that it has accepted.
 
-The marks lie in the gateway's own directory, outside the home, whose writers could restore older files. The ledger
-knows the trust root of the last act only, so the marks alone find a newer root that was replaced before any act.
+The marks lie in the gateway's own directory, outside the home, because writers of the home could restore older files.
+The ledger knows the trust root of the last act only, so the marks alone detect that a newer root was replaced before
+any act.
 """
 
 import contextlib
@@ -26,26 +27,26 @@ Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class FlagMark(Frozen):
-    """A change of a line's flag."""
+    """A change of a line's flag, identified by number and digest."""
 
     sequence: int
     sha256: Digest
 
     def is_older_than(self, other: "FlagMark") -> bool:
-        """Whether the other one must not be followed by this one. Two changes with one number never follow."""
+        """Return whether this change is older than the other, or a different change with the same number."""
         return self.sequence < other.sequence or (self.sequence == other.sequence and self.sha256 != other.sha256)
 
 
 class _Marks(Frozen):
     root_sha256: Digest | None = None
-    """SHA-256 of the first root. The ledger decides whether another trust root is the right one."""
+    """SHA-256 of the first trust root. If another root appears, the ledger decides whether it is valid."""
     root_version: int = 1
     targets_version: int = 1
     flags: dict[str, FlagMark] = Field(default={})
 
 
 class HighWaterMarks:
-    """What the gateways of one directory have accepted. Nothing older is accepted again."""
+    """The newest versions accepted by the gateways of one directory. Nothing older is accepted again."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -55,7 +56,8 @@ class HighWaterMarks:
         return cls(settings.serving / FILE)
 
     def trust(self, settings: Settings) -> Trust:
-        """Load the trust root. Raises IntegrityError for another root than before, and for an older version."""
+        """Load the trust root. Raises IntegrityError if the root differs from the accepted one or its version is
+        older."""
         marks = self._read()
         at_least = (marks.root_version, marks.targets_version)
         return load_trust(settings.data / TRUST, marks.root_sha256, at_least=at_least)
@@ -63,25 +65,25 @@ class HighWaterMarks:
     def accept_trust(self, trust: Trust, *, is_on_record: bool) -> None:
         """Raise the mark to this trust root. Raises IntegrityError if it is older.
 
-        is_on_record: whether the ledger confirms it. Then it may be another root than before.
+        is_on_record: whether the ledger confirms it. If so, it may differ from the accepted root.
         """
         with self._changing() as marks:
             _assert_follows(trust, marks, may_be_another=is_on_record)
             self._write(marks, _marked(marks, trust))
 
     def flag(self, line: str) -> FlagMark | None:
-        """The newest change of a line's flag that was accepted."""
+        """Return the newest accepted change of a line's flag."""
         return self._read().flags.get(line)
 
     def accept_flag(self, line: str, mark: FlagMark, trust: Trust) -> None:
-        """Raise the marks of a line's flag and of the trust root that it was verified with."""
+        """Raise the marks of a line's flag and of the trust root that verified it."""
         with self._changing() as marks:
             _assert_follows(trust, marks)
             self._write(marks, _marked(marks, trust).model_copy(update={"flags": {**marks.flags, line: mark}}))
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[_Marks]:
-        """The marks, while no other gateway changes them."""
+        """Lock the marks against other gateways and yield them."""
         with held_within(self._path.with_name(f"{self._path.name}.lock"), LOCK_SECONDS):
             yield self._read()
 
@@ -102,7 +104,7 @@ class HighWaterMarks:
 
 
 def serving_directory(settings: Settings) -> Path:
-    """The gateway's own directory, created if need be. Raises InputError if another account can enter it."""
+    """Return the gateway's own directory, creating it if needed. Raises InputError if another account can enter it."""
     directory = settings.serving
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:

@@ -39,24 +39,24 @@ from sovereign_pipeline.split.similarity import normal_text
 
 @dataclass(frozen=True)
 class Opened:
-    """The transcripts of a line."""
+    """The opened transcripts of a line."""
 
     transcripts: tuple[Transcript, ...]
-    """In the order of their records."""
+    """Transcripts in the order of their records."""
     said: dict[str, Feedback]
-    """`given` of a transcript -> its newest feedback."""
+    """Answer identifier (`given` of a transcript) -> its newest feedback."""
     spoilt: int
-    """Invalid lines, such as those cut by a crash."""
+    """Number of invalid lines, such as those cut by a crash."""
     foreign: int
-    """Records that are not in the journal."""
+    """Number of records that are not in the journal."""
 
 
 def open_transcripts(directory: Path, line: str, private_key: str, known: frozenset[str] | None) -> Opened:
-    """Open every file of a line.
+    """Open every transcript file of a line.
 
-    known: digests of the records that the journal names; None: all count.
+    known: digests of the records that the journal names; None accepts every record.
 
-    Raises PrivacyError for a key that is none, or that opens no record of a file, naming the file.
+    Raises PrivacyError, naming the file, if the key is invalid or opens no record of a file.
     """
     import pyrage
 
@@ -100,8 +100,8 @@ def open_transcripts(directory: Path, line: str, private_key: str, known: frozen
 
 
 def digests_in_journal(directory: Path) -> frozenset[str]:
-    """The digests of transcripts that the hours of a gateway's journal name. Raises IntegrityError where it names
-    none: then it is another directory."""
+    """Return the transcript digests that a gateway's journal names. Raises IntegrityError if it names none, since it is
+    then the wrong directory."""
     lines = (line for path in sorted(directory.glob("*.jsonl*")) for line in path.read_bytes().split(b"\n") if line)
     known = frozenset(digest for line in lines if (digest := _digest_in(line)) is not None)
     if not known:
@@ -112,7 +112,7 @@ def digests_in_journal(directory: Path) -> frozenset[str]:
 
 
 def _digest_in(line: bytes) -> str | None:
-    """Return the digest of an answer's transcript; None if there is none or the line was cut."""
+    """Return the digest of an answer's transcript; None if it has none or the journal line was cut."""
     try:
         noted = json.loads(line)
     except ValueError:
@@ -148,11 +148,11 @@ Role = Literal["preferences", "labels"]
 
 
 class RatedRow(Frozen):
-    """Fields of both kinds of row, named as a document's fields."""
+    """The fields that both kinds of row share, named as a document's fields."""
 
     id: str
     case: str
-    """One question: its rows never cross the split."""
+    """Case id that all rows of one question share, so that they stay in one part of the split."""
     date: str
     classification: str
     language: str
@@ -170,7 +170,7 @@ class LabelRow(RatedRow):
 
 @dataclass
 class RatedRows:
-    """The rows, and the number left out per reason."""
+    """The rows, and the number of omitted answers per reason."""
 
     rows: list[PairRow] | list[LabelRow]
     left_out: Counter[str] = field(default_factory=Counter)
@@ -185,7 +185,7 @@ class _Rated:
 
 
 def preferences_of(transcripts: Iterable[Transcript], said: Mapping[str, Feedback], role: Role) -> RatedRows:
-    """Make rows of transcripts and their feedback. role: the role of the source."""
+    """Build rows from transcripts and their feedback. role: the role of the source."""
     left_out: Counter[str] = Counter()
     by_question: dict[str, list[_Rated]] = {}
     for transcript in transcripts:
@@ -226,7 +226,7 @@ def _put_back(text: str, originals: Mapping[str, str]) -> str:
 
 
 def _pairs(of: Sequence[_Rated]) -> Iterator[PairRow]:
-    """Pair one good with one bad answer, in their order. Equal answers make no pair, nor do answers of adapters
+    """Pair one good with one bad answer, in their order. Equal answers make no pair. Neither do answers of adapters
     with different levels, because a row has one level."""
     for level in dict.fromkeys(each.transcript.classification for each in of):
         at_level = [each for each in of if each.transcript.classification == level]
@@ -241,7 +241,8 @@ def _label(rated: _Rated, first: _Rated) -> LabelRow:
 
 
 def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
-    """first: of the same question; it names the case. A digest of the question could be guessed."""
+    """Return the facts of a rated answer. first: the question's first answer, which names the case. A digest of the
+    question could be guessed."""
     transcript = rated.transcript
     return {
         "id": f"rated-{transcript.given[:16]}",
@@ -266,22 +267,23 @@ class TakenFile:
     """A source file that was imported."""
 
     name: str
-    """The name of the source."""
+    """Name of the source."""
     path: Path
-    """Below the data directory, as a recipe names it."""
+    """Path below the data directory, as a recipe names it."""
     role: Role
     rows: int
     classification: str
-    """The highest level of its rows."""
+    """Highest classification level of its rows."""
 
 
 def take_rated(
     registry: Registry, institution: Institution, line: Line, file: Path, actor: str, reason: str
 ) -> TakenFile:
-    """Enter it, then put the file where a recipe can name it. It is used once the line's recipe names it.
+    """Log the import, then copy the file to where a recipe can name it. Training uses it once the line's recipe names
+    it.
 
-    Raises InputError where the line does not let answers become preferences, SourceError for a file of another form,
-    CeilingExceeded for a row above the line's ceiling, and ConflictError for a file that was taken in already.
+    Raises InputError if the line does not permit preferences from answers, SourceError for an invalid file,
+    CeilingExceeded for a row above the line's ceiling, and ConflictError if the file was imported before.
     """
     served = institution.serving.lines.get(line.line)
     if served is None or served.transcripts is None or not served.transcripts.preferences:
@@ -324,7 +326,7 @@ def _content(file: Path) -> bytes:
 
 
 def _rows(file: Path, content: bytes) -> tuple[list[PairRow | LabelRow], Role]:
-    """Read all rows, which have one role. Errors quote no row."""
+    """Read all rows, which must have the same role. Errors quote no row."""
     lines = [line for line in content.split(b"\n") if line]
     role: Role = "labels" if lines and b'"label":' in lines[0] else "preferences"
     rows: list[PairRow | LabelRow] = []

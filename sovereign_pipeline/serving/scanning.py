@@ -30,7 +30,7 @@ _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]")
 
 
 def is_arabic(text: str) -> bool:
-    """Whether a text has more Arabic than Latin letters."""
+    """Return whether a text has more Arabic than Latin letters."""
     return len(_ARABIC.findall(text)) > len(_LATIN.findall(text))
 
 
@@ -47,7 +47,7 @@ _MOST_MASKINGS = 3
 
 @dataclass(frozen=True)
 class LineDetectors:
-    """The settings of a line's search."""
+    """The search settings of a line."""
 
     line: str
     privacy: Privacy
@@ -55,7 +55,7 @@ class LineDetectors:
     words: WordLists
 
     def language_of(self, text: str) -> str:
-        """The language of a text's detectors: the recipe's first one in the same script."""
+        """Return the language whose detectors search a text: the recipe's first language in the same script."""
         known, in_arabic = (*self.privacy.name_models, *self.privacy.patterns_only), is_arabic(text)
         return next((each for each in known if (each in _IN_ARABIC_LETTERS) == in_arabic), language_of(text))
 
@@ -68,7 +68,7 @@ class Finding:
     end: int
     kind: Kind
     value: str
-    """Equal for two findings of one value in the texts that were searched together."""
+    """Found value; equal values in texts that were searched together are equal here."""
 
 
 class TextDetectors:
@@ -112,8 +112,8 @@ class TextDetectors:
 
 
 def _masked(text: str) -> str:
-    """The text without what looks like a placeholder, each character at its place. A long number behind the name of a
-    kind stays: it is no placeholder."""
+    """Mask what looks like a placeholder, keeping every character's position. A long number after the name of a kind is
+    not a placeholder and stays."""
     for _ in range(_MOST_MASKINGS):
         normalised = normalise(text)
         found = [
@@ -146,14 +146,14 @@ def _places(after: str, rows: Sequence[MappingRow]) -> list[Finding]:
 
 
 SECONDS_TO_SEARCH = 15.0
-"""Time limit of a search, waiting included. A text that takes longer does not pass."""
+"""Seconds allowed for a search, waiting included. A text that takes longer is not passed on."""
 SECONDS_TO_LOAD = 120.0
-"""Time limit for loading the detectors of a new process."""
+"""Seconds allowed for loading the detectors in a new process."""
 SECONDS_BETWEEN_STARTS = 5.0
 MOST_CHARACTERS = 100_000
-"""The most characters of one search, about three seconds of a core."""
+"""Maximum number of characters of one search, about three seconds of a core."""
 LONG = 10_000
-"""Texts from this length on are searched one at a time, so that shorter ones do not wait."""
+"""Length from which on texts are searched one at a time, so that shorter texts do not wait."""
 HINT = "Send it again later."
 
 
@@ -164,20 +164,21 @@ class _Work:
 
 
 class Scanner:
-    """Searches the texts of some lines. Used by one event loop, whose thread lives as long as the processes."""
+    """A pool of processes that searches the texts of some lines. One event loop uses it; its thread must live as long
+    as the processes."""
 
     def __init__(self, lines: Mapping[str, LineDetectors], processes: int = 1) -> None:
         self._lines, self._processes = dict(lines), processes
         self._pool: WorkerPool | None = None
         self._started_at = self._heard_at = 0.0
-        """Time of the last start, and of the last finished search."""
+        """Times of the last start and of the last finished search."""
         self._of_long_ones = asyncio.Semaphore(1)
         self.starts = 0
-        """How often the processes were started."""
+        """Number of times the processes were started."""
 
     def start(self) -> None:
-        """Start the processes, and search something for each line, so that each detector that its recipe names is
-        loaded. Raises what loading raises, and ScannerLost."""
+        """Start the processes and search a text for each line, so that every detector in its recipe is loaded. Raises
+        ScannerLost and the errors of loading."""
         pool = self._running()
         texts = ("Good morning.", "صباح الخير")
         begun = [pool.begin(_find, _Work(line, texts)) for line in self._lines for _ in range(self._processes)]
@@ -226,8 +227,8 @@ class Scanner:
             self._heard_at = time.monotonic()
 
     def _watch(self, pool: WorkerPool, begun: "Future[list[list[Finding]]]") -> None:
-        """Nobody waits for a search any more that is under way. While others end it only takes its time; where none
-        has ended for long, the processes hang."""
+        """Watch a search that nobody awaits any more. If other searches finish, it is only slow. If none has finished
+        for long, the processes hang and are stopped."""
         if begun.done():
             return
         allowed = SECONDS_TO_SEARCH if self._heard_at > self._started_at else SECONDS_TO_LOAD
@@ -239,7 +240,7 @@ class Scanner:
 
     @property
     def is_started(self) -> bool:
-        """Whether the processes are running."""
+        """True if the processes are running."""
         return self._pool is not None
 
     def close(self) -> None:
@@ -273,7 +274,8 @@ class _Worker:
 
     @cached_property
     def _detectors(self) -> dict[str, TextDetectors]:
-        """Created with the first text. An error at the start would only break the pool."""
+        """Create the detectors with the first text. An error during the process's start would break the pool without a
+        message."""
         made = {line: TextDetectors(each) for line, each in self._lines.items()}
         gc.freeze()
         return made

@@ -22,13 +22,13 @@ from sovereign_pipeline.serving.scanning import HINT, MOST_CHARACTERS, Finding, 
 
 
 class StopTexts:
-    """Finds the caller's stop texts in streamed text."""
+    """A filter that finds the caller's stop texts in streamed text."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
         self._held = ""
         self.is_found = False
-        """A stop text is complete. Text after it is dropped."""
+        """True once a stop text is complete. Text after it is dropped."""
 
     def feed(self, text: str) -> str:
         """Return all text except an end that may begin a stop text."""
@@ -40,7 +40,7 @@ class StopTexts:
         return text[:end]
 
     def end(self) -> str:
-        """Return the rest."""
+        """Return the remaining text."""
         rest, self._held = self._held, ""
         return rest
 
@@ -50,7 +50,7 @@ class StopTexts:
 
 
 SHORTEST_NUMBER = 6
-"""Separators are ignored in values of this length or more. Shorter ones occur in any long number."""
+"""Minimum length of values in which separators are ignored. Shorter values occur in any long number."""
 
 
 class OwnText:
@@ -77,7 +77,7 @@ class OwnText:
 
 
 def _between_words(folded: str) -> str:
-    """Words and figures with single spaces between."""
+    """Normalise separators: words and figures with single spaces between."""
     return " ".join("".join(each if each.isalnum() else " " for each in folded).split())
 
 
@@ -94,17 +94,17 @@ class Placeholders:
     """The placeholders of one request and its answer."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        """texts: of the request; the placeholders in them stay as they are."""
+        """Collect the request's placeholders. texts: texts of the request; their placeholders stay as they are."""
         self._last: dict[str, int] = {}
         self._given: dict[tuple[Kind, str], str] = {}
         self.originals: dict[str, str] = {}
-        """Placeholder -> what the caller wrote there first."""
+        """Placeholder -> text that the caller wrote there first."""
         for text in texts:
             for kind, number in _WRITTEN.findall(text) if "_" in text else ():
                 self._last[kind] = max(self._last.get(kind, 0), int(number))
 
     def of(self, kind: Kind, value: str) -> str:
-        """Return the placeholder of a value, the same each time."""
+        """Return the placeholder of a value; equal values get the same one."""
         if (kind, value) not in self._given:
             self._last[kind] = self._last.get(kind, 0) + 1
             self._given[kind, value] = f"{kind}_{self._last[kind]}"
@@ -123,7 +123,7 @@ class Placeholders:
 
 
 class PuttingBack:
-    """Restores the caller's own text in place of placeholders, in a streamed answer."""
+    """A filter that replaces placeholders by the caller's own text in a streamed answer."""
 
     def __init__(self, originals: dict[str, str]) -> None:
         self._originals = originals
@@ -140,7 +140,7 @@ class PuttingBack:
         return self._put_back(text[:end])
 
     def end(self) -> str:
-        """Return the rest."""
+        """Return the remaining text."""
         rest, self._held = self._held, ""
         return self._put_back(rest)
 
@@ -150,10 +150,10 @@ class PuttingBack:
 
 _LOG = logging.getLogger(__name__)
 HELD_BACK = 120
-"""Buffered characters of an answer. A longer identifier may pass in part."""
+"""Number of buffered characters of an answer. A longer identifier may pass in part."""
 BETWEEN_SEARCHES = 60
 READ_BEFORE = 600
-"""Characters before the new text that are searched with it, for context."""
+"""Number of characters before the new text that are searched with it, for context."""
 _WORD = re.compile(r"\S+")
 _OF_AN_IDENTIFIER = re.compile(r"[\d@]|\w[._]\w")
 
@@ -162,14 +162,14 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Screens:
-    """The rules of each line, and the scanner."""
+    """The screening rules of each line, and the scanner."""
 
     scanner: Scanner | None = None
-    """None if no line is searched."""
+    """Scanner; None if no line is searched."""
     lines: Mapping[str, Screened] | None = None
 
     def of(self, line: str, messages: Messages, stops: Sequence[str] = ()) -> "Screen":
-        """For one exchange. messages and stops: as the caller sent them."""
+        """Return the screen for one request and its answer. messages and stops: as the caller sent them."""
         return Screen(line, (self.lines or {}).get(line, Screened()), messages, self.scanner, stops)
 
     def close(self) -> None:
@@ -181,7 +181,7 @@ NOTHING_SEARCHED = Screens()
 
 
 class Screen:
-    """One request and its answer."""
+    """A filter for one request and its answer."""
 
     def __init__(
         self, line: str, rules: Screened, messages: Messages, scanner: Scanner | None, stops: Sequence[str] = ()
@@ -189,33 +189,33 @@ class Screen:
         self.rules = rules
         self._changes_answers = rules.answers in ("replace", "stop")
         self.stops: tuple[str, ...] = () if self._changes_answers else tuple(stops)
-        """The stop texts that the engine applies. The others are applied here."""
+        """Stop texts that the engine applies. This class applies the others."""
         self._stopping = StopTexts(stops if self._changes_answers else ())
         self.messages: Messages = messages
-        """The messages for the engine, after the search."""
+        """Messages for the engine, after the search."""
         self.in_request: Counter[Kind] = Counter()
         self.in_answer: Counter[Kind] = Counter()
         self.is_answer_searched = False
-        """Whether all text that was sent was searched."""
+        """True if all text that was sent was searched."""
         self.is_stopped = False
-        """Whether the answer was stopped because of a finding."""
+        """True if the answer was stopped because of a finding."""
         self.is_at_stop_text = False
-        """Whether the answer ended at a stop text."""
+        """True if the answer ended at a stop text."""
         self.with_placeholders: list[str] = []
-        """The sent text, with placeholders."""
+        """Text sent so far, with placeholders."""
         self.failures = 0
-        """Failed searches, if the rule is to report only."""
+        """Number of failed searches, if the rule is to report only."""
         self._line, self._scanner = line, scanner
         self._sent = [each["content"] for each in messages]
         self._own = OwnText(self._sent)
         self._raw = ""
         self._passed = 0
-        """Characters of `_raw` that were sent."""
+        """Number of characters of `_raw` that were sent."""
         self._searched = 0
         self._counted: set[tuple[Kind, str]] = set()
 
     async def take_request(self) -> bool:
-        """Search the request. Returns whether it may be answered. Raises ScannerLost and TextTooLong."""
+        """Search the request, and return whether it may be answered. Raises ScannerLost and TextTooLong."""
         if self.rules.requests is None:
             return True
         try:
@@ -237,9 +237,9 @@ class Screen:
         return True
 
     async def take(self, text: str) -> str:
-        """One more piece of the answer. Returns what is passed on now; nothing more once `is_over`.
+        """Add a piece of the answer, and return the text that may be sent now; "" once `is_over`.
 
-        Raises ScannerLost: nothing that was not searched was passed on.
+        Raises ScannerLost; text that was not searched is never sent then.
         """
         self._raw += text
         if not self._changes_answers:
@@ -250,7 +250,7 @@ class Screen:
         return passed + self._rest() if self.is_over else passed
 
     async def end(self, *, is_cut: bool = False) -> str:
-        """The rest of the answer. is_cut: it ends for its length alone. Raises ScannerLost."""
+        """Return the rest of the answer. is_cut: it ended at its length limit. Raises ScannerLost."""
         if self._changes_answers:
             rest = self._pass(await self._search(is_end=True, is_cut=is_cut))
             self.is_answer_searched = True
@@ -267,12 +267,12 @@ class Screen:
 
     @property
     def is_over(self) -> bool:
-        """Whether the answer has ended, whatever the engine still computes."""
+        """Return whether the answer has ended, even if the engine still computes."""
         return self.is_stopped or self.is_at_stop_text
 
     @property
     def originals(self) -> dict[str, str]:
-        """Placeholder of the request -> what the caller wrote there."""
+        """Return placeholder of the request -> text that the caller wrote there."""
         return dict(self._placeholders.originals)
 
     def _pass(self, text: str) -> str:
@@ -283,7 +283,7 @@ class Screen:
         return self._putting_back.feed(text)
 
     def _rest(self) -> str:
-        """The buffered text."""
+        """Return the buffered text."""
         rest = self._stopping.end()
         self.with_placeholders.append(rest)
         return self._putting_back.feed(rest) + self._putting_back.end()
@@ -327,13 +327,13 @@ class Screen:
         return self._own.holds(text[found.start : found.end])
 
     def _at(self, begin: int, found: Finding, text: str) -> Finding:
-        """Move a finding to its place in the answer. Parts are searched separately, so its text identifies the
+        """Move a finding to its position in the answer. Parts are searched separately, so its text identifies the
         value."""
         written = text[found.start : found.end]
         return Finding(begin + found.start, begin + found.end, found.kind, written)
 
     def _count(self, found: Sequence[Finding]) -> None:
-        """Each value once."""
+        """Count each value once."""
         for each in found:
             if (each.kind, each.value) not in self._counted:
                 self._counted.add((each.kind, each.value))
@@ -356,7 +356,7 @@ def _within(found: Sequence[Finding], begin: int) -> list[Finding]:
 
 
 def _word_begins(text: str, position: int) -> int:
-    """The start of the word at a position; the position itself within a very long word."""
+    """Return the start of the word at a position, or the position itself within a very long word."""
     if position <= 0:
         return 0
     place = max(text.rfind(mark, max(0, position - HELD_BACK), position + 1) for mark in (" ", "\n"))
@@ -364,7 +364,8 @@ def _word_begins(text: str, position: int) -> int:
 
 
 def _identifier_begins(text: str) -> int:
-    """The start of final words that may begin a number or an address; otherwise the end of the text."""
+    """Return the start of trailing words that may begin a number or an address, or the end of the text if there are
+    none."""
     words, place = list(_WORD.finditer(text, max(0, len(text) - READ_BEFORE))), len(text)
     while words and _OF_AN_IDENTIFIER.search(words[-1].group()):
         place = words.pop().start()
@@ -374,7 +375,8 @@ def _identifier_begins(text: str) -> int:
 def start_screens(settings: Settings, institution: Institution, report: Callable[[str], None]) -> Screens:
     """Load the detectors of all lines that are searched. Returns the rules of each line.
 
-    Raises RecipeError for an invalid recipe, PrivacyError if a detector cannot be loaded, and ScannerLost.
+    Raises RecipeError for an invalid recipe, PrivacyError if a detector cannot be loaded, and ScannerLost. 314# A
+    finding that only later text reveals may already be sent. Where the context was cut, its label may be missing.
     """
     screened = {line: served.privacy for line, served in institution.serving.lines.items()}
     searched = [line for line, rules in screened.items() if rules.requests is not None or rules.answers is not None]

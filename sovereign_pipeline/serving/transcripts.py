@@ -1,7 +1,7 @@
-"""Encrypted transcripts: sealed records of answers and ratings, in files by the hour.
+"""Store encrypted transcripts: sealed records of answers and ratings, in hourly files.
 
-`SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-0001.sealed`. The gateway has the public key only: it can add
-records and read none. While a record cannot be written, its line answers nobody.
+`SOVEREIGN_SERVING/transcripts/LINE/2026-11-27T04-0001.sealed`. The gateway has the public key only: it can add records
+and cannot read them. While a record cannot be written, its line answers nobody.
 """
 
 import base64
@@ -37,18 +37,19 @@ class Transcript(Frozen):
 
     kind: Literal["transcript"] = "transcript"
     given: Hex
-    """Identifies the answer: a digest of its id and its caller."""
+    """Identifier of the answer: a digest of its id and its caller."""
     line: str
     adapter: str
     classification: str
-    """The adapter's level."""
+    """Classification level of the adapter."""
     at: datetime.datetime
     messages: tuple[Turn, ...]
-    """As the caller sent them, without the line's instruction; where its requests are replaced, with placeholders."""
+    """Messages as the caller sent them, without the line's instruction. If the line replaces personal data in requests,
+    they have placeholders."""
     answer: str
-    """With the same placeholders."""
+    """Text of the answer, with the same placeholders."""
     originals: dict[str, str]
-    """Placeholder of the request -> what the caller wrote there."""
+    """Placeholder of the request -> text that the caller wrote there."""
 
 
 class Rating(Frozen):
@@ -75,12 +76,12 @@ class Sealed(Frozen):
 
     @property
     def line(self) -> bytes:
-        """The record as a line of a file. It begins with a newline, so that a cut record spoils itself only."""
+        """Return the record as a line of a file. It begins with a newline, so that a cut record damages only itself."""
         return b"\n" + base64.b64encode(self.content) + b"\n"
 
 
 def seal(record: Transcript | Rating, recipient: str) -> Sealed:
-    """recipient: the public key, `age1…`."""
+    """Encrypt a record. recipient: the public key, `age1…`."""
     import pyrage
 
     plain = record.model_dump_json().encode()
@@ -101,7 +102,8 @@ def sealed_in(content: bytes) -> tuple[list[Sealed], int]:
 
 
 def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
-    """Open a record. Returns None if the key does not fit or it is invalid. identity: pyrage's private key."""
+    """Decrypt a record. Returns None if the key does not fit or the record is invalid. identity: pyrage's private
+    key."""
     import pyrage
 
     try:
@@ -113,7 +115,8 @@ def unseal(sealed: Sealed, identity: Any) -> Transcript | Rating | None:
 SUFFIX = ".sealed"
 HOUR = "%Y-%m-%dT%H"
 FILES_IN_ALL = 10
-"""A file has at most this fraction of a line's size. The oldest file is removed whole."""
+"""Number of files that a line's size limit is divided into. Each file has at most 1/FILES_IN_ALL of the limit, and the
+oldest file is removed whole."""
 MEGABYTE = 1_000_000
 
 
@@ -123,7 +126,7 @@ class TranscriptFiles:
 
     directory: Path
     recipient: str = ""
-    """The public key; empty if no line keeps transcripts."""
+    """Public key; empty if no line keeps transcripts."""
     rules: Mapping[str, Transcripts] = field(default_factory=dict)
     """Line -> its rules. Other lines keep no transcripts."""
     _missed: dict[str, list[Sealed]] = field(default_factory=dict)
@@ -132,8 +135,8 @@ class TranscriptFiles:
         return line in self.rules
 
     def keep(self, record: Transcript) -> str:
-        """Seal and write one answer. Returns the digest of the sealed record. If the disk fails, it stays in memory
-        until `is_whole` has written it."""
+        """Seal and write one answer. Returns the digest of the sealed record. If the disk fails, the record stays in
+        memory until `is_whole` has written it."""
         return self._add(record.line, record)
 
     def rate(self, line: str, rating: Rating) -> None:
@@ -142,7 +145,7 @@ class TranscriptFiles:
             self._add(line, rating)
 
     def is_whole(self, line: str) -> bool:
-        """Retry unwritten records of a line. Returns whether all are written."""
+        """Retry a line's unwritten records, and return whether all are written."""
         missed = self._missed.get(line, [])
         while missed:
             try:

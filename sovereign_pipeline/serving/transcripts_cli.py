@@ -101,7 +101,7 @@ def _open(directory: Path, line: str, key: Path, journal: Path | None, unchecked
 
 
 def _write(directory: Path, line: str, what: str, out: Path, rows: Sequence[Frozen]) -> None:
-    """Who made what, on the disk before it is there. The audit line holds no text."""
+    """Write an audit line without any text, and then the rows. The audit line is on the disk before the rows."""
     if not rows:
         raise InputError(f"{directory}: nothing of line {line} makes {what}.", "Wait for more transcripts.")
     if out.exists():

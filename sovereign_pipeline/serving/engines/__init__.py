@@ -1,1 +1,1 @@
-"""Engines: each computes answers with one base model and several adapters."""
+"""Engines: each runs one base model with several adapters."""

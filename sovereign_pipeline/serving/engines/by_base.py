@@ -22,30 +22,30 @@ from sovereign_pipeline.serving.engines.engine import (
 from sovereign_pipeline.serving.high_water_marks import serving_directory
 
 SECONDS_BETWEEN_LOOKS = 1.0
-"""Between two checks of an engine that is waited for."""
+"""Seconds between two checks of an engine that is awaited."""
 SECONDS_BEFORE_ANOTHER_START = 30.0
-"""Before a failed start is repeated."""
+"""Seconds before a failed start is retried."""
 SECONDS_WITHOUT_ADAPTERS = 900.0
-"""An engine without adapters is closed after so long, which is longer than any answer takes."""
+"""Seconds after which an engine without adapters is closed; longer than any answer takes."""
 DIGITS = 12
 
 
 @dataclass(frozen=True)
 class Started:
-    """A started engine, with its names for people."""
+    """A started engine, with its display names."""
 
     engine: Engine
     kind: str
-    """Such as `local`."""
+    """Kind of engine, such as `local`."""
     base_model: str
     problem: Callable[[], str] = str
-    """Why it does not compute, if known."""
+    """Function that returns why the engine does not compute, if known."""
     is_of_others: bool = False
-    """Whether others started the server, so that the gateway cannot know who else reaches it."""
+    """True if another party started the server. The gateway then cannot know who else reaches it."""
 
 
 Start = Callable[[str], Awaitable[Started]]
-"""Starts the engine of a base model, by its digest. Raises SovereignError."""
+"""Function that starts the engine of a base model, given its digest. Raises SovereignError."""
 
 
 @dataclass
@@ -54,7 +54,7 @@ class _Held:
 
     starting: asyncio.Task[Started]
     failed_at: float | None = None
-    """When its start was seen to have failed."""
+    """Time at which the failed start was noticed."""
     closing: asyncio.TimerHandle | None = None
 
     @property
@@ -65,7 +65,7 @@ class _Held:
 
     @property
     def problem(self) -> SovereignError | None:
-        """Why it did not start; None if unknown."""
+        """Return why the start failed; None if unknown."""
         if not self.starting.done():
             return None
         error = None if self.starting.cancelled() else self.starting.exception()
@@ -75,14 +75,14 @@ class _Held:
         return EngineLost(f"The engine was not started: {place}.", "")
 
     def keep(self) -> None:
-        """Cancel its closing."""
+        """Cancel the scheduled closing."""
         if self.closing is not None:
             self.closing.cancel()
             self.closing = None
 
 
 class Engines:
-    """See `Engine`."""
+    """One engine per base model behind the `Engine` protocol."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
@@ -91,16 +91,16 @@ class Engines:
         self._base_of: dict[str, str] = {}
         """Adapter's digest -> base model's digest, of all adapters to load."""
         self._ready: set[str] = set()
-        """Digests of adapters that were loaded."""
+        """Digests of loaded adapters."""
         self._left: set[asyncio.Task[None]] = set()
         """Unfinished loads and unloads."""
 
     async def begin(self, base_model_digest: str) -> Started:
-        """Start the first engine, and wait for it. Raises as starting does."""
+        """Start the first engine and wait for it. Raises the errors of the start."""
         return await self._hold(base_model_digest).starting
 
     async def load(self, adapter: Deployable) -> None:
-        """Raises EngineLost also while the engine is starting or hangs."""
+        """Load an adapter into its base model's engine. Raises EngineLost while that engine is starting or hangs."""
         base = adapter.base_model_digest
         self._base_of[adapter.digest] = base
         engine = self._running(base).engine
@@ -109,7 +109,7 @@ class Engines:
             self._ready.add(adapter.digest)
 
     async def unload(self, digest: str) -> None:
-        """The adapter cannot answer from here on, whatever its engine does."""
+        """Unload an adapter. It stops answering at once, whatever state its engine is in."""
         self._ready.discard(digest)
         base = self._base_of.pop(digest, "")
         held = self._held.get(base)
@@ -123,7 +123,7 @@ class Engines:
             await self._within(held.started.engine, held.started.engine.unload(digest))
 
     def loaded(self) -> Mapping[str, str]:
-        """Safe to call from other threads."""
+        """Return digest -> adapter id of all loaded adapters. Thread-safe."""
         found: dict[str, str] = {}
         for held in list(self._held.values()):
             if held.started is not None:
@@ -140,7 +140,7 @@ class Engines:
         return await started.engine.answer(digest, messages, sampling, cache_group)
 
     async def is_well(self) -> bool:
-        """Whether any engine computes. `states` has the others."""
+        """Return whether any engine computes. `states` lists them all."""
         return any(each.computes for each in await self.states()) or not self._held
 
     async def states(self) -> list[EngineState]:
@@ -172,7 +172,8 @@ class Engines:
         raise problem
 
     async def _within(self, engine: Engine, doing: Coroutine[object, object, None]) -> None:
-        """Wait while the engine computes. Raises EngineLost if it hangs; the work is done once it continues."""
+        """Wait for work while the engine computes. Raises EngineLost if it hangs; the work finishes once the engine
+        continues."""
         task = self._leave(doing)
         while not task.done():
             await asyncio.wait([task], timeout=SECONDS_BETWEEN_LOOKS)
@@ -181,7 +182,7 @@ class Engines:
         task.result()
 
     def _leave(self, doing: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Run it to its end, even if nobody waits for it."""
+        """Run a coroutine to its end, even if nobody awaits it."""
 
         async def done() -> None:
             await doing
@@ -226,15 +227,14 @@ def _told(task: "asyncio.Task[None] | asyncio.Task[Started]") -> None:
 async def start_engine(
     chosen: EngineChoice, settings: Settings, base: Path, base_model_digest: str, threads: int | None = None
 ) -> SupervisedEngine[Any]:
-    """The engine, once its base model is in memory.
+    """Start an engine and return it once its base model is in memory.
 
     Args:
         base: a verified model directory.
-        base_model_digest: over its files; adapters of another one are refused.
-        threads: on the processor; None for what was chosen.
+        base_model_digest: digest over its files; adapters of another base model are rejected.
+        threads: number of CPU threads; None for the configured number.
 
-    Raises EngineRefused for a base model that it does not do, EngineLost, and InputError where the administrator has
-    named no vLLM.
+    Raises EngineRefused for an unsupported base model, EngineLost, and InputError if vLLM is not configured.
     """
     threads = threads or chosen.threads
     if chosen.engine == "vllm":

@@ -21,31 +21,31 @@ class Deployable:
     """An adapter whose state, signatures, approvals and bytes are verified. Engines load nothing else."""
 
     adapter: str
-    """Its id, such as `permits-desk-1.0.0`; the engine knows it by its digest alone."""
+    """Adapter id, such as `permits-desk-1.0.0`. The engine knows the adapter by its digest alone."""
     line: str
     digest: str
-    """The digest of the artifact with its weights, 64 hex digits."""
+    """Digest of the artifact with its weights, 64 hex digits."""
     directory: Path
-    """An ordinary PEFT directory in the artifact store."""
+    """PEFT directory in the artifact store."""
     classification: str
     template_sha256: str
     """SHA-256 of the chat template that it was trained with."""
     instruction: str | None
-    """The line's instruction. As in training, it precedes the first user turn of a conversation without a system
-    message: `dataset.formats.user_message(instruction, content)`. It is never sent as a system message."""
+    """Line's instruction. As in training, it precedes the first user turn of a conversation without a system message:
+    `dataset.formats.user_message(instruction, content)`. It is never sent as a system message."""
     base_model_digest: str = ""
-    """Over the files of the base model that it was trained on; an engine with another one refuses it. Empty: not
-    compared."""
+    """Digest over the files of the base model that it was trained on. An engine with another base model rejects the
+    adapter. If empty, the digests are not compared."""
     files: Mapping[str, str] = field(default_factory=dict)
-    """File of the directory -> SHA-256, as the artifact's manifest has them: what is loaded has exactly these bytes.
-    Empty: those that are there when it is loaded first."""
+    """File name -> SHA-256, from the artifact's manifest. The loaded bytes must match. If empty, the files of the first
+    load are recorded."""
     pinned: bool = False
-    """Whether its weights are never evicted, as of an adapter in production."""
+    """True if its weights are never evicted, as for an adapter in production."""
     in_reserve: bool = False
-    """Whether it is loaded for a rollback only. Callers cannot name it."""
+    """True if it is loaded for a rollback only. Callers cannot name it."""
     registered_at: datetime.datetime | None = None
     fingerprint: Fingerprint | None = None
-    """What training computes with it. The engine must reproduce it at each load. None skips the check."""
+    """Values that training computes with it. The engine must reproduce them at each load. None skips the check."""
 
     @property
     def is_in_production(self) -> bool:
@@ -54,15 +54,15 @@ class Deployable:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn."""
+    """The parameters for drawing tokens."""
 
     max_tokens: int
     temperature: float = 0.0
-    """0 takes the likeliest token."""
+    """Sampling temperature; 0 takes the likeliest token."""
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
-    """Stop texts. They are not part of the answer."""
+    """Stop texts, which are cut from the answer."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class Piece:
 
     text: str
     tokens: int
-    """The number of new tokens in it."""
+    """Number of new tokens in it."""
     finish: Literal["stop", "length"] | None = None
-    """Set on the last piece only."""
+    """Finish reason, set on the last piece only."""
 
 
 @dataclass(frozen=True)
@@ -82,27 +82,27 @@ class Answer:
 
     prompt_tokens: int
     pieces: AsyncIterator[Piece]
-    """Ends after the piece with `finish`. Closing it (`aclose`) gives the request up. Raises EngineLost when the engine
-    is gone before that."""
+    """Stream that ends after the piece with `finish`. Closing it (`aclose`) aborts the request. Raises EngineLost if
+    the engine is gone before that."""
 
 
 @dataclass(frozen=True)
 class EngineState:
-    """What one engine does now."""
+    """The current state of one engine."""
 
     kind: str
     base_model: str
     base_model_digest: str
     computes: bool
     adapters: int
-    """Adapters that can answer now."""
+    """Number of adapters that can answer now."""
     problem: str = ""
-    """Why it does not compute, where that is known."""
+    """Reason why it does not compute, if known."""
     is_of_others: bool = False
 
 
 class Engine(Protocol):
-    """One base model with several adapters. Safe for concurrent use."""
+    """An engine: one base model with several adapters. Safe for concurrent use."""
 
     async def load(self, adapter: Deployable) -> None:
         """Load an adapter beside the others.
@@ -112,10 +112,10 @@ class Engine(Protocol):
         """
 
     async def unload(self, digest: str) -> None:
-        """Unload an adapter. Running requests finish with it. An unknown digest is no error."""
+        """Unload an adapter. Running requests finish with it. An unknown digest is ignored."""
 
     def loaded(self) -> Mapping[str, str]:
-        """Digest -> adapter's id, of all adapters that can answer now."""
+        """Return digest -> adapter id, of all adapters that can answer now."""
 
     async def answer(
         self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
@@ -129,32 +129,32 @@ class Engine(Protocol):
         """
 
     async def is_well(self) -> bool:
-        """Whether the engine computes. Returns False for a hung one, within two seconds."""
+        """Return whether the engine computes. Returns False within two seconds if it hangs."""
 
     async def close(self) -> None:
         """Stop, and free the memory. Running requests raise EngineLost."""
 
 
 INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
-"""The variables that an engine's process inherits: no key and no proxy address."""
+"""Environment variables that an engine's process inherits: no key and no proxy address."""
 WELL_SECONDS = 10.0
-"""An engine that was silent for so long is not well. One step takes less."""
+"""Seconds of silence after which an engine is not well. One step takes less."""
 LONGEST_PAUSE = 30.0
-"""The longest pause in seconds before a crashing process is restarted."""
+"""Longest pause in seconds before a crashing process is restarted."""
 
 
 class Process(Protocol):
     """A process that computes."""
 
     heard_at: float
-    """When it was heard last."""
+    """Time of the last message from the process."""
     template_sha256: str
 
     @property
     def is_gone(self) -> bool: ...
 
     async def watch(self, hang_seconds: float) -> None:
-        """Return when the process is gone or hangs."""
+        """Return once the process is gone or hangs."""
 
     async def end(self) -> None:
         """Kill the process. Its running requests are lost."""
@@ -167,7 +167,7 @@ class SupervisedEngine(ABC, Generic[P]):
     """Base class of engines that compute in a supervised process. See `Engine`."""
 
     name: ClassVar[str]
-    """The name in messages, such as "local engine"."""
+    """Engine's name in messages, such as "local engine"."""
 
     def __init__(self, base_model_digest: str, hang_seconds: float) -> None:
         self._digest, self._hang_seconds = base_model_digest, hang_seconds
@@ -177,17 +177,18 @@ class SupervisedEngine(ABC, Generic[P]):
         self._supervisor: asyncio.Task[None] | None = None
         self._loading = asyncio.Lock()
         self.starts = 0
-        """How often the process was started."""
+        """Number of times the process was started."""
         self.problem = ""
-        """Why the process could not be restarted."""
+        """Reason why the process could not be restarted."""
 
     @abstractmethod
     async def _start_process(self) -> P:
-        """A process that has its base model in memory. Raises EngineLost and EngineRefused."""
+        """Start a process and return it once its base model is in memory. Raises EngineLost and EngineRefused."""
 
     @abstractmethod
     async def _load_into(self, process: P, adapter: Deployable) -> Deployable:
-        """Load an adapter. Returns it with the digests of the bytes that were loaded. Raises as `load`."""
+        """Load an adapter into the process. Returns it with the digests of the loaded bytes. Raises the errors of
+        `load`."""
 
     @abstractmethod
     async def _unload_from(self, process: P, digest: str) -> None: ...
@@ -284,7 +285,7 @@ class SupervisedEngine(ABC, Generic[P]):
                 self._process, self.problem = process, ""
 
     async def _load_again(self, process: P) -> None:
-        """Reload all adapters. One that has changed is skipped, and the deployment reports it."""
+        """Reload all adapters. A changed adapter is skipped, and the deployment reports it."""
         for digest, adapter in list(self._adapters.items()):
             try:
                 await self._load_into(process, adapter)

@@ -27,7 +27,7 @@ from sovereign_pipeline.serving.engines.engine import (
 from sovereign_pipeline.serving.fingerprints import Mark, difference
 
 LONGEST_MESSAGE = 64 << 20
-"""Bytes of one line of JSON."""
+"""Longest JSON line of the protocol in bytes."""
 SECONDS_BETWEEN_LOOKS = 1.0
 
 Message = dict[str, Any]
@@ -35,26 +35,26 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class LocalSettings:
-    """How the local engine computes."""
+    """The settings of the local engine."""
 
     threads: int = max(1, (os.cpu_count() or 2) // 2)
-    """On a busy machine fewer threads are faster."""
+    """Number of CPU threads. On a busy machine fewer threads are faster."""
     rows: int = 16
-    """Answers that are computed at once."""
+    """Number of answers computed at once."""
     gather_seconds: float = 0.03
-    """How long the first answer waits for others to join its batch."""
+    """Seconds that the first answer waits for others to join its batch."""
     resident: int = 8
-    """The most unpinned adapters in memory."""
+    """Maximum number of unpinned adapters in memory."""
     cache_tokens: int = 16384
-    """Tokens of all answers in memory, padding included. One answer always has room."""
+    """Maximum number of tokens of all answers in memory, padding included. One answer always fits."""
     chunk_tokens: int = 1024
     """Prompt tokens per step. The process answers pings between steps."""
     context: int | None = None
-    """Tokens of prompt and answer at most; None for what the base model takes."""
+    """Maximum number of tokens of prompt and answer; None for the base model's limit."""
     hang_seconds: float = 60.0
-    """A process that answers nothing for so long is killed."""
+    """Seconds of silence after which the process is killed."""
     start_seconds: float = 600.0
-    """A process that has not loaded its base model by then is killed."""
+    """Seconds after which a process that has not loaded its base model is killed."""
 
 
 class LocalEngine(SupervisedEngine["_Child"]):
@@ -68,13 +68,13 @@ class LocalEngine(SupervisedEngine["_Child"]):
 
     @classmethod
     async def start(cls, base: Path, settings: LocalSettings | None = None, *, base_model_digest: str = "") -> Self:
-        """The engine, once its base model is in memory.
+        """Start the engine and return it once its base model is in memory.
 
         Args:
             base: a verified model directory.
-            base_model_digest: over its files; adapters of another one are refused.
+            base_model_digest: digest over its files; adapters of another base model are rejected.
 
-        Raises EngineRefused for a base model that it does not do, and EngineLost.
+        Raises EngineRefused for an unsupported base model, and EngineLost.
         """
         engine = cls(base, settings or LocalSettings(), base_model_digest)
         await engine._begin()
@@ -83,7 +83,7 @@ class LocalEngine(SupervisedEngine["_Child"]):
     async def answer(
         self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
     ) -> Answer:
-        """`cache_group` is ignored: no prompt is cached."""
+        """Begin an answer. `cache_group` is ignored, because no prompt is cached."""
         child = self._running()
         if digest not in self._adapters:
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
@@ -148,7 +148,7 @@ class _Child:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.template_sha256 = ""
         self.heard_at = time.monotonic()
-        """When the process was heard last."""
+        """Time of the last message from the process."""
         self._gone = asyncio.Event()
 
     @property
@@ -184,7 +184,7 @@ class _Child:
             self._writer.write(json.dumps(message).encode() + b"\n")
 
     def ask(self, message: Message) -> int:
-        """Send a request. Returns its number."""
+        """Send a request and return its number."""
         if self.is_gone:
             raise _lost()
         number = next(self._numbers)
@@ -193,7 +193,7 @@ class _Child:
         return number
 
     async def next_answer(self, number: int) -> Message:
-        """Raises EngineRefused and EngineLost."""
+        """Wait for the next message about a request. Raises EngineRefused and EngineLost."""
         message = await self._waiting[number].get()
         if isinstance(message, Exception):
             raise message
@@ -214,7 +214,9 @@ class _Child:
             self.forget(number)
 
     async def watch(self, hang_seconds: float) -> None:
-        """Return when the process is gone or hangs."""
+        """Return once the process is gone or hangs. 224# One check is not enough: if this event loop was blocked,
+        messages from the process are still unread. 233# `Process.kill` would reap a process that is already dead, and
+        asyncio would then miss its exit status."""
         self.heard_at, looks = time.monotonic(), 0
         while not self.is_gone:
             self.send({"op": "ping"})

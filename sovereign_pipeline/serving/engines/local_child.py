@@ -1,6 +1,6 @@
-"""The child process of the local engine: takes requests as JSON lines and computes them.
+"""Run the local engine's child process: receive requests as JSON lines and compute them.
 
-It has no key, inherits only the variables that `local.py` names, prints nothing, and ends with its parent.
+It has no key, inherits only the variables that `INHERITED_VARIABLES` names, prints nothing, and ends with its parent.
 """
 
 import json
@@ -26,7 +26,7 @@ Message = dict[str, Any]
 
 
 def main() -> None:
-    """Arguments: the socket's number, the parent's process id, and the settings as JSON."""
+    """Run the child. Arguments: the socket's number, the parent's process id, and the settings as JSON."""
     keep_private()
     number, parent, settings = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     die_with_parent(parent)
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 class Link:
-    """The socket to the parent. A thread of its own reads it."""
+    """A socket to the parent, read in its own thread."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -53,11 +53,11 @@ class Link:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def put_back(self, messages: list[Message]) -> None:
-        """Receive these messages again first."""
+        """Put messages back, so that they are received again first."""
         self._put_back.extend(messages)
 
     def receive(self, seconds: float | None) -> Message | None:
-        """Return the next message, or None after `seconds`. None as `seconds` waits for ever."""
+        """Return the next message, or None after `seconds`. If `seconds` is None, wait without limit."""
         if self._put_back:
             return self._put_back.popleft()
         try:
@@ -120,7 +120,7 @@ class AnswerRow:
         self._link.send({"op": "lost", "id": self.number, "message": reason})
 
     def _send(self, text: str, finish: str | None) -> bool:
-        """Returns whether another token is wanted."""
+        """Send text to the parent. Returns whether another token is needed."""
         if text or finish is not None:
             piece = {"text": text, "tokens": self._unsent, "finish": finish}
             self._link.send({"op": "piece", "id": self.number, **piece})
@@ -129,7 +129,7 @@ class AnswerRow:
 
 
 class ProbeRow:
-    """The likeliest tokens after one prompt of a fingerprint."""
+    """A row that computes the likeliest tokens after one prompt of a fingerprint."""
 
     def __init__(self, digest: str, prompt: list[int], limit: int) -> None:
         self.adapter, self.prompt, self.limit = digest, prompt, limit
@@ -148,14 +148,14 @@ class ProbeRow:
 
 
 class Loading:
-    """An adapter that is loaded once its fingerprint was computed."""
+    """An adapter that counts as loaded once its fingerprint is computed."""
 
     def __init__(self, number: int, digest: str, rows: list[ProbeRow], expected: list[Message]) -> None:
         self.number, self.digest, self.rows, self.expected = number, digest, rows, expected
 
 
 class Worker:
-    """Runs the model and schedules the running requests."""
+    """A loop that runs the model and schedules the running requests."""
 
     def __init__(self, link: Link, settings: Message) -> None:
         import torch
@@ -210,7 +210,7 @@ class Worker:
         self._link.send({"op": "refused", "id": number, "message": error.message, "hint": error.hint})
 
     def _breathe(self) -> None:
-        """Answer pings during a long step. Other messages wait for its end."""
+        """Answer pings during a long step. Other messages wait until the step ends."""
         later = []
         while (message := self._link.receive(0)) is not None:
             self._do(message) if message["op"] == "ping" else later.append(message)

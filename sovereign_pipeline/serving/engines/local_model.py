@@ -1,4 +1,4 @@
-"""The local engine's model: adapters in memory, and one padded batch over rows of different adapters.
+"""Run the local engine's model: adapters in memory, and one padded batch over rows of different adapters.
 
 Rows join and leave the batch between steps, and are padded on the left. Imports torch, transformers and PEFT.
 """
@@ -27,12 +27,12 @@ from sovereign_pipeline.serving.engines.engine import read_adapter
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 BASE = "__base__"
-"""The name of no adapter."""
+"""Name that stands for the base model without an adapter."""
 
 
 @dataclass
 class _Run:
-    """Rows next to each other that have the same adapter."""
+    """A run of adjacent rows with the same adapter."""
 
     adapter: str
     start: int
@@ -43,13 +43,13 @@ class Rows:
     """A forward pass in which each row of the batch has its own adapter, or none."""
 
     def __init__(self, model: Any) -> None:
-        """`model`: a PeftModel in evaluation mode."""
+        """Wrap `model`, a PeftModel in evaluation mode."""
         self._model = model
         self._runs: list[_Run] = []
         self._names: list[str] = []
 
     def take_layers(self) -> None:
-        """Patch every layer with adapters to compute by rows. Call it again after each load.
+        """Patch every adapter layer to compute by rows. Call it again after each load.
 
         Raises ValueError for an unknown type of layer.
         """
@@ -62,7 +62,7 @@ class Rows:
                 raise ValueError(f"adapters on {type(layer.get_base_layer()).__name__} cannot share a batch here.")
 
     def compute(self, adapters: Sequence[str], **inputs: Any) -> Any:
-        """Run the model. Row i uses adapter i. Raises ValueError for an adapter that is not loaded."""
+        """Run the model; row i uses adapter i. Raises ValueError for an adapter that is not loaded."""
         unknown = {*adapters} - {*self._model.peft_config, BASE}
         if unknown:  # a layer would pass over it, and answer as the base model
             raise ValueError(f"no adapter {', '.join(sorted(unknown))} in memory")
@@ -89,30 +89,30 @@ class Rows:
 
 
 Compute = Callable[..., Any]
-"""The model's forward pass: the adapter of each row, and the inputs by name (`Rows.compute`)."""
+"""The model's forward pass: takes the adapter of each row, and the inputs by name (`Rows.compute`)."""
 
 
 class Row(Protocol):
-    """One answer that is computed."""
+    """An answer under computation."""
 
     adapter: str
-    """The adapter's name in the model, or `BASE`."""
+    """Name of the adapter in the model, or `BASE`."""
     prompt: list[int]
     limit: int
-    """How many new tokens it may have."""
+    """Maximum number of new tokens."""
 
     def choose(self, logits: "torch.Tensor") -> int:
         """Draw the next token."""
 
     def take(self, token: int) -> bool:
-        """Take the token that was drawn. Returns whether another one is wanted."""
+        """Accept the drawn token. Returns whether another token is needed."""
 
     def fail(self, reason: str) -> None:
         """Report that no token can be computed."""
 
 
 class Batch:
-    """The rows of one model."""
+    """The batch of one model's rows."""
 
     def __init__(
         self,
@@ -123,13 +123,14 @@ class Batch:
         prepare: Callable[[str], None],
         breathe: Callable[[], None],
     ) -> None:
-        """
+        """Create an empty batch.
+
         Args:
-            chunk_tokens: how many tokens of prompts are computed at once, padding included.
-            breathe: called between such chunks; a long prompt takes many seconds.
-            prepare: lets an adapter be in memory before a row with it joins. Raises EngineRefused.
-            places: how many rows are computed at once.
-            cache_tokens: how many tokens of all rows, padding included, are kept in memory; one row always has room.
+            chunk_tokens: number of prompt tokens computed at once, padding included.
+            breathe: called between chunks; a long prompt takes many seconds.
+            prepare: called before a row joins, to make its adapter resident. Raises EngineRefused.
+            places: number of rows computed at once.
+            cache_tokens: maximum number of tokens of all rows in memory, padding included; one row always fits.
         """
         self._compute, self._places, self._cache_tokens = compute, places, cache_tokens
         self._chunk_tokens, self._prepare, self._breathe = chunk_tokens, prepare, breathe
@@ -137,7 +138,7 @@ class Batch:
         self._joining: list[Row] = []
         self._rows: list[Row] = []
         self._taken: list[int] = []
-        """How many tokens each row has, those of its prompt not counted."""
+        """Number of generated tokens of each row, without its prompt."""
         self._cache: Any = None
         self._mask = torch.zeros((0, 0), dtype=torch.long)
         self._next: list[int] = []
@@ -148,23 +149,23 @@ class Batch:
 
     @property
     def computing(self) -> set[str]:
-        """The adapters of the rows that are computed."""
+        """Adapters of the rows under computation."""
         return {row.adapter for row in (*self._rows, *self._joining)}
 
     @property
     def needed(self) -> set[str]:
-        """The adapters of running and waiting rows."""
+        """Adapters of running and waiting rows."""
         return self.computing | {row.adapter for row in self._waiting}
 
     def holds(self, row: Row) -> bool:
         return row in self._rows or row in self._waiting
 
     def submit(self, row: Row, *, first: bool = False) -> None:
-        """`first`: before those that wait."""
+        """Queue a row. `first`: put it before the waiting rows."""
         self._waiting.appendleft(row) if first else self._waiting.append(row)
 
     def drop(self, row: Row) -> None:
-        """Drop a row. Its place is free at once."""
+        """Drop a row and free its place at once."""
         if row in self._waiting:
             self._waiting.remove(row)
         elif row in self._rows:
@@ -180,7 +181,7 @@ class Batch:
                 self._join(self._joining)
 
     def _admit(self) -> None:
-        """Admit waiting rows while there is a place and memory."""
+        """Admit waiting rows while there are places and memory."""
         while self._waiting and len(self._rows) + len(self._joining) < self._places:
             together = [*self._rows, *self._joining, self._waiting[0]]
             longest = max(len(row.prompt) + row.limit for row in together)
@@ -278,7 +279,7 @@ class Batch:
 
 
 def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tokens: Sequence[int]) -> Any:
-    """Compute log-probabilities of the vocabulary at each position of `tokens` and the next, with the adapter and
+    """Compute log-probabilities of the vocabulary at each position of `tokens` and the next one, with the adapter and
     without.
 
     Both are rows of one batch, as answers of different adapters are.
@@ -306,7 +307,7 @@ def _padded(tensor: Any, width: int, dimension: int) -> Any:
 
 NO_ONES = "no-ones"
 LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
-"""Layer types whose keys and values can be split by rows. A recurrent state cannot."""
+"""Layer types whose keys and values can be split by rows. A recurrent state cannot be split."""
 MAY_DIFFER = frozenset(
     {
         "alpha_pattern",
@@ -338,13 +339,13 @@ class Known:
 
     directory: Path
     files: Mapping[str, str]
-    """File -> SHA-256, as loaded first."""
+    """File name -> SHA-256, as of the first load."""
     pinned: bool
 
 
 @dataclass(frozen=True)
 class InUse:
-    """Which adapters answers need."""
+    """The adapters that answers need."""
 
     computing: Collection[str]
     """Adapters of running rows, which must stay in memory."""
@@ -356,10 +357,10 @@ class Model:
     """One base model with its tokenizer, and adapters by digest."""
 
     def __init__(self, base: Path, resident: int) -> None:
-        """Raises EngineRefused for a base model that this engine cannot compute with.
+        """Load the base model. Raises EngineRefused if this engine does not support it.
 
         Args:
-            resident: how many adapters that are not pinned are in memory at most, but for those that compute.
+            resident: maximum number of unpinned adapters in memory; those under computation may exceed it.
         """
         disable_progress_bar()
         self._resident = resident
@@ -389,18 +390,18 @@ class Model:
         self._known: dict[str, Known] = {}
         self._leaving: set[str] = set()
         self._in_memory: list[str] = []
-        """The most recently used one is last."""
+        """Adapters in memory, the most recently used last."""
 
     def knows(self, digest: str) -> bool:
-        """Whether an adapter can answer."""
+        """Return whether an adapter can answer."""
         return digest in self._known and digest not in self._leaving
 
     def files_of(self, digest: str) -> dict[str, str]:
-        """File -> SHA-256, of what was loaded."""
+        """Return file name -> SHA-256 of the loaded files."""
         return dict(self._known[digest].files)
 
     def load(self, digest: str, directory: Path, files: Mapping[str, str], pinned: bool, in_use: InUse) -> None:
-        """Take an adapter into memory. Raises EngineRefused."""
+        """Load an adapter into memory. Raises EngineRefused."""
         content = read_adapter(directory, files)
         known = Known(directory, {name: sha256(each).hexdigest() for name, each in content.items()}, pinned)
         if digest not in self._in_memory:
@@ -529,7 +530,8 @@ def _first_line(error: Exception) -> str:
 
 
 def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:
-    """The token ids that end generation: the model's list and the tokenizer's end of sequence."""
+    """Return the token ids that end generation: the model's list and the tokenizer's end of sequence. 495# The
+    initialisation of the weights has no effect after training, unless it changed the base model too."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)

@@ -1,8 +1,8 @@
 """Turn conversations into token ids, and token ids into streamed text.
 
 A caller cannot write the chat template's marks: a mark in a message is encoded as plain text. An ordinary conversation
-gets exactly the ids with which training encodes it. A template that marks turns with ordinary text (`[INST]`) cannot be
-told from a caller who writes it.
+gets exactly the ids with which training encodes it. If a template marks turns with ordinary text (`[INST]`), a caller
+who writes that text cannot be detected.
 """
 
 import re
@@ -16,7 +16,7 @@ Messages = Sequence[Mapping[str, str]]
 
 
 def answer_limit(prompt: int, context: int, most: int) -> int:
-    """Return the most tokens of an answer after so many tokens of prompt. Raises EngineRefused if none is left."""
+    """Return the maximum answer length in tokens after `prompt` tokens. Raises EngineRefused if no room is left."""
     if prompt >= context:
         raise EngineRefused(
             f"The conversation has {prompt} tokens, and {context} are the most with the answer.", "Shorten it."
@@ -39,12 +39,13 @@ class Prompts:
         longest_first = sorted(marks, key=len, reverse=True)
         self._mark = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self._ids = {*marks.values()} - {tokenizer.unk_token_id}
-        """All unknown characters share this id."""
+        """Token ids of the template's marks. The id of unknown tokens is excluded, because all unknown characters share
+        it."""
 
     def ids_of(self, messages: Messages) -> list[int]:
-        """The token ids, the beginning of the answer included.
+        """Return the token ids of a conversation, up to the beginning of the answer.
 
-        Raises ValueError where a text cannot be kept apart from the template, and whatever the template raises.
+        Raises ValueError if a text cannot be separated from the template, and the template's own errors.
         """
         ids = self._encoded(self._shown(messages))
         apart, marks = self._apart(messages)
@@ -63,7 +64,7 @@ class Prompts:
             ) from None
 
     def _apart(self, messages: Messages) -> tuple[list[int], list[int]]:
-        """Encode each text apart from the template. Returns all ids, and the template's marks."""
+        """Encode each text separately from the template. Returns all ids, and the ids of the template's marks."""
         nonce = secrets.token_hex(8)  # nobody can write it
         begin, cut, end = (f"{nonce}{name}" for name in "bce")
         shown = self._shown([{**each, "content": self._fenced(each["content"], begin, cut, end)} for each in messages])
@@ -87,7 +88,7 @@ class Prompts:
         return ids, marks
 
     def _fenced(self, text: str, begin: str, cut: str, end: str) -> str:
-        """Cut each mark in the text in two. Outer white space stays outside, because templates strip it."""
+        """Split each mark in the text in two. Outer white space stays outside, because templates strip it."""
         body = text.strip()
         if not body:
             return text
@@ -108,11 +109,11 @@ class Prompts:
 
 
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
-"""What a decoder writes for an incomplete character."""
+"""Replacement character that a decoder writes for an incomplete character."""
 
 
 class TextPieces:
-    """One answer's text so far."""
+    """The text of one answer so far."""
 
     def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str]) -> None:
         self._decode = decode
@@ -120,10 +121,10 @@ class TextPieces:
         self._ids: list[int] = []
         self._given = 0
         self.is_stopped = False
-        """A stop text is complete. Text after it is dropped."""
+        """True once a stop text is complete. Text after it is dropped."""
 
     def add(self, token: int) -> str:
-        """Add a token. Returns the new text that is final."""
+        """Add a token and return the new text that is final."""
         self._ids.append(token)
         text = self._decode(self._ids).rstrip(INCOMPLETE)
         cut = self._first_stop(text)
@@ -133,7 +134,7 @@ class TextPieces:
         return self._give(text[: len(text) - self._begun(text)])
 
     def rest(self) -> str:
-        """Return the rest after the last token: an unfinished stop text or character."""
+        """Return the text left after the last token: an unfinished stop text or character."""
         return "" if self.is_stopped else self._give(self._decode(self._ids))
 
     def _give(self, text: str) -> str:
@@ -142,14 +143,16 @@ class TextPieces:
         return new
 
     def _first_stop(self, text: str) -> int | None:
-        """The start of the first complete stop text. It does not depend on tokenization."""
+        """Return the start of the first complete stop text. It does not depend on tokenization."""
         found = [
             (place + len(stop), place) for stop in self._stops if (place := text.find(stop, max(0, self._given))) >= 0
         ]
         return min(found)[1] if found else None
 
     def _begun(self, text: str) -> int:
-        """How many final characters may begin a stop text."""
+        """Return the number of trailing characters that may begin a stop text. 33# Other added tokens, such as runs of
+        spaces, are ordinary words to the model. 52# The marks can differ if a text forms one with its neighbouring
+        text, or once it is normalized."""
         open_end = text[self._given :]
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(open_end)), 0, -1):

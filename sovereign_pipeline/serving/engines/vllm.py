@@ -83,13 +83,14 @@ def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, large
 
 
 def name_of(digest: str, content: Mapping[str, bytes]) -> str:
-    """A name for these bytes alone, because vLLM caches prompts by name."""
+    """Return a name that identifies these bytes, because vLLM caches prompts by name."""
     over = sha256(content[ADAPTER_CONFIG] + b"\0" + content[ADAPTER_WEIGHTS]).hexdigest()
     return f"{digest}-{over[:16]}"
 
 
 def write_adapter(directory: Path, content: Mapping[str, bytes], for_the_group: bool = False) -> None:
-    """for_the_group: whether the group of `serving.vllm.copies` may read it: the account that runs vLLM."""
+    """Write an adapter's files. for_the_group: let the group of `serving.vllm.copies` read them, which is the account
+    that runs vLLM."""
     directory.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():
         (directory / name).write_bytes(data)
@@ -102,7 +103,7 @@ def write_adapter(directory: Path, content: Mapping[str, bytes], for_the_group: 
 
 
 def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Build an adapter without effect: one pair of tensors of another adapter, all zeros."""
+    """Build an adapter without effect: one pair of another adapter's tensors, set to zero."""
     import numpy
     from safetensors.numpy import save
 
@@ -115,7 +116,7 @@ def without_effect(content: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def _without_place(tensors: Shapes, base: Shapes, config: Mapping[str, object]) -> list[str]:
-    """Tensors without a module, without a pair, or for a module that the configuration does not name."""
+    """List tensors without a module, without a partner tensor, or for a module that the configuration does not name."""
     pairs: dict[str, dict[str, tuple[int, ...]]] = {}
     wrong = []
     for name, shape in tensors.items():
@@ -134,7 +135,7 @@ def _without_place(tensors: Shapes, base: Shapes, config: Mapping[str, object]) 
 
 
 def _is_target(module: str, targets: object) -> bool:
-    """Whether `target_modules` names a module, as PEFT reads it."""
+    """Return whether `target_modules` names a module, by PEFT's rules."""
     if isinstance(targets, str):
         return re.fullmatch(targets, module) is not None
     return isinstance(targets, list) and any(module == each or module.endswith(f".{each}") for each in targets)
@@ -151,9 +152,9 @@ PREFIX = "token_id:"
 async def measure(
     server: VllmServer, name: str, base: str, prompts: Sequence[Sequence[int]], expected: Sequence[Mark]
 ) -> list[Mark]:
-    """The marks of an adapter.
+    """Measure the marks of an adapter on the server.
 
-    base: the name of the adapter that does nothing. prompts: the conversations as this engine renders them.
+    base: name of the adapter without effect. prompts: the conversations as this engine renders them.
     """
     rendered = [
         mark.model_copy(update={"prompt": tuple(prompt)}) for prompt, mark in zip(prompts, expected, strict=True)
@@ -169,8 +170,8 @@ async def _mark(server: VllmServer, name: str, base: str, mark: Mark) -> Mark:
 
 
 async def _follow(server: VllmServer, name: str, mark: Mark) -> tuple[tuple[int, ...], LogProbabilities]:
-    """The likeliest token at each position of `tokens`, each after the expected ones; and the log-probabilities of the
-    ids of `top` there and at the position after them."""
+    """Return the likeliest token at each position of `tokens`, each after the expected ones. Also return the
+    log-probabilities of the ids of `top` at those positions and the next one."""
     likeliest: list[int] = []
     values: list[tuple[float, ...]] = []
     while len(values) < len(mark.top):
@@ -211,16 +212,16 @@ async def _begin(server: VllmServer, name: str, mark: Mark, begin: int) -> tuple
 
 
 NO_EFFECT = "no-effect"
-"""The name of the adapter that does nothing: its rows are the base model's."""
+"""Name of the adapter without effect, whose rows equal the base model's."""
 COLDEST = 0.01
-"""vLLM's lowest sampling temperature. Below it, decoding is greedy."""
+"""Lowest sampling temperature of vLLM. Below it, decoding is greedy."""
 SECONDS_TO_LEAVE = 60.0
-"""How long an unloaded adapter's copy stays after its last answer."""
+"""Seconds for which an unloaded adapter's copy is kept after its last answer."""
 
 
 @dataclass(frozen=True)
 class _Base:
-    """What is read once from the base model's files."""
+    """The facts read once from the base model's files."""
 
     prompts: Prompts
     decode: Callable[[list[int]], str]
@@ -231,7 +232,7 @@ class _Base:
 
     @classmethod
     def read(cls, directory: Path, context: int | None) -> Self:
-        """Raises EngineRefused for a directory that is no base model with a chat template."""
+        """Read a base model's directory. Raises EngineRefused if it is not a base model with a chat template."""
         from transformers import AutoTokenizer
 
         try:
@@ -259,7 +260,7 @@ class _Base:
 
 
 class VllmEngine(SupervisedEngine[VllmServer]):
-    """A vLLM server of one base model. See `Engine`."""
+    """An engine that uses a vLLM server of one base model."""
 
     name = "vLLM engine"
 
@@ -268,19 +269,19 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         self._directory, self.base, self._settings = directory, base, settings
         self._rendering = ThreadPoolExecutor(1)  # a tokenizer is for one thread at a time
         self._answering: Counter[str] = Counter()
-        """Name -> answers under way."""
+        """Adapter's name -> number of running answers."""
         self._leaving: dict[str, float] = {}
-        """Name of an adapter that was unloaded -> when it was used last."""
+        """Name of an unloaded adapter -> time of its last use."""
 
     @classmethod
     async def start(cls, base: Path, settings: VllmSettings, *, base_model_digest: str = "") -> Self:
-        """The engine, once its base model is in memory.
+        """Start the engine and return it once its base model is in memory.
 
         Args:
             base: a verified model directory.
-            base_model_digest: over its files; adapters of another one are refused.
+            base_model_digest: digest over its files; adapters of another base model are rejected.
 
-        Raises EngineRefused where vLLM does not start with it, and EngineLost.
+        Raises EngineRefused if vLLM cannot run the base model, and EngineLost.
         """
         read = await asyncio.to_thread(_Base.read, base, settings.options.context)
         engine = cls(base, read, settings, base_model_digest)
@@ -346,7 +347,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return replace(adapter, files={file: sha256(data).hexdigest() for file, data in content.items()})
 
     async def _give(self, server: VllmServer, name: str, content: Mapping[str, bytes]) -> None:
-        """Make the server load an adapter, which may evict one that is not pinned."""
+        """Load an adapter into the server, which may evict an unpinned one."""
         directory = server.copies / name
         try:
             await asyncio.to_thread(write_adapter, directory, content, self._settings.options.copies is not None)
@@ -404,7 +405,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         asyncio.get_running_loop().call_later(SECONDS_TO_LEAVE + 0.1, self._remove_those_that_left, server)
 
     def _remove_those_that_left(self, server: VllmServer) -> None:
-        """Remove copies that no answer needs. vLLM may read a copy again while it is in use."""
+        """Remove copies that no answer needs. vLLM may read a copy again while its adapter is in use."""
         before = time.monotonic() - SECONDS_TO_LEAVE
         for name, since in list(self._leaving.items()):
             if self._answering[name] == 0 and since < before:
@@ -416,7 +417,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         return await asyncio.get_running_loop().run_in_executor(self._rendering, self.base.prompts.render, messages)
 
     def end(self, server: VllmServer, name: str) -> None:
-        """Note that an answer of this adapter has ended."""
+        """Record that an answer of this adapter has ended."""
         if self._answering[name] > 0:
             self._answering[name] -= 1
         if name in self._leaving:
@@ -468,7 +469,7 @@ class _Pieces(AsyncIterator[Piece]):
                 return Piece(text, tokens, finish)
 
     def _taken(self, tokens: Sequence[int], finish: str | None) -> tuple[str, Literal["stop", "length"] | None]:
-        """Return the text that is final with these tokens, and the finish reason, if any."""
+        """Add tokens and return the text that is now final, and the finish reason if there is one."""
         text = ""
         for token in tokens:
             self._unsent += 1
@@ -501,7 +502,7 @@ class _Pieces(AsyncIterator[Piece]):
 
 
 def _drawing(sampling: Sampling) -> dict[str, Any]:
-    """Translate sampling to vLLM's parameters."""
+    """Convert sampling parameters to vLLM's."""
     if sampling.temperature < COLDEST or sampling.top_p <= 0:
         return {"temperature": 0}
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -509,7 +510,7 @@ def _drawing(sampling: Sampling) -> dict[str, Any]:
 
 
 def _end_of_turn(directory: Path, config: Mapping[str, Any], tokenizer: Any) -> tuple[int, ...]:
-    """The token ids that end generation: the model's list and the tokenizer's end of sequence."""
+    """Return the token ids that end generation: the model's list and the tokenizer's end of sequence."""
     own = directory / "generation_config.json"
     generation = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else config
     configured = generation.get("eos_token_id")

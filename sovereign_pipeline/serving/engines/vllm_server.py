@@ -1,4 +1,4 @@
-"""A vLLM server: the requests sent to it, and how one is started or reached.
+"""Start or reach a vLLM server, and send it requests.
 
 The base model is never requested beside adapters: on a CPU, vLLM computes such rows with the last adapter.
 """
@@ -34,7 +34,7 @@ from sovereign_pipeline.serving.engines.vllm_supervisor import HeldDirectory, re
 HEALTH, COMPLETIONS, MODELS, VERSION = "/health", "/v1/completions", "/v1/models", "/version"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 SECONDS_IDLE = 2.0
-"""Idle connections are dropped after so long. vLLM closes them after 5, which could lose a request."""
+"""Seconds after which an idle connection is dropped. vLLM closes one after 5, which could lose a request."""
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_PROBES = 3.0
 
@@ -43,29 +43,29 @@ Body = dict[str, Any]
 
 @dataclass(frozen=True)
 class VllmSettings:
-    """How a vLLM server is run, or where it is reached."""
+    """The settings for starting or reaching a vLLM server."""
 
     options: Vllm
     python: Path | None = None
-    """The interpreter of its environment, where it is started here."""
+    """Python interpreter of vLLM's environment, if the gateway starts the server."""
     records: Path | None = None
-    """A directory of the gateway's account, with a record of what it loaded into a server of others."""
+    """Directory of the gateway's account that records which adapters it loaded into a shared server."""
     threads: int = max(1, (os.cpu_count() or 2) // 2)
-    """Threads on the CPU."""
+    """Number of CPU threads."""
     hang_seconds: float = 60.0
-    """A server that was silent for so long counts as hung."""
+    """Seconds of silence after which a server counts as hung."""
     start_seconds: float = 900.0
-    """A server that is not ready by then is killed."""
+    """Seconds after which a server that is not ready is killed."""
 
 
 class VllmServer(ABC):
     """One running server."""
 
     def __init__(self, copies: Path, template_sha256: str, url: str, connector: aiohttp.BaseConnector) -> None:
-        """copies: the directory from which the server reads adapters."""
+        """Connect to a server. copies: directory from which the server reads adapters."""
         self.copies, self.template_sha256 = copies, template_sha256
         self.names: dict[str, str] = {}
-        """Adapter's digest -> the name that the server knows it by."""
+        """Adapter's digest -> its name on the server."""
         self.kept: set[str] = set()
         """Names that are used regularly, so that the server does not evict them."""
         self.heard_at = time.monotonic()
@@ -79,15 +79,16 @@ class VllmServer(ABC):
         return self._gone.is_set()
 
     async def load(self, name: str, directory: Path) -> None:
-        """Raises EngineRefused with the server's reason, and EngineLost."""
+        """Load an adapter. Raises EngineRefused with the server's reason, and EngineLost."""
         await self.post(LOAD, {"lora_name": name, "lora_path": str(directory)})
 
     async def unload(self, name: str) -> None:
-        """Raises EngineRefused where it knows no such name, and EngineLost."""
+        """Unload an adapter. Raises EngineRefused if the server does not know the name, and EngineLost."""
         await self.post(UNLOAD, {"lora_name": name})
 
     async def post(self, path: str, body: Body) -> Any:
-        """The answer's JSON. Raises EngineRefused with the server's reason, and EngineLost."""
+        """Send a request and return the response's JSON. Raises EngineRefused with the server's reason, and
+        EngineLost."""
         try:
             async with self._session.post(self._url + path, json=body, allow_redirects=False) as response:
                 content = await response.read()
@@ -101,8 +102,8 @@ class VllmServer(ABC):
         return json.loads(content) if response.content_type == "application/json" else None
 
     async def stream(self, body: Body) -> aiohttp.ClientResponse:
-        """The response to a completion that is streamed. Raises EngineRefused, without the server's words: they may
-        quote the prompt; and EngineLost."""
+        """Send a streamed completion request and return its response. Raises EngineLost, and EngineRefused without the
+        server's message, which may quote the prompt."""
         try:
             response = await self._session.post(
                 self._url + COMPLETIONS, json={**body, "stream": True}, allow_redirects=False
@@ -117,16 +118,16 @@ class VllmServer(ABC):
         raise EngineRefused(f"vLLM does not take this request (status {response.status}).", "Shorten it.")
 
     def salt(self, group: str) -> str:
-        """A secret salt that separates the cached prompts of groups."""
+        """Return a secret salt that separates the cached prompts of groups."""
         return f"{self._salt}:{group}"
 
     async def use(self, names: Iterable[str]) -> None:
-        """Use adapters once, because vLLM evicts the least recently used one."""
+        """Send one request to each adapter, because vLLM evicts the least recently used one."""
         one_token = {"prompt": [0], "max_tokens": 1, "temperature": 0}
         await asyncio.gather(*(self.post(COMPLETIONS, {"model": name, **one_token}) for name in sorted(names)))
 
     async def watch(self, hang_seconds: float) -> None:
-        """Return when the server is gone or hangs."""
+        """Return once the server is gone or hangs."""
         self.heard_at = looked_at = time.monotonic()
         probe: asyncio.Task[None] | None = None
         probed_at = 0.0
@@ -147,7 +148,7 @@ class VllmServer(ABC):
 
     @abstractmethod
     async def end(self) -> None:
-        """Leave or kill the server. Its running requests are lost."""
+        """Disconnect from or kill the server. Its running requests are lost."""
 
     async def _probe(self) -> None:
         """Probe the server, and keep pinned adapters from being evicted."""
@@ -165,7 +166,8 @@ class VllmServer(ABC):
             return False
 
     async def _warm_up(self, base_name: str) -> None:
-        """Compute log-probabilities once: the first ones compile for seconds and block other requests."""
+        """Compute log-probabilities once, because the first computation compiles for seconds and blocks other
+        requests."""
         one_token = {"prompt": [0], "max_tokens": 1, "logprobs": 1, "logprob_token_ids": [0]}
         await self.post(COMPLETIONS, {"model": base_name, **one_token})
 
@@ -185,13 +187,13 @@ def _reason(content: bytes) -> str:
 
 DEVICE_VARIABLES = ("CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 BLOCK_TOKENS = 32
-"""Tokens per block of the prefix cache. vLLM's default on a CPU is longer than most documents."""
+"""Number of tokens per block of the prefix cache. vLLM's default on a CPU is longer than most documents."""
 LINES_KEPT = 200
-"""Lines kept of the server's output until it is ready. Later output is dropped."""
+"""Number of lines kept of the server's output until it is ready. Later output is dropped."""
 
 
 class StartedVllm(VllmServer):
-    """A server of this gateway alone."""
+    """A server that this gateway started and uses alone."""
 
     def __init__(self, directory: HeldDirectory, template_sha256: str) -> None:
         self._directory = directory
@@ -202,13 +204,13 @@ class StartedVllm(VllmServer):
         self._printed: deque[str] = deque(maxlen=LINES_KEPT)
         self._process: asyncio.subprocess.Process | None = None
         self._pipe: int | None = None
-        """Closes when this process is gone."""
+        """Pipe that closes when this process is gone."""
         self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     async def start(cls, base: Path, context: int, settings: VllmSettings, template_sha256: str) -> Self:
-        """A server that is ready. Raises EngineRefused where vLLM does not start, and EngineLost where it takes too
-        long."""
+        """Start a server and wait until it is ready. Raises EngineRefused if vLLM does not start, and EngineLost if it
+        takes too long."""
         await asyncio.to_thread(remove_left_behind)
         try:
             server = cls(HeldDirectory.make(), template_sha256)
@@ -228,7 +230,7 @@ class StartedVllm(VllmServer):
         return server
 
     async def end(self) -> None:
-        """Kill the server with all its processes."""
+        """Kill the server and all its processes."""
         self._gone.set()
         if self._pipe is not None:
             os.close(self._pipe)
@@ -272,7 +274,7 @@ class StartedVllm(VllmServer):
         self._printed = deque(maxlen=0)  # from here on it may print what callers wrote
 
     def _why(self) -> str:
-        """The last error line that the server printed before the first prompt."""
+        """Return the last error line that the server printed before the first prompt."""
         errors = [line for line in self._printed if "Error" in line or "error:" in line]
         return (errors or list(self._printed) or ["it printed nothing"])[-1].strip()[-300:]
 
@@ -334,7 +336,7 @@ def _environment(settings: VllmSettings, directory: Path) -> dict[str, str]:
 
 
 OLDEST = (0, 32)
-"""The first version of vLLM that never answers a running request with another adapter."""
+"""Oldest supported version of vLLM. Earlier ones may answer a running request with another adapter."""
 UNGUESSABLE = re.compile(r"[0-9a-f]{32,}")
 SECONDS_TO_ANSWER = 30.0
 SECONDS_TO_LEAVE = 5.0
@@ -342,7 +344,7 @@ LOADED, LOCK = "loaded.json", "lock"
 
 
 class ReachedVllm(VllmServer):
-    """A server that others started and that only this gateway loads adapters into."""
+    """A server that another party started and that only this gateway loads adapters into."""
 
     def __init__(self, records: Path, copies: Path, template_sha256: str, address: str) -> None:
         path = address.removeprefix(UNIX)
@@ -357,9 +359,9 @@ class ReachedVllm(VllmServer):
         self._records = records
         self._lock: int | None = None
         self._given: dict[str, str] = {}
-        """Name -> path, of all adapters that this gateway loaded and has not unloaded."""
+        """Name -> path of all adapters that this gateway has loaded and not unloaded."""
         self._confirmed: set[str] = set()
-        """Names that the server must know."""
+        """Names that the server is known to have loaded."""
 
     @classmethod
     async def reach(cls, context: int, settings: VllmSettings, template_sha256: str) -> Self:
@@ -470,14 +472,14 @@ class ReachedVllm(VllmServer):
         await asyncio.to_thread(shutil.rmtree, self.copies, ignore_errors=True)
 
     async def _take_out(self, given: dict[str, str]) -> None:
-        """Unload adapters, except where another path has the same name."""
+        """Unload adapters, except if another path now has the same name."""
         held = await self._adapters()
         for name, path in given.items():
             if held.get(name) == path:
                 await self.unload(name)
 
     async def _strangeness(self) -> str:
-        """Return how the server's adapters differ from what this gateway loaded; empty if they do not."""
+        """Describe how the server's adapters differ from those that this gateway loaded; return "" if they do not."""
         given, needed = dict(self._given), set(self._confirmed)
         held = await self._adapters()
         given |= self._given  # what was loaded meanwhile
@@ -489,11 +491,11 @@ class ReachedVllm(VllmServer):
         return ""
 
     async def _bases(self) -> list[Any]:
-        """The names of the base model."""
+        """Return the server's entries for the base model."""
         return [each for each in await self._models() if not each.get("parent")]
 
     async def _adapters(self) -> dict[str, str]:
-        """Name -> path."""
+        """Return name -> path of the server's adapters."""
         return {str(each.get("id")): str(each.get("root")) for each in await self._models() if each.get("parent")}
 
     async def _models(self) -> list[Any]:
@@ -503,7 +505,7 @@ class ReachedVllm(VllmServer):
         return listed
 
     async def _loads_at_runtime(self) -> bool:
-        """Whether the server can load adapters. An empty body gets another status if it can."""
+        """Return whether the server can load adapters. If it can, an empty body gets another status."""
         try:
             async with self._session.post(self._url + LOAD, json={}, allow_redirects=False) as response:
                 return response.status in (400, 422)
@@ -511,7 +513,7 @@ class ReachedVllm(VllmServer):
             raise self._silent() from error
 
     async def _get(self, path: str) -> dict[str, Any]:
-        """Raises EngineLost for a server that is not there, and EngineRefused for what is no vLLM server."""
+        """Send a GET request. Raises EngineLost if no server answers, and EngineRefused if it is not vLLM."""
         try:
             async with self._session.get(self._url + path, allow_redirects=False) as response:
                 content = await response.read()
@@ -556,7 +558,7 @@ class ReachedVllm(VllmServer):
 
 
 def _shared(directory: Path) -> Path:
-    """Raises EngineRefused for a directory of copies that others can change."""
+    """Check the directory of copies. Raises EngineRefused if others can change it."""
     try:
         found = directory.stat()
     except OSError as error:
@@ -570,7 +572,8 @@ def _shared(directory: Path) -> Path:
 
 
 def _is_open_to_all(path: Path) -> bool:
-    """Whether accounts of no group can connect to a socket: they may write it, and enter every directory above it."""
+    """Return whether accounts outside the group can connect to a socket: they can write it and enter every directory
+    above it."""
     try:
         if not path.stat().st_mode & stat.S_IWOTH:
             return False

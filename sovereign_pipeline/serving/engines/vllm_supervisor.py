@@ -1,8 +1,8 @@
-"""The process between gateway and vLLM: kills the server when either is gone, and removes its files.
+"""Supervise a vLLM server: kill it when the gateway or the supervisor is gone, and remove its files.
 
-A killed vLLM server leaves processes behind. The next start removes what a killed gateway and supervisor left: both
-hold a lock in the directory, and every process of the server names the directory in its environment. This module
-imports no heavy library.
+A killed vLLM server leaves processes behind. The next start removes the remains of a killed gateway and supervisor:
+both lock the directory, and every process of the server has the directory in its environment. This module imports no
+heavy library.
 """
 
 import fcntl
@@ -25,12 +25,12 @@ from sovereign_pipeline.base.processes import die_with_parent, keep_private
 PREFIX = "sovereign-vllm-"
 LOCK = "lock"
 VARIABLE = "VLLM_RPC_BASE_PATH"
-"""Names the directory in the environment of every process of its server."""
+"""Variable with the server's directory, in the environment of every process of the server."""
 
 
 @dataclass(frozen=True)
 class HeldDirectory:
-    """A directory of one server, locked for as long as a process has this descriptor open."""
+    """A server's directory, locked for as long as a process has this descriptor open."""
 
     path: Path
     lock: int
@@ -62,7 +62,8 @@ def remove_left_behind() -> None:
 
 
 def main() -> None:
-    """Arguments: the number of a pipe that closes when the gateway is gone, the directory, and the server's command."""
+    """Run the supervisor. Arguments: the number of a pipe that closes when the gateway is gone, the directory, and the
+    server's command."""
     keep_private()
     pipe, directory, command = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -97,7 +98,7 @@ def _remove(directory: Path, processes: Iterable[int]) -> None:
 
 
 def _processes_of(directory: Path) -> list[int]:
-    """The processes of this account whose environment names the directory of their server."""
+    """List this account's processes whose environment names the directory."""
     named = f"{VARIABLE}={directory}".encode()
     found = []
     for each in Path("/proc").glob("[0-9]*"):
@@ -117,7 +118,8 @@ def _group(leader: int) -> list[int]:
 
 
 def _shared_memory(processes: Iterable[int]) -> set[Path]:
-    """The files in memory that processes have mapped; their own tracker is killed with them."""
+    """List the shared-memory files that processes have mapped. Their resource tracker is killed with them and cannot
+    remove these files."""
     found: set[Path] = set()
     for process in processes:
         with suppress(OSError):  # it is gone meanwhile

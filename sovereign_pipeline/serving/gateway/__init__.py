@@ -1,1 +1,1 @@
-"""The gateway: OpenAI's API before the engines, for authenticated callers."""
+"""The gateway: OpenAI's API in front of the engines, for authenticated callers."""

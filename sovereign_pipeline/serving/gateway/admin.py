@@ -31,7 +31,7 @@ from sovereign_pipeline.serving.rollout.hold import Compared, State
 Stage = Literal["production", "staged", "before"]
 DIGITS = 12
 SECONDS_A_HOLD_IS_SHOWN = 30.0
-"""As often as holds are looked at (`running.py`)."""
+"""Seconds for which a trial's state is cached, as long as the interval between its checks."""
 
 
 def _none(_: object) -> None:
@@ -44,21 +44,22 @@ async def _no_engines() -> Sequence[EngineState]:
 
 @dataclass(frozen=True)
 class AdminSources:
-    """Where `/admin` reads what answering does not need."""
+    """The sources of `/admin` that answers do not need."""
 
     engines: Callable[[], Awaitable[Sequence[EngineState]]] = _no_engines
-    """One state per base model."""
+    """Function that returns one state per base model."""
     flags: Callable[[], Mapping[str, Flag]] = dict
-    """Line -> the flag in force."""
+    """Function that returns line -> flag in force."""
     behind: Callable[[], Mapping[str, str]] = dict
-    """Line -> why its newest flag is not in force."""
+    """Function that returns line -> reason why its newest flag is not in force."""
     hold: Callable[[Flag], State | None] = _none
     rules: Callable[[str], Hold] = lambda line: Hold()
     review: Callable[[str], Due | None] = _none
 
 
 class Holds:
-    """The state of each line's hold, cached for `SECONDS_A_HOLD_IS_SHOWN`: one with many users takes seconds of CPU."""
+    """A cache of each line's trial state for `SECONDS_A_HOLD_IS_SHOWN`. With many users, one state takes seconds of
+    CPU."""
 
     def __init__(self, judge: Callable[[Flag], State | None], clock: Callable[[], float] = time.monotonic) -> None:
         self._judge = judge
@@ -67,7 +68,7 @@ class Holds:
         self._judging = threading.Lock()
 
     def of(self, flag: Flag) -> State | None:
-        """Raises as judging does."""
+        """Return the state of a flag's trial. Raises the errors of `state_of`."""
         with self._judging:
             known = self._judged.get(flag.line)
             if known is not None and known[0] == flag and self._clock() - known[1] < SECONDS_A_HOLD_IS_SHOWN:
@@ -78,14 +79,14 @@ class Holds:
 
 
 class Reviews:
-    """When the newest adapter of each line is due for a review, at the last look."""
+    """The review dates of each line's newest adapter, as of the latest look."""
 
     def __init__(self, settings: Settings, registry: Callable[[], Registry]) -> None:
         self._settings, self._registry = settings, registry
         self._known: dict[str, Due] = {}
 
     def look(self) -> None:
-        """Raises what reading the registry raises: what was known stays."""
+        """Read the review dates. Raises the errors of reading the registry; the earlier dates are kept then."""
         today = datetime.datetime.now(datetime.UTC).date()
         self._known = {each.line: each for each in due_reviews(self._registry(), self._settings, today)}
 
@@ -99,7 +100,7 @@ class EngineFacts(ResponseModel):
     computes: bool
     problem: str
     is_of_others: bool
-    """Whether others started it, so that the gateway cannot say who else reaches it."""
+    """True if others started it, so that the gateway cannot say who else reaches it."""
 
 
 class AdapterFacts(ResponseModel):
@@ -171,7 +172,7 @@ class LineFacts(ResponseModel):
 
 
 class AdminState(ResponseModel):
-    """What `/admin` shows. Counts are of this gateway, since it started."""
+    """The content of `/admin`. Counts are of this gateway, since it started."""
 
     at: str
     engines: list[EngineFacts]
@@ -181,7 +182,7 @@ class AdminState(ResponseModel):
 
 @dataclass(frozen=True)
 class _Row:
-    """An adapter that is served, or that a flag names."""
+    """An adapter that is served or named by a flag."""
 
     adapter: str
     line: str
@@ -225,7 +226,7 @@ def _line(
     sources: AdminSources,
     now: datetime.datetime,
 ) -> LineFacts | None:
-    """None if the caller may see no adapter of the line."""
+    """Return the facts of a line, or None if the caller may see none of its adapters."""
     rows = _rows(line, flag, catalog)
     seen = [each for each in rows if caller.may_oversee(each, catalog.ladder)]
     if not seen:
@@ -251,7 +252,8 @@ def _line(
 
 
 def _hold_of(sources: AdminSources, flag: Flag) -> tuple[State | None, bool]:
-    """The state of a hold, and whether its counts could be read: `sovereign adapters hold` says what could not."""
+    """Return a trial's state, and whether its counts could be read. `sovereign adapters hold` reports what could not be
+    read."""
     try:
         return sources.hold(flag), True
     except SovereignError:
@@ -259,7 +261,8 @@ def _hold_of(sources: AdminSources, flag: Flag) -> tuple[State | None, bool]:
 
 
 def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
-    """Those in production first; what a flag gives to users is among them also where it is not served."""
+    """List a line's adapters, those in production first. An adapter that the flag gives to users is listed even if it
+    is not served."""
     rows: dict[str, _Row] = {}
     for each in catalog.served():
         if each.line == line:
@@ -343,7 +346,7 @@ Name = Literal["chat", "admin"]
 
 @dataclass(frozen=True)
 class Page:
-    """A document, and the headers that it is sent with."""
+    """An HTML page with its response headers."""
 
     content: str
     headers: Mapping[str, str]
@@ -351,7 +354,8 @@ class Page:
 
 @cache
 def page_of(name: Name) -> Page:
-    """A page template with its styles, scripts and translations inside; only these may run. It depends on no caller."""
+    """Build a page from a template with its styles, scripts and translations inline. Only these may run. The page is
+    the same for every caller."""
     style, scripts = _text("page.css"), [_text("page.js"), _text(f"{name}.js")]
     arabic = json.dumps(json.loads(_text("arabic.json")), ensure_ascii=False).replace("<", "\\u003c")
     content = (

@@ -1,4 +1,4 @@
-"""Rate limits of callers, and places of the engine that lines share fairly."""
+"""Limit the rates of callers, and share an engine's places fairly between lines."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from sovereign_pipeline.serving.gateway.messages import Refusal
 
 SECONDS_OF_A_RATE = 60.0
 MOST_BUCKETS = 10_000
-"""Callers whose rate is remembered; of more, those that were idle longest begin anew."""
+"""Number of callers whose rate is remembered. Beyond it, the longest idle callers start with a full bucket again."""
 
 Clock = Callable[[], float]
 
@@ -30,12 +30,13 @@ class Bucket:
         self.level = self.per_minute
 
     def seconds_until(self, amount: float, now: float) -> float:
-        """How long until there is so much; 0 where there is. An amount above the whole waits for a full one."""
+        """Return the seconds until the level reaches `amount`; 0 if it has. An amount above the capacity waits for a
+        full bucket."""
         self._flow(now)
         return max(0.0, (min(amount, self.per_minute) - self.level) * SECONDS_OF_A_RATE / self.per_minute)
 
     def take(self, amount: float, now: float) -> None:
-        """Take an amount. The level may become negative, because an answer's length is known at its end."""
+        """Subtract an amount. The level may become negative, because an answer's length is known only at its end."""
         self._flow(now)
         self.level -= amount
 
@@ -46,7 +47,7 @@ class Bucket:
 
 
 class Rates:
-    """How much each caller may still ask for."""
+    """The rate limits of all callers."""
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self._limits = limits
@@ -56,7 +57,7 @@ class Rates:
 
     @asynccontextmanager
     async def request(self, caller: Caller) -> AsyncIterator[None]:
-        """One request of a caller, while it lasts. Raises Refusal (429) when it is one too many."""
+        """Count one request for as long as it runs. Raises Refusal (429) if it exceeds a limit."""
         if self._running[caller.key] >= self._limits.concurrent_per_caller:
             raise _too_many("You have as many requests running as you may.", 1.0)
         now = self._clock()
@@ -74,7 +75,7 @@ class Rates:
                 del self._running[caller.key]
 
     def charge(self, caller: Caller, tokens: int) -> None:
-        """Count what a request has used."""
+        """Charge the tokens that a request has used."""
         now = self._clock()
         _, bucket = self._of(caller, now)
         bucket.take(tokens, now)
@@ -91,9 +92,10 @@ class Rates:
 
 
 class Places:
-    """The places of an engine: whose line has the fewest is next, so that no line can keep another waiting.
+    """The places of an engine. The waiting line with the fewest running requests is next, so that no line blocks
+    another.
 
-    A line takes all places but one for each other line, and at least half of them.
+    A line may take all places except one for each other line, and at least half of them.
     """
 
     def __init__(self, limits: Limits, lines: Callable[[], Collection[str]]) -> None:
@@ -104,12 +106,13 @@ class Places:
 
     @property
     def waiting(self) -> dict[str, int]:
-        """Line -> how many of its requests wait."""
+        """Line -> number of its waiting requests."""
         return {line: len(queue) for line, queue in self._waiting.items()}
 
     @asynccontextmanager
     async def place(self, line: str) -> AsyncIterator[None]:
-        """A place, while it is needed. Raises Refusal (429) when too many wait, or it took too long."""
+        """Occupy a place while the context is open. Raises Refusal (429) if too many requests wait or the wait is too
+        long."""
         if not self._waiting.get(line) and self._may_begin(line):
             self.running[line] += 1
         else:
@@ -149,7 +152,7 @@ class Places:
             self._waiting[following].popleft().set_result(None)
 
     def _next(self) -> str | None:
-        """The line whose oldest waiting request begins now; None where none may."""
+        """Return the line whose oldest waiting request starts now; None if none may."""
         for queue in self._waiting.values():
             while queue and queue[0].done():  # whoever waited has gone, and has not been told yet
                 queue.popleft()

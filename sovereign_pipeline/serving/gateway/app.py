@@ -54,22 +54,22 @@ from sovereign_pipeline.serving.rollout.in_force import Flags
 
 _LOG = logging.getLogger(__name__)
 A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
-"""The form of a field name. Anything else that was sent as one is not quoted."""
+"""Pattern of a field name. Errors do not quote a field that does not match."""
 GONE = 499
 
 
 @dataclass(frozen=True)
 class Condition:
-    """Whether lines answer, and by their newest flags."""
+    """The readiness of the lines: whether they answer, and whether by their newest flags."""
 
     answers: bool = True
     """False if adapters are in production and none of them answers."""
     is_behind: bool = False
-    """Whether a newer flag of a line is not in force here."""
+    """True if a line's newest flag is not in force here."""
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
-    """loaded: digests of what is verified and in the engine."""
+    """Compute the condition. loaded: digests of adapters that are verified and in the engine."""
     given = [flag.adapters[flag.production].digest for flag in flags.flags().values() if flag.production is not None]
     in_production = any(each.is_in_production for each in deployed.served)
     is_asked_of = bool(given or in_production or deployed.refused)
@@ -78,13 +78,13 @@ def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> C
 
 @dataclass(frozen=True)
 class Gateway:
-    """What every route works with."""
+    """The state that every route shares."""
 
     handler: RequestHandler
     condition: Callable[[], Condition]
-    """Whether the lines answer now."""
+    """Function that returns the lines' present condition."""
     started: int
-    """Seconds since 1970: the creation time that every model states."""
+    """Creation time that every model states, in seconds since 1970."""
     sources: AdminSources
 
     @property
@@ -101,13 +101,13 @@ def gateway_of(request: Request) -> Gateway:
 
 
 def caller_of(request: Request) -> Caller:
-    """The caller that the auth middleware found; no request without one comes so far."""
+    """Return the caller that the auth middleware found. The middleware rejects requests without one."""
     caller: Caller = request.state.caller
     return caller
 
 
 def named_caller(request: Request) -> Caller | None:
-    """The caller that the proxy names, on a page that is open to all."""
+    """Return the caller that the proxy names, on a page that is open to all."""
     caller: Caller | None = request.state.caller
     return caller
 
@@ -123,7 +123,7 @@ def create_gateway(
     condition: Callable[[], Condition] = Condition,
     sources: AdminSources | None = None,
 ) -> FastAPI:
-    """Build the application. `state.gateway.handler` must be told when the gateway ends."""
+    """Build the application. At shutdown, the server must notify `state.gateway.handler`."""
     app = FastAPI(
         title="Sovereign Pipeline gateway", docs_url=None, redoc_url=None, redirect_slashes=False, version="1"
     )
@@ -339,15 +339,16 @@ TRANSCRIPT_HEADER = "X-Sovereign-Transcript"
 
 
 SECONDS_FOR_THE_END = 3.0
-"""Time limit for sending the error event that ends a stream."""
+"""Seconds allowed for sending the error event that ends a stream."""
 
 
 class CallerGone(Exception):
-    """The caller has disconnected."""
+    """An error for a caller that has disconnected."""
 
 
 def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str]:
-    """Which adapter answered, at which level, and whether an encrypted transcript is kept."""
+    """Return the headers that state which adapter answered, its classification level, and whether an encrypted
+    transcript is kept."""
     return {
         ADAPTER_HEADER: request.adapter.adapter,
         LEVEL_HEADER: _in_a_header(request.adapter.classification),
@@ -362,7 +363,7 @@ def _level(handler: RequestHandler, request: RoutedRequest) -> Level:
 async def whole_answer(
     handler: RequestHandler, request: RoutedRequest, kind: Kind, model: str, receive: Receive
 ) -> ChatCompletion | Completion:
-    """Compute an answer to its end. Raises Refusal, and CallerGone."""
+    """Compute an answer to its end. Raises Refusal and CallerGone."""
 
     async def compute() -> ChatCompletion | Completion:
         async with handler.answer(request) as answer:
@@ -441,7 +442,7 @@ def id_of(kind: Kind, request: RoutedRequest) -> str:
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Do work until it is done, or the caller is gone: then it is cancelled, and CallerGone is raised."""
+    """Run a coroutine until it is done. If the caller disconnects first, cancel it and raise CallerGone."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -460,5 +461,5 @@ async def _disconnected(receive: Receive) -> None:
 
 
 def _in_a_header(text: str) -> str:
-    """A level as the institution names it; what is not plain ASCII is written as in an address."""
+    """Encode a classification level for a header: ASCII as it is, anything else percent-encoded."""
     return text if text.isascii() and text.isprintable() else quote(text)

@@ -1,4 +1,4 @@
-"""Who may use what: tokens, grants, proxy headers, and the auth middleware."""
+"""Authenticate callers and decide which adapters they may use: tokens, grants, proxy headers and middleware."""
 
 import asyncio
 import contextlib
@@ -48,15 +48,16 @@ class Grant:
 
     clearance: str
     lines: frozenset[str] | None
-    """None for every line."""
+    """Names of the lines that the grant covers; None for every line."""
     versions: bool = False
     metrics: bool = False
     admin: bool = False
     users: bool = False
-    """Whether it sends requests for several people, named by `user`. Any other caller is one user."""
+    """True if the caller sends requests for several people, named by `user`. Any other caller counts as one user."""
 
     def reaches(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        """Whether the grant covers the adapter's line and level. A level that is not on the ladder is above all."""
+        """Return whether the grant covers the adapter's line and level. A level that is not on the ladder counts as the
+        highest."""
         if self.clearance not in ladder or adapter.classification not in ladder:
             return False
         in_lines = self.lines is None or adapter.line in self.lines
@@ -68,21 +69,21 @@ class Caller:
     """The sender of a request."""
 
     key: str
-    """Identifies the caller for limits. Never shown, logged or stored."""
+    """Identifier of the caller for limits. It is never shown, logged or stored."""
     grants: tuple[Grant, ...]
     groups: frozenset[str] = frozenset()
-    """All roles that the institution's proxy names, also those without a grant."""
+    """All roles that the institution's proxy names, including those without a grant."""
 
     def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         return any(grant.reaches(adapter, ladder) for grant in self.grants)
 
     def may_name(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        """Whether the caller may use this version by its id."""
+        """Return whether the caller may use this version by its id."""
         return any(grant.versions and grant.reaches(adapter, ladder) for grant in self.grants)
 
     @property
     def cache_group(self) -> str:
-        """The group of callers that may share an engine's cached prompts: those of equal clearance."""
+        """Group of callers that may share an engine's cached prompts: those of equal clearance."""
         return "\n".join(sorted({grant.clearance for grant in self.grants}))
 
     @property
@@ -90,23 +91,23 @@ class Caller:
         return any(grant.metrics for grant in self.grants)
 
     def speaks_for_users(self, line: str) -> bool:
-        """Whether `user` in the caller's requests to a line names the end user."""
+        """Return whether `user` in the caller's requests to a line names the end user."""
         return any(grant.users and (grant.lines is None or line in grant.lines) for grant in self.grants)
 
     def may_oversee(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
-        """Whether the caller may see an adapter's state on `/admin`."""
+        """Return whether the caller may see an adapter's state on `/admin`."""
         return any(grant.admin and grant.reaches(adapter, ladder) for grant in self.grants)
 
     @property
     def may_administer(self) -> bool:
-        """Whether the caller may open `/admin`."""
+        """True if the caller may open `/admin`."""
         return any(grant.admin for grant in self.grants)
 
 
 ADDED, REVOKED = "serving token added", "serving token revoked"
 TOKEN_BYTES = 32
 PREFIX = "sk-sov-"
-"""The prefix of every token, so that secret scanners find it."""
+"""Prefix of every token, so that secret scanners find tokens."""
 SHORTEST_ID = 8
 LOCK_SECONDS = 30
 LONGEST_DAYS = 366
@@ -119,7 +120,7 @@ class Token(Frozen):
 
     sha256: Digest
     who: str = Field(min_length=1, max_length=200)
-    """The holder's name. The ledger has a salted commitment to it."""
+    """Holder's name. The ledger has a salted commitment to it."""
     salt: Digest
     clearance: str
     lines: tuple[str, ...] | None
@@ -133,7 +134,7 @@ class Token(Frozen):
 
     @property
     def id(self) -> str:
-        """The first digits of its SHA-256, for people."""
+        """First digits of the token's SHA-256, for display."""
         return self.sha256[:12]
 
     @property
@@ -147,7 +148,7 @@ class Token(Frozen):
         return "expired" if now >= self.expires_at else "valid"
 
     def facts(self) -> dict[str, Any]:
-        """The facts of its ledger entry. `admin` and `users` only if it grants them."""
+        """Return the facts of the token's ledger entry. `admin` and `users` are included only if it grants them."""
         return {
             "token": self.sha256,
             "who": digest_of({"who": self.who, "salt": self.salt}),
@@ -162,7 +163,7 @@ class Token(Frozen):
 
 
 class TokenFile(Frozen):
-    """The file of all tokens."""
+    """The file with all tokens."""
 
     tokens: tuple[Token, ...] = ()
 
@@ -217,10 +218,11 @@ def add_token(
 
 
 def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) -> Token:
-    """End a token by the first digits of its SHA-256. It takes effect before it is entered: taking back must not wait.
+    """Revoke a token by the first digits of its SHA-256. The revocation takes effect before it is logged, so that it
+    never waits for the registry.
 
-    Once more for a token that was revoked: enters what a registry that was away has missed. Raises NotFoundError for no
-    token or several.
+    Revoking a token again logs a revocation that the registry missed while it was down. Raises NotFoundError if no
+    token matches or several do.
     """
     with _changing(settings) as tokens:
         token = _find(tokens, id)
@@ -235,7 +237,7 @@ def revoke_token(settings: Settings, registry: Registry, id: str, actor: str) ->
 
 
 def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]:
-    """SHA-256 of each token that is valid in the file but not in the ledger -> why."""
+    """Return the tokens that are valid in the file but not in the ledger: SHA-256 -> reason."""
     with registry.reading() as session:
         added: dict[str, list[Mapping[str, Any]]] = {}
         for subjects in _entries(session, ADDED):
@@ -253,7 +255,7 @@ def refused_by(registry: Registry, tokens: Sequence[Token]) -> Mapping[str, str]
 
 
 class Tokens:
-    """The tokens of one gateway. The file is read again when it changes."""
+    """The tokens of one gateway. The file is read again whenever it changes."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -286,7 +288,7 @@ class Tokens:
         return self._tokens
 
     def compare_with(self, registry: Registry) -> Mapping[str, str]:
-        """Reject from now on the tokens that the ledger does not confirm. Returns id -> why."""
+        """Compare the tokens with the ledger, and reject unconfirmed ones from now on. Returns id -> reason."""
         tokens = self.all()
         refused = refused_by(registry, tokens)
         valid = (token for token in tokens if token.revoked_at is None and token.sha256 not in refused)
@@ -299,7 +301,7 @@ def sha256_of(text: str) -> str:
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """Values that change whenever the file does, also if its time goes back."""
+    """Return values that change whenever the file does, even if its modification time goes back."""
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -309,7 +311,7 @@ def _identity(path: Path) -> tuple[int, ...] | None:
 
 @contextlib.contextmanager
 def _changing(settings: Settings) -> Any:
-    """The tokens, locked against other processes."""
+    """Lock the token file against other processes and return its tokens."""
     with held_within(serving_directory(settings) / "tokens.lock", LOCK_SECONDS):
         yield read_tokens(file_of(settings))
 
@@ -336,7 +338,7 @@ def _entries(session: Session, action: str, token: str | None = None) -> list[di
 _LOG = logging.getLogger(__name__)
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", "/", "/admin"})
-"""Paths without authentication. They name no line, adapter or caller."""
+"""Paths that need no authentication. Their responses name no line, adapter or caller."""
 SECONDS_FOR_A_BODY = 30
 LONGEST_AUTHORIZATION = 500
 HEADERS = [
@@ -348,7 +350,7 @@ HEADERS = [
 
 
 class Callers:
-    """Finds the sender of a request: the user that the proxy names, or the holder of a token."""
+    """A finder of a request's sender: the user that the proxy names, or the holder of a token."""
 
     def __init__(
         self,
@@ -401,7 +403,7 @@ class Callers:
 
 
 def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> Callers:
-    """Build an installation's callers. Raises InputError for a proxy header without a shared secret."""
+    """Build the `Callers` of an installation. Raises InputError for a proxy header without a shared secret."""
     if settings.serving_user_header is None:
         return Callers(tokens)
     if settings.serving_proxy_secret is None:
@@ -419,8 +421,8 @@ def callers_of(settings: Settings, institution: Institution, tokens: Tokens) -> 
 def auth_middleware(app: App, callers: Callers, body_bytes: int, refused: Callable[[int], None]) -> App:
     """Authenticate each request, and read its body up to a limit.
 
-    `state["caller"]` is the sender, or None on open paths. Every error becomes a response in OpenAI's form, and a
-    log line without any text of the request.
+    `state["caller"]` is the sender, or None on open paths. Every error becomes a response in OpenAI's form and a log
+    line without any text of the request.
     """
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -455,7 +457,7 @@ def auth_middleware(app: App, callers: Callers, body_bytes: int, refused: Callab
 
 
 async def _read(scope: Scope, receive: Receive, most: int) -> Receive:
-    """Read the body. Raises Refusal if it is too long or too slow."""
+    """Read the body. Raises Refusal if it is too long or arrives too slowly."""
     stated = [value for name, value in scope["headers"] if name.lower() == b"content-length"]
     if any(not value.isdigit() or int(value[:20]) > most for value in stated):
         raise _too_long(most)

@@ -1,4 +1,4 @@
-"""The journal of answers: a digest of each in a file of the hour, and of each hour in the ledger.
+"""Keep the journal of answers: a digest of each answer in an hourly file, and a digest of each hour in the ledger.
 
 A line holds counts and a digest, and no text. The digest covers the answer's id, which only its caller knows, so nobody
 can guess a text by its digest. While the registry is down, finished hours wait in their files.
@@ -25,9 +25,9 @@ ANSWERED = "hour of answers"
 ACTOR = "gateway"
 HOUR = "%Y-%m-%dT%H"
 STILL_WRITTEN = datetime.timedelta(minutes=2)
-"""How long after its end another process may still write into an hour's file."""
+"""Time after an hour's end during which another process may still write into its file."""
 ENTERED = ".entered"
-"""The suffix of an hour's file that is in the ledger."""
+"""Suffix of an hour's file that is in the ledger."""
 
 Clock = Callable[[], datetime.datetime]
 Outcome = Literal["complete", "cancelled", "lost"]
@@ -38,7 +38,7 @@ def utc_now() -> datetime.datetime:
 
 
 class Answered(Frozen):
-    """An answer that was sent at least in part."""
+    """A journal record of an answer that was sent at least in part."""
 
     line: str
     adapter: str
@@ -46,16 +46,16 @@ class Answered(Frozen):
     tokens: int
     digest: str
     transcript: str | None = None
-    """SHA-256 of the sealed transcript; None where none is kept."""
+    """SHA-256 of the sealed transcript; None if no transcript is kept."""
 
 
 def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, str]], text: str) -> str:
-    """The digest of an answer. Its caller can compute it again."""
+    """Return the digest of an answer. Its caller can compute it again."""
     return digest_of({"id": id, "adapter": adapter, "messages": [dict(each) for each in messages], "answer": text})
 
 
 class Journal:
-    """The files of the hours."""
+    """The hourly files of the journal."""
 
     def __init__(self, directory: Path, clock: Clock = utc_now) -> None:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -64,15 +64,15 @@ class Journal:
         self._missed: list[Answered] = []
 
     def note(self, answered: Answered) -> None:
-        """Write one answer. If the disk fails, it stays in memory until `is_whole` has written it.
+        """Write one answer. If the disk fails, the answer stays in memory until `is_whole` has written it.
 
-        Each line begins with a newline, so that a line cut by a crash spoils itself only.
+        Each line begins with a newline, so that a line cut by a crash damages only itself.
         """
         self._missed.append(answered)
         self.is_whole()
 
     def is_whole(self) -> bool:
-        """Whether all that was answered is written down; what is not is tried again."""
+        """Retry unwritten answers, and return whether all are written."""
         while self._missed:
             try:
                 self._append(self._missed[0])
@@ -82,9 +82,9 @@ class Journal:
         return True
 
     def enter(self, registry: Registry) -> int:
-        """Enter every hour that has been over for a moment and is not entered. Returns how many entries were made.
+        """Log every finished hour that is not yet in the ledger. Returns the number of new entries.
 
-        Raises what opening or writing the registry raises; the files stay for the next time.
+        Raises the errors of opening or writing the registry; the files then stay for the next attempt.
         """
         current, made = (self._clock() - STILL_WRITTEN).strftime(HOUR), 0
         with held_if_free(self._directory / "journal.lock") as held:
@@ -104,13 +104,13 @@ class Journal:
 
 
 def _name_when_entered(path: Path) -> Path:
-    """A name that no other file has."""
+    """Return a file name that is not in use."""
     names = (path.with_name(f"{path.name}{ENTERED}{suffix}") for suffix in ("", *(f"-{n}" for n in range(2, 10_000))))
     return next(name for name in names if not name.exists())
 
 
 def read_hour(path: Path) -> tuple[list[Answered], int]:
-    """The answers of a file, in their order, and how many lines of it cannot be read."""
+    """Return the answers of a file in order, and the number of unreadable lines."""
     found, unreadable = [], 0
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if not line:
@@ -123,7 +123,7 @@ def read_hour(path: Path) -> tuple[list[Answered], int]:
 
 
 def facts_of(hour: str, line: str, answered: Sequence[Answered], unreadable: int) -> dict[str, Any]:
-    """The facts of one line's hour for its ledger entry. Transcripts are included if there are any."""
+    """Return the facts of one line's hour for its ledger entry, with transcripts if there are any."""
     sealed = [each.transcript for each in answered if each.transcript is not None]
     kept = {"transcripts": len(sealed), "transcripts_digest": hashlib.sha256("\n".join(sealed).encode()).hexdigest()}
     return {
@@ -140,8 +140,7 @@ def facts_of(hour: str, line: str, answered: Sequence[Answered], unreadable: int
 
 
 def _enter(registry: Registry, path: Path) -> int:
-    """Enter an hour in one transaction. Entries that exist are skipped, so that a crash after the commit repeats
-    nothing."""
+    """Log an hour in one transaction. Existing entries are skipped, so that a retry after a crash repeats nothing."""
     hour = path.stem
     answered, unreadable = read_hour(path)
     with registry.writing() as session:

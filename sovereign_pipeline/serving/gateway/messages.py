@@ -55,13 +55,13 @@ class Level(ResponseModel):
 
     @model_serializer
     def _what_there_is(self) -> dict[str, str]:
-        """All values are texts, as clients have it."""
+        """Serialise all values as strings, as OpenAI's metadata requires."""
         kept = {} if self.transcript is None else {"transcript": self.transcript}
         return {"classification": self.classification, **kept}
 
 
 def level_of(adapter: Deployable, is_kept: bool) -> Level:
-    """The metadata of an adapter's answers. is_kept: whether encrypted transcripts are kept."""
+    """Return the metadata of an adapter's answers. is_kept: whether encrypted transcripts are kept."""
     return Level(classification=adapter.classification, transcript="kept" if is_kept else None)
 
 
@@ -140,7 +140,7 @@ def usage(prompt: int, completion: int) -> Usage:
 def whole(
     kind: Kind, id: str, model: str, adapter: Deployable, level: Level, text: str, finish: Finish, used: Usage
 ) -> ChatCompletion | Completion:
-    """An answer that is sent at once."""
+    """Build the response for an answer that is sent at once."""
     facts: dict[str, Any] = {
         "id": id,
         "created": int(time.time()),
@@ -174,15 +174,15 @@ class Chunks:
         self._before, self._after = before, after
 
     def first(self) -> bytes:
-        """The first event, with the role. A stream of `/v1/completions` has none."""
+        """Return the first event, with the role. A stream of `/v1/completions` has none."""
         return self._event({"role": "assistant", "content": ""}, None) if self._kind == "chat" else b""
 
     def text(self, text: str) -> bytes:
-        """An event with text. Only the text differs between events, so the rest is rendered once."""
+        """Return an event with text. Only the text differs between events, so the rest is rendered once."""
         return self._before + json.dumps(text).encode() + self._after
 
     def last(self, finish: Finish, used: Usage) -> bytes:
-        """The finish reason, the usage if requested, and the end mark."""
+        """Return the finish reason, the usage if requested, and the end mark."""
         events = self._event({}, finish)
         if self._with_usage:
             events += event({**self._facts, "choices": [], "usage": used.model_dump()})
@@ -196,7 +196,7 @@ class Chunks:
 
 
 def event(content: dict[str, Any]) -> bytes:
-    """One event, in ASCII: some clients take characters such as U+2028 for the end of a line."""
+    """Format one event in ASCII, because some clients treat characters such as U+2028 as the end of a line."""
     return b"data: " + json.dumps(content, separators=(",", ":")).encode() + b"\n\n"
 
 
@@ -219,7 +219,7 @@ class Refusal(Exception):
         self.code = code
         self.param = param
         self.is_counted = False
-        """Whether the metrics counted it already, as a begun answer."""
+        """True if the metrics already counted the request, as a begun answer."""
         self.headers = dict(headers or {})
         if retry_after is not None:
             self.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
@@ -232,12 +232,12 @@ class Refusal(Exception):
 
 
 def no_such_model() -> Refusal:
-    """One error for a model that does not exist or is above the caller's clearance."""
+    """Return the same error for a model that does not exist and one above the caller's clearance."""
     return Refusal(404, "This model does not exist, or you may not use it.", "model_not_found", param="model")
 
 
 def no_such_answer() -> Refusal:
-    """One error for an answer that does not exist, is another caller's or is too old."""
+    """Return the same error for an answer that does not exist, is another caller's or is too old."""
     return Refusal(404, "You were given no such answer, or it is too old.", "answer_not_found", param="id")
 
 
@@ -275,7 +275,7 @@ def too_long_to_search() -> Refusal:
 
 
 def personal_data_sent(kinds: Iterable[str]) -> Refusal:
-    """The error names the kinds, and no value."""
+    """Return an error that names the kinds of personal data found, and no value."""
     return Refusal(
         400,
         f"The request holds personal data ({', '.join(sorted(kinds))}), which this model does not take. Leave it out.",
@@ -373,7 +373,7 @@ class Message(RequestModel):
 
 class StreamOptions(RequestModel):
     include_usage: bool | None = None
-    """Whether the last chunk states the tokens of prompt and answer."""
+    """True if the last chunk states the tokens of prompt and answer."""
     include_obfuscation: bool | None = None
     """Accepted; nothing is padded."""
 
@@ -466,7 +466,7 @@ class ChatRequest(Request):
 
     @property
     def conversation(self) -> list[dict[str, str]]:
-        """The messages by role and content."""
+        """Return the messages by role and content."""
         roles = {"developer": "system"}
         return [{"role": roles.get(each.role, each.role), "content": each.text} for each in self.messages]
 
@@ -490,7 +490,7 @@ class FeedbackRequest(RequestModel):
     """`POST /v1/feedback`: a caller's rating of its answer. There is no field for text."""
 
     id: Annotated[str, Field(pattern=r"^(chatcmpl|cmpl)-[0-9a-f]{32}$")]
-    """Of the answer."""
+    """Id of the answer."""
     thumb: Thumb
     reason: Reason | None = None
     severity: Severity = 0
@@ -504,7 +504,7 @@ class FeedbackRequest(RequestModel):
 
     @property
     def answer(self) -> str:
-        """The answer's id without its prefix."""
+        """Return the answer's id without its prefix."""
         return self.id.partition("-")[2]
 
     @property
@@ -513,7 +513,7 @@ class FeedbackRequest(RequestModel):
 
 
 def with_instruction(messages: Sequence[Mapping[str, str]], adapter: Deployable) -> list[Mapping[str, str]]:
-    """Put the line's instruction before the first user turn, as in training, unless there is a system message."""
+    """Prepend the line's instruction to the first user turn, as in training, unless there is a system message."""
     if adapter.instruction is None or any(each["role"] == "system" for each in messages):
         return [*messages]
     first = next((number for number, each in enumerate(messages) if each["role"] == "user"), None)

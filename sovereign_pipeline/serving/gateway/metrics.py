@@ -1,4 +1,4 @@
-"""Prometheus metrics and OpenTelemetry spans of requests; nothing that a caller wrote."""
+"""Provide Prometheus metrics and OpenTelemetry spans of requests, without any text that a caller wrote."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,15 +33,15 @@ class Counts:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the gateway does at this moment, for `/metrics` and `/admin`."""
+    """The present figures of the gateway, for `/metrics` and `/admin`."""
 
     engines: Sequence[EngineState]
     running: Mapping[str, int]
-    """Line -> answers that are computed."""
+    """Line -> number of running answers."""
     waiting: Mapping[str, int]
-    """Line -> requests that wait for a place."""
+    """Line -> number of requests that wait for a place."""
     adapters: Mapping[str, Counts]
-    """Adapter -> what was counted of it since the gateway started."""
+    """Adapter -> its counts since the gateway started."""
 
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -51,7 +51,7 @@ WHOLE = (0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
 class Metrics:
-    """The counters of one gateway. Names follow OpenTelemetry's conventions for generative AI where it has one."""
+    """The counters of one gateway. Names follow OpenTelemetry's conventions for generative AI where there is one."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -116,11 +116,11 @@ class Metrics:
         )
 
     def refused(self, status: int) -> None:
-        """A request that no adapter answered."""
+        """Count a request that no adapter answered."""
         self._requests.labels("", "", f"refused_{status}").inc()
 
     def of_tokens(self, line: str, adapter: str) -> tuple[Histogram, Histogram]:
-        """The histograms of the time to the first token, and of the time per later token."""
+        """Return the histograms of the time to the first token and of the time per later token."""
         return self._first.labels(line, adapter), self._each.labels(line, adapter)
 
     def ended(self, line: str, adapter: str, outcome: str, seconds: float, prompt: int, answer: int) -> None:
@@ -134,7 +134,7 @@ class Metrics:
         self._feedback.labels(line, adapter, feedback.thumb, feedback.reason or "", feedback.severity).inc()
 
     def found(self, line: str, adapter: str, where: Literal["request", "answer"], found: Mapping[Kind, int]) -> None:
-        """Personal data: every label is of a fixed list."""
+        """Count personal data. Every label is from a fixed list."""
         for kind, count in found.items():
             self._personal_data.labels(line, adapter, where, kind).inc(count)
 
@@ -143,7 +143,7 @@ class Metrics:
             self._unsearched.labels(line, adapter).inc(times)
 
     def counts(self) -> dict[str, Counts]:
-        """Adapter -> what was counted of it, for people."""
+        """Return adapter -> its counts, for display."""
         found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
         for counter, label in ((self._requests, "outcome"), (self._feedback, "thumb")):
             for sample in (each for metric in counter.collect() for each in metric.samples):
@@ -152,7 +152,7 @@ class Metrics:
         return {adapter: Counts(**of) for adapter, of in found.items()}
 
     def page(self, figures: "Figures") -> bytes:
-        """The page that Prometheus reads."""
+        """Render the page that Prometheus reads."""
         self._engine_up.clear()
         self._loaded.clear()
         for engine in figures.engines:
@@ -167,16 +167,17 @@ class Metrics:
 
 SERVICE = "sovereign-gateway"
 SECONDS_TO_SEND = 5
-"""Spans that are not sent in time are lost."""
+"""Seconds after which unsent spans are dropped."""
 
 _PARENT = TraceContextTextMapPropagator()
 
 
 class Collector:
-    """Sends spans to an address by OTLP over HTTP, a batch at a time, beside the answers."""
+    """A sender of spans by OTLP over HTTP, in batches and in the background."""
 
     def __init__(self, url: str) -> None:
-        """url: such as `http://127.0.0.1:4318/v1/traces`. Raises InputError for what is no such address."""
+        """Check and store the address. url: such as `http://127.0.0.1:4318/v1/traces`. Raises InputError if it is not
+        such an address."""
         import requests
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -205,19 +206,19 @@ class Collector:
         return self._provider.get_tracer(SERVICE)
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans."""
         self._provider.shutdown()
 
 
 @contextmanager
 def traced(tracer: Tracer, model: str, adapter: Deployable, sampling: Sampling, parent: str | None) -> Iterator[Span]:
-    """The span of one answer, ended with it.
+    """Open the span of one answer, and end it with the answer.
 
     Args:
-        model: the name by which it was asked for.
-        parent: the caller's `traceparent` header; another form of it is no parent.
+        model: model name in the request.
+        parent: the caller's `traceparent` header; an invalid one is ignored.
 
-    Names of attributes: https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/.
+    Attribute names follow https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/.
     """
     stated: dict[str, str | int | float] = {
         "gen_ai.operation.name": "chat",
@@ -245,7 +246,7 @@ def traced(tracer: Tracer, model: str, adapter: Deployable, sampling: Sampling, 
 def state_use(
     span: Span, prompt_tokens: int, answer_tokens: int, finish: str | None, first_seconds: float | None
 ) -> None:
-    """State what an answer took. first_seconds: from its admission to its first token."""
+    """Record an answer's usage on its span. first_seconds: seconds from admission to the first token."""
     span.set_attribute("gen_ai.usage.input_tokens", prompt_tokens)
     span.set_attribute("gen_ai.usage.output_tokens", answer_tokens)
     if finish is not None:

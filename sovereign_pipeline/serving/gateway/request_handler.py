@@ -1,4 +1,4 @@
-"""Handle one request from admission to its end: adapter, limits, engine, and what is counted of it."""
+"""Handle one request from admission to its end: adapter, limits, engine and counts."""
 
 import asyncio
 import logging
@@ -48,7 +48,7 @@ ID_BYTES = 16
 
 
 class Choose(Protocol):
-    """Which adapter answers a user of a line; None for none."""
+    """A function that chooses the adapter for a user of a line; None for none."""
 
     def __call__(self, line: str, user: str, groups: frozenset[str]) -> Choice | None: ...
 
@@ -59,7 +59,7 @@ class Visible:
 
     adapter: Deployable
     choice: Choice | None = None
-    """The flag's choice, if the caller named the line and gets that adapter."""
+    """Flag's choice, if the caller named the line and gets that adapter."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +68,19 @@ class Catalog:
 
     engine: Engine
     served: Callable[[], Sequence[Deployable]]
-    """What was verified last."""
+    """Function that returns the adapters verified last."""
     ladder: ClassificationLadder
     choose: Choose
     counts: Callable[[str, str], bool]
-    """Whether the requests of a caller's key for a user are compared in a rollout."""
+    """Function that returns whether a caller's requests for a user are compared in a rollout."""
 
     def find(self, model: str, caller: Caller, user: str | None = None) -> Visible:
         """Return the adapter that a model name means for a caller.
 
         Args:
-            user: the end user that the request names; used only if the caller speaks for users.
+            user: the end user that the request names; used only if the caller sends requests for several people.
 
-        Raises Refusal: 404 if the caller may not know of it, 503 if it is not loaded now.
+        Raises Refusal: 404 if the caller may not see the adapter, 503 if it is not loaded now.
         """
         user = user or None
         found = self.visible(caller, user).get(model)
@@ -93,7 +93,7 @@ class Catalog:
         return found if self.counts(caller.key, user) else replace(found, choice=self._uncompared(found, caller))
 
     def visible(self, caller: Caller, user: str | None = None) -> dict[str, Visible]:
-        """Model name -> adapter, of everything that a caller may use."""
+        """Return model name -> adapter, for everything that a caller may use."""
         served = {each.digest: each for each in self.served()}
         names = {
             each.adapter: Visible(each)
@@ -113,7 +113,8 @@ class Catalog:
         return names
 
     def _uncompared(self, found: Visible, caller: Caller) -> Choice | None:
-        """The same adapter for a user above the quota: not compared, and its reports count as the caller's own."""
+        """Return the choice for a user above the quota: the same adapter, but not compared, and feedback counts as the
+        caller's own."""
         own = self.choose(found.adapter.line, caller.key, caller.groups)
         if found.choice is None or own is None:
             return None
@@ -130,24 +131,24 @@ class RoutedRequest:
     caller: Caller
     adapter: Deployable
     sent: Sequence[Mapping[str, str]]
-    """The messages as the caller sent them."""
+    """Messages as the caller sent them."""
     sampling: Sampling
     choice: Choice | None = None
-    """The flag's choice, if it decided."""
+    """Flag's choice, if it decided."""
     model: str = ""
-    """The model name in the request."""
+    """Model name in the request."""
     traceparent: str | None = None
-    """The caller's span, from its header."""
+    """Caller's span, from its header."""
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
     @property
     def newest_message(self) -> str:
-        """Without the line's instruction."""
+        """Return the newest message, without the line's instruction."""
         return self.sent[-1]["content"] if self.sent else ""
 
     @property
     def messages(self) -> list[Mapping[str, str]]:
-        """With the line's instruction, if there is no system message."""
+        """Return the messages, with the line's instruction if there is no system message."""
         return with_instruction(self.sent, self.adapter)
 
 
@@ -168,9 +169,9 @@ class RunningAnswer:
         self.first_seconds: float | None = None
         self.finish: Finish | None = None
         self.texts: list[str] = []
-        """What was sent to the caller."""
+        """Text that was sent to the caller."""
         self.is_at_caller = False
-        """Whether the caller has yet to take a piece."""
+        """True while the caller has yet to receive a piece."""
         self.screen = screen
         self._answer = answer
         self._progress = progress
@@ -207,7 +208,7 @@ class RunningAnswer:
 
 @dataclass
 class RequestHandler:
-    """Handles the requests of one gateway process."""
+    """A handler of the requests of one gateway process."""
 
     catalog: Catalog
     limits: Limits
@@ -230,12 +231,12 @@ class RequestHandler:
         return not self.is_ending and self.journal.is_whole()
 
     def figures(self, engines: Sequence[EngineState]) -> Figures:
-        """The figures of this moment, for `/metrics` and `/admin`."""
+        """Return the present figures, for `/metrics` and `/admin`."""
         return Figures(engines, dict(self.places.running), self.places.waiting, self.metrics.counts())
 
     @asynccontextmanager
     async def answer(self, request: RoutedRequest) -> AsyncIterator[RunningAnswer]:
-        """Begin an answer; it is counted, noted and traced however it ends. Raises Refusal."""
+        """Begin an answer. However it ends, it is counted, journalled and traced. Raises Refusal."""
         with traced(self.tracer, request.model, request.adapter, request.sampling, request.traceparent) as span:
             async with self._begun(request) as answer:
                 try:
@@ -245,7 +246,7 @@ class RequestHandler:
                     state_use(span, *used, answer.finish, answer.first_seconds)
 
     async def take_feedback(self, caller: Caller, id: str, feedback: Feedback) -> None:
-        """Store and count feedback on an answer. Raises Refusal if that caller got no such answer."""
+        """Store and count feedback on an answer. Raises Refusal if the caller got no such answer."""
         async with self.rates.request(caller):
             try:
                 given = self.feedback.take(id, caller, feedback, self.transcripts.is_whole)
@@ -261,7 +262,7 @@ class RequestHandler:
         self.transcripts.rate(given.line, rating)
 
     def end_within(self, seconds: float) -> None:
-        """Begin no new answer, and abort after so many seconds those that still run."""
+        """Accept no new request, and abort running answers after `seconds`."""
         self.is_ending = True
         by = asyncio.get_running_loop().time() + seconds
         for running in self._running:
@@ -335,7 +336,7 @@ class RequestHandler:
                 self._running.discard(limit)
 
     def _noting(self, request: RoutedRequest, answer: RunningAnswer, began: float, limit: asyncio.Timeout) -> "_Leave":
-        """Count and note an answer as it ends, before the engine is told to abort an unfinished one."""
+        """Count and journal an answer when it ends, before the engine aborts an unfinished one."""
 
         def leave(kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
             by_caller = answer.is_at_caller or not limit.expired()
@@ -363,7 +364,7 @@ class RequestHandler:
         )
 
     def _transcribe(self, request: RoutedRequest, screen: Screen) -> str | None:
-        """Seal a complete answer, if its line keeps transcripts. Returns the digest of the sealed record."""
+        """Seal a complete answer if its line keeps transcripts. Returns the digest of the sealed record."""
         if not self.transcripts.keeps(request.adapter.line):
             return None
         record = Transcript(
@@ -379,8 +380,8 @@ class RequestHandler:
         return self.transcripts.keep(record)
 
     def _remember(self, request: RoutedRequest) -> None:
-        """Let the caller rate the answer. A caller who names a version is not a drawn user, but their reports about
-        the staged adapter count for its rollout too."""
+        """Store the answer so that its caller can rate it. A caller who names a version is not assigned by the hash,
+        but their reports about the staged adapter count for its rollout too."""
         line, adapter, caller = request.adapter.line, request.adapter.adapter, request.caller
         choice = request.choice
         if choice is None:
@@ -415,7 +416,7 @@ class RequestHandler:
     def _refusal(
         self, request: RoutedRequest, error: EngineRefused | EngineLost | ScannerLost | TimeoutError
     ) -> Refusal:
-        """The error that the caller gets. An engine's rejection is the request's fault, unless the adapter is gone."""
+        """Convert an engine's error to the caller's. A rejection is the request's fault, unless the adapter is gone."""
         if isinstance(error, ScannerLost):
             _LOG.warning(error.message)
             return scanner_lost()
@@ -432,7 +433,7 @@ _Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackTy
 
 
 class _Progress:
-    """Expires a limit when nothing was heard or taken for so many seconds. One timer, however many tokens there are."""
+    """A timer that expires a limit if no progress was noted for some seconds. One timer serves all tokens."""
 
     def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
         self._limit, self._seconds = limit, seconds
@@ -441,7 +442,7 @@ class _Progress:
         self._schedule()
 
     def note(self) -> None:
-        """Something was heard, or taken."""
+        """Note progress: a piece was received or sent."""
         self._since = self._loop.time()
 
     def cancel(self) -> None:
@@ -467,7 +468,7 @@ def _progress(limit: asyncio.Timeout, seconds: float) -> Iterator[_Progress]:
 
 
 async def _close(answer: Answer) -> None:
-    """Abort an answer; nothing happens to one that is complete."""
+    """Abort an answer. A complete answer is not affected."""
     close = getattr(answer.pieces, "aclose", None)
     if close is not None:
         with suppress(EngineLost):

@@ -1,4 +1,4 @@
-"""Put the gateway of an installation together, and serve it until it is told to end."""
+"""Assemble the gateway of an installation, and serve it until it is stopped."""
 
 import asyncio
 import contextlib
@@ -38,17 +38,17 @@ from sovereign_pipeline.serving.transcripts import transcript_files
 
 _LOG = logging.getLogger(__name__)
 SECONDS_AFTER_THE_DRAIN = 5
-"""For the last error events to be sent."""
+"""Seconds for sending the last error events."""
 SECONDS_BETWEEN_COMPARISONS = 5.0
-"""Of tokens and flags with the ledger."""
+"""Seconds between comparisons of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOLDS = 30.0
 SECONDS_BETWEEN_HOURS = 60.0
-"""Between two looks for finished hours of the journal, and for old transcripts."""
+"""Seconds between checks for finished hours of the journal and for old transcripts."""
 SECONDS_BETWEEN_REVIEWS = 600.0
 
 Act = Callable[[], Awaitable[object]]
 Task = Callable[[], Coroutine[Any, Any, None]]
-"""A background task that runs for as long as the gateway serves."""
+"""Background task that runs for as long as the gateway serves."""
 Report = Callable[[str], None]
 
 
@@ -56,9 +56,9 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report, wo
     """Serve until Ctrl-C or SIGTERM.
 
     Args:
-        threads: of the engine; None for its own default.
+        threads: number of the engine's CPU threads; None for its default.
 
-    Raises InputError for a port that is in use, for a proxy that is half set up and for a registry that is down, and
+    Raises InputError for a port that is in use, an incomplete proxy configuration or a registry that is down, and
     NotFoundError if no adapter may be served.
     """
     institution = load_institution(settings.data)
@@ -76,7 +76,7 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report, wo
 
 @dataclass
 class _Installation:
-    """One installation's gateway, put together."""
+    """The assembled gateway of one installation."""
 
     settings: Settings
     institution: Institution
@@ -88,7 +88,7 @@ class _Installation:
 
     @cached_property
     def registry(self) -> Registry:
-        """Opened once it answers. Raises as opening does."""
+        """Open the registry on first use. Raises the errors of opening it."""
         return open_registry(self.settings)
 
     async def serve(self, socket: socket, threads: int | None) -> None:
@@ -106,7 +106,7 @@ class _Installation:
         await engine.begin(first.digest)
 
         def loaded() -> set[str]:
-            """Digests of what is both verified and in the engine."""
+            """Return the digests of adapters that are both verified and in the engine."""
             return {each.digest for each in deployment.deployed.served} & {*engine.loaded()}
 
         flags = Flags(settings, loaded)
@@ -185,7 +185,8 @@ class _Installation:
 
 
 async def _first_base(sources: Sources) -> ServingBase:
-    """The base model to load first. Raises InputError if the registry is down and nothing was verified before."""
+    """Return the base model to load first. Raises InputError if the registry is down and nothing was verified
+    before."""
     try:
         return await asyncio.to_thread(sources.base_to_serve)
     except UNREACHED as error:
@@ -196,10 +197,10 @@ async def _first_base(sources: Sources) -> ServingBase:
 
 
 class GatewayServer(Server):
-    """Serves on loopback until it is told to end, then lets running answers end first. A proxy terminates TLS."""
+    """A server on loopback. When stopped, it lets running answers finish. A proxy terminates TLS."""
 
     def __init__(self, app: FastAPI, port: int, tasks: Sequence[Task], last: Act) -> None:
-        """last: called once nothing is answered any more."""
+        """Create the server. last: called once no answer is running any more."""
         self._handler: RequestHandler = app.state.gateway.handler
         self._tasks, self._last = tasks, last
         self._running: list[asyncio.Task[None]] = []
@@ -235,7 +236,8 @@ class GatewayServer(Server):
 
 
 def _repeated(name: str, act: Callable[[], object], seconds: float) -> Task:
-    """Do something in a thread again and again. A failure is logged once, until it succeeds or fails differently."""
+    """Return a task that repeats an action in a thread. A failure is logged once, until the action succeeds or fails
+    differently."""
 
     async def repeat() -> None:
         logged = ""
@@ -254,7 +256,7 @@ def _in_thread(act: Callable[[], object]) -> Act:
 
 
 async def _tried(act: Act) -> str:
-    """Return what went wrong, without any text of a request, or an empty string."""
+    """Run an action and return its error message, without any text of a request, or ""."""
     try:
         await act()
     except Exception as error:

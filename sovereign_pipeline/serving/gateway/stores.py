@@ -19,14 +19,14 @@ from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Feedback
 
 LOCK_SECONDS = 0.2
-"""All answers wait meanwhile. Another gateway locks the file for a millisecond."""
+"""Seconds to wait for the file's lock. All answers wait meanwhile; another gateway locks the file for a millisecond."""
 
 
 class SharedDatabase:
     """An SQLite file that is opened at its first use."""
 
     def __init__(self, path: Path, *tables: str) -> None:
-        """tables: statements that create missing tables."""
+        """Store the path. tables: statements that create missing tables."""
         self._path = path
         self._tables = tables
         self._connection: sqlite3.Connection | None = None
@@ -66,7 +66,7 @@ _LOG = logging.getLogger(__name__)
 MOST_ANSWERS = 50_000
 DAYS = 7
 BETWEEN_REMOVALS = 500
-"""The oldest rows are removed after so many answers."""
+"""Number of answers between two removals of the oldest rows."""
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS answer (
@@ -88,13 +88,13 @@ class Given:
     line: str
     adapter: str
     choice: Choice | None
-    """The flag's choice; None if there was no flag."""
+    """Flag's choice; None if there was no flag."""
     before: Feedback | None
-    """The caller's earlier feedback."""
+    """Caller's earlier feedback."""
 
 
 class FeedbackStore:
-    """Stores which caller got which answer, and their feedback. No text, id or name is stored."""
+    """A store of which caller got which answer, and of their feedback. It holds no text, id or name in clear."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._database = SharedDatabase(path, TABLE)
@@ -103,7 +103,7 @@ class FeedbackStore:
         self._is_failing = False
 
     def remember(self, id: str, caller: Caller, line: str, adapter: str, choice: Choice | None) -> None:
-        """Store who gets an answer, before any of it is sent. If the disk fails, the answer cannot be rated. The
+        """Store who gets an answer, before any of it is sent. If the disk fails, the answer cannot be rated, and the
         failure is logged once."""
         values = (
             answer_digest(id, caller),
@@ -130,7 +130,7 @@ class FeedbackStore:
     def take(
         self, id: str, caller: Caller, feedback: Feedback, may_note: Callable[[str], bool] = lambda _: True
     ) -> Given | None:
-        """Store feedback; a newer one replaces it. Returns None if that caller got no such answer.
+        """Store feedback, replacing earlier feedback. Returns None if the caller got no such answer.
 
         may_note: whether the line's transcripts can be written too.
 
@@ -162,13 +162,13 @@ def _remove_oldest(connection: sqlite3.Connection, now: float) -> None:
 
 
 def answer_digest(id: str, caller: Caller) -> bytes:
-    """The digest of an answer's id and its caller. The id has 128 random bits, so neither can be guessed."""
+    """Return the digest of an answer's id and its caller. The id has 128 random bits, so neither can be guessed."""
     return hashlib.sha256(f"{id}\n{caller.key}".encode()).digest()
 
 
 SECONDS_OF_A_DAY = 86_400
 USER_DAYS = 366
-"""A user is forgotten after so many days. No token lives longer."""
+"""Days after which a user is forgotten. No token lives longer."""
 MOST_IN_MEMORY = 50_000
 
 TABLES = (
@@ -183,10 +183,10 @@ TABLES = (
 
 
 class UserQuota:
-    """The users whom callers brought in."""
+    """A quota of the new users that each caller may add."""
 
     def __init__(self, path: Path, most_a_day: int, clock: Callable[[], float] = time.time) -> None:
-        """most_a_day: new users of one caller."""
+        """Store the limits. most_a_day: new users per caller and day."""
         self._database = SharedDatabase(path, *TABLES)
         self._most_a_day = most_a_day
         self._clock = clock
@@ -194,7 +194,7 @@ class UserQuota:
         self._is_failing = False
 
     def counts(self, caller: str, user: str) -> bool:
-        """Whether a caller's requests for a user are compared. They are not if the user cannot be stored."""
+        """Return whether a caller's requests for a user are compared. They are not if the user cannot be stored."""
         if (caller, user) in self._known:
             return True
         try:
@@ -229,7 +229,7 @@ class UserQuota:
 
 
 def _salt(connection: sqlite3.Connection) -> bytes:
-    """The salt of this file, without which nobody can test a guess."""
+    """Return this file's salt, without which nobody can test a guess."""
     found = connection.execute("SELECT value FROM salt").fetchone()
     if found is None:
         found = (secrets.token_bytes(32),)

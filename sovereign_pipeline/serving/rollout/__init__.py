@@ -1,1 +1,1 @@
-"""Rollout: which adapter answers whom, and the hold of a staged adapter."""
+"""Rollout: the assignment of users to adapters, and the trial of a staged adapter."""

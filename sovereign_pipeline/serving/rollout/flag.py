@@ -1,4 +1,4 @@
-"""A line's flag, its form in flagd's format, and its signed changes on disk."""
+"""Define a line's flag, render it in flagd's format, and store its signed changes."""
 
 import datetime
 import hashlib
@@ -41,7 +41,7 @@ Arm = Literal["production", "staged"]
 Cause = Literal["transition", "policy", "rollback", "regression", "signed anew"]
 
 WEIGHTS = 10_000
-"""The sum of all weights. It never changes: another sum would move users between arms."""
+"""Sum of all weights. It never changes, because another sum would move users between arms."""
 TRIED_USERS = 64
 EVALUATOR = "openfeature-flagd-core"
 
@@ -50,7 +50,7 @@ class FlagAdapter(Frozen):
     """An adapter that a flag names."""
 
     digest: Digest
-    """Of the artifact with its weights."""
+    """Digest of the artifact with its weights."""
     record_manifest: Digest
     """SHA-256 of the manifest of its record, which is the subject of an officer's request."""
     classification: str
@@ -61,29 +61,29 @@ class WayBack(Frozen):
 
     adapter: str
     request: dict[str, Any]
-    """The predicate of the request, without its reason and its end."""
+    """Predicate of the request, without its reason and its expiry."""
 
 
 class Flag(Frozen):
-    """Which users of a line get which adapter."""
+    """The assignment of a line's users to adapters."""
 
     line: str
     sequence: int = Field(ge=1)
-    """The number of this change within the line."""
+    """Number of this change within the line."""
     production: str | None
-    """The adapter of all other users; None if the line answers nobody."""
+    """Adapter of all other users; None if the line answers nobody."""
     staged: str | None
     share: float = Field(ge=0, le=1)
     """Share of users who get the staged adapter."""
     groups: tuple[str, ...]
-    """Groups whose members get it."""
+    """Groups whose members get the staged adapter."""
     stopped: str | None
-    """Why nobody gets the staged adapter."""
+    """Reason why nobody gets the staged adapter."""
     began: int = Field(ge=1)
-    """The number of the change from which on share, groups and adapters are these. A comparison counts from there."""
+    """Number of the change that introduced the present share, groups and adapters. A comparison counts from there."""
     began_at: datetime.datetime
     salt: Digest
-    """The salt of user hashes. One per line, so that users keep their arm."""
+    """Salt of user hashes. There is one per line, so that users keep their arm."""
     evaluator: str
     """Name and version of the evaluator. Another version may assign users differently."""
     staged_by: int | None
@@ -108,11 +108,11 @@ class Flag(Frozen):
 
     @property
     def is_rolling_out(self) -> bool:
-        """Whether some users get the staged adapter."""
+        """True if some users get the staged adapter."""
         return self.staged is not None and self.stopped is None and (self.share > 0 or bool(self.groups))
 
     def in_words(self) -> str:
-        """Format who gets which adapter."""
+        """Describe which users get which adapter."""
         if not self.is_rolling_out:
             stopped = f"; {self.staged} stopped: {self.stopped}" if self.staged is not None and self.stopped else ""
             return f"{self.production or 'nothing'} for everybody{stopped}"
@@ -121,19 +121,19 @@ class Flag(Frozen):
         return f"{self.staged} for {' and '.join(parts)}, {self.production or 'nothing'} for everybody else"
 
     def says_the_same(self, other: "Flag") -> bool:
-        """Whether both give everyone the same adapter, with the same prepared rollbacks."""
+        """Return whether both flags give everyone the same adapter and have the same prepared rollbacks."""
         told = {"sequence", "cause", "reason", "at", "began", "began_at", "request"}
         return self.model_dump(exclude=told) == other.model_dump(exclude=told)
 
     def compares_the_same(self, other: "Flag") -> bool:
-        """Whether counts under one flag are valid under the other."""
+        """Return whether counts under one flag are valid under the other."""
         compared = {"production", "staged", "share", "groups", "salt", "evaluator"}
         return self.model_dump(include=compared) == other.model_dump(include=compared)
 
 
 @cache
 def installed_evaluator() -> str:
-    """Name and version of the installed evaluator."""
+    """Return name and version of the installed evaluator."""
     return f"{EVALUATOR} {version(EVALUATOR)}"
 
 
@@ -156,8 +156,9 @@ def document(flag: Flag) -> bytes:
 
 
 def _targeting(flag: Flag) -> dict[str, Any]:
-    """Assign group members first, then by hash. The staged adapter is last in the list, so that a raised share
-    removes nobody. Its id is hashed too, so that the next one gets other users."""
+    """Build the targeting rule: group members first, then by hash. The staged adapter is last in the list, so that
+    raising its share moves no user away from it. Its id is hashed too, so that the next staged adapter gets other
+    users."""
     others = "production" if flag.production is not None else None
     drawn: Any = others
     if flag.share:
@@ -190,7 +191,7 @@ def evaluator_of(flag: Flag) -> "FlagdCore":
 
 
 def evaluated(core: "FlagdCore", flag: Flag, hashed: str, groups: tuple[str, ...]) -> str | None:
-    """The adapter that a hashed user gets; None for none."""
+    """Return the adapter that a hashed user gets; None for none."""
     from openfeature.evaluation_context import EvaluationContext
 
     context = EvaluationContext(hashed, {"groups": list(groups)})
@@ -221,11 +222,11 @@ class Change:
     flags: bytes
     signature: bytes
     request: bytes | None
-    """An officer's request, if one rolled back."""
+    """Officer's request, if an officer rolled back."""
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the pipeline's signature, which covers the rest."""
+        """SHA-256 of the pipeline's signature, which covers the other files."""
         return hashlib.sha256(self.signature).hexdigest()
 
 
@@ -234,13 +235,13 @@ def root_of(settings: Settings) -> Path:
 
 
 def lines_with_flags(settings: Settings) -> list[str]:
-    """Every line that has a flag."""
+    """List every line that has a flag."""
     root = root_of(settings)
     return sorted(each.name for each in root.iterdir() if each.is_dir()) if root.is_dir() else []
 
 
 def sequences(settings: Settings, line: str) -> list[int]:
-    """The numbers of a line's changes, ascending."""
+    """Return the numbers of a line's changes, ascending."""
     if line not in _names(root_of(settings)):
         return []
     return sorted(int(name) for name in _names(root_of(settings) / line) if _NUMBER.fullmatch(name))
@@ -261,7 +262,7 @@ def read_change(settings: Settings, line: str, sequence: int) -> Change:
 def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None = None) -> Flag:
     """Verify that the pipeline signed exactly this change, and return its flag.
 
-    at_index: the index of its entry in the log; None if there is none yet, and for a gateway.
+    at_index: the index of its log entry; None if it has no entry yet, and for a gateway.
 
     Raises IntegrityError.
     """
@@ -291,7 +292,7 @@ def changing(settings: Settings, line: str) -> Iterator[None]:
 
 
 def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes | None = None) -> Change:
-    """Sign a change and put it in force. The caller must hold `changing`.
+    """Sign a change and put it in force. The caller must hold the lock of `changing`.
 
     Raises ConflictError if the number is not the next one.
     """

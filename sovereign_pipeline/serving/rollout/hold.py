@@ -1,6 +1,6 @@
-"""The hold of a staged adapter: compare it with the one in production, abort it, or judge it once.
+"""Run the trial of a staged adapter: compare it with the adapter in production, abort it, or judge it once.
 
-A staged adapter that is worse by more than a margin is stopped at any look. Whether it is as good is decided in one
+A staged adapter that is worse by more than a margin is stopped at any look. Its non-inferiority is decided in a single
 look, once there are enough days, answers and users.
 """
 
@@ -34,7 +34,7 @@ from sovereign_pipeline.serving.rollout.telemetry import (
 )
 
 PREPARED_FOR = 2.8
-"""The bound is tightest at so many standard errors from a margin (1.96 + 0.84). Fixed in advance."""
+"""Number of standard errors from a margin at which the bound is tightest (1.96 + 0.84). Fixed in advance."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Difference:
     estimate: float
     variance: float
     users: int
-    """Users of the smaller arm."""
+    """Number of users in the smaller arm."""
 
     @property
     def standard_error(self) -> float:
@@ -64,11 +64,11 @@ class Difference:
 
 
 def difference(staged: Users, production: Users, *, is_share: bool) -> Difference | None:
-    """Staged minus production, its variance between users. None while an arm has fewer than two users.
+    """Return staged minus production, with its variance between users; None while an arm has fewer than two users.
 
-    The mean of an arm is a ratio of sums over users, and its variance the usual one of a ratio (Cochran 1977, Sampling
-    Techniques, 6.3). is_share: observations are 0 or 1; the variance is then at least that of as many independent ones
-    with one more of each kind, so that an arm in which nothing has happened yet is not taken for certain.
+    An arm's mean is a ratio of sums over users, with the usual variance of a ratio (Cochran 1977, Sampling Techniques,
+    6.3). is_share: observations are 0 or 1. The variance is then at least that of as many independent observations plus
+    one of each kind, so that an arm without any event yet is not treated as certain.
     """
     arms = [_mean(users, is_share) for users in (staged, production) if len(users) > 1]
     if len(arms) < 2:
@@ -89,11 +89,11 @@ def _mean(users: Users, is_share: bool) -> tuple[float, float]:
 
 
 def is_worse_at_any_look(found: Difference, margin: float, alpha: float) -> bool:
-    """Whether the staged arm is worse by more than the margin, by a test that may be made at every moment.
+    """Return whether the staged arm is worse by more than the margin, by a test that is valid at every look.
 
-    The one-sided normal-mixture confidence sequence of Howard, Ramdas, McAuliffe and Sekhon 2021 (Annals of Statistics
-    49: 1055-1080), over the information 1/variance: wrong at any look with probability alpha at most, for as many looks
-    as there are (asymptotically: Waudby-Smith et al. 2024, Annals of Statistics 52: 2613-2640).
+    It is the one-sided normal-mixture confidence sequence of Howard, Ramdas, McAuliffe and Sekhon 2021 (Annals of
+    Statistics 49: 1055-1080), over the information 1/variance. The probability of an error at any of unlimited looks is
+    at most alpha (asymptotically: Waudby-Smith et al. 2024, Annals of Statistics 52: 2613-2640).
     """
     if found.variance <= 0:
         return False
@@ -103,19 +103,20 @@ def is_worse_at_any_look(found: Difference, margin: float, alpha: float) -> bool
 
 
 def best_scale(variance: float, alpha: float) -> float:
-    """The scale of the mixture with the tightest two-sided bound at a variance."""
+    """Return the mixture scale with the tightest two-sided bound at a variance."""
     log = 2 * math.log(1 / alpha)
     return variance / (log + math.log(1 + log))
 
 
 def two_sided_bound(variance: float, alpha: float, scale: float) -> float:
-    """A sum with this variance is never beyond it, with probability 1 - alpha."""
+    """Return the bound that a sum with this variance never exceeds in absolute value, with probability 1 - alpha."""
     both = variance + scale
     return math.sqrt(both * math.log(both / (scale * alpha**2)))
 
 
 def one_sided_bound(variance: float, alpha: float, scale: float) -> float:
-    """A sum with this variance is never above it, with probability 1 - alpha; there is no closed form."""
+    """Return the bound that a sum with this variance never exceeds, with probability 1 - alpha. It has no closed
+    form."""
     from scipy.optimize import brentq
     from scipy.special import log_ndtr
 
@@ -129,14 +130,14 @@ def one_sided_bound(variance: float, alpha: float, scale: float) -> float:
 
 
 def upper_limit(found: Difference, alpha: float) -> float:
-    """The upper confidence limit of the difference, for one look (t with users - 1 degrees of freedom)."""
+    """Return the upper confidence limit of the difference, for one look (t with users - 1 degrees of freedom)."""
     from scipy.stats import t
 
     return found.estimate + float(t.ppf(1 - alpha, max(1, found.users - 1))) * found.standard_error
 
 
 def sample_ratio_p(staged: int, production: int, share: float) -> float:
-    """The p-value of the sample-ratio check: chi-squared with one degree of freedom."""
+    """Return the p-value of the sample-ratio check: chi-squared with one degree of freedom."""
     from scipy.stats import chisquare
 
     total = staged + production
@@ -146,28 +147,28 @@ def sample_ratio_p(staged: int, production: int, share: float) -> float:
 
 
 ALPHA = 0.05
-"""The rate of false aborts and of false promotions of an adapter that is worse by exactly a margin."""
+"""Rate of false aborts, and of false promotions of an adapter that is worse by exactly a margin."""
 SAMPLE_RATIO_ALPHA = 0.001
 LOOK_AT_REPORTS = "Waiting changes nothing: look at what was reported."
 MOST_DAYS = 36_500
-"""The latest date that is stated."""
+"""Longest estimate in days; later dates are not stated."""
 FEWEST_USERS = 10
-"""The smallest arm for which the variance between users is reliable."""
+"""Smallest arm for which the variance between users is reliable."""
 
 Outcome = Literal["open", "abort", "promote", "inconclusive"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A measure in which a staged adapter may be worse."""
+    """A metric in which a staged adapter may be worse."""
 
     name: str
     is_share: bool
     sign: int
-    """1 if more is worse, -1 if less is worse."""
+    """Direction: 1 if more is worse, -1 if less is worse."""
     count: str
     total: str
-    """Fields of `Counted`."""
+    """Name of the field of `Counted` with the metric's sum."""
 
     @property
     def in_words(self) -> str:
@@ -194,35 +195,35 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Compared:
-    """The comparison of both arms in one measure."""
+    """The comparison of both arms in one metric."""
 
     measure: Measure
     margin: float
-    """A difference of shares, or the logarithm of a ratio."""
+    """Margin: a difference of shares, or the logarithm of a ratio."""
     found: Difference | None
 
     @property
     def is_worse(self) -> bool:
-        """Whether the staged arm is worse by more than the margin. May be read at any time."""
+        """Return whether the staged arm is worse by more than the margin. Valid at any time."""
         if self.found is None or self.found.users < FEWEST_USERS:
             return False
         return is_worse_at_any_look(self.found, self.margin, ALPHA / len(MEASURES))
 
     @property
     def is_as_good(self) -> bool:
-        """Whether the staged arm is as good, by one look at the end."""
+        """Return whether the staged arm is non-inferior, by a single look at the end."""
         return self.found is not None and upper_limit(self.found, ALPHA) < self.margin
 
     @property
     def more_needed(self) -> float | None:
-        """The factor of answers that could show it as good; None if no number could."""
+        """Return the factor by which answers must increase to show non-inferiority; None if no number would."""
         if self.found is None or self.found.estimate >= self.margin:
             return None
         ratio = (upper_limit(self.found, ALPHA) - self.found.estimate) / (self.margin - self.found.estimate)
         return max(1.0, ratio**2)
 
     def figures(self) -> "Figures":
-        """Format the difference for people."""
+        """Return the difference in display units."""
         margin = f"{self.margin:.1%}" if self.measure.is_share else f"{math.expm1(self.margin):.0%}"
         if self.found is None:
             return Figures(None, None, margin)
@@ -232,7 +233,7 @@ class Compared:
         return Figures(f"{math.expm1(estimate):+.0%}", f"{math.expm1(most):+.0%}", margin)
 
     def in_words(self) -> str:
-        """Format the comparison as a sentence."""
+        """Describe the comparison in a sentence."""
         told = self.figures()
         if told.difference is None:
             return f"{self.measure.in_words}: too few users"
@@ -241,7 +242,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Figures:
-    """A comparison in numbers; the difference and its upper limit are None while there are too few users."""
+    """The numbers of a comparison. The difference and its upper limit are None while there are too few users."""
 
     difference: str | None
     at_most: str | None
@@ -250,7 +251,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class State:
-    """The state of a hold."""
+    """The state of a trial."""
 
     line: str
     staged: str
@@ -258,20 +259,20 @@ class State:
     because: str
     compared: tuple[Compared, ...]
     users: tuple[int, int]
-    """Staged, production; only users that the hash assigned."""
+    """Number of users in the staged and the production arm; only users that the hash assigned count."""
     answers: tuple[int, int]
     days: float
     rated: tuple[int, int] = (0, 0)
-    """Answers with feedback."""
+    """Number of answers with feedback, staged and production."""
     severe: int = 0
-    """Reports of severity 1 about the staged adapter."""
+    """Number of reports of severity 1 about the staged adapter."""
     expected: str = ""
-    """When the hold could be decided; empty if nothing is missing."""
+    """Estimate of when the trial can be decided; empty if nothing is missing."""
 
 
 def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_searched: bool = False) -> State | None:
-    """Judge the hold of a flag's staged adapter. Returns None if nobody gets it. is_searched: whether the line's
-    answers are searched for personal data; otherwise that is not compared."""
+    """Judge the trial of a flag's staged adapter. Returns None if nobody gets it. is_searched: whether the line's
+    answers are searched for personal data; otherwise that metric is not compared."""
     if flag.staged is None or not flag.is_rolling_out:
         return None
     staged, production = tally.drawn.get("staged", {}), tally.drawn.get("production", {})
@@ -330,7 +331,7 @@ def _outcome(
 
 
 def expected(state: State, rules: Hold, began_at: datetime.datetime) -> str:
-    """Estimate when the hold can be decided, at the rate of requests so far."""
+    """Estimate when the trial can be decided, at the rate of requests so far."""
     if state.outcome == "open":
         times = [
             (rules.days, state.days),
@@ -363,7 +364,7 @@ def _day(began_at: datetime.datetime, days: float) -> str:
 
 
 def reports_in_words(severe: int) -> str:
-    """Format the number of reports of severity 1. One prevents an automatic promotion."""
+    """Format the number of reports of severity 1. One report prevents an automatic promotion."""
     return f"{severe} report{'s' if severe > 1 else ''} of severity {WORST}"
 
 
@@ -371,7 +372,7 @@ Report = Callable[[str], None]
 
 
 class Watcher:
-    """Judges the holds of one gateway."""
+    """A loop step that judges the trials of one gateway."""
 
     def __init__(
         self, settings: Settings, institution: Institution, flags: Flags, telemetry: Telemetry, report: Report
@@ -383,8 +384,8 @@ class Watcher:
         self._report = report
 
     def look(self) -> None:
-        """Raises IntegrityError for counts that cannot be read, and where a stop could not be signed: this gateway
-        gives everybody the adapter in production all the same."""
+        """Write the counts and judge every trial. Raises IntegrityError if counts cannot be read or a stop cannot be
+        signed. In the latter case this gateway still gives everybody the adapter in production."""
         self._telemetry.write()
         wrong: list[str] = []
         for flag in self._flags.flags().values():
@@ -407,7 +408,7 @@ class Watcher:
             self._report(f"{judged.adapter}: {judged.outcome}: {judged.because}")
 
     def _judge(self, flag: Flag) -> Judgement | None:
-        """Sign the result of a hold once. Returns None if it is signed already."""
+        """Sign the result of a trial once. Returns None if it is signed already."""
         trust = trust_root(self._settings)
         signer = pipeline_signer(self._settings, trust)
         with changing(self._settings, flag.line):
@@ -427,8 +428,8 @@ class Watcher:
 
 
 def state_of(settings: Settings, directory: Path, flag: Flag, institution: Institution) -> State | None:
-    """How far a hold is; once it was judged, that judgement stays, whatever is counted later, unless it does harm
-    or the worst is reported. directory: of the gateways' counts."""
+    """Return the state of a trial. A signed judgement stays, whatever is counted later, unless the adapter turns out
+    harmful or a report of severity 1 arrives. directory: the directory of the gateways' counts."""
     return _state(settings, flag, institution, read_tally(directory, flag))
 
 

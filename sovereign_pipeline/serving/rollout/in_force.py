@@ -1,7 +1,7 @@
-"""The flags in force for a gateway: which adapter a user gets.
+"""Decide which flags are in force for a gateway, and so which adapter a user gets.
 
-Changes are compared by number and content, never by time. A change that does not verify, is older than an accepted one,
-or names an adapter that is not loaded yet, leaves the previous change in force; `problems` reports it.
+Changes are compared by number and content, never by time. A change leaves the previous one in force if it does not
+verify, is older than an accepted one, or names an adapter that is not loaded yet. `problems` reports it.
 """
 
 import datetime
@@ -38,32 +38,32 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_LOOKS = 0.1
 SECONDS_BETWEEN_CHECKS = 10.0
-"""A flag is verified again, and a rejected change retried, after so long without a change of its bytes."""
+"""Seconds after which a flag is verified again, and a rejected change retried, even if its bytes are the same."""
 SECONDS_BETWEEN_TRIES = 0.5
-"""The same while a named adapter is not loaded."""
+"""Seconds between retries while a named adapter is not loaded."""
 LOCK_SECONDS = 5
 
 Loaded = Callable[[], Collection[str]]
-"""Digests of the loaded adapters."""
+"""Function that returns the digests of the loaded adapters."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which adapter answers a user."""
+    """The choice of the adapter that answers a user."""
 
     adapter: str
     digest: str
     arm: Arm
     drawn: bool
-    """Whether the hash assigned the user, not a group. Only such users are compared."""
+    """True if the hash assigned the user. False for assignment by a group; such users are not compared."""
     user: str
-    """Hashed."""
+    """Salted hash of the user."""
     staged: str | None
-    """The staged adapter that some users get; None if there is no rollout."""
+    """Staged adapter that some users get; None if there is no rollout."""
     otherwise: str | None
     """Digest of the adapter in production, for a user who may not use the chosen one."""
     began: int
-    """The change from which on the two are compared."""
+    """Number of the change from which on the two adapters are compared."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,14 @@ class _Line:
 
 
 class Flags:
-    """The flags of every line that are in force for one gateway."""
+    """The flags in force for one gateway, for every line."""
 
     def __init__(self, settings: Settings, loaded: Loaded | None = None, marks: HighWaterMarks | None = None) -> None:
-        """
-        loaded: None if no engine has to have the adapters.
-        marks: None for those of the installation's gateways.
+        """Create the flags of a gateway.
+
+        Args:
+            loaded: None if no engine needs to have the adapters.
+            marks: None for those of the installation's gateways.
         """
         self._settings = settings
         self._marks = marks or HighWaterMarks.of(settings)
@@ -99,7 +101,8 @@ class Flags:
         self._changing = threading.Lock()
 
     def which(self, line: str, user: str, groups: Collection[str] = ()) -> Choice | None:
-        """Choose the adapter of a user. One user always gets the same. Returns None if the line answers nobody.
+        """Choose the adapter of a user; the same user always gets the same one. Returns None if the line answers
+        nobody.
 
         groups: the user's groups, as the institution's proxy names them.
         """
@@ -126,22 +129,22 @@ class Flags:
         )
 
     def flag(self, line: str) -> Flag | None:
-        """The flag in force for a line."""
+        """Return the flag in force for a line."""
         current = self._current(line)
         return current.flag if current is not None else None
 
     def flags(self) -> dict[str, Flag]:
-        """Line -> its flag in force."""
+        """Return line -> flag in force."""
         lines = {*lines_with_flags(self._settings), *self._lines}
         return {line: flag for line in sorted(lines) if (flag := self.flag(line)) is not None}
 
     def answering(self) -> set[str]:
-        """Digests of the adapters that users get, by the flags that were read last."""
+        """Return the digests of the adapters that users get, by the flags read last."""
         flags = [state.in_force.flag for state in list(self._lines.values()) if state.in_force is not None]
         return {flag.adapters[adapter].digest for flag in flags for adapter in _given(flag)}
 
     def problems(self) -> dict[str, str]:
-        """Line -> why its newest change is not in force, or a problem of the one that is."""
+        """Return line -> reason why its newest change is not in force, or the problem of the flag in force."""
         self.flags()
         found = {line: state.problem for line, state in sorted(self._lines.items()) if state.problem is not None}
         for line, state in self._lines.items():
@@ -159,7 +162,7 @@ class Flags:
         self._held_back.add((flag.line, flag.began))
 
     def compare_with(self, on_record: Mapping[str, FlagMark]) -> None:
-        """Reject changes that are older than the ledger's, from now on."""
+        """From now on, reject changes older than those in the ledger."""
         self._on_record = dict(on_record)
 
     def _current(self, line: str) -> _InForce | None:
@@ -187,7 +190,7 @@ class Flags:
         return state
 
     def _take(self, line: str, state: _Line, numbers: list[int], now: float) -> None:
-        """Put a line's newest change in force, if it is new. Raises SovereignError if it must not be."""
+        """Put a line's newest change in force if it is new. Raises SovereignError if the change must not be."""
         if not numbers:
             raise IntegrityError(f"The flag of line {line} is gone.", SIGN_ANEW)
         change = read_change(self._settings, line, numbers[-1])
@@ -235,7 +238,7 @@ class Flags:
 
 
 def _given(flag: Flag) -> list[str]:
-    """The adapters that users get."""
+    """Return the adapters that users get."""
     asked = (flag.production, flag.staged if flag.is_rolling_out else None)
     return [each for each in asked if each is not None]
 
@@ -259,7 +262,8 @@ def _assert_by_officer(change: Change, flag: Flag, trust: Trust) -> None:
 
 
 def _is_asked_for(request: bytes, flag: Flag, adapter: str, trust: Trust) -> bool:
-    """Whether an officer with that right signed exactly this flag's rollback, without needing approvals."""
+    """Return whether an officer with that right signed exactly this flag's rollback, and it needs no further
+    approvals."""
     named = flag.adapters[adapter]
     try:
         verified = verify_statement(request, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)

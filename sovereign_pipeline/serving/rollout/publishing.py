@@ -1,4 +1,4 @@
-"""Write a line's flag from the ledger, and enter its changes into the ledger."""
+"""Write a line's flag from the ledger, and log its changes in the ledger."""
 
 import datetime
 import secrets
@@ -58,11 +58,11 @@ from sovereign_pipeline.serving.rollout.flag import (
 from sovereign_pipeline.serving.rollout.in_force import Flags
 
 OVERTAKEN = "overtaken"
-"""Key in the entry of a change whose transition a later decision had overtaken."""
+"""Key in a change's ledger entry, set if a later decision had overtaken its transition."""
 
 
 def on_record(session: Session) -> dict[str, FlagMark]:
-    """Line -> the newest change of its flag that the ledger has."""
+    """Return line -> newest change of its flag in the ledger."""
     query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED).order_by(AuditEntry.sequence)
     return {
         each["line"]: FlagMark(sequence=each["change"], sha256=each["statement"]) for each in session.scalars(query)
@@ -70,11 +70,9 @@ def on_record(session: Session) -> dict[str, FlagMark]:
 
 
 def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> list[Flag]:
-    """Enter the missing changes of the line's flag, oldest first, and then the judgements of holds. Returns the
-    changes.
+    """Log the missing changes of the line's flag, oldest first, and then the judgements of trials. Returns the changes.
 
-    Raises IntegrityError if a change does not verify or differs from its entry, and what making a transition
-    raises.
+    Raises IntegrityError if a change does not verify or differs from its entry, and the errors of making a transition.
     """
     settings, line = workplace.settings, workplace.line.line
     entered: list[Flag] = []
@@ -95,7 +93,7 @@ def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> list[Fla
 
 
 def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> None:
-    """Raise IntegrityError for another change with that number. A damaged change is written anew."""
+    """Raise IntegrityError if the ledger has another change with that number. A damaged change is written again."""
     try:
         change = read_change(settings, line, newest.sequence)
     except IntegrityError:
@@ -108,7 +106,7 @@ def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> Non
 
 
 def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change, flag: Flag) -> None:
-    """Enter one change, and make the transition of its request."""
+    """Log one change, and make the transition of its request."""
     with registry.writing() as session:
         told = told_of(change, flag)
         if change.request is not None:
@@ -163,7 +161,7 @@ def _adapter_of(session: Session, bundle: bytes, trust: Trust, flag: Flag) -> Ad
 
 
 def told_of(change: Change, flag: Flag) -> dict[str, Any]:
-    """The facts of a change for its ledger entry."""
+    """Return the facts of a change for its ledger entry."""
     return {
         "line": flag.line,
         "change": flag.sequence,
@@ -188,23 +186,23 @@ SALT_BYTES = 32
 
 @dataclass(frozen=True)
 class Before:
-    """A line's flag before a change."""
+    """The state of a line's flag before a change."""
 
     flag: Flag | None
-    """The newest flag that verifies."""
+    """Newest flag that verifies."""
     newest: int
-    """The number of the newest change, 0 for none."""
+    """Number of the newest change; 0 if there is none."""
 
     @property
     def is_in_force(self) -> bool:
-        """Whether the newest change verifies."""
+        """Return whether the newest change verifies."""
         return self.flag is not None and self.flag.sequence == self.newest
 
 
 def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
-    """Write the line's flag from the ledger, if it differs. Returns the flag, and whether it was written.
+    """Write the line's flag from the ledger if it differs. Returns the flag, and whether it was written.
 
-    Raises IntegrityError if a transition does not verify, and what entering earlier changes raises.
+    Raises IntegrityError if a transition does not verify, and the errors of logging earlier changes.
     """
     settings, line = workplace.settings, workplace.line.line
     trust = trust_root(settings)
@@ -289,7 +287,7 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
 
 
 def _decided(flag: Flag) -> tuple[object, ...]:
-    """The part of a flag that officers decide."""
+    """Return the part of a flag that officers decide."""
     return (flag.production, flag.staged, flag.staged_by, [way.adapter for way in flag.back])
 
 
@@ -336,11 +334,11 @@ def _named(adapter: Adapter) -> FlagAdapter:
 
 Seen = tuple[object, ...]
 WorkplaceOf = Callable[[str], Workplace]
-"""Line -> its workplace."""
+"""Function that returns the workplace of a line."""
 
 
 class FlagSync:
-    """Synchronizes flags and ledger for one gateway."""
+    """A loop step that synchronises flags and ledger for one gateway."""
 
     def __init__(
         self, settings: Settings, flags: Flags, registry: Callable[[], Registry], workplace_of: WorkplaceOf
@@ -383,7 +381,7 @@ class FlagSync:
 
 
 def lines_to_follow(registry: Registry, settings: Settings) -> list[str]:
-    """Lines that have a flag, or an adapter that is staged or in production."""
+    """List lines that have a flag, or an adapter that is staged or in production."""
     with registry.reading() as session:
         return sorted({*lines_in(session, {"staged", "production"}), *lines_with_flags(settings)})
 

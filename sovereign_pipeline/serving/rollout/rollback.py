@@ -1,6 +1,6 @@
-"""Roll back at once, by an officer or by the pipeline, also while the registry is down.
+"""Roll back at once, by an officer or by the pipeline, even while the registry is down.
 
-The flag holds a prepared request, which the officer signs. Its transition is entered when the registry is reached.
+The flag holds a prepared request, which the officer signs. Its transition is logged once the registry is reached.
 """
 
 import datetime
@@ -57,9 +57,9 @@ def way_back(flag: Flag, to: str | None) -> WayBack:
 
 
 def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer, reason: str) -> Flag:
-    """Go back, signed by an officer; in force at once. Returns the flag.
+    """Roll back by an officer's signature, effective at once. Returns the new flag.
 
-    Raises SignInError for an officer who may not do so, ConflictError where others must approve it, and as
+    Raises SignInError if the officer may not roll back, ConflictError if others must approve it, and the errors of
     `current_flag` and `way_back`.
     """
     trust = trust_root(settings)
@@ -82,7 +82,7 @@ def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer,
 
 
 def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None:
-    """Stop a harmful rollout: everyone gets the adapter in production. Returns None if it is over."""
+    """Stop a harmful rollout: everyone gets the adapter in production. Returns None if the rollout is over."""
     trust = trust_root(settings)
     signer = pipeline_signer(settings, trust)
     with changing(settings, line):
@@ -96,7 +96,8 @@ def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None
 
 
 def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
-    """The flag after a rollback. Other prepared rollbacks are dropped: they described the state before."""
+    """Return the flag after a rollback. The other prepared rollbacks are dropped, because they start from the earlier
+    state."""
     told: dict[str, Any] = {"cause": "rollback", "reason": reason, "request": request, "back": ()}
     if way.request["transition"] == "unstage":
         kept = {flag.production} - {None}
@@ -110,7 +111,7 @@ def _after(flag: Flag, way: WayBack, reason: str, request: str) -> Flag:
 
 
 def _next(flag: Flag, **told: Any) -> Flag:
-    """The next change, with a new comparison."""
+    """Return the next change, with a new comparison."""
     number, now = flag.sequence + 1, datetime.datetime.now(datetime.UTC)
     content = {
         **flag.model_dump(),

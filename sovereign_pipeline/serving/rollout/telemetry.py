@@ -1,6 +1,6 @@
-"""Count answers and feedback by arm and hashed user, without texts.
+"""Count answers and feedback by arm and hashed user, without storing texts.
 
-Each gateway process writes its own file, so that the counts of several add up.
+Each gateway process writes its own file, and readers add them up.
 """
 
 import math
@@ -24,30 +24,30 @@ from sovereign_pipeline.serving.rollout.flag import Arm, Flag
 from sovereign_pipeline.serving.rollout.in_force import Choice
 
 FEWEST_LETTERS = 8
-"""The shortest text whose script is detected."""
+"""Minimum number of letters for detecting a text's script."""
 MOST_CHARACTERS = 4_000
-"""The part of a text whose script is detected."""
+"""Number of characters of a text that are read to detect its script."""
 
 
 @dataclass(frozen=True)
 class Checks:
-    """The problems of an answer."""
+    """The problems found in an answer."""
 
     empty: bool
     looping: bool
     other_script: bool
-    """The answer is in another script than the request, such as Latin for Arabic."""
+    """True if the answer is in another script than the request, such as Latin for Arabic."""
 
 
 def check(request: str, answer: str) -> Checks:
-    """request: the newest message of the conversation."""
+    """Check an answer for problems. request: the newest message of the conversation."""
     asked, answered = script_of(request), script_of(answer)
     is_other = asked is not None and answered is not None and asked != answered
     return Checks(empty=not answer.strip(), looping=loops(answer), other_script=is_other)
 
 
 def script_of(text: str) -> str | None:
-    """The Unicode script of most letters, such as LATIN; None if the text is too short."""
+    """Return the Unicode script of most letters, such as LATIN; None if the text is too short."""
     letters = [each for each in text[:MOST_CHARACTERS] if each.isalpha()]
     if len(letters) < FEWEST_LETTERS:
         return None
@@ -60,7 +60,7 @@ Reason = Literal[
     "wrong", "invented", "incomplete", "off_topic", "wrong_language", "tone", "personal_data", "harmful", "other"
 ]
 Severity = Annotated[int, Field(ge=0, le=3)]
-"""0: it does no harm. 1: the worst, it must not happen again; 2: serious; 3: minor."""
+"""Severity of a report. 0: no harm. 1: the worst, it must not happen again. 2: serious. 3: minor."""
 WORST = 1
 
 
@@ -77,13 +77,13 @@ class Feedback(Frozen):
 
 
 MOST_USERS = 50_000
-"""The most users that one process counts in a comparison."""
+"""Maximum number of users that one process counts in a comparison."""
 LAST = 20
-"""So many failed answers in a row show that the staged adapter is broken."""
+"""Number of consecutive failed answers that show a broken staged adapter."""
 
 
 Ended = Literal["complete", "cancelled", "lost", "stopped"]
-"""How an answer ended; `cancelled` by its caller, `stopped` for the personal data in it."""
+"""Outcome of an answer: `cancelled` by its caller, `stopped` because of personal data in it."""
 
 
 class Counted(Frozen):
@@ -91,29 +91,29 @@ class Counted(Frozen):
 
     answers: int = 0
     lost: int = 0
-    """The engine began and did not complete the answer."""
+    """Number of answers that the engine began and did not complete."""
     given_up: int = 0
-    """The caller disconnected before the end."""
+    """Number of answers whose caller disconnected before the end."""
     complete: int = 0
     empty: int = 0
     looping: int = 0
     other_script: int = 0
     log_seconds: float = 0.0
-    """Sum over complete answers, and over aborted ones with their time until then."""
+    """Sum of log seconds over complete answers, and over aborted ones with their time until the abort."""
     log_tokens: float = 0.0
-    """Sum over complete answers."""
+    """Sum of log tokens over complete answers."""
     rated: int = 0
-    """Answers with feedback."""
+    """Number of answers with feedback."""
     disliked: int = 0
-    """Answers with a thumb down."""
+    """Number of answers with a thumb down."""
     searched: int = 0
-    """Answers that were searched completely for personal data."""
+    """Number of answers that were searched completely for personal data."""
     personal_data: int = 0
-    """Answers with personal data that the caller did not send."""
+    """Number of answers with personal data that the caller did not send."""
 
     @property
     def timed(self) -> int:
-        """The number of answers in `log_seconds`."""
+        """Number of answers in `log_seconds`."""
         return self.complete + self.given_up
 
     def plus(self, other: "Counted") -> "Counted":
@@ -127,8 +127,8 @@ class Tally(Frozen):
     drawn: dict[Arm, dict[str, Counted]] = Field(default={})
     """Arm -> hashed user -> counts, for users that the hash assigned."""
     is_broken: bool = False
-    """Whether the newest answers of the staged adapter all failed and the other adapter's did not. Empty answers
-    count only if they are of several users, because one user could ask for nothing else."""
+    """True if the newest answers of the staged adapter all failed and those of the other adapter did not. Empty answers
+    count only if they are from several users, because a single user could request nothing else."""
     reported: tuple[str, ...] = ()
     """Hashed users who reported severity 1 about the staged adapter. Later feedback removes none."""
 
@@ -139,7 +139,7 @@ class Tally(Frozen):
 
 @dataclass(frozen=True)
 class _Failed:
-    """An answer that was lost or empty."""
+    """A failed answer: lost or empty."""
 
     user: str
     is_lost: bool
@@ -151,11 +151,11 @@ def _row() -> deque[_Failed]:
 
 @dataclass
 class _Counting:
-    """A tally that grows."""
+    """A tally that is still being counted."""
 
     drawn: dict[Arm, dict[str, Counted]] = field(default_factory=lambda: {"staged": {}, "production": {}})
     failed: dict[Arm, deque[_Failed]] = field(default_factory=lambda: {"staged": _row(), "production": _row()})
-    """Arm -> its newest failed answers in a row."""
+    """Arm -> its newest consecutive failed answers."""
     reported: set[str] = field(default_factory=set)
 
     def add(self, choice: Choice, counted: Counted) -> None:
@@ -187,7 +187,7 @@ class _Counting:
 
 
 class Telemetry:
-    """Counts for one gateway process."""
+    """The counts of one gateway process."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -207,8 +207,8 @@ class Telemetry:
         *,
         holds_personal_data: bool | None = None,
     ) -> None:
-        """Count one answer; nothing is counted while nothing is tried. request: the conversation's newest message.
-        holds_personal_data: None where that is not known."""
+        """Count one answer. Nothing is counted while no rollout runs. request: the conversation's newest message.
+        holds_personal_data: None if unknown."""
         if choice.staged is None:
             return
         counted = _counted(text, tokens, seconds, ended, request)
@@ -238,12 +238,12 @@ class Telemetry:
 
 
 def counts_directory(settings: Settings) -> Path:
-    """The directory of the gateways' counts."""
+    """Return the directory of the gateways' counts."""
     return settings.serving / "rollout"
 
 
 def directory_of(directory: Path, line: str, staged: str, began: int) -> Path:
-    """The directory of one comparison's counts."""
+    """Return the directory of one comparison's counts."""
     return directory / line / f"{staged}-{began:08d}"
 
 
