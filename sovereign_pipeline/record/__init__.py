@@ -1,1 +1,1 @@
-"""What is on record: keys and signatures, artifacts with their gates, and the ledger with the registry's tables."""
+"""Keys, signatures, artifacts with their gates, the audit ledger and the registry's tables."""

@@ -1,4 +1,4 @@
-"""The audit log: append an entry that names every row of its act, verify the chain, and compare rows with entries."""
+"""Append entries to the audit log, verify its hash chain, and compare the registry's rows with the entries."""
 
 import datetime
 import hashlib
@@ -36,20 +36,21 @@ from sovereign_pipeline.record.tables import (
 from sovereign_pipeline.record.tree import AT_ONCE
 
 ROWS = "rows"
-"""The name in an entry's subjects under which the rows stand that it entered."""
+"""Key in an entry's subjects that lists the rows added with the entry."""
 ADDED = "rows added since the last entry"
-"""In `Session.info`."""
+"""Key in `Session.info` for the rows added since the last entry."""
 
 THE_LEDGER_ITSELF = (AuditEntry, LedgerEntry, LedgerNode, LedgerKey)
 BY_SIGNED_ACTS = (BlindReview, SignInLink, SignInUse, Ballot, Guess, ReviewClosing)
-"""Held to the signed acts of a review instead (`review/reconciling.py`)."""
+"""Tables whose rows are verified against the signed acts of a review instead (`review/reconciling.py`)."""
 
 Rows = dict[str, dict[str, str]]
-"""Table -> key of a row -> digest of its columns."""
+"""Table -> primary key of a row -> digest of its columns."""
 
 
 def held_tables() -> list[type[Table]]:
-    """Tables whose every row is in an entry: all but an index that may change, in the order of their names."""
+    """Return the tables whose every row must be in an entry, sorted by name. An index that may change is not among
+    them."""
     classes = [mapper.class_ for mapper in Table.registry.mappers]
     held = [
         each
@@ -60,7 +61,7 @@ def held_tables() -> list[type[Table]]:
 
 
 def watch(session: Session) -> None:
-    """Note what a session adds from now on."""
+    """Record in the session's info every row that the session adds from now on."""
 
     @event.listens_for(session, "after_flush")
     def _note(flushed: Session, context: Any) -> None:
@@ -72,25 +73,26 @@ def watch(session: Session) -> None:
 
 
 def taken(session: Session) -> Rows:
-    """What was added since the last entry; the next entry does not get it again."""
+    """Return the rows added since the last entry, and clear them so that no later entry lists them again."""
     session.flush()
     rows: Rows = session.info.pop(ADDED, {})
     return {table: rows[table] for table in sorted(rows) if rows[table]}
 
 
 def assert_none_left(session: Session) -> None:
-    """At the end of a transaction. A row without an entry is a mistake in this program, and is not committed."""
+    """Raise RuntimeError if rows without an entry would be committed. Called at the end of a transaction."""
     if left := taken(session):
         raise RuntimeError(f"rows of {', '.join(left)} would be committed without an entry of the ledger")
 
 
 def digest_of_columns(columns: Mapping[str, Any]) -> str:
-    """SHA-256 over the columns that hold something, so that a column added later changes no digest."""
+    """Return the SHA-256 over a row's columns. Empty columns are left out, so a column added later changes no
+    digest."""
     return digest_of({name: _plain(value) for name, value in columns.items() if value is not None})
 
 
 def key_of(row: Table) -> str:
-    """The primary key of a row as one text."""
+    """Return the primary key of a row as one string."""
     return "/".join(str(part) for part in inspect(row).mapper.primary_key_from_instance(row))
 
 
@@ -99,43 +101,47 @@ def _plain(value: Any) -> Any:
 
 
 BEFORE_THE_FIRST = "before the first entry of a transaction"
-"""In `Session.info`: what is done with the session before its first entry (`in_force.py`)."""
+"""Key in `Session.info` for the function that runs before the first entry of a transaction (`in_force.py`)."""
 FIRST = "0" * 64
 """The `previous` hash of the first entry."""
 
 SIGNATURE = "signature"
-"""The name in an entry's subjects under which its signature stands, where it has one: hex digits."""
+"""Key in an entry's subjects for its signature in hex digits, if the entry is signed."""
 
 SIGNED_AS = b"sovereign audit entry 1\n"
-"""What stands before the bytes that are signed, so that the signature is good for nothing else."""
+"""Prefix of the signed bytes. It makes the signature invalid for any other purpose."""
 
 Entry = AuditEntry | Row[Any]
-"""An entry in columns, as an object or as a row."""
+"""An audit entry as an ORM object or as a plain row."""
 Sign = Callable[[bytes], bytes]
-"""Bytes -> their signature."""
+"""Function that signs bytes."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The newest entry of a log at some time."""
+    """The position of a log: its newest entry at some time."""
 
     sequence: int
-    """0 for an empty log."""
+    """Number of the newest entry; 0 for an empty log."""
     hash: str
-    """64 hex digits."""
+    """Hash of the newest entry, 64 hex digits."""
 
 
 BEGINNING = Checkpoint(sequence=0, hash=FIRST)
-"""Of an empty log."""
+"""The checkpoint of an empty log."""
 
 
 def append(
     session: Session, actor: str, action: str, subjects: Mapping[str, Any], sign: Sign | None = None
 ) -> AuditEntry:
-    """Add one entry within the caller's transaction (`Registry.writing`): act and entry are committed together.
+    """Add one entry within the caller's transaction, so that act and entry are committed together.
 
-    `subjects`: what the act was done to, as digests, names and counts. `sign`: None leaves the entry unsigned. The rows
-    that the transaction added since its last entry are named by digest (`rows_added.py`).
+    The entry lists the digests of the rows that the transaction added since its last entry.
+
+    Args:
+        session: a session of `Registry.writing`.
+        subjects: digests, names and counts that identify what the act changed.
+        sign: signs the entry; None leaves it unsigned.
     """
     rows = taken(session)
     if (before := session.info.pop(BEFORE_THE_FIRST, None)) is not None:
@@ -161,7 +167,7 @@ def append(
 
 
 def assert_leaf(session: Session, sequence: int) -> AuditEntry:
-    """One entry, after it was held against the tree. Raises IntegrityError where it was changed past this program."""
+    """Return one entry after verifying it against the tree. Raises IntegrityError if it is missing or was changed."""
     entry, leaf = session.get(AuditEntry, sequence), session.get(LedgerEntry, sequence)
     if entry is None or leaf is None:
         raise damaged_registry(sequence, "is missing")
@@ -176,30 +182,31 @@ def assert_leaf(session: Session, sequence: int) -> AuditEntry:
 
 
 def exact_bytes(entry: Entry) -> bytes:
-    """The bytes of one entry that are a leaf of the ledger's tree."""
+    """Return the bytes of an entry that form its leaf in the ledger's tree."""
     return canonical_json(as_dict(entry))
 
 
 def signed_content(entry: Entry) -> bytes:
-    """The bytes that the signature of an entry is over: the whole act, but not its place in the log."""
+    """Return the bytes that an entry's signature covers: the whole act without its position in the log."""
     content = {name: value for name, value in content_of(entry).items() if name not in ("sequence", "previous")}
     content["subjects"] = {name: value for name, value in entry.subjects.items() if name != SIGNATURE}
     return SIGNED_AS + canonical_json(content)
 
 
 def entries(registry: Readable) -> list[AuditEntry]:
-    """The whole log, oldest first."""
+    """Return the whole log, oldest entry first."""
     with registry.reading() as session:
         return entries_in(session)
 
 
 def entries_in(session: Session) -> list[AuditEntry]:
-    """The whole log as a transaction sees it. Raises IntegrityError where what an entry is about cannot be read."""
+    """Return the whole log as the transaction sees it. Raises IntegrityError if an entry's subjects cannot be read."""
     return [AuditEntry(**row._mapping) for row in stream_in(session)]
 
 
 def stream_in(session: Session, after: int = 0) -> Iterator[Row[Any]]:
-    """The log's entries in columns, oldest first, of which few are held at a time. Raises as `entries_in` does."""
+    """Yield the log's entries as rows, oldest first, with few in memory at once. Raises the same errors as
+    `entries_in`."""
     columns = AuditEntry.__table__.c
     query = select(*columns).where(columns.sequence > after).order_by(columns.sequence)
     try:
@@ -214,9 +221,14 @@ def stream_in(session: Session, after: int = 0) -> Iterator[Row[Any]]:
 def verify(log: Iterable[Entry], kept: Checkpoint | None = None, after: Checkpoint | None = None) -> Checkpoint:
     """Compute every hash again. Returns the log's newest entry as a checkpoint.
 
-    `kept`: a checkpoint that was taken earlier. `after`: where the log begins, when it is not whole. Raises
-    IntegrityError naming the first entry that is missing, changed or out of order, or the entry of the checkpoint when
-    the log does not hold it.
+    Args:
+        kept: a checkpoint that was taken earlier and must be in the log.
+        after: the position after which the given entries begin; None for a whole log.
+
+    Raises:
+        IntegrityError: an entry is missing, changed or out of order, or the log does not contain `kept`. The message
+            names
+            the entry.
     """
     last = start = after or BEGINNING
     found = kept is None or kept == last
@@ -228,7 +240,7 @@ def verify(log: Iterable[Entry], kept: Checkpoint | None = None, after: Checkpoi
 
 
 def export(registry: Readable, file: Path) -> Checkpoint:
-    """Write the verified log as JSONL, oldest first, into a new file. Returns its newest entry."""
+    """Verify the log and write it as JSONL, oldest entry first, into a new file. Returns its newest entry."""
     with registry.reading() as session, file.open("xb") as stream:
 
         def written() -> Iterator[Row[Any]]:
@@ -244,9 +256,11 @@ def export(registry: Readable, file: Path) -> Checkpoint:
 
 
 def checkpoint_of(file: Path) -> Checkpoint:
-    """The newest entry of an export; every hash is computed again.
+    """Verify an export's hashes and return its newest entry.
 
-    Raises InputError for a file that is no export, and IntegrityError naming the entry that was changed.
+    Raises:
+        InputError: the file is missing, is not an export, or has no entries.
+        IntegrityError: an entry was changed. The message names it.
     """
     if not file.is_file():
         raise InputError(f"{file}: there is no such file.", "Correct the path of the export.")
@@ -267,16 +281,18 @@ def checkpoint_of(file: Path) -> Checkpoint:
 
 
 def as_dict(entry: Entry) -> dict[str, Any]:
-    """One entry as JSON, times in UTC. `hash` is over all other keys."""
+    """Return an entry as JSON, with times in UTC. Its `hash` covers all other keys."""
     return {**content_of(entry), "hash": entry.hash}
 
 
 def _verified(
     log: Iterable[dict[str, Any]], damaged: Callable[[int, str], IntegrityError], last: Checkpoint
 ) -> Iterator[Checkpoint]:
-    """Each entry of a log, in the form of `as_dict`, after its hash was computed again.
+    """Verify each entry's hash and position, and yield its checkpoint.
 
-    `damaged`: the error for the entry with this number and this problem.
+    Args:
+        log: entries in the form of `as_dict`.
+        damaged: builds the error from an entry's number and its problem.
     """
     for entry in log:
         content = {name: value for name, value in entry.items() if name != "hash"}
@@ -291,7 +307,7 @@ def _verified(
 
 
 def _assert_newest(session: Session, last: AuditEntry | None) -> None:
-    """The newest entry in columns is the newest leaf of the tree."""
+    """Assert that the newest row of the log is also the newest leaf of the tree."""
     size = tree.size_of(session)
     if size != (last.sequence if last is not None else 0):
         raise damaged_registry(size if last is None or last.sequence < size else size + 1, "is missing")
@@ -311,7 +327,7 @@ def content_of(entry: Entry) -> dict[str, Any]:
 
 
 def _hash(entry: AuditEntry) -> str:
-    """SHA-256 of the entry's canonical JSON, with the hash of the entry before it."""
+    """Return the SHA-256 of the entry's canonical JSON, which includes the previous entry's hash."""
     return digest_of(content_of(entry))
 
 
@@ -340,20 +356,20 @@ REGISTERED = "adapter registered"
 HINT = "Restore the registry from a copy, and find out who changed it."
 
 Entered = Mapping[str, Mapping[str, str]]
-"""Table -> key of a row -> digest of its columns."""
+"""Table -> primary key of a row -> digest of its columns."""
 
 
 TRAINED_ON = "trained_on"
-"""The name under which the entry of a registration states datasets, what is in each, and base models."""
+"""Key in a registration's entry for the adapter's datasets, their contents and its base models."""
 
 
 def contents_digest(documents: Collection[str], sources: Collection[str]) -> str:
-    """The digest to which the recall index is held for one dataset."""
+    """Return the digest of a dataset's documents and sources. The recall index is verified against it."""
     return digest_of({"documents": sorted(documents), "sources": sorted(sources)})
 
 
 def enter_adapter(session: Session, adapter: Adapter, actor: str, trained_on: Mapping[str, Any]) -> None:
-    """Enter an adapter, and the rows that were added with it, in the caller's transaction."""
+    """Add the entry of an adapter's registration, with the rows added with it, in the caller's transaction."""
     subjects = {
         "line": adapter.line,
         "adapter": adapter.id,
@@ -365,7 +381,8 @@ def enter_adapter(session: Session, adapter: Adapter, actor: str, trained_on: Ma
 
 
 def adapters_on_record(session: Session, line: str) -> list[Adapter]:
-    """Every adapter of a line. Raises IntegrityError naming a row that was put in, changed or removed."""
+    """Return every adapter of a line. Raises IntegrityError naming a row that was added, changed or removed without
+    an entry."""
     adapters = list(session.scalars(select(Adapter).where(Adapter.line == line).order_by(Adapter.id)))
     of_line = _entries().where(AuditEntry.subjects["line"].as_string() == line)
     entered = {
@@ -378,14 +395,14 @@ def adapters_on_record(session: Session, line: str) -> list[Adapter]:
 
 
 def assert_on_record(session: Session, adapter: Adapter) -> None:
-    """Assert that the row of one adapter is that of its entry. Raises IntegrityError."""
+    """Assert that an adapter's row matches its entry. Raises IntegrityError."""
     of_adapter = _entries().where(AuditEntry.subjects["adapter"].as_string() == adapter.id)
     entered = _entered(session, of_adapter).get(Adapter.__tablename__, {})
     _raise(_differences(Adapter, [adapter], {key: entered[key] for key in entered if key == adapter.id}))
 
 
 def assert_rows_on_record(session: Session) -> None:
-    """Assert that every row of every table is that of its entry. Raises IntegrityError naming those that are not."""
+    """Assert that every row of every table matches its entry. Raises IntegrityError naming the rows that do not."""
     with_rows = AuditEntry.subjects[ROWS].as_string().is_not(None)
     entered = _entered(session, select(AuditEntry.subjects).where(with_rows).order_by(AuditEntry.sequence))
     _raise(
@@ -396,7 +413,8 @@ def assert_rows_on_record(session: Session) -> None:
 
 
 def unreadable_row(session: Session) -> str | None:
-    """The first row with a value that its column cannot hold, in words; SQLite lets whoever owns it put any there."""
+    """Return the name of the first row whose value does not fit its column's type, or None. SQLite does not enforce
+    types."""
     for table in Table.metadata.sorted_tables:
         key = ", ".join(column.name for column in table.primary_key)
         try:
@@ -417,7 +435,7 @@ def _fits(column: Column[Any], value: Any) -> bool:
 
 
 def assert_entered(session: Session, adapters: Iterable[str]) -> None:
-    """Assert that an entry names each adapter; columns are not compared, so that a long list is quick."""
+    """Assert that an entry names each adapter. Columns are not compared, so this is fast for long lists."""
     registered = select(AuditEntry.subjects["adapter"].as_string()).where(AuditEntry.action == REGISTERED)
     entered = set(session.scalars(registered))
     _raise(_put_in(Adapter, adapter) for adapter in adapters if adapter not in entered)
@@ -428,7 +446,7 @@ def _entries() -> Select[tuple[dict[str, Any]]]:
 
 
 def _entered(session: Session, entries: Select[tuple[dict[str, Any]]]) -> dict[str, dict[str, str]]:
-    """What entries say of rows. A row is entered once: a second entry for it is nobody's here, and is not believed."""
+    """Return the row digests that the entries state. Only the first entry for a row counts."""
     found: dict[str, dict[str, str]] = {}
     for subjects in session.scalars(entries):
         for table, rows in subjects[ROWS].items():

@@ -1,4 +1,4 @@
-"""Look-ups in the registry: adapters, their states, datasets, purges, and waivers of gates."""
+"""Look up adapters, their states, datasets, purges and gate waivers in the registry."""
 
 import datetime
 import difflib
@@ -38,19 +38,21 @@ State = Literal[
 STATES: tuple[State, ...] = get_args(State)
 
 ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
-"""States in which an adapter is neither served, nor compared with, nor continued from."""
+"""States in which an adapter is not served, not compared with, and not used as a parent."""
 
 REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "flag changed"
-"""Actions of the entries of requests, of transitions, and of the changes of a line's flag."""
+"""Actions of the ledger entries for requests, transitions, and changes of a line's flag."""
 
 TransitionRow = Transition | Row[Any]
-"""A transition as an object or, where there are thousands, as a row."""
+"""A transition as an ORM object or, for long lists, as a plain row."""
 
 
 def transitions_of(session: Session, line: str) -> list[Transition]:
-    """Every transition of a line, the oldest first.
+    """Return every transition of a line, oldest first.
 
-    Raises IntegrityError naming one that was put in, changed or removed, or that does not follow from those before it.
+    Raises:
+        IntegrityError: a transition was added, changed or removed, or does not follow from the one before. The message
+            names it.
     """
     rows = list(session.scalars(select(Transition).where(Transition.line == line).order_by(Transition.sequence)))
     _assert_on_record(session, line, {line: rows} if rows else {})
@@ -58,7 +60,7 @@ def transitions_of(session: Session, line: str) -> list[Transition]:
 
 
 def facts_of(row: TransitionRow) -> dict[str, object]:
-    """What the entry of a transition says of it; the signed statement is named by its SHA-256."""
+    """Return the facts of a transition as its ledger entry states them, with the SHA-256 of its signed statement."""
     return {
         "line": row.line,
         "sequence": row.sequence,
@@ -73,7 +75,12 @@ def facts_of(row: TransitionRow) -> dict[str, object]:
 
 
 def states(session: Session, line: str | None = None, at: datetime.datetime | None = None) -> dict[str, State]:
-    """Adapter -> its state, of one line or of all; `at`: at that moment, else now."""
+    """Return adapter -> its state.
+
+    Args:
+        line: the line of adapters; None for all lines.
+        at: time for which to return the states; None for now.
+    """
     adapters, reviewed = select(Adapter.id), select(BlindReview.adapter_id)
     if line is not None:
         adapters, reviewed = adapters.where(Adapter.line == line), reviewed.where(BlindReview.line == line)
@@ -94,8 +101,11 @@ def states(session: Session, line: str | None = None, at: datetime.datetime | No
 
 
 def lines_in(session: Session, wanted: Collection[State]) -> list[str]:
-    """Lines with an adapter in one of these states, as a glance: a line whose transitions are not on record is among
-    them, so that whoever looks closer refuses that one and no other."""
+    """Return the lines with an adapter in one of these states.
+
+    A line whose transitions do not match the ledger is included, so that a closer look reports it without hiding other
+    lines.
+    """
     found = set[str]()
     try:
         state = states(session)
@@ -111,22 +121,27 @@ def lines_in(session: Session, wanted: Collection[State]) -> list[str]:
 
 
 def state_of(session: Session, adapter: Adapter) -> State:
-    """The state of an adapter now."""
+    """Return the current state of an adapter."""
     return states(session, adapter.line)[adapter.id]
 
 
 def in_production(session: Session, line: str, at: datetime.datetime | None = None) -> str | None:
-    """The adapter of a line that is in production, or was at a moment; None for none."""
+    """Return the id of the line's adapter in production, now or at a given time, or None."""
     return next((each for each, state in states(session, line, at).items() if state == "production"), None)
 
 
 def _moments(rows: Sequence[TransitionRow]) -> list[datetime.datetime]:
-    """When each transition was made, at the latest: no later than any after it, whatever a wrong clock wrote."""
+    """Return the time of each transition, lowered where a wrong clock wrote a time later than a following
+    transition's."""
     return list(itertools.accumulate((row.made_at for row in reversed(rows)), min))[::-1]
 
 
 def _assert_on_record(session: Session, line: str | None, found: Mapping[str, Sequence[TransitionRow]]) -> None:
-    """Compare every transition of one line, or of all, with its entry. `found`: line -> the oldest first."""
+    """Compare every transition of one line, or of all, with its ledger entry.
+
+    Args:
+        found: line -> its transitions, oldest first.
+    """
     entries = select(cast(AuditEntry.subjects, Text)).where(AuditEntry.action == STATE_CHANGED)
     if line is not None:
         entries = entries.where(AuditEntry.subjects["line"].as_string() == line)
@@ -151,7 +166,7 @@ def _assert_entered(line: str, rows: Sequence[TransitionRow], entered: Sequence[
 
 
 def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> None:
-    """A transition begins in the state that the one before left, and one adapter at most is in production."""
+    """Assert that each transition begins in its adapter's last state, and that at most one adapter is in production."""
     reached: dict[str, str] = {}
     for row in rows:
         before = reached.get(row.adapter_id)
@@ -179,9 +194,12 @@ def _not_on_record(line: str, number: int, problem: str) -> IntegrityError:
 
 
 def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Every registered adapter, or those of one line, in the order of registration.
+    """Return every registered adapter, or those of one line, in the order of registration.
 
-    Raises IntegrityError naming a row that no entry of the audit log names; columns are not compared here.
+    Columns are not compared with the ledger here.
+
+    Raises:
+        IntegrityError: no ledger entry names an adapter. The message names its row.
     """
     query = select(Adapter).order_by(Adapter.registered_at, Adapter.id)
     if line is not None:
@@ -194,7 +212,10 @@ def list_adapters(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def adapters_in_brief(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """What a table shows of each adapter, quick for thousands; ordered and refused as by `list_adapters`."""
+    """Return the few columns of each adapter that a table shows, fast for thousands of adapters.
+
+    Order and errors are those of `list_adapters`.
+    """
     query = select(*_BRIEF).order_by(_COLUMNS.registered_at, _COLUMNS.id)
     if line is not None:
         query = query.where(_COLUMNS.line == line)
@@ -214,9 +235,9 @@ _BRIEF = [
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
-    """One adapter with its waivers (`acceptances`) and the rows of its datasets and its base model.
+    """Return one adapter with its waivers (`acceptances`) and the rows of its datasets and base model.
 
-    Raises NotFoundError that lists the known adapters.
+    Raises NotFoundError, which lists the known adapters.
     """
     with registry.reading() as session:
         adapter = find_adapter(registry, adapter_id)
@@ -232,7 +253,7 @@ def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
 
 
 def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
-    """The waivers behind an adapter: stage, gate, outcome, officer, reason and time of each."""
+    """Return the waivers for an adapter: stage, gate, outcome, officer, reason and time of each."""
     return [
         {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["acceptance"]}
         for each in adapter.gate_records
@@ -241,7 +262,11 @@ def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
 
 
 def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -> list[dict[str, Any]]:
-    """The waivers behind a line's registered adapters, oldest first, without those of the artifact `besides`."""
+    """Return the waivers for a line's registered adapters, oldest first.
+
+    Args:
+        besides: digest of an adapter's artifact whose waivers are left out.
+    """
     query = select(Adapter).where(Adapter.line == line).order_by(Adapter.registered_at, Adapter.id)
     with registry.reading() as session:
         return [
@@ -253,7 +278,8 @@ def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -
 
 
 def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Every registered dataset, or those of one line, oldest first, with the adapters that were trained on it."""
+    """Return every registered dataset, or those of one line, oldest first, with the adapters that were trained on
+    it."""
     query = select(Dataset).order_by(Dataset.created_at, Dataset.digest)
     if line is not None:
         query = query.where(Dataset.line == line)
@@ -263,7 +289,8 @@ def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
-    """One dataset by its digest or the first digits of it. Raises NotFoundError for none or several."""
+    """Return one dataset by its digest or a prefix of it. Raises NotFoundError if no dataset, or more than one,
+    matches."""
     found = [dataset for dataset in list_datasets(registry) if dataset["digest"].startswith(digest)]
     if len(found) == 1:
         return found[0]
@@ -273,9 +300,9 @@ def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
 
 
 def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
-    """The adapter that was registered from a record, or None.
+    """Return the adapter that was registered from a record, or None.
 
-    Raises IntegrityError for a row that was put in or changed.
+    Raises IntegrityError if the row does not match the ledger.
     """
     with registry.reading() as session:
         adapter = session.scalars(select(Adapter).where(Adapter.record_digest == record_digest)).one_or_none()
@@ -285,15 +312,16 @@ def registered_as(registry: Registry, record_digest: str) -> Adapter | None:
 
 
 def is_registered(registry: Registry, record_digest: str) -> bool:
-    """Whether an adapter was registered from a record."""
+    """Return True if an adapter was registered from a record."""
     return registered_as(registry, record_digest) is not None
 
 
 def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
-    """The row of an adapter, as its entry has it.
+    """Return the row of an adapter.
 
-    Raises NotFoundError that names some known adapters, those with an id like it first, and IntegrityError for a row
-    that was put in or changed.
+    Raises:
+        NotFoundError: no such adapter is registered. The message names known adapters, those with similar ids first.
+        IntegrityError: the row does not match the ledger.
     """
     with registry.reading() as session:
         adapter = session.get(Adapter, adapter_id)
@@ -307,20 +335,21 @@ def find_adapter(registry: Registry, adapter_id: str) -> Adapter:
 
 
 def line_of(adapter_id: str) -> str:
-    """The line of an adapter: its id is line and version."""
+    """Return the line in an adapter's id, which consists of line and version."""
     return adapter_id.rpartition("-")[0]
 
 
 def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Collection[str | None]) -> Adapter | None:
-    """The adapter of a line that a candidate would replace, or None: the one in production, else the last registered.
+    """Return the adapter that a candidate would replace: the one in production, else the highest version, else None.
+
+    Rejected, recalled and retired adapters do not count. If the candidate is registered, earlier adapters count in the
+    state that they had at its registration, so that later transitions do not make its scores stale. The highest version
+    is the newest: times of registration are whole seconds and may be equal.
 
     Args:
-        weights: SHA-256 of the candidate's weights (`Adapter.adapter_sha256`), which are no incumbent of themselves.
-        besides: of weights that are none either.
-
-    What was rejected, recalled or retired is none. For a candidate that is registered, earlier adapters count in the
-    state that they had then: what happens to them afterwards makes its scores no older. Versions only rise, so the
-    highest is the last: times of registration are whole seconds and may tie.
+        weights: SHA-256 of the candidate's weights (`Adapter.adapter_sha256`). Adapters with these weights do not
+            count.
+        besides: SHA-256 of further weights that do not count.
     """
     with registry.reading() as session:
         adapters = adapters_on_record(session, line)
@@ -347,19 +376,19 @@ def _dataset_as_dict(dataset: Dataset, adapters: Sequence[Adapter]) -> dict[str,
 
 PURGED = "release weights purged"
 MAY = "retire"
-"""What the trust root must let the officer do."""
+"""Permission that the officer needs in the trust root."""
 STATEMENT = "bundle"
-"""The name in an entry's subjects under which the signed statement stands, as text."""
+"""Key in an entry's subjects for the text of the signed statement."""
 
 HINT = "Restore the registry from a copy, and find out who changed it."
 
 
 @dataclass(frozen=True)
 class PurgedFile:
-    """A file that was removed, as the manifest of its artifact lists it."""
+    """A file that was removed, with the facts from its artifact's manifest."""
 
     artifact: str
-    """Digest."""
+    """Digest of the artifact."""
     path: str
     size: int
     sha256: str
@@ -367,14 +396,14 @@ class PurgedFile:
 
 @dataclass(frozen=True)
 class Purge:
-    """That the weights of an adapter were removed, as its entry and the signed statement in it have it."""
+    """The removal of an adapter's weights, from its ledger entry and signed statement."""
 
     adapter: str
     at: datetime.datetime
     files: tuple[PurgedFile, ...]
     reason: str
     officer: str
-    """Who signed it."""
+    """The officer who signed the purge."""
 
     @property
     def bytes(self) -> int:
@@ -382,7 +411,7 @@ class Purge:
 
 
 def purge_dates(session: Session) -> dict[str, datetime.date]:
-    """Adapter -> the day on which its weights were purged, as the entries say; for display, no signature verified."""
+    """Return adapter -> day on which its weights were purged. For display only: signatures are not verified."""
     query = select(AuditEntry.subjects["adapter"].as_string(), AuditEntry.at).where(AuditEntry.action == PURGED)
     found: dict[str, datetime.date] = {}
     for adapter, at in session.execute(query.order_by(AuditEntry.sequence)):
@@ -391,21 +420,21 @@ def purge_dates(session: Session) -> dict[str, datetime.date]:
 
 
 def purge_of(session: Session, trust: "Trust", adapter_id: str) -> Purge | None:
-    """The purge of an adapter's weights, or None. Raises IntegrityError unless an officer signed it."""
+    """Return the purge of an adapter's weights, or None. Raises IntegrityError if no officer signed it."""
     query = _entries().where(AuditEntry.subjects["adapter"].as_string() == adapter_id).limit(1)
     entry = session.scalars(query).first()
     return _verified(session, trust, entry) if entry is not None else None
 
 
 def purges_of(session: Session, artifact: str) -> list[AuditEntry]:
-    """The entries of purges that removed files of an artifact, by its digest; nothing verified."""
+    """Return the entries of purges that removed files of an artifact. Signatures are not verified."""
     return [each for each in session.scalars(_entries()) if artifact in each.subjects["weights"]]
 
 
 def files_purged(session: Session, trust: "Trust", artifact: str) -> dict[str, Purge]:
-    """Path -> the purge by which it may be gone, of the files of an artifact.
+    """Return path -> the purge that removed the file, for the files of an artifact.
 
-    Raises IntegrityError unless an officer signed each.
+    Raises IntegrityError if no officer signed a purge.
     """
     found: dict[str, Purge] = {}
     for entry in purges_of(session, artifact):
@@ -463,19 +492,19 @@ WAIVED = "gate waived"
 
 @dataclass(frozen=True)
 class LedgerWaivers:
-    """The waivers in the ledger. It is opened when it is first needed."""
+    """The log of gate waivers in the ledger. It opens the registry on first use."""
 
     opened: Callable[[], Registry]
 
     def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
-        """Put a waiver on record, before it is made."""
+        """Log a waiver before its artifact is made."""
         registry = self.opened()
         with registry.writing() as session:
             assert_in_force(session, registry.settings, trust)
             append(session, actor_of(keyid), WAIVED, {**subjects, **trust_named(trust)})
 
     def index_of(self, statement: str) -> int | None:
-        """The place in the log of the waiver whose signed statement has this SHA-256; None where it is in no entry."""
+        """Return the ledger index of the waiver whose signed statement has this SHA-256, or None."""
         query = select(AuditEntry.sequence).where(
             AuditEntry.action == WAIVED, AuditEntry.subjects["statement"].as_string() == statement
         )

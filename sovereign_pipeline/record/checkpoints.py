@@ -1,4 +1,5 @@
-"""The ledger's key, its second copy, and its newest signed checkpoint, which finds an older copy that was put back."""
+"""Manage the ledger's key, second copy and newest signed checkpoint. They reveal that an older registry was
+restored."""
 
 import hashlib
 import json
@@ -33,24 +34,24 @@ def key_file(settings: Settings) -> Path:
 
 
 def new_log() -> Signer:
-    """A new key for a new log."""
+    """Return a new key for a new log."""
     return notes.new_signer(f"{ORIGIN}/{secrets.token_hex(ID_BYTES)}", notes.SIGNS)
 
 
 def keep(settings: Settings, signer: Signer) -> None:
-    """Write a new key. Raises InputError where another account can enter its directory."""
+    """Write a new log key. Raises InputError if another account can enter its directory."""
     assert_private(settings)
     write_key(key_file(settings), signer)
 
 
 def assert_private(settings: Settings) -> None:
-    """Raise InputError where another account can enter the directory of keys; it is made where it is missing."""
+    """Create the directory of keys if it is missing. Raises InputError if another account can enter it."""
     settings.keys.mkdir(parents=True, exist_ok=True, mode=0o700)
     _refuse_open(settings.keys)
 
 
 def write_key(path: Path, signer: Signer) -> None:
-    """Write a private key into a new file. Raises InputError where it would not be private, or is there already."""
+    """Write a private key into a new file. Raises InputError if the file exists or its directory is not private."""
     try:
         path.parent.mkdir(exist_ok=True, mode=0o700)
     except FileNotFoundError:
@@ -67,7 +68,12 @@ def write_key(path: Path, signer: Signer) -> None:
 
 
 def read_key(path: Path) -> Signer:
-    """Raises InputError for a file that is none, and IntegrityError where another account can read it."""
+    """Read a private key.
+
+    Raises:
+        InputError: the file is missing or is not a key.
+        IntegrityError: another account can read the file.
+    """
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.", "Correct the path of the key.")
     if path.stat().st_mode & 0o077:
@@ -79,7 +85,7 @@ def read_key(path: Path) -> Signer:
 
 
 def signer(settings: Settings) -> Signer | None:
-    """The private key on this machine; None where there is none."""
+    """Return the log's private key on this machine, or None if it is missing or not readable."""
     path = key_file(settings)
     try:
         return read_key(path) if path.exists() else None
@@ -88,7 +94,8 @@ def signer(settings: Settings) -> Signer | None:
 
 
 def verifier(session: Session, settings: Settings) -> Verifier | None:
-    """The log's public key; None before the first act. Raises IntegrityError when registry and key do not agree."""
+    """Return the log's public key, or None before the first act. Raises IntegrityError if registry and key file
+    disagree."""
     rows = list(session.scalars(select(LedgerKey.verifier)))
     here = signer(settings)
     try:
@@ -106,7 +113,7 @@ def verifier(session: Session, settings: Settings) -> Verifier | None:
 
 
 def is_stated(session: Session) -> bool:
-    """Whether the registry says which key is its own."""
+    """Return True if the registry states its log's public key."""
     return session.scalars(select(LedgerKey.verifier)).first() is not None
 
 
@@ -123,18 +130,18 @@ def _refuse_open(directory: Path) -> None:
 
 VOID, CHECKPOINT = "void", "checkpoint"
 FIRST_LOOK = 1 << 14
-"""Bytes from the end in which it is looked first for what is not yet confirmed."""
+"""Number of bytes from the file's end that are read first when looking for unconfirmed entries."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the file. Exactly one of the other fields is set where it can be read."""
+    """One line of the second copy. A readable line has exactly one of `sequence`, `void` and `checkpoint`."""
 
     content: bytes
     sequence: int | None = None
-    """Of the entry."""
+    """Number of the ledger entry on this line."""
     void: str | None = None
-    """SHA-256 of the line that does not count."""
+    """SHA-256 of an earlier line that this line marks as void."""
     checkpoint: Note | None = None
 
     @property
@@ -148,31 +155,32 @@ class Line:
 
 @dataclass
 class End:
-    """What the end of the file says."""
+    """The entries at the end of the second copy."""
 
     confirmed: Note | None = None
     """The newest checkpoint."""
     entries: dict[int, bytes] = field(default_factory=dict)
-    """Of the newest entries, by number; void ones are not among them."""
+    """Number -> bytes of the newest entries, without those marked as void."""
     torn: list[bytes] = field(default_factory=list)
-    """Lines that cannot be read, and are not yet marked as void."""
+    """Lines that cannot be read and are not yet marked as void."""
     is_cut: bool = False
-    """The last line has no end."""
+    """True if the last line has no line break."""
 
     @property
     def size(self) -> int:
-        """How many entries are confirmed."""
+        """Number of confirmed entries."""
         return parse_tree_head(self.confirmed.text).size if self.confirmed is not None else 0
 
 
 def lines_of(path: Path) -> Iterator[Line]:
-    """Every line, oldest first."""
+    """Yield every line, oldest first."""
     with path.open("rb") as stream:
         yield from (parse_line(each.removesuffix(b"\n")) for each in stream if each != b"\n")
 
 
 def entries_of(path: Path) -> Iterator[Line]:
-    """Every entry that counts. Raises IntegrityError for a line that is neither readable nor marked as void."""
+    """Yield every entry that is not void. Raises IntegrityError for a line that is neither readable nor marked as
+    void."""
     void = {line.void for line in map(parse_line, _lines_with(path, b'{"void"'))}
     for number, line in enumerate(lines_of(path), 1):
         if line.sha256 in void:
@@ -208,7 +216,7 @@ def parse_line(content: bytes) -> Line:
 
 
 def end_of(path: Path) -> End:
-    """Read the end of the file, as far back as something there may not be committed."""
+    """Read the end of the second copy, back to the first entry that may not be committed."""
     length = path.stat().st_size
     look = FIRST_LOOK
     while True:
@@ -224,7 +232,7 @@ def end_of(path: Path) -> End:
 
 @contextmanager
 def _stopping(path: Path) -> Iterator[None]:
-    """Turns what the medium says into an error that stops the act."""
+    """Convert errors of the second copy's medium into an IntegrityError, which stops the act."""
     if not path.exists():
         raise IntegrityError(
             f"{path}: the ledger's second copy is not there, so nothing is done.",
@@ -242,11 +250,11 @@ def _stopping(path: Path) -> Iterator[None]:
 def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], Iterable[bytes]], size: int) -> None:
     """Write entries that are about to be committed, and wait until they are on the medium.
 
-    Whatever is missing before them is added first; what was never committed is marked as void.
+    Committed entries that are missing are added first. Entries that were never committed are marked as void.
 
     Args:
-        committed: the exact bytes of committed entries, from one number to another.
-        size: how many are committed.
+        committed: returns the exact bytes of the committed entries between two numbers.
+        size: number of committed entries.
     """
     with _stopping(path):
         end = end_of(path)
@@ -266,7 +274,8 @@ def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], It
 
 
 def confirm(path: Path, checkpoint: Note) -> None:
-    """Note that everything up to this checkpoint is committed. Raises IntegrityError where that cannot be written."""
+    """Write a checkpoint that confirms the entries up to it as committed. Raises IntegrityError if it cannot be
+    written."""
     try:
         with path.open("ab", buffering=0) as raw:
             _write_lines(raw.fileno(), [canonical_json({CHECKPOINT: str(checkpoint)})])
@@ -280,7 +289,7 @@ def confirm(path: Path, checkpoint: Note) -> None:
 
 
 def actions_of(path: Path, first: int, last: int) -> dict[int, str]:
-    """Number -> action, of those entries from one number to another that the copy holds."""
+    """Return number -> action of the entries between two numbers, as far as the copy has them."""
     return {
         line.sequence: str(json.loads(line.content).get("action"))
         for line in lines_of(path)
@@ -318,13 +327,13 @@ def _write(handle: int, content: bytes) -> None:
 
 WAIT_SECONDS = 30
 READS, SECONDS_BETWEEN_READS = 20, 0.05
-"""While others write, what was announced when and what is read may be of different moments."""
+"""Number of reads and the pause between them. While others write, announcement and database may briefly differ."""
 ANNOUNCED = "/announced"
-"""What follows the log's name in an announcement, so that none is taken for a checkpoint."""
+"""Suffix of the log's name in an announcement, so that an announcement is not mistaken for a checkpoint."""
 
 
 class Readable(Protocol):
-    """A registry (`database.Registry`)."""
+    """A registry that can be read (`database.Registry`)."""
 
     @property
     def settings(self) -> Settings: ...
@@ -334,7 +343,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class Kept:
-    """A checkpoint as it lies in a file; its signature is not yet verified."""
+    """A checkpoint read from a file, with an unverified signature."""
 
     path: Path
     note: Note
@@ -349,9 +358,9 @@ def checkpoint_file(settings: Settings) -> Path:
 
 
 def assert_not_older(registry: Readable) -> None:
-    """Raise IntegrityError when the registry lacks entries that were signed, naming them, or holds others instead.
+    """Raise IntegrityError if the registry lacks signed entries, or has others in their place.
 
-    For whatever decides something by what the registry holds.
+    Call it before any decision that depends on the registry's content.
     """
     for tries_left in reversed(range(READS)):
         kept = all_kept(registry.settings)  # before the state of the database: others may write meanwhile
@@ -368,7 +377,7 @@ def assert_not_older(registry: Readable) -> None:
 
 
 def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Verifier | None:
-    """The log's public key, after the tree was held against every kept checkpoint; None before the first act."""
+    """Verify the tree against every kept checkpoint. Returns the log's public key, or None before the first act."""
     verifier_ = verifier(session, settings)
     in_home = any(each.path == checkpoint_file(settings) for each in kept)
     if verifier_ is None and all(_says_what_is_there(session, each.head) for each in kept):
@@ -387,7 +396,7 @@ def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Veri
 
 
 def all_kept(settings: Settings) -> list[Kept]:
-    """What lies in the home and, where there is one, in the second copy."""
+    """Return the kept checkpoints: the home's and, if there is a second copy, the copy's."""
     found = []
     path = checkpoint_file(settings)
     if path.exists():
@@ -399,7 +408,7 @@ def all_kept(settings: Settings) -> list[Kept]:
 
 
 def read_note(path: Path) -> Note:
-    """Raises IntegrityError for a file that holds no checkpoint."""
+    """Read a checkpoint file. Raises IntegrityError if it is not a checkpoint."""
     try:
         note = notes.parse_note(path.read_text(encoding="utf-8"))
         notes.parse_tree_head(note.text)
@@ -410,14 +419,14 @@ def read_note(path: Path) -> Note:
 
 @contextmanager
 def only_writer(settings: Settings) -> Iterator[None]:
-    """Hold the home's lock of the ledger: one act, with its checkpoint, after the other."""
+    """Lock the home's ledger, so that acts and their checkpoints run one after the other."""
     with held_within(settings.ledger / "lock", WAIT_SECONDS):
         yield
 
 
 def prepare(session: Session, settings: Settings) -> None:
-    """At the beginning of a writing transaction: refuse an older registry and entries of others, and make the log's key
-    for the first act."""
+    """Prepare a writing transaction: reject an outdated or altered registry, and create the log's key for the first
+    act."""
     kept = all_kept(settings)
     tree.assert_no_entry_beside(session)
     verifier = verified(session, settings, kept)
@@ -440,7 +449,7 @@ def prepare(session: Session, settings: Settings) -> None:
 
 
 def announce(session: Session, settings: Settings) -> None:
-    """Before a commit: sign what it is about to leave."""
+    """Sign the state that a commit is about to leave. Called before the commit."""
     signer_ = signer(settings)
     assert signer_ is not None  # `prepare` made one
     head = _head(session, signer_)
@@ -449,7 +458,7 @@ def announce(session: Session, settings: Settings) -> None:
 
 
 def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]) -> None:
-    """Before a commit: write what it appends into the second copy, where the institution has one."""
+    """Write the entries of a commit into the second copy, if the institution has one. Called before the commit."""
     if settings.ledger_copy is None or not appended:
         return
 
@@ -461,9 +470,13 @@ def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]
 
 
 def note_committed(session: Session, settings: Settings) -> Note:
-    """After a commit: sign the state that is committed, and keep it unless it is kept already. Returns the note.
+    """Sign the committed state and write the checkpoint unless it is written already. Called after a commit.
 
-    `session`: one that sees committed state alone.
+    Args:
+        session: a session that sees only committed state.
+
+    Returns:
+        The checkpoint.
     """
     kept = all_kept(settings)
     _assert_announced(session, settings, verified(session, settings, kept), kept)
@@ -489,7 +502,7 @@ def note_committed(session: Session, settings: Settings) -> Note:
 
 
 def newest(session: Session, settings: Settings) -> Note:
-    """The checkpoint of what is committed; without the key the one that was kept last."""
+    """Return the checkpoint of the committed state or, without the log's key, the last one written."""
     if signer(settings) is not None:
         return note_committed(session, settings)
     kept = all_kept(settings)
@@ -504,7 +517,8 @@ def _keep(settings: Settings, note: Note) -> None:
 
 
 def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: Sequence[Kept]) -> None:
-    """Before an act is announced, which takes the place of what an act that died had announced."""
+    """Write the checkpoint of the committed state. Called before an act overwrites the announcement of an
+    interrupted act."""
     head = _head(session, signer)
     if any(each.path == checkpoint_file(settings) and each.head == head for each in kept):
         return
@@ -537,12 +551,12 @@ def _assert_signed(kept: Kept, verifier: Verifier) -> None:
 
 
 def _says_what_is_there(session: Session, head: TreeHead) -> bool:
-    """Whether a checkpoint is over exactly the tree that there is, so that nothing can have been lost since."""
+    """Return True if a checkpoint covers exactly the current tree, so that no entry can have been lost since."""
     return head.size == tree.size_of(session) and head.root == tree.root_at(session, head.size)
 
 
 def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
-    """The tree still begins with the one of a checkpoint."""
+    """Assert that the tree still begins with the tree of a checkpoint."""
     head, size = kept.head, tree.size_of(session)
     if size < head.size:
         raise IntegrityError(
@@ -562,7 +576,10 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
 
 
 def assert_announcement_signed(settings: Settings, verifier: Verifier) -> None:
-    """Raise IntegrityError for an announcement of another's. It decides nothing once a checkpoint covers its act."""
+    """Raise IntegrityError if the announcement is not signed with the ledger's key.
+
+    An announcement has no effect once a checkpoint covers its act.
+    """
     path = _announced_file(settings)
     if not path.exists():
         return
@@ -577,7 +594,7 @@ def _announced_file(settings: Settings) -> Path:
 
 
 def _assert_announced(session: Session, settings: Settings, verifier: Verifier | None, kept: Sequence[Kept]) -> None:
-    """Whatever lies beyond the home's checkpoint is what an act was about to commit."""
+    """Assert that entries beyond the home's checkpoint are those that the last act announced."""
     signed = [each.head for each in kept if each.path == checkpoint_file(settings)]
     if verifier is None or not signed:
         return
@@ -598,7 +615,7 @@ def _assert_announced(session: Session, settings: Settings, verifier: Verifier |
 
 
 def _missing(settings: Settings, first: int, last: int) -> str:
-    """Entries by number, with what they were where the second copy has them."""
+    """Return the numbers of missing entries as text, with their actions if the second copy has them."""
     copy = settings.ledger_copy
     known = actions_of(copy, first, last) if copy is not None and copy.exists() else {}
     if not known:

@@ -1,4 +1,4 @@
-"""Open the registry (SQLite or PostgreSQL): schema, transactions, reading without writing, and a role's rights."""
+"""Open the registry (SQLite or PostgreSQL), create its schema, run transactions, and check a role's database rights."""
 
 import shutil
 import sqlite3
@@ -23,7 +23,7 @@ from sovereign_pipeline.record.notes import Note
 from sovereign_pipeline.record.tables import Table
 
 FORMAT = 1
-"""Of the schema. A later version of this program that changes the schema raises it."""
+"""Format of the schema. A version of this program that changes the schema must increase it."""
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
 POSTGRESQL_DISK_FULL = "53100"
@@ -39,9 +39,9 @@ class Registry:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session over one state of the database, whose objects stay usable after it is closed.
+        """Open a session that sees a single state of the database. Its objects stay usable after it is closed.
 
-        One state, because rows are compared with the entries of the audit log. SQLite gives it by itself.
+        Rows are compared with audit entries, so both must be of the same state. SQLite ensures that by itself.
         """
         engine = self.engine
         if engine.dialect.name == "postgresql":
@@ -51,10 +51,12 @@ class Registry:
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A transaction, the only writing one while it lasts; committed at the end, rolled back on any error.
+        """Open the only writing transaction. It is committed at the end and rolled back on any error.
 
-        What it appends to the ledger is in the second copy before it is committed, and in a signed checkpoint
-        afterwards. Raises IntegrityError where the registry is older than its last checkpoint, or a disk is full.
+        New ledger entries are written to the second copy before the commit, and into a signed checkpoint after it.
+
+        Raises:
+            IntegrityError: the registry is older than its last checkpoint, or a disk is full.
         """
         with checkpoints.only_writer(self.settings):
             with (
@@ -76,7 +78,8 @@ class Registry:
                     checkpoints.note_committed(committed, self.settings)
 
     def checkpoint(self) -> Note:
-        """The signed checkpoint of what is committed: signed now where it is not yet, and the key is here.
+        """Return the signed checkpoint of the committed state. It is signed now if needed and if the key is on this
+        machine.
 
         Raises NotFoundError before the first act.
         """
@@ -85,14 +88,15 @@ class Registry:
 
 
 class RegistryNewer(InputError):
-    """The registry was made by another version of this program."""
+    """Raised for a registry that was made by another version of this program."""
 
 
 def open_registry(settings: Settings) -> Registry:
-    """Connect, and create the schema in an empty database; safe when several processes do so at once.
+    """Connect to the registry, and create the schema in an empty database. Several processes may do so at once.
 
-    Raises InputError when the database cannot be opened, or was made by a newer version of this program, and
-    IntegrityError when its tables no longer refuse changes, or it is older than its last checkpoint.
+    Raises:
+        InputError: the database cannot be opened, or was made by another version of this program.
+        IntegrityError: its triggers were changed, or the registry is older than its last checkpoint.
     """
     try:
         engine = _engine(settings)
@@ -119,7 +123,7 @@ def cannot_be_opened(error: Exception) -> InputError:
 
 
 def parsed_url(variable: str, address: str) -> URL:
-    """The parts of a database's address. Raises InputError, which repeats none of it: it may be of the password."""
+    """Parse a database URL. Raises InputError, whose message omits the URL because it may contain a password."""
     try:
         return make_url(address)
     except (ArgumentError, ValueError):
@@ -131,12 +135,12 @@ def parsed_url(variable: str, address: str) -> URL:
 
 
 def registry_url(settings: Settings) -> URL:
-    """The parts of the registry's address. Raises InputError."""
+    """Parse the registry's URL. Raises InputError."""
     return parsed_url(VARIABLES["registry_url"], settings.registry_url)
 
 
 def is_there(settings: Settings) -> bool:
-    """Whether opening the registry finds one or says what is wrong; a file that is not there is made on opening."""
+    """Return True unless the registry is an SQLite file that does not exist yet. True for an invalid URL, too."""
     try:
         url = registry_url(settings)
     except InputError:
@@ -167,7 +171,7 @@ def _engine(settings: Settings) -> Engine:
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
-    """Switch to the write-ahead log. SQLite refuses without waiting when several processes do so; here they wait."""
+    """Switch to the write-ahead log, and retry while another process does. SQLite itself does not wait for this."""
     until = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -232,10 +236,10 @@ def _create(engine: Engine, settings: Settings) -> None:
 
 @contextmanager
 def registry_read_only(settings: Settings) -> Iterator[Registry]:
-    """The registry as it is. Raises as `database.open_registry` does.
+    """Open the registry for reading only. Raises the same errors as `open_registry`.
 
-    Raises ConflictError at the end where a file of SQLite was written to meanwhile, since what was read is not one
-    state of it.
+    Raises ConflictError at the end if an SQLite file was written to meanwhile, because the data read may mix two
+    states.
     """
     with _engine_read_only(settings) as engine:
         try:
@@ -254,7 +258,7 @@ def registry_read_only(settings: Settings) -> Iterator[Registry]:
 
 @contextmanager
 def _unreadable_rows_named(registry: Registry) -> Iterator[None]:
-    """Where reading fails because a column holds what it cannot hold, that is what is wrong, and not this program."""
+    """Convert a failed read into an error that names the row whose value does not fit its column."""
     try:
         yield
     except OperationalError as error:
@@ -286,10 +290,10 @@ def _engine_read_only(settings: Settings) -> Iterator[Engine]:
 
 @contextmanager
 def _sqlite(path: Path) -> Iterator[Engine]:
-    """A file that nobody writes to is read as it lies, without the files that SQLite makes beside one.
+    """Open an SQLite file for reading without creating SQLite's companion files.
 
-    With a write-ahead log beside it, it is in use, or was copied while it was. SQLite then reads both; where it may not
-    make its index beside them, nobody has them open, and both are read in another directory.
+    A write-ahead log beside the file means that it is in use, or was copied while in use. SQLite then reads both. If
+    SQLite cannot create its index beside them, both are copied to a temporary directory and read there.
     """
     if not path.is_file():
         raise InputError(f"{path}: there is no registry.", "Name the home whose registry is verified.")
@@ -309,7 +313,7 @@ def _sqlite(path: Path) -> Iterator[Engine]:
 
 
 def _opens(path: Path) -> bool:
-    """Whether SQLite can read a file with its write-ahead log where they lie."""
+    """Return True if SQLite can read a file with its write-ahead log in place."""
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
@@ -344,11 +348,11 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 TOO_MUCH = ("UPDATE", "DELETE", "TRUNCATE", "TRIGGER")
-"""Rights at a table that only grows which no service needs."""
+"""Rights on an append-only table that no service needs."""
 
 
 def beyond_a_service(connection: Connection) -> list[str]:
-    """What the connected role may do and a service need not, each in words; empty in SQLite."""
+    """Return a description of each right that the connected role has and a service does not need. Empty for SQLite."""
     return [] if connection.dialect.name == "sqlite" else list(_beyond(connection))
 
 

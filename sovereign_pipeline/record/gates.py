@@ -1,4 +1,4 @@
-"""Evaluate gates, record and look up their verdicts, and let an officer waive one."""
+"""Evaluate gates, record and look up their verdicts, and record an officer's waiver of a gate."""
 
 import hashlib
 import json
@@ -53,30 +53,30 @@ GATE_WAIVER = "gate_acceptance"
 WAIVER_FILE = "acceptance.json"
 SIGNATURE_FILE = "acceptance.sigstore.json"
 WAIVE = "waive"
-"""What the trust root must let an officer do."""
+"""Permission that the officer needs in the trust root."""
 
 WaiverKind = Literal["accept", "override"]
 KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "override"}
-"""The kind of waiver that an outcome needs."""
+"""Outcome of a gate -> the kind of waiver that it needs."""
 
 
 class Waiver(Frozen):
     """The content of `acceptance.json`.
 
-    Its time is in the manifest's circumstances. What is waived is the manifest's one input: the gate's record.
+    The time of the waiver is in the manifest's circumstances. The manifest's only input is the waived gate's record.
     """
 
     gate: str
     kind: WaiverKind
     officer: str
-    """The id of the officer's key."""
+    """Id of the officer's key."""
     reason: str
 
 
 def stated_waiver(artifact: Artifact) -> Waiver:
-    """What a waiver says; its signature is not looked at.
+    """Return the content of a waiver. The signature is not verified.
 
-    Raises IntegrityError for a file that is none, or that differs from its manifest.
+    Raises IntegrityError if the file is not a waiver or differs from its manifest.
     """
     path = artifact.file(WAIVER_FILE)
     try:
@@ -95,9 +95,12 @@ def stated_waiver(artifact: Artifact) -> Waiver:
 
 
 def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifact: Artifact) -> Waiver:
-    """Read a waiver that counts: signed by an officer whom the trust root lets waive at this level, and on record.
+    """Read a waiver and verify it.
 
-    Raises IntegrityError for any other.
+    The waiver must be in the ledger, and signed by an officer whom the trust root lets waive at this level.
+
+    Raises:
+        IntegrityError: the waiver is not valid.
     """
     waiver = stated_waiver(artifact)
     if SIGNATURE_FILE not in {entry.path for entry in artifact.manifest.files}:
@@ -136,7 +139,12 @@ def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifa
 
 
 def waiver_predicate(line: str, waiver: Waiver, evaluated: str, record: str) -> dict[str, Any]:
-    """What an officer signs. evaluated, record: digests of the artifact and of the verdict on it."""
+    """Return the content of a waiver's signed statement.
+
+    Args:
+        evaluated: digest of the artifact that the gate evaluated.
+        record: digest of the gate's record.
+    """
     return {
         "line": line,
         "gate": waiver.gate,
@@ -150,19 +158,19 @@ def waiver_predicate(line: str, waiver: Waiver, evaluated: str, record: str) -> 
 GATE_RECORD = "gate_record"
 VERDICT_FILE = "verdict.json"
 LISTED_FILE = "listed.jsonl"
-"""Holds `Verdict.listed`, where there is any: one JSON object per line."""
+"""File with `Verdict.listed`, one JSON object per line. Missing if the verdict lists nothing."""
 WAIVER_VERSION = "2"
-"""The code version of a waiver."""
+"""Code version of a waiver."""
 
 
 @dataclass(frozen=True)
 class RecordedVerdict:
-    """What a gate's record states about one artifact."""
+    """The verdict in a gate's record, with the waiver if there is one."""
 
     record: ArtifactRef
     verdict: Verdict
     waiver: ArtifactRef | None = None
-    """An officer's; None where there is none, or where the recipe allows none."""
+    """The officer's waiver. None if there is none, or if the recipe allows none."""
 
     @property
     def passes(self) -> bool:
@@ -170,10 +178,12 @@ class RecordedVerdict:
 
 
 def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> RecordedVerdict | None:
-    """The recorded verdict of a gate for exactly this artifact under today's recipe; None when there is none.
+    """Return the recorded verdict of a gate for exactly this artifact under today's recipe, or None.
 
-    A waiver is looked for only where the recipe allows one, so a planted one counts for nothing. Raises IntegrityError
-    when the record or the waiver was changed, or a signature does not count.
+    A waiver is looked up only if the recipe allows one, so that a planted waiver has no effect.
+
+    Raises:
+        IntegrityError: the record or the waiver was changed, or a signature is not valid.
     """
     record = find_artifact(workplace, gate_identity(gate, workplace, ref))
     if record is None:
@@ -188,24 +198,24 @@ def recorded_verdict(gate: Gate, workplace: Workplace, ref: ArtifactRef) -> Reco
 
 
 def waiver_in(workplace: Workplace, ref: ArtifactRef) -> Waiver:
-    """What a waiver says that counts. Raises IntegrityError."""
+    """Read a waiver and verify it. Raises IntegrityError."""
     return read_waiver(workplace.store, workplace.settings, workplace.waivers, workplace.store.open(ref))
 
 
 def may_be_waived(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict) -> bool:
-    """Whether an officer may waive this verdict on one artifact."""
+    """Return True if an officer may waive this verdict on an artifact."""
     return verdict.outcome != "pass" and allows(gate.permission(workplace, ref), verdict.outcome)
 
 
 def read_verdict(record: Artifact) -> Verdict:
-    """The verdict in a gate's record. Records of earlier versions hold `passed` and no `outcome`."""
+    """Return the verdict in a gate's record. Records of earlier versions have `passed` instead of `outcome`."""
     content = json.loads(record.file(VERDICT_FILE).read_bytes())
     outcome = content["outcome"] if "outcome" in content else "pass" if content["passed"] else "fail"
     return Verdict(outcome == "pass", content["message"], content["evidence"], inconclusive=outcome == "inconclusive")
 
 
 def gate_identity(gate: Gate, workplace: Workplace, evaluated: ArtifactRef) -> Identity:
-    """The identity of a gate's record for one artifact under today's recipe."""
+    """Return the identity of a gate's record for one artifact under today's recipe."""
     return Identity(
         kind=GATE_RECORD,
         line=workplace.line.line,
@@ -223,7 +233,8 @@ def gate_identity(gate: Gate, workplace: Workplace, evaluated: ArtifactRef) -> I
 
 
 def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdict: Verdict) -> Identity:
-    """One record has at most one waiver of each kind: name and reason are its content, not its identity."""
+    """Return the identity of a waiver. Officer and reason are not part of it, so a record has one waiver of each
+    kind."""
     return Identity(
         kind=GATE_WAIVER,
         line=workplace.line.line,
@@ -237,9 +248,12 @@ def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdi
 
 
 def evaluate_gates(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict[str, Verdict]:
-    """Evaluate every gate of the stage for one artifact and record the verdicts. Gate's name -> recorded verdict.
+    """Evaluate every gate of the stage for one artifact, and record the verdicts.
 
-    `Verdict.listed` stays in the record. A gate that raises leaves no record, so the artifact stays unusable.
+    A gate that raises leaves no record, so the artifact stays unusable.
+
+    Returns:
+        Gate's name -> recorded verdict, without `Verdict.listed`, which stays in the record.
     """
     artifact = workplace.store.open(ref)
     inputs = {kind: workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
@@ -268,21 +282,24 @@ def evaluate_gates(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> dict
 
 
 def assert_usable(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
-    """Assert that an artifact, and everything it was made from, may be used: what `assert_inputs_usable` asserts."""
+    """Assert that an artifact and everything upstream of it may be used, by the rules of `assert_inputs_usable`."""
     _Usable(workplace).check(stage, ref)
 
 
 def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, ArtifactRef]) -> None:
-    """Assert that the inputs of a stage, and everything they were made from, are current and passed every gate.
+    """Assert that the inputs of a stage, and everything upstream of them, are current and passed every gate.
 
-    A verdict counts when it is recorded for exactly the artifact's digest, under today's recipe. Files outside the
-    store must be as they were read: a row that was withdrawn or reclassified since is in no artifact that is used. No
-    level may be below that of an input.
+    A verdict must be recorded for exactly the artifact's digest under today's recipe. Files outside the store must be
+    unchanged, so that no artifact with a withdrawn or reclassified row is used. No artifact's classification level may
+    be below its input's.
 
     Args:
-        refs: a reference to the artifact of each input, by kind.
+        refs: kind of each input -> its artifact.
 
-    Raises StaleInput, GateRefused, or IntegrityError when a manifest or a record was changed.
+    Raises:
+        StaleInput: an artifact is not the current one, or a file outside the store changed.
+        GateRefused: a gate has no record, or did not pass and was not waived.
+        IntegrityError: a manifest or a record was changed.
     """
     usable = _Usable(workplace)
     for upstream in stage.inputs_of(workplace.line):
@@ -290,12 +307,12 @@ def assert_inputs_usable(stage: Stage, workplace: Workplace, refs: Mapping[str, 
 
 
 def assert_passed(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> None:
-    """What `assert_usable` asserts, without reading files outside the store."""
+    """Assert the same as `assert_usable`, without reading files outside the store."""
     _Usable(workplace).check(stage, ref, with_outside_files=False)
 
 
 class _Usable:
-    """Walks up from artifacts to the sources, and checks each artifact once."""
+    """Walks upstream from artifacts to the sources, and checks each artifact once."""
 
     def __init__(self, workplace: Workplace) -> None:
         self._workplace = workplace
@@ -337,7 +354,7 @@ class _Usable:
         )
 
     def _assert_made_of(self, stage: Stage, ref: ArtifactRef, manifest: Manifest, upstream: Stage) -> None:
-        """An optional input may have been added to the recipe since."""
+        """Raise StaleInput if the artifact lacks an optional input that was added to the recipe since."""
         if upstream.kind in manifest.inputs:
             return
         line = self._workplace.line.line
@@ -376,7 +393,7 @@ class _Usable:
 
 
 def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef) -> RecordedVerdict:
-    """The recorded verdict with which one artifact passes a gate. Raises GateRefused when there is none."""
+    """Return the recorded verdict that lets an artifact pass a gate. Raises GateRefused if there is none."""
     recorded = recorded_verdict(gate, workplace, ref)
     line, subject = workplace.line.line, f"{stage.kind} {short(ref.digest)}"
     if recorded is None:
@@ -401,18 +418,18 @@ def passing_verdict(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifac
 
 @dataclass(frozen=True)
 class GateStatus:
-    """One gate of a line's current artifact."""
+    """The status of one gate for a line's current artifact."""
 
     stage: Stage
     gate: Gate
     ref: ArtifactRef
     """The current artifact."""
     recorded: RecordedVerdict | None
-    """None when the gate was not evaluated for it under today's recipe."""
+    """The recorded verdict, or None if the gate was not evaluated for the artifact under today's recipe."""
 
 
 def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[GateStatus]:
-    """Every gate of every stage that has a current artifact, in the order given. Raises IntegrityError."""
+    """Yield every gate of every stage that has a current artifact, in the given order. Raises IntegrityError."""
     for stage in stages:
         ref = workplace.store.current(workplace.line.line, stage.kind)
         if ref is None or stage.passthrough_of(workplace.line) is not None:
@@ -422,9 +439,10 @@ def gate_statuses(stages: Sequence[Stage], workplace: Workplace) -> Iterator[Gat
 
 
 def find_gate(stages: Sequence[Stage], workplace: Workplace, name: str) -> GateStatus:
-    """The gate of that name, as `gate` or as `stage.gate`.
+    """Return the gate with this name, given as `gate` or as `stage.gate`.
 
-    Raises NotFoundError for an unknown name, with the nearest, and for a name that gates of several stages share.
+    Raises:
+        NotFoundError: the name is unknown, or gates of several stages share it. The message suggests the nearest name.
     """
     every = list(gate_statuses(stages, workplace))
     named = [each for each in every if name in (each.gate.name, _full_name(each))]
@@ -452,7 +470,7 @@ def _full_name(status: GateStatus) -> str:
 
 @dataclass(frozen=True)
 class WaiverProposal:
-    """What an officer would sign, before a key is used."""
+    """A waiver as the officer will sign it."""
 
     workplace: Workplace
     stage: Stage
@@ -462,10 +480,10 @@ class WaiverProposal:
     kind: WaiverKind
     reason: str
     classification: str
-    """The level at which the officer must be allowed to waive."""
+    """Classification level at which the officer must be allowed to waive."""
 
     def question(self) -> dict[str, str]:
-        """For the officer to read."""
+        """Return the facts of the waiver that the officer is asked to confirm."""
         return {
             "line": self.workplace.line.line,
             "stage": self.stage.kind,
@@ -480,10 +498,11 @@ class WaiverProposal:
 
 
 def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: ArtifactRef, reason: str) -> WaiverProposal:
-    """Compose the waiver of a gate that one artifact did not pass.
+    """Compose the waiver of a gate that an artifact did not pass.
 
-    Raises GateRefused when there is no record or the recipe does not allow it, and InputError when the gate passed, was
-    waived before, or the reason is empty.
+    Raises:
+        GateRefused: the gate has no record, or the recipe does not allow a waiver.
+        InputError: the gate passed, was waived already, or the reason is empty.
     """
     line = workplace.line.line
     reason = officers_words(reason, "A waiver")
@@ -514,10 +533,13 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
 
 
 def waive(proposal: WaiverProposal, signer: Signer) -> tuple[ArtifactRef, Waiver]:
-    """Sign a waiver, put it on record, and make it.
+    """Sign a waiver, log it in the ledger, and store it as an artifact.
 
-    The waiver is bound to the gate's record: another candidate, suite, incumbent or policy gives another record and
-    needs another waiver. Raises SignInError where the trust root does not let the officer waive at this level.
+    The waiver is bound to the gate's record. Another candidate, suite, incumbent or policy gives another record and
+    needs another waiver.
+
+    Raises:
+        SignInError: the trust root does not let the officer waive at this level.
     """
     workplace, gate, recorded = proposal.workplace, proposal.gate, proposal.recorded
     trust = trust_root(workplace.settings)

@@ -1,4 +1,4 @@
-"""What an artifact's manifest states, which of its files hold unscrubbed text, and who signs what is sealed."""
+"""Define an artifact's manifest, list the files with unscrubbed text, and define the interface for signatures."""
 
 import hashlib
 from collections.abc import Mapping
@@ -17,50 +17,51 @@ FORMAT = 1
 
 
 class ArtifactRef(Frozen):
-    """The typed reference that is passed from asset to asset."""
+    """A typed reference to an artifact, passed from asset to asset."""
 
     kind: str
     line: str
     digest: str
-    """Of the artifact, 64 hex digits."""
+    """Digest of the artifact, 64 hex digits."""
     manifest_sha256: str
-    """Of the manifest's bytes, 64 hex digits."""
+    """SHA-256 of the manifest's bytes, 64 hex digits."""
 
 
 class FileEntry(Frozen):
     """One file of an artifact."""
 
     path: str
-    """Relative, with forward slashes."""
+    """Relative path with forward slashes."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
     sha256: str
 
 
 class Producer(Frozen):
-    """The stage that made an artifact, in the version and configuration it had then."""
+    """The stage that produced an artifact, with its version and configuration at that time."""
 
     code_version: str
     config: dict[str, Any]
     """The part of the recipe and of the institution's policy that the stage reads."""
     config_sha256: str
     libraries: dict[str, str]
-    """Distribution -> version, of those whose version changes the result."""
+    """Distribution -> version, for distributions whose version changes the result."""
 
 
 class Circumstances(Frozen):
-    """What differs between two runs of the same work."""
+    """Facts that may differ between two runs of the same work. They are not part of the artifact's digest."""
 
     created_at: str
-    """UTC, ISO 8601."""
+    """Time of creation: UTC, ISO 8601."""
     source_sha256: str
-    """Digest of this package's own source code when it ran."""
+    """Digest of this package's source code when it ran."""
     measured: dict[str, float]
     """Durations and rates."""
     input_manifests: dict[str, str]
-    """Kind -> SHA-256 of the manifest that was read."""
+    """Kind of input -> SHA-256 of the manifest that was read."""
     recorded: dict[str, str] = {}
-    """Further facts, such as the fingerprint of the key that originals were sealed to; left out when there are none."""
+    """Further facts, such as the fingerprint of the key that originals were sealed to. Omitted from the file if
+    empty."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class Manifest(Frozen):
     line: str
     classification: str
     ladder: tuple[str, ...]
-    """The classification levels of the institution, lowest first."""
+    """Classification levels of the institution, lowest first."""
     files: tuple[FileEntry, ...]
     inputs: dict[str, str]
     """Kind -> digest of the input artifact."""
@@ -89,37 +90,37 @@ class Manifest(Frozen):
 
     @property
     def digest(self) -> str:
-        """The artifact's digest: over everything but the circumstances."""
+        """The artifact's digest. It covers everything except the circumstances."""
         return digest_of(self.model_dump(mode="json", exclude={"circumstances"}))
 
     def to_bytes(self) -> bytes:
-        """The bytes of `manifest.json`: canonical JSON and a newline."""
+        """Return the bytes of `manifest.json`: canonical JSON and a newline."""
         return canonical_json(self.model_dump(mode="json")) + b"\n"
 
     @classmethod
     def from_file(cls, path: Path) -> "Manifest":
-        """Read and validate. Raises IntegrityError unless the file is in exactly the canonical form."""
+        """Read and validate a manifest. Raises IntegrityError unless the file is in the exact canonical form."""
         return read_manifest(path).manifest
 
 
 @dataclass(frozen=True)
 class ReadManifest:
-    """A manifest as it lies in a file."""
+    """A manifest read from a file."""
 
     manifest: Manifest
     digest: str
-    """The artifact's."""
+    """Digest of the artifact."""
     sha256: str
-    """Of the file's bytes."""
+    """SHA-256 of the file's bytes."""
 
 
 MOST_DIGESTS = 50_000
 _digests: dict[str, str] = {}
-"""SHA-256 of a manifest's bytes in canonical form -> the artifact's digest. The same bytes give the same one."""
+"""Cache: SHA-256 of a manifest's canonical bytes -> the artifact's digest."""
 
 
 def read_manifest(path: Path) -> ReadManifest:
-    """Read and validate. Raises IntegrityError unless the file is in exactly the canonical form."""
+    """Read and validate a manifest. Raises IntegrityError unless the file is in the exact canonical form."""
     try:
         content = path.read_bytes()
         manifest = Manifest.model_validate_json(content)
@@ -146,42 +147,46 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "raw_corpus": frozenset({"sources.json"}),
     "classified_corpus": frozenset(),
 }
-"""Kind of artifact with unscrubbed text -> its files that hold none. All its other files are confined."""
+"""Kind of artifact with unscrubbed text -> its files without such text. All its other files are confined."""
 
 ARTIFACTS = "artifacts"
-"""Under the corpus root: `<digest>/` with the confined files of an artifact."""
+"""Directory under the corpus root. It has a subdirectory `<digest>/` with the confined files of each artifact."""
 
 
 def confined_files(manifest: Manifest) -> tuple[FileEntry, ...]:
-    """The files of an artifact that lie under the corpus root."""
+    """Return the files of an artifact that are stored under the corpus root."""
     outside = CONFINED.get(manifest.kind)
     return () if outside is None else tuple(entry for entry in manifest.files if entry.path not in outside)
 
 
 def make_private(directory: Path) -> None:
-    """Make a directory, and those above it that are missing, for the owner alone."""
+    """Create a directory and its missing parents, readable for the owner only."""
     if not directory.exists():
         make_private(directory.parent)
         directory.mkdir(exist_ok=True, mode=0o700)
 
 
 class Seals(Protocol):
-    """Signs what is sealed, and refuses what is not signed."""
+    """Signs artifacts when they are sealed, and rejects artifacts that are not validly signed."""
 
     def assert_ready(self) -> None:
-        """Raise a SovereignError where nothing could be signed: asked before work begins."""
+        """Raise a SovereignError if signing is not possible. Called before work begins."""
 
     def sign(self, directory: Path, manifest: Manifest) -> None:
         """Write the signatures of an artifact that is being sealed beside its files."""
 
     def enter(self, manifest: Manifest) -> None:
-        """Enter the artifact into the ledger. No record, no act: afterwards it is put into its place."""
+        """Log the artifact in the ledger. Called before the artifact is moved into its place."""
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
-        """Verify the provenance of a stored artifact. Returns the file names of all signatures that belong to it.
+        """Verify the provenance of a stored artifact.
 
-        Raises IntegrityError naming the file.
+        Returns:
+            The file names of all signatures that belong to the artifact.
+
+        Raises:
+            IntegrityError: the provenance is not valid. The message names the file.
         """
 
     def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
-        """Verify the signatures besides the provenance, once every file was verified. Raises IntegrityError."""
+        """Verify the signatures other than the provenance, after every file was verified. Raises IntegrityError."""

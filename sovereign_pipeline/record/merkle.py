@@ -1,18 +1,18 @@
-"""The Merkle tree of RFC 6962 as pure functions: hashes, roots, proofs."""
+"""Compute hashes, roots and proofs of RFC 6962 Merkle trees, as pure functions."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256().digest()
-"""The root of a tree without a leaf."""
+"""Root hash of a tree without leaves."""
 
 Node = tuple[int, int]
 """Level and position of a complete subtree."""
 Hashes = Callable[[Collection[Node]], Mapping[Node, bytes]]
-"""Looks the hashes of complete subtrees up."""
+"""Function that returns the hashes of complete subtrees."""
 Range = tuple[int, int]
-"""Leaves from the first up to, and without, the second."""
+"""Leaves from the first index up to, but without, the second."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -24,15 +24,19 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Growth:
-    """A tree to which leaves are added at the right. It holds one hash for each bit of its size."""
+    """A tree to which leaves are appended. It keeps at most one hash for each bit of its size."""
 
     def __init__(self, size: int = 0, peaks: Sequence[bytes] = ()) -> None:
-        """`peaks`: hashes of `peaks_of(size)`."""
+        """Start from a tree of this size.
+
+        Args:
+            peaks: the hashes of `peaks_of(size)`.
+        """
         self.size = size
         self._peaks = list(peaks)
 
     def add(self, leaf: bytes) -> Iterator[tuple[Node, bytes]]:
-        """Add one leaf by its hash. Yields each subtree that it completes, lowest first."""
+        """Append a leaf by its hash. Yields each subtree that it completes, lowest level first."""
         level, position, found = 0, self.size, leaf
         yield (0, position), found
         while position & 1:
@@ -47,7 +51,7 @@ class Growth:
 
 
 def peaks_of(size: int) -> list[Node]:
-    """The complete subtrees that together are a tree of this size, from left to right."""
+    """Return the complete subtrees that together form a tree of this size, from left to right."""
     return _complete((0, size))
 
 
@@ -56,21 +60,21 @@ def root(size: int, hashes: Hashes) -> bytes:
 
 
 def inclusion_proof(index: int, size: int, hashes: Hashes) -> list[bytes]:
-    """That the leaf with this index (from 0) is in the tree of this size."""
+    """Return the proof that the leaf with this index (from 0) is in the tree of this size."""
     if not 0 <= index < size:
         raise ValueError(f"a tree of {size} leaves has no leaf {index}")
     return _hashes_of(list(_path(index, (0, size))), hashes)
 
 
 def consistency_proof(old: int, new: int, hashes: Hashes) -> list[bytes]:
-    """That the tree of the new size begins with the leaves of the old one. Nothing is to be proven about size 0."""
+    """Return the proof that the tree of the new size begins with the old tree's leaves. Empty if the old size is 0."""
     if not 0 <= old <= new:
         raise ValueError(f"a tree of {new} leaves never had {old}")
     return _hashes_of(list(_consistent(old, (0, new), known=True)), hashes) if old else []
 
 
 def is_included(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root: bytes) -> bool:
-    """Whether the proof shows a leaf, by its hash, in the tree with this root (RFC 9162, 2.1.3.2)."""
+    """Return True if the proof shows that the leaf's hash is in the tree with this root (RFC 9162, 2.1.3.2)."""
     if not 0 <= index < size or not _are_hashes(leaf, root, *proof):
         return False
     left, last, found = index, size - 1, leaf
@@ -88,9 +92,9 @@ def is_included(index: int, size: int, leaf: bytes, proof: Sequence[bytes], root
 
 
 def is_consistent(old: int, new: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]) -> bool:
-    """Whether the proof shows that one tree begins with another (RFC 9162, 2.1.4.2).
+    """Return True if the proof shows that the new tree begins with the old one (RFC 9162, 2.1.4.2).
 
-    False for an old size of 0: anything follows an empty tree, so nothing was shown.
+    Returns False for an old size of 0, because every tree begins with an empty one.
     """
     if not 0 < old <= new or not _are_hashes(old_root, new_root, *proof):
         return False
@@ -121,13 +125,13 @@ def _are_hashes(*given: bytes) -> bool:
 
 
 def _split(leaves: Range) -> int:
-    """Where RFC 6962 splits leaves in two: after the largest power of two that is smaller than their number."""
+    """Return the index at which RFC 6962 splits leaves: after the largest power of two smaller than their number."""
     start, end = leaves
     return start + (1 << ((end - start - 1).bit_length() - 1))
 
 
 def _path(index: int, leaves: Range) -> Iterator[Range]:
-    """The ranges whose hashes prove one leaf, lowest first."""
+    """Yield the ranges whose hashes prove one leaf, lowest level first."""
     start, end = leaves
     if end - start == 1:
         return
@@ -141,7 +145,11 @@ def _path(index: int, leaves: Range) -> Iterator[Range]:
 
 
 def _consistent(old_end: int, leaves: Range, *, known: bool) -> Iterator[Range]:
-    """The ranges whose hashes prove that the leaves up to `old_end` come first. known: the verifier has their hash."""
+    """Yield the ranges whose hashes prove that the leaves up to `old_end` come first.
+
+    Args:
+        known: True if the verifier has the hash of these leaves.
+    """
     start, end = leaves
     if old_end == end:
         if not known:
@@ -157,7 +165,7 @@ def _consistent(old_end: int, leaves: Range, *, known: bool) -> Iterator[Range]:
 
 
 def _complete(leaves: Range) -> list[Node]:
-    """The complete subtrees that together are these leaves, from left to right."""
+    """Return the complete subtrees that together form these leaves, from left to right."""
     start, end = leaves
     found = []
     while start < end:
@@ -174,7 +182,7 @@ def _hashes_of(ranges: Sequence[Range], hashes: Hashes) -> list[bytes]:
 
 
 def _folded(hashes: Sequence[bytes]) -> bytes:
-    """One hash of subtrees that stand side by side, each larger than the next."""
+    """Combine the hashes of adjacent subtrees, each larger than the next, into one hash."""
     *left, found = hashes
     for each in reversed(left):
         found = node_hash(each, found)
