@@ -1,1 +1,1 @@
-"""Evidence packages about adapters, and the standalone verifier in them."""
+"""Write signed evidence packages about adapters, and verify them."""

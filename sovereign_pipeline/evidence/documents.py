@@ -1,4 +1,5 @@
-"""Read the facts about an adapter from a package's files, and write its CycloneDX bill and OpenLineage events."""
+"""Collect the facts about an adapter from a package's files; write its CycloneDX bill of materials and OpenLineage
+events."""
 
 import json
 import math
@@ -12,45 +13,45 @@ from sovereign_pipeline.record.stage import Outcome
 from sovereign_pipeline.registry.record import AdapterRecord, bill_of_materials
 
 TLP = ("CLEAR", "GREEN", "AMBER", "RED")
-"""The Traffic Light Protocol's labels, lowest first."""
+"""Labels of the Traffic Light Protocol, least restricted first."""
 
 
 @dataclass(frozen=True)
 class VerdictFacts:
-    """What a gate said of one artifact."""
+    """A gate's verdict about one artifact."""
 
     stage: str
     gate: str
     outcome: Outcome
     message: str
     waived_because: str | None
-    """The officer's reason; None where nobody waived it."""
+    """The officer's reason for waiving the verdict; None if it was not waived."""
 
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """An adapter and all that it was made of."""
+    """An adapter and everything that it was made of."""
 
     id: str
     version: str
     institution: str
-    """Its name."""
+    """Name of the institution."""
     record: AdapterRecord
     manifests: Mapping[str, Manifest]
-    """Kind -> manifest, of the record and of everything that it was made of; inputs before what was made of them."""
+    """Kind -> manifest of the record and of every artifact in its lineage, each after its inputs."""
     verdicts: Sequence[VerdictFacts]
     card: Mapping[str, Any]
-    """The data card of the training dataset."""
+    """Data card of the training dataset."""
     sources: Sequence[Mapping[str, Any]]
-    """The source files, as `sources.json` has them."""
+    """Source files, as `sources.json` lists them."""
     issues: Sequence[str]
-    """Known issues, in officers' words."""
+    """Known issues, as officers wrote them."""
     history: Sequence[Mapping[str, Any]]
-    """Its transitions, as `release/standing.py` has them."""
+    """Transitions of the adapter, in the format of `release/standing.py`."""
     review_date: str
     registered_at: str
     made_at: str
-    """Of the package; UTC."""
+    """UTC time at which the package was made."""
 
 
 def facts_of(
@@ -61,7 +62,12 @@ def facts_of(
     issues: Sequence[str],
     history: Sequence[Mapping[str, Any]],
 ) -> AdapterFacts:
-    """The facts about an adapter from a package's files, verified before. issues, history: those of the adapter."""
+    """Return the facts about an adapter from a package's verified files.
+
+    Args:
+        issues: the adapter's known issues.
+        history: the adapter's transitions.
+    """
     row = json.loads(files[f"registry/{adapter_id}.json"])
 
     def file(digest: str, name: str) -> bytes:
@@ -91,7 +97,8 @@ def facts_of(
 
 
 def tlp_of(manifest: Manifest) -> str:
-    """The label for an artifact's level, by its place in the institution's ladder; between two, the stricter one."""
+    """Map an artifact's classification level to a TLP label by its position in the ladder, rounding to the stricter
+    label."""
     top = len(manifest.ladder) - 1
     place = manifest.ladder.index(manifest.classification)
     return TLP[math.ceil(place * (len(TLP) - 1) / top)] if top else TLP[-1]
@@ -104,7 +111,7 @@ def _verdict(stated: Mapping[str, Any], file: Any) -> VerdictFacts:
 
 
 def _in_order(manifests: Mapping[str, Manifest]) -> list[str]:
-    """The kinds, each after its inputs."""
+    """Return the kinds of artifacts, each after its inputs."""
     by_digest = {manifest.digest: kind for kind, manifest in manifests.items()}
     found: list[str] = []
 
@@ -121,11 +128,14 @@ def _in_order(manifests: Mapping[str, Manifest]) -> list[str]:
 
 
 BY_REWARD = frozenset({"ppo", "rloo", "grpo"})
-"""Methods of preference training in which the model is rewarded for its own answers."""
+"""Preference-training methods that reward the model for its own answers."""
 
 
 def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
-    """The bill as JSON. Raises RuntimeError where it would refer to what it does not have."""
+    """Return the CycloneDX bill of materials as JSON.
+
+    Raises RuntimeError if it has dangling or duplicate references.
+    """
     record, bill = facts.record, bill_of_materials(facts.record)
     supplier = {"name": facts.institution}
     adapter = bill["metadata"]["component"]
@@ -166,7 +176,7 @@ def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
 
 
 def dangling(bill: dict[str, Any]) -> list[str]:
-    """References to nothing, which CycloneDX's schema lets pass; and names that stand twice."""
+    """Return dangling references and duplicate `bom-ref`s, which CycloneDX's schema does not detect."""
     names = [name for path, name in _texts(bill) if path[-1] == "bom-ref"]
     refers = [name for path, name in _texts(bill) if path[-1] == "ref" or "dependsOn" in path]
     return sorted({name for name in refers if name not in names} | {name for name in names if names.count(name) > 1})
@@ -214,7 +224,7 @@ def _model_card(facts: AdapterFacts) -> dict[str, Any]:
 
 
 def _held(held: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the report's gates looked at, each difference with its interval."""
+    """Yield the differences that the report's gates evaluated, each with its interval."""
     for name, figure in sorted(held.items()):
         if not {"difference", "low", "high"} <= figure.keys() or figure["low"] is None or figure["high"] is None:
             continue
@@ -238,7 +248,7 @@ def _ancestor(facts: AdapterFacts) -> dict[str, Any]:
 
 
 def _govern(component: dict[str, Any], facts: AdapterFacts) -> None:
-    """Whose a dataset is, and what it holds that is sensitive."""
+    """Add owners, custodians and sensitive data to a dataset's component."""
     for data in component["data"]:
         data["governance"] = {
             "owners": [{"organization": {"name": facts.institution}}],
@@ -266,7 +276,7 @@ def _artifact(kind: str, facts: AdapterFacts) -> dict[str, Any]:
 
 
 def _workflow(facts: AdapterFacts) -> dict[str, Any]:
-    """How the adapter came to be: a task for each artifact, with what it read and when it was done."""
+    """Describe how the adapter was made: one task for each artifact, with its inputs and its time."""
     here = {manifest.digest for manifest in facts.manifests.values()}
     tasks = [
         {
@@ -301,7 +311,8 @@ _RUNS = uuid.uuid5(uuid.NAMESPACE_URL, SPEC)
 
 
 def lineage_events(facts: AdapterFacts) -> bytes:
-    """One line of JSON an event, each after those that made its inputs. The same artifacts give the same bytes."""
+    """Return OpenLineage events, one JSON object per line, each after the events of its inputs. The bytes are
+    reproducible."""
     events = [_event(kind, manifest, facts) for kind, manifest in facts.manifests.items()]
     lines = [json.dumps(event, ensure_ascii=False, sort_keys=True, separators=(",", ":")) for event in events]
     return "".join(f"{line}\n" for line in lines).encode()
@@ -360,7 +371,7 @@ def _dataset(name: str, digest: str, level: str, institution: str) -> dict[str, 
 
 
 def _outside(name: str, digest: str) -> dict[str, Any]:
-    """A file outside the store, by its SHA-256: a source, a suite, a file of the base model."""
+    """Return the dataset of a file outside the store: a source, a suite or a file of the base model, by its SHA-256."""
     return {
         "namespace": "file",
         "name": name,

@@ -1,6 +1,6 @@
-"""Gather what is logged about adapters, and write it as a signed evidence package.
+"""Collect the logged facts about adapters and write them as a signed evidence package.
 
-The verifier in the package, `verify.py`, shares no code with this program.
+The verifier in the package, `verify.py`, shares no code with this module.
 """
 
 import datetime
@@ -88,12 +88,12 @@ SHOWN: Mapping[str, frozenset[str]] = {
     "review_plan": frozenset({"plan.json"}),
     "blind_review": frozenset({"review.json", "ballots.jsonl", "guesses.jsonl"}),
 }
-"""Kind of artifact -> its files with counts, digests and verdicts, and no text."""
+"""Kind of artifact -> its files that hold counts, digests and verdicts, but no text."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A package that was written."""
+    """An evidence package that was written."""
 
     folder: Path
     archive: Path | None
@@ -102,10 +102,10 @@ class Written:
     files: int
     bytes: int
     entries: int
-    """How many of the log are proven in it."""
+    """Number of log entries with a proof in the package."""
     root_sha256: str
     verifier_sha256: str
-    """Of `verify.py`, as this release has it."""
+    """SHA-256 of `verify.py` in this release."""
 
 
 def write_package(
@@ -119,10 +119,10 @@ def write_package(
     on: str | None = None,
     zipped: bool = False,
 ) -> Written:
-    """Put an entry on record, and write a package about adapters into a new folder; beside it a `.zip` where asked.
+    """Append a log entry, then write a package about adapters into a new folder, and a `.zip` beside it if requested.
 
-    The package is verified by its own verifier before it gets its name. Raises IntegrityError where it does not hold,
-    and where witnesses have not yet seen all of it; InputError for a folder that is there.
+    Before the folder gets its name, the package's own verifier checks it. Raises IntegrityError if it does not verify
+    or if the witnesses have not yet seen all of its entries, and InputError if the folder exists.
     """
     archive = folder.with_name(f"{folder.name}.zip") if zipped else None
     for path in (folder, archive):
@@ -187,9 +187,9 @@ def write_package(
 
 
 def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Settings, adapter_id: str) -> str:
-    """The technical file of an adapter as the record fills it in now, for persons to complete.
+    """Return the draft of an adapter's technical file, filled in from the registry, for people to complete.
 
-    Raises as `gather`.
+    Raises the same errors as `gather`.
     """
     made_at = datetime.datetime.now(datetime.UTC).isoformat()
     with registry.reading() as session:
@@ -198,8 +198,11 @@ def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Set
 
 
 def answered(session: Session, line: str, on: str, since: datetime.datetime, until: datetime.datetime) -> list[str]:
-    """The adapters of a line that answered anybody between two moments: by its flag or, before there was one, by its
-    transitions. Raises NotFoundError where none did."""
+    """Return the adapters of a line of adapters that answered users between two times.
+
+    They are taken from the changes of the line's flag or, if it has no flag, from its transitions. Raises NotFoundError
+    if there are none.
+    """
     found: dict[str | None, None] = {}
     of_line = AuditEntry.subjects["line"].as_string() == line
     query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED, of_line).order_by(AuditEntry.sequence)
@@ -217,7 +220,7 @@ def answered(session: Session, line: str, on: str, since: datetime.datetime, unt
 
 
 def documents(facts: AdapterFacts) -> dict[str, bytes]:
-    """What others ask for about an adapter, each in its form, by the name of its file."""
+    """Return the documents about an adapter in external formats: file name -> content."""
     return {
         "bill-of-materials.cdx.json": _as_file(completed_bill(facts)),
         "lineage.openlineage.jsonl": lineage_events(facts),
@@ -227,9 +230,9 @@ def documents(facts: AdapterFacts) -> dict[str, bytes]:
 
 
 def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
-    """Name and content of an artifact's manifest, its signatures, and the files of it that may be shown.
+    """Yield name and content of an artifact's manifest, its signatures, and its files without text (`SHOWN`).
 
-    Raises IntegrityError for a file that is not the one of the manifest, and for an artifact that nobody signed.
+    Raises IntegrityError for a file that differs from the manifest, and for an unsigned artifact.
     """
     path = store.path_of(ref.digest)
     yield MANIFEST_FILE, (path / MANIFEST_FILE).read_bytes()
@@ -240,13 +243,15 @@ def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> I
             yield entry.path, read_shown(store, ref, manifest, entry.path)
     listed = {entry.path for entry in manifest.files}
     for name in sorted(attested):
-        if name in shown or name not in listed:  # of the manifest, and of directories with weights
+        if name in shown or name not in listed:  # signatures of the manifest and of weights directories
             yield name + SUFFIX, (path / (name + SUFFIX)).read_bytes()
 
 
 def read_shown(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest, name: str) -> bytes:
-    """One file of an artifact that may be shown. Raises NotFoundError for any other, and IntegrityError for one that is
-    not the file of the manifest."""
+    """Return a file of an artifact that is listed in `SHOWN`.
+
+    Raises NotFoundError for any other file, and IntegrityError for a file that differs from the manifest.
+    """
     path = store.path_of(ref.digest) / name
     entry = next((each for each in manifest.files if each.path == name), None)
     if entry is None or name not in SHOWN.get(manifest.kind, frozenset()):
@@ -262,18 +267,19 @@ HINT = "Restore registry and home from copies of the same time."
 
 @dataclass
 class Gathered:
-    """Files by their path in the package, and the numbers of the entries that must be proven."""
+    """The files of a package by path, and the numbers of the log entries to prove."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     entries: set[int] = field(default_factory=set)
     levels: dict[str, int] = field(default_factory=dict)
-    """Classification level of an artifact -> its place in the institution's ladder."""
+    """Classification level of an artifact -> its position in the institution's ladder."""
 
 
 def gather(registry: Registry, store: ArtifactStore, session: Session, adapters: Sequence[str]) -> Gathered:
-    """Everything about adapters, those that they were continued from, and the decisions about their lines.
+    """Collect everything about adapters, the adapters that they were continued from, and the decisions about their
+    lines.
 
-    Raises IntegrityError where something is on record that is not there, and NotFoundError for an unknown adapter.
+    Raises IntegrityError if a logged item is missing, and NotFoundError for an unknown adapter.
     """
     settings, found = registry.settings, Gathered()
     covered = _with_parents(registry, store, adapters)
@@ -289,7 +295,7 @@ def gather(registry: Registry, store: ArtifactStore, session: Session, adapters:
 
 
 def _with_parents(registry: Registry, store: ArtifactStore, adapters: Iterable[str]) -> dict[str, Adapter]:
-    """The adapters by their ids, with those whose training they continued, and so on."""
+    """Return the adapters and all their ancestors (the adapters whose training they continued), by id."""
     found: dict[str, Adapter] = {}
     waiting = list(adapters)
     while waiting:
@@ -304,7 +310,7 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapters: Iterable[s
 
 
 def _of_adapter(store: ArtifactStore, row: Adapter) -> list[ArtifactRef]:
-    """The record of an adapter, and the records and waivers of its gates, as they were registered."""
+    """Return an adapter's record and the records and waivers of its gates, as registered."""
     named = [{"digest": row.record_digest, "manifest_sha256": row.record_manifest_sha256}, *row.gate_records]
     named += [each["acceptance"] for each in row.gate_records if each.get("acceptance")]
     return [
@@ -313,7 +319,7 @@ def _of_adapter(store: ArtifactStore, row: Adapter) -> list[ArtifactRef]:
 
 
 def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactRef], found: Gathered) -> None:
-    """The files that may be shown of artifacts and all that they were made of, and the entry of each."""
+    """Add the shown files of artifacts and of their whole lineage, and the log entry of each artifact."""
     waiting, manifests = list(roots), dict[ArtifactRef, Manifest]()
     while waiting:
         ref = waiting.pop()
@@ -342,7 +348,8 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
 def _reviews(
     registry: Registry, store: ArtifactStore, session: Session, rows: Iterable[Adapter], found: Gathered
 ) -> list[ArtifactRef]:
-    """Plan, result, verdicts and waivers of the closed blind reviews of adapters, and every act of these reviews."""
+    """Return plans, results, verdicts and waivers of the adapters' closed blind reviews, and add every entry of the
+    reviews."""
     plans: dict[str, ArtifactRef] = {}
     for row in rows:
         for review, _ in find_closed_of(registry, row.line, row.adapter_sha256):
@@ -384,7 +391,10 @@ def _trust_and_rules(session: Session, settings: Settings, lines: Sequence[str],
 
 
 def _decisions(session: Session, settings: Settings, lines: Sequence[str], found: Gathered) -> set[str]:
-    """Requests, decisions, transitions, flags and holds of lines. Returns the ids of the adapters that they name."""
+    """Add requests, decisions, transitions, flags and trials of lines.
+
+    Returns the ids of the adapters that they name.
+    """
     about: set[str] = set()
     for line in lines:
         of_line = select(ReleaseRequest.statement).where(ReleaseRequest.line == line)
@@ -408,7 +418,7 @@ def _decisions(session: Session, settings: Settings, lines: Sequence[str], found
 
 
 def _acts(session: Session, covered: Mapping[str, Adapter], found: Gathered) -> None:
-    """Recalls, their waivers, known issues, reviews and purges of adapters."""
+    """Add recalls, their waivers, known issues, adapter reviews and purges of adapters."""
     tables = (Recall, RecallWaiver, KnownIssue, AdapterReview)
     known = [each for table in tables for each in session.scalars(select(table.statement)) if each is not None]
     by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
@@ -418,12 +428,12 @@ def _acts(session: Session, covered: Mapping[str, Adapter], found: Gathered) -> 
             if not {*named} & {*covered}:
                 continue
             found.entries.add(entry.sequence)
-            if action != PURGED:  # whose entry holds the statement
+            if action != PURGED:  # a purge's entry holds its statement
                 _statement(entry, by_digest, found)
 
 
 def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
-    """The registry's row of each adapter, and the entry that names it."""
+    """Add each adapter's registry row, and the log entry that names it."""
     for adapter_id in sorted(about):
         row = session.get_one(Adapter, adapter_id)
         found.files[f"registry/{adapter_id}.json"] = canonical_json(row_as_dict(row))
@@ -431,7 +441,7 @@ def _rows(session: Session, about: Iterable[str], found: Gathered) -> None:
 
 
 def _statement(entry: AuditEntry, known: Mapping[str, bytes], found: Gathered) -> None:
-    """The signed statement that an entry names."""
+    """Add the signed statement that an entry names. Raises IntegrityError if it is missing."""
     sha256 = str(entry.subjects.get("statement") or entry.subjects.get("request"))
     if sha256 not in known:
         raise IntegrityError(
@@ -441,7 +451,7 @@ def _statement(entry: AuditEntry, known: Mapping[str, bytes], found: Gathered) -
 
 
 def _enter(session: Session, action: str, found: Gathered, **subjects: str) -> list[AuditEntry]:
-    """The entries of an act about something; each is to be proven."""
+    """Return the entries of an action with these subjects, and add them to the entries to prove."""
     entries = _entries(session, action, **subjects)
     found.entries |= {entry.sequence for entry in entries}
     return entries
@@ -455,7 +465,7 @@ def _entries(session: Session, action: str, **subjects: str) -> list[AuditEntry]
 
 
 GIVEN = "evidence given"
-"""Action of the entry before a package is written."""
+"""Action of the log entry that precedes a package."""
 INDEX = "index.json"
 A_DAY = len("2027-03-14")
 
@@ -496,7 +506,7 @@ no network.
 def _facts(
     registry: Registry, session: Session, trust: Trust, found: Gathered, adapter_id: str, made_at: str
 ) -> AdapterFacts:
-    """What documents about an adapter are written from."""
+    """Return the facts from which documents about an adapter are written."""
     settings = registry.settings
     issues = [each.text for each in issues_by_adapter(session, settings, adapter_id).get(adapter_id, [])]
     history = history_of(session, settings, trust, find_adapter(registry, adapter_id).line, adapter_id)
@@ -508,9 +518,9 @@ def _as_file(bill: Mapping[str, Any]) -> bytes:
 
 
 def _checkpoint(registry: Registry, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:
-    """The checkpoint on which the proofs rest: where the trust root names witnesses, one that enough of them cosigned.
+    """Return the checkpoint for the proofs. If the trust root names witnesses, enough of them have cosigned it.
 
-    Raises IntegrityError where the log's key has not the role, and where witnesses have not seen every entry.
+    Raises IntegrityError if the log's key does not have its role, or if the witnesses have not seen every entry.
     """
     log = checkpoints.verifier(session, settings)
     assert log is not None  # an entry was just made
@@ -541,7 +551,7 @@ def _assert_holds(files: dict[str, bytes], trust: Trust) -> None:
 
 @contextmanager
 def _beside(folder: Path) -> Iterator[Path]:
-    """A folder that is gone afterwards, unless it was renamed."""
+    """Create a temporary folder beside `folder`. It is removed at the end unless it was renamed."""
     parent = folder.absolute().parent
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
     try:
@@ -558,7 +568,7 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _zip(archive: Path, root: str, files: Mapping[str, bytes]) -> None:
-    """The same files give the same bytes: in the order of their names, without times."""
+    """Write a reproducible `.zip`: files in order of their names, without times."""
     with zipfile.ZipFile(archive, "x", zipfile.ZIP_DEFLATED) as stream:
         for name in sorted(files):
             entry = zipfile.ZipInfo(f"{root}/{name}")

@@ -1,4 +1,4 @@
-"""Write an adapter's technical file (Annex IV of the EU AI Act) and its model card, and sign the completed file."""
+"""Write an adapter's technical file (Annex IV of the EU AI Act) and model card, and sign the completed file."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ from sovereign_pipeline.record.statements import TECHNICAL_FILE, Statement, Subj
 from sovereign_pipeline.record.tables import Adapter
 
 UNWRITTEN = "Not known to this system"
-"""Begins each place of a document that persons are to write."""
+"""Prefix of each passage that people must write."""
 UNKNOWN = f"{UNWRITTEN}: {{who}} is to write it."
 
 
 def technical_file(facts: AdapterFacts) -> str:
-    """The file as Markdown."""
+    """Return the technical file as Markdown."""
     record = facts.manifests["registered_adapter"].digest
     level = f"**{facts.record.classification}.** Written on {facts.made_at} from the record `{record}`."
     to_do = "The persons responsible complete it and sign it."
@@ -57,7 +57,7 @@ def sign_technical_file(adapter: Adapter, path: Path, signer: Signer) -> bytes:
 
 
 def model_card(facts: AdapterFacts) -> str:
-    """The card, front matter first."""
+    """Return the model card as Markdown with YAML front matter."""
     return f"---\n{_front_matter(facts)}---\n\n" + "\n".join(_sections(facts)) + "\n"
 
 
@@ -121,7 +121,7 @@ def _sections(facts: AdapterFacts) -> Iterator[str]:
 
 
 def figures(held: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """What the report's gates looked at, as a table."""
+    """Yield a table of the figures that the report's gates evaluated."""
     if not held:
         return
     yield "\n| figure | candidate | reference | difference | 95 % interval |\n|---|---:|---:|---:|---|"
@@ -141,14 +141,14 @@ def _line(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """A text as one cell of a table."""
+    """Format a text as one cell of a Markdown table."""
     return _line(text).replace("|", "\\|")
 
 
 LARGEST = 4 << 20
-"""Bytes of a completed file."""
+"""Maximum size of a completed file, in bytes."""
 CORPUS = ("raw_corpus", "classified_corpus", "scrubbed_corpus", "leakage_safe_split")
-"""Kinds of artifacts whose gates say how data were selected, labelled and cleaned."""
+"""Kinds of artifacts whose gates document how data were selected, labelled and cleaned."""
 TRAINED = ("sft_adapter", "reward_model", "aligned_adapter")
 PROVIDER, OPERATIONS, SECURITY = (
     "the provider's legal office",

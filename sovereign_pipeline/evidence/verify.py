@@ -1,34 +1,34 @@
-"""Verifies the evidence package in which it lies. Needs Python 3.11 and `cryptography`, and no other program.
+"""Verify the evidence package that contains this file. Needs only Python 3.11 and `cryptography`.
 
     python verify.py ROOT_SHA256 [--on 2027-03-14] [--seen ENTRIES] [--folder PACKAGE]
 
-ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; all else is followed from it.
-Ends 0 where everything holds, 1 at the first thing that does not, and 2 for a wrong call.
+ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; every check starts from it.
+The exit status is 0 if every check passes, 1 at the first check that fails, and 2 for wrong usage.
 
-**How to read it.** 1,453 lines, for who knows SHA-256 and signatures. Read from here to the end: each section rests on
-those above it alone. `check_all` in the last one has the order in which everything is checked.
+**How to read it.** 1,452 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
+uses only the sections above it. `check_all` in the last section shows the order of the checks.
 
- 1. Bytes        forms of JSON, moments, keys
- 2. Files        exactly those of index.json; what a check uses is noted, and at the end no file may be left
- 3. Trust root   first root -> later roots -> targets.json: whose key has which role, for what, until when
- 4. Log          checkpoint, by the log's key and its witnesses -> single entries, by inclusion proofs
- 5. Statements   what a key signed about a file, while it had its role: at its entry's place in the log
+ 1. Bytes        JSON formats, times, keys
+ 2. Files        exactly the files of index.json; each check marks the files that it uses, and none may stay unused
+ 3. Trust root   first root -> later roots -> targets.json: the keys, with their roles, permissions and revocations
+ 4. Log          the checkpoint, signed by the log's key and its witnesses -> single entries, by inclusion proofs
+ 5. Statements   signed by a key that had its role at the index of the statement's entry in the log
  6. Artifacts    each manifest by its digest, its signature and its entry; its inputs by digest, down to source files
- 7. Adapters     the registry's row, the record, manifests and verdicts of gates say the same; who waived a verdict
- 8. Acts         what an entry says was signed, by the officer or the pipeline's key that it names, who may do so
- 9. Transitions  each was asked for and approved by officers who may, was made once, and none is missing
-10. Flags        who got which adapter when: by a file, a statement and an entry that say the same
-11. Reviews      the acts of a blind review are one signed chain, its seed is the sealed one; who closed it early
-12. Everything   the order, what is printed, and what no package can show (`cannot_know`)
+ 7. Adapters     the registry's row, the record, the manifests and the gates' verdicts agree; waivers are authorised
+ 8. Acts         the officer or the pipeline's key named by an entry signed the act, and was permitted to
+ 9. Transitions  each was requested and approved by authorised officers, and made once; none is missing
+10. Flags        which users got which adapter when: a file, a statement and an entry agree
+11. Reviews      the acts of a blind review are one signed chain; its seed is the sealed one; who closed it early
+12. Everything   the order of the checks, the output, and what no package can show (`cannot_know`)
 
-**What is what.** A *statement* is an in-toto statement in a sigstore bundle: a key says something (the predicate) about
-a file (by its SHA-256). An *entry* of the log names an act, and what it was done to (its subjects). Entries are counted
-beginning with 1, their places in the tree (*index*) with 0. An *artifact* is what a stage made: its manifest lists its
-files and inputs, and its digest is the SHA-256 of the manifest without `circumstances`. An *adapter* is a trained model
-of a *line* of work: a *row* of the registry, and a *record*, which is the artifact that says what it was made of.
+**Terms.** A *statement* is an in-toto statement in a sigstore bundle: a key states a predicate about a file (by its
+SHA-256). An *entry* of the log names an act and its subjects. Entries are counted from 1, their leaves in the tree
+(*index*) from 0. An *artifact* is the output of a stage: its manifest lists its files and inputs, and its digest is the
+SHA-256 of the manifest without `circumstances`. An *adapter* is a trained model. Successive adapters for one purpose
+form a *line*. An adapter has a *row* in the registry and a *record*, the artifact that lists its lineage and gates.
 
-This file stands alone on purpose: it shares no code with the program that writes packages, so that one mistake is not
-made twice. What it prints comes from content that it verified.
+This file shares no code with the program that writes packages, so that one mistake is not made in both. It prints only
+content that it has verified.
 """
 
 import sys
@@ -55,11 +55,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 
 class Refused(Exception):
-    """Something does not hold."""
+    """Raised when a check fails."""
 
 
 def require(holds: object, otherwise: str) -> None:
-    """Every check is a call of this: what must hold, and what is said where it does not."""
+    """Raise Refused with the message `otherwise` unless `holds` is true. Almost every check is a call of this."""
     if not holds:
         raise Refused(otherwise)
 
@@ -72,12 +72,12 @@ def sha256(content: bytes) -> str:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON in UTF-8 with sorted keys and no spaces: what the program hashes and signs."""
+    """Return canonical JSON (UTF-8, sorted keys, no spaces), which the program hashes and signs."""
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def tuf_canonical(value: Any) -> str:
-    """JSON as TUF signs it (OLPC): as above, but a text escapes quotation marks and backslashes alone."""
+    """Return canonical JSON as TUF signs it (OLPC). Strings escape only quotation marks and backslashes."""
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, dict):
@@ -89,7 +89,7 @@ def tuf_canonical(value: Any) -> str:
 
 
 def parsed(content: bytes, where: str) -> Any:
-    """JSON in which no key stands twice: of two, one reader takes the first and another the last."""
+    """Parse JSON, and reject a repeated key: parsers disagree about which of its values counts."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         require(len(dict(pairs)) == len(pairs), f"{where}: a key stands twice in it")
@@ -108,17 +108,17 @@ def unbase64(text: str, where: str) -> bytes:
 
 
 def moment(text: str) -> datetime.datetime:
-    """In UTC, also where no zone is named."""
+    """Parse a time and convert it to UTC. A time without a zone counts as UTC."""
     at = datetime.datetime.fromisoformat(text)
     return at.replace(tzinfo=datetime.UTC) if at.tzinfo is None else at.astimezone(datetime.UTC)
 
 
 CLOCKS = datetime.timedelta(minutes=5)
-"""A clock may be set back by so much. What is dated back by more is refused."""
+"""Tolerated clock difference. A time that is earlier than the log's order by more than this is rejected."""
 
 
 def period(text: str) -> tuple[datetime.datetime, datetime.datetime]:
-    """The first and the last moment of a day, or one moment twice."""
+    """Return the first and the last moment of a day. A text with a time of day gives this moment twice."""
     since = moment(text)
     return since, since if len(text) > 10 else since + datetime.timedelta(days=1, microseconds=-1)
 
@@ -138,39 +138,39 @@ def signed_with(key: Public, signature: bytes, content: bytes) -> bool:
 
 
 def place(entry: Mapping[str, Any]) -> str:
-    """Where an entry stands in the log, and when it was made."""
+    """Format an entry's number and time."""
     return f"entry {entry['sequence']}, {moment(entry['at']):%Y-%m-%d %H:%M:%S}"
 
 
 def quoted(text: str) -> str:
-    """What a person wrote, so that it cannot be taken for a word of this program."""
+    """Quote a person's text as a JSON string, so that it cannot be mistaken for output of this program."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def keyid_of(key: Public, form: serialization.Encoding = serialization.Encoding.DER) -> str:
-    """A key's one id: the SHA-256 of its SubjectPublicKeyInfo. That of its PEM is its name in the OpenSSF's bundles."""
+    """Return a key's id: the SHA-256 of its SubjectPublicKeyInfo in DER. OpenSSF bundles use the PEM form instead."""
     return sha256(key.public_bytes(form, serialization.PublicFormat.SubjectPublicKeyInfo))
 
 
 # --- 2. Files --------------------------------------------------------------------------------------------------------
 
 BESIDES = ("index.json", "index.json.sigstore.json", "README.md", "verify.py")
-"""Files that nothing else in the package refers to. The index lists the last two, and is itself signed."""
+"""Files that nothing else in the package refers to. The index lists the last two; it is itself signed."""
 DOCUMENTS = (
     "bill-of-materials.cdx.json",
     "lineage.openlineage.jsonl",
     "model-card.md",
     "technical-file.md",
 )
-"""Of each adapter, in others' forms. The index alone vouches for them."""
+"""Documents about each adapter in external formats. Only the index covers them."""
 LARGEST = 1 << 30
-"""Bytes of a package: more would fill this machine's memory."""
+"""Maximum size of a package, in bytes. A larger one could fill this machine's memory."""
 TITLES = ("Waived", "Blind reviews", "Holds", "Officers' acts")
-"""Of what is noted in words while it is checked, and printed in the end."""
+"""Headings of the notes that the checks collect and that are printed at the end."""
 
 
 class Package:
-    """Every file by its path, and what the checks have found so far. What was not found yet cannot be asked for."""
+    """The files of a package by path, and the results of the checks so far. A check can use only earlier results."""
 
     index: dict[str, Any]
     trust: "Trust"
@@ -198,7 +198,7 @@ class Package:
         return sorted(path for path in self.files if path.startswith(f"{folder}/"))
 
     def entries(self, *actions: str, **subjects: object) -> Iterator[dict[str, Any]]:
-        """The entries of these acts, else of any, about something, the oldest first. Each counts as used."""
+        """Yield the entries with these subjects and one of these actions (default: any) by age. Mark them used."""
         for number, entry in sorted(self.log.items()):
             said = entry["subjects"]
             is_such = not actions or entry["action"] in actions
@@ -207,18 +207,18 @@ class Package:
                 yield entry
 
     def entry(self, action: str, what: str, **subjects: object) -> dict[str, Any]:
-        """The oldest such entry, which must be there."""
+        """Return the oldest such entry. Raises Refused if there is none."""
         for entry in self.entries(action, **subjects):
             return entry
         raise Refused(f"{what}: no entry of the log ('{action}') names it")
 
     def acts_of(self, *actions: str, **subjects: object) -> Iterator[tuple[dict[str, Any], "Said"]]:
-        """The same with what was signed of each."""
+        """Yield the same entries, each with its verified statement."""
         return ((entry, self.acts[entry["sequence"]]) for entry in self.entries(*actions, **subjects))
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:
-    """Every file by its path. No links, which lead elsewhere, and no empty directories."""
+    """Read every file of a folder by its path. Reject symbolic links and empty directories."""
     found: dict[str, bytes] = {}
     try:
         paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*"))}
@@ -239,7 +239,7 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def read_index(package: Package) -> dict[str, Any]:
-    """The files are exactly those of `index.json`, none missing, extra or changed."""
+    """Check that the files are exactly those of `index.json`: none is missing, extra or changed."""
     index: dict[str, Any] = package.json("index.json")
     listed, files = index["files"], package.files
     there = {name: {"sha256": sha256(files[name]), "size": len(files[name])} for name in {*files} - {*BESIDES[:2]}}
@@ -258,7 +258,7 @@ def read_index(package: Package) -> dict[str, Any]:
 
 P256, ED25519 = ec.EllipticCurvePublicKey, ed25519.Ed25519PublicKey
 ROLES = {"pipeline": P256, "officer": P256, "bundle": P256, "log": ED25519, "witness": ED25519}
-"""Role -> the kind of key that it signs with."""
+"""Role -> type of its keys."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose key counts for what."""
+    """The trusted keys by role."""
 
     root_version: int
     targets_version: int
@@ -290,7 +290,7 @@ class Trust:
 
 
 def public_key(keyid: str, described: Mapping[str, Any], where: str) -> Public:
-    """A key of a trust file, under its own id: one key under two ids would be counted as two people."""
+    """Return a trust file's key. Its id must be its own, so that one key cannot count as two people."""
     value, kind = described["keyval"]["public"], (described["keytype"], described["scheme"])
     key: object = None
     if kind == ("ed25519", "ed25519"):
@@ -304,7 +304,7 @@ def public_key(keyid: str, described: Mapping[str, Any], where: str) -> Public:
 
 
 def read_signed(package: Package, where: str, kind: str, roots: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a trust file says, signed by as many distinct keys as each of these roots needs; a root also by its own."""
+    """Return a trust file's content. A threshold of each root's keys must have signed it; of its own too, if a root."""
     file = package.json(where)
     said: dict[str, Any] = file["signed"]
     require(said["_type"] == kind, f"{where}: this is no file of the kind {kind}")
@@ -321,7 +321,7 @@ def read_signed(package: Package, where: str, kind: str, roots: list[dict[str, A
 
 
 def read_trust(package: Package, root_sha256: str) -> Trust:
-    """From the first root on: each root by its own keys and those of the one before, the targets by the newest root."""
+    """Verify each root with its own and its predecessor's keys, from the first root on; then the targets."""
     first = sha256(package.take("trust/1.root.json"))
     require(first == root_sha256.lower(), f"trust/1.root.json: its SHA-256 is {first}, not the one that you were given")
     roots: list[dict[str, Any]] = []
@@ -360,7 +360,7 @@ def read_trust(package: Package, root_sha256: str) -> Trust:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The head of the log's tree, as its key signed it."""
+    """The signed head of the log's tree."""
 
     origin: str
     size: int
@@ -369,7 +369,7 @@ class Checkpoint:
 
 
 def is_included(index: int, size: int, leaf: bytes, proof: list[bytes], root: bytes) -> bool:
-    """RFC 9162, 2.1.3.2."""
+    """Verify an inclusion proof (RFC 9162, 2.1.3.2)."""
     if not 0 <= index < size or any(len(each) != 32 for each in (leaf, root, *proof)):
         return False
     left, last, found = index, size - 1, leaf
@@ -387,7 +387,7 @@ def is_included(index: int, size: int, leaf: bytes, proof: list[bytes], root: by
 
 
 def read_checkpoint(note: str, trust: Trust) -> Checkpoint:
-    """A checkpoint (C2SP signed note) that the log's key signed. Every other signature is a witness's, or refused."""
+    """Verify a checkpoint (C2SP signed note) of the log's key. Every other signature on it must be a witness's."""
     where = "log/checkpoint"
     parts = re.fullmatch(r"(([^\n]+)\n([0-9]{1,18})\n([^\n]+)\n)\n((?:— [^\s+]+ [A-Za-z0-9+/]+=*\n)+)", note)
     if parts is None:
@@ -418,7 +418,7 @@ def read_checkpoint(note: str, trust: Trust) -> Checkpoint:
 
 
 def read_log(package: Package) -> dict[int, dict[str, Any]]:
-    """Each entry by its proof (C2SP tlog-proof) that leads to the package's one checkpoint."""
+    """Verify each entry's proof (C2SP tlog-proof) against the one checkpoint. Returns the entries by number."""
     note = package.take("log/checkpoint").decode()
     checkpoint = package.checkpoint = read_checkpoint(note, package.trust)
     seen, needed = len(checkpoint.cosigned), package.trust.witnesses_needed
@@ -446,7 +446,7 @@ def read_log(package: Package) -> dict[int, dict[str, Any]]:
 
 
 def check_order(entries: Mapping[int, dict[str, Any]]) -> None:
-    """Each entry names the hash of the one before it, and none is dated back behind an earlier one."""
+    """Check that consecutive entries are linked by their hashes, and that times follow the order of the log."""
     latest = moment("0002-01-01")
     for number, entry in sorted(entries.items()):
         if number - 1 in entries:
@@ -458,7 +458,7 @@ def check_order(entries: Mapping[int, dict[str, Any]]) -> None:
 
 
 def check_trust_on_record(package: Package) -> None:
-    """The trust files are those that the log's newest entry about them names, so that none is an older one."""
+    """Check that the trust files are those in the log's newest entry about them, and not older ones."""
     of_trust = list(package.entries("trust root named", "trust changed", "trust root replaced"))
     require(of_trust, "the log names no trust root")
     files = {path.removeprefix("trust/"): sha256(package.files[path]) for path in package.below("trust")}
@@ -473,12 +473,12 @@ def check_trust_on_record(package: Package) -> None:
 # --- 5. Statements ---------------------------------------------------------------------------------------------------
 
 OURS = "https://sovereign-pipeline.example/"
-"""Begins the name of each kind of statement that is ours. It names, and is never fetched."""
+"""Prefix of our own predicate types. It is an identifier and is never fetched."""
 
 
 @dataclass(frozen=True)
 class Said:
-    """A statement that counts."""
+    """A statement with a valid signature."""
 
     subject: list[dict[str, Any]]  # the files that it is about
     predicate: dict[str, Any]
@@ -497,8 +497,8 @@ class Said:
 def statement(
     package: Package, bundle: bytes, role: str, kind: str, about: str, index: int, where: str, name: str = "its file"
 ) -> Said:
-    """What a key says about the file with the SHA-256 `about`, in a statement of a kind: a key that has this role, and
-    was in force at this index of the log."""
+    """Verify a statement about the file with the SHA-256 `about`. Its key must have this role at this index of the log,
+    and its predicate type must be `kind`."""
     package.at = where
     content, keys = parsed(bundle, where), package.trust.roles[role]
     hint, envelope = content["verificationMaterial"]["publicKey"]["hint"], content["dsseEnvelope"]
@@ -549,9 +549,9 @@ SHOWN = {
     "review_plan": {"plan.json"},
     "blind_review": {"review.json", "ballots.jsonl", "guesses.jsonl"},
 }
-"""Kind of artifact -> the files of it that a package holds: those without text of a document."""
+"""Kind of artifact -> its files in a package: the files that hold no text of a document."""
 WEIGHTS_IN = {"sft_adapter": {"adapter", "model"}, "aligned_adapter": {"adapter", "model"}, "reward_model": {"reward"}}
-"""Kind of artifact -> directories in it that others load as they are, each with a signature of its own (OpenSSF)."""
+"""Kind of artifact -> its directories of weights, each with a signature of its own (OpenSSF model signing)."""
 ATTESTED = {
     "manifest.json": "https://slsa.dev/provenance/v1",
     "verdict.json": f"{OURS}gate/v1",
@@ -559,13 +559,13 @@ ATTESTED = {
     "record.json": f"{OURS}record/v1",
     "bill_of_materials.json": "https://cyclonedx.org/bom",
 }
-"""File with a signature of its own beside it -> the kind of that statement."""
+"""File with a signature of its own beside it -> predicate type of that signature."""
 OPENSSF = "https://model_signing/signature/v1.0"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A manifest, verified, of an artifact whose shown files the package holds."""
+    """A verified manifest of an artifact. The package holds the artifact's shown files."""
 
     digest: str
     manifest: dict[str, Any]
@@ -578,26 +578,26 @@ class Artifact:
 
     @property
     def files(self) -> dict[str, str]:
-        """Path -> SHA-256 of every file of it, also of those that are not shown."""
+        """Path -> SHA-256 of every file of the artifact, including files that are not in the package."""
         return {each["path"]: each["sha256"] for each in self.manifest["files"]}
 
     @property
     def config(self) -> Any:
-        """What of recipe and rules the stage read that made it."""
+        """Settings from the recipe and rules that the producing stage read."""
         return self.manifest["producer"]["config"]
 
     def inputs(self) -> dict[str, str]:
-        """Kind -> digest."""
+        """Kind -> digest of each input."""
         return dict(self.manifest["inputs"])
 
     def all_inputs(self) -> dict[str, str]:
-        """With the artifacts of which a base model was made here."""
+        """Return the inputs, and the artifacts from which a base model was made here."""
         here = (name for name in self.manifest["external_inputs"] if name.startswith("made_here:"))
         return self.inputs() | {name: name.removeprefix("made_here:") for name in here}
 
 
 def check_attested(package: Package, artifact: Artifact, name: str) -> None:
-    """A signature beside a file, or a directory, of an artifact says of it what the file and the manifest say."""
+    """Check that the signature beside a file or directory agrees with the file and the manifest."""
     manifest, where = artifact.manifest, f"{artifact.folder}/{name}.sigstore.json"
     bundle, inside = package.take(where), f"{name}/"
     if name not in ATTESTED:
@@ -629,7 +629,7 @@ def check_attested(package: Package, artifact: Artifact, name: str) -> None:
 
 
 def read_artifacts(package: Package) -> dict[str, Artifact]:
-    """Every manifest by its own digest, its signature and its entry; every file beside it by the manifest."""
+    """Verify every manifest (digest, signature, log entry), and every file beside it against its manifest."""
     found: dict[str, Artifact] = {}
     for digest in sorted({path.split("/")[1] for path in package.below("artifacts")}):
         folder = f"artifacts/{digest}"
@@ -660,7 +660,7 @@ def read_artifacts(package: Package) -> dict[str, Artifact]:
 def beneath(
     package: Package, digests: Iterable[str], inputs: Callable[[Artifact], dict[str, str]]
 ) -> Iterator[Artifact]:
-    """Some artifacts, and everything that they were made of, each once."""
+    """Yield some artifacts and everything in their lineage, each once."""
     waiting, seen = sorted(digests), set[str]()
     while waiting:
         digest = waiting.pop()
@@ -672,7 +672,7 @@ def beneath(
 
 
 def lineage_of(package: Package, digest: str) -> dict[str, str]:
-    """Kind -> digest of everything that an artifact was made of."""
+    """Return kind -> digest of everything in an artifact's lineage."""
     found: dict[str, str] = {}
     for each in beneath(package, package.artifacts[digest].inputs().values(), Artifact.inputs):
         kind = each.manifest["kind"]
@@ -682,8 +682,8 @@ def lineage_of(package: Package, digest: str) -> dict[str, str]:
 
 
 def check_lineage(package: Package) -> None:
-    """From the roots on, each input of an artifact is here, as it was read then, and its level is not above. Nothing is
-    here to which no root leads."""
+    """From the roots on, check that every input is here, is the one that was read, and has no higher level. Reject
+    artifacts that no root leads to."""
     reached = set[str]()
     for made in beneath(package, package.roots, Artifact.all_inputs):
         reached.add(made.digest)
@@ -702,7 +702,7 @@ def check_lineage(package: Package) -> None:
 
 
 def check_level(package: Package) -> None:
-    """The package has the highest level of what is in it."""
+    """Check that the package has the highest classification level of its artifacts."""
     level, manifests = package.index["classification"], [each.manifest for each in package.artifacts.values()]
     ladders = [(each["ladder"], each["classification"]) for each in manifests]
     is_above = any(level in ladder and ladder.index(level) < ladder.index(own) for ladder, own in ladders)
@@ -714,7 +714,7 @@ def check_level(package: Package) -> None:
 
 
 def read_rows(package: Package) -> dict[str, dict[str, Any]]:
-    """The registry's row of each adapter, as the entry of its registration has it, by the digest of its columns."""
+    """Return each adapter's registry row. Its digest must be in the log entry of its registration."""
     rows: dict[str, dict[str, Any]] = {}
     for path in package.below("registry"):
         row = package.json(path)
@@ -728,7 +728,7 @@ def read_rows(package: Package) -> dict[str, dict[str, Any]]:
 
 
 def weights_of(adapter: Artifact) -> str:
-    """SHA-256 of the one file with weights, or over the names and digests of all."""
+    """Return the SHA-256 of the only weights file, or over the names and digests of several."""
     weights = re.compile(r"(?:adapter|model)/([^/]+\.safetensors)").fullmatch
     found = {match[1]: each for path, each in adapter.files.items() if (match := weights(path))}
     return next(iter(found.values())) if len(found) == 1 else sha256(canonical(found))
@@ -739,7 +739,7 @@ def waivers_of(row: dict[str, Any]) -> list[str]:
 
 
 def check_adapter(package: Package, row: dict[str, Any]) -> None:
-    """Row, record, manifests and verdicts say the same."""
+    """Check that an adapter's row, record, manifests and verdicts agree."""
     artifacts, own = package.artifacts, row["id"]
     sealed = artifacts.get(row["record_digest"])
     if sealed is None or sealed.manifest_sha256 != row["record_manifest_sha256"]:
@@ -781,7 +781,7 @@ def check_adapter(package: Package, row: dict[str, Any]) -> None:
 
 
 def check_verdict(package: Package, verdict: Artifact, waiver: str | None, of: str = "") -> None:
-    """A gate passed, or an officer who may do so waived exactly this verdict."""
+    """Check that a gate passed, or that an authorised officer waived exactly this verdict."""
     where, gate = f"{verdict.folder}/verdict.json", verdict.config["gate"]
     outcome = package.json(where)["outcome"]
     if outcome == "pass" and waiver is None:
@@ -839,10 +839,10 @@ ACTS: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
     "recall waived": ("officer", "recall-waiver/v1", "adapter", "waive", ()),
     "release weights purged": ("officer", "purge/v1", "adapter", "retire", ("line", "adapter")),
 }
-"""Action of an entry -> who signed it, in which kind of statement, about what, what an officer must be allowed at the
-adapters' levels, and which subjects of the entry were signed: none named, all."""
+"""Action of an entry -> who signed it; the predicate type; the statement's subject; what an officer must be allowed to
+do at the adapters' levels; and the signed subjects of the entry (all, if none are named)."""
 BESIDES_SIGNED = {"statement", "rows", "trust_root", "trust_root_version", "trust_targets_version"}
-"""What an entry says of an act besides what was signed."""
+"""Subjects of an entry that its statement does not cover."""
 OFFICERS_ACTS = (
     "known issue added",
     "adapter reviewed",
@@ -853,7 +853,7 @@ OFFICERS_ACTS = (
 
 
 def check_dated(act: Said, entry: dict[str, Any], after: Iterable[dict[str, Any]] = ()) -> None:
-    """What an act says of its own time is not later than its entry, nor before entries that it rests on."""
+    """Check that an act's own time is not later than its entry, and not earlier than the entries that it rests on."""
     if "at" not in act.predicate:
         return
     at, in_words = moment(act.predicate["at"]), f"{act.where}: it is dated {act.predicate['at']}"
@@ -865,7 +865,7 @@ def check_dated(act: Said, entry: dict[str, Any], after: Iterable[dict[str, Any]
 
 
 def read_acts(package: Package) -> dict[int, Said]:
-    """What was signed of each act, by the number of its entry, by the key that the entry names."""
+    """Verify the statement of each act with the key that its entry names. Returns the statements by entry number."""
     acts: dict[int, Said] = {}
     registered = {each["subjects"]["adapter"]: each for each in package.entries("adapter registered")}
     for number, entry in package.log.items():
@@ -901,7 +901,7 @@ def read_acts(package: Package) -> dict[int, Said]:
 
 
 def tell_acts(package: Package, lines: list[str]) -> None:
-    """Note the holds of staged adapters, and what officers did besides deciding about requests."""
+    """Note the trials of staged adapters, and officers' acts other than decisions about requests."""
     judged: dict[str, Any] = {}
     for line in lines:
         for entry, act in package.acts_of("hold judged", "hold accepted", line=line):
@@ -936,11 +936,11 @@ ARROWS: dict[str, tuple[set[str], str]] = {
     "recall": (UNDECIDED | USABLE, "recalled"),
     "retire": (UNDECIDED | USABLE | {"rejected", "recalled"}, "retired"),
 }
-"""Transition, which an officer's key may be for -> the states in which it begins, and the one in which it ends."""
+"""Transition (an officer's key may be limited to some of them) -> its start states, and its end state."""
 
 
 def check_rules(package: Package) -> None:
-    """Rules and recipes are those that entries name, and each that an entry names is here."""
+    """Check that rules and recipes are exactly those that log entries name."""
     for path in package.below("policy"):
         digest = sha256(package.take(path))
         is_named = path == f"policy/{digest}.yaml" and any(package.entries("policy changed", now=digest))
@@ -951,7 +951,7 @@ def check_rules(package: Package) -> None:
 
 
 def check_request(package: Package, number: int, request: Said) -> None:
-    """An officer asked for a transition that there is, of exactly this adapter, under the rules that were on record."""
+    """Check that a request is for a possible transition of exactly this adapter, under the rules then in force."""
     asked, where = request.predicate, f"request {request.sha256[:12]}"
     begins, ends = ARROWS.get(asked["transition"], (set[str](), ""))
     is_arrow = asked["from"] in begins and asked["to"] == ends
@@ -969,8 +969,8 @@ def check_request(package: Package, number: int, request: Said) -> None:
 
 
 def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[str, Any]]:
-    """Person -> the entry of the approval: of those who may decide, and who neither asked nor withdrew. Of decisions
-    that were on record before an entry."""
+    """Return person -> entry of each approval before the entry `until`. Approvals count from officers with the
+    permission, except the requester and officers who withdrew."""
     asked, requester, where = request.predicate, request.key.person, f"request {request.sha256[:12]}"
     levels, found = (asked["classification"], package.rows[asked["adapter"]]["classification"]), dict[str, Any]()
     for decision, action in DECIDED.items():
@@ -990,7 +990,7 @@ def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[
 
 
 def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
-    """Every transition of a line, from the first, each as it was asked for and approved."""
+    """Verify every transition of a line of adapters from its first, with its request and approvals."""
     requests: dict[str, tuple[dict[str, Any], Said]] = {}
     for entry, said in package.acts_of("release requested", line=line):
         check_request(package, entry["sequence"], said)
@@ -1035,13 +1035,13 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
 # --- 10. Flags -------------------------------------------------------------------------------------------------------
 
 PUT = ("production", "staged")
-"""States in which an adapter answers somebody."""
+"""States in which an adapter answers users."""
 WEIGHTS = 10_000
-"""All users together, in a flag's file."""
+"""Sum of the weights in a flag's file, which stands for all users."""
 
 
 def flag_file(flag: Mapping[str, Any]) -> dict[str, Any]:
-    """The file by which users are divided (flagd's form), as a statement about a flag has it."""
+    """Return the flag's file (flagd's format), computed from the statement about the flag."""
     arms = {arm: flag[arm] for arm in PUT if flag[arm] is not None}
     others = "production" if flag["production"] is not None else None
     rule = {"state": "ENABLED", "variants": arms or {"nothing": ""}, "defaultVariant": others}
@@ -1063,12 +1063,12 @@ def is_rolling_out(flag: Mapping[str, Any]) -> bool:
 
 
 def weight_of(flag: Mapping[str, Any]) -> int:
-    """How many of 10,000 users get the staged adapter."""
+    """Return how many of 10,000 users get the staged adapter."""
     return max(1, round(flag["share"] * WEIGHTS)) if is_rolling_out(flag) and flag["share"] else 0
 
 
 def in_words(flag: Mapping[str, Any]) -> str:
-    """Who gets what, as the file has it."""
+    """Describe which users get which adapter, according to the file."""
     words = f"production: {flag['production'] or 'none'}"
     if not is_rolling_out(flag):
         return words
@@ -1077,7 +1077,7 @@ def in_words(flag: Mapping[str, Any]) -> str:
 
 
 def check_flag(package: Package, entry: dict[str, Any], act: Said, where: str) -> None:
-    """Statement, entry and file of a flag say the same."""
+    """Check that a flag's statement, entry and file agree."""
     flag, told = act.predicate, entry["subjects"]
     share = flag["share"]
     is_share = type(share) in (int, float) and 0 <= share <= 1
@@ -1090,11 +1090,11 @@ def check_flag(package: Package, entry: dict[str, Any], act: Said, where: str) -
 
 
 def read_flags(package: Package, line: str, changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every change of the line's flag, from the first: who gets which adapter from when on.
+    """Verify every change of a line's flag from the first: which users get which adapter from when on.
 
-    It gives out what the transitions before it have put there, so that the pipeline's key alone lets none answer. Two
-    kinds are made without the registry, and entered later: a stop, and an officer's rollback. They may keep for others
-    what the flag before gave out, and a rollback gives out what its officer asked for.
+    A flag may serve only adapters that earlier transitions staged or put in production. The pipeline's key alone can
+    therefore let no adapter answer. Two kinds of change are made without the registry and logged later: a stop, and an
+    officer's rollback. They may keep the adapters of the previous flag, and a rollback may serve the requested adapter.
     """
     flags: list[dict[str, Any]] = []
     for number, (entry, act) in enumerate(package.acts_of("flag changed", line=line), start=1):
@@ -1122,7 +1122,7 @@ def read_flags(package: Package, line: str, changes: list[dict[str, Any]]) -> li
 
 
 def rolled_back_to(package: Package, flag: Mapping[str, Any]) -> Iterator[str]:
-    """The adapter that an officer's request put back, who needed nobody else for that."""
+    """Yield the adapter of an officer's rollback request, if this officer could decide it alone."""
     for _, asked in package.acts_of("release requested", line=flag["line"], request=flag["request"]):
         said = asked.predicate
         level = package.rows[said["adapter"]]["classification"]
@@ -1131,8 +1131,8 @@ def rolled_back_to(package: Package, flag: Mapping[str, Any]) -> Iterator[str]:
 
 
 def not_followed(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> Iterator[tuple[int, str, str]]:
-    """Where the flag did not soon follow a transition that puts an adapter to answer, or takes one back: at which
-    entry, when, and in words. It went on giving out the same, or a change of it is kept out."""
+    """Yield the entry, time and description of each transition that the flag did not follow soon. Either the flag went
+    on serving the same adapters, or its change is kept out of the package."""
     for flag, following in zip(flags, [*flags[1:], None], strict=False):
         given = {flag["production"], flag["staged"] if is_rolling_out(flag) else None}
         until = following["entry"] if following else sys.maxsize
@@ -1146,7 +1146,7 @@ def not_followed(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> 
 
 
 def answering(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> list[tuple[datetime.datetime, str]]:
-    """What answered a line since when, in the order of the log: by its flag, else by its transitions."""
+    """Return which adapters answered from when on, in the log's order: by the flag, else by the transitions."""
     steps = [(each["entry"], each["entered"], in_words(each) + dated_earlier(each) + each["against"]) for each in flags]
     steps += not_followed(changes, flags)
     state: dict[str, str] = {}
@@ -1160,14 +1160,14 @@ def answering(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> lis
 
 
 def dated_earlier(flag: Mapping[str, Any]) -> str:
-    """A change that was made without the registry was entered later."""
+    """Format the own time of a flag change that was made without the registry and logged later."""
     at = moment(flag["at"])
     return f" (by its own word since {at:%Y-%m-%d %H:%M:%S})" if moment(flag["entered"]) - at > CLOCKS else ""
 
 
 def answers(package: Package, steps: list[tuple[datetime.datetime, str]], on: str) -> Iterator[str]:
-    """What answered at a moment, or in the course of a day, as far as the package can know. What began within a second
-    is said of the whole second, as it is printed, unless a fraction is asked about."""
+    """Yield which adapters answered at a moment or during a day, as far as the package shows. A change within a second
+    counts for the whole second, unless `on` has a fraction."""
     since, until = period(on)
     first, made_at = package.log[min(package.log)], moment(package.index["made_at"])
     begins, known = moment(first["at"]), f"when the package was made, {made_at:%Y-%m-%d %H:%M:%S}"
@@ -1188,7 +1188,7 @@ def answers(package: Package, steps: list[tuple[datetime.datetime, str]], on: st
 
 
 def check_reviews(package: Package) -> None:
-    """Each closed review: its acts in one chain, signed with the key that the plan names, and its seed as committed."""
+    """Check each closed review: its acts are one chain signed with the plan's key; its seed is the committed one."""
     for opening in package.entries("review opened"):
         check_review(package, opening["subjects"]["review"], opening["subjects"]["plan"])
     words, known = package.words["Blind reviews"], {*package.roots}
@@ -1205,7 +1205,7 @@ def check_reviews(package: Package) -> None:
 
 
 def check_review(package: Package, review: str, digest: str) -> None:
-    """`digest` is that of the plan, which was sealed before the first ballot."""
+    """Check one review. `digest` is the digest of its plan, which was sealed before the first ballot."""
     plan, before, ballots = package.json(f"artifacts/{digest}/plan.json"), "0" * 64, 0
     sealed = package.artifacts[digest]
     key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(plan["act_key"]))
@@ -1255,8 +1255,7 @@ def check_review(package: Package, review: str, digest: str) -> None:
 
 
 def check_adapters(package: Package) -> dict[str, list[str]]:
-    """Check the adapters that the package is about, and those that they were continued from. Returns the id of each,
-    and of what it was made, in words."""
+    """Check the package's adapters and their ancestors. Returns id -> lines that describe the adapter's lineage."""
     told: dict[str, list[str]] = {}
     waiting = list(package.index["adapters"])
     while waiting:
@@ -1297,7 +1296,7 @@ def check_adapters(package: Package) -> dict[str, list[str]]:
 
 
 def ranges(numbers: Iterable[int]) -> str:
-    """Numbers in words: 1, 3 to 5."""
+    """Format numbers as ranges: 1, 3 to 5."""
     found: list[list[int]] = []
     for number in sorted(numbers):
         if found and number == found[-1][1] + 1:
@@ -1308,7 +1307,7 @@ def ranges(numbers: Iterable[int]) -> str:
 
 
 def cannot_know(package: Package) -> Iterator[str]:
-    """What no package can show. It is printed at the end, and a reader asks elsewhere."""
+    """Yield what no package can show. It is printed at the end, so that a reader asks elsewhere."""
     size, trust = package.checkpoint.size, package.trust
     yield f"what was done after entry {size}: ask again, and give --seen {size}"
     if absent := ranges({*range(1, size + 1)} - {*package.log}):
@@ -1334,7 +1333,7 @@ def cannot_know(package: Package) -> Iterator[str]:
 
 
 def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say: Callable[[str], None]) -> None:
-    """Every check, in an order in which each rests on those before it. What is said holds."""
+    """Run every check, each after the checks that it rests on. Call `say` only with verified statements."""
     index = package.index = read_index(package)
     say(f"✓ {len(package.files)} files, exactly those of the index")
     trust = package.trust = read_trust(package, root_sha256)
@@ -1397,7 +1396,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
 
 
 def verify(files: dict[str, bytes], root_sha256: str, on: str | None, seen: int, say: Callable[[str], None]) -> None:
-    """Check everything, and say what holds. Raises Refused at the first thing that does not, whatever it is."""
+    """Check everything, and pass the results to `say`. Raises Refused at the first failure, whatever its cause."""
     package = Package(files)
     try:
         check_all(package, root_sha256, on, seen, say)
@@ -1408,7 +1407,7 @@ def verify(files: dict[str, bytes], root_sha256: str, on: str | None, seen: int,
 
 
 def on_one_line(text: str) -> str:
-    """As it is printed: what a package says begins no line of its own, and moves no cursor."""
+    """Replace unprintable characters, so that text from a package cannot begin a line or move the cursor."""
     return "".join(
         each if each.isprintable() or (each == "\n" and not number) else "?" for number, each in enumerate(text)
     )
