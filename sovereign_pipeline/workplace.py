@@ -1,7 +1,4 @@
-"""Opening a line's workplace: its recipe, its paths, and look-ups that stages need from later in the chain.
-
-What belongs here: putting a `Workplace` together. What does not: what a stage does with one (`record/stage.py`).
-"""
+"""Open a line's workplace: its recipe, its paths, and look-ups that stages need from later in the chain."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,6 +1,6 @@
 """Serve the readable files of artifacts on loopback, each verified against its manifest before it is sent.
 
-Runs as a process of its own; `/registry` is served by the same process.
+It runs in its own process, which also serves `/registry`.
 """
 
 import hashlib
@@ -38,7 +38,8 @@ HEADERS = {
 }
 
 SITE = PROJECT_ROOT / "site"
-"""The documentation, once `make docs` has built it. Its own scripts run; nothing is loaded from elsewhere."""
+"""Directory of the documentation, once `make docs` has built it. Its own scripts run; nothing is loaded from
+elsewhere."""
 SITE_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -95,7 +96,8 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def read_verified(store: ArtifactStore, digest: str, name: str) -> bytes:
-    """The bytes of a readable file. Raises NotFoundError for any other, and IntegrityError when its bytes changed."""
+    """Return the bytes of a readable file. Raises NotFoundError for any other file, and IntegrityError if the bytes
+    changed."""
     if not _DIGEST.fullmatch(digest):
         raise NotFoundError("There is no such artifact.")
     manifest = store.read_manifest(store.ref_of(digest))
@@ -110,7 +112,8 @@ def read_verified(store: ArtifactStore, digest: str, name: str) -> bytes:
 
 
 def _as_html(markdown: str) -> str:
-    """Markdown without HTML of its own."""
+    """Convert Markdown to HTML. HTML in the Markdown is escaped. 29# No script, no frame, nothing from elsewhere.
+    Reports have their styles and pictures inline."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><style>{_STYLE}</style><body>{body}</body></html>'
 

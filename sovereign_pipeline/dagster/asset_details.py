@@ -1,4 +1,4 @@
-"""Tables, texts and links on an asset's page, one function for each kind of artifact."""
+"""Build the tables, texts and links on an asset's page, with one function for each kind of artifact."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ Page = dict[str, Any]
 
 
 def link(kind: str, digest: str) -> dg.MetadataValue:
-    """To the page of another asset, with the digest that was read."""
+    """Link to the page of another asset, with the digest that was read."""
     return dg.MetadataValue.md(f"[{kind}](/assets/{kind}) `{short(digest)}`")
 
 
@@ -45,7 +45,7 @@ def picture(png: bytes) -> dg.MetadataValue:
 
 
 def facts(facts: Mapping[str, Any]) -> dg.MetadataValue:
-    """A flat two-column table; nested values as JSON."""
+    """Return a flat two-column table; nested values are shown as JSON."""
     return table(
         [
             {"fact": name, "value": json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}
@@ -55,7 +55,7 @@ def facts(facts: Mapping[str, Any]) -> dg.MetadataValue:
 
 
 def table(rows: list[dict[str, Any]]) -> dg.MetadataValue:
-    """A cell that is no number becomes text: Dagster's tables know nothing else."""
+    """Return a table. Cells that are not numbers become text, because Dagster's tables support nothing else."""
     records = [
         dg.TableRecord({name: value if isinstance(value, int | float) else str(value) for name, value in row.items()})
         for row in rows
@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """A truth value is none."""
+    """Return whether a value is a number. Booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -94,11 +94,11 @@ READABLE: Mapping[str, Mapping[str, str]] = {
     "registered_adapter": {RECORD_FILE: "record"},
     "blind_review": {TABLES_FILE: "review"},
 }
-"""Kind -> file -> what the link is called."""
+"""Kind of artifact -> readable file -> label of its link."""
 
 
 def links_to_files(settings: Settings, artifact: Artifact) -> Page:
-    """A link for each file that opens in a browser while `sovereign up` runs."""
+    """Return a link for each file that opens in a browser while `sovereign up` runs."""
     listed = {entry.path for entry in artifact.manifest.files}
     return {
         label: dg.MetadataValue.url(url_of(settings, artifact.ref.digest, file))
@@ -148,7 +148,7 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
 
 
 def schema_of(kind: str) -> dict[str, dg.TableSchema]:
-    """The column schema shown on the asset's definition, for assets of rows."""
+    """Return the column schema shown on the asset's definition, for assets of rows."""
     columns = _COLUMNS.get(kind)
     if columns is None:
         return {}
@@ -203,7 +203,7 @@ def leakage_safe_split(artifact: Artifact) -> Page:
 
 
 def _flat(facts: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Every single value with the names that lead to it: `crossing: case`, `0`."""
+    """Yield each leaf value with the path of its names: `crossing: case`, `0`."""
     for name, value in facts.items():
         label = f"{above}{name.replace('_', ' ')}"
         if isinstance(value, dict):
@@ -233,7 +233,7 @@ def _finding(finding: QualityFinding) -> dict[str, Any]:
 
 
 def contamination(verdicts: Mapping[str, Verdict]) -> Page:
-    """By suite; the row ids are in `listed.jsonl` of the gate's record."""
+    """Return the contamination counts by suite. The row ids are in `listed.jsonl` of the gate's record."""
     verdict = verdicts.get(NOT_CONTAMINATED)
     if verdict is None:
         return {}
@@ -291,7 +291,7 @@ def reward_model(artifact: Artifact) -> Page:
 
 
 def _flat_models(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The summary of a training by reward, its comparison with the parent adapter first."""
+    """Return the facts of a training by reward, with the comparison with the parent adapter first."""
     comparison = summary["comparison"]
     return {
         "algorithm": summary["algorithm"],
@@ -357,7 +357,7 @@ def red_team_report(artifact: Artifact) -> Page:
 
 
 def _compared(differences: Mapping[str, Mapping[Any, Any]]) -> dg.MetadataValue:
-    """One row for each difference and reference; a difference is a record or its JSON."""
+    """Return a table with one row for each difference and reference. A difference is a record or its JSON."""
     return table(
         [
             {

@@ -1,4 +1,4 @@
-"""The metadata of a materialization: verdict and headline figures first, digests and producer last."""
+"""Build the metadata of a materialization: verdict and headline figures first, digests and producer last."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
 
 HEADLINES = 3
-"""So many of a kind's figures are read at a glance."""
+"""Number of a kind's figures that are shown as headlines."""
 
 DIGITS = 4
 FROM_HERE_WHOLE = 10_000
@@ -27,7 +27,7 @@ Figures = dict[str, int | float]
 
 
 def figures_of(artifact: Artifact) -> Figures:
-    """Name -> number, the most important first; no figures for a kind without any."""
+    """Return name -> number, most important first; empty for a kind without figures."""
     read = _FIGURES.get(artifact.ref.kind)
     found = read(artifact) if read is not None else {}
     return {name: _rounded(value) for name, value in found.items()}
@@ -123,7 +123,7 @@ def _reward_model(artifact: Artifact) -> Figures:
 
 
 def _by_reward(artifact: Artifact) -> Figures:
-    """Of a training by reward; empty for others."""
+    """Return the figures of a training by reward; empty for other trainings."""
     summary = artifact.manifest.summary.get("rlhf")
     if summary is None:
         return {}
@@ -167,7 +167,7 @@ def _red_team_report(artifact: Artifact) -> Figures:
 
 
 def _evaluation_report(artifact: Artifact) -> Figures:
-    """The gates' margins too: how far each difference is from the end that would not pass."""
+    """Return the report's figures, and for each gate the distance of its difference from the margin."""
     report = read_json(artifact.file(REPORT_FILE))
     outcomes = [finding["outcome"] for finding in report["findings"]]
     figures: Figures = {
@@ -184,7 +184,7 @@ def _evaluation_report(artifact: Artifact) -> Figures:
 
 
 def _left_of_the_margin(held: Mapping[str, Any]) -> float:
-    """From the worse end of the interval to the margin; negative where the gate did not pass."""
+    """Return the distance from the worse end of the interval to the margin. It is negative if the gate did not pass."""
     observed, judgement = held["observed"], held["judgement"]
     worse = -observed["high"] if judgement["better"] == "lower" else observed["low"]
     return float(worse + judgement["margin"])
@@ -207,7 +207,7 @@ def _blind_review(artifact: Artifact) -> Figures:
 
 
 def _of_the_candidate(what: str, by_reference: Mapping[str, Mapping[str, Any]]) -> Figures:
-    """The candidate's own value, and its difference from each reference."""
+    """Return the candidate's value, and its difference from each reference."""
     values = [each["candidate"] for each in by_reference.values()]
     return {
         **({what: values[0]} if values else {}),
@@ -216,8 +216,8 @@ def _of_the_candidate(what: str, by_reference: Mapping[str, Mapping[str, Any]]) 
 
 
 def _pick(artifact: Artifact, **named: str) -> Figures:
-    """Label (with underscores for spaces) -> number of that name in the summary, where there is one: summaries of
-    earlier releases lack some."""
+    """Return label (underscores become spaces) -> number in the manifest's summary. Numbers that the summary lacks are
+    skipped, because earlier releases stored fewer."""
     return _labelled(artifact.manifest.summary, named)
 
 
@@ -250,7 +250,7 @@ _FIGURES: Mapping[str, Callable[[Artifact], Figures]] = {
 
 
 MIRRORED = ("mlflow run", "mlflow version")
-"""Of what publishing gave, the references into MLflow: nothing to read at a glance."""
+"""Keys of publishing results that refer to MLflow. They are not shown as headlines."""
 
 
 def page_of(
@@ -262,13 +262,13 @@ def page_of(
     idle: str | None = None,
     before: ArtifactRef | None = None,
 ) -> Page:
-    """Metadata of one materialization, in the order in which the page shows it.
+    """Return the metadata of one materialization, in the order of the page.
 
     Args:
         outcome: the verdicts of all gates in one line.
-        published: what publishing gave, such as the adapter's id and version.
-        idle: why there was nothing to do (`nothing_to_do`); the page is short then.
-        before: the line's artifact of this kind until now.
+        published: results of publishing, such as the adapter's id and version.
+        idle: reason why there was nothing to do (`nothing_to_do`); the page is short then.
+        before: the line's artifact of this kind before this materialization.
     """
     artifact = workplace.store.open(production.ref)
     manifest = artifact.manifest
@@ -307,7 +307,7 @@ def page_of(
 
 
 def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str | None:
-    """Why the stage had nothing to do for this line, in one sentence; None when it had."""
+    """Return a sentence that says why the stage had nothing to do for this line; None if it had work."""
     passthrough = stage.passthrough_input(workplace.line)
     if passthrough is not None:
         missing = "reward model" if stage.kind == "reward_model" else "preference training"
@@ -318,7 +318,8 @@ def nothing_to_do(stage: Stage, workplace: Workplace, ref: ArtifactRef) -> str |
 
 
 def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None) -> Page:
-    """What differs from the line's artifact before: input, key of the recipe, library or file. Nothing if none does."""
+    """List the differences from the line's previous artifact: input, recipe key, library or file. Empty if there are
+    none."""
     if before is None or before.digest == ref.digest or before.kind != ref.kind:
         return {}
     try:
@@ -337,8 +338,8 @@ def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None
 
 
 def _history(line: str, figures: Figures) -> Page:
-    """The headline figures under the line's name: Dagster's plot over time draws one curve for each label, from the
-    events of all lines."""
+    """Return the headline figures labelled with the line's name. Dagster's plot over time draws one curve per label,
+    from the events of all lines."""
     return {f"{line}: {name}": value for name, value in list(figures.items())[:HEADLINES]}
 
 
@@ -362,7 +363,8 @@ def _inputs(manifest: Manifest) -> Page:
 
 
 def _whole_manifest(artifact: Artifact) -> dg.MetadataValue:
-    """Everything by which an auditor holds the artifact to its record. Dagster folds JSON of its length."""
+    """Return the whole manifest, by which an auditor compares the artifact with its record. Dagster folds JSON of this
+    length."""
     ref = artifact.ref
     return dg.MetadataValue.json(
         {"sha256": ref.digest, "manifest_sha256": ref.manifest_sha256, **artifact.manifest.model_dump(mode="json")}

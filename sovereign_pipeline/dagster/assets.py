@@ -1,4 +1,4 @@
-"""Wrap a stage as a Dagster asset and its gates as asset checks: produce, evaluate, publish, show."""
+"""Wrap a stage as a Dagster asset and its gates as asset checks: produce, evaluate, publish and show."""
 
 import multiprocessing
 import warnings
@@ -39,13 +39,13 @@ from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.workplace import open_workplace
 
 NOT_REPEATED = "not repeated"
-"""Metadata of a check whose result says nothing new; the terminal leaves it out."""
+"""Metadata key of a check whose result is not new; the terminal skips it."""
 
 WAIVED_BY = "waived by"
 
 
 def check_specs(stage: Stage) -> list[dg.AssetCheckSpec]:
-    """One check for each gate. Each line has results of its own."""
+    """Return one check specification for each gate. Each line has its own results."""
     return [
         dg.AssetCheckSpec(
             name=gate.name, asset=stage.kind, description=gate.question, blocking=True, partitions_def=LINES
@@ -57,10 +57,10 @@ def check_specs(stage: Stage) -> list[dg.AssetCheckSpec]:
 def check_result(
     gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: Verdict, not_repeated: str | None = None
 ) -> dg.AssetCheckResult:
-    """The verdict as a check's result. A waived gate gives a warning: the run continues, and the page shows that the
-    gate did not pass.
+    """Convert a verdict to a check result. A waived gate gives a warning: the run continues, and the page shows that
+    the gate did not pass.
 
-    not_repeated: one sentence to show in place of the message, where the verdict says nothing of this asset.
+    not_repeated: sentence to show instead of the message, if the verdict is not about this asset.
     """
     description, severity = not_repeated or verdict.message, dg.AssetCheckSeverity.ERROR
     metadata: dict[str, Any] = {"outcome": verdict.outcome, "message": description}
@@ -90,8 +90,8 @@ def check_result(
 def under_own_names(
     stage: Stage, found: Sequence[dg.AssetCheckResult], nothing_to_do: str | None
 ) -> list[dg.AssetCheckResult]:
-    """One result for each check of the asset. What is passed through may have other gates than the asset has: they are
-    shown where it was made, and the asset's own had nothing to evaluate."""
+    """Return one result for each check of the asset. A passed-through artifact may have other gates than the asset. Its
+    gates are shown on the asset that produced it, and this asset's own gates had nothing to evaluate."""
     results = {check.check_name: check for check in found}
     return [
         results.get(gate.name)
@@ -103,12 +103,12 @@ def under_own_names(
 
 
 def lets_through(check: dg.AssetCheckResult) -> bool:
-    """Whether the gate passed or was waived."""
+    """Return whether the gate passed or was waived."""
     return check.passed or check.severity == dg.AssetCheckSeverity.WARN
 
 
 def in_one_line(checks: Sequence[dg.AssetCheckResult]) -> str:
-    """How many gates passed, and each that did not."""
+    """Summarise the checks in one line: the number of passed gates, and each gate that did not pass."""
     if not checks:
         return "no gates of its own"
     parts = [f"{sum(check.passed for check in checks)} of {len(checks)} gates passed"]
@@ -124,7 +124,8 @@ Publication = Callable[[Workplace, ArtifactRef], dict[str, Any]]
 
 
 def publish(stage: Stage, workplace: Workplace, ref: ArtifactRef, *, passed: bool) -> dict[str, Any]:
-    """Publish an artifact. passed: every gate passed or was waived. Returns what the asset's page shows of it."""
+    """Publish an artifact and return the facts for the asset's page. passed: whether every gate passed or was
+    waived."""
     published: dict[str, Any] = {}
     if stage.kind in WHATEVER_THE_VERDICT:
         published |= WHATEVER_THE_VERDICT[stage.kind](workplace, ref)
@@ -160,7 +161,8 @@ def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
 
 
 def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) -> str:
-    """MLflow's version, or what failed: the adapter is registered all the same."""
+    """Mirror the adapter to MLflow. Returns the version in MLflow or an error message; a failure does not undo the
+    registration."""
     try:
         version = mirror_adapter(workplace.settings, workplace.store, adapter)
     except Exception as error:  # whatever MLflow, its database or its disk raises
@@ -172,18 +174,18 @@ def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) 
 WHATEVER_THE_VERDICT: Mapping[str, Publication] = {
     "evaluation_report": _mirror_evaluation,
 }
-"""A report whose gates did not pass is looked at most."""
+"""Publications made whatever the verdict. A report whose gates did not pass needs the most attention."""
 
 ONCE_PASSED: Mapping[str, Publication] = {
     "sft_adapter": _mirror_training,
     "aligned_adapter": _mirror_training,
     "registered_adapter": _register,
 }
-"""Once every gate passed or was waived."""
+"""Publications made once every gate passed or was waived."""
 
 
 def stage_asset(stage: Stage) -> dg.AssetsDefinition:
-    """The asset of one stage. A gate that does not pass is recorded, and stops what depends on the asset."""
+    """Build the asset of one stage. A gate that does not pass is recorded and stops the downstream assets."""
     shown = PRESENTATION[stage.kind]
 
     def materialize(
@@ -256,7 +258,10 @@ def _materialization(
 
 
 def refusal(error: SovereignError) -> dg.Failure:
-    """An error as Dagster keeps it; the command line reads the message, the hint and the act again (`runner.py`)."""
+    """Convert an error to Dagster's failure. The command line reads message, hint and remedy back from it
+    (`runner.py`). 210# A bug. Its own message and traceback may quote a document, and Dagster stores both. 222#
+    Dagster's graph is the same for all lines: an optional input is always upstream, and read only by lines that use
+    it."""
     metadata: dict[str, Any] = {
         "error": type(error).__name__,
         "exit_status": error.exit_status,

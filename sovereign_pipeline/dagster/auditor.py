@@ -58,31 +58,32 @@ NAMING = {
     **dict.fromkeys(("runId", "runIds", "backfillId"), "runs"),
     **dict.fromkeys(("partition", "partitions", "partition_name"), "lines"),
 }
-"""Argument, or field of one, as Dagster's code calls it -> what it names. A line is a partition of each asset, and a
-backfill a group of runs."""
+"""Name of an argument or of its field in Dagster's schema -> kind of object that it names. A line is a partition of
+each asset, and a backfill is a group of runs."""
 TAGS = {
     "dagster/partition": "lines",
     **dict.fromkeys(("dagster/backfill", "dagster/parent_run_id", "dagster/root_run_id"), "runs"),
 }
-"""Tag by which runs are looked for -> what its value names."""
+"""Tag by which runs are filtered -> kind of object that its value names."""
 MOST = 100
-"""Names of one kind that are written down; a query of the whole graph names fewer."""
+"""Maximum number of logged names of one kind. A query of the whole graph has fewer."""
 _NAME = re.compile(r"[\w.:/-]{1,200}", re.ASCII)
 _PATH = re.compile(r"/[\w.:/@~+*\"-]{0,199}", re.ASCII)
 ODD = "(no name)"
-"""In place of what cannot be the name of an asset, run or line: an access log is no place for a text."""
+"""Placeholder for a value that cannot be the name of an asset, run or line, so that the access log holds no other
+text."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """One page or query, as the access log has it; two that are equal are the same look."""
+    """A page view or query in the access log. Two equal views are logged as one."""
 
     kind: str
-    """page, query or subscription."""
+    """Kind of view: page, query or subscription."""
     name: str
-    """The page's path, or the name that the query gives itself."""
+    """Path of the page, or the query's own name."""
     fields: tuple[str, ...] = ()
-    """What it asks for at its root."""
+    """Root fields that the query requests."""
     assets: tuple[str, ...] = ()
     runs: tuple[str, ...] = ()
     lines: tuple[str, ...] = ()
@@ -93,9 +94,9 @@ def page_look(path: str) -> Look:
 
 
 def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables: Any) -> Look:
-    """What a document asks about. query, variables: as they were sent.
+    """Describe a GraphQL document for the access log. query, variables: as they were sent.
 
-    Raises GraphQLError for one that is not exactly one operation of this kind, or whose variables do not fit.
+    Raises GraphQLError unless the document is exactly one operation of this kind with valid variables.
     """
     if not isinstance(query, str) or not isinstance(variables or {}, Mapping):
         raise GraphQLError("A query is a text, and its variables are an object.")
@@ -115,7 +116,7 @@ def query_look(schema: GraphQLSchema, kind: OperationType, query: Any, variables
 
 
 class _Found(Visitor):
-    """Collects the names in the arguments of every field, fragments included."""
+    """A visitor that collects the names in the arguments of every field, including fragments."""
 
     def __init__(self, schema: GraphQLSchema, types: TypeInfo, variables: dict[str, Any]) -> None:
         super().__init__()
@@ -161,7 +162,7 @@ def _few(names: Mapping[str, None]) -> tuple[str, ...]:
 
 
 SECONDS_OF_A_LOOK = 600
-"""A page asks the same every few seconds while it is open. One line stands for that."""
+"""Seconds within which an equal view is logged once. An open page repeats its queries every few seconds."""
 
 
 def access_log_of(settings: Settings) -> Path:
@@ -169,7 +170,7 @@ def access_log_of(settings: Settings) -> Path:
 
 
 class AccessLog:
-    """Adds to one file; a file that was moved away is begun anew."""
+    """A log that appends to one file. If the file was moved away, a new one is created."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -179,7 +180,7 @@ class AccessLog:
         self._written: set[tuple[str, Look]] = set()
 
     def write(self, person: str, look: Look) -> None:
-        """One line, unless the same person's same look stands in the last ten minutes. Raises OSError."""
+        """Log one view, unless the same person's equal view was logged in the last ten minutes. Raises OSError."""
         with self._lock:
             if self._clock() - self._since >= SECONDS_OF_A_LOOK:
                 self._since = self._clock()
@@ -219,17 +220,17 @@ QUERIES = frozenset(
 SUBSCRIPTIONS = frozenset({"locationStateChangeEvents", "pipelineRunLogs"})
 
 PRINTED = frozenset({"CapturedLogs", "CapturedLogsMetadata", "InstigationEventConnection"})
-"""Types that hold what a step or a sensor printed, libraries included: no field anywhere gives one."""
+"""Types with the output of a step or sensor, including library output. Fields of these types are removed."""
 EVALUATED = frozenset({"TickEvaluation"})
-"""What a sensor or schedule would do next. To say so Dagster runs it, and one of ours adds partitions for new lines: no
-field gives this, though asking for it is a query."""
+"""Types with a sensor's or schedule's dry run. Dagster would run the sensor to answer, and one of ours adds partitions
+for new lines. Fields of these types are removed, although requesting them is a query."""
 
 
 def schema_for_auditors() -> Schema:
-    """Queries and subscriptions of the lists; no mutation, nothing that was printed or is run for the answer, and no
-    configuration of the instance.
+    """Build a schema with the listed queries and subscriptions only: no mutations, no output of steps or sensors, no
+    dry runs, and no configuration of the instance.
 
-    Raises RuntimeError where Dagster no longer has what is taken away: another name may give it then.
+    Raises RuntimeError if Dagster no longer has a removed name, because another name may then give the same data.
     """
     schema = Schema(query=GrapheneQuery, subscription=GrapheneSubscription, types=types())  # type: ignore[no-untyped-call]
     found = schema.graphql_schema
@@ -253,19 +254,21 @@ def schema_for_auditors() -> Schema:
 
 
 PERSON_HEADER = "X-Remote-User"
-"""Where the proxy names who signed in."""
+"""Header in which the proxy names the signed-in user."""
 PERSON = "person"
-"""Where the application finds the name, in a request's scope."""
+"""Key of the user's name in a request's scope."""
 PLACEHOLDER = "{"
-"""In a name: Caddy 2.6 sends the name of its variable where the sign-in provider named nobody."""
+"""Character of an unreplaced variable in a name: Caddy 2.6 sends the variable's name if the sign-in provider named
+nobody."""
 READY = "/ready"
-"""The one path that is answered without a name: whether the server is there."""
+"""Path of the readiness probe, the only path answered without a user's name."""
 
 REFUSAL = b"The proxy named nobody. Sign in by the institution's address of this page.\n"
 
 
 def auditors_proxy(settings: Settings) -> Proxy:
-    """The proxy in front of the auditor's Dagster. Raises InputError where no secret tells it from other programs."""
+    """Return the proxy in front of the auditor's Dagster. Raises InputError if no secret is configured, because any
+    local program could then pose as the proxy."""
     if settings.auditor_proxy_secret is None:
         variable = VARIABLES["auditor_proxy_secret"]
         raise InputError(
@@ -276,7 +279,7 @@ def auditors_proxy(settings: Settings) -> Proxy:
 
 
 def for_named(app: App, proxy: Proxy) -> App:
-    """An application that answers whom the proxy names."""
+    """Wrap an application so that it answers only users named by the proxy."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or scope["path"] == READY:
@@ -296,12 +299,12 @@ def for_named(app: App, proxy: Proxy) -> App:
 
 
 def _written(name: str) -> str:
-    """A name as the provider wrote it. A header has bytes, which are read as Latin-1; names of ours are in UTF-8."""
+    """Decode a user's name. Headers are read as Latin-1; names are in UTF-8."""
     return name.encode("latin-1").decode("utf-8", "backslashreplace")
 
 
 PAGES = ("assets", "asset-groups", "automation", "deployment", "guess", "jobs", "locations", "overview", "runs")
-"""First parts of the paths of Dagster's pages; the proxies let through the same."""
+"""First path segments of Dagster's pages. The proxies' configurations allow the same ones."""
 
 ONE_QUERY = "Send one query, as a JSON object with the key query. A batch of several is not answered.\n"
 
@@ -317,7 +320,7 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
         return schema_for_auditors()
 
     def build_routes(self) -> list[BaseRoute]:
-        """Only what is listed is there; a later Dagster's new routes are not."""
+        """Return the listed routes only, so that new routes of a later Dagster are not served."""
         return [
             Route(READY, lambda request: PlainTextResponse("ready")),
             Route("/graphql", self.graphql_http_endpoint, methods=["POST"]),
@@ -333,7 +336,8 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
         return page
 
     async def graphql_http_endpoint(self, request: Request) -> Response:
-        """Dagster's own takes whatever JSON is sent for an object, and fails at a batch, which is a list of queries."""
+        """Answer one query. Dagster's own endpoint accepts any JSON in place of an object, and fails on a batch (a list
+        of queries)."""
         try:
             sent = await request.json()
         except (ValueError, RecursionError):
@@ -371,7 +375,7 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
         return await super().execute_graphql_subscription(websocket, operation_id, query, variables, operation_name)
 
     def _record(self, connection: HTTPConnection, look: Look) -> None:
-        """Raises HTTPException where it cannot be written: what is not on record is not shown."""
+        """Log a view. Raises HTTPException if it cannot be logged, so that nothing is shown unlogged."""
         try:
             self._log.write(connection.scope[PERSON], look)
         except OSError:
@@ -379,7 +383,9 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
 
 
 def auditors_app(settings: Settings, context: WorkspaceProcessContext, proxy: Proxy) -> App:
-    """The application, for requests to this installation's names from people whom the proxy names."""
+    """Build the application. It answers requests to this installation's host names from users named by the proxy. 203#
+    evaluations of automation conditions, schedules and sensors 214# common to all pages 248# The configuration may hold
+    a database address with its password. Pages request it together with other fields."""
     app = AuditorsWebserver(context, AccessLog(access_log_of(settings))).create_asgi_app()
     return for_hosts(guarded(for_named(app, proxy)), settings.ui_hosts)
 

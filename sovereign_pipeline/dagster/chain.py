@@ -15,7 +15,7 @@ from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 DEVICE_POOL = "gpu"
-"""One at a time, whether the device is a GPU or the CPU."""
+"""Pool of the training device, GPU or CPU. One step at a time uses it."""
 
 CHAIN: tuple[Stage, ...] = (
     RAW_CORPUS,
@@ -36,21 +36,21 @@ CHAIN: tuple[Stage, ...] = (
 )
 
 AFTER_PEOPLE: tuple[Stage, ...] = (BLIND_REVIEW,)
-"""Not part of a run of the line: each waits for people, and a sensor materializes it when they are done."""
+"""Stages outside a line's run: each waits for people, and a sensor materializes it once they are done."""
 
 
 @dataclass(frozen=True)
 class Presentation:
-    """How the asset of one stage is shown before it is made."""
+    """The texts that describe one stage's asset before it is materialized."""
 
     group: str
     owner: str
     kinds: frozenset[str]
     holds: str
-    """What the asset is."""
+    """Description of the asset."""
 
     materializing: str
-    """What its materialization does, and what that costs."""
+    """Effect and cost of its materialization."""
 
     pool: str | None = None
 
@@ -202,9 +202,10 @@ PRESENTATION: Mapping[str, Presentation] = {
 
 
 def chain_with(replacements: Mapping[str, Stage]) -> tuple[Stage, ...]:
-    """Every stage in order, some of them replaced by name. A stage that reads a replaced one reads its replacement.
+    """Return every stage in order, with some replaced by name. A stage that reads a replaced stage reads its
+    replacement.
 
-    Raises ValueError for a name that no stage has.
+    Raises ValueError for an unknown stage name.
     """
     real = {stage.kind: stage for stage in (*CHAIN, *AFTER_PEOPLE)}
     if unknown := sorted(replacements.keys() - real.keys()):

@@ -1,6 +1,6 @@
 """Serve Dagster's web UI on loopback, with trusted hosts, no GraphQL by GET and no framing.
 
-Runs as a process of its own: `python -m sovereign_pipeline.dagster.dagster_ui PORT`.
+It runs in its own process: `python -m sovereign_pipeline.dagster.dagster_ui PORT`.
 """
 
 import sys
@@ -31,7 +31,7 @@ NOT_FRAMED = [(b"x-frame-options", b"DENY"), (b"content-security-policy", b"fram
 
 
 def guarded(app: App) -> App:
-    """An application that no page frames, and that runs no query from an address."""
+    """Wrap an application so that no page can frame it and no query runs by GET."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_not_framed(message: MutableMapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ def guarded(app: App) -> App:
 
 @contextmanager
 def loaded_workspace(instance: dg.DagsterInstance, read_only: bool) -> Iterator[WorkspaceProcessContext]:
-    """This project's code location, as a webserver needs it. read_only: nothing can be launched."""
+    """Load this project's code location for a webserver. read_only: nothing can be launched."""
     instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
     workspace = WorkspaceFileTarget([str(PROJECT_ROOT / "workspace.yaml")])
     with WorkspaceProcessContext(instance, workspace, version=__version__, read_only=read_only) as context:
@@ -59,7 +59,7 @@ def loaded_workspace(instance: dg.DagsterInstance, read_only: bool) -> Iterator[
 
 
 def dagster_app(settings: Settings, context: WorkspaceProcessContext) -> App:
-    """Dagster's application, guarded."""
+    """Build Dagster's application with the guards."""
     return for_hosts(guarded(create_app_from_workspace_process_context(context)), settings.ui_hosts)
 
 

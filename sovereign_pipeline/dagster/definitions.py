@@ -1,4 +1,4 @@
-"""What Dagster loads. Tests build definitions of their own, with other settings or another stage."""
+"""Define what Dagster loads. Tests build their own definitions with other settings or stages."""
 
 from collections.abc import Mapping
 
@@ -27,11 +27,12 @@ from sovereign_pipeline.record.stage import Stage
 def build_definitions(
     installation: Settings | None = None, stages: Mapping[str, Stage] | None = None, clock: Clock | None = None
 ) -> dg.Definitions:
-    """
+    """Build the Dagster definitions.
+
     Args:
-        installation: None takes the settings from the environment when a step runs.
-        stages: name -> the stage to use in place of the real one.
-        clock: by which reviews are due; None takes this machine's.
+        installation: settings; None reads them from the environment when a step runs.
+        stages: name -> stage that replaces the real one.
+        clock: clock that decides which reviews are due; None uses this machine's.
     """
     return dg.Definitions(
         assets=[*(stage_asset(stage) for stage in chain_with(stages or {})), STAGED, PRODUCTION],
@@ -48,5 +49,5 @@ defs = build_definitions()
 
 
 def chain_job() -> dg.JobDefinition:
-    """The resolved job, for running a line from the command line."""
+    """Return the resolved job, for running a line from the command line."""
     return defs.resolve_job_def(CHAIN_JOB.name)

@@ -1,4 +1,4 @@
-"""Jobs and sensors: the chain of a line, the result of a closed review, and reviews that are due."""
+"""Define jobs and sensors: a line's chain, the result of a closed review, and due reviews."""
 
 import json
 import warnings
@@ -20,10 +20,10 @@ from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.review.acts import find_closed_of
 
 DUE_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "review_not_due")
-"""Of the calendar, not of a run of the chain, where it would cost a process of its own."""
+"""Check that depends on the calendar. It is not part of a chain run, where it would need its own process."""
 
 MLFLOW_CHECK = dg.AssetCheckKey(dg.AssetKey("registered_adapter"), "mlflow_follows")
-"""Of the registry's states, which change between runs of the chain."""
+"""Check that depends on registry states, which change between runs of the chain."""
 
 CHAIN_JOB = dg.define_asset_job(
     name="chain",
@@ -57,8 +57,8 @@ EXECUTOR = dg.multiprocess_executor.configured(
         "start_method": {"forkserver": {"preload_modules": ["sovereign_pipeline.dagster.step_server"]}},
     }
 )
-"""A step is a process of its own, so that what one library leaves in memory never meets another step. It is forked from
-one that has loaded the program, which takes longer than most steps."""
+"""Executor that runs each step in its own process, so that no step inherits another's memory. Steps are forked from a
+process that has loaded the program, because loading takes longer than most steps."""
 
 
 @dg.sensor(
@@ -95,18 +95,18 @@ def closed_reviews(
 
 
 PERIOD_TAG = "sovereign/due_period"
-"""Of a run that a review asked for: line and period, such as `permits-desk:2027-H1`."""
+"""Tag of a run that a due review started: line and period, such as `permits-desk:2027-H1`."""
 
 
 def run_of(instance: dg.DagsterInstance, due: Due) -> dg.DagsterRun | None:
-    """The newest run that this review asked for."""
+    """Return the newest run that this due review started."""
     if due.key is None:
         return None
     return next(iter(instance.get_runs(dg.RunsFilter(tags={PERIOD_TAG: due.key}), limit=1)), None)
 
 
 def fate_of(run: dg.DagsterRun | None) -> str | None:
-    """What became of a run, for people; None without one."""
+    """Describe the outcome of a run for display; None without a run."""
     if run is None:
         return None
     told = {
@@ -117,7 +117,7 @@ def fate_of(run: dg.DagsterRun | None) -> str | None:
 
 
 def in_words(due: Due, run: dg.DagsterRun | None) -> str:
-    """What is due, why, and what became of the run."""
+    """Describe a due review: when, why, and the outcome of its run."""
     parts = [f"{due.adapter}: review {due.state}, by {due.on.isoformat()}"]
     parts += [f"{cause.event}: {cause.what}" for cause in due.causes]
     parts += [] if due.has_recipe else ["the line has no valid recipe, so nothing is run"]
@@ -165,7 +165,7 @@ def reviews_due(
 
 
 def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
-    """Line -> where MLflow differs, so that its check is run again when that changes."""
+    """Return line -> differences in MLflow, so that the line's check runs again when they change."""
     found = defaultdict[str, list[str]](list)
     try:
         for each in differences(open_registry(installation), installation):
@@ -176,7 +176,9 @@ def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
 
 
 def _is_running(instance: dg.DagsterInstance, line: str) -> bool:
-    """Whether a run of the line is going on; the review may no longer be due when it ends."""
+    """Return whether a run of the line is in progress. The review may no longer be due when it ends. 152# A check run
+    of its own, since Dagster stores one result without a run per partition and rejects the next. Its partition is a
+    tag, since a job without assets has no partitions."""
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": line}, statuses=unfinished))
     return any(run.job_name != DUE_JOB.name for run in runs)

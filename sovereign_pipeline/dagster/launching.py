@@ -37,15 +37,17 @@ WRITTEN_BY_THE_TRAINER = ("output", "result", "locks", "checkpoint_directory", "
 def run_trainer_in_pod(
     context: dg.AssetExecutionContext, place: Kubernetes, withheld: Mapping[str, Path], job: Path
 ) -> None:
-    """Run the trainer on a job file in a pod that sees the same paths, and wait; its messages come by the pod's log.
+    """Run the trainer on a job file in a pod that sees the same paths, and wait. Progress messages come through the
+    pod's log.
 
-    When this process is interrupted the pod is deleted: the trainer gets SIGTERM, saves a checkpoint, and is awaited.
+    When this process is interrupted, the pod is deleted: the trainer gets SIGTERM and saves a checkpoint, and this
+    process waits for it.
 
     Args:
-        withheld: what a trainer must not see, by its variable; refused in any path that the pod mounts.
+        withheld: variable -> directory that a trainer must not see; rejected in any path that the pod mounts.
 
-    Raises InputError when dagster-k8s is not installed or no cluster is reached, RecipeError for a path that the pod
-    would not see, and TrainingFailed with the trainer's own reason, or with how the pod ended.
+    Raises InputError if dagster-k8s is not installed or no cluster is reached, RecipeError for a path that the pod
+    would not see, and TrainingFailed with the trainer's own reason or the way in which the pod ended.
     """
     if importlib.util.find_spec("dagster_k8s") is None:
         raise InputError(
@@ -89,10 +91,10 @@ def run_trainer_in_pod(
 
 
 def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
-    """The pod without its image, command and environment.
+    """Return the pod's specification without its image, command and environment.
 
-    It runs as this process's user, so that either may remove what the other made. It has no token for the cluster and
-    no address of another service.
+    The pod runs as this process's user, so that each can remove the other's files. It has no cluster token and no
+    address of another service.
     """
     container: dict[str, Any] = {
         "name": "trainer",
@@ -136,11 +138,13 @@ def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
 
 
 def assert_seen_by_pod(place: Kubernetes, job: Path, withheld: Mapping[str, Path]) -> None:
-    """Raise RecipeError for a volume that holds what the training side never sees: the vault, unscrubbed text.
+    """Raise RecipeError if the pod cannot run the job, or would see too much.
 
-    So too for a path of the job that is on no volume of the pod, or on a read-only one where the trainer writes; and
-    for a training by reward, whose tools need namespaces that the pod's security context forbids. One whose reward is a
-    reward model alone is refused too: what it reads and writes beside the job is not mounted.
+    Rejected are:
+    - a volume with data that the training side must not see: the vault, unscrubbed text;
+    - a path of the job that is on no volume of the pod, or on a read-only volume although the trainer writes there;
+    - a training by reward. Its tools need namespaces, which the pod's security context forbids. If its reward is a
+      reward model alone, the files that it reads and writes beside the job are not mounted.
     """
     if TrainingJob.read(job).reward is not None:
         raise RecipeError(
@@ -172,7 +176,7 @@ def assert_seen_by_pod(place: Kubernetes, job: Path, withheld: Mapping[str, Path
 
 
 def _paths(job: Path) -> Iterator[tuple[Path, bool]]:
-    """Every path that a job needs, links and what they lead to, and whether the trainer writes there."""
+    """Yield every path that a job needs, including links and their targets, and whether the trainer writes there."""
     described = TrainingJob.read(job)
     yield from _with_links(job.parent, True)
     for field in WRITTEN_BY_THE_TRAINER:
@@ -196,7 +200,7 @@ def _with_links(path: Path, writes: bool) -> Iterator[tuple[Path, bool]]:
 
 
 def _make_what_is_mounted(job: Path) -> None:
-    """Make what the trainer writes into: a path that is not there would be made by the cluster, for another user."""
+    """Create the paths that the trainer writes. The cluster would create a missing path for another user."""
     described = TrainingJob.read(job)
     for directory in (described.locks, described.checkpoint_directory, described.references):
         directory.mkdir(parents=True, exist_ok=True)
@@ -204,7 +208,8 @@ def _make_what_is_mounted(job: Path) -> None:
 
 
 def _mounts(place: Kubernetes, job: Path) -> list[dict[str, Any]]:
-    """The paths of the job and nothing else of the volumes, each where it lies for Dagster."""
+    """Return the mounts: the paths of the job and nothing else of the volumes, each at its path on Dagster's
+    machine."""
     wanted: dict[Path, bool] = {}
     for path, writes in _paths(job):
         wanted[path] = wanted.get(path, False) or writes
@@ -246,7 +251,8 @@ def _resources(place: Kubernetes) -> dict[str, dict[str, str]]:
 
 
 def _wait_until_gone(place: Kubernetes, name: str, progress: Progress) -> None:
-    """Wait until the deleted pod has ended, for as long as a checkpoint may take. The client does not wait."""
+    """Wait until the deleted pod has ended, for up to the time that a checkpoint may take. The client itself does not
+    wait."""
     from kubernetes.client import CoreV1Api
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError
@@ -265,13 +271,13 @@ def _wait_until_gone(place: Kubernetes, name: str, progress: Progress) -> None:
 
 
 def _short(error: Exception) -> str:
-    """An error in one line, without the log lines that Dagster's client appends."""
+    """Format an error in one line, without the log lines that Dagster's client appends."""
     text = re.sub(r"Last \d+ log lines.*", "", str(error), flags=re.DOTALL)
     return " ".join(text.split())[:300].rstrip(" .")
 
 
 def launch_with_pipes(context: dg.AssetExecutionContext, settings: Settings) -> Launch:
-    """A launcher whose trainer reports to this step, wherever `institution.yaml` lets it run."""
+    """Return a launcher whose trainer reports to this step, on the place that `institution.yaml` configures."""
 
     def launch(job: Path) -> None:
         match load_institution(settings.data).trainer:
@@ -295,7 +301,9 @@ def _run_here(context: dg.AssetExecutionContext, job: Path) -> None:
 
 
 def _run_on_ray(context: dg.AssetExecutionContext, place: Ray, job: Path) -> None:
-    """Beside the job file, on the volume that both machines see."""
+    """Run the trainer on Ray. The Pipes files are beside the job file, on a volume that both machines see. 128#
+    Processes of one training and data loader workers exchange tensors in /dev/shm, which is 64 MiB in a pod by default.
+    180# The line's checkpoint directory has neighbours of other lines."""
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesFileContextInjector(str(job.parent / "pipes-context.json")),

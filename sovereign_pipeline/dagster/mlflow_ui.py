@@ -1,6 +1,6 @@
-"""Serve MLflow's web UI on loopback without its assistant, its gateway and links that lead outside.
+"""Serve MLflow's web UI on loopback without its assistant, its gateway and external links.
 
-MLflow has no switch for the assistant, which runs a shell: its paths are refused before they reach MLflow.
+MLflow has no switch for the assistant, which runs a shell. Its paths are therefore rejected before they reach MLflow.
 """
 
 import json
@@ -16,14 +16,14 @@ from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings, go_offline
 
 REFUSED = ("assistant", "gateway", "gateway-proxy", "jobs", "mcp", "mcp-servers", "webhooks")
-"""A path with one of these parts, in any letter case, is answered by 404. Web sockets, which MLflow's pages do not use,
-are closed."""
+"""Path segments that are answered by 404, in any letter case. Web sockets, which MLflow's pages do not use, are
+closed."""
 
 POLICY = (
     b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self'; form-action 'self'; "
     b"base-uri 'self'; frame-ancestors 'self'"
 )
-"""MLflow's pages are built with inline scripts and styles; what counts is that they reach this server alone."""
+"""Content security policy. MLflow's pages need inline scripts and styles, so the policy limits them to this server."""
 
 
 HIDDEN = (
@@ -34,7 +34,7 @@ HIDDEN = (
     "a[href*='mcp']",
     f"a[href^='http']:not([href^='http://{LOOPBACK}']):not([href^='http://localhost'])",
 )
-"""What of MLflow's pages is not shown, as CSS selectors."""
+"""CSS selectors of the elements that are hidden in MLflow's pages."""
 
 # The keys under which MLflow 3.17 remembers them in the browser.
 _SETTLED = {
@@ -47,11 +47,13 @@ INSERTED = (
     f"<style>html body :is({','.join(HIDDEN)}){{display:none!important}}</style>"
     f"<script>for(const [key,value] of Object.entries({json.dumps(_SETTLED)}))localStorage.setItem(key,value)</script>"
 )
-"""Goes into the head of MLflow's one page. Rules of MLflow are important as well, so the selectors weigh more."""
+"""HTML inserted into the head of MLflow's single page. MLflow's own rules are `!important` too, so these selectors need
+a higher specificity."""
 
 
 def environment(settings: Settings, port: int) -> dict[str, str]:
-    """What MLflow's server reads when it is imported. The database's URL may hold a password: on no command line."""
+    """Return the variables that MLflow's server reads at import. The database's URL may hold a password, so it is not
+    passed on a command line."""
     return {
         "MLFLOW_ENABLE_AI_GATEWAY": "false",
         "MLFLOW_ENABLE_REMOTE_ASSISTANT": "false",
@@ -72,7 +74,8 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
 
 
 def guarded(app: App, page: bytes) -> App:
-    """An application without the refused paths, with the policy in every answer. page: what is served as its start."""
+    """Wrap an application: reject the blocked paths and add the policy to every response. page: the start page to
+    serve."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_policy(message: MutableMapping[str, Any]) -> None:
@@ -99,7 +102,9 @@ def guarded(app: App, page: bytes) -> App:
 
 
 def create_app(variables: Mapping[str, str]) -> App:
-    """MLflow's own application, guarded. variables: of `environment`; set in this process."""
+    """Build MLflow's own application with the guards. variables: those of `environment`; they are set in this process.
+    39# Browser storage keys of MLflow 3.17. 61# MLflow's own lists hold names with and without a port;
+    `trusted_hosts.py` filters before them."""
     os.environ.update(variables)
     from mlflow import server
     from mlflow.server.fastapi_app import app

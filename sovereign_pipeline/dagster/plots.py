@@ -1,4 +1,4 @@
-"""Plots for asset pages: training curves, a reward model's calibration, and a trial."""
+"""Draw plots for asset pages: training curves, a reward model's calibration, and a trial."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,15 @@ BY_REWARD = (
     ("loss of the values", ("value_loss",)),
     ("raw score of the reward model, logits", ("reward_raw", "gold_raw")),
 )
-"""Of a training by reward: label of each panel, and the columns in it, with the parts of the first two. A column that
-the algorithm does not have is left out."""
+"""Panels for a training by reward: label and columns. The first two panels also show the columns' parts. A column that
+the algorithm does not log is skipped."""
 
 
 def loss_curve_png(training_log: Path) -> bytes:
-    """PNG of the loss per step, with the learning rate behind it, from a `training_log.jsonl`.
+    """Draw the loss per step, with the learning rate behind it, from a `training_log.jsonl`. Returns a PNG.
 
-    Where preferences were learned, their rewards (β·log ratio, nats) lie below: margins of pairs, or of each kind.
+    If the log has rewards of a preference method (β·log ratio, nats), they are drawn below: margins of pairs, or
+    rewards of each kind of reply.
     """
     import matplotlib
 
@@ -58,7 +59,7 @@ def loss_curve_png(training_log: Path) -> bytes:
 
 
 def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
-    """PNG of a calibration. bins: expected share, observed share, and the observed one's 95 % interval."""
+    """Draw a calibration as PNG. bins: expected share, observed share, and the observed share's 95 % interval."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -82,14 +83,15 @@ def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
 
 
 def is_by_reward(training_log: Path) -> bool:
-    """Whether the log is of a training by reward."""
+    """Return whether the log is of a training by reward."""
     return any("reward" in row for row in read_jsonl(training_log))
 
 
 def reward_curves_png(training_log: Path) -> bytes:
-    """PNG of a training by reward, from its `training_log.jsonl`: reward and held-out reward with their parts, KL,
-    entropy, length, shares, the loss of the values and a reward model's raw scores per iteration; and both rewards over
-    √KL, by which over-optimisation shows (Gao et al. 2022, figure 1).
+    """Draw a training by reward as PNG, from its `training_log.jsonl`.
+
+    Per iteration: reward and held-out reward with their parts, KL, entropy, length, shares, the value loss and a reward
+    model's raw scores. Also both rewards over √KL, which shows over-optimisation (Gao et al. 2022, figure 1).
     """
     import matplotlib
 
@@ -134,7 +136,7 @@ def _line(axes: Any, rows: Sequence[Mapping[str, object]], place: str, name: str
 
 
 def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
-    """PNG of a hold. bounds: measure, how much worse the staged adapter is, and its upper limit, both in margins."""
+    """Draw a trial as PNG. bounds: metric, difference (positive is worse) and its upper limit, both in margins."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,6 +1,6 @@
 """Dagster resources, the instance and the partitions: settings, time, and references between assets.
 
-No resource has a run configuration, so no launchpad can put another policy beneath a line.
+No resource has a run configuration, so the launchpad cannot change the policy of a line.
 """
 
 import datetime
@@ -19,21 +19,21 @@ from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
 
 Clock = Callable[[], datetime.datetime]
-"""Now, in UTC."""
+"""Function that returns the current time in UTC."""
 
 DATA_VERSION_TAG = "dagster/data_version"
-"""Dagster's tag of a materialization; the assets put the artifact's digest there."""
+"""Dagster's tag of a materialization, in which assets store the artifact's digest."""
 
 NO_CONFIGURATION: dict[str, dg.Field] = {}
-"""Refuses every key. Dagster takes a resource without a schema to accept anything."""
+"""Configuration schema that rejects every key. Dagster accepts any key for a resource without a schema."""
 
 
 class References(dg.IOManager):
-    """Passes a typed reference from asset to asset: never a pickle, never the data itself.
+    """An IO manager that passes typed references between assets, never pickles or data.
 
-    The reference also becomes the line's current artifact of that kind; whoever uses it verifies every byte. The run
-    that materialized the asset left its digest in Dagster's event log, in another place than the store, and a current
-    artifact that is not that one is refused.
+    Storing a reference also makes it the line's current artifact of that kind; each reader verifies every byte. The
+    materializing run leaves the digest in Dagster's event log, which is separate from the store. A current artifact
+    with another digest is rejected.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -50,7 +50,8 @@ class References(dg.IOManager):
 
 
 def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, line: str) -> ArtifactRef:
-    """The line's current artifact of a kind. Raises NotFoundError for none, and StaleInput as `References` says."""
+    """Return the line's current artifact of a kind. Raises NotFoundError if there is none, and StaleInput if its digest
+    is not in the last materialization."""
     ref = store.current(line, kind)
     if ref is None:
         raise NotFoundError(f"Line {line} has no {kind} yet.", f"Materialize {kind} first.")
@@ -64,7 +65,8 @@ def materialized(store: ArtifactStore, instance: dg.DagsterInstance, kind: str, 
 
 
 def is_the_materialized_one(instance: dg.DagsterInstance, kind: str, line: str, ref: ArtifactRef) -> bool:
-    """Whether an artifact is what the asset's last materialization made; so is any where Dagster knows of none."""
+    """Return whether an artifact is the asset's last materialization. Also True if Dagster knows of no
+    materialization."""
     latest = instance.get_latest_data_version_record(dg.AssetKey(kind), partition_key=line)
     if latest is None:
         return True
@@ -81,10 +83,11 @@ def _failure(error: SovereignError) -> dg.Failure:
 
 
 def resources(settings: Settings | None = None, clock: Clock | None = None) -> dict[str, dg.ResourceDefinition]:
-    """The resources by name.
+    """Return the resources by name.
 
-    settings: None takes them from the environment of the process that runs the step.
-    clock: None takes this machine's.
+    Args:
+        settings: None reads them from the environment of the process that runs the step.
+        clock: None uses this machine's.
     """
 
     def installation(_: dg.InitResourceContext) -> Settings:
@@ -106,7 +109,7 @@ def resources(settings: Settings | None = None, clock: Clock | None = None) -> d
 
 
 def prepare_dagster_home(settings: Settings) -> None:
-    """Put `dagster.yaml` in place, and set the variables that this process and its children read."""
+    """Install `dagster.yaml`, and set the variables that this process and its children read."""
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PROJECT_ROOT / "dagster.yaml", settings.dagster_home / "dagster.yaml")
     os.environ.update({"DAGSTER_HOME": str(settings.dagster_home), **settings.to_environment()})
@@ -122,7 +125,7 @@ LINES = dg.DynamicPartitionsDefinition(name="line")
 
 
 def register_lines(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
-    """Add every line that has a recipe to the instance's partitions. Returns the names that were new."""
+    """Add every line that has a recipe to the instance's partitions. Returns the new names."""
     known = set(instance.get_dynamic_partitions("line"))
     new = [name for name in line_names(settings.data) if name not in known]
     if new:

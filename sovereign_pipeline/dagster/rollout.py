@@ -1,4 +1,4 @@
-"""The assets `staged_adapter` and `production_adapter`: publish what officers decided as the line's flag."""
+"""Define the assets `staged_adapter` and `production_adapter`, which publish officers' decisions as the line's flag."""
 
 import base64
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ ASKED = {"staged": "stage", "production": "promote"}
 
 
 def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.AssetsDefinition:
-    """The asset of one role in a line's flag."""
+    """Build the asset of one role in a line's flag."""
 
     def materialize(
         context: dg.AssetExecutionContext, installation: dg.ResourceParam[Settings]
@@ -127,7 +127,7 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
 
 
 def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:
-    """What officers have not done yet."""
+    """Describe the officers' acts that are still missing."""
     from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.standing import standings
 
@@ -153,7 +153,7 @@ def _hold(settings: Settings, flag: "Flag") -> "State | None":
 
 
 def _result_of(settings: Settings, line: str) -> str:
-    """The hold's outcome, so that a run shows each once. What cannot be read is shown by the run itself."""
+    """Return the trial's outcome, so that a new outcome starts one run. If it cannot be read, the run reports why."""
     from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.rollback import current_flag
 
@@ -166,7 +166,7 @@ def _result_of(settings: Settings, line: str) -> str:
 
 
 def bounds_of(state: "State") -> list[tuple[str, float, float]]:
-    """Measure, difference and upper limit, in margins; of what enough users were counted for."""
+    """Return metric, difference and upper limit, in margins, for the metrics with enough users."""
     from sovereign_pipeline.serving.rollout.hold import ALPHA, upper_limit
 
     return [

@@ -1,4 +1,4 @@
-"""Run a line from the command line: the job of the UI, with its progress as plain lines."""
+"""Run a line from the command line: the same job as in the UI, with its progress as plain text."""
 
 import logging
 import os
@@ -29,16 +29,16 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class LineRun:
-    """What one run of a line did."""
+    """The result of one run of a line."""
 
     materialized: list[str]
-    """Kinds that were run."""
+    """Kinds that were materialized."""
 
     run_id: str | None
-    """None when nothing had to be run."""
+    """Id of the run; None if nothing had to be run."""
 
     seconds: float
-    """Wall clock."""
+    """Duration in seconds, wall clock."""
 
 
 def run_line(
@@ -48,11 +48,14 @@ def run_line(
     tell: Tell,
     until: str | None = None,
 ) -> LineRun:
-    """Materialize what is stale of a line. Raises RunStopped with the reason of the first step that failed.
+    """Materialize the stale assets of a line. Raises RunStopped with the reason of the first step that failed.
 
-    job: the module-level function that gives the job of the chain; each step's process calls it again.
-    until: the kind of the last stage, with all that it is made from; None: the whole chain. Raises InputError for a
-    kind that is no stage, and RecipeError before anything is made when the recipe lacks what one of them reads.
+    Args:
+        job: the module-level function that returns the job of the chain; each step's process calls it again.
+        until: kind of the last stage, whose inputs are materialized too. None runs the whole chain.
+
+    Raises InputError for a kind that is not a stage, and RecipeError before any step if the recipe lacks a section that
+    a stage reads.
     """
     stages = _made_with(until, workplace.line)
     started = time.monotonic()
@@ -76,7 +79,7 @@ def run_line(
 
 
 def _made_with(until: str | None, line: Line) -> list[Stage]:
-    """A stage and everything it is made from for a line, in order; all stages for None."""
+    """Return a stage and all its direct and indirect inputs for a line, in order; all stages for None."""
     stages = {stage.kind: stage for stage in CHAIN}
     if until is None:
         return list(CHAIN)
@@ -91,7 +94,8 @@ def _made_with(until: str | None, line: Line) -> list[Stage]:
 
 
 def _to_materialize(stages: Sequence[Stage], instance: dg.DagsterInstance, workplace: Workplace) -> list[str]:
-    """Kinds of what is stale, and of what another asset would refuse because Dagster knows of another artifact."""
+    """Return the kinds to materialize: stale ones, and those whose last materialization in Dagster is another artifact,
+    which downstream assets would reject."""
     line = workplace.line.line
     kinds = set(stale_kinds(stages, workplace))
     for stage in stages:
@@ -103,7 +107,7 @@ def _to_materialize(stages: Sequence[Stage], instance: dg.DagsterInstance, workp
 
 @contextmanager
 def _printing_into(log: Path) -> Iterator[None]:
-    """What this process's libraries and its step processes print goes into a file; `sys.stdout` stays the terminal."""
+    """Redirect the output of libraries and step processes to a file. `sys.stdout` remains the terminal."""
     log.parent.mkdir(parents=True, exist_ok=True)
     terminal, errors = os.dup(1), os.dup(2)
     stdout = sys.stdout
@@ -140,7 +144,7 @@ def _signals_kept() -> Iterator[None]:
 
 @contextmanager
 def _forking_anew() -> Iterator[None]:
-    """Afterwards the process from which steps were forked is ended: the next run's has its own variables and log."""
+    """End the fork server afterwards, so that the next run's server has its own variables and log."""
     try:
         yield
     finally:
@@ -151,7 +155,8 @@ def _forking_anew() -> Iterator[None]:
 
 
 def _reason(result: dg.JobExecutionResult) -> RunStopped:
-    """The first reason in the run's events: a refusal, else a gate that did not pass, else a fault."""
+    """Return the first reason in the run's events: an error of this project, else a gate that did not pass, else any
+    other error."""
     for event in result.all_events:
         if event.is_step_failure and (failure := event.step_failure_data.user_failure_data) is not None:
             given: dict[str, Any] = {name: value.value for name, value in failure.metadata.items()}
@@ -175,9 +180,9 @@ def _reason(result: dg.JobExecutionResult) -> RunStopped:
 
 
 class _Narration:
-    """While the job runs, tells what its newest run logs: steps, progress, checks.
+    """A reporter of the newest run's steps, progress and checks while the job runs.
 
-    It polls the event log, which every process of the run writes to.
+    It polls the event log, to which every process of the run writes.
     """
 
     def __init__(self, instance: dg.DagsterInstance, line: str, tell: Tell) -> None:
@@ -218,7 +223,7 @@ class _Narration:
 
 
 def _narrate(entry: dg.EventLogEntry) -> str | None:
-    """The line for one entry of the log, or None where there is nothing to tell."""
+    """Return the text for one log entry; None if it is not reported."""
     step = f"{entry.step_key or '':<20}"
     event = entry.dagster_event
     if event is None:
@@ -237,6 +242,7 @@ def _narrate(entry: dg.EventLogEntry) -> str | None:
 
 
 def _is_progress(entry: dg.EventLogEntry) -> bool:
-    """Whether a stage said it. Stages log at INFO and from a step. Dagster writes into the same log; an entry names no
-    logger, and of Dagster's own lines at INFO those of Pipes begin with the mark that Dagster gives them."""
+    """Return whether a log entry is progress from a stage. Stages log at INFO from within a step. Entries name no
+    logger; of Dagster's own INFO entries in a step, those of Pipes begin with `[pipes]`. 147# Python has no public
+    function for this; it ends the fork server only with this process."""
     return entry.level == logging.INFO and bool(entry.step_key) and not entry.user_message.startswith("[pipes]")

@@ -1,4 +1,4 @@
-"""Start, watch and stop the processes of `sovereign up`: Dagster, MLflow, pages and gateway, on loopback."""
+"""Start, watch and stop the processes of `sovereign up` on loopback: Dagster, MLflow, pages and gateway."""
 
 import json
 import os
@@ -33,7 +33,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Ports:
-    """One for each service that answers by HTTP."""
+    """The ports of the HTTP services."""
 
     dagster: int
     mlflow: int
@@ -56,24 +56,24 @@ class Ports:
 
 @dataclass(frozen=True)
 class Service:
-    """One process, and how to tell that it does its work."""
+    """A service process, and the probe of its readiness."""
 
     name: str
     command: Sequence[str]
     is_ready: Callable[[], bool]
-    """Asks the service. Raises OSError or ValueError while nothing, or nothing sensible, answers."""
+    """Probe of the service. Raises OSError or ValueError while there is no valid response."""
 
     address: str = ""
-    """Where people find it; empty where there is nothing to see."""
+    """Address for users; empty if the service has no page."""
     runs_stages: bool = False
-    """Whether stages run beneath it; the others are told nothing of the corpus."""
+    """True if stages run in child processes of the service. Other services get no variable about the corpus."""
 
 
 def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> None:
-    """Start all services, say when each is ready, wait for Ctrl-C, end all.
+    """Start all services, report when each is ready, wait for Ctrl-C, and stop them all.
 
-    Raises InputError for a port that is in use and for an auditor's Dagster without its proxy's secret, and
-    ServiceEnded naming the service that ended by itself.
+    Raises InputError for a port in use or an auditor's Dagster without the proxy's secret, and ServiceEnded if a
+    service ends by itself.
     """
     if ports.auditor is not None:
         auditors_proxy(settings)
@@ -125,12 +125,12 @@ def _services(ports: Ports, started: float) -> list[Service]:
 
 
 def _auditors(port: int | None) -> list[Service]:
-    """The auditor's Dagster, where it was asked for."""
+    """Return the auditor's Dagster, if it has a port."""
     return [] if port is None else [_page("auditor UI", _module("dagster.auditor", port), port, READY)]
 
 
 def _gateway(settings: Settings, ports: Ports, tell: Tell) -> list[Service]:
-    """The gateway, where a line has something to serve; else it is said why there is none."""
+    """Return the gateway if a line has an adapter in production; otherwise report why there is none."""
     try:
         lines = lines_in_production(settings)
     except SovereignError as error:
@@ -149,7 +149,7 @@ def _page(name: str, command: Sequence[str], port: int, probe: str) -> Service:
 
 @contextmanager
 def _running(services: Sequence[Service], settings: Settings) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
-    """The processes by name; all are ended on leaving."""
+    """Start the services and yield their processes by name. All are stopped on exit."""
     environment = {**os.environ, **settings.to_environment()}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
@@ -177,7 +177,8 @@ def _without_corpus(environment: Mapping[str, str]) -> dict[str, str]:
 def _wait_until_ready(
     services: Sequence[Service], processes: Mapping[str, "subprocess.Popen[bytes]"], logs: Path, tell: Tell
 ) -> None:
-    """One line for each service as it becomes ready, and one now and then that names the others."""
+    """Wait until every service is ready. Report each one as it becomes ready, and now and then the services still
+    missing."""
     waiting = list(services)
     started = told = time.monotonic()
     while waiting:
@@ -210,7 +211,7 @@ def _answers(url: str) -> bool:
 
 
 def _has_loaded(dagster: str) -> bool:
-    """Whether the code location is loaded. Raises ServiceEnded when it cannot be."""
+    """Return whether the code location is loaded. Raises ServiceEnded if loading failed."""
     entries = _query(dagster, CODE_LOCATIONS)["workspaceOrError"]["locationEntries"]
     for entry in entries:
         found = entry["locationOrLoadError"] or {}
@@ -222,14 +223,14 @@ def _has_loaded(dagster: str) -> bool:
 
 
 def _daemons_beat(dagster: str, since: float) -> bool:
-    """Whether every daemon that the instance needs has given a sign of life since then."""
+    """Return whether every required daemon of the instance has sent a heartbeat since `since`."""
     daemons = _query(dagster, DAEMONS)["instance"]["daemonHealth"]["allDaemonStatuses"]
     needed = [each for each in daemons if each["required"]]
     return bool(needed) and all((each["lastHeartbeatTime"] or 0) >= since for each in needed)
 
 
 def _query(dagster: str, query: str) -> dict[str, Any]:
-    """The data of a GraphQL answer. Raises ValueError for an answer that holds none."""
+    """Send a GraphQL query and return its data. Raises ValueError for a response without data."""
     request = urllib.request.Request(
         f"{dagster}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
     )

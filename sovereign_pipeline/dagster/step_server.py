@@ -1,7 +1,7 @@
-"""The process from which the steps of a run are forked, with the program loaded once for all of them.
+"""Load the program once in the process from which a run's steps are forked.
 
-Only that process imports this module (`dagster/jobs.py` names it). What belongs here: what it does before the
-first step. What does not: anything that a step must not find done, such as threads, connections and models.
+Only that process imports this module (`dagster/jobs.py` names it). It must not start threads, open connections or load
+models, because forked steps would inherit them.
 """
 
 from sovereign_pipeline.base.processes import die_with_parent

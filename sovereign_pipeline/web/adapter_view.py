@@ -1,4 +1,4 @@
-"""Read everything that the page about one adapter shows, verified as it is read, from registry, store and ledger."""
+"""Collect the facts for an adapter's page from registry, store and ledger, and verify them."""
 
 import datetime
 import json
@@ -69,19 +69,19 @@ _OFFICER = actor_of("")
 
 @dataclass(frozen=True)
 class OnRecord:
-    """What is on record about an adapter, verified."""
+    """The verified records of an adapter."""
 
     adapter: Adapter
     trust: Trust
     requests: Sequence[Standing]
     history: Sequence[Mapping[str, Any]]
-    """Its transitions, as `release/standing.py` has them."""
+    """Transitions of the adapter, oldest first, as `release/standing.py` returns them."""
     recalls: Sequence[Recall]
     recall_waivers: Sequence[RecallWaiver]
     issues: Sequence[KnownIssue]
     reviews: Sequence[AdapterReview]
     waived: Sequence[Waived]
-    """Gates of what it was made of, and of its blind reviews."""
+    """Waived gates of the adapter's inputs and of its blind reviews."""
     holds_accepted: Sequence[AuditEntry]
     purge: Purge | None
 
@@ -90,18 +90,19 @@ class OnRecord:
 
 
 def person_of(trust: Trust, officer: str) -> str:
-    """Who an officer is, by the id of the key, or as an entry names it."""
+    """Return an officer's display name from the id of the key, or from the name in a ledger entry."""
     return officer_shown(trust, officer.removeprefix(_OFFICER))
 
 
 def waiver_entries(session: Session, line: str, evaluated: set[str]) -> list[AuditEntry]:
-    """The entries of the waivers of a line's gates about artifacts, by their digests; the oldest first, unverified."""
+    """Return the ledger entries of waived gates of a line, for the evaluated artifacts (digests); oldest first,
+    unverified."""
     found = _entries(session, WAIVED, line)
     return [each for each in found if each.subjects["artifact"] in evaluated]
 
 
 def accepted_holds(session: Session, adapter: Adapter) -> list[AuditEntry]:
-    """The entries by which officers accepted an inconclusive hold of an adapter, the oldest first."""
+    """Return the ledger entries by which officers accepted an adapter's inconclusive trial, oldest first."""
     return [each for each in _entries(session, ACCEPTED, adapter.line) if each.subjects["adapter"] == adapter.id]
 
 
@@ -112,7 +113,8 @@ def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:
 
 
 def time_line(found: OnRecord) -> tuple[Happened, ...]:
-    """Everything that happened, the oldest first. Of the same second: in the order of the life of an adapter."""
+    """Return all events of an adapter, oldest first. Events of the same second are in the order of an adapter's
+    life."""
     return tuple(sorted(_happened(found), key=lambda each: each.at))
 
 
@@ -188,7 +190,7 @@ def _asked(standing: Standing) -> Happened:
 
 
 def moment(at: datetime.datetime) -> str:
-    """UTC, to the second."""
+    """Format a time in UTC, to the second."""
     return at.isoformat(timespec="seconds")[:19]
 
 
@@ -199,13 +201,13 @@ FURTHER: Mapping[State, str] = {
     "staged": "promote",
     "superseded": "roll_back",
 }
-"""State -> the transition that takes an adapter on; from the others nothing does."""
+"""State -> the transition that advances an adapter. From other states no transition does."""
 
 
 def next_step(registry: Registry, adapter: Adapter, state: State, asked: Sequence[Standing]) -> NextStep | None:
-    """The next transition of an adapter with everything that is missing for it; None where nothing follows.
+    """Return an adapter's next transition with everything that it still lacks; None if there is no next one.
 
-    asked: every request about the adapter. Raises IntegrityError naming what was changed.
+    asked: every request about the adapter. Raises IntegrityError naming the changed record.
     """
     if state not in FURTHER:
         return None
@@ -215,7 +217,8 @@ def next_step(registry: Registry, adapter: Adapter, state: State, asked: Sequenc
 
 
 def _refusals(registry: Registry, adapter: Adapter, step: Arrow) -> list[Missing]:
-    """What the transition would be refused for now, each asserted by itself so that one hides no other."""
+    """List the reasons why the transition would be rejected now. Each check runs separately, so that no failure hides
+    another."""
     try:
         workplace = open_workplace(registry.settings, adapter.line)
     except IntegrityError:
@@ -239,7 +242,8 @@ def _assert_staged_long_enough(session: Session, workplace: Workplace, adapter: 
 
 
 def _refused(asserted: Callable[[], object]) -> Missing | None:
-    """Raises IntegrityError: of what was changed nothing is shown, and its name is for the log."""
+    """Run a check and return its failure. Raises IntegrityError, because nothing is shown of a changed record and only
+    the log may name it."""
     try:
         asserted()
     except IntegrityError:
@@ -283,7 +287,8 @@ def _approvals(registry: Registry, adapter: Adapter, step: Arrow, asked: Sequenc
 
 
 def _overtaken(registry: Registry, adapter: Adapter, step: Arrow, asked: Standing) -> str | None:
-    """Why a request would be refused with approvals enough. No other adapter is named: a reader may not see it."""
+    """Return why a request would be rejected even with enough approvals. No other adapter is named, because a reader
+    may not be allowed to see it."""
     with registry.reading() as session:
         try:
             assert_still_so(session, asked.request, asked.predicate, adapter)
@@ -305,15 +310,15 @@ def _needed(registry: Registry, adapter: Adapter, step: Arrow) -> int:
 FILES_DRAWN = 6
 BLIND_REVIEW = "blind_review"
 FILE = "source:"
-"""Begins the name of a file of the institution among the external inputs of `raw_corpus`."""
+"""Prefix of the institution's files among the external inputs of `raw_corpus`."""
 
 Lineage = Mapping[ArtifactRef, Manifest]
 
 
 def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now: datetime.datetime) -> AdapterView:
-    """What readers see of one adapter.
+    """Build the view of one adapter for readers.
 
-    Raises NotFoundError for an unknown one, and IntegrityError naming what was changed.
+    Raises NotFoundError for an unknown adapter, and IntegrityError naming the changed record.
     """
     settings = registry.settings
     adapter = find_adapter(registry, adapter_id)
@@ -387,7 +392,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
 
 
 def _files(store: ArtifactStore, made_of: Lineage) -> list[tuple[str, str, str]]:
-    """Name, path as the recipe has it and SHA-256 of each file that the documents came from."""
+    """Return name, path in the recipe and SHA-256 of each file that the documents were read from."""
     found = []
     for ref, manifest in made_of.items():
         if manifest.kind != RAW_CORPUS.kind:
@@ -402,7 +407,8 @@ def _files(store: ArtifactStore, made_of: Lineage) -> list[tuple[str, str, str]]
 
 
 def _nodes(made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> tuple[Node, ...]:
-    """The record first, files last; one node for each digest, whatever it was called as an input."""
+    """Return the nodes of the lineage, record first and files last. Each digest has one node, even if it was an input
+    under several names."""
     manifests = {ref.digest: manifest for ref, manifest in made_of.items()}
     drawn = [(f"{name} {sha256}", name, sha256) for name, _, sha256 in files[:FILES_DRAWN]]
     below = {digest: {*manifest.inputs.values()} for digest, manifest in manifests.items()}
@@ -423,7 +429,7 @@ def _nodes(made_of: Lineage, files: Sequence[tuple[str, str, str]]) -> tuple[Nod
 
 
 def _reached(below: Mapping[str, set[str]], from_these: Iterable[str]) -> set[str]:
-    """All that some artifacts were made of, themselves not counted."""
+    """Return the ids of all direct and indirect inputs of some artifacts, without the artifacts themselves."""
     found: set[str] = set()
     waiting = [each for digest in from_these for each in below[digest]]
     while waiting:
@@ -437,7 +443,8 @@ def _reached(below: Mapping[str, set[str]], from_these: Iterable[str]) -> set[st
 def _digests(
     adapter: Adapter, made_of: Lineage, files: Sequence[tuple[str, str, str]], *, with_weights: bool
 ) -> Iterable[Digest]:
-    """A reader hashes a manifest, which names every file and every input by digest, in the home or in a package."""
+    """Yield the digests that a reader can check. A reader hashes a manifest, which lists every file and input by
+    digest, in the home or in an evidence package."""
     weights = next(
         (
             PurePosixPath("artifacts") / ref.digest / entry.path
@@ -460,12 +467,12 @@ def _digests(
 
 
 def _in_a_shell(path: str) -> str:
-    """Readers run the command as it stands, and whoever named the file may have meant that."""
+    """Quote a path for the shell. Readers paste the command, and a file's name may be malicious."""
     return shlex.quote(f"./{path}" if path.startswith("-") else path)
 
 
 def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Trust) -> tuple[GateView, ...]:
-    """The gates as they were registered, each with the verdict in its record, and the waiver that an officer signed."""
+    """Return the gates as registered, each with the verdict in its record and any waiver that an officer signed."""
 
     def opened(stated: Mapping[str, str]) -> Artifact:
         return store.open(
@@ -496,7 +503,7 @@ def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Tr
 
 
 def _waived_reviews(trust: Trust, entries: Iterable[AuditEntry]) -> Iterable[Waived]:
-    """What was waived of blind reviews, as the entries of the ledger have it."""
+    """Yield the waivers of blind reviews from ledger entries."""
     outcomes = {kind: outcome for outcome, kind in KIND_OF.items()}
     for entry in entries:
         said = entry.subjects
@@ -522,7 +529,8 @@ def _waived(found: OnRecord) -> Iterable[Waived]:
 
 
 def _reviews(store: ArtifactStore, adapter: Adapter, history: Sequence[Mapping[str, object]]) -> tuple[ReviewView, ...]:
-    """The results on which its transitions rest, and the line's newest where it is about this adapter."""
+    """Return the reviews on which the adapter's transitions rest, and the line's newest review if it is about this
+    adapter. 134# The superseding request is about another adapter, whose classification level may be higher."""
     digests: dict[str, None] = {}
     for made in history:
         evidence = made["evidence"]

@@ -1,4 +1,4 @@
-"""Turn an adapter's facts into HTML, in English or Arabic; the page and the `--html` file show the same."""
+"""Render an adapter's facts as HTML, in English or Arabic. The page and the `--html` file have the same content."""
 
 import base64
 import datetime
@@ -23,80 +23,80 @@ Outcome = Literal["pass", "fail", "inconclusive"]
 
 @dataclass(frozen=True)
 class Node:
-    """An artifact of the chain from an answer to documents, or a file of the institution at its end."""
+    """A box in the lineage from an adapter's answer to documents: an artifact, or one of the institution's files."""
 
     id: str
-    """Digest of the artifact; of a file its name and SHA-256."""
+    """Digest of the artifact. For a file: its name and SHA-256."""
     name: str
     """Kind of the artifact, or name of the file."""
     sha256: str
     level: str | None
-    """None for a file: its level is that of its rows."""
+    """Classification level; None for a file, whose rows have levels."""
     made_of: tuple[str, ...]
-    """Ids of the nodes that it was made of, without those that another one of these was made of."""
+    """Ids of its direct inputs, without those that are also inputs of another input."""
     files: tuple[str, ...] = ()
-    """Of the artifact, by its manifest: some of them are served as reports."""
+    """Files in the artifact's manifest. Some of them are served as reports."""
 
 
 @dataclass(frozen=True)
 class Digest:
-    """Something that a reader can hash, with the command, and what the command prints."""
+    """A digest that a reader can check, with the command and its expected output."""
 
     what: str
     sha256: str
-    """By which it is known: of an artifact its digest."""
+    """Digest by which the item is known; for an artifact, its artifact digest."""
     command: str
     prints: str
 
 
 @dataclass(frozen=True)
 class Waived:
-    """What an officer waived."""
+    """A waiver signed by an officer."""
 
     what: str
     outcome: str
-    """Of the gate; empty where something else than a gate was waived."""
+    """Outcome of the gate; empty if it was not a gate that was waived."""
     person: str
     at: str
     reason: str
     holds_for: str
-    """What it is bound to. No waiver has an end of its own."""
+    """Artifact or decision that the waiver applies to. No waiver expires."""
 
 
 @dataclass(frozen=True)
 class GateView:
-    """What a gate said of one artifact."""
+    """The verdict of a gate on one artifact."""
 
     stage: str
     gate: str
     outcome: Outcome
     message: str
     waived: Waived | None
-    """As an officer signed it."""
+    """Waiver that an officer signed, if there is one."""
     record: str
     """Digest of the gate's record."""
 
 
 @dataclass(frozen=True)
 class Happened:
-    """One thing on the time line."""
+    """One event on the time line."""
 
     at: str
-    """UTC, ISO 8601, to the second."""
+    """Time of the event, UTC, ISO 8601, to the second."""
     what: str
-    """A sentence that the pages translate."""
+    """Description of the event; the pages translate it."""
     about: str = ""
-    """Which one, such as `registered → approved` or `recall-1`."""
+    """Subject of the event, such as `registered → approved` or `recall-1`."""
     by: str = ""
     approved_by: tuple[str, ...] = ()
     words: str = ""
-    """An officer's own."""
+    """Officer's own words."""
     is_waiver: bool = False
 
 
 @dataclass(frozen=True)
 class ReviewView:
-    """The result of a blind review, as its signed artifact has it."""
+    """The result of a blind review, from its signed artifact."""
 
     digest: str
     ballots: int
@@ -104,7 +104,7 @@ class ReviewView:
     net: float
     """Net preference for the adapter: (wins - losses) / pairs."""
     low: float | None
-    """Of its 95 % interval; None, as `high`, where one operator alone rated."""
+    """Lower end of the 95 % interval of `net`. None, like `high`, if only one operator rated."""
     high: float | None
     closed_early: bool
 
@@ -119,7 +119,7 @@ class IssueView:
 
 @dataclass(frozen=True)
 class RecallView:
-    """A recall that holds for the adapter."""
+    """A recall that applies to the adapter."""
 
     id: str
     recalled: str
@@ -130,7 +130,7 @@ class RecallView:
 
 @dataclass(frozen=True)
 class Missing:
-    """What stands between an adapter and its next state."""
+    """A condition that the adapter's next transition lacks."""
 
     what: str
     hint: str = ""
@@ -138,7 +138,7 @@ class Missing:
 
 @dataclass(frozen=True)
 class NextStep:
-    """The transition that would take the adapter further. With nothing missing, the next approval makes it."""
+    """The transition that would advance the adapter. If nothing is missing, the next approval makes it."""
 
     transition: str
     after: State
@@ -147,7 +147,7 @@ class NextStep:
 
 @dataclass(frozen=True)
 class DueView:
-    """When the adapter is due for a review."""
+    """The date of the adapter's next review."""
 
     on: datetime.date
     state: Literal["not due", "due", "overdue"]
@@ -156,7 +156,7 @@ class DueView:
 
 @dataclass(frozen=True)
 class AdapterView:
-    """All that a reader is shown of one registered adapter."""
+    """All facts that a reader sees about one registered adapter."""
 
     id: str
     line: str
@@ -165,7 +165,7 @@ class AdapterView:
     classification: str
     institution: str
     is_demonstration: bool
-    """Whether what is shown rests on keys that prove nothing."""
+    """True if the facts rest on demonstration keys, which prove nothing."""
     purpose: str
     owner: str
     method: str
@@ -174,25 +174,25 @@ class AdapterView:
     parent_adapter: str | None
     registered_at: str
     weights_purged: str | None
-    """Day, ISO 8601."""
+    """Day on which the weights were purged, ISO 8601."""
     nodes: tuple[Node, ...]
-    """The record first, files last."""
+    """Nodes of the lineage, record first and files last."""
     files_not_drawn: int
     digests: tuple[Digest, ...]
     gates: tuple[GateView, ...]
     waived: tuple[Waived, ...]
     time_line: tuple[Happened, ...]
-    """The oldest first."""
+    """Events, oldest first."""
     reviews: tuple[ReviewView, ...]
     is_under_review: bool
     issues: tuple[IssueView, ...]
     recalls: tuple[RecallView, ...]
     due: DueView | None
-    """None for one that a newer adapter of its line has overtaken, or that is at its end."""
+    """Next review; None for an adapter that a newer one of its line has replaced, or that has reached a final state."""
     next_step: NextStep | None
-    """None for one that goes no further."""
+    """Next transition; None if there is none."""
     entries: int
-    """Of the ledger when it was read."""
+    """Number of ledger entries at the time of reading."""
     read_at: str
 
     @property
@@ -204,13 +204,13 @@ BOX_WIDTH, BOX_HEIGHT = 190, 46
 GAP, ROW = 22, 62
 MARGIN = 8
 LONGEST_NAME = 24
-"""Characters that fit into a box."""
+"""Maximum number of characters that fit into a box."""
 
 ANSWER = "answer"
 
 
 def lineage_svg(nodes: Sequence[Node], adapter: str, answer: str, label: str, *, mirrored: bool) -> Markup:
-    """The drawing. `answer`: what is written above the adapter at its top; `label`: what is read aloud."""
+    """Draw the lineage as SVG. `answer`: text above the adapter at the top; `label`: text for screen readers."""
     places = _places(nodes, mirrored=mirrored)
     width = max(x for x, _ in places.values()) + BOX_WIDTH + MARGIN
     height = max(y for _, y in places.values()) + BOX_HEIGHT + MARGIN
@@ -228,7 +228,8 @@ def lineage_svg(nodes: Sequence[Node], adapter: str, answer: str, label: str, *,
 
 
 def _places(nodes: Sequence[Node], *, mirrored: bool) -> dict[str, tuple[int, int]]:
-    """Node -> left upper corner of its box. Each row is centred; within it boxes stand below what is made of them."""
+    """Return node -> upper left corner of its box. Each row is centred, and a box stands below the boxes that it is an
+    input of."""
     rows = _rows(nodes)
     widest = max(len(row) for row in rows)
     whole = widest * BOX_WIDTH + (widest - 1) * GAP
@@ -258,8 +259,8 @@ def _rows(nodes: Sequence[Node]) -> list[list[str]]:
 
 
 def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
-    """How far below the record each stands: below all that is made of it, and as near as it can be to what it was made
-    of, so that few lines pass a box."""
+    """Return node id -> row below the record. A node is below everything that it is an input of, and as near as
+    possible to its own inputs, so that few lines cross a box."""
     made_of = {node.id: node.made_of for node in nodes}
     depth = dict.fromkeys(made_of, 0)
     for _ in nodes:  # at most as many rounds as there are nodes: nothing is made of itself
@@ -300,7 +301,7 @@ def _fitting(text: str) -> str:
 HERE = Path(__file__).resolve().parent
 
 Readable = Mapping[str, Mapping[str, str]]
-"""Kind of artifact -> file that is served -> what a link to it is called."""
+"""Kind of artifact -> served file -> label of its link."""
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(HERE / "templates"),
@@ -313,7 +314,7 @@ _TEMPLATES = Environment(
 
 @cache
 def arabic() -> Mapping[str, str]:
-    """English sentence -> Arabic."""
+    """Load the translations: English sentence -> Arabic."""
     table: dict[str, str] = json.loads((HERE / "arabic.json").read_text(encoding="utf-8"))
     return table
 
@@ -325,7 +326,8 @@ def style() -> str:
 
 @cache
 def policy(forms: str) -> str:
-    """What a page may do: show its own style and drawing. `forms`: where its forms may lead."""
+    """Return the content security policy: a page may show its own style and drawing only. `forms`: allowed form
+    targets."""
     hashed = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{hashed}'; img-src data:; base-uri 'none'; form-action {forms}"
 
@@ -335,7 +337,7 @@ def translate(sentence: str, language: Language) -> str:
 
 
 def render(template: str, language: Language, **values: Any) -> str:
-    """A page of one template; its sentences go through `say`, and one without a translation stays English."""
+    """Render a template. Its sentences go through `say`; a sentence without a translation stays English."""
 
     return _TEMPLATES.get_template(template).render(
         say=partial(translate, language=language),
@@ -348,12 +350,13 @@ def render(template: str, language: Language, **values: Any) -> str:
 
 
 def adapter_page(view: AdapterView, language: Language, readable: Readable) -> str:
-    """The page about one adapter, as it is served beside its reports."""
+    """Render the page about one adapter, with links to the reports served beside it."""
     return _adapter(view, language, readable, policy_inside=None)
 
 
 def adapter_file(view: AdapterView, language: Language) -> str:
-    """The same as a file: it leads nowhere, since nothing is served where it lies, and holds its policy itself."""
+    """Render the same page as a file. It has no links, because nothing is served beside it, and includes its own
+    security policy."""
     return _adapter(view, language, {}, policy_inside=policy("'none'"))
 
 

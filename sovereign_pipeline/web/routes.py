@@ -1,4 +1,4 @@
-"""The routes under `/registry`: sign-in, the list of adapters, and one adapter. Nothing is changed by them."""
+"""Serve the read-only pages under `/registry`: sign-in, the list of adapters, and one adapter."""
 
 import datetime
 import logging
@@ -34,7 +34,7 @@ from sovereign_pipeline.web.rendering import NextStep, Readable, adapter_page, p
 COOKIE = "registry_reader"
 HOURS = 8
 MOST_SESSIONS = 1000
-"""The oldest ends for the next one."""
+"""Maximum number of sessions. A new session beyond it ends the oldest."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Adapter:
 
 @dataclass(frozen=True)
 class Reader:
-    """Somebody who may read, as far as grants reach."""
+    """A signed-in reader, limited by the caller's grants."""
 
     caller: Caller
     ladder: ClassificationLadder
@@ -54,24 +54,24 @@ class Reader:
         return self.caller.may_oversee(_Adapter(line, classification), self.ladder)
 
     def reads_line(self, line: str) -> bool:
-        """Whether the line is among the reader's, whatever the levels of its adapters are."""
+        """Return whether the reader's grants cover the line, whatever the levels of its adapters."""
         return any(grant.admin and (grant.lines is None or line in grant.lines) for grant in self.caller.grants)
 
 
 class Readers:
-    """The readers of one installation's pages, as one process knows them."""
+    """The sign-in state of one process: proxy users and token sessions."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings, self._registry = settings, registry
         self._tokens = Tokens(file_of(settings))
         self._sessions: dict[str, tuple[str, datetime.datetime]] = {}
-        """Value of the cookie -> the token, and when the session ends."""
+        """Cookie value -> token, and end of the session."""
         self._changing = threading.Lock()
 
     def of(self, request: Request) -> Reader | None:
-        """Who sent a request; None for nobody, and for somebody who may not read.
+        """Return a request's reader, or None if it is anonymous or has no right to read.
 
-        Raises IntegrityError where the tokens cannot be believed.
+        Raises IntegrityError if the token file is not valid.
         """
         institution = load_institution(self._settings.data)
         named = callers_of(self._settings, institution, self._tokens).named(request.scope)
@@ -81,7 +81,7 @@ class Readers:
         return Reader(caller, institution.ladder)
 
     def begin(self, token: str) -> str | None:
-        """A session for a token; the value of its cookie, or None for a token that lets nobody read."""
+        """Open a session for a token. Returns the cookie's value, or None if the token does not permit reading."""
         caller = self._of_token(token)
         if caller is None or not caller.may_administer:
             return None
@@ -112,12 +112,12 @@ def _now() -> datetime.datetime:
 
 
 ORDER: tuple[State, ...] = ("production", "staged", "approved", "in review", "registered")
-"""States that are shown first; the others, which serve nobody, are folded."""
+"""States shown first. The other states serve nobody and are folded."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One adapter of the list."""
+    """An adapter in the list."""
 
     id: str
     state: State
@@ -127,22 +127,22 @@ class Row:
     registered_at: str
     due: Due | None
     next_step: NextStep | None
-    """Of the newest of its line in each state that leads on; None for others."""
+    """Next transition of the line's newest adapter in each state that has one; None for other adapters."""
 
 
 @dataclass(frozen=True)
 class LineRows:
-    """The adapters of a line that a reader may see."""
+    """The adapters of one line that a reader may see."""
 
     line: str
     rows: tuple[Row, ...]
     folded: tuple[Row, ...]
     withheld: tuple[tuple[str, int], ...]
-    """Classification level -> how many adapters of this level there are, that are not shown."""
+    """Classification level -> number of adapters of this level that are not shown."""
 
 
 def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[LineRows, ...]:
-    """Every line of a reader, by name. Raises IntegrityError naming what was changed."""
+    """Return every line of a reader, by name. Raises IntegrityError naming the changed record."""
     brief = adapters_in_brief(registry)
     due = {each.adapter: each for each in due_reviews(registry, registry.settings, today)}
     by_line: dict[str, list[dict[str, Any]]] = {}
@@ -190,7 +190,7 @@ _LOG = logging.getLogger(__name__)
 
 PATH = "/registry"
 LONGEST_FORM = 2_000
-"""Bytes of a form with a token."""
+"""Maximum size in bytes of a form with a token."""
 HEADERS = {
     "Content-Security-Policy": f"""{policy("'self'")}; frame-ancestors 'none'""",
     "X-Content-Type-Options": "nosniff",
@@ -206,12 +206,12 @@ router = APIRouter(prefix=PATH)
 
 
 class RegistryPages:
-    """What every request shares. The registry is opened when somebody first asks."""
+    """The state that all requests share. The registry is opened at the first request."""
 
     def __init__(self, settings: Settings, readable: Readable) -> None:
         self.settings = settings
         self.readable = readable
-        """What the same server shows of artifacts."""
+        """Files of artifacts that the same server shows."""
 
     @cached_property
     def registry(self) -> Registry:
@@ -226,7 +226,8 @@ class RegistryPages:
         return Readers(self.settings, self.registry)
 
     def reaches(self, reader: Reader, adapter_id: str) -> bool:
-        """Whether there is such an adapter and the reader may read of it: looked up before anything else of it is."""
+        """Return whether the adapter exists and the reader may see it. This is checked before anything else about it is
+        read."""
         try:
             adapter = find_adapter(self.registry, adapter_id)
         except NotFoundError:
@@ -299,7 +300,8 @@ def sign_out(request: Request, pages: Pages) -> Response:
 
 
 def _answer(request: Request, pages: RegistryPages, page: Callable[[Reader, Language], str | None]) -> Response:
-    """A page for a reader, the form for anybody else. What is out of reach is answered as what is not there."""
+    """Serve a page to a reader, and the sign-in form to anybody else. A page beyond the reader's grants gets the same
+    404 as a missing one."""
     try:
         reader = pages.readers.of(request)
         if reader is None:
@@ -311,7 +313,8 @@ def _answer(request: Request, pages: RegistryPages, page: Callable[[Reader, Lang
 
 
 def _failed(request: Request, error: Exception) -> Response:
-    """What is wrong is named in the log alone: it may be about an adapter that the reader may not see."""
+    """Log an error and show a general message, because the error may be about an adapter that the reader may not
+    see."""
     _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
     if isinstance(error, IntegrityError):
         return _message(request, 409, "Something on record was changed, so nothing is shown. Tell the administrator.")
@@ -335,7 +338,7 @@ def _html(request: Request, content: str, status: int = 200) -> Response:
 
 
 def _language(request: Request) -> Language:
-    """As the link that was followed says, else as the review page chooses it."""
+    """Return the language chosen by the link, or the review page's choice."""
     asked = request.query_params.get(LANGUAGE_COOKIE)
     if asked is not None:
         return "ar" if asked == "ar" else "en"
@@ -343,7 +346,8 @@ def _language(request: Request) -> Language:
 
 
 async def _token_in(request: Request) -> str:
-    """The token of a form; empty for anything else, and for a form that is too long."""
+    """Read the token from a form. Returns "" for another form or one that is too long. 198# Not `no-referrer`: it makes
+    browsers hide the origin of our own form, which would then be rejected as foreign."""
     body = b""
     async for part in request.stream():
         body += part
