@@ -1,4 +1,4 @@
-"""What is in force when an act is made: the institution's rules, recipes and trust root, each change an entry."""
+"""Record in the ledger which rules, recipes and trust root are in force. Each change is an entry."""
 
 import datetime
 import hashlib
@@ -25,39 +25,43 @@ TRUST_NAMED, TRUST_CHANGED, TRUST_REPLACED = "trust root named", "trust changed"
 OF_TRUST = (TRUST_NAMED, TRUST_CHANGED, TRUST_REPLACED)
 TRUST_ROOT, ROOT, TARGETS, FILES = "trust_root", "trust_root_version", "trust_targets_version", "files"
 TRUST_NAMES = frozenset({TRUST_ROOT, ROOT, TARGETS})
-"""What an entry says of a trust root, by name."""
+"""Keys in an entry's subjects that identify a trust root."""
 INSTITUTION = "institution.yaml"
 
 
 @dataclass(frozen=True)
 class TrustOnRecord:
-    """The trust root on which everything rests since an entry."""
+    """The trust root that the newest ledger entry about it names."""
 
     sequence: int
-    """Of the entry."""
+    """Number of the entry."""
     root_sha256: str
     root_version: int
     targets_version: int
     files: Mapping[str, str]
-    """Name -> SHA-256, of every file of the trust root."""
+    """Name -> SHA-256 of every file of the trust root."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One file of the institution's rules, from an entry on."""
+    """One file of the institution's rules, as a ledger entry states it."""
 
     sequence: int
     since: datetime.datetime
     file: str
-    """Relative to the data root."""
+    """Path relative to the data root."""
     sha256: str | None
-    """None: it was removed."""
+    """SHA-256 of the file. None if it was removed."""
 
 
 def put_on_record(session: Session, settings: Settings, replaced_by: str | None = None) -> None:
-    """Enter what changed since the last entry about it. `replaced_by`: SHA-256 of the root that an administrator names.
+    """Add entries for the rules and the trust root if they changed since their last entries.
 
-    Raises IntegrityError for a trust root that is gone, does not verify, is older, or is another one.
+    Args:
+        replaced_by: SHA-256 of the first root of a replacement trust root, as an administrator names it.
+
+    Raises:
+        IntegrityError: the trust root is missing, does not verify, is older, or is another one.
     """
     session.info.pop(BEFORE_THE_FIRST, None)
     _trust(session, settings, replaced_by)
@@ -76,7 +80,7 @@ def put_on_record(session: Session, settings: Settings, replaced_by: str | None 
 
 
 def rules(session: Session, at: datetime.datetime | None = None) -> list[Rule]:
-    """Each file of the rules as it was at a moment, or is now, by its last entry; those that were removed too."""
+    """Return each file of the rules by its last entry, now or at a given time. Removed files are included."""
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
     found = {
         entry.subjects["file"]: Rule(entry.sequence, entry.at, entry.subjects["file"], entry.subjects["now"])
@@ -87,12 +91,12 @@ def rules(session: Session, at: datetime.datetime | None = None) -> list[Rule]:
 
 
 def rule_file(settings: Settings, sha256: str) -> Path:
-    """Where the copy of a rule lies."""
+    """Return the path of a rule's copy."""
     return settings.home / "policy" / f"{sha256}.yaml"
 
 
 def assert_rules_kept(session: Session, settings: Settings) -> None:
-    """Raise IntegrityError naming a copy of a rule that is missing or was changed."""
+    """Raise IntegrityError if a rule's copy is missing or was changed. The message names it."""
     query = select(AuditEntry).where(AuditEntry.action == POLICY_CHANGED).order_by(AuditEntry.sequence)
     for entry in session.scalars(query):
         sha256 = entry.subjects["now"]
@@ -102,7 +106,7 @@ def assert_rules_kept(session: Session, settings: Settings) -> None:
 
 
 def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> bytes:
-    """The copy of a rule that an entry names. Raises IntegrityError where it is missing or was changed."""
+    """Return the copy of a rule that an entry names. Raises IntegrityError if it is missing or was changed."""
     path = rule_file(settings, sha256)
     content = path.read_bytes() if path.is_file() else None
     if content is None or hashlib.sha256(content).hexdigest() != sha256:
@@ -114,13 +118,13 @@ def kept_rule(settings: Settings, file: str, sha256: str, sequence: int) -> byte
 
 
 def rules_digest(settings: Settings, line: str) -> dict[str, str]:
-    """What an act of a line is made under: file -> SHA-256, of the institution's rules and the line's recipe."""
+    """Return file -> SHA-256 of the institution's rules and the line's recipe, under which an act is made."""
     names = (INSTITUTION, f"lines/{line}.yaml")
     return {name: hashlib.sha256(content).hexdigest() for name, content in _rules(settings.data) if name in names}
 
 
 def trust_on_record(session: Session) -> TrustOnRecord | None:
-    """The trust root that the last entry about one names; None before the first."""
+    """Return the trust root of the newest entry about one, or None before the first."""
     query = select(AuditEntry).where(AuditEntry.action.in_(OF_TRUST)).order_by(AuditEntry.sequence.desc()).limit(1)
     last = session.scalars(query).one_or_none()
     if last is None:
@@ -130,12 +134,12 @@ def trust_on_record(session: Session) -> TrustOnRecord | None:
 
 
 def trust_named(trust: Trust) -> dict[str, Any]:
-    """What an entry says of the trust root under which it was made."""
+    """Return the subjects that identify the trust root under which an entry is made."""
     return {TRUST_ROOT: trust.root_sha256, ROOT: trust.root_version, TARGETS: trust.targets_version}
 
 
 def assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, str]) -> None:
-    """Raise IntegrityError for a trust root that is another one than that on record, older, or forked from it."""
+    """Raise IntegrityError if a trust root is older than the logged one, forked from it, or another one."""
     if trust.root_sha256 != known.root_sha256:
         raise IntegrityError(
             f"The trust root here begins with the root {trust.root_sha256}, and entry {known.sequence} of the audit "
@@ -187,8 +191,11 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
 
 
 def replace_trust(session: Session, settings: Settings, root_sha256: str) -> None:
-    """Let everything rest on another trust root from now on: that in `data/trust`, named by the SHA-256 of its first
-    root. Raises InputError where it is not the one there, or is in force already."""
+    """Replace the trust root in force by the one in `data/trust`, named by the SHA-256 of its first root.
+
+    Raises:
+        InputError: the trust root in `data/trust` has another first root, or is in force already.
+    """
     directory = settings.data / TRUST
     known = trust_on_record(session)
     if known is not None and known.root_sha256 == root_sha256:
@@ -204,12 +211,12 @@ def replace_trust(session: Session, settings: Settings, root_sha256: str) -> Non
 
 
 def _actor(settings: Settings) -> str:
-    """Who runs this program, as the ledger has persons."""
+    """Return the commitment of the account that runs this program, as the ledger's actor."""
     return People(settings).commitment_of(account())
 
 
 def trust_files(settings: Settings) -> dict[str, str]:
-    """Name -> SHA-256, of every file of the trust root that is here."""
+    """Return name -> SHA-256 of every file of the trust root in the data root."""
     from sovereign_pipeline.record.trust_root import read_files
 
     return _digests(read_files(settings.data / TRUST))
@@ -226,9 +233,11 @@ def _rules(data: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
-    """Put on record what changed, and assert that the trust root that was read is the one that is on record now.
+    """Log changes of rules and trust root, and assert that the given trust root is the one in force.
 
-    Raises IntegrityError for another trust root or an older one, and ConflictError where it was changed meanwhile.
+    Raises:
+        IntegrityError: the trust root is older than the logged one, or another one.
+        ConflictError: the trust root changed after it was read.
     """
     put_on_record(session, settings)
     known = trust_on_record(session)
@@ -238,9 +247,10 @@ def assert_in_force(session: Session, settings: Settings, trust: Trust) -> None:
 
 
 def assert_not_put_back(session: Session, settings: Settings, trust: Trust) -> None:
-    """Assert, without an act, that a trust root that was read is the one on record or follows it.
+    """Assert that a trust root is the logged one or follows it, without adding an entry.
 
-    Raises IntegrityError for another one, an older one, and one that was changed beside it.
+    Raises:
+        IntegrityError: the trust root is older than the logged one, forked from it, or another one.
     """
     known = trust_on_record(session)
     if known is not None:

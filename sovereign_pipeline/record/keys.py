@@ -1,4 +1,4 @@
-"""Signing keys: files, PKCS#11 tokens, and where an officer's key comes from."""
+"""Read, write and open signing keys in files and on PKCS#11 tokens."""
 
 import base64
 import binascii
@@ -33,17 +33,20 @@ Algorithm = Literal["p256", "ed25519"]
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 Passphrase = Callable[[], str]
-"""Asks a person, or reads a file. Never an argument of a program nor a variable: other processes see both."""
+"""Function that returns a passphrase from a prompt or a file.
+
+Passphrases are never command-line arguments or environment variables, because other processes can read both.
+"""
 
 SHORTEST_PASSPHRASE = 12
 ROUNDS = 600_000
-"""Of PBKDF2 with SHA-256; what `cryptography` writes by itself has 2,048, which lets guesses be tried fast."""
+"""Rounds of PBKDF2 with SHA-256. The default of `cryptography` is 2,048, which makes guessing fast."""
 ENCRYPTED_LABEL = "ENCRYPTED PRIVATE KEY"
 LONGEST_KEY_FILE = 1 << 16
 
 
 class Signer(Protocol):
-    """Whoever can sign: a file's key or a token's."""
+    """A key that can sign, in a file or on a token."""
 
     @property
     def keyid(self) -> str: ...
@@ -52,7 +55,7 @@ class Signer(Protocol):
     def public_pem(self) -> str: ...
 
     def sign(self, content: bytes) -> bytes:
-        """ECDSA with SHA-256, in DER, in the form of `is_low_s`; for an Ed25519 key its 64 bytes."""
+        """Return a signature: for P-256, ECDSA with SHA-256 in DER with low s; for Ed25519, its 64 bytes."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class FileSigner:
 
 
 def read_public_key(pem: str) -> PublicKey:
-    """Raises InputError for what is no P-256 or Ed25519 public key."""
+    """Read a P-256 or Ed25519 public key. Raises InputError for anything else."""
     try:
         key = load_pem_public_key(pem.encode())
     except (ValueError, UnsupportedAlgorithm):
@@ -92,17 +95,18 @@ def read_public_key(pem: str) -> PublicKey:
 
 
 def public_pem_of(public: PublicKey) -> str:
-    """The one way in which a public key is written: two writings of one key become the same text."""
+    """Return the canonical PEM of a public key, so that equal keys give equal text."""
     return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def keyid_of(pem: str) -> str:
-    """SHA-256 (64 hex digits) of the key's SubjectPublicKeyInfo in DER, however the PEM wrote it."""
+    """Return the SHA-256 (64 hex digits) of the key's SubjectPublicKeyInfo in DER. It does not depend on the PEM's
+    layout."""
     return hashlib.sha256(der_of(pem)).hexdigest()
 
 
 def der_of(pem: str) -> bytes:
-    """The key's SubjectPublicKeyInfo in DER."""
+    """Return the key's SubjectPublicKeyInfo in DER."""
     return read_public_key(pem).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
@@ -111,7 +115,7 @@ def algorithm_of(pem: str) -> Algorithm:
 
 
 def is_signed(pem: str, signature: bytes, content: bytes) -> bool:
-    """Whether a signature over these bytes is by this key."""
+    """Return True if the key signed these bytes."""
     key = read_public_key(pem)
     try:
         if isinstance(key, ed25519.Ed25519PublicKey):
@@ -127,9 +131,10 @@ P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
 def is_low_s(signature: bytes) -> bool:
-    """Whether a P-256 signature has the lower of its two possible values of s.
+    """Return True if a P-256 signature has the lower of its two possible values of s.
 
-    Anybody can turn (r, s) into (r, n - s), which verifies too. Where bytes identify an act, only one form counts.
+    Anyone can turn (r, s) into (r, n - s), which is valid too. If a signature's bytes identify an act, only the low
+    form is accepted.
     """
     try:
         return decode_dss_signature(signature)[1] <= P256_ORDER // 2
@@ -151,9 +156,11 @@ def generate(algorithm: Algorithm = "p256") -> FileSigner:
 
 
 def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
-    """Write a new private key, and its public half beside it (`.pub`).
+    """Write a new private key, and its public key beside it (`.pub`).
 
-    passphrase: None leaves it unencrypted, for a service; its directory is then for its account alone.
+    Args:
+        passphrase: None leaves the key unencrypted, for a service. Other accounts must then have no access to its
+            directory.
     """
     if passphrase is not None and len(passphrase) < SHORTEST_PASSPHRASE:
         raise InputError(
@@ -175,7 +182,7 @@ def write_key(path: Path, signer: FileSigner, passphrase: str | None) -> None:
 
 
 def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
-    """Read a private key. The passphrase is asked for only where the file needs one."""
+    """Read a private key. The passphrase is requested only if the file is encrypted."""
     content = read_private_file(path)
     encrypted = ENCRYPTED_LABEL.encode() in content
     if not encrypted:
@@ -195,12 +202,12 @@ def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
 
 
 def passphrase_from(path: Path) -> Passphrase:
-    """The passphrase that a file holds, without the line break at its end."""
+    """Return a function that reads the passphrase from a file, without the trailing line break."""
     return lambda: read_private_file(path).decode(errors="replace").rstrip("\r\n")
 
 
 def read_private_file(path: Path) -> bytes:
-    """The bytes of a file that nobody else can read. Raises InputError for one that others can, and for a link."""
+    """Return the bytes of a private file. Raises InputError if other accounts can read it, or if it is a link."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, ValueError):
@@ -220,7 +227,7 @@ def read_private_file(path: Path) -> bytes:
 
 
 def _refuse_open_directory(path: Path) -> None:
-    """An unencrypted key lies only where no other account comes."""
+    """Raise InputError if other accounts can enter the directory of an unencrypted key."""
     status = path.parent.stat()
     if status.st_mode & 0o077 or status.st_uid not in (os.geteuid(), 0):
         raise InputError(
@@ -230,7 +237,7 @@ def _refuse_open_directory(path: Path) -> None:
 
 
 def _encrypted_pem(private: PrivateKey, passphrase: str) -> bytes:
-    """PKCS#8 under AES-256, readable by `openssl pkey`, with more rounds than the library writes."""
+    """Return the key as PKCS#8 under AES-256, readable by `openssl pkey`, with more rounds than `cryptography` uses."""
     from asn1crypto.algos import Pbkdf2Salt
     from asn1crypto.core import OctetString
     from asn1crypto.keys import EncryptedPrivateKeyInfo
@@ -272,12 +279,12 @@ MODULES = tuple(
     Path("/usr/lib/x86_64-linux-gnu") / name
     for name in ("p11-kit-proxy.so", "opensc-pkcs11.so", "softhsm/libsofthsm2.so")
 )
-"""Where Debian has PKCS#11 modules; the first that is there is taken where none is named."""
+"""Paths of PKCS#11 modules in Debian. The first existing one is the default."""
 
 
 @dataclass(frozen=True)
 class TokenSigner:
-    """A key on a token, while the session with it is open."""
+    """A key on a token with an open session."""
 
     keyid: str
     public_pem: str
@@ -285,7 +292,7 @@ class TokenSigner:
     private: Any = field(repr=False, compare=False)
 
     def sign(self, content: bytes) -> bytes:
-        """The digest is made here, so that the token need not take long messages. It returns two numbers."""
+        """Sign content with the token. It is hashed here, because tokens may not accept long messages."""
         import PyKCS11
 
         digest = hashlib.sha256(content).digest()
@@ -300,11 +307,11 @@ class TokenSigner:
 
 
 def open_token(label: str, name: str | None, module: Path | None, pin: Passphrase) -> TokenSigner:
-    """Sign in to the token with this label.
+    """Log in to the token with this label.
 
     Args:
-        name: the key's label on the token; None where the token holds one P-256 key.
-        module: the vendor's PKCS#11 library; None takes the first of `MODULES` that is there.
+        name: the key's label on the token; None if the token holds one P-256 key.
+        module: path of the vendor's PKCS#11 library; None uses the first existing one of `MODULES`.
     """
     try:
         import PyKCS11
@@ -385,12 +392,12 @@ class KeyFile:
 
 @dataclass(frozen=True)
 class TokenKey:
-    """A key on a token: the token's label, and the key's own where it holds several."""
+    """A key on a token, named by the token's label and, if the token holds several keys, the key's label."""
 
     label: str
     name: str | None = None
     module: Path | None = None
-    """The vendor's PKCS#11 library; None takes the one that the system has."""
+    """Path of the vendor's PKCS#11 library. None uses the system's."""
 
     def __str__(self) -> str:
         return f"token {self.label}" + (f"/{self.name}" if self.name else "")
@@ -400,7 +407,7 @@ KeySource = KeyFile | TokenKey
 
 
 def key_source(key: Path | None, token: str | None, module: Path | None = None) -> KeySource:
-    """From the options of a command. Raises InputError unless exactly one was given."""
+    """Return the key source that a command's options name. Raises InputError unless exactly one is given."""
     if (key is None) == (token is None):
         raise InputError("A key is needed, from one place.", "Give --key FILE or --token LABEL.")
     if key is not None:
@@ -410,14 +417,14 @@ def key_source(key: Path | None, token: str | None, module: Path | None = None) 
 
 
 def open_signer(source: KeySource, passphrase: Passphrase) -> Signer:
-    """Open a key for signing. The passphrase of a file, or the PIN of a token, is asked for when it is needed."""
+    """Open a key for signing. The file's passphrase or the token's PIN is requested only when it is needed."""
     if isinstance(source, KeyFile):
         return read_key(source.path, passphrase)
     return open_token(source.label, source.name, source.module, passphrase)
 
 
 def read_public_file(path: Path) -> str:
-    """The public key in a file, in PEM: from PEM, or from a line as C2SP has it for logs and witnesses."""
+    """Read a public key file and return PEM. The file holds PEM or a C2SP key line of a log or witness."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.", "Take the .pub file that was made with the key.")
     with path.open("rb") as stream:
@@ -429,11 +436,11 @@ def read_public_file(path: Path) -> str:
 
 
 NOTE_KEYS = (1, 4)
-"""C2SP's numbers for Ed25519: of a log's signatures, and of a witness's cosignatures."""
+"""C2SP's key types for Ed25519: a log's signatures, and a witness's cosignatures."""
 
 
 def _pem_of_line(line: str) -> str:
-    """`name+id+key`: the id is the beginning of a SHA-256 over name and key."""
+    """Return the PEM of a key line `name+id+key`. The id is the beginning of a SHA-256 over name and key."""
     name, _, rest = line.partition("+")
     identifier, _, encoded = rest.partition("+")
     try:
@@ -447,14 +454,14 @@ def _pem_of_line(line: str) -> str:
 
 
 def asked_passphrase(what: str, file: Path | None = None) -> Passphrase:
-    """From the file where one is named; else from the person at the terminal, without showing it."""
+    """Return a function that reads the passphrase from the file, if given, or else from a hidden prompt."""
     if file is not None:
         return passphrase_from(file)
     return lambda: _prompt(what)
 
 
 def new_passphrase(what: str, file: Path | None = None) -> str:
-    """For a key that is being made: typed twice, or from the file."""
+    """Return the passphrase for a new key: from the file, if given, or else typed twice at a prompt."""
     if file is not None:
         return passphrase_from(file)()
     first = _prompt(what)

@@ -1,7 +1,7 @@
-"""Signed notes and checkpoints in the forms of C2SP: signed-note, tlog-checkpoint and tlog-cosignature (Ed25519).
+"""Sign and parse notes and checkpoints in the C2SP formats signed-note, tlog-checkpoint and tlog-cosignature (Ed25519).
 
-A checkpoint says how large a log is and what its root is. The log signs it; a witness, who has seen that the log only
-grew, adds a cosignature with its time.
+A checkpoint states the size and the root hash of a log. The log signs it. A witness that has verified that the log only
+grew adds a cosignature with the time.
 """
 
 import base64
@@ -18,17 +18,17 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.record.merkle import HASH_BYTES
 
 SIGNS, COSIGNS = 0x01, 0x04
-"""What a key does: the type of its signatures. A log signs; a witness cosigns."""
+"""Signature types of keys: a log signs, a witness cosigns."""
 KEY_BYTES, SIGNATURE_BYTES, ID_BYTES, TIME_BYTES = 32, 64, 4, 8
 PRIVATE = "PRIVATE+KEY+"
 LONGEST_NOTE = 100_000
-"""Characters: far above any note of ours, so that a hostile file costs nothing."""
+"""Maximum number of characters, far above any real note. It bounds the work for a hostile file."""
 SIGNATURE_LINE = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+=*)")
 
 
 @dataclass(frozen=True)
 class Verifier:
-    """A public key with its name, as everybody writes it: name+id+key."""
+    """A named public key. Its text form is name+id+key."""
 
     name: str
     key: bytes
@@ -44,7 +44,7 @@ class Verifier:
 
 @dataclass(frozen=True)
 class Signer:
-    """A private key with its name."""
+    """A named private key."""
 
     name: str
     kind: int
@@ -59,13 +59,13 @@ class Signer:
         return Ed25519PrivateKey.from_private_bytes(self._key).sign(content)
 
     def to_text(self) -> str:
-        """The form in which Go's note package keeps a private key."""
+        """Return the private key in the text form of Go's note package."""
         return f"{PRIVATE}{self.name}+{self.verifier.id.hex()}+{encoded(bytes([self.kind]) + self._key)}"
 
 
 @dataclass(frozen=True)
 class Signature:
-    """One line of signature, not verified."""
+    """One signature line of a note, not verified."""
 
     name: str
     id: bytes
@@ -80,24 +80,24 @@ class Note:
     """A text with its signatures."""
 
     text: str
-    """Ends with a line feed."""
+    """The signed text. It ends with a line feed."""
     signatures: tuple[Signature, ...]
 
     def __str__(self) -> str:
         return self.text + "\n" + "".join(map(str, self.signatures))
 
     def also(self, signatures: Iterable[Signature]) -> "Note":
-        """With further signatures; one by a key that has signed already replaces the earlier one."""
+        """Return the note with further signatures. A newer signature by the same key replaces the earlier one."""
         by_key = {(each.name, each.id): each for each in (*self.signatures, *signatures)}
         return Note(self.text, tuple(by_key.values()))
 
 
 @dataclass(frozen=True)
 class TreeHead:
-    """What a checkpoint says."""
+    """The content of a checkpoint."""
 
     origin: str
-    """Which log."""
+    """Name of the log."""
     size: int
     root: bytes
 
@@ -110,7 +110,7 @@ def new_signer(name: str, kind: int) -> Signer:
 
 
 def parse_signer(text: str) -> Signer:
-    """Raises InputError for a text that is no private key of the form `Signer.to_text`."""
+    """Parse a private key in the form of `Signer.to_text`. Raises InputError for any other text."""
     parts = text.strip().removeprefix(PRIVATE).split("+", 2)
     if text.startswith(PRIVATE) and len(parts) == 3:
         name, id, content = parts[0], parts[1], _decoded(parts[2])
@@ -122,7 +122,7 @@ def parse_signer(text: str) -> Signer:
 
 
 def parse_verifier(text: str) -> Verifier:
-    """Raises InputError for a text that is no verifier key (`name+id+key`) with Ed25519."""
+    """Parse an Ed25519 verifier key (`name+id+key`). Raises InputError for any other text."""
     parts = text.strip().split("+", 2)
     if len(parts) == 3:
         content = _decoded(parts[2])
@@ -138,14 +138,14 @@ def signed(text: str, signer: Signer) -> Signature:
 
 
 def cosigned(text: str, signer: Signer, at: int) -> Signature:
-    """A witness's signature, with the time (seconds since 1970)."""
+    """Return a witness's signature over a text and the time (seconds since 1970)."""
     return Signature(
         signer.name, signer.verifier.id, at.to_bytes(TIME_BYTES, "big") + signer.sign(_with_time(text, at))
     )
 
 
 def parse_note(text: str) -> Note:
-    """Raises InputError for a text that is no signed note. Nothing is verified."""
+    """Parse a signed note without verifying it. Raises InputError for any other text."""
     body, separator, lines = text.rpartition("\n\n")
     if len(text) > LONGEST_NOTE or not separator or not lines.endswith("\n") or _has_control(text):
         raise _no_note()
@@ -153,7 +153,7 @@ def parse_note(text: str) -> Note:
 
 
 def parse_signatures(lines: str) -> list[Signature]:
-    """The lines of signature that follow a note's text. Raises InputError for anything else."""
+    """Parse the signature lines that follow a note's text. Raises InputError for any other text."""
     found = []
     for line in lines.removesuffix("\n").split("\n"):
         match = SIGNATURE_LINE.fullmatch(line)
@@ -165,7 +165,7 @@ def parse_signatures(lines: str) -> list[Signature]:
 
 
 def parse_tree_head(text: str) -> TreeHead:
-    """What a checkpoint's text says. Raises InputError for another text."""
+    """Parse the text of a checkpoint. Raises InputError for any other text."""
     lines = text.split("\n")
     if len(lines) >= 4 and lines[-1] == "" and all(lines[:-1]):
         origin, size, root = lines[:3]
@@ -176,7 +176,8 @@ def parse_tree_head(text: str) -> TreeHead:
 
 
 def is_signed(note: Note, verifier: Verifier) -> bool:
-    """Whether a key signed a note. Raises IntegrityError for a signature under its name that is not its own."""
+    """Return True if the key signed the note. Raises IntegrityError for an invalid signature under the key's name
+    and id."""
     mine = [each for each in note.signatures if (each.name, each.id) == (verifier.name, verifier.id)]
     for each in mine:
         if not _holds(note.text, each, verifier):
@@ -187,7 +188,7 @@ def is_signed(note: Note, verifier: Verifier) -> bool:
 
 
 def cosigned_at(note: Note, verifier: Verifier) -> int | None:
-    """When a witness cosigned a note (seconds since 1970); None where it did not. Raises as `is_signed` does."""
+    """Return when a witness cosigned a note (seconds since 1970), or None. Raises the same errors as `is_signed`."""
     if not is_signed(note, verifier):
         return None
     mine = [each for each in note.signatures if (each.name, each.id) == (verifier.name, verifier.id)]
@@ -199,7 +200,7 @@ def encoded(content: bytes) -> str:
 
 
 def decoded(text: str) -> bytes:
-    """Raises InputError for a text that is not base64."""
+    """Decode base64. Raises InputError for any other text."""
     content = _decoded(text)
     if content is None:
         raise InputError("A line is not base64.", "Give the file as it was written.")
@@ -207,7 +208,7 @@ def decoded(text: str) -> bytes:
 
 
 def decoded_hashes(lines: Sequence[str]) -> list[bytes]:
-    """Hashes, one a line. Raises InputError for a line that is none."""
+    """Decode hashes, one per line. Raises InputError if a line is not a hash."""
     found = [each for each in map(_decoded, lines) if each is not None and len(each) == HASH_BYTES]
     if len(found) != len(lines):
         raise InputError("A line of the proof is not a hash.", "Give the file as it was written.")
@@ -245,7 +246,7 @@ def _has_control(text: str) -> bool:
 
 
 def _decoded(text: str) -> bytes | None:
-    """None for what is not base64 in its one spelling: the bits that nobody reads are held to it too."""
+    """Decode base64, or return None. Only the canonical encoding is accepted, including unused bits."""
     try:
         content = base64.b64decode(text, validate=True)
     except (ValueError, binascii.Error):

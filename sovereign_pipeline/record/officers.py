@@ -1,4 +1,4 @@
-"""What officers and the pipeline may sign, and verifying an officer's act."""
+"""Check what officers and the pipeline may sign, and verify an officer's signed act."""
 
 import os
 import re
@@ -17,29 +17,31 @@ from sovereign_pipeline.record.trust_root import Trust, TrustedKey, load_trust, 
 OFFICER, PIPELINE = "officer", "pipeline"
 PIPELINE_KEY_FILE = "pipeline.key"
 TRUST = "trust"
-"""The trust root's directory under `data/`."""
+"""Directory of the trust root under `data/`."""
 KEY_ID = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class Officer:
-    """A person with a key of the role `officer`."""
+    """A person with a key in the role `officer`."""
 
     person: str
     key: TrustedKey
 
 
 Stamp = tuple[tuple[str, int, int, int, int], ...]
-"""Name, inode, size and times of each file of a directory: another one where a file was changed."""
+"""Name, inode, size and times of each file in a directory. It changes when a file changes."""
 
 _read: dict[Path, tuple[Stamp, Trust]] = {}
-"""Every artifact that is read asks for the trust root, so a process verifies its files once."""
+"""Cache of verified trust roots by directory. Every artifact read needs the trust root."""
 
 
 def trust_root(settings: Settings) -> Trust:
-    """The institution's trust root, verified; its files are read again when one was changed.
+    """Return the institution's verified trust root. Its files are read again if one changed.
 
-    Raises NotFoundError where there is none, and IntegrityError.
+    Raises:
+        NotFoundError: there is no trust root.
+        IntegrityError: the trust root does not verify or has expired.
     """
     directory = settings.data / TRUST
     if not directory.is_dir():
@@ -66,7 +68,12 @@ def _stamp(directory: Path) -> Stamp:
 
 
 def officer_of(trust: Trust, keyid: str) -> Officer:
-    """Who holds a key. Raises IntegrityError for one without the role, and SignInError for a revoked one."""
+    """Return the officer who holds a key.
+
+    Raises:
+        IntegrityError: the key does not have the role `officer`.
+        SignInError: the key is revoked.
+    """
     key = trust.key(OFFICER, keyid)
     if not trust.counts(OFFICER, keyid, None):
         raise SignInError(f"The key of {key.person} is revoked.", "Use the key that replaced it.")
@@ -75,10 +82,12 @@ def officer_of(trust: Trust, keyid: str) -> Officer:
 
 
 def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
-    """The key by which this installation signs what it makes and does.
+    """Return the key with which this installation signs its artifacts and acts.
 
-    Raises NotFoundError where it is not here, IntegrityError where the trust root does not know it, and SignInError
-    where it is revoked.
+    Raises:
+        NotFoundError: the key is not on this machine.
+        IntegrityError: the trust root does not list the key.
+        SignInError: the key is revoked.
     """
     path = settings.keys / PIPELINE_KEY_FILE
     if not path.exists():
@@ -96,17 +105,18 @@ def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
 
 
 def entry_actor(officer: Officer) -> str:
-    """How an officer stands in the audit log: by key, so that no name of a person is in what cannot be erased."""
+    """Return an officer's actor name in the audit log. It contains only the key's id, because the log cannot be
+    erased."""
     return actor_of(officer.key.keyid)
 
 
 def actor_of(keyid: str) -> str:
-    """The same of the officer with this key."""
+    """Return the actor name in the audit log of the officer with this key."""
     return f"officer:{keyid}"
 
 
 def assert_may(officer: Officer, act: str, levels: Iterable[str]) -> None:
-    """Raises SignInError where the trust root does not let this officer do so at each of these levels."""
+    """Raise SignInError unless the trust root lets the officer do this at each of these levels."""
     for level in sorted(set(levels)):
         if not officer.key.allows(act, level):
             raise SignInError(
@@ -125,9 +135,15 @@ def verify_act(
     sha256: str,
     at_index: int | None,
 ) -> Verified:
-    """The statement by which an officer acted, verified at its place in the log.
+    """Verify an officer's signed act at its place in the log, and return its statement.
 
-    Raises IntegrityError where it does not count, or its officer may not do so at each of these levels.
+    Args:
+        act: the permission that the officer needs in the trust root.
+        sha256: SHA-256 of the file that the statement must be about.
+        at_index: ledger index of the act's entry; None if it has none yet.
+
+    Raises:
+        IntegrityError: the signature is not valid, or the officer may not do this at each of these levels.
     """
     verified = verify_statement(bundle, trust, OFFICER, predicate_type=predicate_type, sha256=sha256, at_index=at_index)
     for level in sorted(set(levels)):
@@ -140,27 +156,31 @@ def verify_act(
 
 
 def officer_shown(trust: Trust | None, officer: str) -> str:
-    """Who an officer is, for people: the person of a key."""
+    """Return the name of the person who holds an officer's key or, if unknown, the beginning of the key's id."""
     known = {key.keyid: key.person for key in trust.keys(OFFICER)} if trust is not None else {}
     return known.get(officer) or officer_in_short(officer)
 
 
 def officer_in_short(officer: str) -> str:
-    """For a file that cannot be erased: the beginning of the key's id."""
+    """Return the beginning of an officer's key id, for files that cannot be erased."""
     return f"key {officer[:12]}"
 
 
 def trust_root_if_any(settings: Settings) -> Trust | None:
-    """The trust root; None where there is none. Raises IntegrityError."""
+    """Return the trust root, or None if there is none. Raises IntegrityError."""
     return trust_root(settings) if (settings.data / TRUST).is_dir() else None
 
 
 REORDERS = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
-"""Unicode's classes of characters by which a text is shown in another order than it has."""
+"""Bidirectional classes of Unicode characters that change the displayed order of text."""
 
 
 def officers_words(words: str, what: str) -> str:
-    """On one line. Raises InputError where there are none. `what`: for the message, such as `A recall`."""
+    """Return an officer's text on one line. Raises InputError if it is empty.
+
+    Args:
+        what: names the text in the message, such as `A recall`.
+    """
     said = on_one_line(words)
     if not said:
         raise InputError(f"{what} needs words of the officer: a reason, or what was found.", "Write them.")
@@ -168,7 +188,8 @@ def officers_words(words: str, what: str) -> str:
 
 
 def on_one_line(words: str) -> str:
-    """Without line breaks. Raises InputError where a terminal would show something else than is written."""
+    """Return the text without line breaks. Raises InputError for control characters and characters that reorder
+    text."""
     said = " ".join(words.split())
     if any(unicodedata.category(each) == "Cc" or unicodedata.bidirectional(each) in REORDERS for each in said):
         raise InputError("What was written holds a character that is not shown.", "Write it without.")

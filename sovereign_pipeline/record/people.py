@@ -1,4 +1,4 @@
-"""Names of persons as salted commitments, whose salts lie in one private file and can be erased."""
+"""Replace persons' names by salted commitments. The salts are in one private file and can be erased."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ _SALT = re.compile(f"[0-9a-f]{{{2 * SALT_BYTES}}}")
 
 @dataclass(frozen=True)
 class People:
-    """The persons of one home."""
+    """The persons known to one installation."""
 
     settings: Settings
 
@@ -34,7 +34,7 @@ class People:
         return self.settings.keys / "people.json"
 
     def commitment_of(self, name: str) -> str:
-        """What stands for a person; salt and name are on the disk before it is returned."""
+        """Return a person's commitment. A new person's name and salt are written to disk first."""
         with self._held():
             salts = self._read()
             if name not in salts:
@@ -43,26 +43,31 @@ class People:
             return _commitment(salts[name], name)
 
     def known(self, name: str) -> str | None:
-        """What stands for a person who is known; None for any other."""
+        """Return the commitment of a known person, or None."""
         salt = self._read().get(name)
         return _commitment(salt, name) if salt is not None else None
 
     def listed(self) -> dict[str, str]:
-        """Name -> what stands for this person, sorted by name."""
+        """Return name -> commitment of every known person, sorted by name."""
         return {name: _commitment(salt, name) for name, salt in sorted(self._read().items())}
 
     def shown(self, person: str, names: Mapping[str, str] | None = None) -> str:
-        """For people: the name where it is known, else the beginning of the commitment. names: of `listed`."""
+        """Return a person's name if known, else the beginning of the commitment, for display.
+
+        Args:
+            names: the result of `listed`, if the caller has it already.
+        """
         by_commitment = {commitment: name for name, commitment in (names or self.listed()).items()}
         return by_commitment.get(person, person_in_short(person))
 
     def forget(self, name: str, refuse: Callable[[str], None]) -> str:
-        """Erase a person. Returns what stands for nobody from now on.
+        """Erase a person's name and salt. Returns the commitment, which can no longer be resolved.
 
         Args:
-            refuse: raises for a commitment that is still needed; nobody is written down meanwhile.
+            refuse: raises an error if the commitment is still needed. No person is added meanwhile.
 
-        Raises NotFoundError for a name that is not known.
+        Raises:
+            NotFoundError: no person with this name is known.
         """
         with self._held():
             salts = self._read()
@@ -76,7 +81,8 @@ class People:
 
     @contextmanager
     def kept(self, persons: Iterable[str]) -> Iterator[None]:
-        """Hold these persons as known. Raises ConflictError for a commitment whose person was forgotten."""
+        """Keep these persons from being erased while the context is open. Raises ConflictError if one was erased
+        already."""
         with self._held():
             known = set(self.listed().values())
             if any(COMMITMENT.fullmatch(each) and each not in known for each in persons):
@@ -111,7 +117,8 @@ class People:
 
 
 def person_in_short(person: str) -> str:
-    """A commitment in few letters; anything else, such as a name from an earlier release, as it is."""
+    """Return the beginning of a commitment. Any other text, such as a name from an earlier release, is returned
+    unchanged."""
     return f"person {person.removeprefix(PREFIX)[:12]}" if COMMITMENT.fullmatch(person) else person
 
 

@@ -1,4 +1,4 @@
-"""`produce`: make a stage's artifact or reuse it, once every input may be used."""
+"""Build a stage's artifact or reuse a stored one, after asserting that every input may be used."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,30 +21,37 @@ from sovereign_pipeline.record.stage import (
 )
 
 EVERY_LINE = "*"
-"""The line of a part that all lines share; no line can have this name."""
+"""The line of a part that all lines share. No real line can have this name."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a stage's work that is stored by itself and reused by every line that needs exactly this."""
+    """An intermediate result of a stage that is stored by itself, so that all lines with equal inputs reuse it."""
 
     kind: str
     code_version: str
     config: Config
-    """Settings that decide the result."""
+    """Settings that affect the result."""
     inputs: Mapping[str, str]
-    """Name -> digest of everything it is made from."""
+    """Name -> digest of everything that the part is built from."""
     libraries: tuple[str, ...]
     """Distributions whose version changes the result."""
     classification: str
-    """The highest of its inputs; part of the identity."""
+    """The highest classification level of the part's inputs. It is part of the identity."""
 
 
 def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Production:
-    """Make the stage's artifact, or reuse it. `inputs`: one reference for each of `stage.inputs_of` the line, by kind.
+    """Build the stage's artifact, or reuse a stored one. Nothing is stored if an error is raised.
 
-    Raises RecipeError for a recipe that is not filled in, StaleInput or GateRefused when an input may not be used,
-    IntegrityError when bytes changed, and whatever the build raises. Nothing is left behind on any error.
+    Args:
+        inputs: kind -> artifact for each of `stage.inputs_of` the line.
+
+    Raises:
+        RecipeError: the recipe has placeholders that were not filled in.
+        StaleInput: an input is stale.
+        GateRefused: an input did not pass a gate.
+        IntegrityError: a file changed.
+        Exception: any error of the build.
     """
     refuse_to_fill_in(workplace.line)
     opened = {kind: workplace.store.open(ref) for kind, ref in inputs.items()}
@@ -64,10 +71,13 @@ def produce(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef
 
 
 def make_part(workplace: Workplace, part: Part, build: Callable[[Path], dict[str, int]]) -> Production:
-    """Make a part of a stage's work, or reuse it. `build` fills the workspace and returns the summary.
+    """Build a part of a stage's work, or reuse a stored one. Nothing is stored if an error is raised.
 
-    A part has no gates and is no stage's input: the stage that uses it is responsible for it. Raises IntegrityError
-    when bytes changed, and whatever the build raises. Nothing is left behind on any error.
+    A part has no gates and is not an input of any stage. The stage that uses it is responsible for it. Raises
+    IntegrityError if a file changed, and any error of the build.
+
+    Args:
+        build: writes the part's files into the workspace and returns the summary.
     """
     identity = Identity(
         kind=part.kind,

@@ -1,4 +1,4 @@
-"""The signatures of artifacts: which there are, entering an artifact into the ledger, and refusing unsigned ones."""
+"""Sign artifacts, log them in the ledger when they are sealed, and reject artifacts that are not validly signed."""
 
 import hashlib
 import json
@@ -46,7 +46,7 @@ PROVENANCE_BUNDLE = MANIFEST_FILE + SUFFIX
 
 @dataclass(frozen=True)
 class Attestation:
-    """A statement about one file of an artifact."""
+    """A signed statement about one file of an artifact."""
 
     file: str
     predicate_type: str
@@ -60,7 +60,7 @@ class Attestation:
 
 @dataclass(frozen=True)
 class WeightsList:
-    """The OpenSSF's signature of a directory with weights: every file in it by its SHA-256."""
+    """A signed list of the files in a directory with weights, in the format of OpenSSF Model Signing."""
 
     directory: str
     files: Mapping[str, str]
@@ -73,7 +73,7 @@ class WeightsList:
 
 
 Said = Callable[[Manifest, dict[str, Any]], dict[str, Any]]
-"""The predicate, from an artifact's manifest and the content of the file that it is about."""
+"""Function that returns a statement's predicate from the artifact's manifest and the content of the attested file."""
 
 
 def _gate(manifest: Manifest, verdict: dict[str, Any]) -> dict[str, Any]:
@@ -101,17 +101,17 @@ ATTESTED: Mapping[str, Mapping[str, tuple[str, Said]]] = {
         "bill_of_materials.json": (BILL_OF_MATERIALS, _bill_of_materials),
     },
 }
-"""Kind of artifact -> its files with a statement of their own -> the predicate, and what it says."""
+"""Kind of artifact -> file with its own statement -> type of the predicate, and the function that builds it."""
 
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("sft_adapter", "aligned_adapter"), ("adapter", "model")),
     "reward_model": ("reward",),
 }
-"""Kind of artifact -> the directories in it that others load as they are."""
+"""Kind of artifact -> its directories with weights, which other programs load directly."""
 
 
 def bundles_of(manifest: Manifest) -> tuple[str, ...]:
-    """The file names of all signatures that belong to an artifact."""
+    """Return the file names of all signatures that belong to an artifact."""
     return (
         PROVENANCE_BUNDLE,
         *(name + SUFFIX for name in _attested_files(manifest)),
@@ -120,7 +120,7 @@ def bundles_of(manifest: Manifest) -> tuple[str, ...]:
 
 
 def provenance_of(manifest: Manifest) -> dict[str, Any]:
-    """How the artifact was made, as SLSA has it."""
+    """Return the artifact's SLSA provenance."""
     return provenance(
         manifest.kind,
         manifest.producer.config,
@@ -132,14 +132,14 @@ def provenance_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def attestations_of(directory: Path, manifest: Manifest) -> Iterator[Attestation]:
-    """The statements besides the provenance. The artifact's files must be verified already."""
+    """Yield the statements besides the provenance. The artifact's files must be verified already."""
     for name, sha256 in _attested_files(manifest).items():
         predicate_type, said = ATTESTED[manifest.kind][name]
         yield Attestation(name, predicate_type, sha256, said(manifest, json.loads((directory / name).read_bytes())))
 
 
 def weights_of(manifest: Manifest) -> Iterator[WeightsList]:
-    """The directories with weights, each with the files that the manifest lists in it."""
+    """Yield the directories with weights, each with its files from the manifest."""
     for directory in WEIGHTS.get(manifest.kind, ()):
         inside = f"{directory}/"
         files = {
@@ -152,7 +152,7 @@ def weights_of(manifest: Manifest) -> Iterator[WeightsList]:
 def signatures(
     signer: Signer, directory: Path, manifest: Manifest, manifest_sha256: str
 ) -> Iterator[tuple[str, bytes]]:
-    """Every signature of an artifact that is being sealed: file name and bytes."""
+    """Yield file name and bytes of every signature of an artifact that is being sealed."""
     made = Statement((Subject(MANIFEST_FILE, manifest_sha256),), PROVENANCE, provenance_of(manifest))
     yield PROVENANCE_BUNDLE, sign_statement(signer, made)
     for each in attestations_of(directory, manifest):
@@ -163,7 +163,7 @@ def signatures(
 
 
 def _attested_files(manifest: Manifest) -> dict[str, str]:
-    """Those of the kind's files with a statement that this artifact has, with their SHA-256."""
+    """Return name -> SHA-256 of the artifact's files that have a statement of their own."""
     attested = ATTESTED.get(manifest.kind, {})
     return {entry.path: entry.sha256 for entry in manifest.files if entry.path in attested}
 
@@ -172,28 +172,32 @@ SEALED = "artifact sealed"
 
 
 def pipeline_actor(settings: Settings) -> str:
-    """How the pipeline stands in the ledger: by its key."""
+    """Return the pipeline's actor name in the ledger, which contains its key's id."""
     return f"pipeline:{pipeline_signer(settings, trust_root(settings)).keyid}"
 
 
 class SealedEntries:
-    """Entries about artifacts, in the registry of one installation."""
+    """The ledger entries about sealed artifacts of one installation."""
 
     def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
-        """`opened`: opens the registry, once it is needed."""
+        """Set up without opening the registry.
+
+        Args:
+            opened: opens the registry. Called on first use.
+        """
         self._settings = settings
         self._opened = opened
         self._sequences: dict[str, int] = {}
         """SHA-256 of a manifest -> number of the first entry that names it."""
         self._read = 0
-        """The newest entry that was looked at."""
+        """Number of the newest entry that was read."""
 
     @cached_property
     def _registry(self) -> Registry:
         return self._opened()
 
     def enter(self, manifest: Manifest, manifest_sha256: str) -> None:
-        """Name an artifact in the ledger."""
+        """Add a ledger entry for an artifact."""
         subjects = {
             "kind": manifest.kind,
             "line": manifest.line,
@@ -204,9 +208,9 @@ class SealedEntries:
             append(session, pipeline_actor(self._settings), SEALED, subjects)
 
     def index_of(self, ref: ArtifactRef) -> int | None:
-        """The index in the log of the first entry that names this artifact; None where there is none.
+        """Return the ledger index of the first entry that names this artifact, or None.
 
-        Raises IntegrityError for an entry that was changed past this program.
+        Raises IntegrityError if the entry was changed.
         """
         key = ref.manifest_sha256
         if key not in self._sequences:
@@ -220,7 +224,8 @@ class SealedEntries:
         return sequence - 1 if stated == (ref.digest, ref.manifest_sha256) else None
 
     def _read_on(self) -> None:
-        """Read the entries that were added since; there may be many, so little of each is kept."""
+        """Read the entries that were added since the last call. There may be many, so little of each is kept in
+        memory."""
         columns = select(AuditEntry.sequence, AuditEntry.subjects["manifest_sha256"].as_string())
         query = columns.where(AuditEntry.action == SEALED, AuditEntry.sequence > self._read)
         with self._registry.reading() as session:
@@ -233,18 +238,18 @@ REMOVE = "Restore the artifact from a copy, or remove its directory, and find ou
 
 
 def open_store(settings: Settings, corpus: Path | None = None, registry: Registry | None = None) -> ArtifactStore:
-    """The installation's store.
+    """Open the installation's store.
 
     Args:
-        corpus: the corpus root, for a process that is given unscrubbed text.
-        registry: where it is open already, such as for reading alone; else it is opened when it is needed.
+        corpus: the corpus root, for a process that may read unscrubbed text.
+        registry: an open registry, such as a read-only one. If None, the registry is opened on first use.
     """
     opened = (lambda: registry) if registry is not None else partial(open_registry, settings)
     return ArtifactStore(settings.artifacts, LedgerSeals(settings, opened), corpus)
 
 
 class LedgerSeals:
-    """The seals of one installation (`artifacts.seals.Seals`)."""
+    """The signatures of one installation's artifacts. Implements `manifest.Seals`."""
 
     def __init__(self, settings: Settings, opened: Callable[[], Registry]) -> None:
         self._settings = settings
@@ -255,7 +260,7 @@ class LedgerSeals:
         return SealedEntries(self._settings, self._opened)
 
     def assert_ready(self) -> None:
-        """Raise NotFoundError, IntegrityError or SignInError where nothing could be signed."""
+        """Raise NotFoundError, IntegrityError or SignInError if signing is not possible."""
         pipeline_signer(self._settings, trust_root(self._settings))
 
     def sign(self, directory: Path, manifest: Manifest) -> None:
@@ -265,11 +270,11 @@ class LedgerSeals:
             (directory / name).write_bytes(content)
 
     def enter(self, manifest: Manifest) -> None:
-        """Enter an artifact into the ledger."""
+        """Add a ledger entry for an artifact."""
         self._entries.enter(manifest, _sha256(manifest))
 
     def bundles(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> tuple[str, ...]:
-        """Verify the provenance."""
+        """Verify the provenance. Returns the file names of all signatures that belong to the artifact."""
         path = directory / PROVENANCE_BUNDLE
         content, trust = _read(path), trust_root(self._settings)
         said = (PROVENANCE, ref.manifest_sha256, hashlib.sha256(content).hexdigest())
@@ -285,7 +290,7 @@ class LedgerSeals:
         return bundles_of(manifest)
 
     def verify_further(self, directory: Path, ref: ArtifactRef, manifest: Manifest) -> None:
-        """Verify the signatures besides the provenance, once every file was verified. Raises IntegrityError."""
+        """Verify the signatures other than the provenance, after every file was verified. Raises IntegrityError."""
         trust = trust_root(self._settings)
         for each in attestations_of(directory, manifest):
             path = directory / each.bundle
@@ -309,7 +314,8 @@ class LedgerSeals:
                 verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
 
     def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
-        """Where the ledger names the artifact, if that decides: for what a key signed that is revoked by now."""
+        """Return the ledger index of the artifact, if it decides whether the signature is valid: if its key is
+        revoked."""
         keyid = signed_by(bundle)
         if trust.counts(PIPELINE, keyid, None):
             return None
@@ -317,14 +323,14 @@ class LedgerSeals:
 
 
 Said_sealing = tuple[str, ...]
-"""What a signature is, what it must be about, and its bytes: everything but the trust root that decides the verdict."""
+"""Cache key of a verified signature: its type, the digests it must be about, and the SHA-256 of its bytes."""
 
 
 class _Counted:
-    """Signatures that count under one trust root, so that a process verifies the same bytes once.
+    """A cache of signatures that are valid under one trust root, so that a process verifies the same bytes once.
 
-    A trust root that was read anew is another object: nothing is known under it. What a revoked key signed counts by
-    its entry in the ledger and is never kept.
+    Reloading the trust root empties the cache. A revoked key's signature is valid only by its ledger entry, so it is
+    never cached.
     """
 
     MOST = 50_000
@@ -337,7 +343,11 @@ class _Counted:
         return known is trust and said in counted
 
     def keep(self, trust: Trust, said: Said_sealing, index: int | None) -> None:
-        """`index`: where the ledger was asked for the artifact; None where that did not decide."""
+        """Cache a valid signature.
+
+        Args:
+            index: the artifact's ledger index if it decided the verdict. Such a signature is not cached.
+        """
         if index is not None:
             return
         known, counted = self._under  # together, for another thread may replace them
@@ -355,7 +365,7 @@ def _sha256(manifest: Manifest) -> str:
 
 
 def _read(path: Path) -> bytes:
-    """A signature's bytes. Raises IntegrityError for what is no file of a possible size."""
+    """Return a signature's bytes. Raises IntegrityError if the file is missing, unreadable, or not a regular file."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -370,7 +380,7 @@ def _read(path: Path) -> bytes:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Name the file in what is said about a signature."""
+    """Prefix a verification error with the file it is about."""
     try:
         yield
     except IntegrityError as error:

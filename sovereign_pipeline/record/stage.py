@@ -1,4 +1,4 @@
-"""What a stage and a gate are, and making an artifact or finding it again."""
+"""Define stages and gates, and build an artifact or find a stored one of the same identity."""
 
 import datetime
 import importlib.metadata
@@ -21,104 +21,104 @@ from sovereign_pipeline.record.store import Artifact, ArtifactStore, input_refs
 from sovereign_pipeline.record.trust_root import Trust
 
 Config = dict[str, Any]
-"""A part of the recipe or of the institution's policy, as JSON; it is part of an artifact's identity."""
+"""A part of the recipe or of the institution's policy, as JSON. It is part of an artifact's identity."""
 
 Inputs = Mapping[str, Artifact]
-"""Kind -> verified artifact, one for each input of a stage."""
+"""Kind -> verified artifact for each input of a stage."""
 
 Progress = Callable[[str], None]
-"""Reports how far a stage is. Never given document text."""
+"""Function that reports a stage's progress. Its messages never contain document text."""
 
 KindsIn = Callable[[str], Collection[Kind]]
-"""Kinds of personal data in a value that the institution's policy does not keep."""
+"""Function that returns the kinds of personal data in a value, except kinds that the institution's policy keeps."""
 
 OutsideFiles = Callable[["Workplace"], dict[str, str]]
-"""Name -> SHA-256 of each file outside the store that a stage or a gate reads."""
+"""Function that returns name -> SHA-256 of each file outside the store that a stage or gate reads."""
 
 
 class Launch(Protocol):
-    """Runs the trainer's process with a job file and waits.
+    """Runs the training process with a job file and waits for it.
 
-    Raises TrainingFailed when the process ends without a result.
+    Raises TrainingFailed if the process ends without a result.
     """
 
     def __call__(self, job: Path) -> None: ...
 
 
 class WaiverLog(Protocol):
-    """Where officers' waivers are on record.
+    """The log of officers' waivers.
 
-    A protocol, because the ledger comes after artifacts.
+    It is a protocol because the ledger depends on artifacts.
     """
 
     def enter(self, keyid: str, trust: Trust, subjects: Mapping[str, Any]) -> None:
-        """Put a waiver on record, before it is made."""
+        """Log a waiver before its artifact is made."""
 
     def index_of(self, statement: str) -> int | None:
-        """The place in the log of the waiver whose signed statement has this SHA-256; None where it is in no entry."""
+        """Return the ledger index of the waiver whose signed statement has this SHA-256, or None."""
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a stage may use besides its inputs."""
+    """Everything that a stage may use besides its inputs."""
 
     store: ArtifactStore
     settings: Settings
     institution: Institution
     line: Line
-    """The recipe."""
+    """The line's recipe."""
     progress: Progress
     launch: Launch
     lost_review: Callable[[str], Collection[str]]
-    """Line -> SHA-256 of all weights of it that lost their blind review.
+    """Returns the SHA-256 of all weights of a line that lost their blind review.
 
-    A function, because reviews come after the stages that need it.
+    It is a function because reviews depend on the stages that need it.
     """
     kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
-    """Configuration of a raw corpus -> what finds personal data in a value of a column.
+    """Returns a function that finds personal data in a column's value, from a raw corpus's configuration.
 
-    A function, because privacy comes after the corpus.
+    It is a function because the privacy package depends on the corpus package.
     """
     waivers: WaiverLog
     column_secret: Callable[[], bytes]
-    """The secret of this installation for the keys that take such values' places; made when it is first needed."""
+    """Returns the installation's secret for the keys that replace personal data in columns. Created on first use."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a stage's build function returns once its files are in the workspace."""
+    """The result of a stage's build function, after its files were written into the workspace."""
 
     summary: dict[str, Any]
-    """Deterministic facts (counts, shares, names); part of the artifact's identity."""
+    """Deterministic facts (counts, shares, names). They are part of the artifact's identity."""
     measured: dict[str, float] = field(default_factory=dict)
     """Durations and rates; not part of the identity."""
     classification: str | None = None
-    """Of what the stage read from outside the store; the inputs' levels are always joined to it."""
+    """Classification level of the data read from outside the store. The inputs' levels are always added to it."""
     after_commit: Callable[[], None] = lambda: None
-    """Called once the artifact is stored; removes what an interrupted build resumes from."""
+    """Called after the artifact is stored. It removes the files from which an interrupted build resumes."""
     recorded: dict[str, str] = field(default_factory=dict)
-    """Further facts of this run alone; not part of the identity."""
+    """Further facts about this run; not part of the identity."""
 
 
 Outcome = Literal["pass", "fail", "inconclusive"]
-"""`inconclusive`: the observations show neither; nothing may be made from the artifact then either."""
+"""Outcome of a gate. `inconclusive` means that the data support neither pass nor fail; it blocks like a failure."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a gate finds about one artifact."""
+    """The result of a gate for one artifact."""
 
     passed: bool
     message: str
     """One sentence with numbers and row ids, never document text."""
     evidence: dict[str, Any] = field(default_factory=dict)
-    """Numbers, as JSON."""
+    """Numbers behind the verdict, as JSON."""
     listed: tuple[dict[str, Any], ...] = ()
-    """What is too long for message and evidence, such as every row id; a file of its own in the record."""
+    """Details too long for message and evidence, such as every row id. The record stores them in a separate file."""
     classification: str | None = None
-    """Of what the gate read from outside the store; the artifact's level is always joined to it."""
+    """Classification level of the data read from outside the store. The artifact's level is always added to it."""
     inconclusive: bool = False
-    """That it did not pass does not mean that it failed."""
+    """True if the data support neither pass nor fail. `passed` is False then."""
 
     def __post_init__(self) -> None:
         if self.passed and self.inconclusive:
@@ -133,38 +133,40 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Gate:
-    """A criterion for one artifact; its verdict is recorded and bound to the artifact's digest."""
+    """A criterion for one artifact. Its verdict is recorded and bound to the artifact's digest."""
 
     name: str
     question: str
-    """What it evaluates, as a yes-or-no question for people."""
+    """The criterion as a yes-or-no question, for display."""
     code_version: str
     evaluate: Callable[[Workplace, Artifact, Inputs], Verdict]
-    """Reads the artifact and its inputs. It recomputes, and does not trust what the build states about itself."""
+    """Returns the verdict on an artifact. It recomputes all numbers instead of trusting those that the build states."""
     config: Callable[[Line], Config] = lambda line: {}
-    """The part of the recipe that decides the verdict."""
+    """Returns the part of the recipe that decides the verdict."""
     external: OutsideFiles = lambda workplace: {}
-    """When one of these files changes, the gate is evaluated again."""
+    """Returns the files outside the store that the gate reads. The gate is evaluated again when one changes."""
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
-    """The part of `institution.yaml` that decides the verdict."""
+    """Returns the part of `institution.yaml` that decides the verdict."""
     officer_may: Callable[[Line], OfficerMay] = lambda line: "nothing"
-    """What the recipe lets an officer do when the gate does not pass; part of the record's identity."""
+    """Returns which outcomes the recipe lets an officer waive. It is part of the record's identity."""
     agreed: Callable[[Workplace, ArtifactRef], OfficerMay] = lambda workplace, ref: "override"
-    """What was agreed about one artifact before it could be evaluated; a recipe loosened since does not count."""
+    """Returns which outcomes were agreed to be waivable before the artifact was evaluated. A looser recipe has no
+    effect."""
 
     def recipe(self, line: Line) -> Config:
-        """All of the recipe that decides the verdict and whether it may be waived."""
+        """Return all of the recipe that decides the verdict and whether it may be waived."""
         may = self.officer_may(line)
         return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
     def permission(self, workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
-        """What an officer may do about one artifact: what both today's recipe and the earlier agreement allow."""
+        """Return which outcomes an officer may waive: those that both today's recipe and the earlier agreement
+        allow."""
         return stricter(self.officer_may(workplace.line), self.agreed(workplace, ref))
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How one kind of artifact is made, and everything that decides its bytes."""
+    """The definition of one kind of artifact: its build function and everything that decides its bytes."""
 
     kind: str
     """The asset's key and the artifact's kind."""
@@ -172,50 +174,52 @@ class Stage:
     build: Callable[[Workplace, Inputs, Path], Built]
     """Writes the artifact's files into a workspace directory."""
     inputs: tuple["Stage", ...] = ()
-    """The stages whose artifacts it reads for every line."""
+    """Stages whose artifacts this stage reads for every line."""
     optional_inputs: tuple["Stage", ...] = ()
-    """The stages whose artifacts it reads for some lines only. For any other line they are no part of its identity."""
+    """Stages whose artifacts this stage reads for some lines only. They are part of the identity for those lines
+    only."""
     reads_optional: Callable[[Line], Collection[str]] = lambda line: ()
-    """Kinds of the optional inputs that it reads for a line."""
+    """Returns the kinds of the optional inputs that the stage reads for a line."""
     config: Callable[[Line], Config] = lambda line: {}
-    """Exactly the part of the recipe that the build reads."""
+    """Returns exactly the part of the recipe that the build reads."""
     policy: Callable[[Institution, Line], Config] = lambda institution, line: {}
-    """Exactly the part of `institution.yaml` that the build reads."""
+    """Returns exactly the part of `institution.yaml` that the build reads."""
     external: OutsideFiles = lambda workplace: {}
     libraries: tuple[str, ...] = ()
     """Distributions whose version changes the result."""
     gates: tuple[Gate, ...] = ()
     passthrough_of: Callable[[Line], str | None] = lambda line: None
-    """The kind of the input that is also this stage's artifact, for a line where the stage has nothing to do.
+    """Returns the kind of the input that is passed through as this stage's artifact, or None.
 
-    None: the stage builds an artifact of its own.
+    A stage passes an input through for a line for which it has nothing to do. None means that the stage builds an
+    artifact of its own.
     """
     is_recorded: Callable[[Workplace, ArtifactRef], bool] = lambda workplace, ref: True
-    """Whether the artifact is on record where this stage enters it, such as in the registry."""
+    """Returns True if the artifact is recorded where this stage must record it, such as in the registry."""
     changed_rows: Callable[[Workplace, ArtifactRef], str] = lambda workplace, ref: ""
-    """For a message: which rows of files outside the store are no longer as this artifact has them, by their ids."""
+    """Returns the ids of rows in files outside the store that changed since this artifact was built, for a message."""
     reads_corpus: Callable[[Line], bool] = lambda line: False
-    """Whether it reads or writes unscrubbed text, so that its process is given the corpus root."""
+    """Returns True if the stage reads or writes unscrubbed text, so that its process needs the corpus root."""
     judges_what_is_recorded: bool = False
-    """Its input is in the registry already and is judged as it was registered, whatever became of the sources since."""
+    """True if the stage evaluates an input as it was registered. Later changes of the input's sources are ignored."""
 
     def inputs_of(self, line: Line) -> "tuple[Stage, ...]":
-        """The stages whose artifacts it reads for a line."""
+        """Return the stages whose artifacts this stage reads for a line."""
         read = self.reads_optional(line)
         return (*self.inputs, *(each for each in self.optional_inputs if each.kind in read))
 
     def config_at(self, workplace: Workplace) -> Config:
-        """All of the recipe and of the institution's policy that decides what the build makes."""
+        """Return all of the recipe and of the institution's policy that decides what the stage builds."""
         return {**self.config(workplace.line), **self.policy(workplace.institution, workplace.line)}
 
     def passthrough_input(self, line: Line) -> "Stage | None":
-        """The input stage whose artifact this stage passes through, or None where it builds its own."""
+        """Return the input stage whose artifact this stage passes through, or None if it builds its own."""
         kind = self.passthrough_of(line)
         return next(each for each in self.inputs if each.kind == kind) if kind is not None else None
 
 
 class Place(Protocol):
-    """Where artifacts are made: a workplace, or what has no recipe but a store and an institution."""
+    """The store and the institution for which artifacts are made. A workplace is one."""
 
     @property
     def store(self) -> ArtifactStore: ...
@@ -226,16 +230,16 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Production:
-    """The artifact of a stage, made or reused."""
+    """The artifact of a stage, built or reused."""
 
     ref: ArtifactRef
     reused: bool
-    """The same work had been done before; its artifact was verified and taken."""
+    """True if a stored artifact of the same identity was verified and reused."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that decides an artifact's bytes; for an equal identity the artifact is reused."""
+    """Everything that decides an artifact's bytes. A stored artifact with an equal identity is reused."""
 
     kind: str
     line: str
@@ -253,7 +257,7 @@ class Identity:
 
 
 def identity_of(stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]) -> Identity:
-    """The identity of what the stage would make now from these inputs."""
+    """Return the identity of the artifact that the stage would build now from these inputs."""
     return Identity(
         kind=stage.kind,
         line=workplace.line.line,
@@ -267,7 +271,7 @@ def identity_of(stage: Stage, workplace: Workplace, inputs: Mapping[str, Artifac
 
 
 def stated_identity(manifest: Manifest) -> Identity:
-    """The identity that a stored artifact states in its manifest."""
+    """Return the identity that a stored artifact states in its manifest."""
     return Identity(
         kind=manifest.kind,
         line=manifest.line,
@@ -281,21 +285,21 @@ def stated_identity(manifest: Manifest) -> Identity:
 
 
 def library_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Distribution -> installed version, sorted by name."""
+    """Return distribution -> installed version, sorted by name."""
     return {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
 @cache
 def source_digest() -> str:
-    """SHA-256 over this package's own source files, so that a record states exactly which code ran."""
+    """Return the SHA-256 over this package's source files, so that a record states exactly which code ran."""
     package = Path(__file__).resolve().parent.parent
     return digest_of({str(file.relative_to(package)): file_sha256(file) for file in sorted(package.rglob("*.py"))})
 
 
 def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
-    """The stored artifact of exactly this identity, or None.
+    """Return the stored artifact with exactly this identity, or None.
 
-    The store's index is not trusted. Raises IntegrityError when it leads to an artifact of another identity.
+    The store's index is not trusted. Raises IntegrityError if it leads to an artifact of another identity.
     """
     ref = workplace.store.find(identity.fingerprint)
     if ref is None:
@@ -310,10 +314,13 @@ def find_artifact(workplace: Place, identity: Identity) -> ArtifactRef | None:
 
 
 def make_artifact(workplace: Place, identity: Identity, build: Callable[[Path], Built]) -> Production:
-    """Build and store the artifact of an identity, or reuse and verify the stored one.
+    """Build and store the artifact of an identity, or verify and reuse a stored one. No artifact is stored on any
+    error.
 
-    Raises IntegrityError when a stored byte changed, NotFoundError before any work where nothing could be signed, and
-    whatever the build raises; no artifact is left then.
+    Raises:
+        IntegrityError: a stored file changed.
+        NotFoundError: signing is not possible. Raised before any work.
+        Exception: any error of the build.
     """
     store = workplace.store
     stored = find_artifact(workplace, identity)

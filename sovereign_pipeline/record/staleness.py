@@ -1,7 +1,7 @@
-"""Staleness: whether a stage's current artifact is what it would make now and, if not, why.
+"""Decide whether a stage's current artifact is what the stage would build now and, if not, explain why.
 
-The identity that the current artifact states in its manifest is compared with the identity that recipe, sources and
-inputs give now. Nothing is made, and no bytes of artifacts are hashed.
+The identity in the current artifact's manifest is compared with the identity that recipe, sources and inputs give now.
+Nothing is built, and no files of artifacts are hashed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Gate, Identity, Stage, Workplace, identity_of, stated_identity
 
 LONGEST_VALUE = 60
-"""Characters of a value that are shown; a longer one is cut."""
+"""Maximum number of characters of a displayed value. A longer value is cut."""
 
 Field = Literal["code version", "classification ladder", "input", "recipe", "library", "outside file"]
 
@@ -36,15 +36,16 @@ Cause = Literal[
 
 @dataclass(frozen=True)
 class Change:
-    """One field of an identity that is not what it was."""
+    """A field of an identity whose value changed."""
 
     field: Field
     name: str
-    """Kind of the input, dotted path of the recipe's key, distribution or file; empty where the field is one value."""
+    """Kind of the input, dotted path of the recipe's key, distribution or file. Empty if the field has a single
+    value."""
     before: str | None
-    """None: it was absent. Digests and long values are shortened."""
+    """The value before, shortened, or None if the field was absent."""
     now: str | None
-    """None: it is absent."""
+    """The value now, shortened, or None if the field is absent."""
 
     def __str__(self) -> str:
         subject = f"{self.field} {self.name}" if self.name else self.field
@@ -57,13 +58,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Reason:
-    """One reason why a stage is stale."""
+    """A reason why a stage is stale."""
 
     cause: Cause
     subject: str = ""
     """Name of the gate or kind of the upstream stage; otherwise empty."""
     changes: tuple[Change, ...] = ()
-    """What changed since the artifact was made or, for a gate without a record, since it was evaluated last."""
+    """Changes since the artifact was built or, for a gate without a record, since the gate was last evaluated."""
 
     def __str__(self) -> str:
         changes = "; ".join(map(str, self.changes))
@@ -90,7 +91,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class StageExplanation:
-    """Why a stage of one line is stale; without reasons it is current."""
+    """The reasons why a stage of a line is stale. A stage without reasons is current."""
 
     kind: str
     reasons: tuple[Reason, ...]
@@ -101,23 +102,26 @@ class StageExplanation:
 
 
 def stale_kinds(stages: Sequence[Stage], workplace: Workplace) -> list[str]:
-    """Kinds of the stages, in the order given, that would give something else if they were materialized now.
+    """Return the kinds of the stale stages, in the given order.
 
-    Everything below a stale stage counts as stale: when it runs, it reuses its artifact if its inputs turn out equal.
-    Raises RecipeError, SourceError, NotFoundError or IntegrityError where staleness cannot be decided.
+    A stage is stale if materializing it now could give another artifact. Every stage downstream of a stale one counts
+    as stale; when it runs, it reuses its artifact if its inputs turn out equal.
+
+    Raises:
+        RecipeError, SourceError, NotFoundError, IntegrityError: staleness cannot be decided.
     """
     examination = _Examination(stages, workplace, in_detail=False)
     return [stage.kind for stage in stages if examination.reasons(stage)]
 
 
 def explain(stages: Sequence[Stage], workplace: Workplace) -> list[StageExplanation]:
-    """Every reason why each stage is stale, in the order given. Raises what `stale_kinds` raises."""
+    """Return every reason why each stage is stale, in the given order. Raises the same errors as `stale_kinds`."""
     examination = _Examination(stages, workplace, in_detail=True)
     return [StageExplanation(stage.kind, examination.reasons(stage)) for stage in stages]
 
 
 def compare(before: Identity, now: Identity) -> tuple[Change, ...]:
-    """Every field in which two identities of one kind and line differ."""
+    """Return every field in which two identities of one kind and line differ."""
     return (
         *_changes("code version", {"": before.code_version}, {"": now.code_version}),
         *_changes("classification ladder", {"": before.ladder}, {"": now.ladder}),
@@ -129,7 +133,7 @@ def compare(before: Identity, now: Identity) -> tuple[Change, ...]:
 
 
 class _Examination:
-    """Examines each stage once. Without detail it stops at the first reason, the cheapest to find."""
+    """Examines each stage once. Without detail, it stops at the first reason."""
 
     def __init__(self, stages: Sequence[Stage], workplace: Workplace, in_detail: bool) -> None:
         self._stages = {stage.kind: stage for stage in stages}
@@ -203,9 +207,9 @@ class _Examination:
             yield Reason("not recorded")
 
     def _is_usable(self, stage: Stage, current: ArtifactRef) -> bool:
-        """Whether a consumer could use the artifact: every manifest it was made from is read and verified.
+        """Return True if another stage could use the artifact. Reads and verifies every manifest upstream of it.
 
-        Raises IntegrityError when a manifest or a record was changed.
+        Raises IntegrityError if a manifest or a record was changed.
         """
         try:
             assert_passed(stage, self._workplace, current)
@@ -217,7 +221,7 @@ class _Examination:
         return self._workplace.store.current(self._workplace.line.line, stage.kind)
 
     def _since_evaluated(self, gate: Gate, current: ArtifactRef) -> tuple[Change, ...]:
-        """What changed since the gate was last evaluated for the artifact; empty when it never was."""
+        """Return the changes since the gate was last evaluated for the artifact. Empty if it never was."""
         earlier = [
             manifest
             for manifest in self._gate_records()
@@ -229,7 +233,8 @@ class _Examination:
         return compare(stated_identity(last), gate_identity(gate, self._workplace, current))
 
     def _gate_records(self) -> Iterator[Manifest]:
-        """Of this line. A damaged one explains nothing and is left out; whoever uses it is told."""
+        """Yield the manifests of this line's gate records. Damaged ones are skipped; an error is raised where one is
+        used."""
         for ref in self._workplace.store.indexed(GATE_RECORD):
             if ref.line != self._workplace.line.line:
                 continue
@@ -255,7 +260,7 @@ def _changes(
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of nested JSON by its dotted path; a list of plain values counts as one value."""
+    """Yield every value of nested JSON with its dotted path. A list of plain values counts as one value."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from _leaves(inner, f"{path}.{key}" if path else str(key))

@@ -1,4 +1,4 @@
-"""Signed statements (in-toto in sigstore bundles): predicates, signing, verifying, and model directories."""
+"""Sign and verify in-toto statements in sigstore bundles, about single files and about model directories."""
 
 import base64
 import binascii
@@ -19,19 +19,19 @@ from sovereign_pipeline.record.trust_root import Trust, TrustedKey
 PAYLOAD = "application/vnd.in-toto+json"
 BUNDLE_MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SUFFIX = ".sigstore.json"
-"""Of a bundle's file name; it follows the name of the file that the statement is about."""
+"""Suffix of a bundle's file name. It follows the name of the file that the statement is about."""
 LARGEST_BUNDLE = 16 << 20
 SHA256 = re.compile(r"[0-9a-f]{64}")
 AGAIN = "Take the bundle again from where it was made, or have it signed anew."
 
 
 def pre_authentication_encoding(payload: bytes) -> bytes:
-    """The bytes that are signed (DSSE's PAE). Another program verifies the signature over them."""
+    """Return the bytes that are signed (DSSE's PAE)."""
     return f"DSSEv1 {len(PAYLOAD)} {PAYLOAD} {len(payload)} ".encode() + payload
 
 
 def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:
-    """The one spelling of a bundle."""
+    """Return a bundle's canonical bytes."""
     envelope = {
         "payload": base64.b64encode(payload).decode(),
         "payloadType": PAYLOAD,
@@ -46,7 +46,10 @@ def bundle_bytes(keyid: str, payload: bytes, signature: bytes) -> bytes:
 
 
 def bundle_parts(bundle: bytes) -> tuple[str, bytes, bytes]:
-    """Id of the key, payload and signature. Whatever else a bundle could hold is refused, spaces included."""
+    """Return the key's id, the payload and the signature of a bundle.
+
+    Raises IntegrityError unless the bundle has exactly the canonical bytes, including spaces.
+    """
     content = json_object(bundle, "This is no sigstore bundle")
     if content.get("mediaType") != BUNDLE_MEDIA_TYPE:
         raise IntegrityError(f"The bundle's media type is not {BUNDLE_MEDIA_TYPE}.", AGAIN)
@@ -87,19 +90,20 @@ def json_object(content: bytes, complaint: str) -> dict[str, Any]:
 
 
 def _at(content: Any, *path: str) -> Any:
-    """What lies at a path of objects; None where there is none."""
+    """Return the value at a path of nested objects, or None."""
     for key in path:
         content = content.get(key) if isinstance(content, dict) else None
     return content
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
-    """JSON in UTF-8 with sorted keys and no spaces. Raises ValueError for what has no such writing."""
+    """Return JSON in UTF-8 with sorted keys and no spaces. Raises ValueError for a value that JSON cannot express,
+    like NaN."""
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 PREDICATES = "https://sovereign-pipeline.example/"
-"""The prefix of our own. It names, and is never fetched: `.example` belongs to nobody (RFC 2606)."""
+"""Prefix of this project's predicate types. It is a name and is never fetched; `.example` is reserved (RFC 2606)."""
 
 GATE = f"{PREDICATES}gate/v1"
 EVALUATION = f"{PREDICATES}evaluation/v1"
@@ -122,7 +126,7 @@ BUNDLE = f"{PREDICATES}bundle/v1"
 EVIDENCE = f"{PREDICATES}evidence/v1"
 BACKUP = f"{PREDICATES}backup/v1"
 PROVENANCE = "https://slsa.dev/provenance/v1"
-"""SLSA's: how an artifact was made. Its `buildType` is `BUILD_TYPE`."""
+"""SLSA's predicate type for how an artifact was built. Its `buildType` is `BUILD_TYPE`."""
 BILL_OF_MATERIALS = "https://cyclonedx.org/bom"
 BUILD_TYPE = f"{PREDICATES}stage/v1"
 
@@ -150,7 +154,7 @@ FIELDS: Mapping[str, frozenset[str]] = {
     PROVENANCE: frozenset({"buildDefinition", "runDetails"}),
     BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),
 }
-"""Predicate -> the fields without which it says nothing. Others may stand beside them."""
+"""Predicate type -> its required fields. Further fields are allowed."""
 
 
 def provenance(
@@ -162,12 +166,13 @@ def provenance(
     libraries: Mapping[str, str],
     finished_on: str | None = None,
 ) -> dict[str, Any]:
-    """SLSA provenance of an artifact, for a statement about its manifest.
+    """Return the SLSA provenance of an artifact, for a statement about its manifest.
 
     Args:
-        parameters: what of the recipe and the institution's policy the stage reads.
-        inputs: what it was made from -> SHA-256.
-        builder: the digest of the code that ran. libraries: distribution -> version.
+        parameters: the part of the recipe and of the institution's policy that the stage reads.
+        inputs: name of each input -> SHA-256.
+        builder: digest of the source code that ran.
+        libraries: distribution -> version.
         finished_on: UTC, RFC 3339.
     """
     definition = {
@@ -195,7 +200,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Statement:
-    """What is said about which files."""
+    """A claim (the predicate) about one or more files."""
 
     subjects: tuple[Subject, ...]
     predicate_type: str
@@ -204,14 +209,18 @@ class Statement:
 
 @dataclass(frozen=True)
 class Verified:
-    """A statement whose signature counts, and whose it is."""
+    """A statement with a valid signature, and the key that signed it."""
 
     statement: Statement
     key: TrustedKey
 
 
 def sign_statement(signer: Signer, statement: Statement) -> bytes:
-    """The bundle's bytes: canonical JSON with a line break at its end. Raises ValueError for a malformed statement."""
+    """Sign a statement. Raises ValueError if it is malformed.
+
+    Returns:
+        The bundle's bytes: canonical JSON with a line break at the end.
+    """
     if fault := _fault(statement):
         raise ValueError(f"this statement cannot be signed: {fault}")
     if algorithm_of(signer.public_pem) != "p256":
@@ -224,13 +233,15 @@ def sign_statement(signer: Signer, statement: Statement) -> bytes:
 def verify_statement(
     bundle: bytes, trust: Trust, role: str, *, predicate_type: str, sha256: str, at_index: int | None = None
 ) -> Verified:
-    """The statement in a bundle, if a key of this role signed it, about this file, of this kind.
+    """Verify that a key in this role signed a bundle's statement, and return the statement.
 
     Args:
-        sha256: of the file; it must be a subject of the statement.
-        at_index: where the statement stands in the log; None for one that is yet to be entered.
+        predicate_type: the type that the statement must have.
+        sha256: SHA-256 of the file that the statement must be about.
+        at_index: ledger index of the statement's entry; None if it has none yet.
 
-    Raises IntegrityError that says what is not so.
+    Raises:
+        IntegrityError: the bundle, signature, key, type or subject is not valid. The message says which.
     """
     keyid, payload, signature = bundle_parts(bundle)
     key = trust.key(role, keyid)
@@ -259,12 +270,13 @@ def verify_statement(
 
 
 def read_statement(bundle: bytes) -> Statement:
-    """The statement in a bundle, **unverified**: for display alone. Raises IntegrityError for what is no bundle."""
+    """Return the statement in a bundle **unverified**, for display only. Raises IntegrityError if it is not a
+    bundle."""
     return _statement_in(bundle_parts(bundle)[1])
 
 
 def signed_by(bundle: bytes) -> str:
-    """The id of the key that a bundle names, **unverified**: for display, and to look for the key."""
+    """Return the key id that a bundle names **unverified**, for display and to look up the key."""
     return bundle_parts(bundle)[0]
 
 
@@ -294,7 +306,7 @@ def _statement_in(payload: bytes) -> Statement:
 
 
 def _fault(statement: Statement) -> str | None:
-    """What a statement lacks, or None."""
+    """Return what is wrong with a statement, or None."""
     names = [subject.name for subject in statement.subjects]
     if not names or len(set(names)) != len(names) or not all(isinstance(name, str) and name for name in names):
         return "its subjects are not one or more files, each named once"
@@ -314,18 +326,26 @@ BLOCK = 1 << 20
 
 
 def sign_directory(signer: Signer, directory: Path, name: str) -> bytes:
-    """The bundle's bytes. They belong beside the directory, not into it.
+    """Sign a model directory. Store the bundle beside the directory, not in it.
 
     Args:
-        name: which model it is, such as an adapter's id.
+        name: name of the model, such as an adapter's id.
 
-    Raises IntegrityError for a directory that holds a link, an empty directory, or no file.
+    Returns:
+        The bundle's bytes.
+
+    Raises:
+        IntegrityError: the directory contains a link, an empty directory, or no file.
     """
     return sign_listed(signer, _digests(directory), name)
 
 
 def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
-    """As `sign_directory`, where the files (path below the directory -> SHA-256) were read already."""
+    """Sign like `sign_directory`, given the digests of the files.
+
+    Args:
+        files: path below the directory -> SHA-256.
+    """
     if algorithm_of(signer.public_pem) != "p256":
         raise ValueError("a model's directory is signed with P-256")
     payload = canonical(_statement(files, name))
@@ -336,9 +356,10 @@ def sign_listed(signer: Signer, files: Mapping[str, str], name: str) -> bytes:
 def verify_directory(
     bundle: bytes, directory: Path, name: str, trust: Trust, role: str, *, at_index: int | None = None
 ) -> TrustedKey:
-    """Whose signature it is, if it counts and is over exactly this directory under this name.
+    """Verify that a key in this role signed exactly this directory under this name. Returns the key.
 
-    Raises IntegrityError that names the file which differs.
+    Raises:
+        IntegrityError: the signature is not valid, or a file differs. The message names the file.
     """
     key, payload = _signed_by(bundle, trust, role, at_index)
     _assert_same(payload, _digests(directory), name, str(directory))
@@ -348,14 +369,14 @@ def verify_directory(
 def verify_listed(
     bundle: bytes, files: Mapping[str, str], name: str, trust: Trust, role: str, *, at_index: int | None = None
 ) -> TrustedKey:
-    """As `verify_directory`, where the files were read already."""
+    """Verify like `verify_directory`, given the digests of the files."""
     key, payload = _signed_by(bundle, trust, role, at_index)
     _assert_same(payload, files, name, name)
     return key
 
 
 def _signed_by(bundle: bytes, trust: Trust, role: str, at_index: int | None) -> tuple[TrustedKey, bytes]:
-    """Whose signature it is, if it counts, and what is signed."""
+    """Verify a bundle's signature. Returns the key and the signed payload."""
     hint, payload, signature = bundle_parts(bundle)
     key = next((each for each in trust.keys(role) if _hint(each.public_pem) == hint), None)
     if key is None:
@@ -374,7 +395,8 @@ def _assert_same(payload: bytes, files: Mapping[str, str], name: str, where: str
 
 
 def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
-    """What is signed: the digests of the files in the order of their paths, and one digest over these."""
+    """Return the statement about a model directory: the files' digests sorted by path, and one digest over all of
+    them."""
     whole = hashlib.sha256()
     resources = []
     for relative in sorted(files, key=PurePosixPath):
@@ -390,7 +412,7 @@ def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
 
 
 def _digests(directory: Path) -> dict[str, str]:
-    """Path below the directory -> SHA-256 of every file."""
+    """Return path below the directory -> SHA-256 of every file."""
     files = {path.relative_to(directory).as_posix(): _digest(path).hex() for path in _files(directory)}
     if not files:
         raise IntegrityError(f"{directory}: there is no file in it.", "Name a model's directory.")
@@ -398,7 +420,10 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 def _files(directory: Path) -> Iterator[Path]:
-    """Every file below a directory. Raises IntegrityError for what a signature over files would not cover."""
+    """Yield every file below a directory.
+
+    Raises IntegrityError for entries that a signature over files would not cover: links and empty directories.
+    """
     if directory.is_symlink() or not directory.is_dir():
         raise IntegrityError(f"{directory}: it is a link, or no directory.", "Name the directory itself.")
     entries = sorted(directory.iterdir())
@@ -433,12 +458,12 @@ def _digest(path: Path) -> bytes:
 
 
 def _hint(pem: str) -> str:
-    """How an OMS bundle names a key: the SHA-256 of its PEM."""
+    """Return the SHA-256 of a key's PEM, by which an OpenSSF Model Signing bundle names the key."""
     return hashlib.sha256(pem.encode()).hexdigest()
 
 
 def _difference(signed: dict[str, Any], there: dict[str, Any]) -> str:
-    """The first thing in which a directory is not what was signed, in a sentence."""
+    """Return a sentence about the first difference between a directory and the signed list."""
     if signed.get("predicateType") != PREDICATE:
         return f"the statement is of the kind {signed.get('predicateType')}, not {PREDICATE}."
     try:

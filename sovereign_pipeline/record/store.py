@@ -1,4 +1,4 @@
-"""The store of artifacts: sealing, opening with every byte verified, and walking a lineage."""
+"""Store artifacts: seal them, open them with every byte verified, and walk their lineage."""
 
 import os
 import shutil
@@ -36,17 +36,18 @@ class Artifact:
     path: Path
     manifest: Manifest
     confined: Path | None = None
-    """The directory of its files with unscrubbed text; None where it has none, or where they are withheld."""
+    """Directory of the files with unscrubbed text. None if the artifact has none, or if they are withheld."""
     bundles: tuple[str, ...] = ()
-    """The files with its signatures."""
+    """Names of the files with the artifact's signatures."""
     purged: tuple[FileEntry, ...] = ()
-    """Files that were removed on record, so there was nothing to verify."""
+    """Files that a logged purge removed, so that they were not verified."""
 
     def file(self, name: str) -> Path:
-        """Path of one of its files.
+        """Return the path of one of the artifact's files.
 
-        Raises NotFoundError for a name that the manifest does not list, and CorpusWithheld for unscrubbed text that
-        this process is not given.
+        Raises:
+            NotFoundError: the manifest does not list the file, or it was purged.
+            CorpusWithheld: the file holds unscrubbed text, which this process may not read.
         """
         if name not in {entry.path for entry in self.manifest.files}:
             raise NotFoundError(f"{self.path}: the manifest of this {self.ref.kind} lists no file '{name}'.")
@@ -62,24 +63,25 @@ class Artifact:
 
     @property
     def withheld(self) -> tuple[FileEntry, ...]:
-        """Files that were not verified, because this process is not given unscrubbed text."""
+        """Files that were not verified because this process may not read unscrubbed text."""
         return confined_files(self.manifest) if self.confined is None else ()
 
 
 @dataclass(frozen=True)
 class ArtifactStore:
-    """All artifacts of one installation."""
+    """The artifacts of one installation."""
 
     root: Path
     seals: Seals
     corpus: Path | None = None
-    """The corpus root; None for a process that needs no unscrubbed text."""
+    """The corpus root. None for a process that needs no unscrubbed text."""
 
     def open(self, ref: ArtifactRef) -> Artifact:
-        """Verify every byte and open.
+        """Open an artifact and verify every byte.
 
-        Raises IntegrityError naming the first file that is not as it was stored, and CorpusWithheld for an artifact
-        with unscrubbed text in a process that is not given it.
+        Raises:
+            IntegrityError: a file differs from what was stored. The message names the first one.
+            CorpusWithheld: the artifact holds unscrubbed text, which this process may not read.
         """
         artifact = self.open_as_given(ref)
         if artifact.withheld:
@@ -87,7 +89,10 @@ class ArtifactStore:
         return artifact
 
     def open_as_given(self, ref: ArtifactRef) -> Artifact:
-        """Open, and verify every byte but unscrubbed text that is withheld. Raises IntegrityError as `open` does."""
+        """Open an artifact and verify every byte, except unscrubbed text that is withheld.
+
+        Raises IntegrityError as `open` does.
+        """
         manifest, bundles = self._signed_manifest(ref)
         path, confined = self.path_of(ref.digest), confined_files(manifest)
         entries = tuple(entry for entry in manifest.files if entry not in confined)
@@ -102,7 +107,11 @@ class ArtifactStore:
         return Artifact(ref, path, manifest, directory, bundles)
 
     def open_without(self, ref: ArtifactRef, may_be_gone: Collection[str]) -> Artifact:
-        """Open an artifact of which some files, by path, may have been removed on record. What is there is verified."""
+        """Open an artifact from which a logged purge may have removed files. The remaining files are verified.
+
+        Args:
+            may_be_gone: paths of the files that may be missing.
+        """
         (manifest, bundles), path = self._signed_manifest(ref), self.path_of(ref.digest)
         gone = tuple(
             each for each in manifest.files if each.path in may_be_gone and not os.path.lexists(path / each.path)
@@ -114,11 +123,12 @@ class ArtifactStore:
         return Artifact(ref, path, manifest, bundles=bundles, purged=gone)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
-        """The manifest alone, with its signature verified: its files are not hashed. Raises IntegrityError."""
+        """Return an artifact's manifest, with its signature verified. Its files are not hashed. Raises
+        IntegrityError."""
         return self._signed_manifest(ref)[0]
 
     def _signed_manifest(self, ref: ArtifactRef) -> tuple[Manifest, tuple[str, ...]]:
-        """The manifest, and the files with the artifact's signatures."""
+        """Return the manifest and the names of the files with the artifact's signatures."""
         path = self.path_of(ref.digest) / MANIFEST_FILE
         read = read_manifest(path)
         if (read.digest, read.sha256) != (ref.digest, ref.manifest_sha256):
@@ -129,16 +139,16 @@ class ArtifactStore:
         return read.manifest, self.seals.bundles(path.parent, ref, read.manifest)
 
     def input_ref(self, manifest: Manifest, kind: str) -> ArtifactRef:
-        """The reference to one input of an artifact, with the hash of the manifest that was read then."""
+        """Return the reference to an input of an artifact, with the SHA-256 of the input's manifest at that time."""
         digest = manifest.inputs[kind]
         return self.ref_of(digest).model_copy(update={"manifest_sha256": manifest.circumstances.input_manifests[kind]})
 
     def open_input(self, manifest: Manifest, kind: str) -> Artifact:
-        """Verify and open one input of an artifact. Raises IntegrityError."""
+        """Open and verify an input of an artifact. Raises IntegrityError."""
         return self.open(self.input_ref(manifest, kind))
 
     def ref_of(self, digest: str) -> ArtifactRef:
-        """The reference to a stored artifact. Raises NotFoundError when the store does not hold it."""
+        """Return the reference to a stored artifact. Raises NotFoundError if the store does not have it."""
         path = self.path_of(digest) / MANIFEST_FILE
         if not path.is_file():
             raise NotFoundError(f"{path}: there is no artifact {short(digest)}.", "Restore it from a copy.")
@@ -150,10 +160,16 @@ class ArtifactStore:
 
     @contextmanager
     def workspace(self, kind: str | None = None) -> Iterator[Path]:
-        """A directory to build in, on the disk of what is built; removed afterwards unless `seal` moved it into place.
+        """Provide a build directory on the disk of the finished artifact. It is removed afterwards unless `seal` moved
+        it.
 
-        Its name begins with the process id, so the next build removes what a killed process left. kind: of the
-        artifact that is built; one with unscrubbed text is built under the corpus root. Raises CorpusWithheld.
+        Its name begins with the process id, so that the next build can remove what a killed process left.
+
+        Args:
+            kind: kind of the artifact. An artifact with unscrubbed text is built under the corpus root.
+
+        Raises:
+            CorpusWithheld: the kind holds unscrubbed text, which this process may not read.
         """
         root = self._corpus_artifacts(kind) if kind in CONFINED else self.root
         building = root / ".building"
@@ -169,10 +185,10 @@ class ArtifactStore:
             shutil.rmtree(path, ignore_errors=True)
 
     def seal(self, workspace: Path, describe: Callable[[tuple[FileEntry, ...]], Manifest]) -> ArtifactRef:
-        """Hash the files of a workspace, sign, enter the artifact into the ledger, and rename the whole into place.
+        """Hash a workspace's files, sign them, log the artifact in the ledger, and rename the workspace into place.
 
-        An artifact of the same digest that is stored already is kept, with its first manifest. Unscrubbed text is put
-        into its place first: an artifact is there once its manifest is.
+        A stored artifact with the same digest is kept, with its first manifest. Unscrubbed text is moved into place
+        first, because an artifact counts as stored once its manifest is in place.
         """
         manifest = describe(tuple(_entries(workspace)))
         if not confined_files(manifest):
@@ -213,7 +229,7 @@ class ArtifactStore:
         return self.corpus / ARTIFACTS
 
     def find(self, fingerprint: str) -> ArtifactRef | None:
-        """The stored artifact whose identity has this fingerprint, or None."""
+        """Return the stored artifact whose identity has this fingerprint, or None."""
         entry = self._index_entry(fingerprint)
         if not entry.is_file():
             return None
@@ -221,21 +237,21 @@ class ArtifactStore:
         return ref if (self.path_of(ref.digest) / MANIFEST_FILE).is_file() else None
 
     def remember(self, fingerprint: str, ref: ArtifactRef) -> None:
-        """Enter an artifact into the index."""
+        """Add an artifact to the index."""
         write_atomically(self._index_entry(fingerprint), ref.model_dump_json() + "\n")
 
     def indexed(self, kind: str) -> Iterator[ArtifactRef]:
-        """Every stored artifact of one kind, of all lines, in no particular order."""
+        """Yield every stored artifact of one kind, of all lines, in no particular order."""
         for entry in (self.root / ".index").glob("*/*.json"):
             ref = _read_ref(entry)
             if ref.kind == kind and (self.path_of(ref.digest) / MANIFEST_FILE).is_file():
                 yield ref
 
     def holding(self, sha256s: Collection[str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
-        """Every artifact with a file of one of these SHA-256, sorted by digest.
+        """Yield every artifact that has a file with one of these SHA-256, sorted by digest.
 
-        Every directory of the store is looked at, whether the index has it or not. Raises IntegrityError for one whose
-        manifest was changed.
+        Every directory of the store is read, not only the indexed ones. Raises IntegrityError if a manifest was
+        changed.
         """
         wanted = [sha256.encode() for sha256 in sha256s]
         for path in sorted(self.root.glob(f"*/{MANIFEST_FILE}")):
@@ -245,12 +261,16 @@ class ArtifactStore:
                 yield ref, self.read_manifest(ref)
 
     def current(self, line: str, kind: str) -> ArtifactRef | None:
-        """The line's current artifact of a kind, or None before the first one."""
+        """Return the line's current artifact of a kind, or None if there is none yet."""
         path = self._current_path(line, kind)
         return _read_ref(path) if path.is_file() else None
 
     def make_current(self, line: str, kind: str, ref: ArtifactRef) -> None:
-        """Let this be the line's current artifact. `kind`: of the asset; for a passthrough it is not `ref.kind`."""
+        """Set the line's current artifact.
+
+        Args:
+            kind: kind of the asset. For a passthrough it differs from `ref.kind`.
+        """
         write_atomically(self._current_path(line, kind), ref.model_dump_json() + "\n")
 
     def _index_entry(self, fingerprint: str) -> Path:
@@ -261,12 +281,12 @@ class ArtifactStore:
 
 
 def verify_files(path: Path, entries: Collection[FileEntry], besides: tuple[str, ...] = (MANIFEST_FILE,)) -> None:
-    """Raise IntegrityError naming the first file or directory that is missing, extra, changed or linked.
+    """Raise IntegrityError naming the first file or directory that is missing, extra, changed or a link.
 
-    A link is refused wherever it leads: its target can be replaced without touching the artifact.
+    Links are always rejected, because a link's target can be replaced without touching the artifact.
 
     Args:
-        entries: every file that must be there.
+        entries: every file that must be present.
         besides: names of files that are verified elsewhere.
     """
     if not path.is_dir():
@@ -293,9 +313,9 @@ def _withheld(artifact: Artifact) -> CorpusWithheld:
 
 
 def _tree(directory: Path) -> Iterator[tuple[str, int]]:
-    """Every file below a directory by its relative name, with its size in bytes, sorted by name.
+    """Yield the relative path and the size in bytes of every file below a directory, sorted by path.
 
-    Raises IntegrityError for what no artifact holds: links, devices and pipes, and directories without a file.
+    Raises IntegrityError for links, devices, pipes and empty directories, which no artifact contains.
     """
     for path in (directory, *sorted(directory.rglob("*"))):
         mode = path.lstat().st_mode
@@ -341,9 +361,9 @@ def _is_alive(pid: int) -> bool:
 
 
 def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """Every artifact that an artifact was made from, nearest first, each once, with its verified manifest.
+    """Yield every artifact upstream of an artifact, nearest first, each once, with its verified manifest.
 
-    Raises IntegrityError when a manifest on the way is missing or was changed.
+    Raises IntegrityError if a manifest is missing or was changed.
     """
     waiting = deque(input_refs(manifest))
     seen: set[ArtifactRef] = set()
@@ -358,7 +378,8 @@ def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[Artifact
 
 
 def input_refs(manifest: Manifest) -> Iterator[ArtifactRef]:
-    """References to the inputs of an artifact, from its manifest alone. `kind` is the name of the asset."""
+    """Yield references to the inputs of an artifact, from its manifest alone. Each `kind` is the name of the input's
+    asset."""
     for kind, digest in sorted(manifest.inputs.items()):
         manifest_sha256 = manifest.circumstances.input_manifests[kind]
         yield ArtifactRef(kind=kind, line=manifest.line, digest=digest, manifest_sha256=manifest_sha256)

@@ -1,4 +1,4 @@
-"""The registry's tables, and the triggers that let them only grow."""
+"""Define the registry's tables, and the triggers that make them append-only."""
 
 import datetime
 import hashlib
@@ -37,7 +37,7 @@ WITHOUT_HIDDEN_KEY = {"sqlite_with_rowid": False}
 
 
 class UtcDateTime(TypeDecorator[datetime.datetime]):
-    """A point in time, always with its zone; SQLite keeps none."""
+    """A point in time in UTC. SQLite stores no time zone, so it is added when a row is read."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -66,7 +66,7 @@ class Table(DeclarativeBase):
 
 
 def row_as_dict(row: Table) -> dict[str, Any]:
-    """Every column by its name; days and times in ISO 8601, times in UTC; bytes by their SHA-256."""
+    """Return every column by name. Dates and times are ISO 8601, times in UTC; bytes are given as SHA-256."""
     return {column.name: _plain(getattr(row, column.name)) for column in row.__table__.columns}
 
 
@@ -77,43 +77,44 @@ def _plain(value: Any) -> Any:
 
 
 class Dataset(Table):
-    """One dataset on which a registered adapter was trained. NULL: an earlier version did not state it."""
+    """A dataset on which a registered adapter was trained. NULL in a column means that an earlier version did not
+    record it."""
 
     __tablename__ = "dataset"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """Of the artifact."""
+    """Digest of the artifact."""
     manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     kind: Mapped[str]
     line: Mapped[str] = mapped_column(index=True)
     rows: Mapped[int]
     file_sha256: Mapped[str] = mapped_column(DIGEST)
-    """Of its JSONL file."""
+    """SHA-256 of the dataset's JSONL file."""
     classification: Mapped[str]
     sources: Mapped[list[dict[str, Any]]]
     """The institution's source files, each with digest, licence and retention."""
     created_at: Mapped[datetime.datetime]
     rows_held_out: Mapped[int | None]
-    """Rows of the same kind on the other side of the split."""
+    """Number of held-out rows of the same kind."""
     by_classification: Mapped[dict[str, int] | None]
-    """Classification level -> rows."""
+    """Classification level -> number of rows."""
     tokens: Mapped[dict[str, Any] | None]
-    """Lengths of the training and of the held-out rows, in tokens of the base model."""
+    """Token counts of the training rows and of the held-out rows, by the base model's tokenizer."""
     findings: Mapped[dict[str, int] | None]
-    """Warning of the data card -> rows."""
+    """Name of a warning on the data card -> number of rows."""
     card_sha256: Mapped[str | None] = mapped_column(DIGEST)
-    """Of the data card."""
+    """SHA-256 of the data card."""
 
 
 class BaseModelRow(Table):
-    """One base model of a registered adapter."""
+    """The base model of a registered adapter."""
 
     __tablename__ = "base_model"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """Over the names and SHA-256 of its files."""
+    """Digest over the names and SHA-256 of the model's files."""
     name: Mapped[str]
     licence: Mapped[str]
     files: Mapped[list[dict[str, Any]]]
@@ -121,7 +122,7 @@ class BaseModelRow(Table):
 
 
 class Adapter(Table):
-    """One registered adapter."""
+    """A registered adapter."""
 
     __tablename__ = "adapter"
     __table_args__ = (UniqueConstraint("line", "version"), WITHOUT_HIDDEN_KEY)
@@ -130,13 +131,13 @@ class Adapter(Table):
     line: Mapped[str] = mapped_column(index=True)
     version: Mapped[str]
     adapter_digest: Mapped[str] = mapped_column(DIGEST)
-    """Of the adapter's artifact."""
+    """Digest of the adapter's artifact."""
     adapter_sha256: Mapped[str] = mapped_column(DIGEST)
-    """Of the weights file, or over the names and SHA-256 of its shards."""
+    """SHA-256 of the weights file, or a digest over the names and SHA-256 of its shards."""
     manifest_sha256: Mapped[str] = mapped_column(DIGEST)
-    """Of the manifest of the adapter's artifact."""
+    """SHA-256 of the manifest of the adapter's artifact."""
     record_digest: Mapped[str] = mapped_column(DIGEST, unique=True)
-    """Of the record's artifact, whose lineage holds everything else."""
+    """Digest of the record's artifact. Its lineage contains everything else."""
     record_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     dataset_digest: Mapped[str] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
     preference_dataset_digest: Mapped[str | None] = mapped_column(DIGEST, ForeignKey("dataset.digest"))
@@ -146,26 +147,27 @@ class Adapter(Table):
     classification: Mapped[str]
     evaluation_report_digest: Mapped[str] = mapped_column(DIGEST)
     evaluation: Mapped[dict[str, Any]]
-    """Numbers of the evaluation report, and of the scores it was made from."""
+    """Numbers from the evaluation report and from the scores that it was computed from."""
     method: Mapped[str]
     review_date: Mapped[datetime.date]
     registered_at: Mapped[datetime.datetime]
     code_version: Mapped[str]
-    """Of the stage that trained it."""
+    """Code version of the stage that trained the adapter."""
     source_sha256: Mapped[str] = mapped_column(DIGEST)
-    """Of this package's source code when it was trained."""
+    """Digest of this package's source code when the adapter was trained."""
     gate_records: Mapped[list[dict[str, Any]]]
-    """Stage, gate, digest and manifest's SHA-256 of each gate's record, with outcome and waiver where it was waived."""
+    """Stage, gate, digest and manifest SHA-256 of each gate's record, with outcome and waiver if the gate was
+    waived."""
 
     @property
     def version_numbers(self) -> tuple[int, int, int]:
-        """Major, minor and patch: versions are ordered by them."""
+        """Major, minor and patch number, by which versions are ordered."""
         major, minor, patch = (int(number) for number in self.version.split("."))
         return major, minor, patch
 
 
 class AuditEntry(Table):
-    """One entry of the audit log (`audit_log.py`)."""
+    """An entry of the audit log (`audit_log.py`)."""
 
     __tablename__ = "audit_entry"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -176,13 +178,14 @@ class AuditEntry(Table):
     action: Mapped[str] = mapped_column(index=True)
     subjects: Mapped[dict[str, Any]]
     previous: Mapped[str] = mapped_column(DIGEST, unique=True)
-    """Hash of the entry before."""
+    """Hash of the previous entry."""
     hash: Mapped[str] = mapped_column(DIGEST, unique=True)
-    """Over all other columns."""
+    """Hash over all other columns."""
 
 
 class LedgerEntry(Table):
-    """The exact bytes of one entry of the audit log: a leaf of the ledger's tree. The columns are for look-ups."""
+    """The exact bytes of an audit entry, which form a leaf of the ledger's tree. `AuditEntry` has the columns for
+    lookups."""
 
     __tablename__ = "ledger_entry"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -204,54 +207,54 @@ class LedgerNode(Table):
 
 
 class LedgerKey(Table):
-    """The public key with which the ledger's checkpoints are signed. One row, from the first act on."""
+    """The public key that verifies the ledger's checkpoints. The table has one row, from the first act on."""
 
     __tablename__ = "ledger_key"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     verifier: Mapped[str] = mapped_column(primary_key=True)
-    """name+id+key, as C2SP writes it; the name is the log's origin."""
+    """C2SP verifier key: name+id+key. The name is the log's origin."""
 
 
 class BlindReview(Table):
-    """One blind review that was opened."""
+    """A blind review that was opened."""
 
     __tablename__ = "blind_review"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     id: Mapped[str] = mapped_column(primary_key=True)
-    """Reveals nothing about what is compared, since operators' browsers get it."""
+    """Id of the review. It reveals nothing about the compared adapters, because operators' browsers receive it."""
     line: Mapped[str] = mapped_column(index=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
     opponent_id: Mapped[str | None] = mapped_column(ForeignKey("adapter.id"))
     record_digest: Mapped[str] = mapped_column(DIGEST)
     plan_digest: Mapped[str] = mapped_column(DIGEST)
-    """Of the review_plan artifact, which holds prompts, answers and settings."""
+    """Digest of the review_plan artifact, which holds prompts, answers and settings."""
     plan_manifest_sha256: Mapped[str] = mapped_column(DIGEST)
     seed_sha256: Mapped[str] = mapped_column(DIGEST)
-    """Of the sealed seed that decides which arm is A."""
+    """SHA-256 of the sealed seed that decides which arm is A."""
     ballots: Mapped[int]
-    """The pre-registered number."""
+    """The pre-registered number of ballots."""
     opened_at: Mapped[datetime.datetime]
     act_key: Mapped[str] = mapped_column(DIGEST)
-    """Public key (Ed25519, hex) of its acts."""
+    """Public key (Ed25519, hex) that verifies the review's signed acts."""
 
 
 class SignInLink(Table):
-    """A one-time link of one operator."""
+    """A one-time sign-in link of an operator."""
 
     __tablename__ = "sign_in_link"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     token_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """The token itself is stored nowhere."""
+    """SHA-256 of the token. The token itself is not stored."""
     review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"))
     operator: Mapped[str]
     expires_at: Mapped[datetime.datetime]
 
 
 class SignInUse(Table):
-    """The use of a link; the primary key refuses a second one."""
+    """The use of a sign-in link. The primary key rejects a second use."""
 
     __tablename__ = "sign_in_use"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -261,7 +264,7 @@ class SignInUse(Table):
 
 
 class Ballot(Table):
-    """One operator's ballot on one pair, as it was shown. Which arm is A follows from the sealed seed alone."""
+    """An operator's ballot on one pair, as displayed. Only the sealed seed reveals which arm is A."""
 
     __tablename__ = "ballot"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -270,14 +273,15 @@ class Ballot(Table):
     operator: Mapped[str] = mapped_column(primary_key=True)
     pair: Mapped[str] = mapped_column(primary_key=True)
     preference: Mapped[str]
-    """`a`, `b` or `tie`."""
+    """Preferred answer: `a`, `b` or `tie`."""
     ratings: Mapped[dict[str, int] | None]
-    """`a.accuracy` and so on -> 1 to 5; NULL where both answers were the same and nobody was asked."""
+    """`a.accuracy` and so on -> rating from 1 to 5. NULL if both answers were equal, so that no ratings were
+    requested."""
     given_at: Mapped[datetime.datetime]
 
 
 class Guess(Table):
-    """One operator's guess which answer of a pair is the candidate's, made after the last ballot."""
+    """An operator's guess which answer of a pair is the candidate's, made after the last ballot."""
 
     __tablename__ = "guess"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -286,12 +290,12 @@ class Guess(Table):
     operator: Mapped[str] = mapped_column(primary_key=True)
     pair: Mapped[str] = mapped_column(primary_key=True)
     choice: Mapped[str]
-    """`a` or `b`."""
+    """Guessed answer: `a` or `b`."""
     given_at: Mapped[datetime.datetime]
 
 
 class ReviewClosing(Table):
-    """The end of a review. The primary key refuses a second one; no ballot is taken afterwards."""
+    """The end of a review. The primary key rejects a second one. Later ballots are rejected."""
 
     __tablename__ = "review_closing"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -299,55 +303,55 @@ class ReviewClosing(Table):
     review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
     closed_at: Mapped[datetime.datetime]
     seed: Mapped[str] = mapped_column(DIGEST)
-    """The sealed seed, revealed: 64 hex digits."""
+    """The revealed seed, 64 hex digits."""
     ballots: Mapped[int]
     ballots_sha256: Mapped[str] = mapped_column(DIGEST)
-    """Over every ballot and guess."""
+    """Digest over every ballot and guess."""
     officer: Mapped[str | None]
-    """Who closed it before the pre-registered number was reached; NULL otherwise."""
+    """The officer who closed the review before the pre-registered number was reached; otherwise NULL."""
     reason: Mapped[str | None]
 
 
 class ReleaseRequest(Table):
-    """One officer's signed request that an adapter changes its state."""
+    """An officer's signed request to change an adapter's state."""
 
     __tablename__ = "release_request"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     id: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """SHA-256 of the signed statement: what an approval is about."""
+    """SHA-256 of the signed statement. Approvals refer to it."""
     line: Mapped[str] = mapped_column(index=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
     transition: Mapped[str]
     entered_at: Mapped[datetime.datetime]
     statement: Mapped[bytes]
-    """A sigstore bundle."""
+    """The signed sigstore bundle."""
 
 
 class ReleaseDecision(Table):
-    """What one officer decided of a request; the primary key refuses the same decision twice."""
+    """An officer's decision about a request. The primary key rejects a repeated decision."""
 
     __tablename__ = "release_decision"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"), primary_key=True)
     keyid: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    """Of the officer's key."""
+    """Id of the officer's key."""
     decision: Mapped[str] = mapped_column(primary_key=True)
-    """`approve`, `reject` or `withdraw`."""
+    """Decision: `approve`, `reject` or `withdraw`."""
     entered_at: Mapped[datetime.datetime]
     statement: Mapped[bytes]
 
 
 class Transition(Table):
-    """One change of an adapter's state. The primary key leaves one winner where two are made at once."""
+    """A change of an adapter's state. If two are made at once, the primary key accepts only one."""
 
     __tablename__ = "transition"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     line: Mapped[str] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """Within the line, from 1."""
+    """Number within the line, from 1."""
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
     transition: Mapped[str]
     before: Mapped[str]
@@ -355,7 +359,7 @@ class Transition(Table):
     request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"))
     made_at: Mapped[datetime.datetime]
     statement: Mapped[bytes]
-    """Signed by the pipeline; it names the request and the approvals."""
+    """Statement signed by the pipeline. It names the request and the approvals."""
 
     @property
     def statement_sha256(self) -> str:
@@ -366,7 +370,7 @@ MESSAGE = "the registry only grows"
 FUNCTION = "registry_only_grows"
 FUNCTION_BODY = f" BEGIN RAISE EXCEPTION '%: {MESSAGE}', TG_TABLE_NAME; END "
 MAY_CHANGE = {"may_change": True}
-"""`info` of a table that is no record and may change, such as an index that can be made again."""
+"""`info` of a table that may change because it holds no records, such as an index that can be rebuilt."""
 
 # Bits of pg_trigger.tgtype: for each row 1, before 2, delete 8, update 16, truncate 32.
 POSTGRESQL_KINDS = {"no_change": 1 + 2 + 8 + 16, "no_truncate": 2 + 32}
@@ -375,10 +379,13 @@ Keys = Sequence[tuple[str, ...]]
 
 
 def statements(dialect: str, table: str, keys: Keys) -> list[str]:
-    """What makes the triggers of one table.
+    """Return the SQL statements that create the triggers of a table.
 
-    keys: its primary and unique keys. SQLite's INSERT OR REPLACE deletes without asking the delete trigger, so an
-    insert that meets an existing key is refused by a trigger of its own.
+    SQLite's INSERT OR REPLACE deletes a row without firing the delete trigger, so another trigger rejects inserts with
+    an existing key.
+
+    Args:
+        keys: the table's primary and unique keys.
     """
     if dialect == "sqlite":
         return list(_in_sqlite(table, keys).values())
@@ -393,13 +400,13 @@ def statements(dialect: str, table: str, keys: Keys) -> list[str]:
 
 
 def always(table: str) -> dict[str, str]:
-    """In PostgreSQL: trigger -> what lets it fire also where a session says that it is a replica."""
+    """Return trigger -> PostgreSQL statement that makes it fire in replica sessions too."""
     names = [f"{table}_{kind}" for kind in POSTGRESQL_KINDS]
     return {name: f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}" for name in names}
 
 
 def assert_in_place(connection: Connection) -> None:
-    """Raise IntegrityError that names a trigger which is missing, was changed, or does not belong here."""
+    """Raise IntegrityError naming a trigger that is missing, was changed, or does not belong to its table."""
     tables = [table for table in Table.metadata.sorted_tables if not table.info.get("may_change")]
     find = _wrong_in_sqlite if connection.dialect.name == "sqlite" else _wrong_in_postgresql
     wrong = list(find(connection, tables))
@@ -411,13 +418,13 @@ def assert_in_place(connection: Connection) -> None:
 
 
 def keys_of(table: Table_of_sqlalchemy) -> list[tuple[str, ...]]:
-    """Primary key and unique keys, in no particular order."""
+    """Return the primary key and the unique keys, in no particular order."""
     unique = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
     return [tuple(column.name for column in each.columns) for each in (table.primary_key, *unique)]
 
 
 def _in_sqlite(table: str, keys: Keys) -> dict[str, str]:
-    """Name -> text."""
+    """Return name of each trigger -> its SQL."""
     refuse = f"BEGIN SELECT RAISE(ABORT, '{table}: {MESSAGE}'); END"
     taken = " OR ".join("(" + " AND ".join(f"{column} = NEW.{column}" for column in key) + ")" for key in keys)
     made = {
@@ -471,39 +478,39 @@ def _wrong_in_postgresql(connection: Connection, tables: Collection[Table_of_sql
 
 
 DERIVED = {**WITHOUT_HIDDEN_KEY, "info": MAY_CHANGE}
-"""Of the index: its tables have no triggers."""
+"""Table options of the recall index. Its tables have no triggers."""
 
 
 class HeldDocument(Table):
-    """Index: the integer that stands for a document's id."""
+    """Recall index: the integer id of a document."""
 
     __tablename__ = "document"
     __table_args__ = (DERIVED,)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     name: Mapped[str] = mapped_column(unique=True)
-    """The id as it stands in the datasets' rows."""
+    """The document's id in the datasets' rows."""
     datasets: Mapped[int] = mapped_column(server_default="0")
-    """How many datasets have a row of it."""
+    """Number of datasets that have a row of the document."""
 
 
 class HeldDataset(Table):
-    """Index: the integer that stands for a dataset."""
+    """Recall index: the integer id of a dataset."""
 
     __tablename__ = "held_dataset"
     __table_args__ = (DERIVED,)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     digest: Mapped[str] = mapped_column(DIGEST, unique=True)
-    """Of the artifact. It need not be registered: a base model may have been made here of an unregistered one."""
+    """Digest of the artifact. A base model built here may have used a dataset that is not registered."""
     documents: Mapped[int] = mapped_column(server_default="0")
-    """How many documents it has rows of."""
+    """Number of documents of which the dataset has rows."""
     sources: Mapped[int] = mapped_column(server_default="0")
-    """From how many sources it was made."""
+    """Number of sources that the dataset was made from."""
 
 
 class HeldAdapter(Table):
-    """Index: how many rows it has of an adapter."""
+    """Recall index: the number of index rows about an adapter."""
 
     __tablename__ = "held_adapter"
     __table_args__ = (DERIVED,)
@@ -514,7 +521,7 @@ class HeldAdapter(Table):
 
 
 class DatasetDocument(Table):
-    """Index: a document of which a dataset has a row. Found from either side."""
+    """Recall index: a document and a dataset that has a row of it. Indexed by document and by dataset."""
 
     __tablename__ = "dataset_document"
     __table_args__ = (Index("ix_dataset_document_dataset", "dataset", "document"), DERIVED)
@@ -524,7 +531,7 @@ class DatasetDocument(Table):
 
 
 class DatasetSource(Table):
-    """Index: a source of the recipe from which a dataset was made."""
+    """Recall index: a source in the recipe that a dataset was made from."""
 
     __tablename__ = "dataset_source"
     __table_args__ = (DERIVED,)
@@ -534,7 +541,7 @@ class DatasetSource(Table):
 
 
 class AdapterDataset(Table):
-    """Index: a dataset on which an adapter, one of its parents, or a base model that was made here was trained."""
+    """Recall index: a dataset on which an adapter, a parent adapter, or a base model built here was trained."""
 
     __tablename__ = "adapter_dataset"
     __table_args__ = (Index("ix_adapter_dataset_adapter", "adapter"), DERIVED)
@@ -542,11 +549,11 @@ class AdapterDataset(Table):
     dataset: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     adapter: Mapped[str] = mapped_column(primary_key=True)
     directly: Mapped[bool]
-    """False where only a parent or a base model was trained on it."""
+    """False if only a parent adapter or a base model was trained on it."""
 
 
 class AdapterBaseModel(Table):
-    """Index: a base model on which an adapter rests. Every indexed adapter has one."""
+    """Recall index: a base model that an adapter depends on. Every indexed adapter has one."""
 
     __tablename__ = "adapter_base_model"
     __table_args__ = (Index("ix_adapter_base_model_adapter", "adapter"), DERIVED)
@@ -554,11 +561,12 @@ class AdapterBaseModel(Table):
     base_model: Mapped[str] = mapped_column(DIGEST, primary_key=True)
     adapter: Mapped[str] = mapped_column(primary_key=True)
     directly: Mapped[bool]
-    """False where the adapter's own base model was made here of this one."""
+    """False if the adapter's own base model was built here from this one."""
 
 
 class Recall(Table):
-    """A recall that an officer opened. What it is about is in one of four columns; a document may have its source."""
+    """A recall that an officer opened. One of four columns says what is recalled; a document may also have its
+    source."""
 
     __tablename__ = "recall"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -570,10 +578,10 @@ class Recall(Table):
     base_model: Mapped[str | None] = mapped_column(DIGEST)
     reason: Mapped[str]
     officer: Mapped[str]
-    """The id of their key."""
+    """Id of the officer's key."""
     opened_at: Mapped[datetime.datetime]
     statement: Mapped[bytes]
-    """The signed bundle by which the officer did so."""
+    """The officer's signed sigstore bundle."""
 
 
 class RecallAdapter(Table):
@@ -587,7 +595,7 @@ class RecallAdapter(Table):
 
 
 class RecallWaiver(Table):
-    """An officer's decision that a recall does not hold for one adapter."""
+    """An officer's decision that a recall does not apply to one adapter."""
 
     __tablename__ = "recall_waiver"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -596,41 +604,41 @@ class RecallWaiver(Table):
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     reason: Mapped[str]
     officer: Mapped[str]
-    """The id of their key."""
+    """Id of the officer's key."""
     waived_at: Mapped[datetime.datetime]
     statement: Mapped[bytes]
-    """The signed bundle by which the officer did so."""
+    """The officer's signed sigstore bundle."""
 
 
 class KnownIssue(Table):
-    """What people found wrong with an adapter, in their own words."""
+    """A known issue of an adapter, in an officer's words."""
 
     __tablename__ = "known_issue"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """Of the adapter's issues, from 1."""
+    """Number among the adapter's issues, from 1."""
     text: Mapped[str]
     officer: Mapped[str]
-    """The id of their key."""
+    """Id of the officer's key."""
     added_at: Mapped[datetime.datetime]
     statement: Mapped[bytes]
-    """The signed bundle by which the officer did so."""
+    """The officer's signed sigstore bundle."""
 
 
 class AdapterReview(Table):
-    """An officer reviewed an adapter and keeps it; its next review is counted from here."""
+    """A review after which an officer kept an adapter. The next review's due date is counted from it."""
 
     __tablename__ = "adapter_review"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    """Of the adapter's reviews, from 1."""
+    """Number among the adapter's reviews, from 1."""
     text: Mapped[str]
     officer: Mapped[str]
-    """The id of their key."""
+    """Id of the officer's key."""
     reviewed_at: Mapped[datetime.datetime]
     statement: Mapped[bytes]
-    """The signed bundle by which the officer did so."""
+    """The officer's signed sigstore bundle."""

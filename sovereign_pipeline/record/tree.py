@@ -1,4 +1,4 @@
-"""The ledger's tree in the database: entries, hashes of complete subtrees, and proofs for people to take away."""
+"""Store the ledger's Merkle tree in the database, and write and check proofs that an entry is in the ledger."""
 
 import itertools
 import json
@@ -17,11 +17,11 @@ from sovereign_pipeline.record.notes import Note, TreeHead, Verifier
 from sovereign_pipeline.record.tables import AuditEntry, LedgerEntry, LedgerNode
 
 APPENDED = "appended to the ledger"
-"""In `Session.info`: exact bytes of the entries that a transaction added."""
+"""Key in `Session.info` for the exact bytes of the entries that a transaction added."""
 KNOWN = "hashes of the ledger's tree"
-"""In `Session.info`: those that were looked up. A session sees one state, and no act changes a complete subtree."""
+"""Key in `Session.info` for a cache of subtree hashes. A session sees one state, and complete subtrees never change."""
 AT_ONCE = 5_000
-"""Rows that are written together when many are."""
+"""Number of rows in one bulk operation."""
 
 
 _NEWEST = select(func.max(LedgerEntry.sequence))
@@ -31,12 +31,12 @@ _NODES = select(LedgerNode.level, LedgerNode.position, LedgerNode.hash)
 
 
 def size_of(session: Session) -> int:
-    """How many entries there are."""
+    """Return the number of entries."""
     return session.scalar(_NEWEST) or 0
 
 
 def assert_no_entry_beside(session: Session) -> None:
-    """Raise IntegrityError for an entry in columns that is no leaf: the checkpoints cover leaves alone."""
+    """Raise IntegrityError for an audit entry that is not a leaf of the tree. Checkpoints cover only leaves."""
     size = size_of(session)
     count, first, last = session.execute(_BESIDE).one()
     if count and (count > size or first < 1 or last > size):
@@ -48,7 +48,7 @@ def assert_no_entry_beside(session: Session) -> None:
 
 
 def append(session: Session, sequence: int, data: bytes) -> None:
-    """Add the next leaf, within the caller's transaction."""
+    """Add the next leaf within the caller's transaction."""
     growth = Growth(sequence - 1, list(_hashes(session, merkle.peaks_of(sequence - 1)).values()))
     session.execute(insert(LedgerEntry).values(sequence=sequence, data=data))
     session.execute(insert(LedgerNode), [_row(node, hash) for node, hash in growth.add(merkle.leaf_hash(data))])
@@ -56,7 +56,7 @@ def append(session: Session, sequence: int, data: bytes) -> None:
 
 
 def fill(connection: Connection, entries: Iterable[bytes]) -> bytes:
-    """Add many leaves to a tree that has none. Returns its root."""
+    """Add many leaves to an empty tree. Returns its root hash."""
     growth, remaining = Growth(), iter(entries)
     while batch := list(itertools.islice(remaining, AT_ONCE)):
         first = growth.size + 1
@@ -69,7 +69,7 @@ def fill(connection: Connection, entries: Iterable[bytes]) -> bytes:
 
 
 def root_at(session: Session, size: int) -> bytes:
-    """The root when there were so many entries."""
+    """Return the root hash that the tree had at a size."""
     return merkle.root(size, lambda nodes: _hashes(session, nodes))
 
 
@@ -95,7 +95,7 @@ def _row(node: Node, hash: bytes) -> dict[str, int | bytes]:
 
 
 def _hashes(session: Session, nodes: Collection[Node]) -> Mapping[Node, bytes]:
-    """In the order in which they are asked for."""
+    """Return the hashes of nodes in the given order. Raises IntegrityError if one is missing."""
     known: dict[Node, bytes] = session.info.setdefault(KNOWN, {})
     if asked := [node for node in nodes if node not in known]:
         rows = session.execute(_NODES.where(_PLACE.in_(asked)))
@@ -115,12 +115,17 @@ class Proven:
 
     entry: dict[str, Any]
     head: TreeHead
-    """Of the checkpoint under which it was proven."""
+    """Content of the checkpoint that the proof refers to."""
     note: Note
 
 
 def prove(session: Session, sequence: int, note: Note) -> str:
-    """That an entry is in the tree of a checkpoint. Raises NotFoundError for an entry that it does not cover."""
+    """Return the proof that an entry is in the tree of a checkpoint, as text.
+
+    Raises:
+        NotFoundError: the checkpoint does not cover the entry.
+        IntegrityError: the entry was changed.
+    """
     head = notes.parse_tree_head(note.text)
     row = session.get(LedgerEntry, sequence) if 0 < sequence <= head.size else None
     if row is None:
@@ -140,9 +145,11 @@ def prove(session: Session, sequence: int, note: Note) -> str:
 
 
 def check(text: str, log: Verifier) -> Proven:
-    """Verify a proof with the log's public key alone.
+    """Verify a proof with only the log's public key.
 
-    Raises InputError for a text that is none of ours, and IntegrityError for one that does not hold.
+    Raises:
+        InputError: the text is not a proof.
+        IntegrityError: the proof is not valid.
     """
     header, _, rest = text.partition("\n\n")
     lines = header.split("\n")

@@ -1,4 +1,4 @@
-"""Make and change a trust root, and make that of the demonstration."""
+"""Create and change a trust root, and create a trust root for demonstrations."""
 
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -33,9 +33,9 @@ from sovereign_pipeline.record.trust_root import (
 )
 
 ROOT_DAYS = 1825
-"""How long a root is accepted."""
+"""Number of days for which a root is valid."""
 TARGETS_DAYS = 400
-"""How long roles and keys are accepted: a little more than a year, so that a yearly renewal is never late."""
+"""Number of days for which roles and keys are valid: more than a year, so that a yearly renewal is never late."""
 ROOT_KEYS, ROOT_THRESHOLD = 3, 2
 
 
@@ -48,7 +48,13 @@ def create_trust(
     now: datetime | None = None,
     demonstration: bool = False,
 ) -> Trust:
-    """Make a trust root. keys: role -> public keys in PEM; officers are added one by one afterwards."""
+    """Create a trust root. Add officers afterwards with `add_officer`.
+
+    Args:
+        roots: the root keys, which sign the trust root.
+        keys: role -> public keys in PEM.
+        threshold: number of root keys that must sign a change.
+    """
     refuse_full(directory)
     moment = now or datetime.now(UTC)
     root = _root(roots, threshold, 1, moment, demonstration)
@@ -72,7 +78,7 @@ def create_trust(
 
 
 def add_key(directory: Path, role: str, pem: str, signers: Sequence[Signer], *, now: datetime | None = None) -> Trust:
-    """Give a key a role that is nobody's in person."""
+    """Add a key to a role other than `officer`."""
     if role == "officer":
         raise InputError("An officer's key is added with the person and what they may approve.", "Add an officer.")
     return _change_targets(directory, signers, [role], lambda targets, root: _add_key(targets, root, role, pem), now)
@@ -88,10 +94,11 @@ def add_officer(
     *,
     now: datetime | None = None,
 ) -> Trust:
-    """Give a person's key the role of an officer.
+    """Add a person's key to the role `officer`.
 
     Args:
-        may: the transitions that they may approve, and levels: at which classification levels; `*` is every one.
+        may: the transitions and other acts that the person may approve; `*` stands for all.
+        levels: the classification levels at which the person may approve; `*` stands for all.
     """
     person = " ".join(each for each in unicodedata.normalize("NFC", person).split(" ") if each)
     if not person or not person.isprintable():
@@ -111,7 +118,7 @@ def add_officer(
 def revoke(
     directory: Path, keyid: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> Trust:
-    """Let nothing count that this key signs from an index of the log on. What it signed before still counts."""
+    """Revoke a key from a ledger index on. Signatures at earlier places in the ledger stay valid."""
     role = _role_of(read_trust(directory), keyid)
     return _change_targets(directory, signers, [role], lambda targets, root: _revoke(targets, keyid, from_index), now)
 
@@ -119,9 +126,9 @@ def revoke(
 def rotate_key(
     directory: Path, role: str, pem: str, from_index: int, signers: Sequence[Signer], *, now: datetime | None = None
 ) -> Trust:
-    """Replace a role's keys by one: it is added, and those before it are revoked from an index of the log on.
+    """Add a new key to a role, and revoke the role's other keys from a ledger index on.
 
-    An officer's new key takes over the person and what they may approve: name the old one by revoking it instead.
+    This does not work for officers: add the new key with `add_officer`, and revoke the old one.
     """
     if role == "officer":
         raise InputError("An officer's key is not rotated.", "Add the new one, and revoke the old one.")
@@ -143,7 +150,7 @@ def rotate_root(
     threshold: int = ROOT_THRESHOLD,
     now: datetime | None = None,
 ) -> Trust:
-    """Replace the root keys. Old keys and new ones sign the new root; the old roots stay beside it."""
+    """Replace the root keys. Old and new keys sign the new root; the old roots stay beside it."""
     before = read_trust(directory)
     files = read_files(directory)
     moment = now or datetime.now(UTC)
@@ -158,7 +165,7 @@ def rotate_root(
 
 
 def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = None) -> Trust:
-    """Let the same root, roles and keys be accepted for another while."""
+    """Extend the validity of the root, roles and keys."""
     before = read_trust(directory)
     files = read_files(directory)
     moment = now or datetime.now(UTC)
@@ -175,7 +182,12 @@ def renew(directory: Path, signers: Sequence[Signer], *, now: datetime | None = 
 
 
 def install(source: Path, directory: Path, *, now: datetime | None = None) -> Trust:
-    """Take a trust root over from the offline machine, unless it is older than the one that is here, or another."""
+    """Install a trust root that was changed on the offline machine.
+
+    Raises:
+        IntegrityError: the new trust root does not verify, is older than the installed one, or is another one.
+        ConflictError: a file of the installed trust root differs at the same version.
+    """
     new = load_trust(source, now=now)
     files = read_files(source)
     if directory.is_dir() and (here := read_files(directory)):
@@ -194,13 +206,13 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> Tr
 
 
 def refuse_full(directory: Path) -> None:
-    """Raise ConflictError for a directory that holds anything: a trust root is made once."""
+    """Raise ConflictError if the directory is not empty, because a trust root is created only once."""
     if directory.exists() and any(directory.iterdir()):
         raise ConflictError(f"{directory}: there are files already.", "Name an empty directory.")
 
 
 def read_trust(directory: Path) -> Trust:
-    """For whoever changes it: verified, and accepted when it has expired, since renewing is what helps."""
+    """Read and verify a trust root in order to change it. An expired one is accepted, so that it can be renewed."""
     if not directory.is_dir():
         raise NotFoundError(f"{directory}: there is no trust root.", act="make_trust_root")
     return verified(read_files(directory), where=str(directory))
@@ -270,7 +282,10 @@ def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -
 
 
 def _refuse_second_spelling(targets: Targets, person: str) -> None:
-    """Approvals are counted by persons: one who is written in two ways would be two."""
+    """Raise ConflictError if an officer's name looks like this one but is spelled differently.
+
+    Approvals are counted by person, so one person with two spellings would count twice.
+    """
     for key in _delegations(targets)[0].values():
         other = key.unrecognized_fields.get("person")
         if other is not None and other != person and _looks(other) & _looks(person):
@@ -281,8 +296,11 @@ def _refuse_second_spelling(targets: Targets, person: str) -> None:
 
 
 def _looks(name: str) -> set[str]:
-    """What a reader may take a name for: without case, spaces and marks, and with one letter for those that look the
-    same. Twice: a capital I may be read as an l."""
+    """Return the forms that a reader may mistake a name for.
+
+    Case, spaces and marks are removed, and similar letters are mapped to one. There are two forms, because a capital I
+    may be read as an l.
+    """
     spellings = (unicodedata.normalize("NFKC", each) for each in (name, name.translate(_READ_AS)))
     return {
         "".join("".join(map(compared_as, "".join(map(compared_as, each)).casefold())).split()) for each in spellings
@@ -312,7 +330,7 @@ def _role_of(trust: Trust, keyid: str) -> str:
 
 
 def _refuse_strangers(root: Root, signers: Sequence[Signer]) -> None:
-    """Raise InputError for keys that are not the root's, or too few of them, before anything is signed."""
+    """Raise InputError if a key is not a root key, or if there are too few, before anything is signed."""
     ids = {signer.keyid for signer in signers}
     if strangers := sorted(ids - {*root.roles[Targets.type].keyids}):
         raise InputError(f"The key {strangers[0]} is no root key of this trust root.", "Take one of its root keys.")
@@ -343,14 +361,14 @@ def _signed(content: Root | Targets, signers: Sequence[Signer]) -> bytes:
 
 
 def _write(directory: Path, files: Files) -> Trust:
-    """Only what every reader will accept is written."""
+    """Verify the files, then write them, so that only a valid trust root is written."""
     trust = verified(files, where=str(directory))
     write_files(directory, files)
     return trust
 
 
 OFFICERS = 3
-"""As many as a request, two approvals and a refusal need."""
+"""Number of demonstration officers: enough for a request, two approvals and a rejection."""
 NO_KEYS: Mapping[str, Sequence[str]] = {}
 
 
@@ -361,12 +379,12 @@ def demonstration_trust(
     *,
     now: datetime | None = None,
 ) -> Trust:
-    """Make a trust root for a demonstration, and its keys: `root-1.key`, `pipeline.key`, `officer-1.key`, and so on.
+    """Create a trust root for demonstrations with its keys: `root-1.key`, `pipeline.key`, `officer-1.key`, and so on.
 
-    A trust root that is there stays as it is, and so does each key.
+    An existing trust root and existing keys are kept.
 
     Args:
-        others: public keys in PEM of roles whose keys are made elsewhere, such as those of the log and its witnesses.
+        others: role -> public keys in PEM that are made elsewhere, such as those of the log and its witnesses.
     """
     if directory.is_dir() and any(directory.iterdir()):
         return load_trust(directory, now=now)

@@ -264,7 +264,7 @@ def main() -> None:
 
 
 def as_dict(trust: Trust) -> dict[str, Any]:
-    """A trust root for `--json`."""
+    """Return a trust root as JSON, for `--json`."""
     return {
         "root_sha256": trust.root_sha256,
         "root_version": trust.root_version,
@@ -299,7 +299,11 @@ def _new_roots(
     files: list[Path] | None,
     rehearse: Callable[[Sequence[Signer]], object],
 ) -> list[Signer]:
-    """A new root key in each directory, and the keys of the tokens. None is written before `rehearse` went well."""
+    """Create a root key in each directory and open the tokens' keys.
+
+    Args:
+        rehearse: called with all keys before any is written. It raises an error to cancel.
+    """
     paths = [directory / "root.key" for directory in directories]
     if len(set(paths)) != len(paths):
         raise InputError("Two root keys would go into one directory.", "Give each a medium of its own.")
@@ -330,7 +334,12 @@ def _signers(
 
 
 def _opened(sources: Sequence[KeySource], files: list[Path] | None, first: int, count: int) -> list[Signer]:
-    """Open keys. Of so many passphrase files, theirs begin at `first`."""
+    """Open keys.
+
+    Args:
+        files: passphrase files, one for all keys or one for each of `count` keys.
+        first: number of the first of these keys among the `count` keys.
+    """
     return [
         open_signer(source, asked_passphrase(f"Passphrase of {source}", _file_for(files, number, count)))
         for number, source in enumerate(sources, start=first)
@@ -338,7 +347,7 @@ def _opened(sources: Sequence[KeySource], files: list[Path] | None, first: int, 
 
 
 def _file_for(files: list[Path] | None, number: int, count: int) -> Path | None:
-    """The passphrase's file for one of so many keys."""
+    """Return the passphrase file of one key, or None if there are no files."""
     if not files:
         return None
     if len(files) not in (1, count):
@@ -356,7 +365,7 @@ def _say(trust: Trust, directory: Path) -> None:
 
 
 def _print(trust: Trust) -> None:
-    """A line for each key, whose id can be copied whole."""
+    """Print one line for each key, with its whole id so that it can be copied."""
     typer.echo(f"SHA-256 of the first root: {trust.root_sha256}")
     typer.echo(f"Root {trust.root_version}, targets {trust.targets_version}, accepted until {trust.expires:%Y-%m-%d}.")
     if trust.is_demonstration:

@@ -1,4 +1,4 @@
-"""Read and verify the trust root: which keys count, for what, and since when (TUF metadata)."""
+"""Read and verify the trust root (TUF metadata), which lists the keys, their roles and their revocations."""
 
 import hashlib
 import os
@@ -28,10 +28,10 @@ ROLES: Mapping[str, Algorithm] = {
     "officer": "p256",
     "bundle": "p256",
 }
-"""Role -> the kind of its keys. Checkpoints of the log and their cosignatures are Ed25519, as their format has it."""
+"""Role -> algorithm of its keys. The C2SP formats require Ed25519 for checkpoints and cosignatures."""
 ANY = "*"
 DEMONSTRATION_KEYS = "demonstration keys"
-"""What every output says that rests on a root that the demonstration made."""
+"""Note in every output that depends on a demonstration's trust root."""
 
 
 @dataclass(frozen=True)
@@ -41,28 +41,28 @@ class TrustedKey:
     keyid: str
     public_pem: str
     person: str | None = None
-    """Whose key it is; of every officer's."""
+    """Name of the person who holds the key. Set for every officer's key."""
     may: tuple[str, ...] = ()
-    """The transitions that this officer may decide about, and other acts (`waive`, `recall`, `issue`, `review`,
-    `close`); `*` is every one."""
+    """Transitions that the officer may decide about, and other acts (`waive`, `recall`, `issue`, `review`, `close`);
+    `*` is all."""
     levels: tuple[str, ...] = ()
-    """The classification levels at which; `*` is every one."""
+    """Classification levels at which the officer may decide; `*` is all."""
     revoked_from: int | None = None
-    """The index of the log from which on nothing counts that is signed with this key."""
+    """Ledger index from which on signatures by this key are not valid. None if the key is not revoked."""
 
     def allows(self, transition: str, level: str) -> bool:
-        """Whether this officer may approve a transition at a level."""
+        """Return True if the officer may approve a transition at a classification level."""
         return bool({transition, ANY} & {*self.may}) and bool({level, ANY} & {*self.levels})
 
 
 @dataclass(frozen=True)
 class TrustedRole:
-    """Who may sign what belongs to a role."""
+    """A role with the keys that may sign for it."""
 
     name: str
     threshold: int
     keys: tuple[TrustedKey, ...]
-    """Those that were revoked stay: what they signed before still counts."""
+    """The role's keys. Revoked keys stay listed, because their earlier signatures are still valid."""
     version: int
     expires: datetime
 
@@ -72,13 +72,13 @@ class Trust:
     """A verified trust root."""
 
     root_sha256: str
-    """Of the first root's file: what an auditor starts from."""
+    """SHA-256 of the first root's file, which an auditor starts from."""
     root_version: int
     targets_version: int
     is_demonstration: bool
-    """Whether its keys, or those of an earlier root, are the ones that the demonstration makes."""
+    """True if its keys, or those of an earlier root, were made for a demonstration."""
     expires: datetime
-    """The first moment at which a part of it is no longer accepted."""
+    """The earliest time at which a part of the trust root expires."""
     roles: Mapping[str, TrustedRole]
 
     def role(self, role: str) -> TrustedRole:
@@ -87,11 +87,11 @@ class Trust:
         return self.roles[role]
 
     def keys(self, role: str) -> tuple[TrustedKey, ...]:
-        """The role's keys, those that were revoked among them."""
+        """Return the role's keys, including revoked ones."""
         return self.role(role).keys
 
     def key(self, role: str, keyid: str) -> TrustedKey:
-        """Raises IntegrityError for a key that has not this role."""
+        """Return a key of a role. Raises IntegrityError if the key does not have the role."""
         found = next((each for each in self.keys(role) if each.keyid == keyid), None)
         if found is None:
             raise IntegrityError(
@@ -101,7 +101,11 @@ class Trust:
         return found
 
     def counts(self, role: str, keyid: str, at_index: int | None) -> bool:
-        """Whether what this key signed counts at an index of the log; None asks for what is yet to be entered."""
+        """Return True if a signature by this key is valid at a ledger index.
+
+        Args:
+            at_index: ledger index of the signed act; None for an act that is not logged yet.
+        """
         found = next((each for each in self.keys(role) if each.keyid == keyid), None)
         if found is None:
             return False
@@ -124,7 +128,7 @@ def root_name(version: int) -> str:
 
 
 def read_files(directory: Path) -> dict[str, bytes]:
-    """The trust root's files in a directory. Others are none of its own."""
+    """Return the trust root's files in a directory. Other files are ignored."""
     found: dict[str, bytes] = {}
     for path in sorted(directory.iterdir()):
         if path.name in (ROOT, TARGETS) or ROOTS.fullmatch(path.name):
@@ -135,7 +139,7 @@ def read_files(directory: Path) -> dict[str, bytes]:
 
 
 def write_files(directory: Path, files: Files) -> None:
-    """Write what is new or changed. Everything is on the disk before the first file takes its name."""
+    """Write new and changed files. All content is flushed to disk before the first file is renamed into place."""
     directory.mkdir(parents=True, exist_ok=True)
     changed = [
         name
@@ -154,12 +158,12 @@ def write_files(directory: Path, files: Files) -> None:
 
 
 def written(metadata: Metadata[Any]) -> bytes:
-    """The one spelling of a file."""
+    """Return the canonical bytes of a metadata file."""
     return JSONSerializer(compact=False).serialize(metadata) + b"\n"
 
 
 def metadata_in(content: bytes, kind: type[T], name: str) -> Metadata[T]:
-    """Raises IntegrityError for bytes that are not this kind's metadata in its one spelling."""
+    """Parse a metadata file. Raises IntegrityError unless it is canonical metadata of this kind."""
     try:
         metadata = cast(Metadata[T], Metadata.from_bytes(content))
         spelled = written(metadata)
@@ -181,14 +185,14 @@ def dated(text: object, name: str) -> datetime:
 
 
 def tuf_key(pem: str, **fields: Any) -> Key:
-    """A public key as TUF has it, under its one id."""
+    """Return a public key as a TUF key, under its key id."""
     key = SSlibKey.from_crypto(read_public_key(pem), keyid=keyid_of(pem))
     key.unrecognized_fields.update({name: value for name, value in fields.items() if value not in (None, [], ())})
     return key
 
 
 def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
-    """The key in PEM, and its kind. Raises IntegrityError where the id is not the key's own."""
+    """Return a key's PEM and algorithm. Raises IntegrityError if its id is not derived from the key."""
     public = key.keyval.get("public")
     try:
         if (key.keytype, key.scheme) == ("ed25519", "ed25519"):
@@ -208,7 +212,7 @@ def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
 
 
 class RootSigner(TufSigner):
-    """One of our signers, as python-tuf wants it."""
+    """Adapts a signer to python-tuf's interface."""
 
     def __init__(self, signer: Signer) -> None:
         self._signer = signer
@@ -226,15 +230,19 @@ class RootSigner(TufSigner):
 
 
 DEMONSTRATION = "demonstration"
-"""The mark in a root whose keys lie beside what they sign."""
+"""Field that marks the root of a demonstration, whose keys are stored on the same machine."""
 ROOT_VERSION = "root_version"
-"""In `targets.json`: the root under which it was made, so that the root alone cannot be put back."""
+"""Field in `targets.json`: version of the root under which it was made. It reveals that only the root was rolled
+back."""
 KEY_FIELDS = {"person", "may", "levels", "revoked_from"}
 ROLE_FIELDS = {"version", "expires"}
 
 
 def verified(files: Files, root_sha256: str | None = None, where: str = "trust") -> Trust:
-    """The trust root in these files, at whatever time. Raises IntegrityError naming the file that does not verify."""
+    """Verify a trust root's files, ignoring expiry, and return the trust root.
+
+    Raises IntegrityError naming the file that does not verify.
+    """
     first = files.get(root_name(1))
     if first is None:
         raise IntegrityError(f"{where}/{root_name(1)}: the first root is missing.", "Take the trust root whole.")
@@ -250,7 +258,7 @@ def verified(files: Files, root_sha256: str | None = None, where: str = "trust")
 
 
 def _verified_roots(files: Files, where: str) -> list[Root]:
-    """Every root, from the first: each by its own threshold and by that of the one before."""
+    """Verify every root, from the first one on. Each must meet its own threshold and the previous root's."""
     count = sum(name != ROOT and name.endswith(ROOT) for name in files)
     roots: list[Root] = []
     for version in range(1, count + 1):
@@ -302,13 +310,14 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
 
 
 def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
-    """A signature beyond the threshold is held to the same: no byte of the file may be anything."""
+    """Raise IntegrityError for an invalid signature, even beyond the threshold, so that every byte of the file is
+    verified."""
     if other := sorted(set(metadata.signatures) - good):
         raise IntegrityError(f"{name}: the signature of {other[0]} is not one.", "Take the file again.")
 
 
 def _refuse_foreign_keys(keys: Mapping[str, Key_of_metadata], name: str) -> None:
-    """A key under an id that is not its own could stand under two, and be counted twice."""
+    """Raise IntegrityError for a key whose id is not derived from it. Under two ids, a key would be counted twice."""
     for keyid, key in keys.items():
         pem_of(keyid, key, name)
 
@@ -389,11 +398,13 @@ def load_trust(
     """Read and verify a trust root.
 
     Args:
-        root_sha256: what the first root's file must be; None takes the directory's word for it.
-        now: the moment at which it must not have expired. Whoever verifies what is long past gives the moment of then.
-        at_least: the versions of root and targets seen before, from which nothing goes back.
+        root_sha256: expected SHA-256 of the first root's file; None accepts any.
+        now: time at which it must not have expired; None for the current time. To verify past acts, give their time.
+        at_least: versions of root and targets seen before. Older versions are rejected.
 
-    Raises IntegrityError naming the file for whatever does not verify, NotFoundError where there is no trust root.
+    Raises:
+        IntegrityError: a file does not verify, or the trust root has expired or is too old. The message names the file.
+        NotFoundError: there is no trust root.
     """
 
     if not directory.is_dir():
@@ -413,7 +424,7 @@ def load_trust(
 
 
 def refuse_expired(trust: Trust, now: datetime, where: str) -> None:
-    """Raise IntegrityError for a trust root that has expired."""
+    """Raise IntegrityError if the trust root has expired."""
     if now >= trust.expires:
         late = [role.name for role in trust.roles.values() if now >= role.expires]
         of = f" (roles {', '.join(late)})" if late else ""

@@ -1,4 +1,4 @@
-"""Compute the whole ledger again from its bytes: hash chain, tree, columns, checkpoints, second copy."""
+"""Verify the whole ledger from its bytes: hash chain, tree, columns, checkpoints and second copy."""
 
 import hashlib
 from collections import defaultdict
@@ -23,12 +23,13 @@ from sovereign_pipeline.record.tables import LedgerEntry, LedgerNode
 from sovereign_pipeline.record.witnesses import Policy
 
 AFTER_HASH = b'"previous":"'
-"""What follows the hash in an entry's bytes. No text before it can hold these: a quotation mark in it is escaped."""
+"""Bytes that follow the hash in an entry. Earlier text cannot contain them, because quotation marks are escaped in
+it."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """That the tree had this root when it had this size."""
+    """A signed claim that the tree had this root hash at this size."""
 
     said_by: str
     head: TreeHead
@@ -36,31 +37,32 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verified:
-    """A ledger in which everything was computed again."""
+    """The result of verifying a ledger."""
 
     newest: Checkpoint
     root: bytes
     in_copy: int | None
-    """How many entries the second copy holds; None where there is none."""
+    """Number of entries in the second copy. None if there is no copy."""
     not_committed: int
-    """Entries of the second copy whose act was not done. The next act marks them."""
+    """Number of entries in the second copy whose act was not committed. The next act marks them as void."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """A registry's ledger, held against all that is kept outside the database."""
+    """The result of verifying a registry's ledger against everything that is kept outside the database."""
 
     ledger: Verified
     checkpoint: int | None
-    """How many entries the newest kept checkpoint covers; None before the first act."""
+    """Number of entries that the newest kept checkpoint covers. None before the first act."""
     witnessed: int | None
-    """How many entries the newest checkpoint covers that enough witnesses cosigned; None where no policy was given."""
+    """Number of entries that the newest checkpoint with enough cosignatures covers. None if no policy was given."""
     cosigned: Mapping[str, int]
     """Witness -> when it cosigned that checkpoint, in seconds since 1970."""
 
 
 def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
-    """Verify the ledger, its checkpoints, its second copy and, by a policy, its witnesses. Raises IntegrityError."""
+    """Verify the ledger, its checkpoints, its second copy and, if a policy is given, its witnesses. Raises
+    IntegrityError."""
     settings = registry.settings
     kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)  # before the state of the database
     with registry.reading() as session:
@@ -89,7 +91,15 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
 
 
 def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | None = None) -> Verified:
-    """Compute everything again. Raises IntegrityError naming the first entry, or the checkpoint, that is wrong."""
+    """Verify every entry and hash of the ledger.
+
+    Args:
+        claims: signed checkpoints that the tree must match.
+        copy: path of the second copy.
+
+    Raises:
+        IntegrityError: an entry or a checkpoint is wrong. The message names the first one.
+    """
     growth, nodes, copied = Growth(), _Nodes(), _Copied(copy)
     by_size: dict[int, list[Claim]] = defaultdict(list)
     for claim in claims:
@@ -124,7 +134,7 @@ def _leaves(session: Session) -> Iterator[Any]:
 
 
 def _compare(columns: Any, data: bytes) -> None:
-    """The hash is the one of the columns, and the bytes say what the columns say."""
+    """Assert that the hash is the columns' hash, and that the leaf's bytes state the same as the columns."""
     try:
         content = canonical_json(content_of(columns))
     except (ValueError, TypeError):  # a number such as NaN, which no entry of ours holds
@@ -145,9 +155,9 @@ def _hold(claims: Sequence[Claim], root: bytes) -> None:
 
 
 class _Nodes:
-    """The hashes of subtrees as they come out, and whether those that are stored are the same.
+    """Compares the computed subtree hashes with the stored ones.
 
-    Each level's are hashed together, so that two million of them are neither held nor compared one by one.
+    The hashes of each level are hashed together, so that two million of them need not be kept or compared singly.
     """
 
     def __init__(self) -> None:
@@ -160,7 +170,7 @@ class _Nodes:
             self._levels[level].update(hash)
 
     def assert_stored(self, session: Session) -> None:
-        """Raise IntegrityError naming the first stored hash that is missing or another, or belongs to no entry."""
+        """Raise IntegrityError naming the first stored hash that is missing, differs, or belongs to no entry."""
         columns = LedgerNode.__table__.c
         query = select(columns.level, columns.position, columns.hash).order_by(columns.level, columns.position)
         found = [hashlib.sha256() for _ in self._levels]
@@ -179,7 +189,7 @@ class _Nodes:
 
 
 def _wrong_node(session: Session) -> IntegrityError:
-    """Which stored hash is the first that is missing or another."""
+    """Return the error for the first stored hash that is missing or differs."""
     growth, columns = Growth(), LedgerNode.__table__.c
     levels: dict[int, Iterator[Any]] = {}
     for leaf in _leaves(session):
@@ -198,7 +208,7 @@ def _wrong_node(session: Session) -> IntegrityError:
 
 
 class _Copied:
-    """The entries of the second copy that count, read along."""
+    """Reads the valid entries of the second copy in step with the ledger."""
 
     def __init__(self, path: Path | None) -> None:
         self._path, self._count = path, 0

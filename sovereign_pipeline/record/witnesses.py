@@ -1,4 +1,4 @@
-"""Witnesses that cosign checkpoints, and what the trust root says of them and of the ledger's key."""
+"""Request, give and verify witnesses' cosignatures of checkpoints, and verify the ledger's key by the trust root."""
 
 import hashlib
 import re
@@ -26,16 +26,16 @@ SEPARATOR = re.compile("[ \t]+")
 
 @dataclass(frozen=True)
 class Policy:
-    """Who may sign and cosign checkpoints, and how many must."""
+    """The logs and witnesses whose signatures count, and how many witnesses must cosign."""
 
     logs: tuple[Verifier, ...]
     witnesses: Mapping[str, Verifier]
     groups: Mapping[str, tuple[int, tuple[str, ...]]]
-    """Name -> how many of which members."""
+    """Name of a group -> number of members required, and its members."""
     quorum: str
 
     def is_met(self, cosigned: Collection[str]) -> bool:
-        """Whether these witnesses are enough."""
+        """Return True if these witnesses are enough."""
         return self.quorum == NONE or self._has(self.quorum, cosigned)
 
     def _has(self, name: str, cosigned: Collection[str]) -> bool:
@@ -45,13 +45,14 @@ class Policy:
         return sum(self._has(member, cosigned) for member in members) >= needed
 
     def cosigned(self, note: Note) -> dict[str, int]:
-        """Witness -> when it cosigned a note, in seconds since 1970. Raises IntegrityError for a false cosignature."""
+        """Return witness -> when it cosigned a note, in seconds since 1970. Raises IntegrityError for an invalid
+        cosignature."""
         found = {name: notes.cosigned_at(note, verifier) for name, verifier in self.witnesses.items()}
         return {name: at for name, at in found.items() if at is not None}
 
 
 def read_policy(path: Path) -> Policy:
-    """Raises InputError naming the line that is wrong."""
+    """Read a policy file (c2sp.org/tlog-policy). Raises InputError naming the line that is wrong."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError):
@@ -94,7 +95,11 @@ def read_policy(path: Path) -> Policy:
 
 
 def request(session: Session, note: Note, old: int) -> str:
-    """What a witness is asked: that a checkpoint follows the one of this size, which it cosigned last (0: none)."""
+    """Return a request for a witness to cosign a checkpoint, with a consistency proof.
+
+    Args:
+        old: size of the checkpoint that the witness cosigned last; 0 if none.
+    """
     head = notes.parse_tree_head(note.text)
     if not 0 <= old <= head.size:
         raise InputError(f"The checkpoint covers {head.size} entries, and the witness is said to have cosigned {old}.")
@@ -103,15 +108,17 @@ def request(session: Session, note: Note, old: int) -> str:
 
 
 def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, at: int) -> str:
-    """Cosign the checkpoint of a request, as a witness: the line of signature, for the log.
+    """Cosign the checkpoint of a request, as a witness. Returns the signature line for the log.
 
     Args:
-        logs: the public keys of the logs that this witness watches.
-        state: the directory in which it keeps the checkpoint that it cosigned last, for each log.
+        logs: public keys of the logs that the witness is configured for.
+        state: directory with the checkpoint that the witness cosigned last, for each log.
         at: seconds since 1970.
 
-    Raises ConflictError, with the size that was cosigned last, for a request that does not begin there; IntegrityError
-    for a checkpoint that is not the log's, or of a log that was forked.
+    Raises:
+        InputError: the request is malformed, or its log is unknown.
+        ConflictError: the request does not begin at the size that was cosigned last. The message states that size.
+        IntegrityError: the log did not sign the checkpoint, or the log was forked.
     """
     old, proof, note = _parse_request(request)
     head = notes.parse_tree_head(note.text)
@@ -145,22 +152,24 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
 
 
 def asked(settings: Settings) -> list[Note]:
-    """Checkpoints for which cosignatures were asked, with those that came, newest first."""
+    """Return the checkpoints for which cosignatures were requested, with the cosignatures received, newest first."""
     found = [read_note(path) for path in _directory(settings).glob("*.note")]
     return sorted(found, key=lambda note: notes.parse_tree_head(note.text).size, reverse=True)
 
 
 def note_asked(settings: Settings, note: Note) -> None:
-    """Keep a checkpoint for which cosignatures are asked."""
+    """Store a checkpoint for which cosignatures are requested."""
     path = _path(settings, note)
     if not path.exists():
         write_atomically(path, str(note))
 
 
 def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[Note, list[str]]:
-    """Keep a witness's answer beside the checkpoint that it is over. Returns the checkpoint, and who cosigned it.
+    """Add a witness's answer to the checkpoint that it cosigns. Returns the checkpoint, and the witnesses that cosigned
+    it.
 
-    Raises IntegrityError when it is over none that was asked for, or not of a witness of the policy.
+    Raises:
+        IntegrityError: the answer is not over a requested checkpoint, or not by a witness of the policy.
     """
     given = notes.parse_signatures(lines)
     for note in asked(settings):
@@ -176,7 +185,11 @@ def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[No
 
 
 def newest_witnessed(settings: Settings, policy: Policy, covering: int = 0) -> Note | None:
-    """The newest checkpoint of so many entries at least that enough witnesses have cosigned."""
+    """Return the newest checkpoint that enough witnesses cosigned, or None.
+
+    Args:
+        covering: minimum number of entries that the checkpoint must cover.
+    """
     for note in asked(settings):
         if notes.parse_tree_head(note.text).size >= covering and policy.is_met(policy.cosigned(note)):
             return note
@@ -184,7 +197,7 @@ def newest_witnessed(settings: Settings, policy: Policy, covering: int = 0) -> N
 
 
 def newest_cosigned_size(settings: Settings) -> int:
-    """How many entries the newest checkpoint covers that any witness cosigned; 0 where none did."""
+    """Return the number of entries of the newest checkpoint that any witness cosigned, or 0."""
     sizes = (notes.parse_tree_head(note.text).size for note in asked(settings) if len(note.signatures) > 1)
     return next(sizes, 0)
 
@@ -240,16 +253,16 @@ LOG, WITNESS = "log", "witness"
 
 @dataclass(frozen=True)
 class Witnessed:
-    """What witnesses of the trust root have seen of the ledger."""
+    """The state of the ledger that the trust root's witnesses cosigned."""
 
     entries: int
-    """How many the newest checkpoint covers that enough of them cosigned."""
+    """Number of entries that the newest checkpoint with enough cosignatures covers."""
     at: Mapping[str, int]
-    """Witness -> when it cosigned that one, in seconds since 1970."""
+    """Witness -> when it cosigned that checkpoint, in seconds since 1970."""
 
 
 def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
-    """Raise IntegrityError where the log's key has not the role `log`, or is revoked for the newest of its entries."""
+    """Raise IntegrityError if the log's key lacks the role `log`, or is revoked for the newest entry."""
     key = next((each for each in trust.keys(LOG) if _raw(each) == log.key), None)
     if key is None:
         raise IntegrityError(
@@ -264,10 +277,11 @@ def assert_log_of(trust: Trust, log: Verifier, entries: int) -> None:
 
 
 def witnessed_by(trust: Trust, log: Verifier, settings: Settings) -> Witnessed | None:
-    """What enough witnesses of the trust root have seen; None where the trust root names none.
+    """Return the state that enough witnesses of the trust root cosigned, or None if the trust root names no witnesses.
 
-    Raises IntegrityError for a signature on a kept checkpoint that is nobody's of the trust root, and where no
-    checkpoint has enough.
+    Raises:
+        IntegrityError: a kept checkpoint has a signature by an unknown witness, or no checkpoint has enough
+            cosignatures.
     """
     assert_announcement_signed(settings, log)
     role = trust.role(WITNESS)
