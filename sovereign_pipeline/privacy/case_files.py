@@ -382,7 +382,7 @@ class CaseScrubber:
     patterns: NamePatterns
     corrections: Corrections = NO_CORRECTIONS
     reads_again: bool = True
-    """Whether a second reading searches the result and replaces what it finds."""
+    """True if a second reading searches the result and replaces what it finds."""
     added: Callable[[str, str], list[Span]] | None = None
     """Function that runs the recipe's own recognizers over a normalised text of a language; None if it has none."""
     regions: Regions = AROUND

@@ -47,7 +47,7 @@ class Text(NamedTuple):
     """The document's id."""
     language: str
     is_letter: bool
-    """Whether the text may end with a signature."""
+    """True if the text may end with a signature."""
     normalised: NormalisedText
     is_canary: bool = False
 

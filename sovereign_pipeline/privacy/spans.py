@@ -29,10 +29,10 @@ class Span:
     key: str
     """Key that is equal for all mentions of one value."""
     labelled: bool = True
-    """Whether a label or check digits make the kind certain. An unlabelled span takes the kind of a labelled span
+    """True if a label or check digits make the kind certain. An unlabelled span takes the kind of a labelled span
     with the same key."""
     by_length: bool = False
-    """Whether only the number of digits determines the kind. Any other overlapping finding takes precedence."""
+    """True if only the number of digits determines the kind. Any other overlapping finding takes precedence."""
 
 
 def value_key(kind: Kind, value: str) -> str:

@@ -1,1 +1,1 @@
-"""Structured identifiers, found by label, form, check digits or length. `recognizers.py` lists them all."""
+"""Find structured identifiers by label, form, check digits or length. `recognizers.py` lists all recognizers."""

@@ -1,4 +1,4 @@
-"""Find postal addresses abroad, grown from a street or post box, and coordinates."""
+"""Find foreign postal addresses around a street or postcode, and coordinates."""
 
 import re
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ _YEAR = re.compile(r"(?:19|20)\d\d\Z")
 
 
 def address_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Half-open spans of addresses in a normalised text, in reading order, without overlaps."""
+    """Yield the half-open spans of addresses in a normalised text, in reading order, without overlaps."""
     last = 0
     for start, end in sorted(_anchors(text)):
         if start < last:
@@ -156,7 +156,7 @@ BY_LABEL = re.compile(
 SIGNS_OF_LABELS = ("lat", "lon", "lng", "ordinate", "gps", "position", "حداثيات", "خط العرض", "خط الطول")
 _DECIMAL_NUMBER = re.compile(r"-?\d+\.\d+")
 _SURE_PLACES = 5
-"""Digits behind the point: a metre. Rates and measures have fewer."""
+"""Decimal places that make a pair of numbers a place: five, about a metre. Rates and measurements have fewer."""
 
 
 def is_on_the_globe(pair: str) -> bool:
@@ -166,6 +166,6 @@ def is_on_the_globe(pair: str) -> bool:
 
 
 def is_a_place(pair: str) -> bool:
-    """Return whether a pair without a label is a place, by its signs or its precision."""
+    """Return whether an unlabelled pair of numbers is a place, by its signs (°, N, S, E, W) or its precision."""
     exact = all(len(each.partition(".")[2]) >= _SURE_PLACES for each in _DECIMAL_NUMBER.findall(pair)[:2])
     return is_on_the_globe(pair) and (exact or re.search("[°NSEW]", pair) is not None)

@@ -1,4 +1,4 @@
-"""Patterns of identifiers that a label names: in English and Arabic, Oman and the Gulf first."""
+"""Define patterns of labelled identifiers in English and Arabic, mainly of Oman and the Gulf."""
 
 import re
 
@@ -62,14 +62,14 @@ SIGNS_OF_VESSELS = (
 
 
 def has_imo_check_digit(value: str) -> bool:
-    """Check the last digit: that of the sum of the others, weighted 7 to 2."""
+    """Return whether the seventh digit is the last digit of the sum of the first six, weighted 7 to 2."""
     digits = [int(digit) for digit in value if digit.isdigit()]
     return sum(weight * digit for weight, digit in zip(range(7, 1, -1), digits, strict=False)) % 10 == digits[6]
 
 
 # --- labelled numbers, dates and addresses ----------------------------------------------------------------------------
 
-# Written together first, so that a number in the next words is not swallowed; then in groups.
+# Try ungrouped digits first, so that a number in the next words is not included; then groups.
 _EIGHT_OR_SO = r"(?:\d{7,10}|\d(?:[ -]?\d){6,9})"
 _ACCOUNT = r"(?:\d{7,20}|\d(?:[ -]?\d){6,19})"
 _PLACE_EN = (
@@ -101,7 +101,7 @@ _PHONE_LABEL = (
 PHONE_LABEL_SIGNS = (
     "phone", "tel", "mobile", "gsm", "cell", "whats", "fax", "direct line", "هاتف", "جوال", "نقال", "فاكس", "واتس",
 )  # fmt: skip
-"""What every such label holds, in small letters."""
+"""Lower-case substrings, one of which every phone label contains."""
 _REACHED_AT = (
     r"\b(?:(?:call|phone|ring|text|dial|reach|contact)(?: \w+){0,3} (?:on|at)|(?:answering|reachable|available) "
     r"(?:at|on)|messages? (?:to|from)|my registered(?: number)?|(?:desk|office|direct)(?=:))"
@@ -201,7 +201,7 @@ PHONES_BY_LABEL = frozenset(
     if kind == "PHONE" and pattern.pattern.startswith(_PHONE_LABEL)
 )
 BIRTH_LABEL = _at_end(_BIRTH_LABEL, _BIRTH_LINK)
-# What may stand right before a number that it names; for numbers that are written in another way than above.
+# Labels directly before a number, for numbers in unusual forms.
 LABELS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("NID", _at_end(_NID_LABEL_EN.replace(r"(?= ?(?:no|number|[:#]|\d))", ""), LINK_EN)),
     ("NID", _at_end(_NID_LABEL_AR, LINK_AR)),
@@ -280,7 +280,7 @@ MONTH_OR_YEAR_OF_BIRTH = re.compile(
 
 
 def is_when(value: str) -> bool:
-    """Return whether it is a month or a year, and not the words that say whose no birth is."""
+    """Return whether the value behind a birth label contains a digit, so that it is a date, a month or a year."""
     return any(map(str.isdigit, value))
 
 
@@ -313,12 +313,13 @@ SIGNS = (
     " id", "(id", "eid", "e.i", "qid", "q.i", "cpr", "c.p", "identity", "national", "personal", "civil",
     "شخصي", "سكاني", "هوي", "بطاق", "مدني",
 )  # fmt: skip
-"""What every such label holds, in small letters."""
+"""Lower-case substrings, one of which every label of an id contains."""
 _KUWAITI_WEIGHTS = (2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
 def has_length_of_an_id(value: str) -> bool:
-    """Nine digits in Bahrain, ten in Saudi Arabia, eleven in Qatar, twelve in Kuwait, fifteen in the Emirates."""
+    """Return whether the number of digits fits an id: 9 in Bahrain, 10 in Saudi Arabia, 11 in Qatar, 12 in Kuwait,
+    15 in the Emirates (beginning with 784)."""
     digits = _digits(value)
     return len(digits) in (9, 10, 11, 12) or (len(digits) == 15 and digits.startswith("784"))
 
@@ -328,7 +329,7 @@ def has_emirates_check_digit(value: str) -> bool:
 
 
 def has_kuwaiti_check_digit(value: str) -> bool:
-    """Modulus 11 over the first eleven digits, and a date of birth that there is."""
+    """Verify the check digit (modulus 11 over the first eleven digits) and that month and day of birth are possible."""
     digits = _digits(value)
     month, day = int(digits[3:5]), int(digits[5:7])
     weighted = sum(weight * int(digit) for weight, digit in zip(_KUWAITI_WEIGHTS, digits, strict=False))

@@ -1,7 +1,8 @@
-"""Find long numbers without a label, and numbers written with unusual separators or across lines.
+"""Find long unlabelled numbers, and numbers with unusual separators or line breaks.
 
-Exported letters break lines anywhere, quote one another with `> `, and name files after people's numbers. A number that
-is kept by mistake cannot be undone, so long ones are replaced unless they are a date, an amount, a list or a measure.
+Exported letters break lines anywhere, quote one another with `> `, and use people's numbers in file names. A number
+that is missed cannot be removed later, so every long number is replaced unless it is a date, an amount, a list or a
+measurement.
 """
 
 import re
@@ -63,10 +64,10 @@ _FRACTION_BEFORE = re.compile(r"(?<![\d.])\d{1,3}\.\Z")
 
 
 def long_numbers(plain: str) -> Iterator[Span]:
-    """Yield every such run, glued to letters or not: a NID at eight digits, else an ACCOUNT.
+    """Yield every long run of digits, also next to letters: a NID if it has eight digits, otherwise an ACCOUNT.
 
     Args:
-        plain: normalised text without what only looks like one (`without_file_numbers`).
+        plain: normalised text without file numbers and timestamps (`without_file_numbers`).
     """
     for match in _LONG_NUMBER.finditer(plain):
         if count_of_digits(match.group()) >= DIGITS_OF_A_NATIONAL_ID and not is_date_or_years(match.group()):
@@ -76,9 +77,9 @@ def long_numbers(plain: str) -> Iterator[Span]:
 
 
 def numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
-    """Yield every such run of plain[start:end] that `long_numbers` leaves because of the digits beside it, unless it is
-    an amount: with a currency beside it, or with a fraction that is not zero. A whole number that a table wrote as
-    10457832.0 is none."""
+    """Yield the long numbers in plain[start:end] that `long_numbers` skips because of adjacent digits, without
+    amounts. An amount has a currency beside it or a fraction other than zero. A whole number that a table wrote as
+    10457832.0 is not an amount."""
     for match in _RUN.finditer(plain, start, end):
         before = plain[max(0, match.start() - 10) : match.start()]
         if _CURRENCY_BEFORE.search(before) or _CURRENCY_AFTER.match(plain, match.end()):
@@ -94,7 +95,8 @@ def numbers_beside_digits(plain: str, start: int, end: int) -> Iterator[Span]:
 
 
 def without_file_numbers(text: str) -> str:
-    """Blot out the institution's own file numbers and points in time; the length stays. Labelled values stay."""
+    """Replace the institution's own file numbers and timestamps by `#`, at the same length. Labelled values are not
+    replaced."""
     text = _FILE_NUMBER.sub(lambda match: match.group() if _has_label(match) else "#" * len(match.group()), text)
     return _TIMESTAMP.sub(lambda match: "#" * len(match.group()), text)
 
@@ -134,14 +136,14 @@ _AMOUNT = re.compile(r"\d{1,3}(?:[, ]\d{3})+(?:\.\d+)?\Z|(?!\d{5,}\.0\Z)\d+[.,]\
 _FILE_SIGN_BEFORE = re.compile(r"(?<!\w)[A-Za-z]{2,6}[/_-]\Z")
 _CAPITALS_BEFORE = re.compile(r"(?<![A-Za-z])(?:[A-Za-z][\W_]{0,2}){1,3}[\W_]{0,2}\Z")
 _BIRTH = re.compile(r"(?i)born|birth|d\.?o\.?b|مواليد|ميلاد|ولد|مولود")
-# What says of the digits behind it that they are no person's.
+# Words before a number that show that it is not a person's.
 _COUNTED_BEFORE = re.compile(
     r"(?:(?i:(?<!\w)(?:rooms?|sections?|plots?|articles?|ratio|blocks?|berths?|our letter|your letter)"
     r"(?: (?:no\.?|numbers?))?)|(?:كتابكم|كتابنا|القطعة|قطعة) رقم):? ?\Z"
 )
 _OPENING = re.compile(r"[\s+(\[{\"'“”«#*_]*\Z")
 
-# How many digits a labelled number has: those that are certain, then the fewest and the most.
+# Digits of a labelled number: the counts that are certain, then the minimum and the maximum.
 _DIGITS: dict[Kind, tuple[tuple[int, ...], int, int]] = {
     "NID": ((8,), 7, 10), "RESIDENT_CARD": ((8,), 7, 10), "PASSPORT": ((7, 8), 5, 9), "ACCOUNT": ((), 7, 20),
     "CR": ((7,), 5, 10), "CARD": ((16, 15), 12, 19), "PHONE": ((8, 11, 13), 7, 13), "SSN": ((9,), 9, 9),
@@ -149,7 +151,7 @@ _DIGITS: dict[Kind, tuple[tuple[int, ...], int, int]] = {
 }  # fmt: skip
 _LONGEST_LABEL = 90
 _NEXT_IN_A_LIST = 20
-"""By how much a number of a list is larger than the one before, at most."""
+"""Maximum difference between neighbouring numbers of a list."""
 _AROUND_A_BREAK = (90, 80)
 
 
@@ -159,14 +161,14 @@ class _Group:
     end: int
     digits: str
     gap: str
-    """What stands between it and the next group; empty for the last one."""
+    """Text between this group and the next; empty for the last group."""
 
 
 def separated_numbers(text: str, plain: str, regions: Regions = AROUND) -> Iterator[Span]:
-    """Yield every such number of a normalised text; spans may overlap.
+    """Yield the numbers of a normalised text with unusual separators or across lines. Spans may overlap.
 
     Args:
-        plain: the same text without file numbers and points in time (`long_numbers.without_file_numbers`).
+        plain: the same text without file numbers and timestamps (`without_file_numbers`).
     """
     yield from _across_lines(text)
     yield from prefixed_phones(text)
@@ -174,12 +176,14 @@ def separated_numbers(text: str, plain: str, regions: Regions = AROUND) -> Itera
     for chain in _CHAIN.finditer(plain):
         found = [*ibans(text, chain), *_in_chain(text, plain, chain)]
         yield from found
-        if not any(span.kind in ("IBAN", "CARD") for span in found):  # of which a part may be a phone's digits
+        if not any(
+            span.kind in ("IBAN", "CARD") for span in found
+        ):  # part of an IBAN or card number could look like a phone
             yield from phones(plain, *chain.span(), regions)
 
 
 def _in_chain(text: str, plain: str, chain: re.Match[str]) -> Iterator[Span]:
-    """Numbers of digits with anything but letters between them."""
+    """Yield the numbers in a chain of digit groups, which are separated by anything but letters."""
     if chain.end() - chain.start() < 5:
         return
     if not chain.group().isdigit():
@@ -200,7 +204,7 @@ def _in_chain(text: str, plain: str, chain: re.Match[str]) -> Iterator[Span]:
 
 
 def _labelled(text: str, groups: Sequence[_Group]) -> Span | None:
-    """Return the number that begins a chain, when a label stands before it."""
+    """Return the number at the start of a chain if a label precedes it."""
     before = _before(text, groups[0].start)
     capitals = _CAPITALS_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
     sign = _FILE_SIGN_BEFORE.search(text, max(0, groups[0].start - 8), groups[0].start)
@@ -223,7 +227,7 @@ def _labelled(text: str, groups: Sequence[_Group]) -> Span | None:
 
 
 def _end_of_date(groups: Sequence[_Group]) -> int | None:
-    """Return the end of a date that begins a chain, whatever stands between its parts."""
+    """Return the end of a date at the start of a chain, whatever its separators; None if there is none."""
     lengths = [len(group.digits) for group in groups[:3]]
     is_date = len(lengths) == 3 and (
         (max(lengths[:2]) <= 2 and (lengths[2] == 2 or _is_year(groups[2])))
@@ -233,13 +237,13 @@ def _end_of_date(groups: Sequence[_Group]) -> int | None:
 
 
 def _before(text: str, start: int) -> str:
-    """Return the text before a number in one line, without the marks that open it."""
+    """Return the text before a number as one line, without opening brackets and quotes."""
     return _OPENING.sub(" ", _in_one_line(text[max(0, start - _LONGEST_LABEL) : start]))
 
 
 def _is_unusual(text: str, groups: Sequence[_Group]) -> bool:
-    """Return whether the usual patterns of labelled numbers may miss it: by what stands before it or between its
-    groups."""
+    """Return whether the usual patterns of labelled numbers may miss a number, because of the characters before it
+    or between its groups."""
     before = text[max(0, groups[0].start - 2) : groups[0].start]
     return (
         any(group.gap not in _USUAL_GAPS for group in groups[:-1])
@@ -250,8 +254,8 @@ def _is_unusual(text: str, groups: Sequence[_Group]) -> bool:
 
 
 def _end_of_value(text: str, groups: Sequence[_Group], kind: Kind) -> int | None:
-    """Return where a labelled value of this kind ends, at the end of a group: at the number of digits that is certain,
-    else before the next sentence."""
+    """Return the end of a labelled value of this kind, always the end of a group: where the number of digits is
+    certain, otherwise before the next sentence. Return None if the value is a list, a date, a time or an amount."""
     certain, fewest, most = _DIGITS[kind]
     digits = 0
     end = None
@@ -278,7 +282,7 @@ def _end_of_value(text: str, groups: Sequence[_Group], kind: Kind) -> int | None
 
 
 def _across_lines(text: str) -> Iterator[Span]:
-    """Yield labelled identifiers that a line's end, a quote mark or several spaces cut."""
+    """Yield labelled identifiers that are split by a line end, a quote mark or several spaces."""
     if "\n" not in text and "  " not in text:
         return
     for start, end in _windows(text):
@@ -309,7 +313,7 @@ def _across_lines(text: str) -> Iterator[Span]:
 
 
 def _windows(text: str) -> Iterator[tuple[int, int]]:
-    """Parts of the text around breaks that have a digit after them, none twice."""
+    """Yield disjoint windows of the text around breaks that are followed by a digit."""
     before, after = _AROUND_A_BREAK
     begun: tuple[int, int] | None = None
     for gap in _LINE_BREAK.finditer(text):
@@ -331,7 +335,7 @@ def _windows(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
-    """Numbers that are told by their digits and their groups alone."""
+    """Yield the numbers that their digits and groups alone identify."""
     for place, (first, second) in enumerate(pairwise(chain)):
         is_pair = len(first.digits) == len(second.digits) == 4 and (
             first.gap not in _USUAL_GAPS or (first.gap == " " and _is_parted(chain, place))
@@ -349,13 +353,13 @@ def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
 
 
 def _is_parted(chain: Sequence[_Group], place: int) -> bool:
-    """Return whether marks part two groups from those beside them: "1.9234 1187", "10:30,9234 1187"."""
+    """Return whether punctuation separates two groups from their neighbours: "1.9234 1187", "10:30,9234 1187"."""
     gaps = [each.gap for each in (*chain[max(0, place - 1) : place], chain[place + 1])]
     return any(gaps) and all(gap.strip() or not gap for gap in gaps)
 
 
 def _sentences(chain: Sequence[_Group]) -> Iterator[Sequence[_Group]]:
-    """Yield the chain, cut where a sentence or a list's entry ends."""
+    """Yield the pieces of a chain, split where a sentence or a list entry ends."""
     begun = 0
     for number, group in enumerate(chain[:-1]):
         if _SENTENCE_ENDS.search(group.gap):
@@ -393,13 +397,13 @@ def _kind_of(text: str, groups: Sequence[_Group]) -> Kind | None:
 
 
 def _eight(digits: str) -> Kind:
-    """Eight digits are a phone where the numbering plan has one, as they are in the usual reading."""
+    """Return the kind of an eight-digit number: PHONE if the Omani numbering plan contains it, otherwise NID."""
     return "PHONE" if is_omani_phone(digits) else "NID"
 
 
 def _is_card(digits: str, lengths: Sequence[int], gaps: Sequence[str]) -> bool:
     ends = set(accumulate(lengths[:-1]))
-    grouped = ends <= {4, 8, 12, 16} or ends <= {4, 10} or set(lengths) == {1}  # as they are printed on cards
+    grouped = ends <= {4, 8, 12, 16} or ends <= {4, 10} or set(lengths) == {1}  # as printed on cards
     return (
         13 <= len(digits) <= 19
         and digits[0] in "3456"
@@ -414,7 +418,7 @@ def _is_card(digits: str, lengths: Sequence[int], gaps: Sequence[str]) -> bool:
 
 
 def _is_ordinary(written: str) -> bool:
-    """Return whether it is a date, points in time, or an amount."""
+    """Return whether a number is a date, a time or an amount."""
     return any(pattern.match(written) for pattern in (_DATE, _TIMES, _AMOUNT))
 
 
@@ -423,7 +427,8 @@ def _is_year(group: _Group) -> bool:
 
 
 def _is_column(text: str, groups: Sequence[_Group]) -> bool:
-    """Return whether lines break between the groups and nothing but figures stands in the first of these lines."""
+    """Return whether the groups are a column of figures: they span lines, and nothing but figures precedes them in
+    their first line."""
     if not any("\n" in group.gap for group in groups[:-1]):
         return False
     line = text[text.rfind("\n", 0, groups[0].start) + 1 : groups[0].start]
@@ -431,12 +436,12 @@ def _is_column(text: str, groups: Sequence[_Group]) -> bool:
 
 
 def _is_list(groups: Sequence[_Group]) -> bool:
-    """Three numbers or more that grow by little: "berths 101/102/103"."""
+    """Return whether the groups are a list of at least three slowly rising numbers, such as "berths 101/102/103"."""
     return len(groups) > 2 and all(_follows(before, after) for before, after in pairwise(groups))
 
 
 def _follows(before: _Group, after: _Group) -> bool:
-    """Return whether it may be the next number of a list."""
+    """Return whether a group may be the next number of a list."""
     if max(len(before.digits), len(after.digits)) > 6:
         return False
     return 0 < int(after.digits) - int(before.digits) <= _NEXT_IN_A_LIST
@@ -505,11 +510,11 @@ _HS_FORM = re.compile(r"\d{4}([. -])\d\d\1\d\d(?:\1\d\d)?")
 _DECIMAL = re.compile(r"\d{1,6}[.,]\d{2,6}")
 _LONG_GROUP = re.compile(r"\d{6}")
 _BACK = 120
-"""Characters before a number that are looked at."""
+"""Number of characters before a number that are searched for context."""
 
 
 def is_of_something_else(text: str, span: Span) -> bool:
-    """Return whether the words or the unit beside a number, which nothing names, say that it is no identifier."""
+    """Return whether the words or the unit beside an unlabelled number show that it is not an identifier."""
     value = text[span.start : span.end]
     if value[0] in "+(" or value.startswith("00"):
         return False
@@ -525,5 +530,5 @@ def is_of_something_else(text: str, span: Span) -> bool:
     if _DECIMAL.fullmatch(value) and _MEASURED_BEFORE.search(before):
         return True
     if _LONG_GROUP.search(value):
-        return False  # no room has such a number, and a phone may stand behind one
+        return False  # rooms have no such numbers, and a phone may follow a room
     return bool(_SEVERAL_BEFORE.search(before) or _ONE_BEFORE.search(before))

@@ -1,4 +1,4 @@
-"""Patterns of identifiers that their form tells, the fragments that patterns share, and checks of values."""
+"""Define patterns of identifiers with a fixed form, fragments shared by patterns, and checks of values."""
 
 import importlib
 import re
@@ -50,13 +50,13 @@ _UNITS = (
     r"ريال\w*|درهم\w*|دينار\w*|دولار\w*|هرتز|مي[جغ]اهرتز"
 )
 UNIT = rf"(?:[%°]|[$€£](?!\s?\d)|(?i:{_UNITS})(?!\w))"
-"""What a quantity has behind it."""
+"""Pattern of a unit after a number."""
 _COUNTED = (
     r"passengers?|persons?|people|crew|hours?|hrs?|days?|weeks?|months?|years?|points?|pages?|copies|units|pieces|items|"
     r"cases|shares|راكب\w*|ركاب|شخص\w*|ساعة|ساعات|يوم\w*|شهر\w*|سنة|سنوات|قطعة|نسخة"
 )
 NOT_A_QUANTITY = rf"(?!\s?(?:{UNIT}|(?i:{_COUNTED})(?!\w)))"
-"""Behind a number of few digits: that it counts or measures nothing."""
+"""Lookahead that rejects a number that counts or measures something."""
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -76,7 +76,8 @@ def count_of_digits(value: str) -> int:
 
 
 def is_date_or_years(value: str) -> bool:
-    """`2022-2023`, `2024-03-09`, `9 3 2024`, `12-7-1445` after the Hijra."""
+    """Return whether a value is a range of years or a date: `2022-2023`, `2024-03-09`, `9 3 2024`, Hijri
+    `12-7-1445`."""
     return _YEARS_OR_DATE.fullmatch(value) is not None
 
 
@@ -85,13 +86,13 @@ def has_digits_of_an_iban(value: str) -> bool:
 
 
 def has_iban_check_digits(value: str) -> bool:
-    """ISO 7064 MOD 97-10, as ISO 13616 has it."""
+    """Verify an IBAN's check digits (ISO 7064 MOD 97-10, ISO 13616)."""
     plain = _without_separators(value).upper()
     return bool(mod_97_10.is_valid(plain[4:] + plain[:4]))
 
 
 def has_card_check_digit(value: str) -> bool:
-    """Luhn, ISO/IEC 7812-1."""
+    """Verify a card number's check digit (Luhn, ISO/IEC 7812-1)."""
     return bool(luhn.is_valid(_without_separators(value)))
 
 
@@ -104,7 +105,7 @@ def is_omani_phone(value: str) -> bool:
 
 
 def is_grouped_phone(value: str) -> bool:
-    """Eight to thirteen digits in groups that are neither a date nor an amount."""
+    """Return whether a value has eight to thirteen digits and is neither a date nor an amount."""
     digits = count_of_digits(_EXTENSION_MARK.split(value)[0])
     return 8 <= digits <= 13 and _AMOUNT.fullmatch(value) is None and not is_date_or_years(value)
 
@@ -189,9 +190,9 @@ AT_IN_WORDS = (
     "-dot-", "_dot_", "(a)", "[a]", "{a}", "<a>", "[at", "(at", "{at", "<at", "[ at", "( at", "{ at", "[@", "(@",
     "{@", "<@", "[ @", "( @",
 )  # fmt: skip
-"""Signs of such an address, in small letters."""
+"""Lower-case substrings, one of which every e-mail address with "at" or "dot" in brackets contains."""
 AT_A_HOST = re.compile(r" at \w[\w-]*(?: dot |\.)")
-"""The sign of one without brackets, in small letters."""
+"""Pattern of the lower-case " at " in an e-mail address without brackets."""
 STRICT_EMAIL = re.compile(r"(?:(?<![\w.+%'-])[\w.+%'-]*\w|\"[^\"\n@]{1,64}\")@{1,3}\[?\w(?:[\w.-]*\w)?")
 # Cut by an export: what stands before the sign, and nothing behind it. With a letter: "5 @ 2.500" is a price.
 CLIPPED_EMAIL = re.compile(
@@ -258,12 +259,14 @@ _SERVICES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("telegram_token", "TelegramBotTokenDetector", (":aa",)),
     ("twilio", "TwilioKeyDetector", ("ac", "sk")),
 )
-"""Module and class of detect-secrets, and words in small letters of which such a key holds one."""
+"""Modules and classes of detect-secrets, each with lower-case substrings, one of which every key of the service
+contains."""
 
 
 @cache
 def of_services() -> tuple[tuple[re.Pattern[str], tuple[str, ...]], ...]:
-    """Pattern of a service's keys -> the words of which such a key holds one. Imports detect-secrets."""
+    """Return the patterns of services' keys, each with lower-case substrings, one of which every key contains.
+    Imports detect-secrets."""
     return tuple(
         (pattern, signs)
         for module, name, signs in _SERVICES
@@ -302,8 +305,8 @@ SIGNS_OF_LABELS = (
 
 
 def looks_like_a_credential(value: str) -> bool:
-    """Return whether a value behind a label is one, and not a word of the sentence: it holds a digit, a sign between
-    letters, or capitals behind its first letter."""
+    """Return whether a value behind a label is a credential rather than a word: it contains a digit, a symbol, or
+    unusual capitals."""
     if any(map(str.isdigit, value)):
         return re.fullmatch(r"\d{1,2}-?(?:digits?|characters?|letters?)", value) is None
     has_sign = re.search(r"\w[^\w\s'’.-]\w|[!#$%&*+?@^_~]", value) is not None

@@ -1,7 +1,7 @@
 """Find phones with `phonenumbers`, and IBANs and machine addresses in any separators.
 
-Without a cue, a number must be valid in one of the regions around, or be grouped as a region further off groups its
-numbers. With a cue near it, it must be possible in one of them.
+Without a cue such as "call", a number must be valid in one of the `valid` regions, or have the grouping of one of the
+`grouped` regions. With a cue, it must be valid in one of these regions or possible in the first.
 """
 
 import re
@@ -21,7 +21,7 @@ from sovereign_pipeline.privacy.spans import Span, value_key
 
 
 class Regions(NamedTuple):
-    """`policy.corpus.PhoneRegions`, as a key of what was found before."""
+    """The regions of `policy.corpus.PhoneRegions` as a hashable value."""
 
     valid: tuple[str, ...]
     grouped: tuple[str, ...]
@@ -32,7 +32,7 @@ class Regions(NamedTuple):
 
 
 AROUND = Regions.of(PhoneRegions())
-"""Those of a recipe that names none."""
+"""Default regions of a recipe."""
 
 # --- phones in running text -------------------------------------------------------------------------------------------
 
@@ -74,7 +74,7 @@ _UNIT_AFTER = re.compile(
 
 
 def phones(text: str, start: int, end: int, regions: Regions = AROUND) -> Iterator[Span]:
-    """Phones in text[start:end], where digits stand with anything but letters between them."""
+    """Yield the phone numbers in text[start:end], which contains digits separated by anything but letters."""
     if _ODD_GAP.search(text, start, end) is None:
         return
     position = start
@@ -103,13 +103,14 @@ def _in_piece(text: str, start: int, end: int, regions: Regions) -> Iterator[Spa
 
 
 def _is_of_figures(piece: str) -> bool:
-    """Return whether decimals stand beside other separators, or a digit stands alone."""
+    """Return whether a piece consists of figures: it mixes a decimal point with other separators, or has a lone
+    digit."""
     gaps = _GAP.findall(piece)
     return (any(gap == "." for gap in gaps) and len(set(gaps)) > 1) or _ALONE.search(_TRUNK.sub("", piece)) is not None
 
 
 def _opening(before: str) -> int:
-    """Return how many of the characters before a number are no part of it."""
+    """Return the number of characters, of those before a number, that are not its opening "+" or "("."""
     kept = len(before)
     while kept and before[kept - 1] in "+(":
         kept -= 1
@@ -117,7 +118,7 @@ def _opening(before: str) -> int:
 
 
 def has_cue(text: str, start: int, end: int) -> bool:
-    """Return whether a word beside a number says that it is dialled."""
+    """Return whether a word beside a number shows that it is a phone number, such as "call" or "mobile"."""
     before = text[max(0, start - _REACH_OF_A_CUE) : start]
     for stop in reversed(list(_NO_CUE_ACROSS.finditer(before))):
         before = before[stop.end() :]
@@ -133,7 +134,7 @@ def _first_letter(text: str, position: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _matches(piece: str, cued: bool, regions: Regions) -> tuple[tuple[int, int], ...]:
-    """Begin and length of each phone: of the first way to read the piece that finds any."""
+    """Return the start and length of each phone number, by the first region and leniency that find any."""
     ways = [(region, Leniency.VALID) for region in regions.valid]
     ways += [(region, Leniency.STRICT_GROUPING) for region in regions.grouped]
     if cued:
@@ -152,7 +153,7 @@ def _span(text: str, start: int, end: int) -> Span:
 # --- prefixes, IBANs and machine addresses ----------------------------------------------------------------------------
 
 LONGEST_GAP = 14
-"""Characters that may stand between two of a number."""
+"""Maximum number of characters between two characters of a number."""
 
 _PREFIXED = re.compile(r"(?<![\w+])\(?(?:\+|00)[ ().\-/_\n>|]{0,3}\d(?:[ ().\-/_\n>|]{0,8}\d){5,14}(?!\d)")
 _OMAN_PREFIX = re.compile(r"\(?(?:\+|(?<!\d)00)[\W_]{0,3}9[\W_]?6[\W_]?8(?:[\W_]{0,8}\d){1,8}")
@@ -171,8 +172,8 @@ _IBAN_LENGTHS = {
 
 
 def is_complete(kind: Kind, key: str, regions: Regions = AROUND) -> bool:
-    """Return whether a number is whole by its own measure, so that no further digits can belong to it. key: its
-    digits."""
+    """Return whether a number, given by its digits, is complete by the rules of its kind, so that no further digits
+    belong to it."""
     match kind:
         case "NID" | "RESIDENT_CARD":
             return len(key) == DIGITS_OF_A_NATIONAL_ID
@@ -212,7 +213,7 @@ def _is_valid_in(digits: str, region: str | None) -> bool:
 
 
 def ibans(text: str, chain: re.Match[str]) -> Iterator[Span]:
-    """By country, length and check digits, whatever stands between the characters; the chain begins its digits."""
+    """Yield the IBAN whose digits begin at the chain, by country, length and check digits, whatever its separators."""
     before = _COUNTRY_BEFORE.search(text, max(0, chain.start() - LONGEST_GAP - 4), chain.start())
     if before is None:
         return
@@ -228,7 +229,7 @@ def ibans(text: str, chain: re.Match[str]) -> Iterator[Span]:
 
 
 def bracketed_machines(text: str) -> Iterator[Span]:
-    """Addresses of machines with their stops in brackets or between spaces, so that nobody follows them."""
+    """Yield IP addresses whose dots are in brackets or between spaces, written so that they are no links."""
     if text.count(".") < 3 and "dot" not in text:
         return
     for match in _BRACKETED_IP.finditer(text):

@@ -1,7 +1,7 @@
-"""The table of recognizers of structured identifiers, and the function that runs it over a text.
+"""Define the table of recognizers of structured identifiers, and run it over a text.
 
-Patterns run on normalised text, so one pattern covers both digit sets and marked Arabic. Only the value is reported,
-never its label.
+Patterns run on normalised text, so one pattern covers Latin and Arabic digits and text with diacritics. A finding is
+the value without its label.
 """
 
 import re
@@ -67,23 +67,23 @@ def _never(value: str) -> bool:
 
 @dataclass(frozen=True)
 class Recognizer:
-    """One pattern that finds one kind. The value is the pattern's named group that matched, or all that it matched."""
+    """A pattern that finds values of one kind. The value is the named group that matched, or the whole match."""
 
     kind: Kind
     pattern: re.Pattern[str]
     accepts: Callable[[str], bool] = _always
-    """Whether a value that matched is one of this kind at all."""
+    """Predicate that returns whether a matched value is of this kind."""
     is_certain: Callable[[str], bool] = _always
-    """Whether the value's label or check digits leave no doubt about its kind (`Span.labelled`)."""
+    """Predicate that returns whether the label or check digits make the kind certain (`Span.labelled`)."""
     needs: Clue = "a digit"
-    """What a text must hold before the pattern is tried: most texts hold no identifier."""
+    """Clue that a text must contain before the pattern runs. Most texts contain no identifier."""
     signs: tuple[str, ...] = ()
-    """One of these, in small letters, too; empty where the pattern has no words."""
+    """Lower-case substrings, one of which the text must contain too; empty if the pattern has no words."""
     by: Literal["label", "check digits", "form"] = "form"
-    """What tells the kind."""
+    """Evidence by which the pattern determines the kind."""
 
     def may_find(self, clues: set[Clue], small: str) -> bool:
-        """Return whether a text may hold one, by its clues and by the words in its small letters."""
+        """Return whether a text may contain a value, by its clues and the substrings of its lower-case form."""
         return self.needs in clues and (not self.signs or any(sign in small for sign in self.signs))
 
     def spans(self, text: str) -> Iterator[Span]:
@@ -155,12 +155,12 @@ RECOGNIZERS: tuple[Recognizer, ...] = (
 
 @cache
 def _of_services() -> tuple[Recognizer, ...]:
-    """Keys of known services, whose forms are loaded when the first text is read."""
+    """Return recognizers of the keys of known services. Their patterns are loaded when the first text is searched."""
     found = patterns.of_services()
     return tuple(Recognizer("CREDENTIAL", pattern, needs="anything", signs=signs) for pattern, signs in found)
 
 
-# What only looks like an identifier. Any other finding goes before.
+# Weak evidence only: any other finding takes precedence.
 STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
     Recognizer("EMAIL", patterns.SEPARATED_EMAIL, is_certain=_never, needs="an @"),
     Recognizer("EMAIL", patterns.STRICT_EMAIL, is_certain=_never, needs="an @"),
@@ -182,12 +182,13 @@ STRICT_RECOGNIZERS: tuple[Recognizer, ...] = (
 def structured_spans(text: str, also: frozenset[Kind] = frozenset(), regions: Regions = AROUND) -> list[Span]:
     """Return every structured identifier of a normalised text, without overlaps, in reading order.
 
-    Two readings: of identifiers as they are usually written, and a stricter one of the same text. The first one holds
-    where it found something whole; where it found a part of what the second one found whole, the second one holds.
+    The text is searched twice: for identifiers in their usual form, and with stricter patterns that also match unusual
+    forms. A usual finding wins if it is complete. If it is only a part of a complete strict finding, the strict finding
+    wins.
 
     Args:
-        also: the kinds of `KEPT_BY_DEFAULT` that are looked for too.
-        regions: where phones without a prefix are from.
+        also: the kinds of `KEPT_BY_DEFAULT` to detect too.
+        regions: regions of phone numbers without a prefix.
     """
     small = text.lower()
     clues = _clues(text, small)
@@ -226,7 +227,7 @@ def _is_a_figure(text: str, span: Span, counted: Sequence[tuple[int, int]]) -> b
 
 
 def _as_a_phone(span: Span, regions: Iterable[str]) -> Span:
-    """Return a number that nothing but its length tells is a phone where it is valid in one of the line's regions."""
+    """Return the span as a PHONE if only its length determined its kind and it is valid in one of the regions."""
     is_one = span.by_length and span.kind in ("NID", "ACCOUNT") and is_valid_phone(span.key, regions)
     return replace(span, kind="PHONE", key=value_key("PHONE", span.key)) if is_one else span
 
@@ -242,7 +243,7 @@ def _strictly(text: str, plain: str, clues: set[Clue], small: str, regions: Regi
 
 
 def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: Regions) -> list[Span]:
-    """Return the findings of both readings, without overlaps."""
+    """Return the merged findings of both searches, without overlaps."""
     added = []
     for span in strict:
         beside = [each for each in usual if each.start < span.end and span.start < each.end]
@@ -253,8 +254,8 @@ def _joined(usual: Sequence[Span], strict: Iterable[Span], regions: Regions) -> 
 
 
 def _is_part_of(usual: Span, strict: Span, regions: Regions) -> bool:
-    """Return whether a usual finding is a part of a whole one, such as the first line of a number that goes on in the
-    next."""
+    """Return whether a usual finding is a part of a complete strict finding, such as the first line of a number that
+    continues in the next line."""
     if usual.kind == strict.kind == "EMAIL":
         return strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
     inside = strict.start <= usual.start and usual.end <= strict.end and usual.key != strict.key
@@ -264,19 +265,19 @@ def _is_part_of(usual: Span, strict: Span, regions: Regions) -> bool:
 
 
 def leftovers(text: str, regions: Regions = AROUND) -> list[Span]:
-    """Return the identifiers that both readings find in a normalised text that was scrubbed."""
+    """Return the identifiers in a scrubbed, normalised text."""
     return structured_spans(without_placeholders(text), regions=regions)
 
 
 def without_placeholders(text: str) -> str:
-    """Replace each placeholder by a word that is no part of any number; the length stays."""
+    """Replace each placeholder by letters of the same length, which cannot be part of a number."""
     return _PLACEHOLDER.sub(lambda placeholder: "x" * len(placeholder.group()), text)
 
 
 def _clues(text: str, small: str) -> set[Clue]:
     """
     Args:
-        small: the text in small letters.
+        small: the text in lower case.
     """
     clues: set[Clue] = {"anything"}
     if any(sign in small for sign in AT_IN_WORDS) or AT_A_HOST.search(small):

@@ -1,4 +1,4 @@
-"""Find identifiers in table columns by their heads, and identifiers whose label stands behind them."""
+"""Find identifiers in table columns by the column heads, and identifiers that precede their label."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -66,14 +66,14 @@ _NAMED_BEHIND = tuple(
     (kind, re.compile(rf"(?i:(?:my|his|her|our|their|the) )?(?i:{names})(?!\w)")) for kind, names in NAMES
 )
 _IS_ITS_OWN_LABEL = re.compile(r"[.:#=\s]{0,3}(?:(?i:no|nr|number|is|was|of|رقم|هو)\b\.?[\s:#]{0,2})*[+(A-Z]{0,3} ?\d")
-"""Whether a label has a value of its own behind it, and so is none of the value before it."""
+"""Pattern of a value after a label, which shows that the label does not belong to the value before it."""
 _LABEL_BEFORE = re.compile(
     r"(?i)(?:no\b\.?|number|phone|tel\.?|mobile|passport|card|account|رقم|هاتف)(?: is)?[ :#]{0,3}\Z"
 )
 
 
 def identifiers_before_their_label(text: str) -> Iterator[Span]:
-    """Values such as "1045 7832 (civil number)"."""
+    """Yield values that precede their label, such as "1045 7832 (civil number)"."""
     for match in _VALUE_BEFORE.finditer(text):
         if match["bracket"] is None and _LABEL_BEFORE.search(text, max(0, match.start() - 20), match.start()):
             continue
@@ -87,14 +87,14 @@ def identifiers_before_their_label(text: str) -> Iterator[Span]:
 
 
 def may_hold_placed(small: str) -> bool:
-    """Return whether a text, in small letters, holds any label at all."""
+    """Return whether a lower-case text contains any label of an identifier."""
     return any(sign in small for sign in _SIGNS)
 
 
 # --- columns of tables ------------------------------------------------------------------------------------------------
 
 CELL_END = "\t"
-"""What ends a cell in `with_cells_apart`; no number goes on across it."""
+"""Character that ends a cell in `with_cells_apart`. A number never continues across it."""
 
 _VALUES: dict[Kind, re.Pattern[str]] = {
     **VALUES,
@@ -105,7 +105,7 @@ _HEADS = tuple((kind, re.compile(rf"[*_#\s]*(?i:{names})[*_:.\s]*")) for kind, n
 _SAYS_NUMBER = re.compile(r"(?i)(?<!\w)(?:no|nr|num|number|imo|mmsi)(?!\w)|#|رقم")
 _BIRTH = re.compile(r"(?i)birth|b\.?\W*$|ميلاد")
 _NUMBER_OF_A_VESSEL = re.compile(r"(?i)\s*(?:imo|mmsi)")
-# Of whom or what each row is one.
+# Heads of columns that name the person or firm of a row.
 _OF_ONE = re.compile(
     r"(?i)[*_\s]*(?:(?:full |first |last |family |given )?names?|surname|"
     r"holder|owner|applicant|passenger|guest|visitor|"
@@ -114,7 +114,7 @@ _OF_ONE = re.compile(
     r"مقدم الطلب|الموظف|المؤسسة|الشركة|"
     r"المسافر|السائق)(?:['’]s)?(?: name)?[*_:.\s]*"
 )
-# What a row is a figure of.
+# Heads of columns that name the subject of a row's figures.
 _OF_FIGURES = re.compile(
     r"(?i)[*_\s]*(?:(?:fiscal |financial )?years?|months?|quarters?|periods?|dates?|days?|weeks?|"
     r"governorates?|regions?|"
@@ -142,7 +142,7 @@ _RULE = re.compile(r"[-=|:+\t ]*")
 _WIDE_GAP = re.compile(r" {2,}")
 _LONGEST_HEAD = 300
 
-# In rows whose cells one space parts: only what cannot well be anything else.
+# In rows with cells separated by one space: only values that are hardly anything else.
 _ALONE: dict[Kind, re.Pattern[str]] = {
     "CR": re.compile(r"(?<![\w./,-])\d{7}(?![\w/,-]|\.\d)"),
     "PASSPORT": re.compile(r"(?<![\w./,-])(?:[A-Z]{1,2}\d{6,8}|\d{7,8})(?![\w/,-]|\.\d)"),
@@ -158,7 +158,7 @@ _SENTENCE = re.compile(r"(?:^| )(?!(?:bin|bint|al|el|ben|ibn|abu|of|and|de|van|v
 
 
 def with_cells_apart(text: str) -> str:
-    """Replace each bar between the cells of a table by `CELL_END`; the length stays."""
+    """Replace each bar between table cells by `CELL_END`. The length stays the same."""
     if "|" not in text or "\n" not in text:
         return text
     lines = text.split("\n")
@@ -169,7 +169,7 @@ def with_cells_apart(text: str) -> str:
 
 
 def identifiers_in_columns(text: str) -> Iterator[Span]:
-    """Values in the rows of a table whose head names what they are."""
+    """Yield the values in table columns whose head names an identifier."""
     lines = text.split("\n")
     start = 0
     number = 0
@@ -192,7 +192,7 @@ def identifiers_in_columns(text: str) -> Iterator[Span]:
 
 
 def counts_in_columns(text: str) -> list[tuple[int, int]]:
-    """Return the spans of figures in columns whose head counts or measures something, or is a year."""
+    """Return the spans of cells in columns whose head names a count, a measurement or a year."""
     found: list[tuple[int, int]] = []
     places: list[int] = []
     delimiter, width, start = "", 0, 0
@@ -212,10 +212,10 @@ def counts_in_columns(text: str) -> list[tuple[int, int]]:
 @dataclass(frozen=True)
 class _Head:
     delimiter: str
-    """Empty: a space."""
+    """Delimiter of the cells; empty for a single space."""
     cells: tuple[str, ...]
     kinds: tuple[tuple[Kind, int], ...]
-    """What columns hold, each with its place."""
+    """Kinds in the columns, each with the column's index."""
 
     def has_row(self, line: str) -> bool:
         if not self.delimiter:
@@ -246,7 +246,7 @@ def _head_of_words(line: str) -> _Head | None:
 
 
 def _cells(line: str, delimiter: str) -> list[tuple[int, str]]:
-    """Return the cells of a line, each with its place."""
+    """Return the cells of a line, each with its offset."""
     if delimiter != "  ":
         places = [0]
         for cell in line.split(delimiter):
@@ -282,12 +282,12 @@ def _in_rows(text: str, head: _Head, rows: Sequence[tuple[int, str]]) -> Iterato
 
 
 def _first(row: Sequence[tuple[int, str]]) -> str:
-    """Return the first cell that holds anything."""
+    """Return the first cell that is not empty."""
     return next((cell.strip() for _, cell in row if cell.strip()), "")
 
 
 def _are_figures(head: _Head, place: int, kind: Kind, values: Sequence[str], firsts: Sequence[str]) -> bool:
-    """Return whether a column counts something, though its head could name identifiers."""
+    """Return whether a column contains counts or amounts, although its head could name identifiers."""
     figures = [value for value in values if _FIGURE.fullmatch(value)]
     if kind == "DATE_OF_BIRTH":
         is_of_years = not _BIRTH.search(head.cells[place]) or any(map(_OF_A_COUNT.fullmatch, head.cells))
@@ -305,7 +305,7 @@ def _are_figures(head: _Head, place: int, kind: Kind, values: Sequence[str], fir
     if _SAYS_NUMBER.search(head.cells[place]):
         return False
     if kind == "ACCOUNT" and max(map(len, figures)) < 8:
-        return True  # of a chart of accounts
+        return True  # account codes of a chart of accounts
     lengths = set(map(len, figures))
     round_ones = sum(value.endswith("00") for value in figures)
     if max(lengths) - min(lengths) > 1 or min(lengths) < 6 or 2 * round_ones > len(figures):

@@ -8,7 +8,7 @@ from sovereign_pipeline.privacy.names import lexicon
 from sovereign_pipeline.privacy.names.persons import folded_word, looks_like_nisba
 
 LETTERS = "ء-يٮٯٱ-ۓەۮۯۺ-ۼݐ-ݿ"
-"""Of Arabic, Persian, Urdu, Kurdish and other languages, as the inside of a character class."""
+"""Letters of Arabic, Persian, Urdu, Kurdish and other languages, for use inside a character class."""
 ARABIC_LETTER = re.compile(f"[{LETTERS}]")
 ARABIC_WORD = re.compile(f"[{LETTERS}]+")
 _NO_SURNAME = re.compile(
@@ -24,7 +24,8 @@ _FEMININE_ENDING = re.compile("ية$")
 
 
 def bare_forms(word: str) -> Iterator[tuple[int, str]]:
-    """Yield the word, and the word without a preposition or conjunction written onto it: (characters to skip, word)."""
+    """Yield (number of prefix letters, rest of the word): for the whole word, and without a preposition or
+    conjunction written onto it."""
     yield 0, word
     if word.startswith("لل") and len(word) > 4:
         yield 1, "ا" + word[1:]
@@ -35,7 +36,7 @@ def bare_forms(word: str) -> Iterator[tuple[int, str]]:
 
 
 def given_name_in(word: str) -> tuple[int, bool]:
-    """Return how many characters stand before a given name in this word, and whether it is one."""
+    """Return the number of prefix letters before a given name in this word, and whether there is one."""
     for skip, bare in bare_forms(word):
         if bare in lexicon.GIVEN_AR:
             return skip, True
@@ -43,7 +44,7 @@ def given_name_in(word: str) -> tuple[int, bool]:
 
 
 def is_gift_of_god(word: str) -> bool:
-    """ "عبيدالله", "عطاالله": a given name that ends with God's, written as one word."""
+    """Return whether a word is a given name that ends with "الله", written as one word: "عبيدالله", "عطاالله"."""
     return _GIFT_OF_GOD.match(word) is not None
 
 
@@ -61,13 +62,13 @@ def is_role(word: str) -> bool:
 
 
 def is_title(word: str) -> bool:
-    """Return whether a word is followed by a name and by little else."""
+    """Return whether a word is a title or an office, which a name usually follows."""
     return word in lexicon.TITLES_AR or word in lexicon.OFFICES_AR
 
 
 def has_shape_of_surname(word: str) -> bool:
-    """Return whether it may be a family name: no verb of the present, no plural, nothing with a pronoun written onto
-    it."""
+    """Return whether a word may be a family name: it does not look like a verb, a plural or a word with an attached
+    pronoun."""
     return len(word) > 2 and _NO_SURNAME.search(word) is None
 
 
@@ -77,12 +78,12 @@ _PHRASE = re.compile(rf"[{LETTERS}]+(?: [{LETTERS}]+)*")
 _IDENTITY = re.compile("، (?:و?جواز(?:ه|ها)?|الرقم المدني|رقم(?:ه|ها) المدني|بطاقة مقيم)")
 _LAST_WORDS = re.compile(rf"(?:[{LETTERS}]+ ){{1,3}}[{LETTERS}]+\Z")
 _LONGEST_OF_FOUR_WORDS = 160
-"""Characters before an identity that are looked at: never a whole text once for each of its words."""
+"""Maximum number of characters before an identity document that are searched. It bounds the cost per match."""
 _ABBREVIATED_TITLE = re.compile(rf"(?<![{LETTERS}])د ?[./] ?\Z")
 _SPEECH_BEHIND = re.compile(r" ?[:،,]| ?[\"«“]")
 _JOINED_WITH_NEXT = frozenset(
     {"أبو", "ابو", "أبي", "ابي", "أبا", "بو", "عبد", "آل"}
-)  # they make one name with the next
+)  # each forms one name with the next word
 _JOINED_WITH_LAST = frozenset({"الدين", "الله", "الإسلام", "الزهراء"})
 _KUNYA = frozenset({"أبو", "ابو", "أم", "ام"})
 _NO_PERSON_BEHIND_KUNYA = frozenset(
@@ -93,20 +94,20 @@ _LABEL_BEFORE = re.compile(
     r"مقدم الطلب|من|إلى|نسخة|الشاهد(?: الأول| الثاني)?|المستفيد|الكفيل) ?: ?\Z"
 )
 _LONGEST_LABEL = 24
-_LONGEST = 6  # words of a name
+_LONGEST = 6  # maximum number of words after the first one of a name
 _TITLES_IN_A_ROW = 3
 
 Words = Sequence[re.Match[str]]
 
 
 class ArabicNames:
-    """Names in Arabic letters, as half-open spans of normalised text."""
+    """A finder of names in Arabic letters. It returns half-open spans of normalised text."""
 
     def __init__(self, keep_words: frozenset[str]) -> None:
         self._never = lexicon.STOP_WORDS_AR | lexicon.KEEP_AR | lexicon.NOUNS_AR | keep_words
 
     def spans(self, text: str) -> Iterator[tuple[int, int]]:
-        """Names by pattern. Two of them may overlap."""
+        """Yield the names that patterns find. Spans may overlap."""
         for phrase in _PHRASE.finditer(text):
             words = list(ARABIC_WORD.finditer(text, phrase.start(), phrase.end()))
             position = 0
@@ -124,8 +125,8 @@ class ArabicNames:
         yield from self._before_identity(text)
 
     def mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
-        """Single words that are known parts of names, without the prefixes written onto them; "عبد" and the word that
-        makes one name with it as one."""
+        """Yield single words that are known parts of names, without prefixes written onto them. "عبد" and its next
+        word count as one."""
         words = list(ARABIC_WORD.finditer(text))
         for place, word in enumerate(words):
             skip = self._prefix_of_known(word.group(), parts)
@@ -138,11 +139,12 @@ class ArabicNames:
                         yield word.start() + skip, following.end()
 
     def may_be_name(self, text: str) -> bool:
-        """Return whether some Arabic word of it may be part of a name."""
+        """Return whether an Arabic word of the text may be part of a name."""
         return any(word not in self._never for word in ARABIC_WORD.findall(text))
 
     def _before_identity(self, text: str) -> Iterator[tuple[int, int]]:
-        """ "… توماس إيكلوند، جواز السفر رقم": two words, or three when a title or role stands before them."""
+        """Yield the two words before an identity document, as in "… توماس إيكلوند، جواز السفر رقم", or up to three
+        after a title or role."""
         for identity in _IDENTITY.finditer(text):
             before = _LAST_WORDS.search(text, max(0, identity.start() - _LONGEST_OF_FOUR_WORDS), identity.start())
             if before is None:
@@ -155,7 +157,8 @@ class ArabicNames:
                 yield name[0].start(), name[-1].end()
 
     def _name_at(self, text: str, words: Words, position: int) -> tuple[int, int] | None:
-        """(start character, index of the last word) of a name that begins with this word or after it as its title."""
+        """Return (start offset, index of the last word) of a name that begins at this word, or after this word if it
+        is a title."""
         word = words[position].group()
         for _, bare in bare_forms(word):
             if bare in lexicon.TITLES_AR:
@@ -194,8 +197,8 @@ class ArabicNames:
         return False
 
     def _end_of_name(self, text: str, words: Words, position: int) -> int | None:
-        """Index of the last word of a name that begins here with a given name, a compound or a kunya; None when the
-        words say too little."""
+        """Return the index of the last word of a name that begins here with a given name, a compound or a kunya.
+        Return None if the words are too weak evidence."""
         before = words[position - 1].group() if position > 0 else ""
         if before in lexicon.PLACE_HEADS_AR:
             return None
@@ -230,7 +233,8 @@ class ArabicNames:
         return end if cued else None
 
     def _is_one_more(self, words: Words, position: int) -> bool:
-        """ "وسالم" behind another name, and nothing of a longer one."""
+        """Return whether a word such as "وسالم" ("and Salim") after a name is one more given name, and does not
+        begin a longer name."""
         word = words[position].group()
         following = words[position + 1].group() if position + 1 < len(words) else ""
         longer = following in lexicon.KINSHIP_AR or following in lexicon.GIVEN_AR or is_tribe(following)
@@ -238,15 +242,15 @@ class ArabicNames:
         return plain and word.startswith("و") and word[1:] in lexicon.GIVEN_AR and word not in self._never
 
     def _is_labelled(self, text: str, words: Words, position: int) -> bool:
-        """ "الاسم: خالد", and nothing behind it in the field."""
+        """Return whether a single word fills a labelled field: "الاسم: خالد"."""
         if position > 0 or len(words) > 1:
             return False
         start = words[0].start()
         return _LABEL_BEFORE.search(text, max(0, start - _LONGEST_LABEL), start) is not None
 
     def _end_of_unit(self, words: Words, position: int) -> int:
-        """Return the word itself, or the one behind it that makes one name with it: "عبد الرحيم", "صلاح الدين", "أبو
-        بكر"."""
+        """Return the index of the last word of a compound that begins here: "عبد الرحيم", "صلاح الدين", "أبو بكر".
+        For other words, return the index itself."""
         behind = words[position + 1].group() if position + 1 < len(words) else ""
         word = words[position].group()
         if not behind:
@@ -259,8 +263,8 @@ class ArabicNames:
         return position + 1 if joined else position
 
     def _surname_behind(self, words: Words, end: int, *, everyday: bool) -> int | None:
-        """Index of the family name behind given names: a tribe, a word of that shape, or, where the phrase breaks off
-        behind it, another word that is not known to be anything else."""
+        """Return the index of the family name after given names, or None. A family name is a tribe, a word of that
+        shape, or, at the end of a phrase, an otherwise unknown word."""
         if end + 1 >= len(words):
             return None
         following = words[end + 1].group()
@@ -284,7 +288,8 @@ class ArabicNames:
         return end + 1
 
     def _speaker(self, text: str, words: Words, position: int) -> tuple[int, int] | None:
-        """ "قال بوتين إن", "وأضاف خطاب: …": one word that is nothing else."""
+        """Return the speaker after a reporting verb, one word that is not a known other word: "قال بوتين إن", "وأضاف
+        خطاب: …"."""
         if position >= len(words):
             return None
         word = words[position].group()
@@ -295,7 +300,7 @@ class ArabicNames:
         return (words[position].start(), position) if speaks else None
 
     def _is_speech(self, text: str, words: Words, position: int) -> bool:
-        """Return whether what is said follows a word."""
+        """Return whether reported speech follows a word."""
         if position + 1 < len(words):
             return words[position + 1].group() in ("إن", "ان", "أن", "إنه", "إنها", "بأن")
         return _SPEECH_BEHIND.match(text, words[position].end()) is not None
@@ -304,7 +309,8 @@ class ArabicNames:
         return len(word) > 2 and word not in self._never
 
     def _end_of_kinship(self, words: Words, position: int) -> int | None:
-        """Index of the last word of "… بن … بن … ال…ي" that begins here, or None."""
+        """Return the index of the last word of a name with kinship words, "… بن … بن … ال…ي", that begins here, or
+        None."""
         begin = position + 1 if words[position].group().endswith("عبد") else position  # عبد الله بن …
         if begin + 2 >= len(words) or words[begin + 1].group() not in lexicon.KINSHIP_AR:
             return None
@@ -350,7 +356,7 @@ class ArabicNames:
         return words[position].start(), last
 
     def _prefix_of_known(self, word: str, parts: frozenset[str]) -> int | None:
-        """Return how many characters stand before a known part in this word; None when it holds none."""
+        """Return the number of prefix letters before a known part in this word, or None if the word contains none."""
         for skip, bare in bare_forms(word):
             if bare in lexicon.EVERYDAY_GIVEN_AR or bare in self._never or len(bare) < 3:
                 continue
@@ -360,8 +366,9 @@ class ArabicNames:
 
 
 def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield a name that was found across lines: as one where it goes on in the next line, as several where the next
-    line begins with a given name, and without the next line where that begins with another word."""
+    """Yield the pieces of a name that was found across lines. It stays whole if it continues in the next line, is
+    split if the next line begins with a given name, and ends at the line end if the next line begins with another
+    word."""
     words = list(ARABIC_WORD.finditer(text, start, end))
     begun = start
     for before, following in pairwise(words):
@@ -382,16 +389,16 @@ def by_line(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def given_in(word: str) -> str:
-    """Return the given name in a word, without what is written onto it; the word itself where there is none."""
+    """Return the given name in a word without prefixes; the word itself if it contains none."""
     return word[given_name_in(word)[0] :]
 
 
 def _stands_as_speaker(text: str, word: re.Match[str]) -> bool:
-    """ "عماد: …" at the beginning of a line, as in a script or a protocol."""
+    """Return whether a word is a speaker's label at the start of a line, as in a script: "عماد: …"."""
     before = text[max(0, word.start() - 2) : word.start()].rstrip(" ")
     return (not before or before.endswith("\n")) and text[word.end() : word.end() + 2].lstrip(" ").startswith(":")
 
 
 def _foreign(word: str) -> bool:
-    """Letters that Arabic words do not have."""
+    """Return whether a word contains letters that Arabic does not use."""
     return any(not "ء" <= letter <= "ي" for letter in word)

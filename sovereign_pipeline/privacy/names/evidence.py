@@ -62,7 +62,7 @@ _HEADING_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 def is_noun(word: str) -> bool:
-    """Return whether a word means something else than a person, by the lists or by its ending; some are names too."""
+    """Return whether a word is a common noun, by the word lists or by its ending. Some such words are names too."""
     plain = without_accents(word.strip("."))
     if plain in NOUNS and plain not in lexicon.PARTICLES:
         return True
@@ -72,7 +72,7 @@ def is_noun(word: str) -> bool:
 
 
 def is_place(segment: Sequence[Token]) -> bool:
-    """Return whether its words, or the first of them, name a place and no given name."""
+    """Return whether the words, or the first of them, name a place and do not begin with a given name."""
     whole = " ".join(without_accents(token.group()) for token in segment)
     first = without_accents(segment[0].group())
     if whole in PLACES or len(segment) == 1 or first not in lexicon.EVERYDAY:
@@ -82,8 +82,8 @@ def is_place(segment: Sequence[Token]) -> bool:
 
 
 def begins_certainly(segment: Sequence[Token]) -> bool:
-    """Return whether it begins with a given name that is nothing else, or with any given name and a family name after
-    it."""
+    """Return whether the words begin like a name: with an unambiguous given name, with any given name before a word
+    that is not a noun, or with any word before a certain family name."""
     if begins_name(segment, 0):
         return True
     if len(segment) > 1 and looks_like_surname(segment[-1], certainly=True):
@@ -93,7 +93,8 @@ def begins_certainly(segment: Sequence[Token]) -> bool:
 
 
 def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
-    """Return the words of a candidate that are a name; empty for those of a body, a law, a place or a heading."""
+    """Return the candidate if it can be a name, otherwise an empty sequence: for an organisation, a law, a place or
+    a heading."""
     nouns = [place for place, token in enumerate(segment) if is_noun(token.group())]
     if nouns == [1] and len(segment) == 2 and _is_family_name_too(segment):  # "Helen Baker"
         return segment
@@ -106,7 +107,8 @@ def personal_part(segment: Sequence[Token]) -> Sequence[Token]:
 
 
 def part_behind_rank(text: str, segment: Sequence[Token]) -> Sequence[Token]:
-    """Return the name behind a rank or an office: "Inspector Church", "Judge Helen Grant", "Lord Tyne"."""
+    """Return the name after a rank or an office, or an empty sequence: "Inspector Church", "Judge Helen Grant",
+    "Lord Tyne"."""
     part = personal_part(segment)
     if part:
         return part
@@ -121,7 +123,7 @@ def part_behind_rank(text: str, segment: Sequence[Token]) -> Sequence[Token]:
 
 
 def _is_within_title(before: str) -> bool:
-    """ "Criminal Justice …", but "Detective Inspector …"."""
+    """Return whether the rank is part of a term: true for "Criminal Justice …", false for "Detective Inspector …"."""
     word = _BEFORE_RANK.search(before)
     return word is not None and is_noun(word.group(1)) and without_accents(word.group(1)) not in lexicon.OFFICES
 
@@ -131,8 +133,8 @@ def _is_family_too(token: Token) -> bool:
 
 
 def _is_family_name_too(segment: Sequence[Token]) -> bool:
-    """Return whether a given name that is nothing else stands before an office or a site that many families are called
-    by."""
+    """Return whether an unambiguous given name precedes an office or a site that is also a frequent family name, as
+    in "Helen Baker"."""
     first, last = (without_accents(token.group()) for token in segment)
     if not begins_name(segment, 0) or not segment[1].group().istitle() or last not in lexicon.MANY_FAMILIES:
         return False
@@ -140,7 +142,8 @@ def _is_family_name_too(segment: Sequence[Token]) -> bool:
 
 
 def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
-    """ "Grant Oakes", "Tiger Woods", "Brad L Key", "George Parks Hitchcock", but no "Elizabeth Line"."""
+    """Return whether words that contain nouns are a name: true for "Grant Oakes", "Tiger Woods", "Brad L Key" and
+    "George Parks Hitchcock", false for "Elizabeth Line"."""
     if len(segment) < 2:
         return False
     if nouns == [0]:
@@ -158,16 +161,17 @@ def _is_name_with_noun(segment: Sequence[Token], nouns: Sequence[int]) -> bool:
 
 
 def _holds_abbreviation(segment: Sequence[Token]) -> bool:
-    """ "NHS England"; "JK Rowling" has initials."""
+    """Return whether one of the words is an abbreviation: true for "NHS England", false for the initials in "JK
+    Rowling"."""
     shouted = [token for token in segment if token.group().isupper() and len(token.group()) > 1]
     return 0 < len(shouted) < len(segment) and any(len(each.group()) > 2 and not is_known(each) for each in shouted)
 
 
 def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: bool = False) -> bool:
-    """Return whether the words beside it tell that it is a place, a body, a law or a thing.
+    """Return whether the context shows that the words are a place, an organisation, a law or a thing.
 
     Args:
-        certain: it begins with a given name, so that little speaks against it.
+        certain: whether the words begin like a name, so that only strong context speaks against it.
     """
     first, last = segment[0], segment[-1]
     before = text[max(0, first.start() - _BEFORE) : first.start()]
@@ -197,7 +201,8 @@ def stands_like_something_else(text: str, segment: Sequence[Token], *, certain: 
 
 
 def _is_a_thing(behind: str) -> bool:
-    """ " is an old coastal town in …", but " is a company director"."""
+    """Return whether the text says that the subject is a thing: true for " is an old coastal town in …", false for "
+    is a company director"."""
     phrase = _IS_A.match(behind)
     if phrase is None:
         return False
@@ -206,7 +211,7 @@ def _is_a_thing(behind: str) -> bool:
 
 
 def _in_list_of_places(before: str, segment: Sequence[Token]) -> bool:
-    """ "Sudan and Chad"."""
+    """Return whether the words are a place in a list with another place: "Sudan and Chad"."""
     neighbour = _IN_A_LIST.search(before)
     is_place_too = without_accents(segment[0].group()) in PLACES
     return neighbour is not None and is_place_too and without_accents(neighbour.group(1)) in PLACES
@@ -218,14 +223,15 @@ def _is_noun_behind(word: str) -> bool:
 
 
 def _may_be_of_a_person(word: str, *, family: bool) -> bool:
-    """ "the Tamsin Oakes concert", "the Oakes family", but "the Kelpwick Bay scheme"."""
+    """Return whether a word after a name with an article may belong to a person: "the Tamsin Oakes concert", "the
+    Oakes family", but not "the Kelpwick Bay scheme"."""
     if word in lexicon.BEHIND_NAMES_OF_PEOPLE:
         return True
     return family and word.islower() and word not in lexicon.BEHIND_NAMES_OF_THINGS | lexicon.STOP_WORDS
 
 
 def _in_heading(text: str) -> bool:
-    """Return whether the text is a heading: short, with several words that all have capitals."""
+    """Return whether the text is a heading: short, with several words, all capitalised."""
     if len(text) > 90 or "\n" in text or text.rstrip().endswith((".", "!", "?", ",")):
         return False
     words = _HEADING_WORD.findall(text)
@@ -233,7 +239,8 @@ def _in_heading(text: str) -> bool:
 
 
 def _stands_between_lines(text: str, first: Token, before: str, behind: str) -> bool:
-    """Return whether a word is a line of its own in a block of lines: a firm or a town below a person's name."""
+    """Return whether a word is alone in its line within a block of lines, like a firm or a town below a person's
+    name."""
     if _LINE_BEFORE.search(before) is None or _LINE_BEHIND.match(behind) is None:
         return False
     above, below = text[max(0, first.start() - _BEFORE) : first.start()].strip(), behind.strip()
@@ -241,8 +248,8 @@ def _stands_between_lines(text: str, first: Token, before: str, behind: str) -> 
 
 
 def may_spread(text: str, segment: Sequence[Token]) -> bool:
-    """Return whether a finding is certain enough to be looked for elsewhere in its case, by its words or by what stands
-    before it."""
+    """Return whether a name is certain enough to be searched for in the rest of its case, by its words or by the
+    text before it."""
     if not segment or len(segment) > 1 or is_articled(segment[0]):
         return True
     alone = segment[0]
@@ -255,8 +262,7 @@ def may_spread(text: str, segment: Sequence[Token]) -> bool:
 
 
 def mentions_person(text: str, token: Token) -> bool:
-    """Return whether a part of a known name that is an everyday word too ("Grant", "Mark") stands for the person
-    here."""
+    """Return whether an everyday word that is also a part of a known name ("Grant", "Mark") means the person here."""
     before = text[max(0, token.start() - _BEFORE) : token.start()]
     if token.group().isupper() and len(token.group()) < 6:
         return False

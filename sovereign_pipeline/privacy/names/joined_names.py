@@ -1,6 +1,6 @@
-"""Find names across gaps that are no single space: in file names, in web addresses, across line ends.
+"""Find names whose words are not separated by a single space: in file names, in web addresses, across line ends.
 
-There is no sentence around them that a pattern or a model could read, so the word lists alone decide.
+No sentence surrounds such names, so patterns and models cannot help. The word lists alone decide.
 """
 
 import re
@@ -42,10 +42,11 @@ Spans = Iterator[tuple[int, int]]
 
 
 def joined_names(text: str, never: frozenset[str]) -> Spans:
-    """Names in Latin letters across gaps that are no single space, as half-open spans of normalised text.
+    """Yield names in Latin letters whose words are not separated by a single space, as half-open spans of normalised
+    text.
 
     Args:
-        never: words that are no part of a name, in small letters.
+        never: words that are never part of a name, in lower case.
     """
     for gap in _gaps(text):
         begins_before = _begins(_WORD_BEFORE.search(text, max(0, gap.start - _LONGEST_WORD), gap.start))
@@ -66,7 +67,7 @@ def joined_names(text: str, never: frozenset[str]) -> Spans:
 
 
 def joined_mentions(text: str, parts: frozenset[str], never: frozenset[str]) -> Spans:
-    """Words of file names and the like that are known parts of names, in small letters too."""
+    """Yield words of file names, paths and web addresses that are known parts of names, in any letter case."""
     for gap in _gaps(text):
         if gap.is_break:
             continue
@@ -79,12 +80,12 @@ def joined_mentions(text: str, parts: frozenset[str], never: frozenset[str]) -> 
 
 
 class _Gap(NamedTuple):
-    """What stands between two words."""
+    """A gap between two words."""
 
     start: int
     end: int
     is_break: bool
-    """A line's end, or several spaces: what stands on both sides may be two sentences."""
+    """True if the gap is a line end or several spaces, which may separate two sentences."""
 
 
 def _gaps(text: str) -> Iterator[_Gap]:
@@ -99,7 +100,7 @@ def _gaps(text: str) -> Iterator[_Gap]:
 
 
 def _is_in_address(text: str, position: int) -> bool:
-    """Return whether what stands there without a space is the name of a file, a path, or the address of a page."""
+    """Return whether the token at a position is a file name, a path or a web address."""
     before = _TOKEN_BEFORE.search(text, max(0, position - _LONGEST_TOKEN), position)
     after = _TOKEN_AFTER.match(text, position, position + _LONGEST_TOKEN)
     token = f"{before.group() if before else ''}{after.group() if after else ''}"
@@ -112,7 +113,7 @@ def _begins(word: re.Match[str] | None) -> bool:
 
 
 def _words_around(text: str, gap: _Gap) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Return the words before and after a gap, a few of them."""
+    """Return the spans of up to `_REACH` words before and after a gap."""
     nearest = _WORD_BEFORE.search(text, max(0, gap.start - _LONGEST_WORD), gap.start)
     if nearest is None:
         return [], _words_after(text, gap.end)
@@ -146,7 +147,7 @@ def _is_camel_case(text: str, position: int) -> bool:
 
 
 def _end_of_name(words: Sequence[str], first: int, never: frozenset[str]) -> int | None:
-    """Index of the last word of a name that begins with a word; None when none does."""
+    """Return the index of the last word of a name that begins at `first`, or None if no name begins there."""
     begins = words[first]
     title = begins in _TITLES
     given = _is_given(begins) and begins not in never
@@ -173,15 +174,14 @@ def _is_given(word: str) -> bool:
 
 
 def _is_family(word: str) -> bool:
-    """Return whether a word is a family name of the lists, also one that is a word too, since a given name stands
-    before it."""
+    """Return whether a word is a listed family name. Everyday words count, since a given name precedes."""
     article = len(word) > 5 and word.startswith("al") and word[2:] in lexicon.TRIBES
     return word in lexicon.SURNAMES_WORLD or word in lexicon.TRIBES or article
 
 
 def _crosses_lines(text: str, spans: Sequence[tuple[int, int]], plain: Sequence[str], first: int, after: int) -> bool:
-    """Return whether a name goes on behind a line's end: with capitals, and with more of a family name or a father's;
-    given names one below the other are several people."""
+    """Return whether a name continues after a line end: its words are capitalised, and a kinship word, an article or
+    a family name follows. Given names below each other are several people."""
     capitals = all(
         text[start].isupper() or word in lexicon.KINSHIP | _ARTICLES
         for (start, _), word in zip(spans[first : after + 1], plain[first : after + 1], strict=True)
@@ -195,7 +195,7 @@ _LONGEST_FILE_NAME = 80
 
 
 def _alone_in_file_names(text: str, never: frozenset[str]) -> Spans:
-    """Yield a given name of the Gulf alone in the name of a file: "scan-hamood.pdf"."""
+    """Yield single Gulf given names in file names: "scan-hamood.pdf"."""
     for extension in _EXTENSION.finditer(text):
         file = _FILE_BEFORE.search(text, max(0, extension.start() - _LONGEST_FILE_NAME), extension.start())
         for word in _WORD_AT.finditer(text, *file.span()) if file is not None else ():

@@ -1,4 +1,4 @@
-"""Find names of people in Latin text by patterns and word lists, and judge what a name model found there."""
+"""Find names of people in Latin text by patterns and word lists, and filter the findings of a name model."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -50,27 +50,27 @@ _SIGNATURE_REACH = 110  # characters from the start of a signature to the end of
 
 
 class LatinNames:
-    """Names in Latin letters, as half-open spans of normalised text."""
+    """A finder of names in Latin letters. It returns half-open spans of normalised text."""
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
 
     def spans(self, text: str, *, signed: bool) -> Iterator[tuple[int, int]]:
-        """Names by pattern. Two of them may overlap.
+        """Yield the names that patterns find. Spans may overlap.
 
         Args:
-            signed: the text is a letter, so a name may stand at its end with nothing before it.
+            signed: whether the text is a letter, which may end with a signature.
         """
         for run in RUN.finditer(text):
             yield from self._names_in_run(text, run, signed)
         yield from self._after_cues(text)
 
     def may_spread(self, text: str, start: int, end: int) -> bool:
-        """Return whether a finding is certain enough to be looked for elsewhere in its case."""
+        """Return whether a name is certain enough to be searched for in the rest of its case."""
         return evidence.may_spread(text, list(EACH_TOKEN.finditer(text, start, end)))
 
     def mentions(self, text: str, parts: frozenset[str]) -> Iterator[tuple[int, int]]:
-        """Single words that are known parts of names."""
+        """Yield single words that are known parts of names."""
         for token in EACH_TOKEN.finditer(text):
             folded = folded_word(token.group())
             if (
@@ -86,7 +86,7 @@ class LatinNames:
                 yield token.start(), token.end()
 
     def _after_cues(self, text: str) -> Iterator[tuple[int, int]]:
-        """ "My name is …", "Hi …,", "Name: …": one to four words that are no office and no greeting."""
+        """Yield the names of one to four words after a cue: "My name is …", "Hi …,", "Name: …"."""
         for match in CUED.finditer(text):
             tokens = list(EACH_TOKEN.finditer(text, *match.span("name")))
             if names_an_organisation(tokens):
@@ -130,14 +130,15 @@ class LatinNames:
 def _name_in_segment(
     text: str, segment: list[Token], *, titled: bool, in_organisation: bool, signed: bool
 ) -> tuple[int, int] | None:
-    """First and last word of the name in a segment of a run of capitalised words, by the strongest rule that holds.
+    """Return the indexes of the first and last word of the name in a segment, by the strongest rule that applies; None
+    if none does.
 
-    The last word may lie beyond the segment: a rule says how many words a name has at most.
+    The last index may lie beyond the segment: a rule states the maximum number of words.
 
     Args:
-        titled: an honorific stands before it.
-        in_organisation: its run names an organisation.
-        signed: it is a whole run of a letter, so it may be the name at its end.
+        titled: whether an honorific precedes the segment.
+        in_organisation: whether the whole run of capitalised words names an organisation.
+        signed: whether the segment is a whole run in a letter, so that it may be the signature.
     """
     first, last = segment[0], segment[-1]
     kinship = [i for i, token in enumerate(segment) if token.group().casefold() in lexicon.KINSHIP]
@@ -174,20 +175,21 @@ def _name_in_segment(
 
 
 def _does_what_people_do(text: str, token: Token) -> bool:
-    """ "Jolanka lives at …" at the beginning of a sentence."""
+    """Return whether a word begins a sentence and a typical action of people follows: "Jolanka lives at …"."""
     if token.group().isupper() or _DOES.match(text, token.end()) is None:
         return False
     return _SENTENCE_BEFORE.search(text, max(0, token.start() - 4), token.start()) is not None
 
 
 def _has_role_before(text: str, first: Token) -> bool:
-    """Return whether a role or an honorific stands before a word: "engineer Kamil"."""
+    """Return whether a role or an honorific precedes a word: "engineer Kamil"."""
     before = _WORD_BEFORE.search(text, max(0, first.start() - 24), first.start())
     return before is not None and before.group(1).casefold() in lexicon.ROLES | lexicon.HONORIFICS
 
 
 def _is_signature(text: str, first: Token, last: Token) -> bool:
-    """One to three words at the end of a letter, alone in their sentence, perhaps with what the person is or has."""
+    """Return whether the words are a signature: at the end of a letter and alone in their sentence, perhaps before a
+    role or contact details."""
     if len(text) - first.start() > _SIGNATURE_REACH or _SIGNATURE_BEFORE.search(text[: first.start()]) is None:
         return False
     after = text[last.end() :]
@@ -203,13 +205,14 @@ _REST_OF_NAME = re.compile(r" ([^\W\d_]+\.?)(?= ?(?:['’]s)?\Z)")
 
 
 class ModelFindings:
-    """Names in Latin letters among what a name model found, as half-open spans of normalised text."""
+    """A filter of a name model's findings in Latin letters. It returns half-open spans of normalised text."""
 
     def __init__(self, segments: Segments) -> None:
         self._segments = segments
 
     def in_person(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
-        """Yield the name in a person that a model found, without places, offices and everyday words."""
+        """Yield the names in an entity that a model labelled as a person, without places, offices and everyday
+        words."""
         for line in by_line(text, self._tokens(text, entity)):
             if names_an_organisation(line):
                 continue
@@ -219,8 +222,8 @@ class ModelFindings:
                     yield name[0].start(), self._end(text, entity, name)
 
     def in_other_entity(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
-        """Names that everybody knows where a name model found something else: one to three words that begin with a
-        known given name or end with a family name."""
+        """Yield well-known names in an entity that a model labelled as something else: one to three words that begin
+        with a known given name or end with a family name."""
         for line in by_line(text, self._tokens(text, entity)):
             if names_an_organisation(line):
                 continue
@@ -235,8 +238,8 @@ class ModelFindings:
                     yield name[0].start(), name[-1].end()
 
     def in_small_letters(self, text: str, entity: Entity) -> Iterator[tuple[int, int]]:
-        """Yield a person that a model found in small letters, if one of its words is a name that everybody knows or the
-        last one ends as family names do."""
+        """Yield a lower-case name in an entity that a model labelled as a person, if one of its words is a known
+        name or the last one ends like a family name."""
         words = list(LOWER_WORD.finditer(text, entity.start, entity.end))
         while words and _is_no_name(words[0].group()):
             words = words[1:]
@@ -249,15 +252,16 @@ class ModelFindings:
             yield words[0].start(), words[-1].end()
 
     def may_hold_person(self, text: str, entity: Entity) -> bool:
-        """Return whether any word in Latin letters is left of a person that a name model found."""
+        """Return whether an entity that a model labelled as a person still has a Latin word after cutting words that
+        are never names."""
         return bool(self._segments.of(self._tokens(text, entity), trusted=True))
 
     def _tokens(self, text: str, entity: Entity) -> list[Token]:
         return list(EACH_TOKEN.finditer(text, *self._whole_name(text, entity)))
 
     def _person_in(self, text: str, segment: Sequence[Token]) -> Sequence[Token]:
-        """Return the person in words that a model took for one; empty when the words or what stands beside them say
-        that it is none."""
+        """Return the name in words that a model labelled as a person; empty if the words or their context rule a
+        person out."""
         if is_within_word(text, segment[0]) or is_vessel(text, segment[0].start(), segment[-1].end()):
             return []
         titled = PERSONAL_TITLE.search(text, max(0, segment[0].start() - 12), segment[0].start()) is not None
@@ -278,8 +282,8 @@ class ModelFindings:
         return [] if short else name
 
     def _end(self, text: str, entity: Entity, name: Sequence[Token]) -> int:
-        """Return where a name ends: with the last word of the finding, however that is written, behind a given name
-        alone: "Lubna K", "Lubna oakes"."""
+        """Return the end of a name. After a single given name, the last word of the entity belongs to it in any
+        letter case: "Lubna K", "Lubna oakes"."""
         end = name[-1].end()
         rest = _REST_OF_NAME.match(text, end, entity.end) if len(name) == 1 and begins_name(name, 0) else None
         if rest is None or (len(rest.group(1)) > 2 and (_is_no_name(rest.group(1)) or evidence.is_noun(rest.group(1)))):
@@ -287,8 +291,8 @@ class ModelFindings:
         return rest.end(1)
 
     def _whole_name(self, text: str, entity: Entity) -> tuple[int, int]:
-        """Return the entity with the given name before its first initial, or the known family name behind a given
-        name."""
+        """Return the entity's span, extended by a given name before its first initial or family name, or by a word
+        after a lone given name."""
         start, end = entity.start, entity.end
         if entity.label != "PERSON":
             return start, end
@@ -307,8 +311,8 @@ class ModelFindings:
 
 
 def _is_unsure_alone(text: str, token: Token) -> bool:
-    """Return whether a single word that a model took for a person is doubtful: every word has a capital, or more
-    words follow."""
+    """Return whether a single word that a model labelled as a person is doubtful: it is in capitals, or a
+    capitalised word precedes or follows it."""
     if token.group().isupper() or _CAPITAL_BEHIND.match(text, token.end()):
         return True
     if CUE_BEFORE.search(text, max(0, token.start() - 24), token.start()):
@@ -350,11 +354,12 @@ class _Listed(NamedTuple):
     start: int
     end: int
     is_certain: bool
-    """By its words alone."""
+    """True if the words alone make the name certain."""
 
 
 def listed_surname_first(text: str, segments: Segments) -> Iterator[tuple[int, int]]:
-    """Names with the family name first behind the label of a field, or several side by side of which one is certain."""
+    """Yield names with the family name first, after the label of a field, or in a list in which at least one is
+    certain."""
     if ", " not in text:
         return
     row: list[_Listed] = []
@@ -378,8 +383,8 @@ def _whole_row(text: str, row: Sequence[_Listed]) -> Iterator[tuple[int, int]]:
 
 
 def _listed(match: re.Match[str], segments: Segments) -> _Listed | None:
-    """Return the name in a match, unless one of its words means something else or the first one is a given name
-    alone."""
+    """Return the name in a match; None if one of its words means something else or its family name can only be a
+    given name."""
     families = list(EACH_TOKEN.finditer(match["family"]))
     givens = list(EACH_TOKEN.finditer(match["given"]))
     words = [*families, *(token for token in givens if not is_initial(token))]
@@ -396,8 +401,8 @@ def _may_be_family(token: Token) -> bool:
 
 
 def is_surname_first(text: str, family: tuple[int, int], given: tuple[int, int]) -> bool:
-    """Return whether two findings with a comma between them are one name, where a field of a form or a table or a line
-    begins with it."""
+    """Return whether two names separated by a comma are one name with the family name first, in a field of a form or
+    table or at the start of a line."""
     written = text[slice(*family)]
     tokens = list(EACH_TOKEN.finditer(written))
     alone = len(tokens) == 1 and tokens[0].group() == written and _may_be_family(tokens[0])
@@ -410,7 +415,7 @@ def is_surname_first(text: str, family: tuple[int, int], given: tuple[int, int])
 
 
 def _is_given_part(name: str) -> bool:
-    """Return whether a given name or an initial begins it, and no family name ends it."""
+    """Return whether a name begins with a given name or an initial and does not end with a family name."""
     tokens = list(EACH_TOKEN.finditer(name))
     if not tokens or len(tokens) > 3 or not (is_given(tokens[0]) or is_initial(tokens[0])):
         return False
@@ -434,13 +439,13 @@ _REACH = 60
 
 
 def firms(text: str) -> list[tuple[int, int]]:
-    """Half-open spans of normalised text."""
+    """Return the half-open spans of firms' names in a normalised text."""
     found = list(_of_families(text)) if " and " in text or " & " in text else []
     return [*found, *(match.span() for match in _WITH_LEGAL_FORM.finditer(text))]
 
 
 def _of_families(text: str) -> Iterator[tuple[int, int]]:
-    """Three family names where a firm of that name stands, and not three people."""
+    """Yield three family names, such as "A, B and C", where the context shows a firm rather than three people."""
     for match in _FAMILIES.finditer(text):
         people = [token for token in EACH_TOKEN.finditer(match.group()) if begins_name([token], 0)]
         if len(people) < 2 and _stands_like_firm(text, match):  # no "Ahmed, Salim and Fatma"
@@ -480,11 +485,11 @@ _PLAIN_WORD = re.compile(r"[^\W\d_]+")
 
 
 def recased(text: str) -> str:
-    """Put capitals on names in small letters. The result has the same length.
+    """Return the text with capitalised names, at the same length.
 
-    In a text without any capital: the names that everybody knows, the word after a given name, and what follows a cue
-    such as "my name is". In any other text: a given name with a family name or a kinship word after it, and the words
-    after a title or a cue.
+    In a text without capitals, it capitalises known names, the word after a given name, and the word after a cue such
+    as "my name is". In any other text, it capitalises a lower-case given name before a family name or a kinship word,
+    and the words after a title or a cue.
     """
     if UPPER_LETTER.search(text):
         return _recased_here_and_there(text)
@@ -536,7 +541,8 @@ def _recased_here_and_there(text: str) -> str:
 
 
 def _places_in_pair(text: str, match: re.Match[str]) -> list[int]:
-    """Return the positions of the words of "hamood al araimi", "margaret thompson", "salim bin rashid"."""
+    """Return the offsets of the words to capitalise in a lower-case name: "hamood al araimi", "margaret thompson",
+    "salim bin rashid"."""
     given, between, family = match.group(1, 2, 3)
     known = without_accents(family) in _FAMILY
     if between in ("al", "el") and family in lexicon.TRIBES and given in lexicon.GIVEN:
@@ -562,5 +568,5 @@ def _capitalise(letters: list[str], *places: int) -> None:
 
 
 def _capital(letter: str) -> str:
-    """Return the capital, or the letter itself where its capital is two ("ß")."""
+    """Return the capital letter, or the letter itself if its capital is two letters ("ß")."""
     return letter.upper() if len(letter.upper()) == 1 else letter

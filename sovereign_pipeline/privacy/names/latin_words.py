@@ -1,4 +1,4 @@
-"""Patterns and tests of single words in Latin letters, and the cuts between names in a run of such words."""
+"""Define patterns and tests of single Latin words, and split runs of capitalised words into names."""
 
 import re
 import unicodedata
@@ -53,12 +53,12 @@ KNOWN_NAMES = lexicon.GIVEN | lexicon.GIVEN_WORLD | lexicon.SURNAMES_WORLD
 
 @lru_cache(maxsize=1 << 16)
 def with_plain_article(token: str) -> str:
-    """In small letters, with the article written as `al-`."""
+    """Return the word in lower case, with the article written as `al-`."""
     return re.sub(r"^(?:al|el)[ -]", "al-", token.casefold())
 
 
 def is_articled(token: Token) -> bool:
-    """Return whether the article stands before it: "Al Busaidi"."""
+    """Return whether a word begins with the Arabic article: "Al Busaidi"."""
     return re.match(r"(?:A[Ll]|al|E[Ll]|el)[ -]", token.group()) is not None
 
 
@@ -67,23 +67,23 @@ _STROKES = str.maketrans({"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ß": "ss"
 
 @lru_cache(maxsize=1 << 16)
 def without_accents(word: str) -> str:
-    """In small letters, without accents."""
+    """Return the word in lower case, without accents."""
     return without_marks(word.casefold())
 
 
 def without_marks(text: str) -> str:
-    """With plain Latin letters for those with accents and strokes."""
+    """Return the text with accents and strokes removed from its letters."""
     plain = unicodedata.normalize("NFKD", text.translate(_STROKES))
     return "".join(letter for letter in plain if not unicodedata.combining(letter))
 
 
 def is_given(token: Token) -> bool:
-    """Return whether it is a given name, also one that may be something else."""
+    """Return whether a word is a given name, ambiguous or not."""
     return token.group().casefold() in lexicon.GIVEN or without_accents(token.group()) in lexicon.GIVEN_WORLD
 
 
 def is_surname(token: Token) -> bool:
-    """Return whether it is a family name and nothing else."""
+    """Return whether a word is an unambiguous family name."""
     plain = without_accents(token.group())
     if plain in lexicon.TRIBES:
         return True
@@ -91,12 +91,12 @@ def is_surname(token: Token) -> bool:
 
 
 def is_known(token: Token) -> bool:
-    """Return whether it is a given or family name of the word lists, also one that may be something else."""
+    """Return whether a word is a listed given or family name, ambiguous or not."""
     return token.group().casefold() in lexicon.GIVEN or without_accents(token.group()) in KNOWN_NAMES
 
 
 def looks_like_surname(token: Token, *, certainly: bool = False) -> bool:
-    """Return whether it ends as family names do; with `certainly`, as no other word does."""
+    """Return whether a word ends like a family name; with `certainly`, by an ending that no other words have."""
     if _OF_A_CLAN.match(token.group()):
         return True
     endings = _CERTAIN_SURNAME_ENDING if certainly else _SURNAME_ENDING
@@ -104,7 +104,8 @@ def looks_like_surname(token: Token, *, certainly: bool = False) -> bool:
 
 
 def begins_name(segment: Sequence[Token], position: int) -> bool:
-    """Return whether a given name stands here: one that is nothing else, or one before a family name or an initial."""
+    """Return whether a given name is at this position: an unambiguous one, or one before a family name or an
+    initial."""
     token = segment[position]
     if token.group().casefold() in lexicon.GIVEN:
         return True
@@ -139,21 +140,21 @@ _FIGURE_BEHIND = re.compile(r" \d{1,3}(?![\w/:.-]*\d)(?! [a-z])")
 
 
 class Segments:
-    """Cuts runs of capitalised words into pieces that may be names."""
+    """A splitter of runs of capitalised words into segments that may be names."""
 
     def __init__(self, keep_words: frozenset[str]) -> None:
         """
         Args:
-            keep_words: words that are no part of a name, in small letters.
+            keep_words: words that are never part of a name, in lower case.
         """
         self._keep_words = keep_words
         self.never = lexicon.STOP_WORDS | lexicon.PLACES | lexicon.ORGANISATIONS | keep_words
 
     def of(self, tokens: Sequence[Token], trusted: bool = False) -> list[list[Token]]:
-        """Return the pieces of a run, without particles at their ends.
+        """Return the segments of a run, without particles at their ends.
 
         Args:
-            trusted: a model took it for a person, so an everyday word that is a given name too ("Jan", "Will") is one.
+            trusted: whether a model labelled the run as a person. An ambiguous word ("Jan", "Will") is then a given name.
         """
         segments: list[list[Token]] = [[]]
         skip_next = False
@@ -188,7 +189,7 @@ class Segments:
 
 
 def by_line(text: str, tokens: Sequence[Token]) -> Iterator[list[Token]]:
-    """Tokens that stand side by side, with nothing but spaces between them."""
+    """Yield groups of adjacent tokens with only spaces between them."""
     line: list[Token] = []
     for token in tokens:
         if line and text[line[-1].end() : token.start()].strip(" "):
@@ -208,7 +209,7 @@ def is_honorific(token: Token) -> bool:
 
 
 def is_within_word(text: str, token: Token) -> bool:
-    """Return whether a word is of a longer one, of a handle, a tag or an address: "@saltmarsh", "#harbour",
+    """Return whether a word is a part of a longer word, a handle, a tag or an address: "@saltmarsh", "#harbour",
     "t.co/XyAbd"."""
     before = text[token.start() - 1 : token.start()]
     if before.isalnum() or before in ("_", "@", "#"):
@@ -217,8 +218,8 @@ def is_within_word(text: str, token: Token) -> bool:
 
 
 def is_vessel(text: str, start: int, end: int) -> bool:
-    """Return whether a vessel's name stands there: after a word for one, or with a number and such a word in its
-    sentence."""
+    """Return whether the span is a vessel's name: after a word for a vessel, or before a number in a sentence with
+    such a word."""
     if _VESSEL_BEFORE.search(text, max(0, start - 20), start):
         return True
     numbered = _FIGURE_BEHIND.match(text, end) is not None

@@ -1,6 +1,6 @@
-"""The word lists of names and of what is no name, read from `word_lists/*.txt`. Each `[section]` there is one list.
+"""Read the word lists of names and of other words from `word_lists/*.txt`. Each `[section]` of a file is one list.
 
-Words of Latin lists are in small letters and without accents.
+Words of Latin lists are in lower case and without accents.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ _DIRECTORY = Path(__file__).with_name("word_lists")
 
 
 def _read(file: str) -> dict[str, frozenset[str]]:
-    """Return section -> words. Lines that begin with `#` are comments."""
+    """Return section -> words of a file. Lines that begin with `#` are comments."""
     sections: dict[str, set[str]] = {}
     words: set[str] = set()
     for line in (_DIRECTORY / file).read_text(encoding="utf-8").splitlines():

@@ -1,12 +1,11 @@
-"""Load a name model, spaCy or transformers, and run it: entities with one set of labels.
+"""Load a spaCy or transformers name model, and run it. Entities have one set of labels for all models.
 
-spaCy 3.8 releases Python's lock around its whole parsing loop and takes it back in every small step to look for an
-error (Cython 3's default for functions that may raise), which is most of the time that is spent. Here the same steps
-are taken through spaCy's own methods with the lock held, a batch of texts of like length at a time. That takes half of
-spaCy's own time and gives the same entities.
+spaCy 3.8 releases the GIL around its whole parsing loop and reacquires it in every small step to check for an error
+(Cython 3's default for functions that may raise). That takes most of the time. This module calls spaCy's own methods
+with the GIL held, on batches of texts of similar length. It takes half of spaCy's time and gives the same entities.
 
-The embedding's matrix products go to numpy instead of BLIS, spaCy's own, which takes twice as long. A row's last bit
-then depends on the rows beside it; no entity was ever seen to (docs/benchmarks/corpus.md).
+The embedding's matrix products use numpy instead of spaCy's BLIS, which takes twice as long. The last bit of a row then
+depends on the other rows of the batch. No entity ever changed by it (docs/benchmarks/corpus.md).
 """
 
 import bisect
@@ -24,7 +23,7 @@ from sovereign_pipeline.base.files import file_sha256
 
 Label = Literal["PERSON", "PLACE", "ORGANISATION", "NATIONALITY", "DATE"]
 
-# What each label set calls them: OntoNotes 5 (spaCy), CoNLL 2003 and ANERcorp, Wojood. Every other label is left out.
+# Labels of OntoNotes 5 (spaCy), CoNLL 2003 and ANERcorp, and Wojood. Other labels are ignored.
 LABELS: dict[str, Label] = {
     "PER": "PERSON", "PERS": "PERSON", "PERSON": "PERSON", "GPE": "PLACE", "LOC": "PLACE", "FAC": "PLACE",
     "ORG": "ORGANISATION", "NORP": "NATIONALITY", "DATE": "DATE", "TIME": "DATE",
@@ -35,7 +34,7 @@ LABELS: dict[str, Label] = {
 
 
 class Entity(NamedTuple):
-    """A half-open span of a text, and what the model takes it for."""
+    """A half-open span of a text, and the label that the model gives it."""
 
     start: int
     end: int
@@ -46,12 +45,13 @@ class NameModel(Protocol):
     """A loaded model of one language."""
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
-        """For each text the entities whose label is in LABELS, in reading order. Raises what the model raises."""
+        """Yield, for each text, the entities whose label is in LABELS, in reading order. Exceptions of the model
+        propagate."""
         ...
 
 
 def reject_without_persons(where: str, labels: Iterable[str]) -> None:
-    """Raise PrivacyError when none of a model's own labels stands for persons. `where` begins the message."""
+    """Raise PrivacyError if none of a model's labels means a person. `where` is the beginning of the message."""
     if not any(LABELS.get(label) == "PERSON" for label in labels):
         persons = ", ".join(label for label, kind in LABELS.items() if kind == "PERSON")
         raise PrivacyError(
@@ -61,7 +61,7 @@ def reject_without_persons(where: str, labels: Iterable[str]) -> None:
 
 
 def load_error(where: str, kind: str, error: Exception) -> PrivacyError:
-    """Return the error for a model that its library does not load. `where` begins the message."""
+    """Return the error for a model that its library cannot load. `where` is the beginning of the message."""
     return PrivacyError(
         f"{where} cannot be loaded as a {kind} model ({type(error).__name__}).",
         "Install or copy the model again, or name another one.",
@@ -74,12 +74,12 @@ BATCH_TEXTS = 128
 
 
 class SpacyModel:
-    """A spaCy model, with only the parts that find entities."""
+    """A spaCy model, reduced to the pipeline parts that find entities."""
 
     def __init__(self, where: str, model: str | Path) -> None:
         """
         Args:
-            where: what errors begin with.
+            where: beginning of error messages.
             model: an installed package or a local directory.
 
         Raises PrivacyError.
@@ -99,7 +99,7 @@ class SpacyModel:
         _drop_unused_vectors(self._pipeline)
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
-        """See `NameModel.entities`."""
+        """Implement `NameModel.entities`."""
         for document in documents_with_entities(self._pipeline, texts):
             yield [
                 Entity(entity.start_char, entity.end_char, LABELS[entity.label_])
@@ -109,7 +109,7 @@ class SpacyModel:
 
 
 def _drop_unused_vectors(pipeline: Any) -> None:
-    """Remove a shared tok2vec that the entity recognizer does not use: a third of the time for nothing."""
+    """Remove a shared tok2vec that the entity recognizer does not use. It would take a third of the time."""
     if "tok2vec" in pipeline.pipe_names and "ner" in pipeline.pipe_names:
         listeners = pipeline.get_pipe("tok2vec").listening_components
         if "ner" not in listeners:
@@ -119,7 +119,7 @@ def _drop_unused_vectors(pipeline: Any) -> None:
 def documents_with_entities(pipeline: Any, texts: Sequence[str]) -> Iterator[Any]:
     """Yield the texts as spaCy documents with their entities set, in order.
 
-    A pipeline that holds anything but one greedy entity recognizer is run by spaCy itself.
+    Pipelines with anything but one greedy entity recognizer run through spaCy itself.
 
     Args:
         pipeline: a loaded `spacy.Language`.
@@ -149,7 +149,7 @@ def _multiply_with_numpy(recognizer: Any) -> None:
 
 
 def _set_entities(recognizer: Any, documents: Sequence[Any]) -> None:
-    """Do what `EntityRecognizer.predict` and `set_annotations` do."""
+    """Set the entities of documents, as `EntityRecognizer.predict` and `set_annotations` do."""
     batch = recognizer.moves.init_batch(documents)
     model = recognizer.model.predict(documents)
     states = [state for state in batch if not state.is_final()]
@@ -161,26 +161,26 @@ def _set_entities(recognizer: Any, documents: Sequence[Any]) -> None:
 # --- transformers -----------------------------------------------------------------------------------------------------
 
 BATCH_WINDOWS = 16
-MAX_WINDOW = 512  # tokens; what models of this kind are trained on, whatever their positions would hold
+MAX_WINDOW = 512  # tokens; models of this kind are trained on windows of this size, even if they have more positions
 _WORD = re.compile("[^\\W_](?:[^\\W_]|[\u0640\u064b-\u065f\u0670]|['’-](?=[^\\W_]))*")
 _BETWEEN_WORDS = re.compile(" +")
-_BETWEEN_PARTS = re.compile(r"\.? *")  # where the scheme says that the name goes on: "M. Said"
+_BETWEEN_PARTS = re.compile(r"\.? *")  # if the scheme continues the name: "M. Said"
 _SCHEME = re.compile(r"([BIESLUM])[-_](.+)")
 
 
 class TransformersModel:
-    """A transformers model that labels tokens (BIO, BIOES or plain labels), on the CPU in float32.
+    """A transformers model that classifies tokens (BIO, BIOES or plain labels), on the CPU in float32.
 
-    A text longer than the model's window is read in windows that overlap by a quarter. Each word is classified in the
-    window that holds most text around it, by the label of its first token, as in training on CoNLL (Devlin et al.
-    2019, section 5.3).
+    A text longer than the model's window is split into windows that overlap by a quarter. Each word is classified in
+    the window with most text around it, by the label of its first token, as in training on CoNLL (Devlin et al. 2019,
+    section 5.3).
     """
 
     def __init__(self, where: str, directory: Path) -> None:
         """
         Args:
-            where: what errors begin with.
-            directory: configuration, fast tokenizer, weights as safetensors.
+            where: beginning of error messages.
+            directory: folder with configuration, fast tokenizer, weights as safetensors.
 
         Raises PrivacyError.
         """
@@ -218,7 +218,7 @@ class TransformersModel:
         self._window = _window(model.config, self._tokenizer)
 
     def entities(self, texts: Sequence[str]) -> Iterator[list[Entity]]:
-        """See `NameModel.entities`. Windows of all texts go through the model together, sorted by length."""
+        """Implement `NameModel.entities`. The windows of all texts go through the model together, sorted by length."""
         import torch
 
         if not texts:
@@ -251,7 +251,7 @@ class TransformersModel:
 
 
 class _Words:
-    """The words of one text, and for each the label from the window that held most text around it."""
+    """The words of one text, each with the label from the window with most text around it."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -260,7 +260,7 @@ class _Words:
         self._labels: dict[int, tuple[int, int]] = {}  # word -> (tokens between it and the window's edge, label)
 
     def add_window(self, offsets: Sequence[tuple[int, int]], special: Sequence[int], labels: Sequence[int]) -> None:
-        """Take the labels of one window, whose tokens are in reading order."""
+        """Add the labels of one window, whose tokens are in reading order."""
         tokens = [index for index, is_special in enumerate(special) if not is_special]
         previous = -1
         for place, index in enumerate(tokens):
@@ -274,15 +274,16 @@ class _Words:
                 self._labels[word] = (around, labels[index])
 
     def _word_of(self, start: int, end: int) -> int | None:
-        """Return the word that a token is in. A token may begin with the space before its word."""
+        """Return the index of the word that contains a token. A token may begin with the space before its word."""
         index = bisect.bisect_right(self._starts, max(start, end - 1)) - 1
         return index if index >= 0 and start < self._spans[index][1] else None
 
     def entities(self, labels: Sequence[tuple[str, str]]) -> list[Entity]:
-        """Neighbouring words of one label, as one entity unless the scheme or a mark between them ends it.
+        """Return the entities: adjacent words with one label are one entity, unless the scheme or punctuation separates
+        them.
 
         Args:
-            labels: by the number of the model's output, each as (scheme, name).
+            labels: (scheme, name) by output index of the model.
         """
         found: list[Entity] = []
         open_end = -1  # where the entity that may continue ends
@@ -309,8 +310,8 @@ def _parsed(label: str) -> tuple[str, str]:
 
 
 def _window(config: Any, tokenizer: Any) -> int:
-    """Return how many tokens a window holds. RoBERTa's relatives number positions from the padding index + 1: fewer
-    remain."""
+    """Return the number of tokens in a window. RoBERTa-like models number positions from the padding index + 1,
+    which leaves fewer."""
     positions = getattr(config, "max_position_embeddings", None)
     if not positions:
         return int(min(MAX_WINDOW, tokenizer.model_max_length))
@@ -330,7 +331,7 @@ def _reject_pickle(where: str, directory: Path) -> None:
 
 ModelKind = Literal["spacy", "transformers"]
 
-# The libraries whose version changes what a model of each kind finds.
+# Libraries whose version can change the findings of a model of each kind.
 LIBRARIES: dict[ModelKind, tuple[str, ...]] = {
     "spacy": ("spacy", "thinc"),
     "transformers": ("tokenizers", "torch", "transformers"),
@@ -352,12 +353,12 @@ def load_name_model(language: str, model: str) -> NameModel:
 
 
 def is_spacy_model(model: str) -> bool:
-    """Return whether it is a spaCy model. Raises PrivacyError when there is no model, or none of a known kind."""
+    """Return whether a model is a spaCy model. Raises PrivacyError if there is no model, or none of a known kind."""
     return _kind_of(name_model_directory(model)) == "spacy"
 
 
 def name_model_directory(model: str) -> Path:
-    """Return the directory of a model's files, without importing it. Raises PrivacyError that says how to get it."""
+    """Return the directory of a model's files, without importing it. Raises PrivacyError with a hint how to get it."""
     if Path(model).is_absolute():
         _kind_of(Path(model))
         return Path(model)
@@ -372,7 +373,7 @@ def name_model_directory(model: str) -> Path:
 
 
 def name_model_parts(model: str) -> dict[str, str]:
-    """Return all that decides what a model finds: file -> SHA-256, library -> version. Raises PrivacyError."""
+    """Return everything that decides a model's findings: file -> SHA-256, library -> version. Raises PrivacyError."""
     directory = name_model_directory(model)
     files = sorted(file for file in directory.rglob("*") if file.is_file() and file.suffix != ".pyc")
     return {
@@ -382,7 +383,8 @@ def name_model_parts(model: str) -> dict[str, str]:
 
 
 def _kind_of(directory: Path) -> ModelKind:
-    """Return the kind, by the files there. Raises PrivacyError when there is no model, or none that finds entities."""
+    """Return the kind of the model in a directory, by its files. Raises PrivacyError if there is no model, or none
+    that finds entities."""
     if (directory / "meta.json").is_file():
         return "spacy"
     if not (directory / "config.json").is_file():

@@ -1,4 +1,4 @@
-"""Find names in a text of either script, and keep what of a name model's findings the word lists do not rule out."""
+"""Find names in Latin and Arabic text by patterns, and filter a name model's findings by the word lists."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,7 @@ _BETWEEN_ARABIC_WORDS = re.compile(rf"(?<=[{LETTERS}])[_./\\+=\n-](?=[{LETTERS}]
 
 
 class NamePatterns:
-    """Finds names by honorific, kinship word, signature and word list."""
+    """A finder of names by honorific, kinship word, signature and word list."""
 
     def __init__(self, keep_words: Iterable[str] = ()) -> None:
         """
@@ -38,13 +38,13 @@ class NamePatterns:
         self._arabic = ArabicNames(never)
 
     def spans(self, text: str, entities: Sequence[Entity] = (), *, signed: bool = False) -> list[Span]:
-        """Find names by pattern and, among a name model's findings, those that the word lists do not rule out. None
-        overlap.
+        """Return the names in a text, without overlaps: by pattern, and a name model's findings that the word lists do
+        not rule out.
 
         Args:
-            text: normalised.
-            entities: what the model found in this text.
-            signed: the text is a letter, so a name may stand at its end with nothing before it.
+            text: normalised text.
+            entities: the model's entities in this text.
+            signed: whether the text is a letter, which may end with a signature.
         """
         cased = _with_plain_endings(recased(text))
         bodies = _of_several_words(text, entities)
@@ -63,11 +63,11 @@ class NamePatterns:
         return [_with_generation(text, span) for span in _surname_first(text, spans)]
 
     def mentions(self, text: str, parts: frozenset[str]) -> list[Span]:
-        """Further mentions of the people of a case file, in reading order within each script.
+        """Return further mentions of the people of a case file, in reading order within each script.
 
         Args:
-            text: normalised.
-            parts: the folded parts of names by which these people are known (`persons.known_parts`).
+            text: normalised text.
+            parts: the folded parts of these people's names (`persons.known_parts`).
         """
         found = list(self._latin.mentions(text, parts))
         known = {*found}
@@ -77,7 +77,7 @@ class NamePatterns:
         return [_name_span(text, *span) for span in _joined_neighbours(text, found)]
 
     def may_spread(self, text: str, span: Span) -> bool:
-        """Return whether a name that was found is certain enough to be looked for elsewhere in its case."""
+        """Return whether a name is certain enough to be searched for in the rest of its case."""
         if ARABIC_LETTER.search(text, span.start, span.end):
             return True
         return self._latin.may_spread(text, span.start, span.end)
@@ -96,14 +96,15 @@ class NamePatterns:
 
 
 def _with_plain_endings(text: str) -> str:
-    """Return the same text, of the same length, with plain letters where an Arabic one is written onto a Latin word."""
+    """Return the text with Arabic letters replaced by "a" where they are attached to a Latin word. The length stays
+    the same."""
     if ARABIC_LETTER.search(text) is None:
         return text
     return _ARABIC_ONTO_LATIN.sub(lambda letters: "a" * len(letters.group()), text)
 
 
 def _of_several_words(text: str, entities: Iterable[Entity]) -> list[tuple[int, int]]:
-    """Return the organisations of several words that a model found: "Davis, Reynolds and Williams"."""
+    """Return the spans of multi-word organisations among the entities: "Davis, Reynolds and Williams"."""
     return [
         (each.start, each.end)
         for each in entities
@@ -112,13 +113,14 @@ def _of_several_words(text: str, entities: Iterable[Entity]) -> list[tuple[int, 
 
 
 def _is_word_within(text: str, span: tuple[int, int], bodies: Iterable[tuple[int, int]]) -> bool:
-    """Return whether the span is a single word inside the longer name of a body."""
+    """Return whether the span is a single word inside a longer organisation name."""
     start, end = span
     return " " not in text[start:end] and any(first <= start and end <= last for first, last in bodies)
 
 
 def _with_titles_beside_names(text: str) -> str:
-    """Return the same text, of the same length, without the stroke of "السيد/ …": the title moves beside the name."""
+    """Return the text with "السيد/ …" rewritten without the slash, so that the title is next to the name. The length
+    stays the same."""
     if "/" not in text:
         return text
     return _STROKE_BEHIND_WORD.sub(
@@ -127,19 +129,19 @@ def _with_titles_beside_names(text: str) -> str:
 
 
 def _with_single_spaces(text: str) -> str:
-    """Return the same text, of the same length, with one space where a single sign stands between Arabic words."""
+    """Return the text with a space for each single sign between Arabic words. The length stays the same."""
     return _BETWEEN_ARABIC_WORDS.sub(" ", text)
 
 
 def name_key(text: str, start: int, end: int) -> str:
-    """Return a name as written, with the first letter of the article restored, which the preposition "ل" before it
-    takes."""
+    """Return a name as written. After the preposition "ل", restore the first letter of the article, which the
+    preposition removes."""
     name = text[start:end]
     return f"ا{name}" if text[start - 1 : start + 1] == "لل" else name
 
 
 def _whole_words(text: str, start: int, end: int) -> tuple[int, int]:
-    """With the rest of a word whose letters are of two scripts, or of letters that only some languages have."""
+    """Return the span extended to whole words, for words in two scripts or with rare letters."""
     while end < len(text) and text[end].isalpha() and text[end - 1].isalpha():
         end += 1
     while start > 0 and text[start - 1].isalpha() and (text[start - 1] < "\u0600") and text[start].isalpha():
@@ -151,13 +153,13 @@ _GENERATION = re.compile(r",? (?:Jr|Sr|Jnr|Snr|JR|SR|II|III|IV)\b\.?")
 
 
 def _with_generation(text: str, span: Span) -> Span:
-    """ "Jr." behind a name tells a son from his father."""
+    """Return the span of a name with a following generation suffix such as "Jr."."""
     behind = _GENERATION.match(text, span.end)
     return _name_span(text, span.start, behind.end()) if behind is not None and " " in span.key else span
 
 
 def _surname_first(text: str, spans: Sequence[Span]) -> list[Span]:
-    """ "OAKES, Tamsin" as one name, where a field of a form or a table or a line begins with it."""
+    """Join names such as "OAKES, Tamsin" to one span, in a field of a form or table or at the start of a line."""
     joined: list[Span] = []
     for span in spans:
         before = joined[-1] if joined else None
@@ -177,7 +179,7 @@ def _name_span(text: str, start: int, end: int) -> Span:
 
 
 def _joined_neighbours(text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Spans with a single space between them become one."""
+    """Join spans that are separated by a single space."""
     joined: list[tuple[int, int]] = []
     for start, end in spans:
         if joined and text[joined[-1][1] : start] == " ":

@@ -1,4 +1,5 @@
-"""Decide which names of one case file are one person: parse names into parts, join shorter to fuller ones."""
+"""Decide which names in one case file belong to one person: parse names into parts, and map shorter names to fuller
+ones."""
 
 import re
 from collections import Counter
@@ -14,19 +15,19 @@ from sovereign_pipeline.privacy.names.transliteration import Likeness, is_arabic
 
 @dataclass(frozen=True)
 class PersonName:
-    """The parts of a name, each folded."""
+    """A parsed name. Each part is folded."""
 
     given: str | None = None
     fathers: tuple[str, ...] = ()
-    """Nearest first."""
+    """Given names of the father and further ancestors, nearest first."""
     surname: str | None = None
     alone: str | None = None
-    """A single word that may be a given name or a surname."""
+    """Only word of the name, which may be a given name or a surname."""
     generation: str | None = None
-    """ "jr", "sr", "iii": what tells a son from his father."""
+    """Generation suffix: "jr", "sr", "ii", "iii" or "iv"."""
 
     def is_part_of(self, other: "PersonName") -> bool:
-        """Return whether the other name has every part of this one, and more."""
+        """Return whether the other name contains every part of this name, and more."""
         if self == other or other.alone is not None:
             return False
         if self.alone is not None:
@@ -42,11 +43,11 @@ class PersonName:
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """All parts, in reading order."""
+        """Return all parts in reading order."""
         return tuple(part for part in (self.given, *self.fathers, self.surname, self.alone) if part is not None)
 
     def with_parts(self, equal: Mapping[str, str]) -> "PersonName":
-        """Return the same name, with parts replaced by another spelling of them."""
+        """Return the name with parts replaced by their other spelling."""
         if not equal:
             return self
         given, surname, alone = (
@@ -56,8 +57,8 @@ class PersonName:
         return PersonName(given, fathers, surname, alone, self.generation)
 
     def may_be(self, other: "PersonName") -> bool:
-        """Return whether every part that both names have is the same or may be another spelling, and at least one is
-        spelt differently."""
+        """Return whether the names may be spellings of one name: every part that both have is equal or alike, and at
+        least one differs."""
         if self.alone is not None or other.alone is not None:
             short, whole = (self, other) if self.alone is not None else (other, self)
             candidates = (whole.given, whole.surname, whole.alone)
@@ -76,11 +77,11 @@ class PersonName:
 
 
 def _fits(part: str, whole: str) -> bool:
-    """Return whether a given name is the same, or its initial."""
+    """Return whether a given name equals another one or is its initial."""
     return part == whole or (len(part) == 2 and part[1] == "." and whole.startswith(part[0]))
 
 
-# What differs in writing alone, whoever wrote it: (pattern, replacement), in this order, before and after casefold.
+# Spelling variants that do not change the name: (pattern, replacement), applied in order, before and after casefold.
 _JOINED_ARTICLE = re.compile(r"(?<!\w)[AE]l(?=[A-Z])")
 _LATIN_WRITING = (
     (re.compile(r"(?<!\w)(?:al|el)[ -]"), "al-"),
@@ -100,8 +101,8 @@ _ARABIC_WRITING = (
 
 
 def folded(name: str) -> str:
-    """Return a name, or a part of one, without what differs in writing alone: letter case, hyphens, the spelling of the
-    article, forms of alef, compounds written apart, a final ta marbuta without its dots."""
+    """Return a name or a part of one, folded: without differences in letter case, hyphens, spelling of the article,
+    forms of alef and compounds written apart."""
     text = _JOINED_ARTICLE.sub("al-", name.strip().replace("’", "'"))
     if not text.isascii() and not is_arabic(text):
         text = without_marks(text)
@@ -116,7 +117,7 @@ def folded(name: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def folded_word(word: str) -> str:
-    """One word of a name as it stands in a PersonName."""
+    """Return a word of a name as it is stored in a PersonName: folded, with a final ta marbuta written as ha."""
     return re.sub("ة$", "ه", folded(word))
 
 
@@ -128,7 +129,7 @@ _TITLES = lexicon.HONORIFICS | lexicon.TITLES_AR | lexicon.LETTERS_BEHIND_NAMES
 
 @lru_cache(maxsize=1 << 16)
 def person_name(text: str) -> PersonName:
-    """Return the parts of a name, without honorifics and letters behind it, each as `folded_word` writes it."""
+    """Parse a name into parts, without honorifics and post-nominal letters. Parts are folded by `folded_word`."""
     words = _in_reading_order(text)
     tokens = [token for token in words if token.strip(".") not in _TITLES] or words
     generation = _GENERATIONS.get(tokens[-1].strip(".")) if len(tokens) > 1 else None
@@ -137,7 +138,8 @@ def person_name(text: str) -> PersonName:
 
 
 def _in_reading_order(text: str) -> list[str]:
-    """Return the words of a name, folded: "Oakes, Tamsin J." is Tamsin J. Oakes, and "T.J. Oakes" has two initials."""
+    """Return the folded words of a name in reading order: "Oakes, Tamsin J." becomes Tamsin J. Oakes, and "T.J.
+    Oakes" has two initials."""
     pieces = [piece for piece in re.split("[,،]", re.sub(r"(?<=\w)\.(?=\w)", ". ", text)) if piece.strip()]
     groups = [[_with_dot(word) for word in folded(piece).split()] for piece in pieces] or [[text]]
     names = [group for group in groups if not all(word.strip(".") in _BEHIND for word in group)] or groups
@@ -172,19 +174,20 @@ def _parts_of(tokens: Sequence[str]) -> PersonName:
 
 
 def _is_kinship(token: str, first: str, surname: str | None) -> bool:
-    """ "bin", and "b." where it is short for it and no initial."""
+    """Return whether a token is a kinship word such as "bin". "b." counts only if it is not an initial."""
     if token == "b." and first not in lexicon.GIVEN and not (surname or "").startswith("al-"):
         return False
     return token in lexicon.KINSHIP or token in lexicon.KINSHIP_AR
 
 
 def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
-    """Map each name of one case to the fullest name of that person; and the ambiguous names, for a person to check.
+    """Map each name of one case to the fullest name of that person. Return the map, and the ambiguous names for a
+    person to check.
 
-    A part in Arabic letters counts as the part in Latin letters that it is certainly a spelling of, when within the
-    case each may be the other and nothing else. Then a shorter name joins a fuller one only when exactly one fuller
-    name in the case has all its parts. What remains a person of its own is ambiguous when it could be another: a short
-    name that fits several, a part that fits several of the other script, another spelling of the same name.
+    An Arabic part equals a Latin part if it is certainly a spelling of it and neither may be another part in the case.
+    Then a shorter name joins a fuller name if exactly one fuller name in the case has all its parts. A remaining name
+    is ambiguous if it could be another person's: a short name that fits several fuller ones, a part that fits several
+    parts in the other script, or another spelling of the same name.
     """
     distinct = list(dict.fromkeys(names))
     equal = _equal_parts({part for name in distinct for part in name.parts})
@@ -196,7 +199,7 @@ def same_person(names: Sequence[PersonName]) -> tuple[dict[PersonName, PersonNam
 
 
 def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName], set[PersonName]]:
-    """Return each name's fullest name, by equal parts alone; and the names that fit several."""
+    """Return each name's fullest name, by equal parts alone, and the names that fit several fuller names."""
     by_part: dict[str, list[PersonName]] = {}
     for name in distinct:
         for part in {name.given, name.surname}:
@@ -216,12 +219,13 @@ def _joined(distinct: Sequence[PersonName]) -> tuple[dict[PersonName, PersonName
 
 
 def _shared_part(name: PersonName) -> str:
-    """Return a part that every fuller name of the same person has too."""
+    """Return a part that every fuller name of the same person contains."""
     return name.surname or name.given or name.alone or ""
 
 
 def _equal_parts(parts: Iterable[str]) -> dict[str, str]:
-    """Arabic part -> Latin part, where each is the only one of the case that the other may be, and certainly is."""
+    """Return Arabic part -> Latin part for pairs that are certainly one name and have no other candidate in the
+    case."""
     alike = _across_scripts(parts)
     times = Counter(part for pair in alike for part in pair)
     return {
@@ -232,7 +236,7 @@ def _equal_parts(parts: Iterable[str]) -> dict[str, str]:
 
 
 def _across_scripts(parts: Iterable[str]) -> list[tuple[str, str]]:
-    """Return each Arabic part with each Latin part that it may be."""
+    """Return the pairs of an Arabic and a Latin part that may be one name."""
     arabic: list[str] = []
     latin: list[str] = []
     for part in parts:
@@ -241,7 +245,7 @@ def _across_scripts(parts: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _perhaps_the_same(persons: Mapping[PersonName, PersonName]) -> set[PersonName]:
-    """Names of different persons of which each part may be a spelling of the other's, in one script or in two."""
+    """Return the names of different persons that may be spellings of each other, in one script or in two."""
     by_part: dict[str, list[PersonName]] = {}
     for name in persons:
         for part in name.parts:
@@ -260,13 +264,13 @@ def _perhaps_the_same(persons: Mapping[PersonName, PersonName]) -> set[PersonNam
 
 
 def known_parts(names: Iterable[PersonName]) -> frozenset[str]:
-    """Return the folded given names and surnames by which people of a case may be mentioned elsewhere in it."""
+    """Return the folded given names and surnames by which the people of a case may be mentioned."""
     parts = {part for name in names for part in (name.given, name.surname, name.alone) if part is not None}
-    # "Abdul Rahman" is one part, and two words where it is looked for.
+    # "Abdul Rahman" is one part, and two words in a text.
     parts |= {word for part in parts if part.startswith("abdul") and len(part) > 8 for word in ("abdul", part[5:])}
     return frozenset(part for part in parts if len(part) > 2 and not part.endswith("."))
 
 
 def looks_like_nisba(word: str) -> bool:
-    """Return whether an Arabic word has the shape of a family name: the article before it, the ending of belonging."""
+    """Return whether an Arabic word has the shape of a family name: the article, and the ending -ي or -ية."""
     return len(word) > 4 and word.startswith("ال") and word.endswith(("ي", "ية"))

@@ -1,10 +1,10 @@
 """Compare two parts of names: an Arabic and a Latin spelling, or two spellings in one script.
 
-Parts come in the folded form of `persons.person_name`: "said", "al-busaidi", "البوسعيدي".
+Parts are folded as by `persons.person_name`: "said", "al-busaidi", "البوسعيدي".
 
-Consonants follow the tables of ALA-LC (Arabic, 2012) and BGN/PCGN (1956), without their marks, and the spellings of
-Gulf passports where these differ (k for ق, ee and oo for long vowels, -y for the ending of belonging, no h for ة).
-Arabic does not write short vowels, so any one may stand between two consonants; a long vowel must be there.
+Consonants follow the tables of ALA-LC (Arabic, 2012) and BGN/PCGN (1956), without diacritics, and the spellings of Gulf
+passports where these differ (k for ق, ee and oo for long vowels, -y for the nisba ending, no h for ة). Arabic does not
+write short vowels, so any short vowel may stand between two consonants. A long vowel is required.
 """
 
 import re
@@ -14,13 +14,13 @@ from functools import lru_cache
 
 
 class Likeness(IntEnum):
-    """How surely two parts are one name."""
+    """A degree of certainty that two parts are one name."""
 
     NONE = 0
     POSSIBLE = 1
-    """A rarer spelling; a person should check it."""
+    """Rarer spelling, which a person should check."""
     CERTAIN = 2
-    """A common spelling of exactly these letters."""
+    """Common spelling of exactly these letters."""
 
 
 # letter -> (common spellings, further ones that occur)
@@ -35,7 +35,7 @@ _CONSONANTS = {
     "ٹ": ("tt?", ""), "ڈ": ("dd?", ""), "ڑ": ("rr?", "d"), "ں": ("n", ""), "ڕ": ("rr?", ""), "ڵ": ("ll?", ""),
 }  # fmt: skip
 _ANY = ("[a-z]{1,2}", "")
-"""A letter that none of these languages has."""
+"""Spelling of a letter that is missing in the table."""
 _SHORT = "[aeiou]?"
 _LONG = {"ا": ("aa?", ""), "و": ("uu?|oo?|ou|au|aw|ow", "ao|aou"), "ي": ("ii?|ee|ie|ei|ai|ay|ey|y", "e|ea|ae")}
 _LAST = {
@@ -64,7 +64,7 @@ def is_arabic(part: str) -> bool:
 
 @lru_cache(maxsize=1 << 16)
 def likeness(one: str, other: str) -> Likeness:
-    """Return how surely two different folded parts are one name. Between spellings of one script nothing is CERTAIN."""
+    """Return the likeness of two different folded parts. Two spellings in one script are never CERTAIN."""
     if is_arabic(one) and is_arabic(other):
         return Likeness.POSSIBLE if _arabic_skeleton(one) == _arabic_skeleton(other) else Likeness.NONE
     if not is_arabic(one) and not is_arabic(other):
@@ -78,7 +78,7 @@ def likeness(one: str, other: str) -> Likeness:
 
 @lru_cache(maxsize=1 << 16)
 def skeleton(part: str) -> str:
-    """Return a key that is equal for all parts of one script that may be alike. A cheap way to see that none are."""
+    """Return a key that is equal for all parts of one script that may be alike, for a fast comparison."""
     if is_arabic(part):
         return _arabic_skeleton(part)
     return "".join(_consonants_and_vowels(part)[0])
@@ -89,7 +89,8 @@ def skeleton(part: str) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _pattern(arabic: str, further: bool) -> re.Pattern[str]:
-    """Return the pattern of an Arabic part in Latin letters, after `_plain`; with `further`, rarer spellings too."""
+    """Return the pattern of the Latin spellings of an Arabic part, after `_plain`; with `further`, rarer spellings
+    too."""
     if arabic.startswith("ال-"):  # "آل سعيد", which is written "Al Said"
         return re.compile(_ARTICLE + _word(arabic[3:], further))
     choices = [_word(arabic, further)]
@@ -171,7 +172,8 @@ def _one_of(spellings: tuple[str, str], further: bool) -> str:
 
 
 def _of_three(word: str) -> str:
-    """ "حمد" is Hamad or Hamed; Hamid and Nasser are other names. Only an s is doubled for its sound: Hassan."""
+    """Return the pattern of a word of three letters. "حمد" is Hamad or Hamed, never Hamid. Only an s is doubled for
+    its sound: Hassan, but not Nasser."""
     one, two, three = (_one_of(_CONSONANTS.get(letter, _ANY), False) for letter in word)
     if word[1] in "سص":
         return f"{one}[aeiou]?(?:s[aeou]?|ssa){three}"
@@ -180,7 +182,8 @@ def _of_three(word: str) -> str:
 
 
 def _is_active_participle(word: str) -> bool:
-    """ "سالم", "راشد": the vowel before the last letter is i or e, so that Rashad and Salah are other names."""
+    """Return whether a word is an active participle, such as "سالم" or "راشد". Its second vowel is i or e, so Rashad
+    and Salah are other names."""
     return len(word) == 4 and word[1] == "ا" and not set(word[2:]) & set(_WEAK + "عءئؤه")
 
 
@@ -188,7 +191,7 @@ def _is_active_participle(word: str) -> bool:
 
 
 def _arabic_skeleton(part: str) -> str:
-    """Return the article and the forms of the last letter drop out."""
+    """Return the part without its article, and with one form of its last letter."""
     bare = part.removeprefix("ال-") if part.startswith("ال-") else part
     if bare == part and len(part) > 4:
         bare = part.removeprefix("ال")
@@ -205,8 +208,8 @@ def _spelt_alike(one: str, other: str) -> bool:
 
 @lru_cache(maxsize=1 << 14)
 def _consonants_and_vowels(latin: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the consonants, doubled ones once, and the vowels before, between and after them: one more than
-    consonants."""
+    """Return the consonants, doubled ones once, and the vowels before, between and after them (one more than the
+    consonants)."""
     plain = _plain(latin).removeprefix(_ARTICLE)
     plain = re.sub(r"^al(?=[^aeiouy]{1,2}[aeiouy])(?!l)", "", plain) if len(plain) > 6 else plain
     plain = re.sub(r"(?<=[aeiou])h$", "", plain.replace("ph", "f").replace("q", "k"))
@@ -222,7 +225,8 @@ def _consonants_and_vowels(latin: str) -> tuple[tuple[str, ...], tuple[str, ...]
 
 
 def _vowels_alike(one: str, other: str) -> bool:
-    """ai, ee and i are one sound in these names, as are au, oo and u; a single e may be any short vowel."""
+    """Return whether vowels sound alike: ai, ee and i are one sound, as are au, oo and u. A single e may be any
+    short vowel."""
     if one == other:
         return True
     if len(one) < 2 and len(other) < 2 and ("e" in (one, other) or "" in (one, other)):
@@ -239,7 +243,7 @@ def _sound(vowels: str) -> str:
 
 
 def _plain(latin: str) -> str:
-    """Without marks above and below letters, apostrophes and hyphens, but for the hyphen of the article."""
+    """Return a Latin spelling without diacritics, apostrophes and hyphens, except for the hyphen of the article."""
     article = _ARTICLE if latin.startswith(_ARTICLE) else ""
     letters = unicodedata.normalize("NFKD", latin[len(article) :])
     return article + "".join(letter for letter in letters if letter.isalpha() and letter not in "ʿʾʼ")
