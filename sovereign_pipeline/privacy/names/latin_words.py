@@ -154,7 +154,7 @@ class Segments:
         """Return the segments of a run, without particles at their ends.
 
         Args:
-            trusted: whether a model labelled the run as a person. An ambiguous word ("Jan", "Will") is then a given name.
+            trusted: whether a model labelled the run as a person. An ambiguous word ("Jan") is then a given name.
         """
         segments: list[list[Token]] = [[]]
         skip_next = False
