@@ -1,7 +1,7 @@
 """Read the source files again and compare them with a raw corpus.
 
-The comparison looks up each row's classification level with code of its own: a missed level would lower everything that
-is made of the row.
+The comparison determines each row's classification level with separate code. A level missed by both would lower
+everything made from the row.
 """
 
 import unicodedata
@@ -29,16 +29,16 @@ from sovereign_pipeline.record.store import Artifact
 
 @dataclass(frozen=True)
 class ChangedRows:
-    """What became of the documents of one source, by their ids."""
+    """The changed documents of one source, by their ids."""
 
     withdrawn: tuple[str, ...]
-    """No longer in the file, or broken there."""
+    """Ids of documents whose row is no longer in the file, or is broken there."""
     reclassified: tuple[str, ...]
-    """At another level now."""
+    """Ids of documents with another classification level now."""
     reworded: tuple[str, ...]
-    """At the same level, with another text or another value in some other field."""
+    """Ids of documents at the same level, with a change in text or any other field."""
     added: int
-    """Documents that the file gives now and did not give then."""
+    """Number of documents that were added to the file."""
 
     def __str__(self) -> str:
         named = {"withdrawn": self.withdrawn, "reclassified": self.reclassified, "reworded": self.reworded}
@@ -50,15 +50,15 @@ class ChangedRows:
 
 @dataclass(frozen=True)
 class ChangedSource:
-    """A source file that is not the one that was read."""
+    """A source file that was changed or removed since the raw corpus was built."""
 
     name: str
     path: str
     sha256: str
-    """Of the file that was read."""
+    """SHA-256 of the file from which the corpus was built."""
     state: Literal["changed", "missing"]
     rows: ChangedRows | None
-    """None where the rows cannot be compared: the file is missing or unreadable, or the documents are."""
+    """Changed rows; None if the file or the documents are missing or unreadable."""
 
     def __str__(self) -> str:
         subject = f"{self.path}: the source '{self.name}' ({short(self.sha256)})"
@@ -70,14 +70,14 @@ class ChangedSource:
 def changed_sources(
     data: Path, manifest: Manifest, sources: list[dict[str, Any]], documents: Path | None, screen: ColumnScreen | None
 ) -> Iterator[ChangedSource]:
-    """Yield every source file of a raw corpus that is missing or has other bytes now.
+    """Yield every source file of a raw corpus that is missing or changed.
 
     Args:
         data: the directory that the institution edits.
-        manifest: of the raw corpus.
+        manifest: the manifest of the raw corpus.
         sources: the content of its `sources.json`.
-        documents: its verified file of documents, or None where it cannot be read.
-        screen: what kept personal data out of its columns (`ColumnScreen.of` its configuration).
+        documents: its verified file of documents, or None if it cannot be read.
+        screen: the screen of its columns, from its configuration (`ColumnScreen.of`).
     """
     for source in sources:
         path = data / source["path"]
@@ -91,7 +91,7 @@ def changed_sources(
 def _compare_rows(
     path: Path, name: str, manifest: Manifest, documents: Path, screen: ColumnScreen | None
 ) -> ChangedRows | None:
-    """Return the rows of one source then and now; None where the file cannot be read as its source was described."""
+    """Return the changed rows of one source; None if the file cannot be read as its source is described."""
     described = _description(manifest, name)
     if described is None:
         return None
@@ -124,8 +124,8 @@ def _compare_rows(
 
 
 def _description(manifest: Manifest, name: str) -> tuple[Source, Quarantine] | None:
-    """Return how a source was read, from the manifest; None where an earlier release described sources in another
-    way."""
+    """Return the description and the quarantine limits of a source from the manifest; None if an earlier release
+    recorded sources differently."""
     recorded: Mapping[str, Any] = manifest.producer.config
     try:
         sources = [Source.model_validate(each) for each in recorded["sources"]]
@@ -141,36 +141,36 @@ def _digest(document: Document) -> bytes:
 
 @dataclass
 class Comparison:
-    """What a second reading of the sources found."""
+    """The result of comparing a raw corpus with its sources."""
 
     rows: int = 0
-    """Of the sources."""
+    """Number of rows in the sources."""
     documents: int = 0
-    """Of the corpus."""
+    """Number of documents in the corpus."""
     quarantined: int = 0
-    """Of the corpus."""
+    """Number of quarantined rows in the corpus."""
     excluded: int = 0
-    """Of the sources."""
+    """Number of excluded rows of the sources."""
     not_selected: int = 0
-    """Of the sources."""
+    """Number of rows of the sources that `where` does not select."""
     different: list[str] = field(default_factory=list)
-    """Ids of documents that are not what their row says, that no row gives, or that are missing."""
+    """Ids of documents that differ from their row, have no row, or are missing."""
     lowered: list[str] = field(default_factory=list)
-    """Those of them, and others, that are below a level which their row or their source states."""
+    """Ids of documents below a classification level that their row or source states."""
     quarantine_differs: bool = False
     levels: set[str] = field(default_factory=set)
-    """Of the documents that the sources give."""
+    """Classification levels of the documents that the sources give."""
 
 
 def compare_with_sources(
     corpus: Artifact, documents: str, quarantine: str, readers: Iterable[SourceReader], ladder: ClassificationLadder
 ) -> Comparison:
-    """Compare a raw corpus with its sources, in the order of both.
+    """Compare a raw corpus with its sources, row by row in their common order.
 
     Args:
-        documents: the name of its file of documents.
+        documents: the name of the corpus's file of documents.
         quarantine: the name of its file of quarantined rows.
-        readers: one for each source, in the order of the recipe.
+        readers: one reader for each source, in the order of the recipe.
 
     Raises SourceError for a source that cannot be read, and IntegrityError for a stored row that is not a document.
     """
@@ -205,7 +205,8 @@ def compare_with_sources(
 
 
 def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: ClassificationLadder) -> bool:
-    """Return whether the row of a document, or its source, states a higher level, or one that is not on the ladder."""
+    """Return whether a document's row or source states a level that is higher than the document's or not on the
+    ladder."""
     source = reader.source
     of_source = [level for level in (source.classification_floor, source.constants.get("classification")) if level]
     column = source.columns.get("classification", "classification")
@@ -214,8 +215,7 @@ def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: C
 
 
 def _values_under(column: str, values: Mapping[str, Any]) -> list[str]:
-    """Return the values of every column whose name has the letters and digits of `column`, whatever stands between
-    them."""
+    """Return the values of every column whose name has the same letters and digits as `column`."""
     wanted = _letters(column)
     return [text for name, value in values.items() if _letters(name) == wanted and (text := _text(value))]
 

@@ -1,7 +1,7 @@
-"""The columns of a source: which ones a recipe needs, how they are spelled, and personal data in those that are kept.
+"""Check which columns a recipe needs, match spellings of their names, and screen kept columns for personal data.
 
-Ids, cases, departments and links reach cards, reports, messages and databases. A value that holds personal data never
-leaves the source file: a key takes its place, or the row goes to quarantine.
+Ids, cases, departments and links appear in cards, reports, messages and databases. A value that contains personal data
+never leaves the source file: it is replaced by a key, or the row is quarantined.
 """
 
 import hmac
@@ -25,9 +25,9 @@ from sovereign_pipeline.policy.personal_data import Kind
 from sovereign_pipeline.record.stage import KindsIn
 
 REQUIRED = ("id", "case", "department", "author", "date", "language", "subject", "request", "response")
-"""Fields of every document that a column or a constant gives."""
+"""Fields of every document that the recipe must fill from a column or a constant."""
 FIELD_OF_ROLE = {"preferences": "rejected", "labels": "label"}
-"""The field that a role needs besides."""
+"""Role -> additional field that the role needs."""
 
 NAMES: dict[str, tuple[str, ...]] = {
     field: tuple(names.split())
@@ -50,13 +50,13 @@ NAMES: dict[str, tuple[str, ...]] = {
         "id": "id uid uin reference ref number no key الرقم رقم",
     }.items()
 }
-"""Field -> names under which institutions have it, without spaces and marks, the likeliest first."""
+"""Field -> usual names of its column at institutions, without spaces and punctuation, the likeliest first."""
 
 _OTHER_KEYS = {"id": "`id_from_row`", "case": "`case_from_row`", "classification": "`classification_floor`"}
 COLUMNS_SHOWN = 40
 LONGEST_NAME, MOST_WORDS = 40, 4
 LONGEST_TITLE = 90
-"""Characters. A longer name of a column is a text."""
+"""Maximum length of a column name in characters. A longer one is a text."""
 MOST_WORDS_OF_A_KNOWN_NAME = 3
 _OTHER_NAMES = "rejected label classification level status state type links linked related messages conversations"
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
@@ -71,14 +71,14 @@ NO_KNOWN_NAME = (
     "shown."
 )
 _DELIMITERS = {";": '";"', "\t": '"\\t"', "|": '"|"', ",": '","'}
-"""Each as YAML writes it."""
+"""Delimiter -> its spelling in YAML."""
 _VALUE = re.compile(r"\d{4}-\d\d-\d\d.*|\d{1,2}[./]\d{1,2}[./]\d{2,4}|.*@.*\..*")
-"""What names no column: a date, an e-mail address."""
+"""Pattern of values that cannot be column names: dates and e-mail addresses."""
 _NUMBER = re.compile(r"[-+]?[\d.,]+")
 
 
 def needed_columns(source: Source) -> dict[str, str]:
-    """Column -> what it is for: a field, `where` or `links`."""
+    """Return the columns that a source needs, each with its use: a field, `where` or `links`."""
     fields = [*REQUIRED, "classification", *([FIELD_OF_ROLE[source.role]] if source.role in FIELD_OF_ROLE else [])]
     given = {*source.constants}
     given |= {"classification"} if source.classification_floor is not None else set()
@@ -92,7 +92,8 @@ def needed_columns(source: Source) -> dict[str, str]:
 
 
 def reject_missing_columns(path: Path, source: Source, columns: Collection[str]) -> None:
-    """Raise SourceError for a file that lacks a needed column. columns: of a table's header, or of any row of JSON."""
+    """Raise SourceError if a file lacks a needed column. `columns` are the columns of a table's header or of all
+    rows of a JSON file."""
     known = set(map(folded, columns))
     missing = {column: use for column, use in needed_columns(source).items() if folded(column) not in known}
     if not missing:
@@ -109,7 +110,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
         raise SourceError(f"{message} {odd[0]}", odd[1])
     named = needed_columns(source)
     if is_table_of_text(path) and not (known & set(map(folded, named)) or any(map(resembles_a_name, columns))):
-        # What may be a row is not quoted.
+        # A line that may be a row is not quoted.
         raise SourceError(
             f"{message} {NO_KNOWN_NAME.format(cells=counted(len(columns), 'cell'))}",
             f"{NAME_THE_COLUMNS} Where they stand there, name them under `columns` in the recipe.",
@@ -125,7 +126,7 @@ def reject_missing_columns(path: Path, source: Source, columns: Collection[str])
 
 
 def format_columns(columns: Iterable[str]) -> str:
-    """Return the columns of a file as a sentence; names too long to be names are counted."""
+    """Return a sentence with the columns of a file. Names that are too long to be names are only counted."""
     names = [*columns]
     short = [name for name in names if name.strip() and len(name) <= LONGEST_NAME and len(name.split()) <= MOST_WORDS]
     others = f"{counted(len(names) - len(short), 'name')} too long or empty" if len(short) < len(names) else ""
@@ -134,7 +135,7 @@ def format_columns(columns: Iterable[str]) -> str:
 
 
 def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
-    """Return why a table's first line does not name columns, with the remedy; None if it may."""
+    """Return the reason why a table's first line does not name columns, and the remedy; None if it may name columns."""
     (first, *others) = [each.strip() for each in columns] or [""]
     if first.startswith("sep=") and not any(others):
         return "Its first line is a note for Excel.", "Delete that line from the file."
@@ -150,13 +151,13 @@ def odd_first_line(columns: Collection[str]) -> tuple[str, str] | None:
 
 
 def is_table_of_text(path: Path) -> bool:
-    """Return whether a first line stands for the names of columns; JSON and Parquet name them elsewhere."""
+    """Return whether the file's first line names its columns. JSON and Parquet name them elsewhere."""
     return name_without_packing(path).endswith((".csv", ".tsv"))
 
 
 def resembles_a_name(column: str) -> bool:
-    """Return whether a first line's cell has a word that institutions name a column with. One with digits may be a
-    value."""
+    """Return whether a cell of a first line contains a usual word of column names. A cell with digits may be a
+    value, so it does not."""
     words = [plain(word) for word in _WORD.findall(column)]
     if any(map(str.isdigit, column)) or not 0 < len(column.split()) <= MOST_WORDS_OF_A_KNOWN_NAME:
         return False
@@ -164,17 +165,18 @@ def resembles_a_name(column: str) -> bool:
 
 
 def is_a_known_name(column: str) -> bool:
-    """Return whether a whole cell is a name of a column that institutions use."""
+    """Return whether a whole cell is a usual column name."""
     return plain(column) in _KNOWN_NAMES
 
 
 def plain(name: str) -> str:
-    """Return a name without spaces and marks, in one letter case."""
+    """Return a name without spaces and punctuation, in one letter case."""
     return "".join(each for each in folded(name) if each.isalnum())
 
 
 def seems_a_row(columns: Collection[str]) -> bool:
-    """Return whether names of columns are values: a date, an e-mail address, a text, or numbers for a third of them."""
+    """Return whether column names look like values: a date, an e-mail address, a long text, or at least a third of
+    them numbers."""
     names = [name.strip() for name in columns]
     if any(len(name) > LONGEST_TITLE or _VALUE.fullmatch(name) for name in names):
         return True
@@ -187,12 +189,12 @@ _KNOWN_NAMES = {plain(each) for names in NAMES.values() for each in names} | {*_
 # --- headers that name two columns alike ------------------------------------------------------------------------------
 
 LONGEST_QUOTED_NAME = 60
-"""Characters of a column's name that a message shows."""
+"""Maximum length in characters of a column name that a message quotes."""
 GIVE_NAMES = "Give every column a name of its own."
 
 
 def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
-    """Raise SourceError where two columns have one name. A cell of a first line that may be a row is not quoted."""
+    """Raise SourceError if two columns have one name. A first line that may be a row is not quoted."""
     times = Counter(columns)
     twice = [name for name in times if times[name] > 1]
     if not twice:
@@ -219,27 +221,27 @@ def reject_repeated_columns(path: Path, columns: Sequence[str]) -> None:
 
 
 SPELLINGS_REMEMBERED = 1_024
-"""Sets of column names that are looked up once. A table has one, rows of JSON may have several."""
+"""Size of the cache of column-name sets. A table has one set, rows of JSON may have several."""
 
 
 # --- spellings of column names ----------------------------------------------------------------------------------------
 
 
 class ColumnNames:
-    """The columns that a source reads, under the names that its recipe uses."""
+    """A mapping of a file's column names to their spelling in the recipe."""
 
     def __init__(self, read: Iterable[str]) -> None:
         """
         Args:
-            read: every column that is read. Other columns of the file are left as they are.
+            read: all columns that the recipe reads. Other columns keep their names.
         """
         self._read = {folded(name): name for name in read}
         self._renames = lru_cache(SPELLINGS_REMEMBERED)(self._renames_of)
 
     def applied(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the values, each column that is read under its name in the recipe.
+        """Return the values of a row, with the columns that are read under their names in the recipe.
 
-        Raises RowRejected, which names them, where several columns have one of these names.
+        Raises RowRejected, which names the columns, if several match one name.
         """
         renames = self._renames(tuple(values))
         return {renames.get(name, name): value for name, value in values.items()} if renames else values
@@ -259,20 +261,21 @@ class ColumnNames:
 # --- personal data in columns -----------------------------------------------------------------------------------------
 
 COLUMNS = ("id", "case", "department")
-_LETTERS_OF_KEY = 24  # of 16: 96 bits
+_LETTERS_OF_KEY = 24  # 16 different letters each: 96 bits
 _AS_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")  # digits could look like an identifier again
 
 
 @dataclass(frozen=True)
 class ColumnScreen:
-    """Keeps personal data out of the columns of one line's documents."""
+    """A screen that keeps personal data out of the columns of one corpus's documents."""
 
     treatment: ColumnTreatment
     kinds_in: KindsIn
     stops: Collection[Kind]
-    """The kinds at which the institution's policy stops the line."""
+    """Kinds that the institution's policy treats with "stop"."""
     secret: Callable[[], bytes]
-    """Of this installation, for the keys: without it a key could be found by trying every number. Read when needed."""
+    """Function that returns this installation's secret for the keys. Without the secret, a key could be reversed by
+    trying every number."""
 
     @classmethod
     def of(
@@ -281,18 +284,18 @@ class ColumnScreen:
         kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn],
         secret: Callable[[], bytes],
     ) -> "ColumnScreen | None":
-        """As a raw corpus's configuration has it; None for one of a release that did not look into columns."""
+        """Return the screen that a raw corpus's configuration describes; None for a release that did not screen
+        columns."""
         if "columns" not in config:
             return None
         stops = frozenset(kind for kind, treatment in config["sensitive"].items() if treatment == "stop")
         return cls(config["columns"]["personal_data"], kinds_in_columns(config), stops, cache(secret))
 
     def screened(self, fields: dict[str, str], links: Sequence[str]) -> tuple[dict[str, str], tuple[str, ...]]:
-        """Return the fields of a document and its links, with a key for each value that holds personal data.
+        """Return the fields and links of a document, with a key in place of each value that contains personal data.
 
-        A key depends on the value and its column alone, so that rows of one case, and links to an id, stay together.
-        Raises RowRejected where the recipe wants such rows in quarantine, and PrivacyError for a kind at which the
-        policy stops.
+        A key depends only on the value and its column, so rows of one case, and links to an id, stay connected. Raises
+        RowRejected if the recipe quarantines such rows, and PrivacyError for a kind that the policy treats with "stop".
         """
         found = {name: kinds for name in COLUMNS if (kinds := self.kinds_in(fields[name]))}
         in_links = [bool(kinds) for kinds in map(self.kinds_in, links)]
@@ -316,11 +319,11 @@ class ColumnScreen:
         raise RowRejected(f"personal data in {where} ({', '.join(kinds)})")
 
     def shown(self, id: str) -> str | None:
-        """Return an id as messages may name it: None for one that holds personal data."""
+        """Return the id for use in messages; None if it contains personal data."""
         return None if self.kinds_in(id) else id
 
     def tied(self, id: str) -> str | None:
-        """Return an id as links to it have it; None where rows with such links are in quarantine."""
+        """Return the id as links refer to it, which may be a key; None if rows with such links are quarantined."""
         if not self.kinds_in(id):
             return id
         return self._key("id", id) if self.treatment == "replace" else None

@@ -1,4 +1,4 @@
-"""Documents, the JSONL in which they are stored, and rows that become no document."""
+"""Define documents and quarantined rows, and read and write their canonical JSONL."""
 
 import json
 import unicodedata
@@ -14,7 +14,7 @@ from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.policy.institution import ClassificationLadder
 
 Role = Literal["letters", "preferences", "labels"]
-"""What the rows of a source are: requests with their replies, pairs of replies, or replies with binary feedback."""
+"""Kind of rows in a source: requests with their replies, pairs of replies, or replies with binary feedback."""
 
 
 class Document(Frozen):
@@ -34,29 +34,31 @@ class Document(Frozen):
     language: str
     subject: str
     request: str
-    """What was written to the institution."""
+    """Text that was sent to the institution."""
     response: str
-    """The reply that the institution sent; the chosen one where there is a rejected reply."""
+    """Reply that the institution sent, or the chosen reply of a pair."""
     rejected: str | None = None
     label: bool | None = None
-    """Binary feedback: whether people found the reply good; None without feedback."""
+    """Binary feedback: true if people found the reply good; None without feedback."""
     links: tuple[str, ...] = ()
     """Ids of rows that belong to the same matter."""
 
     @property
     def is_preference(self) -> bool:
-        """Whether it is a pair or a labelled reply. Its response is then not a reply that the institution sent."""
+        """Return whether the document is a pair of replies or has binary feedback. Its response is then not a reply
+        that the institution sent."""
         return self.rejected is not None or self.label is not None
 
     @property
     def texts(self) -> dict[str, str]:
-        """The fields that hold free text, in reading order."""
+        """Return the fields with free text, in reading order."""
         fields = {"subject": self.subject, "request": self.request, "response": self.response}
         return fields if self.rejected is None else {**fields, "rejected": self.rejected}
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> int:
-    """Write one JSON object a line (UTF-8, NFC, newline), one document in memory at a time. Returns their number."""
+    """Write one JSON object per line (UTF-8, NFC, newline), with one document in memory at a time. Return their
+    number."""
     return write_jsonl(path, (document.model_dump() for document in documents))
 
 
@@ -70,12 +72,13 @@ def read_documents(path: Path) -> Iterator[Document]:
 
 
 def not_a_document(path: Path, line: int) -> IntegrityError:
-    """Return the error for a stored row that is not a document. line: from 1."""
+    """Return the error for a stored row that is not a document. `line` counts from 1."""
     return IntegrityError(f"{path}, line {line}: not a document.", "Materialize the corpus again.")
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
-    """Write the canonical JSONL: keys in the given order, NFC, no spaces, a newline after each. Returns the rows."""
+    """Write canonical JSONL: keys in the given order, NFC, no spaces, a newline after each row. Return the number of
+    rows."""
     count = 0
     with path.open("w", encoding="utf-8", newline="\n") as stream:
         for row in rows:
@@ -85,13 +88,14 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
 
 
 def jsonl_line(row: Mapping[str, object]) -> str:
-    """One row as `write_jsonl` writes it. Raises ValueError for NaN and TypeError for a type that JSON has not."""
+    """Return one row as a line of canonical JSONL. Raises ValueError for NaN, and TypeError for types that JSON
+    lacks."""
     return json.dumps(_composed(row), ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
 
 
 def _composed(value: object) -> object:
-    """Return the value with every text in NFC."""
-    # Not the written line: there an accent after a newline would join the `n` of its escape.
+    """Return the value with every text in it in NFC."""
+    # The written line cannot be normalised: an accent after a newline would combine with the `n` of its escape.
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
     if isinstance(value, Mapping):
@@ -100,7 +104,7 @@ def _composed(value: object) -> object:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
-    """Stream the rows of a file that `write_jsonl` wrote."""
+    """Stream the rows of a file written by `write_jsonl`."""
     with path.open(encoding="utf-8", newline="\n") as stream:
         for line in stream:
             yield json.loads(line)
@@ -111,26 +115,27 @@ class Row:
     """One row of a file, broken or not."""
 
     number: int
-    """Line (JSONL), element (JSON) or record (CSV, Parquet), from 1."""
+    """Number of the line (JSONL), element (JSON) or record (CSV, Parquet), from 1."""
     values: dict[str, Any] | None
-    """None when the row is broken."""
+    """Values by column name; None if the row is broken."""
     problem: str | None = None
-    """Why the row is broken; holds no text of it."""
+    """Reason why the row is broken, without text of the row."""
 
 
 class RowRejected(Exception):
-    """One row cannot become a document. The message is the reason for quarantine and holds no text of the row."""
+    """Raised if a row cannot become a document. The message is the reason for quarantine and contains no text of the
+    row."""
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """One line of `quarantine.jsonl`."""
+    """A quarantined row, a line of `quarantine.jsonl`."""
 
     source: str
     row: int
     """Number in the file, from 1."""
     id: str | None
-    """The row's own id; None where it could not be read."""
+    """Id of the row; None if it could not be read or must not be shown."""
     reason: str
 
 
@@ -147,11 +152,11 @@ _REMEDIES = {
     "longer than": "Raise quarantine.max_row_bytes, if rows are that long.",
     "language": "Name a column of language tags, or one language under `constants`.",
 }
-"""How a reason begins -> what puts such rows right at once."""
+"""Beginning of a quarantine reason -> remedy for all such rows."""
 
 
 def format_rows_by_reason(broken: Sequence[Quarantined]) -> str:
-    """Return each reason with the first rows that have it, the most frequent one first."""
+    """Return the reasons of quarantine with the first rows of each, the most frequent reason first."""
     rows: dict[str, list[Quarantined]] = {}
     for row in broken:
         rows.setdefault(row.reason, []).append(row)

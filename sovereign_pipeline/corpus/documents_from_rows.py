@@ -1,4 +1,4 @@
-"""Turn the rows of a line's sources into documents. Broken rows go to quarantine with a reason.
+"""Turn the rows of the sources of a line of adapters into documents. Broken rows are quarantined with a reason.
 
 No row is lost: rows = documents + quarantined + excluded + not selected.
 """
@@ -47,17 +47,17 @@ from sovereign_pipeline.record.stage import Config, Workplace
 
 @dataclass
 class Excluded:
-    """One exclusion of a recipe, as `sources.json` holds it."""
+    """An exclusion of a recipe, as stored in `sources.json`."""
 
     id: str
-    """In its one spelling."""
+    """Id of the excluded row, in normalised spelling."""
     reason: str
     rows: int = 0
-    """That have the id."""
+    """Number of rows with this id."""
 
 
 class Exclusions:
-    """The exclusions of one source, and how many rows each has named so far."""
+    """The exclusions of one source, with the number of rows that each matched so far."""
 
     def __init__(self, source: Source, screen: ColumnScreen | None) -> None:
         self._source = source
@@ -66,18 +66,20 @@ class Exclusions:
 
     @property
     def all(self) -> list[Excluded]:
-        """In the order of the recipe."""
+        """Return all exclusions in the order of the recipe."""
         return list(self._by_id.values())
 
     def naming(self, id: str | None) -> Excluded | None:
-        """Return the exclusion that names a row by its id, or by the key that stands for it in messages."""
+        """Return the exclusion that names a row, by its id or by the key that messages show instead of the id; None
+        if there is none."""
         if id is None or not self._by_id:
             return None
         key = self._screen.tied(id) if self._screen is not None else None
         return self._by_id.get(id) or (self._by_id.get(key) if key is not None else None)
 
     def refuse_personal_data(self) -> None:
-        """Raise PrivacyError where a recipe would carry personal data into what is recorded of a corpus."""
+        """Raise PrivacyError if the id or reason of an exclusion contains personal data, since both are recorded
+        with the corpus."""
         if self._screen is None:
             return
         for number, each in enumerate(self.all, start=1):
@@ -90,7 +92,8 @@ class Exclusions:
                     )
 
     def reject_unmatched(self, path: Path) -> None:
-        """Raise SourceError, once all rows are read, for an id that no row has: the row that was meant would stay."""
+        """Raise SourceError if no row has the id of an exclusion, because the intended row would stay. Call it after
+        all rows are read."""
         missing = [each.id for each in self.all if not each.rows]
         if missing:
             raise SourceError(
@@ -103,9 +106,9 @@ class Exclusions:
 Values = Mapping[str, Any]
 
 MOST_COLUMNS = 10_000
-"""Different keys of the rows of JSON that are looked through."""
+"""Maximum number of different keys of JSON rows that are collected."""
 MOST_VALUES = 1_000
-"""Different values of a column of `where` that are kept while no row is selected."""
+"""Maximum number of different values of a `where` column that are collected for the message if no row is selected."""
 
 _IDENTIFIERS = ("id", "case")
 _TEXTS = ("subject", "request", "response", "rejected")
@@ -116,7 +119,7 @@ _TEXTS = ("subject", "request", "response", "rejected")
 
 @dataclass
 class SourceCount:
-    """How many rows of a source became what."""
+    """Counts of a source's rows by their outcome."""
 
     rows: int = 0
     documents: int = 0
@@ -125,16 +128,16 @@ class SourceCount:
     not_selected: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     links: int = 0
-    """Of its documents."""
+    """Number of links in the source's documents."""
     links_without_row: int = 0
-    """Those that name no row of any source."""
+    """Number of links that name no row of any source."""
     links_to_itself: int = 0
-    """Links of a row to the row itself, which tie nothing; not among `links`."""
+    """Number of links of a row to itself. They tie nothing and are not counted in `links`."""
     exclusions: list[Excluded] = field(default_factory=list)
 
 
 class SourceReader:
-    """Streams the documents and the quarantined rows of one source."""
+    """A stream of the documents and the quarantined rows of one source."""
 
     def __init__(
         self,
@@ -150,11 +153,11 @@ class SourceReader:
     ) -> None:
         """
         Args:
-            seen: the ids of all sources of the line so far; an id is used once only.
-            tally: counts the links of all sources of the line; None where none has links.
-            screen: what keeps personal data out of the columns; None where rows stay on this machine as they are.
-            known_ids: gives the keys of the ids of all rows of the line, as `row_keys` has them.
-            needs_author: whether a row without an author is broken: the split keeps authors on one side.
+            seen: ids of the documents of all sources so far. An id may be used only once.
+            tally: counts the links of all sources; None if no source has links.
+            screen: keeps personal data out of the columns; None to keep the columns as they are.
+            known_ids: returns the keys of the ids of all rows of all sources (`row_keys`).
+            needs_author: whether a row without an author is broken, because the split is by author.
         """
         self._screen = screen
         self.source = source
@@ -162,7 +165,7 @@ class SourceReader:
         self.exclusions = Exclusions(source, screen)
         self.count = SourceCount(exclusions=self.exclusions.all)
         self.row = Row(0, None)
-        """The row that was read last, as the file has it."""
+        """Row that was read last, with the file's column names."""
         self._limits = limits
         self._ladder = ladder
         self._seen = seen
@@ -195,12 +198,13 @@ class SourceReader:
                 yield outcome
 
     def row_keys(self) -> Iterator[str]:
-        """Return the key of each row's id, as links are compared with it; of a reader that is used for nothing else."""
+        """Yield the key of each row's id, as links are compared with it. A reader that is used for this cannot be
+        used for anything else."""
         ids = map(self._given_id_of, self._rows())
         return (link_key(id) for id in ids if id is not None)
 
     def _outcome_of(self, row: Row) -> Document | Quarantined | None:
-        """Turn a row into a document or a quarantined row, and count it. Return None for one that is excluded or
+        """Return a row as a document or a quarantined row, and count it. Return None for a row that is excluded or
         not selected."""
         if (excluded := self.exclusions.naming(self._given_id_of(row))) is not None:
             excluded.rows += 1
@@ -225,8 +229,8 @@ class SourceReader:
         return document
 
     def reject_unlike_recipe(self) -> None:
-        """Raise SourceError, once all rows are read, for a file without rows, and where no row has a column that the
-        recipe needs."""
+        """Raise SourceError if the file has no rows, `where` selects none, or no row has a column that the recipe
+        needs. Call it after all rows are read."""
         if not self.count.rows:
             below = " below its header" if has_header(self.path) else ""
             raise SourceError(f"{self.path}: the file holds no row{below}.", "Export it again, or take the source out.")
@@ -245,9 +249,9 @@ class SourceReader:
             self._tally.add(self.source.name, row, links)
 
     def _rows(self) -> Iterator[Row]:
-        """Yield the rows of the file, their columns under the names of the recipe.
+        """Yield the rows of the file, with columns under their names in the recipe.
 
-        Raises SourceError for a table whose columns cannot be told apart; such a row of JSON is broken.
+        If several columns match one name, raises SourceError for a table; a row of JSON is broken.
         """
         source, limit = self.source, self._limits.max_row_bytes
         check_header = partial(reject_missing_columns, self.path, source)
@@ -264,10 +268,10 @@ class SourceReader:
                 yield Row(row.number, None, str(rejected))
 
     def _some_row_has_a_level(self) -> bool:
-        """Return whether the file has the level's column, in the header or in any row of JSON.
+        """Return whether the file has the column of the classification level, in the header or in any row of JSON.
 
-        A row without it then does not get the level of the source: its own may stand under a misspelt name. Where the
-        source gives no level, such a row is broken in any case.
+        If it has, a row without the column does not get the level of the source: its own level may be under a misspelt
+        name. If the source gives no level, such a row is broken in any case.
         """
         if self.source.classification_floor is None and "classification" not in self.source.constants:
             return False
@@ -300,8 +304,8 @@ class SourceReader:
         return Document(**fields, source=self.source.name, classification=level, label=label, links=links)
 
     def _with_text_fields(self, values: Values) -> Values:
-        """Return the values, with request and replies of an imported layout under the names of the document's
-        fields."""
+        """Return the values of a row, with the request and replies of an imported layout under the document's field
+        names."""
         missing = [column for column in self._named_columns if column not in values]
         if missing:
             raise RowRejected(f"no column: {', '.join(missing)}")
@@ -310,7 +314,7 @@ class SourceReader:
         return {**values, **text_fields(self.source.layout, self.source.role, values)}
 
     def _fields(self, values: Values, number: int) -> dict[str, str]:
-        """Return the fields that every document has and the one that the role needs, as text. number: of the row."""
+        """Return the document's text fields, including the field of the role, from the row with this number."""
         of_role = FIELD_OF_ROLE.get(self.source.role)
         texts = (*REQUIRED, "classification", *(["rejected"] if of_role == "rejected" else []))
         not_text = [name for name in texts if not is_a_text(values.get(self._column(name)))]
@@ -343,12 +347,12 @@ class SourceReader:
         return resolved(linked_ids(cell), self._known_ids) if cell is not None else ()
 
     def _level(self, values: Values) -> str:
-        """Return the row's own classification level, raised to the source's floor."""
+        """Return the row's classification level, raised to the source's floor."""
         column = self._column("classification")
         if self._every_row_has_a_level and column not in values:
             raise RowRejected(f"no column '{column}', in which other rows have their level")
         own = self._value(values, "classification")
-        # An empty value under the column is no level, and a constant does not stand in for one: it only raises.
+        # A constant never replaces an empty value in the column: it can only raise a level.
         constant = self.source.constants.get("classification") if own or column not in values else None
         named = [level for level in (own, constant, self.source.classification_floor) if level]
         if not named or any(level not in self._ladder for level in named):
@@ -356,8 +360,8 @@ class SourceReader:
         return self._ladder.highest(named)
 
     def _may_be_empty(self, name: str) -> bool:
-        """Return whether a field may be empty: a constant says so, a layout has no subject, or it is the
-        department, or the author of a line that is not split by author."""
+        """Return whether a field may be empty: if a constant says so, for the subject of a layout, for the
+        department, and for the author unless the split is by author."""
         if name == "department" or (name == "author" and not self._needs_author):
             return True
         return self.source.constants.get(name) == "" or (name == "subject" and self.source.layout != "columns")
@@ -367,11 +371,13 @@ class SourceReader:
 
     @property
     def _named_columns(self) -> list[str]:
-        """Columns that the recipe names. One that the file lacks is misspelt; read as empty, it could lose a level."""
+        """Return the columns that the recipe names. A missing one is misspelt; reading it as empty could lose a
+        level."""
         return [*self.source.columns.values(), *self.source.where]
 
     def _is_selected(self, values: Values) -> bool:
-        """Return whether a row fulfils `where`. A row without a named column is broken, so it must reach quarantine."""
+        """Return whether `where` selects a row. It also selects rows that lack a named column, so that they reach
+        quarantine."""
         if not all(column in values for column in self._named_columns):
             return True
         where = self.source.where
@@ -384,7 +390,7 @@ class SourceReader:
         return False
 
     def _value(self, values: Values, name: str) -> str:
-        """Return the field as text, stripped, NFC; empty when absent. A constant is the value of every row."""
+        """Return a field as stripped NFC text, empty if absent. A constant applies to every row."""
         value = values.get(self._column(name))
         constant = self.source.constants.get(name) if name != "classification" else None
         if constant == "" and value is not None and str(value).strip():
@@ -401,17 +407,17 @@ class SourceReader:
         return normal_id(text) if name in _IDENTIFIERS else unicodedata.normalize("NFC", text.strip())
 
     def _id_of(self, row: Row) -> str | None:
-        """Return the id of a broken row, for messages; None when its place holds anything but an identifier."""
+        """Return the id of a broken row for messages; None if there is no valid id or it must not be shown."""
         id = self._own_id_of(row)
         return id if id is None or self._screen is None else self._screen.shown(id)
 
     def _tied_id_of(self, row: Row) -> str | None:
-        """Return the id of a row that becomes no document, as links to it have it."""
+        """Return the id of a row that becomes no document, as links refer to it."""
         id = self._own_id_of(row)
         return id if id is None or self._screen is None else self._screen.tied(id)
 
     def _given_id_of(self, row: Row) -> str | None:
-        """Return the id of a row, or the one that its number gives it."""
+        """Return the id of a row, or the id made from its number."""
         has_own = row.values is not None and row.values.get(self._column("id")) not in (None, "")
         return self._id_by_number(row.number) if self.source.id_from_row and not has_own else self._own_id_of(row)
 
@@ -450,13 +456,13 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
 
 @dataclass(frozen=True)
 class Readers:
-    """The readers of a line's sources, in the order of the recipe."""
+    """The readers of all sources of a line of adapters, in the order of the recipe."""
 
     of_sources: tuple[SourceReader, ...]
     tally: LinkTally | None
 
     def described(self, digests: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Return the rows of `sources.json`, once all are read. digests: of `source_digests`."""
+        """Return the rows of `sources.json`, with the digests of `source_digests`. Call it after all rows are read."""
         return [self._described(reader, digests[f"source:{reader.source.name}"]) for reader in self.of_sources]
 
     def _described(self, reader: SourceReader, sha256: str) -> dict[str, Any]:
@@ -472,8 +478,8 @@ def readers_of(workplace: Workplace, config: Config, secret: Callable[[], bytes]
     """Return a reader for each source, in the order of the recipe.
 
     Args:
-        config: of the raw corpus at this workplace.
-        secret: gives the secret of the columns' keys; None: that of the workplace.
+        config: the configuration of the raw corpus at this workplace.
+        secret: returns the secret of the columns' keys; None for the workplace's.
     """
     line, ladder, seen = workplace.line, workplace.institution.ladder, set[str]()
     screen = ColumnScreen.of(config, workplace.kinds_in_columns, secret or workplace.column_secret)

@@ -26,18 +26,18 @@ from sovereign_pipeline.corpus.values import WrittenNumber
 
 FORMATS = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 TABLES = (".csv", ".tsv", ".parquet")
-"""Formats in which every row has the same columns."""
+"""Formats of tables, in which every row has the same columns."""
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 _ARRAY_OF_OBJECTS = re.compile(rb"\s*\[\s*(?:\{|\Z)")
 LARGEST_PACKED_PARQUET = 1 << 30
-"""Bytes. A Parquet file is read from its end, so all of it must be unpacked into memory; a small file can unpack into
-a thousand times its size."""
+"""Maximum unpacked size, in bytes, of a compressed Parquet file. Parquet is read from its end, so all of it is
+unpacked into memory, and a small file can unpack to a thousand times its size."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def format_of(path: Path) -> str:
-    """Return the suffix that tells a file's format, whatever its letter case and compression. Raises SourceError for
-    none."""
+    """Return the suffix of a file's format in lower case, without its compression. Raises SourceError for an unknown
+    format."""
     suffix = Path(name_without_packing(path)).suffix
     if suffix in FORMATS:
         return suffix
@@ -59,9 +59,9 @@ def read_rows(
     """Stream the rows of a file, broken ones included. Raises SourceError for a file that cannot be read.
 
     Args:
-        encoding: of a text file; None is UTF-8.
-        delimiter: between the cells of a CSV or TSV file; None is a comma, and a tab in .tsv.
-        check_header: is called with the names of a table's columns before its first row.
+        encoding: encoding of a text file; None for UTF-8.
+        delimiter: delimiter of a CSV or TSV file; None for a comma, or a tab in .tsv.
+        check_header: called with the column names of a table before its first row.
     """
     reject_unreadable(path)
     suffix = format_of(path)
@@ -78,7 +78,7 @@ def read_rows(
 
 
 def has_header(path: Path) -> bool:
-    """Return whether all rows of the file have the same columns, named once."""
+    """Return whether the file is a table, whose rows all have the same columns, named once."""
     return name_without_packing(path).endswith(TABLES)
 
 
@@ -119,15 +119,16 @@ def _jsonl(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
 
 
 def _object_of(line: bytes) -> bytes:
-    """Return a line without what stands about its object where an array was cut into lines, or files were joined."""
+    """Return a line without a byte order mark, and without a trailing comma after its object, as in files made from
+    a split array."""
     stripped = line.removeprefix(BYTE_ORDER_MARK).rstrip()
     return stripped[:-1] if stripped.endswith(b"},") else stripped
 
 
 def _begins_an_array(line: bytes, is_all: bool) -> bool:
-    """Return whether a first line begins an array of objects that goes on, or holds a whole one of several.
+    """Return whether a file's first line begins an array of objects, or contains a whole array of several.
 
-    is_all: nothing stands behind the line.
+    `is_all`: whether nothing follows the line.
     """
     if _ARRAY_OF_OBJECTS.match(line) is None:
         return False
@@ -139,7 +140,8 @@ def _begins_an_array(line: bytes, is_all: bool) -> bool:
 
 
 class _DuplicateField(ValueError):
-    """An object has two values under one name. Python keeps the last, which could lower a classification level."""
+    """Raised if an object has two values under one name. Python keeps the last, which could lower a classification
+    level."""
 
 
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -150,7 +152,7 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | None]:
-    """Lines without their newline; None for a line over the limit, which is never held in memory."""
+    """Yield lines without their newline, and None for a line over the limit, which is never held in memory."""
     buffered = io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream
     while line := buffered.readline(max_row_bytes + 1):
         if len(line) <= max_row_bytes or line.endswith(b"\n"):
@@ -164,8 +166,8 @@ def _bounded_lines(stream: IO[bytes], max_row_bytes: int) -> Iterator[bytes | No
 def _json_array(stream: IO[bytes], path: Path, max_row_bytes: int) -> Iterator[Row]:
     """Yield the elements of one array of objects, one in memory at a time.
 
-    Raises SourceError where the array's own syntax is broken or an element does not end within the limit: the rows
-    after that cannot be told apart.
+    Raises SourceError if the array's own syntax is broken or an element does not end within the limit, because the rows
+    after that cannot be separated.
     """
     # surrogateescape lets one wrongly encoded element be quarantined instead of ending the whole file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
@@ -269,7 +271,7 @@ def _in_memory(stream: IO[bytes], path: Path) -> io.BytesIO:
 
 
 def _values_of(batch: Any) -> Iterator[dict[str, Any] | str]:
-    """Yield the values of each row of a record batch, or why the row is broken."""
+    """Yield the values of each row of a record batch, or the reason why the row is broken."""
     try:
         yield from batch.to_pylist()
     except (ValueError, OverflowError, KeyError):  # a value that is not UTF-8, a time or time zone that Python lacks

@@ -1,6 +1,6 @@
-"""The spelling by which case files, authors and column names are compared.
+"""Fold case files, authors and column names to the spelling by which they are compared.
 
-`sovereign-vault` loads this module and nothing else of the corpus.
+`sovereign-vault` loads this module and no other one of the corpus.
 """
 
 import re
@@ -16,9 +16,9 @@ _SPACES_AT_SEPARATORS = re.compile(r"\s*([-/])\s*")
 def folded(value: str) -> str:
     """Return the spelling by which case files and authors are compared: `PRM–٢٠٢٤ / 017` is `prm-2024/017`.
 
-    Case-folded; each character as what it is compared as (`compared_as`): no invisible ones and marks, one form of
-    what looks the same, of the spellings of Arabic letters, and of digits. Every dash as `-` and every slash as `/`,
-    without spaces around them; one space elsewhere.
+    The text is case-folded. Each character is replaced as by `compared_as`: invisible characters and marks are removed,
+    and characters that look the same, spellings of Arabic letters, and digits get one form. Every dash becomes `-` and
+    every slash `/`, without spaces around them. Other spaces become one space.
     """
     text = unicodedata.normalize("NFKC", value)
     text = "".join(map(_folded_character, text)).casefold()
@@ -26,7 +26,8 @@ def folded(value: str) -> str:
 
 
 def folded_author(value: str) -> str:
-    """Return the spelling by which authors are compared: as `folded`, and `Al-Harthi` is `al harthi`."""
+    """Return the spelling by which authors are compared: like `folded`, but with a space for each hyphen, as in `al
+    harthi`."""
     return folded(value).replace("-", " ")
 
 

@@ -1,6 +1,6 @@
-"""Inspect a file without a recipe: its encoding, delimiter, columns and links, and a recipe to start from.
+"""Inspect a file without a recipe: find its encoding, delimiter, columns and links, and suggest a recipe.
 
-The facts hold no text of the file. A person reads the suggested recipe before the line runs.
+Reported facts contain no text of the file. A person must read the suggested recipe before the line of adapters runs.
 """
 
 import codecs
@@ -47,27 +47,27 @@ _DELIMITERS = ",;\t|"
 _BEYOND_ASCII = re.compile(r"[^\x00-\x7f]")
 _BROKEN = re.compile("[\udc80-\udcff]")
 _LIKELY_ENCODINGS = ("cp1252", "cp1256", "iso8859_6", "cp1251", "utf_16", "gb18030", "shift_jis")
-"""Of exports that are no UTF-8. Old encodings of terminals fit any bytes, and are left out."""
+"""Likely encodings of exports that are not UTF-8. Old terminal encodings fit any bytes and are left out."""
 _LEAST_RIGHT_LINES, _LEAST_RIGHT_SHARE = 2, 0.1
-"""Lines with characters of UTF-8 beside lines that are none, from which a file is a mixture: in another encoding hardly
-a line is UTF-8 by chance."""
+"""Minimum number, and share relative to broken lines, of valid UTF-8 lines beyond ASCII from which a file is a
+mixture with UTF-8. In another encoding, hardly any line is valid UTF-8 by chance."""
 
 
 # --- encoding and delimiter -------------------------------------------------------------------------------------------
 
 
 def encoding_of(path: Path) -> str | None:
-    """Return the encoding of a text file, as a recipe names it; None for UTF-8.
+    """Return the encoding of a text file for a recipe; None for UTF-8.
 
-    A file that is no UTF-8 gets the most plausible encoding of its first megabyte; a person must look whether its
-    letters are right. Raises SourceError where none is plausible.
+    For a file that is not UTF-8, the encoding is a guess from its first megabyte; a person must check its letters.
+    Raises SourceError if no encoding is plausible.
     """
     from charset_normalizer import from_bytes
 
     with unpacked(path) as stream:
         sample = stream.read(_SAMPLE)
     if signature_of(sample) is not None:
-        return None  # it is no text, which whoever reads its rows will tell
+        return None  # not a text; reading its rows will raise the error
     told = encoding_by_begin(sample)
     if told is not None:
         return None if told == "utf-8" else told
@@ -80,9 +80,8 @@ def encoding_of(path: Path) -> str | None:
 
 
 def _is_utf8(path: Path) -> bool:
-    """Return whether the characters beyond ASCII are UTF-8 but for a few, or as many lines with such characters as
-    not, or some of them: rows that are not are quarantined one by one, where another encoding would garble those
-    that are."""
+    """Return whether a file counts as UTF-8: nearly all characters beyond ASCII are valid, or enough lines are.
+    Broken rows are then quarantined one by one; another encoding would garble the valid rows."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     beyond = broken = right_lines = broken_lines = 0
     line_is_beyond = line_is_broken = False
@@ -108,7 +107,7 @@ def _is_utf8(path: Path) -> bool:
 
 
 def delimiter_of(path: Path, suffix: str, encoding: str | None) -> str | None:
-    """Return the delimiter of a table of text, as a recipe names it; None for the format's own."""
+    """Return the delimiter of a CSV or TSV file for a recipe; None for the format's default."""
     with unpacked(path) as stream:
         sample = stream.read(_SAMPLE)
     text = sample.decode(encoding or "utf-8-sig", errors="ignore")
@@ -118,35 +117,35 @@ def delimiter_of(path: Path, suffix: str, encoding: str | None) -> str | None:
         found = csv.Sniffer().sniff(text[:BLOCK], _DELIMITERS).delimiter
     except csv.Error:
         found = own
-    # The header names columns: what divides it divides the rows. Texts are full of commas.
+    # The delimiter of the header is the delimiter of the rows. Texts are full of commas.
     best = max(_DELIMITERS, key=header.count)
     delimiter = best if header.count(best) > header.count(found) else found
     return delimiter if delimiter != own and delimiter in header else None
 
 
 LARGEST_ROW = 1_000_000
-"""In bytes, as the default of `quarantine.max_row_bytes`."""
+"""Maximum size of a row in bytes, equal to the default of `quarantine.max_row_bytes`."""
 LONGEST_SHORT_VALUE = 400
-"""Characters of a value that may be an id, a case or a level. A longer one is a text, but for a list of ids."""
+"""Maximum length in characters of an id, a case or a level. A longer value is a text, unless it is a list of ids."""
 MOST_LONG, MOST_LONG_SHARE = 10, 0.05
-"""A column with more long values than both holds texts, and its values are no longer counted."""
+"""Number and share of long values. A column that exceeds both contains texts, and its values are no longer counted."""
 LEAST_DIFFERENT_IDS = 0.95
-"""Share of the rows with a value of its own, from which a column may be the rows' ids: exports repeat some, leave some
-empty, and end in a row of totals."""
+"""Minimum share of rows with a distinct value in a column that may hold the rows' ids. Exports repeat some ids,
+leave some empty, and end in a row of totals."""
 ROWS_WITH_ONE_AMISS = 8
-"""From so many rows on, one may be amiss whatever its share."""
+"""Number of rows from which one row without a distinct value is tolerated, whatever its share."""
 ROWS_NAMED = 5
-"""Numbers of broken rows that are kept for each reason."""
+"""Maximum number of broken rows that are listed for each reason."""
 NOT_UTF8 = "not UTF-8"
-"""Why a row is broken (`file_formats.py`) whose bytes are of another encoding than the rest."""
+"""Reason of `file_formats.py` for a row in another encoding than the rest."""
 MOST_VALUES = 500_000
-"""Different values of a column that are counted."""
+"""Maximum number of different values of a column that are counted."""
 _TAG = r"p|div|span|li|ul|ol|a|b|i|u|strong|em|table|tr|td|h[1-6]|body|html|font|blockquote"
 _MARKUP = re.compile(rf"<br\s*/?>|<({_TAG})\b[^<>]*>.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
-"""Markup for certain: a known element that is closed, or a line break."""
+"""Pattern of certain markup: a known, closed element, or a line break."""
 _KNOWN_TAG = re.compile(rf"</?(?:br|hr|img|{_TAG})\b[^<>]*>", re.IGNORECASE)
 _LIKE_A_TAG = re.compile(r"<[A-Za-z!?/]")
-"""What a reader of HTML removes, up to the next `>`."""
+"""Beginning of text that an HTML parser removes, up to the next `>`."""
 _WORDS = re.compile(r"[\s,;|\[\]{}()\"']+")
 _ARABIC = re.compile(r"[\u0600-\u06ff]")
 _LATIN = re.compile(r"[A-Za-z]")
@@ -157,32 +156,32 @@ _LATIN = re.compile(r"[A-Za-z]")
 
 @dataclass
 class ColumnFacts:
-    """What the values of one column are."""
+    """Counts of the values in one column."""
 
     name: str
     rows: int = 0
-    """That have the column."""
+    """Number of rows with the column."""
     empty: int = 0
     types: Counter[str] = field(default_factory=Counter)
-    """Of the values that are not empty: text, number, truth value, list, object."""
+    """Type -> number of non-empty values: text, number, truth value, date, list, object."""
     dates: int = 0
-    """Values that are ISO dates, 20240115 among them."""
+    """Number of values that are ISO dates, including 20240115."""
     longest: int = 0
-    """Characters of the longest value."""
+    """Length of the longest value in characters."""
     characters: int = 0
-    """Of all values."""
+    """Total characters of all values."""
     arabic: int = 0
-    """Values with more Arabic letters than Latin ones."""
+    """Number of values with more Arabic than Latin letters."""
     markup: int = 0
-    """Values with markup of HTML for certain: a known element that is closed."""
+    """Number of values with certain HTML markup: a known, closed element or a line break."""
     like_tags: int = 0
-    """Values with `<` before a letter that begins no known tag, such as an e-mail address in angle brackets."""
+    """Number of values with `<` before a letter that begins no known tag, such as an e-mail address in `<>`."""
     values: Counter[str] = field(default_factory=Counter)
-    """Each short value with how often it stands there; none where many are long."""
+    """Short value -> number of occurrences; empty if many values are long."""
     long: int = 0
-    """Values that are too long for an id or a level, and are no list of ids."""
+    """Number of values that are too long for an id or a level and are not lists of ids."""
     has_texts: bool = False
-    """Whether that are so many that values are not counted."""
+    """True if the column has so many long values that values are not counted."""
 
     @property
     def filled(self) -> int:
@@ -194,17 +193,17 @@ class ColumnFacts:
 
     @property
     def is_unique(self) -> bool:
-        """Whether every row has a value that no other row has."""
+        """Return whether every row has a value that no other row has."""
         return self.rows_amiss == 0 < self.rows
 
     @property
     def rows_amiss(self) -> int:
-        """Rows without a value of their own: it is empty, or an earlier row has it."""
+        """Return the number of rows whose value is empty or repeats an earlier one."""
         return self.rows - len(self.values)
 
     @property
     def may_be_ids(self) -> bool:
-        """Whether nearly every row has a value of its own."""
+        """Return whether nearly every row has a value of its own."""
         few = self.rows_amiss <= (1 - LEAST_DIFFERENT_IDS) * self.rows
         return self.rows > 0 and (few or (self.rows_amiss == 1 and self.rows >= ROWS_WITH_ONE_AMISS))
 
@@ -215,26 +214,26 @@ class ColumnFacts:
 
 @dataclass
 class FileFacts:
-    """What a file holds."""
+    """The inspected facts of a file."""
 
     path: Path
     format: str
-    """Suffix, without that of the compression."""
+    """Suffix of the format, without the suffix of the compression."""
     compression: str | None
     encoding: str | None
-    """To name in a recipe; None is UTF-8."""
+    """Encoding to name in a recipe; None for UTF-8."""
     delimiter: str | None
-    """Of a table of text; to name in a recipe; None is the format's own."""
+    """Delimiter of a CSV or TSV file to name in a recipe; None for the format's default."""
     rows: int = 0
     broken: Counter[str] = field(default_factory=Counter)
-    """Reason -> rows that cannot be read at all."""
+    """Reason -> number of rows that cannot be read."""
     broken_rows: dict[str, list[int]] = field(default_factory=dict)
-    """Reason -> the numbers of the first of them."""
+    """Reason -> numbers of the first such rows."""
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
 
 
 def inspect_file(path: Path) -> FileFacts:
-    """Read a file to its end. Raises SourceError when it cannot be read."""
+    """Read a whole file and return its facts. Raises SourceError if it cannot be read."""
     reject_unreadable(path)
     suffix = format_of(path)
     encoding = encoding_of(path) if suffix != ".parquet" else None
@@ -257,14 +256,15 @@ def inspect_file(path: Path) -> FileFacts:
 
 
 def format_rows(facts: FileFacts, reason: str) -> str:
-    """Return the numbers of the first rows that are broken for a reason."""
+    """Return a text with the numbers of the first rows that are broken for a reason."""
     numbers = facts.broken_rows[reason]
     more = " and more" if facts.broken[reason] > len(numbers) else ""
     return f"{'row' if numbers[1:] == [] else 'rows'} {', '.join(map(str, numbers))}{more}"
 
 
 def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
-    """Names of columns are shown, and the values of a row may not be."""
+    """Raise SourceError if the first line may be a row. Column names are shown to people; values of a row must not
+    be."""
     if (odd := odd_first_line(columns)) is not None:
         raise SourceError(f"{path}: {odd[0][0].lower()}{odd[0][1:]}", odd[1])
     if is_table_of_text(path) and not any(map(resembles_a_name, columns)):
@@ -280,16 +280,16 @@ def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class LinkColumn:
-    """A column whose values are ids of other rows, or may be."""
+    """A column whose values are, or may be, ids of other rows."""
 
     column: str
     ids: str
-    """The column of the ids that it names."""
+    """Name of the column with the ids that the links name."""
     links: int
     matched: int
-    """Links that name a row."""
+    """Number of links that name a row."""
     doubt: str | None = None
-    """Why it is left to a person whether the column holds links; None where it does."""
+    """Reason why a person must decide whether the column holds links; None if it does."""
 
     @property
     def unmatched(self) -> int:
@@ -297,12 +297,12 @@ class LinkColumn:
 
 
 LEAST_MATCHED = 0.5
-"""Share of a column's links that name a row, from which it is one of links. Less is a chance: small numbers are ids of
-everything."""
+"""Minimum share of a column's values that must be ids of rows to make it a column of links. A smaller share is
+chance: small numbers match many ids."""
 LEAST_TOLD = 0.05
-"""Share from which a person is told of the column."""
+"""Minimum share of matching values from which the column is reported to a person."""
 LEAST_DIFFERENT = 0.05
-"""Ids that are named, of all links. A column that names the same few rows over and over may count something else."""
+"""Minimum share of different ids among all links. A column that repeats a few ids may count something else."""
 _NAMES_OF_LINKS = re.compile(
     r"link|relat|parent|thread|repl(?:y|ies)_?to|in_?reply|refers|see_?also|group|duplicate|previous|follow|مرتبط|صلة",
     re.IGNORECASE,
@@ -310,16 +310,16 @@ _NAMES_OF_LINKS = re.compile(
 
 
 def link_columns(facts: FileFacts) -> list[LinkColumn]:
-    """Return every column of links, the one with the most of them first."""
+    """Return every column of links, ordered by the number of links that name a row, largest first."""
     return [each for each in compared_columns(facts) if each.doubt is None]
 
 
 def compared_columns(facts: FileFacts) -> list[LinkColumn]:
-    """Return every column that holds links or may hold them, with the ids that it names best; the surest and largest
-    first.
+    """Return every column that holds or may hold links, each with the id column that it matches best, the surest and
+    largest first.
 
-    Compared are columns of lists, or of texts and numbers that are nearly all short, with the columns in which nearly
-    every row has a value of its own.
+    Columns of lists, and of nearly always short texts and numbers, are compared with the columns in which nearly every
+    row has a value of its own.
     """
     ids = {name: set(map(link_key, column.values)) for name, column in facts.columns.items() if column.may_be_ids}
     found = []
@@ -328,7 +328,7 @@ def compared_columns(facts: FileFacts) -> list[LinkColumn]:
             continue
         links = _links_of(column)
         compared = [each for of, known in ids.items() if of != name and (each := _compare(column, links, of, known))]
-        # The surest of a column, and of these the one that most links match.
+        # Keep the surest match of a column, and among equals the one with most matching links.
         compared.sort(key=lambda each: (each.doubt is not None, -each.matched))
         found += compared[:1]
     return sorted(found, key=lambda each: (each.doubt is not None, -each.matched))
@@ -345,7 +345,7 @@ def _links_of(column: ColumnFacts) -> Counter[str]:
 
 
 def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str]) -> LinkColumn | None:
-    """Compare a column's values with the ids of another column. Return None if nothing is worth reporting."""
+    """Compare a column's values with the ids of another column. Return None if there is nothing to report."""
     total = links.total()
     named = {id: times for id, times in links.items() if id in known}
     matched = sum(named.values())
@@ -389,19 +389,19 @@ def _add(column: ColumnFacts, value: Any) -> None:
 
 
 def _text_of(value: Any) -> str:
-    """Return a list as JSON, so that ids in numbers of any kind are told again."""
+    """Return a value as text. A list becomes JSON, so that its ids can be parsed again."""
     if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
         return json.dumps([None if each is None else str(each) for each in value], ensure_ascii=False) if value else ""
     return "" if value is None else str(value)
 
 
 def _seems_a_list_of_ids(text: str) -> bool:
-    """Return whether each word of a long text has a digit: no letter is written so."""
+    """Return whether each word of a long text contains a digit, as in a list of ids but in no letter."""
     return all(any(map(str.isdigit, word)) for word in _WORDS.split(text) if word)
 
 
 def _printable(text: str) -> str:
-    """Without halves of characters, which JSON can hold and no terminal can show."""
+    """Return the text without lone surrogates, which JSON can contain and terminals cannot show."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -432,29 +432,30 @@ def _is_date(text: str) -> bool:
 TEXTS = ("subject", "request", "response", "rejected")
 """Fields from which `markup: html` removes tags."""
 LEAST_MARKUP = 0.5
-"""Share of a column's values with markup for certain, from which it is HTML: plain letters hold `<` too."""
+"""Minimum share of values with certain markup to treat a column as HTML. Plain letters contain `<` too."""
 LEAST_LETTERS = 15
-"""Mean characters of a column that may be a request or a reply by its length alone."""
+"""Minimum mean length in characters of a column that may hold requests or replies."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A recipe as YAML would hold it, and what a person must decide."""
+    """A suggested recipe as YAML data, with notes on what a person must decide."""
 
     recipe: dict[str, Any]
     notes: tuple[str, ...]
-    """What was assumed, and what is to be filled in."""
+    """Assumptions and fields to fill in."""
 
 
 def suggest(
     facts: FileFacts, path: Path, line: str, institution: Institution, suites: Sequence[Path], prompts: Path | None
 ) -> Suggestion:
-    """
+    """Return a suggested recipe for a file.
+
     Args:
-        path: of the file, as the recipe is to name it.
-        line: name of the line.
-        suites: own suites of the institution, relative to the data root.
-        prompts: its prompts of the red team, relative to the data root; None where there are none.
+        path: path of the file for the recipe.
+        line: name of the line of adapters.
+        suites: the institution's own suites, relative to the data root.
+        prompts: its red-team prompts, relative to the data root; None if there are none.
     """
     notes: list[str] = []
     source = _source(facts, path, institution.ladder, notes)
@@ -548,7 +549,8 @@ def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: l
 def _fields(
     facts: FileFacts, links: LinkColumn | None, ladder: ClassificationLadder, notes: list[str]
 ) -> dict[str, str]:
-    """Field -> column. Each column is given once; what is taken without its name is noted."""
+    """Return field -> column. Each column is used once. A column that is chosen for other reasons than its name is
+    noted."""
     columns = [column for column in facts.columns.values() if column.filled]
     fields: dict[str, str] = {}
 
@@ -603,7 +605,7 @@ def _fits(name: str, column: ColumnFacts) -> bool:
 
 
 def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], notes: list[str]) -> None:
-    """Which rows have no id of their own, and what becomes of them."""
+    """Add notes on rows without a distinct id and how they are treated, and set `id_from_row` if no column has ids."""
     if "id" in fields:
         column = facts.columns[fields["id"]]
         repeated = column.values.total() - len(column.values)
@@ -630,7 +632,7 @@ def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], 
 
 
 def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
-    """About fields that some rows lack; ids and levels have notes of their own."""
+    """Return notes on fields that are empty in some rows. Ids and levels have their own notes."""
     notes = []
     for name, column in fields.items():
         empty = facts.rows - facts.broken.total() - facts.columns[column].filled
@@ -644,7 +646,7 @@ def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
 
 
 def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
-    """About a column that is read for its name, and does not hold what it says."""
+    """Return a note on a column that is read because of its name but has unsuitable values."""
     wants = {"date": "ISO dates (2024-12-31)", "language": "tags of languages (en, ar)"}.get(
         name, "one text in each row"
     )
@@ -655,7 +657,8 @@ def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
 
 
 def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
-    """Return the column that is read as a field without being named for it."""
+    """Return the column with the field's own name, which is read without an entry under `columns`; None if there is
+    none."""
     return next((column for column in facts.columns.values() if folded(column.name) == folded(field)), None)
 
 
@@ -671,7 +674,8 @@ def _about_links(each: LinkColumn, taken: bool) -> str:
 
 
 def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:
-    """`html` where a good part of the texts is; what was seen is told in any case, for it deletes text."""
+    """Return `html` if one text column is mostly HTML, otherwise None. Tags are noted in either case, because
+    removing them deletes text."""
     columns = [facts.columns[fields[name]] for name in TEXTS if name in fields]
     is_html = any(column.filled and column.markup >= LEAST_MARKUP * column.filled for column in columns)
     for column in columns:

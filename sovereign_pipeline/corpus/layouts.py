@@ -1,9 +1,9 @@
-"""Turn ShareGPT, Alpaca and HH rows into request and reply.
+"""Convert ShareGPT, Alpaca and HH rows to a request and replies.
 
-A conversation of several turns becomes one request and one reply: the reply is its last turn, the request is everything
-before it. A request with more than one human turn is a transcript: each turn begins with `Human: ` or `Assistant: `, an
-empty line between them, as in the HH data (Bai et al. 2022, "Training a Helpful and Harmless Assistant with RLHF",
-appendix). A system turn comes first, without a mark. No turn is left out.
+A conversation becomes one request and one reply: the reply is its last turn, the request is everything before it. A
+request with more than one human turn is a transcript: each turn begins with `Human: ` or `Assistant: `, separated by
+empty lines, as in the HH data (Bai et al. 2022, "Training a Helpful and Harmless Assistant with RLHF", appendix). A
+system turn comes first, without a mark. No turn is dropped.
 """
 
 import re
@@ -20,7 +20,7 @@ LAYOUT_COLUMNS = (
     "conversations", "messages", "instruction", "input", "output", "history", "system", "prompt", "chosen",
     "rejected",
 )  # fmt: skip
-"""Columns that a layout other than `columns` reads."""
+"""Columns that the layouts other than `columns` read."""
 
 _SPEAKERS: Mapping[str, Speaker] = {
     "system": "system",
@@ -36,14 +36,14 @@ _PAIR = ("chosen", "rejected")
 
 @dataclass(frozen=True)
 class Turn:
-    """What one speaker says at once."""
+    """A turn of a conversation."""
 
     speaker: Speaker
     text: str
 
 
 def text_fields(layout: Layout, role: Role, row: Mapping[str, Any]) -> dict[str, str]:
-    """`request` and `response` of a row, and `rejected` for the role preferences.
+    """Return `request` and `response` of a row, and `rejected` for the role preferences.
 
     Raises RowRejected for a row that is not in the layout.
     """
@@ -80,7 +80,8 @@ def _hh(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[st
 
 
 def _conversation(row: Mapping[str, Any], name: str) -> list[Turn]:
-    """Return the conversation that ends in the chosen or rejected reply: the whole of it, or what follows `prompt`."""
+    """Return the conversation that ends in the chosen or rejected reply. The column contains all of it or only the
+    turns after `prompt`."""
     value = row.get(name)
     if isinstance(value, list):
         turns = _turns(value)
@@ -105,7 +106,8 @@ def _is_transcript(text: str) -> bool:
 
 
 def _transcript(text: str) -> list[Turn]:
-    """Turns of `Human: …`, `Assistant: …` with an empty line between. A turn cannot itself hold such a mark."""
+    """Return the turns of a transcript of `Human: …` and `Assistant: …`, separated by empty lines. A turn cannot
+    contain such a mark."""
     _, *parts = _MARK.split(text.strip())
     marked = zip(parts[::2], parts[1::2], strict=True)
     turns = [Turn("human" if speaker == "Human" else "assistant", text.strip()) for speaker, text in marked]
@@ -120,7 +122,7 @@ def _turns(conversation: Sequence[Any]) -> list[Turn]:
 
 
 def _turn(value: Any, number: int) -> Turn:
-    """`{from, value}` or `{role, content}`."""
+    """Return the turn in an object `{from, value}` or `{role, content}`."""
     names = next((pair for pair in (("from", "value"), ("role", "content")) if _has(value, pair)), None)
     if names is None:
         raise RowRejected(f"turn {number} has neither from and value nor role and content")
@@ -139,7 +141,7 @@ def _has(value: Any, names: tuple[str, str]) -> bool:
 
 
 def _reply(row: Mapping[str, Any], name: str) -> str:
-    """One reply: text, a turn of the assistant, or a list of just that turn."""
+    """Return a reply, given as text, as a turn of the assistant, or as a list of one such turn."""
     value = row.get(name)
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -157,7 +159,7 @@ def _system(row: Mapping[str, Any]) -> list[Turn]:
 
 
 def _history(row: Mapping[str, Any]) -> list[Turn]:
-    """Earlier exchanges, a list of [request, reply], as some Alpaca files have them."""
+    """Return the turns in `history`, a list of [request, reply], as some Alpaca files have it."""
     history = row.get("history") or []
     if not isinstance(history, list):
         raise RowRejected("history is not a list")
@@ -183,8 +185,8 @@ def _text(row: Mapping[str, Any], name: str, *, required: bool = True) -> str:
 
 
 def _check_order(turns: Sequence[Turn], last: Speaker) -> None:
-    """Raise RowRejected unless human and assistant alternate, the human first and `last` last, after one system turn at
-    most."""
+    """Raise RowRejected unless, after at most one system turn, human and assistant alternate, the human first and
+    `last` last."""
     offset = 1 if turns and turns[0].speaker == "system" else 0
     for place, turn in enumerate(turns[offset:]):
         if turn.speaker != ("assistant" if place % 2 else "human"):
@@ -194,7 +196,7 @@ def _check_order(turns: Sequence[Turn], last: Speaker) -> None:
 
 
 def _request(turns: Sequence[Turn]) -> str:
-    """Return the request as text; a transcript where it has more than one human turn."""
+    """Return the request as text: a transcript if it has more than one human turn."""
     is_single = sum(turn.speaker == "human" for turn in turns) == 1
     marks: dict[Speaker, str] = {"system": "", "human": "" if is_single else "Human: ", "assistant": "Assistant: "}
     return "\n\n".join(f"{marks[turn.speaker]}{turn.text}" for turn in turns)

@@ -1,4 +1,4 @@
-"""Open a source file: decompress it and decode it as UTF-8, and reject a file that is not what its name says."""
+"""Open a source file, decompress it and decode it as UTF-8. Reject a file whose content does not match its name."""
 
 import bz2
 import codecs
@@ -18,7 +18,7 @@ from typing import IO, Any, cast
 from sovereign_pipeline.base.errors import SourceError
 
 PACKINGS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
-"""Suffix behind that of the format -> the compression."""
+"""Suffix after the format's suffix -> compression."""
 MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -26,7 +26,7 @@ MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
-"""Byte order mark -> the encoding to name in a recipe; that of UTF-32 begins with that of UTF-16."""
+"""Byte order mark -> encoding to name in a recipe. UTF-32 is first, because its mark begins with the mark of UTF-16."""
 BLOCK = 1 << 16
 GET_A_WHOLE_COPY = "Get a whole copy of the file."
 
@@ -37,7 +37,7 @@ _DECOMPRESSORS: dict[str | None, Callable[[], Any]] = {
 
 TAR = "a tar archive"
 _BEGIN = 512
-"""Bytes by which a file is told from a text; a tar archive has its name in them."""
+"""Number of bytes by which other formats are recognised. The signature of a tar archive lies within them."""
 _SAMPLE_OF_TEXT = 4096
 _SIGNATURES = (
     (re.compile(rb"\x1f\x8b"), "gzip"),
@@ -51,17 +51,18 @@ _SIGNATURES = (
     (re.compile(rb"SQLite format 3\0"), "an SQLite database"),
     (re.compile(rb".{257}ustar", re.DOTALL), TAR),
 )
-"""How files begin that are no text."""
+"""Signatures of files that are not text."""
 _LEAST_ZEROS = 0.1
-"""Share of the characters that have a zero byte in UTF-16: digits, spaces, delimiters, line ends, Latin letters."""
+"""Minimum share of characters with a zero byte in UTF-16: digits, spaces, delimiters, line ends, Latin letters."""
 _LEAST_TEXT = 6
-"""Characters by which an encoding without a mark is told."""
+"""Minimum number of characters for detecting an encoding without a mark."""
 _LEAST_UTF8 = 3
-"""Characters of several bytes, all of them UTF-8, from which a text is UTF-8 and not another encoding by chance."""
+"""Minimum number of multi-byte characters, all valid UTF-8, from which a text is UTF-8 rather than another encoding
+by chance."""
 
 
 def reject_unreadable(path: Path) -> None:
-    """Raise SourceError for a path where no file lies that can be read to its end and read again."""
+    """Raise SourceError unless the path is a regular file that can be read, and read again."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -86,7 +87,7 @@ def reject_unreadable(path: Path) -> None:
 
 
 def name_without_packing(path: Path) -> str:
-    """Return the file's name in small letters, without the suffix of its compression."""
+    """Return the file's name in lower case, without the suffix of its compression."""
     name = path.name.lower()
     return next((name.removesuffix(suffix) for suffix in PACKINGS if name.endswith(suffix)), name)
 
@@ -98,8 +99,8 @@ def packing_of(path: Path) -> str | None:
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[IO[bytes]]:
-    """Yield the file's bytes, unpacked. Raises SourceError for a file that is empty, cut, or not packed as its name
-    says."""
+    """Yield the file's bytes, decompressed. Raises SourceError for a file that is empty, truncated, or not
+    compressed as its name states."""
     with path.open("rb") as stream:
         begin = stream.read(_BEGIN)
     if not begin:
@@ -114,7 +115,7 @@ def unpacked(path: Path) -> Iterator[IO[bytes]]:
         with _opened(path, packing) as stream:
             yield stream
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        # The error's own words may quote bytes of the file.
+        # The error's message may quote bytes of the file.
         why = getattr(error, "strerror", None) or ("ends too early" if isinstance(error, EOFError) else "damaged")
         raise SourceError(f"{path}: cannot be read to its end ({why}).", GET_A_WHOLE_COPY) from None
 
@@ -132,8 +133,8 @@ def _opened(path: Path, packing: str | None) -> IO[bytes]:
 
 
 class _Members(io.RawIOBase):
-    """The members of a packed file, unpacked, one after the other. Python's own files of bzip2 and xz end in silence
-    where what follows a member does not begin another one: the rest of the rows would be lost."""
+    """A decompressed stream of all members of a compressed file. Python's bzip2 and xz files end silently at data
+    that is not another member, which would lose the remaining rows."""
 
     def __init__(self, stream: IO[bytes], decompressor: Callable[[], Any]) -> None:
         self._stream, self._decompressor = stream, decompressor
@@ -164,8 +165,8 @@ class _Members(io.RawIOBase):
                 return len(unpacked)
 
     def _next_member(self) -> bytes:
-        """Return the packed bytes from the next member on. Zeros between members are padding, as the format of xz has
-        it."""
+        """Return the compressed bytes from the next member on. Zeros between members are padding, as the xz format
+        allows."""
         packed: bytes = self._member.unused_data.lstrip(b"\0")
         while not packed and (block := self._stream.read(BLOCK)):
             packed = block.lstrip(b"\0")
@@ -173,14 +174,15 @@ class _Members(io.RawIOBase):
 
 
 def signature_of(begin: bytes) -> str | None:
-    """Return the format of a file that begins with these bytes; None for text."""
+    """Return the format of a file that starts with these bytes; None for text."""
     return next((what for pattern, what in _SIGNATURES if pattern.match(begin)), None)
 
 
 def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
-    """Return a text's bytes as UTF-8; as they are where no encoding is named.
+    """Return a text's bytes as UTF-8, unchanged if no encoding is named.
 
-    Raises SourceError for what is no text, and for a text that is plainly in another encoding than the named one.
+    Raises SourceError for a file that is not text, and for a text that is clearly in another encoding than the named
+    one.
     """
     begin = cast(io.BufferedReader, stream).peek(_SAMPLE_OF_TEXT)[:_SAMPLE_OF_TEXT]
     if (found := signature_of(begin)) is not None:
@@ -203,7 +205,7 @@ def as_utf8(stream: IO[bytes], path: Path, encoding: str | None) -> IO[bytes]:
 
 
 def encoding_by_begin(begin: bytes) -> str | None:
-    """Return the encoding that a text's first bytes tell: by a mark, or by where zeros stand among them."""
+    """Return the encoding that a text's first bytes show, by a byte order mark or by the positions of zero bytes."""
     marked = next((encoding for mark, encoding in MARKS if begin.startswith(mark)), None)
     return marked or _encoding_by_zeros(begin[:_SAMPLE_OF_TEXT])
 
@@ -222,7 +224,7 @@ def _encoding_by_zeros(begin: bytes) -> str | None:
         encoding = "utf-32-be"
     elif max(even, odd) >= _LEAST_ZEROS * 2 * characters and min(even, odd) <= _LEAST_ZEROS * max(even, odd):
         encoding = "utf-16-le" if odd > even else "utf-16-be"
-    # Zeros of a text in UTF-8 stand anywhere, and so read it is full of what nobody prints.
+    # In UTF-8, zeros may be anywhere; read as UTF-16 or UTF-32 such a text has unprintable characters.
     text = whole.decode(encoding, "replace") if encoding is not None else ""
     if len(text) < _LEAST_TEXT or not text.strip():
         return None
@@ -237,8 +239,9 @@ def _is_read_as(plain: str, encoding: str | None) -> bool:
 
 
 class _Recoded(io.RawIOBase):
-    """A file in another encoding, as UTF-8. A byte that is none of its encoding ends the reading with SourceError: what
-    the rows after it hold would be a guess. So does a text that is UTF-8 all through: it would be garbled."""
+    """A stream that recodes a file to UTF-8. It raises SourceError at a byte that is invalid in the encoding,
+    because the rows after it would be guesses. It also raises for a text that is valid UTF-8 throughout, which would
+    be garbled."""
 
     def __init__(self, stream: IO[bytes], path: Path, encoding: str) -> None:
         self._stream, self._path, self._encoding = stream, path, encoding

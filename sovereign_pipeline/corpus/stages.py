@@ -1,4 +1,4 @@
-"""The stages raw_corpus (read, quarantine) and classified_corpus (inherit classification), with their gates."""
+"""Define the stages raw_corpus (read, quarantine) and classified_corpus (inherit classification), with their gates."""
 
 import json
 from collections import Counter
@@ -35,30 +35,30 @@ DOCUMENTS = "documents.jsonl"
 QUARANTINE = "quarantine.jsonl"
 SOURCES = "sources.json"
 COLUMN_SECRET = "column_secret"
-"""Name of the fingerprint among a manifest's recorded facts."""
+"""Key of the column secret's fingerprint among a manifest's recorded facts."""
 
 
 def _raw_config(line: Line) -> Config:
     return {
         "sources": [source.description for source in line.sources],
         "quarantine": line.quarantine.model_dump(mode="json", exclude={"max_links_without_row"}),
-        # A key that came later is in it once it decides something.
+        # A key of a later release is included only if it has an effect.
         **({"needs_author": True} if line.split.by_author else {}),
         "columns": {"personal_data": line.privacy.columns, "keep_words": list(line.privacy.keep_words)},
     }
 
 
 def _sensitive_kinds(institution: Institution, line: Line) -> Config:
-    """Return the institution's treatment of each kind of personal data in this line."""
+    """Return the institution's treatment of each kind of personal data in this line of adapters."""
     return {"sensitive": dict(institution.treatments(line.line))}
 
 
 def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     """Write the documents of every source, and the quarantined rows with their reasons.
 
-    The source files stay where they are and are pinned by digest: a copy would hold quarantined rows as well, whose
-    classification level may be unknown. Raises SourceError for a file that cannot be read, and QuarantineExceeded for a
-    source with too many broken rows.
+    The source files are pinned by digest and not copied: a copy would contain quarantined rows, whose classification
+    level may be unknown. Raises SourceError for a file that cannot be read, and QuarantineExceeded for a source with
+    too many broken rows.
     """
     secret = cache(workplace.column_secret)
     readers = readers_of(workplace, RAW_CORPUS.config_at(workplace), secret)
@@ -119,8 +119,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
 def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
     """Return the fingerprint of the secret of the columns' keys.
 
-    Raises PrivacyError for another one than that of the newest raw corpus in which a key stands: rows that were trained
-    could no longer be told from rows that are held out now.
+    Raises PrivacyError if the secret differs from the secret of the newest raw corpus with keys: trained rows could no
+    longer be told from held-out rows.
     """
     fingerprint = sha256(secret).hexdigest()
     store = workplace.store
@@ -151,10 +151,10 @@ def _stop_above_share(
 
 
 def build_classified_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Inherit classification: a document is at least as high as the highest document of its case file.
+    """Write the documents, each with at least the highest classification level in its case file.
 
-    Spellings of one case file are one case file (`folded`).
-    Raises CeilingExceeded with row id and classification level, before anything else is made of the line.
+    Different spellings of a case file count as one (`folded`). Raises CeilingExceeded with row id and classification
+    level, before anything else is made of the line of adapters.
     """
     ladder = workplace.institution.ladder
     raw = inputs["raw_corpus"].file(DOCUMENTS)
@@ -205,7 +205,8 @@ def _stop_above_ceiling(workplace: Workplace, documents: Path) -> None:
 
 
 def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Recompute from the raw documents that no level fell, each case has one, and the manifest has the highest."""
+    """Verify against the raw documents that no level fell, each case has one level, and the manifest states the
+    highest."""
     ladder = workplace.institution.ladder
     fallen: list[str] = []
     level_of: dict[str, str] = {}
@@ -237,9 +238,9 @@ def evaluate_classification_inherited(workplace: Workplace, artifact: Artifact, 
 
 
 def evaluate_rows_accounted_for(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Read the source files again: every row is exactly the stored document, quarantined, excluded, or not selected.
+    """Verify that every row of the source files is exactly the stored document, quarantined, excluded, or not selected.
 
-    The levels of rows are looked up a second time, by other code than that of the build.
+    The levels of rows are determined a second time, by other code than the build's.
     """
     if artifact.manifest.external_inputs != source_digests(workplace):
         return Verdict(False, "a source file has changed since it was read.", {})
@@ -290,7 +291,7 @@ def _changed_rows(workplace: Workplace, ref: ArtifactRef) -> str:
 
 
 def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Return whether the links name rows of the sources, by the counts that `rows_accounted_for` compares with them."""
+    """Verify the share of links that name rows of the sources, by the counts that `rows_accounted_for` verifies."""
     limit = workplace.line.quarantine.max_links_without_row
     sources = [row for row in read_sources(artifact) if row["links"]]
     shares = {row["name"]: row["links_without_row"] / row["links"] for row in sources}

@@ -1,9 +1,9 @@
-"""Read the rows of a CSV or TSV file, and detect quoted cells that hold whole rows because a quote is missing.
+"""Read the rows of a CSV or TSV file, and detect quoted cells that contain whole rows because a quote is missing.
 
-Where the closing quote of a cell is missing and a later row has one too many in the same column, the rows between make
-one row with as many cells as the header. Such a cell is told from a letter of several lines by the place where one row
-would end and the next begin: the line before it ends in the cells behind the quoted one, the line after it begins with
-the cells before it, and these are as other rows have them.
+If a cell's closing quote is missing and a later row has an extra quote in the same column, the rows between them form
+one row with as many cells as the header. Such a cell differs from a letter of several lines at the place where one row
+would end and the next begin: the line before it ends in the cells after the quoted one, the line after it begins with
+the cells before it, and these cells look like the cells of other rows.
 """
 
 import csv
@@ -20,7 +20,7 @@ from sovereign_pipeline.corpus.columns import reject_repeated_columns
 from sovereign_pipeline.corpus.document import Row
 
 ENDLESS = 1 << 28
-"""Characters of a record from which its end is no longer looked for: a quote is missing."""
+"""Maximum length of a record in characters. A longer record has a missing quote."""
 _BLOCK = 1 << 16
 _MARK = "\ufeff"
 
@@ -28,13 +28,13 @@ _MARK = "\ufeff"
 def rows_of_table(
     stream: IO[bytes], path: Path, max_row_bytes: int, delimiter: str, check_header: Callable[[Sequence[str]], None]
 ) -> Iterator[Row]:
-    """Stream the rows of a table in UTF-8. Raises SourceError where its rows cannot be told apart."""
+    """Stream the rows of a table in UTF-8. Raises SourceError if its rows cannot be separated."""
     # surrogateescape lets one wrongly encoded row be quarantined instead of ending the whole file.
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(ENDLESS)
-    # In a record above this limit the cells are above theirs, whatever is quoted in them.
+    # A record above this limit has cells above theirs, whatever they quote.
     lines = RecordLines(text, delimiter, 2 * max_row_bytes + (1 << 16))
-    # Spaces before a quote are none of the cell's: in `a, "b"` it begins with b.
+    # Spaces before a quote do not belong to the cell: the second cell of `a, "b"` is b.
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=delimiter != " ")
     header = _header(reader, path)
     check_header(header)
@@ -54,12 +54,12 @@ def rows_of_table(
         if cells is None:
             break
         if not cells:
-            continue  # an empty line, which is no row in JSONL either
+            continue  # an empty line is not a row, as in JSONL
         is_line = len(cells) == len(header)
         if is_line:
             quotes.add(cells, (begins, reader.line_num))
         elif reader.line_num > begins:
-            # The rows between would be lost without a trace.
+            # The rows between would be lost silently.
             raise SourceError(
                 f"{path}, lines {begins} to {reader.line_num}: they form one row that does not fit the header.", _QUOTES
             )
@@ -103,8 +103,8 @@ def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
 
 
 def _repeated_header(cells: Sequence[str], header: Sequence[str], path: Path, number: int, line: int) -> Row:
-    """Return the row of a header that stands again in the file. Raises SourceError where it names other columns'
-    places."""
+    """Return the broken row for a repeated header. Raises SourceError if the repeated header orders the columns
+    differently."""
     if [*map(_plain, cells)] == [*map(_plain, header)]:
         return Row(number, None, REPEATED_HEADER)
     raise SourceError(
@@ -118,27 +118,28 @@ def _plain(name: str) -> str:
 
 
 def _was_not_utf8(text: str) -> bool:
-    """Return whether surrogateescape replaced bytes."""
+    """Return whether surrogateescape replaced bytes in a text."""
     return not text.isascii() and _ESCAPED_BYTE.search(text) is not None
 
 
 class EndlessRecord(Exception):
-    """A record does not end."""
+    """Raised if a record does not end."""
 
 
 # --- lines, record by record ------------------------------------------------------------------------------------------
 
 
 class RecordLines(Iterator[str]):
-    """The lines of a file for a reader of CSV, which takes as many as a record has.
+    """An iterator over the lines of a file for `csv.reader`, which takes as many lines as a record has.
 
-    Of a record above the limit only what divides its cells is kept, so that it ends where it would have ended.
+    For a record above the limit, it keeps only quotes, delimiters and line ends, so that the record still ends in the
+    right place.
     """
 
     def __init__(self, text: io.TextIOWrapper, delimiter: str, limit: int) -> None:
         """
         Args:
-            limit: characters of a record that are kept as they are.
+            limit: maximum length of a record, in characters, that is kept unchanged.
         """
         self._text, self._limit = text, limit
         self._words = re.compile(rf'[^"\r\n {re.escape(delimiter)}]+')
@@ -152,13 +153,13 @@ class RecordLines(Iterator[str]):
 
     @property
     def is_too_long(self) -> bool:
-        """Whether the record was above the limit."""
+        """Return whether the current record is above the limit."""
         return self._characters > self._limit
 
     def __next__(self) -> str:
         parts = []
         while part := self._text.readline(_BLOCK):
-            if self._is_first:  # of a file that was appended to another one
+            if self._is_first:  # the mark of a file that was appended to another one
                 part = part.removeprefix(_MARK)
                 self._is_first = False
             self._characters += len(part)
@@ -176,21 +177,22 @@ class RecordLines(Iterator[str]):
 
 
 _ROWS_LEARNT, _LONG_ROWS_LEARNT = 2_000, 20_000
-"""Rows by which the columns are known; those of several lines are learnt from for longer."""
+"""Number of rows from which the columns are learnt; rows of several lines are learnt from for longer."""
 _MOST_SUSPECTS = 20_000
 _SHORT = 60
-"""Characters of a cell that may be an id, a date, a level or a name."""
+"""Maximum length in characters of an id, a date, a level or a name."""
 _FEW = 20
-"""Different values of a column of levels, languages or states."""
+"""Maximum number of different values in a column of levels, languages or states."""
 _ENOUGH = 20
-"""Different values of a column from which one of another form does not belong to it."""
+"""Number of different values in a column from which a value of another form does not belong to it."""
 _LONG_NUMBER = 5
-"""Digits from which a number is no year, and seldom one of a street or a list."""
+"""Number of digits from which a number is not a year, and rarely a street or list number."""
 _NEXT = 10
-"""By how much an id may be above the highest of those that were learnt."""
+"""Minimum tolerance by which an id may exceed the highest learnt id."""
 _CERTAIN = 1.5
 _FEWEST_COLUMNS = 3
-"""A table of an id and a text shows nothing else by which a row is told from a line of a letter."""
+"""Minimum number of columns for detection. In a table of only an id and a text, rows and lines of letters cannot be
+told apart."""
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _LETTERS = re.compile(r"[^\W\d_]+")
 _DIGITS = re.compile(r"\d+")
@@ -201,10 +203,10 @@ _DIGITS = re.compile(r"\d+")
 
 @dataclass
 class _Column:
-    """What the cells of one column look like."""
+    """Learnt properties of the cells in one column."""
 
     values: set[str] = field(default_factory=set)
-    """The short ones."""
+    """Short values of the column."""
     filled: int = 0
     long: int = 0
     without_digit: int = 0
@@ -212,7 +214,7 @@ class _Column:
     lengths: set[int] = field(default_factory=set)
     lowest: int | None = None
     highest: int | None = None
-    """Of its plain numbers."""
+    """Highest of the plain numbers in the column."""
 
     def add(self, cell: str) -> None:
         text = cell.strip()
@@ -233,7 +235,7 @@ class _Column:
 
     @property
     def has_codes(self) -> bool:
-        """Whether every cell is short and has a digit, such as an id, a number or a date."""
+        """Return whether every cell is short and contains a digit, such as an id, a number or a date."""
         return bool(self.values) and not self.long and not self.without_digit
 
     @property
@@ -241,8 +243,8 @@ class _Column:
         return not self.long and 0 < len(self.values) <= min(_FEW, max(1, self.filled / 2))
 
     def certainty_of(self, text: str) -> float | None:
-        """Return how hardly a text would stand in a cell of this column by chance, from 0 to 1; None for one that does
-        not fit."""
+        """Return the evidence, from 0 to 1, that a text is a cell of this column and not there by chance; None if it
+        does not fit the column."""
         if self.has_few_values and text in self.values:
             return 1
         if self.has_codes:
@@ -253,7 +255,7 @@ class _Column:
         return None if not self.long and len(text) > _SHORT else 0
 
     def _is_near(self, text: str) -> bool:
-        """Return whether a plain number is as those of the column; the numbers of streets and lists are not."""
+        """Return whether a plain number is near the numbers of the column. Numbers of streets and lists are not."""
         if len(text) >= _LONG_NUMBER and len(text) in self.lengths:
             return True
         if not text.isdecimal() or self.lowest is None or self.highest is None:
@@ -266,13 +268,13 @@ class _Suspect:
     """A place in a quoted cell where one row may end and the next begin."""
 
     lines: tuple[int, int]
-    """Of the file, on which the whole record stands."""
+    """First and last line of the file on which the whole record lies."""
     cells: tuple[tuple[int, str], ...]
-    """Column and what would be its cell there."""
+    """Column indexes, each with its cell if a row ends at this place."""
 
 
 class LostQuotes:
-    """Collects what the rows of one table look like, and the cells that may hold whole rows."""
+    """A detector of cells that contain whole rows. It learns the columns of one table from its rows."""
 
     def __init__(self, columns: int, delimiter: str) -> None:
         self._delimiter = delimiter
@@ -283,15 +285,15 @@ class LostQuotes:
     def add(self, cells: Sequence[str], lines: tuple[int, int]) -> None:
         """
         Args:
-            cells: of a row with as many as the header has.
-            lines: the first and the last one on which it stands in the file.
+            cells: the cells of a row, as many as the header has.
+            lines: the first and the last line of the row in the file.
         """
         is_one_line = lines[0] == lines[1]
         places = [] if is_one_line else [place for place, cell in enumerate(cells) if _LINE_END.search(cell)]
         if self._rows < (_LONG_ROWS_LEARNT if places else _ROWS_LEARNT):
             self._rows += 1
             for place, (column, cell) in enumerate(zip(self._columns, cells, strict=True)):
-                # What holds rows is no cell of its column, and tells nothing about it.
+                # A cell that contains rows tells nothing about its column.
                 if place not in places:
                     column.add(cell)
         for place in places:
@@ -300,8 +302,8 @@ class LostQuotes:
             self._suspects = [each for each in self._suspects if self._is_a_row_end(each)]
 
     def found(self) -> tuple[int, int] | None:
-        """Return the lines of the first record with a cell that holds whole rows, once all rows are read; None for
-        none."""
+        """Return the lines of the first record with a cell that contains whole rows; None if there is none. Call it
+        after all rows are added."""
         return next((each.lines for each in self._suspects if self._is_a_row_end(each)), None)
 
     def _suspects_in(self, cell: str, place: int, lines: tuple[int, int]) -> list[_Suspect]:
@@ -315,7 +317,7 @@ class LostQuotes:
                 continue
             ends = zip(range(place + 1, place + 1 + behind), before[len(before) - behind :], strict=True)
             begins = zip(range(place), after, strict=False)
-            # Two quotes, an empty cell, are one within a quoted cell. Any other quote would have ended it.
+            # Within a quoted cell, an empty cell `""` becomes one quote. Any other quote would have ended the cell.
             texts = ((column, text.strip()[: _SHORT + 1]) for column, text in (*ends, *begins))
             cells = tuple((column, "" if text == '"' else text) for column, text in texts)
             if not any('"' in text for _, text in cells):
@@ -323,7 +325,8 @@ class LostQuotes:
         return found
 
     def _is_a_row_end(self, suspect: _Suspect) -> bool:
-        """Return whether no cell contradicts what its column holds, and some could hardly stand there by chance."""
+        """Return whether the place is the end of a row: every cell fits its column, and some would hardly be there
+        by chance."""
         certain = 0.0
         possible = 0
         for place, text in suspect.cells:
@@ -343,7 +346,7 @@ def _is_code(text: str) -> bool:
 
 
 def _shape(text: str) -> str:
-    """Return a code without what differs from row to row: `PRM-2024-00017` and `PRM-2025-9` are `a-9-9`."""
+    """Return the shape of a code, which is equal for all rows: `PRM-2024-00017` and `PRM-2025-9` are `a-9-9`."""
     return _DIGITS.sub("9", _LETTERS.sub("a", text))
 
 

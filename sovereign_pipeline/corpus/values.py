@@ -16,25 +16,26 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.policy.institution import iso_day
 
 NO_VALUE = frozenset(("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n"))
-"""What stands for nothing, in small letters: so Python, pandas, databases, workbooks and people write null."""
+"""Lower-case spellings of null in Python, pandas, databases, workbooks and by people."""
 LONGEST_IDENTIFIER = 200
-"""Characters of an id or case. Both appear in messages; what is longer is a text in the wrong column."""
-# RFC 5646, section 2.1. The longer first subtags that it reserves are registered for no language: they may be names.
+"""Maximum length of an id or case in characters. Both appear in messages; a longer value is a text in the wrong
+column."""
+# RFC 5646, section 2.1. Longer first subtags are reserved but not registered for any language: they may be names.
 _LANGUAGE_TAG = re.compile(
     r"[A-Za-z]{2,3}(?:-[A-Za-z]{3}){0,3}(?:-[A-Za-z]{4})?(?:-(?:[A-Za-z]{2}|[0-9]{3}))?"
     r"(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3})){0,3}"
 )
 _TIMES = {9: "seconds", 10: "seconds", 12: "milliseconds", 13: "milliseconds", 16: "microseconds", 19: "nanoseconds"}
-"""Digits of a time as programs keep it."""
+"""Number of digits of a timestamp -> its unit."""
 _NUMBER = re.compile(r"[\d.,]+")
 DIGITS_LOST = re.compile(r"-?\d(?:\.\d+)?[eE]\+\d+", re.ASCII)
-"""An id as workbooks shorten it: 1.2E+11 may have been several."""
+"""Pattern of an id that a workbook has shortened: 1.2E+11 may have been several ids."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class WrittenNumber(float):
-    """A number of JSON that keeps its spelling as a text: 2024.10 is not 2024.1 where both are case files."""
+    """A JSON number that keeps its spelling as text: the case files 2024.10 and 2024.1 differ."""
 
     __slots__ = ("_written",)
     _written: str
@@ -49,7 +50,7 @@ class WrittenNumber(float):
 
 
 def is_seen(character: str) -> bool:
-    """Return whether a reader sees the character: no space, no mark of direction, nothing of no width."""
+    """Return whether a character is visible: not a space, a direction mark or a zero-width character."""
     return bool(compared_as(character).strip())
 
 
@@ -58,7 +59,7 @@ def is_unicode(text: str) -> bool:
 
 
 def is_a_text(value: Any) -> bool:
-    """Return whether a value stands for one text: not a list, a truth value, bytes, or a number such as NaN."""
+    """Return whether a value can be one text: not a list, a truth value, bytes, or a number such as NaN."""
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or (isinstance(value, str | int | Decimal | datetime.date) and not isinstance(value, bool))
@@ -69,15 +70,15 @@ def is_identifier(text: str) -> bool:
 
 
 def language_of(tag: str) -> str:
-    """Return the language of a tag, without script and region. Raises RowRejected, which does not quote what is
-    none."""
+    """Return the language of a tag, without script and region. Raises RowRejected, without quoting the tag, if it is
+    invalid."""
     if _LANGUAGE_TAG.fullmatch(tag) is None:
         raise RowRejected("language is not a BCP 47 language tag, such as en or ar-OM")
     return tag.lower().split("-")[0]
 
 
 def day_of(text: str) -> str:
-    """Return the day of an ISO date. Raises RowRejected, which says what another form is, and does not quote it."""
+    """Return the day of an ISO date. Raises RowRejected, without quoting the text, for any other form."""
     whole = len(re.split("[.,]", text)[0]) if _NUMBER.fullmatch(text) else 0
     if whole in _TIMES:
         raise RowRejected(f"date is a number of {_TIMES[whole]} since 1970")
@@ -111,20 +112,20 @@ _SHOWN = frozenset(
     answer reply request complaint application english arabic french german spanish en ar good bad neutral positive
     negative unknown other مفتوح مغلق عام سري داخلي محدود جديد مكتمل معلق عربي إنجليزي""".split()
 ) | {"in progress", "on hold", "top secret", "not answered", "e-mail", "no reply"}
-"""Words of states, levels, kinds and languages. Any other word may be somebody's name."""
+"""Words for states, levels, kinds and languages. Any other word may be a person's name."""
 _MOST_SHOWN = 8
 
 
 def truth_of(value: Any) -> bool | None:
-    """Return whether a value says yes or no, in any usual spelling; None for another one, and for none."""
+    """Return True or False for any usual spelling of yes or no, and None for other values."""
     text = _compared(value)
     return True if text in _TRUE else False if text in _FALSE else None
 
 
 def is_wanted(value: Any, wanted: str | int | bool | None) -> bool:
-    """Return whether a value of a file is the one that `where` names, whatever its spelling.
+    """Return whether a value of a file equals the value that `where` names, in any spelling.
 
-    An empty value is null, and false: exports leave the cell of what is not so empty.
+    An empty value equals null and false, because exports leave false cells empty.
     """
     if isinstance(value, bool):
         return truth_of(wanted) is value
@@ -137,10 +138,10 @@ def is_wanted(value: Any, wanted: str | int | bool | None) -> bool:
 
 
 def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
-    """Return whether a value is a word of states, levels or languages, or a small number.
+    """Return whether a value may be shown in messages: a word for a state, a level or a language, or a small number.
 
     Args:
-        of_languages: whether the value's column is one of languages. Names of people have two letters too.
+        of_languages: whether the column holds languages. Elsewhere, two letters may be a name.
     """
     word = text.strip().casefold()
     return word in _SHOWN or bool(
@@ -149,7 +150,7 @@ def may_be_shown(text: str, *, of_languages: bool = False) -> bool:
 
 
 def format_values(seen: Mapping[str, int]) -> str:
-    """Return the values of a column for a message, with how often each stands there; what may be a text is counted."""
+    """Return the values of a column for a message, each with its count. Values that may be texts are only counted."""
     shown = [
         f"{value.strip() or 'nothing'} ({times:,})"
         for value, times in Counter(seen).most_common()
@@ -162,7 +163,7 @@ def format_values(seen: Mapping[str, int]) -> str:
 
 
 def _compared(value: Any) -> str:
-    """Return a value as it is compared: NFKC, without blanks around it and letter case, `1.0` as `1`."""
+    """Return the comparison form of a value: NFKC, case-folded, without surrounding blanks, with `1.0` as `1`."""
     if value is None or (isinstance(value, float | Decimal) and math.isnan(value)):
         return ""
     text = unicodedata.normalize("NFKC", str(value)).strip().casefold()
@@ -191,12 +192,13 @@ _SLASH = re.compile(r"\s*/\s*")
 _LEFT_OVER = re.compile(r"[\[\]{}()\"']")
 _LOST = "the links are numbers such as 1.2E+11, which have lost digits"
 WHOLE_IN_FLOAT = 2**53
-"""From here on not every whole number is a float: two ids may be one."""
+"""Limit from which a float cannot represent every whole number, so that two ids may become one."""
 
 
 def normal_id(text: str) -> str:
-    """Return the one spelling of an id, for rows and for links to them: NFC, stripped, without characters of no width
-    and marks of direction, digits of any script as 0-9; `5346.0`, as tables of numbers write it, is `5346`."""
+    """Return the normalised spelling of an id, for rows and for links to them: NFC, stripped, without zero-width
+    characters and direction marks, with digits of any script as 0-9. `5346.0`, as tables of numbers write it,
+    becomes `5346`."""
     if text.isascii():
         composed = text.strip()
     else:
@@ -208,17 +210,16 @@ def normal_id(text: str) -> str:
 
 
 def link_key(id: str) -> str:
-    """Return the form in which ids and links are compared: without letter case and the form of dashes. Leading
-    zeros count."""
+    """Return the comparison form of ids and links, which ignores letter case and the form of dashes. Leading zeros
+    count."""
     return folded(id) or id
 
 
 def linked_ids(cell: Any) -> tuple[str, ...]:
     """Return the ids in a cell of the links column.
 
-    A list, in JSON or Parquet or written into the cell (`["1", "2"]`, `[1, 2]`, `{1,2}`), one number, or a text with
-    `,` `;` `|` or line breaks between the ids; without any of these, white space divides them. Raises RowRejected for
-    anything else.
+    A cell is a list in JSON or Parquet, a list written as text (`["1", "2"]`, `[1, 2]`, `{1,2}`), one number, or a text
+    with ids separated by `,` `;` `|` or line breaks, otherwise by white space. Raises RowRejected for anything else.
     """
     if isinstance(cell, str):
         return _from_text(cell)
@@ -227,10 +228,10 @@ def linked_ids(cell: Any) -> tuple[str, ...]:
 
 
 def resolved(links: tuple[str, ...], known: Callable[[], Collection[str]]) -> tuple[str, ...]:
-    """Return the links, where only the ids of the rows tell what they are: `17/18` is two ids where it is none itself
-    and both parts are ids; `0` is none unless a row has it.
+    """Return the links, with ambiguous ones resolved by the ids of the rows. `17/18` is two ids if it is not an id
+    itself and both parts are. `0` is dropped unless a row has that id.
 
-    known: gives the keys of the ids of all rows; called only where such a link stands.
+    `known` returns the keys of the ids of all rows. It is called only for ambiguous links.
     """
     if not any("/" in link or link == "0" for link in links):
         return links
@@ -252,7 +253,7 @@ def _from_text(text: str) -> tuple[str, ...]:
         try:
             return _normal(json.loads(stripped, parse_float=WrittenNumber))
         except (ValueError, RecursionError):
-            pass  # written by another program than one for JSON, such as ['1', '2']
+            pass  # not JSON, such as ['1', '2']
     if any(stripped.startswith(first) and stripped.endswith(last) for first, last in _BRACKETS):
         stripped = stripped[1:-1].strip()
         if (by_spaces := _array_of_numpy(stripped)) is not None:
@@ -265,9 +266,9 @@ def _from_text(text: str) -> tuple[str, ...]:
 
 
 def _array_of_numpy(inner: str) -> list[str] | None:
-    """Return the ids of an array as NumPy prints it, which may wrap over lines; None for another form.
+    """Return the ids of an array in NumPy's print format, which may wrap over lines; None for another format.
 
-    Raises RowRejected for one that NumPy has shortened.
+    Raises RowRejected for an array that NumPy has shortened.
     """
     if "..." in inner.split():
         raise RowRejected("the links are shortened: '...' stands for some of them")
@@ -295,7 +296,7 @@ def _normal(values: Any) -> tuple[str, ...]:
 
 
 def _is_id(value: Any) -> bool:
-    """Return whether a value of a list can stand for an id or for none: a text, a whole number, null or NaN."""
+    """Return whether a list's value can be an id or null: a text, a whole number, null or NaN."""
     if isinstance(value, WrittenNumber):
         return math.isfinite(value)
     if isinstance(value, float | Decimal):
@@ -304,7 +305,7 @@ def _is_id(value: Any) -> bool:
 
 
 class LinkTally:
-    """Which links of a line name a row of its sources, whatever became of that row."""
+    """A count of links of all sources, and of links that name no row of any source. Rows of every outcome count."""
 
     def __init__(self) -> None:
         self._rows: set[str] = set()
@@ -314,8 +315,8 @@ class LinkTally:
     def add(self, source: str, row: str | None, links: Iterable[str]) -> None:
         """
         Args:
-            row: id of a row of the source, in its one spelling; None when it has none that can be read.
-            links: ids that it links to. Those to itself name no other row, and are counted apart.
+            row: normalised id of a row of the source; None if it has no readable id.
+            links: ids that the row links to. Links to itself are counted separately.
         """
         own = link_key(row) if row is not None else None
         if own is not None:
@@ -326,11 +327,11 @@ class LinkTally:
         self._to_themselves[source] += len(keys) - len(others)
 
     def of(self, source: str) -> tuple[int, int]:
-        """Return how many links the rows of a source hold, and how many of them name no row, once all sources are
-        read."""
+        """Return the number of links in a source, and the number of them that name no row. Call it after all sources
+        are read."""
         links = self._links.get(source, Counter[str]())
         return links.total(), sum(count for id, count in links.items() if id not in self._rows)
 
     def to_themselves(self, source: str) -> int:
-        """Return how many links of a source's rows name the row that has them."""
+        """Return the number of links in a source from a row to itself."""
         return self._to_themselves[source]
