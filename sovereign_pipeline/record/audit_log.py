@@ -49,8 +49,7 @@ Rows = dict[str, dict[str, str]]
 
 
 def held_tables() -> list[type[Table]]:
-    """Return the tables whose every row must be in an entry, sorted by name. An index that may change is not among
-    them."""
+    """Return the tables whose rows must all be in entries, sorted by name. The recall index is not among them."""
     classes = [mapper.class_ for mapper in Table.registry.mappers]
     held = [
         each
@@ -86,8 +85,7 @@ def assert_none_left(session: Session) -> None:
 
 
 def digest_of_columns(columns: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over a row's columns. Empty columns are left out, so a column added later changes no
-    digest."""
+    """Return the SHA-256 over a row's non-empty columns, so that a column added later changes no digest."""
     return digest_of({name: _plain(value) for name, value in columns.items() if value is not None})
 
 
@@ -205,8 +203,7 @@ def entries_in(session: Session) -> list[AuditEntry]:
 
 
 def stream_in(session: Session, after: int = 0) -> Iterator[Row[Any]]:
-    """Yield the log's entries as rows, oldest first, with few in memory at once. Raises the same errors as
-    `entries_in`."""
+    """Yield the log's entries as rows, oldest first, few in memory at once. Raises the same errors as `entries_in`."""
     columns = AuditEntry.__table__.c
     query = select(*columns).where(columns.sequence > after).order_by(columns.sequence)
     try:
@@ -214,7 +211,7 @@ def stream_in(session: Session, after: int = 0) -> Iterator[Row[Any]]:
             if not isinstance(row.subjects, dict):
                 raise unreadable()
             yield row
-    except ValueError:  # no JSON
+    except ValueError:  # not JSON
         raise unreadable() from None
 
 
@@ -334,7 +331,7 @@ def _hash(entry: AuditEntry) -> str:
 def _has_hash(content: Mapping[str, Any], stated: str) -> bool:
     try:
         return digest_of(content) == stated
-    except ValueError:  # a number such as NaN, which no entry of ours holds
+    except ValueError:  # a value such as NaN, which this program never writes
         return False
 
 
@@ -381,8 +378,7 @@ def enter_adapter(session: Session, adapter: Adapter, actor: str, trained_on: Ma
 
 
 def adapters_on_record(session: Session, line: str) -> list[Adapter]:
-    """Return every adapter of a line. Raises IntegrityError naming a row that was added, changed or removed without
-    an entry."""
+    """Return every adapter of a line. Raises IntegrityError naming a row that does not match the log."""
     adapters = list(session.scalars(select(Adapter).where(Adapter.line == line).order_by(Adapter.id)))
     of_line = _entries().where(AuditEntry.subjects["line"].as_string() == line)
     entered = {
@@ -413,8 +409,7 @@ def assert_rows_on_record(session: Session) -> None:
 
 
 def unreadable_row(session: Session) -> str | None:
-    """Return the name of the first row whose value does not fit its column's type, or None. SQLite does not enforce
-    types."""
+    """Return the name of the first row with a value of the wrong type, or None. SQLite does not enforce types."""
     for table in Table.metadata.sorted_tables:
         key = ", ".join(column.name for column in table.primary_key)
         try:

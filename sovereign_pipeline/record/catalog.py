@@ -131,8 +131,7 @@ def in_production(session: Session, line: str, at: datetime.datetime | None = No
 
 
 def _moments(rows: Sequence[TransitionRow]) -> list[datetime.datetime]:
-    """Return the time of each transition, lowered where a wrong clock wrote a time later than a following
-    transition's."""
+    """Return the time of each transition. A time later than the next transition's (a wrong clock) is lowered to it."""
     return list(itertools.accumulate((row.made_at for row in reversed(rows)), min))[::-1]
 
 
@@ -146,7 +145,7 @@ def _assert_on_record(session: Session, line: str | None, found: Mapping[str, Se
     if line is not None:
         entries = entries.where(AuditEntry.subjects["line"].as_string() == line)
     entered: dict[str, list[dict[str, Any]]] = {}
-    # As one text: thousands of texts take twice as long to read.
+    # Parse one joined text: parsing thousands of texts takes twice as long.
     for subjects in json.loads(f"[{','.join(session.scalars(entries.order_by(AuditEntry.sequence)))}]"):
         subjects.pop(ROWS, None)
         entered.setdefault(subjects["line"], []).append(subjects)
@@ -278,8 +277,7 @@ def waivers_of_line(registry: Registry, line: str, besides: str | None = None) -
 
 
 def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str, Any]]:
-    """Return every registered dataset, or those of one line, oldest first, with the adapters that were trained on
-    it."""
+    """Return every registered dataset, or those of one line, oldest first, each with the adapters trained on it."""
     query = select(Dataset).order_by(Dataset.created_at, Dataset.digest)
     if line is not None:
         query = query.where(Dataset.line == line)
@@ -289,8 +287,7 @@ def list_datasets(registry: Registry, line: str | None = None) -> list[dict[str,
 
 
 def show_dataset(registry: Registry, digest: str) -> dict[str, Any]:
-    """Return one dataset by its digest or a prefix of it. Raises NotFoundError if no dataset, or more than one,
-    matches."""
+    """Return one dataset by its digest or a prefix of it. Raises NotFoundError if none or several match."""
     found = [dataset for dataset in list_datasets(registry) if dataset["digest"].startswith(digest)]
     if len(found) == 1:
         return found[0]
@@ -450,7 +447,7 @@ def _entries() -> Select[AuditEntry]:
 
 
 def _verified(session: Session, trust: "Trust", entry: AuditEntry) -> Purge:
-    from sovereign_pipeline.record.officers import verify_act  # a list verifies no signature
+    from sovereign_pipeline.record.officers import verify_act  # lists of adapters verify no signature
     from sovereign_pipeline.record.statements import PURGE
 
     subjects = entry.subjects
@@ -472,7 +469,7 @@ def _verified(session: Session, trust: "Trust", entry: AuditEntry) -> Purge:
     stated = (predicate["line"], predicate["adapter"], sorted({file.artifact for file in files}))
     if stated != (adapter.line, adapter.id, subjects["weights"]):
         raise _differs(entry)
-    assert verified.key.person is not None  # of every officer's key, as reading the trust root asserts
+    assert verified.key.person is not None  # reading the trust root asserts that every officer's key has one
     return Purge(adapter.id, entry.at, files, predicate["reason"], verified.key.person)
 
 

@@ -1,5 +1,4 @@
-"""Manage the ledger's key, second copy and newest signed checkpoint. They reveal that an older registry was
-restored."""
+"""Manage the ledger's key, second copy and signed checkpoint, which reveal that an older registry was restored."""
 
 import hashlib
 import json
@@ -94,13 +93,12 @@ def signer(settings: Settings) -> Signer | None:
 
 
 def verifier(session: Session, settings: Settings) -> Verifier | None:
-    """Return the log's public key, or None before the first act. Raises IntegrityError if registry and key file
-    disagree."""
+    """Return the log's public key (None before the first act). Raises IntegrityError if the key file has another."""
     rows = list(session.scalars(select(LedgerKey.verifier)))
     here = signer(settings)
     try:
         stated = [notes.parse_verifier(each) for each in rows]
-    except (InputError, AttributeError):  # another text, or none
+    except (InputError, AttributeError):  # not a verifier key, or NULL
         raise IntegrityError("The registry's row of the ledger's key holds no public key.", RESTORE) from None
     if len(stated) > 1 or (stated and here is not None and stated[0] != here.verifier):
         raise IntegrityError(
@@ -179,8 +177,7 @@ def lines_of(path: Path) -> Iterator[Line]:
 
 
 def entries_of(path: Path) -> Iterator[Line]:
-    """Yield every entry that is not void. Raises IntegrityError for a line that is neither readable nor marked as
-    void."""
+    """Yield every entry that is not void. Raises IntegrityError for an unreadable line that is not marked as void."""
     void = {line.void for line in map(parse_line, _lines_with(path, b'{"void"'))}
     for number, line in enumerate(lines_of(path), 1):
         if line.sha256 in void:
@@ -274,8 +271,7 @@ def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], It
 
 
 def confirm(path: Path, checkpoint: Note) -> None:
-    """Write a checkpoint that confirms the entries up to it as committed. Raises IntegrityError if it cannot be
-    written."""
+    """Write a checkpoint, which confirms the entries up to it. Raises IntegrityError if it cannot be written."""
     try:
         with path.open("ab", buffering=0) as raw:
             _write_lines(raw.fileno(), [canonical_json({CHECKPOINT: str(checkpoint)})])
@@ -363,7 +359,7 @@ def assert_not_older(registry: Readable) -> None:
     Call it before any decision that depends on the registry's content.
     """
     for tries_left in reversed(range(READS)):
-        kept = all_kept(registry.settings)  # before the state of the database: others may write meanwhile
+        kept = all_kept(registry.settings)  # read before the database, because others may write meanwhile
         with registry.reading() as session:
             tree.assert_no_entry_beside(session)
             verifier = verified(session, registry.settings, kept)
@@ -381,7 +377,7 @@ def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Veri
     verifier_ = verifier(session, settings)
     in_home = any(each.path == checkpoint_file(settings) for each in kept)
     if verifier_ is None and all(_says_what_is_there(session, each.head) for each in kept):
-        return None  # the first act died between its checkpoint and its key: it is done again
+        return None  # the first act was interrupted before its key was written
     if verifier_ is None and kept:
         raise IntegrityError(
             f"{kept[0].path}: there is a checkpoint of a ledger here, and the registry knows of none.", RESTORE
@@ -425,8 +421,7 @@ def only_writer(settings: Settings) -> Iterator[None]:
 
 
 def prepare(session: Session, settings: Settings) -> None:
-    """Prepare a writing transaction: reject an outdated or altered registry, and create the log's key for the first
-    act."""
+    """Prepare a writing transaction: reject an outdated or altered registry, and create the log's key if needed."""
     kept = all_kept(settings)
     tree.assert_no_entry_beside(session)
     verifier = verified(session, settings, kept)
@@ -451,7 +446,7 @@ def prepare(session: Session, settings: Settings) -> None:
 def announce(session: Session, settings: Settings) -> None:
     """Sign the state that a commit is about to leave. Called before the commit."""
     signer_ = signer(settings)
-    assert signer_ is not None  # `prepare` made one
+    assert signer_ is not None  # `prepare` created it
     head = _head(session, signer_)
     text = TreeHead(signer_.name + ANNOUNCED, head.size, head.root).to_text()
     write_atomically(_announced_file(settings), str(Note(text, (notes.signed(text, signer_),))))
@@ -517,8 +512,7 @@ def _keep(settings: Settings, note: Note) -> None:
 
 
 def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: Sequence[Kept]) -> None:
-    """Write the checkpoint of the committed state. Called before an act overwrites the announcement of an
-    interrupted act."""
+    """Write the checkpoint of the committed state, before the next act overwrites an interrupted act's announcement."""
     head = _head(session, signer)
     if any(each.path == checkpoint_file(settings) and each.head == head for each in kept):
         return

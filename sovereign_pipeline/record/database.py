@@ -262,7 +262,7 @@ def _unreadable_rows_named(registry: Registry) -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:  # of the server or the disk
+        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:  # an error of the server or the disk
             raise cannot_be_opened(error) from None
         raise IntegrityError("The registry's tables are not those that this program made.", HINT) from None
     except (TypeError, ValueError, LookupError, AttributeError, DatabaseError):

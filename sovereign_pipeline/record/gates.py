@@ -233,8 +233,7 @@ def gate_identity(gate: Gate, workplace: Workplace, evaluated: ArtifactRef) -> I
 
 
 def waiver_identity(gate: Gate, workplace: Workplace, record: ArtifactRef, verdict: Verdict) -> Identity:
-    """Return the identity of a waiver. Officer and reason are not part of it, so a record has one waiver of each
-    kind."""
+    """Return the identity of a waiver, without officer and reason, so that a record has one waiver of each kind."""
     return Identity(
         kind=GATE_WAIVER,
         line=workplace.line.line,

@@ -167,7 +167,7 @@ def _trust(session: Session, settings: Settings, replaced_by: str | None) -> Non
 
     known, directory = trust_on_record(session), settings.data / TRUST
     content = read_files(directory) if directory.is_dir() else {}
-    if not content:  # a policy of witnesses may lie there alone
+    if not content:  # the directory may hold only a witness policy
         if known is not None:
             raise IntegrityError(
                 f"{directory}: the trust root is gone, on which entry {known.sequence} of the audit log rests.",

@@ -100,8 +100,7 @@ def public_pem_of(public: PublicKey) -> str:
 
 
 def keyid_of(pem: str) -> str:
-    """Return the SHA-256 (64 hex digits) of the key's SubjectPublicKeyInfo in DER. It does not depend on the PEM's
-    layout."""
+    """Return the SHA-256 (64 hex digits) of the key's SubjectPublicKeyInfo in DER, whatever the PEM's layout."""
     return hashlib.sha256(der_of(pem)).hexdigest()
 
 

@@ -60,8 +60,7 @@ class Circumstances(Frozen):
     input_manifests: dict[str, str]
     """Kind of input -> SHA-256 of the manifest that was read."""
     recorded: dict[str, str] = {}
-    """Further facts, such as the fingerprint of the key that originals were sealed to. Omitted from the file if
-    empty."""
+    """Further facts, such as the fingerprint of the key that originals were sealed to. Omitted if empty."""
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_there(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -176,8 +176,7 @@ def parse_tree_head(text: str) -> TreeHead:
 
 
 def is_signed(note: Note, verifier: Verifier) -> bool:
-    """Return True if the key signed the note. Raises IntegrityError for an invalid signature under the key's name
-    and id."""
+    """Return True if the key signed the note. Raises IntegrityError for an invalid signature under its name."""
     mine = [each for each in note.signatures if (each.name, each.id) == (verifier.name, verifier.id)]
     for each in mine:
         if not _holds(note.text, each, verifier):

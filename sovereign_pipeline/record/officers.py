@@ -77,7 +77,7 @@ def officer_of(trust: Trust, keyid: str) -> Officer:
     key = trust.key(OFFICER, keyid)
     if not trust.counts(OFFICER, keyid, None):
         raise SignInError(f"The key of {key.person} is revoked.", "Use the key that replaced it.")
-    assert key.person is not None  # of every officer's key, as reading the trust root asserts
+    assert key.person is not None  # reading the trust root asserts that every officer's key has one
     return Officer(key.person, key)
 
 
@@ -105,8 +105,7 @@ def pipeline_signer(settings: Settings, trust: Trust) -> Signer:
 
 
 def entry_actor(officer: Officer) -> str:
-    """Return an officer's actor name in the audit log. It contains only the key's id, because the log cannot be
-    erased."""
+    """Return an officer's actor name in the audit log: the key's id only, because the log cannot be erased."""
     return actor_of(officer.key.keyid)
 
 
@@ -188,8 +187,7 @@ def officers_words(words: str, what: str) -> str:
 
 
 def on_one_line(words: str) -> str:
-    """Return the text without line breaks. Raises InputError for control characters and characters that reorder
-    text."""
+    """Return the text on one line. Raises InputError for control characters and characters that reorder text."""
     said = " ".join(words.split())
     if any(unicodedata.category(each) == "Cc" or unicodedata.bidirectional(each) in REORDERS for each in said):
         raise InputError("What was written holds a character that is not shown.", "Write it without.")

@@ -81,8 +81,7 @@ class People:
 
     @contextmanager
     def kept(self, persons: Iterable[str]) -> Iterator[None]:
-        """Keep these persons from being erased while the context is open. Raises ConflictError if one was erased
-        already."""
+        """Prevent these persons' erasure while the context is open. Raises ConflictError if one was erased."""
         with self._held():
             known = set(self.listed().values())
             if any(COMMITMENT.fullmatch(each) and each not in known for each in persons):
@@ -117,8 +116,7 @@ class People:
 
 
 def person_in_short(person: str) -> str:
-    """Return the beginning of a commitment. Any other text, such as a name from an earlier release, is returned
-    unchanged."""
+    """Return the beginning of a commitment, or any other text (a name from an earlier release) unchanged."""
     return f"person {person.removeprefix(PREFIX)[:12]}" if COMMITMENT.fullmatch(person) else person
 
 

@@ -224,8 +224,7 @@ class SealedEntries:
         return sequence - 1 if stated == (ref.digest, ref.manifest_sha256) else None
 
     def _read_on(self) -> None:
-        """Read the entries that were added since the last call. There may be many, so little of each is kept in
-        memory."""
+        """Read the entries that were added since the last call, and keep little of each, because there may be many."""
         columns = select(AuditEntry.sequence, AuditEntry.subjects["manifest_sha256"].as_string())
         query = columns.where(AuditEntry.action == SEALED, AuditEntry.sequence > self._read)
         with self._registry.reading() as session:
@@ -314,8 +313,7 @@ class LedgerSeals:
                 verify_listed(content, weights.files, weights.name, trust, PIPELINE, at_index=index)
 
     def _index(self, bundle: bytes, trust: Trust, ref: ArtifactRef) -> int | None:
-        """Return the ledger index of the artifact, if it decides whether the signature is valid: if its key is
-        revoked."""
+        """Return the artifact's ledger index if the signature's key is revoked; else None (not needed)."""
         keyid = signed_by(bundle)
         if trust.counts(PIPELINE, keyid, None):
             return None
@@ -350,7 +348,7 @@ class _Counted:
         """
         if index is not None:
             return
-        known, counted = self._under  # together, for another thread may replace them
+        known, counted = self._under  # read both at once, because another thread may replace them
         if known is not trust or len(counted) >= self.MOST:
             counted = set()
             self._under = (trust, counted)

@@ -150,8 +150,7 @@ class Gate:
     officer_may: Callable[[Line], OfficerMay] = lambda line: "nothing"
     """Returns which outcomes the recipe lets an officer waive. It is part of the record's identity."""
     agreed: Callable[[Workplace, ArtifactRef], OfficerMay] = lambda workplace, ref: "override"
-    """Returns which outcomes were agreed to be waivable before the artifact was evaluated. A looser recipe has no
-    effect."""
+    """Returns which outcomes were agreed to be waivable before the evaluation. Loosening the recipe has no effect."""
 
     def recipe(self, line: Line) -> Config:
         """Return all of the recipe that decides the verdict and whether it may be waived."""
@@ -159,8 +158,7 @@ class Gate:
         return {**self.config(line), **({"officer_may": may} if may != "nothing" else {})}
 
     def permission(self, workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
-        """Return which outcomes an officer may waive: those that both today's recipe and the earlier agreement
-        allow."""
+        """Return which outcomes an officer may waive, by both today's recipe and the earlier agreement."""
         return stricter(self.officer_may(workplace.line), self.agreed(workplace, ref))
 
 
@@ -176,8 +174,7 @@ class Stage:
     inputs: tuple["Stage", ...] = ()
     """Stages whose artifacts this stage reads for every line."""
     optional_inputs: tuple["Stage", ...] = ()
-    """Stages whose artifacts this stage reads for some lines only. They are part of the identity for those lines
-    only."""
+    """Stages whose artifacts this stage reads, and has in its identity, for some lines only."""
     reads_optional: Callable[[Line], Collection[str]] = lambda line: ()
     """Returns the kinds of the optional inputs that the stage reads for a line."""
     config: Callable[[Line], Config] = lambda line: {}

@@ -40,8 +40,7 @@ class Change:
 
     field: Field
     name: str
-    """Kind of the input, dotted path of the recipe's key, distribution or file. Empty if the field has a single
-    value."""
+    """Kind of the input, dotted path of the recipe's key, distribution or file. Empty for a single-valued field."""
     before: str | None
     """The value before, shortened, or None if the field was absent."""
     now: str | None
@@ -152,7 +151,7 @@ class _Examination:
             found = True
             yield reason
         current = self._current(stage)
-        # A consumer reads and verifies the manifest of everything that this was made from; so does this.
+        # Consumers verify every manifest upstream of the artifact, so this does too.
         if not found and current is not None and not self._is_usable(stage, current):
             yield Reason("not usable")
 
@@ -233,8 +232,7 @@ class _Examination:
         return compare(stated_identity(last), gate_identity(gate, self._workplace, current))
 
     def _gate_records(self) -> Iterator[Manifest]:
-        """Yield the manifests of this line's gate records. Damaged ones are skipped; an error is raised where one is
-        used."""
+        """Yield the manifests of this line's gate records. Damaged ones are skipped; using one raises an error."""
         for ref in self._workplace.store.indexed(GATE_RECORD):
             if ref.line != self._workplace.line.line:
                 continue
@@ -251,7 +249,7 @@ def _changes(
     field: Field, before: Mapping[str, Any], now: Mapping[str, Any], shown: Callable[[Any], str] = _shown
 ) -> Iterator[Change]:
     for name in sorted(before.keys() | now.keys()):
-        # 1 and 1.0 are equal, and not the same in an identity
+        # 1 and 1.0 are equal in Python but differ in an identity
         old, new = (canonical_json(side[name]) if name in side else None for side in (before, now))
         if old != new:
             yield Change(

@@ -97,8 +97,7 @@ def _at(content: Any, *path: str) -> Any:
 
 
 def canonical(content: Mapping[str, Any]) -> bytes:
-    """Return JSON in UTF-8 with sorted keys and no spaces. Raises ValueError for a value that JSON cannot express,
-    like NaN."""
+    """Return JSON in UTF-8 with sorted keys and no spaces. Raises ValueError for values without JSON, like NaN."""
     return json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
@@ -245,7 +244,7 @@ def verify_statement(
     """
     keyid, payload, signature = bundle_parts(bundle)
     key = trust.key(role, keyid)
-    has_one_form = is_low_s(signature)  # requests are named by their bundle's SHA-256, so a signature has one form
+    has_one_form = is_low_s(signature)  # a bundle's SHA-256 is a request's id, so only one form is valid
     if not has_one_form or not is_signed(key.public_pem, signature, pre_authentication_encoding(payload)):
         raise IntegrityError(f"The signature by {keyid} is not over this statement.", AGAIN)
     if not trust.counts(role, keyid, at_index):
@@ -270,8 +269,7 @@ def verify_statement(
 
 
 def read_statement(bundle: bytes) -> Statement:
-    """Return the statement in a bundle **unverified**, for display only. Raises IntegrityError if it is not a
-    bundle."""
+    """Return a bundle's statement **unverified**, for display only. Raises IntegrityError if it is not a bundle."""
     return _statement_in(bundle_parts(bundle)[1])
 
 
@@ -395,8 +393,7 @@ def _assert_same(payload: bytes, files: Mapping[str, str], name: str, where: str
 
 
 def _statement(files: Mapping[str, str], name: str) -> dict[str, Any]:
-    """Return the statement about a model directory: the files' digests sorted by path, and one digest over all of
-    them."""
+    """Return the statement about a model directory: the files' digests, sorted by path, and a digest over them."""
     whole = hashlib.sha256()
     resources = []
     for relative in sorted(files, key=PurePosixPath):

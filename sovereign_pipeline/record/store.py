@@ -118,13 +118,12 @@ class ArtifactStore:
         )
         entries = tuple(each for each in manifest.files if each not in gone)
         verify_files(path, entries, besides=(MANIFEST_FILE, *bundles))
-        # The signature of a directory with weights is over what the manifest lists, so nothing of it need be there.
+        # The signature over the weights covers the manifest's list of files, so the files may be missing.
         self.seals.verify_further(path, ref, manifest)
         return Artifact(ref, path, manifest, bundles=bundles, purged=gone)
 
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
-        """Return an artifact's manifest, with its signature verified. Its files are not hashed. Raises
-        IntegrityError."""
+        """Verify an artifact's signature without hashing its files. Returns the manifest. Raises IntegrityError."""
         return self._signed_manifest(ref)[0]
 
     def _signed_manifest(self, ref: ArtifactRef) -> tuple[Manifest, tuple[str, ...]]:
@@ -201,7 +200,7 @@ class ArtifactStore:
                     shutil.move(workspace / entry.path, in_home / entry.path)
             if not (self.path_of(manifest.digest) / MANIFEST_FILE).exists():
                 _flush_to_disk(workspace)
-                shutil.rmtree(confined, ignore_errors=True)  # of a process that was killed before its manifest was put
+                shutil.rmtree(confined, ignore_errors=True)  # left by a process killed before it wrote the manifest
                 workspace.rename(confined)
             return self._put(in_home, manifest)
 
@@ -378,8 +377,7 @@ def lineage(store: ArtifactStore, manifest: Manifest) -> Iterator[tuple[Artifact
 
 
 def input_refs(manifest: Manifest) -> Iterator[ArtifactRef]:
-    """Yield references to the inputs of an artifact, from its manifest alone. Each `kind` is the name of the input's
-    asset."""
+    """Yield references to an artifact's inputs, from its manifest alone. `kind` is the name of the input's asset."""
     for kind, digest in sorted(manifest.inputs.items()):
         manifest_sha256 = manifest.circumstances.input_manifests[kind]
         yield ArtifactRef(kind=kind, line=manifest.line, digest=digest, manifest_sha256=manifest_sha256)

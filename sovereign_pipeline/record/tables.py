@@ -77,8 +77,7 @@ def _plain(value: Any) -> Any:
 
 
 class Dataset(Table):
-    """A dataset on which a registered adapter was trained. NULL in a column means that an earlier version did not
-    record it."""
+    """A dataset on which a registered adapter was trained. NULL: an earlier version did not record the value."""
 
     __tablename__ = "dataset"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -156,8 +155,7 @@ class Adapter(Table):
     source_sha256: Mapped[str] = mapped_column(DIGEST)
     """Digest of this package's source code when the adapter was trained."""
     gate_records: Mapped[list[dict[str, Any]]]
-    """Stage, gate, digest and manifest SHA-256 of each gate's record, with outcome and waiver if the gate was
-    waived."""
+    """Stage, gate, digest and manifest SHA-256 of each gate's record, with outcome and waiver if waived."""
 
     @property
     def version_numbers(self) -> tuple[int, int, int]:
@@ -184,8 +182,7 @@ class AuditEntry(Table):
 
 
 class LedgerEntry(Table):
-    """The exact bytes of an audit entry, which form a leaf of the ledger's tree. `AuditEntry` has the columns for
-    lookups."""
+    """The exact bytes of an audit entry: a leaf of the ledger's tree. `AuditEntry` has the columns for lookups."""
 
     __tablename__ = "ledger_entry"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -275,8 +272,7 @@ class Ballot(Table):
     preference: Mapped[str]
     """Preferred answer: `a`, `b` or `tie`."""
     ratings: Mapped[dict[str, int] | None]
-    """`a.accuracy` and so on -> rating from 1 to 5. NULL if both answers were equal, so that no ratings were
-    requested."""
+    """`a.accuracy` and so on -> rating from 1 to 5. NULL if both answers were equal, so that none were requested."""
     given_at: Mapped[datetime.datetime]
 
 
@@ -565,8 +561,7 @@ class AdapterBaseModel(Table):
 
 
 class Recall(Table):
-    """A recall that an officer opened. One of four columns says what is recalled; a document may also have its
-    source."""
+    """A recall that an officer opened. One of four columns is set; a document may also have its source."""
 
     __tablename__ = "recall"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)

@@ -43,8 +43,7 @@ class TrustedKey:
     person: str | None = None
     """Name of the person who holds the key. Set for every officer's key."""
     may: tuple[str, ...] = ()
-    """Transitions that the officer may decide about, and other acts (`waive`, `recall`, `issue`, `review`, `close`);
-    `*` is all."""
+    """Transitions and acts (`waive`, `recall`, `issue`, `review`, `close`) that the officer may decide; `*` is all."""
     levels: tuple[str, ...] = ()
     """Classification levels at which the officer may decide; `*` is all."""
     revoked_from: int | None = None
@@ -232,8 +231,7 @@ class RootSigner(TufSigner):
 DEMONSTRATION = "demonstration"
 """Field that marks the root of a demonstration, whose keys are stored on the same machine."""
 ROOT_VERSION = "root_version"
-"""Field in `targets.json`: version of the root under which it was made. It reveals that only the root was rolled
-back."""
+"""Field in `targets.json`: version of the root whose keys signed it. It reveals a rollback of the root alone."""
 KEY_FIELDS = {"person", "may", "levels", "revoked_from"}
 ROLE_FIELDS = {"version", "expires"}
 
@@ -310,8 +308,7 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
 
 
 def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
-    """Raise IntegrityError for an invalid signature, even beyond the threshold, so that every byte of the file is
-    verified."""
+    """Raise IntegrityError for an invalid signature, even beyond the threshold, so that every byte is verified."""
     if other := sorted(set(metadata.signatures) - good):
         raise IntegrityError(f"{name}: the signature of {other[0]} is not one.", "Take the file again.")
 

@@ -23,8 +23,7 @@ from sovereign_pipeline.record.tables import LedgerEntry, LedgerNode
 from sovereign_pipeline.record.witnesses import Policy
 
 AFTER_HASH = b'"previous":"'
-"""Bytes that follow the hash in an entry. Earlier text cannot contain them, because quotation marks are escaped in
-it."""
+"""Bytes that follow the hash in an entry. Text before it cannot contain them: its quotation marks are escaped."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,10 @@ class Report:
 
 
 def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
-    """Verify the ledger, its checkpoints, its second copy and, if a policy is given, its witnesses. Raises
-    IntegrityError."""
+    """Verify the ledger, checkpoints, second copy and, if a policy is given, witnesses. Raises IntegrityError."""
     settings = registry.settings
-    kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)  # before the state of the database
+    # Read before the database, because others may write meanwhile.
+    kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)
     with registry.reading() as session:
         log = checkpoints.verified(session, settings, kept)
         claims = [Claim(str(each.path), each.head) for each in kept]
@@ -137,7 +136,7 @@ def _compare(columns: Any, data: bytes) -> None:
     """Assert that the hash is the columns' hash, and that the leaf's bytes state the same as the columns."""
     try:
         content = canonical_json(content_of(columns))
-    except (ValueError, TypeError):  # a number such as NaN, which no entry of ours holds
+    except (ValueError, TypeError):  # a value such as NaN, which this program never writes
         raise damaged_registry(columns.sequence, "was changed") from None
     before, mark, after = content.partition(AFTER_HASH)
     exact = before + b'"hash":"' + columns.hash.encode() + b'",' + mark + after

@@ -45,8 +45,7 @@ class Policy:
         return sum(self._has(member, cosigned) for member in members) >= needed
 
     def cosigned(self, note: Note) -> dict[str, int]:
-        """Return witness -> when it cosigned a note, in seconds since 1970. Raises IntegrityError for an invalid
-        cosignature."""
+        """Return witness -> when it cosigned a note (seconds since 1970). Raises IntegrityError for a false one."""
         found = {name: notes.cosigned_at(note, verifier) for name, verifier in self.witnesses.items()}
         return {name: at for name, at in found.items() if at is not None}
 
@@ -285,7 +284,7 @@ def witnessed_by(trust: Trust, log: Verifier, settings: Settings) -> Witnessed |
     """
     assert_announcement_signed(settings, log)
     role = trust.role(WITNESS)
-    for note in asked(settings):  # the newest first
+    for note in asked(settings):  # newest first
         at = _cosigned(trust, log, note)
         if role.keys and len(at) >= role.threshold:
             return Witnessed(notes.parse_tree_head(note.text).size, at)
@@ -313,7 +312,7 @@ def _cosigned(trust: Trust, log: Verifier, note: Note) -> dict[str, int]:
                 f"none of a witness that the trust root names.",
                 "Name every witness in the trust root, or take the file again.",
             )
-        # One key under two names is one witness, and one that is revoked is none.
+        # One key under two names counts as one witness. A revoked key does not count.
         if witness.key not in keys and (not size or trust.counts(WITNESS, key.keyid, size - 1)):
             keys.add(witness.key)
             found[witness.name] = at

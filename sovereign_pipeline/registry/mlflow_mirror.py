@@ -375,7 +375,7 @@ def follow_after_act(registry: Registry, settings: Settings, line: str, tell: Ca
     """
     try:
         follow(registry, settings, line)
-    except Exception as error:  # whatever MLflow, its database or its disk raises
+    except Exception as error:  # any error of MLflow, its database or its disk
         failed = f"MLflow does not show the state of line {line} yet ({type(error).__name__}); the act is on record"
         tell(f"{failed}. `sovereign adapters mlflow --repair` writes it anew.")
         return failed

@@ -185,8 +185,7 @@ def _record_config(stages: tuple[Stage, ...], line: Line) -> Config:
 
 
 def method_of(line: Line) -> str:
-    """Return the training method of a line, such as `sft-lora`, `sft-qlora+dpo`, `sft-lora+ppo` or, for full tuning,
-    `sft-full`."""
+    """Return a line's training method, such as `sft-lora`, `sft-qlora+dpo` or, for full tuning, `sft-full`."""
     sft, preference, rlhf = line.training.sft, line.training.preference, line.training.rlhf
     then = preference.name if preference is not None else rlhf.algorithm if rlhf is not None else None
     return f"sft-{'full' if sft.adapter == 'none' else sft.adapter}" + (f"+{then}" if then is not None else "")

@@ -106,7 +106,7 @@ def examine_suites(settings: Settings, ancestors: Iterable[Artifact]) -> Iterato
             yield f"Line {name}: the suites were not read, because the recipe is not readable: {error.message}"
             continue
         for suite, recorded in artifact.manifest.external_inputs.items():
-            if ":" not in suite:  # the others are incumbents and name models
+            if ":" not in suite:  # the other inputs are incumbents, named by model
                 yield _examine_suite(settings, line, artifact.manifest.kind, suite, recorded)
 
 
@@ -435,8 +435,7 @@ def _examine_sources(settings: Settings, ancestors: Iterable[Artifact]) -> Itera
 
 
 def _checked_verification(artifact: Artifact) -> Iterator[Read]:
-    """Yield the result for an artifact's directory in the store and, if it has one, its directory under the corpus
-    root."""
+    """Yield the result for an artifact's directory in the store and, if there is one, under the corpus root."""
     manifest, kind, digest = artifact.manifest, artifact.manifest.kind, artifact.ref.digest
     apart = () if artifact.confined == artifact.path else confined_files(manifest)
     sizes = [entry.size for entry in manifest.files if entry not in (*apart, *artifact.purged)]

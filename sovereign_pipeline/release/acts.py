@@ -115,7 +115,7 @@ def assert_acts_on_record(
         query = query.where(AuditEntry.subjects["adapter"].as_string() == adapter_id)
     entries: dict[str, AuditEntry] = {}
     for entry in session.scalars(query):
-        entries.setdefault(act.named(entry.subjects), entry)  # a second entry of one name is nobody's
+        entries.setdefault(act.named(entry.subjects), entry)  # only the first entry of a name counts
     found = {act.named(row.said): row for row in rows}
     if not found and not entries:
         return

@@ -115,7 +115,6 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapter_id: str) -> 
 
 
 def _signed(session: Session, settings: Settings, trust: Trust, lines: dict[str, None]) -> tuple[int, int]:
-    """Verify all requests, decisions and transitions of the lines. Returns the number of requests and of
-    transitions."""
+    """Verify the lines' requests, decisions and transitions. Returns the number of requests and of transitions."""
     requests = sum(len(standings(session, settings, trust, line)) for line in lines)
     return requests, sum(len(assert_signed(session, settings, trust, line)) for line in lines)

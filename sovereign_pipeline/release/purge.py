@@ -46,8 +46,7 @@ from sovereign_pipeline.release.standing import assert_signed
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 
 TRAINED = (SFT_ADAPTER.kind, REWARD_MODEL.kind, ALIGNED_ADAPTER.kind)
-"""Kinds of artifacts that hold an adapter's own weights, or those of its reward model, trained on the line's
-documents."""
+"""Kinds of artifacts with weights of an adapter or its reward model, which were trained on the line's documents."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def plan_purge(
     for ref in _trained(store, adapter):
         if ref.digest not in needed:
             files += _weights(store, ref)
-            store.open(ref)  # what the tombstone says of them is true
+            store.open(ref)  # verify the files that the purge entry will list
     _assert_no_base_model(settings, adapter_id, files)
     return Plan(adapter, state, tuple(files))
 
@@ -231,8 +230,7 @@ def _assert_not_needed(session: Session, store: ArtifactStore, plan: Plan) -> No
 
 
 def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[PurgedFile]) -> None:
-    """Raise ConflictError if a base model's card lists one of the files, as for a fully tuned model reused as a base
-    model."""
+    """Raise ConflictError if a base model's card lists one of the files: a tuned model may become a base model."""
     weights = {file.sha256 for file in files}
     named = [
         path.stem
@@ -246,8 +244,7 @@ def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[P
 
 
 def _trained(store: ArtifactStore, adapter: Adapter) -> Iterator[ArtifactRef]:
-    """Yield the artifacts that hold an adapter's own weights: its registered artifact and the trained artifacts
-    upstream."""
+    """Yield the artifacts with an adapter's own weights: the registered one and trained ones upstream of it."""
     own = _ref(store, adapter)
     manifest = store.read_manifest(own)
     yield own

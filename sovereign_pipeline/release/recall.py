@@ -1,5 +1,4 @@
-"""Look up which adapters were trained on given data, and open, list and waive recalls. An incomplete index is an
-error."""
+"""Look up which adapters were trained on given data, and open, list and waive recalls."""
 
 import datetime
 import re
@@ -40,8 +39,7 @@ from sovereign_pipeline.release.acts import Act, Acted, assert_acts_on_record, e
 
 @dataclass(frozen=True)
 class Question:
-    """A search for the adapters trained on a document, source, dataset or base model, or on a document of one
-    source."""
+    """A search for adapters trained on a document, source, dataset or base model, or on a document of one source."""
 
     document: str | None = None
     source: str | None = None
@@ -167,7 +165,7 @@ def _assert_document_counted(session: Session, name: str) -> None:
     """Assert that no row about a document is missing. Raises IntegrityError."""
     known = select(HeldDocument.id, HeldDocument.datasets).where(HeldDocument.name == name)
     row = session.execute(known).one_or_none()
-    if row is None:  # its own row may be the one that is gone
+    if row is None:  # the document's own row may be missing
         of_documents = session.scalar(select(func.sum(HeldDocument.datasets)))
         if of_documents != session.scalar(select(func.sum(HeldDataset.documents))):
             raise _incomplete(["documents"])
@@ -194,8 +192,7 @@ def holders(session: Session, question: Question) -> dict[str, bool]:
 
 
 def holders_query(question: Question) -> str:
-    """Return the SQL of `holders`. The searched rows come first, materialized; otherwise SQLite scans the large
-    tables."""
+    """Return the SQL of `holders`. Found datasets are materialized first; otherwise SQLite scans the large tables."""
     if question.base_model is not None:
         return "SELECT adapter, directly FROM adapter_base_model WHERE base_model = :base_model"
     return (
@@ -442,19 +439,20 @@ _RECALLS = select(Recall).order_by(Recall.opened_at, Recall.id)
 
 
 def _answer(session: Session, asked: Question) -> Answer:
-    assert_complete(session)  # first: what is unknown to an index that lacks adapters may be theirs
+    assert_complete(session)  # first, because data unknown to an incomplete index may exist
     question = _exact(session, asked)
     found = holders(session, question)
     assert_as_registered(session)
     state: dict[str, State] = {}
-    for line in sorted({line_of(each) for each in found}):  # what is wrong with another line hides none of these
+    # Read line by line, so that another line's errors hide none of these.
+    for line in sorted({line_of(each) for each in found}):
         state |= states(session, line)
     held = (Holder(each, line_of(each), state[each], directly) for each, directly in sorted(found.items()))
     return Answer(question, tuple(held))
 
 
 def _exact(session: Session, asked: Question) -> Question:
-    from sovereign_pipeline.corpus.values import normal_id  # loads the corpus, and listing adapters needs none of it
+    from sovereign_pipeline.corpus.values import normal_id  # loads the corpus package; lists do not need it
 
     if set(asked.given) not in ({"document"}, {"source"}, {"document", "source"}, {"dataset"}, {"base_model"}):
         raise InputError(

@@ -111,7 +111,7 @@ def _enter_dataset(session: Session, digest: str, documents: set[str], sources: 
     _insert(session, HeldDataset, [row])
     numbers = sorted(_numbers_of(session, documents))
     _insert(session, DatasetDocument, [{"document": number, "dataset": dataset} for number in numbers])
-    if is_new:  # not counted anew: a row that is gone would be missed no more
+    if is_new:  # increment, do not recount: a recount would hide missing rows
         in_it = select(DatasetDocument.document).where(DatasetDocument.dataset == dataset)
         more = {"datasets": HeldDocument.datasets + 1}
         session.execute(update(HeldDocument).where(HeldDocument.id.in_(in_it)).values(more))
@@ -136,8 +136,7 @@ def _count_documents_again(session: Session) -> None:
 
 
 def _numbers_of(session: Session, names: Iterable[str]) -> list[int]:
-    """Return the integer ids of documents. New documents get the next free ids; no other transaction writes
-    meanwhile."""
+    """Return the integer ids of documents. New ones get the next free ids; no other transaction writes meanwhile."""
     ordered, numbers = sorted(names), dict[str, int]()
     for start in range(0, len(ordered), _AT_ONCE):
         query = select(HeldDocument.name, HeldDocument.id).where(
@@ -151,8 +150,7 @@ def _numbers_of(session: Session, names: Iterable[str]) -> list[int]:
 
 
 def _enter_adapter(session: Session, adapter: str, holdings: TrainedOn) -> bool:
-    """Set the index rows of an adapter whose datasets are indexed already. Returns True if they were missing or
-    differed."""
+    """Set the index rows of an adapter with indexed datasets. Returns True if they were missing or differed."""
     datasets = {
         session.scalars(select(HeldDataset.id).where(HeldDataset.digest == ref.digest)).one(): directly
         for ref, directly in holdings.datasets.items()

@@ -71,8 +71,7 @@ class Proposal:
     arrow: Arrow
     before: State
     incumbent: str | None
-    """Id of the line's adapter in production, which the candidate is compared with or supersedes. None if there is
-    none."""
+    """Id of the line's adapter in production, which the candidate is compared with or supersedes, or None."""
     evidence: Mapping[str, Any]
     """Digests of the artifacts that the request relies on."""
     approvals: int
@@ -354,8 +353,7 @@ def _assert_enough_by_the_rules_of_now(
 def assert_staged_long_enough(
     workplace: Workplace, asked: Arrow, before: Sequence[Transition], adapter: Adapter
 ) -> None:
-    """Raise ConflictError if the adapter is to be promoted before it was staged for the number of hours in the
-    rules."""
+    """Raise ConflictError for a promotion before the adapter was staged for the hours that the rules require."""
     hours = workplace.institution.release.staged_hours
     if asked.name != "promote" or not hours:
         return

@@ -246,8 +246,7 @@ def assert_signed(session: Session, settings: Settings, trust: Trust, line: str)
 def signed_transitions(
     session: Session, settings: Settings, trust: Trust, line: str
 ) -> list[tuple[Transition, Standing]]:
-    """Return every transition of a line with its request's status, oldest first. Raises the same errors as
-    `assert_signed`."""
+    """Return every transition of a line with its request's status, oldest first. Raises as `assert_signed` does."""
     rows = transitions_of(session, line)
     on_record, now = _read(session, settings, line), datetime.datetime.now(datetime.UTC)
     known: dict[str, Standing] = {}
@@ -380,7 +379,7 @@ def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: date
     statements: list[str] = []
     for officer, statement in decided["approve"]:
         if officer.person not in {*withdrawn, requester.person} and may(officer):
-            counting.setdefault(officer.person, officer)  # once, whatever keys a person has
+            counting.setdefault(officer.person, officer)  # a person with several keys counts once
             statements.append(statement)
     made = on_record.made.get(row.id)
     decisive = [asked_at]
@@ -435,8 +434,7 @@ def _decided(on_record: _OnRecord, trust: Trust, row: ReleaseRequest) -> dict[st
 
 
 def _assert_row_signed(on_record: _OnRecord, trust: Trust, row: Transition, where: str) -> set[str]:
-    """Assert that the pipeline signed a transition as its row states. Returns the SHA-256 of the approvals that it
-    names."""
+    """Assert that the pipeline signed a transition as its row states. Returns the SHA-256 of its approvals."""
     verified = verify_statement(
         row.statement,
         trust,
@@ -470,7 +468,7 @@ def _adapter(on_record: _OnRecord, adapter_id: str, where: str) -> _Held:
 
 
 def _officer(key: TrustedKey) -> Officer:
-    assert key.person is not None  # of every officer's key, as reading the trust root asserts
+    assert key.person is not None  # reading the trust root asserts that every officer's key has one
     return Officer(key.person, key)
 
 

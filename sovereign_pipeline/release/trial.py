@@ -56,8 +56,7 @@ class Bound(Frozen):
 
     measure: str
     estimate: float | None
-    """Staged minus production: a difference of shares, or the logarithm of a ratio for other measures. None if too
-    few users."""
+    """Staged minus production: a difference of shares, or else the logarithm of a ratio. None if too few users."""
     at_most: float | None
     """Upper confidence limit of the estimate, for a single look at the data."""
     margin: float
@@ -129,7 +128,7 @@ def write_judgement(settings: Settings, signer: Signer, judgement: Judgement, re
     directory = settings.home / "serving" / "holds" / judgement.line / f"{judgement.adapter}-{judgement.began:08d}"
     path = directory / f"{judgement.number:04d}{SUFFIX}"
     write_atomically(path, bundle)
-    path.chmod(0o644)  # officers read it, under accounts of their own
+    path.chmod(0o644)  # officers read it from their own accounts
     return Signed(judgement, bundle, path)
 
 
@@ -315,7 +314,7 @@ def accept_hold(
         }
         subject = Subject(JUDGEMENT_FILE, held.signed.sha256)
         bundle = sign_statement(signer, Statement((subject,), HOLD_ACCEPTANCE, said))
-        write_atomically(held.signed.acceptance, bundle)  # one of a transaction that failed counts for nothing
+        write_atomically(held.signed.acceptance, bundle)  # has no effect if the transaction fails
         held.signed.acceptance.chmod(0o644)
         signature = hashlib.sha256(bundle).hexdigest()
         append(session, entry_actor(officer), ACCEPTED, {**said, "statement": signature, **trust_named(trust)})
