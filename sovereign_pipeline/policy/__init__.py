@@ -1,1 +1,1 @@
-"""The institution's rules as typed models: recipes of lines, and the institution file."""
+"""Define and load the institution's rules as typed models: the recipes of lines of adapters, and `institution.yaml`."""

@@ -1,4 +1,5 @@
-"""The institution file: classification levels, approvals, reviews and what all lines share."""
+"""Define and load the institution file: classification levels, approvals, reviews and settings for every line of
+adapters."""
 
 import calendar
 import datetime
@@ -21,10 +22,10 @@ from sovereign_pipeline.policy.serving import Rollout, Serving
 
 @dataclass(frozen=True)
 class ClassificationLadder:
-    """The classification levels of one institution."""
+    """An institution's classification levels in order."""
 
     levels: tuple[str, ...]
-    """From lowest to highest, such as PUBLIC, INTERNAL, CONFIDENTIAL, SECRET."""
+    """Levels from lowest to highest, such as PUBLIC, INTERNAL, CONFIDENTIAL, SECRET."""
 
     def __post_init__(self) -> None:
         if not self.levels or len(set(self.levels)) != len(self.levels):
@@ -37,7 +38,7 @@ class ClassificationLadder:
         return level in self.levels
 
     def rank(self, level: str) -> int:
-        """Position on the ladder, 0 for the lowest. Raises RecipeError for a name that is not a level."""
+        """Return the level's position, 0 for the lowest. Raises RecipeError for an unknown level."""
         if level not in self.levels:
             raise RecipeError(
                 f"'{level}' is not a classification level.", f"Use one of the ladder: {', '.join(self.levels)}."
@@ -45,11 +46,11 @@ class ClassificationLadder:
         return self.levels.index(level)
 
     def highest(self, levels: Iterable[str]) -> str:
-        """The highest of the given levels; the lowest level of the ladder when there are none."""
+        """Return the highest of the given levels, or the lowest level of the ladder if there are none."""
         return max(levels, key=self.rank, default=self.levels[0])
 
     def exceeds(self, level: str, ceiling: str) -> bool:
-        """Whether a level lies above a ceiling."""
+        """Return whether a level is above a ceiling."""
         return self.rank(level) > self.rank(ceiling)
 
 
@@ -67,49 +68,50 @@ APPROVALS_BY_DEFAULT: Approvals = {
     "recall": 0,
     "retire": 0,
 }
-"""What takes an adapter further needs others; what takes one back must not wait for them."""
+"""Default number of approvals for each transition. Transitions that withdraw an adapter need none, so that they never
+wait."""
 
 
 class Release(RecipeModel):
-    """What a change of an adapter's state needs."""
+    """The rules for changes of an adapter's state."""
 
     approvals: Approvals = Field(default={}, examples=[{"approve": 2, "promote": 2}])
-    """Transition -> how many officers besides the requester approve it, each another person. At 0 it takes effect with
-    the request. One that is not named has its default: approve 2, stage 1, promote 2, the others 0."""
+    """Transition -> number of officers besides the requester who must approve it, each another person. At 0 it takes
+    effect with the request. The defaults are approve 2, stage 1, promote 2, and 0 for the others."""
 
     approvals_by_level: dict[str, Approvals] = Field(default={}, examples=[{"SECRET": {"promote": 3}}])
-    """Classification level -> the same for adapters of this level; it takes precedence over `approvals`."""
+    """Classification level -> `approvals` for adapters of this level; it takes precedence over `approvals`."""
 
     request_days: int = Field(default=14, ge=1)
-    """Days for which a request can be approved."""
+    """Number of days for which a request can be approved."""
 
     staged_hours: int = Field(default=0, ge=0)
-    """Hours for which an adapter must have been staged before it may be promoted."""
+    """Minimum number of hours that an adapter must be staged before it may be promoted."""
 
     promote_without_hold: tuple[str, ...] = Field(default=(), examples=[["PUBLIC"]])
-    """Classification levels at which an adapter is promoted without a hold among users. At every other level `promote`
-    needs that the hold was judged to promote, or that an officer accepted it once; but for a line's first adapter,
-    which nothing can be compared with."""
+    """Classification levels at which an adapter may be promoted without a trial among users. At every other level
+    `promote` requires that the trial (`rollout.hold`) passed, or that an officer accepted it once. A line's first
+    adapter needs no trial, because there is no other adapter to compare it with."""
 
     blind_review: Literal["required", "not_required"] = "required"
-    """Whether an adapter must have passed a blind review, or an officer waived its gate, before it is approved."""
+    """Whether approval of an adapter requires a blind review that was passed or whose gate an officer waived."""
 
     def approvals_for(self, transition: TransitionName, level: str) -> int:
-        """How many officers besides the requester a transition needs at a classification level."""
+        """Return how many officers besides the requester must approve a transition at a classification level."""
         chosen = {**APPROVALS_BY_DEFAULT, **self.approvals, **self.approvals_by_level.get(level, {})}
         return chosen[transition]
 
 
 def is_transition(name: str) -> TypeGuard[TransitionName]:
-    """Whether rules are about a transition of this name."""
+    """Return whether the rules define a transition of this name."""
     return name in get_args(TransitionName)
 
 
 @lru_cache(maxsize=64)
 def release_in(content: bytes) -> Release:
-    """The rules of a copy of `institution.yaml`, which may have keys that only another version knows.
+    """Read the release rules in a copy of `institution.yaml`, ignoring keys of other versions.
 
-    Raises ValueError where there is none to read.
+    Raises ValueError if the rules cannot be read.
     """
     try:
         section = yaml.safe_load(content).get("release") or {}
@@ -124,25 +126,25 @@ _LENGTH = re.compile(r"([1-9][0-9]{0,3}) (day|week|month|year)s?")
 _MONTHS = {"month": 1, "year": 12}
 _DAYS = {"day": 1, "week": 7}
 LONGEST_DAYS = 3660
-"""Ten years: what is reviewed later is not reviewed."""
+"""Longest review interval in days: ten years."""
 
 
 class Cadence(RecipeModel):
-    """When the line's newest adapter is reviewed."""
+    """The schedule on which the line's newest adapter is reviewed."""
 
     every: str | None = Field(default=None, examples=["6 months"])
     """Time from registration, or from the last review, to the next review: `90 days`, `2 weeks`, `6 months`, `1 year`;
-    ten years at most. It takes precedence over `review_every_days` of the institution; null: that holds."""
+    at most ten years. It takes precedence over the institution's `review_every_days`; null: the institution's value."""
 
     on: tuple[Event, ...] = Field(default=(), examples=[["base_superseded", "source_withdrawn"]])
-    """What makes a review due at once. `base_superseded`: the recipe's base model has other files than the adapter's.
-    `template_changed`: the chat template or the instruction is another one. `source_withdrawn`: a source file is gone,
-    the recipe no longer names the source, or a recall holds for the adapter. `policy_changed`: the institution's
-    ladder, or what it does with a kind of personal data in this line, is another one."""
+    """Events that make a review due at once. `base_superseded`: the recipe's base model has other files than the
+    adapter's. `template_changed`: the chat template or the instruction has changed. `source_withdrawn`: a source file
+    is missing, the recipe no longer names the source, or a recall applies to the adapter. `policy_changed`: the
+    institution's classification levels, or its treatment of a kind of personal data in this line, have changed."""
 
     retrain: bool = False
-    """Whether Dagster runs the chain again once a review is due: the same recipe on today's sources. A run that fails
-    is not repeated by itself."""
+    """Whether Dagster runs the stages again once a review is due, with the same recipe on today's sources. A failed run
+    is not retried automatically."""
 
     @field_validator("every")
     @classmethod
@@ -157,7 +159,7 @@ class Cadence(RecipeModel):
         return every
 
     def next_day(self, since: datetime.date, institutions_days: int) -> datetime.date:
-        """The day of the review after this one."""
+        """Return the day of the review after this one."""
         if self.every is None:
             return since + datetime.timedelta(days=institutions_days)
         number, unit = _parts(self.every)
@@ -168,9 +170,10 @@ class Cadence(RecipeModel):
         return datetime.date(year, month + 1, min(since.day, calendar.monthrange(year, month + 1)[1]))
 
     def period(self, due: datetime.date) -> str:
-        """The period in which a review is due: `2027-H1`, `2027-Q2`, `2027-03`, `2027`, or the day itself.
+        """Return the name of the period in which a review is due: `2027-H1`, `2027-Q2`, `2027-03`, `2027`, or the day
+        itself.
 
-        It is never longer than the time between two reviews, so no two have one name.
+        A period is never longer than the time between two reviews, so its name is unique.
         """
         number, unit = _parts(self.every) if self.every is not None else (0, "day")
         months = number * _MONTHS.get(unit, 0)
@@ -189,13 +192,15 @@ def _parts(every: str) -> tuple[int, str]:
 
 
 EARLIEST, LATEST = 1800, 2100
-"""Years. An earlier one is of another calendar (1446 is 2024 in the Hijri one), a later one stands for no date."""
+"""Range of accepted years. An earlier year is from another calendar (1446 in the Hijri calendar is 2024); a later year
+is a placeholder."""
 
 
 def iso_day(text: str) -> datetime.date:
-    """The day of an ISO date, with or without a time, in digits of any script.
+    """Parse an ISO date, with or without a time, in digits of any script.
 
-    Raises ValueError, which does not quote the text and goes on a sentence that begins with the date's name.
+    Raises ValueError with a message that completes a sentence beginning with the date's name and does not quote the
+    text.
     """
     digits = "".join(str(unicodedata.decimal(each, each)) for each in text.strip())
     try:
@@ -215,27 +220,27 @@ def _absolute(path: Path) -> Path:
 
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
-"""A DNS label as Kubernetes requires it of namespaces, claims and accounts (RFC 1123)."""
+"""A DNS label, which Kubernetes requires as the name of namespaces, claims and accounts (RFC 1123)."""
 
 
 class Here(RecipeModel):
-    """On the machine that runs the step, as its child process."""
+    """Run the trainer as a child process on the machine that runs the step."""
 
     where: Literal["here"] = "here"
     """On the machine that runs the step."""
 
 
 class Volume(RecipeModel):
-    """A persistent volume claim, and where the trainer's pod mounts it."""
+    """A persistent volume claim, and its mount path in the trainer's pod."""
 
     claim: Name
     """Name of the persistent volume claim."""
 
     path: AbsolutePath = Field(examples=["/srv/sovereign"])
-    """Where the pod mounts it: the same path that it has for Dagster."""
+    """Mount path in the pod. It must be the same path that Dagster uses."""
 
     read_only: bool = False
-    """Mount it for reading only."""
+    """Mount it read-only."""
 
 
 class Toleration(RecipeModel):
@@ -245,7 +250,7 @@ class Toleration(RecipeModel):
     """Key of the taint."""
 
     operator: Literal["Exists", "Equal"] = "Exists"
-    """How key and value are compared with the taint's."""
+    """Comparison of key and value with the taint."""
 
     value: str | None = None
     """Value of the taint, for `Equal`."""
@@ -255,29 +260,29 @@ class Toleration(RecipeModel):
 
 
 class Kubernetes(RecipeModel):
-    """On Kubernetes, in a pod of its own for each training."""
+    """Run each training in its own pod on Kubernetes."""
 
     where: Literal["kubernetes"]
     """On Kubernetes."""
 
     image: str = Field(min_length=1, examples=["registry.internal/sovereign-pipeline:0.1.0"])
-    """Container image that holds this program at the same version, with its libraries."""
+    """Container image with this program at the same version and its libraries."""
 
     namespace: Name
     """Namespace of the pods."""
 
     volumes: tuple[Volume, ...] = Field(min_length=1)
-    """Volumes that the pod mounts; they must hold everything that the trainer reads and writes."""
+    """Volumes that the pod mounts. They must contain everything that the trainer reads and writes."""
 
     python: str = "python"
-    """The interpreter in the image."""
+    """Python interpreter in the image."""
 
     kubeconfig: AbsolutePath | None = None
-    """File with the cluster's address and credentials; null: the service account of the pod that Dagster runs in, or
-    else the user's own file."""
+    """File with the cluster's address and credentials; null: the service account of Dagster's pod or, outside a
+    cluster, the user's own file."""
 
     service_account: Name | None = None
-    """Service account of the trainer's pod, which is given no token of it."""
+    """Service account of the trainer's pod. The pod gets no token of it."""
 
     image_pull_secrets: tuple[Name, ...] = ()
     """Secrets with which the image is pulled."""
@@ -289,88 +294,88 @@ class Kubernetes(RecipeModel):
     """Taints that the pod tolerates."""
 
     gpus: int = Field(default=1, ge=0)
-    """Devices that are requested."""
+    """Number of devices that are requested."""
 
     gpu_resource: str = "nvidia.com/gpu"
-    """The cluster's resource name of the devices."""
+    """Resource name of the devices in the cluster."""
 
     memory_gib: int | None = Field(default=None, ge=1)
-    """Memory, in GiB: requested, and the limit."""
+    """Memory in GiB: the request, and the limit."""
 
     cpus: float | None = Field(default=None, gt=0)
-    """CPU cores that are requested."""
+    """Number of CPU cores that are requested."""
 
 
 class Ray(RecipeModel):
-    """On a Ray cluster, as a job."""
+    """Run the trainer as a job on a Ray cluster."""
 
     where: Literal["ray"]
     """On a Ray cluster."""
 
     address: str = Field(pattern=r"^https?://[^/\s]+/?$", examples=["http://ray-head:8265"])
-    """URL of the head's dashboard, which accepts jobs."""
+    """URL of the head node's dashboard, which accepts jobs."""
 
     python: str = "python"
-    """The interpreter on the nodes, with this program at the same version."""
+    """Python interpreter on the nodes, with this program at the same version."""
 
     gpus: float = Field(default=1, ge=0)
-    """Devices that Ray reserves for the job."""
+    """Number of devices that Ray reserves for the job."""
 
     cpus: float | None = Field(default=None, gt=0)
-    """CPU cores that Ray reserves for the job."""
+    """Number of CPU cores that Ray reserves for the job."""
 
     memory_gib: int | None = Field(default=None, ge=1)
     """Memory, in GiB, that Ray reserves for the job."""
 
     resources: dict[str, float] = {}
-    """Further resources that Ray reserves for the job: name in the cluster -> amount."""
+    """Additional resources that Ray reserves for the job: name in the cluster -> amount."""
 
 
 TrainerPlace = Annotated[Here | Kubernetes | Ray, Field(discriminator="where")]
 
 
 Treatment = Literal["replace", "keep", "stop"]
-"""What is done with personal data of one kind: a placeholder takes its place, it stays, or it stops the line."""
+"""Treatment of personal data of one kind: replace it by a placeholder, keep it, or stop the line of adapters."""
 
 Treatments = dict[Kind, Treatment]
 
 
 class Institution(RecipeModel):
-    """What holds for every line of one institution."""
+    """The rules that apply to every line of an institution."""
 
     name: str = Field(examples=["Ministry of Coasts and Small Harbours"])
-    """The institution's name, as reports show it."""
+    """Name of the institution in reports."""
 
     classification: tuple[str, ...] = Field(min_length=1, examples=[["PUBLIC", "INTERNAL", "CONFIDENTIAL", "SECRET"]])
-    """The classification ladder, lowest level first. Levels only rise."""
+    """Classification levels, lowest first. The level of derived data only rises."""
 
     review_every_days: int = Field(default=180, ge=1)
-    """Days after which a registered adapter must be reviewed, where the recipe of its line has no `review.every`."""
+    """Days after which a registered adapter must be reviewed, if its line's recipe has no `review.every`."""
 
     sensitive: Treatments = Field(default={}, examples=[{"NAME": "replace", "PLACE": "keep", "CARD": "stop"}])
-    """Kind of personal data -> what is done with it: `replace` by a placeholder, `keep`, or `stop` the line at the row.
-    A kind that is not named is replaced, except URL, PLACE, ORGANISATION, NATIONALITY, DATE and AGE, which are kept."""
+    """Kind of personal data -> treatment: `replace` it by a placeholder, `keep` it, or `stop` the line at the row. By
+    default every kind is replaced, except URL, PLACE, ORGANISATION, NATIONALITY, DATE and AGE, which are kept."""
 
     sensitive_by_line: dict[str, Treatments] = Field(default={}, examples=[{"permits-desk": {"CARD": "stop"}}])
-    """Line -> the same for this line alone; it takes precedence over `sensitive`."""
+    """Line -> `sensitive` for this line alone; it takes precedence over `sensitive`."""
 
     vault_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Fingerprint of the vault's public key, as `sovereign-vault keygen` prints it: another key in its place stops
-    every line. Null: it must be the key that the newest scrubbed corpus was sealed to, and the first one is trusted."""
+    """Fingerprint of the vault's public key, as `sovereign-vault keygen` prints it. Any other key stops every line.
+    Null: the first key is trusted, and later ones must be the key of the newest scrubbed corpus."""
 
     release: Release = Release()
-    """What a change of an adapter's state needs: who agrees, and how long a request is good."""
+    """Rules for changes of an adapter's state: the approvals, and how long a request is valid."""
 
     rollout: Rollout = Rollout()
-    """Who gets a staged adapter."""
+    """Users who get a staged adapter."""
 
     rollout_by_line: dict[str, Rollout] = Field(default={}, examples=[{"permits-desk": {"share": 0.2}}])
-    """Line -> the same for this line alone; it takes the place of `rollout` as a whole."""
+    """Line -> `rollout` for this line alone; it replaces `rollout` entirely."""
     serving: Serving = Serving()
-    """What callers of the gateway may use, and how much of it."""
+    """What callers of the gateway may use, and the limits on it."""
 
     trainer: TrainerPlace = Here()
-    """Where the trainer's process runs. It is part of no artifact's identity."""
+    """Where the trainer's process runs. It is not part of any artifact's identity."""
 
     @field_validator("classification")
     @classmethod
@@ -425,22 +430,24 @@ class Institution(RecipeModel):
 
     @cached_property
     def ladder(self) -> ClassificationLadder:
-        """The classification levels in their order."""
+        """The classification levels in order."""
         return ClassificationLadder(self.classification)
 
     def rollout_of(self, line: str) -> Rollout:
-        """Who gets a staged adapter of a line."""
+        """Return the rollout rules of a line: which users get its staged adapter."""
         return self.rollout_by_line.get(line, self.rollout)
 
     def treatments(self, line: str) -> Treatments:
-        """What is done with each kind of personal data in this line; every kind is a key."""
+        """Return the treatment of every kind of personal data in this line."""
         chosen = {**self.sensitive, **self.sensitive_by_line.get(line, {})}
         return {kind: chosen.get(kind, "keep" if kind in KEPT_BY_DEFAULT else "replace") for kind in KINDS}
 
 
 def load_institution(data: Path) -> Institution:
-    """Read `institution.yaml`. Raises RecipeError, also for a policy or a role of a line that does not exist: it would
-    protect nobody."""
+    """Read `institution.yaml`.
+
+    Raises RecipeError, also if a rule or a role names a line that does not exist: such a rule would have no effect.
+    """
     path = data / "institution.yaml"
     institution = read_yaml(Institution, path)
     lines = sorted(file.stem for file in (data / "lines").glob("*.yaml"))

@@ -1,4 +1,4 @@
-"""The recipe of a line: its sections, and loading it."""
+"""Define and load the recipe of a line of adapters."""
 
 import re
 from collections.abc import Mapping
@@ -28,28 +28,28 @@ LINE_NAME = re.compile(r"[a-z0-9_-]+")
 
 
 class Line(RecipeModel):
-    """One line of adapters for one purpose."""
+    """A line: successive adapters for one purpose."""
 
     line: str = Field(examples=["permits-desk"])
-    """Name of the line, and of its file: a-z, 0-9, '-' and '_'."""
+    """Name of the line and of its file: a-z, 0-9, '-' and '_'."""
 
     purpose: str = Field(examples=["Draft replies to letters about permits."])
-    """What the adapters are for; shown in lists, cards and reports."""
+    """Purpose of the adapters; shown in lists, cards and reports."""
 
     owner: str = Field(examples=["team:permits-directorate"])
-    """Who answers for the line, as Dagster shows owners: `team:NAME` or an e-mail address."""
+    """Owner of the line, in Dagster's format: `team:NAME` or an e-mail address."""
 
     ceiling: str = Field(examples=["CONFIDENTIAL"])
-    """Highest classification level of the line: a document above it stops the line."""
+    """Highest classification level of the line. A document above it stops the line."""
 
     sources: tuple[Source, ...] = Field(min_length=1)
     """The institution's files, and how their columns become documents."""
 
     quarantine: Quarantine = Quarantine()
-    """How much of a source may be broken before the line stops."""
+    """Limits on broken rows of a source. The line stops above them."""
 
     corpus: Corpus = Corpus()
-    """How work over a whole corpus is run."""
+    """How stages over a whole corpus are run."""
 
     privacy: Privacy = Privacy()
     """Which name detectors run, by language."""
@@ -61,18 +61,19 @@ class Line(RecipeModel):
     """What is trained from what, how, and on how many devices."""
 
     evaluation: Evaluation | None = None
-    """What is measured before an adapter may be registered. Null: not named yet. Such a line can make its datasets, and
-    nothing is trained on them; once it is named, the datasets are compared with it before they count."""
+    """The measurements that are required before an adapter is registered. Null: not decided yet. Such a line can make
+    its datasets, but trains nothing on them. Once `evaluation` is set, the datasets are compared with it before they
+    are used."""
 
     gates: Gates = Gates()
-    """The margins of the evaluation's gates, and the blind review."""
+    """Margins of the evaluation's gates, and the blind review."""
 
     review: Cadence = Cadence()
-    """When a registered adapter of the line is due for a review, and whether the chain is run again then."""
+    """When a registered adapter of the line is due for a review, and whether the stages are run again then."""
 
     @property
     def named_evaluation(self) -> Evaluation:
-        """What the line is evaluated on. Raises RecipeError (`no_evaluation`) where it is not named yet."""
+        """The line's evaluation. Raises RecipeError (`no_evaluation`) if the recipe has none yet."""
         if self.evaluation is None:
             raise no_evaluation(self)
         return self.evaluation
@@ -108,12 +109,12 @@ class Line(RecipeModel):
 
     @property
     def roles(self) -> set[str]:
-        """The roles of its sources."""
+        """Roles of the line's sources."""
         return {source.role for source in self.sources}
 
     @property
     def preference_role(self) -> str:
-        """The role of the sources from which the preference stage learns."""
+        """Role of the sources from which the preference stage learns."""
         preference = self.training.preference
         return "labels" if preference is not None and preference.method == "kto" else "preferences"
 
@@ -131,11 +132,11 @@ class Line(RecipeModel):
 
 
 EXAMPLE_OF_EVALUATION = example_of(Line, [("evaluation",)])
-"""All that the section requires, as YAML."""
+"""Everything that the section requires, as YAML."""
 
 
 def no_evaluation(line: Line) -> RecipeError:
-    """The error for a line that needs an evaluation and names none; it says all that is to be added."""
+    """Return the error for a line that has no evaluation. Its hint shows everything to add."""
     return RecipeError(
         f"Line {line.line}: the recipe has no 'evaluation' yet. Its datasets can be made; no adapter can be trained or "
         f"registered.",
@@ -144,7 +145,7 @@ def no_evaluation(line: Line) -> RecipeError:
 
 
 def check_against_institution(line: Line, institution: Institution) -> None:
-    """Raise RecipeError when the line names levels that are not on the institution's ladder."""
+    """Raise RecipeError if the line names classification levels that the institution does not define."""
     ladder = institution.ladder
     named = [
         ("ceiling", line.ceiling),
@@ -169,7 +170,7 @@ def check_against_institution(line: Line, institution: Institution) -> None:
 
 
 def read_line(path: Path, institution: Institution) -> Line:
-    """Read one recipe file; its name must be the line's name. Raises RecipeError."""
+    """Read a recipe file. Its name must be the line's name. Raises RecipeError."""
     line = read_yaml(Line, path, act="check_recipe")
     if path.stem != line.line:
         raise RecipeError(
@@ -180,8 +181,8 @@ def read_line(path: Path, institution: Institution) -> Line:
 
 
 def refuse_to_fill_in(line: Line) -> None:
-    """Raise RecipeError for a recipe in which a person has still to write something: it would stand in data cards,
-    records and bills of materials as it is."""
+    """Raise RecipeError if the recipe still has the placeholder `FILL IN`, which would otherwise appear in data cards,
+    records and bills of materials."""
     if keys := keys_to_fill_in(line):
         raise RecipeError(
             f"Line {line.line}: {', '.join(keys)} still {'say' if len(keys) > 1 else 'says'} {FILL_IN}.",
@@ -190,12 +191,12 @@ def refuse_to_fill_in(line: Line) -> None:
 
 
 def line_names(data: Path) -> list[str]:
-    """Names of all lines that have a recipe, valid or not, sorted."""
+    """Return the sorted names of all lines that have a recipe, valid or not."""
     return sorted(path.stem for path in (data / "lines").glob("*.yaml"))
 
 
 def load_line(data: Path, name: str, institution: Institution) -> Line:
-    """The recipe of a line by name. Raises NotFoundError that lists the known lines."""
+    """Load the recipe of a line by name. Raises NotFoundError that lists the known lines."""
     if name not in line_names(data):
         known = ", ".join(line_names(data)) or "none"
         raise NotFoundError(f"There is no line '{name}' under {data / 'lines'}.", f"Known lines: {known}.")
@@ -204,16 +205,16 @@ def load_line(data: Path, name: str, institution: Institution) -> Line:
 
 @dataclass(frozen=True)
 class Recipes:
-    """The recipes of all lines of an institution."""
+    """The recipes of all of an institution's lines of adapters."""
 
     valid: tuple[Line, ...]
 
     broken: Mapping[str, RecipeError]
-    """Line -> what is wrong with its recipe."""
+    """Line -> the error in its recipe."""
 
 
 def load_lines(data: Path, institution: Institution) -> Recipes:
-    """The recipes of all lines, sorted by name; a broken one does not hide the others."""
+    """Load the recipes of all lines, sorted by name. An invalid recipe does not prevent loading the others."""
     valid, broken = [], {}
     for name in line_names(data):
         try:

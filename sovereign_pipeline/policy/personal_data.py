@@ -1,9 +1,9 @@
-"""The kinds of personal data that detectors look for, and which of them stay in a document by default.
+"""Define the kinds of personal data that detectors look for, and the kinds that are kept in documents by default.
 
-A new kind takes three changes, and `sovereign_pipeline_tests/privacy/test_kinds.py` says which one is missing:
+A new kind needs three changes; `sovereign_pipeline_tests/privacy/test_kinds.py` reports a missing one:
 
 1. here, its name in `Kind`, at its place in the order of precedence, and in `KEPT_BY_DEFAULT` if it is to be kept;
-2. in `privacy/identifiers/recognizers.py`, a row of `RECOGNIZERS`: what it looks like;
+2. in `privacy/identifiers/recognizers.py`, a row of `RECOGNIZERS`: its pattern;
 3. in `privacy/canaries.json`, a planted value in each canary, unless it is kept by default.
 
 Then raise the `code_version` of `scrubbed_corpus` (`privacy/stages.py`), since the same documents give other bytes now;
@@ -12,7 +12,7 @@ name the kind in `docs/how-to/personal-data.md`, and run `make docs`.
 
 from typing import Literal, get_args
 
-# In order of precedence: of two findings that overlap and are equally certain, the kind that stands first wins.
+# In order of precedence: if two findings overlap and are equally certain, the kind that is listed first wins.
 Kind = Literal[
     "CREDENTIAL",
     "EMAIL",
@@ -44,4 +44,5 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 KEPT_BY_DEFAULT: frozenset[Kind] = frozenset({"URL", "PLACE", "ORGANISATION", "NATIONALITY", "DATE", "AGE"})
-"""What a document is about rather than whom; detected only where the institution's policy does not keep it."""
+"""Kinds that describe a document's subject rather than a person. They are detected only if the policy does not keep
+them."""

@@ -1,7 +1,4 @@
-"""The base of models that people fill in, and the strict reader of their YAML files.
-
-A mistake is explained by its key.
-"""
+"""Define the base class of models that people fill in, and read their YAML files with errors that name the key."""
 
 import difflib
 import json
@@ -27,23 +24,23 @@ _EXPECTED = {
     "float_type": "a number",
     "bool_type": "true or false",
 }
-"""What a key must hold, by pydantic's type of error, in words of YAML."""
+"""Pydantic's error type -> description of the expected value in YAML terms."""
 
 _UNQUOTED = {"int_type": (int,), "float_type": (int, float), "bool_type": (bool,)}
-"""What a text in quotes would be without them, where that is what the key must hold."""
+"""Pydantic's error type -> types that a quoted value would have without its quotes."""
 
 LARGEST_WHOLE_NUMBER = 2**53
-"""Above it, two whole numbers may be one in JSON (RFC 8259, section 6)."""
+"""Largest accepted whole number. Above it, JSON readers may confuse two numbers (RFC 8259, section 6)."""
 
 FILL_IN = "FILL IN"
-"""Stands where a person must write something: in a suggested recipe, and where a missing key has no example."""
+"""Placeholder for a value that a person must write, in suggested recipes and for missing keys without an example."""
 
 SHOWN_CHARACTERS = 60
-"""A wrong value is quoted up to this length: longer ones are texts, not words that somebody mistyped."""
+"""Longest wrong value that a message quotes. Longer values are texts rather than mistyped words."""
 
 
 def _make_numbers_strict(schema: Any) -> None:
-    """Let numbers and booleans be built from nothing else, while a list still becomes a tuple and a text a path."""
+    """Make numbers and booleans strict in a core schema. Lists still become tuples, and texts become paths."""
     if isinstance(schema, dict):
         if schema.get("type") in ("int", "float", "bool"):
             schema["strict"] = True
@@ -55,26 +52,27 @@ def _make_numbers_strict(schema: Any) -> None:
 
 
 NotAllowed = Sequence[tuple[Callable[[Any], object], str]]
-"""A table of combinations: what finds one in a model, and the message. `{0}` is the model, `{1}` what was found."""
+"""Table of invalid combinations: a function that finds one in a model, and a message (`{0}`: the model, `{1}`: the
+function's result)."""
 
 
 def named_twice(names: Iterable[object]) -> str:
-    """All names as a list in words, if one of them stands there twice."""
+    """Return all names, separated by commas, if one of them is repeated; otherwise ""."""
     every = [str(name) for name in names]
     return ", ".join(every) if len(set(every)) != len(every) else ""
 
 
 class RecipeModel(Frozen):
-    """A model that people fill in.
+    """The base class of a model that people fill in.
 
-    An unknown key is an error, so that a misspelt limit never becomes a default. A text is no number, also where it
-    holds digits, and a number is finite.
+    An unknown key is an error, so that a misspelt limit is never replaced by a default. Text with digits is not
+    accepted as a number, and numbers must be finite.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
     not_allowed: ClassVar[NotAllowed] = ()
-    """Combinations of keys that are refused, beside those of the classes that this one extends."""
+    """Combinations of keys that are rejected, in addition to those of the base classes."""
 
     @model_validator(mode="after")
     def _is_allowed(self) -> Self:
@@ -92,7 +90,7 @@ class RecipeModel(Frozen):
 
 
 def keys_to_fill_in(model: RecipeModel) -> tuple[str, ...]:
-    """Dotted keys whose text a suggested recipe, or the file that `init` writes, left to a person."""
+    """Return the dotted keys whose text still contains the placeholder `FILL IN`."""
     return tuple(_keys_to_fill_in(model.model_dump(mode="json"), ""))
 
 
@@ -105,7 +103,8 @@ def _keys_to_fill_in(value: Any, key: str) -> Iterator[str]:
 
 
 def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:
-    """For `json_schema_extra`: the schema must not require a key that a validator fills in where it is left out."""
+    """Return a function for `json_schema_extra` that makes a key optional in the schema, because a validator sets its
+    default."""
 
     def make_optional(schema: dict[str, Any]) -> None:
         required = [each for each in schema.pop("required") if each != key]
@@ -115,10 +114,10 @@ def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """YAML in which a key may stand once only, a date is a text, and `5e-4` is a number, as in YAML 1.2.
+    """A YAML loader that rejects repeated keys, keeps dates as text, and reads `5e-4` as a number, as YAML 1.2 does.
 
-    A date is the text that was written, so that a key for texts can hold one, and a key for dates says what is wrong
-    with 2024-02-30.
+    A date stays the text that was written. A key for texts can then hold one, and a key for dates can report an error
+    such as 2024-02-30.
     """
 
     yaml_implicit_resolvers = {
@@ -137,7 +136,8 @@ class _RecipeLoader(yaml.SafeLoader):
 
 
 def _whole_number(loader: _RecipeLoader, node: yaml.ScalarNode) -> int:
-    """As JSON's readers can hold it. Raises ConstructorError for a larger one, ValueError for none."""
+    """Parse a whole number that JSON readers can represent. Raises ConstructorError if it is too large, ValueError if
+    it is no number."""
     value: int = loader.construct_yaml_int(node)
     if abs(value) > LARGEST_WHOLE_NUMBER:
         raise yaml.constructor.ConstructorError(None, None, "a whole number is too large", node.start_mark)
@@ -154,9 +154,10 @@ Model = TypeVar("Model", bound=RecipeModel)
 
 
 def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
-    """Read and validate one file; `act` checks it again, where an interface has such an act.
+    """Read and validate one file. Raises RecipeError that names file, key, and the nearest known key.
 
-    Raises RecipeError that names file, key, and the nearest known key.
+    Args:
+        act: the act of an interface that checks the file again, if there is one.
     """
     if not path.is_file():
         raise RecipeError(f"{path}: there is no such file.", "Write it, or correct the path.")
@@ -164,7 +165,7 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
         content = yaml.load(path.read_text(encoding="utf-8"), _RecipeLoader)
     except RecursionError:
         raise RecipeError(f"{path}: lists or mappings are nested too deeply.") from None
-    # A value that is not what its tag says raises whatever the conversion does, such as `!!int x`.
+    # A value that does not match its tag, such as `!!int x`, raises the error of the conversion.
     except (yaml.YAMLError, ValueError, AttributeError) as error:
         said = " ".join(str(error).split()) if isinstance(error, yaml.YAMLError | UnicodeError) else "a wrong value"
         raise RecipeError(f"{path}: not readable as YAML in UTF-8: {said}") from None
@@ -182,11 +183,11 @@ def read_yaml(model: type[Model], path: Path, act: Act | None = None) -> Model:
 
 
 def example_of(model: type[RecipeModel], missing: Sequence[Sequence[Any]], content: Any = None) -> str:
-    """Keys that are missing as YAML, whole sections with all that they require; the values are the fields' examples.
+    """Return YAML of the missing keys with example values; a missing section comes with everything that it requires.
 
     Args:
-        missing: where they belong, as pydantic has it: keys and numbers of list elements.
-        content: the file's; an element of a list is shown with its own name.
+        missing: locations of the keys, in pydantic's format: keys and numbers of list elements.
+        content: the file's content, from which an element of a list gets its name.
     """
     example: Any = {}
     for location in missing:
@@ -195,7 +196,7 @@ def example_of(model: type[RecipeModel], missing: Sequence[Sequence[Any]], conte
 
 
 def _put(example: dict[Any, Any], location: Sequence[Any], value: Any, content: Any) -> None:
-    """Put a value where it belongs. An element of a list is kept by its number."""
+    """Set a value at a location. Elements of a list are stored under their number."""
     for part in location[:-1]:
         try:
             content = content[part]
@@ -207,7 +208,7 @@ def _put(example: dict[Any, Any], location: Sequence[Any], value: Any, content: 
 
 
 def _as_lists(example: Any) -> Any:
-    """With every mapping by numbers as a list."""
+    """Convert every mapping whose keys are numbers to a list."""
     if isinstance(example, list):
         return [_as_lists(each) for each in example]
     if not isinstance(example, dict):
@@ -234,7 +235,7 @@ def _example_of_field(field: FieldInfo) -> Any:
 
 
 def _without_consequences(details: Sequence[Any]) -> list[Any]:
-    """Without lists that are too short only because their elements are wrong."""
+    """Drop errors about lists that are too short only because their elements are invalid."""
 
     def has_wrong_elements(place: tuple[Any, ...]) -> bool:
         return any(len(each["loc"]) > len(place) and each["loc"][: len(place)] == place for each in details)
@@ -261,9 +262,9 @@ def _explain(model: type[RecipeModel], content: Any, detail: Any) -> str:
 
 
 def _named_element(content: Any, location: list[Any]) -> tuple[str, list[Any]]:
-    """The list element that a location leads into, by its name: `source 'fees': `; and the location inside it.
+    """Return the list element of a location, as a prefix such as `source 'fees': `, and the location inside it.
 
-    "" and the whole location where there is no such element, or it has no name.
+    Returns "" and the whole location if there is no such element or it has no name.
     """
     element, inside = "", location
     for place, part in enumerate(location):
@@ -279,7 +280,7 @@ def _named_element(content: Any, location: list[Any]) -> tuple[str, list[Any]]:
 
 
 def _given(error_type: str, value: Any) -> str:
-    """The end of a message about a wrong value: what it is, and whether quotes would put it right."""
+    """Return the end of a message about a wrong value: the value, and whether adding or removing quotes corrects it."""
     if isinstance(value, str):
         if _needs_no_quotes(error_type, value):
             return f", and is the text '{value}': remove the quotes"
@@ -298,25 +299,25 @@ def _needs_no_quotes(error_type: str, text: str) -> bool:
 
 
 def _is_type_of_a_union(part: Any) -> bool:
-    """Whether pydantic put this part into a location for a type that it tried, such as `int` or `tuple[str, ...]`."""
+    """Return whether a part of a location is a type that pydantic tried, such as `int` or `tuple[str, ...]`."""
     return isinstance(part, str) and (part in ("str", "int", "float", "bool") or "[" in part)
 
 
 def nearest_known(word: str, known: Sequence[str]) -> str:
-    """The end of a message about a word that is not known: what was probably meant, or all that is known."""
+    """Return the end of a message about an unknown word: the nearest known word, or all known words."""
     nearest = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean '{nearest[0]}'?" if nearest else f"known here: {', '.join(known)}"
 
 
 def _known_keys(model: type[RecipeModel], location: list[Any]) -> list[str]:
-    """Field names of the model found by walking `location`."""
+    """Return the field names of the model at a location."""
     return list(_models_at(model, location)[0].model_fields)
 
 
 def _models_at(model: type[RecipeModel], location: Sequence[Any]) -> list[type[BaseModel]]:
-    """The models found by walking `location`, looking through lists, dicts, optionals and unions.
+    """Return the models at a location, looking through lists, dicts, optionals and unions.
 
-    Where pydantic chose among several models by a tag, the tag follows the field's name in `location`.
+    If pydantic chose among several models by a tag, the tag follows the field's name in `location`.
     """
     current: list[type[BaseModel]] = [model]
     for part in location:
@@ -336,7 +337,7 @@ def _tags(model: type[BaseModel]) -> list[Any]:
 
 
 def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a field's type names, looking through lists, dicts, optionals and unions."""
+    """Return the models in a field's type, looking through lists, dicts, optionals and unions."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [found for argument in get_args(annotation) for found in models_in(argument)]

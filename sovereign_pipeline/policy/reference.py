@@ -20,7 +20,7 @@ _BOUNDS = {
     "exclusiveMaximum": "<",
     "multipleOf": "a multiple of",
 }
-"""How the page writes each bound that a schema may put on a number."""
+"""JSON Schema keyword for a bound on a number -> its sign on the page."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,17 @@ class Documented:
     """A kind of file that an institution edits."""
 
     name: str
-    """Prefix of its anchors in the page, such as `line`."""
+    """Prefix of the kind's anchors on the page, such as `line`."""
 
     path: str
-    """Where such files are, such as `data/lines/<line>.yaml`."""
+    """Path of such files, such as `data/lines/<line>.yaml`."""
 
     title: str
     model: type[RecipeModel]
 
 
 def json_schema(documented: Documented) -> dict[str, Any]:
-    """The JSON Schema by which an editor completes and checks such a file."""
+    """Return the JSON Schema with which an editor completes and checks such a file."""
     schema = documented.model.model_json_schema()
     for section in (schema, *schema.get("$defs", {}).values()):
         for described in (section, *section.get("properties", {}).values()):
@@ -50,7 +50,7 @@ def json_schema(documented: Documented) -> dict[str, Any]:
 
 
 def page(every: Sequence[Documented], title: str, introduction: str) -> str:
-    """The reference of these files in Markdown: a table of keys for each section, in the order of the file."""
+    """Return the reference page of these files in Markdown: a table of keys for each section, in the file's order."""
     parts = [f"# {title}", introduction]
     parts += ["\n".join(f"- [{each.title}](#{each.name}): `{each.path}`" for each in every)]
     for each in every:
@@ -67,7 +67,7 @@ class _FilePage:
         self._first: dict[tuple[str, str], str] = {}  # key and meaning -> section that documents it first
 
     def sections(self) -> Iterator[str]:
-        """A table for the top level and for each section below, depth first."""
+        """Yield the tables of the top level and of each section below it, depth first."""
         yield from self._section(self._schema, "")
 
     def _section(self, schema: Schema, path: str) -> Iterator[str]:
@@ -81,7 +81,7 @@ class _FilePage:
                 yield from self._section(nested, below)
 
     def _nested(self, field: Schema, path: str) -> Iterator[tuple[str, Schema]]:
-        """The sections that a field's type names, with their paths."""
+        """Yield the sections in a field's type, with their paths."""
         if "$ref" in field:
             yield path, self._definition(field["$ref"])
         for tag, reference in _tagged(field).items():
@@ -128,14 +128,14 @@ class _FilePage:
 
 
 def _tagged(field: Schema) -> dict[str, str]:
-    """Tag -> reference of the sections that a field chooses among by a tag, in the order of the model."""
+    """Return tag -> reference of the sections among which a field chooses by a tag, in the model's order."""
     mapping = field.get("discriminator", {}).get("mapping", {})
     references = [option["$ref"] for option in field.get("oneOf", ())]
     return dict(sorted(mapping.items(), key=lambda each: references.index(each[1])))
 
 
 def _scalar(field: Schema) -> str:
-    """A type that holds one value, with its range."""
+    """Format the type of a single value with its range."""
     if "pattern" in field:
         return f"text matching `{field['pattern']}`"
     if field.get("format") == "path":
@@ -158,7 +158,7 @@ def _default(schema: Schema, key: str, field: Schema) -> str:
 
 
 def _as_yaml(value: Any) -> str:
-    """A value as it may stand in the file, on one line."""
+    """Format a value as it may be written in the file, on one line."""
     if isinstance(value, dict | list):
         return yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False).strip()
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""The methods of reinforcement learning (PPO, RLOO, GRPO), their rewards, and TRL's trainers."""
+"""Define a recipe's reinforcement learning (PPO, RLOO, GRPO), its rewards, and the supported trainers of TRL."""
 
 import math
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ LARGEST_BATCH = 64
 
 
 def changed_fields(section: RecipeModel, *names: str) -> list[str]:
-    """Names of those fields that do not have their default."""
+    """Return those of the named fields that differ from their default."""
     return [name for name in names if getattr(section, name) != type(section).model_fields[name].default]
 
 
 class Tuning(RecipeModel):
-    """What every training has."""
+    """The settings that every training stage has."""
 
     warmup_steps: int = Field(default=2, ge=0)
     """Steps over which the learning rate rises from zero."""
@@ -32,22 +32,22 @@ class Tuning(RecipeModel):
     """Passes over the rows; a fraction ends within a pass."""
 
     max_steps: int | None = Field(default=None, ge=1)
-    """Largest number of optimizer steps; null: as many as `epochs` takes."""
+    """Maximum number of optimizer steps; null: as many as `epochs` takes."""
 
     max_length: int = Field(default=1024, ge=32)
-    """Tokens of a pack, and of a row; of a pair, of each reply with its prompt."""
+    """Maximum length, in tokens, of a pack, of a row, or of each reply of a pair with its prompt."""
 
     batch_size: int = Field(default=1, ge=1)
-    """Units (packs, or single rows) that a device processes at once; 4 where the method is `kto`. Times
-    `gradient_accumulation` and devices it is the effective batch. LoRA loses to full tuning when that is large
-    (Thinking Machines 2025, "LoRA Without Regret", section on batch size): stay below 32 rows; above 64 units the
-    recipe is refused."""
+    """Units (packs, or single rows) that a device processes at once; 4 if the method is `kto`. Multiplied by
+    `gradient_accumulation` and the number of devices, it is the effective batch. LoRA learns worse than full tuning if
+    that is large (Thinking Machines 2025, "LoRA Without Regret", section on batch size): stay below 32 rows; a recipe
+    above 64 units is rejected."""
 
     gradient_accumulation: int = Field(default=4, ge=1)
-    """Batches whose gradients are added up for one step."""
+    """Batches whose gradients are summed for one step."""
 
     packing: bool = True
-    """Pack several rows into up to `max_length` tokens, kept apart by their positions. Preferences are not packed: all
+    """Pack several rows into up to `max_length` tokens, separated by their positions. Preferences are not packed: all
     replies of a batch are computed in one pass."""
 
     not_allowed: ClassVar[NotAllowed] = (
@@ -60,51 +60,51 @@ class Tuning(RecipeModel):
 
     @property
     def effective_batch(self) -> int:
-        """Rows of a step on one device."""
+        """Number of rows of a step on one device."""
         return self.batch_size * self.gradient_accumulation
 
 
 Column = Literal["response", "subject", "request", "department", "language", "classification"]
-"""A column of a document that a tool may be given: scrubbed text, or an organisational fact."""
+"""A column of a document that is passed to a tool: scrubbed text, or an organisational fact."""
 
 
 class Tool(RecipeModel):
-    """A Python function or a command that judges replies, run in the sandbox: no network, and no files but its own.
+    """A Python function or a command that scores replies in the sandbox, without network and with its own files only.
 
-    A function gets a list of mappings, one a reply, with `prompt`, `reply` and the `columns`, and, where `files` are
-    named, a mapping of file name to text as a second value: it is called as `function(rows)` or `function(rows,
-    files)`, and has the standard library alone. It returns a list with a number from 0 to 1, or None to abstain, for
-    each reply, by that reply alone. A command gets the same mappings as lines of JSON on its standard input, and writes
-    a line with a number, or null, for each.
+    A function gets a list of mappings, one per reply, with `prompt`, `reply` and the `columns`. If `files` are named,
+    it also gets a mapping of file name to text as a second argument: it is called as `function(rows)` or
+    `function(rows, files)`. It can use only the standard library. It returns a list with a number from 0 to 1, or None
+    to abstain, for each reply, depending on that reply alone. A command gets the same mappings as lines of JSON on its
+    standard input, and writes a line with a number, or null, for each.
     """
 
     path: Path | None = Field(default=None, examples=["rewards/permits.py"])
-    """The program of a function, relative to the data root, or absolute. Either this or `command` is needed."""
+    """Program of a function, relative to the data root, or absolute. Either `path` or `command` is required."""
 
     function: str = Field(default="score", pattern=r"^[a-z_][a-z0-9_]*$")
-    """The function of it that is called."""
+    """Function of the program that is called."""
 
     command: tuple[str, ...] | None = Field(default=None, min_length=1, examples=[["validators/check", "--strict"]])
-    """An executable file, relative to the data root, or absolute, and its arguments: a script whose first line names
-    its interpreter, or a binary."""
+    """Executable file, relative to the data root, or absolute, and its arguments: a script whose first line names its
+    interpreter, or a binary."""
 
     uses: tuple[Path, ...] = Field(default=(), examples=[["/usr/bin/grep", "/usr/share/perl/5.36"]])
-    """Programs and directories of this machine, by absolute paths, that the command needs beside its interpreter and
-    the shared libraries of both. They and the interpreter are part of the adapter's identity by their SHA-256."""
+    """Absolute paths of programs and directories on this machine that the command needs, besides its interpreter and
+    the shared libraries of both. Their SHA-256 and the interpreter's are part of the adapter's identity."""
 
     files: tuple[Path, ...] = ()
-    """Files that the tool is given, relative to the data root, or absolute: text for a function; a command has them in
-    `/tool`, as itself. Program and files are part of the adapter's identity by their SHA-256."""
+    """Files for the tool, relative to the data root, or absolute. A function gets them as text; a command finds them in
+    `/tool`, beside itself. The SHA-256 of program and files are part of the adapter's identity."""
 
     columns: tuple[Column, ...] = ()
     """Columns of each reply's document, such as the `response` that the institution sent."""
 
     seconds: int = Field(default=20, ge=1, le=600)
-    """Longest time for one batch: of processor, and three times as much by the clock. A tool that takes longer stops
-    the training; it never gives a low reward."""
+    """Maximum processor time for one batch, in seconds; the wall-clock limit is three times as much. A tool that takes
+    longer stops the training; it never results in a low reward."""
 
     memory_mib: int = Field(default=512, ge=64, le=8192)
-    """Largest address space of each of its processes."""
+    """Maximum address space of each of its processes, in MiB."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (
@@ -133,7 +133,7 @@ class Tool(RecipeModel):
 
     @property
     def named(self) -> tuple[Path, ...]:
-        """Every file of the institution that it consists of."""
+        """The institution's files that make up the tool."""
         return (self.program, *self.files)
 
 
@@ -141,24 +141,24 @@ class Reward(RecipeModel):
     """One part of the reward."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40, examples=["right_department"])
-    """By which it is logged."""
+    """Name of the part in the log."""
 
     tool: Tool | None = Field(
         default=None,
         examples=[{"path": "rewards/permits.py", "function": "opening"}],
         exclude_if=lambda tool: tool is None,
     )
-    """What judges a reply; null: `reward_model` does."""
+    """Tool that scores a reply; null: `reward_model` does."""
 
     reward_model: bool = Field(default=False, exclude_if=lambda is_used: not is_used)
-    """Whether the line's reward model judges, in place of a tool. The score is the probability that it prefers the
-    reply to the one that the institution sent to the same letter, cut to `max_new_tokens`: the sigmoid of the
-    difference of both raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to Mitigate Reward Hacking in
-    RLHF"). 0.5 is as good as the institution's reply. The log keeps the raw scores."""
+    """Whether the line's reward model scores replies instead of a tool. The score is the probability that it prefers
+    the reply to the institution's reply to the same letter, cut to `max_new_tokens`: the sigmoid of the difference of
+    both raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to Mitigate Reward Hacking in RLHF"). 0.5
+    is as good as the institution's reply. The log keeps the raw scores."""
 
     weight: float = Field(default=1.0, gt=0)
-    """Its share of the reward, before the weights are made to add up to one. A part that abstains for a reply counts
-    for nothing there, and the others' weights are made to add up to one."""
+    """Weight of the part; the weights are normalised to add up to one. If a part abstains for a reply, it is left out
+    for this reply, and the other weights are normalised again."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (
@@ -169,48 +169,49 @@ class Reward(RecipeModel):
 
 
 class Kl(RecipeModel):
-    """How the policy is held to the adapter that it starts from."""
+    """The KL penalty that keeps the policy near the adapter that it starts from."""
 
     coefficient: float = Field(default=0.05, ge=0)
-    """Weight β of the penalty for each token (Huang 2024: 0.05), with `ppo` at the start. `ppo` and `rloo` take log
-    policy − log reference off the reward; `grpo` adds Schulman's estimate k3 to the loss. Above 0 with `rloo` and
-    `grpo`."""
+    """Weight β of the penalty for each token (Huang 2024: 0.05); with `ppo` its initial value. `ppo` and `rloo`
+    subtract log policy − log reference from the reward; `grpo` adds Schulman's estimate k3 to the loss. It must be
+    above 0 with `rloo` and `grpo`."""
 
     target: float | None = Field(default=6.0, gt=0)
-    """`ppo`'s alone: nats of a whole reply that β is steered to (Ziegler 2019, section 2.2: 6); null: β stays, as it
-    always does with `rloo` and `grpo`."""
+    """`ppo` only: KL of a whole reply, in nats, to which β is steered (Ziegler 2019, section 2.2: 6); null: β is
+    constant, as it always is with `rloo` and `grpo`."""
 
     horizon: int = Field(default=64, ge=1)
-    """`ppo`'s alone: replies over which β changes by a fifth at most. Ziegler's 10,000 are for millions of replies."""
+    """`ppo` only: replies over which β changes by at most a fifth. Ziegler's 10,000 are for millions of replies."""
 
     budget: float = Field(default=20.0, gt=0)
-    """Nats of a whole reply, mean of an iteration. Above, the training ends, and the best adapter so far is kept."""
+    """Maximum KL of a whole reply, in nats, averaged over an iteration. Above it the training ends, and the best
+    adapter so far is kept."""
 
 
 class Rollouts(RecipeModel):
-    """A vLLM server of this machine that samples the replies of an iteration in place of the trainer.
+    """A vLLM server on this machine that samples the replies of an iteration instead of the trainer.
 
-    It needs vLLM 0.32 or later with the line's base model, adapters that are loaded while it runs, and
-    log-probabilities at the temperature (`--logprobs-mode processed_logprobs`). What is learned from is computed by the
-    trainer, and so are measurements on held-out prompts.
+    It needs vLLM 0.32 or later with the line's base model, adapters that can be loaded at run time, and
+    log-probabilities at the temperature (`--logprobs-mode processed_logprobs`). The trainer itself computes everything
+    that it learns from, and the measurements on held-out prompts.
     """
 
     url: str = Field(examples=["unix:/run/rollouts/api", "http://127.0.0.1:8000"])
-    """Where it listens: a socket or a port of this machine, for prompts leave it nowhere."""
+    """Address of the server: a socket or a port of this machine. Prompts do not leave the machine."""
 
     copies: Path = Field(examples=["/srv/rollouts"])
-    """A directory of the trainer's account, by its absolute path, in which the server reads the policy's adapters, by
-    the directory's group. Nobody else may change it."""
+    """Absolute path of a directory of the trainer's account, in which the server reads the policy's adapters through
+    the directory's group. No other account may be able to change it."""
 
     at_once: int = Field(default=16, ge=1, le=256)
-    """Replies that it is asked for at once."""
+    """Maximum number of replies requested at once."""
 
     seconds: float = Field(default=600, gt=0)
-    """How long one reply may take."""
+    """Maximum time for one reply, in seconds."""
 
     cap: float = Field(default=2.0, ge=1)
-    """Largest weight of a token whose probability is another one in the trainer than in vLLM: min(π/μ, cap) (truncated
-    importance sampling, Ionides 2008; TRL's default is 2)."""
+    """Maximum importance weight of a token, if its probability differs between trainer and vLLM: min(π/μ, cap)
+    (truncated importance sampling, Ionides 2008; TRL's default is 2)."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: not is_here(it.url), "'url' must be unix:/PATH or http://127.0.0.1:PORT"),
@@ -219,86 +220,89 @@ class Rollouts(RecipeModel):
 
 
 class Rlhf(RecipeModel):
-    """Learning from a reward after SFT, with the adapter as SFT left it as the reference.
+    """Reinforcement learning after SFT, with the SFT adapter as the reference.
 
     It needs an adapter (`lora` or `qlora`) and one device. Dropout is off.
     """
 
     algorithm: Literal["ppo", "rloo", "grpo"] = "ppo"
     """`ppo` is proximal policy optimisation (Schulman et al. 2017) as InstructGPT uses it (Ouyang et al. 2022). `rloo`
-    (Ahmadian et al. 2024) and `grpo` (Shao et al. 2024) have no values: they compare several replies to one prompt.
-    Their losses and passes are those of the TRL library, and the record says so; they need `adapter: lora`."""
+    (Ahmadian et al. 2024) and `grpo` (Shao et al. 2024) have no value function: they compare several replies to one
+    prompt. Their losses and passes are computed by the TRL library, and the record says so; they need `adapter: lora`.
+    """
 
     reward: tuple[Reward, ...] = Field(min_length=1)
-    """What is optimised: one part or several."""
+    """Reward that is optimised: one part or several."""
 
     gold: tuple[Reward, ...] | None = Field(default=None, min_length=1)
-    """What is measured on held-out prompts and never optimised, to see the reward being gamed; null: the reward
-    itself."""
+    """Reward that is measured on held-out prompts but never optimised, to detect reward hacking; null: the same as
+    `reward`."""
 
     iterations: int = Field(default=40, ge=1)
     """Rounds of sampling, scoring and learning."""
 
     prompts: int = Field(default=8, ge=2, le=256)
-    """Prompts of an iteration. Each comes once before any comes again."""
+    """Prompts of an iteration. A prompt is repeated only after every other one was used."""
 
     group: int = Field(default=4, ge=1, le=64)
-    """Replies to each of them. On CPUs they share their prompt in `ppo`'s passes, which is faster where prompts are
-    longer than replies; `rloo` and `grpo` compare them with one another, and need two at least."""
+    """Replies to each prompt. On CPUs the passes of `ppo` share the prompt, which is faster if prompts are longer than
+    replies. `rloo` and `grpo` compare the replies with one another, and need at least two."""
 
     max_new_tokens: int = Field(default=48, ge=4)
-    """Longest reply that is sampled. Prompts that leave no room for it within `training.sft.max_length` are left
+    """Maximum length of a sampled reply. Prompts that leave no room for it within `training.sft.max_length` are left
     out."""
 
     temperature: float = Field(default=0.7, gt=0, le=2)
-    """Of the sampling, and of every log-probability (Huang 2024: 0.7). No other change is made to the distribution."""
+    """Temperature of sampling and of every log-probability (Huang 2024: 0.7). The distribution is not changed
+    otherwise."""
 
     rollouts: Rollouts | None = None
-    """A vLLM server that samples; null: the trainer samples itself, and a resumed training ends in the same bytes."""
+    """vLLM server that samples; null: the trainer samples itself, and a resumed training ends with the same bytes."""
 
     missing_end_penalty: float = Field(default=1.0, ge=0)
-    """Subtracted from the reward of a reply without end of turn (Huang 2024, detail 4.3). 0 where `max_new_tokens` is
-    shorter than the institution's replies: it would teach the model to stop short."""
+    """Amount subtracted from the reward of a reply without end of turn (Huang 2024, detail 4.3). Set it to 0 if
+    `max_new_tokens` is shorter than the institution's replies: it would teach the model to stop early."""
 
     epochs: int = Field(default=2, ge=1, le=10)
     """Passes over an iteration's replies."""
 
     minibatches: int = Field(default=2, ge=1)
-    """Parts into which a pass is divided, a step of the optimizer each. With `rloo` and `grpo` all of one size."""
+    """Parts of a pass, one optimizer step each. With `rloo` and `grpo` all parts must have the same size."""
 
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Of the adapter, at the start; it falls linearly to zero."""
+    """Initial learning rate of the adapter; it falls linearly to zero."""
 
     value_learning_rate: float = Field(default=1e-3, gt=0)
-    """`ppo`'s: of the value head. 1e-2 left the loss of the values a hundred times as large."""
+    """`ppo` only: learning rate of the value head. With 1e-2 the value loss was a hundred times larger."""
 
     clip: float = Field(default=0.2, gt=0, lt=1)
-    """ε of the clipped ratio (Schulman et al. 2017, equation 7): of a token, with `rloo` of a whole reply. With `ppo`
-    also of the clipped value."""
+    """Clipping range ε of the probability ratio (Schulman et al. 2017, equation 7): of a token, or with `rloo` of a
+    whole reply. With `ppo` also of the value."""
 
     discount: float = Field(default=1.0, gt=0, le=1)
-    """`ppo`'s γ: 1, since a reply is judged as a whole."""
+    """`ppo` only: discount γ. 1, because a reply is scored as a whole."""
 
     trace: float = Field(default=1.0, ge=0, le=1)
-    """`ppo`'s λ of the generalised advantage estimate (Schulman et al. 2015). 1, as verl and OpenRLHF have it; Huang
-    2024 has 0.95. The value head begins at zero, and then any λ below 1 gives a reply's first tokens less advantage
-    than its last, whatever the reward was."""
+    """`ppo` only: λ of the generalised advantage estimate (Schulman et al. 2015). 1 as in verl and OpenRLHF; Huang 2024
+    uses 0.95. The value head starts at zero. Any λ below 1 then gives a reply's first tokens less advantage than its
+    last ones, whatever the reward is."""
 
     kl: Kl = Kl()
-    """How the policy is held to the adapter that it starts from."""
+    """KL penalty that keeps the policy near the adapter that it starts from."""
 
     measure_every: int = Field(default=5, ge=1)
     """Iterations between two measurements on held-out prompts."""
 
     measured_prompts: int = Field(default=48, ge=4)
-    """Held-out prompts at most. One half is measured while the policy learns and decides which adapter is kept; the
-    other half is measured at the start and at the end alone, for the comparison with the parent adapter."""
+    """Maximum number of held-out prompts. One half is measured during training and decides which adapter is kept. The
+    other half is measured only at the start and at the end, for the comparison with the parent adapter."""
 
     patience: int = Field(default=3, ge=1)
-    """Measurements in a row at which the held-out reward may lie below its best while the training reward rises."""
+    """Consecutive measurements at which the held-out reward may be below its best value while the training reward
+    rises."""
 
     samples: int = Field(default=4, ge=0, le=32)
-    """Training prompts whose replies at start, middle and end are kept in the artifact."""
+    """Number of training prompts whose replies at start, middle and end are stored in the artifact."""
 
     @field_validator("reward", "gold")
     @classmethod
@@ -334,7 +338,7 @@ class Rlhf(RecipeModel):
 
     @property
     def set_for_others(self) -> list[str]:
-        """Keys that are set and belong to another algorithm."""
+        """Keys that are set but belong to another algorithm."""
         of_another = self.keys_of_others
         return [
             *changed_fields(self, *of_another["section"]),
@@ -343,23 +347,23 @@ class Rlhf(RecipeModel):
 
     @property
     def keys_of_others(self) -> dict[str, tuple[str, ...]]:
-        """Keys that belong to another algorithm than this one: of the section itself, and of `kl`."""
+        """Keys that belong only to other algorithms, in the section itself and in `kl`."""
         if self.algorithm == "ppo":
             return {"section": (), "kl": ()}
         return {"section": ("value_learning_rate", "discount", "trace", "rollouts"), "kl": ("target", "horizon")}
 
     @property
     def replies(self) -> int:
-        """Of an iteration."""
+        """Number of replies of an iteration."""
         return self.prompts * self.group
 
     @property
     def kl_target(self) -> float | None:
-        """What β is steered to; None: it stays."""
+        """KL to which β is steered; None if β is constant."""
         return self.kl.target if self.algorithm == "ppo" else None
 
     def identity(self) -> dict[str, Any]:
-        """What of the section decides an adapter: its keys without those of another algorithm."""
+        """Return the settings that determine an adapter: the section's keys without those of other algorithms."""
         content = self.model_dump(mode="json")
         others = self.keys_of_others
         return {
@@ -369,12 +373,12 @@ class Rlhf(RecipeModel):
 
     @property
     def measured(self) -> tuple[Reward, ...]:
-        """The parts that are measured on held-out prompts."""
+        """Parts of the reward that are measured on held-out prompts."""
         return self.gold or self.reward
 
     @property
     def uses_reward_model(self) -> bool:
-        """Whether the line's reward model judges in any part, of what is optimised or of what is measured."""
+        """Whether a part of the optimised or the measured reward uses the line's reward model."""
         return any(part.reward_model for part in self._parts)
 
     @property
@@ -388,17 +392,18 @@ class Rlhf(RecipeModel):
 
 
 class RewardModel(Tuning):
-    """A LoRA of the shape in `training.sft` and a scalar head on the line's base model, trained by TRL's RewardTrainer.
+    """A LoRA adapter with the settings of `training.sft` and a scalar head on the line's base model, trained by TRL's
+    RewardTrainer.
 
     It learns from the pairs of the preference dataset to score the chosen reply higher than the rejected one (Bradley
-    and Terry 1952; Ouyang et al. 2022, section 3.5). It is measured on held-out pairs, which it never learns from.
+    and Terry 1952; Ouyang et al. 2022, section 3.5). It is measured on held-out pairs, which are not used for training.
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
-    """Highest learning rate, of adapter and head. 1e-4 (TRL's default for reward models)."""
+    """Maximum learning rate of adapter and head. 1e-4 (TRL's default for reward models)."""
 
     centring: float = Field(default=0.01, ge=0)
-    """Weight of the squared sum of both scores of a pair, which keeps scores around zero. 0.01 (Eisenstein et al. 2023,
+    """Weight of the squared sum of both scores of a pair, which keeps scores near zero. 0.01 (Eisenstein et al. 2023,
     "Helping or Herding?", as in TRL's guide); 0: none."""
 
     not_allowed: ClassVar[NotAllowed] = (
@@ -407,23 +412,23 @@ class RewardModel(Tuning):
 
 
 TrlArgument = float | int | bool | str | tuple[str | float, ...]
-"""A value of an argument."""
+"""Value of an argument of a TRL trainer."""
 
 OPTIMIZER_ARGUMENTS = ("adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm", "weight_decay")
-"""Of every trainer; the recipe has no keys of its own for them."""
+"""Optimizer arguments that every trainer accepts; the recipe has no keys of its own for them."""
 
 
 @dataclass(frozen=True)
 class TrlTrainer:
-    """A trainer of TRL that learns from preference pairs with one model on one device, and without generating."""
+    """A TRL trainer that learns from preference pairs with one model on one device, without generating replies."""
 
     stability: Literal["stable", "experimental"]
-    """TRL's own word. An experimental trainer may change or go with any release of TRL."""
+    """TRL's own classification. An experimental trainer may change or disappear in any release of TRL."""
     arguments: tuple[str, ...]
-    """Names of the arguments that shape its loss."""
+    """Names of the arguments that determine its loss."""
     has_reference: bool
     loss_types: tuple[str, ...] = ()
-    """Its values of `loss_type`; others would fail at the first step only."""
+    """Accepted values of `loss_type`. Other values would fail only at the first step."""
 
 
 TRAINERS = {
@@ -470,7 +475,7 @@ REFUSED_TRAINERS = {
     "sft": "the stage before it is SFT",
     "tpo": "it needs a third reply, and a pair has two",
 }
-"""Trainers of TRL that cannot learn here from pairs, and why."""
+"""TRL trainer that cannot learn here from pairs -> the reason."""
 
 _RECIPE_KEYS = {
     "bf16": "training.sft.precision",
@@ -490,11 +495,11 @@ _RECIPE_KEYS = {
     "seed": "training.seed",
     "warmup_steps": "training.preference.warmup_steps",
 }
-"""Argument of TRL -> the key of the recipe that decides it."""
+"""Argument of TRL -> the recipe's key that determines it."""
 
 
 def check_arguments(trainer: str | None, arguments: Mapping[str, TrlArgument]) -> None:
-    """Raise ValueError, in words for the recipe's author, for a trainer or an argument that is not on the list."""
+    """Raise ValueError, with a message for the recipe's author, if the trainer or an argument is not supported."""
     known = sorted(TRAINERS)
     if trainer is None:
         raise ValueError(f"method trl needs a trainer: {', '.join(known)}")
@@ -527,7 +532,8 @@ def _kind(name: str) -> str:
 
 
 def _is_of_its_kind(name: str, value: TrlArgument) -> bool:
-    """TRL's argument classes take any value, and fail at the first step or train something else."""
+    """Return whether an argument has the right type. TRL itself accepts any, then fails at the first step or trains
+    wrongly."""
     kind = _kind(name)
     if kind == "a text":
         return all(isinstance(each, str) for each in _parts(value))

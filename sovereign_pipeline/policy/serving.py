@@ -1,4 +1,4 @@
-"""The institution's rules for serving, and a line's rollout."""
+"""Define the institution's rules for serving, and the rollout of staged adapters."""
 
 import math
 from collections.abc import Collection
@@ -12,120 +12,122 @@ from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel
 
 
 class Role(RecipeModel):
-    """What callers whom the institution's proxy gives this role may use."""
+    """The permissions of callers to whom the institution's proxy assigns this role."""
 
     clearance: str = Field(examples=["CONFIDENTIAL"])
     """Highest classification level of the adapters that they may use."""
 
     lines: tuple[str, ...] | None = Field(default=None, examples=[["permits-desk"]])
-    """Lines that they may use. Null: every line, as far as the clearance reaches."""
+    """Lines that they may use. Null: every line within the clearance."""
 
     versions: bool = False
-    """Whether they may name a version, such as `permits-desk-1.0.0`, in place of a line."""
+    """Whether they may name a version, such as `permits-desk-1.0.0`, instead of a line."""
 
     metrics: bool = False
     """Whether they may read the gateway's metrics, which name every line."""
 
     admin: bool = False
-    """Whether they may see, at `/admin` and on the registry's pages, how it stands with the adapters that they may
-    use."""
+    """Whether they may see the status of the adapters that they may use, at `/admin` and on the registry's pages."""
 
     users: bool = False
-    """Whether they speak for several people, as a front end does, and say by `user` of a request for whom. Of everybody
-    else `user` is not looked at: each is one user of a rollout."""
+    """Whether they act for several people, as a front end does, and name the person in a request's `user`. For all
+    other callers `user` is ignored: each counts as one user of a rollout."""
 
 
 class Limits(RecipeModel):
-    """What the gateway takes on, and when it refuses."""
+    """The limits of the gateway. It rejects requests beyond them."""
 
     body_bytes: int = Field(default=1_000_000, ge=1_000)
-    """Longest body of a request."""
+    """Maximum size of a request's body."""
 
     tokens: int = Field(default=2048, ge=1)
-    """Most tokens that one request may ask for."""
+    """Maximum number of tokens that a request may ask for."""
 
     tokens_by_default: int = Field(default=512, ge=1)
-    """Tokens of an answer whose request does not say how many."""
+    """Maximum number of tokens of an answer if the request does not set one."""
 
     concurrent: int = Field(default=16, ge=1)
-    """Answers that are computed at once. Each line that has nothing running keeps one place, up to half of them."""
+    """Answers that are computed at once. A place is reserved for each line that has no running answer, up to half of
+    them."""
 
     waiting_per_line: int = Field(default=32, ge=0)
-    """Requests of one line that wait for a place; the next one gets 429."""
+    """Requests of one line that may wait for a place; further ones get 429."""
 
     waiting_seconds: float = Field(default=60, gt=0)
-    """How long a request waits for a place before it gets 429."""
+    """Maximum time that a request waits for a place before it gets 429, in seconds."""
 
     concurrent_per_caller: int = Field(default=8, ge=1)
-    """Requests that one caller has running or waiting; the next one gets 429."""
+    """Requests that one caller may have running or waiting; further ones get 429."""
 
     requests_per_minute: float = Field(default=120, gt=0)
-    """Of one caller, over time; as many may come at once."""
+    """Requests per minute of one caller on average; a burst may be as large."""
 
     tokens_per_minute: float = Field(default=60_000, gt=0)
-    """Of one caller, of prompts and answers, over time; as many may come at once."""
+    """Tokens per minute, of prompts and answers, of one caller on average; a burst may be as large."""
 
     new_users_per_day: int = Field(default=100, ge=0)
-    """Users whom one caller that speaks for several may bring into comparisons of rollouts on a day (UTC). More of them
-    keep one adapter each too, and what they ask is not compared."""
+    """Users per day (UTC) whom a caller that acts for several people may add to the comparisons of rollouts. Further
+    users also keep one adapter each, but their answers are not compared."""
 
     first_token_seconds: float = Field(default=60, gt=0)
-    """How long the engine may take for the first token, and between two."""
+    """Maximum time until the engine's first token, and between two tokens, in seconds."""
 
     answer_seconds: float = Field(default=600, gt=0)
-    """How long one answer may take."""
+    """Maximum time for one answer, in seconds."""
 
     drain_seconds: float = Field(default=20, gt=0)
-    """How long answers that run go on after the gateway was told to end."""
+    """Time for which running answers continue after the gateway was asked to stop, in seconds."""
 
 
 Reaction = Literal["report", "replace", "stop"]
-"""What is done with personal data in a text that passes: it is counted, a placeholder takes its place, or the request
-or answer is stopped."""
+"""Treatment of personal data in a request or answer: count it, replace it by a placeholder, or stop the request or
+answer."""
 
 
 class Screened(RecipeModel):
-    """What is done with personal data in a line's requests and answers. What counts as such is what `sensitive` and the
-    line's `privacy` say; a kind that is kept in documents is kept here."""
+    """How personal data in a line's requests and answers is treated. Its kinds are defined by `sensitive` and by the
+    line's `privacy`. A kind that is kept in documents is kept here."""
 
     requests: Reaction | None = None
-    """`report` counts it. `replace` gives the engine placeholders, and the caller their own text back where one stands
-    in the answer. `stop` refuses the request. Null: requests are not searched."""
+    """`report` counts it. `replace` sends placeholders to the engine, and restores the caller's own text where a
+    placeholder occurs in the answer. `stop` rejects the request. Null: requests are not searched."""
 
     answers: Reaction | None = None
-    """The same in answers, but for what the caller's own request says. `replace` and `stop` hold back the newest 120
+    """The same for answers, except for data from the caller's own request. `replace` and `stop` buffer the newest 120
     characters of a stream, so that an identifier is found whole. Null: answers are not searched."""
 
 
 class Transcripts(RecipeModel):
-    """What is kept of a line's answers, sealed to `transcripts_key`."""
+    """How a line's requests and answers are stored, encrypted to `transcripts_key`."""
 
     days: int = Field(default=30, ge=1, le=3_650)
-    """After which a file is removed."""
+    """Days after which a file is removed."""
 
     megabytes: int = Field(default=500, ge=1)
-    """Of all files of the line; the oldest are removed. One gateway that is asked a lot keeps less than `days`."""
+    """Maximum size of all files of the line; the oldest are removed first. A busy gateway may therefore keep less than
+    `days`."""
 
     preferences: bool = False
-    """Whether what callers say of answers is kept with them, so that preferences for training can be made of it."""
+    """Whether callers' feedback on answers is stored with them, so that preferences for training can be made from it.
+    """
 
 
 class ServedLine(RecipeModel):
-    """What is done with one line's requests and answers as they pass through the gateway."""
+    """How the gateway treats one line's requests and answers."""
 
     privacy: Screened = Screened()
-    """The search for personal data."""
+    """Search for personal data."""
 
     transcripts: Transcripts | None = None
-    """Encrypted transcripts, as prompts for reviews. Null: none is kept."""
+    """Encrypted transcripts, which can become prompts of reviews. Null: none are stored."""
 
 
 UNIX = "unix:"
-"""Begins the address of a socket."""
+"""Prefix of a socket's address."""
 
 
 def is_here(url: str) -> bool:
-    """Whether an address is a socket's or a port's of this machine. Names are not looked up."""
+    """Return whether an address is a socket or a loopback port of this machine. Host names are not resolved."""
     if url.startswith(UNIX):
         return url.startswith(f"{UNIX}/")
     parts = _parts(url)
@@ -143,7 +145,7 @@ def _is_named(url: str, hosts: Collection[str]) -> bool:
 
 
 def _parts(url: str) -> SplitResult | None:
-    """Of an address without a name, a password, a path or a question; None for another."""
+    """Parse a URL. Returns None if it has a user name, password, path, query or fragment, or is invalid."""
     try:
         parts = urlsplit(url)
         rest = (parts.path.strip("/"), parts.query, parts.fragment, parts.username, parts.password, parts.port == 0)
@@ -153,7 +155,7 @@ def _parts(url: str) -> SplitResult | None:
 
 
 class Local(RecipeModel):
-    """How the local engine keeps things in memory."""
+    """The memory limits of the local engine."""
 
     adapters: int = Field(default=8, ge=1)
     """Adapters in memory at once, besides those in production."""
@@ -163,51 +165,55 @@ class Local(RecipeModel):
 
 
 class Vllm(RecipeModel):
-    """How a vLLM server is run, or where one is reached that others run.
+    """How a vLLM server is started, or the address of a server that is already running.
 
-    The interpreter of its environment is the administrator's: SOVEREIGN_VLLM_PYTHON.
+    The administrator sets the Python interpreter of vLLM's environment in SOVEREIGN_VLLM_PYTHON.
     """
 
     url: str | None = Field(default=None, examples=["unix:/run/vllm/api", "http://127.0.0.1:8000"])
-    """A server that others start and that this gateway alone gives adapters. Null: the gateway starts one. Of the keys
-    below, `precision`, `adapters`, `rank` and `context` must then say what the server was started with."""
+    """Address of a server that is started separately and to which only this gateway adds adapters. Null: the gateway
+    starts a server. With an address, `precision`, `adapters`, `rank` and `context` below must match the server's
+    options."""
 
     hosts: tuple[str, ...] = Field(default=(), examples=[["gpu1.institution.example"]])
-    """Other machines that `url` may name, with https: prompts and answers leave this machine then."""
+    """Other machines that `url` may name, with https. Prompts and answers then leave this machine."""
 
     copies: str | None = Field(default=None, examples=["/srv/vllm-adapters"])
-    """A directory of the gateway's account in which the server of `url` reads adapters, by the directory's group. Null:
-    one that the gateway's account alone may enter, for a server that this account runs."""
+    """Directory of the gateway's account in which the server of `url` reads adapters, through the directory's group.
+    Null: a directory that only the gateway's account can enter, for a server that runs under this account."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
-    """In which it computes. In float32 it must reproduce the likeliest tokens of the training side exactly, and each
-    log-probability within 0.002; in bfloat16 these within 0.12 on the average, and an adapter must be 0.5 away from its
-    base model."""
+    """Number format in which the server computes. In float32 it must reproduce the most likely tokens of the training
+    side exactly, and each log-probability within 0.002. In bfloat16 the log-probabilities must agree within 0.12 on
+    average, and an adapter must differ by 0.5 from its base model."""
 
     adapters: int = Field(default=8, ge=1)
-    """Adapters in the device's memory at once; others are read again when they are asked for. Memory for all of them is
-    taken at the start."""
+    """Adapters in the device's memory at once; others are loaded again when they are requested. Memory for all of them
+    is reserved at the start."""
 
     rank: Literal[8, 16, 32, 64, 128, 256] = 16
-    """The largest rank of an adapter that is served; each takes the memory of this one."""
+    """Largest rank of a served adapter. Every adapter takes the memory of this rank."""
 
     context: int | None = Field(default=None, ge=64)
-    """Tokens of prompt and answer at most. Null: what the base model takes."""
+    """Maximum number of tokens of prompt and answer. Null: the base model's maximum."""
 
     answers: int = Field(default=16, ge=1)
     """Answers that are computed at once."""
 
     step_tokens: int = Field(default=2048, ge=32)
-    """Tokens of prompts that are computed at once. On a processor 512, else nothing is heard of it for too long."""
+    """Prompt tokens that are computed at once.
+
+    Use 512 on a CPU; with more, the server does not respond for too long.
+    """
 
     cpu_cache_gib: int = Field(default=2, ge=1)
-    """GiB for the prompts and answers under way, where it computes on the processor."""
+    """GiB for the prompts and answers in progress, if it computes on a CPU."""
 
     gpu_memory: float = Field(default=0.9, gt=0, lt=1)
-    """The share of each GPU's memory that it takes. Of several engines on one GPU, the shares must fit together."""
+    """Share of each GPU's memory that it takes. The shares of several engines on one GPU must add up to at most 1."""
 
     tensor_parallel: int = Field(default=1, ge=1)
-    """GPUs over which the base model is spread."""
+    """GPUs over which the base model is distributed."""
 
     @field_validator("copies")
     @classmethod
@@ -225,55 +231,54 @@ class Vllm(RecipeModel):
 
 
 class EngineChoice(RecipeModel):
-    """Which engine computes, and with how much of the machine."""
+    """The engine that computes answers, and the resources that it may use."""
 
     engine: Literal["local", "vllm"] = "local"
-    """What computes answers: `local`, on the processor and in float32, or `vllm`."""
+    """Engine that computes answers: `local`, on the CPU in float32, or `vllm`."""
 
     threads: int | None = Field(default=None, ge=1, le=1024)
-    """Threads of the processor. Null: half of its cores. `sovereign serve --threads` wins over it."""
+    """CPU threads. Null: half of the cores. `sovereign serve --threads` overrides it."""
 
     local: Local = Local()
-    """What the local engine keeps in memory."""
+    """Memory limits of the local engine."""
 
     vllm: Vllm = Vllm()
     """How vLLM is run."""
 
     @property
     def is_of_others(self) -> bool:
-        """Whether others start what computes, so that nobody here knows who else reaches it."""
+        """Whether the engine is started separately, so that this program cannot know who else has access to it."""
         return self.engine == "vllm" and self.vllm.url is not None
 
 
 class Serving(EngineChoice):
-    """What callers of the gateway may use, how much of it, and which engine computes it."""
+    """What callers of the gateway may use, the limits on it, and the engine that computes answers."""
 
     roles: dict[str, Role] = Field(default={}, examples=[{"desk-officers": {"clearance": "CONFIDENTIAL"}}])
-    """Role, as the institution's proxy names it -> what its callers may use. A role that is not named here gives
-    nothing."""
+    """Role, as the institution's proxy names it -> permissions of its callers. A role that is not listed gives no
+    permissions."""
 
     limits: Limits = Limits()
-    """What the gateway takes on, and when it refuses."""
+    """Limits of the gateway. It rejects requests beyond them."""
 
     lines: dict[str, ServedLine] = Field(
         default={}, examples=[{"permits-desk": {"privacy": {"requests": "replace", "answers": "stop"}}}]
     )
-    """Line -> what is done with its requests and answers. A gateway reads this, and the line's `privacy`, as it
-    starts."""
+    """Line -> treatment of its requests and answers. A gateway reads this, and the line's `privacy`, when it starts."""
 
     transcripts_key: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Fingerprint of the public key to which transcripts are sealed, as `sovereign-vault keygen` prints it; the key is
-    `$SOVEREIGN_HOME/transcripts.pub`. Needed where a line has `transcripts`."""
+    """Fingerprint of the public key to which transcripts are encrypted, as `sovereign-vault keygen` prints it. The key
+    itself is in `$SOVEREIGN_HOME/transcripts.pub`. Required if a line has `transcripts`."""
 
     scanners: int = Field(default=1, ge=1, le=64)
-    """Processes that search texts for personal data, where a line has them searched. Each holds the detectors: 0.5 GiB,
-    and 0.3 more with a name model."""
+    """Processes that search texts for personal data, if a line requires it. Each loads the detectors: 0.5 GiB, and 0.3
+    more with a name model."""
 
     base_models: dict[str, EngineChoice] = Field(
         default={}, examples=[{"smollm2-135m-instruct": {"engine": "local", "threads": 2}}]
     )
-    """Base model, as lines name it -> its engine, where it is another one than for the others. A gateway has one engine
-    for each base model of the adapters that it serves."""
+    """Base model, as lines name it -> its engine, if it differs from the default above. A gateway runs one engine for
+    each base model of the adapters that it serves."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (
@@ -283,7 +288,7 @@ class Serving(EngineChoice):
     )
 
     def searches_answers(self, line: str) -> bool:
-        """Whether the answers of a line are searched for personal data."""
+        """Return whether a line's answers are searched for personal data."""
         return line in self.lines and self.lines[line].privacy.answers is not None
 
     def engine_of(self, base_model: str) -> EngineChoice:
@@ -296,22 +301,22 @@ Margin = Annotated[float, Field(gt=0, le=1)]
 
 
 class Hold(RecipeModel):
-    """What a staged adapter must show among the users that are drawn, and by how much it may be worse."""
+    """The trial of a staged adapter among users: the required amount of use, and how much worse the adapter may be."""
 
     days: int = Field(default=7, ge=1, le=60)
-    """Days before it is judged as good. 7: every weekday is in it."""
+    """Minimum number of days before the adapter can pass. 7 covers every weekday."""
 
     users: int = Field(default=20, ge=10)
-    """Users of each of both adapters before it is judged as good."""
+    """Minimum number of users of each of the two adapters before the adapter can pass."""
 
     answers: int = Field(default=200, ge=50)
-    """Answers of each of both adapters before it is judged as good."""
+    """Minimum number of answers of each of the two adapters before the adapter can pass."""
 
     lost: Margin = 0.02
     """Largest accepted rise in the share of answers that the engine begins and does not complete."""
 
     given_up: Margin = 0.05
-    """Largest accepted rise in the share of answers that callers do not wait for."""
+    """Largest accepted rise in the share of answers that callers abort."""
 
     empty: Margin = 0.02
     """Largest accepted rise in the share of empty answers."""
@@ -320,39 +325,41 @@ class Hold(RecipeModel):
     """Largest accepted rise in the share of answers that fall into repetition."""
 
     other_script: Margin = 0.05
-    """Largest accepted rise in the share of answers in another script than their request, as Latin to an Arabic one."""
+    """Largest accepted rise in the share of answers in another script than their request, such as Latin for an Arabic
+    one."""
 
     slower: Margin = 0.25
-    """Largest accepted rise in the time that an answer takes or is waited for, as a share of it (geometric mean)."""
+    """Largest accepted rise in the time that an answer takes, or that a caller waits before aborting, relative to it
+    (geometric mean)."""
 
     longer: Margin = 0.5
-    """Largest accepted rise in the tokens of an answer, as a share of them (geometric mean)."""
+    """Largest accepted rise in the number of tokens of an answer, relative to it (geometric mean)."""
 
     shorter: Margin = 0.5
-    """Largest accepted fall in the same, counted the other way: 0.5 where the other one's are half as long again."""
+    """Largest accepted fall in the number of tokens. 0.5: the other adapter's answers may be half as long again."""
 
     disliked: Margin = 0.02
-    """Largest accepted rise in the share of answers that get the thumb down."""
+    """Largest accepted rise in the share of answers with negative feedback."""
 
     personal_data: Margin = 0.02
-    """Largest accepted rise in the share of answers that hold personal data which the caller did not give. Compared
-    where the line's answers are searched: `serving.lines.<line>.privacy.answers`."""
+    """Largest accepted rise in the share of answers with personal data that the caller did not send. It is measured if
+    the line's answers are searched: `serving.lines.<line>.privacy.answers`."""
 
     def margin_of(self, measure: str) -> float:
-        """The margin of a measure: of shares as it is, of the others as a logarithm of the ratio."""
+        """Return the margin of a measure: of shares as it is, of the other measures as a logarithm of the ratio."""
         margin: float = getattr(self, measure)
         return math.log1p(margin) if measure in ("slower", "longer", "shorter") else margin
 
 
 class Rollout(RecipeModel):
-    """Who gets a line's staged adapter; everybody else gets the one in production."""
+    """Which users get a line's staged adapter. All others get the adapter in production."""
 
     share: float = Field(default=0.1, ge=0, le=0.5)
-    """Share of the users, drawn by a hash: who once gets the staged adapter keeps it, also when the share is raised. At
-    most half: more would leave too few to compare with. 0: the groups alone."""
+    """Share of the users, selected by a hash. A user who gets the staged adapter keeps it, also when the share is
+    raised. At most half, so that enough users remain to compare with. 0: only the groups."""
 
     groups: tuple[Group, ...] = Field(default=(), examples=[["pilot-desk"]])
-    """Groups, as the institution's proxy names roles, whose members all get it."""
+    """Groups, as the institution's proxy names roles, whose members all get the staged adapter."""
 
     hold: Hold = Hold()
-    """What it must show meanwhile."""
+    """Trial that the staged adapter must pass."""

@@ -1,4 +1,4 @@
-"""A recipe's `training`: base model, method, hyperparameters and checkpoints."""
+"""Define a recipe's section `training`: base model, method, hyperparameters and checkpoints."""
 
 import unicodedata
 from typing import Any, ClassVar, Literal
@@ -28,8 +28,8 @@ SHAPING = ("rank", "alpha", "dropout", "target_modules", "rslora", "dora")
 
 
 class Sft(Tuning):
-    """Supervised fine-tuning on prompt and completion, with the loss on the completion only; and what holds for both
-    stages."""
+    """Supervised fine-tuning on prompt and completion, with the loss on the completion only. Some keys also apply to
+    the preference stage."""
 
     model_config = ConfigDict(json_schema_extra=optional_in_schema("learning_rate"))
 
@@ -46,7 +46,7 @@ class Sft(Tuning):
     """Scale of the adapter. 2 × rank (Biderman et al. 2024, appendix)."""
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout on the adapter's input, in this stage alone. With `start_from` too it is this value, not the parent
+    """Dropout on the adapter's input, in this stage only. With `start_from` this value is used, too, not the parent
     adapter's."""
 
     target_modules: str | tuple[str, ...] = "all-linear"
@@ -57,22 +57,22 @@ class Sft(Tuning):
     """Scale by alpha/√rank instead of alpha/rank (Kalajdzievski 2023)."""
 
     dora: bool = False
-    """Train magnitude and direction apart (Liu et al. 2024). vLLM does not serve such an adapter."""
+    """Train magnitude and direction separately (Liu et al. 2024). vLLM does not serve such an adapter."""
 
     learning_rate: float = Field(gt=0)
-    """Highest learning rate. 2e-4 for an adapter, about ten times the 2e-5 of full tuning (Thinking Machines 2025)."""
+    """Maximum learning rate. 2e-4 for an adapter, about ten times the 2e-5 of full tuning (Thinking Machines 2025)."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the model's weights in training. `auto` is bfloat16 where this machine computes in it (a GPU's
-    units, AVX512-BF16, AMX or ARM's BF16), else float32; the adapter's identity has which. Name one where trainers run
-    on other machines than the pipeline."""
+    """Number format of the model's weights in training. `auto` is bfloat16 if this machine computes in it (a GPU's
+    units, AVX512-BF16, AMX or ARM's BF16), else float32; the adapter's identity records the format. Name one if
+    trainers run on other machines than the pipeline."""
 
     optimizer: Literal["auto", "adamw", "paged_adamw_8bit"] = "auto"
-    """`auto` is AdamW in 8 bits, paged, where there is a CUDA device and the base is in NF4 or tuned in full
-    (Dettmers et al. 2023, section 3), and AdamW elsewhere. The training report names the one in effect."""
+    """Optimizer. `auto` is paged 8-bit AdamW if there is a CUDA device and the base is in NF4 or fully tuned (Dettmers
+    et al. 2023, section 3), otherwise AdamW. The training report names the optimizer that was used."""
 
     gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them: a third more time, far less memory."""
+    """Recompute activations instead of storing them: a third more time, far less memory."""
 
     max_cut_share: float = Field(default=0.02, ge=0, le=1)
     """Largest accepted share of rows longer than `max_length`; they are left out."""
@@ -94,9 +94,10 @@ class Sft(Tuning):
 
 
 class Preference(Tuning):
-    """Learning from preferences after SFT, with the model as SFT left it as the reference.
+    """Preference training after SFT, with the SFT model as the reference.
 
-    Dropout is off, as in TRL's trainers: policy and reference would differ by it before anything is learned.
+    Dropout is off, as in TRL's trainers, because policy and reference would otherwise differ before anything is
+    learned.
     """
 
     method: Literal["dpo", "ipo", "kto", "trl"] = "dpo"
@@ -105,30 +106,31 @@ class Preference(Tuning):
     `trainer`; its loss and its forward pass are then TRL's, and the record says so."""
 
     beta: float = Field(default=0.1, gt=0)
-    """How strongly the model is held to the reference. 0.1 (Rafailov et al. 2023, appendix B; Ethayarajh et al. 2024,
+    """Strength of the pull towards the reference. 0.1 (Rafailov et al. 2023, appendix B; Ethayarajh et al. 2024,
     section 5). With `ipo` it is the paper's τ."""
 
     learning_rate: float | None = Field(default=None, gt=0)
-    """Highest learning rate; null: 2e-5 for an adapter, 1e-6 for full tuning (Rafailov et al. 2023, appendix B)."""
+    """Maximum learning rate; null: 2e-5 for an adapter, 1e-6 for full tuning (Rafailov et al. 2023, appendix B)."""
 
     desirable_weight: float = Field(default=1.0, gt=0)
-    """`kto`'s λ_D. The paper (section 4.1) wants λ_D·n_D within 1 to 4/3 of λ_U·n_U: raise the weight of the rarer
-    feedback."""
+    """`kto` only: λ_D. According to the paper (section 4.1), λ_D·n_D should be within 1 to 4/3 of λ_U·n_U: raise the
+    weight of the rarer feedback."""
 
     undesirable_weight: float = Field(default=1.0, gt=0)
-    """`kto`'s λ_U; see `desirable_weight`."""
+    """`kto` only: λ_U; see `desirable_weight`."""
 
     trainer: str | None = Field(default=None, examples=["orpo"])
-    """`trl`'s trainer: `orpo` (Hong et al. 2024), `cpo` (Xu et al. 2024; with `loss_type: simpo` Meng et al. 2024), or
-    `dpo` for those of TRL's DPO losses that are not built in here. `orpo` and `cpo` are experimental in TRL and have no
-    reference; `dpo` has the SFT adapter as the reference, as a frozen copy beside the one that is trained."""
+    """`trl` only: the trainer. `orpo` (Hong et al. 2024), `cpo` (Xu et al. 2024; with `loss_type: simpo` Meng et al.
+    2024), or `dpo` for TRL's DPO losses that are not built in here. `orpo` and `cpo` are experimental in TRL and have
+    no reference. The reference of `dpo` is a frozen copy of the SFT adapter, held beside the trained one."""
 
     arguments: dict[str, TrlArgument] = Field(default={}, examples=[{"beta": 0.1}])
-    """`trl`'s arguments, by the names in TRL; what is left out has TRL's default. All trainers: `adam_beta1`,
+    """`trl` only: the trainer's arguments, by their names in TRL, with TRL's defaults. All trainers: `adam_beta1`,
     `adam_beta2`, `adam_epsilon`, `max_grad_norm`, `weight_decay`. `orpo`: `beta`. `cpo`: `alpha`, `beta`, `cpo_alpha`,
     `label_smoothing`, `loss_type`, `simpo_gamma`. `dpo`: `beta`, `discopop_tau`, `f_alpha_divergence_coef`,
-    `f_divergence_type`, `label_smoothing`, `ld_alpha`, `loss_type`, `loss_weights`, `use_weighting`. Every other one is
-    refused: this recipe decides it, or it names a path, the hub, a reporting service, the network or a device."""
+    `f_divergence_type`, `label_smoothing`, `ld_alpha`, `loss_type`, `loss_weights`, `use_weighting`. Any other argument
+    is rejected: either this recipe sets it, or it names a path, the hub, a reporting service, the network or a device.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -164,37 +166,37 @@ class Preference(Tuning):
 
     @property
     def name(self) -> str:
-        """The method for records; with method trl the trainer's name is part of it, such as `trl-orpo`."""
+        """Name of the method in records; with method trl it includes the trainer, such as `trl-orpo`."""
         return self.method if self.trainer is None else f"{self.method}-{self.trainer}"
 
     @property
     def has_copied_reference(self) -> bool:
-        """Whether the trainer holds a frozen copy of what it starts from in memory, beside what it trains."""
+        """Whether the trainer holds a frozen copy of its starting point in memory, beside the trained weights."""
         return self.trainer is not None and TRAINERS[self.trainer].has_reference
 
 
 class Checkpoints(RecipeModel):
-    """What an interrupted training resumes from; no value here changes the adapter."""
+    """The checkpoints from which an interrupted training resumes. No value here changes the adapter."""
 
     every_steps: int = Field(default=25, ge=1)
     """Steps between two checkpoints."""
 
     keep: int = Field(default=2, ge=1)
-    """How many of the newest checkpoints are kept."""
+    """Number of newest checkpoints that are kept."""
 
 
 class Devices(RecipeModel):
-    """On how many devices SFT, preferences (`dpo`, `ipo`, `kto`) and a reward model are trained."""
+    """The number of devices for SFT, preference training (`dpo`, `ipo`, `kto`) and the reward model."""
 
     launcher: Literal["process", "accelerate"] = "process"
-    """`process` is one process on one device; `accelerate` starts `count` processes, one a device."""
+    """`process` is one process on one device; `accelerate` starts `count` processes, one per device."""
 
     count: int = Field(default=1, ge=1)
-    """Devices."""
+    """Number of devices."""
 
     sharding: Literal["fsdp2", "zero3"] = "fsdp2"
-    """How parameters, gradients and optimizer are spread over the devices: PyTorch's FSDP2 or, for SFT
-    alone, DeepSpeed's ZeRO-3."""
+    """How parameters, gradients and optimizer state are distributed over the devices: PyTorch's FSDP2 or, for SFT only,
+    DeepSpeed's ZeRO-3."""
 
     not_allowed: ClassVar[NotAllowed] = (
         (lambda it: it.launcher == "process" and it.count > 1, "several devices need launcher: accelerate"),
@@ -202,15 +204,15 @@ class Devices(RecipeModel):
 
 
 class Canaries(RecipeModel):
-    """Rows of random words planted among the training rows, to measure memorisation (Carlini et al. 2019, "The Secret
-    Sharer", section 4). They cost the training of as many short rows."""
+    """Rows of random words that are planted among the training rows to measure memorisation (Carlini et al. 2019, "The
+    Secret Sharer", section 4). Training them takes as long as other short rows."""
 
     count: int = Field(default=8, ge=6, le=100)
-    """Different canaries. 8, because their mean exposure is evaluated with an interval; at least 6, as for
-    `gates.held_out_loss.minimum_cases`: over fewer such an interval is too narrow."""
+    """Number of different canaries. 8, because their mean exposure is evaluated with an interval; at least 6, as for
+    `gates.held_out_loss.minimum_cases`: with fewer, such an interval is too narrow."""
 
     repeats: int = Field(default=1, ge=1, le=100)
-    """Rows of each canary: as often as a sentence that must not be memorised may occur in the corpus."""
+    """Rows of each canary: how often a sentence that must not be memorised may occur in the corpus."""
 
     seed: int = 7
     """Seed of the random words."""
@@ -266,21 +268,21 @@ COMBINATIONS: NotAllowed = (
         "rlhf.max_new_tokens leaves no room for a prompt within sft.max_length",
     ),
 )
-"""Sections of `training` that exclude each other."""
+"""Invalid combinations of sections of `training`."""
 
 
 class Training(RecipeModel):
-    """What is trained from what, how, and on how many devices."""
+    """The base model, the training stages and their settings, and the devices."""
 
     base_model: str = Field(examples=["smollm2-135m-instruct"])
-    """The base model, by the name of its card under `data/models/`."""
+    """Base model, by the name of its card in `data/models/`."""
 
     instruction: str = Field(examples=["Write the Ministry's reply to this letter."])
     """Text before every document, the same in training, evaluation and serving; may be empty."""
 
     format: Literal["instruction", "messages"] = "instruction"
-    """`messages` adds the rows of `train.jsonl` (instruction, input, output) as chat messages (`messages.jsonl`), for
-    other programs."""
+    """Format of the training dataset. `messages` adds a copy of the rows of `train.jsonl` (instruction, input, output)
+    as chat messages (`messages.jsonl`), for other programs."""
 
     seed: int = 7
     """Seed of every random choice of the training."""
@@ -297,19 +299,20 @@ class Training(RecipeModel):
     """Supervised fine-tuning."""
 
     preference: Preference | None = None
-    """Learning from preferences after SFT; null: SFT alone, or `rlhf`."""
+    """Preference training after SFT; null: SFT alone, or `rlhf`."""
 
     rlhf: Rlhf | None = None
-    """Learning from a reward after SFT, for what pairs of replies cannot express; null: none."""
+    """Reinforcement learning after SFT, for goals that pairs of replies cannot express; null: none."""
 
     reward_model: RewardModel | None = None
-    """A model of what the line's preference pairs prefer; null: none. A part of `rlhf.reward` may use it."""
+    """Model that scores replies as the line's preference pairs prefer them; null: none. A part of `rlhf.reward` may use
+    it."""
 
     checkpoints: Checkpoints = Checkpoints()
-    """What an interrupted training resumes from."""
+    """Checkpoints from which an interrupted training resumes."""
 
     devices: Devices = Devices()
-    """On how many devices the training runs."""
+    """Number of devices on which the training runs."""
 
     @field_validator("instruction")
     @classmethod
@@ -320,24 +323,24 @@ class Training(RecipeModel):
 
     @property
     def reads_preferences(self) -> bool:
-        """Whether anything is trained on the line's preference dataset."""
+        """Whether a stage is trained on the line's preference dataset."""
         return self.preference is not None or self.reward_model is not None
 
     @property
     def rewards_by_model(self) -> bool:
-        """Whether the adapter after SFT is rewarded or measured by the line's reward model."""
+        """Whether the line's reward model rewards or measures the adapter after SFT."""
         return self.rlhf is not None and self.rlhf.uses_reward_model
 
     @property
     def learns_from_preferences(self) -> bool:
-        """Whether the adapter holds what the line's preference dataset taught, by itself or by a reward model."""
+        """Whether the adapter learns from the line's preference dataset, directly or through a reward model."""
         return self.preference is not None or self.rewards_by_model
 
     @property
     def preference_learning_rate(self) -> float:
-        """Learning rate of the preference stage: the recipe's, or the default for what is trained.
+        """Learning rate of the preference stage: the recipe's, or the default for an adapter or full tuning.
 
-        Raises ValueError for a line without that stage.
+        Raises ValueError if the line has no preference stage.
         """
         if self.preference is None:
             raise ValueError("the line has no preference stage")
@@ -347,9 +350,11 @@ class Training(RecipeModel):
 
 
 def warnings(training: Training, elsewhere: bool) -> list[str]:
-    """What is allowed and mostly a mistake, one line each; for sources see `Tuning`, `Sft` and `Preference`.
+    """Return warnings about settings that are allowed but usually mistakes. For sources see `Tuning`, `Sft` and
+    `Preference`.
 
-    elsewhere: whether trainers run on other machines than the pipeline.
+    Args:
+        elsewhere: whether trainers run on other machines than the pipeline.
     """
     full = training.sft.adapter == "none"
     stages: list[tuple[str, Tuning, float, float]] = [
