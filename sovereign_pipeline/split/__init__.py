@@ -1,4 +1,5 @@
-"""Assign every document to training or held-out, and prove that nothing crosses. Names of the files in a split."""
+"""Assign every document to training or held-out, and prove that nothing crosses. This module names the files of a
+split."""
 
 TRAIN = "train.jsonl"
 HELD_OUT = "held_out.jsonl"

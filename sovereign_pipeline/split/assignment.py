@@ -1,4 +1,5 @@
-"""Assign every document to training or held-out: tie what must stay together, choose, check every pair, repeat."""
+"""Assign every document to training or held-out: tie related documents, choose groups to hold out, check every pair,
+repeat."""
 
 import hashlib
 import math
@@ -31,49 +32,52 @@ from sovereign_pipeline.split.shingles import Rarity
 
 MIN_SHARE = 0.10
 OVERSHOOT = 0.02
-"""How far above the requested share of the rows a component may lift the held-out rows before it is skipped."""
+"""Tolerated excess over the requested held-out rows, as a share of all rows. A component that would exceed it is
+skipped."""
 
 
 @dataclass(frozen=True)
 class CrossingCheck:
-    """What crosses between training and held-out documents."""
+    """The result of the exhaustive check for ties that cross between training and held-out documents."""
 
     found: dict[str, int]
-    """Kind of tie -> how many cross."""
+    """Kind of tie -> number of ties that cross."""
     near_duplicates: NDArray[np.int64]
-    """(n, 2) document numbers of the near-duplicate pairs that cross."""
+    """(n, 2) document numbers of crossing near-duplicate pairs."""
     compared: int
-    """How many pairs of near-duplicates were compared in full."""
+    """Number of near-duplicate candidates that were compared in full."""
     texts: CrossingTexts
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Which documents are held out, and what was found on the way."""
+    """A choice of held-out documents, with the ties that led to it and the final check."""
 
     is_held_out: NDArray[np.bool_]
-    """By document number."""
+    """True for held-out documents, by document number."""
     component_of: NDArray[np.int64]
-    """By document number."""
+    """Component of each document, by document number."""
     similar: NearDuplicates
     contained: int
-    """Pairs of documents of which a text of the one is contained in a text of the other; of equal texts one counts."""
+    """Number of document pairs with a text of one contained in a text of the other. Equal texts count as one."""
     is_boilerplate: NDArray[np.bool_]
-    """By document number: whether a long text of it is boilerplate. Such documents are held out last."""
+    """By document number: true if a long text of the document is boilerplate. Such documents are held out last."""
     paraphrases: int
-    """Pairs of paraphrases that were tied."""
+    """Number of paraphrase pairs that were tied."""
     late_pairs: int
-    """Pairs of near-duplicates, or with a contained text, that only the exhaustive check found."""
+    """Number of near-duplicate or contained-text pairs that only the exhaustive check found."""
     check: CrossingCheck
-    """The last one, which found no pair."""
+    """Last check, which found no crossing pair."""
     cut: date | None
-    """Day from which on everything is held out; None unless the line splits by date."""
+    """First day of which every document is held out; None unless the split is by date."""
 
 
 def assign(features: Features, recipe: Split, scratch: Path, progress: Progress) -> Assignment:
-    """Tie, choose and check. A pair that the check finds (MinHash missed it) is tied, and the choice is repeated.
+    """Return the assignment: tie documents, choose, and check. If the check finds a pair that MinHash missed, tie the
+    pair and choose again.
 
-    Ends, because every such pair joins two components. Raises InputError when the letters cannot be on both sides.
+    The loop ends, because every such pair joins two components. Raises InputError if the letters cannot be on both
+    sides.
     """
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
@@ -108,7 +112,8 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
 
 
 def _contained(features: Features, boilerplate: Boilerplate) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """(n, 2) documents of which a text of the one stands in a text of the other; and which ones are boilerplate."""
+    """Return (n, 2) document pairs with a text of one contained in a text of the other, and a mask of documents that
+    are boilerplate."""
     texts = features.columns.texts.distinct()
     own = OwnShingles.of(texts, boilerplate)
     pairs = texts.documents[contained_pairs(texts, own)]
@@ -149,9 +154,9 @@ def _check_crossing(
 
 
 def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:
-    """The component of each of `count` documents: the number of the first document in it.
+    """Return the component of each of `count` documents, named by the number of its first document.
 
-    similar: arrays (n, 2) of document numbers that are tied too.
+    `similar`: arrays (n, 2) of document numbers that are tied too.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -164,7 +169,7 @@ def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.in
 
 
 def _chain(ties: Ties) -> NDArray[np.int64]:
-    """(n, 2) edges that join the documents of each key, one to the next."""
+    """Return (n, 2) edges that chain the documents of each key."""
     order = np.argsort(ties.keys, kind="stable")
     rows, keys = ties.rows[order], ties.keys[order]
     is_same = keys[1:] == keys[:-1]
@@ -179,12 +184,12 @@ def hold_out(
     seed: int,
     is_last_choice: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.bool_]:
-    """Which documents are held out: whole components with at least max(share, 10 %) of the letters.
+    """Return a mask of held-out documents: whole components with at least max(share, 10 %) of the letters.
 
-    Preference documents go with their component. Components of preference documents alone are then chosen in the same
-    way until the same share of all preference documents is held out, as far as whole components allow while one stays
-    for training. Components with a document of `is_last_choice` are chosen when the others are too few. Raises
-    InputError when the letters cannot be on both sides.
+    Preference documents follow their component. Components of only preference documents are then chosen in the same way
+    until the same share of all preference documents is held out, as far as whole components allow while at least one
+    stays for training. Components with a document of `is_last_choice` are chosen only if the others are too few. Raises
+    InputError if the letters cannot be on both sides.
     """
     letters = Counter(component_of[~is_preference].tolist())
     preferences = Counter(component_of[is_preference].tolist())
@@ -211,11 +216,12 @@ def hold_out(
 def hold_out_newest(
     days: NDArray[np.int64], is_preference: NDArray[np.bool_], component_of: NDArray[np.int64], share: float
 ) -> tuple[NDArray[np.bool_], date]:
-    """Hold out every component with a document of the cut day or later. Return the choice and the cut day.
+    """Return a mask of held-out documents and the cut day. Every component with a document of the cut day or later is
+    held out.
 
-    The cut day is the latest one for which these components have max(share, 10 %) of the letters. So no training
-    document is of the cut day or later, and every held-out component reaches it; its older documents are held out with
-    it. Preference documents follow the same day. days: ordinals. Raises InputError when no letter would be left for
+    The cut day is the latest day for which these components have max(share, 10 %) of the letters. So every training
+    document is older than the cut day, and every held-out component reaches it; its older documents are held out with
+    it. Preference documents follow the same day. `days`: ordinals. Raises InputError if no letter would be left for
     training.
     """
     newest = np.zeros(component_of.size, np.int64)
@@ -235,20 +241,20 @@ def hold_out_newest(
 
 
 def needed(share: float, rows: int) -> int:
-    """The smallest number of rows that is at least this share of them."""
+    """Return the smallest number of rows that is at least this share of all rows."""
     return math.ceil(share * rows - 1e-9)
 
 
 def choose(rows: Counter[int], target: int, order: dict[int, str]) -> set[int]:
-    """Components that together hold at least `target` rows and, where possible, little more.
+    """Return components that together have at least `target` rows and, if possible, little more.
 
-    In the seeded order components are taken until the target is reached. One that would lift the total more than
-    OVERSHOOT of all rows above the target is skipped. If those that fit do not suffice, the smallest skipped one is
-    taken too, and components that are no longer needed are returned, largest first.
+    Components are taken in the seeded order until the target is reached. A component that would exceed the target by
+    more than OVERSHOOT of all rows is skipped. If the others do not suffice, the smallest skipped component is taken
+    too, and components that are no longer needed are given back, largest first.
 
     Args:
-        rows: component -> its number of rows.
-        order: component -> its place in the seeded order.
+        rows: component -> number of its rows.
+        order: component -> sort key of the seeded order.
     """
     tolerated = target + max(1, math.floor(OVERSHOOT * rows.total()))
     taken: list[int] = []

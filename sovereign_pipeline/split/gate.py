@@ -1,4 +1,4 @@
-"""The gate no_crossing_groups: measure the two files of a split again, without reading what the proof claims."""
+"""Evaluate the gate no_crossing_groups: compare the two files of a split again, without using the proof."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from sovereign_pipeline.split.shingles import Rarity
 
 
 def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Measure what crosses between the two files, and whether enough is held out."""
+    """Evaluate whether nothing crosses between the two files, and whether enough is held out."""
     recipe = workplace.line.split
     scrubbed = inputs[SCRUBBED_CORPUS.kind]
     author_keys = author_keys_of(workplace, scrubbed)
@@ -84,9 +84,9 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
 def _held_out_without_a_newer(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> list[str]:
-    """Ids of held-out documents in whose group none is newer than every training document.
+    """Return the ids of held-out documents whose group has no document newer than every training document.
 
-    The groups are found as in the build; those that seem to have none are then compared with all others exactly.
+    Groups are found as in the build. Groups without a newer document are then compared with all others exactly.
     """
     if not len(train.columns):
         return []
@@ -115,7 +115,7 @@ def _held_out_without_a_newer(
 
 
 def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
-    """Problems unless the lines of the two files together are exactly those of the input, in its order."""
+    """Return problems unless the lines of the two files together are exactly the lines of the input, in order."""
     with (
         documents.open("rb") as lines,
         artifact.file(TRAIN).open("rb") as train,
@@ -134,20 +134,21 @@ def _differences_from_input(documents: Path, artifact: Artifact) -> list[str]:
 
 @dataclass(frozen=True)
 class Overlap:
-    """What two sides have in common."""
+    """The overlap of two sides."""
 
     near_duplicates: int
-    """Pairs of near-duplicates."""
+    """Number of near-duplicate pairs."""
     contained_texts: dict[str, int]
-    """Fields of the two documents -> pairs of texts of which one is contained in the other."""
+    """Fields of the two documents -> number of pairs with a text contained in the other."""
     problems: tuple[str, ...]
-    """One clause with counts and ids for each kind of tie that crosses; empty when nothing does."""
+    """Clause with counts and ids for each kind of tie that crosses; empty if none does."""
 
 
 def overlap_of(
     held: Features, train: Features, rarity: Rarity, boilerplate: Boilerplate, recipe: Split, scratch: Path
 ) -> Overlap:
-    """Everything that held-out and training documents have in common. rarity, boilerplate: over both."""
+    """Return everything that held-out and training documents share. `rarity` and `boilerplate` must cover both
+    sides."""
     ids = set(train.columns.ids) & set(held.columns.ids)
     problems = _problem("id", len(ids), sorted(ids))
     for kind, ties in held.ties.items():
@@ -170,10 +171,10 @@ def overlap_of(
 
 
 def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:
-    """What the held-out side of one split shares with the training side of an earlier one; empty for nothing.
+    """Return what the held-out side of one split shares with the training side of an earlier split; empty if nothing.
 
-    Compares what the gate of a split compares, under the recipe of the workplace's line. Raises IntegrityError or
-    NotFoundError when an ancestor of either split that is needed for it cannot be opened.
+    The comparison is the gate's, under the recipe of the workplace's line of adapters. Raises IntegrityError or
+    NotFoundError if a needed ancestor of either split cannot be opened.
     """
     recipe = workplace.line.split
 

@@ -1,4 +1,4 @@
-"""Find near-duplicate pairs: in one corpus by MinHash, and across the two sides of a split exhaustively."""
+"""Find near-duplicate pairs: within one corpus by MinHash, and across the two sides of a split exhaustively."""
 
 import math
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ MINHASH_SEED = 7
 ROWS_PER_BAND = 3
 BANDS = PERMUTATIONS // ROWS_PER_BAND
 LEAST_JACCARD_OF_PARTS = 0.43
-"""How similar the compared parts of two near-duplicates are at worst; see `compared_share`."""
+"""Minimum Jaccard of the compared parts of two near-duplicates; see `compared_share`."""
 RECALL = 1 - (1 - LEAST_JACCARD_OF_PARTS**ROWS_PER_BAND) ** BANDS
-"""Probability that the worst pair shares a band (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets", section
-3.4.2): 0.9991. Other pairs at the threshold, and all above it, are found more surely."""
+"""Probability that the least similar pair shares a band (Leskovec, Rajaraman, Ullman, "Mining of Massive Datasets",
+section 3.4.2): 0.9991. All other near-duplicates have a higher probability."""
 NEIGHBOURS = 8
-"""In a bucket with more rows, each row is compared with this many that follow it. So a corpus of near-equal documents
-costs no more than others, and its documents are still tied, one to the next."""
+"""Number of following rows with which each row of a larger bucket is compared. It bounds the cost of a corpus of
+near-equal documents, and still ties each document to the next."""
 _ESTIMATE_DEVIATIONS = 5  # a pair whose signatures agree less than this below the threshold is dropped; p < 1e-6
 _PAIRS_PER_BLOCK = 1 << 18
 _MEETINGS_PER_BLOCK = 1 << 22
-# A posting is one of the rarest shingles of a row. key: for looking it up; rest: how many shingles of its row do not
-# come before it.
+# A posting is one of the rarest shingles of a row. key: lookup key; rest: number of shingles of the row from this one
+# on.
 _POSTING = [("key", "<u8"), ("row", "<i4"), ("rest", "<i4")]
 _SIZE_BITS = 64 - HASH_BITS
 _ROUNDING = 1e-9
@@ -47,28 +47,28 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """The near-duplicate pairs that were found."""
+    """The near-duplicate pairs found by MinHash."""
 
     pairs: NDArray[np.int64]
-    """(n, 2) row numbers, the lower first, ordered. Rows with the same shingles count as one row, and each further copy
-    as one pair with the first of them."""
+    """(n, 2) row numbers, the lower first, ordered. Rows with equal shingles count as one row; each further copy
+    forms one pair with the first."""
     copies: int
-    """How many pairs are of such copies."""
+    """Number of pairs of equal rows."""
     candidates: int
-    """How many other pairs were compared exactly."""
+    """Number of other pairs that were compared exactly."""
     rows_in_large_buckets: int
-    """Rows that were not compared with all rows of some bucket."""
+    """Number of rows that were not compared with all rows of some bucket."""
 
 
 def near_duplicates(
     shingles: Shingles, rarity: Rarity, threshold: float, progress: Progress = silent
 ) -> NearDuplicates:
-    """Find pairs of documents whose shingles have Jaccard >= threshold: MinHash, LSH, then exact comparison.
+    """Find pairs of documents whose shingles have Jaccard >= threshold, by MinHash, LSH and an exact comparison.
 
-    A pair may be missed, and never is wrong; `crossing_near_duplicates` finds what was missed across the sides.
+    A pair may be missed but is never wrong. `crossing_near_duplicates` finds missed pairs across the sides.
 
-    Signatures are taken of the rarer part of each document only (`compared_share`): what many documents have in common,
-    such as a letterhead, would make every pair of them a candidate.
+    Signatures use only the rarer shingles of each document (`compared_share`). A common part, such as a letterhead,
+    would otherwise make every pair a candidate.
     """
     distinct, copies = _without_copies(shingles)
     candidates, crowded = _candidates(
@@ -82,20 +82,20 @@ def near_duplicates(
 
 
 def compared_share(threshold: float) -> float:
-    """The share of its shingles, rarest first, by which a document is compared.
+    """Return the share of its shingles, rarest first, by which a document is compared.
 
-    Two sets of n <= m shingles with Jaccard >= t have at least o = t·(n + m)/(1 + t) in common, and of their rarest
-    parts, a share q of each, at least the rarest min(q·n - (n - o), q·m - (m - o)) of these. The parts are least
-    similar for m = n/t, where that makes their Jaccard (q - 1 + t)/(q·t + 1 - t); q is chosen so that this is
-    LEAST_JACCARD_OF_PARTS. For thresholds below that the whole document is compared.
+    Two sets of n <= m shingles with Jaccard >= t share at least o = t·(n + m)/(1 + t). If each is reduced to the share
+    q of its rarest shingles, they still share at least min(q·n - (n - o), q·m - (m - o)). The reduced sets are least
+    similar for m = n/t, with Jaccard (q - 1 + t)/(q·t + 1 - t). q is chosen so that this equals LEAST_JACCARD_OF_PARTS.
+    For lower thresholds the whole document is compared.
     """
     least = LEAST_JACCARD_OF_PARTS
     return min(1.0, (1 - threshold) * (1 + least) / (1 - threshold * least))
 
 
 def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The first row of each distinct shingle set, and (first, copy) for every other row; by a 64-bit sum and then
-    exactly."""
+    """Return the first row of each distinct shingle set, and (first, copy) for every other row. Rows are compared by
+    a 64-bit sum, then exactly."""
     sums = np.zeros(len(shingles), np.uint64)
     for rows in shingles.blocks():
         block = shingles.read(rows)
@@ -111,9 +111,9 @@ def _without_copies(shingles: Shingles) -> tuple[NDArray[np.int64], NDArray[np.i
 def _signatures(
     shingles: Shingles, rarity: Rarity, share: float, progress: Progress
 ) -> tuple[NDArray[np.uint32], NDArray[np.uint8]]:
-    """(BANDS, rows): one key for each band; (rows, PERMUTATIONS): the lowest byte of each MinHash value.
+    """Return (BANDS, rows), one key per band, and (rows, PERMUTATIONS), the lowest byte of each MinHash value.
 
-    That byte is enough for an estimate (Li and König 2010, "b-Bit Minwise Hashing").
+    The byte is enough to estimate the Jaccard (Li and König 2010, "b-Bit Minwise Hashing").
     """
     from rensa import RMinHash
 
@@ -139,7 +139,7 @@ def _rarest_part(block: Block, share: float) -> Block:
 
 
 def _one_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One well-spread number from those along the last axis."""
+    """Hash the numbers along the last axis to one well-spread number."""
     result = np.zeros(values.shape[:-1], np.uint64)
     for number in range(values.shape[-1]):
         result = mixed(result ^ values[..., number])
@@ -147,8 +147,8 @@ def _one_hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _candidates(keys: NDArray[np.uint32], sketches: NDArray[np.uint8]) -> tuple[NDArray[np.int64], int]:
-    """(n, 2) pairs of rows that share a band and may be near-duplicates by their sketches, the lower first, each once;
-    and how many rows lie in a bucket too large to compare all of it."""
+    """Return (n, 2) pairs of rows that share a band and may be near-duplicates by their sketches, the lower first,
+    each once; and the number of rows in a bucket that is too large to compare completely."""
     rows = keys.shape[1]
     least = LEAST_JACCARD_OF_PARTS
     floor = least - _ESTIMATE_DEVIATIONS * math.sqrt(least * (1 - least) / PERMUTATIONS)
@@ -170,10 +170,10 @@ def _candidates(keys: NDArray[np.uint32], sketches: NDArray[np.uint8]) -> tuple[
 def _pairs_with_equal_keys(
     keys: NDArray[np.uint32],
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], bool]]:
-    """Pairs of positions (lower, higher) with the same key, in portions of at most one pair a position.
+    """Yield pairs of positions (lower, higher) with the same key, in portions with at most one pair per position.
 
-    Each position is paired with the next one of its bucket, then with the one after that, up to NEIGHBOURS. The last
-    portion, marked True, holds the first pairs that are left out.
+    Each position is paired with the next positions of its bucket, up to NEIGHBOURS of them. The last portion, marked
+    True, contains the first pairs that are omitted.
     """
     ordered = np.sort((keys.astype(np.uint64) << np.uint64(32)) | np.arange(keys.size, dtype=np.uint64))
     bucket, position = ordered >> np.uint64(32), (ordered & np.uint64(0xFFFFFFFF)).astype(np.int64)
@@ -188,30 +188,29 @@ def _pairs_with_equal_keys(
 
 @dataclass(frozen=True)
 class Crossing:
-    """The near-duplicate pairs that cross."""
+    """The near-duplicate pairs that cross between the sides."""
 
     pairs: NDArray[np.int64]
-    """(n, 2): held-out row, training row; ordered."""
+    """(n, 2) numbers of held-out row and training row, ordered."""
     compared: int
-    """How many pairs were compared in full."""
+    """Number of pairs that were compared in full."""
 
 
 def crossing_near_duplicates(
     held_out: Shingles, train: Shingles, rarity: Rarity, threshold: float, scratch: Path
 ) -> Crossing:
-    """Every pair (held-out row, training row) with Jaccard >= threshold; none is missed.
+    """Return every pair (held-out row, training row) with Jaccard >= threshold. None is missed.
 
-    A prefix-filter join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the filters by size
-    and position of Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let
-    a = t/(1+t). Two rows of n <= m shingles with Jaccard >= t have at least a·(n+m) of them in common. With all
-    shingles in one order, the first that is common to both has, in either row, at least as many that do not come before
-    it. So every shingle of the shorter row that has `rest` others from it on is looked up among the prefixes of the
-    rows with n <= m <= rest/a - n; each pair that meets so, and whose longer row has a·(n+m) left as well, is compared
-    in full.
+    This is a prefix-filter join (Bayardo, Ma, Srikant 2007, "Scaling Up All Pairs Similarity Search") with the size and
+    position filters of Xiao, Wang, Lin, Yu 2008, "Efficient Similarity Joins for Near Duplicate Detection". Let a =
+    t/(1+t). Two rows of n <= m shingles with Jaccard >= t share at least a·(n+m) shingles. In a common order of all
+    shingles, the first shared shingle has, in either row, at least a·(n+m) shingles from it on. So every shingle of the
+    shorter row with `rest` shingles from it on is looked up among the prefixes of rows with n <= m <= rest/a - n. Each
+    pair that shares such a shingle, and whose longer row also has a·(n+m) shingles left, is compared in full.
 
-    With the rarest shingles first, few rows meet that are not similar, and what all documents have in common is looked
-    up only in documents that consist of little else. scratch: a directory for the postings, which are cut by shingle
-    into parts of a bounded size, so that memory does not grow with the corpus.
+    Because the rarest shingles come first, few dissimilar rows meet. Shingles of all documents are looked up only for
+    documents that consist of little else. `scratch`: directory for the postings, which are split by shingle into parts
+    of bounded size, so that memory does not grow with the corpus.
     """
     parts = parts_for(held_out, train)
     found = [np.empty((0, 2), np.int64)]
@@ -233,19 +232,20 @@ def crossing_near_duplicates(
 
 @dataclass(frozen=True)
 class _Postings:
-    """One part of a side's postings, ordered by key."""
+    """A part of a side's postings, ordered by key."""
 
     keys: NDArray[np.uint64]
     rows: NDArray[np.int32]
     rest: NDArray[np.int32]
     sizes: NDArray[np.int64]
-    """Shingles of every row of the side."""
+    """Number of shingles of every row of the side."""
 
 
 def _postings(
     side: Shingles, rarity: Rarity, threshold: float
 ) -> Iterator[tuple[NDArray[np.void], NDArray[np.uint64]]]:
-    """Blocks of the prefixes of all rows (of n shingles the n - ceil(t·n) + 1 rarest), and the hash of each shingle."""
+    """Yield blocks of postings, and the hash of each shingle. A row of n shingles has the n - ceil(t·n) + 1 rarest
+    as postings."""
     for rows in side.blocks():
         block = rarity.rarest_first(side.read(rows))
         position = np.arange(block.values.size) - np.repeat(block.starts, block.sizes)
@@ -267,15 +267,15 @@ def _by_key(file: Path, side: Shingles) -> _Postings:
 
 
 def _key(shingle: NDArray[np.uint64], sizes: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """A shingle's hash in the high bits and the size of a row in the low ones, as far as it fits."""
+    """Return a key with the shingle's hash in the high bits and the row's size, capped, in the low bits."""
     return shingle | np.minimum(sizes, (1 << _SIZE_BITS) - 1).astype(np.uint64)
 
 
 def _meetings(
     shorter: _Postings, longer: _Postings, threshold: float, longer_by: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Pairs (row of `shorter`, row of `longer`, larger by at least `longer_by`) that meet in a shingle and may have
-    enough in common; each once in a block."""
+    """Yield pairs (row of `shorter`, row of `longer`, larger by at least `longer_by`) that share a shingle and may
+    share enough. Each block contains a pair once."""
     share = threshold / (1 + threshold)
     sizes = shorter.sizes[shorter.rows]
     most = np.floor(shorter.rest / share - sizes + _ROUNDING).astype(np.int64)

@@ -1,4 +1,5 @@
-"""`proof.json` of a split: how it was made, what it holds, and that nothing crosses. Counts and ids, no text."""
+"""Define `proof.json` of a split: its parameters, its counts, and evidence that nothing crosses. It contains counts
+and ids, no text."""
 
 import json
 from datetime import date
@@ -26,19 +27,19 @@ from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PE
 
 
 class MinHash(Frozen):
-    """How candidates for near-duplicates were found."""
+    """Parameters of the MinHash search for near-duplicates."""
 
     permutations: int = PERMUTATIONS
     seed: int = MINHASH_SEED
     bands: int = BANDS
     rows_per_band: int = ROWS_PER_BAND
     compared_share: float
-    """Share of its shingles, rarest first, by which a document was compared."""
+    """Share of each document's shingles, rarest first, that were compared."""
     recall_at_threshold: float = round(RECALL, 6)
 
 
 class Parameters(Split):
-    """The recipe's `split`, and the constants of the method."""
+    """The recipe's `split`, with the constants of the method."""
 
     least_held_out_share: float = MIN_SHARE
     words_per_shingle: int = WORDS_PER_SHINGLE
@@ -47,7 +48,7 @@ class Parameters(Split):
 
 
 class SideCounts(Frozen):
-    """Documents for training and held out."""
+    """Numbers of documents for training and held out."""
 
     train: int
     held_out: int
@@ -70,7 +71,7 @@ class Components(Frozen):
 
 
 class NearDuplicateCounts(Frozen):
-    """Near-duplicates that were kept on one side."""
+    """Counts of near-duplicates that were kept on one side."""
 
     pairs: int
     copies: int
@@ -80,23 +81,23 @@ class NearDuplicateCounts(Frozen):
 
 
 class ContainedTextCounts(Frozen):
-    """Documents of which a text of the one is contained in a text of the other, kept on one side."""
+    """Counts of document pairs with a text of one contained in the other, kept on one side."""
 
     pairs: int
-    """Equal longer texts count as one text."""
+    """Number of pairs. Equal longer texts count as one text."""
     boilerplate_above_texts: int = BOILERPLATE_TEXTS
-    """A shingle in more texts is boilerplate and shows nothing."""
+    """Number of texts above which a shingle is boilerplate and is ignored."""
     least_shingles_in_common: int = LEAST_IN_COMMON
     boilerplate_documents: int
-    """Documents with a long text that is nearly all boilerplate, held out last: whether another text holds it cannot be
-    told."""
+    """Number of documents with a long text that is mostly boilerplate, for which contained texts cannot be
+    determined. They are held out last."""
     boilerplate_documents_held_out: int
     crossing_by_fields: dict[str, int]
-    """Field of a held-out document ~ field of a training document -> pairs of texts that cross."""
+    """Field of a held-out document ~ field of a training document -> number of crossing pairs of texts."""
 
 
 class CrossingMethod(Frozen):
-    """How crossing near-duplicates were looked for."""
+    """The method of the exhaustive check for crossing near-duplicates."""
 
     near_duplicates: str = "every pair across the sides that prefix, size and position do not rule out, exactly"
     recall: float = 1.0
@@ -104,13 +105,13 @@ class CrossingMethod(Frozen):
 
 
 class ParaphraseCounts(Frozen):
-    """Paraphrases that were kept on one side."""
+    """Counts of paraphrases that were kept on one side."""
 
     pairs: int
 
 
 class DateCut(Frozen):
-    """Where the split by date lies."""
+    """The cut of a split by date."""
 
     first_day_held_out: str
     newest_training_day: str
@@ -118,7 +119,7 @@ class DateCut(Frozen):
 
 
 class Proof(Frozen):
-    """What `proof.json` holds. Components and their sizes are counted in documents."""
+    """The content of `proof.json`. Components and their sizes are counted in documents."""
 
     parameters: Parameters
     rows: SideCounts
@@ -128,22 +129,22 @@ class Proof(Frozen):
     components: Components
     near_duplicates: NearDuplicateCounts
     crossing: dict[str, int]
-    """Kind of tie -> how many cross."""
+    """Kind of tie -> number of ties that cross."""
     crossing_check: CrossingMethod
     contained_texts: ContainedTextCounts
     paraphrases: ParaphraseCounts | None = None
-    """Absent unless the line keeps paraphrases together."""
+    """Counts of paraphrases; absent unless the recipe keeps paraphrases together."""
     date_cut: DateCut | None = None
-    """Absent unless the line splits by date."""
+    """Cut by date; absent unless the split is by date."""
 
     def to_json(self) -> str:
-        """The content of the file."""
+        """Return the content of `proof.json`."""
         absent = {name for name in ("paraphrases", "date_cut") if getattr(self, name) is None}
         return json.dumps(self.model_dump(mode="json", exclude=absent), indent=2) + "\n"
 
 
 def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:
-    """The proof of an assignment."""
+    """Return the proof of an assignment."""
     is_held_out, is_letter = assignment.is_held_out, ~columns.is_preference
     rows, letters = _side_counts(is_held_out), _side_counts(is_held_out[is_letter])
     similar = assignment.similar

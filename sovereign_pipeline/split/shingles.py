@@ -1,4 +1,4 @@
-"""Keep the shingles of a whole corpus in a file, order them by rarity, and compute the Jaccard of many pairs."""
+"""Store the shingles of a whole corpus in a file, order them by rarity, and compute the Jaccard of many pairs."""
 
 import itertools
 import tempfile
@@ -25,13 +25,13 @@ class Block:
     """The shingles of some rows in memory."""
 
     values: NDArray[np.uint64]
-    """All rows, one after another."""
+    """Shingles of all rows, one row after another."""
     sizes: NDArray[np.int64]
-    """How many values belong to each row."""
+    """Number of values of each row."""
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """For each value the number of its row in the block."""
+        """Return the row number, within the block, of each value."""
         return np.repeat(np.arange(self.sizes.size), self.sizes)
 
     @property
@@ -44,16 +44,16 @@ class Block:
 
 @dataclass(frozen=True)
 class Shingles:
-    """The shingles of many documents, in a file: about 8 bytes a word (Arabic: a character) of the corpus, no text.
+    """The shingles of many documents, in a file of about 8 bytes per word (Arabic: per character) and no text.
 
-    Only the rows that are read are in memory, and the file is mapped only while they are read.
+    Only rows that are read are in memory, and the file is mapped only during the read.
     """
 
     path: Path
     starts: NDArray[np.int64]
-    """Where the hashes of each row begin in the file, in hashes of 8 bytes."""
+    """Start of each row in the file, in hashes of 8 bytes."""
     sizes: NDArray[np.int64]
-    """How many hashes each row has."""
+    """Number of hashes of each row."""
 
     def __len__(self) -> int:
         return int(self.sizes.size)
@@ -62,7 +62,7 @@ class Shingles:
         return Shingles(self.path, self.starts[rows], self.sizes[rows])
 
     def read(self, rows: NDArray[np.int64]) -> Block:
-        """The shingles of the given rows, in the given order."""
+        """Return the shingles of the given rows, in the given order."""
         sizes = self.sizes[rows]
         ends = np.cumsum(sizes)
         if ends.size == 0 or ends[-1] == 0:
@@ -72,12 +72,12 @@ class Shingles:
         return Block(np.array(np.memmap(self.path, np.uint64, "r")[positions]), sizes)
 
     def blocks(self) -> Iterator[NDArray[np.int64]]:
-        """The numbers of all rows, in runs of at most ROWS_PER_BLOCK rows that fit into memory."""
+        """Yield the numbers of all rows, in runs of at most ROWS_PER_BLOCK rows that fit into memory."""
         return runs_of_about(self.sizes, _SHINGLES_PER_BLOCK, ROWS_PER_BLOCK)
 
 
 def runs_of_about(sizes: NDArray[np.int64], total: int, rows: int) -> Iterator[NDArray[np.int64]]:
-    """Cut the positions 0, 1, … into runs whose sizes sum to about `total`, with at most `rows` positions each."""
+    """Yield the positions 0, 1, … in runs whose sizes sum to about `total`, with at most `rows` positions each."""
     before = np.cumsum(sizes) - sizes
     cuts = [*np.flatnonzero(np.diff(before // total, prepend=-1)).tolist(), sizes.size]
     for first, end in itertools.pairwise(cuts):
@@ -88,7 +88,7 @@ def runs_of_about(sizes: NDArray[np.int64], total: int, rows: int) -> Iterator[N
 def jaccard_of_pairs(
     left: Shingles, right: Shingles, one: NDArray[np.int64], other: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """Jaccard of each pair (row of `left`, row of `right`), from all their shingles."""
+    """Return the Jaccard of each pair (row of `left`, row of `right`), from all their shingles."""
     common = np.empty(one.size, np.int64)
     for pairs in runs_of_about(left.sizes[one] + right.sizes[other], _SHINGLES_PER_BLOCK, one.size):
         mine, theirs = left.read(one[pairs]).by_row(), right.read(other[pairs]).by_row()
@@ -100,17 +100,18 @@ def jaccard_of_pairs(
 
 @dataclass(frozen=True)
 class Rarity:
-    """One order of all shingles, rarest first, for the search and the check.
+    """An order of all shingles, rarest first, used by the search and the check.
 
-    Both are correct with any order; they are fast with one that puts last what many documents share.
+    Both are correct with any order. They are fast if shingles of many documents come last.
     """
 
     levels: NDArray[np.uint8]
-    """For each slot of a hash table the logarithm of how often its commonest shingle occurs; 0 where none repeats."""
+    """For each slot of a hash table, the scaled logarithm of the count of its commonest shingle; 0 if none repeats."""
 
     @staticmethod
     def of(scratch: Path, *sides: Shingles) -> "Rarity":
-        """Counted over all rows of the sides. scratch: a directory for the shingles while they are sorted by part."""
+        """Return the order counted over all rows of the sides. `scratch`: directory for the shingles while they are
+        sorted by part."""
         levels = np.zeros(SLOTS, np.uint8)
         for hashes, counts in repeated_shingles(scratch, *sides):
             # The commonest shingle of a slot comes last and stays.
@@ -121,10 +122,11 @@ class Rarity:
         return Rarity(levels)
 
     def rarest_first(self, block: Block) -> Block:
-        """The same rows with each row's shingles as tokens of TOKEN_BITS bits, in ascending order: rarest first.
+        """Return the same rows with each row's shingles as tokens of TOKEN_BITS bits, in ascending order, the rarest
+        first.
 
-        A token is the level of its shingle and 44 bits of its hash. Two shingles that become one token cost a search
-        time and lose nothing, since equal shingles are always equal tokens.
+        A token is the shingle's level and 44 bits of its hash. If two shingles become one token, a search costs more
+        time but misses nothing, since equal shingles are always equal tokens.
         """
         assert block.sizes.size <= ROWS_PER_BLOCK
         tokens = block.values >> np.uint64(64 - HASH_BITS)
@@ -134,9 +136,9 @@ class Rarity:
 
 
 def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.int64]]]:
-    """Every shingle that stands in more than one row of the sides, with the number of rows, in portions.
+    """Yield every shingle that occurs in more than one row of the sides, with the number of rows, in portions.
 
-    scratch: a directory for the shingles while they are sorted by part.
+    `scratch`: directory for the shingles while they are sorted by part.
     """
     with cut_into_parts(_hashes_of(sides), parts_for(*sides), scratch) as paths:
         for path in paths:
@@ -148,7 +150,7 @@ def repeated_shingles(scratch: Path, *sides: Shingles) -> Iterator[tuple[NDArray
 
 
 def parts_for(*sides: Shingles) -> int:
-    """How many parts to cut the records of all shingles of the sides into, so that one part fits well into memory."""
+    """Return the number of parts into which to split the records of all shingles, so that one part fits into memory."""
     return 1 + sum(int(side.sizes.sum()) for side in sides) // _SHINGLES_PER_PART
 
 
@@ -156,9 +158,9 @@ def parts_for(*sides: Shingles) -> int:
 def cut_into_parts(
     blocks: Iterable[tuple[NDArray[Any], NDArray[np.uint64]]], parts: int, scratch: Path
 ) -> Iterator[list[Path]]:
-    """Files under `scratch`, one for each part, with the records of all blocks that belong to it.
+    """Write the records of all blocks to one file per part under `scratch`, and yield the files.
 
-    blocks: (records, as many numbers of HASH_BITS bits); records with equal numbers get into the same part.
+    `blocks`: (records, as many numbers of HASH_BITS bits). Records with equal numbers go to the same part.
     """
     with tempfile.TemporaryDirectory(dir=scratch) as directory, ExitStack() as opened:
         paths = [Path(directory) / f"{part}" for part in range(parts)]

@@ -1,4 +1,4 @@
-"""Turn a text into what is compared of it: its words in normal form, the blocks that it quotes, and its shingles."""
+"""Convert a text to its comparison form: words in normal form, quoted blocks, and shingles."""
 
 import hashlib
 import html
@@ -25,7 +25,7 @@ _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (
 
 
 class _Compared(dict[int, str | None]):
-    """A table for `str.translate` that looks each character up when it first occurs."""
+    """A table for `str.translate` that computes each character's entry when it first occurs."""
 
     def __missing__(self, point: int) -> str | None:
         # None, not "": Python then translates an ASCII text without a lookup of each character.
@@ -36,14 +36,14 @@ class _Compared(dict[int, str | None]):
 _COMPARED = _Compared()
 
 
-# Callers ask for the texts of one document several times, one after another.
+# Callers normalise the texts of one document several times in a row.
 @lru_cache(maxsize=16)
 def normal_text(text: str) -> str:
-    """Return the words in lower case, separated by one space, with placeholders without numbers.
+    """Return the words of a text in lower case, separated by single spaces, with placeholders without their numbers.
 
-    Entities, percent-encoding and escapes are decoded. `compared_as` then drops invisible characters and maps
-    lookalikes, and the spellings of one Arabic letter, to one character. `_` is a space. `NAME_3` becomes `name`: two
-    case files number the placeholders of the same letter differently.
+    HTML entities, percent-encoding and escapes are decoded. `compared_as` then drops invisible characters and maps
+    confusables, and the spellings of one Arabic letter, to one character. `_` becomes a space. `NAME_3` becomes `name`,
+    because two case files number the placeholders of the same letter differently.
     """
     if "%" in text or "&" in text or "\\" in text or "<" in text or "=" in text:
         text = unquote(html.unescape(decoded(text)[0]))
@@ -52,17 +52,17 @@ def normal_text(text: str) -> str:
 
 
 def without_placeholder_numbers(text: str) -> str:
-    """The text with `NAME_3` as ` NAME `."""
+    """Return the text with ` NAME ` for `NAME_3`."""
     return PLACEHOLDER.sub(r" \1 ", text) if "_" in text else text
 
 
 def normal_form(document: Document) -> str:
-    """Request and response as they are compared (see `normal_text`)."""
+    """Return request and response in normal form (see `normal_text`)."""
     return f"{normal_text(document.request)} {normal_text(document.response)}".strip()
 
 
 def _spaced(phrases: str) -> str:
-    """For a verbose expression, where a bare space means nothing."""
+    """Return phrases for a verbose regular expression, which ignores bare spaces."""
     return phrases.replace(" ", r"[ ]")
 
 
@@ -97,8 +97,8 @@ _BOUNDARIES = re.compile(
 def blocks_of(text: str) -> list[str]:
     """Split a text into its own part and the letters that it quotes or forwards, in English and Arabic.
 
-    The lines of one depth of `>` are one block, also around an answer. A missed mark costs little: callers also compare
-    the whole text, so only a part of a letter inside a much longer text may be missed.
+    Lines of one depth of `>` form one block, even around an answer. A missed mark costs little: callers also compare
+    the whole text, so only a part of a letter inside a much longer text can be missed.
     """
     if not (":" in text or ">" in text or "---" in text or "___" in text):
         return [text]
@@ -114,9 +114,10 @@ def blocks_of(text: str) -> list[str]:
 
 
 def shingles_of_normal_forms(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
-    """Sorted distinct 64-bit hashes of the shingles of each document in normal form; never empty.
+    """Return sorted distinct 64-bit hashes of the shingles of each text in normal form; never empty.
 
-    Words are taken unless the text has more Arabic than Latin letters. A text shorter than one shingle is one shingle.
+    Shingles are runs of words, or of characters if the text has more Arabic than Latin letters. A text shorter than one
+    shingle is one shingle.
     """
     found = word_shingles(texts)
     for number, text in enumerate(texts):
@@ -129,11 +130,11 @@ def shingles_of_normal_forms(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
 
 
 def word_shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
-    """Sorted distinct 64-bit hashes of the runs of words of each text in normal form, whatever its script; none where
-    it has fewer words than a run.
+    """Return sorted distinct 64-bit hashes of the word runs of each text in normal form, whatever its script; none if
+    the text is shorter than a run.
 
-    By words in both scripts, so that an Arabic letter has the same shingles within an English one. All texts at once,
-    which takes a third of the time.
+    Words are used in both scripts, so that an Arabic letter has the same shingles within an English one. All texts are
+    hashed at once, which takes a third of the time.
     """
     words = " ".join(texts).split(" ")
     lengths = np.array([text.count(" ") + 1 for text in texts], np.int64)
@@ -154,7 +155,7 @@ def word_shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Well-spread 64-bit numbers from any (splitmix64: Steele et al. 2014); different ones stay different."""
+    """Return well-spread 64-bit numbers (splitmix64: Steele et al. 2014). Different numbers stay different."""
     result = (values + np.uint64(1)) * np.uint64(_MULTIPLIER)
     result = (result ^ (result >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     result = (result ^ (result >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -164,8 +165,7 @@ def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def key_of(value: str) -> int:
     """Hash a word, a text, a case file, an author or an id to 64 bits.
 
-    A collision (one chance in 37 million among a million values) ties documents that need not be tied; it never lets
-    one cross.
+    A collision (one chance in 37 million among a million values) ties documents needlessly. It never lets a tie cross.
     """
     return int.from_bytes(hashlib.blake2b(value.encode(), digest_size=8).digest(), "little")
 
@@ -182,7 +182,7 @@ def _is_arabic(text: str) -> bool:
 
 
 def _code_points(text: str) -> NDArray[np.uint64]:
-    """One well-spread 64-bit number a character."""
+    """Return one well-spread 64-bit number per character."""
     return mixed(np.frombuffer(text.encode("utf-32-le"), np.uint32).astype(np.uint64))
 
 
@@ -193,7 +193,8 @@ def _word_hashes(words: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def _rolled(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
-    """Polynomial hash (modulo 2^64) of every run of `size` units, or of all units when there are fewer; distinct."""
+    """Return the distinct polynomial hashes (modulo 2^64) of every run of `size` units, or of all units if there are
+    fewer."""
     rolled = _runs(units, min(size, units.size))
     rolled.sort()
     is_first = np.ones(rolled.size, np.bool_)
@@ -202,7 +203,7 @@ def _rolled(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
 
 
 def _runs(units: NDArray[np.uint64], size: int) -> NDArray[np.uint64]:
-    """The hash of every run of `size` units, in their order."""
+    """Return the hash of every run of `size` units, in order."""
     count = units.size - size + 1
     hashes = np.full(count, size + 1, np.uint64)
     for start in range(size):
