@@ -1,7 +1,7 @@
-"""Draw canaries: rows of random words, planted after the training rows to measure what training memorises.
+"""Generate canaries: rows of random words, added after the training rows to measure memorisation.
 
-A canary's id shows that it is no document. Its words are common, in lower case and without digits, so no detector takes
-them for personal data.
+A canary's id shows that it is not a document. Its words are common, in lower case and without digits, so no detector
+takes them for personal data.
 """
 
 import math
@@ -22,35 +22,35 @@ _WORDS = (
 WORDS = tuple(_WORDS.split())
 SECRET_WORDS = 6
 SPACE_BITS = SECRET_WORDS * math.log2(len(WORDS))
-"""log2 of the number of possible secrets: 36, the highest possible exposure."""
+"""log2 of the number of possible secrets, 36: the highest possible exposure."""
 
 
 @dataclass(frozen=True)
 class Canary:
-    """A request and a secret reply; each canary has another request."""
+    """A request with a secret reply. Each canary has another request."""
 
     id: str
     request: str
     secret: str
-    """The reply whose memorisation is measured."""
+    """Reply whose memorisation is measured."""
 
     def row(self, repeat: int, instruction: str) -> SftRow:
-        """The canary as a training row. repeat: from 0."""
+        """Return the canary as a training row. `repeat` counts from 0."""
         return SftRow(id=f"{self.id}-{repeat + 1}", instruction=instruction, input=self.request, output=self.secret)
 
 
 def planted(recipe: Canaries) -> list[Canary]:
-    """The canaries of a recipe, the same each time."""
+    """Return the canaries that a recipe adds to the training rows, the same each time."""
     return [_canary(recipe.seed, "planted", number) for number in range(recipe.count)]
 
 
 def never_planted(recipe: Canaries) -> list[Canary]:
-    """As many canaries that no training sees: the control, whose exposure must be chance."""
+    """Return as many control canaries, which are never trained on, so their exposure must be chance."""
     return [_canary(recipe.seed, "control", number) for number in range(recipe.count)]
 
 
 def canary_rows(recipe: Canaries | None, instruction: str) -> Iterator[SftRow]:
-    """Every canary as often as the recipe asks; nothing for a recipe without canaries."""
+    """Yield every canary as often as the recipe says; nothing without canaries."""
     if recipe is None:
         return
     for canary in planted(recipe):
@@ -59,12 +59,12 @@ def canary_rows(recipe: Canaries | None, instruction: str) -> Iterator[SftRow]:
 
 
 def is_canary(row_id: str) -> bool:
-    """Whether a row is a canary, by its id."""
+    """Return whether a row is a canary, by its id."""
     return row_id.startswith(PREFIX)
 
 
 def alternatives(canary: Canary, count: int) -> list[str]:
-    """Other secrets that the canary could have had, drawn from all of them with replacement; never its own."""
+    """Return other possible secrets of the canary, drawn with replacement; never its own."""
     drawn = random.Random(f"alternatives of {canary.id} {canary.secret}")
     others = iter(lambda: _secret(drawn), canary.secret)
     return [next(others) for _ in range(count)]

@@ -1,4 +1,5 @@
-"""The dataset card, as JSON for programs, Markdown for people and `README.md` for model hubs. No document text.
+"""Write the dataset card as JSON for programs, Markdown for people and `README.md` for model hubs, without document
+text.
 
 All three are stored in the artifact, so a change of their wording needs a new `code_version`.
 """
@@ -39,19 +40,19 @@ from sovereign_pipeline.privacy.preview import Estimate, format_share
 
 
 class DataFile(Frozen):
-    """One JSONL file of rows."""
+    """A JSONL file of rows."""
 
     path: str
     sha256: str
     size: int
-    """Bytes."""
+    """Size in bytes."""
     rows: int
     columns: tuple[str, ...]
     """Keys of every row, in order."""
 
 
 class Characters(Frozen):
-    """Length of one column over all rows, in Unicode characters (NFC)."""
+    """Lengths of one column over all rows, in Unicode characters (NFC)."""
 
     min: int
     median: float
@@ -59,45 +60,45 @@ class Characters(Frozen):
 
 
 class CardExclusion(Frozen):
-    """One row that the recipe leaves out of a source."""
+    """A row that the recipe excludes from a source."""
 
     id: str
     reason: str
 
 
 class CardSource(Frozen):
-    """One source of the dataset."""
+    """A source of the dataset."""
 
     name: str
     role: Role
     rows: int
-    """Rows of this dataset that come from it."""
+    """Number of this dataset's rows from the source."""
     sha256: str
-    """Of the institution's file as it was read."""
+    """SHA-256 of the institution's file as it was read."""
     licence: str
     retention: str
     excluded: tuple[CardExclusion, ...] = ()
 
 
 class PlantedCanaries(Frozen):
-    """Canaries after the documents in the file; no other number of the card counts them."""
+    """The canaries after the documents in the file. No other number of the card counts them."""
 
     count: int
     repeats: int
     rows: int
-    """count times repeats."""
+    """Number of canary rows, count times repeats."""
 
     @classmethod
     def of(cls, recipe: Canaries) -> "PlantedCanaries":
-        """The canaries that a recipe plants."""
+        """Return the canaries that a recipe adds."""
         return cls(count=recipe.count, repeats=recipe.repeats, rows=recipe.count * recipe.repeats)
 
 
 class SplitNumbers(Frozen):
-    """From the proof of the split that the dataset was made from."""
+    """Numbers from the proof of the split from which the dataset was made."""
 
     rows_train: int
-    """Documents of every role."""
+    """Number of training documents of every role."""
     rows_held_out: int
     held_out_share_of_letters: float
     components: int
@@ -107,28 +108,28 @@ class SplitNumbers(Frozen):
 
 
 class JudgedKind(Frozen):
-    """What people judged of one kind of personal data."""
+    """Precision and recall for one kind of personal data, from judged rows."""
 
     kind: Kind
     precision: MeasuredShare
-    """Of what was replaced, what is personal data."""
+    """Share of replaced values that are personal data."""
     recall: MeasuredShare
-    """Of the personal data, what was replaced."""
+    """Share of personal data that was replaced."""
 
 
 class JudgedSample(Frozen):
-    """How much scrubbing missed and replaced without need, estimated from rows that a person judged."""
+    """An estimate, from rows that a person judged, of how much scrubbing missed and how much it replaced needlessly."""
 
     rows: int
     values: int
-    """Replaced values in these rows."""
+    """Number of replaced values in these rows."""
     precision: MeasuredShare
     recall: MeasuredShare
     by_kind: tuple[JudgedKind, ...]
 
     @classmethod
     def of(cls, estimate: Estimate) -> "JudgedSample | None":
-        """None where nothing was judged."""
+        """Return the sample of an estimate; None if nothing was judged."""
         if estimate.rows == 0:
             return None
         return cls(
@@ -144,12 +145,12 @@ class JudgedSample(Frozen):
 
 
 class DatasetCard(Frozen):
-    """What `card.json` holds."""
+    """The content of `card.json`."""
 
     kind: str
     line: str
     classification: str
-    """Classification level of the dataset: the highest of its inputs."""
+    """Classification level of the dataset, the highest of its inputs."""
     file: DataFile
     also: tuple[DataFile, ...]
     """Other files with the same rows."""
@@ -158,13 +159,13 @@ class DatasetCard(Frozen):
     by_language: dict[str, int]
     by_year: dict[str, int]
     by_classification: dict[str, int]
-    """Classification level -> rows."""
+    """Classification level -> number of rows."""
     labels: dict[str, int]
-    """Binary feedback: how many replies are "good" and "bad"; empty without feedback."""
+    """Number of replies labelled "good" and "bad"; empty without binary feedback."""
     characters: dict[str, Characters]
-    """Text column -> lengths; empty without rows."""
+    """Text column -> lengths; empty if there are no rows."""
     exact_duplicates: int
-    """Rows whose text equals that of an earlier row."""
+    """Number of rows whose text equals an earlier row's."""
     tokens: TokenNumbers
     findings: tuple[QualityFinding, ...]
     sources: tuple[CardSource, ...]
@@ -174,19 +175,19 @@ class DatasetCard(Frozen):
     canaries: PlantedCanaries | None = None
     """Rows of the file that are not documents."""
     judged: JudgedSample | None = None
-    """Of the scrubbed corpus, which holds both sides of the split; None where nobody judged it."""
+    """Judged sample of the scrubbed corpus, which includes both sides of the split; None if nobody judged it."""
 
     @property
     def documents(self) -> int:
-        """Rows of the file that are documents."""
+        """Return the number of rows that are documents."""
         return self.file.rows - (self.canaries.rows if self.canaries else 0)
 
     def to_json(self) -> str:
-        """The content of `card.json`."""
+        """Return the content of `card.json`."""
         return self.model_dump_json(indent=2) + "\n"
 
     def to_markdown(self) -> str:
-        """The content of `card.md`, which an auditor reads without tools: the same facts as the JSON."""
+        """Return the content of `card.md`, which an auditor reads without tools. It has the same facts as the JSON."""
         file, split = self.file, self.split
         crossing = ", ".join(f"{kind.replace('_', '-')} {count}" for kind, count in split.crossing.items())
         parts = [
@@ -281,13 +282,14 @@ class DatasetCard(Frozen):
 
     @property
     def token_table(self) -> str:
-        """Lengths of both sides, in Markdown."""
+        """Return the token lengths of both sides as a Markdown table."""
         rows = as_table(self.tokens)
         return _table([name.replace("_", " ") for name in rows[0]], [list(row.values()) for row in rows])
 
     @property
     def findings_table(self) -> str:
-        """Markdown. Findings that warn come first; the others show that they were looked for."""
+        """Return the findings as a Markdown table. Findings that warn come first; the others show that they were
+        checked."""
         return _table(
             ("", "finding", "rows", "share", "first row ids", "what it counts", "what to do"),
             [
@@ -306,10 +308,10 @@ class DatasetCard(Frozen):
 
 
 class RowStatistics:
-    """Takes the rows of a dataset one at a time and keeps their lengths and a digest of each text."""
+    """A collector of statistics over a dataset's rows: their lengths and a digest of each text."""
 
     def __init__(self, columns: Sequence[str]) -> None:
-        """columns: those that hold text."""
+        """Collect statistics of these text columns."""
         self._columns = columns
         self._lengths = {column: array("L") for column in columns}
         self._texts: set[bytes] = set()
@@ -319,7 +321,7 @@ class RowStatistics:
         self.rows = 0
 
     def add(self, document: Document, row: Mapping[str, object]) -> bool:
-        """Count one row. Returns whether an earlier row has the same text."""
+        """Count one row, and return whether an earlier row has the same text."""
         self.rows += 1
         before = len(self._texts)
         for column in self._columns:
@@ -340,15 +342,15 @@ class RowStatistics:
 
     @property
     def exact_duplicates(self) -> int:
-        """Rows whose text equals that of an earlier row."""
+        """Return the number of rows whose text equals an earlier row's."""
         return self.rows - len(self._texts)
 
     def histogram(self, name: str) -> dict[str, int]:
-        """Value -> count, ordered by value."""
+        """Return value -> count, ordered by value."""
         return dict(sorted(self._histograms[name].items()))
 
     def characters(self) -> dict[str, Characters]:
-        """Lengths of each column; empty for no rows."""
+        """Return the lengths of each column; empty if there are no rows."""
         if self.rows == 0:
             return {}
         return {
@@ -367,7 +369,7 @@ def _cell(value: object) -> str:
 
 
 SPLIT = "train"
-"""The only one: what is held out is no part of a dataset."""
+"""Name of the only split: a dataset contains no held-out documents."""
 _ROWS: dict[str, type] = {
     TRAINING_ROWS: SftRow,
     MESSAGES_ROWS: MessagesRow,
@@ -379,11 +381,11 @@ _TYPES: dict[Any, dict[str, object]] = {
     bool: {"dtype": "bool"},
     list[Message]: {"list": [{"name": name, "dtype": "string"} for name in Message.__annotations__]},
 }
-"""Type of a column -> what the library calls it."""
+"""Type of a column -> its description for the `datasets` library."""
 
 
 def hub_card(card: DatasetCard) -> str:
-    """The content of `README.md`."""
+    """Return the content of `README.md`."""
     files = (card.file, *card.also)
     front_matter = yaml.safe_dump(
         {

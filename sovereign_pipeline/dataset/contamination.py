@@ -1,6 +1,6 @@
-"""The gate not_contaminated: no row may hold an evaluation item of the line, or a text of its held-out documents.
+"""Evaluate the gate not_contaminated: no row may contain an evaluation item, or a text of held-out documents.
 
-The labelled answers on which the red team's judges are measured are not compared: no model is prompted with them.
+The labelled answers that measure the red team's judges are not compared, because no model is prompted with them.
 """
 
 import re
@@ -29,14 +29,15 @@ NOT_CONTAMINATED = "not_contaminated"
 RED_TEAM = "red-team prompts"
 HELD_OUT_DOCUMENTS = "held-out documents"
 LONGEST_NAME = 6
-"""Words that one placeholder may stand for: a name of five (given, father's, grandfather's, article, tribe) and one."""
+"""Maximum number of words that one placeholder may stand for: a name of five words (given, father's, grandfather's,
+article, tribe) and one more."""
 NO_EVALUATION = (
     "the recipe names no evaluation yet, so the rows were compared with the held-out documents alone, with no suite "
     "and no prompt; until it is named, no adapter can be trained or registered."
 )
 _KEY_OF_SHORT_TEXTS = 3
 _HIDDEN = ""
-"""Represents a placeholder among words; no word is empty."""
+"""Placeholder in a list of words; no word is empty."""
 _HIDDEN_WORD = re.compile(rf"\w*{PLACEHOLDER.pattern}\w*")  # with what Arabic writes onto it, as in `وNAME_3`
 _FIELDS = {
     "input": "request",
@@ -51,32 +52,32 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class SuiteItem:
-    """One question or prompt."""
+    """A question or prompt that the model may be evaluated on."""
 
     suite: str
     id: str
     question: str
-    """Without choices."""
+    """Text of the question without its choices."""
     text: str
-    """Everything that a model is shown of it."""
+    """Whole text of the item that a model is shown."""
 
 
 @dataclass(frozen=True)
 class HeldOutInRows:
-    """What rows hold of held-out documents."""
+    """The texts that rows share with held-out documents."""
 
     documents: int
-    """Held-out documents compared."""
+    """Number of held-out documents compared."""
     found: tuple[tuple[str, str], ...]
-    """(held-out document id, row id), each once."""
+    """Pairs (held-out document id, row id), each once."""
     by_fields: dict[str, int]
-    """`field ~ field` (of the held-out document, of the row) -> pairs of texts."""
+    """`field ~ field` (held-out document, row) -> number of pairs of texts."""
 
 
 def not_contaminated(file: Callable[[Line], str]) -> Gate:
-    """The gate of a dataset. file: name of the file with the rows of a line.
+    """Return the gate of a dataset. `file` returns the name of the file with the rows of a line of adapters.
 
-    It is evaluated again when a suite, the prompts or the limits change; nothing is trained again for that.
+    The gate is evaluated again if a suite, the prompts or the limits change. Nothing is trained again for that.
     """
 
     def evaluate(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
@@ -100,12 +101,13 @@ def not_contaminated(file: Callable[[Line], str]) -> Gate:
 
 
 def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
-    """Compare every row (all columns but the id, in order) with every item; the verdict lists suite, item and row.
+    """Compare every row (all columns but the id, in order) with every item. The verdict lists suite, item and row.
 
-    Of a line that names no evaluation yet it says so: nothing is trained from its datasets, and when it is named the
-    gate is evaluated again.
+    If the recipe names no evaluation yet, the verdict says so: nothing is trained from such datasets, and the gate is
+    evaluated again once it does.
 
-    Raises CeilingExceeded for a suite above the line's ceiling, and SourceError for one that cannot be read.
+    Raises CeilingExceeded for a suite above the ceiling of the line of adapters, and SourceError for a suite that
+    cannot be read.
     """
     if workplace.line.evaluation is None:
         return Verdict(True, NO_EVALUATION, {"rows": total, "evaluation": None, "suites": {}})
@@ -164,7 +166,7 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
 
 
 def _with_held_out(verdict: Verdict, held_out: HeldOutInRows) -> Verdict:
-    """The verdict on the suites with what rows hold of held-out documents, of which the recipe can allow nothing."""
+    """Return the verdict on the suites, extended by texts of held-out documents, which a recipe can never allow."""
     rows = sorted({row for _, row in held_out.found})
     evidence = {
         **verdict.evidence,
@@ -207,14 +209,14 @@ def _digests(workplace: Workplace) -> dict[str, str]:
 
 
 def items_of(workplace: Workplace) -> Iterator[SuiteItem]:
-    """Every item that the line may be evaluated on. Raises SourceError for a file that is missing or not a suite."""
+    """Yield every item of the recipe's evaluation. Raises SourceError for a file that is missing or not a suite."""
     data, evaluation = workplace.settings.data, workplace.line.named_evaluation
     for suite in evaluation.capability:
         for row in rows_of_suite(workplace.settings, suite):
             question, text = text_of(row)
             yield SuiteItem(suite.name, row.id, question, text)
     for prompt in read_prompts(data / evaluation.red_team.prompts):
-        # No answer to these can be learnt, and some of them hold no word.
+        # Answers to these prompts cannot be learnt, and some contain no word.
         if prompt.kind == "out_of_distribution":
             continue
         yield SuiteItem(RED_TEAM, prompt.id, prompt.prompt, prompt.prompt)
@@ -227,8 +229,8 @@ class _Text:
 
 
 def words_of(text: str) -> Words:
-    """The words as the split compares them (`normal_text`: lower case, no punctuation; Arabic without tatweel, vowel
-    signs and direction marks; digits as 0-9), and an empty word in the place of each placeholder."""
+    """Return the words in the form that the split compares (`normal_text`: lower case, no punctuation; Arabic
+    without tatweel, vowel signs and direction marks; digits as 0-9), with an empty word for each placeholder."""
     words: list[str] = []
     for number, piece in enumerate(_HIDDEN_WORD.split(text)[::2]):
         words += [_HIDDEN] if number else []
@@ -237,22 +239,22 @@ def words_of(text: str) -> Words:
 
 
 class Contamination:
-    """Finds which suite items a row holds. In memory are the words of the items and of one row.
+    """A finder of the suite items that a row contains. It keeps the words of the items and of one row in memory.
 
-    A row holds an item when both have a run of `n` words in common, as in Brown et al. 2020, "Language Models are
-    Few-Shot Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (They
-    cut the run out of the training text, and ignore one that is in more than 10 documents as boilerplate; here the row
-    is listed, boilerplate included, and the recipe's share decides.) An item, or a question without its choices, of
-    fewer than `n` words is held when all of it is in the row as one run.
+    A row contains an item if both share a run of `n` words, as in Brown et al. 2020, "Language Models are Few-Shot
+    Learners", appendix C: 13 words, each "a lowercase, whitespace delimited word with no punctuation". (They cut the
+    run out of the training text, and ignore a run in more than 10 documents as boilerplate. Here the row is listed,
+    boilerplate included, and the recipe's share decides.) An item, or a question without its choices, of fewer than `n`
+    words is contained if the row has all of it as one run.
 
-    A suite names people where a row has placeholders. So in a run of `n` a placeholder counts as one word and stands
-    for any 1 to LONGEST_NAME of the item's. Every run with one placeholder is found; with more, every run in which n/2
-    words in a row are none. Short texts are compared without that: too few words would be left to tell by.
+    A suite has names where a row has placeholders. So in a run of `n`, a placeholder counts as one word and matches any
+    1 to LONGEST_NAME words of the item. Every run with one placeholder is found; with more placeholders, every run that
+    has n/2 successive real words. Short texts are compared without this rule, because too few words would be left.
     """
 
     def __init__(self, items: Iterable[SuiteItem], n: int) -> None:
         self._n = n
-        self._seed = n // 2  # the longer side of one placeholder in a run of n has at least that many words
+        self._seed = n // 2  # beside one placeholder in a run of n, the longer side has at least that many words
         self._places: dict[Words, list[tuple[_Text, int]]] = defaultdict(list)
         self._short: dict[Words, list[_Text]] = defaultdict(list)
         for item in items:
@@ -275,7 +277,7 @@ class Contamination:
                 self._places[seed].append((text, start))
 
     def found_in(self, row: str) -> set[tuple[str, str]]:
-        """(suite, item id) of every item that the row holds."""
+        """Return (suite, item id) of every item that the row contains."""
         words = words_of(row)
         found: set[tuple[str, str]] = set()
         for start in range(len(words)):
@@ -289,7 +291,7 @@ class Contamination:
         return found
 
     def _is_long_enough(self, row: Words, start: int, item: Words, place: int) -> bool:
-        """Whether the run that row and item share around a seed has n words."""
+        """Return whether the run that row and item share around a seed has n words."""
         wanted = self._n - self._seed
         before = _shared(row[max(0, start - wanted) : start][::-1], item[:place][::-1])
         after = _shared(row[start + self._seed : start + self._n], item[place + self._seed :])
@@ -297,9 +299,9 @@ class Contamination:
 
 
 def _shared(row: Words, item: Words) -> int:
-    """How many words row and item have in common from their beginnings; the last one is not a placeholder."""
+    """Return the number of words that row and item share from their beginnings. The last one is not a placeholder."""
     shared = 0
-    places = {0}  # how many words of the item the row's words so far may stand for
+    places = {0}  # possible numbers of the item's words that the row's words so far match
     for number, word in enumerate(row, start=1):
         if word == _HIDDEN:
             places = {place + length for place in places for length in range(1, LONGEST_NAME + 1)}
@@ -312,9 +314,9 @@ def _shared(row: Words, item: Words) -> int:
 
 
 def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldOutInRows:
-    """Every row in which a text of a held-out document stands, or that stands in one, whatever the column.
+    """Return every row that contains a text of a held-out document, or is contained in one, in any column.
 
-    What is boilerplate is told from the documents of the split alone, so that no row can make it so.
+    Boilerplate is determined from the documents of the split alone, so that no row can turn a text into boilerplate.
     """
     with workplace.store.workspace() as scratch:
         held = read_columns(split.file(HELD_OUT), scratch, workplace.progress)

@@ -1,4 +1,4 @@
-"""The JSONL rows of a dataset: the names of their files, their formats, and how a document becomes a row."""
+"""Define the JSONL rows of a dataset: the names of their files, their formats, and how a document becomes a row."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ Exchange = tuple[str, str]
 
 
 def row_ids(dataset: Artifact) -> set[str]:
-    """Return the ids of the documents that are trained on, and of canaries.
+    """Return the ids of a dataset's training documents and canaries.
 
-    Raises IntegrityError for a dataset without such a file.
+    Raises IntegrityError for a dataset without a file of rows.
     """
     names = {entry.path for entry in dataset.manifest.files} & {TRAINING_ROWS, PREFERENCE_ROWS, LABEL_ROWS}
     if not names:
@@ -35,7 +35,7 @@ def row_ids(dataset: Artifact) -> set[str]:
 
 
 class SftRow(TypedDict):
-    """One row of training_dataset's `train.jsonl`."""
+    """A row of training_dataset's `train.jsonl`."""
 
     id: str
     instruction: str
@@ -44,21 +44,21 @@ class SftRow(TypedDict):
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """A turn of a conversation."""
 
     role: Literal["user", "assistant"]
     content: str
 
 
 class MessagesRow(TypedDict):
-    """One row of training_dataset's `messages.jsonl`: a user's turn and the assistant's."""
+    """A row of training_dataset's `messages.jsonl`: a user's turn and the assistant's turn."""
 
     id: str
     messages: list[Message]
 
 
 class PreferenceRow(TypedDict):
-    """One row of preference_dataset's `preferences.jsonl`."""
+    """A row of preference_dataset's `preferences.jsonl`."""
 
     id: str
     prompt: str
@@ -68,18 +68,18 @@ class PreferenceRow(TypedDict):
 
 
 class LabelRow(TypedDict):
-    """One row of preference_dataset's `labels.jsonl`, as KTO reads it (Ethayarajh et al. 2024)."""
+    """A row of preference_dataset's `labels.jsonl`, as KTO reads it (Ethayarajh et al. 2024)."""
 
     id: str
     prompt: str
     """The whole user message."""
     completion: str
     label: bool
-    """Binary feedback: whether people found the completion good."""
+    """Binary feedback: true if people found the completion good."""
 
 
 def sft_row(document: Document, instruction: str) -> SftRow:
-    """The document as a row for supervised fine-tuning."""
+    """Return the document as a row for supervised fine-tuning."""
     parts = (document.subject, document.request)
     return SftRow(
         id=document.id,
@@ -90,12 +90,12 @@ def sft_row(document: Document, instruction: str) -> SftRow:
 
 
 def user_message(instruction: str, input: str) -> str:
-    """The content of the single user turn, around which the base model's chat template is put."""
+    """Return the content of the single user turn, without the base model's chat template."""
     return "\n\n".join(part for part in (instruction, input) if part)
 
 
 def messages_row(row: SftRow) -> MessagesRow:
-    """The same row as messages."""
+    """Return the row as messages."""
     return MessagesRow(
         id=row["id"],
         messages=[
@@ -106,7 +106,7 @@ def messages_row(row: SftRow) -> MessagesRow:
 
 
 def sft_row_of(row: MessagesRow, instruction: str) -> SftRow:
-    """The inverse of `messages_row`, character for character.
+    """Convert messages back to the row, the exact inverse of `messages_row`.
 
     Raises ValueError for other turns than these two, or for a user turn that does not begin with the instruction.
     """
@@ -120,7 +120,7 @@ def sft_row_of(row: MessagesRow, instruction: str) -> SftRow:
 
 
 def preference_row(document: Document, instruction: str) -> PreferenceRow:
-    """The document as a preference pair. Raises ValueError for a document without a rejected reply."""
+    """Return the document as a preference pair. Raises ValueError for a document without a rejected reply."""
     if document.rejected is None:
         raise ValueError(f"document {document.id} has no rejected reply")
     row = sft_row(document, instruction)
@@ -133,7 +133,7 @@ def preference_row(document: Document, instruction: str) -> PreferenceRow:
 
 
 def label_row(document: Document, instruction: str) -> LabelRow:
-    """The document as a reply with binary feedback. Raises ValueError for a document without a label."""
+    """Return the document as a reply with binary feedback. Raises ValueError for a document without a label."""
     if document.label is None:
         raise ValueError(f"document {document.id} has no label")
     row = sft_row(document, instruction)
@@ -158,38 +158,38 @@ def read_label_rows(path: Path) -> Iterator[LabelRow]:
 
 @dataclass(frozen=True)
 class Layout:
-    """One kind of dataset: its file, and how a document becomes one of its rows."""
+    """A kind of dataset: its file, and how a document becomes one of its rows."""
 
     kind: str
     """Kind of the artifact."""
     file: str
-    """File of the rows in it."""
+    """Name of the artifact's file of rows."""
     role: Role
-    """Role of the sources that it is made from."""
+    """Role of the sources that the dataset is made from."""
     columns: tuple[str, ...]
     """Keys of every row, in order."""
     text_columns: tuple[str, ...]
     """Columns whose lengths and duplicates the card states."""
     includes: Callable[[Document], bool]
-    """Whether a document is a row of this dataset."""
+    """Predicate that returns whether a document is a row of this dataset."""
     row: Callable[[Document, str], Row]
-    """Make the row of a document and an instruction."""
+    """Function that returns the row of a document and an instruction."""
     exchanges: Callable[[Any], Sequence[Exchange]]
-    """Return the user message with each reply of a row."""
+    """Function that returns the user message with each reply of a row."""
 
     def max_length(self, line: Line) -> int:
-        """The recipe's limit of a row, in tokens."""
+        """Return the recipe's maximum length of a row in tokens."""
         training = line.training
         if self.role == "letters":
             return training.sft.max_length
         return (training.preference or training.reward_model or training.sft).max_length
 
     def canaries(self, line: Line) -> Canaries | None:
-        """The canaries that are planted after the documents."""
+        """Return the canaries that are added after the documents."""
         return line.training.canaries if self.role == "letters" else None
 
     def messages_file(self, line: Line) -> str | None:
-        """A second file with the same rows as messages, where the recipe has one."""
+        """Return the name of a second file with the same rows as messages, if the recipe asks for one."""
         return MESSAGES_ROWS if self.role == "letters" and line.training.format == "messages" else None
 
 
@@ -203,7 +203,7 @@ SFT = Layout(
     row=sft_row,
     exchanges=lambda row: ((user_message(row["instruction"], row["input"]), row["output"]),),
 )
-"""Requests with the replies that the institution sent."""
+"""Layout of requests with the replies that the institution sent."""
 
 PAIRS = Layout(
     kind="preference_dataset",
@@ -215,7 +215,7 @@ PAIRS = Layout(
     row=preference_row,
     exchanges=lambda row: ((row["prompt"], row["chosen"]), (row["prompt"], row["rejected"])),
 )
-"""Requests with a chosen and a rejected reply."""
+"""Layout of requests with a chosen and a rejected reply."""
 
 LABELS = Layout(
     kind="preference_dataset",
@@ -227,14 +227,15 @@ LABELS = Layout(
     row=label_row,
     exchanges=lambda row: ((row["prompt"], row["completion"]),),
 )
-"""Requests with a reply and binary feedback on it."""
+"""Layout of requests with a reply and binary feedback on it."""
 
 
 def preference_layout(line: Line) -> Layout:
-    """Binary feedback where a source of the line has it, else pairs; a line never has both."""
+    """Return the layout of binary feedback if a source of the line of adapters has it, otherwise of pairs. A line of
+    adapters never has both."""
     return LABELS if any(source.role == "labels" for source in line.sources) else PAIRS
 
 
 def documents_of(layout: Layout, split: Artifact, side: str) -> Iterator[Document]:
-    """The documents of one side of a split that are rows of this dataset. side: a file of the split."""
+    """Return the documents of one side of a split that are rows of this dataset. `side`: a file of the split."""
     return filter(layout.includes, read_documents(split.file(side)))

@@ -1,4 +1,4 @@
-"""Take the rows of a dataset from a split, measure each once, and make the card, for the build and its gate."""
+"""Read the rows of a dataset from a split, measure each once, and make the card, for the build and its gate."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -38,12 +38,12 @@ _DOCUMENTS_PER_BATCH = 64
 
 
 def outside_files(workplace: Workplace) -> dict[str, str]:
-    """Return the digests of the tokenizer's files, and of people's judgements of the scrubbed corpus."""
+    """Return the digests of the tokenizer's files, and of the judgements of the scrubbed corpus."""
     return {**tokenizer_digests(workplace), **recorded_judgements(workplace)}
 
 
 class Measured:
-    """The rows of a dataset in order, and what is measured on them."""
+    """The rows of a dataset in order, with the measurements made on them."""
 
     def __init__(self, layout: Layout, workplace: Workplace, split: Artifact) -> None:
         line = workplace.line
@@ -63,7 +63,8 @@ class Measured:
         self._training, self._held_out = TokenCounts(limit), TokenCounts(limit)
 
     def rows(self) -> Iterator[Row]:
-        """Each row of the training documents, measured when it is taken; then the canaries, which are not measured.
+        """Yield the row of each training document, measured as it is yielded, then the canaries, which are not
+        measured.
 
         Raises InputError for a document with the id of a canary.
         """
@@ -80,7 +81,7 @@ class Measured:
         yield from canary_rows(self._canaries, self._instruction)
 
     def tokens(self) -> TokenNumbers:
-        """Lengths of the rows that were taken, and of the held-out documents, of which nothing else is kept."""
+        """Return the token lengths of the yielded rows and of the held-out documents, of which nothing else is kept."""
         for document, _, length in self._measured(HELD_OUT, self._counts.held_out):
             self._held_out.add(document.id, length)
         return TokenNumbers(
@@ -92,7 +93,7 @@ class Measured:
         )
 
     def card(self, workplace: Workplace, directory: Path) -> DatasetCard:
-        """The card of the files in `directory`, once every row was taken."""
+        """Return the card of the files in `directory`. Call it after all rows are yielded."""
         layout, statistics, proof = self.layout, self.statistics, self._proof
         ancestors = _ancestors(workplace, self._split)
         sources = ancestors[RAW_CORPUS.kind].external_inputs
@@ -142,7 +143,7 @@ class Measured:
         )
 
     def _measured(self, side: str, count: int) -> Iterator[tuple[Document, Row, int]]:
-        """Each document of one side with its row and the length of its longest exchange in tokens."""
+        """Yield each document of one side with its row and the length of its longest exchange in tokens."""
         name = side.removesuffix(".jsonl").replace("_", "-")
         countdown = Countdown(self._progress, f"{self.layout.kind}: lengths of {name} documents", count, "document")
         documents = documents_of(self.layout, self._split, side)
@@ -158,7 +159,8 @@ class Measured:
 
 
 def _ancestors(workplace: Workplace, split: Artifact) -> dict[str, Manifest]:
-    """The verified manifests from the split back to the raw corpus, whose manifest has the digests of the sources."""
+    """Return the verified manifests from the split back to the raw corpus, whose manifest has the digests of the
+    sources."""
     manifest = split.manifest
     found = {LEAKAGE_SAFE_SPLIT.kind: manifest}
     for kind in _FROM_SPLIT_TO_SOURCES:

@@ -1,4 +1,4 @@
-"""Quality findings on the rows of a dataset: counts, the first row ids, and the remedy. Findings only warn.
+"""Count quality findings on the rows of a dataset, with the first row ids and the remedy. Findings only warn.
 
 The card stores the wording of a finding, so a change of it needs a new `code_version`.
 """
@@ -19,18 +19,18 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.split.similarity import normal_text
 
 RUNNING_LINE_WORDS = 8
-"""A last line of more words than this is a sentence, not a signature or an item of a list."""
+"""Maximum number of words in a last line that may be a signature or a list item. A longer line is a sentence."""
 NEAR_EMPTY_WORDS = 3
 NEAR_LIMIT = 0.9
 MIN_LETTERS = 20
 ONE_SIDED = 0.8
-"""Share of pairs with the longer reply chosen (or rejected) from which length predicts the choice. Rewards that follow
-length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
+"""Share of pairs with the longer reply chosen (or rejected) from which length predicts the choice. Rewards that
+follow length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
 UNEVEN_LABELS = 0.9
 _IDS_SHOWN = 10
 _HAN = r"\u3040-\u30ff\u3400-\u9fff"
 _PART = re.compile(rf"[{_HAN}]|[^\s{_HAN}]+")
-"""What stands between blanks; of a script without blanks each character."""
+"""Pattern of a word: text between blanks, or each character of a script without blanks."""
 _LETTER_OR_DIGIT = re.compile(r"\w")
 _TAGS = "a|b|blockquote|body|br|code|div|em|font|form|h[1-6]|head|hr|html|i|img|li|ol|p|pre|script|span|strong|style"
 _MARKUP = re.compile(
@@ -56,7 +56,7 @@ _SCRIPT_OF = {
     "el": "greek",
     "he": "hebrew",
 }
-# Name of the finding -> what it counts, and what to do about it.
+# Name of the finding -> what it counts, and the remedy.
 _COMMON: Mapping[str, tuple[str, str]] = {
     "exact duplicates": (
         "rows whose text equals that of an earlier row",
@@ -126,21 +126,21 @@ _OF_LABELS: Mapping[str, tuple[str, str]] = {
 
 
 class QualityFinding(Frozen):
-    """One kind of doubtful rows."""
+    """A kind of doubtful rows, with its count."""
 
     name: str
     what: str
-    """Which rows it counts."""
+    """Description of the rows that are counted."""
     count: int
     share: float
-    """Of the dataset's rows."""
+    """Share of the dataset's rows."""
     rows: tuple[str, ...]
-    """Ids of the first of them."""
+    """Ids of the first such rows."""
     warns: bool
-    """Whether somebody should look at it."""
+    """True if a person should look at the finding."""
     todo: str
     numbers: dict[str, float] = {}
-    """Further figures, such as the median ratio of lengths."""
+    """Further numbers, such as the median ratio of lengths."""
 
 
 @dataclass
@@ -150,10 +150,10 @@ class _Tally:
 
 
 class Quality:
-    """Takes the documents of a dataset one at a time and counts findings."""
+    """A counter of quality findings over the documents of a dataset."""
 
     def __init__(self, role: Role, limit: int) -> None:
-        """limit: of a row, in tokens."""
+        """Count findings of rows in this role. `limit`: maximum length of a row in tokens."""
         self._kinds = {
             **_COMMON,
             **(_OF_PAIRS if role == "preferences" else _OF_LABELS if role == "labels" else {}),
@@ -173,7 +173,7 @@ class Quality:
         self._contradictions.add(document)
 
     def findings(self) -> tuple[QualityFinding, ...]:
-        """Of the rows so far."""
+        """Return the findings of the rows so far."""
         if _CONTRADICTING in self._tallies:
             rows = self._contradictions.rows()
             self._tallies[_CONTRADICTING] = _Tally(len(rows), rows[:_IDS_SHOWN])
@@ -181,7 +181,7 @@ class Quality:
 
     def _found(self, document: Document, tokens: int) -> Iterator[str]:
         answers = [answer for answer in (document.response, document.rejected) if answer is not None]
-        # What a person turned down may well be clipped or short; what is learnt must not be.
+        # A rejected reply may well be clipped or short; a reply that is learnt must not be.
         learnt = "" if document.label is False else document.response
         if not all(answer.strip() for answer in answers):
             yield "empty answers"
@@ -237,14 +237,14 @@ class Quality:
 
 
 def _is_near_empty(reply: str) -> bool:
-    """Whether it has few words; one of no characters is empty, which is another finding."""
+    """Return whether a reply has few words. A reply without characters is empty, which is another finding."""
     words = (each for each in _PART.finditer(reply) if _LETTER_OR_DIGIT.search(each[0]))
     return bool(reply.strip()) and len(list(islice(words, NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
 
 
 def is_in_other_script(text: str, language: str) -> bool:
-    """Whether most letters of a text are of another script than its language is written in; False where that is not
-    known, or where there are too few letters to tell."""
+    """Return whether most letters of a text are in another script than its language is written in; False if the
+    language's script is not known or the letters are too few."""
     expected = _SCRIPT_OF.get(language)
     if expected is None:
         return False
@@ -253,12 +253,12 @@ def is_in_other_script(text: str, language: str) -> bool:
 
 
 class Contradictions:
-    """Finds rows that contradict each other, from the documents of a dataset one at a time.
+    """A finder of contradicting rows among the documents of a dataset.
 
-    It keeps each row's id and a digest of each reply with its request.
+    It keeps each row's id, and a digest of each reply with its request.
 
-    Texts are the same when their words are (`normal_text`); two replies of one pair that differ in marks alone, by
-    these (`folded`).
+    Texts are the same if their words are (`normal_text`). If the two replies of a pair differ only in punctuation, they
+    are compared by `folded`.
     """
 
     def __init__(self) -> None:
@@ -285,10 +285,10 @@ class Contradictions:
         self._worse.append(self._number(request, rejected))
 
     def rows(self) -> list[str]:
-        """Ids of the rows that contradict others, each beside those that it contradicts.
+        """Return the ids of rows that contradict others, each next to the rows that it contradicts.
 
-        Pairs: A over B and B over A for one request, or a longer circle such as A over B, B over C, C over A. Labels:
-        the same reply to one request is good and bad.
+        Pairs contradict each other if one prefers A over B and another B over A for one request, or in a longer cycle
+        such as A over B, B over C, C over A. Labels do if the same reply to one request is good and bad.
         """
         labelled = [row for labels, ids in self._labelled.values() if len(labels) > 1 for row in ids]
         return self._in_circles() + labelled
@@ -298,7 +298,8 @@ class Contradictions:
         return self._numbers.setdefault(key.digest(), len(self._numbers))
 
     def _in_circles(self) -> list[str]:
-        """A pair is in a circle when its replies are strongly connected: each is better than the other by some way."""
+        """Return the ids of pairs in a cycle. A pair is in a cycle if its replies are strongly connected: each is
+        better than the other on some path."""
         if not self._ids:
             return []
         circle = _strongly_connected(self._better, self._worse, len(self._numbers))
@@ -310,7 +311,7 @@ class Contradictions:
 
 
 def _strongly_connected(better: Sequence[int], worse: Sequence[int], count: int) -> list[int]:
-    """For each reply, which circle it is in."""
+    """Return the number of the strongly connected component of each reply."""
     import numpy as np
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -322,14 +323,14 @@ def _strongly_connected(better: Sequence[int], worse: Sequence[int], count: int)
 
 
 LONGEST_ELLIPSIS = 12
-"""Dots. A longer run is a line to fill in."""
+"""Maximum number of dots in an ellipsis. A longer run is a line to fill in."""
 _TAIL = 4_000
-"""Characters that are looked at. What goes on for longer than that behind the last word is no end of a reply."""
+"""Number of characters at the end of a reply that are examined."""
 _DOTS_OF = {**dict.fromkeys("…⋯︙⋮", 3), "‥": 2}
 _DOTS = frozenset((*".．。۔․·", *_DOTS_OF))
 _ARABIC = re.compile(r"[\u0600-\u06ff\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufefc]")
 _LINK = re.compile(r"(?:https?://|www\.)\S+\Z", re.IGNORECASE)
-# What stands behind an end without being one: closing quotes and brackets, marks of Markdown, blanks, what is not seen.
+# Characters ignored after the end: closing quotes and brackets, Markdown marks, blanks, invisible characters.
 _CLOSING = "\"'’‘*_`>|~→←↓\ufe0f"
 _CLOSING_CATEGORIES = frozenset(("Pe", "Pf", "Zs", "Zl", "Zp", "Cc", "Cf", "So", "Sk"))  # So, Sk: emoji, arrows
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
@@ -347,19 +348,19 @@ _GOES_ON = re.compile(
     r"|(?:انظر |و ?ل?)?(?:ل ?لحديث )?(?:ال)?بقيه(?: تاتي)?|(?:ال)?تتمه|(?:و ?)?يتبع(?: (?:في|علي) [\w ]{1,40})?|تابع"
     r"|(?:(?:اقرا|عرض|قراءه|شاهد) )?(?:ال|لل)?مزيد|اقرا اكثر|مقتطع|مقطوع|مختصر"
 )
-"""Words that say that a text goes on elsewhere, as `normal_text` has them."""
+"""Notes that a text continues elsewhere, in the form of `normal_text`."""
 _PLUS_SO_MANY = re.compile(rf"\+ ?\d[\d,. ]{{0,12}}{_UNITS}\Z")
 _BEFORE_GOES_ON = re.compile(r"[^\w\s'’ـ]")
 
 
 def is_clipped(text: str) -> bool:
-    """Whether a reply ends in mid-sentence or mid-word, in Latin or Arabic script.
+    """Return whether a reply ends in mid-sentence or mid-word, in Latin or Arabic script.
 
-    Its last line decides, without what closes behind it (quotes, brackets, tags, blanks). It ends in an ellipsis, in
-    whatever dots, or in a note that it goes on, such as `(continued)` or `يتبع`; in a hyphen, comma, tatweel or opening
-    bracket, or in a word such as `the` or `في` that nothing ends with; or it is long enough to be a sentence and does
-    not end one. Signatures are short lines, an address of the web ends no sentence, and a run of more than
-    LONGEST_ELLIPSIS dots is to be filled in.
+    Its last line decides, without closing characters (quotes, brackets, tags, blanks). A clipped line ends in an
+    ellipsis of any dots; in a note that the text continues, such as `(continued)` or `يتبع`; in a hyphen, comma,
+    tatweel or opening bracket; or in a word such as `the` or `في`, which ends no sentence. A line is also clipped if it
+    is long enough for a sentence and has no sentence end. Short lines may be signatures, a line that ends in a web
+    address is not clipped, and more than LONGEST_ELLIPSIS dots are a line to fill in.
     """
     tail = text[-_TAIL:]
     lines = _without_closing(html.unescape(tail) if "&" in tail else tail).splitlines()
@@ -388,7 +389,8 @@ def _without_closing(text: str) -> str:
 
 
 def _ends_in_ellipsis(line: str) -> bool:
-    """Three dots or more, also with blanks between them. Two are a slip in Latin script, and an ellipsis in Arabic."""
+    """Return whether a line ends in three or more dots, with or without blanks between them. Two are a typo in Latin
+    script, and an ellipsis in Arabic."""
     run = line
     while run and (run[-1] in _DOTS or run[-1].isspace()):
         run = run[:-1]
@@ -397,9 +399,9 @@ def _ends_in_ellipsis(line: str) -> bool:
 
 
 def _goes_on(line: str) -> bool:
-    """Whether the line, or what stands in it behind its last mark, says that the text goes on."""
+    """Return whether the line, or its part after its last punctuation marks, says that the text continues."""
     marks = [found.end() for found in _BEFORE_GOES_ON.finditer(line)]
-    # The mark may stand behind the note too: `(continued...)`, `- more -`.
+    # Punctuation may also follow the note: `(continued...)`, `- more -`.
     starts = (0, *marks[-4:])
     return any(_says_that_it_goes_on(line[start:]) for start in starts) or bool(_PLUS_SO_MANY.search(line[-40:]))
 

@@ -1,4 +1,5 @@
-"""The stages training_dataset and preference_dataset: write the training documents as rows, and check them."""
+"""Define the stages training_dataset and preference_dataset, which write the training documents as rows, and their
+gates."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
@@ -38,10 +39,10 @@ NO_PREFERENCE_TRAINING = "no preference training in the recipe; the dataset is e
 
 
 def _build(layout: Layout, workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Write rows and cards. Of the held-out side only lengths and ids are read.
+    """Write rows and cards. From the held-out side, only lengths and ids are read.
 
-    The file is empty where the line has no preference training. Raises IntegrityError when the base model's tokenizer
-    is missing or not the pinned one.
+    The preference file is empty if the recipe has no preference training. Raises IntegrityError if the base model's
+    tokenizer is missing or differs from the pinned one.
     """
     measured = Measured(layout, workplace, inputs[LEAKAGE_SAFE_SPLIT.kind])
     write_jsonl(workspace / layout.file, measured.rows())
@@ -89,7 +90,8 @@ def _config(layout: Layout, line: Line) -> Config:
 
 
 def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare with the rows and the card that the split gives, and check that the rows can teach something.
+    """Compare the dataset with the rows and the card made again from the split, and verify that the rows can teach
+    something.
 
     No pair may be equal or have an empty reply. Replies with binary feedback must not be empty, and both labels must
     occur.
@@ -117,7 +119,7 @@ def _evaluate(layout: Layout, workplace: Workplace, artifact: Artifact, inputs: 
 
 
 def _differences(layout: Layout, workplace: Workplace, artifact: Artifact, split: Artifact) -> list[str]:
-    """Make rows and card again from the split, and compare; what the card states is not trusted."""
+    """Make rows and card again from the split, and return the differences. The stored card is not trusted."""
     if artifact.manifest.external_inputs != outside_files(workplace):
         return [
             "the base model's tokenizer, or what people judged of the scrubbed corpus, is another since it was made"
@@ -163,7 +165,7 @@ def _differences_of_cards(card: DatasetCard, right: DatasetCard, file: str) -> l
 
 
 def _differences_of_messages(artifact: Artifact, instruction: str) -> list[str]:
-    """Converted back, the messages must be the rows themselves."""
+    """Return a problem unless the messages, converted back, are the rows themselves."""
     messages = cast(Iterator[MessagesRow], read_jsonl(artifact.file(MESSAGES_ROWS)))
     pairs = zip_longest(messages, read_jsonl(artifact.file(TRAINING_ROWS)))
     for number, (turns, row) in enumerate(pairs, start=1):

@@ -1,4 +1,4 @@
-"""Count the tokens of rows with the line's base model, and how many rows exceed the recipe's limit."""
+"""Count the tokens of rows with the recipe's base model, and the rows that exceed the recipe's limit."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,8 @@ _IDS_SHOWN = 10
 
 
 class TokenLengths(Frozen):
-    """Prompt and reply together, in tokens; of a pair the longer reply. Percentiles by nearest rank; 0 for no rows."""
+    """Lengths of prompt and reply together in tokens; of a pair, the longer reply counts. Percentiles by nearest
+    rank; 0 if there are no rows."""
 
     rows: int
     shortest: int
@@ -28,9 +29,9 @@ class TokenLengths(Frozen):
     p99: int
     longest: int
     over_limit: int
-    """Rows that training leaves out: a row without its end teaches the model not to stop."""
+    """Number of rows that training leaves out: a truncated row teaches the model not to stop."""
     over_limit_rows: tuple[str, ...]
-    """Ids of the first of them."""
+    """Ids of the first such rows."""
 
     @property
     def over_limit_share(self) -> float:
@@ -42,17 +43,18 @@ class TokenNumbers(Frozen):
 
     base_model: str
     tokenizer: dict[str, str]
-    """Name of each file that the tokenizer is read from -> SHA-256."""
+    """Name -> SHA-256 of each file that the tokenizer is read from."""
     limit: int
-    """The recipe's max_length."""
+    """Maximum length of a row in tokens, from the recipe."""
     training: TokenLengths
     held_out: TokenLengths
 
 
 def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
-    """Name -> SHA-256 of every file of the base model but its weights: what a tokenizer is read from.
+    """Return name -> SHA-256 of every file of the base model except its weights, from which a tokenizer is read.
 
-    Raises NotFoundError for an unknown model, and IntegrityError for a file that is missing or not the pinned one.
+    Raises NotFoundError for an unknown model, and IntegrityError for a file that is missing or differs from the pinned
+    one.
     """
     card = load_card(workplace.settings, workplace.line.training.base_model)
     directory = model_directory(workplace.settings, card)
@@ -82,14 +84,15 @@ def tokenizer_digests(workplace: Workplace) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class BaseTokenizer:
-    """The tokenizer of a line's base model, loaded when it is first used."""
+    """The tokenizer of a recipe's base model, loaded on first use."""
 
     workplace: Workplace
 
     def lengths(self, exchanges: Sequence[tuple[str, str]]) -> list[int]:
-        """Tokens of each user message with its reply, in the chat template, up to the last end of a turn.
+        """Return the number of tokens of each user message with its reply, in the chat template, up to the last
+        end-of-turn token.
 
-        The lengths are those of `training/rows.py`; here every exchange is encoded once, and in batches.
+        The lengths equal those of `training/rows.py`; here every exchange is encoded once, in batches.
         """
         if not exchanges:
             return []
@@ -106,7 +109,7 @@ class BaseTokenizer:
 
     @cached_property
     def loaded(self) -> tuple[Any, frozenset[int]]:
-        """The tokenizer, and the ids that end a turn."""
+        """Return the tokenizer, and the token ids that end a turn."""
         go_offline()
         from transformers import AutoTokenizer
 
@@ -118,7 +121,7 @@ class BaseTokenizer:
 
 @dataclass
 class TokenCounts:
-    """Takes lengths one at a time; memory grows only with the number of different lengths."""
+    """A counter of lengths. Its memory grows only with the number of different lengths."""
 
     limit: int
     _lengths: Counter[int] = field(default_factory=Counter)
@@ -131,7 +134,7 @@ class TokenCounts:
             self._over.append(row_id)
 
     def result(self) -> TokenLengths:
-        """The lengths of all rows so far."""
+        """Return the lengths of all rows so far."""
         return TokenLengths(
             rows=self._lengths.total(),
             shortest=min(self._lengths, default=0),
@@ -145,7 +148,7 @@ class TokenCounts:
         )
 
     def _percentile(self, percent: int) -> int:
-        """The smallest length that at least `percent` % of the rows do not exceed."""
+        """Return the smallest length that at least `percent` % of the rows do not exceed."""
         wanted = -(-self._lengths.total() * percent // 100)
         seen = 0
         for tokens, count in sorted(self._lengths.items()):
@@ -156,7 +159,7 @@ class TokenCounts:
 
 
 def as_table(numbers: TokenNumbers) -> list[Mapping[str, object]]:
-    """One row for each side of the split, for people."""
+    """Return the lengths as a table with one row per side of the split."""
     sides = {"training": numbers.training, "held out": numbers.held_out}
     return [
         {
