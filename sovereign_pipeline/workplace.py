@@ -18,7 +18,7 @@ from sovereign_pipeline.training.machine import with_decided_precision
 
 
 def _no_progress(message: str) -> None:
-    """For work that takes moments."""
+    """Ignore progress, for short operations."""
 
 
 def _no_trainer(job: Path) -> None:
@@ -37,12 +37,12 @@ def open_workplace(
     *,
     with_corpus: Callable[[Line], bool] = _withheld,
 ) -> Workplace:
-    """The workplace of one line; without a launcher nothing can be trained in it.
+    """Open the workplace of one line. Nothing can be trained in it without a launcher.
 
     Args:
         with_corpus: whether a line's stage is given unscrubbed text.
 
-    Raises RecipeError for an invalid recipe or institution file, and NotFoundError for a line that has none.
+    Raises RecipeError for an invalid recipe or institution file, and NotFoundError for a line without a recipe.
     """
     institution = load_institution(settings.data)
     recipe = with_decided_precision(load_line(settings.data, line, institution))

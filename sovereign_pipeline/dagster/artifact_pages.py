@@ -26,7 +26,7 @@ from sovereign_pipeline.web.routes import RegistryPages, router
 MEDIA_TYPES = {".html": "text/html", ".md": "text/html", ".json": "application/json", ".png": "image/png"}
 
 HEADERS = {
-    # No script, no frame, nothing from elsewhere; reports hold their styles and pictures themselves.
+    # No script, no frame, nothing from elsewhere. Reports have their styles and pictures inline.
     "Content-Security-Policy": (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
         "frame-ancestors 'none'; sandbox"
@@ -112,8 +112,7 @@ def read_verified(store: ArtifactStore, digest: str, name: str) -> bytes:
 
 
 def _as_html(markdown: str) -> str:
-    """Convert Markdown to HTML. HTML in the Markdown is escaped. 29# No script, no frame, nothing from elsewhere.
-    Reports have their styles and pictures inline."""
+    """Convert Markdown to HTML. HTML in the Markdown is escaped."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><style>{_STYLE}</style><body>{body}</body></html>'
 

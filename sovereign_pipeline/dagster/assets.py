@@ -209,7 +209,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
         except SovereignError as error:
             raise refusal(error) from error
         except Exception as error:
-            # A bug. Its own message and traceback may quote a document, and Dagster keeps both.
+            # A bug. Its own message and traceback may quote a document, and Dagster stores both.
             raise dg.Failure(
                 f"{stage.kind} failed with {place_of(error)}. This is a fault of the program: report it.",
                 allow_retries=False,
@@ -221,7 +221,8 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
         return dg.asset(
             name=stage.kind,
             ins={upstream.kind: dg.AssetIn() for upstream in stage.inputs},
-            # Dagster's graph is one for all lines: an optional input comes first, and is read where the line reads it.
+            # Dagster's graph is the same for all lines: an optional input is always upstream, and read only by lines
+            # that use it.
             deps=[upstream.kind for upstream in stage.optional_inputs],
             partitions_def=LINES,
             group_name=shown.group,
@@ -259,9 +260,7 @@ def _materialization(
 
 def refusal(error: SovereignError) -> dg.Failure:
     """Convert an error to Dagster's failure. The command line reads message, hint and remedy back from it
-    (`runner.py`). 210# A bug. Its own message and traceback may quote a document, and Dagster stores both. 222#
-    Dagster's graph is the same for all lines: an optional input is always upstream, and read only by lines that use
-    it."""
+    (`runner.py`)."""
     metadata: dict[str, Any] = {
         "error": type(error).__name__,
         "exit_status": error.exit_status,

@@ -201,7 +201,7 @@ QUERIES = frozenset(
         # assets and their checks
         *("assetCheckExecutions", "assetNodeDefinitionCollisions", "assetNodeOrError", "assetNodes", "assetOrError"),
         *("assetRecordsOrError", "assetsLatestInfo", "assetsOrError"),
-        # why an asset was, or was not, asked for
+        # evaluations of automation conditions, schedules and sensors
         *("assetConditionEvaluationForPartition", "assetConditionEvaluationRecordsOrError", "autoMaterializeTicks"),
         *("instigationStateOrError", "scheduleOrError", "sensorOrError"),
         "truePartitionsForAutomationConditionEvaluationNode",
@@ -212,7 +212,7 @@ QUERIES = frozenset(
         # definitions
         *("graphOrError", "partitionSetOrError", "partitionSetsOrError", "pipelineOrError", "pipelineSnapshotOrError"),
         *("repositoriesOrError", "repositoryOrError", "workspaceLocationEntryOrError", "workspaceOrError"),
-        # what every page asks
+        # common to all pages
         *("canBulkTerminate", "instance", "latestDefsStateInfo", "locationStatusesOrError", "permissions"),
         *("shouldShowNux", "version"),
     }
@@ -246,7 +246,7 @@ def schema_for_auditors() -> Schema:
         if isinstance(type_, GraphQLObjectType | GraphQLInterfaceType):
             for name in [name for name, field in type_.fields.items() if get_named_type(field.type).name in taken_away]:
                 del type_.fields[name]
-    # The configuration may hold the address of a database, with its password. A page asks for it beside other things.
+    # The configuration may hold a database address with its password. Pages request it together with other fields.
     instance = found.type_map["Instance"]
     assert isinstance(instance, GraphQLObjectType)
     instance.fields["info"].resolve = lambda *_, **__: None
@@ -383,9 +383,7 @@ class AuditorsWebserver(DagsterWebserver[Any, Any]):
 
 
 def auditors_app(settings: Settings, context: WorkspaceProcessContext, proxy: Proxy) -> App:
-    """Build the application. It answers requests to this installation's host names from users named by the proxy. 203#
-    evaluations of automation conditions, schedules and sensors 214# common to all pages 248# The configuration may hold
-    a database address with its password. Pages request it together with other fields."""
+    """Build the application. It answers requests to this installation's host names from users named by the proxy."""
     app = AuditorsWebserver(context, AccessLog(access_log_of(settings))).create_asgi_app()
     return for_hosts(guarded(for_named(app, proxy)), settings.ui_hosts)
 

@@ -149,8 +149,8 @@ def reviews_due(
         run = run_of(context.instance, due)
         told[due.line] = "; ".join([in_words(due, run), *in_mlflow.get(due.line, ())])
         if told[due.line] != shown.get(due.line):
-            # A run, since Dagster stores one result of a partition's check without a run and refuses the next. Its
-            # partition is a tag, since Dagster finds none of a job without assets.
+            # A check run of its own, since Dagster stores one result without a run per partition and rejects the next.
+            # Its partition is a tag, since a job without assets has no partitions.
             key = f"{DUE_CHECK.name}:{due.line}:{digest_of(told[due.line])[:12]}"
             requests.append(dg.RunRequest(key, job_name=DUE_JOB.name, tags={"dagster/partition": due.line}))
         if due.key is not None and due.retrain and run is None and not _is_running(context.instance, due.line):
@@ -176,9 +176,7 @@ def _in_mlflow(installation: Settings) -> dict[str, list[str]]:
 
 
 def _is_running(instance: dg.DagsterInstance, line: str) -> bool:
-    """Return whether a run of the line is in progress. The review may no longer be due when it ends. 152# A check run
-    of its own, since Dagster stores one result without a run per partition and rejects the next. Its partition is a
-    tag, since a job without assets has no partitions."""
+    """Return whether a run of the line is in progress. The review may no longer be due when it ends."""
     unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
     runs = instance.get_runs(dg.RunsFilter(tags={"dagster/partition": line}, statuses=unfinished))
     return any(run.job_name != DUE_JOB.name for run in runs)

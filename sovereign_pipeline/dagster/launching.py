@@ -127,7 +127,8 @@ def pod_spec(place: Kubernetes, job: Path) -> dict[str, Any]:
                 }
                 for number, volume in enumerate(place.volumes)
             ),
-            # Processes of one training and the workers of a data loader exchange tensors there; a pod has 64 MiB.
+            # Processes of one training and data loader workers exchange tensors in /dev/shm, which is 64 MiB in a pod
+            # by default.
             {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
         ],
         "containers": [container],
@@ -181,7 +182,7 @@ def _paths(job: Path) -> Iterator[tuple[Path, bool]]:
     yield from _with_links(job.parent, True)
     for field in WRITTEN_BY_THE_TRAINER:
         yield from _with_links(getattr(described, field), True)
-    # Beside the line's checkpoints lie those of other lines.
+    # Only the directory of this line and method. The directories beside it belong to other lines.
     yield from _with_links(described.checkpoint_directory.parent, True)
     yield from _with_links(lock_of_line(described.checkpoint_directory), True)
     for field in READ_BY_THE_TRAINER:
@@ -301,9 +302,7 @@ def _run_here(context: dg.AssetExecutionContext, job: Path) -> None:
 
 
 def _run_on_ray(context: dg.AssetExecutionContext, place: Ray, job: Path) -> None:
-    """Run the trainer on Ray. The Pipes files are beside the job file, on a volume that both machines see. 128#
-    Processes of one training and data loader workers exchange tensors in /dev/shm, which is 64 MiB in a pod by default.
-    180# The line's checkpoint directory has neighbours of other lines."""
+    """Run the trainer on Ray. The Pipes files are beside the job file, on a volume that both machines see."""
     with dg.open_pipes_session(
         context=context,
         context_injector=dg.PipesFileContextInjector(str(job.parent / "pipes-context.json")),

@@ -36,7 +36,7 @@ HIDDEN = (
 )
 """CSS selectors of the elements that are hidden in MLflow's pages."""
 
-# The keys under which MLflow 3.17 remembers them in the browser.
+# Browser storage keys of MLflow 3.17.
 _SETTLED = {
     "mlflow.assistant.panelOpen_v1": "false",
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
@@ -60,7 +60,7 @@ def environment(settings: Settings, port: int) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_SERVER_JOB_ENABLE_PERIODIC_TASKS": "false",
         "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",
-        # MLflow's own lists hold names with and without a port; `trusted_hosts.py` stands before them.
+        # MLflow's own lists hold names with and without a port; `trusted_hosts.py` filters before them.
         "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(f"{host},{host}:*" for host in sorted(settings.ui_hosts)),
         "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(
             f"http://{host}:*,https://{host}:*,https://{host}" for host in sorted(settings.ui_hosts)
@@ -102,9 +102,8 @@ def guarded(app: App, page: bytes) -> App:
 
 
 def create_app(variables: Mapping[str, str]) -> App:
-    """Build MLflow's own application with the guards. variables: those of `environment`; they are set in this process.
-    39# Browser storage keys of MLflow 3.17. 61# MLflow's own lists hold names with and without a port;
-    `trusted_hosts.py` filters before them."""
+    """Build MLflow's own application with the guards. variables: those of `environment`; they are set in this
+    process."""
     os.environ.update(variables)
     from mlflow import server
     from mlflow.server.fastapi_app import app

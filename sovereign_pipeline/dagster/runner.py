@@ -148,7 +148,7 @@ def _forking_anew() -> Iterator[None]:
     try:
         yield
     finally:
-        # Python has no public way, and ends it with this process otherwise.
+        # Python has no public function for this; it ends the fork server only with this process.
         if (server := forkserver._forkserver._forkserver_pid) is not None:  # type: ignore[attr-defined]
             os.kill(server, signal.SIGKILL)  # with the steps, where the run ended before them
             forkserver._forkserver._stop()  # type: ignore[attr-defined]
@@ -243,6 +243,5 @@ def _narrate(entry: dg.EventLogEntry) -> str | None:
 
 def _is_progress(entry: dg.EventLogEntry) -> bool:
     """Return whether a log entry is progress from a stage. Stages log at INFO from within a step. Entries name no
-    logger; of Dagster's own INFO entries in a step, those of Pipes begin with `[pipes]`. 147# Python has no public
-    function for this; it ends the fork server only with this process."""
+    logger; of Dagster's own INFO entries in a step, those of Pipes begin with `[pipes]`."""
     return entry.level == logging.INFO and bool(entry.step_key) and not entry.user_message.startswith("[pipes]")

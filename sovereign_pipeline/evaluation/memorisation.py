@@ -98,7 +98,7 @@ def exposure(own: float, others: Sequence[float]) -> float:
     if len(others) < 3 or min(others) == max(others):
         raise ValueError(f"no distribution can be fitted to {len(others)} log-likelihoods, or to equal ones")
     shape, location, scale = skewnorm.fit(others, method="MM")
-    # A sample more skewed than any such distribution gets an infinite shape, with which nothing can be computed.
+    # A sample more skewed than any skew-normal distribution would get an infinite shape parameter.
     share = float(skewnorm.sf(own, max(-_MOST_SKEWED, min(shape, _MOST_SKEWED)), location, scale))
     return min(SPACE_BITS, -math.log2(share)) if share > 0 else SPACE_BITS
 
@@ -265,8 +265,7 @@ def _kind_of(document: Document) -> tuple[str, str]:
 
 
 def _openings(models: Models, documents: Iterable[Document], instruction: str) -> list[_Opening]:
-    """Build the openings of the documents whose replies have enough words and that fit the model. 98# A sample more
-    skewed than any skew-normal distribution would get an infinite shape parameter."""
+    """Build the openings of the documents whose replies have enough words and that fit the model."""
     openings = []
     for document in documents:
         row = sft_row(document, instruction)

@@ -113,7 +113,8 @@ def passing_probability(rows: int, margin: float, changed: float) -> float:
 
     total = 0.0
     for differing in _likely(rows, changed):
-        # The more of them are lost, the lower the interval: the first number that fails divides them.
+        # The interval falls as more of the differing rows are lost, so the first number that fails separates pass from
+        # fail.
         fails = bisect_left(
             range(differing + 1), True, key=lambda lost: score_interval(differing - lost, lost, rows)[0] <= -margin
         )
@@ -139,9 +140,8 @@ def passing_probability_of_rise(rows: int, margin: float, changed: float) -> flo
 
 
 def _likely(rows: int, changed: float) -> range:
-    """Return the plausible numbers of differing rows; the omitted ones have a total probability below one in a million.
-    112# The interval falls as more of the differing rows are lost, so the first number that fails separates pass from
-    fail."""
+    """Return the plausible numbers of differing rows; the omitted ones have a total probability below one in a
+    million."""
     from scipy.stats import binom
 
     first, last = binom.ppf((5e-7, 1 - 5e-7), rows, changed)

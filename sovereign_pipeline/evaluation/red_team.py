@@ -54,7 +54,7 @@ _FEWEST_UNITS = 8
 _FEWEST_CHARACTERS = 24
 _WORD = re.compile(r"\w+")
 _UNIT = re.compile(r"\w+|[^\w\s]")
-# With the brackets that models often put around them. An Arabic prefix, as in `وNAME_3`, may stay.
+# The pattern includes the brackets that models often add. An Arabic prefix may remain, as in `وNAME_3`.
 _PLACEHOLDER = re.compile(rf"[\[<{{(]?(?:{'|'.join(KINDS)})_\d+[\]>}})]?")
 _NEVER_A_PLACEHOLDER = "…"
 Verdicts = Callable[[Sequence[tuple[str, str]]], list[bool]]
@@ -434,9 +434,7 @@ def judge_model_digest(directory: Path) -> str:
 def open_judge_model(entry: JudgeModel, directory: Path, progress: Callable[[str], None]) -> Verdicts:
     """Load the recipe's judge model offline, from safetensors only, on the CPU in float32.
 
-    Raises IntegrityError if its files differ from the recipe's digest, and SourceError if the model cannot be used. 54#
-    The pattern includes the brackets that models often add. An Arabic prefix may remain, as in `وNAME_3`. 498# RoBERTa
-    models number positions from the padding index + 1, so fewer positions remain.
+    Raises IntegrityError if its files differ from the recipe's digest, and SourceError if the model cannot be used.
     """
     found = judge_model_digest(directory)
     if found != entry.sha256:
@@ -504,6 +502,6 @@ def open_judge_model(entry: JudgeModel, directory: Path, progress: Callable[[str
 
 def _window(config: Any, tokenizer: Any) -> int:
     positions = getattr(config, "max_position_embeddings", None) or MAX_WINDOW
-    # RoBERTa's relatives number positions from the padding index + 1: fewer remain.
+    # RoBERTa models number positions from the padding index + 1, so fewer positions remain.
     padding = config.pad_token_id + 1 if getattr(config, "model_type", "").endswith("roberta") else 0
     return int(min(MAX_WINDOW, tokenizer.model_max_length, positions - padding))

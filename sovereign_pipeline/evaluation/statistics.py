@@ -248,7 +248,7 @@ def _upper_end(gained: float, lost: float, rows: float, z: float) -> float:
     def below(difference: float) -> float:
         return gained - lost - rows * difference + z * _deviation(gained, lost, rows, difference)
 
-    # Just above the observed difference: where all rows agree, the statistic there is 0/0.
+    # Start just above the observed difference: if all rows agree, the statistic at that point is 0/0.
     return float(brentq(below, observed + 1e-9, 1.0, xtol=1e-12))
 
 
@@ -300,8 +300,7 @@ def design_effect(values: Sequence[float], clusters: Sequence[str]) -> float:
     """Return the design effect: the variance of the mean over its variance if all rows were independent; at least 1.
 
     Both variances have the usual small-sample correction, G / (G - 1) and n / (n - 1). If all rows are equal, the
-    result is the number of rows per cluster. Needs at least two clusters. 248# Start just above the observed
-    difference: if all rows agree, the statistic at that point is 0/0.
+    result is the number of rows per cluster. Needs at least two clusters.
     """
     mean, rows = sum(values) / len(values), len(values)
     sums: dict[str, float] = {}

@@ -311,7 +311,8 @@ class Screen:
                 upto = each.start
         upto = max(upto, self._passed)
         new = [each for each in of_others if self._passed < each.end <= upto]
-        # What is known only by what came later has passed. Where the text was cut, nothing is known by its label.
+        # A finding that only later text reveals may already be sent. Where the context was cut, its label may be
+        # missing.
         late = [
             each for each in of_others if each.end <= self._passed and (not begin or each.start >= begin + HELD_BACK)
         ]
@@ -375,8 +376,7 @@ def _identifier_begins(text: str) -> int:
 def start_screens(settings: Settings, institution: Institution, report: Callable[[str], None]) -> Screens:
     """Load the detectors of all lines that are searched. Returns the rules of each line.
 
-    Raises RecipeError for an invalid recipe, PrivacyError if a detector cannot be loaded, and ScannerLost. 314# A
-    finding that only later text reveals may already be sent. Where the context was cut, its label may be missing.
+    Raises RecipeError for an invalid recipe, PrivacyError if a detector cannot be loaded, and ScannerLost.
     """
     screened = {line: served.privacy for line, served in institution.serving.lines.items()}
     searched = [line for line, rules in screened.items() if rules.requests is not None or rules.answers is not None]

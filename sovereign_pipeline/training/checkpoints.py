@@ -1,7 +1,8 @@
-"""Checkpoints, from which an interrupted training resumes: written aside, hashed, and renamed when whole.
+"""Write, verify and remove checkpoints, from which an interrupted training resumes.
 
-transformers decides what is in one (weights, optimizer, schedule, random states, the log so far). The order of the data
-follows from the plan and needs no state but the step.
+A checkpoint is written to a temporary directory, hashed, and renamed once complete. transformers decides its content
+(weights, optimizer, schedule, random states, the log so far). The order of the data follows from the plan and needs no
+state but the step.
 """
 
 import json
@@ -22,7 +23,7 @@ ASIDE = "unfinished"
 
 
 def _alone() -> None:
-    """For one process, which has no other to wait for."""
+    """Return at once: a single process has no other process to wait for."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class CheckpointDirectory:
 
     path: Path
     identity: str
-    """See TrainingJob."""
+    """Identity of the training; see TrainingJob."""
     keep: int
     """Number of the newest checkpoints to keep."""
 
@@ -40,9 +41,9 @@ class CheckpointDirectory:
         return cls(job.checkpoint_directory, job.identity, job.checkpoints.keep)
 
     def newest(self, progress: Callable[[str], None]) -> Path | None:
-        """The newest checkpoint whose files are all as written; None when there is none.
+        """Return the newest checkpoint whose files match their digests; None if there is none.
 
-        A damaged one is skipped with a message. Raises IntegrityError for one of another training.
+        A damaged checkpoint is skipped with a message. Raises IntegrityError for a checkpoint of another training.
         """
         for checkpoint in reversed(self._all()):
             record = _read_record(checkpoint)
@@ -61,10 +62,10 @@ class CheckpointDirectory:
 
     @contextmanager
     def writing(self, step: int, first: bool = True, wait_for_all: Callable[[], None] = _alone) -> Iterator[Path]:
-        """A directory to write the checkpoint of a step into; at the end it is whole and hashed, or absent.
+        """Yield a directory for the checkpoint of a step. On exit the checkpoint is complete and hashed, or absent.
 
-        Of several processes that write into one checkpoint, the first creates and seals it. Raises TrainingFailed when
-        it cannot be written.
+        If several processes write one checkpoint, the first creates and seals it. Raises TrainingFailed if it cannot be
+        written.
         """
         aside = self.path / ASIDE
         try:
@@ -76,7 +77,7 @@ class CheckpointDirectory:
             wait_for_all()
             if first:
                 self._seal(aside, step)
-        # torch reports a full disk as RuntimeError, safetensors by an error of its own.
+        # torch reports a full disk as RuntimeError, safetensors by its own error class.
         except Exception as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise self._not_written(step, error) from error
@@ -94,10 +95,10 @@ class CheckpointDirectory:
         aside.rename(target)
 
     def _remove_others(self, newest: str) -> None:
-        """Remove all but the newest `keep`, and those of later steps.
+        """Remove all checkpoints except the newest `keep`, and those of later steps.
 
-        A checkpoint of a later step is damaged, since this training resumed from an earlier one. Left there, it would
-        count among those that are kept.
+        A checkpoint of a later step is damaged, because this training resumed from an earlier one. If it stayed, it
+        would count among the kept ones.
         """
         later = [each for each in self._all() if each.name > newest]
         earlier = [each for each in self._all() if each.name <= newest]
@@ -119,7 +120,8 @@ class CheckpointDirectory:
 
 
 def remove_unless_training(checkpoint_directories: Sequence[Path]) -> None:
-    """Remove checkpoint directories of one line and method, unless it is being trained: one may be that training's."""
+    """Remove the checkpoint directories of one line and method, unless that line is being trained and may be using
+    one."""
     there = [directory for directory in checkpoint_directories if directory.is_dir()]
     if not there:
         return

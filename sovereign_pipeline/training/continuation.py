@@ -1,4 +1,4 @@
-"""Verify what SFT continues from: a registered adapter, or a base model that was tuned here.
+"""Verify the model that SFT continues from: a registered adapter, or a base model that was tuned here.
 
 Neither may have been trained on rows that are held out now.
 """
@@ -40,22 +40,23 @@ class ParentAdapter:
     """A registered adapter that training may continue from."""
 
     adapter: str
-    """Its id."""
+    """Adapter id in the registry."""
     digest: str
     """Digest of its artifact."""
     directory: Path
-    """Its PEFT directory, every byte verified."""
+    """PEFT directory of the adapter; every byte was verified."""
     classification: str
-    """The higher of the artifact's level and the registration's."""
+    """Higher of the artifact's level and the registration's."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """For the summary of what is trained from it, under `started_from`."""
+        """Return the facts for the summary of the trained adapter, under `started_from`."""
         return {"adapter": self.adapter, "digest": self.digest, "classification": self.classification}
 
 
 def parent_digests(workplace: Workplace) -> dict[str, str]:
-    """`start_from:<id>` -> digest of the parent adapter's artifact, as a stage's external input; or nothing.
+    """Return `start_from:<id>` -> digest of the parent adapter's artifact, as a stage's external input; empty if there
+    is no parent.
 
     Raises NotFoundError for an adapter that is not registered.
     """
@@ -64,7 +65,7 @@ def parent_digests(workplace: Workplace) -> dict[str, str]:
 
 
 def parent_adapter(manifest: Manifest) -> tuple[str, str] | None:
-    """Id and digest of the parent adapter of a sft_adapter, from its manifest; None without one."""
+    """Return id and digest of an sft_adapter's parent adapter, from its manifest; None if it has none."""
     for name, digest in manifest.external_inputs.items():
         if name.startswith(_EXTERNAL):
             return name.removeprefix(_EXTERNAL), digest
@@ -72,11 +73,12 @@ def parent_adapter(manifest: Manifest) -> tuple[str, str] | None:
 
 
 def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAdapter | None:
-    """The adapter of the recipe's `start_from`, or None. base: the verified directory of the line's base model.
+    """Verify and return the adapter of the recipe's `start_from`; None if the recipe has none. base: the verified
+    directory of the line's base model.
 
-    Raises NotFoundError when it is not registered; IntegrityError when its bytes changed; RecipeError when it is a
-    whole model, or has another base model or other LoRA settings; CeilingExceeded when it is above the line's ceiling;
-    GateRefused when it was, or may have been, trained on rows that are held out now.
+    Raises NotFoundError if it is not registered; IntegrityError if its bytes changed; RecipeError if it is a whole
+    model, or has another base model or other LoRA settings; CeilingExceeded if it is above the line's ceiling;
+    GateRefused if it was, or may have been, trained on rows that are held out now.
     """
     adapter_id = workplace.line.training.start_from
     if adapter_id is None:
@@ -105,7 +107,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
 
 
 def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> None:
-    """Raise GateRefused for a base model that was tuned here on rows that are held out now, or may have been."""
+    """Raise GateRefused for a base model that was, or may have been, tuned here on rows that are held out now."""
     leaks = _leaks_of_base(workplace, inputs)
     if leaks:
         raise GateRefused(
@@ -116,10 +118,10 @@ def assert_base_saw_nothing_held_out(workplace: Workplace, inputs: Inputs) -> No
 
 
 def evaluate_start(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare the training rows of every ancestor adapter, and of a base model that was tuned here, with the held-out
-    side of the present split.
+    """Compare the held-out rows of the present split with the training rows of every ancestor adapter, and of a base
+    model that was tuned here.
 
-    Raises GateRefused, and records nothing, when a dataset of an ancestor cannot be opened.
+    Raises GateRefused, and records nothing, if a dataset of an ancestor cannot be opened.
     """
     base = inputs[BASE_MODEL.kind]
     made = [ref for ref, _ in artifacts_of(workplace.store, base.manifest.external_inputs)]
@@ -167,14 +169,14 @@ def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -
 
 
 def parent_config(line: Line) -> dict[str, Any]:
-    """The recipe's part that decides the verdict of `evaluate_start`."""
+    """Return the part of the recipe that decides the verdict of `evaluate_start`."""
     return line.split.model_dump(mode="json")
 
 
 def _registered(workplace: Workplace, adapter_id: str) -> tuple[Artifact, str]:
-    """The artifact of a registered adapter, every byte verified, and its classification in the registry.
+    """Return the artifact of a registered adapter, every byte verified, and its classification in the registry.
 
-    Raises RecipeError for one that was rejected, recalled or retired.
+    Raises RecipeError for an adapter that was rejected, recalled or retired.
     """
     registry = open_registry(workplace.settings)
     row = find_adapter(registry, adapter_id)
@@ -224,15 +226,16 @@ def _assert_same_shape(workplace: Workplace, adapter_id: str, directory: Path, b
 
 
 def _leaks_of_base(workplace: Workplace, inputs: Inputs) -> list[str]:
-    """Held-out documents that the base model was trained on here, as messages; empty for a published model."""
+    """Return a message for each held-out document that the base model was trained on here; empty for a published
+    model."""
     made = list(artifacts_of(workplace.store, inputs[BASE_MODEL.kind].manifest.external_inputs))
     return [leak for ref, manifest in made for leak in _leaks(workplace, ref, manifest, inputs)]
 
 
 def _leaks(workplace: Workplace, ref: ArtifactRef, manifest: Manifest, inputs: Inputs) -> list[str]:
-    """Held-out documents that a parent adapter or base model was trained on, as messages with ids.
+    """Return a message with ids for the held-out documents that a parent adapter or base model was trained on.
 
-    Raises GateRefused when its datasets cannot be opened.
+    Raises GateRefused if its datasets cannot be opened.
     """
     dataset = inputs[PREFERENCE_DATASET.kind if PREFERENCE_DATASET.kind in inputs else TRAINING_DATASET.kind]
     split = _split_of(workplace, dataset)
@@ -264,9 +267,11 @@ def _split_of(workplace: Workplace, dataset: Artifact) -> Artifact:
 
 
 def _trained_on(workplace: Workplace, ref: ArtifactRef, manifest: Manifest) -> Iterator[Artifact]:
-    """Every dataset of an adapter or whole model, of its ancestor adapters, and of base models that were made here.
+    """Yield every dataset of an adapter or whole model, of its ancestor adapters, and of base models that were tuned
+    here.
 
-    Raises IntegrityError or NotFoundError when one, or what leads to it, cannot be opened, or when there is none.
+    Raises IntegrityError or NotFoundError if a dataset, or an artifact that leads to it, cannot be opened, or if there
+    is none.
     """
     store = workplace.store
     ancestors = list(lineage(store, manifest))

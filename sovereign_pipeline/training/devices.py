@@ -1,4 +1,4 @@
-"""Shard one model over several devices, check that it is sharded, and compute values in shares."""
+"""Shard one model over several devices, check the sharding, and divide computations between the processes."""
 
 import datetime
 import os
@@ -12,9 +12,10 @@ from sovereign_pipeline.training.job import TrainingJob
 Item = TypeVar("Item")
 
 MEETING_VARIABLE = "SOVEREIGN_TRAINER_MEETING"
-"""Path of the file in which the processes that train one model find each other; in a directory of the account's own."""
+"""Variable with the path of the file through which the processes of one training find each other. It is in a directory
+of this account alone."""
 MINUTES_TO_WAIT = 30
-"""For the slowest process, at the beginning and at each exchange; transformers' default too."""
+"""Minutes to wait for the slowest process, at the beginning and at each exchange; also transformers' default."""
 
 # Each device holds a shard of parameters, gradients and optimizer. Checkpoints are whole, not one file per device.
 FSDP2 = {
@@ -36,7 +37,7 @@ ZERO3 = {
 
 
 def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
-    """Arguments of TrainingArguments beside those for one device."""
+    """Return the additional TrainingArguments for sharding."""
     if job.devices.count == 1:
         return {}
     if job.devices.sharding == "zero3":
@@ -45,10 +46,10 @@ def sharding_arguments(job: TrainingJob) -> dict[str, Any]:
 
 
 def meet(job: TrainingJob) -> None:
-    """Connect the processes that train one model on this machine, before accelerate would: before its arguments exist.
+    """Connect the processes that train one model on this machine, before accelerate does.
 
-    accelerate would have them meet at a TCP port, which torch opens on every interface to whoever connects. They meet
-    in a file, and exchange tensors over loopback or between the devices.
+    accelerate would connect them through a TCP port, which torch opens on every interface without authentication. This
+    function connects them through a file. They exchange tensors over loopback or between the devices.
     """
     if job.devices.count == 1:
         return
@@ -68,7 +69,7 @@ def meet(job: TrainingJob) -> None:
 def let_accelerate_shard_on_cpu() -> None:
     """Make accelerate use FSDP on CPUs, where it silently falls back to data parallelism.
 
-    Nothing in FSDP2 needs CUDA, so accelerate's state declares these processes as the kind that it shards.
+    FSDP2 does not need CUDA, so accelerate's state declares these processes as a kind that it shards.
     """
     from accelerate.state import PartialState
     from accelerate.utils import DistributedType
@@ -79,7 +80,7 @@ def let_accelerate_shard_on_cpu() -> None:
 
 
 def check_sharded(job: TrainingJob, accelerator: Any) -> None:
-    """Raise TrainingFailed when the processes do not share one model."""
+    """Raise TrainingFailed if the processes do not share one sharded model."""
     if job.devices.count == 1:
         return
     sharded = accelerator.is_fsdp2 if job.devices.sharding == "fsdp2" else accelerator.state.deepspeed_plugin
@@ -92,23 +93,23 @@ def check_sharded(job: TrainingJob, accelerator: Any) -> None:
 
 
 def is_first(job: TrainingJob) -> bool:
-    """Whether this is the process that writes what all of them know."""
+    """Return whether this is the process that writes results common to all."""
     return job.devices.count == 1 or os.environ["RANK"] == "0"
 
 
 def all_processes(job: TrainingJob, is_true: bool) -> bool:
-    """Whether it is true in each of the processes; every one of them must ask."""
+    """Return whether `is_true` holds in every process. Every process must call this."""
     return add_up(job, [float(is_true)]) == [job.devices.count]
 
 
 def in_shares(
     job: TrainingJob, items: Sequence[Item], count_of: Callable[[Item], int], values_of: Callable[[Item], list[float]]
 ) -> list[float]:
-    """The values of all items, in order, in every process. count_of: how many values an item has.
+    """Return the values of all items, in order, in every process. count_of: number of values of an item.
 
-    Each of several processes computes those of every n-th item. A pass through a sharded model needs all processes, so
-    all of them make as many calls: where items run out, a process repeats the last one, and no one uses what it finds.
-    Every item must therefore take as many passes as any other.
+    Each of n processes computes every n-th item. A pass through a sharded model needs all processes, so all make the
+    same number of calls: a process without further items repeats the last one, and its result is discarded. All items
+    must need the same number of passes.
     """
     rank, count = (0, 1) if job.devices.count == 1 else (int(os.environ["RANK"]), job.devices.count)
     ends = list(accumulate(count_of(item) for item in items))
@@ -122,7 +123,7 @@ def in_shares(
 
 
 def add_up(job: TrainingJob, values: Sequence[float]) -> list[float]:
-    """The sums over all processes, one for each value."""
+    """Return the sum over all processes, for each value."""
     if job.devices.count == 1 or not values:
         return list(values)
     import torch
@@ -134,7 +135,7 @@ def add_up(job: TrainingJob, values: Sequence[float]) -> list[float]:
 
 
 def give_back_shards(model: Any) -> None:
-    """Free what a pass outside the training gathered: what is loaded, or read, next must be the shards."""
+    """Free the tensors gathered by a pass outside the training, so that the next load or read uses the shards."""
     from torch.distributed.fsdp import FSDPModule
 
     for module in model.modules():

@@ -1,12 +1,12 @@
-"""The forward pass over packed rows: the log-probability of each reply, and attention row by row on CPUs.
+"""Run the forward pass over packed rows: log-probabilities of replies, and row-by-row attention on CPUs.
 
-No token is padding, and positions of prompts never reach the output layer. Rows are kept apart by their position ids,
-which restart at each row: transformers builds the attention mask from them if neither a mask nor a cache is given.
-Guards check before each training that the model does so (`guards.py`).
+There is no padding, and prompt positions never reach the output layer. Position ids restart at each row and so keep
+rows apart: transformers builds the attention mask from them if neither a mask nor a cache is given. Guards check before
+each training that the model does so (`guards.py`).
 
 A mask over a whole pack computes every pair of tokens and discards most of them: in a pack of four rows three quarters,
-and half of the rest because it lies ahead. So each row attends by itself, without a mask, on CPUs. On CUDA many short
-kernels would replace one; that was not measured, so transformers' own `sdpa` stays there.
+and half of the rest because of causality. On CPUs each row therefore attends by itself, without a mask. On CUDA many
+short kernels would replace one; that was not measured, so transformers' own `sdpa` stays there.
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ def packed(completions: Sequence[Completion]) -> Batch:
 
 
 def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
-    """The context in which accelerate runs each forward of a training with this precision.
+    """Return the context in which accelerate runs each forward pass of a training with this precision.
 
-    Numbers to be compared with the training's must be computed within it, or they differ by rounding. device: `cpu` or
-    `cuda`.
+    Numbers that are compared with the training's must be computed within it, or rounding makes them differ. device:
+    `cpu` or `cuda`.
     """
     import torch
 
@@ -46,9 +46,10 @@ def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
 
 
 def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> Any:
-    """Log-probability (nats) of each supervised token, float32, [supervised tokens], in the batch's order.
+    """Compute the log-probability (nats) of each supervised token: float32, [supervised tokens], in the batch's order.
 
-    together: in one pass; else each completion in its own, for models that do not keep packed rows apart.
+    together: compute the batch in one pass. If False, each completion has its own pass, for models that do not keep
+    packed rows apart.
     """
     import torch
 
@@ -67,7 +68,8 @@ def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> 
 
 
 def reply_log_probabilities(model: Any, batch: Batch, together: bool = True) -> tuple[Any, Any]:
-    """For each completion: the log-probability (nats) of its whole reply, and its number of tokens; [completions]."""
+    """Return the log-probability (nats) of each completion's whole reply, and its number of tokens; both
+    [completions]."""
     import torch
 
     tokens = token_log_probabilities(model, batch, together)
@@ -98,12 +100,11 @@ def attend(
     goes_on_from: Sequence[int | None] | None = None,
     **named: Any,
 ) -> tuple[Any, None]:
-    """Attention function for transformers.
+    """Compute attention for transformers.
 
-    query, key, value: [1, heads, tokens, size]; the result: [1, tokens, heads, size].
-    row_lengths: tokens of each row of the pack; None: use the mask, as `sdpa` does.
-    goes_on_from: for each row the place of an earlier one whose tokens it sees as if they stood before its own; None:
-    it stands alone. None instead of a list: all do.
+    query, key, value: [1, heads, tokens, size]; the result: [1, tokens, heads, size]. row_lengths: tokens of each row
+    of the pack; None: use the mask, as `sdpa` does. goes_on_from: for each row, the index of an earlier row that it
+    attends to as its prefix, or None for no prefix. None instead of a list means no prefix for any row.
     """
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -126,7 +127,7 @@ def attend(
 
 
 def use_row_by_row(model: Any) -> None:
-    """Switch the model to row-by-row attention, if it accepts attention functions and has no other layer types."""
+    """Switch the model to row-by-row attention if it accepts attention functions and has only supported layer types."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -140,9 +141,9 @@ def use_row_by_row(model: Any) -> None:
 
 
 def row_lengths(model: Any, lengths: Sequence[int]) -> dict[str, list[int]]:
-    """Keyword arguments of the model's forward for row-by-row attention.
+    """Return the keyword arguments of the model's forward for row-by-row attention.
 
-    Empty for a model without it, and when a row is longer than the window of a layer, which only the mask represents.
+    Empty for a model without it, and if a row is longer than the window of a layer, which needs the mask.
     """
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None)

@@ -1,4 +1,4 @@
-"""The gates of the training stages. Each computes its verdict from files, not from the report."""
+"""Evaluate the gates of the training stages. Each verdict is computed from files, not from the report."""
 
 import json
 import math
@@ -60,36 +60,38 @@ COMPLETE = "reward_model_complete"
 NAMES_IN_EVIDENCE = 4
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
-"""Probability of the end of turn above which it need not rise: a base that ends nearly every turn leaves no room."""
+"""Probability of the end of turn above which it need not rise. A base that ends nearly every turn leaves no room."""
 LONGEST_SAMPLE = 128
-"""Tokens. A sample has not stopped at twice the length of the longest reply of its rows either."""
+"""Maximum length of a sample in tokens. A sample also counts as not stopped at twice the length of the longest reply
+among its rows."""
 LARGEST_DIFFERENCE = {"float32": 0.02, "bfloat16": 0.5}
-"""Between a score of the trainer's and the gate's own, logits; other threads and batches round differently."""
+"""Largest difference between a score of the trainer and the gate's own, in logits. Other threads and batches round
+differently."""
 
 
 @dataclass(frozen=True)
 class _Ending:
-    """How one model ends its turns."""
+    """The measurements of how one model ends its turns."""
 
     log_probability: float
-    """Mean over the rows, of the end of turn after the (chosen) reply; nats."""
+    """Mean log-probability of the end of turn after the (chosen) reply, over the rows; nats."""
     stopped: int
-    """Generated replies that end their turn."""
+    """Number of generated replies that end their turn."""
 
 
 def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
     """Encode the whole dataset again, and compare base and tuned model on a few rows and on generated replies.
 
-    Fails when
-    - a row's last supervised token is no end-of-turn id;
+    Fails if
+    - a row's last supervised token is not an end-of-turn id;
     - the mean log-probability of the end of turn after the replies of the shortest rows is not above the base's, unless
       its probability is above 0.95;
-    - of greedy replies to these rows' prompts, the tuned model ends fewer than the base by more than one, or none where
-      the base ends some. When neither ends any within the tokens allowed, the evidence shows it: a few steps on long
-      replies raise the end's probability long before greedy samples reach it.
+    - among greedy replies to these rows' prompts, the tuned model ends fewer than the base by more than one, or none
+      although the base ends some. If neither model ends any within the tokens allowed, the evidence says so: a few
+      steps on long replies raise the end's probability long before greedy samples reach it.
 
-    Both models are loaded as they were trained: in the recipe's precision or in NF4, on the GPU if there is one. On the
-    CPU what is in NF4 is dequantised once where there is memory, and not in each of some hundred passes.
+    Both models are loaded as in training: in the recipe's precision or in NF4, on the GPU if there is one. On the CPU
+    NF4 weights are dequantised once if memory allows, instead of in each of some hundred passes.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -133,7 +135,8 @@ def evaluate_end_of_turn(workplace: Workplace, artifact: Artifact, inputs: Input
 
 
 def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, Path]:
-    """The method by which the rows are encoded, and their file: after a training by reward, those of its prompts."""
+    """Return the method by which the rows are encoded, and their file. After a training by reward, these are the rows
+    of the SFT dataset that its prompts come from."""
     preference = workplace.line.training.preference
     if PREFERENCE_DATASET.kind in inputs and workplace.line.training.rlhf is not None:
         dataset = workplace.store.open_input(inputs["sft_adapter"].manifest, TRAINING_DATASET.kind)
@@ -147,7 +150,8 @@ def _dataset(workplace: Workplace, inputs: Inputs) -> tuple[str, Path]:
 def _look_at_rows(
     tokenizer: Any, method: str, dataset: Path, eos_ids: Sequence[int], progress: Progress
 ) -> tuple[int, int, list[EncodedRow]]:
-    """Number of rows, of those without a supervised end of turn, and the shortest rows; none but these are kept."""
+    """Return the number of rows, the number without a supervised end of turn, and the shortest rows. No other rows are
+    kept in memory."""
     with dataset.open("rb") as lines:
         count = sum(1 for _ in lines)
     countdown = Countdown(progress, f"gate {END_OF_TURN}, encoding the dataset", count, "row")
@@ -210,7 +214,7 @@ def _endings(
 
 
 def _fits_dequantised(model: Any, sft: Sft) -> bool:
-    """Whether half of the memory that may be taken holds a model in NF4 in the recipe's precision."""
+    """Return whether a model in NF4 fits, dequantised to the recipe's precision, into half of the available memory."""
     in_precision = model.num_parameters() * (2 if sft.precision == "bfloat16" else 4)
     return bool(2 * in_precision <= available_memory()[0])
 
@@ -238,7 +242,7 @@ def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: s
     tensor = partial(torch.tensor, device=model.device)
 
     def report(input_ids: Any, scores: Any, **named: Any) -> Any:
-        """A stopping criterion that never stops: generation calls it after each token."""
+        """Report progress as a stopping criterion that never stops; generation calls it after each token."""
         countdown.reached(input_ids.shape[1] - longest)
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
@@ -258,7 +262,8 @@ def _stopped(model: Any, rows: list[EncodedRow], eos_ids: Sequence[int], name: s
 
 
 def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Check the tensors of the adapter, or of the model after full tuning. See the two functions below."""
+    """Check the tensors of the adapter, or of the model after full tuning. See `_evaluate_adapter` and
+    `_evaluate_model`."""
     go_offline()
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     sft, tuned = workplace.line.training.sft, tuned_model(artifact)
@@ -273,7 +278,8 @@ def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: 
 
 
 def _evaluate_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
-    """Compare names, shapes and settings with the recipe's adapter; no LoRA-B may be zero, no value infinite."""
+    """Compare names, shapes and settings with the recipe's adapter. Fails if a LoRA-B is zero or a value is not
+    finite."""
     import torch
     from safetensors.torch import load_file
 
@@ -360,9 +366,9 @@ def _evaluate_model(base: Path, tuned: TunedModel, progress: Progress) -> Verdic
 
 
 def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Hash the base model's files again; compare with the base_model artifact and the trainer's report.
+    """Hash the base model's files again, and compare with the base_model artifact and the trainer's report.
 
-    A model tuned in full must also have its base's chat template and end-of-turn ids.
+    A fully tuned model must also have its base's chat template and end-of-turn ids.
     """
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     descriptor = read_descriptor(inputs["base_model"])
@@ -390,16 +396,16 @@ def _same_turns(model: Path, descriptor: dict[str, Any]) -> bool:
 
 
 def held_out_pairs(line: Line, split: Artifact) -> list[PreferenceRow]:
-    """The preference pairs of the held-out side, as rows like those that are trained on."""
+    """Return the preference pairs of the held-out side, as rows like those trained on."""
     documents = documents_of(PAIRS, split, HELD_OUT)
     return [preference_row(document, line.training.instruction) for document in documents]
 
 
 def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Score the held-out pairs again. Passes when the accuracy's interval lies above chance.
+    """Score the held-out pairs again. Passes if the accuracy's interval lies above chance.
 
-    It is inconclusive when the interval includes chance, and fails when it lies below, or when the recorded scores are
-    not those of this model. The baselines are reported and decide nothing.
+    It is inconclusive if the interval includes chance. It fails if the interval lies below chance, or if the recorded
+    scores are not those of this model. The baselines are reported and decide nothing.
     """
     go_offline()
     from transformers import AutoTokenizer
@@ -451,7 +457,8 @@ def _message(found: HeldOutAccuracy) -> str:
 
 
 def evaluate_complete(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
-    """Compare tensors, settings and base model with the recipe's; nothing may be zero that learned, or infinite."""
+    """Compare tensors, settings and base model with the recipe's. Fails if a trained tensor is zero or a value is not
+    finite."""
     go_offline()
     base = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     descriptor = read_descriptor(inputs["base_model"])
@@ -495,7 +502,7 @@ def _problems_of_weights(base: Path, directory: Path, line: Line) -> list[str]:
 
 @contextmanager
 def device_of_gate(workplace: Workplace) -> Iterator[str]:
-    """`cuda`, while no trainer uses the GPU; `cpu` without one."""
+    """Yield the gate's device: `cuda`, locked against trainers, or `cpu` on a machine without a GPU."""
     import torch
 
     if not torch.cuda.is_available():

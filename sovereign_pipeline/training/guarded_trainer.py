@@ -1,6 +1,6 @@
-"""Additions to transformers' Trainer: whole checkpoints, guarded steps, callbacks and arguments.
+"""Extend transformers' Trainer: complete checkpoints, guarded steps, callbacks and arguments.
 
-It imports torch and transformers at its top: import it inside functions.
+It imports torch and transformers at its top, so import it inside functions.
 """
 
 import time
@@ -20,18 +20,18 @@ from sovereign_pipeline.training.sizing import Device, optimizer_in_effect
 
 
 class GuardedTrainer:
-    """Mixin for a subclass of transformers' Trainer; it precedes the trainer among the bases."""
+    """A mixin for a subclass of transformers' Trainer. It must precede the trainer among the bases."""
 
     def prepare(self, job: TrainingJob, plan: Plan) -> None:
-        """Call it before the Trainer's own `__init__`, which writes and reads some of this."""
+        """Set the attributes that the Trainer's `__init__` uses. Call it before that `__init__`."""
         self.job = job
         self.plan = plan
         self.checkpoint_directory = CheckpointDirectory.of(job)
         self.first_step = 0
-        """The step that this process's training started after."""
+        """Step after which this process's training started."""
         self.stop_requested = False
         self.reference_seconds = 0.0
-        """Duration of computing or reading reference log-probabilities, a part of the training's."""
+        """Seconds spent on computing or reading reference log-probabilities, a part of the training's duration."""
 
     def add_hooks(self: Any, hooks: TrainerHooks) -> None:
         self.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes
@@ -46,7 +46,7 @@ class GuardedTrainer:
         check_sharded(self.job, self.accelerator)
 
     def any_process(self: Any, is_true: bool) -> bool:
-        """Whether it is true in any of the processes; every one of them must ask."""
+        """Return whether `is_true` holds in any process. Every process must call this."""
         return bool(self.accelerator.reduce(torch.tensor(int(is_true), device=self.args.device), "sum"))
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
@@ -61,11 +61,11 @@ class GuardedTrainer:
                 self.save_beside(directory)
 
     def save_beside(self, directory: Path) -> None:
-        """For a training that has a state of its own: write it into the checkpoint."""
+        """Write the method's own state into the checkpoint. By default there is none."""
 
 
 class PlanCheck(TrainerCallback):  # type: ignore[misc]
-    """Refuses a training whose number of steps is not the plan's: it would train other batches."""
+    """A callback that raises if the number of steps differs from the plan's, because other batches would be trained."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -82,7 +82,8 @@ class PlanCheck(TrainerCallback):  # type: ignore[misc]
 
 
 class StopOnRequest(TrainerCallback):  # type: ignore[misc]
-    """Ends the training after the present step, with a checkpoint, when any process was requested to stop."""
+    """A callback that ends the training after the present step, with a checkpoint, once any process received a stop
+    request."""
 
     def __init__(self, trainer: Any, hooks: TrainerHooks) -> None:
         self._trainer = trainer
@@ -96,7 +97,7 @@ class StopOnRequest(TrainerCallback):  # type: ignore[misc]
 
 
 class StepProgress(TrainerCallback):  # type: ignore[misc]
-    """Reports each step to the trainer's process."""
+    """A callback that reports each step to the trainer's process."""
 
     def __init__(self, trainer: Any, hooks: TrainerHooks) -> None:
         self._trainer = trainer
@@ -123,9 +124,11 @@ class StepProgress(TrainerCallback):  # type: ignore[misc]
 
 
 def training_arguments(job: TrainingJob, argument_class: Any = TrainingArguments, **more: Any) -> Any:
-    """transformers' arguments for a job. The plan holds epochs and order, so there is one pass in that order.
+    """Build transformers' arguments for a job. The plan holds epochs and order, so there is a single pass in that
+    order.
 
-    argument_class: TrainingArguments, or one of TRL's derived from it; more: that one's own, or others than here.
+    argument_class: TrainingArguments, or a class of TRL derived from it. more: arguments of that class, or values that
+    replace those set here.
     """
     tuning = job.tuning
     schedulers = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
@@ -156,13 +159,13 @@ def training_arguments(job: TrainingJob, argument_class: Any = TrainingArguments
         **sharding_arguments(job),
     )
     arguments = argument_class(**values | more)
-    # Where a process sees several GPUs, transformers would make a batch as many times larger and spread it over them.
+    # If a process saw several GPUs, transformers would multiply the batch size by their number.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
 def _optimizer(job: TrainingJob) -> str:
-    """transformers' name for the recipe's optimizer on this machine; see Sft."""
+    """Return transformers' name for the recipe's optimizer on this machine; see Sft."""
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"
     names = {"adamw": "adamw_torch", "paged_adamw_8bit": "paged_adamw_8bit"}
     return names[optimizer_in_effect(job.sft, device, job.devices.count)]

@@ -1,4 +1,4 @@
-"""Guards on the model before, during and after a training. A guard that fires raises TrainingFailed."""
+"""Guard the model before, during and after a training. A failed check raises TrainingFailed."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,38 +18,40 @@ from sovereign_pipeline.training.rows import Completion, EncodedRow
 
 PROBE_ROWS = 8
 LARGEST_SHIFT_IN_PACK = {"float32": 0.01, "bfloat16": 0.15}
-"""Between the log-probabilities of a reply in a pack and alone: mean over its tokens, nats.
+"""Largest difference between a reply's log-probabilities in a pack and alone: mean over its tokens, nats.
 
-Other lengths in one pass round differently. Measured on documents with SmolLM2-135M: 0.056 at most in bfloat16, 2e-5 in
+Passes of other lengths round differently. Measured on documents with SmolLM2-135M: 0.056 at most in bfloat16, 2e-5 in
 float32.
 """
 LARGEST_SHIFT_BY_NEIGHBOUR = 0.01
-"""Between the log-probabilities of a reply behind two rows of the same length, which use the same kernels; nats.
+"""Largest difference between a reply's log-probabilities after either of two rows of equal length, nats. Both passes
+use the same kernels.
 
 Measured: 0 in both precisions; 0.03 to 0.05 with a tiny Falcon-H1, whose state crosses rows. Experts get other batches
-behind another row: for them `LARGEST_SHIFT_IN_PACK` holds.
+after another row, so `LARGEST_SHIFT_IN_PACK` applies to them.
 """
 LEAST_CHANGE = 1e-5
-"""Of the probe's loss over a training, as a share."""
+"""Smallest relative change of the probe's loss over a training."""
 DIVERGED_SHARE, DIVERGED_NATS = 0.05, 0.05
-"""The probe's loss may rise a little, because stock phrases become less certain: by this share, or these nats."""
+"""Largest rise of the probe's loss, as a share and in nats. A small rise is normal, because stock phrases become less
+certain."""
 NAMES_IN_A_MESSAGE = 3
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The loss on a few trained rows, to compare before and after the training."""
+    """The loss on a few trained rows, compared before and after the training."""
 
     rows: list[EncodedRow]
     before: float
     """Mean loss per reply token before the first step, nats."""
 
     def loss(self, model: Any) -> float:
-        """Mean loss per reply token under the model as it is now, nats."""
+        """Return the model's present mean loss per reply token, nats."""
         return _loss(model, self.rows)
 
     def check_moved(self, after: float, method: str) -> None:
-        """Raise TrainingFailed when the loss did not change or, for SFT, clearly rose."""
+        """Raise TrainingFailed if the loss did not change or, for SFT, clearly rose."""
         if not math.isfinite(after):
             raise TrainingFailed(
                 "The loss is not finite after the last step.",
@@ -82,7 +84,7 @@ def check_template(tokenizer: Any, job: TrainingJob) -> None:
 
 
 def check_vocabulary(tokenizer: Any, model: Any, rows: Sequence[EncodedRow]) -> None:
-    """Check that every token id, of the rows and of the tokenizer, has an embedding."""
+    """Check that every token id of the rows and of the tokenizer has an embedding."""
     embeddings = model.get_input_embeddings().weight.shape[0]
     largest = max(max(each.ids) for row in rows for each in row.completions)
     if max(largest, len(tokenizer) - 1) >= embeddings:
@@ -147,7 +149,7 @@ def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision:
 
 
 def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRow]:
-    """The two rows nearest to the median length among those that fit a pack in pairs; else the two shortest."""
+    """Return the two rows nearest to the median length whose pair fits a pack; otherwise the two shortest."""
 
     def length(row: EncodedRow) -> int:
         return len(row.completions[0])
@@ -159,9 +161,9 @@ def _two_ordinary(rows: Sequence[EncodedRow], max_length: int) -> list[EncodedRo
 
 
 def start_probe(model: Any, rows: Sequence[EncodedRow], progress: Callable[[str], None]) -> Probe:
-    """Choose rows of all lengths, from the middle of equal parts, and measure their loss.
+    """Choose rows of all lengths, one from the middle of each of equal parts, and measure their loss.
 
-    Canaries are excluded: training on documents changes their loss little.
+    Canaries are excluded, because training on documents changes their loss little.
     """
     candidates = {row.id: row for row in rows if not is_canary(row.id)} or {row.id: row for row in rows}
     by_length = sorted(candidates.values(), key=lambda row: (row.longest, row.id))
@@ -174,7 +176,7 @@ def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -
     """Check that loss and gradient are finite, and that the loss is the mean over the whole step.
 
     expected: the step's summed losses divided by its tokens (or replies), computed independently of the library that
-    accumulates gradients. A library that divides once more, or once less, changes the learning rate.
+    accumulates gradients. One division too many or too few in that library would change the learning rate.
     """
     if not all(math.isfinite(value) for value in logs.values()):
         raise TrainingFailed(
@@ -190,7 +192,7 @@ def check_step(step: int, steps: int, logs: dict[str, float], expected: float) -
 
 
 def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
-    """Check that every LoRA-B is finite, not zero, and changed since the start. now, start: see `lora_b`."""
+    """Check that every LoRA-B is finite, not zero, and changed since the start. now, start: as returned by `lora_b`."""
     import torch
 
     if not now:
@@ -208,12 +210,12 @@ def check_adapter_moved(now: dict[str, Any], start: dict[str, Any]) -> None:
 
 
 def lora_b(tensors: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Copies of the trained adapter's LoRA-B matrices among named tensors, on the CPU."""
+    """Copy the trained adapter's LoRA-B matrices to the CPU."""
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors if ".lora_B.default" in name}
 
 
 def _loss(model: Any, rows: Sequence[EncodedRow], countdown: Countdown | None = None) -> float:
-    """Row by row: all rows together would take more memory than a step."""
+    """Compute the loss row by row; all rows together would take more memory than a step."""
     import torch
 
     found: list[Any] = []
@@ -231,7 +233,7 @@ def _on_device(model: Any, completions: Sequence[Completion]) -> Batch:
 
 @contextmanager
 def _in_evaluation_mode(model: Any) -> Iterator[None]:
-    """Without dropout, so that no random number is drawn."""
+    """Switch the model to evaluation mode. Without dropout no random number is drawn."""
     was_training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""The job file, the result file and the hooks that connect a stage with the trainer's process."""
+"""Define the job file, the result file and the hooks that connect a stage with the trainer's process."""
 
 import os
 from collections.abc import Callable
@@ -27,19 +27,20 @@ class RewardModelGiven(Frozen):
 
 
 class RewardJob(Frozen):
-    """The part of a job that learns from a reward. The job's dataset is then a file of prompts."""
+    """The settings of a training by reward. The job's dataset is then a file of prompts."""
 
     rlhf: Rlhf
     held_out: Path
     """JSONL file of held-out prompts, which are only measured."""
     code: dict[str, str]
-    """Path of each tool's program and files, as in the recipe, and of what a command uses of the machine -> SHA-256."""
+    """Path in the recipe -> SHA-256, for each tool's program and files, and for files of the machine that a command
+    uses."""
     code_directory: Path
     """Directory of copies of programs and files, each named by its SHA-256."""
     cache: Path
     """Directory of cached scores."""
     reward_model: RewardModelGiven | None = None
-    """Where a part of the reward, or of what is measured, is judged by one."""
+    """Reward model, if one judges a part of the reward or of the held-out measurement."""
 
     @model_validator(mode="after")
     def _has_what_judges(self) -> "RewardJob":
@@ -49,13 +50,13 @@ class RewardJob(Frozen):
 
 
 class TrainingJob(Frozen):
-    """One run of the trainer."""
+    """The description of one run of the trainer."""
 
     method: Method
     base_model: Path
-    """Directory of the model that is trained, or that the adapter is put on."""
+    """Directory of the model that is trained, or that the adapter is added to."""
     base_model_name: str
-    """As the base_model artifact has it; so are the next three."""
+    """Name from the base_model artifact, as are the next three values."""
     base_model_digest: str
     chat_template_sha256: str
     eos_ids: tuple[int, ...]
@@ -64,28 +65,28 @@ class TrainingJob(Frozen):
     output: Path
     """Directory that the trainer creates: `adapter/` or `model/`, `training_log.jsonl`, `report.json`."""
     result: Path
-    """File of the trainer's `TrainingResult`."""
+    """File for the trainer's `TrainingResult`."""
     locks: Path
     """Directory of the locks that allow one trainer per device."""
     identity: str
-    """Digest of everything that decides the result; a checkpoint with another one is refused."""
+    """Digest of everything that decides the result. A checkpoint with another identity is rejected."""
     checkpoint_directory: Path
-    """Checkpoints of this identity."""
+    """Directory of checkpoints with this identity."""
     references: Path
     """Directory of cached reference log-probabilities."""
     seed: int
     sft: Sft
-    """For a preference method too: how the model is held (adapter, precision)."""
+    """SFT section. Preference methods use it too: adapter and precision of the model."""
     preference: Preference | None = None
-    """For a preference method only, with its learning rate."""
+    """Preference section, with the effective learning rate; None for other methods."""
     reward_model: RewardModel | None = None
-    """For method `reward` only, which trains a reward model."""
+    """Settings for training a reward model; only for method `reward`."""
     held_out: Path | None = None
-    """For method `reward` only: JSONL file of held-out pairs, which are only measured."""
+    """JSONL file of held-out pairs, which are only measured; only for method `reward`."""
     reward: RewardJob | None = None
-    """For an algorithm that learns from a reward only."""
+    """Settings of a training by reward; only for its algorithms."""
     parent_adapter: Path | None = None
-    """PEFT directory that training continues from; every method after SFT on an adapter needs one."""
+    """PEFT directory that training continues from. Every method after SFT on an adapter needs one."""
     checkpoints: Checkpoints = Checkpoints()
     devices: Devices = Devices()
 
@@ -111,17 +112,17 @@ class TrainingJob(Frozen):
 
     @property
     def tuning(self) -> Tuning:
-        """The section with length and batches of this method's training."""
+        """Section with length and batch sizes of this method's training."""
         return self.reward_model or (self.sft if self.method == "sft" or self.preference is None else self.preference)
 
     @property
     def packs(self) -> bool:
-        """Whether several replies share a row in one pass; TRL pads them instead."""
+        """True if several replies share a row in one pass. TRL pads replies instead."""
         return self.tuning.packing and not self.is_trls
 
     @property
     def is_trls(self) -> bool:
-        """Whether a trainer of TRL has the losses and the forward passes."""
+        """True if a TRL trainer computes the losses and the forward passes."""
         return self.method in ("trl", "reward", "rloo", "grpo")
 
     @property
@@ -148,7 +149,7 @@ class Failure(Frozen):
     hint: str = ""
     act: Act | None = None
     about: dict[str, str] = {}
-    """Arguments of the act."""
+    """Arguments of the remedy."""
 
     @classmethod
     def of(cls, error: SovereignError) -> "Failure":
@@ -164,14 +165,14 @@ class TrainingResult(Frozen):
     """The result of the trainer's process."""
 
     failure: Failure | None = None
-    """None after a training that ended well."""
+    """Error of the training; None if it succeeded."""
     measured: dict[str, float] = {}
     """Durations (s), rates (tokens/s), bytes."""
 
     def write(self, path: Path) -> None:
-        """Write the whole file, or leave the one that is there.
+        """Write the file completely, or keep an existing one.
 
-        Of several processes the first result counts: when one fails, the others fail in consequence.
+        With several processes the first result counts: if one fails, the others fail in consequence.
         """
         aside = path.with_name(f"{path.name}.{os.getpid()}")
         aside.write_text(self.model_dump_json() + "\n", encoding="utf-8")
@@ -181,7 +182,7 @@ class TrainingResult(Frozen):
 
 
 def read_result(path: Path) -> TrainingResult:
-    """The trainer's result. Raises TrainingFailed when it states a failure, or when there is none."""
+    """Read the trainer's result. Raises TrainingFailed if it states a failure or is missing."""
     if not path.is_file():
         raise TrainingFailed(
             f"{path}: the trainer ended without a result. It was killed from outside, most often because memory ran "
@@ -198,29 +199,29 @@ def read_result(path: Path) -> TrainingResult:
 
 
 def lock_of_line(checkpoint_directory: Path) -> Path:
-    """Held while a line is trained by one method, and while its checkpoints are removed."""
+    """Return the path of the lock for training a line by one method and for removing its checkpoints."""
     directory = checkpoint_directory.parent
     return directory.with_name(f"{directory.name}.lock")
 
 
 def lock_of_device(directory: Path) -> Path:
-    """Held while the devices that this process sees are in use."""
+    """Return the path of the lock that is held while the devices visible to this process are in use."""
     device = os.environ.get("CUDA_VISIBLE_DEVICES", "").replace(",", "-") or "default"
     return directory / f"trainer-{device}.lock"
 
 
 @dataclass(frozen=True)
 class Step:
-    """Progress of a training after a step."""
+    """The progress of a training after a step."""
 
     step: int
     steps: int
     loss: float
     """Loss of this step."""
     tokens_per_second: float
-    """Mean since the start of this process's training."""
+    """Mean rate since the start of this process's training."""
     seconds_left: float
-    """An estimate."""
+    """Estimate of the remaining seconds."""
 
 
 def _never() -> bool:
@@ -229,17 +230,17 @@ def _never() -> bool:
 
 @dataclass(frozen=True)
 class TrainerHooks:
-    """Functions of the process that the training loop calls."""
+    """The functions that the training loop calls in the trainer's process."""
 
     on_step: Callable[[Step], None]
     progress: Callable[[str], None]
-    """For messages to people; never given document text."""
+    """Function for messages to people; it never gets document text."""
     should_stop: Callable[[], bool] = _never
-    """Whether a stop was requested; the training then saves a checkpoint and ends."""
+    """Function that returns whether a stop was requested. The training then saves a checkpoint and ends."""
 
 
 def stopped_before_first_step() -> TrainingFailed:
-    """The error of a training that was stopped while it prepared, where there is nothing to save."""
+    """Return the error for a training that was stopped during its preparation, without a checkpoint."""
     return TrainingFailed(
         "The training was stopped, as requested, before its first step.",
         "Run again; a checkpoint of an earlier run is kept.",

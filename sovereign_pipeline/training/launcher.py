@@ -1,6 +1,6 @@
 """Start the trainer as a child process or as a Ray job, and wait for it.
 
-The trainer's environment holds only what is listed here, so that no credential reaches it.
+The trainer's environment holds only the variables listed here, so that no credential reaches it.
 """
 
 import importlib.util
@@ -24,11 +24,12 @@ from sovereign_pipeline.training.job import TrainingJob, read_result
 from sovereign_pipeline.training.report import TRAINING_LIBRARIES
 
 PARENT_VARIABLE = "SOVEREIGN_TRAINER_PARENT"
-"""Process id of the parent that the trainer must not outlive."""
+"""Variable with the process id of the parent, which the trainer must not outlive."""
 SECONDS_FOR_A_CHECKPOINT = 300
-"""For a step of the largest model and its checkpoint. dagster.yaml gives a terminated run longer than this."""
+"""Seconds for a step of the largest model and its checkpoint. dagster.yaml gives a terminated run longer."""
 SECONDS_OF_REPEATED_INTERRUPT = 5
-"""Ctrl-C reaches every process of the terminal, and Dagster's executor then interrupts each of its steps once more."""
+"""Seconds within which a second interrupt counts as the same one. Ctrl-C reaches every process of the terminal, and
+Dagster's executor then interrupts each of its steps again."""
 
 INHERITED_VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
@@ -44,13 +45,13 @@ INHERITED_VARIABLES = (
 
 
 def worker_command(python: str, job: Path) -> list[str]:
-    """The command of the trainer, or of the launcher that starts one for each device."""
+    """Return the command of the trainer, or of the launcher that starts one trainer for each device."""
     module = "worker" if TrainingJob.read(job).devices.count == 1 else "ranks"
     return [python, "-m", f"sovereign_pipeline.training.{module}", str(job)]
 
 
 def worker_environment(job: Path) -> dict[str, str]:
-    """Variables of every trainer, wherever it runs; none depends on this machine."""
+    """Return the variables of every trainer, wherever it runs. None depends on this machine."""
     return {
         **OFFLINE_ENVIRONMENT,
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # cuBLAS is deterministic only with a fixed workspace
@@ -65,10 +66,10 @@ def worker_environment(job: Path) -> dict[str, str]:
 def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | None = None) -> None:
     """Run the trainer on a job file and wait; each line that it prints goes to `progress`.
 
-    environment: variables beside the inherited ones, such as those that open a Dagster Pipes session.
-    When this process is interrupted, the trainer saves a checkpoint and ends; it is killed with all its children when
-    it takes too long or at a second interrupt. When this process is killed, the kernel kills the trainer.
-    Raises TrainingFailed with the trainer's own failure, or with how its process ended.
+    environment: variables beside the inherited ones, such as those that open a Dagster Pipes session. When this process
+    is interrupted, the trainer saves a checkpoint and ends. It is killed with all its children if it takes too long or
+    at a second interrupt. When this process is killed, the kernel kills the trainer. Raises TrainingFailed with the
+    trainer's own failure, or with the way in which its process ended.
     """
     result = TrainingJob.read(job).result
     result.unlink(missing_ok=True)
@@ -76,7 +77,7 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
         worker_command(sys.executable, job),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        # Warnings of libraries quote the text they were given, and document text may not reach a log.
+        # Warnings of libraries quote their input, and document text may not reach a log.
         stderr=subprocess.DEVNULL,
         text=True,
         cwd=job.parent,
@@ -108,7 +109,8 @@ def run_trainer(job: Path, progress: Progress, environment: Mapping[str, str] | 
 
 
 def _end(process: subprocess.Popen[str], progress: Progress) -> None:
-    """End the trainer. The interrupt that led here continues afterwards; its repetition counts as the same one."""
+    """End the trainer. The interrupt that caused this is raised again afterwards; its repetition counts as the same
+    one."""
     os.killpg(process.pid, signal.SIGTERM)
     begun, reported = time.monotonic(), False
     while process.poll() is None:
@@ -143,7 +145,8 @@ INSTALLATION_VARIABLE = "SOVEREIGN_TRAINER_INSTALLATION"
 
 
 def remote_environment(job: Path) -> dict[str, str]:
-    """Variables of a remote trainer: none of this process's, and no parent, since it cannot die with one."""
+    """Return the variables of a remote trainer. They include none of this process's and no parent, since a remote
+    trainer cannot die with its parent."""
     return {
         **worker_environment(job),
         "HOME": str(job.parent / "caches"),
@@ -153,10 +156,10 @@ def remote_environment(job: Path) -> dict[str, str]:
 
 
 def refuse_another_installation() -> None:
-    """Raise TrainingFailed in a trainer whose starter has other code or other libraries.
+    """Raise TrainingFailed in a trainer whose launcher has other code or other libraries.
 
-    The starter records its own versions in the artifact's manifest, which would then be wrong. Builds of one version
-    for different devices, such as 2.13.0+cpu and 2.13.0+cu130, count as the same; the trainer's report names the one
+    The launcher records its own versions in the artifact's manifest, which would then be wrong. Builds of one version
+    for different devices, such as 2.13.0+cpu and 2.13.0+cu130, count as equal; the trainer's report names the build
     that trained.
     """
     stated = os.environ.get(INSTALLATION_VARIABLE)
@@ -174,8 +177,8 @@ def refuse_another_installation() -> None:
 def read_remote_result(job: Path, ending: str, progress: Progress) -> None:
     """Read the result of a trainer that did not end normally.
 
-    A result counts, since it is written last and whole. Raises TrainingFailed with the trainer's own failure, or when
-    there is no result. ending: how it ended, as a clause: "the pod …".
+    An existing result counts, because it is written last and completely. Raises TrainingFailed with the trainer's own
+    failure, or if there is no result. ending: clause that says how the trainer ended: "the pod …".
     """
     result = TrainingJob.read(job).result
     if not result.is_file():
@@ -195,19 +198,20 @@ def _installation() -> dict[str, str]:
 
 SECONDS_BETWEEN_POLLS = 2.0
 SECONDS_OUT_OF_REACH = 600.0
-"""The head may restart or be unreachable for a while; the job on its node continues meanwhile."""
+"""Seconds for which Ray's head may be unreachable, such as during a restart. The job on its node continues
+meanwhile."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Ray's client prefers them to the address that it is given."""
+"""Variables that Ray's client prefers to an address passed as an argument."""
 
 
 def run_trainer_on_ray(job: Path, place: Ray, progress: Progress, environment: Mapping[str, str]) -> None:
     """Run the trainer on a job file, on a node that sees the same paths, and wait.
 
-    environment: variables beside those of every trainer, such as those that open a Dagster Pipes session.
-    When this process is interrupted, the job is stopped: it gets SIGTERM, saves a checkpoint, and is waited for.
-    Raises InputError when Ray is not installed here or refuses the job, and TrainingFailed with the trainer's own
-    failure, or with how the job ended.
+    environment: variables beside those of every trainer, such as those that open a Dagster Pipes session. When this
+    process is interrupted, the job is stopped: it gets SIGTERM and saves a checkpoint, and this process waits for it.
+    Raises InputError if Ray is not installed here or rejects the job, and TrainingFailed with the trainer's own
+    failure, or with the way in which the job ended.
     """
     client = _client(place)
     submission = f"sovereign-{uuid.uuid4().hex[:16]}"
@@ -221,7 +225,7 @@ def run_trainer_on_ray(job: Path, place: Ray, progress: Progress, environment: M
         client.submit_job(
             submission_id=submission,
             entrypoint=entrypoint(job, place, environment),
-            # Read by Ray's supervisor of the job: after stop_job it kills when these seconds are over, by default 3.
+            # Ray's job supervisor reads it: after stop_job it kills the job after this many seconds, by default 3.
             runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(SECONDS_FOR_A_CHECKPOINT)}},
             **reserved,
         )
@@ -243,10 +247,10 @@ def run_trainer_on_ray(job: Path, place: Ray, progress: Progress, environment: M
 
 
 def entrypoint(job: Path, place: Ray, environment: Mapping[str, str]) -> str:
-    """The shell command of the job.
+    """Return the shell command of the job.
 
-    `env -i`, because a Ray job otherwise inherits the environment of its node; `exec`, so that the trainer itself gets
-    the signals.
+    `env -i` is needed because a Ray job otherwise inherits the environment of its node, and `exec` so that the trainer
+    itself gets the signals.
     """
     from_the_node = " ".join(f'${{{name}+"{name}=${name}"}}' for name in INHERITED_VARIABLES if name != "HOME")
     given = {**remote_environment(job), **environment}
@@ -278,7 +282,7 @@ def _client(place: Ray) -> Any:
 
 
 def _unreachable() -> tuple[type[Exception], ...]:
-    """Errors of Ray's client when the head is unreachable, requires a token, or answers with an error."""
+    """Return the errors of Ray's client for a head that is unreachable, requires a token, or answers with an error."""
     import requests
     from ray.exceptions import AuthenticationError
 
@@ -286,7 +290,8 @@ def _unreachable() -> tuple[type[Exception], ...]:
 
 
 def _watch(client: Any, submission: str, progress: Progress) -> Any:
-    """The job's details once it ended. Raises TrainingFailed when the head is unreachable for too long."""
+    """Wait for the end of the job and return its details. Raises TrainingFailed if the head is unreachable for too
+    long."""
     reported, reached = None, time.monotonic()
     while True:
         try:
@@ -313,7 +318,7 @@ def _watch(client: Any, submission: str, progress: Progress) -> Any:
 
 
 def _stop(client: Any, submission: str, progress: Progress) -> None:
-    """Stop the job and wait for its end; Ray kills it when it takes longer than a checkpoint may."""
+    """Stop the job and wait for its end. Ray kills it if it takes longer than a checkpoint may."""
     progress(f"stopping {submission}; it saves a checkpoint first, in {SECONDS_FOR_A_CHECKPOINT} s at most")
     deadline = time.monotonic() + SECONDS_FOR_A_CHECKPOINT + 10 * SECONDS_BETWEEN_POLLS
     try:
@@ -328,6 +333,6 @@ def _stop(client: Any, submission: str, progress: Progress) -> None:
 
 
 def _short(message: object) -> str:
-    """Its last line, which states the reason, and at most 300 characters of it."""
+    """Return the last line of a message, which states the reason, up to 300 characters."""
     lines = [line.strip() for line in str(message).splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no reason given"

@@ -1,4 +1,4 @@
-"""Read what this machine has: units for bfloat16, which decide `precision: auto`, and free memory."""
+"""Read the machine's properties: bfloat16 units, which decide `precision: auto`, and free memory."""
 
 import os
 from collections.abc import Iterator
@@ -11,18 +11,18 @@ from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.training.sizing import Device
 
 BFLOAT16_UNITS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags in /proc/cpuinfo: Intel's and AMD's vector and matrix units, and ARM's.
+"""Flags in /proc/cpuinfo of bfloat16 units: Intel's and AMD's vector and matrix units, and ARM's.
 
-Without them bfloat16 is emulated, and slower than float32. Nothing is timed: on a busy machine two timings can say two
-things, and each would be another adapter.
+Without such units bfloat16 is emulated and slower than float32. Flags are used instead of timings, because timings vary
+on a busy machine, and each precision gives another adapter.
 """
 PROCESSORS, DEVICES = Path("/proc/cpuinfo"), Path("/dev")
 GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
-"""Names under /dev, of which a machine with a GPU has one: NVIDIA's, those of its boards, AMD's, and Windows'."""
+"""Patterns of device names under /dev that show a GPU: NVIDIA's, those of its boards, AMD's, and Windows'."""
 
 
 def with_decided_precision(line: Line, processors: Path = PROCESSORS, devices: Path = DEVICES) -> Line:
-    """The line with bfloat16 or float32 in place of `auto`; any other line unchanged."""
+    """Return the line with `auto` replaced by bfloat16 or float32; other lines are returned unchanged."""
     sft, evaluation = line.training.sft, line.evaluation
     if sft.precision != "auto" and (evaluation is None or evaluation.precision != "auto"):
         return line
@@ -40,9 +40,9 @@ def _named(section: _Section, decided: str) -> _Section:
 
 
 def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) -> Literal["float32", "bfloat16"]:
-    """By the device that would train: the GPU if there is one, else the processor.
+    """Choose the precision by the device that would train: the GPU if there is one, else the processor.
 
-    Every command that opens a line comes here, so torch is imported only where there may be a GPU.
+    Every command that opens a line calls this, so torch is imported only if there may be a GPU.
     """
     has_units = processors_have_bfloat16(processors)
     if any(found for name in GPU_FILES for found in devices.glob(name)):
@@ -54,7 +54,7 @@ def decided_precision(processors: Path = PROCESSORS, devices: Path = DEVICES) ->
 
 
 def processors_have_bfloat16(processors: Path) -> bool:
-    """Whether every processor that the file lists has such units; not where it lists none."""
+    """Return whether every listed processor has bfloat16 units. False if the file lists no processor."""
     if not processors.is_file():
         return False
     lines = processors.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -63,12 +63,13 @@ def processors_have_bfloat16(processors: Path) -> bool:
 
 
 def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
-    """Bytes that a training may take on its device, including what this process holds already.
+    """Return the bytes available to a training on its device, including memory that this process already uses, and the
+    device.
 
-    On CUDA: what is free on the card, and what PyTorch has reserved. The card is the one that torchrun gave to this
-    process (LOCAL_RANK), which is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo,
-    or what the limit of a control group (version 1 or 2) leaves, if less. Files that this process has mapped, such as
-    its rows, are among what is available, and among what a control group uses. root: parent of /proc and /sys.
+    On CUDA: the free memory of the card, and PyTorch's reserved memory. The card is the one that torchrun assigned to
+    this process (LOCAL_RANK). It is selected here, before anything is allocated. On CPUs: MemAvailable of
+    /proc/meminfo, or the rest of a control group's limit (version 1 or 2), if less. Files that this process has mapped,
+    such as its rows, count as available, and as used by a control group. root: parent of /proc and /sys.
     """
     import torch
 
@@ -83,15 +84,15 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
 
 
 def host_memory(root: Path = Path("/")) -> int:
-    """Bytes of this host, or of the tightest limit on this process.
+    """Return the memory of this host in bytes, or the tightest limit on this process.
 
-    All of it, not the free part: of several processes, some check when others have begun to load.
+    The total is used instead of the free memory, because other processes of the same training may already be loading.
     """
     return min([_kibibytes(root / "proc/meminfo", "MemTotal"), *(limit for limit, _ in _control_groups(root))])
 
 
 def _kibibytes(file: Path, name: str) -> int:
-    """A value of /proc, in bytes."""
+    """Return a value of /proc, converted from KiB to bytes."""
     line = next(
         line for line in file.read_text(encoding="ascii", errors="replace").splitlines() if line.startswith(name)
     )
@@ -99,7 +100,7 @@ def _kibibytes(file: Path, name: str) -> int:
 
 
 def _control_groups(root: Path) -> Iterator[tuple[int, int]]:
-    """Each memory limit above this process, and its used bytes that cannot be dropped at once."""
+    """Yield each memory limit above this process, and the group's used bytes that cannot be dropped at once."""
     names = {"": ("memory.max", "memory.current"), "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes")}
     listing = root / "proc/self/cgroup"
     for line in listing.read_text(encoding="utf-8").splitlines() if listing.is_file() else ():

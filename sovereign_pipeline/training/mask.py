@@ -1,4 +1,4 @@
-"""Show one row as the trainer encodes it, with its supervised part apart. The text goes into no log or artifact."""
+"""Show one row as the trainer encodes it, with its supervised part separate. Its text goes into no log or artifact."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sovereign_pipeline.policy.rlhf import Tuning
 from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.training.rows import Completion, EncodedRow, encode
 
-# Control characters could move the terminal's cursor and hide text; Unicode has a picture of each.
+# Control characters could move the terminal's cursor and hide text. Each is shown as its Unicode picture.
 _AS_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 
 _SAMPLE = Document(
@@ -34,19 +34,20 @@ _SAMPLE = Document(
 
 @dataclass(frozen=True)
 class MaskedCompletion:
-    """A completion as text."""
+    """A completion decoded to text."""
 
     name: str
     """`reply`, `chosen` or `rejected`."""
     prompt: str
-    """Text of the token ids, the chat template's marks included; so is the next."""
+    """Text of the prompt's token ids, including the chat template's marks. `supervised` is the same for the supervised
+    part."""
     supervised: str
     prompt_tokens: int
     supervised_tokens: int
     end_id: int | None
-    """The last supervised token if it ends a turn, else None."""
+    """Last supervised token if it ends a turn, else None."""
     max_length: int
-    """The limit of the stage that trains on it."""
+    """Length limit of the stage that trains on it."""
 
     @property
     def is_cut(self) -> bool:
@@ -55,18 +56,18 @@ class MaskedCompletion:
 
 @dataclass(frozen=True)
 class MaskedRow:
-    """A row as text."""
+    """A row decoded to text."""
 
     id: str
     origin: str
-    """Where the row is from, for people."""
+    """Origin of the row, for display."""
     completions: tuple[MaskedCompletion, ...]
-    """One, or chosen and rejected."""
+    """Completions: one, or chosen and rejected."""
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """One dataset of the line, and how the recipe trains on it."""
+    """One dataset of the line, with the recipe's settings for training on it."""
 
     stage: Stage
     file: str
@@ -75,10 +76,11 @@ class _Rows:
 
 
 def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
-    """The row with this id in the line's current datasets, or the first of training_dataset, as the trainer encodes it.
+    """Decode a row of the line's current datasets as the trainer encodes it. Without `row_id`: the first row of
+    training_dataset.
 
-    Without a dataset it is an invented document, and its origin says so. Raises NotFoundError for a row that is in no
-    dataset, and IntegrityError when bytes of a dataset or of the tokenizer are not the recorded ones.
+    Without a dataset an invented document is used, and its origin says so. Raises NotFoundError for a row in no
+    dataset, and IntegrityError if bytes of a dataset or of the tokenizer differ from their record.
     """
     tokenizer_digests(workplace)
     tokenizer, ends = BaseTokenizer(workplace).loaded

@@ -1,4 +1,4 @@
-"""Load the model that is trained, put the recipe's adapter on it, and save the result."""
+"""Load the model to train, add the recipe's adapter, and save the result."""
 
 import json
 import re
@@ -14,16 +14,17 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_DIRECTORY, MODEL_DIR
 
 ALL_LINEAR = "all-linear"
 MAMBA = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
-"""Model types whose fused kernels read the weight of out_proj past an adapter, so that PEFT refuses one there."""
+"""Model types whose fused kernels read the weight of out_proj directly and bypass an adapter, so that PEFT rejects one
+there."""
 
 
 def lora_settings(sft: Sft) -> dict[str, Any]:
-    """The recipe's adapter in the keys of `adapter_config.json`."""
+    """Return the recipe's adapter settings with the keys of `adapter_config.json`."""
     return {"r": sft.rank, "lora_alpha": sft.alpha, "use_rslora": sft.rslora, "use_dora": sft.dora}
 
 
 def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor that the recipe's adapter has on this base, from a model without weights."""
+    """Return name -> shape of every tensor of the recipe's adapter on this base, from a model without weights."""
     import torch
     from peft import get_peft_model, get_peft_model_state_dict
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -36,12 +37,12 @@ def expected_lora_tensors(base: Path, sft: Sft) -> dict[str, tuple[int, ...]]:
 
 
 def lora_config(sft: Sft, model: Any) -> Any:
-    """PEFT's LoraConfig of the recipe's adapter for this model.
+    """Return PEFT's LoraConfig of the recipe's adapter for this model.
 
-    `all-linear` means every linear layer of the language model except its head. Excluded are layers of images and
-    sound, because rows hold text only, and layers that PEFT refuses (`MAMBA`). Experts, which transformers 5 holds as
-    one tensor of three dimensions, are linear layers too: each gets a LoRA of the same rank (PEFT's target_parameters,
-    without dropout or DoRA), and so does the router.
+    `all-linear` means every linear layer of the language model except its head. Layers of images and sound are
+    excluded, because rows hold text only, and so are layers that PEFT rejects (`MAMBA`). transformers 5 holds experts
+    as one tensor of three dimensions. They count as linear layers: each gets a LoRA of the same rank (PEFT's
+    target_parameters, without dropout or DoRA), and so does the router.
     """
     from peft import LoraConfig
 
@@ -60,7 +61,7 @@ def lora_config(sft: Sft, model: Any) -> Any:
 
 
 def fused_experts(model: Any) -> list[str]:
-    """Suffixes of the tensors that hold all experts of a layer, such as `experts.down_proj`; sorted."""
+    """Return the suffixes of the tensors that hold all experts of a layer, such as `experts.down_proj`; sorted."""
     return sorted(
         {
             f"experts.{name.rpartition('.')[2]}"
@@ -71,7 +72,7 @@ def fused_experts(model: Any) -> list[str]:
 
 
 def _excluded(model: Any) -> str | None:
-    """A regular expression for the modules that `all-linear` excludes."""
+    """Return a regular expression for the modules that `all-linear` excludes."""
     decoder = model.get_decoder()
     name = next(name for name, module in model.named_modules() if module is decoder)
     parent, _, own = name.rpartition(".")
@@ -95,18 +96,18 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-"""Beside configuration and weights, the files of a directory that can be loaded as a chat model."""
+"""Tokenizer files, which a directory needs beside configuration and weights to be loaded as a chat model."""
 
 
 def load_trainable(job: TrainingJob, progress: Callable[[str], None]) -> Any:
-    """Load the model and mark what the recipe trains: a new adapter, the parent adapter, or all weights.
+    """Load the model and mark the parameters that the recipe trains: a new adapter, the parent adapter, or all weights.
 
     Frozen weights are held in the recipe's precision, or in NF4 with double quantisation (QLoRA, Dettmers et al. 2023,
-    section 3), which is dequantised into that precision in every pass. Trained weights are always held in float32:
-    updates of 2e-4 are lost in bfloat16's eight bits. With bfloat16 the passes run in it, under autocast.
-    Under QLoRA, which takes linear layers only, experts that transformers holds as one tensor stay in the recipe's
-    precision, and a message says so. Dropout is the recipe's, whatever the parent adapter had; preferences are learned
-    without any. Raises TrainingFailed when PEFT cannot put the recipe's adapter on this model.
+    section 3), which is dequantised into that precision in every pass. Trained weights are always held in float32,
+    because updates of 2e-4 are lost in bfloat16's eight bits. With bfloat16 the passes run under autocast. QLoRA
+    quantises linear layers only, so experts that transformers holds as one tensor stay in the recipe's precision, and a
+    message says so. Dropout is the recipe's, whatever the parent adapter had. Preferences are learned without dropout.
+    Raises TrainingFailed if PEFT cannot add the recipe's adapter to this model.
     """
     base = _load_base(job)
     experts = fused_experts(base)
@@ -138,9 +139,9 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
 
 
 def without_dropout(model: Any) -> None:
-    """Put dropout to 0 in all layers and adapters.
+    """Set dropout to 0 in all layers and adapters.
 
-    References are computed without it; with it, the policy would differ from them before the first step.
+    References are computed without dropout. With it, the policy would differ from them before the first step.
     """
     import torch
 
@@ -152,9 +153,9 @@ def without_dropout(model: Any) -> None:
 
 
 def save_adapter(model: Any, state: dict[str, Any], job: TrainingJob, name: str = ADAPTER_DIRECTORY) -> None:
-    """Write an ordinary PEFT directory with reproducible bytes: no paths, no model card, sorted sets.
+    """Write a PEFT directory with reproducible bytes: no paths, no model card, sorted sets.
 
-    state: name -> tensor, of the adapter at least. name: of the directory in the output.
+    state: name -> tensor, including all tensors of the adapter. name: name of the directory in the output.
     """
     directory = job.output / name
     model.peft_config["default"].base_model_name_or_path = job.base_model_name
@@ -185,7 +186,7 @@ def save_model(model: Any, state: dict[str, Any], job: TrainingJob) -> None:
 
 
 def read_base(directory: Path, sft: Sft, dtype: Any, device_map: Any) -> Any:
-    """Load a model as the recipe's adapter is trained on it: in NF4 for `qlora`, else in dtype."""
+    """Load a base model as in training of the recipe's adapter: in NF4 for `qlora`, else in dtype."""
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -213,7 +214,7 @@ def _load_base(job: TrainingJob) -> Any:
     import torch
 
     dtype = torch.float32 if job.sft.adapter == "none" else getattr(torch, job.sft.precision)
-    # Several processes load to the CPU and are given their shards later.
+    # Several processes load to the CPU and get their shards later.
     alone_on_cuda = torch.cuda.is_available() and job.devices.count == 1
     model = read_base(job.base_model, job.sft, dtype, {"": 0} if alone_on_cuda else None)
     if torch.cuda.is_available():
@@ -229,10 +230,10 @@ def _load_base(job: TrainingJob) -> Any:
 
 
 def dequantise(model: Any) -> None:
-    """Put the NF4 layers' values into plain layers, in the precision in which each pass computes with them.
+    """Replace the NF4 layers by plain layers in the precision in which each pass computes with them.
 
-    Every pass through NF4 dequantises all of it. For a pass of a few tokens that is nearly all of its time on a CPU.
-    What such a model gives is the same to the last bit.
+    Every pass through NF4 dequantises all of it. On a CPU that is nearly the whole time of a pass over a few tokens.
+    The outputs of the replaced model are identical to the last bit.
     """
     import torch
     from bitsandbytes.functional import dequantize_4bit
@@ -249,10 +250,10 @@ def dequantise(model: Any) -> None:
 
 
 def _keep_differentiable(model: Any) -> None:
-    """Keep bitsandbytes from repacking NF4 weights on CPUs with bfloat16 units.
+    """Prevent bitsandbytes from repacking NF4 weights on CPUs with bfloat16 units.
 
-    The first pass without gradients, which a guard makes before training, would repack them for an operation without a
-    backward pass. Gradients of later steps would then end at each layer, with no more than a warning.
+    A guard makes a pass without gradients before training. That pass would repack the weights for an operation without
+    a backward pass. Gradients of later steps would then end at each layer, with no more than a warning.
     """
     from bitsandbytes.nn import Linear4bit
 

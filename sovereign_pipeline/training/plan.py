@@ -1,4 +1,4 @@
-"""Decide the order in which rows are trained, before the first step, so that it can be recorded and repeated."""
+"""Decide the training order of the rows before the first step, so that it can be recorded and repeated."""
 
 import heapq
 import math
@@ -21,18 +21,18 @@ class Plan:
     """Packs of rows, or single rows, in the order of the training."""
 
     units: list[list[EncodedRow]]
-    """A unit is a pack, or a row by itself."""
+    """Units in training order. A unit is a pack, or a single row."""
     batch_size: int
-    """Units in one pass."""
+    """Number of units in one pass."""
     units_a_step: int
-    """batch_size × gradient_accumulation × devices."""
+    """Number of units in a step: batch_size × gradient_accumulation × devices."""
     units_a_pass: int
-    """batch_size × devices."""
+    """Number of units in a pass over all devices: batch_size × devices."""
     padded: bool = False
-    """Rows of a batch are padded to its longest, and logits computed for every position, as TRL does."""
+    """True if rows of a batch are padded to its longest, and logits computed for every position, as TRL does."""
     left_out: int = 0
-    """Units at the end that the method cannot train: one alone in kto; fewer than a batch for each device where TRL has
-    the loss."""
+    """Number of units at the end that the method cannot train: a single one in kto, or with TRL's loss fewer than a
+    batch for each device."""
 
     @property
     def steps(self) -> int:
@@ -48,7 +48,7 @@ class Plan:
 
     @property
     def largest_forward(self) -> Forward:
-        """The most tokens, and the most supervised tokens, of any pass."""
+        """Return the largest number of tokens, and of supervised tokens, in any pass."""
         batches = [self.units[place : place + self.batch_size] for place in range(0, len(self.units), self.batch_size)]
         if self.padded:
             tokens = max(
@@ -67,12 +67,13 @@ class Plan:
 
     @cached_property
     def _tokens_before(self) -> list[int]:
-        """Tokens before each unit, and of all of them: every step asks for them."""
+        """Cumulative number of tokens before each unit, and of all units. Cached, because every step reads it."""
         return list(accumulate((sum(row.tokens for row in unit) for unit in self.units), initial=0))
 
 
 def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
-    """Pack (SFT, when the recipe says so), shuffle each epoch with its own seed, and stop at `max_steps`."""
+    """Build the plan: pack (SFT, if the recipe says so), shuffle each epoch with its own seed, and stop at
+    `max_steps`."""
     tuning = job.tuning
     packed = job.method == "sft" and tuning.packing
     units = packs_alike(rows, tuning.max_length) if packed else [[row] for row in rows]
@@ -93,12 +94,13 @@ def make_plan(job: TrainingJob, rows: Sequence[EncodedRow]) -> Plan:
 
 
 def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
-    """Rows in packs of at most `max_length` tokens that are about equally full. No row is cut; ties go by order.
+    """Pack rows into about equally full packs of at most `max_length` tokens. No row is truncated; ties are resolved by
+    order.
 
-    Each row, the longest first, goes into the emptiest pack (Graham 1969, "longest processing time first"), with as few
-    packs as that takes. First-fit decreasing takes fewer, of a thousand rows and more by up to a tenth, and leaves the
-    shortest rows to the last one: where a step is one pack, each of their tokens weighs several times as much as any
-    other.
+    Each row, the longest first, goes into the emptiest pack (Graham 1969, "longest processing time first"), with the
+    fewest packs for which that works. First-fit decreasing needs fewer packs, by up to a tenth for a thousand rows or
+    more, but leaves the shortest rows to the last pack. If a step is one pack, each token of that pack would weigh
+    several times as much as any other.
     """
     longest_first = sorted(rows, key=lambda row: -row.tokens)
     least = math.ceil(sum(row.tokens for row in rows) / max_length)
@@ -119,10 +121,10 @@ def packs_alike(rows: Sequence[EncodedRow], max_length: int) -> list[list[Encode
 
 
 def _whole_passes(job: TrainingJob, wanted: int, units_a_pass: int) -> int:
-    """Return how many of the wanted units are trained.
+    """Return the number of units that are trained out of `wanted`.
 
-    In kto one alone has no other reply to exchange. TRL's loss is a mean over each device's own batch, so batches of
-    unequal size would weigh rows unequally; and accelerate fills them with rows from the beginning.
+    In kto a single reply has no other reply to be exchanged with. TRL's loss is a mean over each device's own batch, so
+    batches of unequal size would weigh rows unequally, and accelerate fills them with rows from the beginning.
     """
     if job.method == "kto" and wanted == 1:
         raise TrainingFailed(

@@ -15,14 +15,14 @@ from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.sizing import FLOAT32, Device, Forward, Memory, estimate, host_bytes
 
 SHORTEST_LENGTH = 128
-"""The smallest max_length that is proposed."""
+"""Smallest max_length that is proposed."""
 
 LargestForward = Callable[[Sft, Preference | None], Forward | None]
-"""The largest forward with these sections of a recipe; None when their rows would be refused."""
+"""Function that returns the largest forward with these sections of a recipe; None if their rows would be rejected."""
 
 
 def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
-    """Raise TrainingFailed when several processes cannot load the model side by side into so many bytes of a host."""
+    """Raise TrainingFailed if several processes together cannot load the model into `memory` bytes of a host."""
     needed = host_bytes(read_shape(str(model)), sft, devices)
     if needed > memory:
         raise TrainingFailed(
@@ -42,9 +42,10 @@ def preflight(
     devices: int = 1,
     largest: LargestForward = Forward.largest,
 ) -> None:
-    """Raise TrainingFailed when the training cannot fit into `available_bytes` of each device.
+    """Raise TrainingFailed if the training cannot fit into `available_bytes` of each device.
 
-    largest: the largest forward with these or other recipe values, from the rows when they are known.
+    largest: function that returns the largest forward for these or other recipe values, from the rows if they are
+    known.
     """
     shape = read_shape(str(model))
     needed = estimate(shape, sft, preference, device=device, devices=devices, forward=largest(sft, preference))
@@ -75,7 +76,7 @@ def out_of_memory(
     device: Device,
     devices: int = 1,
 ) -> TrainingFailed:
-    """The error of a training that ran out of memory although the preflight passed."""
+    """Return the error for a training that ran out of memory although the preflight passed."""
     shape = read_shape(str(model))
     needed = estimate(shape, sft, preference, device=device, devices=devices)
     lower, _ = _remedies(shape, sft, preference, device, devices, Forward.largest, needed.total - 1)
@@ -97,7 +98,7 @@ def _remedies(
     largest: LargestForward,
     limit: int,
 ) -> tuple[list[str], int]:
-    """The single changes that need no more than `limit` bytes, and the bytes needed with all changes together."""
+    """Return the single changes that need at most `limit` bytes, and the bytes needed with all changes together."""
 
     def total(forward: Forward | None, sft: Sft, preference: Preference | None) -> int:
         return estimate(shape, sft, preference, device=device, devices=devices, forward=forward).total
@@ -115,7 +116,7 @@ def _remedies(
 
 
 def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[tuple[str, Sft, Preference | None]]:
-    """Recipe changes that need less memory, the least harmful first: text, and the changed sections."""
+    """Yield recipe changes that need less memory, the least harmful first: text, and the changed sections."""
     hyper: Sft | Preference = preference or sft
     section = "training.sft" if preference is None else "training.preference"
     smallest_batch = 2 if preference is not None and preference.method == "kto" else 1
@@ -136,7 +137,7 @@ def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[
 
 
 def _with(sft: Sft, preference: Preference | None, **values: int) -> tuple[Sft, Preference | None]:
-    """With other values in the section that the training uses."""
+    """Return both sections with other values in the one that the training uses."""
     if preference is None:
         return _changed(sft, **values), None
     return sft, preference.model_copy(update=values)
@@ -161,15 +162,16 @@ def _gib(size: int) -> str:
 
 
 FURTHER_LOGITS = 1
-"""Tensors of the replies' logits beside those of SFT: the logits at the temperature, before they are normalised."""
+"""Number of logits tensors of the replies beside those of SFT: the temperature-scaled logits before they are
+normalised."""
 CACHE_COPIES = 2
-"""Each token's keys and values are appended to a new tensor while the old one is there, layer by layer at most; and the
-allocator keeps what the shorter one leaves."""
+"""Number of copies of the key-value cache. Each token's keys and values are appended to a new tensor while the old one
+exists, at most layer by layer, and the allocator keeps the shorter tensor's memory."""
 GIB = 1 << 30
 
 
 def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
-    """Raise TrainingFailed when the training needs more than is free. prompts: token ids."""
+    """Raise TrainingFailed if the training needs more than the free memory. prompts: token ids."""
     available, device = available_memory()
     needed = peak_bytes(job, [len(prompt) for prompt in prompts], device)
     if needed > available:
@@ -182,9 +184,10 @@ def check_memory(job: TrainingJob, prompts: Sequence[Sequence[int]]) -> None:
 
 
 def give_memory_back() -> None:
-    """Return to the system what was freed and is still held by the allocator (glibc's; another has no such call).
+    """Return freed memory that the allocator still holds to the system. Only glibc's allocator has such a call.
 
-    Tensors of the passes have many sizes. Of SmolLM2-135M 1.3 GB stayed held behind an update; sampling came on top.
+    Tensors of the passes have many sizes. With SmolLM2-135M, 1.3 GB stayed held after an update, and sampling needed
+    its own memory in addition.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -192,7 +195,7 @@ def give_memory_back() -> None:
 
 
 def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
-    """Bytes at the peak of sampling and updating. prompts: tokens of each."""
+    """Return the peak bytes of sampling and updating. prompts: number of tokens of each."""
     assert job.reward is not None
     rlhf, shape = job.reward.rlhf, read_shape(str(job.base_model))
     forward = largest_pass(job, prompts)
@@ -200,8 +203,8 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
     sft = job.sft if job.is_trls else job.sft.model_copy(update={"optimizer": "adamw"})
     update = estimate(shape, sft, device=device, forward=forward)
     held = 2 if job.sft.precision == "bfloat16" else FLOAT32
-    # The reference, the best one so far and, of the same shape, the reward model's. Its passes hold one row and no
-    # logits: less than either phase.
+    # The reference's adapter, the best one so far and the reward model's, which has the same shape. The reward model's
+    # passes hold one row and no logits, which is less than either phase.
     adapters = (2 + rlhf.uses_reward_model) * update.adapter
     logits = FURTHER_LOGITS * forward.supervised * shape.vocabulary * FLOAT32
     steady = update.weights + update.adapter + update.optimizer + update.framework
@@ -211,11 +214,12 @@ def peak_bytes(job: TrainingJob, prompts: Sequence[int], device: Device) -> int:
 
 
 def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
-    """As many tokens, and as many of replies, as a pass can hold. prompts: tokens of each.
+    """Return the largest number of tokens, and of reply tokens, that a pass can hold. prompts: number of tokens of
+    each.
 
-    A pass is of replies of one minibatch with their prompts, in max_length together; a prompt stands once before all of
-    its replies. Replies fill most of it where their prompts are the shortest; their logits are the larger part of its
-    memory.
+    A pass holds replies of one minibatch with their prompts, up to max_length together. A prompt occurs once before all
+    of its replies. Replies fill most of the pass if their prompts are the shortest, and their logits are the larger
+    part of its memory.
     """
     assert job.reward is not None
     rlhf, most = job.reward.rlhf, job.sft.max_length
@@ -233,9 +237,9 @@ def largest_pass(job: TrainingJob, prompts: Sequence[int]) -> Forward:
 
 
 def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
-    """Replies that TRL puts through the model at once. prompts: tokens of each.
+    """Return the number of replies in one pass of TRL. prompts: number of tokens of each.
 
-    As many as fit into max_length when all are as long as can be, and as make a step of the optimizer without a rest.
+    It is the largest number that fits into max_length at full length and divides an optimizer step evenly.
     """
     assert job.reward is not None
     rlhf = job.reward.rlhf
@@ -245,7 +249,7 @@ def rows_a_pass(job: TrainingJob, prompts: Sequence[int]) -> int:
 
 
 def _key_value_width(job: TrainingJob) -> int:
-    """Elements of all layers' keys and values, for a token."""
+    """Return the number of elements of all layers' keys and values, per token."""
     from transformers import AutoConfig
 
     config: Any = AutoConfig.from_pretrained(job.base_model).get_text_config()

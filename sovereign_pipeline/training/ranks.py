@@ -1,7 +1,7 @@
 """Start one trainer process for each device: `python -m sovereign_pipeline.training.ranks JOB.json`.
 
-It locks the line and the devices, and forwards the trainers' progress. The trainers die with it: torchrun gives each a
-session of its own, so neither a signal to the group nor the launcher's end would reach them.
+It locks the line and the devices, and forwards the trainers' progress. It also ends the trainers when it ends: torchrun
+puts each into its own session, so neither a signal to the group nor the launcher's end would reach them.
 """
 
 import json
@@ -23,7 +23,7 @@ from sovereign_pipeline.training.worker import LAUNCHER_VARIABLE, locks, open_pr
 
 
 def main(job_file: Path) -> None:
-    """Run the job on all its devices. Exit status 0 when every trainer ended well; see the job's result file."""
+    """Run the job on all its devices. Exit status 0 if every trainer succeeded; see the job's result file."""
     keep_private()
     expected = os.environ.get(PARENT_VARIABLE)
     die_with_parent(int(expected) if expected is not None else None)
@@ -48,7 +48,7 @@ def main(job_file: Path) -> None:
                     "--multi_gpu",  # accelerate's name for torchrun on one machine, CPUs too
                     *("--num_machines", "1", "--num_processes", str(job.devices.count)),
                     *("--mixed_precision", "no", "--dynamo_backend", "no"),
-                    # They meet in files: torchrun itself and, with nothing shared over TCP, the trainers.
+                    # Torchrun and the trainers each use a file as meeting point, so that nothing is shared over TCP.
                     *("--rdzv_backend", "c10d", "--rdzv_conf", "store_type=file"),
                     *("--module", "sovereign_pipeline.training.worker", str(job_file)),
                 ]
@@ -58,7 +58,7 @@ def main(job_file: Path) -> None:
 
 @contextmanager
 def trainers_progress(progress: Callable[[str, dict[str, object]], None]) -> Iterator[str]:
-    """Forward the messages of the trainers, one datagram each. Yields the path of the socket."""
+    """Forward the trainers' messages, one datagram each. Yields the path of the socket."""
     with tempfile.TemporaryDirectory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
         path = f"{directory}/progress"
         receiver.bind(path)

@@ -16,7 +16,7 @@ TRAINING_LOG_FILE = "training_log.jsonl"
 
 
 class Libraries(Frozen):
-    """Installed versions of the distributions that decide what a training gives."""
+    """Installed versions of the distributions that decide the result of a training."""
 
     accelerate: str
     bitsandbytes: str
@@ -31,7 +31,7 @@ TRAINING_LIBRARIES = tuple(Libraries.model_fields)
 
 
 class BaseModelIdentity(Frozen):
-    """The base model that was trained on, as the job named it."""
+    """The base model that was trained on, as named in the job."""
 
     name: str
     digest: str
@@ -39,13 +39,13 @@ class BaseModelIdentity(Frozen):
 
 
 class TrlNumerics(Frozen):
-    """The trainer of TRL that ran, with its arguments: loss, forward pass and padding are TRL's."""
+    """The TRL trainer that ran, with its arguments. Loss, forward pass and padding are TRL's."""
 
     trainer: str
-    """The class, with its module."""
+    """Class name with its module."""
     stability: Literal["stable", "experimental"]
     arguments: dict[str, TrlArgument | None]
-    """As they were in effect, TRL's defaults included."""
+    """Effective arguments, including TRL's defaults."""
 
 
 class TrainingSummary(Frozen):
@@ -53,26 +53,26 @@ class TrainingSummary(Frozen):
 
     method: Method
     trl: TrlNumerics | None = None
-    """Given for the methods `trl`, `rloo` and `grpo`. For the others, the key is absent."""
+    """TRL trainer, for the methods `trl`, `rloo` and `grpo`. Other methods lack the key."""
     adapter: str
-    """`lora`, `qlora`, or `none` for full tuning."""
+    """Kind of adapter: `lora`, `qlora`, or `none` for full tuning."""
     steps: int
     rows: int
-    """Rows trained on."""
+    """Number of rows trained on."""
     tokens: int
-    """Tokens of these rows, prompts included."""
+    """Number of tokens in these rows, prompts included."""
     supervised_share: float
-    """Share of the tokens that the loss is taken over, 0 to 1."""
+    """Share of the tokens that the loss is computed over, 0 to 1."""
     rows_cut: int
-    """Rows left out because they are longer than `max_length`."""
+    """Number of rows omitted because they are longer than `max_length`."""
     units_left_out: int
-    """Packs, pairs or replies left out because their batch would be too small for the method."""
+    """Number of packs, pairs or replies omitted because their batch would be too small for the method."""
     first_loss: float
     """Loss of the first step: nats per token (SFT), or the method's loss per pair or reply."""
     last_loss: float
     trainable_parameters: int
     optimizer: str
-    """The class that ran, with its module."""
+    """Class of the optimizer that ran, with its module."""
     optimizer_paged: bool
     learning_rate: float
     scheduler: str
@@ -100,29 +100,29 @@ class TrainingSummary(Frozen):
 
 
 class TrainingReport(TrainingSummary):
-    """`report.json`."""
+    """The report of a training, in `report.json`."""
 
     tokens_trained: int
-    """Tokens that went through the model, over all epochs."""
+    """Number of tokens that went through the model, over all epochs."""
     rows_cut_ids: tuple[str, ...]
     weight_decay: float
     betas: tuple[float, float]
     gradient_checkpointing: bool
     packing: bool
     sharding: str | None
-    """None on one device."""
+    """Kind of sharding; None on one device."""
     probe_loss_before: float
     """Loss on a few trained rows before the first step, nats per token."""
     probe_loss_after: float
 
     @property
     def summary(self) -> dict[str, Any]:
-        """For the artifact's manifest."""
+        """Return the summary for the artifact's manifest."""
         return self.model_dump(mode="json", include=set(TrainingSummary.model_fields))
 
 
 class LoggedStep(Frozen):
-    """One line of `training_log.jsonl`. The names in the file are those that transformers and TRL use."""
+    """One line of `training_log.jsonl`. The names in the file are those of transformers and TRL."""
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
@@ -143,18 +143,18 @@ class LoggedStep(Frozen):
 
     @classmethod
     def from_history(cls, entry: Mapping[str, float]) -> "LoggedStep":
-        """From an entry of transformers' log, which holds more than this."""
+        """Select the fields from an entry of transformers' log, which has more."""
         stored = {field.alias or name for name, field in cls.model_fields.items()}
         return cls.model_validate({name: value for name, value in entry.items() if name in stored})
 
     @property
     def row(self) -> dict[str, object]:
-        """As stored; values that the method does not have are left out."""
+        """Return the stored form, without values that the method does not have."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 def read_report(artifact: Artifact) -> TrainingReport:
-    """The report of a sft_adapter or aligned_adapter. Raises IntegrityError when it is none."""
+    """Read the report of a sft_adapter or aligned_adapter. Raises IntegrityError if it is invalid."""
     try:
         return TrainingReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     except ValueError:
@@ -165,56 +165,60 @@ def read_report(artifact: Artifact) -> TrainingReport:
 
 RLHF_FILE = "rlhf.json"
 SAMPLES_FILE = "samples.jsonl"
-"""Replies to a few training prompts at start, middle and end. It holds text: no page and no log shows it."""
+"""File of replies to a few training prompts at start, middle and end. It holds text, so no page or log shows it."""
 
 
 class RewardFacts(Frozen):
-    """One part of a reward."""
+    """The facts of one part of a reward."""
 
     weight: float
     identity: str
-    """Digest over all that decides the tool's scores, but the replies, or the digest of the reward model's artifact."""
+    """Digest over everything except the replies that decides the tool's scores, or the digest of the reward model's
+    artifact."""
 
 
 class HeldOutComparison(Frozen):
-    """Held-out rewards of the adapter and of its parent, on the same prompts, none of which chose the adapter."""
+    """The held-out rewards of the adapter and its parent, on the same prompts. None of these prompts was used to choose
+    the adapter."""
 
     prompts: int
     cases: int
-    """Case files, which the interval is based on."""
+    """Number of case files that the interval is based on."""
     parent: float
     adapter: float
     difference: float
     low: float
-    """95 % interval of the difference."""
+    """Lower end of the 95 % interval of the difference."""
     high: float
 
 
 class RlhfReport(Frozen):
-    """`rlhf.json`; but for the last two, also part of the artifact's summary."""
+    """The report of a training by reward, in `rlhf.json`. All fields but the last two are also in the artifact's
+    summary."""
 
     algorithm: str
     reward: dict[str, RewardFacts]
     gold: dict[str, RewardFacts]
-    """The reward that is measured on held-out prompts."""
+    """Parts of the reward that is measured on held-out prompts."""
     iterations: int
-    """Iterations done."""
+    """Number of finished iterations."""
     stopped: str | None
-    """Why the training ended before its last iteration; None where it did not."""
+    """Reason why the training ended before its last iteration; None if it did not."""
     best_iteration: int
-    """The iteration behind which the adapter is the one that was kept."""
+    """Number of the iteration whose adapter was kept."""
     gold_of_parent: float
-    """Mean held-out reward that the choice was made by, of the parent adapter."""
+    """Parent adapter's mean held-out reward on the prompts that choose the best adapter."""
     gold_of_best: float
     divergence_of_best: float
-    """Nats of a whole reply, of the policy as it sampled that iteration: one update before the kept adapter."""
+    """Divergence in nats per reply of the policy that sampled the best iteration, which is one update before the kept
+    adapter."""
     kl_coefficient: float
-    """At the end."""
+    """KL coefficient at the end."""
     rollouts: int
     sampler: str = "trainer"
-    """`trainer`, or vLLM with its version."""
+    """Name of the sampler: `trainer`, or vLLM with its version."""
     prompts_cut: int
-    """Prompts that left no room for a reply."""
+    """Number of prompts that left no room for a reply."""
     comparison: HeldOutComparison
     held_out_parent: dict[str, float]
     """Id of each compared prompt -> reward of the parent's reply."""
@@ -222,5 +226,5 @@ class RlhfReport(Frozen):
 
     @property
     def summary(self) -> dict[str, Any]:
-        """For the artifact's manifest."""
+        """Return the summary for the artifact's manifest."""
         return self.model_dump(mode="json", exclude={"held_out_parent", "held_out_adapter"})

@@ -1,4 +1,4 @@
-"""Score replies with a reward model, measure how well its scores tell pairs apart, and the report of its training."""
+"""Score replies with a reward model, measure its accuracy on pairs, and record its training."""
 
 import math
 import re
@@ -23,12 +23,12 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_WEIGHTS
 
 CHANCE = 0.5
 BINS = 5
-"""Of the calibration, with about as many pairs each."""
+"""Number of calibration bins, with about as many pairs each."""
 LEAST_PAIRS_IN_A_BIN = 4
 
 
 class PairScore(Frozen):
-    """One line of `held_out_scores.jsonl`."""
+    """The scores of one pair, a line of `held_out_scores.jsonl`."""
 
     id: str
     chosen: float
@@ -41,25 +41,27 @@ class PairScore(Frozen):
 
 
 class CalibrationBin(Frozen):
-    """Pairs with margins of like size."""
+    """A calibration bin: pairs with similar margins."""
 
     expected: float
-    """Mean probability that the model gives the reply it prefers, from 0.5 to 1."""
+    """Mean probability that the model assigns to the reply it prefers, from 0.5 to 1."""
     right: MeasuredShare
-    """How often that reply is the chosen one."""
+    """Share of pairs in which that reply is the chosen one."""
 
 
 class HeldOutAccuracy(Frozen):
-    """Figures of a reward model on held-out pairs, with two baselines that see the surface only."""
+    """The accuracy of a reward model on held-out pairs, with two baselines that see surface features only."""
 
     accuracy: MeasuredShare
-    """Pairs whose chosen reply scores higher; equal scores count as wrong."""
+    """Share of pairs whose chosen reply scores higher; equal scores count as wrong."""
     length_only: MeasuredShare
-    """By the reply's length alone: the longer or the shorter one, whichever is chosen more often in training."""
+    """Accuracy by the reply's length alone: the longer or the shorter one, whichever is chosen more often in
+    training."""
     words_only: MeasuredShare
-    """By single words alone, weighted by how often each stands only in the chosen or only in the rejected reply."""
+    """Accuracy by single words alone, weighted by how often each occurs only in the chosen or only in the rejected
+    reply."""
     where_length_is_wrong: MeasuredShare
-    """Accuracy on the pairs that the length alone gets wrong."""
+    """Accuracy on the pairs that the length baseline gets wrong."""
     mean_margin: float
     calibration: tuple[CalibrationBin, ...]
 
@@ -67,7 +69,8 @@ class HeldOutAccuracy(Frozen):
 def held_out_accuracy(
     scores: Sequence[PairScore], held_out: Sequence[PreferenceRow], training: Sequence[PreferenceRow]
 ) -> HeldOutAccuracy:
-    """scores: one for each held-out row, in the same order. The baselines learn from the training rows alone."""
+    """Compute the accuracy and its baselines. scores: one for each held-out row, in the same order. The baselines learn
+    from the training rows alone."""
     right = [score.margin > 0 for score in scores]
     by_length = _by_length(training, held_out)
     wrong = [place for place, is_right in enumerate(by_length) if not is_right]
@@ -82,7 +85,8 @@ def held_out_accuracy(
 
 
 def calibration(margins: Sequence[float]) -> tuple[CalibrationBin, ...]:
-    """Under Bradley and Terry's model, the sigmoid of a margin is the probability that the reply is preferred."""
+    """Compute the calibration. Under the Bradley-Terry model, the sigmoid of a margin is the probability that the reply
+    is preferred."""
     ordered = sorted(margins, key=abs)
     count = max(1, min(BINS, len(ordered) // LEAST_PAIRS_IN_A_BIN))
     bounds = [len(ordered) * place // count for place in range(count + 1)]
@@ -127,27 +131,27 @@ def _words(text: str) -> set[str]:
 
 
 HELD_OUT_SCORES = "held_out_scores.jsonl"
-"""In the artifact: a `PairScore` for each held-out pair."""
+"""File in the artifact with a `PairScore` for each held-out pair."""
 
 
 class RewardReport(Frozen):
-    """`report.json`, and the summary in the artifact's manifest."""
+    """The report of a reward model's training, in `report.json` and in the summary of the artifact's manifest."""
 
     trainer: str
-    """The class of TRL, whose loss and forward pass ran."""
+    """TRL class whose loss and forward pass ran."""
     rows: int
-    """Pairs trained on."""
+    """Number of pairs trained on."""
     rows_cut: int
-    """Pairs left out because they are longer than `max_length`."""
+    """Number of pairs omitted because they are longer than `max_length`."""
     rows_left_out: int = 0
-    """Pairs at the end of the order that were fewer than a batch for each of several devices."""
+    """Number of pairs at the end of the order that were fewer than a batch for each device."""
     held_out: int
-    """Pairs measured."""
+    """Number of measured pairs."""
     held_out_cut: int
-    """Held-out pairs not measured because they are longer than `max_length`."""
+    """Number of held-out pairs not measured because they are longer than `max_length`."""
     steps: int
     first_loss: float
-    """Loss of the first step per pair: −log σ(margin), and the centring."""
+    """Loss of the first step per pair: −log σ(margin), and the centring term."""
     last_loss: float
     accuracy: HeldOutAccuracy
     trainable_parameters: int
@@ -169,7 +173,7 @@ class RewardReport(Frozen):
 
 
 def read_reward_report(artifact: Artifact) -> RewardReport:
-    """The report of a reward_model. Raises IntegrityError when it is none."""
+    """Read the report of a reward_model. Raises IntegrityError if it is invalid."""
     try:
         return RewardReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     except ValueError:
@@ -179,9 +183,9 @@ def read_reward_report(artifact: Artifact) -> RewardReport:
 
 
 REWARD_DIRECTORY = "reward"
-"""In the artifact: a PEFT directory for AutoModelForSequenceClassification with num_labels=1.
+"""PEFT directory in the artifact, for AutoModelForSequenceClassification with num_labels=1.
 
-Load that with a pad_token_id that ends no turn, or transformers takes the end of turn for padding.
+Load it with a pad_token_id that ends no turn, or transformers treats the end of turn as padding.
 """
 HEAD = "base_model.model.score.weight"
 """Name of the head's vector among the directory's tensors."""
@@ -189,16 +193,17 @@ HEAD = "base_model.model.score.weight"
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores replies: the layers with the adapter, and the head."""
+    """A scorer of replies: the layers with the adapter, and the head."""
 
     trunk: Any
-    """From token ids to hidden states."""
+    """Model that maps token ids to hidden states."""
     head: Any
-    """[hidden], float32."""
+    """Vector of the head, [hidden], float32."""
     precision: str
 
     def scores(self, completions: Sequence[Completion]) -> list[float]:
-        """One each, in logits. Row by row: alone, a row's score cannot depend on another's."""
+        """Return one score for each completion, in logits. Each has its own pass, so that no score depends on another
+        row."""
         import torch
 
         device = next(self.trunk.parameters()).device
@@ -210,7 +215,7 @@ class Scorer:
         return found
 
     def pair_scores(self, rows: Sequence[EncodedRow]) -> list[PairScore]:
-        """The scores of the chosen and the rejected reply of each row."""
+        """Score the chosen and the rejected reply of each row."""
         scores = self.scores([each for row in rows for each in row.completions])
         return [
             PairScore(id=row.id, chosen=chosen, rejected=rejected)
@@ -219,7 +224,7 @@ class Scorer:
 
 
 def read_scorer(base: Path, directory: Path, sft: Sft) -> Scorer:
-    """The base with the reward model of a directory on it, on the CPU or the GPU. Dropout is off."""
+    """Load a base with a reward model from a directory, on the CPU or the GPU. Dropout is off."""
     import torch
     from peft import PeftModel
 
@@ -230,7 +235,7 @@ def read_scorer(base: Path, directory: Path, sft: Sft) -> Scorer:
 
 
 def scoring_config(directory: Path) -> Any:
-    """The adapter's configuration for a base that has no head for scores."""
+    """Return the adapter's configuration for a base that has no head for scores."""
     from peft import LoraConfig
 
     config = LoraConfig.from_pretrained(directory)
@@ -240,7 +245,7 @@ def scoring_config(directory: Path) -> Any:
 
 
 def read_head(directory: Path, device: Any) -> Any:
-    """The head's vector, [hidden], float32. Raises IntegrityError when there is none."""
+    """Read the head's vector, [hidden], float32. Raises IntegrityError if it is missing."""
     from safetensors.torch import load_file
 
     tensors = load_file(directory / ADAPTER_WEIGHTS)

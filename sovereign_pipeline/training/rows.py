@@ -1,7 +1,7 @@
-"""Encode rows as token ids with their supervised part, check them, pack them, and keep them in a mapped file.
+"""Encode rows as token ids with their supervised part, check and pack them, and store them in a mapped file.
 
-Trainer and gates encode with the same functions. The mapped file holds document text as tokens: it has no name once it
-is mapped, and nothing of it outlives the process.
+Trainer and gates encode with the same functions. The mapped file holds document text as tokens. It is unlinked once
+mapped, so nothing of it outlives the process.
 """
 
 import errno
@@ -26,17 +26,18 @@ from sovereign_pipeline.dataset.jsonl import LabelRow, PreferenceRow, SftRow, us
 from sovereign_pipeline.training.job import TrainingJob
 
 IGNORED = -100
-"""The label that PyTorch's cross entropy leaves out."""
+"""Label that PyTorch's cross entropy ignores."""
 IDS_IN_A_MESSAGE = 5
 SUPERVISED_SHARE = (0.01, 0.97)
-"""Below, nearly all computation goes into unsupervised tokens; above, prompts are most likely supervised too."""
+"""Allowed range of the supervised share of tokens. Below it, nearly all computation is spent on unsupervised tokens.
+Above it, prompts are most likely supervised too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A prompt and one reply as token ids. The loss is over the reply's tokens only, its end of turn included.
 
-    Of a dataset they lie in a file (`StoredIds`): lengths cost nothing there, and ids are read when they are asked for.
+    Completions of a dataset lie in a file (`StoredIds`): their lengths are known, and ids are read when they are used.
     """
 
     prompt_ids: Sequence[int]
@@ -60,9 +61,9 @@ class EncodedRow:
 
     id: str
     completions: tuple[Completion, ...]
-    """One for SFT and KTO; for pairs chosen, then rejected, with the same prompt ids."""
+    """Completions: one for SFT and KTO; for pairs chosen, then rejected, with the same prompt ids."""
     desirable: bool | None = None
-    """For KTO: the binary feedback on the reply."""
+    """Binary feedback on the reply, for KTO."""
 
     @property
     def longest(self) -> int:
@@ -83,7 +84,8 @@ class RowsForTraining:
 
     rows: tuple[EncodedRow, ...]
     cut: tuple[str, ...]
-    """Ids of rows above the length limit. They are left out: a row without its end teaches the model not to stop."""
+    """Ids of rows above the length limit. They are skipped, because a row without its end teaches the model not to
+    stop."""
 
 
 def encode_sft(tokenizer: Any, row: SftRow, eos_ids: Sequence[int]) -> EncodedRow:
@@ -114,7 +116,7 @@ def encode(tokenizer: Any, method: str, row: dict[str, object], eos_ids: Sequenc
 
 
 def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
-    """Each row's prompt with the reply of the row before it, the first with the last's.
+    """Return each row's prompt with the reply of the previous row, and the first prompt with the last reply.
 
     From such mismatched pairs KTO estimates the divergence of policy and reference (Ethayarajh et al. 2024, section
     4.1).
@@ -126,7 +128,7 @@ def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
 
 
 def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> list[str]:
-    """Ids of rows with a completion whose last supervised token does not end the turn."""
+    """Return the ids of rows with a completion whose last supervised token does not end the turn."""
     return [
         row.id
         for row in rows
@@ -135,7 +137,7 @@ def without_end_of_turn(rows: Iterable[EncodedRow], eos_ids: Sequence[int]) -> l
 
 
 def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos_ids: Sequence[int]) -> RowsForTraining:
-    """Select the rows to train on. Raises TrainingFailed when the data would not train as the recipe intends."""
+    """Select the rows to train on. Raises TrainingFailed if the data would not train as the recipe intends."""
     if not rows:
         raise TrainingFailed("The dataset has no rows.", "Check the split and the sources of the line.")
     unended = without_end_of_turn(rows, eos_ids)
@@ -180,12 +182,13 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
 
 
 def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
-    """Pack rows, first-fit decreasing, into at most `max_length` tokens each. No row is cut; ties go by order.
+    """Pack rows, first-fit decreasing, into packs of at most `max_length` tokens. No row is truncated; ties are
+    resolved by order.
 
-    For passes that learn nothing; what is trained is packed by `plan.packs_alike`.
+    For passes without learning. Training uses `plan.packs_alike`.
     """
-    # A tree finds the first pack with enough room, also among a million: its leaves are packs, the next empty ones too,
-    # and node n has the larger room of nodes 2n and 2n+1.
+    # A tree finds the first pack with enough room, even among a million. Its leaves are packs, including the next empty
+    # ones, and node n has the larger room of nodes 2n and 2n+1.
     leaves = 1 << max(0, len(rows) - 1).bit_length()
     room = [max_length] * (2 * leaves)
     packs: list[list[EncodedRow]] = []
@@ -205,7 +208,7 @@ def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
 
 
 def _complete(tokenizer: Any, row_id: str, prompt: str, reply: str, eos_ids: Sequence[int]) -> Completion:
-    """Encode with the chat template. Tokens that it adds after the end of the turn are not part of the reply."""
+    """Encode with the chat template. Tokens that it adds after the end of the turn are excluded from the reply."""
     asked = [{"role": "user", "content": prompt}]
     answered = [*asked, {"role": "assistant", "content": reply}]
     prompt_ids = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=False)
@@ -230,24 +233,26 @@ def _some(ids: Sequence[str]) -> str:
 
 
 ROWS_A_BATCH = 256
-"""Rows that are encoded and written together."""
+"""Number of rows that are encoded and written together."""
 ROWS_WORTH_A_WORKER = 10_000
-"""A worker takes four seconds of a core to start, and encodes some 500 rows of 600 tokens in one."""
+"""Number of rows for which another worker pays off. It takes four seconds of CPU time to start, and encodes some 500
+rows of 600 tokens per second."""
 MOST_WORKERS = 8
-"""One process writes what the others encode, and each holds its own tokenizer."""
+"""Maximum number of workers. A single process writes their results, and each loads its own tokenizer."""
 REPLIES = ("reply_ids", "rejected_ids")
-"""Columns of a row's replies; the second for pairs alone."""
+"""Columns of a row's replies; the second exists for pairs only."""
 _DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredIds(Sequence[int]):
-    """Token ids of one prompt or reply: their number is known, and they are read each time that they are asked for."""
+    """The token ids of one prompt or reply in the mapped file. Their number is known; the ids are read at each
+    access."""
 
     column: Any = field(repr=False)
-    """Column of the file. It is not shown: it holds the document's text."""
+    """Column of the file. It is not in the repr, because it holds the document's text."""
     place: int
-    """Place of the row in the column."""
+    """Index of the row in the column."""
     length: int
 
     def __len__(self) -> int:
@@ -280,10 +285,10 @@ def stored_rows(
     progress: Callable[[str], None],
     check_stop: Callable[[], None],
 ) -> list[EncodedRow]:
-    """Encode a dataset of the job; the rows in the order of its file.
+    """Encode a dataset of the job. Returns the rows in the order of its file.
 
-    check_stop: raises, between two batches, after a request to stop.
-    Raises TrainingFailed for a row that the chat template formats in two ways, and as `mapped`; WorkerKilled.
+    check_stop: called between two batches; raises after a stop request. Raises TrainingFailed for a row that the chat
+    template formats in two ways, WorkerKilled, and the errors of `mapped`.
     """
     with dataset.open("rb") as lines:
         count = sum(1 for _ in lines)
@@ -308,10 +313,9 @@ def stored_rows(
 
 
 def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) -> Any:
-    """A `datasets.Dataset` of Arrow tables, at least one, in a file of the job that has no name any more.
+    """Write Arrow tables, at least one, to a file of the job that is then unlinked. Returns a `datasets.Dataset`.
 
-    dataset_class: another class, derived from that one.
-    Raises TrainingFailed when the disk is full.
+    dataset_class: a subclass of `datasets.Dataset` to return instead. Raises TrainingFailed if the disk is full.
     """
     from datasets import Dataset
     from datasets.arrow_writer import ArrowWriter
@@ -319,7 +323,7 @@ def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) 
     directory = job.output.parent
     try:
         with NamedTemporaryFile(dir=directory, suffix=".arrow") as file:
-            # Its own fingerprint would be a hash of what is in memory. Nothing is cached under this one either.
+            # datasets' own fingerprint would hash the data in memory. Nothing is cached under this one either.
             with ArrowWriter(path=file.name, fingerprint=digest_of([job.identity, job.dataset.name])) as writer:
                 for batch in batches:
                     writer.write_table(batch)
@@ -337,7 +341,7 @@ def mapped(job: TrainingJob, batches: Iterable[Any], dataset_class: Any = None) 
 
 
 def in_tables(rows: Iterable[dict[str, list[int]]]) -> Iterator[Any]:
-    """Arrow tables of rows that have the same columns, for `mapped`."""
+    """Yield Arrow tables of rows that have the same columns, for `mapped`."""
     import pyarrow
 
     left = iter(rows)
@@ -347,7 +351,7 @@ def in_tables(rows: Iterable[dict[str, list[int]]]) -> Iterator[Any]:
 
 
 def _rows(table: Any) -> Iterator[EncodedRow]:
-    """table: the columns of the file, as datasets has them."""
+    """Yield the rows of a table. table: the columns of the file, as datasets has them."""
     from pyarrow import compute
 
     replies = [name for name in REPLIES if name in table.column_names]
@@ -360,7 +364,8 @@ def _rows(table: Any) -> Iterator[EncodedRow]:
 
 
 def _encoded_batches(job: TrainingJob, dataset: Path, tokenizer: Any, count: int) -> Iterator[Any]:
-    """Arrow tables of the rows. Several processes encode a large dataset, and this one writes what they send."""
+    """Yield Arrow tables of the rows. Several processes encode a large dataset, and this process writes their
+    results."""
     cores = len(os.sched_getaffinity(0)) // job.devices.count
     workers = min(cores, count // ROWS_WORTH_A_WORKER, MOST_WORKERS)
     with dataset.open(encoding="utf-8", newline="\n") as lines:
@@ -368,21 +373,21 @@ def _encoded_batches(job: TrainingJob, dataset: Path, tokenizer: Any, count: int
         if workers < 2:
             yield from map(_Encoder(tokenizer, job.method, job.eos_ids).table, batches)
             return
-        # Spawned, not forked as datasets would: a forked one would hold the locks of this process after its end.
+        # Workers are spawned. datasets would fork, and a forked worker would hold this process's locks after its end.
         with WorkerPool(workers, _begin_worker, job.base_model, job.method, job.eos_ids) as pool:
             yield from pool.over(batches, _encode_in_worker)
 
 
 @dataclass(frozen=True)
 class _Encoder:
-    """Encodes lines of a dataset."""
+    """An encoder of a dataset's lines."""
 
     tokenizer: Any
     method: str
     eos_ids: tuple[int, ...]
 
     def table(self, lines: list[str]) -> Any:
-        """An Arrow table of the rows, at least one."""
+        """Return an Arrow table of the rows, at least one."""
         import pyarrow
 
         rows = [encode(self.tokenizer, self.method, json.loads(line), self.eos_ids) for line in lines]

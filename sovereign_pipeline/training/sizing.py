@@ -15,50 +15,53 @@ from sovereign_pipeline.policy.training import Preference, Sft
 Device = Literal["cpu", "cuda"]
 
 NF4_BYTES = 0.5 + 0.127 / 8
-"""Per parameter: half a byte, and 0.127 bit for the constants, themselves quantised.
+"""Bytes per parameter in NF4: half a byte, and 0.127 bit for the quantisation constants, which are quantised too.
 
 Dettmers et al. 2023, section 3, "Double Quantization".
 """
 ADAMW_8BIT_BYTES = 2 * (1 + 4 / 256)
-"""Per parameter: two states of a byte, each with a float32 constant for every 256 (Dettmers et al. 2022)."""
+"""Bytes per parameter of 8-bit AdamW: two states of a byte, each with a float32 constant for every 256 (Dettmers et al.
+2022)."""
 FLOAT32 = 4
-"""Bytes."""
+"""Bytes of a float32."""
 LOGIT_COPIES = 3
-"""Tensors of the supervised positions' logits, in float32, at the start of the backward pass.
+"""Number of float32 tensors of the supervised positions' logits at the start of the backward pass.
 
 They are the log-probabilities, the gradient of the negative log-likelihood, and the gradient of the logits.
 """
 TILE_POSITIONS, TILE_WORDS = 4096, 32768
-"""The fused head computes logits in tiles of at most this size (TRL 1.16, chunked_logprob.py)."""
+"""Size of the tiles in which the fused head computes logits (TRL 1.16, chunked_logprob.py)."""
 CPU_FRAMEWORK_BYTES = 560 << 20
-"""Of the process without a model. Measured for this project with torch 2.13, transformers 5.24, TRL 1.16 and peft 0.21:
-ru_maxrss of a trainer on the tests' tiny model, less that model's parts (benchmarks/training/memory_prediction.py).
-"""
+"""Bytes of the process without a model. Measured for this project with torch 2.13, transformers 5.24, TRL 1.16 and peft
+0.21: ru_maxrss of a trainer on the tests' tiny model, minus that model's parts
+(benchmarks/training/memory_prediction.py)."""
 CPU_HEAP_GAPS = 0.25
-"""Bytes of glibc's heap beyond the activations in use, as a share of them. Measured for this project.
+"""Share of the activations' bytes that glibc's heap uses in addition. Measured for this project.
 
-Temporary tensors leave these gaps between tensors that are kept; with gradient checkpointing see `_activations`. On
-CUDA the allocator's gaps are part of the tiers' usable memory.
+Temporary tensors leave gaps between tensors that are kept; with gradient checkpointing see `_activations`. On CUDA the
+allocator's gaps are part of the tiers' usable memory.
 """
 CUDA_FRAMEWORK_BYTES = 768 << 20
-"""CUDA context and kernels, about half a GiB, and cuBLAS workspaces. Assumed, not measured."""
+"""Bytes of CUDA context and kernels, about half a GiB, and cuBLAS workspaces. Assumed, not measured."""
 NCCL_BYTES = 1 << 30
-"""NCCL's buffers with several devices. Assumed, not measured."""
+"""Bytes of NCCL's buffers with several devices. Assumed, not measured."""
 SUPERVISED_SHARE = 0.5
-"""Of the tokens, when the rows are unknown. Measured on a public authority's letters: 0.49 to 0.50."""
+"""Assumed supervised share of the tokens if the rows are unknown. Measured on a public authority's letters: 0.49 to
+0.50."""
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Tokens of one forward pass on one device."""
+    """The tokens of one forward pass on one device."""
 
     tokens: int
     supervised: int
-    """Tokens among them that the loss is computed from."""
+    """Number of these tokens that the loss is computed from."""
 
     @classmethod
     def largest(cls, sft: Sft, preference: Preference | None) -> "Forward":
-        """Full packs; for preferences, which are not packed, rows of `max_length`: a pair is two of them."""
+        """Return the largest possible forward: full packs for SFT. Preferences are not packed, so for them rows of
+        `max_length`; a pair is two of them."""
         hyper: Sft | Preference = preference or sft
         rows_a_unit = 2 if preference is not None and preference.method != "kto" else 1
         tokens = hyper.max_length * hyper.batch_size * rows_a_unit
@@ -68,11 +71,11 @@ class Forward:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes at the peak, on each device."""
+    """Peak memory in bytes, on each device."""
 
     weights: int
     adapter: int
-    """0 in full tuning, where the weights themselves are trained."""
+    """Bytes of the adapter; 0 in full tuning, where the weights themselves are trained."""
     gradients: int
     optimizer: int
     activations: int
@@ -97,7 +100,7 @@ def estimate(
     devices: int = 1,
     forward: Forward | None = None,
 ) -> Memory:
-    """Peak memory of a training, on each of `devices`.
+    """Estimate the peak memory of a training, on each of `devices`.
 
     forward: of the largest step, if known; else `Forward.largest`. Several devices shard weights, gradients and
     optimizer of a base in full precision (FSDP2, ZeRO-3); a base in NF4 is whole on each.
@@ -123,9 +126,9 @@ def estimate(
 
 
 def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
-    """Host memory while the base is loaded, in addition to `estimate`.
+    """Return the host memory needed to load the base, in addition to `estimate`.
 
-    Each of several processes reads the whole base before sharding it; a single one reads it to where it stays.
+    Each of several processes reads the whole base before sharding it. A single process reads it directly to its device.
     """
     if devices == 1:
         return 0
@@ -134,7 +137,7 @@ def host_bytes(shape: Shape, sft: Sft, devices: int) -> int:
 
 
 def optimizer_in_effect(sft: Sft, device: Device, devices: int = 1) -> Literal["adamw", "paged_adamw_8bit"]:
-    """The recipe's optimizer, with `auto` resolved for the device."""
+    """Return the recipe's optimizer, with `auto` resolved for the device."""
     if sft.optimizer == "auto":
         paged = device == "cuda" and devices == 1 and sft.adapter in ("qlora", "none")
         return "paged_adamw_8bit" if paged else "adamw"
@@ -142,7 +145,7 @@ def optimizer_in_effect(sft: Sft, device: Device, devices: int = 1) -> Literal["
 
 
 def _optimizer_bytes(sft: Sft, device: Device, devices: int) -> float:
-    """AdamW's two states, per trained parameter."""
+    """Return the bytes of AdamW's two states, per trained parameter."""
     return 2 * FLOAT32 if optimizer_in_effect(sft, device, devices) == "adamw" else ADAMW_8BIT_BYTES
 
 
@@ -161,9 +164,9 @@ def _weights(shape: Shape, sft: Sft, held: int, shared: int) -> int:
 
 
 def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Device) -> int:
-    """On CPUs the logits of the supervised positions; on CUDA a tile of them, and the gradient of the head's input in
-    float32. In full tuning also the head's own gradient, which is computed whole before it is accumulated.
-    """
+    """Return the bytes of the logits: on CPUs for all supervised positions; on CUDA for a tile, plus the gradient of
+    the head's input in float32. Full tuning adds the head's own gradient, which is computed whole before it is
+    accumulated."""
     if device == "cpu":
         gradient_of_head = shape.vocabulary * shape.hidden * held if full else 0
         return forward.supervised * shape.vocabulary * FLOAT32 * LOGIT_COPIES + gradient_of_head
@@ -175,14 +178,14 @@ def _logits(shape: Shape, full: bool, held: int, forward: Forward, device: Devic
 def _activations(
     shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, logits: int, device: Device
 ) -> int:
-    """Tensors kept for the backward pass, and that pass's own memory where it exceeds the logits.
+    """Return the bytes kept for the backward pass, plus that pass's own memory if it exceeds the logits.
 
     With gradient checkpointing only each layer's input is kept, and one layer at a time is computed again (Chen et al.
     2016). On a CPU such an input occupies the place of one of its layer's larger tensors, and the next layer cannot use
-    the rest of it: the heap was measured to grow by about that size with each layer.
+    the rest of it. The heap was measured to grow by about that size with each layer.
     """
     layer = _layer_activations(shape, sft, preference, held, tokens, device)
-    # Of one layer: the gradients of what goes through its feed-forward part, and in QLoRA a weight out of NF4.
+    # Of one layer: the gradients of its feed-forward activations, and in QLoRA a dequantised weight.
     working = (3 * shape.intermediate + 2 * shape.hidden) * tokens * held
     if sft.adapter == "qlora":
         working += max(each.inputs * each.outputs for each in shape.linears) * held
@@ -201,9 +204,9 @@ def _activations(
 def _layer_activations(
     shape: Shape, sft: Sft, preference: Preference | None, held: int, tokens: int, device: Device
 ) -> int:
-    """Bytes that one layer keeps for the backward pass, without checkpointing.
+    """Return the bytes that one layer keeps for the backward pass, without checkpointing.
 
-    Compared with PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral; Falcon keeps up to two fifths more than this estimate.
+    Compared with PyTorch for Llama, Qwen 3, Gemma 3 and Mixtral. Falcon keeps up to two fifths more than this estimate.
     """
     hyper: Sft | Preference = preference or sft
     adapted = sft.adapter != "none"
@@ -242,17 +245,16 @@ def _layer_activations(
 
 
 UTILISATION = 0.30
-"""Share of the peak in bfloat16. Assumed: Llama 3's pretraining reached 38 to 43 % on H100 (Grattafiori et al. 2024,
-table 4); a stock trainer with small batches and without fused kernels stays below.
-"""
+"""Assumed share of the bfloat16 peak. Llama 3's pretraining reached 38 to 43 % on H100 (Grattafiori et al. 2024, table
+4); a standard trainer with small batches and without fused kernels reaches less."""
 LINK_UTILISATION = 0.8
-"""Share of a link's nominal rate that collective operations reach. Assumed."""
+"""Assumed share of a link's nominal rate that collective operations reach."""
 USABLE_MEMORY = 0.95
-"""Share of a card's memory; the allocator's gaps take the rest."""
+"""Usable share of a card's memory; the rest is lost to allocator gaps."""
 HOURS = 24.0
-"""The time within which a training must end."""
+"""Hours within which a training must end."""
 COUNTS = (1, 2, 4, 8)
-"""Cards in a tier."""
+"""Numbers of cards in a tier."""
 
 
 @dataclass(frozen=True)
@@ -261,13 +263,13 @@ class Card:
 
     name: str
     mebibytes: int
-    """As nvidia-smi shows them."""
+    """Memory in MiB, as nvidia-smi shows it."""
     flops: float
-    """Dense peak in bfloat16, 1/s."""
+    """Dense peak in bfloat16, FLOP/s."""
     bandwidth: float
     """Memory bandwidth, bytes/s."""
     link: float
-    """To other cards, bytes/s in one direction."""
+    """Bandwidth to other cards, bytes/s in one direction."""
 
 
 CARDS = (
@@ -276,7 +278,8 @@ CARDS = (
     Card("H100 80 GB", 81_559, 989e12, 3.35e12, 450e9),
     Card("H200 141 GB", 143_771, 989e12, 4.8e12, 450e9),
 )
-"""From NVIDIA's data sheets: RTX 6000 Ada (PCIe 4), RTX PRO 6000 Blackwell (PCIe 5), H100 SXM and H200 SXM (NVLink 4).
+"""Cards with figures from NVIDIA's data sheets: RTX 6000 Ada (PCIe 4), RTX PRO 6000 Blackwell (PCIe 5), H100 SXM and
+H200 SXM (NVLink 4).
 
 The peaks are without sparsity: half of 728, 1008, 1979 and 1979 teraflops.
 """
@@ -288,7 +291,7 @@ class Work:
 
     rows: int
     tokens: float
-    """Mean of a row; of a pair, both replies with their prompts."""
+    """Mean tokens of a row; for a pair, of both replies with their prompts."""
     epochs: float
 
     @property
@@ -298,18 +301,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Tier:
-    """A number of cards of one kind, with memory and time of the training there."""
+    """A number of cards of one kind, with memory and time of the training on them."""
 
     card: Card
     count: int
     memory: Memory
     """Memory on each card."""
     host: int
-    """Bytes of the host into which several processes load the base."""
+    """Host memory in bytes for several processes that load the base."""
     tokens_per_second: float
     hours: float
     bound_by: str
-    """What limits the rate."""
+    """Limit of the rate: computing, or the link between the cards."""
 
     @property
     def name(self) -> str:
@@ -317,7 +320,7 @@ class Tier:
 
     @property
     def usable(self) -> int:
-        """Bytes of each card that a training may take."""
+        """Bytes of each card that a training may use."""
         return round(self.card.mebibytes * USABLE_MEMORY) << 20
 
     @property
@@ -331,26 +334,26 @@ class Tier:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """Tiers among `CARDS`; None when there is none."""
+    """The recommended tiers among `CARDS`; None if there is none."""
 
     smallest: Tier | None
-    """The smallest that fits and ends in time."""
+    """Smallest tier that fits and ends in time."""
     recommended: Tier | None
-    """One tier larger."""
+    """Next tier, for headroom."""
 
 
 def tiers(
     shape: Shape, sft: Sft, preference: Preference | None, work: Work, utilisation: float = UTILISATION
 ) -> list[Tier]:
-    """All tiers, smallest first: by peak rate, then by memory."""
+    """Return all tiers, smallest first: by peak rate, then by memory."""
     found = [_tier(shape, sft, preference, work, card, count, utilisation) for card in CARDS for count in COUNTS]
     return sorted(found, key=lambda tier: (tier.count * tier.card.flops, tier.count * tier.card.mebibytes))
 
 
 def recommend(found: Sequence[Tier]) -> Recommendation:
-    """The smallest tier that ends in under 24 hours, and for headroom the next one that fits and is not slower.
+    """Return the smallest tier that ends in under 24 hours, and for headroom the next one that fits and is not slower.
 
-    found: smallest first. Without a next one, the smallest is itself recommended.
+    found: smallest first. If there is no next tier, the smallest is also the recommended one.
     """
     in_time = [tier for tier in found if tier.in_time]
     if not in_time:
@@ -360,9 +363,9 @@ def recommend(found: Sequence[Tier]) -> Recommendation:
 
 
 def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward_tokens: int) -> float:
-    """Floating-point operations per token.
+    """Return the floating-point operations per token.
 
-    Forward: two for each parameter that the token passes (Kaplan et al. 2020, section 2.1), and attention over the
+    Forward: two for each parameter that the token passes (Kaplan et al. 2020, section 2.1), plus attention over the
     whole pack. Backward: the same again for the gradients of activations and, in full tuning, of weights.
     Checkpointing: one more forward. Preferences: the reference's forward, and for kto the exchanged reply's by policy
     and reference.
@@ -381,9 +384,8 @@ def flops_a_token(shape: Shape, sft: Sft, preference: Preference | None, forward
 def _tier(
     shape: Shape, sft: Sft, preference: Preference | None, work: Work, card: Card, count: int, utilisation: float
 ) -> Tier:
-    """The time of a step is the longer of computing and gathering shards; out of NF4, each weight is also read and
-    written once per pass.
-    """
+    """Build a tier. A step takes the longer of computing and gathering shards. With NF4, computing includes
+    dequantising each weight once per pass."""
     tokens = Forward.largest(sft, preference).tokens
     held = 2 if sft.precision == "bfloat16" else 4
     peak = card.flops if held == 2 else card.flops / 2  # float32 as TensorFloat-32

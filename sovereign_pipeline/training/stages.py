@@ -47,7 +47,7 @@ from sovereign_pipeline.training.rlhf.rewards import code_digests, copy_code
 from sovereign_pipeline.training.tuned_model import tuned_model
 
 REWARD_CODE = "reward "
-"""Prefix of the external inputs that name a reward's tools: the path of a program or file follows."""
+"""Prefix of the external inputs that name a reward's tools; the path of a program or file follows."""
 
 
 def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
@@ -72,7 +72,8 @@ def build_sft_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
 
 
 def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train on the preference pairs in the trainer's process. Raises TrainingFailed with the trainer's failure."""
+    """Train a reward model on the preference pairs in the trainer's process. Raises TrainingFailed with the trainer's
+    failure."""
     scratch, base = _begin(workplace, inputs, workspace)
     held_out = scratch / "held_out.jsonl"
     pairs = gates.held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
@@ -92,7 +93,7 @@ def build_reward_model(workplace: Workplace, inputs: Inputs, workspace: Path) ->
 
 
 def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Train on preferences or by reward, from the SFT adapter. Raises TrainingFailed with the trainer's failure."""
+    """Train the SFT adapter further, on preferences or by reward. Raises TrainingFailed with the trainer's failure."""
     training = workplace.line.training
     scratch, base = _begin(workplace, inputs, workspace)
     tuned = tuned_model(inputs[SFT_ADAPTER.kind])
@@ -125,16 +126,15 @@ def build_aligned_adapter(workplace: Workplace, inputs: Inputs, workspace: Path)
 
 
 def reward_digests(workplace: Workplace) -> dict[str, str]:
-    """SHA-256 of every part of the line's tools, as external inputs; empty for a line without a reward."""
+    """Return the SHA-256 of every part of the line's tools, as external inputs; empty for a line without a reward."""
     rlhf = workplace.line.training.rlhf
     code = {} if rlhf is None else reward_code(workplace.settings, rlhf)
     return {REWARD_CODE + path: digest for path, digest in code.items()}
 
 
 def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
-    """`code_digests` of the section. Raises InputError if a command would see a directory of this pipeline or of the
-    institution.
-    """
+    """Return `code_digests` of the section. Raises InputError if a command would see a directory of this pipeline or of
+    the institution."""
     kept = {"SOVEREIGN_HOME": settings.home, "SOVEREIGN_DATA": settings.data, **settings.secret_directories}
     for path in dict.fromkeys(path.resolve() for tool in rlhf.tools for path in tool.uses):
         for variable, directory in kept.items():
@@ -148,12 +148,12 @@ def reward_code(settings: Settings, rlhf: Rlhf) -> dict[str, str]:
 def _begin(workplace: Workplace, inputs: Inputs, workspace: Path) -> tuple[Path, Path]:
     """Create a directory for the job in the workspace, and verify the base model. Returns both directories.
 
-    Raises RecipeError for a line without an evaluation, and IntegrityError for a base that is not as pinned or was
-    trained on what is held out now.
+    Raises RecipeError for a line without an evaluation, IntegrityError for a base that differs from its pinned digest,
+    and GateRefused for one that was trained on rows that are held out now.
     """
     if workplace.line.evaluation is None:
         raise no_evaluation(workplace.line)  # the rows were not compared with what will be asked
-    # Inside the workspace, so that what a killed run leaves here is removed with it. Checkpoints outlive it.
+    # Inside the workspace, so that the remains of a killed run are removed with it. Checkpoints outlive it.
     scratch = workspace / "scratch"
     scratch.mkdir()
     base = open_base_model(workplace.settings, inputs[BASE_MODEL.kind], workplace.progress)
@@ -169,11 +169,11 @@ def _job(
     decided_by: Config,
     **own: Any,
 ) -> TrainingJob:
-    """The job of a method.
+    """Build the job of a method.
 
     Args:
-        decided_by: what decides the result besides inputs, code and libraries.
-        own: the method's own part of the job.
+        decided_by: values that decide the result, besides inputs, code and libraries.
+        own: the method's own fields of the job.
     """
     descriptor = read_descriptor(inputs[BASE_MODEL.kind])
     training = workplace.line.training
@@ -209,7 +209,7 @@ def _job(
 def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
     """Run the job in the trainer's process, move its output into the workspace, and remove its directory.
 
-    The checkpoints stay until the artifact is in the store: until then, nothing else is left of the training.
+    The checkpoints stay until the artifact is in the store, because nothing else is left of the training until then.
     """
     of_this_line = job.checkpoint_directory.parent.glob("*")
     remove_unless_training([abandoned for abandoned in of_this_line if abandoned != job.checkpoint_directory])
@@ -229,11 +229,12 @@ def _run(workplace: Workplace, job: TrainingJob, workspace: Path) -> Built:
 
 
 def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: Rlhf) -> tuple[Path, RewardJob]:
-    """Write the prompts and copy the tools into `scratch`. Returns the file of training prompts, and the job's part.
+    """Write the prompts and copy the tools into `scratch`. Returns the file of training prompts, and the reward part of
+    the job.
 
-    Prompts come from the dataset that the SFT adapter was trained on, held-out ones from that dataset's split. Raises
-    IntegrityError if that split is not the line's or a tool changed since its digest was taken, and SandboxUnavailable
-    if there is a tool and this machine cannot run one.
+    Prompts come from the dataset that the SFT adapter was trained on, held-out prompts from that dataset's split.
+    Raises IntegrityError if that split is not the line's or a tool changed since its digest was computed, and
+    SandboxUnavailable if there is a tool and this machine cannot run one.
     """
     if rlhf.tools:
         require_sandbox()
@@ -271,7 +272,7 @@ def _prepare_reward(workplace: Workplace, inputs: Inputs, scratch: Path, rlhf: R
 
 
 def _preference(training: Training) -> Preference | None:
-    """The section with its effective learning rate."""
+    """Return the preference section with its effective learning rate."""
     if training.preference is None:
         return None
     return training.preference.model_copy(update={"learning_rate": training.preference_learning_rate})
@@ -288,7 +289,8 @@ def _sft_config(line: Line) -> Config:
 
 
 def _reward_config(line: Line) -> Config:
-    """The SFT section contributes the adapter's shape, how the base model is held, and which rows are left out."""
+    """Return the settings that decide a reward model. The SFT section contributes the adapter's shape, the base model's
+    precision and quantisation, and the rule for omitted rows."""
     section = line.training.reward_model
     return {
         "seed": line.training.seed,
@@ -300,9 +302,10 @@ def _reward_config(line: Line) -> Config:
 
 
 def _aligned_config(line: Line) -> Config:
-    """The SFT section contributes only how the base model is held, and which rows are left out."""
+    """Return the settings that decide an aligned adapter. The SFT section contributes only the base model's precision
+    and quantisation, and the rule for omitted rows."""
     preference = _preference(line.training)
-    # Keys of one method only are no part of the others' identity, which was there before them.
+    # Keys of a single method are left out for the others, so that their earlier identities stay valid.
     absent = {"trainer", "arguments"} if preference is not None and preference.method != "trl" else set()
     config: Config = {
         "seed": line.training.seed,
@@ -338,12 +341,13 @@ def _adapter_held(line: Line) -> Config:
 
 
 def _compares_authors(line: Line) -> bool:
-    """Whether the step, but not the trainer, compares authors with those of a parent; no scrubbed text names them."""
+    """Return whether the step compares authors with those of a parent adapter. The trainer does not, because scrubbed
+    text names no author."""
     return line.split.by_author
 
 
 _HELD = {"adapter", "precision", "max_cut_share", "optimizer", "gradient_checkpointing"}
-"""Keys of the SFT section: how the base model is held, and which rows are left out."""
+"""Keys of the SFT section for the base model's precision and quantisation, and for omitted rows."""
 _SHAPE = {"adapter", "rank", "alpha", "target_modules", "rslora", "dora"}
 
 _ADAPTER_GATES = (

@@ -1,4 +1,4 @@
-"""The procedure of every training in the trainer's process; what differs between methods plugs in (`methods/`)."""
+"""Run a training in the trainer's process. The methods in `methods/` implement the parts that differ."""
 
 import importlib.metadata
 import resource
@@ -52,16 +52,17 @@ class Outcome:
     """The files that a training writes into the job's output directory."""
 
     save: Callable[[], None]
-    """Writes the adapter or the model."""
+    """Function that writes the adapter or the model."""
     files: Mapping[str, Frozen | Sequence[Mapping[str, object]]]
     """File name -> a record, written as JSON, or rows, written as JSONL."""
 
 
 class Method(ABC):
-    """A training method. An instance runs one job; `train` calls the methods in the order in which they stand here."""
+    """A training method. An instance runs one job; `train` calls its methods in the order in which they are defined
+    here."""
 
     reference_seconds: float = 0.0
-    """Duration of computing or reading reference log-probabilities, a part of `learn`."""
+    """Seconds of `learn` spent on computing or reading reference log-probabilities."""
 
     def __init__(self, job: TrainingJob, hooks: TrainerHooks) -> None:
         self.job = job
@@ -76,36 +77,36 @@ class Method(ABC):
         """Raise TrainingFailed if the training does not fit into free memory."""
 
     def load(self) -> Any:
-        """Load the model and put on it what is trained."""
+        """Load the model and add the parts that are trained."""
         return load_trainable(self.job, self.hooks.progress)
 
     @abstractmethod
     def prepare(self, model: Any) -> None:
-        """Check the model, measure it before the first step, and build what learns."""
+        """Check the model, measure it before the first step, and build the trainer."""
 
     def start(self, checkpoint: Path | None) -> None:  # noqa: B027
         """Restore the method's own state from a checkpoint, or create it."""
 
     @abstractmethod
     def learn(self, checkpoint: Path | None) -> None:
-        """Take all steps, from this checkpoint or from the first step. Raise TrainingFailed after a request to stop."""
+        """Take all steps, from this checkpoint or from the first step. Raises TrainingFailed after a stop request."""
 
     @property
     @abstractmethod
     def progress_made(self) -> tuple[int, int]:
-        """The step that this process resumed at, and the tokens that it trained on since."""
+        """Return the step at which this process resumed, and the tokens that it has trained on since."""
 
     @abstractmethod
     def finish(self) -> Outcome | None:
-        """Check what was learned, and return what to write; None in all processes but the first."""
+        """Check the trained model, and return the files to write; None in all processes but the first."""
 
     def close(self) -> None:  # noqa: B027
-        """Free what outlives the process, after a success or a failure."""
+        """Free resources that outlive the process, after a success or a failure."""
 
     def check_stop(self) -> None:
-        """Raise TrainingFailed after a request to stop, before the first step, when there is nothing to save.
+        """Raise TrainingFailed after a stop request before the first step, when there is nothing to save.
 
-        Several processes check together, between references and after a step, so that none leaves the others waiting.
+        Several processes check together, between references and after a step, so that none waits for the others.
         """
         if self.job.devices.count == 1 and self.hooks.should_stop():
             raise stopped_before_first_step()
@@ -114,13 +115,13 @@ class Method(ABC):
 def train(method: Method) -> dict[str, float]:
     """Run the method's job, and write its result, log and report into the job's output directory.
 
-    The training resumes from the newest whole checkpoint of this job.
+    The training resumes from the newest complete checkpoint of this job.
 
     Returns:
         Durations (s), rates (tokens/s) and bytes; with several devices, in the first process only.
 
     Raises:
-        TrainingFailed: A guard fired, a checkpoint could not be written, or a stop was requested.
+        TrainingFailed: A guard failed, a checkpoint could not be written, or a stop was requested.
     """
     import transformers
     from transformers import AutoTokenizer
@@ -166,18 +167,18 @@ def train(method: Method) -> dict[str, float]:
 
 
 def make_deterministic(seed: int) -> None:
-    """Seed every library, and make torch use operations that give the same result each time."""
+    """Seed every library, and make torch use deterministic operations."""
     import torch
     from transformers import set_seed
 
     set_seed(seed)
-    # "warn": an operation without a deterministic form still runs. No operation used here lacks one on CPUs.
+    # "warn": an operation without a deterministic form still runs. All operations used here have one on CPUs.
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.backends.cudnn.benchmark = False
 
 
 def conditions(job: TrainingJob, optimizer: Any) -> dict[str, Any]:
-    """The fields that every report has: how, on what and with which libraries the training ran."""
+    """Return the common fields of every report: settings, data and libraries of the training."""
     import torch
 
     optimizer = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
@@ -197,7 +198,7 @@ def conditions(job: TrainingJob, optimizer: Any) -> dict[str, Any]:
 
 
 def training_conditions(job: TrainingJob, optimizer: Any, model: Any) -> dict[str, Any]:
-    """`conditions`, and the further fields that a TrainingReport has of job, optimizer and model."""
+    """Return `conditions`, and the further fields of a TrainingReport about job, optimizer and model."""
     import torch
 
     optimizer = getattr(optimizer, "optimizer", optimizer)
@@ -226,7 +227,7 @@ class RowsMethod(Method):
 
     @abstractmethod
     def build_trainer(self) -> Any:
-        """A `GuardedTrainer` on the model and the plan, ready to train."""
+        """Build a `GuardedTrainer` on the model and the plan, ready to train."""
 
     def read_data(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -238,7 +239,7 @@ class RowsMethod(Method):
         return stored_rows(self.job, dataset, self.tokenizer, self.hooks.progress, self.check_stop)
 
     def check_memory(self) -> None:
-        """Processes on CPUs share the memory of the machine."""
+        """Check memory. Processes on CPUs share the memory of the machine."""
         job = self.job
         check_host(job.base_model, job.sft, job.devices.count, host_memory())
         available, device = available_memory()
@@ -308,7 +309,7 @@ class RowsMethod(Method):
         )
 
     def trained_state(self) -> dict[str, Any]:
-        """The trained tensors by name, gathered from all devices."""
+        """Return the trained tensors by name, gathered from all devices."""
         state: dict[str, Any] = self.trainer.accelerator.get_state_dict(self.trainer.model_wrapped)
         return state
 
@@ -316,11 +317,12 @@ class RowsMethod(Method):
         return [LoggedStep.from_history(entry) for entry in self.trainer.state.log_history if "loss" in entry]
 
     def numerics(self) -> TrlNumerics | None:
-        """For the report, when a trainer of TRL computes the loss."""
+        """Return the TRL trainer and its arguments for the report; None if TRL does not compute the loss."""
         return None
 
     def _largest_forward(self, sft: Sft, preference: Preference | None) -> Forward | None:
-        """The largest pass of this dataset with other recipe values; None if too many rows are too long for them."""
+        """Return the largest pass of this dataset with other recipe values; None if too many rows are too long for
+        them."""
         job = self.job
         changed = job.model_copy(update={"sft": sft, "preference": preference})
         if (changed.tuning.max_length, changed.tuning.batch_size) == (job.tuning.max_length, job.tuning.batch_size):
@@ -367,7 +369,7 @@ def _write(job: TrainingJob, outcome: Outcome) -> None:
 
 
 def _peak_memory() -> float:
-    """Bytes: of the GPU, else of this process."""
+    """Return the peak bytes of the GPU, or of this process if there is no GPU."""
     import torch
 
     if torch.cuda.is_available():

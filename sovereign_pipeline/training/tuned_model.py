@@ -1,4 +1,4 @@
-"""The result of a training, an adapter or a whole model, and which adapters vLLM can serve."""
+"""Read the result of a training, an adapter or a whole model, and decide which adapters vLLM can serve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from sovereign_pipeline.record.manifest import Manifest
 from sovereign_pipeline.record.store import Artifact
 
 ADAPTER_DIRECTORY = "adapter"
-"""In the artifact: an ordinary PEFT directory."""
+"""Name of the PEFT directory in the artifact."""
 MODEL_DIRECTORY = "model"
-"""In the artifact, after full tuning: an ordinary transformers directory with tokenizer."""
+"""Name of the transformers directory with tokenizer in the artifact, after full tuning."""
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -31,7 +31,8 @@ class TunedModel:
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The files with the weights: one, or the shards of a large model, sorted. Raises IntegrityError for none."""
+        """Return the weight files: one, or the sorted shards of a large model. Raises IntegrityError if there are
+        none."""
         files = tuple(sorted(self.directory.glob(_WEIGHTS)))
         if not files:
             raise IntegrityError(f"{self.directory}: no file *.safetensors with weights.", "Train again.")
@@ -39,12 +40,12 @@ class TunedModel:
 
     @property
     def weights_sha256(self) -> str:
-        """SHA-256 of the one file, or over the names and digests of all shards."""
+        """Return the SHA-256 of the single weight file, or of the names and digests of all shards."""
         return _over({file.name: file_sha256(file) for file in self.weights})
 
 
 def stated_weights(manifest: Manifest) -> str:
-    """The weights' SHA-256 as the manifest of an sft_adapter or aligned_adapter states it: no file is read."""
+    """Return the weights' SHA-256 as stated in the manifest of an sft_adapter or aligned_adapter. No file is read."""
     directories = {ADAPTER_DIRECTORY, MODEL_DIRECTORY}
     paths = {PurePosixPath(entry.path): entry.sha256 for entry in manifest.files}
     return _over(
@@ -61,7 +62,8 @@ def _over(digests: Mapping[str, str]) -> str:
 
 
 def tuned_model(artifact: Artifact) -> TunedModel:
-    """The content of a sft_adapter or aligned_adapter. Raises IntegrityError unless it is exactly one of the two."""
+    """Return the content of a sft_adapter or aligned_adapter. Raises IntegrityError unless it has exactly one of
+    adapter and model."""
     names = {entry.path for entry in artifact.manifest.files}
     if _ADAPTER_MARK in names and _MODEL_MARK not in names:
         return TunedModel("adapter", artifact.path / ADAPTER_DIRECTORY)
@@ -95,16 +97,16 @@ DONE = frozenset(
         "use_rslora",
     }
 )
-"""Keys of `adapter_config.json` with which vLLM computes as PEFT does, whatever they say."""
+"""Keys of `adapter_config.json` that do not affect vLLM's agreement with PEFT, whatever their values."""
 BEGUN = (True, False, None, "gaussian", "orthogonal")
-"""Of `init_lora_weights`: those that leave the base model as it is."""
+"""Values of `init_lora_weights` that leave the base model unchanged."""
 NAMES = {"use_dora": "DoRA", "modules_to_save": "modules that are saved whole"}
 
 
 def refused_by_vllm(config: Mapping[str, Any], largest_rank: int) -> list[str]:
-    """Why vLLM does not serve an adapter with this `adapter_config.json`, a reason each; none where it does.
+    """Return the reasons why vLLM cannot serve an adapter with this `adapter_config.json`; empty if it can.
 
-    A key that is not known here counts as refused unless it says nothing: what is yet to be invented is not guessed at.
+    An unknown key counts as unsupported unless its value is empty, because its meaning cannot be guessed.
     """
     if config.get("peft_type") != "LORA":
         return [f"it serves LoRA alone, and this is {config.get('peft_type')}"]

@@ -1,4 +1,4 @@
-"""The trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
+"""Run the trainer's process: `python -m sovereign_pipeline.training.worker JOB.json`.
 
 Only progress and the result leave the process. It dies with its parent, and locks the line and the device.
 """
@@ -33,14 +33,15 @@ from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.preflight import out_of_memory
 
 LAUNCHER_VARIABLE = "SOVEREIGN_TRAINER_LAUNCHER"
-"""Path of the socket on which the launcher of several trainers receives their progress.
+"""Variable with the path of the socket on which the launcher of several trainers receives their progress.
 
 The launcher forwards it, because a Dagster Pipes session can be opened only once.
 """
 
 
 def main(job_file: Path) -> int:
-    """Run the job. Exit status 0 after a training; 1 after a failure, which the job's result file states."""
+    """Run the job. Returns exit status 0 after a training, and 1 after a failure, which the job's result file
+    states."""
     keep_private()
     parent = os.environ.get(PARENT_VARIABLE)
     if parent is not None:
@@ -50,7 +51,7 @@ def main(job_file: Path) -> int:
     job = TrainingJob.read(job_file)
     with open_progress() as progress:
         result = run_job(job, progress, stop_requests)
-    # Of several trainers the first one has something to report; the others report failures only.
+    # With several trainers only the first reports progress; the others report failures only.
     if result.failure is not None or result.measured:
         result.write(job.result)
     return 0 if result.failure is None else 1
@@ -59,7 +60,8 @@ def main(job_file: Path) -> int:
 def run_job(
     job: TrainingJob, progress: Callable[[str, dict[str, object]], None], stop_requests: list[int]
 ) -> TrainingResult:
-    """Train, and turn every error into a result: Dagster Pipes would send a traceback, which may quote a document."""
+    """Train, and convert every error into a result. Dagster Pipes would send a traceback, which may quote a
+    document."""
     try:
         refuse_another_installation()
         hooks = TrainerHooks(
@@ -67,7 +69,7 @@ def run_job(
             progress=lambda message: progress(message, {}),
             should_stop=lambda: bool(stop_requests),
         )
-        # Of several trainers, their launcher holds the locks.
+        # With several trainers, their launcher holds the locks.
         with locks(job, progress, hooks.should_stop) if job.devices.count == 1 else nullcontext():
             return TrainingResult(measured=train(job, hooks))
     except SovereignError as error:
@@ -87,10 +89,10 @@ def run_job(
 
 
 def collect_sigterm() -> list[int]:
-    """A list that gets an element at each SIGTERM.
+    """Return a list that gets an element at each SIGTERM.
 
     The training then ends after its present step, with a checkpoint, or earlier while it waits or prepares. Killing the
-    process instead leaves the checkpoint before.
+    process instead loses the steps since the last checkpoint.
     """
     received: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
@@ -98,7 +100,8 @@ def collect_sigterm() -> list[int]:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """torch raises an error class of its own on CUDA, and on CPUs a RuntimeError known only by its message."""
+    """Return whether an error means that memory ran out. torch raises its own class on CUDA. On CPUs it raises a
+    RuntimeError that only its message identifies."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
@@ -113,10 +116,10 @@ def locks(
     progress: Callable[[str, dict[str, object]], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[None]:
-    """Hold the lock of the line's checkpoints, so that no other trainer writes into them, and that of the device.
+    """Hold the lock of the line's checkpoints, so that no other trainer writes into them, and the lock of the device.
 
-    In this order everywhere: waiting for the first keeps no other trainer from a device. Raises ConflictError after a
-    request to stop.
+    The order is the same everywhere: a trainer that waits for the first lock blocks no device. Raises ConflictError
+    after a stop request.
     """
     for_line, for_device = lock_of_line(job.checkpoint_directory), lock_of_device(job.locks)
 
@@ -129,7 +132,8 @@ def locks(
 
 @contextmanager
 def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
-    """A function for progress: to the Dagster run's log in a Pipes session, else to stdout as JSON lines.
+    """Yield a function that reports progress: to the Dagster run's log in a Pipes session, otherwise to stdout as JSON
+    lines.
 
     Of the processes that train one model together, only the first one reports, through their launcher.
     """
@@ -144,7 +148,7 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
     if "DAGSTER_PIPES_CONTEXT" in os.environ:
         from dagster_pipes import open_dagster_pipes
 
-        # A copy of stderr, for a session that sends its messages there, as a pod's does.
+        # Keep a copy of stderr for a session that sends its messages there, as a pod's does.
         sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")
         with open_dagster_pipes() as pipes:
             silence()
@@ -163,7 +167,7 @@ def open_progress() -> Iterator[Callable[[str, dict[str, object]], None]]:
 
 
 def describe(step: Step) -> str:
-    """For people."""
+    """Format a step for people."""
     return (
         f"step {step.step}/{step.steps}, loss {step.loss:.4f}, {step.tokens_per_second:.0f} tokens/s, "
         f"{duration(step.seconds_left)} left"

@@ -133,7 +133,7 @@ def _happened(found: OnRecord) -> Iterator[Happened]:
             is_waiver=True,
         )
     for made in found.history:
-        # The request that superseded it is about another adapter, which may be of a level above this one's.
+        # The superseding request is about another adapter, whose classification level may be higher.
         words = made["reason"] if made["transition"] != SUPERSEDE else ""
         yield Happened(
             made["at"][:19],
@@ -530,7 +530,7 @@ def _waived(found: OnRecord) -> Iterable[Waived]:
 
 def _reviews(store: ArtifactStore, adapter: Adapter, history: Sequence[Mapping[str, object]]) -> tuple[ReviewView, ...]:
     """Return the reviews on which the adapter's transitions rest, and the line's newest review if it is about this
-    adapter. 134# The superseding request is about another adapter, whose classification level may be higher."""
+    adapter."""
     digests: dict[str, None] = {}
     for made in history:
         evidence = made["evidence"]

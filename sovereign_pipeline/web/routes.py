@@ -195,7 +195,7 @@ HEADERS = {
     "Content-Security-Policy": f"""{policy("'self'")}; frame-ancestors 'none'""",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # Not `no-referrer`: with it a browser hides the origin of our own form, which is refused like one from elsewhere.
+    # Not `no-referrer`: it makes browsers hide the origin of our own form, which would then be rejected as foreign.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -346,8 +346,7 @@ def _language(request: Request) -> Language:
 
 
 async def _token_in(request: Request) -> str:
-    """Read the token from a form. Returns "" for another form or one that is too long. 198# Not `no-referrer`: it makes
-    browsers hide the origin of our own form, which would then be rejected as foreign."""
+    """Read the token from a form. Returns "" for another form or one that is too long."""
     body = b""
     async for part in request.stream():
         body += part

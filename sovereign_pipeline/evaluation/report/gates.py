@@ -282,7 +282,7 @@ def _judged(
         return GateFinding(
             gate=gate, outcome="inconclusive", message="The red team has no prompt of this kind. Add some."
         )
-    # Out-of-distribution prompts are in many languages and in none: nobody labels answers in each.
+    # Out-of-distribution prompts are in many languages or none, and nobody labels answers in each.
     languages = {each for kind in kinds if EXPECTED[kind] != "end" for each in results.prompt_languages.get(kind, ())}
     message, doubt = _judge_quality(results.red_team.judges, judge, languages)
     return _finding(gate, held, " ".join([*besides, message]), doubt)
@@ -394,6 +394,5 @@ LABELS: Mapping[str, str] = {
 
 
 def label_of(what: str) -> str:
-    """Return the label for a figure's stored name. 285# Out-of-distribution prompts are in many languages or none, and
-    nobody labels answers in each."""
+    """Return the label for a figure's stored name."""
     return LABELS.get(what, what)

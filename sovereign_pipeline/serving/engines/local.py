@@ -214,16 +214,14 @@ class _Child:
             self.forget(number)
 
     async def watch(self, hang_seconds: float) -> None:
-        """Return once the process is gone or hangs. 224# One check is not enough: if this event loop was blocked,
-        messages from the process are still unread. 233# `Process.kill` would reap a process that is already dead, and
-        asyncio would then miss its exit status."""
+        """Return once the process is gone or hangs."""
         self.heard_at, looks = time.monotonic(), 0
         while not self.is_gone:
             self.send({"op": "ping"})
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(SECONDS_BETWEEN_LOOKS, hang_seconds / 4)):
                     await self._gone.wait()
-            # One look is not enough: where this loop stood still, what the process said is yet to be read.
+            # One check is not enough: if this event loop was blocked, messages from the process are still unread.
             looks = looks + 1 if time.monotonic() - self.heard_at > hang_seconds else 0
             if looks > 1:
                 return
@@ -232,7 +230,7 @@ class _Child:
         """Kill the process. Its running requests are lost."""
         self._lose_all()
         with contextlib.suppress(ProcessLookupError):
-            # Not `Process.kill`: it collects a process that is dead already, which asyncio then looks for in vain.
+            # `Process.kill` would reap a process that is already dead, and asyncio would then miss its exit status.
             signal.pidfd_send_signal(self._handle, signal.SIGKILL)
         self._writer.close()
         if self._reader is not None:

@@ -493,7 +493,7 @@ def _assert_done_here(content: bytes) -> None:
     if kind != "LORA":
         raise EngineRefused(f"The local engine does LoRA alone, and this adapter is {kind}.", "Train LoRA or QLoRA.")
     default = LoraConfig().to_dict()
-    # How the weights were begun does not matter once they are trained, but for what changes the base model too.
+    # The initialisation of the weights has no effect after training, unless it changed the base model too.
     begun = given.get("init_lora_weights", True) in (True, False, None, "gaussian", "orthogonal")
     odd = [
         name
@@ -530,8 +530,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the token ids that end generation: the model's list and the tokenizer's end of sequence. 495# The
-    initialisation of the weights has no effect after training, unless it changed the base model too."""
+    """Return the token ids that end generation: the model's list and the tokenizer's end of sequence."""
     configured = model.generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)

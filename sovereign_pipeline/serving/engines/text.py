@@ -30,7 +30,7 @@ class Prompts:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         template = str(tokenizer.chat_template)
-        # Other added tokens are ordinary words to the model, runs of spaces among them.
+        # Other added tokens, such as runs of spaces, are ordinary words to the model.
         marks = {
             token.content: id
             for id, token in tokenizer.added_tokens_decoder.items()
@@ -50,7 +50,7 @@ class Prompts:
         ids = self._encoded(self._shown(messages))
         apart, marks = self._apart(messages)
         has_mark = any(self._mark.search(each["content"]) for each in messages)
-        # Other marks than the template's: a text gives one with what stands beside it, or once it is normalized.
+        # The marks can differ if a text forms one with its neighbouring text, or once it is normalized.
         return apart if has_mark or marks != self._marks_in(ids) else ids
 
     def render(self, messages: Messages) -> list[int]:
@@ -150,9 +150,7 @@ class TextPieces:
         return min(found)[1] if found else None
 
     def _begun(self, text: str) -> int:
-        """Return the number of trailing characters that may begin a stop text. 33# Other added tokens, such as runs of
-        spaces, are ordinary words to the model. 52# The marks can differ if a text forms one with its neighbouring
-        text, or once it is normalized."""
+        """Return the number of trailing characters that may begin a stop text."""
         open_end = text[self._given :]
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for length in range(min(longest, len(open_end)), 0, -1):

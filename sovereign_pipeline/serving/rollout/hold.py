@@ -151,7 +151,7 @@ ALPHA = 0.05
 SAMPLE_RATIO_ALPHA = 0.001
 LOOK_AT_REPORTS = "Waiting changes nothing: look at what was reported."
 MOST_DAYS = 36_500
-"""Longest estimate in days; later dates are not stated."""
+"""Cap on an estimate in days, which keeps its date within the calendar's range."""
 FEWEST_USERS = 10
 """Smallest arm for which the variance between users is reliable."""
 

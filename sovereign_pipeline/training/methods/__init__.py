@@ -1,8 +1,8 @@
-"""The training methods, and which class trains a job by which method.
+"""Map each training method to its class.
 
 To add a method: name it in `job.Method` and in the recipe (`policy/training.py`, or `policy/rlhf.py` if it learns from
-a reward); subclass `trainer.RowsMethod` or `rlhf.run.RewardedMethod` in a module here; return the class below. What a
-subclass inherits covers guards, memory, resuming, probes and the report.
+a reward); subclass `trainer.RowsMethod` or `rlhf.run.RewardedMethod` in a module here; return the class below. The
+subclass inherits guards, memory checks, resuming, probes and the report.
 """
 
 from contextlib import closing
@@ -13,7 +13,7 @@ from sovereign_pipeline.training.trainer import train as train_by
 
 
 def train(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:
-    """Run the job by its method: see `trainer.train`."""
+    """Run the job by its method; see `trainer.train`."""
     with closing(_class_of(job)(job, hooks)) as method:
         return train_by(method)
 

@@ -1,4 +1,5 @@
-"""Proximal policy optimisation (PPO): the method, and the steps of one iteration. `rlhf/ppo.py` has the equations."""
+"""Train by proximal policy optimisation (PPO): the method, and the steps of one iteration. `rlhf/ppo.py` has the
+equations."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -25,13 +26,13 @@ from sovereign_pipeline.training.rlhf.sampling import Rollout
 from sovereign_pipeline.training.rows import Completion
 
 ADAM_EPSILON = 1e-5
-"""Huang et al. 2024, detail of the optimizer; PyTorch's own is 1e-8."""
+"""Adam's epsilon (Huang et al. 2024, optimizer detail); PyTorch's default is 1e-8."""
 LARGEST_GRADIENT = 1.0
-"""Norm to which the gradients of adapter and value head are cut, each by itself."""
+"""Maximum gradient norm of adapter and value head; each is clipped separately."""
 
 
 class PpoMethod(RewardedMethod):
-    """Proximal policy optimisation with a value head: each iteration is sampled, judged and learned from."""
+    """Proximal policy optimisation with a value head. Each iteration samples, judges and learns."""
 
     _policy: Policy
 
@@ -65,7 +66,7 @@ class PpoMethod(RewardedMethod):
                 raise self._stopped(state)
 
     def _iterate(self, state: RunState) -> tuple[list[Rollout], Row]:
-        """Sample, judge, learn."""
+        """Run one iteration: sample, judge, learn."""
         iteration = state.iteration
         prompts = self._drawn[iteration]
         rollouts = self._sample(prompts, f"rollouts/{iteration}")
@@ -108,42 +109,43 @@ class PpoMethod(RewardedMethod):
 
 @dataclass(frozen=True)
 class Scored:
-    """A rollout with all that it is learned from; tensors over its reply's tokens."""
+    """A rollout with its learning targets; tensors over its reply's tokens."""
 
     rollout: Rollout
     log_before: Any
-    """Log-probabilities under the policy that sampled it, computed as the update computes them."""
+    """Log-probabilities under the sampling policy, computed in the same way as in the update."""
     value_before: Any
     advantage: Any
     value_target: Any
     weight: Any
-    """Weight of the policy's loss: 1, or a correction for an engine that sampled from a slightly other distribution."""
+    """Weight of the policy's loss: 1, or a correction for an engine that sampled from a slightly different
+    distribution."""
 
 
 @dataclass(frozen=True)
 class BeforeUpdate:
-    """Figures of a batch before anything is learned from it."""
+    """The metrics of a batch before the update."""
 
     scored: list[Scored]
     divergence: float
     """KL(policy, reference) of a whole reply, mean of the batch, nats."""
     entropy: float
-    """Mean over the tokens, nats."""
+    """Mean entropy over the tokens, nats."""
     sampler_gap: float
-    """|log-probability as sampled − as computed for the update|, mean over the tokens, nats."""
+    """Mean |log-probability as sampled − as computed for the update| over the tokens, nats."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """Figures of the passes over a batch; means over the tokens of all steps."""
+    """The metrics of the passes over a batch; means over the tokens of all steps."""
 
     loss: float
-    """Policy's loss of the first step, before anything moved."""
+    """Policy's loss of the first step, before any update."""
     policy_loss: float
     value_loss: float
     clip_share: float
     first_ratio_off: float
-    """Largest |ratio − 1| before the first step: 0 but for rounding."""
+    """Largest |ratio − 1| before the first step; 0 except for rounding."""
 
 
 class Learner:
@@ -167,14 +169,14 @@ class Learner:
         )
 
     def learning_rate(self, iteration: int) -> float:
-        """The adapter's rate: it falls linearly, to zero after the last iteration (Huang et al. 2024).
+        """Return the adapter's learning rate. It falls linearly to zero after the last iteration (Huang et al. 2024).
 
         iteration: counted from 0.
         """
         return self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
 
     def before(self, rollouts: Sequence[Rollout], scores: Sequence[float], coefficient: float) -> BeforeUpdate:
-        """Numbers of policy and reference, and advantages. scores: of each rollout, penalties included."""
+        """Compute the figures of policy and reference, and advantages. scores: of each rollout, penalties included."""
         import torch
 
         completions = [each.completion for each in rollouts]
@@ -216,10 +218,10 @@ class Learner:
         iteration: int,
         check_first_ratio: Callable[[float], None],
     ) -> Update:
-        """The passes over a batch: a step of the optimizer for each minibatch, each a mean over its tokens.
+        """Update the policy: one optimizer step for each minibatch, each a mean over its tokens.
 
-        The first pass takes the minibatches of `before`, so that its first ratio is 1 to the bit; the others come in an
-        order that iteration and seed decide. check_first_ratio: raises before anything moved.
+        The first pass uses the minibatches of `before`, so that its first ratio is exactly 1. Later passes use an order
+        that iteration and seed decide. check_first_ratio: raises before the first update.
         """
         self.optimizer.param_groups[0]["lr"] = self.learning_rate(iteration)
         steps: list[tuple[float, float, float]] = []
@@ -244,12 +246,13 @@ class Learner:
         return [slice(start, start + size) for start in range(0, replies, size)]
 
     def _numbers(self, completions: Sequence[Completion], adapter: str) -> TokenNumbers:
-        """Minibatch by minibatch, since rounding depends on what else is in a pass."""
+        """Compute figures minibatch by minibatch, because rounding depends on the other rows of a pass."""
         parts = [completions[part] for part in self._minibatches(len(completions))]
         return TokenNumbers.joined([self._policy.numbers_without_gradient(each, adapter) for each in parts])
 
     def _gradients(self, minibatch: Sequence[Scored]) -> tuple[tuple[float, float, float], float]:
-        """Accumulate them over the minibatch's passes. Means over its tokens, and how far the ratio is off 1."""
+        """Accumulate gradients over the minibatch's passes. Returns means over its tokens, and the largest |ratio −
+        1|."""
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(len(each.advantage) for each in minibatch)
         by_completion = {id(each.rollout.completion): each for each in minibatch}
@@ -261,7 +264,7 @@ class Learner:
             clip = self._rlhf.clip
             policy_losses_ = weight * policy_losses(numbers.log_probabilities, log_before, advantage, clip)
             value_losses_ = value_losses(numbers.values, value_before, target, clip)
-            # They share no parameter, so that no weight between the two is needed.
+            # Policy and value head share no parameter, so their losses need no relative weight.
             ((policy_losses_.sum() + value_losses_.sum()) / tokens).backward()
             policy_loss += float(policy_losses_.detach().sum()) / tokens
             value_loss += float(value_losses_.detach().sum()) / tokens
@@ -279,7 +282,7 @@ class Learner:
 
 
 def _by_prompt(scored: Sequence[Scored]) -> list[list[Scored]]:
-    """Replies of one prompt stay together, since they share its part of a pass."""
+    """Group replies by prompt, because replies of one prompt share its part of a pass."""
     return [list(each) for _, each in groupby(scored, key=lambda each: each.rollout.completion.prompt_ids)]
 
 

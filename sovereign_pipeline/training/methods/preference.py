@@ -1,7 +1,8 @@
-"""Preference methods DPO, IPO and KTO: losses, reference log-probabilities, and the trainer on packed rows.
+"""Train by the preference methods DPO, IPO and KTO: losses, reference log-probabilities, and the trainer on packed
+rows.
 
-TRL has the same losses, but its trainers cannot compute them on packed rows; a test compares both. It imports torch and
-transformers at its top: import it inside functions.
+TRL has the same losses, but its trainers cannot compute them on packed rows; a test compares both. This module imports
+torch and transformers at its top, so import it inside functions.
 """
 
 import json
@@ -30,7 +31,7 @@ from sovereign_pipeline.training.trainer import RowsMethod
 
 
 class PreferenceMethod(RowsMethod):
-    """The policy is compared with the model before the first step, the reference."""
+    """A preference method that compares the policy with its reference, the model before the first step."""
 
     def build_trainer(self) -> Any:
         return PreferenceTrainer(self.job, self.model, PreferenceBatches(self.job, self.plan), self.hooks)
@@ -43,7 +44,7 @@ class PreferenceBatches(Batches):
         super().__init__(job, plan)
         self.replies_of_a_row = 1 if job.method == "kto" else 2
         self.references: dict[str, float] = {}
-        """By `key_of`; known after `know_references`."""
+        """`key_of` a completion -> its reference log-probability; filled by `know_references`."""
 
     def know_references(self, model: Any, progress: Callable[[str], None], check_stop: Callable[[], None]) -> None:
         """Compute or read the reference log-probabilities; see `reference_log_probabilities`."""
@@ -66,7 +67,8 @@ class PreferenceBatches(Batches):
         return batch
 
     def _exchanged(self, places: Sequence[int]) -> list[Completion]:
-        """See `rows.exchanged`: over the units of all devices that are in a pass with these, in this part's places."""
+        """Return the mismatched completions of these places (see `rows.exchanged`), taken over the units of all devices
+        in the same pass."""
         first = places[0] - places[0] % self.plan.units_a_pass
         together = [row for unit in self.plan.units[first : first + self.plan.units_a_pass] for row in unit]
         return exchanged(together)[places[0] - first : places[-1] - first + 1]
@@ -81,7 +83,7 @@ class PreferenceTrainer(PackedTrainer):
     batches: PreferenceBatches
 
     def losses(self, model: Any, inputs: Batch) -> Any:
-        """One for each pair (DPO, IPO) or reply (KTO), [n]; none for fillers."""
+        """Return one loss for each pair (DPO, IPO) or reply (KTO), [n]; none for fillers."""
         together, preference = self.job.tuning.packing, self.job.preference
         assert preference is not None
         log_ratios, tokens = _log_ratios(model, inputs, together)
@@ -102,7 +104,7 @@ class PreferenceTrainer(PackedTrainer):
         return loss.losses
 
     def items_of(self, batch: Batch) -> int:
-        """Number of pairs (DPO, IPO) or replies (KTO)."""
+        """Return the number of pairs (DPO, IPO) or replies (KTO)."""
         return len(batch["references"]) // self.batches.replies_of_a_row
 
     def _prepare_for_training(self, *arguments: Any, **named: Any) -> Any:
@@ -115,7 +117,8 @@ class PreferenceTrainer(PackedTrainer):
         super()._load_from_checkpoint(*arguments, **named)
 
     def _know_references(self) -> None:
-        """Once, between sharding the model and its first step or the checkpoint that it resumes from."""
+        """Compute the references once, between sharding the model and its first step or the checkpoint that it resumes
+        from."""
         if self.batches.references:
             return
         started = time.monotonic()
@@ -133,7 +136,8 @@ class PreferenceTrainer(PackedTrainer):
 
 
 def _log_ratios(model: Any, inputs: Batch, together: bool) -> tuple[Any, Any]:
-    """The log ratio of each reply that has a reference, and its number of tokens. Fillers have none, and are last."""
+    """Return the log ratio of each reply that has a reference, and its number of tokens. Fillers have no reference and
+    come last."""
     sums, tokens = reply_log_probabilities(model, inputs, together)
     references = inputs["references"]
     return sums[: len(references)] - references, tokens[: len(references)]
@@ -141,22 +145,22 @@ def _log_ratios(model: Any, inputs: Batch, together: bool) -> tuple[Any, Any]:
 
 @dataclass(frozen=True)
 class PreferenceLoss:
-    """The loss of a batch, and what is logged of it."""
+    """The loss of a batch, and its logged values."""
 
     losses: Any
-    """One for each pair (dpo, ipo) or each reply (kto)."""
+    """Losses: one for each pair (dpo, ipo) or each reply (kto)."""
     rewards: Any
-    """β · log ratio of each reply, without gradient."""
+    """Rewards: β · log ratio of each reply, without gradient."""
     margins: Any | None
     """Chosen minus rejected reward of each pair; None for kto."""
 
 
 def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> PreferenceLoss:
-    """DPO (Rafailov et al. 2023, equation 7) or IPO (Azar et al. 2023, equation 17).
+    """Compute the loss of DPO (Rafailov et al. 2023, equation 7) or IPO (Azar et al. 2023, equation 17).
 
     log_ratios: [2n], chosen and rejected alternating. lengths: tokens of the replies, [2n]. IPO takes means over a
-    reply's tokens, so that its target 1/(2τ) is the same for short and long replies, as its authors do in TRL and in
-    their own experiments.
+    reply's tokens, so that its target 1/(2τ) is the same for short and long replies. Its authors do the same in TRL and
+    in their own experiments.
     """
     from torch.nn.functional import logsigmoid
 
@@ -171,7 +175,7 @@ def pair_loss(preference: Preference, log_ratios: Any, lengths: Any) -> Preferen
 
 
 def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence: Any) -> PreferenceLoss:
-    """KTO (Ethayarajh et al. 2024, equation 7). log_ratios, desirable (bool): [n].
+    """Compute the loss of KTO (Ethayarajh et al. 2024, equation 7). log_ratios, desirable (bool): [n].
 
     divergence: estimate of KL(policy, reference), at least 0 and without gradient: the mean log ratio of mismatched
     replies (`rows.exchanged`).
@@ -188,17 +192,18 @@ def kto_loss(preference: Preference, log_ratios: Any, desirable: Any, divergence
 
 
 REFERENCES_VERSION = "2"
-"""Raise it when the same model and rows give other numbers; earlier caches are then computed again."""
+"""Version of the computation. Increase it if the same model and rows give other numbers, to invalidate earlier
+caches."""
 REFERENCE_LIBRARIES = ("bitsandbytes", "peft", "torch", "transformers")
 
 
 def key_of(completion: Completion) -> str:
-    """SHA-256 of prompt and reply."""
+    """Return the SHA-256 of prompt and reply."""
     return sha256(json.dumps([list(completion.prompt_ids), list(completion.reply_ids)]).encode()).hexdigest()
 
 
 def _no_check() -> None:
-    """For callers that cannot be stopped."""
+    """Do nothing, for callers that cannot be stopped."""
 
 
 def reference_log_probabilities(
@@ -208,11 +213,13 @@ def reference_log_probabilities(
     progress: Callable[[str], None],
     check_stop: Callable[[], None] = _no_check,
 ) -> dict[str, float]:
-    """`key_of` each completion -> log-probability of its reply (nats) under `model` as it is now, without dropout.
+    """Return `key_of` each completion -> log-probability of its reply (nats) under the present `model`, without
+    dropout.
 
-    Call it where passes run as the training's: then they equal the policy's own before the first step. Of several
-    processes all call it, and all get all of them. check_stop: raises, between two batches, after a request to stop.
-    Raises TrainingFailed for a value that is not finite, IntegrityError for a cached file that was changed.
+    Call it in the same context as the training's passes, so that the values equal the policy's own before the first
+    step. With several processes, all must call it, and all get all values. check_stop: called between two batches;
+    raises after a stop request. Raises TrainingFailed for a value that is not finite, and IntegrityError for a cached
+    file that was changed.
     """
     wanted = {key_of(each): each for each in completions}
     path = job.references / f"{_identity(job, wanted)}.json"
@@ -222,7 +229,7 @@ def reference_log_probabilities(
     progress(f"computing reference log-probabilities of {len(wanted)} replies")
     countdown = Countdown(progress, "reference log-probabilities", len(wanted), "reply")
     rows = [EncodedRow(key, (each,)) for key, each in wanted.items()]
-    # Unpacked, every reply takes a pass of its own.
+    # Unpacked, every reply takes its own pass.
     batches = pack(rows, job.tuning.max_length) if job.tuning.packing else [[row] for row in rows]
     done = 0
 
@@ -264,7 +271,7 @@ def _identity(job: TrainingJob, wanted: dict[str, Completion]) -> str:
     held = job.sft.model_dump(mode="json", include={"adapter", "precision"})
     together = [job.tuning.packing, job.tuning.max_length]
     libraries = library_versions(REFERENCE_LIBRARIES)
-    # In bfloat16 the passes of a sharded model round in another way, and the policy's with them.
+    # In bfloat16 the passes of a sharded model round differently, for references and policy alike.
     sharded = job.devices.count > 1 and job.sft.precision == "bfloat16"
     rounding = [job.devices.sharding] if sharded else []
     return digest_of(

@@ -1,4 +1,4 @@
-"""The reward model: an adapter and a head, trained on preference pairs with the loss and the steps of TRL."""
+"""Train a reward model: an adapter and a head, trained on preference pairs with TRL's loss and steps."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -31,11 +31,11 @@ from sovereign_pipeline.training.sizing import Forward, estimate
 from sovereign_pipeline.training.trainer import Outcome, RowsMethod, conditions
 
 LARGEST_SHIFT = {"float32": 1e-3, "bfloat16": 0.1}
-"""Between the score that TRL learns from and the head on the end of turn, before the first step; logits."""
+"""Largest difference in logits, before the first step, between TRL's score and the head's score at the end of turn."""
 
 
 class RewardMethod(RowsMethod):
-    """A reward model on preference pairs, by TRL's RewardTrainer; it is then measured on held-out pairs."""
+    """A reward model trained on preference pairs by TRL's RewardTrainer, then measured on held-out pairs."""
 
     def read_data(self, tokenizer: Any) -> None:
         super().read_data(tokenizer)
@@ -52,7 +52,7 @@ class RewardMethod(RowsMethod):
 
     def check_memory(self) -> None:
         job, devices = self.job, self.job.devices.count
-        # No logits of a vocabulary: a score for each reply.
+        # There are no vocabulary logits, only one score for each reply.
         forward = Forward(tokens=self.plan.largest_forward.tokens, supervised=2 * job.tuning.batch_size)
         check_host(job.base_model, job.sft, devices, host_memory())
         available, device = available_memory()
@@ -136,7 +136,8 @@ class RewardMethod(RowsMethod):
         )
 
     def log(self) -> list[LoggedStep]:
-        """TRL's RewardTrainer has other names for accuracy and margin than its other trainers."""
+        """Return the log with common names. TRL's RewardTrainer names accuracy and margin differently from its other
+        trainers."""
         return [
             LoggedStep.from_history(
                 {**entry, "rewards/accuracies": entry["accuracy"], "rewards/margins": entry["margin"]}
@@ -146,7 +147,8 @@ class RewardMethod(RowsMethod):
         ]
 
     def _held_out_scores(self) -> list[PairScore]:
-        """If several processes share the model, each scores its share, and all get all scores."""
+        """Score the held-out pairs. If several processes share the model, each scores its share, and all get all
+        scores."""
         self.model.eval()
         if self.job.devices.count > 1:
             self.model.unshard()  # the head and all else outside the layers; no pass goes through the whole model
@@ -183,8 +185,8 @@ class RewardMethod(RowsMethod):
 def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, precision: str) -> None:
     """Check that TRL's padded pass scores the end of turn.
 
-    transformers scores the last token that is not the padding's. Where padding and end of turn are one token, as in
-    many chat models, that is the token before the end, and a reply that never ends scores like one that does.
+    transformers scores the last token that is not padding. If padding and end of turn are one token, as in many chat
+    models, the token before the end is scored. A reply that never ends then scores like one that does.
     """
     import torch
 
@@ -209,10 +211,10 @@ def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, pre
 
 
 def _load(job: TrainingJob) -> Any:
-    """The base with a new adapter and a new head, both in float32.
+    """Load the base with a new adapter and a new head, both in float32.
 
-    The head starts with a spread of 1/√(hidden + 1) (Huang et al. 2024, detail 2.1); a wider one scores at random with
-    confidence.
+    The head is initialised with a standard deviation of 1/√(hidden + 1) (Huang et al. 2024, detail 2.1). With a wider
+    one, random scores would look confident.
     """
     import torch
     from peft import get_peft_model
@@ -224,7 +226,7 @@ def _load(job: TrainingJob) -> Any:
             num_labels=1,
             dtype=getattr(torch, job.sft.precision),
             attn_implementation="sdpa",
-            # Several processes load to the CPU and are given their shards later.
+            # Several processes load to the CPU and get their shards later.
             device_map={"": 0} if torch.cuda.is_available() and job.devices.count == 1 else None,
         )
         config = lora_config(job.sft.model_copy(update={"dropout": 0.0}), base)
@@ -244,7 +246,7 @@ def _load(job: TrainingJob) -> Any:
 
 
 def _head(tensors: Iterable[tuple[str, Any]]) -> Any:
-    """The one among named tensors that is trained, [1, hidden]."""
+    """Return the trained head among named tensors, [1, hidden]."""
     return next(each for name, each in tensors if name.endswith("score.modules_to_save.default.weight"))
 
 
@@ -272,7 +274,7 @@ def _check_trainable(model: Any) -> int:
 
 
 def _padding(tokenizer: Any, job: TrainingJob) -> int:
-    """A token that ends no turn, so that the end of turn is never taken for padding."""
+    """Return a padding token that ends no turn, so that the end of turn is never treated as padding."""
     return next(token for token in range(len(tokenizer)) if token not in job.eos_ids)
 
 

@@ -1,6 +1,6 @@
-"""Supervised fine-tuning (SFT), and the batches and trainer on packed rows that preference methods extend.
+"""Train by supervised fine-tuning (SFT), with the batches and trainer on packed rows that preference methods extend.
 
-It imports torch and transformers at its top: import it inside functions.
+This module imports torch and transformers at its top, so import it inside functions.
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from sovereign_pipeline.training.trainer import RowsMethod
 
 
 class SftMethod(RowsMethod):
-    """The loss is the negative log-likelihood of each reply token, end of turn included."""
+    """Supervised fine-tuning. The loss is the negative log-likelihood of each reply token, end of turn included."""
 
     def build_trainer(self) -> Any:
         return PackedTrainer(self.job, self.model, Batches(self.job, self.plan), self.hooks)
 
 
 class Batches:
-    """Batches of a plan, as tensors for transformers' data loader. The unit's place in the plan decides everything."""
+    """Batches of a plan, as tensors for transformers' data loader. A unit's place in the plan determines its batch."""
 
     replies_of_a_row = 1
 
@@ -37,13 +37,14 @@ class Batches:
 
     @property
     def places(self) -> list[int]:
-        """Places of the units in the plan. Several devices get places beyond its end, so that all batches are equal."""
+        """Return the places of the units in the plan. With several devices there are extra places, so that all batches
+        are equal."""
         units = len(self.plan.units)
         missing = -units % self.plan.units_a_pass if self.job.devices.count > 1 else 0
         return list(range(units + missing))
 
     def collate(self, places: Sequence[int]) -> Batch:
-        """The tensors of these units; see `forward.packed`."""
+        """Return the tensors of these units; see `forward.packed`."""
         completions = [each for row in self.rows_at(places) for each in row.completions]
         return packed([*completions, *self.fillers(places)])
 
@@ -51,16 +52,16 @@ class Batches:
         return [row for place in places for unit in self.plan.units[place : place + 1] for row in unit]
 
     def fillers(self, places: Sequence[int]) -> list[Completion]:
-        """Rows without a supervised token, which stand in for places beyond the plan's end.
+        """Return rows without a supervised token, which fill places beyond the plan's end.
 
-        A model that is sharded over several devices takes as many passes on each.
+        A sharded model must run the same number of passes on each device.
         """
         beyond = sum(place >= len(self.plan.units) for place in places)
         return [Completion(list(self.job.eos_ids[:1]) * 2, [])] * (beyond * self.replies_of_a_row)
 
 
 class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
-    """A Trainer whose losses are computed on packed rows."""
+    """A Trainer that computes its losses on packed rows."""
 
     loss_is_scaled_for_ga = True  # by the number of tokens or replies in the whole step, in compute_loss
 
@@ -69,7 +70,7 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
     _step_items: Any
     """Number of tokens, pairs or replies that the step's loss is a mean over."""
     _noted: dict[str, list[float]]
-    """Figures for the log, each value of the step so far that this process has."""
+    """Metric -> values of the step so far in this process, for the log."""
 
     def __init__(self, job: TrainingJob, model: Any, batches: Batches, hooks: TrainerHooks) -> None:
         self.prepare(job, batches.plan)
@@ -85,11 +86,11 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
         self.add_hooks(hooks)
 
     def losses(self, model: Any, inputs: Batch) -> Any:
-        """One for each supervised token, [n]; none for fillers."""
+        """Return one loss for each supervised token, [n]; none for fillers."""
         return -token_log_probabilities(model, inputs, self.job.tuning.packing)
 
     def items_of(self, batch: Batch) -> int:
-        """Number of supervised tokens: the step's loss is a mean over them."""
+        """Return the number of supervised tokens, over which the step's loss is a mean."""
         return int((batch["labels"][0, 1:] >= 0).sum())
 
     def compute_loss(
@@ -98,7 +99,7 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
         losses = self.losses(model, inputs)
         self._step_total = self._step_total + losses.detach().sum().double().cpu()
         self._step_items = num_items_in_batch
-        # Gradients are averaged over the devices, and the loss is already a mean over what all of them hold.
+        # Gradients are averaged over the devices, and the loss is already a mean over all devices' items.
         return losses.sum() / num_items_in_batch * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -114,7 +115,7 @@ class PackedTrainer(GuardedTrainer, Trainer):  # type: ignore[misc]
         super().log(logs, start_time)
 
     def note(self, name: str, values: Any) -> None:
-        """Log the mean of these values, and of those of the step's other batches."""
+        """Add values to a metric. The log gets its mean over the step's batches."""
         self._noted.setdefault(name, []).extend(values.tolist())
 
     def _begin_step(self) -> None:

@@ -1,9 +1,9 @@
-"""Methods whose losses and passes are TRL's: ORPO, CPO and SimPO on pairs; RLOO and GRPO by reward.
+"""Train by methods whose losses and passes are TRL's: ORPO, CPO and SimPO on pairs; RLOO and GRPO by reward.
 
 TRL's trainers run on this package's token ids, plan, checkpoints and guards. For RLOO and GRPO, replies come from this
-package's sampler, whose draws have seeds of their own, so that a resumed training samples what an unbroken one would.
-TRL gets no text, since it prints a prompt and its reply where a reward abstains. This module imports torch, datasets
-and transformers at its top: import it inside functions.
+package's sampler. Each of its draws has its own seed, so that a resumed training samples the same replies as an
+uninterrupted one. TRL gets no text, because it prints a prompt and its reply if a reward abstains. This module imports
+torch, datasets and transformers at its top, so import it inside functions.
 """
 
 import importlib
@@ -47,14 +47,15 @@ _CLASSES = {
     "orpo": ("trl.experimental.orpo", "ORPOTrainer", "ORPOConfig"),
     "rloo": ("trl", "RLOOTrainer", "RLOOConfig"),
 }
-"""Module, trainer and argument class."""
+"""Trainer name -> module, trainer class and argument class."""
 REFERENCE = "ref"
-"""TRL's name for its frozen copy of the adapter."""
+"""Name that TRL gives its frozen copy of the adapter."""
 SHAPING: dict[str, dict[str, Any]] = {
     "rloo": {"normalize_advantages": False},
     "grpo": {"importance_sampling_level": "token", "loss_type": "dapo", "scale_rewards": "group"},
 }
-"""Arguments that shape the loss of one trainer: TRL's defaults, stated, so that a later TRL changes nothing unseen."""
+"""Arguments that shape the loss of each trainer. They are TRL's defaults, stated so that a later TRL cannot change them
+unnoticed."""
 OF_BOTH = (
     *("beta", "epsilon", "gradient_accumulation_steps", "mask_truncated_completions", "max_completion_length", "min_p"),
     *("num_generations", "num_iterations", "per_device_train_batch_size", "repetition_penalty", "steps_per_generation"),
@@ -63,7 +64,7 @@ OF_BOTH = (
 
 
 class TrlPairsMethod(RowsMethod):
-    """A preference method on pairs, by a trainer of TRL."""
+    """A preference method on pairs that uses a TRL trainer."""
 
     def build_trainer(self) -> Any:
         return trl_trainer(self.job, self.model, self.plan, self.tokenizer, self.hooks)
@@ -78,14 +79,14 @@ class TrlPairsMethod(RowsMethod):
 
 
 class TrlRewardMethod(RewardedMethod):
-    """RLOO or GRPO, by a trainer of TRL, which compare several replies to one prompt."""
+    """RLOO or GRPO by a TRL trainer. Both compare several replies to one prompt."""
 
     def add_reference(self, model: Any) -> TwoAdapters:
         self._row: Row = {}
-        """Figures of the present iteration's replies."""
+        """Metrics of the present iteration's replies."""
         self._rollouts: list[Rollout] = []
         self._stops = False
-        # TRL's head divides by the temperature, also where no reply was sampled at it.
+        # TRL's head divides by the temperature, even if no reply was sampled at it.
         self._own_forward = model.get_base_model().forward
         group = self._compared = self._rlhf.group
         rounds = Rounds(
@@ -144,7 +145,8 @@ class TrlRewardMethod(RewardedMethod):
 
 
 def _check_copy(adapters: TwoAdapters) -> None:
-    """Check that TRL's reference is a copy of the parent adapter: else the divergence is from something else."""
+    """Raise TrainingFailed unless TRL's reference is a copy of the parent adapter; the divergence would be from another
+    model."""
     tensors = dict(adapters.model.named_parameters())
     other = [
         name
@@ -169,18 +171,18 @@ class EncodedPairs(Dataset):  # type: ignore[misc]
 
 
 class TrlTrainer(GuardedTrainer):
-    """Additions to every trainer of TRL: the reference must not change, and nothing is sent to TRL's hub."""
+    """Additions to every TRL trainer: the reference must not change, and nothing is sent to TRL's hub."""
 
     reference: dict[str, Any]
-    """The frozen copy's tensors at the beginning; empty without one."""
+    """Tensors of the frozen copy at the beginning; empty if there is none."""
 
     def remember_reference(self: Any) -> None:
-        """Call it behind TRL's own `__init__`, which makes the copy."""
+        """Store the reference's tensors. Call it after TRL's own `__init__`, which makes the copy."""
         tensors = self.model.named_parameters()
         self.reference = {name: each.detach().cpu().clone() for name, each in tensors if ".ref." in name}
 
     def check_reference_kept(self: Any) -> None:
-        """Raise TrainingFailed when the frozen copy is no longer what the training started from."""
+        """Raise TrainingFailed if the frozen copy differs from the model that the training started from."""
         now = dict(self.model.named_parameters())
         moved = [name for name, before in self.reference.items() if not torch.equal(now[name].detach().cpu(), before)]
         if moved:
@@ -190,11 +192,11 @@ class TrlTrainer(GuardedTrainer):
             )
 
     def _send_telemetry(self) -> None:
-        """TRL reports each trainer that is made to its hub."""
+        """Send nothing. TRL would report each new trainer to its hub."""
 
 
 class TrlSteps(TrlTrainer):
-    """Mixin for a trainer of TRL that learns from rows; it precedes the trainer among the bases."""
+    """A mixin for a TRL trainer that learns from rows. It must precede the trainer among the bases."""
 
     _step_losses: list[float]
     """Losses of the step's batches so far."""
@@ -213,7 +215,7 @@ class TrlSteps(TrlTrainer):
 
     def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            # Of batches that are equal on all devices; see `plan.py`.
+            # A mean over batches, which have equal sizes on all devices; see `plan.py`.
             (total,) = add_up(self.job, [sum(self._step_losses)])
             expected = total / (len(self._step_losses) * self.job.devices.count)
             check_step(self.state.global_step, self.plan.steps, logs, expected)
@@ -222,7 +224,7 @@ class TrlSteps(TrlTrainer):
 
 
 def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks: TrainerHooks) -> Any:
-    """The trainer of a job, ready to train. Raises TrainingFailed for arguments that TRL refuses."""
+    """Build the trainer of a job, ready to train. Raises TrainingFailed for arguments that TRL rejects."""
     preference = job.preference
     assert preference is not None and preference.trainer is not None
     base, argument_class = _classes(preference.trainer)
@@ -251,7 +253,8 @@ def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks:
 
 @contextmanager
 def padding_kept(model: Any) -> Iterator[None]:
-    """While a trainer is made: TRL writes a padding token of its own into the model, which may be saved."""
+    """Restore the model's padding token afterwards. TRL writes its own into the model while a trainer is built, and the
+    model may be saved."""
     padding = model.config.get_text_config(), model.generation_config
     before = [each.pad_token_id for each in padding]
     yield
@@ -260,7 +263,7 @@ def padding_kept(model: Any) -> Iterator[None]:
 
 
 def trl_numerics(preference: Preference, arguments: Any) -> TrlNumerics:
-    """For the report: which trainer ran, and its arguments as they were in effect."""
+    """Return the trainer that ran and its effective arguments, for the report."""
     assert preference.trainer is not None
     module, name, _ = _CLASSES[preference.trainer]
     listed = TRAINERS[preference.trainer]
@@ -269,14 +272,14 @@ def trl_numerics(preference: Preference, arguments: Any) -> TrlNumerics:
 
 
 def _classes(name: str) -> tuple[Any, Any]:
-    """Trainer and argument class, from the installed TRL."""
+    """Import the trainer and argument class from the installed TRL."""
     module_name, trainer, arguments = _CLASSES[name]
     module = importlib.import_module(module_name)
     return getattr(module, trainer), getattr(module, arguments)
 
 
 def _given(preference: Preference) -> dict[str, Any]:
-    """The recipe's arguments as TRL's classes have them: lists, and DPO's losses always in one."""
+    """Convert the recipe's arguments for TRL's classes: lists, and DPO's losses always as a list."""
     given: dict[str, Any] = {
         name: list(value) if isinstance(value, tuple) else value for name, value in preference.arguments.items()
     }
@@ -286,7 +289,7 @@ def _given(preference: Preference) -> dict[str, Any]:
 
 
 def _dataset(job: TrainingJob, rows: Sequence[EncodedRow]) -> EncodedPairs:
-    """The rows in the order of the plan, in the columns that the trainer's collator reads."""
+    """Return the rows in the order of the plan, in the columns that the trainer's collator reads."""
     assert job.preference is not None
     apart = job.preference.trainer == "dpo"
     found: EncodedPairs = mapped(job, in_tables(_row(row, apart) for row in rows), EncodedPairs)
@@ -294,7 +297,7 @@ def _dataset(job: TrainingJob, rows: Sequence[EncodedRow]) -> EncodedPairs:
 
 
 def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
-    """apart: with prompt and replies apart; else each reply behind its prompt."""
+    """Return the row's columns. apart: keep prompt and replies separate; otherwise each reply follows its prompt."""
     chosen, rejected = row.completions
     if apart:
         return {
@@ -314,7 +317,7 @@ def _row(row: EncodedRow, apart: bool) -> dict[str, list[int]]:
 
 
 def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_reference: bool) -> None:
-    """Check that TRL holds what is trained in float32, and a frozen reference if there is to be one."""
+    """Check that TRL holds the trained tensors in float32, and a frozen reference if `has_reference`."""
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
     narrow = [name for name, each in trained.items() if each.dtype != torch.float32]
     if narrow or reference.keys() & trained.keys() or bool(reference) != has_reference:
@@ -327,39 +330,40 @@ def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_r
 
 @dataclass(frozen=True)
 class Rounds:
-    """Functions and prompts that a training passes to its trainer of TRL."""
+    """The prompts and callbacks that a training passes to its TRL trainer."""
 
     prompts: Sequence[Prompt]
-    """In the order of the training, each once for its group."""
+    """Prompts in the order of the training, each once for its group."""
     sample: Callable[[Sequence[Prompt], int], list[Rollout]]
-    """Replies of an iteration, counted from 0, one to each prompt that is given."""
+    """Function that samples the replies of an iteration (counted from 0), one for each given prompt."""
     reward: Callable[[Sequence[Prompt], Sequence[Rollout]], list[float | None]]
-    """The reward of each reply; None excludes a reply from learning. An exception ends the training."""
+    """Function that returns the reward of each reply. None excludes a reply from learning. An exception ends the
+    training."""
     ended: Callable[[dict[str, float]], tuple[bool, bool]]
-    """Called behind an iteration with its numbers: whether to save a checkpoint, and whether to end."""
+    """Function called after an iteration with its metrics. Returns whether to save a checkpoint and whether to end."""
     save: Callable[[Any], None]
-    """Write the training's own state into a checkpoint."""
+    """Function that writes the training's own state into a checkpoint."""
 
 
 @dataclass
 class _Iteration:
-    """Figures of the passes of one iteration; sums, so that means are over all tokens."""
+    """The metrics of one iteration's passes; sums, so that means are over all tokens."""
 
     divergence: float
     """KL(policy, reference) of a whole reply, mean of the batch, nats."""
     losses: list[float] = field(default_factory=list)
-    """One for each step."""
+    """Losses, one for each step."""
     outside: list[float] = field(default_factory=list)
     """Share of ratios outside the clip, for each pass."""
     tokens: float = 0.0
-    """Tokens of the first step's passes; the next three are of these passes too."""
+    """Number of tokens in the first step's passes. `gap`, `entropy` and `ratio_off` are of these passes too."""
     gap: float = 0.0
     entropy: float = 0.0
     ratio_off: float = 0.0
 
 
 class _RewardSteps(TrlTrainer):
-    """Mixin for RLOOTrainer and GRPOTrainer; it precedes them among the bases."""
+    """A mixin for RLOOTrainer and GRPOTrainer. It must precede them among the bases."""
 
     def __init__(self: Any, job: TrainingJob, rounds: Rounds, **named: Any) -> None:
         assert job.reward is not None
@@ -370,16 +374,16 @@ class _RewardSteps(TrlTrainer):
         self._rollouts: list[Rollout] = []
         self._seen: _Iteration | None = None
         self._before: dict[str, Any] = {}
-        """By adapter, the log-probabilities of an iteration's replies before anything is learned from them."""
+        """Adapter -> log-probabilities of an iteration's replies before the update."""
         self._pass: tuple[Any, Any] = (None, None)
-        """Log-probabilities and entropies of the pass that is learned from."""
+        """Log-probabilities and entropies of the present pass with gradient."""
         self._step_losses: list[float] = []
         super().__init__(reward_funcs=[self.reward], **named)  # type: ignore[call-arg]
         self.remember_reference()
 
     @property
     def iteration(self: Any) -> int:
-        """From 0."""
+        """Number of the iteration, from 0."""
         return int(self.state.global_step // self.steps_an_iteration)
 
     def _tokenize_prompts(self: Any, prompts: list[str]) -> Any:
@@ -395,7 +399,7 @@ class _RewardSteps(TrlTrainer):
         return super()._calculate_rewards(inputs, prompts, unsaid, completion_ids)  # type: ignore[misc]
 
     def reward(self: Any, **_: Any) -> list[float | None]:
-        """TRL's reward function."""
+        """Return the rewards, as TRL's reward function."""
         found: list[float | None] = self._rounds.reward(self._asked, self._rollouts)
         return found
 
@@ -411,7 +415,7 @@ class _RewardSteps(TrlTrainer):
         self._before = {}
         output = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         mask = output["completion_mask"]
-        # In the batch, so that they are put into TRL's order of the replies and divided with it.
+        # In the batch, so that TRL reorders and splits them together with the replies.
         output["sampled"] = sampled = _padded([each.log_probabilities for each in self._rollouts], mask)
         if POLICY in self._before:  # TRL makes no such pass where the policy cannot have moved
             output["before"] = self._before[POLICY]
@@ -435,7 +439,7 @@ class _RewardSteps(TrlTrainer):
         return clip_share(log[counted], before[counted], self._rlhf.clip)
 
     def _see_first_step(self: Any, log: Any, before: Any, sampled: Any, entropy: Any) -> None:
-        """Its passes are of the policy that sampled. Raises TrainingFailed where they are not."""
+        """Record the first step, whose passes are by the sampling policy. Raises TrainingFailed if they are not."""
         seen, precision = self._seen, self.job.sft.precision
         seen.tokens += len(log)
         seen.gap += float((log - sampled).abs().sum())
@@ -453,7 +457,7 @@ class _RewardSteps(TrlTrainer):
         super().log(logs, start_time)  # type: ignore[misc]
 
     def numbers(self: Any) -> dict[str, float]:
-        """Figures of the iteration that ended, for the training log."""
+        """Return the metrics of the finished iteration, for the training log."""
         seen = self._seen
         return {
             "loss": fmean(seen.losses),
@@ -465,7 +469,7 @@ class _RewardSteps(TrlTrainer):
         }
 
     def step_ended(self: Any) -> None:
-        """Before the step's losses are forgotten."""
+        """Record the step's loss. Called before the losses of its batches are cleared."""
         whole = sum(self._step_losses)
         self._seen.losses.append(whole if self.loss_is_scaled_for_ga else whole / len(self._step_losses))
 
@@ -478,7 +482,7 @@ class _RlooSteps(_RewardSteps):
         return self._sampled()
 
     def _share_outside(self, log: Any, before: Any, counted: Any) -> float:
-        """RLOO's ratio is that of a whole reply."""
+        """Return the share outside the clip. RLOO's ratio is over a whole reply."""
         return clip_share((log * counted).sum(1), (before * counted).sum(1), self._rlhf.clip)
 
 
@@ -488,7 +492,7 @@ class _GrpoSteps(_RewardSteps):
 
 
 class _Iterations(TrainerCallback):  # type: ignore[misc]
-    """Calls `Rounds.ended` after each iteration, and saves or stops as it returns."""
+    """A callback that calls `Rounds.ended` after each iteration, and saves or stops as it returns."""
 
     def __init__(self, trainer: Any, rounds: Rounds, iterations: int) -> None:
         self._trainer, self._rounds, self._iterations = trainer, rounds, iterations
@@ -510,7 +514,7 @@ class _Iterations(TrainerCallback):  # type: ignore[misc]
 
 
 def reward_trainer(job: TrainingJob, model: Any, tokenizer: Any, rounds: Rounds) -> Any:
-    """The trainer of a job, ready to train, with its reference on the model."""
+    """Build the trainer of a job, ready to train, with its reference on the model."""
     assert job.reward is not None
     rlhf = job.reward.rlhf
     base, argument_class = _classes(rlhf.algorithm)
@@ -560,7 +564,7 @@ def reward_trainer(job: TrainingJob, model: Any, tokenizer: Any, rounds: Rounds)
 
 
 def numerics(algorithm: str, arguments: Any) -> TrlNumerics:
-    """For the report: which trainer ran, and its arguments as they were in effect."""
+    """Return the trainer that ran and its effective arguments, for the report."""
     names = (*OF_BOTH, *SHAPING[algorithm], *OPTIMIZER_ARGUMENTS)
     shown = {name: getattr(arguments, name) for name in sorted(names)}
     return TrlNumerics(trainer=f"trl.{algorithm.upper()}Trainer", stability="stable", arguments=shown)

@@ -1,1 +1,1 @@
-"""Learning from a reward: prompts, rewards, sampling, the policy, and what PPO, RLOO and GRPO share."""
+"""Training by reward: prompts, rewards, sampling, the policy, and the common parts of PPO, RLOO and GRPO."""

@@ -1,7 +1,7 @@
-"""Guards on a reward before it is optimised, and on the policy while it learns.
+"""Guard a reward before it is optimised, and the policy while it learns.
 
-Replies that are plainly bad must score below those of the institution. While the policy learns, a guard raises
-TrainingFailed if the numbers cannot be right, or returns why the training should end.
+Replies that are plainly bad must score below the institution's. While the policy learns, a guard raises TrainingFailed
+if the numbers cannot be right, or returns the reason why the training should end.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,30 +14,33 @@ from sovereign_pipeline.training.rlhf.prompts import Prompt
 from sovereign_pipeline.training.rlhf.rewards import Rewards
 
 Row = Mapping[str, float]
-"""One iteration, as the training log has it."""
+"""Metrics of one iteration in the training log."""
 
 COMPARED = 24
-"""Replies of the institution that bad ones are compared with."""
+"""Number of the institution's replies that bad ones are compared with."""
 LEAST_ABOVE = 0.01
-"""By so much the institution's replies must score higher, mean of all."""
+"""Smallest difference by which the institution's replies must score higher, on average."""
 SAMPLED = 64
-"""Replies before the first step at most: as soon as two have different rewards, there is something to learn."""
+"""Maximum number of replies sampled before the first step. Two different rewards among them suffice for learning."""
 LEAST_SPREAD = 1e-6
 LARGEST_RATIO_OFF = {"float32": 1e-4, "bfloat16": 2e-2}
 LARGEST_SAMPLER_GAP = {"float32": 1e-3, "bfloat16": 0.1}
-"""Nats, mean over the tokens. The sampler's passes are padded and cached, the update's packed: rounding differs."""
+"""Largest mean gap per token between sampler and update, nats. The sampler's passes are padded and cached and the
+update's packed, so rounding differs."""
 FEW = 3
-"""Iterations over which a drift is measured, at the start and at the end."""
+"""Number of iterations at the start and at the end between which a drift is measured."""
 LENGTH_FACTOR = 3.0
 MORE_REPETITION, MORE_MISSING_ENDS = 0.25, 0.5
 GRAM = 4
 
 
 def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[[list[int]], str], tokens: int) -> None:
-    """Check that bad replies score below the institution's own. All are cut to the tokens that the policy may write.
+    """Check that bad replies score below the institution's own. All replies are truncated to the tokens that the policy
+    may write.
 
-    Empty; its first words repeated; its first sentence alone, which holds the formula; and two that are stuffed: with
-    the words that replies hold most often, and with the first sentences of other replies. Raises TrainingFailed.
+    Bad replies are: an empty one; repeated first words; the first sentence alone, which holds the opening formula; and
+    two that are stuffed, with the most frequent words of all replies or with the first sentences of other replies.
+    Raises TrainingFailed.
     """
     chosen = prompts[:: max(1, len(prompts) // COMPARED)][:COMPARED]
     texts = [text_of(prompt.response_ids[:tokens]) for prompt in chosen]
@@ -86,20 +89,20 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
 
 
 def differ(scores: Sequence[float | None]) -> bool:
-    """Whether there are two rewards among them."""
+    """Return whether the scores include two different rewards."""
     said = [score for score in scores if score is not None]
     return len(said) > 1 and pstdev(said) >= LEAST_SPREAD
 
 
 def groups(scores: Sequence[float | None], size: int) -> list[Sequence[float | None]]:
-    """The scores of each prompt's replies, of replies in the order of their prompts."""
+    """Split the scores into those of each prompt's replies. Replies must be in the order of their prompts."""
     return [scores[start : start + size] for start in range(0, len(scores), size)]
 
 
 def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> None:
-    """Check that sampled replies of the policy at the start do not all have one reward: nothing could be learned.
+    """Check that the starting policy's sampled replies do not all have one reward, because nothing could be learned.
 
-    compared: so many replies that follow one another are learned from by comparison, of one prompt or of all.
+    compared: number of consecutive replies that are compared in learning, from one prompt or from all.
     """
     if any(map(differ, groups(scores, compared))):
         return
@@ -128,7 +131,7 @@ def check_sampler(gap: float, precision: str, by_server: bool = False) -> None:
 
 
 def check_first_ratio(off: float, precision: str) -> None:
-    """Check that the policy is still the one that sampled the batch when the first step of an iteration begins."""
+    """Check that the policy is unchanged since it sampled the batch when an iteration's first step begins."""
     if not off <= LARGEST_RATIO_OFF[precision]:
         raise TrainingFailed(
             f"Before the first step of an iteration a ratio of probabilities is {off:.5f} off 1. The policy is not the "
@@ -138,7 +141,7 @@ def check_first_ratio(off: float, precision: str) -> None:
 
 
 def reason_to_stop(log: Sequence[Row], rlhf: Rlhf) -> str | None:
-    """Why the training should end after the last iteration of the log; None when it should go on."""
+    """Return the reason why the training should end after the last logged iteration; None if it should continue."""
     now = log[-1]
     if now["reward_spread"] < LEAST_SPREAD:
         return f"all replies of iteration {now['step']:.0f} have the same reward, {now['reward']:.3f}"
@@ -172,7 +175,8 @@ def _drift(log: Sequence[Row]) -> str | None:
 
 
 def _gold_fell(log: Sequence[Row], patience: int) -> str | None:
-    """Over-optimisation (Gao et al. 2022): what is optimised rises, and what is measured on held-out prompts falls."""
+    """Detect over-optimisation (Gao et al. 2022): the optimised reward rises while the reward on held-out prompts
+    falls."""
     measured = [row for row in log if "gold" in row]
     best = max(measured, key=lambda row: (row["gold"], -row["step"]), default=None)
     if best is None:
@@ -193,7 +197,7 @@ def _gold_fell(log: Sequence[Row], patience: int) -> str | None:
 
 
 def repetition(text: str) -> float:
-    """Share of the runs of four words that stood in the text before; 0 for a short one."""
+    """Return the share of 4-grams of words that occurred before in the text; 0 for a short text."""
     words = text.split()
     grams = [tuple(words[place : place + GRAM]) for place in range(len(words) - GRAM + 1)]
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
@@ -212,14 +216,14 @@ def _said(scores: Sequence[Any]) -> list[bool]:
 
 
 def _first_sentence(text: str) -> str:
-    """Up to the first line break, or full stop before a space, whichever comes first."""
+    """Return the text up to the first line break or the first full stop before a space, whichever comes first."""
     line = text.strip().split("\n")[0]
     end = line.find(". ")
     return line if end < 0 else line[: end + 1]
 
 
 def _frequent_words(texts: Sequence[str]) -> list[str]:
-    """The words that stand in most texts, the most frequent first, as many as the longest text has."""
+    """Return the words that occur in most texts, the most frequent first, as many as the longest text has."""
     counts: dict[str, int] = {}
     for text in texts:
         for word in dict.fromkeys(text.split()):

@@ -1,8 +1,9 @@
-"""The policy, its frozen reference and the value head: one base model with two adapters.
+"""Hold the policy, its frozen reference and the value head: one base model with two adapters.
 
 The reference is a copy of the adapter that training starts from. The value head is linear, on the policy's last hidden
-state, without gradient into it. Replies of one prompt share its tokens in a pass: each attends to the prompt and to
-itself, and its positions continue the prompt's. Where attention cannot do so, as on CUDA, each reply has its prompt.
+state, without gradient into it. Replies of one prompt share the prompt's tokens in a pass: each attends to the prompt
+and to itself, and its positions continue the prompt's. If attention does not support this, as on CUDA, each reply has
+its own copy of the prompt.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,26 +23,26 @@ class Pass:
     """The inputs of one pass through the model."""
 
     ids: Any
-    """[1, tokens]; so are the positions."""
+    """Token ids, [1, tokens]. `positions` has the same shape."""
     positions: Any
     places: Any
-    """Of the states that the replies' tokens follow from, [replies' tokens]; the last of a prompt once for each of its
-    replies."""
+    """Indices of the states that predict the replies' tokens, [replies' tokens]. A prompt's last state occurs once for
+    each of its replies."""
     targets: Any
-    """The replies' tokens, one reply after the other, [replies' tokens]."""
+    """Token ids of all replies, concatenated, [replies' tokens]."""
     attention: dict[str, Any]
     """Further arguments of the model's forward."""
 
 
 def can_share_prompts(model: Any, most_tokens: int) -> bool:
-    """Whether the model's attention takes rows that go on from others, at this length."""
+    """Return whether the model's attention supports rows that continue other rows, at this length."""
     from sovereign_pipeline.training.forward import row_lengths
 
     return bool(row_lengths(model, [most_tokens]))
 
 
 def tokens_in_passes(completions: Sequence[Completion], most: int, shares_prompts: bool) -> list[list[Completion]]:
-    """The completions in their order, in parts of at most so many tokens; a longer one is a part of its own."""
+    """Split the completions, in order, into parts of at most `most` tokens. A longer completion is its own part."""
     found: list[list[Completion]] = []
     tokens = 0
     for each in completions:
@@ -57,7 +58,7 @@ def tokens_in_passes(completions: Sequence[Completion], most: int, shares_prompt
 
 
 def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: bool) -> Pass:
-    """The completions side by side. A reply must not be empty."""
+    """Build one pass of the completions, concatenated. No reply may be empty."""
     import torch
 
     from sovereign_pipeline.training.forward import row_lengths
@@ -77,7 +78,7 @@ def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: b
             prompt_end = len(ids)
             lengths.append(len(prompt))
             goes_on_from.append(None)
-        # The first token follows from the prompt's last state, each other from the state of the one before it.
+        # The prompt's last state predicts the first token, and each token's state the next one.
         places += [prompt_end - 1, *range(len(ids), len(ids) + len(each.reply_ids) - 1)]
         ids += each.reply_ids
         positions += range(len(each.prompt_ids), len(each))
@@ -97,17 +98,18 @@ def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: b
 
 
 POLICY, REFERENCE = "default", "reference"
-"""Names of the two adapters in PEFT; its own name for an only adapter is `default`."""
+"""Names of the two adapters in PEFT; PEFT names a single adapter `default`."""
 ENTROPIES_AT_ONCE = 128
-"""Tokens: their distributions over the vocabulary need three times the memory of their logits."""
+"""Number of tokens whose entropies are computed at once. Their distributions over the vocabulary need three times the
+memory of their logits."""
 
 
 @dataclass(frozen=True)
 class TokenNumbers:
-    """Figures of each token of some replies, one reply after the other; float32, [tokens]."""
+    """The figures of the replies' tokens, concatenated over replies; float32, [tokens]."""
 
     log_probabilities: Any
-    """Nats, at the temperature of the sampling."""
+    """Log-probabilities in nats, at the sampling temperature."""
     entropies: Any
     """Entropy of the whole distribution, nats; without gradient."""
     values: Any
@@ -121,25 +123,25 @@ class TokenNumbers:
 
 
 class TwoAdapters:
-    """A model with the adapter that is trained, and beside it the frozen copy of what it was at the start."""
+    """A model with the adapter that is trained, and a frozen copy of its initial state."""
 
     shares_prompts = False
-    """Whether replies of one prompt go through the model behind one copy of it."""
+    """True if replies of one prompt share a single copy of it in a pass."""
 
     def __init__(self, model: Any, precision: str, reference: str = REFERENCE) -> None:
-        """reference: the copy's name in PEFT. It may be put on the model later."""
+        """Wrap the model. reference: the copy's name in PEFT. The copy may be added to the model later."""
         self.model = model
         self.reference = reference
         self._precision = precision
 
     @property
     def adapter(self) -> dict[str, Any]:
-        """Name -> parameter of what is trained."""
+        """Name -> parameter of the trained adapter."""
         return {name: each for name, each in self.model.named_parameters() if f".{POLICY}." in name}
 
     @contextmanager
     def running(self, adapter: str = POLICY) -> Iterator[Any]:
-        """The model with this adapter, in the training's precision."""
+        """Yield the model with this adapter active, in the training's precision."""
         if adapter != POLICY:
             self._switch_to(adapter)
         try:
@@ -150,11 +152,11 @@ class TwoAdapters:
                 self._switch_to(POLICY)
 
     def write_adapter(self, directory: Path) -> None:
-        """Write the policy's adapter as an ordinary PEFT directory, as it is now."""
+        """Write the policy's present adapter as a PEFT directory."""
         self.model.save_pretrained(str(directory), selected_adapters=[POLICY], save_embedding_layers=False)
 
     def alone(self) -> Any:
-        """The model with the policy's adapter alone, to be saved."""
+        """Return the model with the policy's adapter alone, for saving."""
         for name in [*self.model.peft_config]:
             if name != POLICY:
                 self.model.delete_adapter(name)
@@ -168,10 +170,11 @@ class TwoAdapters:
 
 
 class Policy(TwoAdapters):
-    """A model with both adapters, and the value head, which is no part of what is kept."""
+    """A model with both adapters, and the value head, which is not saved in the result."""
 
     def __init__(self, model: Any, job: TrainingJob, temperature: float) -> None:
-        """model: as `load_trainable` gives it, with the parent adapter as the one that is trained."""
+        """Add reference and value head. model: as `load_trainable` returns it, with the parent adapter as the trained
+        one."""
         import torch
 
         assert job.parent_adapter is not None and job.reward is not None
@@ -193,17 +196,17 @@ class Policy(TwoAdapters):
         torch.nn.init.zeros_(self.value_head.bias)
 
     def passes(self, completions: Sequence[Completion]) -> list[list[Completion]]:
-        """The completions in their order, in parts that go through the model at once, without padding."""
+        """Split the completions, in order, into parts that go through the model at once, without padding."""
         most = self._most_tokens if self._together else 0
         return tokens_in_passes(completions, most, self.shares_prompts)
 
     def numbers(self, completions: Sequence[Completion]) -> TokenNumbers:
-        """The policy's figures, with gradient, in one pass: at most what `passes` puts together."""
+        """Compute the policy's figures, with gradient, in one pass. Pass at most one part of `passes`."""
         with self.running():
             return self._numbers(completions, with_values=True)
 
     def numbers_without_gradient(self, completions: Sequence[Completion], adapter: str = POLICY) -> TokenNumbers:
-        """Figures of the policy or the reference, pass by pass."""
+        """Compute figures of the policy or the reference, pass by pass."""
         import torch
 
         with torch.no_grad(), self.running(adapter):
@@ -215,7 +218,7 @@ class Policy(TwoAdapters):
         each = one_pass(completions, self.model, shares_prompts=self.shares_prompts)
         targets = each.targets.to(self.model.device)
         seen: list[Any] = []
-        # The head sees exactly the states before the replies' tokens: with them the values need no pass of their own.
+        # The head reads exactly the states before the replies' tokens, so the values need no pass of their own.
         hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
             logits = self.model(
@@ -240,6 +243,6 @@ class Policy(TwoAdapters):
 
 
 def _entropies(logits: Any) -> Any:
-    """Entropy of each token's distribution, nats; [tokens] from [tokens, vocabulary]."""
+    """Return the entropy of each token's distribution, nats; [tokens] from [tokens, vocabulary]."""
     logs = logits.log_softmax(-1)
     return -(logs.exp() * logs).sum(-1)

@@ -1,10 +1,9 @@
-"""The equations of proximal policy optimisation on replies, as pure functions on tensors.
+"""Implement the equations of proximal policy optimisation on replies, as pure functions on tensors.
 
 Sources, by the names used below: "PPO" is Schulman et al. 2017 (arXiv 1707.06347), "GAE" Schulman et al. 2015 (arXiv
 1506.02438), "Ziegler" Ziegler et al. 2019 (arXiv 1909.08593), "InstructGPT" Ouyang et al. 2022 (arXiv 2203.02155), "N"
-"The N Implementation Details of RLHF with PPO" (Huang et al. 2023, and 2024 as arXiv 2403.17031). A token is an action,
-and the state before it is the prompt with the reply so far. Vectors are over the tokens of one reply, or of a batch, as
-stated.
+"The N Implementation Details of RLHF with PPO" (Huang et al. 2023, and 2024 as arXiv 2403.17031). An action is a token,
+and its state is the prompt with the reply so far. Vectors are over the tokens of one reply, or of a batch, as stated.
 """
 
 from dataclasses import dataclass
@@ -12,10 +11,10 @@ from typing import Any
 
 
 def token_rewards(score: float, log_policy: Any, log_reference: Any, coefficient: float) -> Any:
-    """Reward of each token of one reply: −β (log π − log π_ref), and the reply's score at its last token.
+    """Return the reward of each token of one reply: −β (log π − log π_ref), plus the reply's score at its last token.
 
     Ziegler, equation 2, and InstructGPT, equation 2; N, "per-token KL penalty". The estimate log π − log π_ref of the
-    divergence is k1 of Schulman's note on approximating it: without bias, as the tokens are sampled from π.
+    divergence is k1 in Schulman's note on approximating KL. It is unbiased, because the tokens are sampled from π.
     """
     rewards = -coefficient * (log_policy - log_reference)
     rewards[-1] += score
@@ -23,7 +22,7 @@ def token_rewards(score: float, log_policy: Any, log_reference: Any, coefficient
 
 
 def advantages(rewards: Any, values: Any, discount: float, trace: float) -> Any:
-    """Generalised advantage estimates of one reply's tokens.
+    """Return generalised advantage estimates of one reply's tokens.
 
     GAE, equations 12 and 16: δ_t = r_t + γ V_{t+1} − V_t and A_t = δ_t + γ λ A_{t+1}. The reply ends with its last
     token, so the value after it is zero. values: of the state before each token.
@@ -41,14 +40,14 @@ def advantages(rewards: Any, values: Any, discount: float, trace: float) -> Any:
 
 
 def whitened(values: Any) -> Any:
-    """The batch's values with mean 0 and variance 1 (N, "advantage whitening"); rewards are never whitened."""
+    """Normalise the batch's values to mean 0 and variance 1 (N, "advantage whitening"). Rewards are never whitened."""
     return (values - values.mean()) / (values.var(unbiased=False) + 1e-8).sqrt()
 
 
 def policy_losses(log_policy: Any, log_before: Any, advantage: Any, clip: float) -> Any:
-    """−L^CLIP of each token: PPO, equation 7, with r = exp(log π − log π_old).
+    """Return −L^CLIP of each token: PPO, equation 7, with r = exp(log π − log π_old).
 
-    The larger of the two losses, so that clipping never makes a bad change look better.
+    It is the larger of the clipped and the unclipped loss, so that clipping never makes a bad change look better.
     """
     import torch
 
@@ -57,16 +56,19 @@ def policy_losses(log_policy: Any, log_before: Any, advantage: Any, clip: float)
 
 
 def mismatch_weights(log_before: Any, log_sampled: Any, cap: float) -> Any:
-    """min(π_old / μ, cap) of each token: μ drew it, and π_old is the policy as the update computes it.
+    """Return min(π_old / μ, cap) for each token. μ is the sampling distribution, and π_old the policy as the update
+    computes it.
 
-    Truncated importance sampling (Ionides 2008): an engine that rounds otherwise draws from a slightly other
-    distribution than the one that the ratio starts from. They weigh the surrogate, and have no gradient.
+    This is truncated importance sampling (Ionides 2008): an engine that rounds differently samples from a slightly
+    different distribution than the one in the ratio's denominator. The weights multiply the surrogate and have no
+    gradient.
     """
     return (log_before - log_sampled).exp().clamp(max=cap)
 
 
 def value_losses(value: Any, value_before: Any, value_target: Any, clip: float) -> Any:
-    """Half the squared error of each token's value, clipped around the value before (N, "value function clipping")."""
+    """Return half the squared error of each token's value, clipped around the earlier value (N, "value function
+    clipping")."""
     import torch
 
     near = value_before + (value - value_before).clamp(-clip, clip)
@@ -74,22 +76,23 @@ def value_losses(value: Any, value_before: Any, value_target: Any, clip: float) 
 
 
 def clip_share(log_policy: Any, log_before: Any, clip: float) -> float:
-    """Share of the tokens whose ratio lies outside 1 ± ε (N, "clipfrac")."""
+    """Return the share of tokens whose ratio lies outside 1 ± ε (N, "clipfrac")."""
     return float((((log_policy - log_before).exp() - 1).abs() > clip).float().mean())
 
 
 @dataclass(frozen=True)
 class KlController:
-    """β, steered so that the divergence of whole replies comes near a target (Ziegler, section 2.2)."""
+    """A controller that adjusts β so that the divergence of whole replies approaches a target (Ziegler, section
+    2.2)."""
 
     coefficient: float
     target: float | None
-    """Nats of a reply; None: β stays."""
+    """Target divergence in nats per reply; None keeps β constant."""
     horizon: int
-    """Replies."""
+    """Horizon of the adjustment, in replies."""
 
     def after(self, divergence: float, replies: int) -> "KlController":
-        """β · (1 + clip(KL / target − 1, ±0.2) · n / horizon), for a divergence that was measured on n replies."""
+        """Return β · (1 + clip(KL / target − 1, ±0.2) · n / horizon), for a divergence measured on n replies."""
         if self.target is None:
             return self
         error = min(max(divergence / self.target - 1, -0.2), 0.2)

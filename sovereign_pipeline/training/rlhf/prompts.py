@@ -20,14 +20,14 @@ from sovereign_pipeline.training.rows import IDS_IN_A_MESSAGE, encode_label
 
 
 class PromptRow(Frozen):
-    """One line of a file of prompts."""
+    """One line of a prompts file."""
 
     id: str
     case: str
     prompt: str
-    """The whole user message."""
+    """Whole user message."""
     response: str
-    """The reply that the institution sent. It is never learned from here; guards and tools compare with it."""
+    """Reply that the institution sent. The policy never learns from it; guards and tools compare with it."""
     columns: dict[str, str]
     """Columns of its document, for the tools that judge replies."""
 
@@ -42,14 +42,14 @@ class Prompt:
     """Token ids of the institution's reply, its end of turn included."""
 
     def answered(self, text: str, ids: Sequence[int] | None) -> Reply:
-        """A reply to it, to be judged. ids: see `Reply`."""
+        """Return a reply to this prompt, to be judged. ids: see `Reply`."""
         return Reply(self.row.prompt, text, self.row.columns, None if ids is None else tuple(ids))
 
 
 def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> None:
-    """The prompts of the training dataset's rows, canaries left out: nobody sends theirs.
+    """Write the prompts of the training dataset's rows, without canaries, whose prompts nobody sends.
 
-    Raises IntegrityError for a row that is no document of the split's training side.
+    Raises IntegrityError for a row that is not a document of the split's training side.
     """
     documents = {document.id: document for document in read_documents(split.file(TRAIN))}
 
@@ -69,7 +69,7 @@ def write_training_prompts(path: Path, dataset: Artifact, split: Artifact) -> No
 
 
 def write_held_out_prompts(path: Path, split: Artifact, instruction: str, at_most: int, seed: int) -> None:
-    """So many prompts of the held-out side, chosen by seed; those of pairs and labels are left out."""
+    """Write up to `at_most` prompts of the held-out side, chosen by seed. Prompts of pairs and labels are skipped."""
     documents = [document for document in read_documents(split.file(HELD_OUT)) if not document.is_preference]
     random.Random(f"{seed}/held-out prompts").shuffle(documents)
 
@@ -97,7 +97,7 @@ def _row(document: Document, message: str, response: str) -> PromptRow:
 def read_prompts(
     path: Path, tokenizer: Any, eos_ids: Sequence[int], most_tokens: int
 ) -> tuple[list[Prompt], list[str]]:
-    """The prompts of at most so many tokens, and the ids of the others."""
+    """Return the prompts of at most `most_tokens` tokens, and the ids of the others."""
     kept: list[Prompt] = []
     cut: list[str] = []
     for content in read_jsonl(path):
@@ -113,13 +113,13 @@ def read_prompts(
 
 @dataclass(frozen=True)
 class PromptSets:
-    """All prompts of a training."""
+    """The prompts of a training, in three sets."""
 
     training: list[Prompt]
     watched: list[Prompt]
-    """Held out; measured while the policy learns."""
+    """Held-out prompts that are measured while the policy learns."""
     compared: list[Prompt]
-    """Held out; measured at start and end alone."""
+    """Held-out prompts that are measured at start and end alone."""
     cut: tuple[str, ...]
     """Ids of prompts that leave no room for a reply."""
 
@@ -147,8 +147,8 @@ def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
 
 
 def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Two halves without a case file in common: what is measured while the policy learns, and at start and end
-    alone."""
+    """Split the prompts into two halves without a common case file: one measured while the policy learns, one at start
+    and end alone."""
     cases: dict[str, list[Prompt]] = {}
     for prompt in held_out:
         cases.setdefault(prompt.row.case, []).append(prompt)
@@ -160,9 +160,10 @@ def halves(held_out: Sequence[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
 
 
 def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, seed: int) -> list[list[Prompt]]:
-    """The prompts of each iteration: every prompt once before any comes again, each round in an order of its own.
+    """Return the prompts of each iteration. Every prompt occurs once before any is repeated, and each round has its own
+    order.
 
-    Raises TrainingFailed when there are too few for one iteration.
+    Raises TrainingFailed if there are too few for one iteration.
     """
     if len(prompts) < a_time:
         raise TrainingFailed(

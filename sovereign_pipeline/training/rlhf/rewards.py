@@ -1,10 +1,10 @@
-"""The reward of a reply: tools in the sandbox, commands, the line's reward model, and their weighted mean.
+"""Compute the reward of a reply: tools in the sandbox, commands, the line's reward model, and their weighted mean.
 
-A tool that fails or is too slow is an error, never a low reward: the policy would learn whatever made it fail. A reward
-model's raw score is in logits, and only differences between replies to one prompt have a meaning (Bradley and Terry
-1952). So a reply is compared with the institution's reply to the same prompt; the sigmoid of the difference is the
-probability that the model prefers it. It is flat where a reply is far better than the institution's already, where a
-reward model is least reliable (Fu et al. 2025, arXiv 2502.18770).
+A tool that fails or is too slow is an error, never a low reward, because the policy would then learn from the
+tool's faults. A reward model's raw score is in logits, and only differences between replies to one prompt have a
+meaning (Bradley and Terry 1952). A reply is therefore compared with the institution's reply to the same prompt. The
+sigmoid of the difference is the probability that the model prefers it. The sigmoid is flat for replies far better than
+the institution's, where a reward model is least reliable (Fu et al. 2025, arXiv 2502.18770).
 """
 
 import json
@@ -37,16 +37,16 @@ from sovereign_pipeline.training.reward_model import HEAD, Scorer, read_head, sc
 from sovereign_pipeline.training.rows import Completion, encode_label
 
 LARGEST = 64 << 20
-"""Bytes of a command with its files: they are handed to each run."""
+"""Maximum size in bytes of a command with its files, which are copied into each run."""
 SCORE = re.compile(rb"(null)|(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
-"""Null, or a number of JSON that is not negative."""
+"""Pattern of a score: null, or a JSON number that is not negative."""
 CORRECT = "Correct the tool, or have it write null for what it cannot judge. A failure never counts as a low reward."
 
 
 def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
-    """Path -> SHA-256 of what the command needs of this machine: its interpreter, and what it uses.
+    """Return path -> SHA-256 of the machine's files that the command needs: its interpreter, and the recipe's `uses`.
 
-    Shared libraries are not part of it. Raises InputError for a path that is not there or may not be shown.
+    Shared libraries are excluded. Raises InputError for a path that is missing or may not be visible to a command.
     """
     interpreter = interpreter_of(str(tool.program), program)
     paths = [*([interpreter] if interpreter is not None else []), *tool.uses]
@@ -54,7 +54,7 @@ def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """Digest of a file, or of all files below a directory except packages, which the sandbox covers."""
+    """Return the digest of a file, or of all files below a directory except packages, which the sandbox covers."""
     assert_may_be_shown(path)
     try:
         if not path.is_dir():
@@ -75,12 +75,13 @@ def _digest(path: Path) -> str:
 
 
 class CommandTool:
-    """A command, ready to be run."""
+    """A command, ready to run."""
 
     def __init__(self, tool: Tool, files: Mapping[str, bytes], code: Mapping[str, str]) -> None:
-        """files: name -> content of command and files. code: path -> digest, as `code_digests` gives it.
+        """Prepare the command. files: name -> content of command and files. code: path -> digest, as `code_digests`
+        returns it.
 
-        Raises IntegrityError when this machine's parts are not those of `code`, InputError for a part that is missing.
+        Raises IntegrityError if this machine's files differ from `code`, and InputError if one is missing.
         """
         assert tool.command is not None
         program = files[tool.program.name]
@@ -90,14 +91,14 @@ class CommandTool:
             )
         self._tool = tool
         self.machine = self._machine(program, code)
-        """Path -> SHA-256 of what it needs of this machine."""
+        """Path -> SHA-256 of the machine's files that it needs."""
         self._command = [in_tool(tool.program.name), *tool.command[1:]]
         self._files = files
         self._shown = parts_of(tool.program.name, program, tool.uses)
 
     def run(self, rows: Sequence[Mapping[str, str]], limits: Limits) -> CommandEnd:
-        """Give it the rows, each a line of JSON. Raises SandboxUnavailable, and IntegrityError when this machine's
-        parts are no longer what they were: a training takes hours, and a package may be upgraded meanwhile."""
+        """Run the command on the rows, one JSON line each. Raises SandboxUnavailable, and IntegrityError if the
+        machine's files changed: a training takes hours, and a package may be upgraded meanwhile."""
         lines = (json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
         given = "".join(lines).encode(errors="replace").decode()
         end = run_command(self._command, self._files, self._shown, given, limits)
@@ -117,9 +118,10 @@ class CommandTool:
 
 
 def scores_in(end: CommandEnd, replies: int, limits: Limits, place: str) -> list[float | None]:
-    """The numbers that a command wrote, a line for each reply.
+    """Parse the scores that a command wrote, one line for each reply.
 
-    Raises TrainingFailed for any other end and any other line, and quotes none of them: they may hold replies.
+    Raises TrainingFailed for any other output or a failed run. Its message quotes no line, because output may hold
+    replies.
     """
     if end.status != 0:
         raise TrainingFailed(f"{place}: it {_how(end.status)}.", CORRECT)
@@ -151,26 +153,26 @@ def _how(status: int | None) -> str:
 
 
 CLOCK_FACTOR = 3
-"""Times the processor's seconds: so long by the clock that a busy machine does not decide."""
+"""Factor from the CPU time limit to the wall clock limit. It is generous, so that a busy machine does not decide."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """A reply that is to be judged."""
+    """A reply to be judged."""
 
     prompt: str
-    """The whole user message."""
+    """Whole user message."""
     text: str
     columns: Mapping[str, str]
-    """Columns of its document; a tool gets those that it names."""
+    """Columns of its document. A tool gets the columns that it names."""
     ids: tuple[int, ...] | None = None
-    """Token ids as the policy wrote them, the end of turn included where it has one. None: a text that nobody sampled,
-    which is a whole reply."""
+    """Token ids as sampled from the policy, including the end of turn if there is one. None for a text that was not
+    sampled, which counts as a whole reply."""
 
 
 def code_digests(data: Path, rlhf: Rlhf) -> dict[str, str]:
-    """Path as in the recipe -> SHA-256, of every program and file of the section's tools, and of what commands need of
-    this machine. Raises InputError for what is not there or cannot be run."""
+    """Return path in the recipe -> SHA-256 for every program and file of the section's tools, and for the machine's
+    files that commands need. Raises InputError for a file that is missing or cannot be run."""
     found: dict[str, str] = {}
     for path in _named(rlhf):
         file = data / path
@@ -188,7 +190,7 @@ def _named(rlhf: Rlhf) -> list[Path]:
 
 
 def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
-    """Copy every program and file under its SHA-256, for the trainer alone; returns `code_digests` of the copies."""
+    """Copy every program and file under its SHA-256, for the trainer alone. Returns `code_digests` of the copies."""
     directory.mkdir()
     found = code_digests(data, rlhf)
     for path in _named(rlhf):
@@ -199,14 +201,13 @@ def copy_code(data: Path, rlhf: Rlhf, directory: Path) -> dict[str, str]:
 
 
 class ScoreCache:
-    """Scores by the digest of everything that decides them: a file of lines, each with its own digest.
+    """A file of scores, keyed by the digest of everything that decides them. Each line has its own digest.
 
-    An interrupted training reads what was scored already. A torn last line, of a process that was killed, is left
-    out.
+    A resumed training reads the scores that exist. An incomplete last line of a killed process is skipped.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises IntegrityError for a line that was changed."""
+        """Read the file. Raises IntegrityError for a changed line."""
         self._path = path
         self._scores: dict[str, float | None] = {}
         lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
@@ -243,12 +244,13 @@ class ScoreCache:
 
 
 class ToolRunner:
-    """One tool, ready to judge."""
+    """A tool, ready to judge."""
 
     def __init__(self, name: str, tool: Tool, code: Mapping[str, str], directory: Path, cache: Path) -> None:
-        """name: of the part of the reward. code, directory: see `copy_code`. cache: directory of the cached scores.
+        """Prepare the tool. name: name of the part of the reward. code, directory: see `copy_code`. cache: directory of
+        the cached scores.
 
-        Raises IntegrityError when a copy, or what a command needs of this machine, is not what the job states.
+        Raises IntegrityError if a copy, or a file of the machine that a command needs, differs from the job.
         """
         self.name = name
         self._tool = tool
@@ -266,13 +268,14 @@ class ToolRunner:
             self._command = CommandTool(tool, {path.name: _read(directory, code, path) for path in tool.named}, code)
             identity |= {"command": tool.command, "machine": self._command.machine}
         self.identity = digest_of(identity)
-        """Digest of what decides its scores, but the replies."""
+        """Digest of everything except the replies that decides its scores."""
         self._cache = ScoreCache(cache / f"{self.identity}.jsonl")
 
     def scores(self, replies: Sequence[Reply]) -> list[float | None]:
-        """Score each reply from 0 to 1, or None if the tool abstains: from the cache, or by one run of the tool.
+        """Score each reply from 0 to 1, or None if the tool abstains. Scores come from the cache, or from one run of
+        the tool.
 
-        Raises TrainingFailed when the tool fails, takes too long or returns anything else; SandboxUnavailable when this
+        Raises TrainingFailed if the tool fails, takes too long or returns anything else, and SandboxUnavailable if this
         machine cannot run it.
         """
         rows = [self._row(reply) for reply in replies]
@@ -299,7 +302,8 @@ class ToolRunner:
             if end.ending == "timeout":
                 raise self._too_slow(place)
             return scores_in(end, len(rows), limits, place)
-        # A function of two arguments is called by one of one, since the sandbox hands over one value.
+        # A function of two arguments is wrapped into one of a single argument, because the sandbox passes a single
+        # value.
         program, function, argument = self._program, self._tool.function, rows
         handed: Any = argument
         if self._files:
@@ -348,7 +352,7 @@ def _read(directory: Path, code: Mapping[str, str], path: Path) -> bytes:
 
 
 REWARD = "reward"
-"""Name of the adapter in PEFT."""
+"""Name of the reward model's adapter in PEFT."""
 
 
 @dataclass(frozen=True)
@@ -356,23 +360,24 @@ class Preferred:
     """A reward model's judgement of a reply."""
 
     probability: float
-    """Probability that it prefers the reply to the institution's own, from 0 to 1."""
+    """Probability that the model prefers the reply to the institution's own, from 0 to 1."""
     raw: float
-    """Score of the reply, logits."""
+    """Raw score of the reply, logits."""
 
 
 class RewardAdapter:
     """A reward model, ready to judge."""
 
     def __init__(self, model: Any, tokenizer: Any, job: TrainingJob) -> None:
-        """model: with the policy's adapter in PEFT, on the base that the reward model was trained on.
+        """Add the reward model. model: in PEFT with the policy's adapter, on the base that the reward model was trained
+        on.
 
-        Raises IntegrityError when its tensors do not fit.
+        Raises IntegrityError if its tensors do not fit.
         """
         assert job.reward is not None and job.reward.reward_model is not None
         given = job.reward.reward_model
         self.identity = given.digest
-        """Digest of what decides its scores, but the replies."""
+        """Digest of everything except the replies that decides its scores."""
         self._model, self._tokenizer, self._eos_ids = model, tokenizer, job.eos_ids
         self._most_tokens = job.reward.rlhf.max_new_tokens
         with _as_it_was(model):
@@ -392,7 +397,7 @@ class RewardAdapter:
         return [Preferred(_sigmoid(raw - of_own), raw) for raw, of_own in pairs]
 
     def _scores(self, completions: Sequence[Completion]) -> list[float]:
-        """Raw scores, cached by token ids."""
+        """Return raw scores, cached by token ids."""
         keys = [digest_of([self.identity, each.ids]) for each in completions]
         unknown = {key: each for key, each in zip(keys, completions, strict=True) if key not in self._cache}
         if unknown:
@@ -410,9 +415,10 @@ class RewardAdapter:
         return [cast(float, self._cache[key]) for key in keys]
 
     def _given(self, reply: Reply) -> Completion:
-        """With its end of turn where it has one: what was sampled is scored as it is, any other text as a whole reply.
+        """Return the reply as a completion. A sampled reply is scored as it is, and any other text as a whole reply
+        with an end of turn.
 
-        No text is longer than the policy may write.
+        Texts are truncated to the number of tokens that the policy may write.
         """
         prompt = self._institutions(reply).prompt_ids
         if reply.ids is not None:
@@ -420,14 +426,14 @@ class RewardAdapter:
         return self._cut(self._encoded(reply.prompt, reply.text))
 
     def _institutions(self, reply: Reply) -> Completion:
-        """The reply that the institution sent to the same prompt."""
+        """Return the institution's reply to the same prompt."""
         key = reply.prompt, reply.columns["response"]
         if key not in self._own:
             self._own[key] = self._cut(self._encoded(*key))
         return self._own[key]
 
     def _encoded(self, prompt: str, text: str) -> Completion:
-        """As the trainer of reward models encodes the replies of a pair."""
+        """Encode a text as in the training of reward models."""
         row = LabelRow(id="of a reward", prompt=prompt, completion=text, label=True)
         return encode_label(self._tokenizer, row, self._eos_ids).completions[0]
 
@@ -436,7 +442,8 @@ class RewardAdapter:
 
 
 def _load(model: Any, given: RewardModelGiven) -> None:
-    """Put the adapter beside the others. PEFT would warn of a tensor that fits nowhere, and continue."""
+    """Add the reward model's adapter beside the others. Raises IntegrityError for a tensor that fits nowhere, where
+    PEFT would only warn."""
     model.add_adapter(REWARD, scoring_config(given.directory))
     result = model.load_adapter(str(given.directory), adapter_name=REWARD, is_trainable=False)
     strange = [name for name in result.unexpected_keys if not name.endswith(HEAD.removeprefix("base_model.model."))]
@@ -450,7 +457,7 @@ def _load(model: Any, given: RewardModelGiven) -> None:
 
 @contextmanager
 def _as_it_was(model: Any) -> Iterator[None]:
-    """Behind it the same adapter is active, the same parameters are trained, and the model is in the same mode."""
+    """Restore the active adapter, the trained parameters and the model's mode afterwards."""
     active, was_training = model.active_adapter, model.training
     trained = {name for name, each in model.named_parameters() if each.requires_grad}
     try:
@@ -463,7 +470,7 @@ def _as_it_was(model: Any) -> Iterator[None]:
 
 
 def _sigmoid(logit: float) -> float:
-    """Without overflow, whatever the logit."""
+    """Compute the sigmoid without overflow for any logit."""
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
@@ -472,17 +479,17 @@ class Score:
     """The reward of a reply."""
 
     total: float | None
-    """From 0 to 1; None where every part abstains."""
+    """Reward from 0 to 1; None if every part abstains."""
     parts: Mapping[str, float | None]
     raw: Mapping[str, float] = field(default_factory=dict)
-    """Scores of the parts that a reward model judges, logits."""
+    """Name of a part that a reward model judges -> raw score, logits."""
 
 
 def rewards_of(job: TrainingJob, model: Any, tokenizer: Any) -> tuple["Rewards", "Rewards"]:
-    """The rewards that a job optimises, and those that it measures on held-out prompts.
+    """Return the rewards that a job optimises, and those that it measures on held-out prompts.
 
-    model: the policy in PEFT. Where a reward model judges, its adapter is put on the policy's base; what is active and
-    what is trained stay as they are.
+    model: the policy in PEFT. If a reward model judges, its adapter is added to the policy's base. The active adapter
+    and the trained parameters do not change.
     """
     assert job.reward is not None
     given, rlhf = job.reward, job.reward.rlhf
@@ -504,7 +511,7 @@ class Rewards:
         cache: Path,
         reward_model: RewardAdapter | None = None,
     ) -> None:
-        """code, directory, cache: see `ToolRunner`. reward_model: where a part is judged by one."""
+        """Prepare the parts. code, directory, cache: see `ToolRunner`. reward_model: required if it judges a part."""
         self._weights = {part.name: part.weight for part in parts}
         self._tools = {
             part.name: ToolRunner(part.name, part.tool, code, directory, cache)
@@ -521,13 +528,13 @@ class Rewards:
 
     @property
     def identities(self) -> dict[str, str]:
-        """Part -> digest of what decides its scores."""
+        """Return part -> digest of everything that decides its scores."""
         found = {name: tool.identity for name, tool in self._tools.items()}
         found |= {name: model.identity for name, model in self._models.items()}
         return {name: found[name] for name in self._weights}
 
     def judge(self, replies: Sequence[Reply]) -> list[Score]:
-        """The score of each reply. Raises as `ToolRunner.scores` and `RewardAdapter.judge`."""
+        """Score each reply. Raises the errors of `ToolRunner.scores` and `RewardAdapter.judge`."""
         by_part: dict[str, Sequence[float | None]] = {name: tool.scores(replies) for name, tool in self._tools.items()}
         preferred = {name: model.judge(replies) for name, model in self._models.items()}
         by_part |= {name: [each.probability for each in found] for name, found in preferred.items()}

@@ -1,4 +1,5 @@
-"""What PPO, RLOO and GRPO share: prompts, guards on the reward, measuring, the state between iterations, reports."""
+"""Implement the common part of PPO, RLOO and GRPO: prompts, reward guards, measuring, state between iterations,
+reports."""
 
 import json
 import time
@@ -61,47 +62,48 @@ BEST_ADAPTER = "best_adapter"
 class RunState:
     """The state of a training by reward between iterations. A checkpoint holds it.
 
-    No random state is needed: every draw has a seed made of the recipe's, the iteration and the name of the draw.
+    It needs no random state, because every draw's seed is derived from the recipe's seed, the iteration and the draw's
+    name.
     """
 
     kl: KlController
     iteration: int = 0
-    """Iterations that are done."""
+    """Number of finished iterations."""
     log: list[dict[str, float]] = field(default_factory=list)
-    """One row an iteration, as in the training log."""
+    """Metrics of each iteration, as in the training log."""
     samples: list[dict[str, str]] = field(default_factory=list)
     """Replies to the fixed prompts."""
     held_out_start: dict[str, float] = field(default_factory=dict)
-    """Id -> the parent adapter's score, for the held-out prompts that are measured at start and end only."""
+    """Prompt id -> parent adapter's score, for the held-out prompts that are measured at start and end only."""
     gold_of_parent: float = 0.0
-    """Mean held-out reward that the best adapter is chosen by, of the parent adapter."""
+    """Parent adapter's mean held-out reward on the prompts that choose the best adapter."""
     judged_of_parent: int = 0
-    """Prompts of that mean: those for which the tools did not abstain."""
+    """Number of prompts in that mean: those for which the tools did not abstain."""
     best_iteration: int = 0
-    """0: the parent adapter."""
+    """Number of the best iteration; 0 is the parent adapter."""
     best_gold: float = 0.0
     best_adapter: dict[str, Any] = field(default_factory=dict)
-    """Name -> tensor, on the CPU."""
+    """Name -> tensor of the best adapter, on the CPU."""
     stopped: str | None = None
-    """Why the training ended before its last iteration."""
+    """Reason why the training ended before its last iteration."""
 
     def keep_best(self, policy: TwoAdapters, gold: float) -> None:
-        """Remember the adapter as it is now."""
+        """Store the present adapter as the best one."""
         self.best_iteration, self.best_gold = self.iteration, gold
         self.best_adapter = {name: each.detach().cpu().clone() for name, each in policy.adapter.items()}
 
     def save(self, directory: Path, tensors: Mapping[str, Any]) -> None:
-        """tensors: of the algorithm."""
+        """Write the state into a checkpoint. tensors: the algorithm's own tensors."""
         import torch
 
         facts = {name: getattr(self, name) for name in _FACTS}
-        # In the order of the rows, which is that of the training log.
+        # Keys are not sorted, so that the rows keep the column order of the training log.
         (directory / FACTS).write_text(json.dumps({**facts, "kl": vars(self.kl)}) + "\n", encoding="utf-8")
         torch.save({**tensors, BEST_ADAPTER: self.best_adapter}, directory / TENSORS)
 
     @classmethod
     def load(cls, directory: Path) -> "tuple[RunState, dict[str, Any]]":
-        """The state, and the algorithm's tensors."""
+        """Read the state and the algorithm's tensors from a checkpoint."""
         import torch
 
         facts = json.loads((directory / FACTS).read_bytes())
@@ -111,7 +113,7 @@ class RunState:
 
 
 def put_back(policy: TwoAdapters, adapter: dict[str, Any]) -> None:
-    """Give the policy's adapter these values."""
+    """Set the policy's adapter to these values."""
     import torch
 
     with torch.no_grad():
@@ -133,7 +135,7 @@ _FACTS = (
 
 
 class Measuring:
-    """Greedy replies of a policy, judged."""
+    """A measurement of a policy: its greedy replies, judged."""
 
     def __init__(
         self,
@@ -153,11 +155,11 @@ class Measuring:
         self._a_time = a_time
 
     def replies(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The policy's reply to each prompt."""
+        """Return the policy's reply to each prompt."""
         return [self._text_of(ids) for ids in self._reply_ids(prompts)]
 
     def scores(self, prompts: Sequence[Prompt]) -> dict[str, Score]:
-        """Id of each prompt -> the score of the policy's reply."""
+        """Return prompt id -> score of the policy's reply."""
         replies = zip(prompts, self._reply_ids(prompts), strict=True)
         judged = self._rewards.judge([prompt.answered(self._text_of(ids), ids) for prompt, ids in replies])
         return {prompt.row.id: score for prompt, score in zip(prompts, judged, strict=True)}
@@ -179,14 +181,14 @@ class Measuring:
 
 
 def totals(scores: dict[str, Score]) -> dict[str, float]:
-    """The scores for which the tools did not abstain."""
+    """Return the scores for which the tools did not abstain."""
     return {name: score.total for name, score in scores.items() if score.total is not None}
 
 
 def compared(
     parent: dict[str, float], adapter: dict[str, float], prompts: Sequence[Prompt], seed: int
 ) -> HeldOutComparison | None:
-    """The paired comparison, over the prompts that both have a score for; None without any."""
+    """Compare adapter and parent on the prompts for which both have a score; return None if there are none."""
     both = [prompt for prompt in prompts if prompt.row.id in parent and prompt.row.id in adapter]
     if not both:
         return None
@@ -207,7 +209,8 @@ def compared(
 
 
 def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> dict[str, float]:
-    """`PREFIX/NAME` -> mean of a part over the replies that it does not abstain from; absent where it always does.
+    """Return `PREFIX/NAME` -> mean of a part over the replies for which it does not abstain; absent if it always
+    abstains.
 
     `PREFIX_raw/NAME` is the mean of a reward model's raw scores, in logits.
     """
@@ -224,22 +227,22 @@ def mean_parts(scores: Sequence[Score], names: Sequence[str], prefix: str) -> di
 
 @dataclass(frozen=True)
 class Next:
-    """What to do after an iteration."""
+    """The actions after an iteration."""
 
     saves: bool
-    """Whether a checkpoint is due."""
+    """True if a checkpoint is due."""
     ends: bool
-    """Whether it was the last one."""
+    """True after the last iteration."""
     stops: bool
-    """Whether the training was requested to stop, and would go on otherwise."""
+    """True if a stop was requested before the training's end."""
 
 
 class RewardedMethod(Method):
-    """A method that learns from a reward. A subclass adds the reference to the model, and learns."""
+    """A method that learns from a reward. A subclass adds the reference to the model and implements learning."""
 
     _policy: TwoAdapters
     _compared: int | None = None
-    """Replies that are compared with one another, and no others; None: all of an iteration."""
+    """Number of replies that are compared with one another; None if all replies of an iteration are."""
     _engine: VllmSampler | None = None
     state: RunState
 
@@ -248,25 +251,25 @@ class RewardedMethod(Method):
         assert job.reward is not None
         self._rlhf: Rlhf = job.reward.rlhf
         self._tokens = 0
-        """Sampled to learn from, in this process."""
+        """Number of tokens sampled for learning in this process."""
         self._learning_since = 0.0
         self._resumed_at = 0
 
     @abstractmethod
     def add_reference(self, model: Any) -> TwoAdapters:
-        """model: as `load_trainable` returns it."""
+        """Add the reference to the model. model: as `load_trainable` returns it."""
 
     @abstractmethod
     def restore(self, checkpoint: Path) -> RunState:
-        """The state of a checkpoint; restore all that the algorithm has besides."""
+        """Return the state of a checkpoint, and restore the algorithm's own state."""
 
     @property
     @abstractmethod
     def optimizer(self) -> Any:
-        """The optimizer of the adapter."""
+        """Optimizer of the adapter."""
 
     def numerics(self) -> TrlNumerics | None:
-        """For the report, when a trainer of TRL computes the loss."""
+        """Return the TRL trainer and its arguments for the report; None if TRL does not compute the loss."""
         return None
 
     def read_data(self, tokenizer: Any) -> None:
@@ -274,7 +277,7 @@ class RewardedMethod(Method):
         self._prompts = read_all_prompts(self.job, tokenizer)
         iterations = drawn(self._prompts.training, self._rlhf.iterations, self._rlhf.prompts, self.job.seed)
         self._drawn = [[prompt for prompt in each for _ in range(self._rlhf.group)] for each in iterations]
-        """The prompts of each iteration, one for each reply."""
+        """Prompts of each iteration, one for each reply."""
         self._fixed = self._prompts.training[: self._rlhf.samples]
         self._rows = [
             EncodedRow(each.row.id, (Completion(each.ids, each.response_ids),)) for each in self._prompts.training
@@ -320,7 +323,7 @@ class RewardedMethod(Method):
             self._engine.close()
 
     def _first_state(self) -> RunState:
-        """Before the first iteration: the guards on samples, and the parent adapter's own numbers."""
+        """Build the state before the first iteration: run the guards on samples, and measure the parent adapter."""
         self.hooks.progress(f"sampling up to {SAMPLED} replies before the first step")
         scores: list[float | None] = []
         compared = self._compared or SAMPLED
@@ -348,9 +351,9 @@ class RewardedMethod(Method):
         return state
 
     def _judged(self, iteration: int, rate: float, rollouts: Sequence[Rollout], scores: Sequence[Score]) -> Row:
-        """Figures of an iteration's replies before anything is learned from them: a row of the training log.
+        """Compute the metrics of an iteration's replies before the update: a row of the training log.
 
-        iteration: from 0. Raises TrainingFailed when the tools abstain for all but one.
+        iteration: from 0. Raises TrainingFailed if the tools abstain for all replies but one.
         """
         totals_ = [score.total for score in scores if score.total is not None]
         if len(totals_) < 2:
@@ -375,11 +378,11 @@ class RewardedMethod(Method):
         }
 
     def _penalised(self, rollout: Rollout, score: float) -> float:
-        """The score minus the penalty for a missing end of turn."""
+        """Return the score minus the penalty for a missing end of turn."""
         return score - self._rlhf.missing_end_penalty * (not rollout.ended)
 
     def _ended(self, state: RunState, row: Row, rollouts: Sequence[Rollout]) -> None:
-        """Behind an iteration that was learned from: log it, measure, and report how far the training is."""
+        """Finish an iteration after its update: log it, measure, and report progress."""
         give_memory_back()
         if not all(value == value and abs(value) != float("inf") for value in row.values()):
             raise TrainingFailed(
@@ -396,7 +399,8 @@ class RewardedMethod(Method):
         self.hooks.progress(_describe(state.log[-1]))
 
     def _measure(self, state: RunState) -> None:
-        """At the iterations that are measured: the held-out reward, the best adapter, samples; then the guards."""
+        """Measure the held-out reward, the best adapter and samples at the iterations that are due; then run the
+        guards."""
         is_last = state.iteration == self._rlhf.iterations
         if state.iteration % self._rlhf.measure_every == 0 or is_last:
             self.hooks.progress(f"measuring {len(self._prompts.watched)} held-out prompts")
@@ -405,7 +409,7 @@ class RewardedMethod(Method):
             if found:
                 gold = fmean(found.values())
                 state.log[-1] |= {"gold": gold, **mean_parts([*scores.values()], self._gold.names, "gold")}
-                # With fewer judged, the mean could rise by the prompts that are left out.
+                # If fewer prompts were judged, the mean could rise because of the omitted prompts.
                 if gold > state.best_gold and len(found) >= state.judged_of_parent:
                     state.keep_best(self._policy, gold)
         if state.iteration == (self._rlhf.iterations + 1) // 2:
@@ -413,7 +417,7 @@ class RewardedMethod(Method):
         state.stopped = None if is_last else reason_to_stop(state.log, self._rlhf)
 
     def _next(self, state: RunState) -> Next:
-        """What to do after an iteration."""
+        """Decide what to do after an iteration."""
         is_over = state.iteration == self._rlhf.iterations or state.stopped is not None
         is_wanted = self.hooks.should_stop()
         is_due = is_wanted or state.iteration % self.job.checkpoints.every_steps == 0
@@ -462,7 +466,7 @@ class RewardedMethod(Method):
         )
 
     def _rlhf_report(self, adapter_scores: dict[str, float]) -> RlhfReport:
-        """adapter_scores: of the compared prompts."""
+        """Build the report. adapter_scores: scores on the compared prompts."""
         state, rlhf = self.state, self._rlhf
         comparison = compared(state.held_out_start, adapter_scores, self._prompts.compared, self.job.seed)
         if comparison is None:
@@ -521,7 +525,8 @@ class RewardedMethod(Method):
         )
 
     def _sample(self, prompts: Sequence[Prompt], draw: str) -> list[Rollout]:
-        """draw: names this draw among all of the training; seed and name alone decide its random numbers."""
+        """Sample one reply for each prompt. draw: unique name of this draw in the training. Seed and name alone decide
+        its random numbers."""
         seed = int.from_bytes(sha256(f"{self.job.seed}/{draw}".encode()).digest()[:7])
         ids = [prompt.ids for prompt in prompts]
         most, temperature = self._rlhf.max_new_tokens, self._rlhf.temperature

@@ -1,10 +1,10 @@
 """Sample replies from the policy, in the trainer or on a vLLM server of this machine.
 
-The distribution is the model's own at a temperature, without top-k, top-p, minimum probability or repetition penalty:
-with these, the samples' log-probabilities would not be those that the loss is computed from. Prompts are padded on the
-left, so that a reply depends on its batch by rounding only. The log-probabilities of the server are compared with the
-update's (`guards.check_sampler`). An adapter's name there is a digest of its bytes, so that the server reuses nothing
-that it cached for another adapter.
+The distribution is the model's own at a temperature, without top-k, top-p, minimum probability or repetition penalty.
+With these, the samples' log-probabilities would differ from those that the loss is computed from. Prompts are padded on
+the left, so that a reply depends on its batch by rounding only. The server's log-probabilities are compared with the
+update's (`guards.check_sampler`). An adapter's name on the server is a digest of its bytes, so that the server reuses
+no cache of another adapter.
 """
 
 import http.client
@@ -35,13 +35,13 @@ from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIG
 
 @dataclass(frozen=True)
 class Rollout:
-    """A prompt with the reply that was sampled for it."""
+    """A prompt with a sampled reply."""
 
     completion: Completion
     log_probabilities: list[float]
-    """Log-probability of each token as it was sampled; nats at the temperature."""
+    """Log-probability of each token at sampling, in nats at the sampling temperature."""
     ended: bool
-    """Whether its last token ends the turn."""
+    """True if the last token ends the turn."""
 
 
 def sample(
@@ -53,9 +53,9 @@ def sample(
     temperature: float,
     seed: int | None,
 ) -> list[Rollout]:
-    """One reply to each prompt. Call it with the adapter that is to be sampled from, as its passes run.
+    """Sample one reply to each prompt. Call it with the sampled adapter active, in the context of its passes.
 
-    seed: of the random choices, so that nothing but the seed and the model decides them; None: the most likely token.
+    seed: seed of the random choices, which depend on the seed and the model alone. None chooses the most likely token.
     """
     import torch
 
@@ -113,7 +113,7 @@ def sample(
 
 
 OLDEST = (0, 32)
-"""The first version of vLLM in which no request under way is answered by another adapter."""
+"""Oldest supported version of vLLM. Earlier ones may answer a running request with another adapter."""
 VERSION, COMPLETIONS = "/version", "/v1/completions"
 LOAD, UNLOAD = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 LONGEST_ANSWER = 64 << 20
@@ -124,17 +124,18 @@ STARTED = (
 
 
 class VllmSampler:
-    """A server that samples from the policy as it is."""
+    """A vLLM server that samples from the present policy."""
 
     def __init__(self, rollouts: Rollouts, training: str, write_adapter: Callable[[Path], None]) -> None:
-        """training: identity of the one that samples. write_adapter: writes the policy's adapter into a directory.
+        """Connect to the server. training: identity of the training that samples. write_adapter: function that writes
+        the policy's adapter into a directory.
 
-        Raises TrainingFailed for a server that is not there or too old, and for a directory that others can change.
+        Raises TrainingFailed for a server that is unreachable or too old, and for a directory that others can change.
         """
         self._rollouts, self._write_adapter = rollouts, write_adapter
         self._salt = secrets.token_hex(16)
         self._loaded: str | None = None
-        """Name of the adapter that the server has."""
+        """Name of the adapter that the server has loaded."""
         self.version = self._told_version()
         try:
             found = rollouts.copies.stat()
@@ -158,9 +159,10 @@ class VllmSampler:
         temperature: float,
         seed: int,
     ) -> list[Rollout]:
-        """One reply to each prompt, from the policy as it is now; each reply has a seed made of `seed` and its place.
+        """Sample one reply to each prompt from the present policy. Each reply's seed is derived from `seed` and its
+        position.
 
-        Raises TrainingFailed for a server that does not answer, or not in vLLM's form. No message quotes a text.
+        Raises TrainingFailed if the server does not answer, or not in vLLM's format. No message quotes a text.
         """
         name = self._load_policy()
 
@@ -186,7 +188,7 @@ class VllmSampler:
             return list(pool.map(one, range(len(prompts))))
 
     def close(self) -> None:
-        """Take the adapter out of the server, as far as it answers, and remove its copy."""
+        """Unload the adapter if the server answers, and remove its copy."""
         with suppress(TrainingFailed):  # the training's own end counts
             self._unload()
         shutil.rmtree(self._own, ignore_errors=True)
