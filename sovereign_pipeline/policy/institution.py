@@ -94,7 +94,7 @@ class Release(RecipeModel):
     adapter needs no trial, because there is no other adapter to compare it with."""
 
     blind_review: Literal["required", "not_required"] = "required"
-    """Whether approval of an adapter requires a blind review that was passed or whose gate an officer waived."""
+    """Condition for approving an adapter. `required`: a blind review that was passed or whose gate was waived."""
 
     def approvals_for(self, transition: TransitionName, level: str) -> int:
         """Return how many officers besides the requester must approve a transition at a classification level."""
@@ -143,7 +143,7 @@ class Cadence(RecipeModel):
     institution's classification levels, or its treatment of a kind of personal data in this line, have changed."""
 
     retrain: bool = False
-    """Whether Dagster runs the stages again once a review is due, with the same recipe on today's sources. A failed run
+    """Let Dagster run the stages again once a review is due, with the same recipe on today's sources. A failed run
     is not retried automatically."""
 
     @field_validator("every")
@@ -372,10 +372,10 @@ class Institution(RecipeModel):
     rollout_by_line: dict[str, Rollout] = Field(default={}, examples=[{"permits-desk": {"share": 0.2}}])
     """Line -> `rollout` for this line alone; it replaces `rollout` entirely."""
     serving: Serving = Serving()
-    """What callers of the gateway may use, and the limits on it."""
+    """Permissions of the gateway's callers, limits, and engine."""
 
     trainer: TrainerPlace = Here()
-    """Where the trainer's process runs. It is not part of any artifact's identity."""
+    """Place where the trainer's process runs. It is not part of any artifact's identity."""
 
     @field_validator("classification")
     @classmethod

@@ -52,13 +52,13 @@ class Line(RecipeModel):
     """How stages over a whole corpus are run."""
 
     privacy: Privacy = Privacy()
-    """Which name detectors run, by language."""
+    """Name detectors that run, by language."""
 
     split: Split = Split()
     """How the held-out slice is chosen."""
 
     training: Training
-    """What is trained from what, how, and on how many devices."""
+    """Base model, training stages and their settings, and devices."""
 
     evaluation: Evaluation | None = None
     """The measurements that are required before an adapter is registered. Null: not decided yet. Such a line can make

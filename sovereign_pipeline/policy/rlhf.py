@@ -151,7 +151,7 @@ class Reward(RecipeModel):
     """Tool that scores a reply; null: `reward_model` does."""
 
     reward_model: bool = Field(default=False, exclude_if=lambda is_used: not is_used)
-    """Whether the line's reward model scores replies instead of a tool. The score is the probability that it prefers
+    """Let the line's reward model score replies instead of a tool. The score is the probability that it prefers
     the reply to the institution's reply to the same letter, cut to `max_new_tokens`: the sigmoid of the difference of
     both raw scores (Bradley and Terry 1952; Fu et al. 2025, "Reward Shaping to Mitigate Reward Hacking in RLHF"). 0.5
     is as good as the institution's reply. The log keeps the raw scores."""
@@ -378,7 +378,7 @@ class Rlhf(RecipeModel):
 
     @property
     def uses_reward_model(self) -> bool:
-        """Whether a part of the optimised or the measured reward uses the line's reward model."""
+        """True if a part of the optimised or the measured reward uses the line's reward model."""
         return any(part.reward_model for part in self._parts)
 
     @property

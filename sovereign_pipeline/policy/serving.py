@@ -21,16 +21,16 @@ class Role(RecipeModel):
     """Lines that they may use. Null: every line within the clearance."""
 
     versions: bool = False
-    """Whether they may name a version, such as `permits-desk-1.0.0`, instead of a line."""
+    """Permission to name a version, such as `permits-desk-1.0.0`, instead of a line."""
 
     metrics: bool = False
-    """Whether they may read the gateway's metrics, which name every line."""
+    """Permission to read the gateway's metrics, which name every line."""
 
     admin: bool = False
-    """Whether they may see the status of the adapters that they may use, at `/admin` and on the registry's pages."""
+    """Permission to see the status of the adapters that they may use, at `/admin` and on the registry's pages."""
 
     users: bool = False
-    """Whether they act for several people, as a front end does, and name the person in a request's `user`. For all
+    """True if they act for several people, as a front end does, and name the person in a request's `user`. For all
     other callers `user` is ignored: each counts as one user of a rollout."""
 
 
@@ -108,8 +108,7 @@ class Transcripts(RecipeModel):
     `days`."""
 
     preferences: bool = False
-    """Whether callers' feedback on answers is stored with them, so that preferences for training can be made from it.
-    """
+    """Store callers' feedback with the answers, so that preferences for training can be made from it."""
 
 
 class ServedLine(RecipeModel):
@@ -247,12 +246,12 @@ class EngineChoice(RecipeModel):
 
     @property
     def is_of_others(self) -> bool:
-        """Whether the engine is started separately, so that this program cannot know who else has access to it."""
+        """True if the engine is started separately, so that this program cannot know who else has access to it."""
         return self.engine == "vllm" and self.vllm.url is not None
 
 
 class Serving(EngineChoice):
-    """What callers of the gateway may use, the limits on it, and the engine that computes answers."""
+    """The permissions of the gateway's callers, its limits, and the engine that computes answers."""
 
     roles: dict[str, Role] = Field(default={}, examples=[{"desk-officers": {"clearance": "CONFIDENTIAL"}}])
     """Role, as the institution's proxy names it -> permissions of its callers. A role that is not listed gives no
@@ -352,7 +351,7 @@ class Hold(RecipeModel):
 
 
 class Rollout(RecipeModel):
-    """Which users get a line's staged adapter. All others get the adapter in production."""
+    """The users who get a line's staged adapter. All others get the adapter in production."""
 
     share: float = Field(default=0.1, ge=0, le=0.5)
     """Share of the users, selected by a hash. A user who gets the staged adapter keeps it, also when the share is

@@ -171,7 +171,7 @@ class Preference(Tuning):
 
     @property
     def has_copied_reference(self) -> bool:
-        """Whether the trainer holds a frozen copy of its starting point in memory, beside the trained weights."""
+        """True if the trainer holds a frozen copy of its starting point in memory, beside the trained weights."""
         return self.trainer is not None and TRAINERS[self.trainer].has_reference
 
 
@@ -323,17 +323,17 @@ class Training(RecipeModel):
 
     @property
     def reads_preferences(self) -> bool:
-        """Whether a stage is trained on the line's preference dataset."""
+        """True if a stage is trained on the line's preference dataset."""
         return self.preference is not None or self.reward_model is not None
 
     @property
     def rewards_by_model(self) -> bool:
-        """Whether the line's reward model rewards or measures the adapter after SFT."""
+        """True if the line's reward model rewards or measures the adapter after SFT."""
         return self.rlhf is not None and self.rlhf.uses_reward_model
 
     @property
     def learns_from_preferences(self) -> bool:
-        """Whether the adapter learns from the line's preference dataset, directly or through a reward model."""
+        """True if the adapter learns from the line's preference dataset, directly or through a reward model."""
         return self.preference is not None or self.rewards_by_model
 
     @property
