@@ -1,1 +1,1 @@
-"""Blind review: people compare a candidate with what it would replace, without knowing which answer is whose."""
+"""Run blind reviews: people compare a candidate's answers with its opponent's, without knowing whose they are."""

@@ -1,4 +1,4 @@
-"""The signed acts of a review: the key that signs them, finding reviews, entering and reading acts."""
+"""Sign, append, find and read the acts of a review, and store its seed and signing key."""
 
 import hashlib
 import os
@@ -29,24 +29,24 @@ SEED, KEY, SIGNED = ".seed", ".key", ".acts"
 
 @dataclass(frozen=True)
 class SignedAct:
-    """One act as it was noted when it was signed."""
+    """Number and digest of an act, as recorded outside the registry when it was signed."""
 
     number: int
     digest: str
-    """SHA-256 of what was signed, 64 hex digits."""
+    """SHA-256 of the signed content, 64 hex digits."""
 
 
 @dataclass(frozen=True)
 class ReviewSecrets:
-    """What is drawn when a review is opened."""
+    """The secrets that are drawn when a review is opened."""
 
     seed: bytes
     key: bytes
-    """Private key, Ed25519."""
+    """Private Ed25519 key."""
 
     @property
     def public_key(self) -> str:
-        """64 hex digits."""
+        """Public key, 64 hex digits."""
         return public_key_of(self.key)
 
 
@@ -63,7 +63,7 @@ def sign(key: bytes, content: bytes) -> bytes:
 
 
 def is_signed(public_key: str, signature: object, content: bytes) -> bool:
-    """Whether a signature, in hex digits, is the key's over exactly these bytes."""
+    """Return whether a signature, in hex digits, is the key's signature over exactly these bytes."""
     if not isinstance(signature, str):
         return False
     with suppress(InvalidSignature, ValueError):
@@ -73,7 +73,8 @@ def is_signed(public_key: str, signature: object, content: bytes) -> bool:
 
 
 def secrets_directory(settings: Settings) -> Path:
-    """The directory, made if need be. Raises InputError where another account can enter it."""
+    """Return the directory of the secrets, and create it if it is missing. Raises InputError if another account can
+    enter it."""
     directory = settings.review_secrets
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     if directory.stat().st_mode & 0o077:
@@ -90,13 +91,13 @@ def keep_secrets(settings: Settings, review: str, drawn: ReviewSecrets) -> None:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a new file, readable by its own account alone."""
+    """Write a new file that only its own account can read."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(content)
 
 
 def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
-    """Read the seed. Raises IntegrityError unless it is the one committed to when the review was opened."""
+    """Read the seed. Raises IntegrityError unless it matches the commitment made when the review was opened."""
     path = settings.review_secrets / f"{review.id}{SEED}"
     if not path.is_file():
         raise IntegrityError(
@@ -110,7 +111,7 @@ def sealed_seed(settings: Settings, review: BlindReview) -> bytes:
 
 
 def signing_key(settings: Settings, review: BlindReview) -> bytes:
-    """Read the private key. Raises IntegrityError unless it belongs to the review's public one."""
+    """Read the private key. Raises IntegrityError unless it belongs to the review's public key."""
     path = settings.review_secrets / f"{review.id}{KEY}"
     if not path.is_file():
         raise IntegrityError(
@@ -123,19 +124,20 @@ def signing_key(settings: Settings, review: BlindReview) -> bytes:
 
 
 def is_key_kept(settings: Settings, review: str) -> bool:
-    """Whether the private key of a review lies on this machine."""
+    """Return whether the private key of a review is on this machine."""
     return (settings.review_secrets / f"{review}{KEY}").exists()
 
 
 def forget_key(settings: Settings, review: str) -> None:
-    """Delete the private key of a review that is closed: nobody can sign for it any more."""
+    """Delete the private key of a closed review, so that nobody can sign for it any more."""
     (settings.review_secrets / f"{review}{KEY}").unlink(missing_ok=True)
 
 
 def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> None:
-    """Note acts that are in the registry now. Lines of several processes do not mix: each is one write at the end.
+    """Append committed acts to the review's file of signed acts.
 
-    A line begins anew, so that one which a crash cut short spoils itself alone.
+    Each call is one append, so that several processes do not mix their lines. Every record starts on a new line, so
+    that a line truncated by a crash damages no other line.
     """
     content = "".join(f"\n{act.number} {act.digest}\n" for act in acts).encode()
     path = secrets_directory(settings) / f"{review}{SIGNED}"
@@ -145,7 +147,7 @@ def note_signed(settings: Settings, review: str, acts: Iterable[SignedAct]) -> N
 
 
 def signed_acts(settings: Settings, review: str) -> list[SignedAct]:
-    """What was noted of one review, in the order of its acts; empty where nothing was."""
+    """Return the recorded signed acts of a review in order; empty if there are none."""
     path = settings.review_secrets / f"{review}{SIGNED}"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     noted = [line.split() for line in lines]
@@ -160,7 +162,7 @@ def signed_acts(settings: Settings, review: str) -> list[SignedAct]:
 
 
 def noted_reviews(settings: Settings) -> list[str]:
-    """Ids of all reviews of which an act was noted."""
+    """Return the ids of all reviews with a recorded act."""
     return sorted(path.name.removesuffix(SIGNED) for path in settings.review_secrets.glob(f"*{SIGNED}"))
 
 
@@ -170,19 +172,19 @@ _OPEN = select(BlindReview).where(BlindReview.id.not_in(select(ReviewClosing.rev
 
 
 def assert_open(session: Session, review: str) -> None:
-    """Raises ConflictError once a review is closed."""
+    """Raise ConflictError if a review is closed."""
     if session.get(ReviewClosing, review) is not None:
         raise ConflictError(CLOSED)
 
 
 def is_closed(registry: Registry, review: str) -> bool:
-    """Whether a review's closing is in the registry."""
+    """Return whether the closing of a review is in the registry."""
     with registry.reading() as session:
         return session.get(ReviewClosing, review) is not None
 
 
 def find_open(session: Session, line: str) -> BlindReview | None:
-    """Find the line's review that was opened and not closed. Raises IntegrityError for several."""
+    """Find the line's open review, if there is one. Raises IntegrityError if there are several."""
     found = session.scalars(_OPEN.where(BlindReview.line == line)).all()
     if len(found) > 1:
         raise IntegrityError(
@@ -194,20 +196,20 @@ def find_open(session: Session, line: str) -> BlindReview | None:
 
 
 def find_all(registry: Registry) -> list[BlindReview]:
-    """Find every review of the installation, the oldest first."""
+    """Return every review of the installation, oldest first."""
     with registry.reading() as session:
         return list(session.scalars(select(BlindReview).order_by(BlindReview.opened_at, BlindReview.id)))
 
 
 def find_all_open(registry: Registry) -> list[BlindReview]:
-    """Find every open review of the installation, the oldest first."""
+    """Return every open review of the installation, oldest first."""
     query = _OPEN
     with registry.reading() as session:
         return list(session.scalars(query.order_by(BlindReview.opened_at, BlindReview.id)))
 
 
 def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing | None]:
-    """Find the line's open review, or else the one that was opened last. Raises NotFoundError for neither."""
+    """Find the line's open review, or the last one opened. Raises NotFoundError if there is none."""
     with registry.reading() as session:
         query = select(BlindReview).where(BlindReview.line == line).order_by(BlindReview.opened_at.desc())
         review = find_open(session, line) or session.scalars(query.limit(1)).one_or_none()
@@ -217,7 +219,7 @@ def find_last(registry: Registry, line: str) -> tuple[BlindReview, ReviewClosing
 
 
 def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Find every closed review of a line, in the order of closing."""
+    """Return every closed review of a line, in the order of closing."""
     query = (
         select(BlindReview, ReviewClosing)
         .join(ReviewClosing, ReviewClosing.review_id == BlindReview.id)
@@ -229,12 +231,12 @@ def find_closed(registry: Registry, line: str) -> list[tuple[BlindReview, Review
 
 
 def find_closed_of(registry: Registry, line: str, weights: str) -> list[tuple[BlindReview, ReviewClosing]]:
-    """Find the line's closed reviews whose candidate had these weights, under any artifact and registered version.
+    """Return the line's closed reviews whose candidate had these weights, under any artifact and registered version.
 
-    A changed recipe or release registers the same weights once more.
+    A changed recipe or release can register the same weights again.
 
     Args:
-        weights: their SHA-256 (`Adapter.adapter_sha256`).
+        weights: SHA-256 of the weights (`Adapter.adapter_sha256`).
     """
     of_weights = select(Adapter.id).where(Adapter.line == line, Adapter.adapter_sha256 == weights)
     with registry.reading() as session:
@@ -247,21 +249,21 @@ LINK_ISSUED, SIGNED_IN = "sign-in link issued", "signed in"
 BALLOT_GIVEN, GUESS_GIVEN = "ballot given", "guess given"
 REVIEW_CLOSED, REVIEW_CLOSED_EARLY = "review closed", "review closed early"
 PROXY = "proxy"
-"""In the act of a sign-in without a link: the institution's proxy named the operator."""
+"""Value of `by` in the act of a sign-in without a link, in which the institution's proxy named the operator."""
 
 HINT = "Restore registry and secrets from copies of the same time, and find out who changed the registry."
 
 
 @dataclass(frozen=True)
 class Act:
-    """One entry of the log whose signature is the review's."""
+    """A log entry that is signed with the review's key."""
 
     sequence: int
-    """Of the entry in the log."""
+    """Number of the entry in the log."""
     number: int
-    """Within the review, from 1."""
+    """Number of the act within the review, from 1."""
     previous: str
-    """Digest of the act before; `audit_log.FIRST` for the first."""
+    """Digest of the preceding act; `audit_log.FIRST` for the first."""
     digest: str
     actor: str
     action: str
@@ -270,17 +272,17 @@ class Act:
 
 @dataclass
 class Entering:
-    """The transaction in which acts of one review are entered."""
+    """A transaction in which acts of one review are appended."""
 
     session: Session
     review: str
     _key: bytes = field(repr=False)
     _last: SignedAct
-    """The act before the next one."""
+    """The act that precedes the next one."""
     entered: list[SignedAct] = field(default_factory=list)
 
     def enter(self, actor: str, action: str, subjects: Mapping[str, Any]) -> int:
-        """Add the entry of one act, signed. Returns its number within the review."""
+        """Append the signed entry of one act. Returns its number within the review."""
         number = self._last.number + 1
         content = {"review": self.review, "act": number, "act_before": self._last.digest, **subjects}
         entry = audit.append(self.session, actor, action, content, partial(sign, self._key))
@@ -289,13 +291,13 @@ class Entering:
         return number
 
     def acts(self) -> list[Act]:
-        """All acts so far."""
+        """Return all acts of the review so far."""
         return acts_of(entries_of(self.session, self.review), public_key_of(self._key))
 
 
 @contextmanager
 def opening_acts(settings: Settings, registry: Registry, review: str, key: bytes) -> Iterator[Entering]:
-    """A transaction for the first acts of a review that has no row yet."""
+    """Open a transaction for the first acts of a review that has no row yet."""
     with registry.writing() as session:
         entering = Entering(session, review, key, SignedAct(0, audit.FIRST))
         yield entering
@@ -304,10 +306,10 @@ def opening_acts(settings: Settings, registry: Registry, review: str, key: bytes
 
 @contextmanager
 def entering_acts(settings: Settings, registry: Registry, review_id: str) -> Iterator[Entering]:
-    """A transaction for further acts of an open review; they are noted once it is committed.
+    """Open a transaction for further acts of an open review. They are recorded as signed after it is committed.
 
-    Raises ConflictError once it is closed, and IntegrityError without the key, or when the acts so far are not those
-    that were noted.
+    Raises ConflictError if the review is closed, and IntegrityError if the key is missing or if the acts so far differ
+    from the recorded ones.
     """
     with registry.writing() as session:
         assert_open(session, review_id)
@@ -318,7 +320,7 @@ def entering_acts(settings: Settings, registry: Registry, review_id: str) -> Ite
 
 
 def acts_of(entries: Sequence[AuditEntry], public_key: str) -> list[Act]:
-    """The signed ones among entries of one review, in their order."""
+    """Return the signed entries among the entries of one review, in order."""
     return [
         Act(
             sequence=entry.sequence,
@@ -335,36 +337,36 @@ def acts_of(entries: Sequence[AuditEntry], public_key: str) -> list[Act]:
 
 
 def entries_of(session: Session, review: str) -> list[AuditEntry]:
-    """Every entry of the log that is about a review, signed or not, oldest first."""
+    """Return every log entry about a review, signed or not, oldest first."""
     query = select(AuditEntry).where(AuditEntry.subjects["review"].as_string() == review)
     return list(session.scalars(query.order_by(AuditEntry.sequence)))
 
 
 def is_act(entry: AuditEntry, public_key: str) -> bool:
-    """Whether an entry was signed with the review's key."""
+    """Return whether an entry is signed with the review's key."""
     try:
         content = audit.signed_content(entry)
-    except ValueError:  # a number that no entry of ours holds
+    except ValueError:  # a number that canonical JSON cannot hold
         return False
     return is_signed(public_key, entry.subjects.get(audit.SIGNATURE), content)
 
 
 def digest_of_act(entry: AuditEntry) -> str:
-    """SHA-256 of what was signed; the next act names it."""
+    """Return the SHA-256 of an act's signed content, which the next act refers to."""
     return hashlib.sha256(audit.signed_content(entry)).hexdigest()
 
 
 def digest_of_row(row: Table) -> str:
-    """SHA-256 of all columns of a row, by which the act that entered it names it."""
+    """Return the SHA-256 of all columns of a row, by which the row's act refers to it."""
     return digest_of(row_as_dict(row))
 
 
 def _last_act(settings: Settings, session: Session, review: BlindReview) -> SignedAct:
-    """The last act, after which the next is entered: it must be signed, and no earlier one than was noted last."""
+    """Return the last act. It must be signed, and must not be older than the last recorded one."""
     last = entries_of(session, review.id)[-1:]
     noted = signed_acts(settings, review.id)[-1:]
     acts = [SignedAct(each.number, each.digest) for each in acts_of(last, review.act_key)]
-    # One more than was noted is there after a crash between the commit and the note.
+    # After a crash between the commit and the record, the log has one act more than was recorded.
     if not acts or (noted and acts != noted and acts[0].number <= noted[0].number):
         raise IntegrityError(
             f"Review {review.id}: the newest entry of the audit log about it is not the one that was signed last.", HINT

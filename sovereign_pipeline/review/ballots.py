@@ -1,4 +1,4 @@
-"""Sign-in links, ballots and guesses of operators."""
+"""Issue and use sign-in links, and record operators' ballots and guesses."""
 
 import datetime
 import hashlib
@@ -44,22 +44,22 @@ TOKEN_BYTES = 32
 
 @dataclass(frozen=True)
 class SignedIn:
-    """One operator in one review."""
+    """An operator who is signed in to a review."""
 
     review: str
     operator: str
     sign_in: int | None = None
-    """Number of the act by which a link was used; None for whom the institution's proxy names."""
+    """Number of the act by which a link was used; None if the institution's proxy names the operator."""
 
 
 def issue_link(entering: Entering, operator: str, days: int, actor: str) -> str:
-    """Make a one-time link in the transaction of an act.
+    """Create a one-time link in the transaction of an act.
 
     Args:
-        days: how long it can be used.
-        actor: who has it made, and so could use it.
+        days: number of days for which it can be used.
+        actor: the person who requests the link, and who could therefore use it.
 
-    Returns its token, of which only the hash is stored.
+    Returns the link's token. Only the token's hash is stored.
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
     expires_at = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=days)
@@ -72,9 +72,9 @@ def issue_link(entering: Entering, operator: str, days: int, actor: str) -> str:
 
 
 def issue_another_link(registry: Registry, workplace: Workplace, operator: str, actor: str) -> str:
-    """Make another link for an operator of the line's open review. It ends what their earlier links opened.
+    """Create another link for an operator of the line's open review. Sessions from the operator's earlier links end.
 
-    Returns its token. Raises NotFoundError when the line has no open review, or not that operator.
+    Returns its token. Raises NotFoundError if the line has no open review or the review has no such operator.
     """
     line = workplace.line.line
     with registry.reading() as session:
@@ -92,15 +92,17 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
 
 
 def stands_for(people: People, name: str, persons: Collection[str]) -> str | None:
-    """Return the stored identifier of a person: a commitment or an operator number. None for nobody of these."""
-    if COMMITMENT.fullmatch(name):  # nobody's name
+    """Return a person's stored identifier, a commitment or an operator number, or None if the person is not in
+    `persons`."""
+    if COMMITMENT.fullmatch(name):  # a commitment cannot be a person's name
         return None
     person = people.known(name)
     return person if person in persons else name if name in persons else None
 
 
 def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: str) -> None:
-    """Raises ConflictError for a commitment that an open review still needs: an operator's, or of who did something."""
+    """Raise ConflictError if an open review still needs a person's commitment: as operator, officer or actor of an
+    entry."""
     for review in find_all_open(registry):
         plan = plan_of(store, review).plan
         with registry.reading() as session:
@@ -115,15 +117,15 @@ def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: s
 
 
 def link_url(page: str, token: str) -> str:
-    """The address that an operator opens. Browsers send nothing behind `#`, so no proxy's log holds the token."""
+    """Return the URL that an operator opens. Browsers do not send the part after `#`, so no proxy logs the token."""
     return f"{page.rstrip('/')}/sign-in#{token}"
 
 
 def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
-    """Exchange a token for who it stands for, once.
+    """Exchange a token for its operator, once.
 
-    Raises SignInError for one that is unknown, used, expired or followed by a newer one, and for one whose row was put
-    into the registry without the act that issued it.
+    Raises SignInError if the token is unknown, used, expired or replaced by a newer one, or if no act issued the row of
+    its link.
     """
     digest = _sha256(token)
     with registry.reading() as session:
@@ -150,20 +152,23 @@ def use_link(registry: Registry, settings: Settings, token: str) -> SignedIn:
 
 
 def assert_newest(session: Session, review: BlindReview, who: SignedIn) -> None:
-    """Raise SignInError for a sign-in that a newer link has ended."""
+    """Raise SignInError if a newer link has ended this sign-in."""
     newest = _newest_link(session, review, who.operator)
     if who.sign_in is not None and (newest is None or newest.number > who.sign_in):
         raise SignInError("A newer link has ended this session.", "Open that link; no rating is lost.")
 
 
 def _newest_link(session: Session, review: BlindReview, operator: str) -> Act | None:
-    """The act that issued an operator's newest link. An entry that is not signed ends nobody's session."""
+    """Return the act that issued an operator's newest link.
+
+    Unsigned entries are ignored, so that they end no session.
+    """
     issued = [each for each in _issuing(session, review) if each.subjects["operator"] == operator]
     return issued[-1] if issued else None
 
 
 def _links_issued(session: Session, review: BlindReview) -> set[str]:
-    """Digest of the row of every link that an act issued."""
+    """Return the digests of the rows of all links that acts issued."""
     return {each.subjects["row"] for each in _issuing(session, review)}
 
 
@@ -183,26 +188,26 @@ def _sha256(token: str) -> str:
 Preference = Literal["a", "b", "tie"]
 
 LOWEST, HIGHEST = 1, 5
-"""The scale of a rating."""
+"""Lowest and highest value of a rating."""
 
 GIVEN = "This pair was rated already. The first rating stands."
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far one operator is."""
+    """The progress of one operator."""
 
     operator: str
     ballots: int
-    """How many the operator has given."""
+    """Number of ballots given."""
     pairs: int
-    """How many pairs the operator rates in all."""
+    """Number of pairs that the operator has to rate."""
     guesses: int
 
 
 @dataclass(frozen=True)
 class Given:
-    """Ids of the pairs of one operator that are on record."""
+    """Ids of an operator's pairs that have a recorded ballot or guess."""
 
     ballots: frozenset[str]
     guesses: frozenset[str]
@@ -216,12 +221,12 @@ def give_ballot(
     preference: Preference,
     ratings: Mapping[str, int],
 ) -> None:
-    """Record one ballot and its act. The caller has checked who it is, and that the pair is the operator's.
+    """Record one ballot and its act. The caller has authenticated the operator and checked that the pair is theirs.
 
     Args:
         ratings: `a.accuracy` and so on -> 1 to 5.
 
-    Raises ConflictError for a second ballot, even an equal one, and once the review is closed; IntegrityError when the
+    Raises ConflictError for a second ballot, even an equal one, and if the review is closed; IntegrityError if the
     registry was changed.
     """
     ballot = Ballot(
@@ -236,16 +241,18 @@ def give_ballot(
 
 
 def give_guess(registry: Registry, settings: Settings, who: SignedIn, pair: str, choice: Position) -> None:
-    """Record which answer of a pair an operator takes for the candidate's. Raises as `give_ballot`."""
+    """Record which answer of a pair an operator believes to be the candidate's. Raises the same errors as
+    `give_ballot`."""
     now = datetime.datetime.now(datetime.UTC)
     guess = Guess(review_id=who.review, operator=who.operator, pair=pair, choice=choice, given_at=now)
     _record(registry, settings, who, guess)
 
 
 def given(registry: Registry, review: BlindReview, operator: str) -> Given:
-    """What one operator has on record; for pairs with identical answers a tie is on record from the beginning.
+    """Return the pairs for which an operator has recorded ballots and guesses. Pairs with identical answers count as
+    ties.
 
-    Raises IntegrityError when that is not what the operator's acts say.
+    Raises IntegrityError if the records differ from the operator's acts.
     """
     with registry.reading() as session:
         ballots = [each for each in ballots_of(session, review.id) if each.operator == operator]
@@ -264,7 +271,11 @@ def given(registry: Registry, review: BlindReview, operator: str) -> Given:
 
 
 def progress(registry: Registry, review: BlindReview, pairs: Mapping[str, int]) -> list[Progress]:
-    """How far every operator is; never how they rated. pairs: operator -> how many pairs they rate in all."""
+    """Return the progress of every operator, without their ratings.
+
+    Args:
+        pairs: operator -> number of pairs to rate.
+    """
     with registry.reading() as session:
         ballots = Counter(each.operator for each in ballots_of(session, review.id) if was_asked(each))
         guesses = Counter(each.operator for each in guesses_of(session, review.id))
@@ -282,22 +293,22 @@ def guesses_of(session: Session, review: str) -> list[Guess]:
 
 
 def ballots_digest(ballots: Sequence[Ballot], guesses: Sequence[Guess]) -> str:
-    """SHA-256 over every ballot and guess, whatever their order."""
+    """Return the SHA-256 over every ballot and guess, independent of their order."""
     return digest_of([sorted((content_of(each) for each in kind), key=_by_pair) for kind in (ballots, guesses)])
 
 
 def ratings_asked(criteria: Sequence[Criterion]) -> tuple[str, ...]:
-    """The names of the ratings of one ballot: `a.accuracy` and so on."""
+    """Return the names of the ratings in one ballot: `a.accuracy` and so on."""
     return tuple(f"{position}.{criterion}" for position in ("a", "b") for criterion in criteria)
 
 
 def was_asked(record: Ballot | Guess) -> bool:
-    """Whether an operator gave it; a tie for identical answers was given by nobody."""
+    """Return whether an operator gave this record. Ties for identical answers are created automatically."""
     return isinstance(record, Guess) or record.ratings is not None
 
 
 def content_of(record: Ballot | Guess) -> dict[str, Any]:
-    """All of a ballot or guess, as its entry in the audit log commits to it."""
+    """Return the whole content of a ballot or guess, to which its log entry commits."""
     return {
         "review": record.review_id,
         "operator": record.operator,
@@ -327,7 +338,8 @@ def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballo
 
 
 def _sign_in_by_proxy(entering: Entering, who: SignedIn) -> int:
-    """Number of the act by which the institution's proxy named an operator; entered with their first ballot."""
+    """Return the number of the act by which the proxy named an operator. It is appended with the operator's first
+    ballot."""
     for act in reversed(entering.acts()):
         if (act.action, act.actor) == (SIGNED_IN, who.operator) and act.subjects.get("by") == PROXY:
             return act.number

@@ -1,4 +1,4 @@
-"""Closed reviews: reading them, whom a candidate is compared with, and the stage of the result."""
+"""Read closed reviews, choose a candidate's opponent, and define the stage `blind_review`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,7 +33,7 @@ from sovereign_pipeline.review.result import (
 )
 
 Rows = tuple[BlindReview, ReviewClosing]
-"""What the registry holds of one closed review, beside its ballots."""
+"""The registry's rows of a closed review, without its ballots."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ReviewsToDate:
     earlier: Sequence[Rows]
 
     def digests(self) -> dict[str, str]:
-        """Name -> digest of everything that a result is computed from."""
+        """Return name -> digest of everything that a result is computed from."""
         review, closing = self.newest
         return {
             "review_plan": review.plan_digest,
@@ -53,16 +53,15 @@ class ReviewsToDate:
         }
 
     def read(self, registry: Registry, store: ArtifactStore) -> tuple[ClosedReview, list[ClosedReview]]:
-        """The newest review and the earlier ones, verified. Raises IntegrityError."""
+        """Read and verify the newest review and the earlier ones. Raises IntegrityError."""
         *earlier, newest = read_closed(registry, store, [*self.earlier, self.newest])
         return newest, earlier
 
 
 def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> ReviewsToDate:
-    """Find the reviews of a line's current registered_adapter artifact, under any artifact and version of its
-    weights.
+    """Find the reviews of the weights in a line's current registered_adapter artifact, under any artifact and version.
 
-    Raises NotFoundError when none was closed.
+    Raises NotFoundError if none was closed.
     """
     line, registry = workplace.line.line, open_registry(workplace.settings)
     adapter = registered_as(registry, registered.digest) if registered is not None else None
@@ -81,27 +80,28 @@ def find_reviews(workplace: Workplace, registered: ArtifactRef | None) -> Review
 
 
 def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, bool]:
-    """SHA-256 of weights of a line that were reviewed -> whether they lost their newest review with ballots to count.
+    """Return the line's reviewed weights (SHA-256) -> whether they lost their newest review with counted ballots.
 
-    By weights and not by artifact: a change of the recipe that changes no weight makes another artifact of them.
-    Raises IntegrityError for a review that was changed.
+    Weights are the key, not artifacts, because a recipe change without effect on the weights makes another artifact of
+    them. Raises IntegrityError if a review was changed.
     """
     closed = read_closed(registry, store, find_closed(registry, line))
     return {each.candidate_weights: has_lost(each) for each in closed if is_counted(each)}
 
 
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
-    """SHA-256 of all weights of a line that lost their newest blind review. None of them becomes an incumbent.
+    """Return the SHA-256 of all weights of a line that lost their newest blind review. None of them becomes an
+    incumbent.
 
-    Raises IntegrityError for a review that was changed.
+    Raises IntegrityError if a review was changed.
     """
     return {weights for weights, lost in standings(registry, store, line).items() if lost}
 
 
 def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]) -> list[ClosedReview]:
-    """Read closed reviews, each compared with its acts in the audit log.
+    """Read closed reviews, and compare each with its acts in the audit log.
 
-    Raises IntegrityError that names what was added, changed or removed.
+    Raises IntegrityError that names everything that was added, changed or removed.
     """
     if not closed:
         return []
@@ -131,32 +131,33 @@ def read_closed(registry: Registry, store: ArtifactStore, closed: Sequence[Rows]
 
 
 BASE = "base"
-"""Names the base model as the opponent; no adapter's id is without a version."""
+"""Name of the base model as opponent. It cannot be an adapter's id, because ids end with a version."""
 
 
 @dataclass(frozen=True)
 class Opponent:
-    """What a candidate is compared with."""
+    """The adapter or base model that a candidate is compared with."""
 
     adapter: Adapter | None = field(compare=False)
-    """None for the candidate's base model."""
+    """The adapter; None for the candidate's base model."""
     id: str
-    """Of the adapter, or the name of the base model."""
+    """Id of the adapter, or name of the base model."""
     choice: OpponentChoice
 
 
 def choose_opponent(
     registry: Registry, store: ArtifactStore, candidate: Adapter, named: str | None, actor: str
 ) -> Opponent:
-    """Choose by rule, or take the named one.
+    """Choose the opponent by rule, or use the named one.
 
     Args:
         named: id of an adapter of the line, or `base`; None for the rule.
-        actor: who named it.
+        actor: the person who named it.
 
-    Raises NotFoundError for an unknown adapter, InputError for one of another line or with the candidate's weights, and
-    ConflictError for one that lost its review, and for a candidate that was reviewed already: naming opponents one
-    after the other would let it pass against the weakest.
+    Raises NotFoundError for an unknown adapter, InputError for an adapter of another line or with the candidate's
+    weights, and ConflictError for an opponent that lost its review. Raises ConflictError, too, if the candidate was
+    reviewed before and another opponent than the rule's is named: a candidate could otherwise pass against the weakest
+    opponent.
     """
     standing = standings(registry, store, candidate.line)
     others = _other_adapters(registry, candidate)
@@ -182,7 +183,7 @@ def choose_opponent(
 
 
 def _other_adapters(registry: Registry, candidate: Adapter) -> list[Adapter]:
-    """The line's adapters with other weights than the candidate's that are still in use, the newest first."""
+    """Return the line's adapters that are still in use and have other weights than the candidate, newest first."""
     with registry.reading() as session:
         adapters, state = adapters_on_record(session, candidate.line), states(session, candidate.line)
     others = [
@@ -215,7 +216,7 @@ BALLOTS_FILE, GUESSES_FILE, ANSWERS_FILE = "ballots.jsonl", "guesses.jsonl", "an
 
 
 def blind_review_stage(upstream: Stage) -> Stage:
-    """The stage over the registered adapter that was reviewed."""
+    """Return the stage that follows the registered adapter under review."""
 
     def reviews(workplace: Workplace) -> ReviewsToDate:
         return find_reviews(workplace, workplace.store.current(workplace.line.line, upstream.kind))
@@ -273,7 +274,8 @@ def _build(reviews: ReviewsToDate, workplace: Workplace, workspace: Path) -> Bui
 
 
 def _evaluate(reviews: ReviewsToDate, workplace: Workplace, artifact: Artifact) -> Verdict:
-    """Compute everything again from the registry's ballots, the plan and the revealed seed."""
+    """Recompute the result from the registry's ballots, the plan and the revealed seed, and compare it with the
+    artifact."""
     closed, earlier = reviews.read(open_registry(workplace.settings), workplace.store)
     result = review_result(closed, earlier)
     verdict = evaluate_net_preference(result)
@@ -285,7 +287,7 @@ def _evaluate(reviews: ReviewsToDate, workplace: Workplace, artifact: Artifact) 
 
 
 def _agreed(workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
-    """What an officer may do by the plan, which was sealed before anybody knew a ballot."""
+    """Return what an officer may waive according to the plan, which was sealed before the first ballot."""
     plan = workplace.store.read_manifest(ref).external_inputs["review_plan"]
     return read_plan(workplace.store, workplace.store.ref_of(plan)).plan.officer_may
 

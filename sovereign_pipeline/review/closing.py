@@ -1,4 +1,4 @@
-"""Closing a review: its seed is revealed, its result can be computed, and nothing is added any more."""
+"""Close a review: reveal its seed, so that its result can be computed, and accept no further acts."""
 
 import datetime
 from collections.abc import Iterable
@@ -40,19 +40,19 @@ def close(
     """Close a review, reveal its seed, and delete the key that signs its acts.
 
     Args:
-        actor: who runs the command.
-        signer: the key of the officer who closes below the pre-registered number of ballots; the plan must name them.
-        reason: why; required with a key.
+        actor: the person who runs the command.
+        signer: key of the officer who closes below the pre-registered number of ballots; the plan must name the
+            officer.
+        reason: the officer's reason; required with a key.
 
-    Raises GateRefused for too few ballots, InputError for a key without a reason,
-    SignInError for an officer who may not close early,
-    ConflictError for a review that is closed and IntegrityError that names every finding
-    when ballots, sign-ins and the rest are not those of the signed acts.
+    Raises GateRefused for too few ballots, InputError for a key without a reason, SignInError for an officer who may
+    not close early, ConflictError if the review is closed, and IntegrityError that names every finding if the
+    registry's rows differ from the signed acts.
     """
     try:
         return _close(registry, settings, review, contents, actor, signer, reason)
     finally:
-        # Also where something failed after the commit, and when it is closed once more: a key that lies there signs.
+        # Also after an error that follows the commit, or on a second attempt to close: a key that is left could sign.
         if is_closed(registry, review.id):
             forget_key(settings, review.id)
 
@@ -106,7 +106,7 @@ def _close(
 def _signed(
     entering: Entering, settings: Settings, review: BlindReview, closing: ReviewClosing, signer: Signer
 ) -> dict[str, str | int]:
-    """What the entry of an early closing says besides: what the officer signed, and under which trust root."""
+    """Return the additional fields of an early closing's entry: the signed statement, and the trust root's versions."""
     trust = trust_root(settings)
     assert_in_force(entering.session, settings, trust)
     subject = Subject("review_plan/manifest.json", review.plan_manifest_sha256)

@@ -1,4 +1,4 @@
-"""Opening a review: who compares what with what, answered beforehand, sealed and pre-registered."""
+"""Open a review: choose both arms, generate their answers, seal the plan and pre-register it."""
 
 import datetime
 import secrets
@@ -43,22 +43,22 @@ from sovereign_pipeline.review.result import is_counted
 
 @dataclass(frozen=True)
 class ReviewRequest:
-    """What whoever opens a review decides; the rest is the recipe's."""
+    """The choices of the person who opens a review. The recipe determines everything else."""
 
     actor: str
-    """What stands for whoever opens it, for the audit log (`record/people.py`)."""
+    """Stored identifier of the person who opens the review, for the audit log (`record/people.py`)."""
     operators: tuple[str, ...] = ()
-    """Their names, where the recipe gives a number only. What is written down stands for them."""
+    """Names of the operators, if the recipe gives only a number. Only their stored identifiers are written down."""
     prompt_file: Path | None = None
-    """Prompts in place of the held-out documents."""
+    """File of prompts to use instead of the held-out documents."""
     adapter_id: str | None = None
-    """The candidate; it must be the line's current registered adapter, which None stands for."""
+    """Id of the candidate, which must be the line's current registered adapter; None selects that adapter."""
     opponent: str | None = None
-    """What it is compared with: the id of an adapter, or `base`; None for what the rule gives (`opponents.py`)."""
+    """Id of the adapter to compare with, or `base`; None for the rule's choice (`choose_opponent`)."""
     candidate_stage: Stage = REGISTERED_ADAPTER
-    """The stage that registers the candidate."""
+    """Stage that registers the candidate."""
     open_contenders: OpenContenders = open_contenders
-    """Loads the two arms."""
+    """Function that loads the two arms."""
 
 
 @dataclass(frozen=True)
@@ -68,26 +68,26 @@ class Opened:
     review: str
     plan: ReviewPlan
     links: dict[str, str]
-    """Operator -> token of the one-time link, to be handed over and stored nowhere."""
+    """Operator -> token of the one-time link. Tokens are handed to operators and not stored."""
 
 
 @dataclass(frozen=True)
 class _Match:
-    """What is compared with what."""
+    """A candidate and its opponent."""
 
     record: ArtifactRef
     """The candidate's registered_adapter artifact."""
     candidate: Adapter = field(compare=False)
-    """Which the record names."""
+    """Adapter that the record names."""
     opponent: Opponent
 
 
 def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest) -> Opened:
-    """Answer, seal and pre-register one review of the line's registered adapter. Nothing is opened on any error.
+    """Generate the answers, then seal and pre-register a review of the line's registered adapter.
 
-    Raises ConflictError while another review of the line is open or when both arms were compared before, StaleInput or
-    GateRefused when the candidate may not be used, InputError for too few prompts or operators, and whatever reading
-    prompts raises.
+    Nothing is opened on any error. Raises ConflictError if another review of the line is open or if both arms were
+    compared before; StaleInput or GateRefused if the candidate may not be used; InputError for too few prompts or
+    operators; and the errors of reading the prompts.
     """
     line = workplace.line.line
     with registry.reading() as session:
@@ -98,7 +98,7 @@ def open_review(registry: Registry, workplace: Workplace, request: ReviewRequest
 
 
 def _open(registry: Registry, workplace: Workplace, request: ReviewRequest, operators: Mapping[str, str]) -> Opened:
-    """operators: name -> what stands for the operator."""
+    """Open a review. `operators` maps each operator's name to their stored identifier."""
     line, settings = workplace.line.line, workplace.settings
     match = _match(registry, workplace, request)
     drawn, people = draw_secrets(), People(settings)
@@ -137,9 +137,11 @@ def _match(registry: Registry, workplace: Workplace, request: ReviewRequest) -> 
 
 
 def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
-    """Raise ConflictError when a review of another machine has changed who meets whom since the answers were made.
+    """Raise ConflictError if a review on another machine changed the candidate or opponent while answers were
+    generated.
 
-    Asked in the transaction that opens, during which nobody else writes: the lock is of this machine alone.
+    It is called in the transaction that opens the review, in which nobody else writes. The file lock covers only this
+    machine.
     """
     if before != now:
         raise ConflictError(
@@ -151,7 +153,7 @@ def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
 
 
 def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents: PlanContents, actor: str) -> None:
-    """Add the rows that open a review: itself with its act, and a tie for every pair of identical answers."""
+    """Add the rows of a new review: the review with its act, and a tie for every pair of identical answers."""
     plan, now, session = contents.plan, datetime.datetime.now(datetime.UTC), entering.session
     opponent = match.opponent.adapter
     row = BlindReview(
@@ -194,11 +196,10 @@ def _register(entering: Entering, match: _Match, plan_ref: ArtifactRef, contents
 
 @contextmanager
 def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
-    """Hold the line's lock from the choice of the arms until the review is open: what was chosen stays so.
+    """Lock the line from the choice of the arms until the review is open, so that the choice stays valid.
 
-    The answers take minutes; a second opening would make them in vain.
-
-    Raises ConflictError while another process holds it.
+    Generating the answers takes minutes, which a second opening would waste. Raises ConflictError if another process
+    holds the lock.
     """
     with held_if_free(secrets_directory(settings) / f"opening-{line}.lock") as is_held:
         if not is_held:
@@ -230,7 +231,10 @@ def _candidate(registry: Registry, workplace: Workplace, request: ReviewRequest)
 
 
 def _commitments(workplace: Workplace, named: Sequence[str]) -> dict[str, str]:
-    """Name of each operator -> what stands for them. One who has a number in place of a name keeps it."""
+    """Return each operator's name -> stored identifier.
+
+    An operator with a number instead of a name keeps the number.
+    """
     people, in_recipe = People(workplace.settings), workplace.line.gates.review.operators
     names = _operators(workplace.line.gates.review, named)
     are_names = bool(named) or not isinstance(in_recipe, int)
@@ -266,10 +270,10 @@ def _operators(review: Review, named: Sequence[str]) -> tuple[str, ...]:
 def _assert_not_reviewed_yet(
     registry: Registry, store: ArtifactStore, candidate: Adapter, opponent: Adapter | None
 ) -> None:
-    """Raise ConflictError when the same weights were compared before, under any artifact and version.
+    """Raise ConflictError if the same weights were compared before, under any artifact and version.
 
-    A review that is repeated until its gate passes would let anything ship in the end. One in which no ballot counts
-    has no result, so another one may be opened in its place.
+    If a review could be repeated until its gate passes, any candidate would pass in the end. A review without counted
+    ballots has no result, so it may be repeated.
     """
     against = opponent.adapter_sha256 if opponent is not None else None
     for closed in read_closed(registry, store, find_closed(registry, candidate.line)):

@@ -1,4 +1,4 @@
-"""The plan of a blind review: who is shown what at which position, derived from one sealed seed."""
+"""Define the plan of a blind review, in which one sealed seed determines who sees which answers in which position."""
 
 import hashlib
 import hmac
@@ -23,23 +23,23 @@ from sovereign_pipeline.record.store import Artifact, ArtifactStore
 from sovereign_pipeline.record.tables import BlindReview
 
 Position = Literal["a", "b"]
-"""Where an answer is shown: as answer A or as answer B."""
+"""Position of an answer on the page: answer A or answer B."""
 
 
 class Prompt(Frozen):
-    """One prompt as an operator reads it."""
+    """A prompt as an operator reads it."""
 
     id: str
     language: str
     text: str
-    """Without the line's instruction, which the models were given before it."""
+    """The prompt without the line's instruction, which the models also get."""
 
 
 class AnswerPair(Frozen):
-    """The answers of both arms to one prompt, both trimmed in the same way."""
+    """The answers of both arms to one prompt, trimmed in the same way."""
 
     id: str
-    """Of the prompt."""
+    """Id of the prompt."""
     candidate: str
     opponent: str
 
@@ -49,32 +49,32 @@ class AnswerPair(Frozen):
 
 
 class PlannedPair(Frozen):
-    """One prompt of one operator."""
+    """A prompt that an operator is shown."""
 
     pair: str
     """Random id for this operator; it reveals nothing."""
     prompt: str
     """Id of the prompt."""
     shared: bool
-    """Whether every operator rates this prompt."""
+    """True if every operator rates this prompt."""
 
 
 class OpponentChoice(Frozen):
-    """Why the opponent is the opponent."""
+    """The reason for the choice of the opponent."""
 
     named_by: str | None
-    """What stands for whoever named it when opening the review; None where the rule gave it."""
+    """Stored identifier of the person who named the opponent; None if the rule chose it."""
     by_rule: str
-    """What the rule gives: the id of the line's newest adapter that was reviewed and did not lose, or else the name of
-    the base model."""
+    """Choice of the rule: id of the line's newest adapter that was reviewed and did not lose, otherwise the name of the
+    base model."""
     is_reviewed: bool | None
-    """Whether the opponent was reviewed itself and did not lose; None for the base model."""
+    """True if the opponent was reviewed itself and did not lose; None for the base model."""
     never_reviewed: tuple[str, ...]
-    """Ids of newer adapters, which the rule passes over because nobody reviewed them."""
+    """Ids of newer adapters that the rule skips because they were never reviewed."""
 
 
 class ReviewPlan(Frozen):
-    """`plan.json`: what is pre-registered before the first ballot."""
+    """Content of `plan.json`, which is pre-registered before the first ballot."""
 
     line: str
     adapter: str
@@ -83,13 +83,13 @@ class ReviewPlan(Frozen):
     """Id of the adapter that the candidate would replace; None for the base model."""
     base_model: str
     candidate_digest: str
-    """Of the artifact that answered, under whichever version it is registered."""
+    """Digest of the artifact that generated the candidate's answers, whatever version it is registered as."""
     opponent_digest: str
     candidate_weights: str
-    """SHA-256 of the weights that answered (`Adapter.adapter_sha256`), whatever artifact holds them: these are what is
-    reviewed once."""
+    """SHA-256 of the candidate's weights (`Adapter.adapter_sha256`), whatever artifact holds them. The same weights are
+    reviewed only once."""
     opponent_weights: str | None
-    """The same of the adapter that answered for the opponent; None for the base model."""
+    """SHA-256 of the opponent's weights; None for the base model."""
     opponent_choice: OpponentChoice
     prompts_from: Literal["held_out", "file"]
     seed_sha256: str
@@ -99,17 +99,18 @@ class ReviewPlan(Frozen):
     identical: tuple[str, ...]
     """Ids of the prompts to which both arms gave the same answer."""
     operators: dict[str, tuple[PlannedPair, ...]]
-    """What stands for an operator (`record/people.py`), or a number -> pairs in the order in which they are shown."""
+    """Stored identifier of an operator (`record/people.py`), or a number -> pairs in the order in which they are shown.
+    """
     ballots: int
-    """How many ballots close the review; ties for identical answers do not count."""
+    """Number of ballots at which the review may be closed; ties for identical answers do not count."""
     margin: float
-    """This and the next two fields: the recipe's when the review was opened. Later changes do not count."""
+    """Recipe's margin when the review was opened. Later changes of this and the next two fields have no effect."""
     officer_may: OfficerMay
     may_close_early: tuple[str, ...]
     guess_pairs: int
     criteria: tuple[Criterion, ...]
     settings: dict[str, int | str]
-    """What decided the answers, for both arms alike."""
+    """Generation settings of both arms."""
 
     @property
     def pairs(self) -> int:
@@ -117,7 +118,7 @@ class ReviewPlan(Frozen):
 
 
 def in_words(opponent: str, choice: OpponentChoice) -> str:
-    """Why this is the opponent, in sentences for people."""
+    """Explain the choice of the opponent in sentences."""
     if choice.named_by is not None:
         rule = "" if choice.by_rule == opponent else f" The rule gives {choice.by_rule}."
         unknown = "" if choice.is_reviewed is not False else f" Nobody has reviewed {opponent}."
@@ -131,16 +132,16 @@ def in_words(opponent: str, choice: OpponentChoice) -> str:
 
 
 def commitment(seed: bytes) -> str:
-    """SHA-256 of a seed, 64 hex digits, published when the review is opened."""
+    """Return the SHA-256 of a seed, 64 hex digits, which is published when the review is opened."""
     return hashlib.sha256(seed).hexdigest()
 
 
 def deal(
     seed: bytes, languages: Mapping[str, str], operators: Sequence[str], review: Review
 ) -> dict[str, list[PlannedPair]]:
-    """Choose prompts at random under the seed and deal them out. Operator -> pairs in an order of their own.
+    """Choose prompts at random under the seed and distribute them. Returns operator -> pairs in this operator's order.
 
-    Prompts are dealt round by round within each language, so that operators get the same mix.
+    Prompts are distributed in turn within each language, so that operators get the same mix.
 
     Args:
         languages: prompt id -> its language; at least `review.prompts` of them.
@@ -160,7 +161,7 @@ def deal(
 
 
 def candidate_positions(seed: bytes, operator: str, pairs: Iterable[PlannedPair]) -> dict[str, Position]:
-    """Pair -> the position of the candidate's answer.
+    """Return pair -> position of the candidate's answer.
 
     The candidate is A in exactly half of an operator's own pairs, and in exactly half of the shared ones.
     """
@@ -178,12 +179,12 @@ def candidate_positions(seed: bytes, operator: str, pairs: Iterable[PlannedPair]
 def pairs_to_guess(
     seed: bytes, operator: str, pairs: Iterable[PlannedPair], identical: Collection[str], count: int
 ) -> list[str]:
-    """Choose which of an operator's own pairs are shown again at the end, `count` at most.
+    """Choose the own pairs that an operator is shown again at the end, at most `count`.
 
     The candidate is A in exactly half of them.
 
     Args:
-        identical: ids of prompts whose answers are identical, about which nothing can be guessed.
+        identical: ids of prompts with identical answers, for which a guess is impossible.
     """
     planned = list(pairs)
     positions = candidate_positions(seed, operator, planned)
@@ -205,7 +206,7 @@ REVIEW_PLAN = "review_plan"
 PLAN_FILE, PROMPTS_FILE, ANSWERS_FILE = "plan.json", "prompts.jsonl", "answers.sealed"
 
 ONLY_NONCE = bytes(12)
-"""Each key encrypts one text: the seed is drawn anew for every review."""
+"""Constant nonce. Each key encrypts only one text, because every review has a new seed."""
 
 
 @dataclass(frozen=True)
@@ -214,14 +215,15 @@ class PlanContents:
 
     plan: ReviewPlan
     prompts: Mapping[str, Prompt]
-    """By prompt id."""
+    """Prompts by id."""
     identical: frozenset[str]
     """Ids of the prompts to which both arms gave the same answer."""
     classification: str
-    """The plan's level."""
+    """Classification level of the plan."""
 
     def asked(self, operator: str) -> list[PlannedPair]:
-        """The pairs that an operator rates, in order; those with identical answers are ties already."""
+        """Return the pairs that an operator rates, in order. Pairs with identical answers are left out; they count as
+        ties."""
         return [each for each in self.plan.operators.get(operator, ()) if each.prompt not in self.identical]
 
 
@@ -232,7 +234,7 @@ def seal_answers(seed: bytes, answers: Iterable[AnswerPair]) -> bytes:
 
 
 def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
-    """Open and verify a plan. Raises IntegrityError when bytes changed or the files do not belong together."""
+    """Open and verify a plan. Raises IntegrityError if bytes changed or the files are inconsistent."""
     artifact = store.open(ref)
     try:
         plan = ReviewPlan.model_validate_json(artifact.file(PLAN_FILE).read_bytes())
@@ -247,7 +249,7 @@ def read_plan(store: ArtifactStore, ref: ArtifactRef) -> PlanContents:
 
 
 def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
-    """Read the plan of a review as it was registered. Raises IntegrityError when it is another one."""
+    """Read the plan of a review as it was registered. Raises IntegrityError if it does not match the registry's row."""
     ref = ref_of_plan(review)
     contents = read_plan(store, ref)
     plan = contents.plan
@@ -267,9 +269,9 @@ def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
 
 
 def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[str, AnswerPair]:
-    """Both arms' answers of a review, by prompt id.
+    """Decrypt both arms' answers in a review, by prompt id.
 
-    Raises IntegrityError for bytes that changed, and for a seed other than the one they were sealed with.
+    Raises IntegrityError if bytes changed, or if the answers were sealed with another seed.
     """
     artifact = store.open(ref_of_plan(review))
     try:

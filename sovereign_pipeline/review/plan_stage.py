@@ -1,4 +1,4 @@
-"""Make a review's plan: choose prompts, let both arms answer, seal the answers."""
+"""Define the stage `review_plan`: choose prompts, generate the answers of both arms, and seal them."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -46,30 +46,30 @@ from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 
 class PromptRow(EvaluationItem):
-    """One row of a prompt file."""
+    """A row of a prompt file."""
 
     classification: str
     prompt: str
-    """What a user would write, without the line's instruction."""
+    """A user's text, without the line's instruction."""
 
 
 @dataclass(frozen=True)
 class UsablePrompts:
-    """The prompts that may be shown."""
+    """The prompts that may be shown to operators."""
 
     prompts: tuple[Prompt, ...]
     classification: str | None
-    """The highest of all prompts; None where the split's own holds."""
+    """Highest classification level of the prompts; None if the split's level applies."""
     trained_by_opponent: int
-    """How many were left out because the opponent was trained on them or on their case."""
+    """Number of prompts left out because the opponent was trained on them or on their case."""
 
 
 def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -> UsablePrompts:
-    """The documents of the candidate's own held-out slice.
+    """Return the documents of the candidate's held-out slice.
 
     Args:
         trained_by_opponent: the splits that the opponent and its parent adapters were trained on. Their documents and
-            cases are left out: they would favour it.
+            cases are left out, because they would favour the opponent.
     """
     ids, cases = set(), set()
     for each in trained_by_opponent:
@@ -83,14 +83,14 @@ def held_out_prompts(split: Artifact, trained_by_opponent: Sequence[Artifact]) -
 
 
 def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) -> UsablePrompts:
-    """The rows of a prompt file.
+    """Return the rows of a prompt file.
 
     Args:
         trained: every split that an arm was trained on.
 
-    Raises SourceError for a file or row that cannot be read, for an unknown classification level, and for a row that is
-    a training document, with or without its subject, whatever its punctuation and spacing; CeilingExceeded for a row
-    above the line's ceiling.
+    Raises SourceError if the file or a row cannot be read, for an unknown classification level, and for a row that
+    equals a training document, with or without its subject and regardless of punctuation and spacing. Raises
+    CeilingExceeded for a row above the line's ceiling.
     """
     rows = read_items(path, PromptRow)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling
@@ -126,7 +126,7 @@ def file_prompts(workplace: Workplace, path: Path, trained: Sequence[Artifact]) 
 
 
 def assert_enough(line: str, count: int, review: Review, where: str) -> None:
-    """Raise InputError when there are fewer prompts than a review needs, of which it uses none twice."""
+    """Raise InputError if there are fewer prompts than a review needs. A review uses each prompt once."""
     if count >= review.prompts:
         return
     fits = (count - review.shared_prompts) // review.operator_count // 2 * 2
@@ -145,33 +145,33 @@ def _shown(document: Document) -> str:
 
 
 class Contenders(Protocol):
-    """Candidate and opponent, as opening a review needs them."""
+    """The candidate and its opponent, as used to open a review."""
 
     @property
     def dtype(self) -> str: ...
 
     def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
-        """Whether both arms can take the whole prompt and still write `max_new_tokens`."""
+        """Return whether both arms have room for the whole prompt and `max_new_tokens` more."""
         ...
 
     def answer(self, prompts: Sequence[Prompt], max_new_tokens: int, batch_size: int) -> list[AnswerPair]:
-        """Answer greedily with both arms, trimmed, in the order of the prompts."""
+        """Generate both arms' answers greedily. Returns them trimmed, in the order of the prompts."""
         ...
 
 
 OpenContenders = Callable[[Workplace, Artifact, Artifact | None], AbstractContextManager[Contenders]]
-"""Loads the arms of two registered_adapter artifacts: the candidate's, and the opponent's or None."""
+"""Function that loads the arms of two registered_adapter artifacts: the candidate's, and the opponent's or None."""
 
 
 @dataclass(frozen=True)
 class LoadedContenders:
-    """Candidate and opponent in memory."""
+    """The candidate and its opponent in memory."""
 
     instruction: str
-    """The line's, put before every prompt as in training."""
+    """The line's instruction, which precedes every prompt as in training."""
     candidate: tuple[Models, Arm]
     opponent: tuple[Models, Arm]
-    """The same models as the candidate's where both arms have one base model."""
+    """Models and arm of the opponent. The models are the candidate's if both arms have one base model."""
 
     @property
     def dtype(self) -> str:
@@ -198,10 +198,10 @@ class LoadedContenders:
 
 @contextmanager
 def open_contenders(workplace: Workplace, candidate: Artifact, opponent: Artifact | None) -> Iterator[LoadedContenders]:
-    """Load the adapter of each registered_adapter artifact, or the base model where there is no opponent.
+    """Load the adapter of each registered_adapter artifact, or the base model if there is no opponent.
 
-    Two base models are loaded where candidate and opponent have different ones. Raises InputError for a model that
-    cannot be loaded, and IntegrityError for one whose bytes changed.
+    If candidate and opponent have different base models, both are loaded. Raises InputError if a model cannot be
+    loaded, and IntegrityError if its bytes changed.
     """
     store = workplace.store
     instruction = workplace.line.training.instruction
@@ -236,33 +236,36 @@ Pairs = Mapping[str, Sequence[PlannedPair]]
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """Everything beside the recipe that decides a plan."""
+    """The inputs of a plan besides the recipe."""
 
     registry: Registry
     candidate: Adapter
     chosen: Opponent
     operators: tuple[str, ...]
-    """What stands for each; no plan holds a name."""
+    """Stored identifiers of the operators; a plan contains no names."""
     may_close_early: tuple[str, ...]
-    """What stands for each officer of the recipe's list."""
+    """Stored identifiers of the officers whom the recipe lists."""
     prompt_file: Path | None
-    """None for the candidate's held-out documents."""
+    """Path of a prompt file; None for the candidate's held-out documents."""
     drawn: ReviewSecrets
     open_contenders: OpenContenders
 
     @property
     def opponent(self) -> Adapter | None:
-        """None for the candidate's base model."""
+        """Adapter of the opponent; None for the candidate's base model."""
         return self.chosen.adapter
 
     @property
     def opponent_digest(self) -> str:
-        """Of the artifact that answers for the opponent."""
+        """Digest of the artifact that generates the opponent's answers."""
         return self.candidate.base_model_digest if self.opponent is None else self.opponent.adapter_digest
 
 
 def plan_stage(request: PlanRequest, upstream: Stage) -> Stage:
-    """The stage of one opening. Its identity holds the seed's commitment, so every opening makes a plan of its own."""
+    """Return the stage of one opening.
+
+    Its identity includes the seed's commitment, so every opening makes a new plan.
+    """
 
     def external(workplace: Workplace) -> dict[str, str]:
         opponent = request.opponent
@@ -335,7 +338,7 @@ def _build_plan(request: PlanRequest, workplace: Workplace, record: Artifact, wo
 
 
 def _answers(contenders: Contenders, prompts: Sequence[Prompt], workplace: Workplace) -> list[AnswerPair]:
-    """Let both arms answer every prompt, batch by batch."""
+    """Generate both arms' answers to every prompt, batch by batch."""
     review = workplace.line.gates.review
     workplace.progress(f"Answering {len(prompts)} prompts with the candidate and its opponent.")
     countdown = Countdown(workplace.progress, "answers of candidate and opponent", len(prompts), "prompt")
@@ -350,7 +353,7 @@ def _answers(contenders: Contenders, prompts: Sequence[Prompt], workplace: Workp
 def _plan(
     request: PlanRequest, workplace: Workplace, pairs: Pairs, answers: Sequence[AnswerPair], dtype: str
 ) -> ReviewPlan:
-    """Raises InputError where no operator would rate a pair of their own."""
+    """Build the plan. Raises InputError if no operator would rate a pair of their own."""
     line, review = workplace.line, workplace.line.gates.review
     candidate, opponent = request.candidate, request.opponent
     return ReviewPlan(
@@ -385,9 +388,10 @@ def _plan(
 
 
 def _ballots_to_close(line: str, review: Review, pairs: Pairs, answers: Sequence[AnswerPair]) -> int:
-    """The recipe's number, or as many as can be given: nobody rates identical answers.
+    """Return the recipe's number of ballots, or the number that can be given if it is smaller: identical answers are
+    not rated.
 
-    Raises InputError where no operator would rate a pair of their own.
+    Raises InputError if no operator would rate a pair of their own.
     """
     differing = {each.id for each in answers if not each.is_identical}
     rated = [each for planned in pairs.values() for each in planned if each.prompt in differing]
@@ -422,7 +426,7 @@ def _usable_prompts(
 
 
 def _training_splits(registry: Registry, store: ArtifactStore, record: Artifact) -> list[Artifact]:
-    """The split that an adapter was trained on, and those of its parent adapters."""
+    """Return the split that an adapter was trained on, and the splits of its parent adapters."""
     found = [store.open(ref) for ref, _ in lineage(store, record.manifest) if ref.kind == "leakage_safe_split"]
     if not found:
         raise IntegrityError(f"{record.path}: no leakage_safe_split is among its inputs.", "Register the adapter anew.")

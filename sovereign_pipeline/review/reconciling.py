@@ -1,8 +1,8 @@
-"""Whether the registry's rows about a review are those of its acts, both ways: what is wrong, as findings.
+"""Compare the registry's rows about a review with its signed acts, and report differences as findings.
 
-A review without a finding has: a log in which every act is signed with the review's key, none missing and none moved;
-a row for every act and an act for every row; a sign-in before every ballot; and every act that was noted when it was
-signed.
+A review has no finding if all of this is true: every act in the log is signed with the review's key, and none is
+missing or moved; every act has its row and every row its act; a sign-in precedes every ballot; and the log has every
+act that was recorded when it was signed.
 """
 
 from collections import Counter
@@ -54,14 +54,14 @@ from sovereign_pipeline.review.ballots import ballots_digest, ballots_of, conten
 from sovereign_pipeline.review.plan import PlanContents, plan_of
 
 CLOSE = "close"
-"""What the trust root must let an officer do who closes a review early."""
+"""Permission in the trust root that an officer needs to close a review early."""
 STATEMENT = "statement"
-"""Under which the entry of an early closing holds what the officer signed, whole."""
+"""Key under which the entry of an early closing stores the officer's signed statement."""
 
 
 @dataclass(frozen=True)
 class ReviewRows:
-    """All that the registry holds of one review, read in one transaction."""
+    """All rows of one review in the registry, read in one transaction."""
 
     review: BlindReview
     links: Sequence[SignInLink]
@@ -70,28 +70,29 @@ class ReviewRows:
     guesses: Sequence[Guess]
     closing: ReviewClosing | None
     log: Sequence[AuditEntry]
-    """What the log says about reviews, of all of them."""
+    """Log entries about all reviews."""
 
     @property
     def entries(self) -> list[AuditEntry]:
-        """What the log says about this review."""
+        """Log entries about this review."""
         return [entry for entry in self.log if _is_about(entry, self.review.id)]
 
     @property
     def given(self) -> list[Ballot | Guess]:
-        """The ballots and guesses that operators gave."""
+        """Ballots and guesses that operators gave."""
         return [*filter(was_asked, self.ballots), *self.guesses]
 
     @property
     def asked(self) -> int:
-        """How many ballots operators gave."""
+        """Number of ballots that operators gave."""
         return sum(map(was_asked, self.ballots))
 
 
 def read_log(session: Session, verified: audit.Checkpoint = audit.BEGINNING) -> list[AuditEntry]:
-    """What the log says about reviews, after its chain was verified. Raises IntegrityError.
+    """Verify the log's chain, then return its entries about reviews. Raises IntegrityError.
 
-    verified: up to which entry that was done before.
+    Args:
+        verified: the last entry up to which the chain was verified before.
     """
     newest = session.get(AuditEntry, verified.sequence)
     if verified.sequence and (newest is None or newest.hash != verified.hash):
@@ -118,10 +119,10 @@ def rows_of(session: Session, review: BlindReview, log: Sequence[AuditEntry]) ->
 def findings_in(
     rows: ReviewRows, contents: PlanContents, settings: Settings, noted: Sequence[SignedAct] = ()
 ) -> list[str]:
-    """What is wrong with one review, each in a sentence; empty where nothing is.
+    """Return the findings about one review, one sentence each; empty if there are none.
 
     Args:
-        noted: what was noted when acts were signed (`custody.signed_acts`); empty where that cannot be read.
+        noted: the acts recorded when they were signed (`acts.signed_acts`); empty if they cannot be read.
     """
     key = contents.plan.act_key
     if rows.review.act_key != key:
@@ -139,7 +140,7 @@ def findings_in(
 
 
 def assert_none(review: str, findings: Sequence[str]) -> None:
-    """Raise IntegrityError that names every finding."""
+    """Raise IntegrityError that names every finding, if there is one."""
     if findings:
         raise IntegrityError(f"Review {review} cannot be trusted: {'; '.join(findings)}.", HINT)
 
@@ -147,9 +148,10 @@ def assert_none(review: str, findings: Sequence[str]) -> None:
 def examine_all(
     registry: Registry, store: ArtifactStore, settings: Settings, verified: audit.Checkpoint = audit.BEGINNING
 ) -> dict[str, list[str]]:
-    """Review -> its findings, for each with one. Raises IntegrityError when the log's chain itself is broken.
+    """Return review -> its findings, for each review with findings. Raises IntegrityError if the log's chain is broken.
 
-    verified: up to which entry the chain was verified before.
+    Args:
+        verified: the last entry up to which the chain was verified before.
     """
     reviews = find_all(registry)
     with registry.reading() as session:
@@ -180,7 +182,7 @@ def _is_about(entry: AuditEntry, review: str) -> bool:
 
 
 def _chain(entries: Sequence[AuditEntry], acts: Sequence[Act]) -> Iterator[str]:
-    """Entries that nobody with the key made, and acts that are missing, repeated or moved."""
+    """Yield entries without a valid signature, and acts that are missing, repeated or moved."""
     signed = {act.sequence for act in acts}
     for entry in entries:
         if entry.sequence not in signed:
@@ -200,7 +202,7 @@ def _cut_off(acts: Sequence[Act], noted: Sequence[SignedAct]) -> Iterator[str]:
 
 
 def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
-    """Rows without the act that entered them, and acts without their row."""
+    """Yield rows without the act that entered them, and acts without their row."""
 
     def of(*actions: str, name: str = "row") -> list[str]:
         return [act.subjects[name] for act in acts if act.action in actions and act.subjects.get("by") != PROXY]
@@ -224,7 +226,7 @@ def _rows_and_acts(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
-    """Ballots and guesses without a sign-in of the same operator before them."""
+    """Yield operators with ballots or guesses that no sign-in of the same operator precedes."""
     sign_ins = {act.number: act for act in acts if act.action == SIGNED_IN}
     without: Counter[str] = Counter()
     for act in acts:
@@ -237,7 +239,8 @@ def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
-    """Ballots about pairs that were not the operator's, and ties for identical answers that nobody was asked about."""
+    """Yield ballots about pairs that the operator was not shown, and ties for identical answers that the plan does not
+    have."""
     planned = {(name, each.pair): each.prompt for name, pairs in contents.plan.operators.items() for each in pairs}
     ties = {key for key, prompt in planned.items() if prompt in contents.identical}
     unasked = [each for each in rows.ballots if not was_asked(each)]
@@ -256,7 +259,7 @@ def _closing(rows: ReviewRows, acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _closed_early(rows: ReviewRows, contents: PlanContents, settings: Settings, acts: Sequence[Act]) -> Iterator[str]:
-    """That an officer closed it below the pre-registered number, who may, and signed that."""
+    """Yield findings unless an authorised officer signed a closing below the pre-registered number of ballots."""
     closing, act = rows.closing, acts[-1] if acts else None
     if closing is None:
         return
@@ -286,7 +289,7 @@ def _closed_early(rows: ReviewRows, contents: PlanContents, settings: Settings, 
 
 
 def said_of(review: BlindReview, closing: ReviewClosing) -> dict[str, Any]:
-    """What an officer signs who closes a review early."""
+    """Return the content that an officer signs to close a review early."""
     return {
         "line": review.line,
         "review": review.id,

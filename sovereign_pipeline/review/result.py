@@ -1,4 +1,4 @@
-"""The result of a closed review: unblinded ballots, statistics, the verdict and its tables."""
+"""Compute the result of a closed review: unblinded ballots, statistics, the verdict and its tables."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -28,55 +28,55 @@ POWER = 0.8
 
 
 class Estimate(Frozen):
-    """A mean over values, with its 95 % interval over clusters."""
+    """A mean with its 95 % interval over clusters."""
 
     mean: float
     low: float | None
-    """None with fewer than two clusters, as `high` and `detectable`."""
+    """Lower bound. This, `high` and `detectable` are None with fewer than two clusters."""
     high: float | None
     detectable: float | None
-    """Minimum detectable mean: the smallest true one whose interval excludes zero in 80 % of such samples."""
+    """Minimum detectable mean: the smallest true mean whose interval excludes zero in 80 % of such samples."""
     values: int
     clusters: int
 
 
 class Agreement(Frozen):
-    """Agreement of several raters about the same units."""
+    """Agreement of several raters on the same units."""
 
     alpha: float | None
-    """Krippendorff's alpha; None where fewer than two raters rated one unit, or no value varies."""
+    """Krippendorff's alpha; None if no unit was rated by two raters, or if all values are equal."""
     units: int
     raters: int
 
 
 class RankedVersion(Frozen):
-    """One version in the ranking."""
+    """A version in the ranking."""
 
     version: str
     strength: float
-    """Log of the Bradley-Terry parameter, 0 for the lowest; one version wins against another with probability
-    1 / (1 + exp(-difference))."""
+    """Log of the Bradley-Terry parameter, 0 for the lowest. One version wins against another with probability 1 / (1 +
+    exp(-difference))."""
     pairs: int
-    """How many pairs it was compared in."""
+    """Number of pairs in which the version was compared."""
 
 
 def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[float, float]) -> Estimate:
-    """Mean of values and its 95 % interval over clusters, cut to the values' bounds.
+    """Return the mean of values and its 95 % interval over clusters, cut to the values' bounds.
 
     Args:
-        clusters: of each value, the cluster it belongs to.
+        clusters: the cluster of each value.
 
     The variance is the larger of two: the one between clusters, Σ_g (Σ_i∈g (x_i - x̄))² · G/(G-1) / n², and the one
     that independent values would give, with half a value added at each bound. The quantile is Student's with G-1
     degrees of freedom. With clusters of one size the first is the t-interval of the cluster means, which holds its
-    level for few clusters, also where their variances differ (Ibragimov and Müller 2010, "t-Statistic Based Correlation
-    and Heterogeneity Robust Inference", section 2); else it is the cluster-robust variance with the same quantile
+    level for few clusters, also if their variances differ (Ibragimov and Müller 2010, "t-Statistic Based Correlation
+    and Heterogeneity Robust Inference", section 2). Otherwise it is the cluster-robust variance with the same quantile
     (Cameron and Miller 2015, "A Practitioner's Guide to Cluster-Robust Inference", section VI.D). A percentile
-    bootstrap, as the automated scores have it, is too narrow below some 20 clusters. The second keeps unanimous
-    operators from giving an interval without width (half values as in Agresti and Min 2005, "Simple improved confidence
-    intervals for comparing matched proportions").
+    bootstrap, which the automated scores use, is too narrow below some 20 clusters. With unanimous operators, the
+    second variance keeps the interval from having no width (half values as in Agresti and Min 2005, "Simple improved
+    confidence intervals for comparing matched proportions").
 
-    Raises ValueError for no values, and for another number of clusters than of values.
+    Raises ValueError if there are no values, or if values and clusters differ in number.
     """
     import numpy as np
     from scipy.special import stdtrit
@@ -107,7 +107,7 @@ def estimate(values: Sequence[float], clusters: Sequence[str], bounds: tuple[flo
 def agreement(
     ratings: Sequence[tuple[str, Hashable, float]], level: Literal["nominal", "ordinal", "interval"]
 ) -> Agreement:
-    """Krippendorff's alpha over (rater, unit, value): 1 is perfect agreement, 0 that of chance.
+    """Compute Krippendorff's alpha over (rater, unit, value): 1 is perfect agreement, 0 is agreement by chance.
 
     A rater need not have rated every unit. Source: Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability".
     """
@@ -128,11 +128,11 @@ def agreement(
 
 
 def rank_versions(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[RankedVersion]:
-    """Bradley-Terry strengths of the versions that comparisons link to `of`, strongest first.
+    """Return the Bradley-Terry strengths of the versions that are linked to `of` by comparisons, strongest first.
 
-    Between versions that nothing links, no strength is defined. Every two versions that were compared get one tie
-    more: without it the strength of a version that won or lost every time would be infinite. Source: Bradley and Terry
-    1952; Agresti 2002, section 10.6.
+    The strengths of versions that are not linked are not comparable. Every two versions that were compared get one
+    additional tie: otherwise the strength of a version that always won or lost would be infinite. Source: Bradley and
+    Terry 1952; Agresti 2002, section 10.6.
 
     Args:
         outcomes: (version, other version, 1 for a win of the first, 0 for a loss, 0.5 for a tie).
@@ -168,7 +168,7 @@ def rank_versions(outcomes: Sequence[tuple[str, str, float]], of: str) -> list[R
 
 
 class EarlyClosing(Frozen):
-    """Who closed a review before the pre-registered number of ballots, and why."""
+    """The officer who closed a review before the pre-registered number of ballots, and the officer's reason."""
 
     officer: str
     reason: str
@@ -176,19 +176,19 @@ class EarlyClosing(Frozen):
 
 @dataclass(frozen=True)
 class ClosedReview:
-    """All that a result is computed from."""
+    """A closed review with everything that its result is computed from."""
 
     review: str
-    """Its id."""
+    """Id of the review."""
     contents: PlanContents
     seed: bytes
     ballots: Sequence[Ballot]
     guesses: Sequence[Guess]
     closed_early: EarlyClosing | None
     candidate_weights: str
-    """SHA-256 of the weights that were compared, under whichever artifact and version."""
+    """SHA-256 of the candidate's weights, whatever artifact and version they have."""
     opponent_weights: str | None
-    """None for the base model."""
+    """SHA-256 of the opponent's weights; None for the base model."""
 
     @property
     def opponent(self) -> str:
@@ -197,7 +197,7 @@ class ClosedReview:
 
 
 class UnblindedBallot(Frozen):
-    """One row of `ballots.jsonl`."""
+    """A row of `ballots.jsonl`."""
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
@@ -206,13 +206,13 @@ class UnblindedBallot(Frozen):
     prompt: str
     """Id of the prompt."""
     shared: bool
-    """Whether every operator rates this prompt."""
+    """True if every operator rates this prompt."""
     candidate_position: Position = Field(validation_alias="candidate_side", serialization_alias="candidate_side")
-    """Where the candidate's answer was shown."""
+    """Position at which the candidate's answer was shown."""
     preference: int
     """1 for the candidate, -1 for the opponent, 0 for a tie."""
     candidate: dict[Criterion, int]
-    """Criterion -> 1 to 5; empty for identical answers, which nobody rated."""
+    """Criterion -> 1 to 5; empty for identical answers, which are not rated."""
     opponent: dict[Criterion, int]
 
     @property
@@ -221,18 +221,18 @@ class UnblindedBallot(Frozen):
 
 
 class UnblindedGuess(Frozen):
-    """One row of `guesses.jsonl`."""
+    """A row of `guesses.jsonl`."""
 
     operator: str
     pair: str
     right: bool
-    """Whether the operator took the candidate's answer for the newer version's."""
+    """True if the operator recognised the candidate's answer as the newer version's."""
 
 
 def unblind_ballots(closed: ClosedReview) -> list[UnblindedBallot]:
-    """Every ballot of a closed review.
+    """Return every ballot of a closed review with the candidate's position.
 
-    Raises IntegrityError for a seed other than the committed one, and for a ballot that the plan cannot have led to.
+    Raises IntegrityError if the seed is not the committed one, or if a ballot does not fit the plan.
     """
     plan = closed.contents.plan
     if commitment(closed.seed) != plan.seed_sha256:
@@ -273,10 +273,11 @@ def unblind_guesses(closed: ClosedReview) -> list[UnblindedGuess]:
 
 
 def counted_ballots(ballots: Sequence[UnblindedBallot]) -> list[UnblindedBallot]:
-    """The ballots that figures are computed over: the own pairs of every operator who rated one of them.
+    """Return the ballots from which figures are computed: the own pairs of every operator who rated at least one of
+    them.
 
-    Ties for identical answers are on record for operators who never came. Counted, each of those would be one more
-    opinion.
+    Ties for identical answers exist even for operators who never took part. If they were counted, each such operator
+    would count as one more opinion.
     """
     own = [each for each in ballots if not each.shared]
     came = {each.operator for each in own if each.was_asked}
@@ -309,7 +310,7 @@ def _ratings_at(ballot: Ballot, position: Position) -> dict[Any, int]:
 
 
 class CriterionResult(Frozen):
-    """One criterion: the mean rating of each arm, 1 to 5, and the mean of the paired differences."""
+    """Mean rating of each arm by one criterion, 1 to 5, and the mean of the paired differences."""
 
     candidate: float
     opponent: float
@@ -317,7 +318,7 @@ class CriterionResult(Frozen):
 
 
 class ReviewResult(Frozen):
-    """`review.json`. All but `agreement` is over the own pairs of operators who rated one of them."""
+    """Content of `review.json`. Everything but `agreement` is computed over the counted ballots (`counted_ballots`)."""
 
     model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
 
@@ -328,33 +329,33 @@ class ReviewResult(Frozen):
     opponent: str
     """Id of the adapter that the candidate would replace, or name of the base model."""
     opponent_chosen: str
-    """How it became the opponent, and whether it was reviewed itself."""
+    """Reason for the choice of the opponent, and whether it was reviewed itself."""
     seed: str
-    """Revealed, so that every position can be derived again; 64 hex digits."""
+    """Revealed seed, 64 hex digits, from which every position can be derived again."""
     operators: int
     ballots: int
-    """How many were given."""
+    """Number of ballots that were given."""
     ballots_registered: int
-    """How many the review was to have."""
+    """Pre-registered number of ballots."""
     margin: float
-    """Pre-registered."""
+    """Pre-registered margin."""
     closed_early: EarlyClosing | None
     wins: int
     losses: int
     ties: int
     identical: int
-    """Ties for identical answers, which nobody rated."""
+    """Number of ties for identical answers, which are not rated."""
     net_preference: Estimate
     """(wins - losses) / pairs; ties count 0."""
     criteria: dict[Criterion, CriterionResult]
     agreement: dict[str, Agreement]
-    """Over the shared pairs: of the preference, and by criterion."""
+    """Agreement on the shared pairs, for the preference and for each criterion."""
     guesses: Estimate | None
-    """Share of guesses that were right. By chance it is one half, since the candidate is A in half of the pairs."""
+    """Share of correct guesses. By chance it is one half, since the candidate is A in half of the pairs."""
     ranking: tuple[RankedVersion, ...] = Field(validation_alias="ladder", serialization_alias="ladder")
-    """Over this and all earlier reviews of the line, of the versions that comparisons link to this candidate.
+    """Ranking over this and all earlier reviews of the line, of the versions linked to this candidate by comparisons.
 
-    The same weights under several versions are there once, under the newest.
+    Weights that are registered as several versions are listed once, as the newest version.
     """
 
 
@@ -364,7 +365,7 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
     Args:
         earlier: the line's reviews that were closed before, for the ranking.
 
-    Raises GateRefused when no operator rated a pair of their own, and as `unblind_ballots`.
+    Raises GateRefused if no operator rated a pair of their own, and the errors of `unblind_ballots`.
     """
     plan = closed.contents.plan
     ballots = unblind_ballots(closed)
@@ -401,17 +402,17 @@ def review_result(closed: ClosedReview, earlier: Sequence[ClosedReview]) -> Revi
 
 
 def is_counted(closed: ClosedReview) -> bool:
-    """Whether a review has ballots to count."""
+    """Return whether a review has ballots to count."""
     return bool(counted_ballots(unblind_ballots(closed)))
 
 
 def has_lost(closed: ClosedReview) -> bool:
-    """Whether the candidate lost more pairs than it won. False also where no ballot counts."""
+    """Return whether the candidate lost more pairs than it won; False if no ballot counts."""
     return sum(each.preference for each in counted_ballots(unblind_ballots(closed))) < 0
 
 
 def outcome_of(net: Estimate, margin: float) -> Outcome:
-    """Fail below zero; pass when the whole interval is at or above -margin; else inconclusive.
+    """Return "fail" below zero, "pass" if the whole interval is at or above -margin, else "inconclusive".
 
     A candidate whose true net preference is -margin or worse passes in at most 2.5 % of reviews.
     """
@@ -421,7 +422,10 @@ def outcome_of(net: Estimate, margin: float) -> Outcome:
 
 
 def evaluate_net_preference(result: ReviewResult) -> Verdict:
-    """The outcome with its numbers. An officer may waive it only where it is inconclusive and the recipe allows it."""
+    """Return the verdict with its numbers.
+
+    An officer may waive it only if it is inconclusive and the recipe allows it.
+    """
     outcome = outcome_of(result.net_preference, result.margin)
     return Verdict(
         outcome == "pass",
@@ -465,7 +469,7 @@ def _message(result: ReviewResult, outcome: Outcome) -> str:
 
 
 def as_markdown(result: ReviewResult) -> str:
-    """The result's tables, for an asset's page."""
+    """Format the result's tables in Markdown, for an asset's page."""
     rows = [
         f"**{result.adapter} against {result.opponent}**",
         "",
@@ -506,7 +510,7 @@ def as_markdown(result: ReviewResult) -> str:
 
 
 def _officer(officer: str) -> str:
-    """A key's id, in few letters; what stands for a person, or a name, is of before officers signed."""
+    """Shorten a key's id. Reviews from before officers signed have a person's identifier or name instead."""
     return officer_in_short(person_in_short(officer))
 
 
@@ -540,7 +544,7 @@ def _guesses(closed: ClosedReview) -> Estimate | None:
 
 
 def _agreement(criteria: Sequence[Criterion], shared: Sequence[UnblindedBallot]) -> dict[str, Agreement]:
-    """Ordinal: no more is assumed than that a win and a loss are further apart than either is from a tie."""
+    """Compute the agreement on an ordinal scale: a win and a loss are further apart than either is from a tie."""
     preferences = [(each.operator, each.prompt, float(each.preference)) for each in shared]
 
     def rated(criterion: Criterion) -> list[tuple[str, tuple[str, str], float]]:
@@ -557,7 +561,11 @@ def _agreement(criteria: Sequence[Criterion], shared: Sequence[UnblindedBallot])
 
 
 def _ranking(reviews: Sequence[ClosedReview]) -> tuple[RankedVersion, ...]:
-    """Rank the last review's candidate among the versions it is linked to. reviews: in the order of closing."""
+    """Rank the last review's candidate among the versions that it is linked to.
+
+    Args:
+        reviews: the line's closed reviews in the order of closing.
+    """
     names: dict[str, str] = {}
     outcomes = []
     for each in reviews:

@@ -1,1 +1,1 @@
-"""The web page on which operators rate pairs and guess, one at a time."""
+"""Serve the web page on which operators rate pairs and guess, one at a time."""

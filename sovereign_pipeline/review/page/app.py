@@ -1,4 +1,4 @@
-"""The review page: its routes, and the application that serves them."""
+"""Define the review page's routes, and the application that serves them."""
 
 import contextlib
 from collections.abc import Callable
@@ -125,25 +125,25 @@ def record_guess(context: Context, author: Author, review: Review, pair: str, se
 
 
 def create_app(settings: Settings, registry: Registry) -> FastAPI:
-    """Build the web application. It holds no state but what it has read, so any number of processes may serve it."""
+    """Build the web application. Its only state is a cache of what it has read, so several processes may serve it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = PageContext(settings, registry)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     app.include_router(router)
     rendering.add_handlers(app)
     app.add_middleware(BaseHTTPMiddleware, dispatch=rendering.protect)
-    # Last, so that it stands before everything: what a page elsewhere sent is not asked whom it names.
+    # Added last, so that it runs first: requests from other sites are rejected before their user is looked up.
     app.add_middleware(for_hosts, hosts=settings.ui_hosts)
     return app
 
 
 def server_config(settings: Settings, registry: Registry, port: int) -> Config:
-    """Loopback alone, no header that names the software, and no log of addresses."""
+    """Return a configuration that listens on loopback only, hides the server's name, and logs no addresses."""
     return Config(
         create_app(settings, registry),
         host=LOOPBACK,
         port=port,
-        proxy_headers=False,  # else the proxy's header would replace the address that trust is decided by
+        proxy_headers=False,  # or the proxy's header would replace the address by which the proxy is trusted
         server_header=False,
         access_log=False,
         log_level="warning",
@@ -151,7 +151,7 @@ def server_config(settings: Settings, registry: Registry, port: int) -> Config:
 
 
 def serve(settings: Settings, registry: Registry, port: int, report: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C. `report` gets the address once the port is ours. Raises InputError when the port is taken."""
+    """Serve until Ctrl-C. `report` gets the URL once the port is bound. Raises InputError if the port is in use."""
     with listen(port, "--port") as held, contextlib.suppress(KeyboardInterrupt):
         report(f"review page http://{LOOPBACK}:{port}   Ctrl-C ends")
         Server(server_config(settings, registry, port)).run(sockets=[held])

@@ -1,4 +1,4 @@
-"""Sessions, open reviews, and what each request of the review page is given."""
+"""Manage sessions and open reviews, and provide them to the review page's routes."""
 
 import contextlib
 import hashlib
@@ -37,7 +37,7 @@ _SIGNER = {"key_derivation": "hmac", "digest_method": hashlib.sha256}
 
 
 class Sessions:
-    """Sessions that only this installation can have signed."""
+    """Session tokens that are signed with this installation's key."""
 
     def __init__(self, settings: Settings) -> None:
         self._key = _signing_key(settings)
@@ -47,7 +47,7 @@ class Sessions:
         return str(self._serializer.dumps([who.review, who.operator, who.sign_in]))
 
     def read(self, signed: str) -> SignedIn:
-        """Raises SignInError for text that was changed, or signed more than `SESSION_SECONDS` ago."""
+        """Verify a session token. Raises SignInError if it was changed, or signed more than `SESSION_SECONDS` ago."""
         try:
             review, operator, sign_in = self._serializer.loads(signed, max_age=SESSION_SECONDS)
             return SignedIn(review, operator, int(sign_in))
@@ -57,7 +57,7 @@ class Sessions:
             raise SignInError("You are not signed in here.", "Open the link that you were sent.") from None
 
     def form_token(self, who: SignedIn) -> str:
-        """What our pages put into each request that changes something, so that no other site can make one (CSRF)."""
+        """Return the CSRF token that our pages send with each request that changes something."""
         content = f"form\n{who.review}\n{who.operator}\n{who.sign_in}".encode()
         return hmac.new(self._key, content, hashlib.sha256).hexdigest()
 
@@ -66,7 +66,7 @@ class Sessions:
 
 
 def _signing_key(settings: Settings) -> bytes:
-    """The installation's key, made at first use; deleting its file signs everybody out."""
+    """Return the installation's session key, created at first use. Deleting its file signs everybody out."""
     path = secrets_directory(settings) / "session.key"
     if not path.exists():
         aside = path.with_name(f".session.key-{secrets.token_hex(8)}")
@@ -82,18 +82,18 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Question:
-    """What an operator is asked now."""
+    """The question that an operator is shown next."""
 
     kind: Literal["ballot", "guess"]
     pair: str
     left: int
-    """How many questions of this kind are left, this one included."""
+    """Number of questions of this kind that are left, including this one."""
     total: int
 
 
 @dataclass(frozen=True)
 class PairTexts:
-    """One pair as it is shown."""
+    """The texts of one pair as they are shown."""
 
     prompt: str
     answers: tuple[tuple[Literal["a"], str], tuple[Literal["b"], str]]
@@ -101,20 +101,20 @@ class PairTexts:
 
 @dataclass(frozen=True)
 class OpenReview:
-    """One open review with everything that its pages are made of, verified."""
+    """A verified open review with everything that its pages need."""
 
     row: BlindReview
     contents: PlanContents
     seed: bytes = field(repr=False)
     answers: Mapping[str, AnswerPair] = field(repr=False)
-    """By prompt id."""
+    """Answers by prompt id."""
 
     def pairs(self, operator: str) -> dict[str, PlannedPair]:
-        """The pairs that an operator rates, by their ids, in order."""
+        """Return the pairs that an operator rates, by id, in order."""
         return {each.pair: each for each in self.contents.asked(operator)}
 
     def to_guess(self, operator: str) -> list[str]:
-        """The pairs that an operator guesses about, in order."""
+        """Return the ids of the pairs about which an operator guesses, in order."""
         plan = self.contents.plan
         planned = plan.operators.get(operator, ())
         return pairs_to_guess(self.seed, operator, planned, self.contents.identical, plan.guess_pairs)
@@ -130,7 +130,7 @@ class OpenReview:
 
 
 class OpenReviews:
-    """Every open review of the installation, each read from the store once."""
+    """The open reviews of the installation. Each is read from the store once and then cached."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self._settings = settings
@@ -138,7 +138,7 @@ class OpenReviews:
         self._read: dict[str, OpenReview] = {}
 
     def get(self, review_id: str) -> OpenReview:
-        """Raises ConflictError for a review that is closed, and SignInError for one that does not exist."""
+        """Return an open review. Raises ConflictError if it is closed, and SignInError if it does not exist."""
         with self._registry.reading() as session:
             assert_open(session, review_id)
             row = session.get(BlindReview, review_id)
@@ -150,7 +150,7 @@ class OpenReviews:
         return self._read[review_id]
 
     def assert_not_ended(self, who: SignedIn) -> None:
-        """Raises SignInError for a sign-in that a newer link has ended."""
+        """Raise SignInError if a newer link has ended this sign-in."""
         with self._registry.reading() as session:
             row = session.get(BlindReview, who.review)
             if row is None:
@@ -158,12 +158,14 @@ class OpenReviews:
             assert_newest(session, row, who)
 
     def sign_in(self, name: str) -> SignedIn:
-        """The oldest open review in which an operator has something left, else the newest they take part in.
+        """Sign an operator in to the oldest open review in which they have questions left, otherwise to their newest
+        one.
 
-        name: as the institution's proxy has it.
+        A review that cannot be read is logged and skipped if the operator takes part in another one. Raises SignInError
+        if the operator takes part in no review.
 
-        A review that cannot be read is logged and skipped while there is another: it does not concern everybody.
-        Raises SignInError for an operator who takes part in none.
+        Args:
+            name: the operator's name, as the institution's proxy sends it.
         """
         theirs: list[tuple[OpenReview, str]] = []
         people, damaged = People(self._settings), None
@@ -186,7 +188,7 @@ class OpenReviews:
         return SignedIn(review.row.id, operator)
 
     def next_question(self, review: OpenReview, operator: str) -> Question | None:
-        """What an operator is asked now; None when every ballot and guess is given."""
+        """Return the operator's next question, or None if every ballot and guess is given."""
         done, pairs = given(self._registry, review.row, operator), review.pairs(operator)
         left = [pair for pair in pairs if pair not in done.ballots]
         if left:
@@ -205,7 +207,7 @@ FORM_HEADER = "X-Form-Token"
 
 
 class PageContext:
-    """One application's settings, registry, sessions and open reviews."""
+    """The settings, registry, sessions and open reviews of one application."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
@@ -229,9 +231,9 @@ Context = Annotated[PageContext, Depends(context_of)]
 
 
 def signed_in(request: Request, context: Context) -> SignedIn:
-    """Who sent a request: whom the trusted proxy names, else whom the session cookie is signed for.
+    """Return the operator who sent a request: named by the trusted proxy, or else by the session cookie.
 
-    Raises SignInError for nobody, and for a session that a newer link has ended.
+    Raises SignInError if nobody is named, or if a newer link has ended the session.
     """
     header = context.settings.review_user_header
     named = context.proxy.named(request.scope, header) if header is not None else None
@@ -243,22 +245,22 @@ def signed_in(request: Request, context: Context) -> SignedIn:
 
 
 Reader = Annotated[SignedIn, Depends(signed_in)]
-"""Who may read a page."""
+"""The operator who may read a page."""
 
 
 def signed_in_by_form(request: Request, context: Context, reader: Reader) -> SignedIn:
-    """Who sent a request that changes something. Raises SignInError unless a page of ours made it (CSRF)."""
+    """Return the operator who sent a changing request. Raises SignInError unless one of our pages sent it (CSRF)."""
     if not context.sessions.is_form_token(reader, request.headers.get(FORM_HEADER, "")):
         raise SignInError("This request did not come from the page.", "Load the page again.")
     return reader
 
 
 Author = Annotated[SignedIn, Depends(signed_in_by_form)]
-"""Who may record a ballot or a guess."""
+"""The operator who may record a ballot or a guess."""
 
 
 def review_of_reader(context: Context, reader: Reader) -> OpenReview:
-    """The open review that a request is about. Raises ConflictError once it is closed."""
+    """Return the open review of a request's operator. Raises ConflictError if it is closed."""
     return context.reviews.get(reader.review)
 
 

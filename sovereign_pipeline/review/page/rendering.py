@@ -1,4 +1,4 @@
-"""Pages of the review in English and Arabic: translations, templates, error pages."""
+"""Render the review's pages in English and Arabic, including its error pages."""
 
 import logging
 import unicodedata
@@ -118,14 +118,15 @@ CRITERION_MEANINGS = {
 
 
 def translate(sentence: str, language: Language) -> str:
-    """Translate a sentence; one without a translation stays English."""
+    """Translate a sentence. A sentence without a translation stays English."""
     return ARABIC.get(sentence, sentence) if language == "ar" else sentence
 
 
 def direction(text: str) -> Direction:
-    """The direction of most characters (Unicode's bidirectional classes); placeholders such as NAME_1 do not count.
+    """Return the direction of most characters (Unicode's bidirectional classes). Placeholders such as NAME_1 are
+    ignored.
 
-    The first strong character, as browsers' `auto` takes it, would set an Arabic answer that begins with a Latin name
+    Browsers' `auto` uses the first strong character, which would set an Arabic answer that begins with a Latin name
     from left to right.
     """
     classes = [unicodedata.bidirectional(character) for character in PLACEHOLDER.sub(" ", text)]
@@ -142,7 +143,7 @@ _TEMPLATES = Environment(
 
 
 def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
-    """A page of one template; its sentences go through `say`."""
+    """Render a template as a page. The template translates its sentences with `say`."""
     language = language_of(request)
 
     def say(sentence: str) -> str:
@@ -155,7 +156,7 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
 
 
 def language_of(request: Request) -> Language:
-    """As chosen on the page, else the first of the two languages that the browser asks for."""
+    """Return the language chosen on the page, or else the browser's first preference for English or Arabic."""
     chosen = request.cookies.get(LANGUAGE_COOKIE)
     if chosen is None:
         accepted = [part.strip()[:2].lower() for part in request.headers.get("accept-language", "").split(",")]
@@ -184,11 +185,11 @@ REFUSALS: Sequence[tuple[type[SovereignError], int, str]] = (
     (ConflictError, 409, "Thank you"),
     (InputError, 400, "Something is wrong"),
 )
-"""Error, HTTP status, title of its page; the first that fits."""
+"""Error class, HTTP status and page title. The first class that matches applies."""
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let every expected error of a route end in a sentence for the operator."""
+    """Turn every expected error of a route into a sentence for the operator."""
     for kind, _, _ in REFUSALS:
         app.add_exception_handler(kind, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -196,11 +197,11 @@ def add_handlers(app: FastAPI) -> None:
 
 
 async def protect(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Set the headers, and let no unexpected error tell a browser anything."""
+    """Set the security headers, and hide the details of unexpected errors from browsers."""
     try:
         response = await call_next(request)
     except Exception as error:
-        # A message of ours goes to the server's log; a bug's own message does not, since it may quote an answer.
+        # Our own messages go to the server's log; the message of a bug does not, since it may quote an answer.
         _LOG.error(str(error) if isinstance(error, SovereignError) else place_of(error))
         text = "The page cannot be served now. Tell the administrator; no rating is lost."
         response = _refuse(request, 500, "Something is wrong", text)
@@ -224,7 +225,7 @@ def _unknown(request: Request, error: Exception) -> Response:
 
 
 def _refuse(request: Request, status: int, title: str, text: str) -> Response:
-    """A page for whoever opened one, and the sentence alone for the page's own requests."""
+    """Return a page if the browser opened one, and only the sentence for requests by the page's scripts."""
     if request.method == "GET":
         return render(request, "message.html", status, title=title, text=text)
     return JSONResponse({"error": translate(text, language_of(request))}, status)
