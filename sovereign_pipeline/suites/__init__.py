@@ -1,1 +1,1 @@
-"""Evaluation suites and prompts: cards, rows, and the wording of prompts."""
+"""Read evaluation suites and red-team prompts, and word their prompts."""

@@ -1,4 +1,5 @@
-"""Cards of published suites under `data/suites/`, and the local mirror with their files. Nothing is fetched."""
+"""Read the cards of published suites under `data/suites/`, and locate their files in the local mirror. Nothing is
+fetched."""
 
 import re
 import string
@@ -20,22 +21,23 @@ class SuiteFiles(RecipeModel):
     """The files of a suite in the mirror, in the publisher's own format."""
 
     test: str = Field(examples=["test*.jsonl"])
-    """Files of the rows that are asked, relative to the suite's folder. `*` is any name, `{subject}` that of a part of
-    the suite."""
+    """Files with the test rows, relative to the suite's folder. `*` matches any name, `{subject}` the name of a part
+    of the suite."""
 
     few_shot: str | None = Field(default=None, examples=["train.jsonl*"])
-    """Files of the rows that may be shown as examples. With `{subject}`, examples are of the asked row's subject."""
+    """Files with the rows for few-shot examples. With `{subject}`, examples have the same subject as the test row."""
 
     layout: Literal["rows", "mmlu", "squad"] = "rows"
-    """`rows`: JSONL, JSON, CSV, TSV or Parquet, optionally gzipped. `mmlu`: CSV with question, choices and answer in
-    that order, with or without a header. `squad`: the JSON of SQuAD (titles, paragraphs, questions)."""
+    """Format of the files. `rows`: JSONL, JSON, CSV, TSV or Parquet, optionally gzipped. `mmlu`: CSV with question,
+    choices and answer in that order, with or without a header. `squad`: the JSON of SQuAD (titles, paragraphs,
+    questions)."""
 
     columns: dict[str, str | tuple[str, ...]] = Field(default={}, examples=[{"question": "query", "answer": "gold"}])
-    """With `layout: rows`: field -> column, or a column for each choice. A field that is not named is read from the
-    column of its own name."""
+    """Field -> column, or one column for each choice, with `layout: rows`. A field that is not listed is read from
+    the column of the same name."""
 
     choices: tuple[str, ...] = Field(default=(), examples=[["Yes", "No"]])
-    """The choices, where every row has the same; the answer is then one of these words."""
+    """Choices, if every row has the same ones. The answer is then one of these words."""
 
     @model_validator(mode="after")
     def _stay_in_the_folder(self) -> "SuiteFiles":
@@ -55,19 +57,20 @@ class SuiteFiles(RecipeModel):
 
 
 class _Asked(RecipeModel):
-    """What all kinds of tasks have."""
+    """The settings of all kinds of tasks."""
 
     instruction: str = ""
-    """Text before the examples; it may name {subject}."""
+    """Text before the examples. It may contain {subject}."""
 
     prompt: str = Field(examples=["{question}\nAnswer:"])
-    """The user's turn, in the wording of lm-eval's own task where it has one."""
+    """User's turn, in the wording of lm-eval's own task if it has one."""
 
     few_shot_rows: int = Field(default=0, ge=0)
-    """Examples before the question unless the recipe states a number: the first of their file."""
+    """Number of examples before the question, unless the recipe states another. They are the first rows of their
+    file."""
 
     def check_prompt(self, **allowed: bool) -> None:
-        """Check which fields the prompt names: name -> whether it must. Raises ValueError."""
+        """Verify which fields the prompt contains. `allowed`: field -> whether it is required. Raises ValueError."""
         for text, known in ((self.prompt, set(allowed)), (self.instruction, {"subject"})):
             named = {field for _, field, _, _ in string.Formatter().parse(text) if field is not None}
             for field in sorted(named - known):
@@ -84,10 +87,10 @@ class ChoiceTask(_Asked):
     """Choose the most likely of several choices."""
 
     continuation: Literal["letter", "text"]
-    """What is scored: the choice's letter, which the prompt then lists, or its text."""
+    """Scored text: the choice's letter, which the prompt then lists, or the choice itself."""
 
     metric: Literal["acc", "acc_norm"]
-    """lm-eval's `acc`, or `acc_norm`, which divides by the choice's length in characters."""
+    """Metric: lm-eval's `acc`, or `acc_norm`, which divides by the choice's length in characters."""
 
     @model_validator(mode="after")
     def _prompt_shows_what_is_chosen_from(self) -> "ChoiceTask":
@@ -96,13 +99,13 @@ class ChoiceTask(_Asked):
 
 
 class _Generated(_Asked):
-    """What tasks have for which the model generates greedily."""
+    """The settings of tasks for which the model generates greedily."""
 
     max_new_tokens: int = Field(ge=1)
-    """Longest answer, in tokens."""
+    """Maximum length of the answer in tokens."""
 
     stop: tuple[str, ...] = Field(default=(), examples=[["Question:"]])
-    """Texts that end the answer; what follows is ignored."""
+    """Texts that end the answer. Text after them is ignored."""
 
 
 class NumberTask(_Generated):
@@ -136,7 +139,7 @@ class CodeTask(_Generated):
     """The rest of a Python function, which the row's own test runs in the sandbox (HumanEval)."""
 
     prefix: str = ""
-    """Beginning of the reply; it may name {prompt}."""
+    """Beginning of the reply. It may contain {prompt}."""
 
     @model_validator(mode="after")
     def _prompt_and_prefix_show_the_beginning(self) -> "CodeTask":
@@ -159,7 +162,7 @@ class SuiteCard(RecipeModel):
     """Title, as the publisher writes it."""
 
     source: str = Field(examples=["https://github.com/openai/grade-school-math"])
-    """Where an institution gets the files, on a machine with internet."""
+    """Address from which an institution gets the files, on a machine with internet."""
 
     version: str = Field(examples=["2021"])
     """The publisher's version."""
@@ -171,29 +174,29 @@ class SuiteCard(RecipeModel):
     """Language of the rows."""
 
     sector: str = Field(examples=["mathematics"])
-    """Subject matter; shown in lists."""
+    """Subject matter, shown in lists."""
 
     folder: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
-    """Folder in the mirror; null: the suite's name."""
+    """Folder in the mirror; null for the suite's name."""
 
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
-    """SHA-256 of all files together; other files are then refused. null: any files."""
+    """SHA-256 of all files together. Other files are rejected. null accepts any files."""
 
     files: SuiteFiles
     """The files of the suite in the mirror."""
 
     task: Annotated[AnyTask, Field(discriminator="kind")]
-    """How a row is asked and scored."""
+    """Settings by which a row is prompted and scored."""
 
 
 @dataclass(frozen=True)
 class SuiteFile:
-    """One file of the mirror."""
+    """A file of the mirror."""
 
     path: Path
 
     subject: str
-    """What `{subject}` stands for in the card's pattern; "" without one."""
+    """Text that `{subject}` in the card's pattern matches; "" without one."""
 
 
 def card_path(settings: Settings, name: str) -> Path:
@@ -205,7 +208,8 @@ def suite_names(settings: Settings) -> list[str]:
 
 
 def load_suite_card(settings: Settings, name: str) -> SuiteCard:
-    """Raises NotFoundError that names the known suites, or RecipeError for a card that is not valid."""
+    """Return the card of a suite. Raises NotFoundError that names the known suites, or RecipeError for an invalid
+    card."""
     path = card_path(settings, name)
     if not path.is_file():
         known = nearest_known(name, suite_names(settings))
@@ -221,7 +225,7 @@ def suite_folder(settings: Settings, card: SuiteCard) -> Path:
 
 
 def matching_files(folder: Path, pattern: str) -> list[SuiteFile]:
-    """The files that a card's pattern names, sorted by path."""
+    """Return the files that match a card's pattern, sorted by path."""
     form = re.compile(re.escape(pattern).replace(re.escape(SUBJECT), "([^/]+)").replace(r"\*", "[^/]*"))
     found = []
     for path in sorted(folder.glob(pattern.replace(SUBJECT, "*"))):
@@ -232,7 +236,8 @@ def matching_files(folder: Path, pattern: str) -> list[SuiteFile]:
 
 
 def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
-    """Every file of the suite, path inside its folder -> path. Raises SourceError when one is missing."""
+    """Return every file of the suite, path inside its folder -> path. Raises SourceError if a pattern matches no
+    file."""
     folder = suite_folder(settings, card)
     files: dict[str, Path] = {}
     for pattern in filter(None, (card.files.test, card.files.few_shot)):
@@ -247,9 +252,9 @@ def suite_files(settings: Settings, card: SuiteCard) -> dict[str, Path]:
 
 
 def suite_digest(settings: Settings, card: SuiteCard) -> str:
-    """SHA-256 over the names and bytes of the suite's files.
+    """Return the SHA-256 over the names and bytes of the suite's files.
 
-    Raises SourceError when one is missing, and IntegrityError when the card has another digest.
+    Raises SourceError if a file is missing, and IntegrityError if the card states another digest.
     """
     digest = digest_of({name: file_sha256(path) for name, path in suite_files(settings, card).items()})
     if card.sha256 not in (None, digest):

@@ -1,6 +1,6 @@
-"""Read rows of evaluation files: the institution's own, the red team's prompts, and published suites.
+"""Read the rows of evaluation files: the institution's own suites, the red team's prompts, and published suites.
 
-A published suite has no broken rows: a row that is not of the suite's kind is an error that names file and row.
+A published suite must have no broken rows: a row of another kind is an error that names file and row.
 """
 
 import csv
@@ -35,7 +35,7 @@ ItemRow = TypeVar("ItemRow", bound=EvaluationItem)
 
 
 def level_of_suites(workplace: Workplace) -> str:
-    """The highest level of the line's suites. Raises CeilingExceeded for one above the line's ceiling."""
+    """Return the highest level of the recipe's suites. Raises CeilingExceeded for a suite above the ceiling."""
     suites = workplace.line.named_evaluation.capability
     for suite in suites:
         _stop_above_ceiling(workplace, f"the suite '{suite.name}'", suite.classification)
@@ -43,7 +43,7 @@ def level_of_suites(workplace: Workplace) -> str:
 
 
 def level_of_red_team(workplace: Workplace) -> str:
-    """The level of prompts and judge labels. Raises CeilingExceeded when it is above the line's ceiling."""
+    """Return the level of prompts and judge labels. Raises CeilingExceeded if it is above the ceiling."""
     level = workplace.line.named_evaluation.red_team.classification
     _stop_above_ceiling(workplace, "the red team's material", level)
     return level
@@ -58,22 +58,23 @@ def _stop_above_ceiling(workplace: Workplace, what: str, level: str) -> None:
 
 
 def rank(seed: int, *ids: str) -> str:
-    """A sort key that depends on the seed and the ids alone, not on the order of a file."""
+    """Return a sort key that depends only on the seed and the ids, not on the order of a file."""
     return hashlib.sha256("\n".join([str(seed), *ids]).encode()).hexdigest()
 
 
 def digest_of_items(path: Path) -> str:
-    """SHA-256 of one file. Raises SourceError when it is missing."""
+    """Return the SHA-256 of a file. Raises SourceError if it is missing."""
     _require(path)
     return file_sha256(path)
 
 
 def read_items(path: Path, kind: type[ItemRow]) -> list[ItemRow]:
-    """Read one file. Raises SourceError naming file and line of a row not of this kind, or an id used twice."""
+    """Return the rows of a file. Raises SourceError, naming file and line, for a row of another kind or a repeated
+    id."""
     _require(path)
     rows: list[ItemRow] = []
     try:
-        # Not splitlines: texts hold U+0085 and U+2028, which end no line of JSON.
+        # `splitlines` would also split at U+0085 and U+2028, which texts contain.
         lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError:
         raise SourceError(f"{path} is not UTF-8.", "Save the file as UTF-8.") from None
@@ -100,17 +101,17 @@ def _require(path: Path) -> None:
 
 
 LETTERS = string.ascii_uppercase
-"""The letters that a prompt gives the choices: so many can a question have where the letter is scored."""
+"""Letters for the choices in a prompt. A question scored by letter can have this many choices."""
 
 _LONGEST_ROW = 1_000_000
 _MMLU_CELLS = 3  # at least a question, a choice and an answer
 
 
 class SuiteRow(EvaluationItem):
-    """A row of any suite, own or published."""
+    """A row of any suite, the institution's own or published."""
 
     subject: str = ""
-    """The part of the suite that the row belongs to; "" when it has none."""
+    """Part of the suite that the row belongs to; "" if it has none."""
 
 
 class Question(SuiteRow):
@@ -119,7 +120,7 @@ class Question(SuiteRow):
     question: str
     choices: tuple[str, ...] = Field(min_length=2)
     answer: int = Field(ge=0)
-    """Index of the right choice."""
+    """Index of the correct choice."""
 
     @model_validator(mode="after")
     def _answer_is_a_choice(self) -> "Question":
@@ -133,7 +134,7 @@ class Problem(SuiteRow):
 
     question: str
     solution: str = Field(pattern=r"#### *-?[$0-9.,]*[0-9]")
-    """Worked, ending in `#### ` and the number."""
+    """Worked solution, ending in `#### ` and the number."""
 
 
 class Passage(SuiteRow):
@@ -142,18 +143,18 @@ class Passage(SuiteRow):
     passage: str
     question: str
     answers: tuple[str, ...] = Field(min_length=1)
-    """Each of them is right."""
+    """Correct answers, each accepted."""
 
 
 class Function(SuiteRow):
     """A Python function to complete."""
 
     prompt: str
-    """Its beginning, up to the body."""
+    """Beginning of the function, up to the body."""
     entry_point: str = Field(pattern=r"^[A-Za-z_]\w*$")
-    """Its name."""
+    """Name of the function."""
     test: str
-    """Defines `check`, which takes the function."""
+    """Code that defines `check`, which takes the function."""
 
 
 AnyRow = Question | Problem | Passage | Function
@@ -165,17 +166,17 @@ _COLUMNS: Mapping[str, Mapping[str, str]] = {
     "span": {"passage": "passage", "question": "question", "answers": "answers"},
     "code": {"prompt": "prompt", "entry_point": "entry_point", "test": "test"},
 }
-"""Field -> column, where the card does not name another."""
+"""Field -> column, unless the card names another."""
 
 
 def read_asked(settings: Settings, card: SuiteCard) -> list[AnyRow]:
-    """The rows that may be asked. Raises SourceError, and IntegrityError (see `suite_digest`)."""
+    """Return the test rows of a suite. Raises SourceError, and IntegrityError (see `suite_digest`)."""
     suite_digest(settings, card)
     return _read(settings, card, card.files.test)
 
 
 def read_examples(settings: Settings, card: SuiteCard) -> dict[str, list[AnyRow]]:
-    """Subject -> the rows that may be shown as examples, in the order of their file; nothing for a suite without."""
+    """Return subject -> rows for few-shot examples, in the order of their file; empty for a suite without examples."""
     if card.files.few_shot is None:
         return {}
     suite_digest(settings, card)
@@ -205,7 +206,8 @@ def _read(settings: Settings, card: SuiteCard, pattern: str) -> list[AnyRow]:
 
 
 def _row(card: SuiteCard, file: SuiteFile, part: str, number: int, fields: dict[str, Any]) -> AnyRow:
-    """A row with its own id or its number, prefixed with the subject or, of several files, the file name."""
+    """Return a row, named by its id or number, prefixed with the subject or, if there are several files, the file
+    name."""
     name = str(fields.pop("id", number))
     try:
         return _KINDS[card.task.kind](
@@ -247,7 +249,7 @@ def _table(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any]) -> dict[str, Any]:
-    """Choices as texts and the answer as an index, from the forms in which suites are published."""
+    """Return the fields with choices as texts and the answer as an index, from the various published forms."""
     choices, answer = card.files.choices or fields["choices"], str(fields["answer"]).strip()
     labels = list(LETTERS)
     if card.files.choices:
@@ -269,7 +271,7 @@ def _with_choice(card: SuiteCard, path: Path, number: int, fields: dict[str, Any
 def _mmlu(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         text = path.read_bytes().removeprefix(BYTE_ORDER_MARK).decode("utf-8")
-        # Not splitlines: the published files hold U+0085, which ends no line of CSV.
+        # `splitlines` would also split at U+0085, which the published files contain.
         records = [cells for cells in csv.reader(io.StringIO(text, newline=""), strict=True) if cells]
     except (UnicodeDecodeError, csv.Error) as error:
         raise SourceError(f"{path} is not CSV in UTF-8 ({type(error).__name__}).", "Get a whole copy of it.") from None
@@ -308,8 +310,9 @@ def _squad(card: SuiteCard, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 Kind = Literal["harmful", "disclosure", "injection", "benign", "out_of_distribution"]
 Expectation = Literal["refusal", "answer", "unmoved", "end"]
-"""What a good answer does. `refusal`: it refuses. `answer`: it answers what only sounds harmful. `unmoved`: it does not
-follow an injected instruction. `end`: whatever it says to an out-of-distribution prompt, it does not loop."""
+"""Expected behaviour. `refusal`: the answer refuses. `answer`: it answers a prompt that only sounds harmful.
+`unmoved`: it does not follow an injected instruction. `end`: it does not loop, whatever it says to an
+out-of-distribution prompt."""
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EXPECTED: Mapping[Kind, Expectation] = {
@@ -322,13 +325,13 @@ EXPECTED: Mapping[Kind, Expectation] = {
 
 
 class RedTeamPrompt(EvaluationItem):
-    """One prompt."""
+    """A red-team prompt."""
 
     kind: Kind
     prompt: str
     expects: Expectation
     mark: str | None = None
-    """For `unmoved`: the word that the injected instruction asks for, which shows obedience."""
+    """Word that the injected instruction asks for and that shows obedience; for `unmoved` only."""
 
     @model_validator(mode="after")
     def _kind_and_expectation_agree(self) -> "RedTeamPrompt":
@@ -340,7 +343,7 @@ class RedTeamPrompt(EvaluationItem):
 
 
 def read_prompts(path: Path) -> list[RedTeamPrompt]:
-    """Read a file of prompts. Raises SourceError (see `read_items`), also when a kind has no prompt."""
+    """Return the prompts of a file. Raises SourceError (see `read_items`), also if a kind has no prompt."""
     prompts = read_items(path, RedTeamPrompt)
     missing = [kind for kind in KINDS if not any(prompt.kind == kind for prompt in prompts)]
     if missing:

@@ -1,7 +1,7 @@
-"""Open the suites that a line's recipe names, and word their prompts.
+"""Open the suites that a recipe names, and word their prompts.
 
-The wording of published suites is lm-eval's, with two differences from its `--apply_chat_template`: instruction and
-examples are in the user's turn, as in training, because some templates reject a system turn; and examples are never
+The wording of published suites is lm-eval's, with two differences from its `--apply_chat_template`. Instruction and
+examples are in the user's turn, as in training, because some templates reject a system turn. Examples are never
 truncated.
 """
 
@@ -39,24 +39,25 @@ from sovereign_pipeline.suites.rows import (
 )
 
 OWN_TASK = ChoiceTask(kind="choice", continuation="text", metric="acc_norm", prompt="{question}")
-"""How an own suite is asked: the question alone; the most likely choice per character counts."""
+"""Task of an institution's own suite: the prompt is the question alone, and the most likely choice per character
+counts."""
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite, ready to be asked."""
+    """A suite with its task, selected test rows and examples."""
 
     name: str
     task: AnyTask
     rows: tuple[AnyRow, ...]
-    """The rows that are asked."""
+    """Selected test rows."""
     total_rows: int
     examples: Mapping[str, Sequence[AnyRow]]
-    """Subject -> rows shown before the question, `few_shot` of them at most."""
+    """Subject -> rows shown before the question, at most `few_shot` of them."""
 
 
 def open_suite(settings: Settings, entry: CapabilitySuite, seed: int) -> Suite:
-    """Read a suite of a recipe. Raises SourceError, RecipeError, NotFoundError or IntegrityError."""
+    """Return a suite of a recipe. Raises SourceError, RecipeError, NotFoundError or IntegrityError."""
     every = rows_of_suite(settings, entry)
     task: AnyTask = OWN_TASK
     examples: dict[str, list[AnyRow]] = {}
@@ -74,14 +75,15 @@ def open_suite(settings: Settings, entry: CapabilitySuite, seed: int) -> Suite:
 
 
 def rows_of_suite(settings: Settings, entry: CapabilitySuite) -> list[AnyRow]:
-    """Every row that may be asked, regardless of `max_rows`."""
+    """Return all test rows, regardless of `max_rows`."""
     if entry.suite is not None:
         return read_asked(settings, load_suite_card(settings, entry.suite))
     return [*read_items(settings.data / entry.own_path, Question)]
 
 
 def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
-    """SHA-256 over its files and how it is asked, without the choice of rows, which is part of the recipe."""
+    """Return the SHA-256 over a suite's files and task. It does not cover the choice of rows, which is part of the
+    recipe."""
     if entry.suite is None:
         return digest_of_items(settings.data / entry.own_path)
     card = load_suite_card(settings, entry.suite)
@@ -90,9 +92,9 @@ def identity_of_suite(settings: Settings, entry: CapabilitySuite) -> str:
 
 
 def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[AnyRow]:
-    """At most so many rows, in the order of the suite.
+    """Return at most `at_most` rows, in the order of the suite.
 
-    The choice depends on the seed and the ids alone, so a larger number includes the rows of a smaller one.
+    The choice depends only on the seed and the ids, so a larger number includes the rows of a smaller one.
     """
     ranked = sorted(rows, key=lambda row: rank(seed, row.id))
     chosen = {row.id for row in ranked[:at_most]}
@@ -101,7 +103,7 @@ def chosen_rows(rows: Sequence[AnyRow], at_most: int | None, seed: int) -> list[
 
 @dataclass(frozen=True)
 class SuiteState:
-    """A published suite in the mirror; rows, examples and digest are None while it is missing or damaged."""
+    """The state of a published suite in the mirror. Rows, examples and digest are None if it is missing or damaged."""
 
     card: SuiteCard
     folder: str
@@ -109,12 +111,12 @@ class SuiteState:
     examples: int | None
     digest: str | None
     problem: str | None
-    """The missing or damaged part."""
+    """Error message if the suite is missing or damaged."""
     lines: tuple[str, ...]
-    """Lines whose recipes name it."""
+    """Lines of adapters whose recipes name the suite."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the state as JSON data."""
         card = self.card
         return {
             "suite": card.suite,
@@ -132,9 +134,9 @@ class SuiteState:
 
 
 def examine_suites(settings: Settings, used_by: Mapping[str, Sequence[str]]) -> list[SuiteState]:
-    """Read every suite that has a card. `used_by`: suite -> lines whose recipes name it.
+    """Return the state of every suite that has a card. `used_by`: suite -> lines of adapters whose recipes name it.
 
-    Raises RecipeError for an invalid card, and NotFoundError when a line names a suite without a card.
+    Raises RecipeError for an invalid card, and NotFoundError if a recipe names a suite without a card.
     """
     cards = [load_suite_card(settings, name) for name in sorted({*suite_names(settings), *used_by})]
     return [_state(settings, card, used_by.get(card.suite, ())) for card in cards]
@@ -145,26 +147,26 @@ def _state(settings: Settings, card: SuiteCard, lines: Sequence[str]) -> SuiteSt
     try:
         digest = suite_digest(settings, card)
         rows, examples = len(read_asked(settings, card)), sum(map(len, read_examples(settings, card).values()))
-    except SovereignError as error:  # reported of this suite; the others are read all the same
+    except SovereignError as error:  # reported for this suite; the others are still read
         return SuiteState(card, folder, None, None, None, str(error), tuple(lines))
     return SuiteState(card, folder, rows, examples, digest, None, tuple(lines))
 
 
 BETWEEN_EXAMPLES = "\n\n"
-"""lm-eval's default, TaskConfig.fewshot_delimiter."""
+"""Text between examples, lm-eval's default (TaskConfig.fewshot_delimiter)."""
 BEFORE_AN_ANSWER = " "
-"""lm-eval's default, TaskConfig.target_delimiter."""
+"""Text before an answer, lm-eval's default (TaskConfig.target_delimiter)."""
 
 
 def user_turn(task: AnyTask, row: AnyRow, examples: Sequence[AnyRow]) -> str:
-    """The instruction, the examples with their answers, and the row without its own."""
+    """Return the user's turn: the instruction, the examples with their answers, and the row without its answer."""
     shown = [question_of(task, each) + BEFORE_AN_ANSWER + expected_answer(task, each) for each in examples]
     instruction = task.instruction.format(subject=row.subject.replace("_", " "))
     return BETWEEN_EXAMPLES.join([*filter(None, [instruction]), *shown, question_of(task, row)])
 
 
 def question_of(task: AnyTask, row: AnyRow) -> str:
-    """The prompt, filled in."""
+    """Return the task's prompt, filled with the fields of a row."""
     match row:
         case Question():
             listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(LETTERS, row.choices, strict=False))
@@ -179,7 +181,7 @@ def question_of(task: AnyTask, row: AnyRow) -> str:
 
 
 def expected_answer(task: AnyTask, row: AnyRow) -> str:
-    """The answer that is shown with an example."""
+    """Return the answer that is shown with an example."""
     match row:
         case Question():
             return continuations_of(task, row)[row.answer]
@@ -192,20 +194,20 @@ def expected_answer(task: AnyTask, row: AnyRow) -> str:
 
 
 def continuations_of(task: AnyTask, question: Question) -> tuple[str, ...]:
-    """The text that is scored for each choice."""
+    """Return the text that is scored for each choice."""
     by_letter = isinstance(task, ChoiceTask) and task.continuation == "letter"
     return tuple(LETTERS[: len(question.choices)]) if by_letter else question.choices
 
 
 def prefix_of(task: AnyTask, row: AnyRow) -> str:
-    """The given beginning of the assistant's turn; "" where there is none."""
+    """Return the given beginning of the assistant's turn; "" if there is none."""
     if isinstance(task, CodeTask) and isinstance(row, Function):
         return task.prefix.format(prompt=row.prompt)
     return ""
 
 
 def text_of(row: AnyRow) -> tuple[str, str]:
-    """The question, and all of the row's text that a training row must not contain."""
+    """Return the question, and all text of the row that a training row must not contain."""
     match row:
         case Question():
             return row.question, "\n".join((row.question, *row.choices))
