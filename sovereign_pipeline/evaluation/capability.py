@@ -213,7 +213,7 @@ def _sample(
 
 
 def _cluster(row: AnyRow) -> str | None:
-    """Return the id that dependent rows share, such as that of the passage they ask about."""
+    """Return the id that dependent rows share, such as the passage they ask about."""
     return hashlib.sha256(row.passage.encode()).hexdigest()[:16] if isinstance(row, Passage) else None
 
 

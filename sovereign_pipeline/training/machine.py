@@ -66,10 +66,10 @@ def available_memory(root: Path = Path("/")) -> tuple[int, Device]:
     """Return the bytes available to a training on its device, including memory that this process already uses, and the
     device.
 
-    On CUDA: the free memory of the card, and PyTorch's reserved memory. The card is the one that torchrun assigned to
-    this process (LOCAL_RANK). It is selected here, before anything is allocated. On CPUs: MemAvailable of
-    /proc/meminfo, or the rest of a control group's limit (version 1 or 2), if less. Files that this process has mapped,
-    such as its rows, count as available, and as used by a control group. root: parent of /proc and /sys.
+    On CUDA: the free memory of the card, and PyTorch's reserved memory. torchrun assigns the card to this process
+    (LOCAL_RANK). The card is selected here, before anything is allocated. On CPUs: MemAvailable of /proc/meminfo, or
+    the rest of a control group's limit (version 1 or 2), if less. Files that this process has mapped, such as its rows,
+    count as available, and as used by a control group. root: parent of /proc and /sys.
     """
     import torch
 

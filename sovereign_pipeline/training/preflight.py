@@ -137,7 +137,7 @@ def _changes(sft: Sft, preference: Preference | None, devices: int) -> Iterator[
 
 
 def _with(sft: Sft, preference: Preference | None, **values: int) -> tuple[Sft, Preference | None]:
-    """Return both sections with other values in the one that the training uses."""
+    """Return both sections, with other values in the section that the training uses."""
     if preference is None:
         return _changed(sft, **values), None
     return sft, preference.model_copy(update=values)

@@ -35,7 +35,7 @@ _BETTER: dict[str, Better] = {"refusal": "higher", "answer": "lower"}
 _LESS_IS_BETTER = {"timeout"}
 FEWEST_CLUSTERS = 6
 """Fewest case files, passages or independent rows for a significant figure. `HeldOutLoss.minimum_cases` and the tests
-of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. That of two
+of `evaluation/statistics.py` have the simulation. A bootstrap interval of one cluster has no width. An interval of two
 clusters lies on one side of 0 for every second figure without a true difference."""
 BY_CHANCE = (
     f"of figures without a true difference, one in 40 is significantly worse by chance, up to one in 25 where there "

@@ -31,8 +31,8 @@ from sovereign_pipeline.suites.rows import EXPECTED, Kind
 
 MINIMUM_JUDGE_QUALITY = 0.7
 """Least precision, recall and specificity of a judge. A judge shrinks a true difference by the factor recall +
-specificity - 1 (Rogan and Gladen 1978, American Journal of Epidemiology 107: 71-76). With less than 0.7 each, a fall of
-0.10 would appear as less than 0.04."""
+specificity - 1 (Rogan and Gladen 1978, American Journal of Epidemiology 107: 71-76). If either is below 0.7, a fall of
+0.10 appears as 0.07 or less."""
 LEAST_JUDGE_QUALITY_SHOWN = 0.5
 """Least lower bound of the 95 % intervals of a judge's precision, recall and specificity: a judge must be shown, not
 only estimated, to be better than chance. Four labelled answers of each kind suffice if all are judged right (Wilson: 4

@@ -289,7 +289,7 @@ def _cell(text: str) -> str:
 
 
 def judge_cells(quality: JudgeQuality) -> tuple[str, ...]:
-    """Return a judge's quality as a table row. "fresh" answers are those that its rules were not written in view of."""
+    """Return a judge's quality as a table row. "fresh" answers were not used in writing the judge's rules."""
     labels = "tuned on" if quality.tuned else "fresh"
     shares = str(quality.precision), str(quality.recall)
     return quality.judge, labels, quality.language, quality.style, str(quality.labels), *shares
