@@ -178,7 +178,7 @@ class RunStopped(SovereignError):
 
 
 class ServiceEnded(SovereignError):
-    """Raised when a service process, such as the gateway or the review page, ended by itself."""
+    """Raised when a service of interactive use, such as Dagster's web server, ended by itself or failed to load."""
 
 
 def place_of(error: Exception) -> str:

@@ -36,8 +36,10 @@ def die_with_parent(parent: int | None = None) -> None:
 
 
 def silence() -> None:
-    """Silence library output from now on. Warnings of libraries quote input text, and document text may not reach a
-    log."""
+    """Silence library output from now on.
+
+    Warnings of libraries quote input text, and document text may not reach a log.
+    """
     sys.stderr = sys.__stderr__
     with Path(os.devnull).open("w", encoding="utf-8") as nothing:
         os.dup2(nothing.fileno(), 1)

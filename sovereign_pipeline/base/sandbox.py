@@ -141,8 +141,9 @@ def _order(program: str, function: str | None, argument: Any) -> dict[str, Any]:
 def run_inside(
     order: Mapping[str, Any], limits: Limits, reports: tuple[str, ...], descriptors: Sequence[int] = ()
 ) -> tuple[str, bool]:
-    """Run an order in the sandbox. Returns the report that follows the run's nonce, and whether a time limit ended the
-    run.
+    """Run an order in the sandbox.
+
+    Returns the report that follows the run's nonce, and whether a time limit ended the run.
 
     Raises SandboxUnavailable.
 
@@ -188,8 +189,9 @@ def require_sandbox() -> None:
 
 @contextmanager
 def _started(descriptors: Sequence[int]) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
-    """Start the sandbox's process, and yield it with the reading end of its report. Kill every process of it at the
-    end.
+    """Start the sandbox's process, and yield it with the reading end of its report.
+
+    Kill every process of it at the end.
 
     The report is read after the process has ended, without waiting. A program that writes endlessly therefore blocks on
     a full pipe and cannot fill this process's memory.
@@ -231,11 +233,11 @@ def _timed_out(process: "subprocess.Popen[bytes]", wall_seconds: float) -> bool:
 
 @cache
 def python_parts() -> list[str]:
-    """Return the paths that a Python program may read: the interpreter, the standard library, and their shared
-    libraries.
+    """Return the paths that a Python program may read.
 
-    Each shared library is listed by itself, because its directory (/usr/lib) holds packages and much else. The sandbox
-    hides the packages in the directory of the standard library.
+    They are the interpreter, the standard library, and the shared libraries of both. Each shared library is listed by
+    itself, because its directory (/usr/lib) holds packages and much else. The sandbox hides the packages in the
+    directory of the standard library.
     """
     listed = subprocess.run([*_PYTHON, "-c", _PARTS], cwd="/", env={}, stdout=subprocess.PIPE, check=False)
     if listed.returncode != 0:
@@ -337,8 +339,7 @@ def interpreter_of(name: str, content: bytes) -> Path | None:
 
 
 def parts_of(name: str, content: bytes, uses: Sequence[Path]) -> list[str]:
-    """Return the paths that the file `/tool/name` needs to run: its interpreter or its libraries, and the paths in
-    `uses`.
+    """Return the paths that the file `/tool/name` needs: its interpreter or its libraries, and those in `uses`.
 
     Raises InputError for a path that is missing or may not be shown, and SandboxUnavailable.
     """

@@ -156,8 +156,9 @@ class Settings:  # no pydantic model: every process would build it anew, in 30 m
 
     @property
     def privacy_cache(self) -> Path:
-        """Cached offsets and kinds of identifiers in unscrubbed texts, by the digest of the text. May be deleted at any
-        time.
+        """Cached offsets and kinds of identifiers in unscrubbed texts, by the digest of the text.
+
+        May be deleted at any time.
 
         The cache holds no text. It lies with the corpus, because a digest lets its reader test a guess at a text.
         """

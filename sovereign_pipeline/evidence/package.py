@@ -276,8 +276,7 @@ class Gathered:
 
 
 def gather(registry: Registry, store: ArtifactStore, session: Session, adapters: Sequence[str]) -> Gathered:
-    """Collect everything about adapters, the adapters that they were continued from, and the decisions about their
-    lines.
+    """Collect everything about adapters, their ancestors, and the decisions about their lines.
 
     Raises IntegrityError if a logged item is missing, and NotFoundError for an unknown adapter.
     """
@@ -348,8 +347,10 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
 def _reviews(
     registry: Registry, store: ArtifactStore, session: Session, rows: Iterable[Adapter], found: Gathered
 ) -> list[ArtifactRef]:
-    """Return plans, results, verdicts and waivers of the adapters' closed blind reviews, and add every entry of the
-    reviews."""
+    """Return the plans, results, verdicts and waivers of the adapters' closed blind reviews.
+
+    The log entries of these reviews are added to `found`.
+    """
     plans: dict[str, ArtifactRef] = {}
     for row in rows:
         for review, _ in find_closed_of(registry, row.line, row.adapter_sha256):

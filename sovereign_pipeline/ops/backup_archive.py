@@ -189,8 +189,10 @@ def _taken(member: tarfile.TarInfo, stream: IO[bytes], take: Callable[[Listed, I
 
 @contextmanager
 def _piped(work: Callable[[Any], None], theirs: str, ours: str) -> Iterator[IO[bytes]]:
-    """Yield one end of a pipe, while a thread encrypts or decrypts at the other end. Raises the thread's error at the
-    end."""
+    """Yield one end of a pipe, while a thread encrypts or decrypts at the other end.
+
+    Raises the thread's error at the end.
+    """
     reading, writing = os.pipe()
     ends = {"rb": reading, "wb": writing}
     errors: list[BaseException] = []

@@ -56,8 +56,10 @@ class Database:
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
-        """Open a transaction over one snapshot, without blocking writers. Raises InputError if the server is
-        unreachable."""
+        """Open a transaction over one snapshot, without blocking writers.
+
+        Raises InputError if the server is unreachable.
+        """
         try:
             engine = create_engine(parsed_url(self.variable, self.url), isolation_level="REPEATABLE READ")
             connection = engine.connect()
@@ -198,8 +200,10 @@ def _assert_fits(program: str, version: int, database: Database) -> None:
 
 
 def _environment(database: Database) -> dict[str, str]:
-    """Return the environment in which the programs find the database. Raises InputError for an unsupported URL
-    parameter."""
+    """Return the environment in which the programs find the database.
+
+    Raises InputError for an unsupported URL parameter.
+    """
     url = parsed_url(database.variable, database.url)
     named: dict[str, Any] = {"host": url.host, "port": url.port, "user": url.username, "password": url.password}
     given = {**named, "dbname": url.database, **url.query}

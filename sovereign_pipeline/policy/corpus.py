@@ -142,8 +142,7 @@ class Source(RecipeModel):
 
     @property
     def description(self) -> dict[str, Any]:
-        """All keys, as JSON. Optional keys that are not set are left out, so that they do not change an artifact's
-        identity."""
+        """All keys as JSON, without optional keys that are not set: these do not change an artifact's identity."""
         later = {name for name in ("encoding", "delimiter", "exclude") if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=later)
 

@@ -170,10 +170,10 @@ class Cadence(RecipeModel):
         return datetime.date(year, month + 1, min(since.day, calendar.monthrange(year, month + 1)[1]))
 
     def period(self, due: datetime.date) -> str:
-        """Return the name of the period in which a review is due: `2027-H1`, `2027-Q2`, `2027-03`, `2027`, or the day
-        itself.
+        """Return the name of the period in which a review is due.
 
-        A period is never longer than the time between two reviews, so its name is unique.
+        It is `2027-H1`, `2027-Q2`, `2027-03`, `2027`, or the day itself. A period is never longer than the time between
+        two reviews, so its name is unique.
         """
         number, unit = _parts(self.every) if self.every is not None else (0, "day")
         months = number * _MONTHS.get(unit, 0)

@@ -103,8 +103,7 @@ def _keys_to_fill_in(value: Any, key: str) -> Iterator[str]:
 
 
 def optional_in_schema(key: str) -> Callable[[dict[str, Any]], None]:
-    """Return a function for `json_schema_extra` that makes a key optional in the schema, because a validator sets its
-    default."""
+    """Return a function for `json_schema_extra` that makes a key optional. A validator sets the key's default."""
 
     def make_optional(schema: dict[str, Any]) -> None:
         required = [each for each in schema.pop("required") if each != key]
@@ -136,8 +135,10 @@ class _RecipeLoader(yaml.SafeLoader):
 
 
 def _whole_number(loader: _RecipeLoader, node: yaml.ScalarNode) -> int:
-    """Parse a whole number that JSON readers can represent. Raises ConstructorError if it is too large, ValueError if
-    it is no number."""
+    """Parse a whole number that JSON readers can represent.
+
+    Raises ConstructorError if it is too large, ValueError if it is no number.
+    """
     value: int = loader.construct_yaml_int(node)
     if abs(value) > LARGEST_WHOLE_NUMBER:
         raise yaml.constructor.ConstructorError(None, None, "a whole number is too large", node.start_mark)

@@ -532,8 +532,10 @@ def _kind(name: str) -> str:
 
 
 def _is_of_its_kind(name: str, value: TrlArgument) -> bool:
-    """Return whether an argument has the right type. TRL itself accepts any, then fails at the first step or trains
-    wrongly."""
+    """Return whether an argument has the right type.
+
+    TRL itself accepts any, then fails at the first step or trains wrongly.
+    """
     kind = _kind(name)
     if kind == "a text":
         return all(isinstance(each, str) for each in _parts(value))

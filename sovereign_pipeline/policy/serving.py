@@ -85,8 +85,10 @@ answer."""
 
 
 class Screened(RecipeModel):
-    """How personal data in a line's requests and answers is treated. Its kinds are defined by `sensitive` and by the
-    line's `privacy`. A kind that is kept in documents is kept here."""
+    """How personal data in a line's requests and answers is treated.
+
+    Its kinds are defined by `sensitive` and by the line's `privacy`. A kind that is kept in documents is kept here.
+    """
 
     requests: Reaction | None = None
     """`report` counts it. `replace` sends placeholders to the engine, and restores the caller's own text where a

@@ -28,8 +28,10 @@ SHAPING = ("rank", "alpha", "dropout", "target_modules", "rslora", "dora")
 
 
 class Sft(Tuning):
-    """Supervised fine-tuning on prompt and completion, with the loss on the completion only. Some keys also apply to
-    the preference stage."""
+    """Supervised fine-tuning on prompt and completion, with the loss on the completion only.
+
+    Some keys also apply to the preference stage.
+    """
 
     model_config = ConfigDict(json_schema_extra=optional_in_schema("learning_rate"))
 
@@ -350,8 +352,9 @@ class Training(RecipeModel):
 
 
 def warnings(training: Training, elsewhere: bool) -> list[str]:
-    """Return warnings about settings that are allowed but usually mistakes. For sources see `Tuning`, `Sft` and
-    `Preference`.
+    """Return warnings about settings that are allowed but usually mistakes.
+
+    For sources see `Tuning`, `Sft` and `Preference`.
 
     Args:
         elsewhere: whether trainers run on other machines than the pipeline.

@@ -92,8 +92,10 @@ def issue_another_link(registry: Registry, workplace: Workplace, operator: str, 
 
 
 def stands_for(people: People, name: str, persons: Collection[str]) -> str | None:
-    """Return a person's stored identifier, a commitment or an operator number, or None if the person is not in
-    `persons`."""
+    """Return a person's stored identifier: a commitment or an operator number.
+
+    Returns None if the identifier is not in `persons`.
+    """
     if COMMITMENT.fullmatch(name):  # a commitment cannot be a person's name
         return None
     person = people.known(name)
@@ -101,8 +103,10 @@ def stands_for(people: People, name: str, persons: Collection[str]) -> str | Non
 
 
 def assert_in_no_open_review(registry: Registry, store: ArtifactStore, person: str) -> None:
-    """Raise ConflictError if an open review still needs a person's commitment: as operator, officer or actor of an
-    entry."""
+    """Raise ConflictError if an open review still needs a person's commitment.
+
+    The person may be an operator, an officer who may close early, or the actor of an entry.
+    """
     for review in find_all_open(registry):
         plan = plan_of(store, review).plan
         with registry.reading() as session:
@@ -241,16 +245,19 @@ def give_ballot(
 
 
 def give_guess(registry: Registry, settings: Settings, who: SignedIn, pair: str, choice: Position) -> None:
-    """Record which answer of a pair an operator believes to be the candidate's. Raises the same errors as
-    `give_ballot`."""
+    """Record which answer of a pair an operator believes to be the candidate's.
+
+    Raises the same errors as `give_ballot`.
+    """
     now = datetime.datetime.now(datetime.UTC)
     guess = Guess(review_id=who.review, operator=who.operator, pair=pair, choice=choice, given_at=now)
     _record(registry, settings, who, guess)
 
 
 def given(registry: Registry, review: BlindReview, operator: str) -> Given:
-    """Return the pairs for which an operator has recorded ballots and guesses. Pairs with identical answers count as
-    ties.
+    """Return the pairs for which an operator has recorded ballots and guesses.
+
+    Pairs with identical answers count as ties.
 
     Raises IntegrityError if the records differ from the operator's acts.
     """
@@ -338,8 +345,10 @@ def _record(registry: Registry, settings: Settings, who: SignedIn, record: Ballo
 
 
 def _sign_in_by_proxy(entering: Entering, who: SignedIn) -> int:
-    """Return the number of the act by which the proxy named an operator. It is appended with the operator's first
-    ballot."""
+    """Return the number of the act by which the proxy named an operator.
+
+    It is appended with the operator's first ballot.
+    """
     for act in reversed(entering.acts()):
         if (act.action, act.actor) == (SIGNED_IN, who.operator) and act.subjects.get("by") == PROXY:
             return act.number

@@ -90,8 +90,9 @@ def standings(registry: Registry, store: ArtifactStore, line: str) -> dict[str, 
 
 
 def adapters_that_lost(registry: Registry, store: ArtifactStore, line: str) -> set[str]:
-    """Return the SHA-256 of all weights of a line that lost their newest blind review. None of them becomes an
-    incumbent.
+    """Return the SHA-256 of all weights of a line that lost their newest blind review.
+
+    None of them becomes an incumbent.
 
     Raises IntegrityError if a review was changed.
     """
@@ -274,8 +275,7 @@ def _build(reviews: ReviewsToDate, workplace: Workplace, workspace: Path) -> Bui
 
 
 def _evaluate(reviews: ReviewsToDate, workplace: Workplace, artifact: Artifact) -> Verdict:
-    """Recompute the result from the registry's ballots, the plan and the revealed seed, and compare it with the
-    artifact."""
+    """Recompute the result from the registry's ballots, the plan and the seed, and compare it with the artifact."""
     closed, earlier = reviews.read(open_registry(workplace.settings), workplace.store)
     result = review_result(closed, earlier)
     verdict = evaluate_net_preference(result)

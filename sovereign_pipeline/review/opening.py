@@ -137,11 +137,10 @@ def _match(registry: Registry, workplace: Workplace, request: ReviewRequest) -> 
 
 
 def _assert_same_match(before: _Match, now: _Match, line: str) -> None:
-    """Raise ConflictError if a review on another machine changed the candidate or opponent while answers were
-    generated.
+    """Raise ConflictError if the candidate or opponent changed while the answers were generated.
 
-    It is called in the transaction that opens the review, in which nobody else writes. The file lock covers only this
-    machine.
+    A review on another machine can change them. This is called in the transaction that opens the review, in which
+    nobody else writes. The file lock covers only this machine.
     """
     if before != now:
         raise ConflictError(

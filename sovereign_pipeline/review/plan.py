@@ -222,8 +222,10 @@ class PlanContents:
     """Classification level of the plan."""
 
     def asked(self, operator: str) -> list[PlannedPair]:
-        """Return the pairs that an operator rates, in order. Pairs with identical answers are left out; they count as
-        ties."""
+        """Return the pairs that an operator rates, in order.
+
+        Pairs with identical answers are left out; they count as ties.
+        """
         return [each for each in self.plan.operators.get(operator, ()) if each.prompt not in self.identical]
 
 

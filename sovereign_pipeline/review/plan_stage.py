@@ -388,10 +388,9 @@ def _plan(
 
 
 def _ballots_to_close(line: str, review: Review, pairs: Pairs, answers: Sequence[AnswerPair]) -> int:
-    """Return the recipe's number of ballots, or the number that can be given if it is smaller: identical answers are
-    not rated.
+    """Return the number of ballots to close: the recipe's, or all that can be given if that is less.
 
-    Raises InputError if no operator would rate a pair of their own.
+    Identical answers are not rated. Raises InputError if no operator would rate a pair of their own.
     """
     differing = {each.id for each in answers if not each.is_identical}
     rated = [each for planned in pairs.values() for each in planned if each.prompt in differing]

@@ -239,8 +239,7 @@ def _signed_in(acts: Sequence[Act]) -> Iterator[str]:
 
 
 def _planned(rows: ReviewRows, contents: PlanContents) -> Iterator[str]:
-    """Yield ballots about pairs that the operator was not shown, and ties for identical answers that the plan does not
-    have."""
+    """Yield ballots about pairs that the operator was not shown, and ties that are not in the plan."""
     planned = {(name, each.pair): each.prompt for name, pairs in contents.plan.operators.items() for each in pairs}
     ties = {key for key, prompt in planned.items() if prompt in contents.identical}
     unasked = [each for each in rows.ballots if not was_asked(each)]

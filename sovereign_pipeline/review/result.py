@@ -273,8 +273,7 @@ def unblind_guesses(closed: ClosedReview) -> list[UnblindedGuess]:
 
 
 def counted_ballots(ballots: Sequence[UnblindedBallot]) -> list[UnblindedBallot]:
-    """Return the ballots from which figures are computed: the own pairs of every operator who rated at least one of
-    them.
+    """Return the ballots that count: the own pairs of every operator who rated at least one of them.
 
     Ties for identical answers exist even for operators who never took part. If they were counted, each such operator
     would count as one more opinion.

@@ -158,8 +158,7 @@ class OpenReviews:
             assert_newest(session, row, who)
 
     def sign_in(self, name: str) -> SignedIn:
-        """Sign an operator in to the oldest open review in which they have questions left, otherwise to their newest
-        one.
+        """Sign an operator in to the oldest open review with questions left for them, or to their newest one.
 
         A review that cannot be read is logged and skipped if the operator takes part in another one. Raises SignInError
         if the operator takes part in no review.

@@ -123,8 +123,9 @@ def translate(sentence: str, language: Language) -> str:
 
 
 def direction(text: str) -> Direction:
-    """Return the direction of most characters (Unicode's bidirectional classes). Placeholders such as NAME_1 are
-    ignored.
+    """Return the direction of most characters (Unicode's bidirectional classes).
+
+    Placeholders such as NAME_1 are ignored.
 
     Browsers' `auto` uses the first strong character, which would set an Arabic answer that begins with a Latin name
     from left to right.
