@@ -39,7 +39,7 @@ Found = TypeVar("Found")
 
 
 class Text(NamedTuple):
-    """One field of a document, the input of the detectors."""
+    """A field of a document, as input of the detectors."""
 
     key: bytes
     """SHA-256 of language, `is_letter` and original text. Equal texts of different documents share it."""

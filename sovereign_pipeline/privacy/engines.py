@@ -152,7 +152,7 @@ class InThisProcess:
         self._scrubber.close()
 
     def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """See `Engine.scrub`. Batches come in order."""
+        """Implement `Engine.scrub`. Batches are yielded in order."""
         return enumerate(map(self._scrubber.scrub, batches))
 
 
@@ -173,7 +173,7 @@ class ProcessPool:
         self._pool.__exit__(*error)
 
     def scrub(self, batches: Iterator[Batch]) -> Iterator[tuple[int, ScrubbedBatch]]:
-        """See `Engine.scrub`. Batches come in order."""
+        """Implement `Engine.scrub`. Batches are yielded in order."""
         try:
             yield from enumerate(self._pool.over(batches, _scrub_in_worker))
         except WorkerKilled:

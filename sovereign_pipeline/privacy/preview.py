@@ -369,7 +369,7 @@ _REMARKS: dict[Kind, str] = {
 
 @dataclass(frozen=True)
 class KindFacts:
-    """How one kind is found and treated."""
+    """The detectors and the treatment of one kind."""
 
     kind: Kind
     treatment: str

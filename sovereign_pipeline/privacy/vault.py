@@ -30,7 +30,7 @@ _LINE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class MappingRow:
-    """One replaced value. The field names are the keys of the vault's JSON."""
+    """A replaced value. The field names are the keys of the vault's JSON."""
 
     line: str
     run: str

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-# Words are bounded, and never given back letter by letter: a long word would cost the square of its length.
+# Words are bounded and possessive: backtracking over a long word would take quadratic time.
 _WORD = r"[^\W\d_a-z][\w.'’-]{0,30}+"  # with a capital, in any script that has them
 _LINKED = (
     rf"(?:(?:de|del|della|da|do|dos|das|des|du|la|le|les|van|von|der|den|het|of|the|na|nad|y|et|and) ){{0,2}}{_WORD}"
@@ -24,13 +24,13 @@ _TYPE_BEFORE = (
     r"[Cc]hemin|[Aa]llée|[Qq]uai|[Ii]mpasse|[Rr]oute|[Pp]lace|[Cc]ours|[Uu]l\.|[Uu]lica|[Aa]l\.|[Oo]s\.|[Pp]l\.|"
     r"[Ss]trada|[Cc]arrer|[Rr]onda|[Jj]l\.|[Jj]alan)"
 )
-# Grown together with the name: "Friedhofstrasse 33", "Aftonvägen 12".
+# Joined with the name: "Friedhofstrasse 33", "Aftonvägen 12".
 _GROWN = (
     r"(?<!\w)[^\W\d_][\w-]{0,30}?(?:stra(?:ss|ß)e|str\.|gasse|platz|allee|damm|ufer|weg|straat|laan|plein|gracht|kade|dijk|singel|"
     r"steeg|hof|baan|gata|gatan|götu|gade|gaten|vägen|vegen|veien|vej|vænget|stræti|straeti|braut|stien|stigen|backen|"
     r"gränd|torget|torg|katu|tie|kuja|polku|tori|stezka|ulice|dreef|pad)"
 )
-# A word of its own behind the name, with the number after it: "Erzsébet tér 19.", "Luite tee 87".
+# A separate word after the name and before the number: "Erzsébet tér 19.", "Luite tee 87".
 _TYPE_WORD = (
     r"(?:utca|útja|út|tér|tere|köz|körút|krt\.|rkp\.|fasor|sor|u\.|kapu|tee|tänav|tn\.?|mnt\.?|pst\.?|puiestee|trg|ulica|"
     r"cesta|náměstí|nám\.|třída|nábřeží|väg|gata|gate|vej|gade|plads|plass|Straat|Strasse|Straße|Weg|Platz|Allee|Laan)"
@@ -80,7 +80,7 @@ _STREET = re.compile(
     rf"|(?:{_NUMBER},? ){{0,2}}(?:{_WORD} ){{1,3}}{_TYPE_WORD} {_NUMBER}"
     rf"|{_NUMBER} {_BOX}|(?:{_NUMBER} )?{_BOX_ABROAD}|{_MILITARY})"
 )
-# A name between two numbers says nothing by itself; it is an address after a cue, or where a unit or a town follows.
+# A name between two numbers is an address only after a cue, or before a unit or a town.
 _BETWEEN_NUMBERS = re.compile(rf"(?<![\w/.,:-])\d{{2,5}} {_WORD}(?: {_LINKED}){{0,3}} {_NUMBER}")
 _NAME_AND_NUMBER = re.compile(rf"{_WORD}(?: {_LINKED}){{0,3}} \d{{1,4}}(?!\w)(?![.,:]\d)")
 _CUE = re.compile(

@@ -22,7 +22,7 @@ _LATIN = r"[A-Z] ?[A-Z]?"
 _ARABIC = r"[ء-ي](?: ?[ء-ي])?"
 # Three letters are an emirate: "DXB-K-48211".
 _LETTERS_FIRST = rf"(?:[A-Z]{{3}}[ /-]?)?{_LATIN}[ /-]{{0,2}}\d{{2,5}}|{_ARABIC}[ /-]{{0,2}}\d{{3,5}}"
-# In capitals, such as "4500 KG": no letters of a plate, unless the text says that it is a number.
+# Capitals that are not letters of a plate, such as "4500 KG", unless the text names a number.
 QUANTITY = r"\d{1,5}[ /-]{0,3}(?:KG|CC|MM|CM|KM|HP|KW|KV|DB|MB|GB|TV|AM|PM)(?!\w)|\d{1,3} ?[ALMTVW](?!\w)(?! ?\d)"
 PLATE_VALUE = rf"(?:\d{{1,5}}[ /-]{{0,3}}(?:{_LATIN}|{_ARABIC})(?!\w)|{_LETTERS_FIRST})"
 PLATE = re.compile(
@@ -183,7 +183,7 @@ LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ),
 )
 
-# For the stricter reading: signs of sums, "and" or a currency do not end a number that a label names.
+# For the stricter patterns: arithmetic signs, "and" or a currency do not end a labelled number.
 _HALVES = r"(?:OMR ?|RO ?|USD ?|[$€£] ?)?\d{1,8}(?:\s?(?:[+&=x×]|\band\b|و)\s?\d{1,7})*"
 STRICT_LABELLED_PATTERNS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("NID", _labelled(_NID_LABEL_EN, LINK_EN, _HALVES + END)),
@@ -219,8 +219,8 @@ LABELS: tuple[tuple[Kind, re.Pattern[str]], ...] = (
     ("SSN", _at_end(_SSN_LABEL, LINK_EN)),
     ("DRIVING_LICENCE", _at_end(_LICENCE_LABEL, _EITHER_LINK)),
 )
-# In small letters: a text without any of them holds no such label. Kinds that are not here have labels too short for
-# it.
+# Lower-case substrings: a text without any of them contains no label of the kind. Labels of other kinds are too short
+# for this.
 SIGNS_OF_LABELS: dict[Kind, tuple[str, ...]] = {
     "RESIDENT_CARD": ("resident", "residence", "residency", "iqama", "مقيم", "قامة"),
     "PASSPORT": ("passport", "جواز"),
@@ -253,7 +253,7 @@ _PLACE = r"(?:,? (?:in|at|near) (?-i:[A-Z])[\w'’-]{1,30}(?:[ -](?-i:[A-Z])[\w'
 _WHEN = r"(?:,? (?:in|around|about|circa|during|early in|late in|the year|in the year|the month of|here|there))*\s"
 _BORN = rf"\bborn{_PLACE}{_WHEN}"
 _BORN_AR = r"(?:(?:من )?مواليد|ول(?:د|دت)|(?:ال)?مولود(?:ة)?)(?:\s(?:في|عام|سنة|شهر|خلال|بتاريخ|أواخر|أوائل))*\s"
-# Births of many, of anybody, and of what is no person.
+# Births of groups, of unspecified people, and of things.
 _SEVERAL = (
     r"(?:children|infants|babies|newborns|persons|people|those|anyone|anybody|everyone|everybody|all|individuals|citizens|"
     r"nationals|residents|men|women|boys|girls|students|pupils|workers|employees|applicants|candidates|members|cohorts?|"
@@ -299,7 +299,7 @@ _ANY_ID_LABEL = (
 EMIRATES_ID = re.compile(
     rf"(?<![\w.,/+-])784{_SEPARATOR}(?:19|20)\d\d{_SEPARATOR}\d{{7}}{_SEPARATOR}\d(?!\w)(?![-/]\d)"
 )
-# A century, a date of birth, five digits the last of which is computed.
+# A century digit, a date of birth, and five digits of which the last is a check digit.
 _OF_AN_ID = r"(?<!\w)(?:ids?|identity|emirates|emirati|uae|cards?)(?!\w)|هوي[ةت]|بطاق[ةت]|إمارات|امارات"
 EMIRATES_ID_BY_LABEL = re.compile(rf"(?i)(?:{_OF_AN_ID})[^\n.;!?]{{0,40}}?(?P<value>{EMIRATES_ID.pattern})")
 KUWAITI_ID = re.compile(

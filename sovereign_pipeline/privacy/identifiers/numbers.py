@@ -43,12 +43,12 @@ from sovereign_pipeline.privacy.spans import Span, value_key
 
 # --- long numbers -----------------------------------------------------------------------------------------------------
 
-# With a year and at most six digits: anything longer may be a person's number in its shape.
+# With a year and at most six digits: a longer number of this shape may be a person's.
 _FILE_NUMBER = re.compile(r"\b[A-Z]{2,6}/(?:19|20)\d\d/\d{1,6}\b")
 _LONGEST_LABEL_OF_FILE_NUMBER = 60
 _TIMESTAMP = re.compile(r"(?<![\d-])(?:19|20)\d\d-[01]\d-[0-3]\d[ T][0-2]?\d:[0-5]\d(?::[0-5]\d)?")
 _LONG_NUMBER = re.compile(rf"(?<!\w){NOT_AN_AMOUNT}(?:\d{{8,}}|\d{{2,}}(?:[ -]\d{{2,}})+){END}")
-# Glued to letters, as in web addresses and in tables whose cells ran together.
+# Next to letters, as in web addresses and in tables without separators.
 _GLUED_NUMBER = re.compile(rf"(?<![\d.,]){NOT_AN_AMOUNT}\d{{8,}}+(?![.,]\d)")
 # Beside other digits, as in a table's row or behind the number of a list's entry.
 _RUN = re.compile(r"(?<!\d)\d{8,20}(?!\d)")
@@ -59,7 +59,9 @@ _CURRENCY = (
 _CURRENCY_BEFORE = re.compile(rf"{_CURRENCY}[ .:]{{0,2}}\Z")
 _CURRENCY_AFTER = re.compile(rf"(?:[.,]\d{{1,3}})? ?(?:{_CURRENCY}|%)")
 _FRACTION = re.compile(r"\.(?!0+(?!\d))\d{1,3}(?!\d|[.,-]\d)")
-_FRACTION_WITH_COMMA = re.compile(r",\d{1,3}(?!\d|[.,-]\d)")  # or the next cell: of eight digits none
+_FRACTION_WITH_COMMA = re.compile(
+    r",\d{1,3}(?!\d|[.,-]\d)"
+)  # may also be the next cell, so it is ignored for eight digits
 _FRACTION_BEFORE = re.compile(r"(?<![\d.])\d{1,3}\.\Z")
 
 
@@ -117,7 +119,7 @@ def _kind(value: str) -> Kind:
 
 # --- numbers in unusual separators ------------------------------------------------------------------------------------
 
-# A per cent or currency sign, an operator or an "at" ends a number; everything else but letters may stand within one.
+# A percent or currency sign, an operator or "@" ends a number; anything else except letters may be inside one.
 _GAP = r"(?:[^\w\t%€£$¥=+×÷<≤≥±°@&]|_){1,14}"
 _CHAIN = re.compile(rf"\d+(?:{_GAP}\d+)*")
 _USUAL_GAPS = frozenset({" ", "-"})
@@ -342,7 +344,7 @@ def _by_shape(text: str, chain: Sequence[_Group]) -> Iterator[Span]:
         )
         if not is_pair or _is_year(first) or _is_year(second) or _follows(first, second):
             continue
-        # Four digits on another side too would be a column of figures.
+        # Another four-digit group beside the pair would make it a column of figures.
         beside = [*chain[max(0, place - 1) : place], *chain[place + 2 : place + 3]]
         if is_omani_phone(first.digits + second.digits) and all(len(group.digits) != 4 for group in beside):
             yield _span(text, first.start, second.end, "PHONE")
@@ -482,7 +484,7 @@ def _span(text: str, start: int, end: int, kind: Kind, labelled: bool = False) -
 _UNIT_BEHIND = re.compile(rf"(?:[.,]\d{{1,4}})?\s?{UNIT}")
 # Other numbers of the same list, and what joins them.
 _REST_OF_A_LIST = r"(?:[\s\d.,;:/&()#–-]|\b(?:and|or|to|nos?|numbers?|list|of)\b\.?|و|إلى|رقم|أرقام){0,80}\Z"
-# Not offices, shops and desks: a phone may stand behind one of these.
+# Not offices, shops and desks: a phone may follow one of these.
 _ONE = (
     r"rooms?|lockers?|classrooms?|chalets?|wards?|berths?|plots?|sections?|articles?|seats?|booths?|stalls?|gates?|"
     r"parcels?|wells?|bays?|cabins?|channels?|frequenc(?:y|ies)|flights?|pages?|annex(?:es)?|lots?|"

@@ -34,7 +34,7 @@ HIJRI_DATE = (
     rf"(?:\d{{1,2}}(?:st|nd|rd|th)?[ -](?:of |من |شهر )?{HIJRI_MONTH},?[ -](?:سنة |عام )?1[34]\d\d"
     rf"|{HIJRI_MONTH}(?: \d{{1,2}})?,? (?:سنة |عام )?1[34]\d\d)"
 )
-# What may stand between a label and its value: "no.", "number is", ":", "of my son is", "رقم", "هو", "رقمها".
+# Text allowed between a label and its value: "no.", "number is", ":", "of my son is", "رقم", "هو", "رقمها".
 LINK_EN = (
     r"(?:\s*(?:\([A-Za-z.]{1,8}\)|[:#=(]|\b(?:no|nr|num|number|is|was|are|card)\b\.?|"
     r"\bof\b[^\d.;\n]{0,30}?\b(?:is|was)\b))*\s*"
@@ -67,7 +67,7 @@ _YEARS_OR_DATE = re.compile(
     r"(?:19|20)\d\d[ -](?:19|20)\d\d|(?:19|20)\d\d[ .-][01]?\d[ .-][0-3]?\d|[0-3]?\d[ .-][01]?\d[ .-](?:19|20)\d\d"
     r"|1[34]\d\d[.-][01]?\d[.-][0-3]?\d|[0-3]?\d[.-][01]?\d[.-]1[34]\d\d"
 )
-_AMOUNT = re.compile(r"\d{1,3}(?: \d{3})+")  # thousands come in groups of three alone
+_AMOUNT = re.compile(r"\d{1,3}(?: \d{3})+")  # thousands are in groups of three only
 _EXTENSION_MARK = re.compile("x|ext")
 
 
@@ -100,7 +100,7 @@ def is_omani_phone(value: str) -> bool:
     plain = _without_separators(value)
     try:
         return _OMANI.fullmatch(plain) is not None or phonenumbers.is_valid_number(phonenumbers.parse(plain, "OM"))
-    except phonenumbers.NumberParseException:  # a country's prefix with nothing behind it
+    except phonenumbers.NumberParseException:  # a country prefix without a number
         return False
 
 
@@ -147,13 +147,13 @@ LOCAL_PHONE = re.compile(rf"{NOT_IN_WORD}(?<!\d[.,: -])[2789]\d{{3}}[ -]?\d{{4}}
 PHONE_AFTER_ITS_FIRST_DIGIT = re.compile(rf"(?<![\w.,/:-])(?<!\d )[79] \d{{7}}{END}")
 PASSPORT_SHAPE = re.compile(rf"{NOT_IN_WORD}[A-Z]{{1,2}}\d{{7,9}}(?!\w)")
 
-# The stricter reading: what only looks like one, or is written so that only a person reads it as one.
+# Stricter patterns: text that only resembles an identifier, or that only a person reads as one.
 _GAP = r"(?:[ \t\r]{0,3}|[ \t\r]*\n[ \t\r>|]*)"
 _BREAK = r"[ \t\r]*\n[ \t\r>|]*"
 _LOCAL_PART = rf"(?<![\w.+%'-])(?:[\w.+%'-]*\w[-_=]{_BREAK})?[\w.+%'-]*\w"
 _GAP_BEHIND = r"(?:[ \t\r]{0,3}|(?:[ \t\r>|]*\n){1,3}[ \t\r>|]*)"
 _BRACKETED_AT = r"(?:\s{0,2}[\[({<] ?(?:at|@) ?[\])}>]\s{0,2}|[\[({<]a[\])}>])"
-# What follows the sign in programs and their comments: decorators, annotations, tags, rules of style sheets.
+# Text after "@" in program code and comments: decorators, annotations, tags, rules of style sheets.
 _OF_PROGRAMS = (
     r"(?:param|returns?|throws?|raises|see|since|version|author|deprecated|override|property|staticmethod|classmethod|"
     r"abstractmethod|dataclass|functools|pytest|app|router|media|import|charset|font|page|keyframes|supports|include|"
@@ -164,7 +164,7 @@ _OF_PROGRAMS = (
 _AT = rf"(?:{_GAP}(?!@(?:{_OF_PROGRAMS}|[\w.]{{1,80}}\())@{{1,3}}{_GAP_BEHIND}|{_BRACKETED_AT})"
 _DOT = r"(?:\.(?!\s)|\s{0,2}[\[({<] ?(?:dot|\.) ?[\])}>]\s{0,2})"
 _LABEL = r"\w[\w-]*"
-# A host that a line's end cuts, once, and before its domain: what follows a whole address is the next sentence.
+# A host that is split by one line end, before its domain. Text after a complete address is the next sentence.
 _CUT_HOST = (
     rf"{_LABEL}(?:\.{_BREAK}(?-i:[a-z])[\w-]*|{_BREAK}\.{_LABEL}|{_BREAK}(?-i:[a-z])[\w-]*(?=\.\w)\.\w[\w-]*)"
     rf"(?:\.{_LABEL})*"
@@ -183,7 +183,7 @@ BRACKETED_EMAIL = re.compile(
     rf"|[\[({{<]a[\])}}>](?:\w[\w-]*{_DOT})+[^\W\d_]{{2,}})"
     r"|(?<![\w.+-])[\w.+-]*\w at \w[\w-]*(?: dot \w[\w-]*)+"
     r"|(?<![\w.+-])[\w.+]*\w[-_]at[-_]\w+(?:[-_]\w+){0,3}?(?:[-_]dot[-_]\w+)+"
-    # Without more signs: what is not said of a page ("available at harbour.example").
+    # Without brackets: phrases that are not about a page ("available at harbour.example").
     rf"|(?<![\w.+-])(?!{_SAID_OF_PAGES})[\w.+-]*\w at (?!www\.)(?:\w[\w-]*\.)+[^\W\d_]{{2,}}(?![\w/@])"
 )
 AT_IN_WORDS = (
@@ -194,19 +194,19 @@ AT_IN_WORDS = (
 AT_A_HOST = re.compile(r" at \w[\w-]*(?: dot |\.)")
 """Pattern of the lower-case " at " in an e-mail address without brackets."""
 STRICT_EMAIL = re.compile(r"(?:(?<![\w.+%'-])[\w.+%'-]*\w|\"[^\"\n@]{1,64}\")@{1,3}\[?\w(?:[\w.-]*\w)?")
-# Cut by an export: what stands before the sign, and nothing behind it. With a letter: "5 @ 2.500" is a price.
+# Truncated by an export: text before "@" and nothing after it. It contains a letter: "5 @ 2.500" is a price.
 CLIPPED_EMAIL = re.compile(
     r"(?<![\w.+%'@/$-])(?=[\w.+%'-]{0,63}[^\W\d_])[\w.+%'-]{1,63}\w@(?:\.{1,3}(?!\w)|…)?(?![\w@.\[({<…]|\s?[\d$€£]|\s?OMR)"
 )
 LETTER_BY_LETTER_EMAIL = re.compile(r"(?<!\w)(?:[\w.+-] ){2,40}@(?: [\w-]){2,40}(?: \.(?: [\w-]){1,20}(?!\w)){1,4}")
-# The sign as a machine misreads it.
+# "@" as OCR misreads it.
 MISREAD_EMAIL = re.compile(r"(?<![\w.+-])[\w.+-]{1,63}\w ?[©®] ?[\w-]{1,63}(?:\.[\w-]{1,63}){0,3}\.[^\W\d_]{2,}(?!\w)")
 SIGNS_MISREAD = ("©", "®")
 _OF_NOBODY = (
     r"(?:all|everyone|everybody|every1|here|channel|room|group|online|team|members|admins?|mods?|moderators?|followers|"
     r"highlight|anyone|staff|managers|nobody|someone)(?!\w)"
 )
-# Of a person in social media, also in the address of a page. Attributes in XPath stand behind "[" or "/".
+# A person's handle in social media, also in the address of a page. XPath attributes follow "[" or "/".
 HANDLE = re.compile(
     rf"(?i)(?<![\w.@/\\=\[{{$&*%`'\"-])@(?!{_OF_PROGRAMS}|{_OF_NOBODY})[a-z_]\w{{2,29}}(?:\.\w{{1,29}})?(?![\w(@/]|\.\w)"
     r"|(?:(?<=\.[a-z]{2}/)|(?<=\.[a-z]{3}/)|(?<=\.[a-z]{4}/)|(?<=\.example/))@\w[\w.-]{1,39}\w"
@@ -226,7 +226,7 @@ MASKED_BY_LABEL = re.compile(
     rf"(?i){_CARD_LABEL}(?:\s*(?:[:#(]|\b(?:no|number)\b\.?|رقم(?:ها)?))*\s*"
     rf"(?P<value>(?:\d[\d .-]{{0,7}})?(?:{_MASK}[ .-]{{0,2}}){{2,15}}\d{{3,4}})(?!\w)"
 )
-# Groups as they are printed on cards, with most of their digits masked: nothing else looks so.
+# Groups as printed on cards, with most digits masked. Nothing else has this form.
 MASKED = re.compile(
     rf"(?<![\w*•●×#])(?:\d{{4}}|{_MASK}{{4}})[ .-]{{0,2}}(?:\d\d{_MASK}{{2}}|"
     rf"{_MASK}{{4}})[ .-]{{0,2}}{_MASK}{{4}}[ .-]{{0,2}}\d{{4}}(?!\w)"

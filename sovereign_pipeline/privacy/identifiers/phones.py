@@ -54,7 +54,7 @@ _GAP = re.compile(r"(?<=\d)[^\d]+(?=\d)")
 _TRUNK = re.compile(r"\A1(?=[^\w])")
 _ALONE = re.compile(r"(?<![\d+(])\d(?!\d)")
 _YEAR = r"(?:1[34]|19|20)\d\d"
-# Dates and years, whatever stands between their parts; points in time; amounts; parts of one; files and laws.
+# Dates and years with any separators; times; amounts and their parts; files and laws.
 _NO_PHONE = re.compile(
     rf"(?<!\d){_YEAR}(?!\d)"
     r"|(?<!\d)\d{1,2}\s*[-/.]\s*\d{1,2}\s*[-/.]\s*\d{2,4}(?!\d)"
@@ -243,7 +243,7 @@ def has_country_of_an_iban(value: str) -> bool:
 
 
 def _is_iban(characters: str) -> bool:
-    digits = sum(character.isdigit() for character in characters)  # letters are a bank's code, and never prose
+    digits = sum(character.isdigit() for character in characters)  # letters are a bank code, not prose
     plain = (
         len(characters) > 14
         and characters[2:4].isdigit()

@@ -13,7 +13,7 @@ from sovereign_pipeline.privacy.names.persons import folded_word
 
 _LETTER = r"[^\W\d_]"
 _WITHIN_WORD = r"[_./\\+=&?#~:-]{1,3}"
-_SIGNS = r"[ \t\r>|]{0,30}"  # no more: a row of thousands would be read once for each of them
+_SIGNS = r"[ \t\r>|]{0,30}"  # bounded: a row of thousands of signs would take quadratic time
 _BREAK = rf"{_SIGNS}\n{_SIGNS}|[ \t]{{2,30}}"
 _GAP = re.compile(rf"(?:(?P<within>{_WITHIN_WORD})|(?P<break>{_BREAK}))(?={_LETTER})")
 _ONLY_BREAK = re.compile(rf"(?P<break>{_BREAK})(?={_LETTER})")

@@ -164,7 +164,7 @@ def _name_in_segment(
     if given is not None:
         return given, given + 2
     surname = next((i for i, token in enumerate(segment) if is_surname(token)), None)
-    if surname is not None:  # and what stands behind it alone: "Quillon Singh Abara"
+    if surname is not None:  # and a single word after it: "Quillon Singh Abara"
         goes_on = 0 < surname == len(segment) - 2 and not evidence.is_noun(last.group())
         return max(0, surname - 2), surname + goes_on
     if signed and len(segment) <= 3 and _is_signature(text, first, last):
@@ -427,7 +427,7 @@ _WORD = r"[^\W\d_][\w’'-]{1,30}"
 
 _FAMILIES = re.compile(rf"(?<![\w’'-]){_WORD}, {_WORD},? (?:and|&) {_WORD}", re.IGNORECASE)
 _AT_WORK = re.compile(r"\b(?:at|work(?:s|ed|ing)? for|employ(?:er|ed) by|firm(?: of)?|The) \Z")
-_ONE_THING = re.compile(r" (?:is|was|has|does)\b")  # three people are
+_ONE_THING = re.compile(r" (?:is|was|has|does)\b")  # three people would be "are"
 _NEXT_WORD = re.compile(r" ([A-Z]\w+)")
 _LINE_BEFORE = re.compile(r"(?:\A|\n)[>?* ]*\Z")
 _LINE_BEHIND = re.compile(r" *(?:\r?\n|\Z)")
@@ -448,7 +448,7 @@ def _of_families(text: str) -> Iterator[tuple[int, int]]:
     """Yield three family names, such as "A, B and C", where the context shows a firm rather than three people."""
     for match in _FAMILIES.finditer(text):
         people = [token for token in EACH_TOKEN.finditer(match.group()) if begins_name([token], 0)]
-        if len(people) < 2 and _stands_like_firm(text, match):  # no "Ahmed, Salim and Fatma"
+        if len(people) < 2 and _stands_like_firm(text, match):  # not "Ahmed, Salim and Fatma"
             yield match.span()
 
 

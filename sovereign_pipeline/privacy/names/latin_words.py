@@ -10,7 +10,7 @@ from sovereign_pipeline.privacy.names import lexicon
 # A match of TOKEN: one word of a run of capitalised words.
 Token = re.Match[str]
 
-# Latin letters with their accents, by case: the regular expressions of the standard library know no such class.
+# Latin letters with accents, by case. `re` has no such class.
 _LATIN = [chr(code) for code in (*range(0x41, 0x250), *range(0x1E00, 0x1F00)) if chr(code).isalpha()]
 _UPPER = "[" + "".join(letter for letter in _LATIN if letter.isupper()) + "]"
 _LOWER = "[" + "".join(letter for letter in _LATIN if letter.islower()) + "]"

@@ -111,7 +111,7 @@ def _word(word: str, further: bool) -> str:
     if word.startswith("عبدال") and len(word) > 6:
         return "abdul?" + _letters(word[5:], further)
     if len(word) == 3 and not further and word[0] in _CONSONANTS and word[2] in _CONSONANTS:
-        if word[1] in "وي":  # "زيد" is no Ziyad
+        if word[1] in "وي":  # "زيد" is not Ziyad
             return "".join(
                 _one_of(pair, further) for pair in (_CONSONANTS[word[0]], _LONG[word[1]], _CONSONANTS[word[2]])
             )
