@@ -221,14 +221,14 @@ def test_a_guard_in_every_process_is_one_failure(make_job: JobMaker) -> None:
 
 
 def _trainers(job: TrainingJob) -> list[int]:
-    """The processes that have this job's file on their command line, except accelerate's launcher."""
+    """The processes that have this job's file on their command line, except accelerate's launcher; halting ones too."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command = (process / "cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             continue
-        if str(job.result.with_name("job.json")).encode() in command and b"training.worker" in command:
+        if str(job.result.with_name("job.json")).encode() in command and b".worker" in command:
             found.append(int(process.name))
     return found
 
