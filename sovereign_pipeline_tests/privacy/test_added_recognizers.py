@@ -191,7 +191,7 @@ def test_a_warning_that_would_go_unseen_stops() -> None:
     [
         ({"recognizer": "presidio_analyzer.predefined_recognizers.NoSuchRecognizer"}, "cannot be loaded"),
         ({"recognizer": "no_such_package.Recognizer"}, "cannot be loaded"),
-        ({"recognizer": f"{HERE}.NotOne"}, "no Presidio recognizer"),
+        ({"recognizer": f"{HERE}.NotOne"}, "is not a Presidio recognizer"),
         ({"arguments": {"unknown": 1}}, "cannot be loaded"),
     ],
 )
@@ -201,7 +201,7 @@ def test_a_recognizer_that_is_none_stops(changes: dict[str, Any], message: str) 
 
 
 def test_a_finding_of_no_known_kind_stops() -> None:
-    with pytest.raises(PrivacyError, match=r"finds BERTH_LICENCE, which is no kind"):
+    with pytest.raises(PrivacyError, match=r"returns BERTH_LICENCE, which is not a known kind"):
         scrub(scrubber({**BERTHS, "kind": None}), document("nothing here"))
 
 

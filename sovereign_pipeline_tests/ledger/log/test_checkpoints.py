@@ -94,6 +94,15 @@ def test_a_first_act_that_was_refused_for_its_keys_is_done_once_they_are_private
 
 
 @pytest.mark.security_case("an older copy of the registry is put back", "refused; the missing entries are named")
+def test_a_first_act_between_reading_files_and_database_is_no_damage(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    light(registry, 1)
+    before, read = [()], checkpoints.all_kept
+    monkeypatch.setattr(checkpoints, "all_kept", lambda settings: before.pop() if before else read(settings))
+    assert_not_older(registry)
+
+
 def test_an_older_copy_is_refused_and_what_is_missing_is_named(registry: Registry) -> None:
     light(registry, 1, 2, 3, 4, 5)
     cut_to(registry, 3)
