@@ -17,7 +17,7 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundE
 from sovereign_pipeline.base.files import BLOCK, file_sha256
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base_models.pinned import load_card, model_directory
-from sovereign_pipeline.base_models.pinned import verify as verify_of_pinned
+from sovereign_pipeline.base_models.pinned import verify as verify_base_model
 from sovereign_pipeline.ops import bundle_tool
 from sovereign_pipeline.ops import bundle_tool as carried_trust
 from sovereign_pipeline.ops.bundle_tool import TIME, Bundle, Refused, install, sha256, spelled, this_platform, verify
@@ -270,7 +270,7 @@ def base_models(settings: Settings, progress: Progress) -> Iterator[Content]:
     """
     for name in _cards(settings):
         card = load_card(settings, name)
-        verify_of_pinned(settings, card, progress)
+        verify_base_model(settings, card, progress)
         directory, at = model_directory(settings, card), f"models/{name}"
         if card.source.directory is not None and not card.source.directory.is_absolute():
             at = f"configuration/{card.source.directory.as_posix()}"

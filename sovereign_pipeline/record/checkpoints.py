@@ -377,21 +377,21 @@ def assert_not_older(registry: Readable) -> None:
 
 def verified(session: Session, settings: Settings, kept: Sequence[Kept]) -> Verifier | None:
     """Verify the tree against every kept checkpoint. Returns the log's public key, or None before the first act."""
-    verifier_ = verifier(session, settings)
+    log_verifier = verifier(session, settings)
     in_home = any(each.path == checkpoint_file(settings) for each in kept)
-    if verifier_ is None and all(_says_what_is_there(session, each.head) for each in kept):
+    if log_verifier is None and all(_says_what_is_there(session, each.head) for each in kept):
         return None  # the first act was interrupted before its key was written
-    if verifier_ is None and kept:
+    if log_verifier is None and kept:
         raise IntegrityError(
             f"{kept[0].path}: there is a checkpoint of a ledger here, and the registry knows of none.", RESTORE
         )
-    if verifier_ is not None and not in_home and (is_stated(session) or tree.size_of(session)):
+    if log_verifier is not None and not in_home and (is_stated(session) or tree.size_of(session)):
         raise IntegrityError(f"{checkpoint_file(settings)}: the ledger's last checkpoint is missing.", RESTORE)
     for each in kept:
-        assert verifier_ is not None
-        _assert_signed(each, verifier_)
+        assert log_verifier is not None
+        _assert_signed(each, log_verifier)
         _assert_holds(session, settings, each)
-    return verifier_
+    return log_verifier
 
 
 def all_kept(settings: Settings) -> list[Kept]:
@@ -429,30 +429,30 @@ def prepare(session: Session, settings: Settings) -> None:
     tree.assert_no_entry_beside(session)
     verifier = verified(session, settings, kept)
     _assert_announced(session, settings, verifier, kept)
-    signer_ = signer(settings)
-    if signer_ is None:
+    log_signer = signer(settings)
+    if log_signer is None:
         if verifier is not None:
             raise IntegrityError(
                 f"{key_file(settings)}: the key that signs the ledger's checkpoints is not there.",
                 f"Run as the account that has it (SOVEREIGN_KEYS). {RESTORE}",
             )
         assert_private(settings)
-        signer_ = new_log()
-        _keep(settings, _sign(signer_, _head(session, signer_)))
-        keep(settings, signer_)
+        log_signer = new_log()
+        _keep(settings, _sign(log_signer, _head(session, log_signer)))
+        keep(settings, log_signer)
     else:
-        _keep_committed(session, settings, signer_, kept)
+        _keep_committed(session, settings, log_signer, kept)
     if not is_stated(session):
-        state(session, signer_)
+        state(session, log_signer)
 
 
 def announce(session: Session, settings: Settings) -> None:
     """Sign the state that a commit is about to leave. Called before the commit."""
-    signer_ = signer(settings)
-    assert signer_ is not None  # `prepare` created it
-    head = _head(session, signer_)
-    text = TreeHead(signer_.name + ANNOUNCED, head.size, head.root).to_text()
-    write_atomically(_announced_file(settings), str(Note(text, (notes.signed(text, signer_),))))
+    log_signer = signer(settings)
+    assert log_signer is not None  # `prepare` created it
+    head = _head(session, log_signer)
+    text = TreeHead(log_signer.name + ANNOUNCED, head.size, head.root).to_text()
+    write_atomically(_announced_file(settings), str(Note(text, (notes.signed(text, log_signer),))))
 
 
 def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]) -> None:
@@ -478,14 +478,14 @@ def note_committed(session: Session, settings: Settings) -> Note:
     """
     kept = all_kept(settings)
     _assert_announced(session, settings, verified(session, settings, kept), kept)
-    signer_ = signer(settings)
-    if signer_ is None:
+    log_signer = signer(settings)
+    if log_signer is None:
         raise IntegrityError(f"{key_file(settings)}: the key of the ledger is not there.", RESTORE)
-    head = _head(session, signer_)
+    head = _head(session, log_signer)
     note = next((each.note for each in kept if each.path == checkpoint_file(settings) and each.head == head), None)
     try:
         if note is None:
-            note = _sign(signer_, head)
+            note = _sign(log_signer, head)
             _keep(settings, note)
     except OSError as error:
         raise IntegrityError(

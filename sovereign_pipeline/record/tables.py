@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy import Table as Table_of_sqlalchemy
+from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sovereign_pipeline.base.errors import IntegrityError
@@ -413,7 +413,7 @@ def assert_in_place(connection: Connection) -> None:
         )
 
 
-def keys_of(table: Table_of_sqlalchemy) -> list[tuple[str, ...]]:
+def keys_of(table: SqlTable) -> list[tuple[str, ...]]:
     """Return the primary key and the unique keys, in no particular order."""
     unique = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
     return [tuple(column.name for column in each.columns) for each in (table.primary_key, *unique)]
@@ -434,7 +434,7 @@ def _in_sqlite(table: str, keys: Keys) -> dict[str, str]:
     return made
 
 
-def _wrong_in_sqlite(connection: Connection, tables: Collection[Table_of_sqlalchemy]) -> Iterator[str]:
+def _wrong_in_sqlite(connection: Connection, tables: Collection[SqlTable]) -> Iterator[str]:
     rows = connection.execute(text("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'"))
     found = {(table, name): sql for name, table, sql in rows}
     for table in tables:
@@ -450,7 +450,7 @@ def _wrong_in_sqlite(connection: Connection, tables: Collection[Table_of_sqlalch
     yield from (f"trigger {name} does not belong to table {table}" for table, name in found if table in ours)
 
 
-def _wrong_in_postgresql(connection: Connection, tables: Collection[Table_of_sqlalchemy]) -> Iterator[str]:
+def _wrong_in_postgresql(connection: Connection, tables: Collection[SqlTable]) -> Iterator[str]:
     rows = connection.execute(
         text(
             "SELECT c.relname, t.tgname, t.tgtype, t.tgenabled, t.tgqual, t.tgattr::text, p.proname, p.prosrc "

@@ -14,7 +14,7 @@ from securesystemslib.signer import Key, SSlibKey
 from securesystemslib.signer import Signature as TufSignature
 from securesystemslib.signer import Signer as TufSigner
 from tuf.api.exceptions import RepositoryError
-from tuf.api.metadata import Key as Key_of_metadata
+from tuf.api.metadata import Key as TufKey
 from tuf.api.metadata import Metadata, Root, Targets
 from tuf.api.serialization.json import JSONSerializer
 
@@ -313,7 +313,7 @@ def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str)
         raise IntegrityError(f"{name}: the signature of {other[0]} is not one.", "Take the file again.")
 
 
-def _refuse_foreign_keys(keys: Mapping[str, Key_of_metadata], name: str) -> None:
+def _refuse_foreign_keys(keys: Mapping[str, TufKey], name: str) -> None:
     """Raise IntegrityError for a key whose id is not derived from it. Under two ids, a key would be counted twice."""
     for keyid, key in keys.items():
         pem_of(keyid, key, name)
@@ -355,7 +355,7 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
     )
 
 
-def _trusted_key(key: Key_of_metadata, role: str, algorithm: Algorithm, name: str) -> TrustedKey:
+def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> TrustedKey:
     pem, kind = pem_of(key.keyid, key, name)
     if kind != algorithm:
         raise IntegrityError(
