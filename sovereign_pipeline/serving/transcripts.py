@@ -170,20 +170,23 @@ class TranscriptFiles:
     def _append(self, line: str, sealed: Sealed) -> None:
         directory, rules = self.directory / line, self.rules[line]
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path, is_new = _file_of(directory, rules)
+        path, is_new = _file_of(directory, rules, len(sealed.line))
         if is_new:
-            self._remove_oldest(directory, rules)
+            self._remove_oldest(directory, rules, len(sealed.line))
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(handle, "wb", buffering=0) as stream:
             if stream.write(sealed.line) != len(sealed.line):
                 raise OSError("the record was cut short")
 
-    def _remove_oldest(self, directory: Path, rules: Transcripts) -> None:
+    def _remove_oldest(self, directory: Path, rules: Transcripts, size_of_next: int = 0) -> None:
+        """Remove files until the limit has room for one more, even if one record is larger than a file should be."""
+        limit = rules.megabytes * MEGABYTE
+        room = max(limit / FILES_IN_ALL, size_of_next)
         files = sorted(directory.glob(f"*{SUFFIX}"))
         oldest = (_now() - datetime.timedelta(days=rules.days)).strftime(HOUR)
         size = sum(each.stat().st_size for each in files)
         for path in files:
-            if path.name >= oldest and size <= rules.megabytes * MEGABYTE * (1 - 1 / FILES_IN_ALL):
+            if path.name >= oldest and size <= limit - room:
                 return
             size -= path.stat().st_size
             path.unlink(missing_ok=True)
@@ -192,11 +195,11 @@ class TranscriptFiles:
 NOTHING_KEPT = TranscriptFiles(Path(os.devnull))
 
 
-def _file_of(directory: Path, rules: Transcripts) -> tuple[Path, bool]:
-    """Return this hour's file that is not full, and whether it is new."""
+def _file_of(directory: Path, rules: Transcripts, size: int) -> tuple[Path, bool]:
+    """Return this hour's file that has room for a record of `size` bytes, and whether it is new."""
     hour = _now().strftime(HOUR)
     parts = sorted(directory.glob(f"{hour}-*{SUFFIX}"))
-    if parts and parts[-1].stat().st_size < rules.megabytes * MEGABYTE / FILES_IN_ALL:
+    if parts and parts[-1].stat().st_size + size <= rules.megabytes * MEGABYTE / FILES_IN_ALL:
         return parts[-1], False
     number = int(parts[-1].name.removesuffix(SUFFIX).rpartition("-")[2]) + 1 if parts else 1
     return directory / f"{hour}-{number:04d}{SUFFIX}", True

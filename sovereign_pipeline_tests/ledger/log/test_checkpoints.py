@@ -93,7 +93,6 @@ def test_a_first_act_that_was_refused_for_its_keys_is_done_once_they_are_private
     assert kept(registry.settings).size == 1
 
 
-@pytest.mark.security_case("an older copy of the registry is put back", "refused; the missing entries are named")
 def test_a_first_act_between_reading_files_and_database_is_no_damage(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +102,7 @@ def test_a_first_act_between_reading_files_and_database_is_no_damage(
     assert_not_older(registry)
 
 
+@pytest.mark.security_case("an older copy of the registry is put back", "refused; the missing entries are named")
 def test_an_older_copy_is_refused_and_what_is_missing_is_named(registry: Registry) -> None:
     light(registry, 1, 2, 3, 4, 5)
     cut_to(registry, 3)
