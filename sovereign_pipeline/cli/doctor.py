@@ -40,7 +40,7 @@ class Finding:
     found: str
 
     advice: Mapping[str, str] = field(default_factory=dict)
-    """What puts it right, by its label, such as `Hint`."""
+    """Remedies by their label, such as `Hint`."""
 
 
 def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
@@ -59,7 +59,7 @@ def failed(what: str, error: SovereignError) -> Finding:
 
 
 def wrong(what: str, found: str, hint: str, command: str | None = None) -> Finding:
-    """Something that is not as it must be."""
+    """Return a finding that is not ok, with its remedy."""
     return Finding(what, False, found, {"Hint": hint} | ({"Command": command} if command is not None else {}))
 
 
@@ -81,7 +81,7 @@ def disk(settings: Settings) -> Finding:
 
 
 def private(settings: Settings) -> Finding:
-    """Whether another account of this machine reaches anything. New files are private."""
+    """Find files that another account of this machine can open. New files are private."""
     roots = [root for root in (settings.home, *settings.secret_directories.values()) if root.exists()]
     found = [path for root in roots for path in reachable_by_others(root)]
     if not found:
@@ -95,7 +95,7 @@ def private(settings: Settings) -> Finding:
 
 
 def reachable_by_others(root: Path) -> Iterator[Path]:
-    """The files below a directory that its group or others may open, through directories that let them pass."""
+    """Yield the files below a directory that its group or others may open through its directories."""
     if not root.is_dir() or not _grants(root, stat.S_IXGRP | stat.S_IXOTH):
         return
     for path in sorted(root.iterdir()):
@@ -129,7 +129,7 @@ def trainer(institution: Institution) -> Finding:
 
 
 def writable(settings: Settings) -> Finding:
-    """Whether this account can write where work is kept. A directory that is not there yet is made by the first act."""
+    """Check that this account can write to every directory. The first act creates a missing one."""
     roots = {VARIABLES["home"]: settings.home, **settings.secret_directories}
     refused = [f"{name} ({path})" for name, path in roots.items() if not _may_write(path)]
     copy = settings.ledger_copy
@@ -147,7 +147,7 @@ def _may_write(path: Path) -> bool:
 
 
 def reachable(settings: Settings, institution: Institution) -> list[Finding]:
-    """Whether the institution's hosts that are configured take a connection. Databases are asked with their records."""
+    """Connect to each configured host of the institution. Databases are examined with their records."""
     hosts = {VARIABLES["otlp_url"]: settings.otlp_url}
     if institution.trainer.where == "ray":
         hosts["trainer"] = institution.trainer.address
@@ -167,11 +167,11 @@ def _reached(name: str, url: str) -> Finding:
 
 
 EXPIRES_SOON = datetime.timedelta(days=60)
-"""So long before a trust root expires its holders are to sign it anew."""
+"""Time before the expiry of a trust root in which its holders should renew it."""
 
 
 def trust(settings: Settings) -> Finding:
-    """Without a trust root, or the pipeline's key, nothing is made."""
+    """Check the trust root and the pipeline's key, without which nothing is produced."""
     try:
         trust = trust_root(settings)
         pipeline_signer(settings, trust)
@@ -203,7 +203,7 @@ def _assert_on_record(settings: Settings, trust: Trust) -> None:
 
 
 def vault(settings: Settings, institution: Institution) -> Finding:
-    """Whether the vault has a public key, and institution.yaml names it."""
+    """Check that the vault has a public key, and that institution.yaml pins it."""
     if not settings.vault_public_key.is_file():
         command = f"sovereign-vault keygen --private FILE --public {settings.vault_public_key}"
         return wrong("vault key", "no public key", "Make one offline.", command)
@@ -236,7 +236,7 @@ def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
 
 
 def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
-    """Whether each published suite that a line names is here and pinned by its card."""
+    """Check that each published suite that a line names is here and pinned by its card."""
     from sovereign_pipeline.suites.cards import load_suite_card, suite_digest
 
     entries = [each for recipe in recipes if recipe.evaluation is not None for each in recipe.evaluation.capability]
@@ -257,7 +257,7 @@ def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
 
 
 def signed(settings: Settings) -> list[Finding]:
-    """Which artifacts have no signature. `adapters verify` says whether each signature counts."""
+    """Find artifacts without a signature. `adapters verify` verifies the signatures."""
     stored = [path.parent for path in settings.artifacts.glob(f"*/{MANIFEST_FILE}")]
     if not stored:
         return []
@@ -269,13 +269,13 @@ def signed(settings: Settings) -> list[Finding]:
 
 
 LONGEST_UNWITNESSED = datetime.timedelta(days=31)
-"""So old may the oldest entry be that no witness has seen."""
+"""Maximum age of the oldest entry that no witness has cosigned."""
 LONGEST_WITHOUT_BACKUP = datetime.timedelta(days=31)
 LOG = "docs/how-to/ledger.md"
 
 
 def records(settings: Settings) -> list[Finding]:
-    """Everything that a registry has to be there for."""
+    """Return the findings that need a registry."""
     from sovereign_pipeline.record.database import is_there
 
     if not is_there(settings):
@@ -285,7 +285,7 @@ def records(settings: Settings) -> list[Finding]:
 
 
 def registry(settings: Settings) -> list[Finding]:
-    """Whether the role that is connected may do more than a service needs. A registry that is not there is not made."""
+    """Check that the connected database role has no more rights than a service needs. Creates no registry."""
     from sovereign_pipeline.record.database import beyond_a_service, is_there, open_registry
 
     if not is_there(settings):
@@ -303,7 +303,7 @@ def registry(settings: Settings) -> list[Finding]:
 
 
 def recalls(settings: Settings) -> list[Finding]:
-    """Each recall that still holds for an adapter. A registry that is not there yet is not made."""
+    """List each recall that still holds for an adapter. Creates no registry."""
     from sovereign_pipeline.record.database import is_there, open_registry
     from sovereign_pipeline.release.recall import list_recalls, question_of
 
@@ -322,7 +322,7 @@ def recalls(settings: Settings) -> list[Finding]:
 
 
 def mlflow(settings: Settings) -> list[Finding]:
-    """Whether MLflow shows what the registry says."""
+    """Compare MLflow with the registry."""
     from sovereign_pipeline.record.database import is_there, open_registry
     from sovereign_pipeline.registry.mlflow_mirror import differences
 
@@ -339,7 +339,7 @@ def mlflow(settings: Settings) -> list[Finding]:
 
 
 def flags(settings: Settings) -> list[Finding]:
-    """The newest change of each line's flag: whether it can be believed and evaluated."""
+    """Verify and evaluate the newest change of each line's flag."""
     from sovereign_pipeline.serving.rollout.flag import evaluator_of, lines_with_flags
     from sovereign_pipeline.serving.rollout.rollback import current_flag
 
@@ -356,7 +356,7 @@ def flags(settings: Settings) -> list[Finding]:
 
 
 def reviews(settings: Settings) -> list[Finding]:
-    """The line's newest adapters whose review is due."""
+    """List each line's newest adapter whose review is due."""
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.cadence import due_reviews
 
@@ -373,7 +373,7 @@ def reviews(settings: Settings) -> list[Finding]:
 
 
 def unwitnessed(settings: Settings) -> list[Finding]:
-    """Since when nobody outside has seen the ledger: the oldest entry that no quorum of witnesses covers."""
+    """Find the oldest entry of the ledger that no quorum of witnesses covers."""
     from sovereign_pipeline.record import notes, witnesses
     from sovereign_pipeline.record.database import open_registry
 
@@ -399,7 +399,7 @@ def unwitnessed(settings: Settings) -> list[Finding]:
 
 
 def backups(settings: Settings) -> list[Finding]:
-    """When the newest backup was taken."""
+    """Check the age of the newest backup."""
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.tables import AuditEntry
 
@@ -424,7 +424,7 @@ def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Every finding, in the order in which a run would meet it."""
+    """Return every finding, in the order in which a run would meet it."""
     findings = [python(), disk(settings), private(settings), writable(settings)]
     findings += [device(), trust(settings)]
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import MeasuredShare
 from sovereign_pipeline.corpus.document import read_jsonl, write_jsonl
 from sovereign_pipeline.evaluation.arms import Arm, Reference

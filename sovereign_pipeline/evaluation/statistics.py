@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, Protocol
 
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import CONFIDENCE, clustered_interval
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in

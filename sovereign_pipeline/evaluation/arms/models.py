@@ -72,10 +72,10 @@ def reply_text(tokenizer: Any, user: str, reply: str, end_of_turn: frozenset[int
 
 @dataclass(frozen=True)
 class Origin:
-    """What identifies one arm."""
+    """The identity of one arm."""
 
     digests: Mapping[str, str]
-    """Of the base model's files, and of the artifact that was tuned from it."""
+    """Digests of the base model's files and of the artifact that was tuned from it."""
     classification: str
     """The higher level of both."""
 
@@ -168,7 +168,7 @@ class Score:
 
     id: str
     log_likelihoods: tuple[float, ...]
-    """Of each continuation, in nats, summed over its tokens."""
+    """Log-likelihood of each continuation, in nats, summed over its tokens."""
     tokens: tuple[int, ...]
     """Number of tokens of each continuation."""
 
@@ -216,7 +216,7 @@ class Models:
     end_of_turn: frozenset[int]
     """Token ids at which generation stops."""
     cache: ScoreCache | None = None
-    """Where results are found and stored; None: everything is computed."""
+    """Cache of results; None computes everything."""
     progress: Progress = silent
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.text import IDS_IN_A_MESSAGE
 from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
 from sovereign_pipeline.evaluation.capability import accuracy_of

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.evaluation.arms import Reference

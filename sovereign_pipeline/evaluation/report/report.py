@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.files import digest_of, short
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, digest_of, short
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.evaluation.arms import ARMS, Arm
 from sovereign_pipeline.evaluation.capability import capability_results
