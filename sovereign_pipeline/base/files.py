@@ -1,4 +1,4 @@
-"""Read small files, write them atomically, lock between processes, and hash canonical JSON and files."""
+"""Type, read, write, lock and hash files and canonical JSON."""
 
 import fcntl
 import hashlib
@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError
 
 BLOCK = 1 << 20
@@ -19,6 +21,12 @@ ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", 
 SECONDS_BETWEEN_TRIES = 1.0
 SECONDS_BETWEEN_SHORT_TRIES = 0.005
 TRIES_BETWEEN_MESSAGES = 15
+
+
+class Frozen(BaseModel):
+    """An immutable value that rejects unknown fields. The docstrings of its fields become their descriptions."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 def read_bounded(path: Path, most: int, hint: str | None = None) -> bytes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 
 
 class MeasuredShare(Frozen):

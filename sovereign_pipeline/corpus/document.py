@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.policy.institution import ClassificationLadder
 

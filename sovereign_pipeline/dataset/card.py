@@ -13,8 +13,7 @@ from typing import Any
 
 import yaml
 
-from sovereign_pipeline.base.files import canonical_json, short
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, canonical_json, short
 from sovereign_pipeline.base.intervals import MeasuredShare
 from sovereign_pipeline.corpus.document import Document, Role
 from sovereign_pipeline.dataset.jsonl import (

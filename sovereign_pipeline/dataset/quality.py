@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.corpus.document import Document, Role
 from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.split.similarity import normal_text

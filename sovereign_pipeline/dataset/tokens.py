@@ -7,8 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base_models.pinned import eos_ids, load_card, model_directory
 from sovereign_pipeline.record.stage import Workplace

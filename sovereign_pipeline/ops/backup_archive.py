@@ -19,8 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, PrivacyError
-from sovereign_pipeline.base.files import BLOCK, canonical_json, file_sha256, read_bounded
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import BLOCK, Frozen, canonical_json, file_sha256, read_bounded
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.notes import TreeHead, parse_note, parse_tree_head
 from sovereign_pipeline.record.officers import PIPELINE

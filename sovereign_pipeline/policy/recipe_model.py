@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema
 
 from sovereign_pipeline.base.errors import Act, RecipeError
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 
 _EXPECTED = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list"),

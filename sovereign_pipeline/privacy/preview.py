@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.files import canonical_json, digest_of
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, canonical_json, digest_of
 from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.document import Document, read_documents

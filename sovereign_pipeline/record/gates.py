@@ -17,8 +17,7 @@ from sovereign_pipeline.base.errors import (
     NotFoundError,
     StaleInput,
 )
-from sovereign_pipeline.base.files import canonical_json, short
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, canonical_json, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.policy.evaluation import allows

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.files import canonical_json, digest_of
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, canonical_json, digest_of
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1

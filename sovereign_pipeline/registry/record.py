@@ -7,8 +7,7 @@ from typing import Any
 from pydantic import ConfigDict, Field
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.files import canonical_json, short
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, canonical_json, short
 from sovereign_pipeline.policy.evaluation import allows
 from sovereign_pipeline.record.gates import GATE_RECORD, GATE_WAIVER, KIND_OF, WaiverKind, read_verdict, stated_waiver
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest

@@ -12,8 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, GateRefused, IntegrityError
-from sovereign_pipeline.base.files import read_bounded, write_atomically
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, read_bounded, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.audit_log import append

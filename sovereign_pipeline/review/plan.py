@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from pydantic import ValidationError
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.files import canonical_json
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, canonical_json
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.policy.evaluation import Criterion, Review
 from sovereign_pipeline.policy.evaluation import OfficerMay_review as OfficerMay

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field
 
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.policy.evaluation import Criterion
 from sovereign_pipeline.record.officers import officer_in_short
 from sovereign_pipeline.record.people import person_in_short

@@ -14,8 +14,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
-from sovereign_pipeline.base.files import held_within, write_atomically
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, held_within, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.officers import TRUST
 from sovereign_pipeline.record.trust_root import Trust, load_trust

@@ -21,8 +21,7 @@ from sovereign_pipeline.base.errors import (
     PrivacyError,
     SourceError,
 )
-from sovereign_pipeline.base.files import write_atomically
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, write_atomically
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import LINE_NAME, Line
 from sovereign_pipeline.privacy.normalisation import normalise

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.processes import account, keep_private, print_message, run_program
 from sovereign_pipeline.corpus.document import jsonl_line
 from sovereign_pipeline.serving.rated_answers import (

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.policy.corpus import Split
 from sovereign_pipeline.split.assignment import MIN_SHARE, Assignment
 from sovereign_pipeline.split.contained_texts import BOILERPLATE_TEXTS, LEAST_IN_COMMON

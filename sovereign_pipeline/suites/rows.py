@@ -16,8 +16,7 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from sovereign_pipeline.base.errors import CeilingExceeded, SourceError
-from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, file_sha256
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.file_formats import BYTE_ORDER_MARK, read_rows
 from sovereign_pipeline.record.stage import Workplace

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from sovereign_pipeline.base.errors import Act, IntegrityError, SovereignError, TrainingFailed
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.policy.rlhf import RewardModel, Rlhf, Tuning
 from sovereign_pipeline.policy.training import Checkpoints, Devices, Preference, Sft
 

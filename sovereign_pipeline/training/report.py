@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.policy.rlhf import TrlArgument
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.job import Method

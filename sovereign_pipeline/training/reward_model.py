@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import MeasuredShare, measured_share
 from sovereign_pipeline.dataset.jsonl import PreferenceRow
 from sovereign_pipeline.policy.training import Sft

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.base.files import canonical_json
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, canonical_json
 from sovereign_pipeline.base_models.pinned import refuse_todays_date
 from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.policy.training import Preference, Sft

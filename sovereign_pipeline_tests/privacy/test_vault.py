@@ -160,7 +160,6 @@ def test_the_program_of_the_offline_machine_loads_nothing_else_of_the_system() -
         "sovereign_pipeline.base",
         "sovereign_pipeline.base.errors",
         "sovereign_pipeline.base.files",
-        "sovereign_pipeline.base.frozen",
         "sovereign_pipeline.base.processes",
         "sovereign_pipeline.base.text",
         "sovereign_pipeline.corpus",

@@ -12,7 +12,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from uvicorn import Config, Server
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.hosts import LOOPBACK, for_hosts, listen
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.database import Registry

@@ -18,8 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, SovereignError, place_of
-from sovereign_pipeline.base.files import digest_of, held_within, write_atomically
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, digest_of, held_within, write_atomically
 from sovereign_pipeline.base.hosts import App, Proxy, Receive, Send, read_secret
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.settings import VARIABLES, Settings

@@ -15,8 +15,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from sqlalchemy import select
 
-from sovereign_pipeline.base.files import digest_of, held_if_free
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, digest_of, held_if_free
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.tables import AuditEntry

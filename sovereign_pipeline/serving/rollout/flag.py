@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError
-from sovereign_pipeline.base.files import held_within, read_bounded
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, held_within, read_bounded
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.officers import PIPELINE

@@ -16,8 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.files import write_atomically
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.evaluation.red_team import loops
 from sovereign_pipeline.serving.rollout.flag import Arm, Flag

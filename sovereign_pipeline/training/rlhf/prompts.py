@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
-from sovereign_pipeline.base.files import digest_of
-from sovereign_pipeline.base.frozen import Frozen
+from sovereign_pipeline.base.files import Frozen, digest_of
 from sovereign_pipeline.evaluation.arms import Arm
 from sovereign_pipeline.evaluation.records import (
     CanarySample,
