@@ -18,36 +18,8 @@ from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.serving import Screened
 from sovereign_pipeline.privacy.corrections import folded_words, load_word_lists
+from sovereign_pipeline.serving.engines.text import StopTexts
 from sovereign_pipeline.serving.scanning import HINT, MOST_CHARACTERS, Finding, LineDetectors, Scanner
-
-
-class StopTexts:
-    """A filter that finds the caller's stop texts in streamed text."""
-
-    def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
-        self._held = ""
-        self.is_found = False
-        """True once a stop text is complete. Text after it is dropped."""
-
-    def feed(self, text: str) -> str:
-        """Return all text except an end that may begin a stop text."""
-        text = self._held + text
-        found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
-        self.is_found = bool(found)
-        end = min(found)[1] if found else len(text) - self._begun(text)
-        self._held = "" if found else text[end:]
-        return text[:end]
-
-    def end(self) -> str:
-        """Return the remaining text."""
-        rest, self._held = self._held, ""
-        return rest
-
-    def _begun(self, text: str) -> int:
-        lengths = (length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
-        return max(lengths, default=0)
-
 
 SHORTEST_NUMBER = 6
 """Minimum length of values in which separators are ignored. Shorter values occur in any long number."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 from sovereign_pipeline.serving.fingerprints import Fingerprint
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -137,6 +139,20 @@ class Engine(Protocol):
 
 INHERITED_VARIABLES = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "TMPDIR")
 """Environment variables that an engine's process inherits: no key and no proxy address."""
+
+
+def environment_of(threads: int, inherited: Sequence[str] = INHERITED_VARIABLES) -> dict[str, str]:
+    """Return the environment of an engine's process, without its home."""
+    return {
+        **{name: os.environ[name] for name in inherited if name in os.environ},
+        **OFFLINE_ENVIRONMENT,
+        "MKL_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "PYTHONPATH": str(PROJECT_ROOT),
+    }
+
+
 WELL_SECONDS = 10.0
 """Seconds of silence after which an engine is not well. One step takes less."""
 LONGEST_PAUSE = 30.0

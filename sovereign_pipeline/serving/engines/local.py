@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
-from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 from sovereign_pipeline.serving.engines.engine import (
-    INHERITED_VARIABLES,
     Answer,
     Deployable,
     Piece,
     Sampling,
     SupervisedEngine,
+    environment_of,
 )
 from sovereign_pipeline.serving.fingerprints import Mark, difference
 
@@ -170,7 +169,7 @@ class _Child:
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.DEVNULL,
                 pass_fds=(there.fileno(),),
-                env=_environment(settings),
+                env={**environment_of(settings.threads), "HOME": "/nonexistent"},
                 cwd="/",
                 start_new_session=True,
             )
@@ -293,19 +292,6 @@ class _Pieces(AsyncIterator[Piece]):
             self._is_over = True
             self._child.forget(self._number)
             self._child.send({"op": "cancel", "id": self._number})
-
-
-def _environment(settings: LocalSettings) -> dict[str, str]:
-    threads = str(settings.threads)
-    return {
-        **{name: os.environ[name] for name in INHERITED_VARIABLES if name in os.environ},
-        **OFFLINE_ENVIRONMENT,
-        "HOME": "/nonexistent",
-        "MKL_NUM_THREADS": threads,
-        "OMP_NUM_THREADS": threads,
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONPATH": str(PROJECT_ROOT),
-    }
 
 
 def _lost() -> EngineLost:

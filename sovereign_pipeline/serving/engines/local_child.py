@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.base.processes import die_with_parent, keep_private, silence
-from sovereign_pipeline.serving.engines.text import Prompts, TextPieces, answer_limit
+from sovereign_pipeline.serving.engines.text import TextPieces, answer_limit
 
 if TYPE_CHECKING:
     from sovereign_pipeline.serving.engines.local_model import InUse, Model
@@ -79,11 +79,8 @@ class AnswerRow:
         self, link: Link, number: int, digest: str, prompt: list[int], limit: int, sampling: Message, model: "Model"
     ) -> None:
         self.number, self.adapter, self.prompt, self.limit = number, digest, prompt, limit
-        self._link, self._end, tokenizer = link, model.end_of_turn, model.tokenizer
-        self._text = TextPieces(
-            lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
-            sampling["stop"],
-        )
+        self._link, self._end = link, model.end_of_turn
+        self._text = TextPieces(model.prompts.decode, sampling["stop"])
         self._temperature, self._top_p = float(sampling["temperature"]), float(sampling["top_p"])
         self._random = random.Random(sampling["seed"]) if sampling["seed"] is not None else random.SystemRandom()
         self._count = self._unsent = 0
@@ -165,7 +162,7 @@ class Worker:
 
         self._link, self._gather_seconds = link, settings["gather_seconds"]
         self.model = Model(Path(settings["base"]), settings["resident"])
-        self._prompts = Prompts(self.model.tokenizer)
+        self._prompts = self.model.prompts
         self._context = min(self.model.context, settings["context"] or self.model.context)
         self._batch = Batch(
             self.model.compute,
@@ -177,7 +174,7 @@ class Worker:
         )
         self._answers: dict[int, AnswerRow] = {}
         self._loading: list[Loading] = []
-        link.send({"op": "ready", "template_sha256": self.model.template_sha256, "context": self._context})
+        link.send({"op": "ready", "template_sha256": self._prompts.template_sha256, "context": self._context})
 
     def run(self) -> None:
         """Compute until the parent closes the socket."""

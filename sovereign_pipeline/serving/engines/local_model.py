@@ -19,11 +19,12 @@ from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.tuners.lora.layer import Linear, LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.utils.logging import disable_progress_bar
 
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import read_adapter
+from sovereign_pipeline.serving.engines.text import Prompts, reading_base_model
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 BASE = "__base__"
@@ -354,7 +355,7 @@ class InUse:
 
 
 class Model:
-    """One base model with its tokenizer, and adapters by digest."""
+    """One base model with its prompts, and adapters by digest."""
 
     def __init__(self, base: Path, resident: int) -> None:
         """Load the base model. Raises EngineRefused if this engine does not support it.
@@ -364,13 +365,9 @@ class Model:
         """
         disable_progress_bar()
         self._resident = resident
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        self.prompts = Prompts.read(base)
+        with reading_base_model(base):
             model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, local_files_only=True)
-        except (OSError, ValueError, RuntimeError, KeyError) as error:
-            raise EngineRefused(
-                f"{base} cannot be loaded as a base model ({type(error).__name__}).", "Restore or fetch it again."
-            ) from error
         config = model.config.get_text_config(decoder=True)
         others = {*(getattr(config, "layer_types", None) or ())} - LAYERS
         if others or getattr(model, "_is_stateful", False):
@@ -378,11 +375,8 @@ class Model:
                 f"{base}: the local engine does not do layers of the kind {', '.join(sorted(others)) or 'recurrent'}.",
                 "Serve this base model with another engine.",
             )
-        if self.tokenizer.chat_template is None:
-            raise EngineRefused(f"{base}: the tokenizer has no chat template.", "Use an instruction-tuned base model.")
         self.context = int(config.max_position_embeddings)
-        self.template_sha256 = sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
-        self.end_of_turn = _end_of_turn(model, self.tokenizer)
+        self.end_of_turn = self.prompts.end_of_turn(model.generation_config.eos_token_id)
         self._model = _with_room_for_adapters(model)
         self._rows = Rows(self._model)
         self._rows.take_layers()
@@ -527,10 +521,3 @@ def _assert_all_tensors(model: Any, digest: str, directory: Path) -> None:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__
-
-
-def _end_of_turn(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the token ids that end generation: the model's list and the tokenizer's end of sequence."""
-    configured = model.generation_config.eos_token_id
-    listed = configured if isinstance(configured, list) else [configured]
-    return frozenset(token for token in [*listed, tokenizer.eos_token_id] if token is not None)

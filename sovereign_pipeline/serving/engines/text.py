@@ -7,8 +7,11 @@ who writes that text cannot be detected.
 
 import re
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
 
 from sovereign_pipeline.base.errors import EngineRefused
 
@@ -22,6 +25,17 @@ def answer_limit(prompt: int, context: int, most: int) -> int:
             f"The conversation has {prompt} tokens, and {context} are the most with the answer.", "Shorten it."
         )
     return min(context - prompt, most)
+
+
+@contextmanager
+def reading_base_model(base: Path) -> Iterator[None]:
+    """Raise EngineRefused for a directory that is not a base model."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise EngineRefused(
+            f"{base} cannot be loaded as a base model ({type(error).__name__}).", "Restore or fetch it again."
+        ) from error
 
 
 class Prompts:
@@ -41,6 +55,26 @@ class Prompts:
         self._ids = {*marks.values()} - {tokenizer.unk_token_id}
         """Token ids of the template's marks. The id of unknown tokens is excluded, because all unknown characters share
         it."""
+        self.template_sha256 = sha256(template.encode()).hexdigest()
+
+    @classmethod
+    def read(cls, base: Path) -> Self:
+        """Load the tokenizer of a base model. Raises EngineRefused if there is none with a chat template."""
+        from transformers import AutoTokenizer
+
+        with reading_base_model(base):
+            tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
+        if tokenizer.chat_template is None:
+            raise EngineRefused(f"{base}: the tokenizer has no chat template.", "Use an instruction-tuned base model.")
+        return cls(tokenizer)
+
+    def decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def end_of_turn(self, configured: int | list[int] | None) -> frozenset[int]:
+        """Return the token ids that end generation: those that the model configures and the end of sequence."""
+        listed = configured if isinstance(configured, list) else [configured]
+        return frozenset(token for token in [*listed, self._tokenizer.eos_token_id] if token is not None)
 
     def ids_of(self, messages: Messages) -> list[int]:
         """Return the token ids of a conversation, up to the beginning of the answer.
@@ -112,48 +146,60 @@ INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 """Replacement character that a decoder writes for an incomplete character."""
 
 
+class StopTexts:
+    """A filter that finds stop texts in streamed text."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.is_found = False
+        """True once a stop text is complete. Text after it is dropped."""
+
+    def feed(self, text: str) -> str:
+        """Return all text except an end that may begin a stop text. It does not depend on tokenization."""
+        text = self._held + text
+        found = [(place + len(stop), place) for stop in self._stops if (place := text.find(stop)) >= 0]
+        self.is_found = bool(found)
+        end = min(found)[1] if found else len(text) - self._begun(text)
+        self._held = "" if found else text[end:]
+        return text[:end]
+
+    def end(self) -> str:
+        """Return the remaining text."""
+        rest, self._held = self._held, ""
+        return rest
+
+    def _begun(self, text: str) -> int:
+        """Return the number of trailing characters that may begin a stop text."""
+        lengths = (length for stop in self._stops for length in range(1, len(stop)) if text.endswith(stop[:length]))
+        return max(lengths, default=0)
+
+
 class TextPieces:
     """The text of one answer so far."""
 
     def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str]) -> None:
         self._decode = decode
-        self._stops = tuple(stop for stop in stops if stop)
+        self._stops = StopTexts(stops)
         self._ids: list[int] = []
-        self._given = 0
-        self.is_stopped = False
-        """True once a stop text is complete. Text after it is dropped."""
+        self._decoded = 0
+        """Number of characters that were passed to the filter."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """True once a stop text is complete."""
+        return self._stops.is_found
 
     def add(self, token: int) -> str:
         """Add a token and return the new text that is final."""
         self._ids.append(token)
-        text = self._decode(self._ids).rstrip(INCOMPLETE)
-        cut = self._first_stop(text)
-        if cut is not None:
-            self.is_stopped = True
-            return self._give(text[:cut])
-        return self._give(text[: len(text) - self._begun(text)])
+        return self._stops.feed(self._new(self._decode(self._ids).rstrip(INCOMPLETE)))
 
     def rest(self) -> str:
         """Return the text left after the last token: an unfinished stop text or character."""
-        return "" if self.is_stopped else self._give(self._decode(self._ids))
+        return "" if self.is_stopped else self._stops.end() + self._new(self._decode(self._ids))
 
-    def _give(self, text: str) -> str:
-        new = text[self._given :]
-        self._given += len(new)
+    def _new(self, text: str) -> str:
+        new = text[self._decoded :]
+        self._decoded += len(new)
         return new
-
-    def _first_stop(self, text: str) -> int | None:
-        """Return the start of the first complete stop text. It does not depend on tokenization."""
-        found = [
-            (place + len(stop), place) for stop in self._stops if (place := text.find(stop, max(0, self._given))) >= 0
-        ]
-        return min(found)[1] if found else None
-
-    def _begun(self, text: str) -> int:
-        """Return the number of trailing characters that may begin a stop text."""
-        open_end = text[self._given :]
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(open_end)), 0, -1):
-            if any(stop.startswith(open_end[-length:]) for stop in self._stops):
-                return length
-        return 0

@@ -30,7 +30,7 @@ from sovereign_pipeline.serving.engines.engine import (
     SupervisedEngine,
     read_adapter,
 )
-from sovereign_pipeline.serving.engines.text import Prompts, TextPieces, answer_limit
+from sovereign_pipeline.serving.engines.text import Prompts, TextPieces, answer_limit, reading_base_model
 from sovereign_pipeline.serving.engines.vllm_server import (
     COMPLETIONS,
     ReachedVllm,
@@ -225,7 +225,6 @@ class _Base:
 
     prompts: Prompts
     decode: Callable[[list[int]], str]
-    template_sha256: str
     end_of_turn: tuple[int, ...]
     context: int
     shapes: Shapes
@@ -233,27 +232,16 @@ class _Base:
     @classmethod
     def read(cls, directory: Path, context: int | None) -> Self:
         """Read a base model's directory. Raises EngineRefused if it is not a base model with a chat template."""
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+        prompts = Prompts.read(directory)
+        with reading_base_model(directory):
             config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
             longest = int(config.get("text_config", config)["max_position_embeddings"])
-            end_of_turn = _end_of_turn(directory, config, tokenizer)
-        except (OSError, ValueError, KeyError) as error:
-            raise EngineRefused(
-                f"{directory} cannot be loaded as a base model ({type(error).__name__}).", "Restore or fetch it again."
-            ) from error
-        if tokenizer.chat_template is None:
-            raise EngineRefused(
-                f"{directory}: the tokenizer has no chat template.", "Use an instruction-tuned base model."
-            )
-        decoder = AutoTokenizer.from_pretrained(directory, local_files_only=True)  # the other one has its own thread
+            own = directory / "generation_config.json"
+            generation = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else config
         return cls(
-            prompts=Prompts(tokenizer),
-            decode=lambda ids: str(decoder.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)),
-            template_sha256=sha256(str(tokenizer.chat_template).encode()).hexdigest(),
-            end_of_turn=end_of_turn,
+            prompts=prompts,
+            decode=Prompts.read(directory).decode,  # the other one has its own thread
+            end_of_turn=tuple(sorted(prompts.end_of_turn(generation.get("eos_token_id")))),
             context=min(longest, context or longest),
             shapes=base_shapes(directory),
         )
@@ -319,7 +307,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
     async def _start_process(self) -> VllmServer:
         self._answering.clear()
         self._leaving.clear()
-        context, template = self.base.context, self.base.template_sha256
+        context, template = self.base.context, self.base.prompts.template_sha256
         if self._settings.options.url is not None:
             return await ReachedVllm.reach(context, self._settings, template)
         return await StartedVllm.start(self._directory, context, self._settings, template)
@@ -507,12 +495,3 @@ def _drawing(sampling: Sampling) -> dict[str, Any]:
         return {"temperature": 0}
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
     return drawn if sampling.seed is None else {**drawn, "seed": sampling.seed}
-
-
-def _end_of_turn(directory: Path, config: Mapping[str, Any], tokenizer: Any) -> tuple[int, ...]:
-    """Return the token ids that end generation: the model's list and the tokenizer's end of sequence."""
-    own = directory / "generation_config.json"
-    generation = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else config
-    configured = generation.get("eos_token_id")
-    listed = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({token for token in [*listed, tokenizer.eos_token_id] if token is not None}))

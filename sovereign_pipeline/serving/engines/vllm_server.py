@@ -26,9 +26,8 @@ import aiohttp
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.files import write_atomically
-from sovereign_pipeline.base.settings import OFFLINE_ENVIRONMENT, PROJECT_ROOT
 from sovereign_pipeline.policy.serving import UNIX, Vllm
-from sovereign_pipeline.serving.engines.engine import INHERITED_VARIABLES
+from sovereign_pipeline.serving.engines.engine import INHERITED_VARIABLES, environment_of
 from sovereign_pipeline.serving.engines.vllm_supervisor import HeldDirectory, remove_left_behind
 
 HEALTH, COMPLETIONS, MODELS, VERSION = "/health", "/v1/completions", "/v1/models", "/version"
@@ -316,11 +315,8 @@ def _command(base: Path, name: str, context: int, settings: VllmSettings, socket
 
 
 def _environment(settings: VllmSettings, directory: Path) -> dict[str, str]:
-    inherited = (*INHERITED_VARIABLES, *DEVICE_VARIABLES)
-    threads = str(settings.threads)
     return {
-        **{name: os.environ[name] for name in inherited if name in os.environ},
-        **OFFLINE_ENVIRONMENT,
+        **environment_of(settings.threads, (*INHERITED_VARIABLES, *DEVICE_VARIABLES)),
         "HOME": str(directory),
         "TMPDIR": str(directory),
         "VLLM_RPC_BASE_PATH": str(directory),
@@ -328,10 +324,6 @@ def _environment(settings: VllmSettings, directory: Path) -> dict[str, str]:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(settings.options.cpu_cache_gib),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "MKL_NUM_THREADS": threads,
-        "OMP_NUM_THREADS": threads,
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "PYTHONPATH": str(PROJECT_ROOT),  # of the supervisor alone
     }
 
 

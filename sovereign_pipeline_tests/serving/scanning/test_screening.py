@@ -8,10 +8,10 @@ import pyrage
 import pytest
 from openai import BadRequestError, OpenAI
 
+from sovereign_pipeline.serving.engines.text import StopTexts
 from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_hour
 from sovereign_pipeline.serving.rated_answers import open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
-from sovereign_pipeline.serving.screening import StopTexts
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import Bench, TryingOut, adapter
 from sovereign_pipeline_tests.serving.scanning.asking import (
