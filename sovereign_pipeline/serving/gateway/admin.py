@@ -10,14 +10,15 @@ import json
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.serving.engines.engine import EngineState
@@ -26,7 +27,7 @@ from sovereign_pipeline.serving.gateway.messages import ResponseModel
 from sovereign_pipeline.serving.gateway.metrics import Counts, Figures
 from sovereign_pipeline.serving.gateway.request_handler import Catalog
 from sovereign_pipeline.serving.rollout.flag import Flag
-from sovereign_pipeline.serving.rollout.hold import Compared, State
+from sovereign_pipeline.serving.rollout.hold import State
 
 Stage = Literal["production", "staged", "before"]
 DIGITS = 12
@@ -53,7 +54,6 @@ class AdminSources:
     behind: Callable[[], Mapping[str, str]] = dict
     """Function that returns line -> reason why its newest flag is not in force."""
     hold: Callable[[Flag], State | None] = _none
-    rules: Callable[[str], Hold] = lambda line: Hold()
     review: Callable[[str], Due | None] = _none
 
 
@@ -94,8 +94,14 @@ class Reviews:
         return self._known.get(line)
 
 
-class EngineFacts(ResponseModel):
-    name: str
+class Facts(ResponseModel):
+    """A part of `/admin` that is read from the fields of another value."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class EngineFacts(Facts):
+    name: str = Field(validation_alias="kind")
     base_model: str
     computes: bool
     problem: str
@@ -119,24 +125,24 @@ class AdapterFacts(ResponseModel):
     thumbs_down: int
 
 
-class RolloutFacts(ResponseModel):
+class RolloutFacts(Facts):
     production: str | None
     staged: str | None
     is_rolling_out: bool
     share: float
     groups: list[str]
     stopped: str | None
-    change: int
-    at: str
+    change: int = Field(validation_alias="sequence")
+    at: Annotated[str, BeforeValidator(lambda at: at.isoformat(timespec="seconds"))]
 
 
-class ReviewFacts(ResponseModel):
+class ReviewFacts(Facts):
     adapter: str
-    on: str
+    on: Annotated[str, BeforeValidator(str)]
     state: Literal["not due", "due", "overdue"]
 
 
-class Needed(ResponseModel):
+class NeededFacts(Facts):
     what: str
     there: float
     needed: int
@@ -153,7 +159,7 @@ class ComparedFacts(ResponseModel):
 class HoldFacts(ResponseModel):
     outcome: Literal["open", "abort", "promote", "inconclusive"]
     because: str
-    needed: list[Needed]
+    needed: list[NeededFacts]
     rated: tuple[int, int]
     severe: int
     compared: list[ComparedFacts]
@@ -197,67 +203,60 @@ def overview(
 ) -> AdminState:
     """Return the state of every line with an adapter that the caller may see."""
     flags, behind = sources.flags(), sources.behind()
-    lines = (
-        _line(line, flags.get(line), line in behind, caller, catalog, figures, sources, now)
-        for line in sorted({*catalog.lines(), *flags})
-    )
-    bases = {each.base_model_digest for each in catalog.served() if caller.may_oversee(each, catalog.ladder)}
-    engines = [  # without the number of adapters, which would reveal those beyond reach
-        EngineFacts(
-            name=each.kind,
-            base_model=each.base_model,
-            computes=each.computes,
-            problem=each.problem,
-            is_of_others=each.is_of_others,
-        )
-        for each in figures.engines
-        if each.base_model_digest in bases
-    ]
-    return AdminState(at=now.isoformat(timespec="seconds"), engines=engines, lines=[each for each in lines if each])
-
-
-def _line(
-    line: str,
-    flag: Flag | None,
-    is_behind: bool,
-    caller: Caller,
-    catalog: Catalog,
-    figures: Figures,
-    sources: AdminSources,
-    now: datetime.datetime,
-) -> LineFacts | None:
-    """Return the facts of a line, or None if the caller may see none of its adapters."""
-    rows = _rows(line, flag, catalog)
-    seen = [each for each in rows if caller.may_oversee(each, catalog.ladder)]
-    if not seen:
-        return None
     loaded = {each.digest for each in catalog.served()} & {*catalog.engine.loaded()}
-    sees_all, due = len(seen) == len(rows), sources.review(line)
-    hold, is_readable = _hold_of(sources, flag) if flag is not None and sees_all else (None, True)
-    return LineFacts(
-        line=line,
-        adapters=[
-            _adapter(each, each.digest in loaded, figures.adapters.get(each.adapter, Counts()), now) for each in seen
-        ],
-        running=figures.running.get(line, 0) if sees_all else 0,
-        waiting=figures.waiting.get(line, 0) if sees_all else 0,
-        is_behind=is_behind,
-        rollout=_rollout(flag) if flag is not None and sees_all else None,
-        review=ReviewFacts(adapter=due.adapter, on=due.on.isoformat(), state=due.state)
-        if due is not None and due.adapter in {each.adapter for each in seen}
-        else None,
-        hold=_hold(hold, sources.rules(line)) if hold is not None else None,
-        is_readable=is_readable,
-    )
+    lines = []
+    for line in sorted({*catalog.lines(), *flags}):
+        flag, due = flags.get(line), sources.review(line)
+        rows = _rows(line, flag, catalog)
+        seen = [each for each in rows if caller.may_oversee(each, catalog.ladder)]
+        if not seen:
+            continue
+        sees_all = len(seen) == len(rows)
+        if not sees_all:
+            flag = None
+        hold, is_readable = _hold_of(sources, flag) if flag is not None else (None, True)
+        lines.append(
+            LineFacts(
+                line=line,
+                adapters=[_adapter(each, each.digest in loaded, figures, now) for each in seen],
+                running=figures.running.get(line, 0) if sees_all else 0,
+                waiting=figures.waiting.get(line, 0) if sees_all else 0,
+                is_behind=line in behind,
+                rollout=RolloutFacts.model_validate(flag) if flag is not None else None,
+                review=ReviewFacts.model_validate(due)
+                if due is not None and due.adapter in {each.adapter for each in seen}
+                else None,
+                hold=hold,
+                is_readable=is_readable,
+            )
+        )
+    bases = {each.base_model_digest for each in catalog.served() if caller.may_oversee(each, catalog.ladder)}
+    # Without the number of adapters, which would reveal those beyond reach.
+    engines = [EngineFacts.model_validate(each) for each in figures.engines if each.base_model_digest in bases]
+    return AdminState(at=now.isoformat(timespec="seconds"), engines=engines, lines=lines)
 
 
-def _hold_of(sources: AdminSources, flag: Flag) -> tuple[State | None, bool]:
+def _hold_of(sources: AdminSources, flag: Flag) -> tuple[HoldFacts | None, bool]:
     """Return a trial's state, and whether its counts could be read. `sovereign adapters hold` reports what could not be
     read."""
     try:
-        return sources.hold(flag), True
+        state = sources.hold(flag)
     except SovereignError:
         return None, False
+    if state is None:
+        return None, True
+    facts = HoldFacts(
+        outcome=state.outcome,
+        because=state.because,
+        needed=[NeededFacts.model_validate(each) for each in state.needed],
+        rated=state.rated,
+        severe=state.severe,
+        compared=[
+            ComparedFacts(measure=each.measure.name, is_worse=each.is_worse, **asdict(each.figures()))
+            for each in state.compared
+        ],
+    )
+    return facts, True
 
 
 def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
@@ -268,10 +267,10 @@ def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
         if each.line == line:
             stage: Stage = "before" if each.in_reserve else "production" if each.is_in_production else "staged"
             rows[each.adapter] = _Row(each.adapter, line, each.digest, each.classification, stage, each.registered_at)
-    named: list[tuple[str | None, Stage]] = []
+    named: tuple[tuple[Stage, str | None], ...] = ()
     if flag is not None:
-        named = [(flag.production, "production"), (flag.staged, "staged")]
-    for adapter, stage in named:
+        named = (("production", flag.production), ("staged", flag.staged))
+    for stage, adapter in named:
         if flag is not None and adapter is not None and adapter not in rows:
             facts = flag.adapters[adapter]
             rows[adapter] = _Row(adapter, line, facts.digest, facts.classification, stage)
@@ -279,8 +278,8 @@ def _rows(line: str, flag: Flag | None, catalog: Catalog) -> list[_Row]:
     return sorted(rows.values(), key=lambda each: (order.index(each.stage), each.adapter))
 
 
-def _adapter(row: _Row, is_loaded: bool, counts: Counts, now: datetime.datetime) -> AdapterFacts:
-    registered = row.registered_at
+def _adapter(row: _Row, is_loaded: bool, figures: Figures, now: datetime.datetime) -> AdapterFacts:
+    registered, counts = row.registered_at, figures.adapters.get(row.adapter, Counts())
     return AdapterFacts(
         adapter=row.adapter,
         digest=row.digest[:DIGITS],
@@ -294,48 +293,6 @@ def _adapter(row: _Row, is_loaded: bool, counts: Counts, now: datetime.datetime)
         cancelled=counts.cancelled,
         thumbs_up=counts.up,
         thumbs_down=counts.down,
-    )
-
-
-def _rollout(flag: Flag) -> RolloutFacts:
-    return RolloutFacts(
-        production=flag.production,
-        staged=flag.staged,
-        is_rolling_out=flag.is_rolling_out,
-        share=flag.share,
-        groups=list(flag.groups),
-        stopped=flag.stopped,
-        change=flag.sequence,
-        at=flag.at.isoformat(timespec="seconds"),
-    )
-
-
-def _hold(state: State, rules: Hold) -> HoldFacts:
-    needed: tuple[tuple[str, float, int], ...] = (
-        ("Days", state.days, rules.days),
-        ("Users of the staged adapter", state.users[0], rules.users),
-        ("Users of the other", state.users[1], rules.users),
-        ("Answers of the staged adapter", state.answers[0], rules.answers),
-        ("Answers of the other", state.answers[1], rules.answers),
-    )
-    return HoldFacts(
-        outcome=state.outcome,
-        because=state.because,
-        needed=[Needed(what=what, there=there, needed=number) for what, there, number in needed],
-        rated=state.rated,
-        severe=state.severe,
-        compared=[_compared(each) for each in state.compared],
-    )
-
-
-def _compared(compared: Compared) -> ComparedFacts:
-    figures = compared.figures()
-    return ComparedFacts(
-        measure=compared.measure.name,
-        difference=figures.difference,
-        at_most=figures.at_most,
-        margin=figures.margin,
-        is_worse=compared.is_worse,
     )
 
 

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, Self
 
 from pydantic import Field, ValidationError
 from sqlalchemy import select
@@ -53,6 +53,11 @@ class Grant:
     admin: bool = False
     users: bool = False
     """True if the caller sends requests for several people, named by `user`. Any other caller counts as one user."""
+
+    @classmethod
+    def of(cls, given: "Role | Token") -> Self:
+        lines = frozenset(given.lines) if given.lines is not None else None
+        return cls(given.clearance, lines, given.versions, given.metrics, given.admin, given.users)
 
     def reaches(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         """Return whether the grant covers the adapter's line and level. A level that is not on the ladder counts as the
@@ -136,11 +141,6 @@ class Token(Frozen):
         """First digits of the token's SHA-256, for display."""
         return self.sha256[:12]
 
-    @property
-    def grant(self) -> Grant:
-        lines = frozenset(self.lines) if self.lines is not None else None
-        return Grant(self.clearance, lines, self.versions, self.metrics, self.admin, self.users)
-
     def state(self, now: datetime.datetime) -> str:
         if self.revoked_at is not None:
             return "revoked"
@@ -198,12 +198,7 @@ def add_token(
             sha256=sha256_of(text),
             who=who,
             salt=secrets.token_hex(32),
-            clearance=grant.clearance,
-            lines=tuple(sorted(grant.lines)) if grant.lines is not None else None,
-            versions=grant.versions,
-            metrics=grant.metrics,
-            admin=grant.admin,
-            users=grant.users,
+            **{**vars(grant), "lines": tuple(sorted(grant.lines)) if grant.lines is not None else None},
             created_at=now,
             expires_at=now + datetime.timedelta(days=days),
         )
@@ -276,7 +271,7 @@ class Tokens:
             return None
         if self._compared is not None and digest_of(found.facts()) not in self._compared:
             return None
-        return Caller(f"token {found.sha256}", (found.grant,))
+        return Caller(f"token {found.sha256}", (Grant.of(found),))
 
     def all(self) -> tuple[Token, ...]:
         """Read all tokens. Raises IntegrityError for an invalid file."""
@@ -386,18 +381,7 @@ class Callers:
             return None
         named = self._proxy.named(scope, self._roles_header) or ""
         groups = frozenset(each.strip() for each in named.split(",")) - {""}
-        roles = [self._roles[name] for name in sorted(groups) if name in self._roles]
-        grants = tuple(
-            Grant(
-                role.clearance,
-                frozenset(role.lines) if role.lines is not None else None,
-                role.versions,
-                role.metrics,
-                role.admin,
-                role.users,
-            )
-            for role in roles
-        )
+        grants = tuple(Grant.of(self._roles[name]) for name in sorted(groups) if name in self._roles)
         return Caller(f"proxy {user}", grants, groups)
 
 

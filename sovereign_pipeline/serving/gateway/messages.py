@@ -9,6 +9,7 @@ import math
 import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_serializer, model_validator
@@ -231,47 +232,48 @@ class Refusal(Exception):
         }
 
 
-def no_such_model() -> Refusal:
-    """Return the same error for a model that does not exist and one above the caller's clearance."""
-    return Refusal(404, "This model does not exist, or you may not use it.", "model_not_found", param="model")
-
-
-def no_such_answer() -> Refusal:
-    """Return the same error for an answer that does not exist, is another caller's or is too old."""
-    return Refusal(404, "You were given no such answer, or it is too old.", "answer_not_found", param="id")
-
-
-def feedback_lost() -> Refusal:
-    return Refusal(503, "Feedback cannot be noted now. Send it again later.", "feedback_not_noted", retry_after=60)
-
-
-def no_such_page() -> Refusal:
-    return Refusal(404, "There is no such page here.", "not_found")
-
-
-def not_admitted() -> Refusal:
-    return Refusal(
-        401,
-        "No valid token was sent. Send one that was made for you, as 'Authorization: Bearer TOKEN'.",
-        "invalid_api_key",
-        headers={"WWW-Authenticate": "Bearer"},
-    )
-
-
-def engine_lost() -> Refusal:
-    return Refusal(
-        503, "The engine was lost before the answer was complete. Send it again.", "engine_lost", retry_after=5
-    )
-
-
-def scanner_lost() -> Refusal:
-    return Refusal(
-        503, "What passes cannot be searched for personal data now, so it does not pass.", "scanner_lost", retry_after=5
-    )
-
-
-def too_long_to_search() -> Refusal:
-    return Refusal(400, "The request is too long to be searched for personal data.", "too_long", param="messages")
+no_such_model = partial(
+    Refusal, 404, "This model does not exist, or you may not use it.", "model_not_found", param="model"
+)
+"""The same error for a model that does not exist and one above the caller's clearance."""
+no_such_answer = partial(
+    Refusal, 404, "You were given no such answer, or it is too old.", "answer_not_found", param="id"
+)
+"""The same error for an answer that does not exist, is another caller's or is too old."""
+no_such_page = partial(Refusal, 404, "There is no such page here.", "not_found")
+not_admitted = partial(
+    Refusal,
+    401,
+    "No valid token was sent. Send one that was made for you, as 'Authorization: Bearer TOKEN'.",
+    "invalid_api_key",
+    headers={"WWW-Authenticate": "Bearer"},
+)
+too_long_to_search = partial(
+    Refusal, 400, "The request is too long to be searched for personal data.", "too_long", param="messages"
+)
+feedback_lost = partial(
+    Refusal, 503, "Feedback cannot be noted now. Send it again later.", "feedback_not_noted", retry_after=60
+)
+engine_lost = partial(
+    Refusal, 503, "The engine was lost before the answer was complete. Send it again.", "engine_lost", retry_after=5
+)
+scanner_lost = partial(
+    Refusal,
+    503,
+    "What passes cannot be searched for personal data now, so it does not pass.",
+    "scanner_lost",
+    retry_after=5,
+)
+transcripts_lost = partial(
+    Refusal,
+    503,
+    "Transcripts of this model cannot be kept now, so it does not answer. Tell the administrator.",
+    "transcripts_full",
+    retry_after=60,
+)
+ending = partial(Refusal, 503, "The gateway is being stopped. Send it again later.", "gateway_stopping", retry_after=10)
+too_slow = partial(Refusal, 504, "The answer took too long and was given up.", "answer_timeout")
+fault = partial(Refusal, 500, "The gateway failed to answer. Tell the administrator.", "internal_error")
 
 
 def personal_data_sent(kinds: Iterable[str]) -> Refusal:
@@ -282,27 +284,6 @@ def personal_data_sent(kinds: Iterable[str]) -> Refusal:
         "content_filter",
         param="messages",
     )
-
-
-def transcripts_lost() -> Refusal:
-    return Refusal(
-        503,
-        "Transcripts of this model cannot be kept now, so it does not answer. Tell the administrator.",
-        "transcripts_full",
-        retry_after=60,
-    )
-
-
-def too_slow() -> Refusal:
-    return Refusal(504, "The answer took too long and was given up.", "answer_timeout")
-
-
-def ending() -> Refusal:
-    return Refusal(503, "The gateway is being stopped. Send it again later.", "gateway_stopping", retry_after=10)
-
-
-def fault() -> Refusal:
-    return Refusal(500, "The gateway failed to answer. Tell the administrator.", "internal_error")
 
 
 def _type(status: int) -> str:

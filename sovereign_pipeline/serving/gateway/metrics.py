@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -54,66 +55,44 @@ class Metrics:
     """The counters of one gateway. Names follow OpenTelemetry's conventions for generative AI where there is one."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
+        counter = partial(Counter, namespace="sovereign_gateway", registry=registry)
+        gauge, histogram = partial(Gauge, registry=registry), partial(Histogram, registry=registry)
         of_adapter = ("line", "adapter")
-        self._requests = Counter(
-            "sovereign_gateway_requests", "Requests, by outcome.", (*of_adapter, "outcome"), registry=self._registry
+        self._requests = counter("requests", "Requests, by outcome.", (*of_adapter, "outcome"))
+        self._feedback = counter(
+            "feedback", "What callers said of answers.", (*of_adapter, "thumb", "reason", "severity")
         )
-        self._feedback = Counter(
-            "sovereign_gateway_feedback",
-            "What callers said of answers.",
-            (*of_adapter, "thumb", "reason", "severity"),
-            registry=self._registry,
-        )
-        self._personal_data = Counter(
-            "sovereign_gateway_personal_data",
+        self._personal_data = counter(
+            "personal_data",
             "Values of personal data that were found in requests and answers.",
             (*of_adapter, "where", "kind"),
-            registry=self._registry,
         )
-        self._unsearched = Counter(
-            "sovereign_gateway_unsearched",
+        self._unsearched = counter(
+            "unsearched",
             "Requests and answers that could not be searched for personal data, and passed all the same.",
             of_adapter,
-            registry=self._registry,
         )
-        self._tokens = Counter(
-            "sovereign_gateway_tokens", "Tokens of prompts and answers.", (*of_adapter, "kind"), registry=self._registry
-        )
-        self._first = Histogram(
+        self._tokens = counter("tokens", "Tokens of prompts and answers.", (*of_adapter, "kind"))
+        self._first = histogram(
             "gen_ai_server_time_to_first_token",
             "Seconds from the request to the first token, waiting included.",
             of_adapter,
             buckets=FIRST,
-            registry=self._registry,
         )
-        self._each = Histogram(
-            "gen_ai_server_time_per_output_token",
-            "Seconds for each token after the first.",
-            of_adapter,
-            buckets=EACH,
-            registry=self._registry,
+        self._each = histogram(
+            "gen_ai_server_time_per_output_token", "Seconds for each token after the first.", of_adapter, buckets=EACH
         )
-        self._whole = Histogram(
+        self._whole = histogram(
             "gen_ai_server_request_duration",
             "Seconds from the request to the end of the answer.",
             of_adapter,
             buckets=WHOLE,
-            registry=self._registry,
         )
-        self._waiting = Gauge(
-            "sovereign_gateway_waiting", "Requests that wait for a place.", ("line",), registry=self._registry
-        )
-        self._running = Gauge(
-            "sovereign_gateway_running", "Answers that are computed.", ("line",), registry=self._registry
-        )
-        of_engine = ("base_model",)
-        self._engine_up = Gauge(
-            "sovereign_engine_up", "1 while the engine of a base model computes.", of_engine, registry=self._registry
-        )
-        self._loaded = Gauge(
-            "sovereign_engine_adapters", "Adapters that are loaded.", of_engine, registry=self._registry
-        )
+        self._waiting = gauge("sovereign_gateway_waiting", "Requests that wait for a place.", ("line",))
+        self._running = gauge("sovereign_gateway_running", "Answers that are computed.", ("line",))
+        self._engine_up = gauge("sovereign_engine_up", "1 while the engine of a base model computes.", ("base_model",))
+        self._loaded = gauge("sovereign_engine_adapters", "Adapters that are loaded.", ("base_model",))
 
     def refused(self, status: int) -> None:
         """Count a request that no adapter answered."""
@@ -151,7 +130,7 @@ class Metrics:
                     found[sample.labels["adapter"]][sample.labels[label]] += int(sample.value)
         return {adapter: Counts(**of) for adapter, of in found.items()}
 
-    def page(self, figures: "Figures") -> bytes:
+    def page(self, figures: Figures) -> bytes:
         """Render the page that Prometheus reads."""
         self._engine_up.clear()
         self._loaded.clear()

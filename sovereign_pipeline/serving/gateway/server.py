@@ -132,7 +132,6 @@ class _Installation:
             flags=flags.flags,
             behind=flags.problems,
             hold=holds.of,
-            rules=lambda line: institution.rollout_of(line).hold,
             review=reviews.of,
         )
         app = create_gateway(

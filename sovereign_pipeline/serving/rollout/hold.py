@@ -250,22 +250,33 @@ class Figures:
 
 
 @dataclass(frozen=True)
+class Needed:
+    """An amount of use that a trial needs before it can be judged."""
+
+    what: str
+    there: float
+    needed: int
+
+
+@dataclass(frozen=True)
 class State:
     """The state of a trial."""
 
     line: str
     staged: str
-    outcome: Outcome
-    because: str
     compared: tuple[Compared, ...]
+    needed: tuple[Needed, ...]
+    """Days first, then users and answers of both arms."""
     users: tuple[int, int]
     """Number of users in the staged and the production arm; only users that the hash assigned count."""
     answers: tuple[int, int]
     days: float
-    rated: tuple[int, int] = (0, 0)
+    rated: tuple[int, int]
     """Number of answers with feedback, staged and production."""
-    severe: int = 0
+    severe: int
     """Number of reports of severity 1 about the staged adapter."""
+    outcome: Outcome = "open"
+    because: str = ""
     expected: str = ""
     """Estimate of when the trial can be decided; empty if nothing is missing."""
 
@@ -286,62 +297,52 @@ def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_s
         if is_searched or each.name != "personal_data"
     )
     users, of_staged, of_production = (len(staged), len(production)), sums(staged), sums(production)
-    answers = (of_staged.answers, of_production.answers)
+    answers, rated = (of_staged.answers, of_production.answers), (of_staged.rated, of_production.rated)
     days = (now - flag.began_at) / datetime.timedelta(days=1)
-    outcome, because = _outcome(flag, tally, rules, compared, users, answers, days)
-    rated = (of_staged.rated, of_production.rated)
-    state = State(flag.line, flag.staged, outcome, because, compared, users, answers, days, rated, tally.severe)
-    return replace(state, expected=expected(state, rules, flag.began_at))
+    needed = (
+        Needed("Days", days, rules.days),
+        Needed("Users of the staged adapter", users[0], rules.users),
+        Needed("Users of the other", users[1], rules.users),
+        Needed("Answers of the staged adapter", answers[0], rules.answers),
+        Needed("Answers of the other", answers[1], rules.answers),
+    )
+    state = State(flag.line, flag.staged, compared, needed, users, answers, days, rated, tally.severe)
+    outcome, because = _outcome(state, tally.is_broken, flag.share)
+    state = replace(state, outcome=outcome, because=because)
+    return replace(state, expected=_expected(state, flag.began_at))
 
 
-def _outcome(
-    flag: Flag,
-    tally: Tally,
-    rules: Hold,
-    compared: tuple[Compared, ...],
-    users: tuple[int, int],
-    answers: tuple[int, int],
-    days: float,
-) -> tuple[Outcome, str]:
-    if tally.is_broken:
+def _outcome(state: State, is_broken: bool, share: float) -> tuple[Outcome, str]:
+    if is_broken:
         return "abort", f"broken: its last {LAST} answers were lost or empty"
-    worse = [each.in_words() for each in compared if each.is_worse]
+    worse = [each.in_words() for each in state.compared if each.is_worse]
     if worse:
         return "abort", "; ".join(worse)
     missing = [
-        f"{needed - math.floor(there)} {what}"
-        for what, there, needed in (
-            ("days", days, rules.days),
-            ("users of the staged adapter", users[0], rules.users),
-            ("users of the other", users[1], rules.users),
-            ("answers of the staged adapter", answers[0], rules.answers),
-            ("answers of the other", answers[1], rules.answers),
-        )
-        if there < needed
+        f"{each.needed - math.floor(each.there)} {each.what.lower()}"
+        for each in state.needed
+        if each.there < each.needed
     ]
-    severe = [reports_in_words(tally.severe)] if tally.severe else []
+    severe = [reports_in_words(state.severe)] if state.severe else []
     if missing:
         return "open", "; ".join([f"missing: {', '.join(missing)}", *severe])
     if severe:
         return "inconclusive", severe[0]
-    if (p := sample_ratio_p(*users, flag.share)) < SAMPLE_RATIO_ALPHA:
-        return "inconclusive", f"{users[0]} and {users[1]} users are not as {flag.share:.0%} was drawn (p = {p:.1g})"
-    open_ = [each.in_words() for each in compared if not each.is_as_good]
+    one, other = state.users
+    if (p := sample_ratio_p(one, other, share)) < SAMPLE_RATIO_ALPHA:
+        return "inconclusive", f"{one} and {other} users are not as {share:.0%} was drawn (p = {p:.1g})"
+    open_ = [each.in_words() for each in state.compared if not each.is_as_good]
     return ("inconclusive", "; ".join(open_)) if open_ else ("promote", "as good in all that is compared")
 
 
-def expected(state: State, rules: Hold, began_at: datetime.datetime) -> str:
+def _expected(state: State, began_at: datetime.datetime) -> str:
     """Estimate when the trial can be decided, at the rate of requests so far."""
     if state.outcome == "open":
-        times = [
-            (rules.days, state.days),
-            *((rules.users, there) for there in state.users),
-            *((rules.answers, there) for there in state.answers),
-        ]
-        if any(not there for _, there in times[1:]):
+        days, *others = state.needed
+        if any(not each.there for each in others):
             return "No date can be told: one of the two has answered nobody yet."
-        days = max(rules.days, *(state.days * needed / there for needed, there in times[1:]))
-        return f"At the rate so far it could be there on {_day(began_at, days)}."
+        longest = max(days.needed, *(state.days * each.needed / each.there for each in others))
+        return f"At the rate so far it could be there on {_day(began_at, longest)}."
     if state.outcome != "inconclusive":
         return ""
     if state.severe:

@@ -24,6 +24,7 @@ STAYS = """
 import mmap, sys, time
 with open(sys.argv[1], "r+b") as file:
     mapped = mmap.mmap(file.fileno(), 0)
+print(flush=True)
 time.sleep(600)
 """
 
@@ -141,7 +142,8 @@ def main() -> None:
             ]
         )
     if "--uds" in options:  # vLLM is several processes; none looks after others
-        subprocess.Popen([sys.executable, "-c", STAYS, str(shared)])
+        stays = subprocess.Popen([sys.executable, "-c", STAYS, str(shared)], stdout=subprocess.PIPE)
+        assert stays.stdout is not None and stays.stdout.readline()  # it has mapped the file
     where = {"path": options["--uds"]} if "--uds" in options else {"host": "127.0.0.1", "port": int(options["--port"])}
     web.run_app(application, **where, print=None, handler_cancellation=True)
 

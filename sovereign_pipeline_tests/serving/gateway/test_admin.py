@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.engine import EngineState
 from sovereign_pipeline.serving.gateway.admin import HERE, SECONDS_A_HOLD_IS_SHOWN, AdminSources, Holds
 from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
+from sovereign_pipeline.serving.rollout import hold
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import State
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -157,6 +159,7 @@ def test_counts_that_cannot_be_read_hide_no_other_line(bench: Bench, client: Cli
     assert lines["buoys"]["is_readable"] and "zirconium" not in answer.text
 
 
+HOLD = Path(hold.__file__)
 NO_SENTENCES = {
     *("Content-Type", "AbortError", "English", "Enter", "POST", "T"),
     *("badge good", "badge bad", "asked text", "report row", "use strict"),
@@ -169,8 +172,8 @@ def sentences() -> set[str]:
     html = "".join(file.read_text() for file in HERE.glob("*.html"))
     script = "".join(re.sub(r"^\s*//.*$", "", file.read_text(), flags=re.M) for file in HERE.glob("*.js"))
     written = {*re.findall(r'"((?:[A-Z(]|\d:|[a-z]+ )[^"\n]*)"', script)}
-    named = re.findall(r'\("([A-Z][^"]+)", state\.', (HERE.parent / "admin.py").read_text())
-    refusals = re.findall(r'Refusal\(\s*\d+,\s*"([A-Z][^"{]+\.)"', (HERE.parent / "messages.py").read_text())
+    named = re.findall(r'Needed\("([^"]+)"', HOLD.read_text())
+    refusals = re.findall(r'Refusal[(,]\s*\d+,\s*"([A-Z][^"{]+\.)"', (HERE.parent / "messages.py").read_text())
     shown = {*re.findall(r'data-(?:say|hint|name)="([^"]+)"', html), *written, *named, *refusals}
     assert "Days" in shown and "There is no such page here." in shown
     return shown - NO_SENTENCES
@@ -180,7 +183,8 @@ def test_every_sentence_has_its_arabic_and_no_other_is_there() -> None:
     arabic = json.loads((HERE / "arabic.json").read_text())
     assert sentences() - arabic.keys() == set()
     python = "".join(
-        (HERE.parent / file).read_text() for file in ("messages.py", "admission.py", "request_handler.py", "admin.py")
+        file.read_text()
+        for file in (*(HERE.parent / f"{name}.py" for name in ("messages", "admission", "request_handler")), HOLD)
     )
     everywhere = "".join(file.read_text() for file in HERE.iterdir() if file.suffix in (".html", ".js")) + python
     assert [sentence for sentence in arabic if sentence not in everywhere] == []
