@@ -205,7 +205,17 @@ class LastVerified(Frozen):
 
 def note(settings: Settings, found: FoundAdapters) -> None:
     """Save the verified adapters."""
-    _write(settings, LastVerified(adapters=tuple(map(_noted, found.verified))))
+    noted = (
+        Noted(
+            adapter=each.deployable.adapter,
+            line=each.deployable.line,
+            state=each.state,
+            record=each.record,
+            manifest_sha256=each.artifact.ref.manifest_sha256,
+        )
+        for each in found.verified
+    )
+    _write(settings, LastVerified(adapters=tuple(noted)))
 
 
 def forget(settings: Settings) -> None:
@@ -231,16 +241,6 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
         else:
             verified.append(found)
     return FoundAdapters(in_order(verified), refused)
-
-
-def _noted(verified: VerifiedAdapter) -> Noted:
-    return Noted(
-        adapter=verified.deployable.adapter,
-        line=verified.deployable.line,
-        state=verified.state,
-        record=verified.record,
-        manifest_sha256=verified.artifact.ref.manifest_sha256,
-    )
 
 
 def _row(store: ArtifactStore, noted: Noted) -> Adapter:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache
 
 from sovereign_pipeline.base.errors import PrivacyError, ScannerLost, SovereignError
 from sovereign_pipeline.base.processes import silence
@@ -38,7 +38,6 @@ def language_of(text: str) -> str:
     return "ar" if is_arabic(text) else "en"
 
 
-FIELD = "request"
 _IN_ARABIC_LETTERS = ("ar", "fa", "ur", "ps")
 _WHOLE_PLACEHOLDER = re.compile(rf"(?:{'|'.join(KINDS)})_\d{{1,3}}(?!\d)")
 _NO_LETTER = "…"
@@ -61,7 +60,7 @@ class LineDetectors:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Detection:
     """Personal data in a half-open span of a text."""
 
     start: int
@@ -80,7 +79,7 @@ class TextDetectors:
             detectors.line, "passing", detectors.privacy, detectors.treatments, words=detectors.words
         )
 
-    def find(self, texts: Sequence[str]) -> list[list[Finding]]:
+    def find(self, texts: Sequence[str]) -> list[list[Detection]]:
         """Find personal data in the texts of one conversation, in order and without overlaps.
 
         Placeholders are ignored: models that were trained on scrubbed documents write them.
@@ -132,16 +131,16 @@ def _end_of(text: str, begun: re.Match[str]) -> int:
     return whole.end() if whole is not None else begun.end() - 1
 
 
-def _places(after: str, rows: Sequence[MappingRow]) -> list[Finding]:
+def _places(after: str, rows: Sequence[MappingRow]) -> list[Detection]:
     """Recover the span of each value from the scrubbed text."""
-    found: list[Finding] = []
+    found: list[Detection] = []
     before_at = after_at = 0
     for row in rows:
         place = after.index(row.placeholder, after_at)
         start = before_at + place - after_at
         before_at, after_at = start + len(row.original), place + len(row.placeholder)
         if row.original:
-            found.append(Finding(start, before_at, kind_of(row.placeholder), row.placeholder))
+            found.append(Detection(start, before_at, kind_of(row.placeholder), row.placeholder))
     return found
 
 
@@ -192,7 +191,7 @@ class Scanner:
             ) from None
         self._heard_at = time.monotonic()
 
-    async def find(self, line: str, texts: Sequence[str]) -> list[list[Finding]]:
+    async def find(self, line: str, texts: Sequence[str]) -> list[list[Detection]]:
         """Find personal data in the texts of one conversation. Raises ScannerLost."""
         try:
             async with asyncio.timeout(SECONDS_TO_SEARCH):
@@ -203,10 +202,10 @@ class Scanner:
         except TimeoutError:
             raise ScannerLost("The search for personal data took too long.", HINT) from None
 
-    async def _find(self, work: _Work) -> list[list[Finding]]:
+    async def _find(self, work: _Work) -> list[list[Detection]]:
         pool = self._running()
         try:
-            begun: Future[list[list[Finding]]] = pool.begin(_find, work)
+            begun: Future[list[list[Detection]]] = pool.begin(_find, work)
             begun.add_done_callback(self._hear)
             try:
                 return await asyncio.wrap_future(begun)
@@ -222,11 +221,11 @@ class Scanner:
         except SovereignError as error:
             raise ScannerLost(f"The search for personal data failed: {error.message}", HINT) from None
 
-    def _hear(self, begun: "Future[list[list[Finding]]]") -> None:
+    def _hear(self, begun: "Future[list[list[Detection]]]") -> None:
         if not begun.cancelled():
             self._heard_at = time.monotonic()
 
-    def _watch(self, pool: WorkerPool, begun: "Future[list[list[Finding]]]") -> None:
+    def _watch(self, pool: WorkerPool, begun: "Future[list[list[Detection]]]") -> None:
         """Watch a search that nobody awaits any more. If other searches finish, it is only slow. If none has finished
         for long, the processes hang and are stopped."""
         if begun.done():
@@ -237,11 +236,6 @@ class Scanner:
             self._give_up(pool)
         else:
             asyncio.get_running_loop().call_later(left, self._watch, pool, begun)
-
-    @property
-    def is_started(self) -> bool:
-        """True if the processes are running."""
-        return self._pool is not None
 
     def close(self) -> None:
         if self._pool is not None:
@@ -266,34 +260,25 @@ class Scanner:
 # --- in a worker process ---------------------------------------------------------------------------------------------
 
 
-class _Worker:
-    """The state of a worker process."""
-
-    def __init__(self, lines: Mapping[str, LineDetectors]) -> None:
-        self._lines = lines
-
-    @cached_property
-    def _detectors(self) -> dict[str, TextDetectors]:
-        """Create the detectors with the first text. An error during the process's start would break the pool without a
-        message."""
-        made = {line: TextDetectors(each) for line, each in self._lines.items()}
-        gc.freeze()
-        return made
-
-    def find(self, work: _Work) -> list[list[Finding]]:
-        return self._detectors[work.line].find(work.texts)
-
-
-_worker: _Worker  # set by `_begin_worker`, once in each process
+_lines: Mapping[str, LineDetectors]  # set by `_begin_worker`, once in each process
 
 
 def _begin_worker(lines: Mapping[str, LineDetectors]) -> None:
-    global _worker
+    global _lines
     go_offline()
     os.environ["OMP_NUM_THREADS"] = "1"
     silence()
-    _worker = _Worker(lines)
+    _lines = lines
 
 
-def _find(work: _Work) -> list[list[Finding]]:
-    return _worker.find(work)
+@cache
+def _detectors() -> dict[str, TextDetectors]:
+    """Create the detectors with the first text. An error during the process's start would break the pool without a
+    message."""
+    made = {line: TextDetectors(each) for line, each in _lines.items()}
+    gc.freeze()
+    return made
+
+
+def _find(work: _Work) -> list[list[Detection]]:
+    return _detectors()[work.line].find(work.texts)

@@ -19,7 +19,7 @@ from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.serving import Screened
 from sovereign_pipeline.privacy.corrections import folded_words, load_word_lists
 from sovereign_pipeline.serving.engines.text import StopTexts
-from sovereign_pipeline.serving.scanning import HINT, MOST_CHARACTERS, Finding, LineDetectors, Scanner
+from sovereign_pipeline.serving.scanning import HINT, MOST_CHARACTERS, Detection, LineDetectors, Scanner
 
 SHORTEST_NUMBER = 6
 """Minimum length of values in which separators are ignored. Shorter values occur in any long number."""
@@ -82,7 +82,7 @@ class Placeholders:
             self._given[kind, value] = f"{kind}_{self._last[kind]}"
         return self._given[kind, value]
 
-    def in_place(self, text: str, found: Sequence[Finding], *, may_be_put_back: bool) -> str:
+    def in_place(self, text: str, found: Sequence[Detection], *, may_be_put_back: bool) -> str:
         """Replace findings by placeholders. may_be_put_back: whether the text is the caller's own."""
         pieces, position = [], 0
         for each in found:
@@ -296,23 +296,23 @@ class Screen:
         begun, self._passed = self._passed, upto
         return self._placeholders.in_place(self._raw[begun:upto], _within(new, begun), may_be_put_back=False)
 
-    def _is_own(self, found: Finding, text: str) -> bool:
+    def _is_own(self, found: Detection, text: str) -> bool:
         return self._own.holds(text[found.start : found.end])
 
-    def _at(self, begin: int, found: Finding, text: str) -> Finding:
+    def _at(self, begin: int, found: Detection, text: str) -> Detection:
         """Move a finding to its position in the answer. Parts are searched separately, so its text identifies the
         value."""
         written = text[found.start : found.end]
-        return Finding(begin + found.start, begin + found.end, found.kind, written)
+        return Detection(begin + found.start, begin + found.end, found.kind, written)
 
-    def _count(self, found: Sequence[Finding]) -> None:
+    def _count(self, found: Sequence[Detection]) -> None:
         """Count each value once."""
         for each in found:
             if (each.kind, each.value) not in self._counted:
                 self._counted.add((each.kind, each.value))
                 self.in_answer[each.kind] += 1
 
-    async def _find(self, texts: Sequence[str]) -> list[list[Finding]]:
+    async def _find(self, texts: Sequence[str]) -> list[list[Detection]]:
         if self._scanner is None:
             raise ScannerLost("Nothing searches for personal data here.", HINT)
         if sum(map(len, texts)) > MOST_CHARACTERS:
@@ -324,8 +324,8 @@ class Screen:
         _LOG.warning(error.message)
 
 
-def _within(found: Sequence[Finding], begin: int) -> list[Finding]:
-    return [Finding(max(0, each.start - begin), each.end - begin, each.kind, each.value) for each in found]
+def _within(found: Sequence[Detection], begin: int) -> list[Detection]:
+    return [Detection(max(0, each.start - begin), each.end - begin, each.kind, each.value) for each in found]
 
 
 def _word_begins(text: str, position: int) -> int:

@@ -5,10 +5,10 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from types import TracebackType
+from functools import partial
 from typing import Protocol
 
 from opentelemetry.trace import NoOpTracer, Tracer
@@ -280,7 +280,8 @@ class RequestHandler:
                 limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
                 screen = await self._screened(request)
                 await stack.enter_async_context(self.places.place(request.adapter.line))
-                progress = stack.enter_context(_progress(limit, self.limits.first_token_seconds))
+                progress = _Progress(limit, self.limits.first_token_seconds)
+                stack.callback(progress.cancel)
                 is_computed = True
                 of_engine = await self.catalog.engine.answer(
                     request.adapter.digest,
@@ -290,7 +291,7 @@ class RequestHandler:
                 )
                 answer = RunningAnswer(request, of_engine, self.metrics, began, progress, screen)
                 stack.push_async_callback(_close, of_engine)
-                stack.push(self._noting(request, answer, began, limit))
+                stack.push(partial(self._note, request, answer, began, limit))
                 self._remember(request)
                 yield answer
         except asyncio.CancelledError:
@@ -335,19 +336,20 @@ class RequestHandler:
             finally:
                 self._running.discard(limit)
 
-    def _noting(self, request: RoutedRequest, answer: RunningAnswer, began: float, limit: asyncio.Timeout) -> "_Leave":
+    def _note(
+        self,
+        request: RoutedRequest,
+        answer: RunningAnswer,
+        began: float,
+        limit: asyncio.Timeout,
+        kind: type[BaseException] | None,
+        *_: object,
+    ) -> None:
         """Count and journal an answer when it ends, before the engine aborts an unfinished one."""
-
-        def leave(kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-            by_caller = answer.is_at_caller or not limit.expired()
-            given_up = kind is not None and not issubclass(kind, Exception) and by_caller
-            outcome: Outcome = "complete" if answer.finish else "cancelled" if given_up else "lost"
-            self._note(request, answer, outcome, time.monotonic() - began)
-
-        return leave
-
-    def _note(self, request: RoutedRequest, answer: RunningAnswer, outcome: Outcome, seconds: float) -> None:
-        line, adapter = request.adapter.line, request.adapter.adapter
+        by_caller = answer.is_at_caller or not limit.expired()
+        given_up = kind is not None and not issubclass(kind, Exception) and by_caller
+        outcome: Outcome = "complete" if answer.finish else "cancelled" if given_up else "lost"
+        line, adapter, seconds = request.adapter.line, request.adapter.adapter, time.monotonic() - began
         used = answer.prompt_tokens + answer.answer_tokens
         self.rates.charge(request.caller, used)
         self.metrics.ended(line, adapter, outcome, seconds, answer.prompt_tokens, answer.answer_tokens)
@@ -429,9 +431,6 @@ class RequestHandler:
         return Refusal(400, f"{error.message} {error.hint}".strip(), "refused_by_engine", param="messages")
 
 
-_Leave = Callable[[type[BaseException] | None, BaseException | None, TracebackType | None], None]
-
-
 class _Progress:
     """A timer that expires a limit if no progress was noted for some seconds. One timer serves all tokens."""
 
@@ -456,15 +455,6 @@ class _Progress:
             self._schedule()
         elif not self._limit.expired():
             self._limit.reschedule(self._loop.time())
-
-
-@contextmanager
-def _progress(limit: asyncio.Timeout, seconds: float) -> Iterator[_Progress]:
-    progress = _Progress(limit, seconds)
-    try:
-        yield progress
-    finally:
-        progress.cancel()
 
 
 async def _close(answer: Answer) -> None:

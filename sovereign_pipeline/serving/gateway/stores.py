@@ -18,6 +18,7 @@ from sovereign_pipeline.serving.gateway.auth import Caller
 from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Feedback
 
+_LOG = logging.getLogger(__name__)
 LOCK_SECONDS = 0.2
 """Seconds to wait for the file's lock. All answers wait meanwhile; another gateway locks the file for a millisecond."""
 
@@ -30,6 +31,7 @@ class SharedDatabase:
         self._path = path
         self._tables = tables
         self._connection: sqlite3.Connection | None = None
+        self._is_failing = False
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -42,10 +44,17 @@ class SharedDatabase:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
+            self._is_failing = False
         except BaseException:
             self._connection = None
             connection.close()
             raise
+
+    def report(self, what: str, error: Exception) -> None:
+        """Log a failure, once until a transaction succeeds."""
+        if not self._is_failing:
+            _LOG.warning("%s (%s)", what, type(error).__name__)
+        self._is_failing = True
 
     def _connected(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -62,7 +71,6 @@ class SharedDatabase:
         return connection
 
 
-_LOG = logging.getLogger(__name__)
 MOST_ANSWERS = 50_000
 DAYS = 7
 BETWEEN_REMOVALS = 500
@@ -100,7 +108,6 @@ class FeedbackStore:
         self._database = SharedDatabase(path, TABLE)
         self._clock = clock
         self._added = 0
-        self._is_failing = False
 
     def remember(self, id: str, caller: Caller, line: str, adapter: str, choice: Choice | None) -> None:
         """Store who gets an answer, before any of it is sent. If the disk fails, the answer cannot be rated, and the
@@ -121,11 +128,7 @@ class FeedbackStore:
                     _remove_oldest(connection, self._clock())
                 self._added += 1
         except (sqlite3.Error, OSError) as error:
-            if not self._is_failing:
-                _LOG.warning("answers cannot be remembered for feedback (%s)", type(error).__name__)
-            self._is_failing = True
-        else:
-            self._is_failing = False
+            self._database.report("answers cannot be remembered for feedback", error)
 
     def take(
         self, id: str, caller: Caller, feedback: Feedback, may_note: Callable[[str], bool] = lambda _: True
@@ -191,7 +194,6 @@ class UserQuota:
         self._most_a_day = most_a_day
         self._clock = clock
         self._known: set[tuple[str, str]] = set()
-        self._is_failing = False
 
     def counts(self, caller: str, user: str) -> bool:
         """Return whether a caller's requests for a user are compared. They are not if the user cannot be stored."""
@@ -200,11 +202,8 @@ class UserQuota:
         try:
             is_in = self._brought_in(caller, user)
         except (sqlite3.Error, OSError) as error:
-            if not self._is_failing:
-                _LOG.warning("users that callers speak for cannot be noted (%s)", type(error).__name__)
-            self._is_failing = True
+            self._database.report("users that callers speak for cannot be noted", error)
             return False
-        self._is_failing = False
         if is_in:
             if len(self._known) >= MOST_IN_MEMORY:
                 self._known.clear()

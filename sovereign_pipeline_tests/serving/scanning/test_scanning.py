@@ -84,7 +84,7 @@ def test_a_process_that_hangs_is_ended_and_started_again(scanner: Scanner, monke
     async def until_it_is_ended() -> None:
         with pytest.raises(ScannerLost):
             await scanner.find(LINE, ["Is it lit?"])
-        while scanner.is_started:
+        while scanner._pool is not None:
             await asyncio.sleep(0.05)
 
     with monkeypatch.context() as patch:
