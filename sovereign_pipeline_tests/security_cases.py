@@ -84,7 +84,7 @@ def _cases_of(file: Path) -> Iterator[SecurityCase]:
     relative = file.relative_to(TESTS)
     room = relative.parts[0] if len(relative.parts) > 1 else ""
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.FunctionDef):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         for mark in node.decorator_list:
             if not (isinstance(mark, ast.Call) and isinstance(mark.func, ast.Attribute) and mark.func.attr == MARKER):

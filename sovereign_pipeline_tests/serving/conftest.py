@@ -12,6 +12,12 @@ from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """Tests that are coroutines run in asyncio's loop."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="module")
 def runner() -> Iterator[asyncio.Runner]:
     """An engine belongs to a loop, and a module has one engine: starting it takes seconds."""

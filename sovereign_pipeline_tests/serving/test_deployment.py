@@ -19,8 +19,8 @@ from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart,
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
 from sovereign_pipeline_tests.serving.deploying import Deploying
-from sovereign_pipeline_tests.serving.engines.conformance import Running
-from sovereign_pipeline_tests.serving.engines.test_local import process_of, until
+from sovereign_pipeline_tests.serving.engines.conformance import Running, until
+from sovereign_pipeline_tests.serving.engines.test_local import process_of
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_last_byte, other_base
 
@@ -351,11 +351,7 @@ def test_changed_adapter_is_not_served_after_the_engine_died(
         change_last_byte(served_office.weights_of(first))
         starts = engine.starts
         process_of(running).kill()
-
-        async def is_back() -> bool:
-            return engine.starts > starts and bool(engine.loaded())
-
-        runner.run(until(is_back))
+        runner.run(until(lambda: engine.starts > starts and bool(engine.loaded())))
         assert list(engine.loaded().values()) == [second.id]
         deployed = runner.run(deployment.look())
         assert "the bytes are not the recorded ones" in deployed.refused[first.id]

@@ -1,18 +1,12 @@
-"""Planted faults of an engine or of what it was given: each is refused, by what differs."""
+"""What a fingerprint tells apart, in both precisions."""
 
-import asyncio
 import random
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import Deployable
-from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import LogProbabilities, Mark, Precision, difference, problem_of
-from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 pytestmark = pytest.mark.slow
 
@@ -20,69 +14,8 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 
 
 @pytest.fixture(scope="module")
-def engine(tiny: TinyAdapters, runner: asyncio.Runner) -> Iterator[LocalEngine]:
-    engine = runner.run(LocalEngine.start(tiny.base, LocalSettings(threads=1)))
-    yield engine
-    runner.run(engine.close())
-
-
-@pytest.fixture(scope="module")
 def adapter(tiny: TinyAdapters) -> Deployable:
-    made = tiny.adapter("lamps-1.0.0")
-    return replace(made, fingerprint=tiny.fingerprint(made))
-
-
-def refusal(runner: asyncio.Runner, engine: LocalEngine, adapter: Deployable) -> str:
-    with pytest.raises(EngineRefused) as refused:
-        runner.run(engine.load(adapter))
-    assert adapter.digest not in engine.loaded()
-    return refused.value.message
-
-
-def changed(tiny: TinyAdapters, adapter: Deployable, directory: Path) -> Deployable:
-    """Another directory under the adapter's name and digest, with files as recorded: nothing else would notice."""
-    files = tiny.deployable(adapter.adapter, directory).files
-    return replace(adapter, directory=directory, files=files)
-
-
-def test_engine_reproduces_the_training_side(runner: asyncio.Runner, engine: LocalEngine, adapter: Deployable) -> None:
-    runner.run(engine.load(adapter))
-    assert engine.loaded() == {adapter.digest: "lamps-1.0.0"}
-    runner.run(engine.unload(adapter.digest))
-
-
-def test_wrong_adapter(runner: asyncio.Runner, engine: LocalEngine, adapter: Deployable, tiny: TinyAdapters) -> None:
-    other = changed(tiny, adapter, tiny.directory("other", seed=5))
-    assert "the adapter is another one, or its scale is" in refusal(runner, engine, other)
-
-
-def test_changed_scale(runner: asyncio.Runner, engine: LocalEngine, adapter: Deployable, tiny: TinyAdapters) -> None:
-    directory = tiny.directory("scaled")
-    change_config(directory, lora_alpha=9)
-    assert "the adapter is another one, or its scale is" in refusal(runner, engine, changed(tiny, adapter, directory))
-
-
-def test_ignored_adapter(runner: asyncio.Runner, engine: LocalEngine, adapter: Deployable, tiny: TinyAdapters) -> None:
-    """Weights that do nothing stand for an engine that ignores the adapter."""
-    nothing = changed(tiny, adapter, tiny.directory("nothing", init_lora_weights=True))
-    assert "the adapter has no effect" in refusal(runner, engine, nothing)
-
-
-def test_wrong_base(runner: asyncio.Runner, adapter: Deployable, tiny: TinyAdapters, tmp_path: Path) -> None:
-    engine = runner.run(LocalEngine.start(other_base(tiny, tmp_path), LocalSettings(threads=1)))
-    try:
-        assert "the base model is another one" in refusal(runner, engine, adapter)
-    finally:
-        runner.run(engine.close())
-
-
-def test_wrong_template(runner: asyncio.Runner, engine: LocalEngine, adapter: Deployable) -> None:
-    """A template of the same digest that renders otherwise, as another version of the tokenizer would."""
-    assert adapter.fingerprint is not None
-    first, *others = adapter.fingerprint.marks
-    marks = (first.model_copy(update={"prompt": (*first.prompt, 5)}), *others)
-    otherwise = replace(adapter, fingerprint=adapter.fingerprint.model_copy(update={"marks": marks}))
-    assert "rendered into other tokens" in refusal(runner, engine, otherwise)
+    return tiny.fingerprinted("lamps-1.0.0")
 
 
 def test_adapter_that_does_nothing_has_no_fingerprint(tiny: TinyAdapters) -> None:

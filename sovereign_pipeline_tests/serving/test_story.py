@@ -21,8 +21,6 @@ from playwright.sync_api import Page, expect
 from sovereign_pipeline.base.errors import EngineLost, GateRefused
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline.record.audit_log import entries
-from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.serving.engines.engine import Answer, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admin import AdminSources
@@ -226,6 +224,9 @@ def test_who_got_which_adapter_at_each_moment(
         assert {*story.everybody().values()} == {second.id}
         flag = story.flags.flag(LINE)
         assert flag is not None and because in (flag.stopped or "")
+        last = desk.told()[-1]
+        assert (last["cause"], last["reason"]) == ("regression", flag.stopped)
+        assert story.said[-1] == f"{third.id} is taken back: {flag.stopped}"
         with pytest.raises(GateRefused, match="was taken back"):
             office.ask("promote", third)
         for transition in ("unstage", "stage"):
@@ -250,8 +251,7 @@ def test_who_got_which_adapter_at_each_moment(
     overseer.reload()
     expect(overseer.locator("main")).not_to_contain_text(second.id)
 
-    told = [each.subjects for each in entries(office.registry) if each.action == FLAG_CHANGED]
-    moments = [(each["production"], each["staged"], bool(each["staged"] and each["stopped"])) for each in told]
+    moments = [(each["production"], each["staged"], bool(each["staged"] and each["stopped"])) for each in desk.told()]
     until_promotion = [(first.id, None, False), (first.id, second.id, False), (second.id, None, False)]
     each_fault = [(second.id, third.id, False), (second.id, third.id, True), (second.id, None, False)]
     after = [(second.id, third.id, False), (second.id, None, False), (first.id, None, False)]

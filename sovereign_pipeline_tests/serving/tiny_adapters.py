@@ -1,7 +1,7 @@
 """A tiny base model and small adapters of it, as training saves them: real PEFT directories with random weights."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -68,6 +68,10 @@ class TinyAdapters:
     def fingerprint(self, adapter: Deployable, base: Path | None = None) -> Fingerprint:
         """As the training side computes it."""
         return compute(Job(base or self.base, adapter.digest, adapter.directory, conversations(INSTRUCTION)))
+
+    def fingerprinted(self, name: str, seed: int = 0) -> Deployable:
+        adapter = self.adapter(name, seed)
+        return replace(adapter, fingerprint=self.fingerprint(adapter))
 
 
 def change_config(directory: Path, **changes: Any) -> None:

@@ -1,15 +1,17 @@
 """What every engine must do, whatever it computes with. A test of an engine inherits these and gives the engine."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+import re
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from sovereign_pipeline.base.errors import EngineRefused
 from sovereign_pipeline.serving.engines.engine import Deployable, Engine, Piece, Sampling
-from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config, other_base
 
 T = TypeVar("T")
 LETTERS = [
@@ -64,6 +66,13 @@ class Running:
     def alone(self, adapter: int, letter: str, **sampling: Any) -> Told:
         return self.do(self.ask(adapter, letter, **sampling))
 
+    def refusal(self, adapter: Deployable) -> str:
+        """The message by which an adapter is not loaded."""
+        with pytest.raises(EngineRefused) as refused:
+            self.do(self.engine.load(adapter))
+        assert adapter.digest not in self.engine.loaded()
+        return refused.value.message
+
     def together(self, *asked: Coroutine[Any, Any, Told]) -> list[Told]:
         async def all_of_them() -> list[Told]:
             return list(await asyncio.gather(*asked))
@@ -71,7 +80,58 @@ class Running:
         return self.do(all_of_them())
 
 
-class EngineConformance:
+async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "(?i)dora": {"use_dora": True},
+    "modules_to_save|modules that are saved whole": {"modules_to_save": ["lm_head"]},
+    "bias": {"bias": "lora_only"},
+    "lora_bias": {"lora_bias": True},
+    "trainable_token_indices": {"trainable_token_indices": [5]},
+    "Embedding|match no module": {"target_modules": ["embed_tokens", "q_proj"]},
+}
+"""Reason -> configuration of an adapter that no engine serves."""
+
+
+def changed(tiny: TinyAdapters, adapter: Deployable, directory: Path) -> Deployable:
+    """Another directory under the adapter's name and digest, with files as recorded: nothing else would notice."""
+    return replace(adapter, directory=directory, files=tiny.deployable(adapter.adapter, directory).files)
+
+
+class LoadingConformance:
+    """What an engine refuses to load, before it computes anything. Inherit, and give a fixture `running`."""
+
+    @pytest.mark.parametrize("reason", ODD)
+    def test_adapter_that_is_computed_otherwise_is_refused(
+        self, running: Running, tiny: TinyAdapters, reason: str
+    ) -> None:
+        (key,) = ODD[reason]
+        assert re.search(reason, running.refusal(tiny.adapter(f"odd-{key}-1.0.0", **ODD[reason])))
+
+    def test_adapter_of_another_base_model_is_refused(self, running: Running, tiny: TinyAdapters) -> None:
+        """vLLM itself would answer as the base model."""
+        for name, config, written in (
+            ("renamed-1.0.0", {}, {"target_modules": ["query_key_value"]}),
+            ("narrow-1.0.0", {"r": 2}, {"r": 4}),
+            ("fewer-1.0.0", {"target_modules": ["q_proj", "v_proj"]}, {"target_modules": ["q_proj"]}),
+        ):
+            directory = tiny.directory(name, **config)
+            change_config(directory, **written)
+            assert "this base model" in running.refusal(tiny.deployable(name, directory))
+        assert running.alone(0, LETTERS[0], max_tokens=8).text  # nothing of them is left on the base
+
+    def test_bytes_and_template_must_be_the_recorded_ones(self, running: Running, tiny: TinyAdapters) -> None:
+        forged = tiny.adapter("forged-1.0.0")
+        change_config(forged.directory, lora_alpha=16)
+        assert "not the recorded ones" in running.refusal(forged)
+        assert "chat template" in running.refusal(replace(tiny.adapter("template-1.0.0"), template_sha256="0" * 64))
+
+
+class EngineConformance(LoadingConformance):
     """Inherit, and give a fixture `running`."""
 
     def test_mixed_adapters_answer_as_each_alone(self, running: Running) -> None:
@@ -178,8 +238,7 @@ class EngineConformance:
         assert told == expected
 
     def test_fingerprint_is_reproduced_beside_other_answers(self, running: Running, tiny: TinyAdapters) -> None:
-        adapter = tiny.adapter("marked-1.0.0", seed=11)
-        marked = replace(adapter, fingerprint=tiny.fingerprint(adapter))
+        marked = tiny.fingerprinted("marked-1.0.0", 11)
 
         async def load_while_others_answer() -> list[Told]:
             asked = [asyncio.create_task(running.ask(n % 3, letter)) for n, letter in enumerate(LETTERS)]
@@ -190,6 +249,26 @@ class EngineConformance:
         assert [told.text for told in running.do(load_while_others_answer())] == alone
         assert running.engine.loaded()[marked.digest] == "marked-1.0.0"
         running.do(running.engine.unload(marked.digest))
+
+    def test_planted_faults_are_told_apart(self, running: Running, tiny: TinyAdapters, tmp_path: Path) -> None:
+        """Wrong adapter, wrong scale, an adapter without effect, another base model, and another template."""
+        adapter = tiny.fingerprinted("planted-1.0.0", 51)
+        other = changed(tiny, adapter, tiny.directory("wrong", seed=5))
+        assert "the adapter is another one, or its scale is" in running.refusal(other)
+        scaled = tiny.directory("scaled", seed=51)
+        change_config(scaled, lora_alpha=9)
+        assert "the adapter is another one, or its scale is" in running.refusal(changed(tiny, adapter, scaled))
+        idle = tiny.directory("idle", init_lora_weights=True)
+        assert "the adapter has no effect" in running.refusal(changed(tiny, adapter, idle))
+        of_other_base = tiny.fingerprint(adapter, other_base(tiny, tmp_path))
+        assert "the base model is another one" in running.refusal(replace(adapter, fingerprint=of_other_base))
+        assert adapter.fingerprint is not None
+        first, *others = adapter.fingerprint.marks
+        marks = (first.model_copy(update={"prompt": (*first.prompt, 5)}), *others)
+        otherwise = replace(adapter, fingerprint=adapter.fingerprint.model_copy(update={"marks": marks}))
+        assert "rendered into other tokens" in running.refusal(otherwise)
+        running.do(running.engine.load(adapter))
+        running.do(running.engine.unload(adapter.digest))
 
     def test_engine_is_well(self, running: Running) -> None:
         assert running.do(running.engine.is_well())

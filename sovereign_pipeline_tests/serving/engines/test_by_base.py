@@ -12,6 +12,8 @@ from sovereign_pipeline.serving.engines.by_base import Engines, Started
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline_tests.serving.gateway.scripted import ScriptedEngine, adapter
 
+pytestmark = pytest.mark.anyio
+
 ONE, TWO = "1" * 64, "2" * 64
 ASKED = [{"role": "user", "content": "harbour lamp"}]
 LAMPS = replace(adapter("lamps"), base_model_digest=ONE)
@@ -80,7 +82,7 @@ async def told(engines: Engines, digest: str) -> str:
     return "".join([piece.text async for piece in answer.pieces])
 
 
-async def of_two() -> None:
+async def test_each_adapter_is_answered_by_the_engine_of_its_base_model() -> None:
     two = Two()
     await two.both()
     assert two.starts == [ONE, TWO]
@@ -97,11 +99,7 @@ async def of_two() -> None:
     assert sorted(two.closed) == [ONE, TWO]
 
 
-def test_each_adapter_is_answered_by_the_engine_of_its_base_model() -> None:
-    asyncio.run(of_two())
-
-
-async def starting() -> None:
+async def test_an_engine_that_is_being_started_holds_nothing_up() -> None:
     two = Two()
     await two.engines.begin(ONE)
     await two.engines.load(LAMPS)
@@ -115,11 +113,7 @@ async def starting() -> None:
     await two.engines.close()
 
 
-def test_an_engine_that_is_being_started_holds_nothing_up() -> None:
-    asyncio.run(starting())
-
-
-async def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_does_not_start_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     two = Two()
     two.failing[TWO] = EngineRefused("No room for it.")
     two.may_start.set()
@@ -143,11 +137,8 @@ async def failing(monkeypatch: pytest.MonkeyPatch) -> None:
     await two.engines.close()
 
 
-def test_an_engine_that_does_not_start_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    asyncio.run(failing(monkeypatch))
-
-
-async def closing(error: Exception) -> None:
+@pytest.mark.parametrize("error", [EngineRefused("No room for it."), ValueError("planted")], ids=["refused", "a bug"])
+async def test_an_engine_that_did_not_start_keeps_no_other_from_being_closed(error: Exception) -> None:
     two = Two()
     two.failing[TWO] = error
     two.may_start.set()
@@ -157,11 +148,6 @@ async def closing(error: Exception) -> None:
     await asyncio.sleep(0.01)
     await two.engines.close()
     assert two.closed == [ONE]
-
-
-@pytest.mark.parametrize("error", [EngineRefused("No room for it."), ValueError("planted")], ids=["refused", "a bug"])
-def test_an_engine_that_did_not_start_keeps_no_other_from_being_closed(error: Exception) -> None:
-    asyncio.run(closing(error))
 
 
 @dataclass
@@ -175,7 +161,7 @@ class Slow(ScriptedEngine):
         return super().loaded()
 
 
-async def asking_meanwhile() -> None:
+async def test_an_engine_may_be_begun_while_another_thread_asks_what_is_loaded() -> None:
     two = Two()
     two.made[ONE] = slow = Slow()
     await two.engines.begin(ONE)
@@ -191,11 +177,11 @@ async def asking_meanwhile() -> None:
     await two.engines.close()
 
 
-def test_an_engine_may_be_begun_while_another_thread_asks_what_is_loaded() -> None:
-    asyncio.run(asking_meanwhile())
-
-
-async def hanging() -> None:
+@pytest.mark.security_case(
+    "The engine of one base model hangs while an adapter of it is taken back",
+    "Nobody is answered by that adapter any more, and adapters of other base models are loaded and unloaded",
+)
+async def test_an_engine_that_hangs_holds_nothing_of_another_base_model_up() -> None:
     two = Two()
     two.made[TWO] = stuck = Stuck()
     stuck.goes_on.set()
@@ -219,15 +205,7 @@ async def hanging() -> None:
     await two.engines.close()
 
 
-@pytest.mark.security_case(
-    "The engine of one base model hangs while an adapter of it is taken back",
-    "Nobody is answered by that adapter any more, and adapters of other base models are loaded and unloaded",
-)
-def test_an_engine_that_hangs_holds_nothing_of_another_base_model_up() -> None:
-    asyncio.run(hanging())
-
-
-async def without_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_memory_of_an_engine_without_adapters_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(by_base, "SECONDS_WITHOUT_ADAPTERS", 0.05)
     two = Two()
     await two.both()
@@ -238,7 +216,3 @@ async def without_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
     assert two.closed == [TWO]
     assert [each.base_model for each in await two.engines.states()] == ["base-1"]
     await two.engines.close()
-
-
-def test_the_memory_of_an_engine_without_adapters_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    asyncio.run(without_adapters(monkeypatch))

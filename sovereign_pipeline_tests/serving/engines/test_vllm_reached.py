@@ -23,6 +23,7 @@ from sovereign_pipeline.serving.engines import vllm_server
 from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
+from sovereign_pipeline_tests.serving.engines.conformance import until
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 from sovereign_pipeline_tests.waiting import wait_until
 
@@ -129,27 +130,24 @@ def test_addresses_of_this_machine_and_named_ones_are_taken() -> None:
         assert Vllm(url=url, hosts=("gpu1.example",)).url == url
 
 
-def test_it_is_given_adapters_and_left_without_them(
+@pytest.mark.anyio
+async def test_it_is_given_adapters_and_left_without_them(
     tiny: TinyAdapters, tmp_path: Path, standing: Callable[..., StandingServer]
 ) -> None:
     server = standing()
     copies = tmp_path / "copies"
     copies.mkdir(mode=0o750)
     adapter = tiny.adapter("lamps-1.0.0")
-
-    async def use() -> None:
-        engine = await VllmEngine.start(tiny.base, settings(tmp_path, server.url, copies=str(copies)))
-        await engine.load(adapter)
-        held = server.adapters()
-        assert len(held) == 2 and all(Path(path).is_relative_to(copies) for path in held.values())
-        assert {Path(path).stat().st_mode & 0o777 for path in held.values()} == {0o750}
-        assert await told(engine, adapter.digest) == "FGHI"
-        with pytest.raises(EngineRefused, match="another gateway uses it"):
-            await VllmEngine.start(tiny.base, settings(tmp_path, server.url))
-        assert await told(engine, adapter.digest) == "FGHI"
-        await engine.close()
-
-    asyncio.run(use())
+    engine = await VllmEngine.start(tiny.base, settings(tmp_path, server.url, copies=str(copies)))
+    await engine.load(adapter)
+    held = server.adapters()
+    assert len(held) == 2 and all(Path(path).is_relative_to(copies) for path in held.values())
+    assert {Path(path).stat().st_mode & 0o777 for path in held.values()} == {0o750}
+    assert await told(engine, adapter.digest) == "FGHI"
+    with pytest.raises(EngineRefused, match="another gateway uses it"):
+        await VllmEngine.start(tiny.base, settings(tmp_path, server.url))
+    assert await told(engine, adapter.digest) == "FGHI"
+    await engine.close()
     assert server.adapters() == {} and [*copies.iterdir()] == []
     assert server.process.poll() is None
 
@@ -169,23 +167,17 @@ def test_an_adapter_of_somebody_else_keeps_the_gateway_out(
         engine = await VllmEngine.start(tiny.base, settings(tmp_path, server.url))
         await engine.load(adapter)
         server.post("/v1/load_lora_adapter", lora_name="foreign", lora_path=str(foreign))
-        async with asyncio.timeout(60):
-            while not engine.problem:
-                await asyncio.sleep(0.05)
+        await until(lambda: bool(engine.problem))
         assert "did not load" in engine.problem and engine.loaded() == {} and not await engine.is_well()
         assert [*server.adapters()] == ["foreign"]
         server.post("/v1/unload_lora_adapter", lora_name="foreign")
-        async with asyncio.timeout(60):
-            while not engine.loaded():
-                await asyncio.sleep(0.05)
+        await until(lambda: bool(engine.loaded()))
         assert await told(engine, adapter.digest) == "FGHI" and not engine.problem
         # Under a name that this gateway uses, and from another place.
         name = next(each for each in server.adapters() if each.startswith(adapter.digest))
         server.post("/v1/unload_lora_adapter", lora_name=name)
         server.post("/v1/load_lora_adapter", lora_name=name, lora_path=str(foreign))
-        async with asyncio.timeout(60):
-            while not engine.problem:
-                await asyncio.sleep(0.05)
+        await until(lambda: bool(engine.problem))
         await engine.close()
 
     asyncio.run(use())

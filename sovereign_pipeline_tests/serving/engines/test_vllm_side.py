@@ -9,7 +9,7 @@ import signal
 import stat
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from sovereign_pipeline.serving.engines.by_base import start_engine
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
-from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_config
+from sovereign_pipeline_tests.serving.engines.conformance import LoadingConformance, Running, until
+from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 from sovereign_pipeline_tests.waiting import wait_until, wait_until_ended
 
 pytestmark = pytest.mark.slow
@@ -83,12 +84,6 @@ def side(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path_factory: pytest.Te
         runner.run(engine.close())
 
 
-async def until(holds: Callable[[], Awaitable[bool]], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not await holds():
-            await asyncio.sleep(0.05)
-
-
 def test_an_answer_is_relayed(side: Side) -> None:
     assert side.runner.run(side.text()) == "FGHI"
     body = side.completions()[-1]
@@ -129,7 +124,7 @@ def test_base_model_is_asked_for_once_before_there_is_an_adapter(side: Side) -> 
 
 
 def test_adapter_in_production_is_used_again_and_again(side: Side) -> None:
-    async def is_used() -> bool:
+    def is_used() -> bool:
         probes = [body for body in side.asked("/v1/completions") if not body.get("stream")]
         return {body["model"][:9] for body in probes[-2:]} == {"no-effect", side.adapter.digest[:9]}
 
@@ -162,11 +157,7 @@ def test_given_up_answer_is_given_up_in_vllm(side: Side) -> None:
         answer = await side.engine.answer(side.adapter.digest, MESSAGES, Sampling(max_tokens=44))
         await anext(answer.pieces)
         await answer.pieces.aclose()  # type: ignore[attr-defined]
-
-        async def is_given_up() -> bool:
-            return 44 in side.asked("given up")
-
-        await until(is_given_up, 10)
+        await until(lambda: 44 in side.asked("given up"), 10)
 
     side.runner.run(give_up())
 
@@ -188,11 +179,7 @@ def test_how_tokens_are_drawn(side: Side, drawn: dict[str, Any], sent: dict[str,
 
 def test_stop_text_ends_the_answer_in_vllm_too(side: Side) -> None:
     assert side.runner.run(side.text(44, stop=("H",))) == "FG"
-
-    async def is_given_up() -> bool:
-        return 44 in side.asked("given up")
-
-    side.runner.run(until(is_given_up, 10))
+    side.runner.run(until(lambda: 44 in side.asked("given up"), 10))
 
 
 @pytest.mark.parametrize("tokens", [43, 45], ids=["dies", "hangs"])
@@ -201,11 +188,7 @@ def test_server_that_dies_or_hangs_is_replaced(side: Side, tokens: int) -> None:
         starts = side.engine.starts
         with pytest.raises(EngineLost):
             await side.text(tokens)
-
-        async def is_back() -> bool:
-            return side.engine.starts == starts + 1 and len(side.engine.loaded()) == 1
-
-        await until(is_back)
+        await until(lambda: side.engine.starts == starts + 1 and len(side.engine.loaded()) == 1)
         assert await side.text() == "FGHI"
         assert await side.engine.is_well()
 
@@ -225,47 +208,15 @@ def test_unloaded_adapter_is_unknown(side: Side, tiny: TinyAdapters, monkeypatch
         side.runner.run(side.engine.answer(extra.digest, MESSAGES, Sampling(max_tokens=1)))
 
 
-def refusal(side: Side, adapter: Deployable) -> str:
-    with pytest.raises(EngineRefused) as refused:
-        side.runner.run(side.engine.load(adapter))
-    assert adapter.digest not in side.engine.loaded()
-    return refused.value.message
+class TestLoading(LoadingConformance):
+    """Of every engine, with a server that computes nothing."""
 
+    @pytest.fixture
+    def running(self, side: Side) -> Running:
+        return Running(side.engine, [side.adapter], side.runner)
 
-@pytest.mark.parametrize(
-    ("config", "reason"),
-    [
-        ({"use_dora": True}, "DoRA"),
-        ({"modules_to_save": ["lm_head"]}, "modules that are saved whole"),
-        ({"bias": "lora_only"}, "bias"),
-        ({"lora_bias": True}, "lora_bias"),
-        ({"trainable_token_indices": [5]}, "trainable_token_indices"),
-        ({"target_modules": ["embed_tokens", "q_proj"]}, "match no module"),
-        ({"r": 16}, "serving.vllm.rank"),
-    ],
-    ids=["dora", "modules_to_save", "bias", "lora_bias", "trainable_token_indices", "embeddings", "rank"],
-)
-def test_adapter_that_vllm_does_not_serve_is_refused(
-    side: Side, tiny: TinyAdapters, config: dict[str, Any], reason: str
-) -> None:
-    assert reason in refusal(side, tiny.adapter(f"odd-{next(iter(config))}-1.0.0", **config))
-
-
-def test_adapter_that_matches_no_module_is_refused(side: Side, tiny: TinyAdapters) -> None:
-    """vLLM takes it and answers as the base model."""
-    renamed = tiny.adapter("renamed-1.0.0")
-    change_config(renamed.directory, target_modules=["query_key_value"])
-    assert "match no module" in refusal(side, tiny.deployable("renamed-1.0.0", renamed.directory))
-    narrow = tiny.adapter("narrow-1.0.0", r=2)
-    change_config(narrow.directory, r=4)
-    assert "match no module" in refusal(side, tiny.deployable("narrow-1.0.0", narrow.directory))
-
-
-def test_bytes_template_and_base_model_must_be_the_recorded_ones(side: Side, tiny: TinyAdapters) -> None:
-    forged = tiny.adapter("forged-1.0.0")
-    change_config(forged.directory, lora_alpha=16)
-    assert "not the recorded ones" in refusal(side, forged)
-    assert "chat template" in refusal(side, replace(tiny.adapter("template-1.0.0"), template_sha256="0" * 64))
+    def test_rank_above_the_servers_is_refused(self, running: Running, tiny: TinyAdapters) -> None:
+        assert "serving.vllm.rank" in running.refusal(tiny.adapter("odd-rank-1.0.0", r=16))
 
 
 def test_interpreter_without_vllm_is_named(tiny: TinyAdapters, runner: asyncio.Runner, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ from sovereign_pipeline.serving.gateway.messages import Refusal
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
 
+pytestmark = pytest.mark.anyio
 ASK: dict[str, Any] = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
 LAYLA, OMAR = Caller("layla", ()), Caller("omar", ())
 
@@ -31,46 +31,40 @@ class Clock:
         return self.now
 
 
-def test_a_rate_flows_back_and_each_caller_has_its_own() -> None:
-    async def story() -> None:
-        clock = Clock()
-        rates = Rates(limits(requests_per_minute=2, tokens_per_minute=600), clock)
+async def test_a_rate_flows_back_and_each_caller_has_its_own() -> None:
+    clock = Clock()
+    rates = Rates(limits(requests_per_minute=2, tokens_per_minute=600), clock)
 
-        async def once(caller: Caller) -> None:
-            async with rates.request(caller):
-                pass
-
-        await once(LAYLA)
-        await once(LAYLA)
-        with pytest.raises(Refusal) as refused:
-            await once(LAYLA)
-        assert refused.value.status == 429 and refused.value.headers["Retry-After"] == "30"
-        await once(OMAR)
-        clock.now += 30
-        await once(LAYLA)
-        clock.now += 60
-        rates.charge(LAYLA, 1199)  # of an answer that was longer than what was left
-        with pytest.raises(Refusal) as spent:
-            await once(LAYLA)
-        assert spent.value.headers["Retry-After"] == "60"
-        clock.now += 61
-        await once(LAYLA)
-        clock.now -= 1_000_000  # a clock that went back neither gives nor takes
-        await once(LAYLA)
-
-    asyncio.run(story())
-
-
-def test_a_caller_has_so_many_at_once() -> None:
-    async def story() -> None:
-        rates = Rates(limits(concurrent_per_caller=2))
-        async with rates.request(LAYLA), rates.request(LAYLA), rates.request(OMAR):
-            with pytest.raises(Refusal):
-                await rates.request(LAYLA).__aenter__()
-        async with rates.request(LAYLA), rates.request(LAYLA):
+    async def once(caller: Caller) -> None:
+        async with rates.request(caller):
             pass
 
-    asyncio.run(story())
+    await once(LAYLA)
+    await once(LAYLA)
+    with pytest.raises(Refusal) as refused:
+        await once(LAYLA)
+    assert refused.value.status == 429 and refused.value.headers["Retry-After"] == "30"
+    await once(OMAR)
+    clock.now += 30
+    await once(LAYLA)
+    clock.now += 60
+    rates.charge(LAYLA, 1199)  # of an answer that was longer than what was left
+    with pytest.raises(Refusal) as spent:
+        await once(LAYLA)
+    assert spent.value.headers["Retry-After"] == "60"
+    clock.now += 61
+    await once(LAYLA)
+    clock.now -= 1_000_000  # a clock that went back neither gives nor takes
+    await once(LAYLA)
+
+
+async def test_a_caller_has_so_many_at_once() -> None:
+    rates = Rates(limits(concurrent_per_caller=2))
+    async with rates.request(LAYLA), rates.request(LAYLA), rates.request(OMAR):
+        with pytest.raises(Refusal):
+            await rates.request(LAYLA).__aenter__()
+    async with rates.request(LAYLA), rates.request(LAYLA):
+        pass
 
 
 class Crowd:
@@ -104,80 +98,64 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def told(story: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(story(), 30))
-
-
 @pytest.mark.security_case(
     "One line sends far more requests than there are places",
     "a place stays free for each other line, and turns are fair",
 )
-def test_a_busy_line_keeps_no_other_waiting() -> None:
-    async def story() -> None:
-        crowd = Crowd(concurrent=4, waiting_per_line=100)
-        for _ in range(50):
-            await crowd.ask("lamps")
-        assert crowd.order == ["lamps"] * 3, "one place is kept for the other line"
+async def test_a_busy_line_keeps_no_other_waiting() -> None:
+    crowd = Crowd(concurrent=4, waiting_per_line=100)
+    for _ in range(50):
+        await crowd.ask("lamps")
+    assert crowd.order == ["lamps"] * 3, "one place is kept for the other line"
+    await crowd.ask("buoys")
+    assert crowd.order[-1] == "buoys"
+    for _ in range(4):
         await crowd.ask("buoys")
-        assert crowd.order[-1] == "buoys"
-        for _ in range(4):
-            await crowd.ask("buoys")
-        for _ in range(8):
-            await crowd.end_oldest()
-        assert Counter(crowd.order[3:]) == {"buoys": 5, "lamps": 4}, crowd.order
-
-    told(story)
-
-
-def test_one_line_too_many_waiting_and_a_wait_that_is_too_long_are_refused() -> None:
-    async def story() -> None:
-        crowd = Crowd(concurrent=1, waiting_per_line=1, waiting_seconds=0.05)
-        await crowd.ask("lamps")
-        waiting = await crowd.ask("lamps")
-        full = await crowd.ask("lamps")
-        with pytest.raises(Refusal) as refused:
-            await full
-        assert refused.value.status == 429 and "Retry-After" in refused.value.headers
-        with pytest.raises(Refusal):
-            await waiting
-        assert crowd.places.waiting == {} and crowd.places.running == {"lamps": 1}
-
-    told(story)
-
-
-def test_where_nobody_may_wait_nobody_does() -> None:
-    async def story() -> None:
-        crowd = Crowd(concurrent=1, waiting_per_line=0)
-        await crowd.ask("lamps")
-        refused = await crowd.ask("lamps")
-        with pytest.raises(Refusal):
-            await refused
-        assert crowd.places.waiting == {}
-
-    told(story)
-
-
-def test_whoever_goes_away_while_waiting_leaves_no_place_taken() -> None:
-    async def story() -> None:
-        crowd = Crowd(concurrent=1)
-        await crowd.ask("lamps")
-        waiting = [await crowd.ask(line) for line in ("lamps", "buoys", "lamps")]
-        waiting[0].cancel()  # not told yet when the place becomes free
-        waiting[1].cancel()
-        _, end = crowd._ends.pop(0)
-        end.set()
-        await settle()
-        assert crowd.order == ["lamps", "lamps"] and crowd.places.running == {"lamps": 1}
+    for _ in range(8):
         await crowd.end_oldest()
-        assert crowd.places.running == {} and crowd.places.waiting == {}
-        late, taken = await crowd.ask("buoys"), await crowd.ask("buoys")
-        assert crowd.order[-1] == "buoys"
-        await crowd.end_oldest()
-        taken.cancel()  # after the place came, before it was told
-        await settle()
-        assert crowd.places.running == {} and late.done()
+    assert Counter(crowd.order[3:]) == {"buoys": 5, "lamps": 4}, crowd.order
 
-    told(story)
+
+async def test_one_line_too_many_waiting_and_a_wait_that_is_too_long_are_refused() -> None:
+    crowd = Crowd(concurrent=1, waiting_per_line=1, waiting_seconds=0.05)
+    await crowd.ask("lamps")
+    waiting = await crowd.ask("lamps")
+    full = await crowd.ask("lamps")
+    with pytest.raises(Refusal) as refused:
+        await full
+    assert refused.value.status == 429 and "Retry-After" in refused.value.headers
+    with pytest.raises(Refusal):
+        await waiting
+    assert crowd.places.waiting == {} and crowd.places.running == {"lamps": 1}
+
+
+async def test_where_nobody_may_wait_nobody_does() -> None:
+    crowd = Crowd(concurrent=1, waiting_per_line=0)
+    await crowd.ask("lamps")
+    refused = await crowd.ask("lamps")
+    with pytest.raises(Refusal):
+        await refused
+    assert crowd.places.waiting == {}
+
+
+async def test_whoever_goes_away_while_waiting_leaves_no_place_taken() -> None:
+    crowd = Crowd(concurrent=1)
+    await crowd.ask("lamps")
+    waiting = [await crowd.ask(line) for line in ("lamps", "buoys", "lamps")]
+    waiting[0].cancel()  # not told yet when the place becomes free
+    waiting[1].cancel()
+    _, end = crowd._ends.pop(0)
+    end.set()
+    await settle()
+    assert crowd.order == ["lamps", "lamps"] and crowd.places.running == {"lamps": 1}
+    await crowd.end_oldest()
+    assert crowd.places.running == {} and crowd.places.waiting == {}
+    late, taken = await crowd.ask("buoys"), await crowd.ask("buoys")
+    assert crowd.order[-1] == "buoys"
+    await crowd.end_oldest()
+    taken.cancel()  # after the place came, before it was told
+    await settle()
+    assert crowd.places.running == {} and late.done()
 
 
 def test_too_many_requests_are_told_when_to_come_again(bench: Bench, client: Client) -> None:

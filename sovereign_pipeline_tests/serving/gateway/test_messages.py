@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,63 +25,10 @@ from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, adapt
 
 USER = {"role": "user", "content": "Out."}
 ASK: dict[str, Any] = {"model": "lamps", "messages": [USER]}
-HARMLESS: dict[str, Any] = {
-    "n": 1,
-    "presence_penalty": 0,
-    "frequency_penalty": 0.0,
-    "logprobs": False,
-    "top_logprobs": 0,
-    "logit_bias": {},
-    "tools": [],
-    "tool_choice": "auto",
-    "parallel_tool_calls": True,
-    "response_format": {"type": "text"},
-    "user": "layla",
-    "metadata": {"chat": "1"},
-    "store": False,
-    "service_tier": "auto",
-    "modalities": ["text"],
-    "temperature": None,
-    "stream": None,
-    "stop": None,
-    "seed": None,
-    "max_tokens": None,
-}
-REFUSED: dict[str, Any] = {
-    "n": 2,
-    "presence_penalty": 0.1,
-    "frequency_penalty": -1,
-    "logprobs": True,
-    "top_logprobs": 3,
-    "logit_bias": {"50256": -100},
-    "tools": [{"type": "function", "function": {"name": "f"}}],
-    "tool_choice": "required",
-    "response_format": {"type": "json_object"},
-    "temperature": 2.1,
-    "top_p": 0,
-    "max_tokens": 0,
-    "max_completion_tokens": -5,
-    "seed": 2**63,
-    "stop": ["a", "b", "c", "d", "e"],
-    "stream_options": {"include_usage": True},
-    "top_k": 5,
-    "store": True,
-    "stream": "true",
-    "model": 5,
-    "messages": [],
-}
-MESSAGES: dict[str, Any] = {
-    "role of nobody": [{"role": "nobody", "content": "x"}],
-    "tool": [{"role": "tool", "content": "x", "tool_call_id": "1"}],
-    "no content": [{"role": "user"}],
-    "null": [{"role": "assistant", "content": None}],
-    "picture": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}],
-    "number": [{"role": "user", "content": 5}],
-    "no list": {"role": "user", "content": "x"},
-    "half of a character": [{"role": "user", "content": "\ud800"}],
-    "too many": [USER] * 1001,
-    "unknown field": [{**USER, "The lamp of Layla Haddad": 1}],
-}
+EXAMPLES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("test_messages.json").read_text())
+"""`harmless`: fields that front ends send and that change nothing. `refused`: a value of each field that is refused.
+`messages`: odd messages."""
+MESSAGES = EXAMPLES["messages"] | {"too many": [USER] * 1001}
 BODIES: dict[str, bytes] = {
     "empty": b"",
     "no JSON": b"{",
@@ -110,14 +58,14 @@ def caller(bench: Bench, client: Client) -> Any:
 
 
 def test_what_front_ends_send_and_changes_nothing_is_taken(bench: Bench, caller: Any) -> None:
-    answer = caller.post("/v1/chat/completions", json={**ASK, **HARMLESS})
+    answer = caller.post("/v1/chat/completions", json={**ASK, **EXAMPLES["harmless"]})
     assert answer.status_code == 200, answer.text
     assert bench.engine.asked[0].sampling == Sampling(max_tokens=512)
 
 
-@pytest.mark.parametrize("field", REFUSED)
+@pytest.mark.parametrize("field", EXAMPLES["refused"])
 def test_what_would_not_be_done_is_refused_by_its_field(caller: Any, field: str) -> None:
-    answer = caller.post("/v1/chat/completions", json={**ASK, field: REFUSED[field]})
+    answer = caller.post("/v1/chat/completions", json={**ASK, field: EXAMPLES["refused"][field]})
     assert answer.status_code == 400, answer.text
     error = refusal(answer)
     assert error["type"] == "invalid_request_error"

@@ -1,11 +1,15 @@
 """A line whose adapters officers stage and promote, with its flag and a gateway's view of it."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.serving.high_water_marks import HighWaterMarks
 from sovereign_pipeline.serving.rollout.flag import Flag
@@ -15,6 +19,16 @@ from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.conftest import office as office
 
 LINE = "lamps"
+
+
+def adapter_of(flags: Flags, user: str = "anybody", groups: Collection[str] = ()) -> str | None:
+    """The adapter that a user gets."""
+    choice = flags.which(LINE, user, groups)
+    return choice.adapter if choice is not None else None
+
+
+def adapters_of(flags: Flags, users: Iterable[str]) -> dict[str, str | None]:
+    return {user: adapter_of(flags, user) for user in users}
 
 
 @dataclass
@@ -53,6 +67,10 @@ class Desk:
             self.office.move(transition, adapter)
         self.follow()
         return adapter
+
+    def told(self) -> list[dict[str, Any]]:
+        """The changes of the flag in the ledger, the oldest first."""
+        return [dict(each.subjects) for each in entries(self.office.registry) if each.action == FLAG_CHANGED]
 
 
 @pytest.fixture

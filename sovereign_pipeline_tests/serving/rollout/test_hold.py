@@ -1,30 +1,16 @@
 """A staged adapter that does harm is taken back by itself, and one that does well is judged once."""
 
-import asyncio
 import datetime
 import math
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import httpx2
 import pytest
 
-from sovereign_pipeline.base.errors import EngineLost, IntegrityError
-from sovereign_pipeline.policy.institution import ClassificationLadder
-from sovereign_pipeline.policy.serving import Hold, Limits
-from sovereign_pipeline.record.audit_log import entries
-from sovereign_pipeline.record.catalog import FLAG_CHANGED
-from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, Piece, Sampling
-from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
+from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.serving.gateway import server
-from sovereign_pipeline.serving.gateway.app import create_gateway
-from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
-from sovereign_pipeline.serving.gateway.journal import Journal
-from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
-from sovereign_pipeline.serving.gateway.stores import FeedbackStore
 from sovereign_pipeline.serving.rollout.hold import (
+    State,
     Sums,
     Watcher,
     best_scale,
@@ -38,15 +24,11 @@ from sovereign_pipeline.serving.rollout.hold import (
     upper_limit,
 )
 from sovereign_pipeline.serving.rollout.telemetry import read_tally
-from sovereign_pipeline_tests.conftest import LADDER
-from sovereign_pipeline_tests.serving.gateway.scripted import HERE, HOSTS, Bench
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE
+from sovereign_pipeline_tests.serving.rollout.conftest import LINE, adapters_of
 from sovereign_pipeline_tests.serving.rollout.simulated import Arms, Rollout, aborted
-from sovereign_pipeline_tests.serving.rollout.traffic import TEXT, Traffic
-from sovereign_pipeline_tests.serving.rollout.traffic import USERS as USERS_OF_TRAFFIC
+from sovereign_pipeline_tests.serving.rollout.traffic import TEXT, USERS, Traffic
 from sovereign_pipeline_tests.serving.rollout.traffic import look_always as look_always
 from sovereign_pipeline_tests.serving.rollout.traffic import traffic as traffic
-from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 
 @pytest.mark.parametrize(
@@ -59,9 +41,9 @@ def test_what_does_harm_is_taken_back_and_the_ledger_says_why(traffic: Traffic, 
     traffic.ask(12, **fault)
     traffic.watcher.look()
     assert not traffic.flag.is_rolling_out
-    assert {choice.arm for user in USERS_OF_TRAFFIC if (choice := traffic.flags.which(LINE, user))} == {"production"}
+    assert {*adapters_of(traffic.flags, USERS).values()} == {traffic.flag.production}
     traffic.desk.follow()
-    last = [each.subjects for each in entries(traffic.desk.office.registry) if each.action == FLAG_CHANGED][-1]
+    last = traffic.desk.told()[-1]
     assert last["cause"] == "regression"
     (measure,) = fault
     assert last["reason"].startswith(measure.replace("_", " "))
@@ -86,13 +68,13 @@ def test_one_that_nobody_waits_for_is_taken_back(traffic: Traffic) -> None:
     traffic.watcher.look()
     assert not traffic.flag.is_rolling_out
     traffic.desk.follow()
-    last = [each.subjects for each in entries(traffic.desk.office.registry) if each.action == FLAG_CHANGED][-1]
+    last = traffic.desk.told()[-1]
     assert "given up: +" in last["reason"]
     assert "slower: +" in last["reason"]
 
 
 def test_a_broken_one_is_known_by_few_answers(traffic: Traffic) -> None:
-    by_arm = {choice.arm: choice for user in USERS_OF_TRAFFIC if (choice := traffic.flags.which(LINE, user))}
+    by_arm = {choice.arm: choice for user in USERS if (choice := traffic.flags.which(LINE, user))}
     for _ in range(20):
         traffic.telemetry.note(LINE, by_arm["staged"], "", 0, 1.0, "lost")
     traffic.telemetry.note(LINE, by_arm["production"], "", 0, 1.0, "lost")
@@ -108,7 +90,7 @@ def test_without_the_pipelines_key_this_gateway_alone_takes_it_back(traffic: Tra
     traffic.desk.settings.keys.rename(traffic.desk.settings.keys.with_name("elsewhere"))
     with pytest.raises(IntegrityError):
         traffic.watcher.look()
-    assert {choice.arm for user in USERS_OF_TRAFFIC if (choice := traffic.flags.which(LINE, user))} == {"production"}
+    assert {*adapters_of(traffic.flags, USERS).values()} == {traffic.flag.production}
 
 
 def test_a_good_one_is_judged_once_its_time_is_over(traffic: Traffic) -> None:
@@ -116,20 +98,18 @@ def test_a_good_one_is_judged_once_its_time_is_over(traffic: Traffic) -> None:
     traffic.telemetry.write()
     flag, tally = traffic.flag, read_tally(traffic.telemetry.directory, traffic.flag)
     now = datetime.datetime.now(datetime.UTC)
-    state = judge(flag, tally, Hold(), now)
-    assert state is not None
-    assert (state.outcome, state.because) == ("open", "missing: 7 days")
-    over = judge(flag, tally, Hold(lost=0.05), now + datetime.timedelta(days=7))
-    assert over is not None
-    assert (over.outcome, over.because) == ("promote", "as good in all that is compared")
-    strict = judge(flag, tally, Hold(lost=0.001), now + datetime.timedelta(days=7))
-    assert strict is not None
-    assert strict.outcome == "inconclusive"
-    assert strict.because.startswith("lost")
-    few = judge(flag, tally, Hold(users=60, answers=5000), now + datetime.timedelta(days=8))
-    assert few is not None
-    assert few.outcome == "open"
-    assert "answers of the staged adapter" in few.because
+
+    def judged(days: int, **rules: Any) -> tuple[str, str]:
+        state = judge(flag, tally, Hold(**rules), now + datetime.timedelta(days=days))
+        assert state is not None
+        return state.outcome, state.because
+
+    assert judged(0) == ("open", "missing: 7 days")
+    assert judged(7, lost=0.05) == ("promote", "as good in all that is compared")
+    outcome, because = judged(7, lost=0.001)
+    assert outcome == "inconclusive" and because.startswith("lost")
+    outcome, because = judged(8, users=60, answers=5000)
+    assert outcome == "open" and "answers of the staged adapter" in because
 
 
 def test_one_report_of_the_worst_is_enough_that_it_is_not_judged_as_good(traffic: Traffic) -> None:
@@ -164,16 +144,17 @@ def test_what_was_judged_stays(traffic: Traffic, monkeypatch: pytest.MonkeyPatch
     assert ": promote: " in traffic.said[-1]
     traffic.ask(3, lost=0.08)
     watcher.look()
-    state = state_of(traffic.desk.settings, traffic.telemetry.directory, old, institution)
-    assert state is not None
-    assert state.outcome == "promote"
-    assert "judged on" in state.because
+
+    def state() -> State:
+        found = state_of(traffic.desk.settings, traffic.telemetry.directory, old, institution)
+        assert found is not None
+        return found
+
+    assert state().outcome == "promote" and "judged on" in state().because
     traffic.report(1)
     watcher.look()
-    state = state_of(traffic.desk.settings, traffic.telemetry.directory, old, institution)
-    assert state is not None
-    assert state.outcome == "inconclusive"
-    assert state.because.startswith("1 report of severity 1 (judged to promote on ")
+    assert state().outcome == "inconclusive"
+    assert state().because.startswith("1 report of severity 1 (judged to promote on ")
     traffic.ask(20, lost=0.6)
     watcher.look()
     assert "is taken back" in traffic.said[-1]
@@ -254,131 +235,5 @@ def test_users_who_are_not_as_they_were_drawn_are_noticed() -> None:
     assert sample_ratio_p(0, 0, 0.1) == 1
 
 
-Fault = Literal["failing", "empty", "slow"]
-USERS = 40
-NO_LIMITS = {"concurrent_per_caller": 1000, "waiting_per_line": 1000, "requests_per_minute": 1e6, "concurrent": 1000}
-
-
-@dataclass
-class Faulty:
-    """An engine in which one adapter does harm, once a fault is planted."""
-
-    engine: Engine
-    digest: str = ""
-    fault: Fault | None = None
-
-    async def load(self, adapter: Deployable) -> None:
-        await self.engine.load(adapter)
-
-    async def unload(self, digest: str) -> None:
-        await self.engine.unload(digest)
-
-    def loaded(self) -> Mapping[str, str]:
-        return self.engine.loaded()
-
-    async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
-    ) -> Answer:
-        answer = await self.engine.answer(digest, messages, sampling, cache_group)
-        return answer if digest != self.digest else replace(answer, pieces=self._harmed(answer))
-
-    async def _harmed(self, answer: Answer) -> AsyncIterator[Piece]:
-        async for piece in answer.pieces:
-            if self.fault == "failing":
-                raise EngineLost("planted")
-            if self.fault == "slow":
-                await asyncio.sleep(0.4)
-            yield piece if self.fault != "empty" else replace(piece, text="")
-
-    async def is_well(self) -> bool:
-        return True
-
-    async def close(self) -> None:
-        await self.engine.close()
-
-
-@pytest.fixture(scope="module")
-def faulty(tiny: TinyAdapters, runner: asyncio.Runner) -> Iterator[Faulty]:
-    faulty = Faulty(runner.run(LocalEngine.start(tiny.base, LocalSettings(threads=1))))
-    yield faulty
-    runner.run(faulty.close())
-
-
-class Gateway:
-    """The real application, with the traffic's flags and counts, and users who ask through it."""
-
-    def __init__(
-        self, traffic: Traffic, faulty: Faulty, tiny: TinyAdapters, runner: asyncio.Runner, home: Path
-    ) -> None:
-        self.traffic, self.faulty, self._runner = traffic, faulty, runner
-        flag = traffic.flag
-        assert flag.staged is not None
-        self.staged = flag.staged
-        directory = tiny.directory("harm")
-        served = [
-            replace(tiny.deployable(adapter, directory), digest=named.digest, line=LINE, pinned=True)
-            for adapter, named in flag.adapters.items()
-        ]
-        for each in served:
-            runner.run(faulty.load(each))
-        faulty.digest, faulty.fault = flag.adapters[self.staged].digest, None
-        bench = Bench(home)
-        self._token = bench.token(users=True)
-        ladder = ClassificationLadder(tuple(LADDER))
-        handler = RequestHandler(
-            Catalog(faulty, lambda: served, ladder, traffic.flags.which, bench.quota.counts),
-            Limits.model_validate(NO_LIMITS),
-            Journal(bench.journal),
-            traffic.telemetry,
-            FeedbackStore(home / "given-answers.db"),
-        )
-        self._app = create_gateway(handler, Callers(Tokens(home / "tokens.json")), HOSTS)
-
-    def ask_all(self) -> list[str | None]:
-        """Every user asks once. Returns which adapter answered; None where there was an error."""
-        return self._runner.run(self._ask_all())
-
-    async def _ask_all(self) -> list[str | None]:
-        transport = httpx2.ASGITransport(self._app, client=("127.0.0.1", 5000))
-        headers = {"Authorization": f"Bearer {self._token}"}
-        async with httpx2.AsyncClient(transport=transport, base_url=HERE, headers=headers, timeout=120) as client:
-
-            async def one(user: int) -> str | None:
-                asked: dict[str, Any] = {"model": LINE, "max_tokens": 3, "user": f"user-{user}"}
-                asked["messages"] = [{"role": "user", "content": "harbour lamp"}]
-                answer = await client.post("/v1/chat/completions", json=asked)
-                return answer.headers["x-sovereign-adapter"] if answer.status_code == 200 else None
-
-            return await asyncio.gather(*(one(user) for user in range(USERS)))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("fault", "because"), [("failing", "broken"), ("empty", "broken"), ("slow", "slower: +")])
-def test_it_is_taken_back_at_the_next_look_and_says_why(
-    traffic: Traffic,
-    faulty: Faulty,
-    tiny: TinyAdapters,
-    runner: asyncio.Runner,
-    tmp_path: Path,
-    fault: Fault,
-    because: str,
-) -> None:
-    gateway = Gateway(traffic, faulty, tiny, runner, tmp_path / "serving")
-    assert {*gateway.ask_all()} == {*traffic.flag.adapters}
-    traffic.watcher.look()
-    assert traffic.flag.is_rolling_out, traffic.flag.in_words()
-    faulty.fault = fault
-    for _ in range(2):
-        gateway.ask_all()
-    traffic.watcher.look()
-    assert {*gateway.ask_all()} == {traffic.flag.production}, "the same user, the same moment"
-    assert because in (traffic.flag.stopped or "")
-    traffic.desk.follow()
-    last = [each.subjects for each in entries(traffic.desk.office.registry) if each.action == FLAG_CHANGED][-1]
-    assert (last["cause"], last["reason"]) == ("regression", traffic.flag.stopped)
-    assert traffic.said == [f"{gateway.staged} is taken back: {traffic.flag.stopped}"]
-
-
-@pytest.mark.slow
 def test_holds_are_looked_at_so_often_that_a_minute_is_enough() -> None:
     assert server.SECONDS_BETWEEN_HOLDS < 60

@@ -16,7 +16,7 @@ from sovereign_pipeline.serving.high_water_marks import FlagMark
 from sovereign_pipeline.serving.rollout import in_force
 from sovereign_pipeline.serving.rollout.flag import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
 from sovereign_pipeline.serving.rollout.rollback import rollback, stop
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk
+from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk, adapter_of, adapters_of
 
 USERS = [f"user-{number}" for number in range(1000)]
 
@@ -32,7 +32,7 @@ def newest(desk: Desk) -> Path:
 
 
 def test_a_line_without_a_flag_answers_nobody(desk: Desk) -> None:
-    assert desk.gateway().which(LINE, "anybody") is None
+    assert adapter_of(desk.gateway()) is None
     assert desk.gateway().which("../lamps", "anybody") is None
 
 
@@ -41,21 +41,19 @@ def test_users_are_drawn_by_share_and_keep_their_arm(desk: Desk) -> None:
     desk.rules(share=0.2, groups=["pilot"])
     after = desk.staged()
     flags = desk.gateway()
-    chosen = {user: flags.which(LINE, user) for user in USERS}
-    counted = Counter(choice.adapter for choice in chosen.values() if choice is not None)
+    chosen = adapters_of(flags, USERS)
+    counted = Counter(chosen.values())
     assert set(counted) == {before.id, after.id}
     assert 124 <= counted[after.id] <= 276  # 200 expected; six standard deviations are 76
-    again = {user: desk.gateway().which(LINE, user) for user in USERS}
-    assert {user: each.adapter for user, each in again.items() if each} == {
-        user: each.adapter for user, each in chosen.items() if each
-    }
+    assert adapters_of(desk.gateway(), USERS) == chosen
     of_group = [flags.which(LINE, user, ["pilot", "other"]) for user in USERS[:50]]
     assert {(each.adapter, each.drawn) for each in of_group if each} == {(after.id, False)}
 
     desk.rules(share=0.5)
     desk.follow()
-    widened = {user for user in USERS if (each := flags.which(LINE, user)) and each.arm == "staged"}
-    assert {user for user, each in chosen.items() if each and each.arm == "staged"} < widened
+    widened = adapters_of(flags, USERS)
+    drawn, more = ({user for user, got in of.items() if got == after.id} for of in (chosen, widened))
+    assert drawn < more
 
 
 def test_who_had_the_staged_adapter_has_it_again_after_a_stop(desk: Desk) -> None:
@@ -64,17 +62,14 @@ def test_who_had_the_staged_adapter_has_it_again_after_a_stop(desk: Desk) -> Non
     adapter = desk.staged()
     flags = desk.gateway()
 
-    def staged() -> set[str]:
-        return {user for user in USERS[:300] if (each := flags.which(LINE, user)) and each.arm == "staged"}
-
-    first = staged()
-    assert first
+    first = adapters_of(flags, USERS[:300])
+    assert adapter.id in first.values()
     desk.office.move("unstage", adapter)
     desk.follow()
-    assert not staged()
+    assert adapter.id not in adapters_of(flags, USERS[:300]).values()
     desk.office.move("stage", adapter)
     desk.follow()
-    assert staged() == first
+    assert adapters_of(flags, USERS[:300]) == first
 
 
 def test_no_change_of_the_ledger_writes_no_change(desk: Desk) -> None:
@@ -92,10 +87,8 @@ def test_no_change_of_the_ledger_writes_no_change(desk: Desk) -> None:
 def test_what_cannot_be_believed_leaves_the_one_before_in_force(desk: Desk, fault: str) -> None:
     first = desk.in_production()
     flags = desk.gateway()
-    assert flags.which(LINE, "anybody") is not None
-    second = desk.office.adapter()
-    desk.office.to_production(second)
-    desk.follow()
+    assert adapter_of(flags) is not None
+    second = desk.in_production()
     directory = newest(desk)
     if fault == "corrupt":
         (directory / FLAGS_FILE).write_bytes(b"{" + os.urandom(20))
@@ -110,19 +103,15 @@ def test_what_cannot_be_believed_leaves_the_one_before_in_force(desk: Desk, faul
         (directory / FLAGS_FILE).symlink_to(moved)
     else:
         (directory / FLAGS_FILE).write_bytes(b"")
-    choice = flags.which(LINE, "anybody")
-    assert choice is not None
-    assert choice.adapter == first.id
+    assert adapter_of(flags) == first.id
     assert f"{LINE}" in flags.problems()
     fresh = desk.gateway()
-    assert fresh.which(LINE, "anybody") is None, "at the start there is none before"
+    assert adapter_of(fresh) is None, "at the start there is none before"
     assert LINE in fresh.problems()
 
     desk.follow()  # written and signed anew
-    choice = fresh.which(LINE, "anybody")
-    assert choice is not None
-    assert choice.adapter == second.id
-    assert flags.which(LINE, "anybody") is not None
+    assert adapter_of(fresh) == second.id
+    assert adapter_of(flags) is not None
     assert flags.problems() == {}
 
 
@@ -133,37 +122,29 @@ def test_what_cannot_be_believed_leaves_the_one_before_in_force(desk: Desk, faul
 def test_an_older_change_that_is_put_back_is_refused(desk: Desk) -> None:
     first = desk.in_production()
     flags = desk.gateway()
-    flags.which(LINE, "anybody")
-    second = desk.office.adapter()
-    desk.office.to_production(second)
-    desk.follow()
-    assert [each.adapter for each in [flags.which(LINE, "anybody")] if each] == [second.id]
+    adapter_of(flags)
+    second = desk.in_production()
+    assert adapter_of(flags) == second.id
     shutil.rmtree(newest(desk))  # now the first one is the newest
-    choice = flags.which(LINE, "anybody")
-    assert choice is not None
-    assert choice.adapter == second.id != first.id
+    assert adapter_of(flags) == second.id != first.id
     assert "was in force" in flags.problems()[LINE]
-    assert desk.gateway().which(LINE, "anybody") is None, "a gateway that starts again remembers, too"
+    assert adapter_of(desk.gateway()) is None, "a gateway that starts again remembers, too"
 
     other = desk.gateway("another.json")
-    assert other.which(LINE, "anybody") is not None, "a gateway that has seen nothing cannot know"
+    assert adapter_of(other) is not None, "a gateway that has seen nothing cannot know"
     another = desk.gateway("third.json")
     another.compare_with({LINE: FlagMark(sequence=2, sha256="0" * 64)})
-    assert another.which(LINE, "anybody") is None, "unless the ledger says so"
+    assert adapter_of(another) is None, "unless the ledger says so"
 
 
 def test_a_moved_clock_hides_no_change(desk: Desk) -> None:
     desk.in_production()
     flags = desk.gateway()
-    flags.which(LINE, "anybody")
-    second = desk.office.adapter()
-    desk.office.to_production(second)
-    desk.follow()
+    adapter_of(flags)
+    second = desk.in_production()
     for path in [newest(desk), *newest(desk).iterdir()]:
         os.utime(path, (1, 1))  # 1970
-    choice = flags.which(LINE, "anybody")
-    assert choice is not None
-    assert choice.adapter == second.id
+    assert adapter_of(flags) == second.id
 
 
 def test_a_writer_that_is_killed_leaves_the_change_before(desk: Desk) -> None:
@@ -171,9 +152,7 @@ def test_a_writer_that_is_killed_leaves_the_change_before(desk: Desk) -> None:
     half = root_of(desk.settings) / LINE / ".00000002.new"
     half.mkdir()
     (half / FLAGS_FILE).write_text("{")
-    choice = desk.gateway().which(LINE, "anybody")
-    assert choice is not None
-    assert choice.adapter == first.id
+    assert adapter_of(desk.gateway()) == first.id
     desk.staged()
     assert not half.exists()
 
@@ -181,13 +160,13 @@ def test_a_writer_that_is_killed_leaves_the_change_before(desk: Desk) -> None:
 def test_a_lost_trust_root_takes_nothing_away(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     desk.in_production()
     flags = desk.gateway()
-    flags.which(LINE, "anybody")
+    adapter_of(flags)
     monkeypatch.setattr(in_force, "SECONDS_BETWEEN_CHECKS", 0.0)
     trust = desk.settings.data / "trust"
     trust.rename(trust.with_name("gone"))
-    assert flags.which(LINE, "anybody") is not None
+    assert adapter_of(flags) is not None
     assert "no trust root" in flags.problems()[LINE]
-    assert desk.gateway().which(LINE, "anybody") is None
+    assert adapter_of(desk.gateway()) is None
 
 
 def test_another_evaluator_gives_everybody_the_incumbent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +175,7 @@ def test_another_evaluator_gives_everybody_the_incumbent(desk: Desk, monkeypatch
     desk.staged()
     flags = desk.gateway()
     monkeypatch.setattr(in_force, "installed_evaluator", lambda: "openfeature-flagd-core 9.0.0")
-    assert {each.adapter for user in USERS[:100] if (each := flags.which(LINE, user))} == {before.id}
+    assert {*adapters_of(flags, USERS[:100]).values()} == {before.id}
     assert "9.0.0" in flags.problems()[LINE]
 
 
@@ -204,15 +183,13 @@ def test_an_adapter_that_is_not_loaded_takes_over_from_none(desk: Desk) -> None:
     desk.loaded = set()
     first = desk.in_production()
     flags = desk.gateway()
-    flags.which(LINE, "anybody")
+    adapter_of(flags)
     desk.loaded.add(first.adapter_digest)
-    second = desk.office.adapter()
-    desk.office.to_production(second)
-    desk.follow()
-    assert [each.adapter for each in [flags.which(LINE, "anybody")] if each] == [first.id]
+    second = desk.in_production()
+    assert adapter_of(flags) == first.id
     assert "waits until" in flags.problems()[LINE]
     desk.loaded.add(second.adapter_digest)
-    assert [each.adapter for each in [flags.which(LINE, "anybody")] if each] == [second.id]
+    assert adapter_of(flags) == second.id
     assert flags.problems() == {}
 
 
@@ -228,9 +205,7 @@ def test_eight_threads_never_see_half_a_change(desk: Desk) -> None:
     def ask(number: int) -> None:
         try:
             while not ends.is_set():
-                for user in USERS[number : number + 20]:
-                    choice = flags.which(LINE, user)
-                    seen.add(choice.adapter if choice is not None else None)
+                seen.update(adapters_of(flags, USERS[number : number + 20]).values())
         except BaseException as error:
             wrong.append(error)
 
@@ -263,17 +238,13 @@ def test_a_flag_is_what_flagd_reads(desk: Desk) -> None:
 
 def test_a_rollback_takes_effect_in_less_than_a_second(desk: Desk) -> None:
     first = desk.in_production()
-    second = desk.office.adapter()
-    desk.office.to_production(second)
-    desk.follow()
+    second = desk.in_production()
     flags = desk.gateway()
-    assert [each.adapter for each in [flags.which(LINE, "anybody")] if each] == [second.id]
+    assert adapter_of(flags) == second.id
     began = time.monotonic()
     rollback(desk.settings, LINE, None, desk.office.officers["omar"], "It answers in verse.")
-    choice = flags.which(LINE, "anybody")
+    assert adapter_of(flags) == first.id
     assert time.monotonic() - began < 1
-    assert choice is not None
-    assert choice.adapter == first.id
 
 
 def test_what_does_harm_is_taken_back_without_registry_and_stays_so(desk: Desk) -> None:
@@ -281,9 +252,9 @@ def test_what_does_harm_is_taken_back_without_registry_and_stays_so(desk: Desk) 
     desk.rules(share=0.5)
     after = desk.staged()
     flags = desk.gateway()
-    assert {each.adapter for user in USERS[:100] if (each := flags.which(LINE, user))} == {before.id, after.id}
+    assert {*adapters_of(flags, USERS[:100]).values()} == {before.id, after.id}
     assert stop(desk.settings, LINE, after.id, "errors: 0.4 more") is not None
-    assert {each.adapter for user in USERS[:100] if (each := flags.which(LINE, user))} == {before.id}
+    assert {*adapters_of(flags, USERS[:100]).values()} == {before.id}
     assert stop(desk.settings, LINE, after.id, "again") is None
     assert desk.follow().stopped == "errors: 0.4 more"
     desk.office.move("unstage", after)

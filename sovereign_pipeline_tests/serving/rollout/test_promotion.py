@@ -224,10 +224,6 @@ def test_a_judgement_by_laxer_rules_lets_nothing_through(held: Held) -> None:
         held.office.ask("promote", held.staged)
 
 
-@pytest.mark.security_case(
-    "The flag that stopped an adapter for harm is removed from the home",
-    "The adapter stays stopped, by the ledger, and is not promoted",
-)
 def test_a_judgement_from_before_answers_were_searched_shows_nothing_of_them(held: Held) -> None:
     held.traffic.ask(12)
     held.judge()
@@ -241,6 +237,10 @@ def test_a_judgement_from_before_answers_were_searched_shows_nothing_of_them(hel
     assert held.office.ask("promote", held.staged)
 
 
+@pytest.mark.security_case(
+    "The flag that stopped an adapter for harm is removed from the home",
+    "The adapter stays stopped, by the ledger, and is not promoted",
+)
 def test_a_stop_that_is_on_record_outlives_its_file(held: Held) -> None:
     held.traffic.ask(12)
     held.judge()

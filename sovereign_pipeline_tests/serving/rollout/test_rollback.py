@@ -6,15 +6,13 @@ import hashlib
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError, SignInError
-from sovereign_pipeline.record.audit_log import entries
-from sovereign_pipeline.record.catalog import FLAG_CHANGED
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.statements import REQUEST, Statement, Subject, sign_statement
 from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, root_of, sequences, write_change
 from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk
+from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk, adapter_of
 
 
 def test_the_ledger_follows_a_rollback_that_was_made_without_it(desk: Desk) -> None:
@@ -33,7 +31,7 @@ def test_the_ledger_follows_a_rollback_that_was_made_without_it(desk: Desk) -> N
         "Omar Nasser",
         "It answers in verse.",
     )
-    told = [each.subjects for each in entries(desk.office.registry) if each.action == FLAG_CHANGED]
+    told = desk.told()
     assert [each["change"] for each in told] == sequences(desk.settings, LINE)
     assert [each["cause"] for each in told][-2:] == ["rollback", "transition"]
     rollback(desk.settings, LINE, None, desk.office.officers["ines"], "It was right after all.")
@@ -68,8 +66,7 @@ def test_others_decided_meanwhile(desk: Desk) -> None:
     flag = desk.follow()
     assert desk.office.states() == {first.id: "superseded", second.id: "retired"}
     assert flag.production is None
-    told = [each.subjects for each in entries(desk.office.registry) if each.action == FLAG_CHANGED]
-    assert "overtaken" in told[-2]
+    assert "overtaken" in desk.told()[-2]
 
 
 def test_who_may_not_roll_back(desk: Desk) -> None:
@@ -100,11 +97,10 @@ def test_a_rollback_without_an_officers_request_is_not_believed(desk: Desk) -> N
     first = desk.in_production()
     second = desk.in_production()
     flags = desk.gateway()
-    flags.which(LINE, "anybody")
+    adapter_of(flags)
     rollback(desk.settings, LINE, first.id, desk.office.officers["omar"], "No.")
     (root_of(desk.settings) / LINE / f"{sequences(desk.settings, LINE)[-1]:08d}" / REQUEST_FILE).unlink()
-    choice = desk.gateway().which(LINE, "anybody")
-    assert choice is None
+    assert adapter_of(desk.gateway()) is None
     with pytest.raises(IntegrityError, match="the officer's request"):
         desk.follow()
     assert desk.office.states()[second.id] == "production"
@@ -140,11 +136,11 @@ def test_a_rollback_made_by_hand_is_not_believed(desk: Desk, beside: str) -> Non
     request = sign_statement(officer, Statement((subject,), REQUEST, asked)) if beside != "nothing" else None
     told["request"] = hashlib.sha256(request).hexdigest() if request is not None else None
     gateway = desk.gateway()
-    assert [each.adapter for each in [gateway.which(LINE, "anybody")] if each] == [second.id]
+    assert adapter_of(gateway) == second.id
     write_change(desk.settings, desk.office.pipeline, flag.model_copy(update=told), request)
     started = desk.gateway()
     if beside == "what it says":
-        assert [each.adapter for each in [started.which(LINE, "anybody")] if each] == [first.id]
+        assert adapter_of(started) == first.id
         return
-    assert started.which(LINE, "anybody") is None
+    assert adapter_of(started) is None
     assert "no officer who may do so asked for it" in started.problems()[LINE]
