@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,15 +19,13 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from sovereign_pipeline.serving.engines.engine import Sampling
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, adapter
 
 USER = {"role": "user", "content": "Out."}
 ASK: dict[str, Any] = {"model": "lamps", "messages": [USER]}
-EXAMPLES: dict[str, dict[str, Any]] = json.loads(Path(__file__).with_name("test_messages.json").read_text())
-"""`harmless`: fields that front ends send and that change nothing. `refused`: a value of each field that is refused.
-`messages`: odd messages."""
-MESSAGES = EXAMPLES["messages"] | {"too many": [USER] * 1001}
+MESSAGES: dict[str, Any] = {**dict(examples(__file__, "messages")), "too many": [USER] * 1001}
 BODIES: dict[str, bytes] = {
     "empty": b"",
     "no JSON": b"{",
@@ -58,14 +55,14 @@ def caller(bench: Bench, client: Client) -> Any:
 
 
 def test_what_front_ends_send_and_changes_nothing_is_taken(bench: Bench, caller: Any) -> None:
-    answer = caller.post("/v1/chat/completions", json={**ASK, **EXAMPLES["harmless"]})
+    answer = caller.post("/v1/chat/completions", json={**ASK, **dict(examples(__file__, "harmless"))})
     assert answer.status_code == 200, answer.text
     assert bench.engine.asked[0].sampling == Sampling(max_tokens=512)
 
 
-@pytest.mark.parametrize("field", EXAMPLES["refused"])
-def test_what_would_not_be_done_is_refused_by_its_field(caller: Any, field: str) -> None:
-    answer = caller.post("/v1/chat/completions", json={**ASK, field: EXAMPLES["refused"][field]})
+@pytest.mark.parametrize(("field", "value"), examples(__file__, "refused"))
+def test_what_would_not_be_done_is_refused_by_its_field(caller: Any, field: str, value: Any) -> None:
+    answer = caller.post("/v1/chat/completions", json={**ASK, field: value})
     assert answer.status_code == 400, answer.text
     error = refusal(answer)
     assert error["type"] == "invalid_request_error"
