@@ -36,11 +36,11 @@ from sovereign_pipeline.serving.gateway.messages import (
     FeedbackTaken,
     Health,
     Kind,
-    Level,
     ModelFacts,
     ModelList,
     Refusal,
     event,
+    facts_of_answer,
     fault,
     level_of,
     no_such_model,
@@ -317,8 +317,8 @@ async def _answer(
         request.headers.get("traceparent"),
     )
     if sent.stream:
-        return EventStream(here.handler, routed, kind, sent.model, sent.wants_usage)
-    answer = await whole_answer(here.handler, routed, kind, sent.model, request.receive)
+        return EventStream(here.handler, routed, kind, sent.wants_usage)
+    answer = await whole_answer(here.handler, routed, kind, request.receive)
     return JSONResponse(answer.model_dump(mode="json"), headers=headers_of(here.handler, routed))
 
 
@@ -356,12 +356,13 @@ def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str
     }
 
 
-def _level(handler: RequestHandler, request: RoutedRequest) -> Level:
-    return level_of(request.adapter, handler.transcripts.keeps(request.adapter.line))
+def _facts(handler: RequestHandler, request: RoutedRequest, kind: Kind) -> dict[str, Any]:
+    is_kept = handler.transcripts.keeps(request.adapter.line)
+    return facts_of_answer(kind, request.id, request.model, request.adapter, is_kept)
 
 
 async def whole_answer(
-    handler: RequestHandler, request: RoutedRequest, kind: Kind, model: str, receive: Receive
+    handler: RequestHandler, request: RoutedRequest, kind: Kind, receive: Receive
 ) -> ChatCompletion | Completion:
     """Compute an answer to its end. Raises Refusal and CallerGone."""
 
@@ -371,8 +372,7 @@ async def whole_answer(
                 pass
             assert answer.finish is not None  # else the pieces end with an error
             used = usage(answer.prompt_tokens, answer.answer_tokens)
-            level, text = _level(handler, request), "".join(answer.texts)
-            return whole(kind, id_of(kind, request), model, request.adapter, level, text, answer.finish, used)
+            return whole(kind, _facts(handler, request, kind), "".join(answer.texts), answer.finish, used)
 
     return await _while_connected(receive, compute())
 
@@ -380,12 +380,10 @@ async def whole_answer(
 class EventStream(Response):
     """An answer as server-sent events. An error before the first piece is an ordinary error response."""
 
-    def __init__(
-        self, handler: RequestHandler, request: RoutedRequest, kind: Kind, model: str, with_usage: bool
-    ) -> None:
+    def __init__(self, handler: RequestHandler, request: RoutedRequest, kind: Kind, with_usage: bool) -> None:
         self._handler = handler
         self._request = request
-        self._chunks = Chunks(kind, id_of(kind, request), model, request.adapter, _level(handler, request), with_usage)
+        self._chunks = Chunks(kind, _facts(handler, request, kind), with_usage)
         self._begun = False
         self.background = None
 
@@ -435,10 +433,6 @@ class EventStream(Response):
 async def _send(send: Send, content: bytes) -> None:
     if content:
         await send({"type": "http.response.body", "body": content, "more_body": True})
-
-
-def id_of(kind: Kind, request: RoutedRequest) -> str:
-    return f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{request.id}"
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

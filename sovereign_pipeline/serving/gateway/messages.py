@@ -138,38 +138,32 @@ def usage(prompt: int, completion: int) -> Usage:
     return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
 
-def whole(
-    kind: Kind, id: str, model: str, adapter: Deployable, level: Level, text: str, finish: Finish, used: Usage
-) -> ChatCompletion | Completion:
-    """Build the response for an answer that is sent at once."""
-    facts: dict[str, Any] = {
-        "id": id,
+def facts_of_answer(kind: Kind, id: str, model: str, adapter: Deployable, is_kept: bool) -> dict[str, Any]:
+    """Return what an answer states besides its text. is_kept: whether encrypted transcripts are kept."""
+    return {
+        "id": f"{'chatcmpl' if kind == 'chat' else 'cmpl'}-{id}",
         "created": int(time.time()),
         "model": model,
-        "usage": used,
         "system_fingerprint": adapter.adapter,
-        "metadata": level,
+        "metadata": level_of(adapter, is_kept).model_dump(),
     }
+
+
+def whole(kind: Kind, facts: dict[str, Any], text: str, finish: Finish, used: Usage) -> ChatCompletion | Completion:
+    """Build the response for an answer that is sent at once."""
     if kind == "chat":
         choice = ChatChoice(message=AnswerMessage(content=text), finish_reason=finish)
-        return ChatCompletion(choices=[choice], **facts)
-    return Completion(choices=[TextChoice(text=text, finish_reason=finish)], **facts)
+        return ChatCompletion(choices=[choice], usage=used, **facts)
+    return Completion(choices=[TextChoice(text=text, finish_reason=finish)], usage=used, **facts)
 
 
 class Chunks:
     """The events of one streamed answer."""
 
-    def __init__(self, kind: Kind, id: str, model: str, adapter: Deployable, level: Level, with_usage: bool) -> None:
+    def __init__(self, kind: Kind, facts: dict[str, Any], with_usage: bool) -> None:
         self._kind = kind
         self._with_usage = with_usage
-        self._facts = {
-            "id": id,
-            "object": "chat.completion.chunk" if kind == "chat" else "text_completion",
-            "created": int(time.time()),
-            "model": model,
-            "system_fingerprint": adapter.adapter,
-            "metadata": level.model_dump(),
-        }
+        self._facts = {**facts, "object": "chat.completion.chunk" if kind == "chat" else "text_completion"}
         mark = secrets.token_hex(16)
         before, _, after = self._event({"content": mark}, None).partition(b'"' + mark.encode() + b'"')
         self._before, self._after = before, after
