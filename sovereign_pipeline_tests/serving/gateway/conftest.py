@@ -41,6 +41,13 @@ def client(bench: Bench) -> Client:
     return make
 
 
+@pytest.fixture
+def caller(bench: Bench, client: Client) -> TestClient:
+    """Who may use the line `lamps`, which is served, and read the metrics."""
+    bench.serve(adapter("lamps"))
+    return client(bench.token(metrics=True))
+
+
 class Running:
     """A gateway on a free port of loopback, in a thread."""
 

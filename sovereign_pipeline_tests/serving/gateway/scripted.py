@@ -36,6 +36,14 @@ WORDS = ("The ", "lamp ", "is ", "mended", ".")
 PROMPT_TOKENS = 7
 
 
+USER = {"role": "user", "content": "Out."}
+
+
+def ask(caller: Any, **changes: Any) -> Any:
+    """The response to a chat of the line `lamps`."""
+    return caller.post("/v1/chat/completions", json={"model": "lamps", "messages": [USER], **changes})
+
+
 def adapter(line: str, version: str = "1.0.0", level: str = "INTERNAL", instruction: str | None = None) -> Deployable:
     id = f"{line}-{version}"
     digest = hashlib.sha256(id.encode()).hexdigest()

@@ -19,9 +19,7 @@ from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import State
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.lamps import DAYS, state_of, try_out
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
-
-ASK: dict[str, Any] = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter, ask
 
 
 def lines_of(client: Any) -> dict[str, Any]:
@@ -33,10 +31,10 @@ def test_it_says_what_is_loaded_who_gets_it_and_what_a_hold_lacks(bench: Bench, 
     bench.admin = replace(bench.admin, behind=lambda: {"lamps": "lamps-1.1.0 is not loaded"})
     del bench.engine.adapters[bench.served[1].digest]
     viewer = client(bench.token("INTERNAL", admin=True))
-    answered = viewer.post("/v1/chat/completions", json=ASK).json()
+    answered = ask(viewer).json()
     viewer.post("/v1/feedback", json={"id": answered["id"], "thumb": "down", "severity": 3})
     bench.engine.lost_after = 1
-    viewer.post("/v1/chat/completions", json=ASK)
+    ask(viewer)
     state = viewer.get("/admin/state").json()
     (engine,) = state["engines"]
     assert (engine["name"], engine["base_model"], engine["computes"]) == ("local", "smollm2-135m-instruct", True)

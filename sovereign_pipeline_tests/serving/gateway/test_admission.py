@@ -12,10 +12,9 @@ from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.auth import Caller
 from sovereign_pipeline.serving.gateway.messages import Refusal
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter, ask
 
 pytestmark = pytest.mark.anyio
-ASK: dict[str, Any] = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
 LAYLA, OMAR = Caller("layla", ()), Caller("omar", ())
 
 
@@ -162,9 +161,9 @@ def test_too_many_requests_are_told_when_to_come_again(bench: Bench, client: Cli
     bench.limits = {"requests_per_minute": 2}
     bench.serve(adapter("lamps"))
     caller = client(bench.token())
-    statuses = [caller.post("/v1/chat/completions", json=ASK).status_code for _ in range(3)]
+    statuses = [ask(caller).status_code for _ in range(3)]
     assert statuses == [200, 200, 429]
-    refused = caller.post("/v1/chat/completions", json=ASK)
+    refused = ask(caller)
     assert 25 <= int(refused.headers["retry-after"]) <= 30
     assert refused.json()["error"]["type"] == "rate_limit_error"
 
@@ -173,8 +172,8 @@ def test_tokens_of_prompts_and_answers_count(bench: Bench, client: Client) -> No
     bench.limits = {"tokens_per_minute": PROMPT_TOKENS + len(WORDS)}
     bench.serve(adapter("lamps"))
     caller = client(bench.token())
-    assert caller.post("/v1/chat/completions", json=ASK).status_code == 200
-    assert caller.post("/v1/chat/completions", json=ASK).status_code == 429
+    assert ask(caller).status_code == 200
+    assert ask(caller).status_code == 429
 
 
 def test_the_engine_gets_no_more_than_its_places(bench: Bench, client: Client) -> None:
@@ -185,5 +184,5 @@ def test_the_engine_gets_no_more_than_its_places(bench: Bench, client: Client) -
     bench.serve(adapter("lamps"))
     with client(bench.token()) as caller, ThreadPoolExecutor(12) as pool:
         began = time.monotonic()
-        answers = list(pool.map(lambda _: caller.post("/v1/chat/completions", json=ASK).status_code, range(12)))
+        answers = list(pool.map(lambda _: ask(caller).status_code, range(12)))
     assert answers == [200] * 12 and bench.engine.most_running == 3, time.monotonic() - began

@@ -4,7 +4,6 @@ import datetime
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -33,14 +32,9 @@ from sovereign_pipeline.serving.gateway.auth import (
 )
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter, ask
 
 SECRET = b"a secret of the proxy, thirty-two characters long"
-ASK = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
-
-
-def ask(client: Any, model: str, **headers: str) -> Any:
-    return client.post("/v1/chat/completions", json={**ASK, "model": model}, headers=headers)
 
 
 @pytest.mark.security_case(
@@ -54,9 +48,9 @@ def test_the_clearance_must_reach_the_level(bench: Bench, client: Client, cleara
     caller = client(bench.token(clearance, versions=True))
     names = ["lamps", "lamps-1.0.0"] if reaches else []
     assert [each["id"] for each in caller.get("/v1/models").json()["data"]] == names
-    nobody = ask(caller, "buoys")
+    nobody = ask(caller, model="buoys")
     for model in ("lamps", "lamps-1.0.0"):
-        answer = ask(caller, model)
+        answer = ask(caller, model=model)
         assert answer.status_code == (200 if reaches else 404)
         if reaches:
             assert answer.headers["x-sovereign-classification"] == level
@@ -74,28 +68,28 @@ def test_a_caller_has_the_lines_and_versions_of_the_grant(bench: Bench, client: 
     bench.serve(adapter("buoys"))
     of_lamps = client(bench.token(lines=("lamps",)))
     with_versions = client(bench.token(lines=("lamps",), versions=True))
-    assert [ask(of_lamps, model).status_code for model in ("lamps", "buoys", "lamps-1.0.0")] == [200, 404, 404]
+    assert [ask(of_lamps, model=model).status_code for model in ("lamps", "buoys", "lamps-1.0.0")] == [200, 404, 404]
     listed = [each["id"] for each in with_versions.get("/v1/models").json()["data"]]
     assert listed == ["lamps", "lamps-1.0.0", "lamps-1.1.0"]
-    staged = ask(with_versions, "lamps-1.1.0")
+    staged = ask(with_versions, model="lamps-1.1.0")
     assert staged.json()["system_fingerprint"] == staged.headers["x-sovereign-adapter"] == "lamps-1.1.0"
-    assert ask(with_versions, "lamps").json()["system_fingerprint"] == "lamps-1.0.0"
-    assert ask(with_versions, "buoys-1.0.0").status_code == 404
+    assert ask(with_versions, model="lamps").json()["system_fingerprint"] == "lamps-1.0.0"
+    assert ask(with_versions, model="buoys-1.0.0").status_code == 404
 
 
 def test_a_level_that_the_ladder_no_longer_has_is_above_all(bench: Bench, client: Client) -> None:
     bench.serve(adapter("lamps", level="COSMIC"))
     bench.serve(adapter("buoys", level="PUBLIC"))
-    assert ask(client(bench.token("SECRET")), "lamps").status_code == 404
-    assert ask(client(bench.token("COSMIC")), "buoys").status_code == 404
+    assert ask(client(bench.token("SECRET")), model="lamps").status_code == 404
+    assert ask(client(bench.token("COSMIC")), model="buoys").status_code == 404
 
 
 def test_what_is_not_loaded_is_said_to_who_may_use_it_alone(bench: Bench, client: Client) -> None:
     served = bench.serve(adapter("lamps", level="SECRET"))
     del bench.engine.adapters[served.digest]
-    loading = ask(client(bench.token("SECRET")), "lamps")
+    loading = ask(client(bench.token("SECRET")), model="lamps")
     assert loading.status_code == 503 and int(loading.headers["retry-after"]) > 0
-    assert ask(client(bench.token("PUBLIC")), "lamps").status_code == 404
+    assert ask(client(bench.token("PUBLIC")), model="lamps").status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.record.audit_log import entries
@@ -142,13 +143,11 @@ def test_each_answer_is_noted_and_its_caller_can_show_it(bench: Bench, client: C
 
 
 def test_where_answers_cannot_be_noted_none_is_given(
-    bench: Bench, client: Client, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, caller: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Journal, answered: Answered) -> None:
         raise OSError(28, "No space left on device")
 
-    bench.serve(adapter("lamps"))
-    caller = client(bench.token())
     ask = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
     with monkeypatch.context() as planted:
         planted.setattr(Journal, "_append", full)

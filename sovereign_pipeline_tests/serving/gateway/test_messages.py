@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,14 +18,13 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from starlette.testclient import TestClient
 
 from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import HERE, USER, Bench, adapter, ask
 
-USER = {"role": "user", "content": "Out."}
-ASK: dict[str, Any] = {"model": "lamps", "messages": [USER]}
 MESSAGES: dict[str, Any] = {**dict(examples(__file__, "messages")), "too many": [USER] * 1001}
 BODIES: dict[str, bytes] = {
     "empty": b"",
@@ -48,21 +48,15 @@ def refusal(answer: Any) -> dict[str, Any]:
     return error
 
 
-@pytest.fixture
-def caller(bench: Bench, client: Client) -> Any:
-    bench.serve(adapter("lamps", instruction="Answer letters."))
-    return client(bench.token())
-
-
-def test_what_front_ends_send_and_changes_nothing_is_taken(bench: Bench, caller: Any) -> None:
-    answer = caller.post("/v1/chat/completions", json={**ASK, **dict(examples(__file__, "harmless"))})
+def test_what_front_ends_send_and_changes_nothing_is_taken(bench: Bench, caller: TestClient) -> None:
+    answer = ask(caller, **dict(examples(__file__, "harmless")))
     assert answer.status_code == 200, answer.text
     assert bench.engine.asked[0].sampling == Sampling(max_tokens=512)
 
 
 @pytest.mark.parametrize(("field", "value"), examples(__file__, "refused"))
-def test_what_would_not_be_done_is_refused_by_its_field(caller: Any, field: str, value: Any) -> None:
-    answer = caller.post("/v1/chat/completions", json={**ASK, field: value})
+def test_what_would_not_be_done_is_refused_by_its_field(caller: TestClient, field: str, value: Any) -> None:
+    answer = ask(caller, **{field: value})
     assert answer.status_code == 400, answer.text
     error = refusal(answer)
     assert error["type"] == "invalid_request_error"
@@ -70,8 +64,8 @@ def test_what_would_not_be_done_is_refused_by_its_field(caller: Any, field: str,
 
 
 @pytest.mark.parametrize("messages", MESSAGES)
-def test_odd_messages_are_refused_and_not_repeated(caller: Any, messages: str) -> None:
-    content = json.dumps({**ASK, "messages": MESSAGES[messages]}).encode()
+def test_odd_messages_are_refused_and_not_repeated(caller: TestClient, messages: str) -> None:
+    content = json.dumps({"model": "lamps", "messages": MESSAGES[messages]}).encode()
     answer = caller.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
     assert "Layla" not in answer.text and "data:," not in answer.text
@@ -85,15 +79,15 @@ def test_odd_messages_are_refused_and_not_repeated(caller: Any, messages: str) -
 @pytest.mark.parametrize("body", BODIES)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 @pytest.mark.parametrize("kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", ""])
-def test_an_odd_body_is_refused(caller: Any, body: str, path: str, kind: str) -> None:
+def test_an_odd_body_is_refused(caller: TestClient, body: str, path: str, kind: str) -> None:
     answer = caller.post(path, content=BODIES[body], headers={"Content-Type": kind})
     assert 400 <= answer.status_code < 500, answer.text
     refusal(answer)
 
 
 @pytest.mark.parametrize("model", ["", "../lamps", "lamps\0", "LAMPS", "lamps ", "%", "*", "__base__", "base"])
-def test_a_model_is_a_name_and_no_path(caller: Any, model: str) -> None:
-    answer = caller.post("/v1/chat/completions", json={**ASK, "model": model})
+def test_a_model_is_a_name_and_no_path(caller: TestClient, model: str) -> None:
+    answer = ask(caller, model=model)
     assert answer.status_code == 404 and refusal(answer)["code"] == "model_not_found"
 
 
@@ -114,13 +108,16 @@ def test_a_body_that_is_too_long_is_refused_whether_it_says_so_or_not(bench: Ben
     ("method", "path", "status"),
     [("GET", "/nowhere", 404), ("GET", "/v1/chat/completions", 405), ("DELETE", "/v1/models/lamps", 405)],
 )
-def test_other_pages_and_methods_are_refused_in_the_same_form(caller: Any, method: str, path: str, status: int) -> None:
+def test_other_pages_and_methods_are_refused_in_the_same_form(
+    caller: TestClient, method: str, path: str, status: int
+) -> None:
     answer = caller.request(method, path)
     assert answer.status_code == status
     refusal(answer)
 
 
-def test_the_lines_instruction_stands_as_in_training_where_no_other_does(bench: Bench, caller: Any) -> None:
+def test_the_lines_instruction_stands_as_in_training_where_no_other_does(bench: Bench, caller: TestClient) -> None:
+    bench.served[0] = replace(bench.served[0], instruction="Answer letters.")
     reply = {"role": "assistant", "content": "Which?"}
     for messages, asked in (
         ([USER], [{"role": "user", "content": "Answer letters.\n\nOut."}]),
@@ -129,13 +126,14 @@ def test_the_lines_instruction_stands_as_in_training_where_no_other_does(bench: 
         ([{"role": "developer", "content": "Be brief."}, USER], [{"role": "system", "content": "Be brief."}, USER]),
         ([reply], [reply]),
     ):
-        assert caller.post("/v1/chat/completions", json={**ASK, "messages": messages}).status_code == 200
+        assert ask(caller, messages=messages).status_code == 200
         assert bench.engine.asked[-1].messages == asked
 
 
-def test_parts_of_text_are_one_text(bench: Bench, caller: Any) -> None:
+def test_parts_of_text_are_one_text(bench: Bench, caller: TestClient) -> None:
+    bench.served[0] = replace(bench.served[0], instruction="Answer letters.")
     parts = [{"type": "text", "text": "The lamp "}, {"type": "text", "text": "is out."}]
-    caller.post("/v1/chat/completions", json={**ASK, "messages": [{"role": "user", "content": parts}]})
+    ask(caller, messages=[{"role": "user", "content": parts}])
     assert bench.engine.asked[0].messages[-1]["content"] == "Answer letters.\n\nThe lamp is out."
 
 
@@ -144,16 +142,16 @@ def test_more_tokens_than_one_answer_may_have_are_refused(bench: Bench, client: 
     bench.serve(adapter("lamps"))
     caller = client(bench.token())
     for field in ("max_tokens", "max_completion_tokens"):
-        assert caller.post("/v1/chat/completions", json={**ASK, field: 100}).status_code == 200
-        answer = caller.post("/v1/chat/completions", json={**ASK, field: 101})
+        assert ask(caller, **{field: 100}).status_code == 200
+        answer = ask(caller, **{field: 101})
         assert answer.status_code == 400 and refusal(answer)["code"] == "too_many_tokens"
-    caller.post("/v1/chat/completions", json=ASK)
+    ask(caller)
     assert [each.sampling.max_tokens for each in bench.engine.asked] == [100, 100, 100]
 
 
-def test_what_the_engine_refuses_is_told(bench: Bench, caller: Any) -> None:
+def test_what_the_engine_refuses_is_told(bench: Bench, caller: TestClient) -> None:
     bench.engine.refuses = "The prompt has 9000 tokens; 8192 are the most."
-    answer = caller.post("/v1/chat/completions", json=ASK)
+    answer = ask(caller)
     assert answer.status_code == 400 and "9000 tokens" in refusal(answer)["message"]
 
 
@@ -162,7 +160,7 @@ def test_an_engine_that_says_nothing_is_given_up(bench: Bench, client: Client, s
     bench.limits = {"first_token_seconds": 0.2}
     bench.engine.silent_after = 0
     bench.serve(adapter("lamps"))
-    answer = client(bench.token()).post("/v1/chat/completions", json={**ASK, "stream": stream})
+    answer = ask(client(bench.token()), stream=stream)
     assert answer.status_code == 504 and refusal(answer)["code"] == "answer_timeout"
     assert bench.engine.given_up == 1
 
@@ -171,21 +169,21 @@ def test_an_answer_that_takes_too_long_ends_in_an_error_event(bench: Bench, clie
     bench.limits = {"answer_seconds": 0.5}
     bench.engine.words, bench.engine.seconds = ["word "] * 1000, 0.05
     bench.serve(adapter("lamps"))
-    answer = client(bench.token()).post("/v1/chat/completions", json={**ASK, "stream": True})
+    answer = ask(client(bench.token()), stream=True)
     events = answer.text.strip().split("\n\n")
     assert '"code":"answer_timeout"' in events[-1] and "[DONE]" not in answer.text
 
 
-def test_every_answer_carries_the_strict_headers(bench: Bench, caller: Any) -> None:
+def test_every_answer_carries_the_strict_headers(bench: Bench, caller: TestClient) -> None:
     for path in ("/healthz", "/v1/models", "/nowhere", "/openapi.json"):
         headers = caller.get(path).headers
         assert headers["x-content-type-options"] == "nosniff" and headers["cache-control"] == "no-store"
         assert "server" not in headers
 
 
-def test_no_line_of_a_stream_ends_within_an_event(bench: Bench, caller: Any) -> None:
+def test_no_line_of_a_stream_ends_within_an_event(bench: Bench, caller: TestClient) -> None:
     bench.engine.words = ["a\u2028b", "c\u0085d", "e\nf", "سراج 🪔"]
-    answer = caller.post("/v1/chat/completions", json={**ASK, "stream": True})
+    answer = ask(caller, stream=True)
     assert all(line == "" or line.startswith("data: ") for line in answer.text.splitlines())
 
 
@@ -197,7 +195,7 @@ def test_a_level_in_any_writing_stands_in_a_header(bench: Bench, client: Client,
     bench.serve(adapter("lamps", level=level))
     caller = client(bench.token(level))
     for stream in (True, False):
-        answer = caller.post("/v1/chat/completions", json={**ASK, "stream": stream})
+        answer = ask(caller, stream=stream)
         assert answer.headers["x-sovereign-classification"] == header and "x" not in answer.headers
     assert answer.json()["metadata"] == {"classification": level}
 

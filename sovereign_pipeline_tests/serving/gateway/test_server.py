@@ -20,6 +20,7 @@ import openai
 import psutil
 import pytest
 from openai import OpenAI
+from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
@@ -396,13 +397,11 @@ def test_metrics_count_by_line_adapter_and_outcome_alone(bench: Bench, client: C
     assert client(other).get("/metrics").status_code == 404
 
 
-def test_how_an_answer_ended_is_counted(bench: Bench, client: Client) -> None:
-    bench.serve(adapter("lamps"))
+def test_how_an_answer_ended_is_counted(bench: Bench, caller: TestClient) -> None:
     bench.engine.lost_after = 2
-    watcher = client(bench.token(metrics=True))
     for stream in (True, False):
-        watcher.post("/v1/chat/completions", json={**SECRET_ASK, "stream": stream})
-    page = watcher.get("/metrics").text
+        caller.post("/v1/chat/completions", json={**SECRET_ASK, "stream": stream})
+    page = caller.get("/metrics").text
     assert 'adapter="lamps-1.0.0",line="lamps",outcome="lost"} 2.0' in page
     assert "refused_503" not in page, "counted once"
     (file,) = bench.journal.glob("*.jsonl")

@@ -18,15 +18,14 @@ from sovereign_pipeline.serving.gateway.request_handler import RoutedRequest
 from sovereign_pipeline.serving.gateway.stores import DAYS, SECONDS_OF_A_DAY, FeedbackStore, UserQuota
 from sovereign_pipeline.serving.rollout.telemetry import LAST, Feedback
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, TryingOut, adapter, grant
+from sovereign_pipeline_tests.serving.gateway.scripted import USER, Bench, TryingOut, adapter, ask, grant
 
-ASK: dict[str, Any] = {"model": "lamps", "messages": [{"role": "user", "content": "Out."}]}
 DOWN = {"thumb": "down", "reason": "invented", "severity": 2}
 
 
 def answer(caller: TestClient, **changes: Any) -> str:
     """The id of a new answer."""
-    return str(caller.post("/v1/chat/completions", json={**ASK, **changes}).json()["id"])
+    return str(ask(caller, **changes).json()["id"])
 
 
 def say(caller: TestClient, id: str, **said: Any) -> Any:
@@ -54,14 +53,12 @@ def test_only_who_got_an_answer_may_say_something_of_it(bench: Bench, client: Cl
 @pytest.mark.parametrize("streamed", [False, True])
 @pytest.mark.parametrize("kind", ["chat/completions", "completions"])
 def test_an_answer_of_each_kind_takes_feedback_also_when_it_was_cut_short(
-    bench: Bench, client: Client, streamed: bool, kind: str
+    bench: Bench, caller: TestClient, streamed: bool, kind: str
 ) -> None:
-    bench.serve(adapter("lamps"))
-    caller = client(bench.token())
     if streamed:
         bench.engine.lost_after = 2
-    asked = ASK if kind == "chat/completions" else {"model": "lamps", "prompt": "Out."}
-    text = caller.post(f"/v1/{kind}", json={**asked, "stream": streamed}).text
+    asked = {"messages": [USER]} if kind == "chat/completions" else {"prompt": "Out."}
+    text = caller.post(f"/v1/{kind}", json={"model": "lamps", **asked, "stream": streamed}).text
     id = text.partition('"id":"')[2].partition('"')[0]
     assert say(caller, id, thumb="up").status_code == 200
 
@@ -82,9 +79,7 @@ def test_an_answer_of_each_kind_takes_feedback_also_when_it_was_cut_short(
     ],
     ids=str,
 )
-def test_what_is_not_on_the_lists_is_refused_and_not_repeated(bench: Bench, client: Client, said: Any) -> None:
-    bench.serve(adapter("lamps"))
-    caller = client(bench.token())
+def test_what_is_not_on_the_lists_is_refused_and_not_repeated(caller: TestClient, said: Any) -> None:
     refused = say(caller, answer(caller), **said)
     assert refused.status_code == 400 and refused.json()["error"]["type"] == "invalid_request_error"
     assert "zirconium" not in refused.text and "rhymes" not in refused.text
@@ -156,11 +151,9 @@ def test_what_is_kept_of_answers_is_bounded_and_names_nobody(tmp_path: Path, mon
 
 
 def test_a_damaged_file_takes_no_feedback_and_hinders_no_answer(
-    bench: Bench, client: Client, caplog: pytest.LogCaptureFixture
+    bench: Bench, caller: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench.serve(adapter("lamps"))
     path = bench.directory / "given-answers.db"
-    caller = client(bench.token())
     path.write_bytes(b"no database" * 1000)
     ids = [answer(caller) for _ in range(2)]
     refused = say(caller, ids[0], thumb="up")
@@ -178,8 +171,8 @@ def no_rates(trying: TryingOut) -> None:
     trying.limits = {"requests_per_minute": 1e6}
 
 
-def ask(caller: TestClient, user: str | None, **changes: Any) -> Any:
-    answered = caller.post("/v1/chat/completions", json={**ASK, **changes, **({"user": user} if user else {})})
+def ask_for(caller: TestClient, user: str | None, **changes: Any) -> Any:
+    answered = ask(caller, **changes, **({"user": user} if user else {}))
     assert answered.status_code == 200, answered.text
     return answered.json()
 
@@ -196,16 +189,16 @@ def drawn(trying: TryingOut) -> dict[str, int]:
 def test_a_token_is_one_user_whatever_users_it_names(trying: TryingOut) -> None:
     for arm, token in trying.callers_of_arms(versions=True).items():
         caller = trying.client(token)
-        got = {ask(caller, user)["system_fingerprint"] for user in (None, "", *INVENTED)}
+        got = {ask_for(caller, user)["system_fingerprint"] for user in (None, "", *INVENTED)}
         assert got == {"lamps-1.1.0" if arm == "staged" else "lamps-1.0.0"}
     assert sorted(drawn(trying).values()) == [len(INVENTED) + 2] * 2
 
 
 def test_one_that_speaks_for_several_has_each_of_them_counted(trying: TryingOut) -> None:
     caller = trying.client(trying.token(users=True))
-    first = {user: ask(caller, user)["system_fingerprint"] for user in INVENTED}
+    first = {user: ask_for(caller, user)["system_fingerprint"] for user in INVENTED}
     assert {*first.values()} == {"lamps-1.0.0", "lamps-1.1.0"}
-    assert {user: ask(caller, user)["system_fingerprint"] for user in INVENTED} == first, "each keeps one adapter"
+    assert {user: ask_for(caller, user)["system_fingerprint"] for user in INVENTED} == first, "each keeps one adapter"
     assert [*drawn(trying).values()] == [2] * len(INVENTED)
 
 
@@ -222,7 +215,7 @@ def test_the_right_holds_for_the_lines_beside_it() -> None:
 def test_users_beyond_the_bound_of_a_day_are_answered_and_not_compared(trying: TryingOut) -> None:
     trying.limits |= {"new_users_per_day": 5}
     caller = trying.client(trying.token(users=True))
-    answered = {user: ask(caller, user) for user in INVENTED}
+    answered = {user: ask_for(caller, user) for user in INVENTED}
     assert {*drawn(trying).values()} == {1} and len(drawn(trying)) == 5
     assert {each["system_fingerprint"] for each in answered.values()} == {"lamps-1.0.0", "lamps-1.1.0"}
     for each in list(answered.values())[5:]:
@@ -231,7 +224,7 @@ def test_users_beyond_the_bound_of_a_day_are_answered_and_not_compared(trying: T
     tally = trying.tally()
     assert tally.severe == 1
     assert sum(each.rated for arm in tally.drawn.values() for each in arm.values()) == 0
-    ask(caller, INVENTED[0])
+    ask_for(caller, INVENTED[0])
     assert max(drawn(trying).values()) == 2, "who was brought in stays"
 
 
@@ -244,10 +237,10 @@ def test_one_caller_cannot_make_an_adapter_look_broken(trying: TryingOut) -> Non
     trying.engine.words = [" "]
     caller = trying.client(tokens["staged"])
     for _ in range(LAST + 1):
-        ask(caller, None, stop=["."])
+        ask_for(caller, None, stop=["."])
     assert not trying.tally().is_broken
     other = next(token for token in iter(lambda: trying.callers_of_arms()["staged"], None) if token)
-    ask(trying.client(other), None)
+    ask_for(trying.client(other), None)
     assert trying.tally().is_broken, "it is empty for others too"
 
 
@@ -255,7 +248,7 @@ def test_an_engine_that_loses_every_answer_of_one_user_is_broken(trying: TryingO
     trying.engine.lost_after = 0
     caller = trying.client(trying.callers_of_arms()["staged"])
     for _ in range(LAST):
-        assert caller.post("/v1/chat/completions", json=ASK).status_code == 503
+        assert ask(caller).status_code == 503
     assert trying.tally().is_broken
 
 
@@ -272,7 +265,7 @@ def test_an_answer_that_its_caller_does_not_take_is_not_lost(trying: TryingOut) 
     served = next(each for each in trying.served if choice is not None and each.digest == choice.digest)
 
     async def begin() -> None:
-        request = RoutedRequest(caller, served, ASK["messages"], Sampling(max_tokens=9), choice)
+        request = RoutedRequest(caller, served, [USER], Sampling(max_tokens=9), choice)
         async with handler.answer(request) as answer, aclosing(answer.pieces()) as pieces:
             async for _ in pieces:
                 await asyncio.sleep(5)  # as a connection whose other end does not read
