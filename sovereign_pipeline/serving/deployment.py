@@ -293,10 +293,6 @@ def _in_production_and_all(held: Sequence[VerifiedAdapter]) -> tuple[int, int]:
     return sum(each.deployable.is_in_production for each in held), len(held)
 
 
-def _nothing() -> Collection[str]:
-    return ()
-
-
 class Deployment:
     """A loop that keeps one engine's adapters equal to what the ledger allows."""
 
@@ -305,7 +301,7 @@ class Deployment:
         engine: Engine,
         sources: Sources,
         progress: Progress = silent,
-        answering: Callable[[], Collection[str]] = _nothing,
+        answering: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         """Create the loop. answering: digests of the adapters that the flags in force give to users now."""
         self._answering = answering

@@ -7,7 +7,7 @@ a script stands in for the model, so that it can be broken.
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -58,7 +58,7 @@ class Breakable(ScriptedEngine):
         pieces = self._harmed(self.fault) if digest == self.broken and self.fault is not None else self._pieces()
         return Answer(PROMPT_TOKENS, pieces)
 
-    async def _harmed(self, fault: Fault) -> AsyncIterator[Piece]:
+    async def _harmed(self, fault: Fault) -> AsyncGenerator[Piece, None]:
         async for piece in self._pieces():
             if fault == "failing":
                 raise EngineLost("planted")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from sovereign_pipeline.base.errors import EngineLost, EngineRefused, InputError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.policy.serving import EngineChoice
 from sovereign_pipeline.serving.engines.engine import (
+    THREADS,
     Answer,
     Deployable,
     Engine,
@@ -236,7 +237,7 @@ async def start_engine(
 
     Raises EngineRefused for an unsupported base model, EngineLost, and InputError if vLLM is not configured.
     """
-    threads = threads or chosen.threads
+    threads = threads or chosen.threads or THREADS
     if chosen.engine == "vllm":
         from sovereign_pipeline.serving.engines.vllm import VllmEngine
         from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
@@ -246,13 +247,9 @@ async def start_engine(
                 f"serving.engine is vllm, and {VARIABLES['vllm_python']} names no interpreter with vLLM.",
                 "Set it for the account that serves, such as to /opt/vllm/bin/python.",
             )
-        with_vllm = VllmSettings(chosen.vllm, settings.vllm_python, serving_directory(settings) / "vllm")
-        if threads is not None:
-            with_vllm = replace(with_vllm, threads=threads)
+        with_vllm = VllmSettings(chosen.vllm, settings.vllm_python, serving_directory(settings) / "vllm", threads)
         return await VllmEngine.start(base, with_vllm, base_model_digest=base_model_digest)
     from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 
-    here = LocalSettings(resident=chosen.local.adapters, cache_tokens=chosen.local.cache_tokens)
-    if threads is not None:
-        here = replace(here, threads=threads)
+    here = LocalSettings(threads, resident=chosen.local.adapters, cache_tokens=chosen.local.cache_tokens)
     return await LocalEngine.start(base, here, base_model_digest=base_model_digest)

@@ -6,7 +6,7 @@ import datetime
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -78,14 +78,21 @@ class Piece:
     """Finish reason, set on the last piece only."""
 
 
+class Pieces(AsyncIterable[Piece], Protocol):
+    """The pieces of one answer; the last one has `finish`. Raises EngineLost if the engine is gone before that."""
+
+    def __anext__(self) -> Awaitable[Piece]: ...
+
+    async def aclose(self) -> None:
+        """Abort the answer. A complete answer is not affected."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """An answer in progress: the prompt's length and a stream of pieces."""
 
     prompt_tokens: int
-    pieces: AsyncIterator[Piece]
-    """Stream that ends after the piece with `finish`. Closing it (`aclose`) aborts the request. Raises EngineLost if
-    the engine is gone before that."""
+    pieces: Pieces
 
 
 @dataclass(frozen=True)
@@ -153,6 +160,8 @@ def environment_of(threads: int, inherited: Sequence[str] = INHERITED_VARIABLES)
     }
 
 
+THREADS = max(1, (os.cpu_count() or 2) // 2)
+"""Default number of an engine's CPU threads. On a busy machine fewer threads are faster."""
 WELL_SECONDS = 10.0
 """Seconds of silence after which an engine is not well. One step takes less."""
 LONGEST_PAUSE = 30.0
@@ -309,6 +318,37 @@ class SupervisedEngine(ABC, Generic[P]):
                 del self._adapters[digest]
             except EngineLost:
                 return
+
+
+class PiecesOfProcess(ABC, AsyncIterator[Piece]):
+    """The pieces of one answer that a process computes."""
+
+    _is_over = False
+
+    @abstractmethod
+    async def _next_piece(self) -> Piece: ...
+
+    @abstractmethod
+    def _end(self, is_complete: bool) -> None:
+        """Release the answer, and abort it unless it is complete."""
+
+    async def __anext__(self) -> Piece:
+        if self._is_over:
+            raise StopAsyncIteration
+        try:
+            piece = await self._next_piece()
+        except BaseException:
+            await self.aclose()
+            raise
+        if piece.finish is not None:
+            self._is_over = True
+            self._end(is_complete=True)
+        return piece
+
+    async def aclose(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._end(is_complete=False)
 
 
 def read_adapter(directory: Path, files: Mapping[str, str]) -> dict[str, bytes]:

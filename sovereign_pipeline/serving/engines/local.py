@@ -9,16 +9,18 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.serving.engines.engine import (
+    THREADS,
     Answer,
     Deployable,
     Piece,
+    PiecesOfProcess,
     Sampling,
     SupervisedEngine,
     environment_of,
@@ -36,8 +38,7 @@ Message = dict[str, Any]
 class LocalSettings:
     """The settings of the local engine."""
 
-    threads: int = max(1, (os.cpu_count() or 2) // 2)
-    """Number of CPU threads. On a busy machine fewer threads are faster."""
+    threads: int = THREADS
     rows: int = 16
     """Number of answers computed at once."""
     gather_seconds: float = 0.03
@@ -264,33 +265,20 @@ class _Child:
             self.ready.set_exception(_lost())
 
 
-class _Pieces(AsyncIterator[Piece]):
-    """The pieces of one answer. Closing them aborts it."""
-
+class _Pieces(PiecesOfProcess):
     def __init__(self, child: _Child, number: int) -> None:
-        self._child, self._number, self._is_over = child, number, False
+        self._child, self._number = child, number
 
     async def next_message(self) -> Message:
         return await self._child.next_answer(self._number)
 
-    async def __anext__(self) -> Piece:
-        if self._is_over:
-            raise StopAsyncIteration
-        try:
-            message = await self.next_message()
-        except BaseException:
-            await self.aclose()
-            raise
-        piece = Piece(message["text"], message["tokens"], message["finish"])
-        if piece.finish is not None:
-            self._is_over = True
-            self._child.forget(self._number)
-        return piece
+    async def _next_piece(self) -> Piece:
+        message = await self.next_message()
+        return Piece(message["text"], message["tokens"], message["finish"])
 
-    async def aclose(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._child.forget(self._number)
+    def _end(self, is_complete: bool) -> None:
+        self._child.forget(self._number)
+        if not is_complete:
             self._child.send({"op": "cancel", "id": self._number})
 
 

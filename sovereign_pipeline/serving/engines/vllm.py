@@ -12,7 +12,7 @@ import re
 import shutil
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -26,6 +26,7 @@ from sovereign_pipeline.serving.engines.engine import (
     Answer,
     Deployable,
     Piece,
+    PiecesOfProcess,
     Sampling,
     SupervisedEngine,
     read_adapter,
@@ -412,11 +413,9 @@ class VllmEngine(SupervisedEngine[VllmServer]):
             self._leave(server, name)
 
 
-class _Pieces(AsyncIterator[Piece]):
-    """The pieces of one answer. Closing them aborts it.
-
-    The text is decoded here from vLLM's tokens, because vLLM's own text may cut characters.
-    """
+class _Pieces(PiecesOfProcess):
+    """The pieces of one answer. Their text is decoded here from vLLM's tokens, because vLLM's own may cut
+    characters."""
 
     def __init__(
         self, engine: VllmEngine, server: VllmServer, name: str, response: aiohttp.ClientResponse, stops: Sequence[str]
@@ -425,26 +424,10 @@ class _Pieces(AsyncIterator[Piece]):
         self._base = engine.base
         self._texts = TextPieces(self._base.decode, stops)
         self._unsent = 0
-        self._is_over = False
 
-    async def __anext__(self) -> Piece:
-        if self._is_over:
-            raise StopAsyncIteration
-        try:
-            piece = await self._next_piece()
-        except BaseException:
-            await self.aclose()
-            raise
-        if piece.finish is not None:
-            await self.aclose()
-        return piece
-
-    async def aclose(self) -> None:
-        """Abort the answer: closing the connection stops the server's computation."""
-        if not self._is_over:
-            self._is_over = True
-            self._response.close()
-            self._engine.end(self._server, self._name)
+    def _end(self, is_complete: bool) -> None:
+        self._response.close()  # stops the server's computation, if there is any left
+        self._engine.end(self._server, self._name)
 
     async def _next_piece(self) -> Piece:
         """Return the next piece. Raises EngineLost if the stream ends without a reason."""

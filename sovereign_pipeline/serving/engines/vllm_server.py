@@ -27,7 +27,7 @@ import aiohttp
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.base.files import write_atomically
 from sovereign_pipeline.policy.serving import UNIX, Vllm
-from sovereign_pipeline.serving.engines.engine import INHERITED_VARIABLES, environment_of
+from sovereign_pipeline.serving.engines.engine import INHERITED_VARIABLES, THREADS, environment_of
 from sovereign_pipeline.serving.engines.vllm_supervisor import HeldDirectory, remove_left_behind
 
 HEALTH, COMPLETIONS, MODELS, VERSION = "/health", "/v1/completions", "/v1/models", "/version"
@@ -49,8 +49,7 @@ class VllmSettings:
     """Python interpreter of vLLM's environment, if the gateway starts the server."""
     records: Path | None = None
     """Directory of the gateway's account that records which adapters it loaded into a shared server."""
-    threads: int = max(1, (os.cpu_count() or 2) // 2)
-    """Number of CPU threads."""
+    threads: int = THREADS
     hang_seconds: float = 60.0
     """Seconds of silence after which a server counts as hung."""
     start_seconds: float = 900.0

@@ -458,8 +458,5 @@ class _Progress:
 
 
 async def _close(answer: Answer) -> None:
-    """Abort an answer. A complete answer is not affected."""
-    close = getattr(answer.pieces, "aclose", None)
-    if close is not None:
-        with suppress(EngineLost):
-            await close()
+    with suppress(EngineLost):
+        await answer.pieces.aclose()

@@ -190,7 +190,7 @@ class EngineConformance(LoadingConformance):
             digest, messages = running.adapters[0].digest, [{"role": "user", "content": LETTERS[0]}]
             answers = [await running.engine.answer(digest, messages, Sampling(max_tokens=400)) for _ in range(32)]
             for answer in answers:
-                await answer.pieces.aclose()  # type: ignore[attr-defined]
+                await answer.pieces.aclose()
             loop = asyncio.get_running_loop()
             before = loop.time()
             await running.ask(1, LETTERS[0], max_tokens=2)

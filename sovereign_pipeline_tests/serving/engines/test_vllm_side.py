@@ -156,7 +156,7 @@ def test_given_up_answer_is_given_up_in_vllm(side: Side) -> None:
     async def give_up() -> None:
         answer = await side.engine.answer(side.adapter.digest, MESSAGES, Sampling(max_tokens=44))
         await anext(answer.pieces)
-        await answer.pieces.aclose()  # type: ignore[attr-defined]
+        await answer.pieces.aclose()
         await until(lambda: 44 in side.asked("given up"), 10)
 
     side.runner.run(give_up())

@@ -3,7 +3,7 @@
 import asyncio
 import datetime
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -99,7 +99,7 @@ class ScriptedEngine:
         self.asked.append(AskedOf(digest, [dict(each) for each in messages], sampling, cache_group))
         return Answer(PROMPT_TOKENS, self._pieces())
 
-    async def _pieces(self) -> AsyncIterator[Piece]:
+    async def _pieces(self) -> AsyncGenerator[Piece, None]:
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         finished = False
