@@ -37,7 +37,6 @@ from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.review.opening import ReviewRequest, open_review
 from sovereign_pipeline.review.page.app import server_config
 from sovereign_pipeline.review.page.rendering import Language
-from sovereign_pipeline.serving.gateway.admin import Standing
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import judge
 from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally
@@ -46,8 +45,7 @@ from sovereign_pipeline.web.rendering import adapter_file
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.evidence.conftest import FIRST, busy_office
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
-from sovereign_pipeline_tests.serving.gateway.lamps import try_out
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, try_out
 
 HERE = Path(__file__).resolve().parent
 LINE = "permits-desk"
@@ -193,8 +191,7 @@ def take_serving(browser: Any, directory: Path) -> None:
     worse = "disliked: +11.1%, at most +16.8% (margin 2.0%)"
     stopped = flag.model_copy(update={"stopped": worse, "sequence": flag.sequence + 1})
     here = running.app.state.gateway
-    taken_back = Standing("local", "smollm2-135m-instruct", lambda: {LINE: stopped})
-    running.app.state.gateway = replace(here, standing=taken_back)
+    running.app.state.gateway = replace(here, sources=replace(here.sources, flags=lambda: {LINE: stopped}))
     sign_in(page, f"{running.url}/admin", token)
     page.get_by_text(worse).wait_for()
     save(page.locator("section").screenshot(), "admin-taken-back.png")

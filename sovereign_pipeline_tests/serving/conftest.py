@@ -6,9 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from sovereign_pipeline_tests.release.conftest import Office, office  # noqa: F401  fixtures
-from sovereign_pipeline_tests.serving.deploying import Deploying
 from sovereign_pipeline_tests.serving.rollout.conftest import desk as desk
-from sovereign_pipeline_tests.serving.served_office import ServedOffice
+from sovereign_pipeline_tests.serving.served_office import Deploying, ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 
 

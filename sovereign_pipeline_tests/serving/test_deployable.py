@@ -16,8 +16,7 @@ from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
-from sovereign_pipeline_tests.serving.deploying import Deploying
-from sovereign_pipeline_tests.serving.served_office import ServedOffice
+from sovereign_pipeline_tests.serving.served_office import Deploying, ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import change_last_byte
 
 pytestmark = pytest.mark.slow

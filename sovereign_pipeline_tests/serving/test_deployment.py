@@ -18,10 +18,9 @@ from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations
 from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
-from sovereign_pipeline_tests.serving.deploying import Deploying
 from sovereign_pipeline_tests.serving.engines.conformance import Running, until
 from sovereign_pipeline_tests.serving.engines.test_local import process_of
-from sovereign_pipeline_tests.serving.served_office import ServedOffice
+from sovereign_pipeline_tests.serving.served_office import Deploying, ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_last_byte, other_base
 
 pytestmark = pytest.mark.slow

@@ -31,8 +31,8 @@ from sovereign_pipeline.serving.rollout.in_force import Choice, Flags
 from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline_tests.browser import open_browser
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
-from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, Bench, ScriptedEngine, adapter
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, PROMPT_TOKENS, Bench, ScriptedEngine, adapter
+from sovereign_pipeline_tests.serving.rollout.conftest import Desk
 from sovereign_pipeline_tests.waiting import SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]

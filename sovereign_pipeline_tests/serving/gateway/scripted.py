@@ -15,7 +15,8 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
 from sovereign_pipeline.policy.institution import ClassificationLadder
-from sovereign_pipeline.policy.serving import Limits
+from sovereign_pipeline.policy.serving import Hold, Limits
+from sovereign_pipeline.release.cadence import Due
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineState, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admin import AdminSources
 from sovereign_pipeline.serving.gateway.app import Condition, create_gateway
@@ -23,9 +24,10 @@ from sovereign_pipeline.serving.gateway.auth import PREFIX, Callers, Grant, Toke
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
 from sovereign_pipeline.serving.gateway.stores import FeedbackStore, UserQuota
-from sovereign_pipeline.serving.rollout.flag import Arm
+from sovereign_pipeline.serving.rollout.flag import Arm, Flag, FlagAdapter
+from sovereign_pipeline.serving.rollout.hold import State, judge
 from sovereign_pipeline.serving.rollout.in_force import Choice
-from sovereign_pipeline.serving.rollout.telemetry import Tally, Telemetry
+from sovereign_pipeline.serving.rollout.telemetry import Counted, Tally, Telemetry
 from sovereign_pipeline.serving.screening import NOTHING_SEARCHED, Screens
 from sovereign_pipeline.serving.transcripts import NOTHING_KEPT, TranscriptFiles
 from sovereign_pipeline_tests.conftest import LADDER
@@ -34,14 +36,13 @@ HERE = "http://127.0.0.1:8800"
 HOSTS = frozenset({"127.0.0.1", "localhost"})
 WORDS = ("The ", "lamp ", "is ", "mended", ".")
 PROMPT_TOKENS = 7
-
-
+LINE = "lamps"
 USER = {"role": "user", "content": "Out."}
 
 
 def ask(caller: Any, **changes: Any) -> Any:
     """The response to a chat of the line `lamps`."""
-    return caller.post("/v1/chat/completions", json={"model": "lamps", "messages": [USER], **changes})
+    return caller.post("/v1/chat/completions", json={"model": LINE, "messages": [USER], **changes})
 
 
 def adapter(line: str, version: str = "1.0.0", level: str = "INTERNAL", instruction: str | None = None) -> Deployable:
@@ -254,3 +255,60 @@ class TryingOut(Bench):
             assert choice is not None
             tokens[choice.arm] = text
         return tokens
+
+
+NOW = datetime.datetime.now(datetime.UTC)
+DAYS = 3
+
+
+def flag_of(production: Deployable, staged: Deployable, **changes: Any) -> Flag:
+    named = {
+        each.adapter: FlagAdapter(digest=each.digest, record_manifest="0" * 64, classification=each.classification)
+        for each in (production, staged)
+    }
+    began = NOW - datetime.timedelta(days=DAYS, hours=1)
+    facts: dict[str, Any] = {
+        "line": production.line,
+        "sequence": 4,
+        "production": production.adapter,
+        "staged": staged.adapter,
+        "share": 0.1,
+        "groups": ("pilot-desk",),
+        "stopped": None,
+        "began": 4,
+        "began_at": began,
+        "salt": "0" * 64,
+        "evaluator": "planted",
+        "staged_by": 2,
+        "cause": "transition",
+        "reason": "",
+        "at": began,
+        "adapters": named,
+        "back": (),
+    }
+    return Flag(**{**facts, **changes})
+
+
+def state_of(flag: Flag) -> State | None:
+    """Thirty users, and twelve of them get the staged adapter."""
+    one = Counted(answers=9, complete=9, log_seconds=1.0, log_tokens=30.0, rated=2)
+    users = {f"{number:064x}": one for number in range(12)}
+    worse = {user: one.plus(Counted(disliked=1)) for user in users}
+    others = {f"{number:064x}": one for number in range(100, 118)}
+    return judge(flag, Tally(drawn={"staged": worse, "production": others}, reported=("f" * 64,)), Hold(), NOW)
+
+
+def try_out(bench: Bench, line: str = "lamps", *, level: str = "INTERNAL", staged_level: str = "INTERNAL") -> Flag:
+    """Serve a line with a staged adapter, and `buoys`."""
+    registered = NOW - datetime.timedelta(days=40)
+    production = bench.serve(replace(adapter(line, level=level), registered_at=registered))
+    staged = bench.serve(replace(adapter(line, "1.1.0", staged_level), registered_at=registered), in_production=False)
+    bench.serve(adapter("buoys", level="SECRET"))
+    flag = flag_of(production, staged)
+    due = Due(line, f"{line}-1.1.0", NOW.date(), "due", (), False, True, None)
+    bench.admin = AdminSources(
+        flags=lambda: {line: flag},
+        hold=state_of,
+        review={line: due}.get,
+    )
+    return flag

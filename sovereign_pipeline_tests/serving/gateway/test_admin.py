@@ -18,8 +18,7 @@ from sovereign_pipeline.serving.rollout import hold
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import State
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.lamps import DAYS, state_of, try_out
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter, ask
+from sovereign_pipeline_tests.serving.gateway.scripted import DAYS, Bench, adapter, ask, state_of, try_out
 
 
 def lines_of(client: Any) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Tally
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.serving.gateway.conftest import Client, Running
-from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, PROMPT_TOKENS, WORDS, Bench, adapter
+from sovereign_pipeline_tests.serving.rollout.conftest import Desk
 from sovereign_pipeline_tests.waiting import wait_until
 
 ASK: Any = [{"role": "user", "content": "The lamp is out."}]

@@ -15,8 +15,7 @@ from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.browser import pictures as pictures
 from sovereign_pipeline_tests.browser import visitor as visitor
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
-from sovereign_pipeline_tests.serving.gateway.lamps import try_out
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter, try_out
 from sovereign_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser

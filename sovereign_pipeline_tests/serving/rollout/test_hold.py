@@ -24,11 +24,9 @@ from sovereign_pipeline.serving.rollout.hold import (
     upper_limit,
 )
 from sovereign_pipeline.serving.rollout.telemetry import read_tally
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE, adapters_of
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE
+from sovereign_pipeline_tests.serving.rollout.conftest import TEXT, USERS, Traffic, adapters_of
 from sovereign_pipeline_tests.serving.rollout.simulated import Arms, Rollout, aborted
-from sovereign_pipeline_tests.serving.rollout.traffic import TEXT, USERS, Traffic
-from sovereign_pipeline_tests.serving.rollout.traffic import look_always as look_always
-from sovereign_pipeline_tests.serving.rollout.traffic import traffic as traffic
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,10 @@ from sovereign_pipeline.serving.high_water_marks import FlagMark
 from sovereign_pipeline.serving.rollout import in_force
 from sovereign_pipeline.serving.rollout.flag import FLAGS_FILE, SIGNATURE_FILE, root_of, sequences
 from sovereign_pipeline.serving.rollout.rollback import rollback, stop
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk, adapter_of, adapters_of
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE
+from sovereign_pipeline_tests.serving.rollout.conftest import Desk, adapter_of, adapters_of
 
 USERS = [f"user-{number}" for number in range(1000)]
-
-
-@pytest.fixture(autouse=True)
-def look_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(in_force, "SECONDS_BETWEEN_LOOKS", 0.0)
-    monkeypatch.setattr(in_force, "SECONDS_BETWEEN_TRIES", 0.0)
 
 
 def newest(desk: Desk) -> Path:

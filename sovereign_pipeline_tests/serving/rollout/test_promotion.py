@@ -27,10 +27,8 @@ from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop
 from sovereign_pipeline.serving.rollout.telemetry import Severity
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE
-from sovereign_pipeline_tests.serving.rollout.traffic import Traffic
-from sovereign_pipeline_tests.serving.rollout.traffic import look_always as look_always
-from sovereign_pipeline_tests.serving.rollout.traffic import traffic as traffic
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE
+from sovereign_pipeline_tests.serving.rollout.conftest import Traffic
 
 
 class Held:

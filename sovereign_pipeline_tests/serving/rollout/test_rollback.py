@@ -12,7 +12,8 @@ from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, root_of, sequences, write_change
 from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE, Desk, adapter_of
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE
+from sovereign_pipeline_tests.serving.rollout.conftest import Desk, adapter_of
 
 
 def test_the_ledger_follows_a_rollback_that_was_made_without_it(desk: Desk) -> None:

@@ -1,8 +1,11 @@
 """Processes that search, with the real detectors by pattern: started once for all tests of the folder."""
 
+import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.institution import Institution
@@ -14,8 +17,8 @@ from sovereign_pipeline.serving.screening import Screens
 from sovereign_pipeline_tests.serving.gateway.conftest import bench as bench
 from sovereign_pipeline_tests.serving.gateway.conftest import client as client
 from sovereign_pipeline_tests.serving.gateway.conftest import running as running
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, adapter, ask
 
-LINE = "lamps"
 Screening = Callable[..., Screens]
 
 
@@ -46,3 +49,37 @@ def screening(scanner: Scanner) -> Screening:
         return Screens(scanner, {LINE: Screened(requests=requests, answers=answers)})
 
     return make
+
+
+MAIL, PHONE, NAME = "salma@coast.example", "9234 1187", "Salma Zadjali"
+SENT = f"Ms {NAME} asks for a lamp. Her phone is {PHONE}, her mail {MAIL}."
+FILLER = "The lamp at the end of the quay is lit each night from dusk until dawn. "
+PERSONAL = (MAIL, PHONE, NAME, "Zadjali", "salma@")
+
+
+def say(caller: TestClient, *, stream: bool = False, content: str = SENT, **changes: Any) -> Any:
+    return ask(caller, messages=[{"role": "user", "content": content}], stream=stream, **changes)
+
+
+def text_of(response: Any, stream: bool) -> str:
+    if not stream:
+        return str(response.json()["choices"][0]["message"]["content"])
+    events = [line[6:] for line in response.text.splitlines() if line.startswith("data: {")]
+    choices = [json.loads(each)["choices"] for each in events if "choices" in each]
+    return "".join(each[0]["delta"].get("content", "") for each in choices if each)
+
+
+def finish_of(response: Any, stream: bool) -> str:
+    if not stream:
+        return str(response.json()["choices"][0]["finish_reason"])
+    assert response.text.endswith("data: [DONE]\n\n")
+    return str(json.loads(response.text.split("data: ")[-2])["choices"][0]["finish_reason"])
+
+
+def in_pieces(text: str, size: int = 3) -> list[str]:
+    return [text[place : place + size] for place in range(0, len(text), size)]
+
+
+def serve(bench: Bench, screening: Screening, requests: Reaction | None, answers: Reaction | None) -> None:
+    bench.serve(adapter(LINE, instruction="Answer politely."))
+    bench.screens = screening(requests, answers)

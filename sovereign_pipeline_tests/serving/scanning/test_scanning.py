@@ -15,11 +15,9 @@ from sovereign_pipeline.serving.scanning import Scanner
 from sovereign_pipeline.serving.screening import start_screens
 from sovereign_pipeline_tests.conftest import LADDER
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, TryingOut, adapter
-from sovereign_pipeline_tests.serving.rollout.conftest import LINE as LINE_OF_CONFTEST
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk
-from sovereign_pipeline_tests.serving.scanning.asking import FILLER, NAME, in_pieces, say, serve, text_of
-from sovereign_pipeline_tests.serving.scanning.conftest import LINE, Screening
+from sovereign_pipeline_tests.serving.scanning.conftest import FILLER, NAME, Screening, in_pieces, say, serve, text_of
 
 
 def worker_of(scanner: Scanner) -> Any:
@@ -139,24 +137,22 @@ def test_a_line_is_searched_by_its_recipe_policy_and_word_lists(desk: Desk) -> N
     bench = desk.office.bench
     bench.recipe["privacy"] = {"name_models": {}, "patterns_only": ["en"]}
     bench.institution.rules["sensitive"] = {"PHONE": "keep"}
-    bench.institution.rules["serving"] = {"lines": {LINE_OF_CONFTEST: {"privacy": {"requests": "replace"}}}}
+    bench.institution.rules["serving"] = {"lines": {LINE: {"privacy": {"requests": "replace"}}}}
     bench.workplace()
-    lists = desk.settings.data / "privacy" / f"{LINE_OF_CONFTEST}.yaml"
+    lists = desk.settings.data / "privacy" / f"{LINE}.yaml"
     lists.parent.mkdir(exist_ok=True)
     lists.write_text("always: [{value: Blue Lantern, kind: NAME}]\n")
     said: list[str] = []
     screens = start_screens(desk.settings, load_institution(desk.settings.data), said.append)
     try:
-        screen = screens.of(
-            LINE_OF_CONFTEST, [{"role": "user", "content": "Blue Lantern, phone 9234 1187, a@coast.example"}]
-        )
+        screen = screens.of(LINE, [{"role": "user", "content": "Blue Lantern, phone 9234 1187, a@coast.example"}])
         assert asyncio.run(screen.take_request())
         assert screen.messages[0]["content"] == "NAME_1, phone 9234 1187, EMAIL_1"
         other: Any = screens.of("buoys", [{"role": "user", "content": "Blue Lantern"}])
         assert asyncio.run(other.take_request()) and other.messages[0]["content"] == "Blue Lantern"
     finally:
         screens.close()
-    assert said == [f"loading what searches for personal data in {LINE_OF_CONFTEST}"]
+    assert said == [f"loading what searches for personal data in {LINE}"]
 
 
 def test_a_line_without_a_recipe_lets_no_gateway_start(desk: Desk) -> None:

@@ -13,21 +13,21 @@ from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_ho
 from sovereign_pipeline.serving.rated_answers import open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, TryingOut, adapter
-from sovereign_pipeline_tests.serving.scanning.asking import (
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter
+from sovereign_pipeline_tests.serving.scanning.conftest import (
     FILLER,
     MAIL,
     NAME,
     PERSONAL,
     PHONE,
     SENT,
+    Screening,
     finish_of,
     in_pieces,
     say,
     serve,
     text_of,
 )
-from sovereign_pipeline_tests.serving.scanning.conftest import LINE, Screening
 from sovereign_pipeline_tests.serving.transcripts.conftest import keeping
 
 

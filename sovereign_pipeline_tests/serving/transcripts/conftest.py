@@ -12,9 +12,7 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.serving.transcripts import TranscriptFiles
 from sovereign_pipeline.serving.transcripts_cli import app
-from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, adapter
-
-LINE = "lamps"
+from sovereign_pipeline_tests.serving.gateway.scripted import HERE, LINE, Bench, adapter, ask
 
 
 @dataclass
@@ -33,8 +31,7 @@ class Kept:
         return str(answer.json()["id"])
 
     def response(self, content: str, **changes: Any) -> Any:
-        sent = {"model": LINE, "messages": [{"role": "user", "content": content}], **changes}
-        return self.caller.post("/v1/chat/completions", json=sent)
+        return ask(self.caller, **{"messages": [{"role": "user", "content": content}], **changes})
 
     def say(self, id: str, thumb: str) -> None:
         assert self.caller.post("/v1/feedback", json={"id": id, "thumb": thumb}).status_code == 200

@@ -22,7 +22,8 @@ from sovereign_pipeline.serving.rated_answers import TAKEN
 from sovereign_pipeline.serving.transcripts import sealed_in
 from sovereign_pipeline.suites.rows import read_items
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.serving.transcripts.conftest import LINE, Kept
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE
+from sovereign_pipeline_tests.serving.transcripts.conftest import Kept
 from sovereign_pipeline_tests.split.chain import materialize
 
 

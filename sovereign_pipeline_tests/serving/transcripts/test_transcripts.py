@@ -20,8 +20,8 @@ from sovereign_pipeline.serving import transcripts as keeping_module
 from sovereign_pipeline.serving.gateway.journal import facts_of, read_hour
 from sovereign_pipeline.serving.transcripts import sealed_in, transcript_files
 from sovereign_pipeline_tests.conftest import LADDER
-from sovereign_pipeline_tests.serving.gateway.scripted import adapter
-from sovereign_pipeline_tests.serving.transcripts.conftest import LINE, Kept, keeping
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, adapter
+from sovereign_pipeline_tests.serving.transcripts.conftest import Kept, keeping
 
 ASKED, ANSWERED = "Is the zirconium lamp lit?", "palimpsest"
 
