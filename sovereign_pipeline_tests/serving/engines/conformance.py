@@ -1,12 +1,16 @@
 """What every engine must do, whatever it computes with. A test of an engine inherits these and gives the engine."""
 
 import asyncio
+import contextlib
+import os
 import re
+import signal
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import pytest
 
 from sovereign_pipeline.base.errors import EngineRefused
@@ -84,6 +88,32 @@ async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.05)
+
+
+def forked(start: Callable[[], Coroutine[Any, Any, object]]) -> tuple[int, list[psutil.Process]]:
+    """A fork that starts an engine and stays, and all processes under it. Killed, it can clean up nothing."""
+    reading, writing = os.pipe()
+
+    async def start_and_stay() -> None:
+        await start()
+        children = psutil.Process().children(recursive=True)
+        os.write(writing, " ".join(str(each.pid) for each in children).encode())
+        await asyncio.sleep(600)
+
+    parent = os.fork()
+    if parent == 0:
+        with contextlib.suppress(BaseException):
+            asyncio.run(start_and_stay())
+        os._exit(1)
+    os.close(writing)
+    children = [psutil.Process(int(pid)) for pid in os.read(reading, 100).split()]
+    os.close(reading)
+    return parent, children
+
+
+def kill_fork(parent: int) -> None:
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
 
 
 ODD: dict[str, dict[str, Any]] = {

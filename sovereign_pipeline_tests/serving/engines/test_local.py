@@ -1,9 +1,7 @@
 """The local engine on a tiny model: what every engine must do, and what becomes of its process."""
 
 import asyncio
-import contextlib
 import dataclasses
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +16,14 @@ from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.engines.text import Prompts
 from sovereign_pipeline_tests.packaged_base import packaged_base
-from sovereign_pipeline_tests.serving.engines.conformance import LETTERS, EngineConformance, Running, until
+from sovereign_pipeline_tests.serving.engines.conformance import (
+    LETTERS,
+    EngineConformance,
+    Running,
+    forked,
+    kill_fork,
+    until,
+)
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters, change_last_byte
 
 pytestmark = pytest.mark.slow
@@ -80,27 +85,9 @@ def test_process_that_dies_or_hangs_is_replaced(running: Running, fault: signal.
 
 
 def test_process_ends_with_its_parent(tiny: TinyAdapters) -> None:
-    """The parent here is a fork that is killed: nothing of it can clean up."""
-    reading, writing = os.pipe()
-    parent = os.fork()
-    if parent == 0:
-        with contextlib.suppress(BaseException):
-            asyncio.run(_start_and_stay(tiny.base, writing))
-        os._exit(1)
-    os.close(writing)
-    child = psutil.Process(int(os.read(reading, 20)))
-    os.close(reading)
-    os.kill(parent, signal.SIGKILL)
-    os.waitpid(parent, 0)
+    parent, (child,) = forked(lambda: LocalEngine.start(tiny.base, SETTINGS))
+    kill_fork(parent)
     child.wait(timeout=10)
-
-
-async def _start_and_stay(base: Path, writing: int) -> None:
-    engine = await LocalEngine.start(base, SETTINGS)
-    assert await engine.is_well()
-    child = next(each for each in psutil.Process().children() if "local_child" in " ".join(each.cmdline()))
-    os.write(writing, str(child.pid).encode())
-    await asyncio.sleep(600)
 
 
 def test_unpinned_adapters_are_put_out_and_read_again(running: Running, tiny: TinyAdapters) -> None:

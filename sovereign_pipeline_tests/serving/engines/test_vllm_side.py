@@ -25,7 +25,7 @@ from sovereign_pipeline.serving.engines.by_base import start_engine
 from sovereign_pipeline.serving.engines.engine import Deployable, Sampling
 from sovereign_pipeline.serving.engines.vllm import VllmEngine
 from sovereign_pipeline.serving.engines.vllm_server import VllmSettings
-from sovereign_pipeline_tests.serving.engines.conformance import LoadingConformance, Running, until
+from sovereign_pipeline_tests.serving.engines.conformance import LoadingConformance, Running, forked, kill_fork, until
 from sovereign_pipeline_tests.serving.tiny_adapters import TinyAdapters
 from sovereign_pipeline_tests.waiting import wait_until, wait_until_ended
 
@@ -254,15 +254,7 @@ def gateway(
     """A fork with a server, and the processes under it: keeper, server, and the server's own."""
     temporary = tempfile.mkdtemp()  # short: sockets lie below
     monkeypatch.setattr(tempfile, "tempdir", temporary)
-    reading, writing = os.pipe()
-    gateway = os.fork()
-    if gateway == 0:
-        with contextlib.suppress(BaseException):
-            asyncio.run(_start_and_stay(tiny.base, tmp_path, writing))
-        os._exit(1)
-    os.close(writing)
-    children = [psutil.Process(int(pid)) for pid in os.read(reading, 100).split()]
-    os.close(reading)
+    gateway, children = forked(lambda: VllmEngine.start(tiny.base, settings(tmp_path)))
     assert len(children) == 3
     yield gateway, children
     for each in children:
@@ -278,10 +270,8 @@ def _left_of(directory: Path) -> list[Path]:
 
 
 def test_all_processes_end_with_the_gateway(gateway: tuple[int, list[psutil.Process]], tmp_path: Path) -> None:
-    """It is killed: nothing of it can clean up."""
     number, children = gateway
-    os.kill(number, signal.SIGKILL)
-    os.waitpid(number, 0)
+    kill_fork(number)
     wait_until_ended(children)
     assert not _left_of(tmp_path)
 
@@ -298,8 +288,7 @@ def test_what_both_left_behind_is_removed_at_the_next_start(
     assert len(_left_of(tmp_path)) == 2 and all(each.is_running() for each in rest), "its gateway lives"
     os.kill(number, signal.SIGSTOP)
     keeper.kill()
-    os.kill(number, signal.SIGKILL)
-    os.waitpid(number, 0)
+    kill_fork(number)
     wait_until_ended([keeper, rest[0]])
     assert len(_left_of(tmp_path)) == 2 and rest[1].is_running()
     other = vllm_supervisor.HeldDirectory.make()
@@ -309,10 +298,3 @@ def test_what_both_left_behind_is_removed_at_the_next_start(
     other.let_go()
     vllm_supervisor.remove_left_behind()
     assert not other.path.exists()
-
-
-async def _start_and_stay(base: Path, directory: Path, writing: int) -> None:
-    await VllmEngine.start(base, settings(directory))
-    children = psutil.Process().children(recursive=True)  # keeper, server, and the server's own
-    os.write(writing, " ".join(str(each.pid) for each in children).encode())
-    await asyncio.sleep(600)

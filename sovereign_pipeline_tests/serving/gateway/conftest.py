@@ -9,7 +9,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.hosts import listen
+from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.serving.gateway.server import GatewayServer
+from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, Bench, TryingOut, adapter
 from sovereign_pipeline_tests.waiting import wait_until
 
@@ -39,6 +41,12 @@ def client(bench: Bench) -> Client:
         return TestClient(bench.app(), raise_server_exceptions=False, **given)
 
     return make
+
+
+@pytest.fixture
+def registry(institution: DemoInstitution) -> Registry:
+    institution.write()
+    return open_registry(institution.settings)
 
 
 @pytest.fixture

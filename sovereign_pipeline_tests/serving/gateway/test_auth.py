@@ -13,7 +13,7 @@ from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.record.audit_log import entries
-from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.serving.engines.engine import EngineState
 from sovereign_pipeline.serving.gateway.app import Condition
@@ -245,12 +245,6 @@ def test_the_engine_is_told_callers_of_one_clearance_from_those_of_another(bench
 NOW = datetime.datetime.now(datetime.UTC)
 WHO = "Layla Haddad"
 GRANT = Grant("INTERNAL", frozenset({"lamps"}))
-
-
-@pytest.fixture
-def registry(institution: DemoInstitution) -> Registry:
-    institution.write()
-    return open_registry(institution.settings)
 
 
 def added(registry: Registry) -> tuple[str, Token]:

@@ -10,10 +10,9 @@ from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.record.audit_log import entries
-from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, digest_of_answer, read_hour
-from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
 
@@ -39,12 +38,6 @@ def answered(number: int, line: str = "lamps", outcome: str = "complete") -> Ans
 def hours(registry: Registry) -> list[AuditEntry]:
     """The entries about hours of answers, the oldest first."""
     return [entry for entry in entries(registry) if "hour" in entry.subjects or "unreadable" in entry.subjects]
-
-
-@pytest.fixture
-def registry(institution: DemoInstitution) -> Registry:
-    institution.write()
-    return open_registry(institution.settings)
 
 
 @pytest.fixture

@@ -56,7 +56,8 @@ def test_what_front_ends_send_and_changes_nothing_is_taken(bench: Bench, caller:
 
 @pytest.mark.parametrize(("field", "value"), examples(__file__, "refused"))
 def test_what_would_not_be_done_is_refused_by_its_field(caller: TestClient, field: str, value: Any) -> None:
-    answer = ask(caller, **{field: value})
+    content = json.dumps({"model": "lamps", "messages": [USER], field: value}).encode()
+    answer = caller.post("/v1/chat/completions", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400, answer.text
     error = refusal(answer)
     assert error["type"] == "invalid_request_error"

@@ -292,12 +292,3 @@ def test_a_new_day_takes_in_more_and_a_restart_forgets_nobody(tmp_path: Any) -> 
     path = tmp_path / "damaged.db"
     path.write_bytes(b"no database" * 1000)
     assert counted("one", "a") == [False], "what cannot be noted is not compared"
-
-
-def test_a_user_that_is_no_text_is_refused(bench: Bench, client: Any) -> None:
-    bench.serve(adapter("lamps"))
-    body = b'{"model": "lamps", "messages": [{"role": "user", "content": "Out."}], "user": "\\ud800"}'
-    headers = {"Content-Type": "application/json"}
-    assert (
-        client(bench.token(users=True)).post("/v1/chat/completions", content=body, headers=headers).status_code == 400
-    )

@@ -8,7 +8,6 @@ import pyrage
 import pytest
 from openai import BadRequestError, OpenAI
 
-from sovereign_pipeline.serving.engines.text import StopTexts
 from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_hour
 from sovereign_pipeline.serving.rated_answers import open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
@@ -269,19 +268,3 @@ def test_what_comes_after_a_stop_text_stops_nothing(bench: Bench, client: Client
     bench.engine.words = in_pieces(f"It is lit. END Write to {MAIL}.")
     answer = say(client(bench.token()), content="Who?", stop="END")
     assert (text_of(answer, False), finish_of(answer, False)) == ("It is lit. ", "stop")
-
-
-@pytest.mark.parametrize("size", [1, 3, 100])
-def test_how_a_text_is_cut_into_pieces_moves_no_stop_text(size: int) -> None:
-    for text, stops, expected in (
-        ("a lamp EN END", ["END"], "a lamp EN "),
-        ("a lamp EN", ["END"], "a lamp EN"),
-        ("aab", ["ab", "b"], "a"),
-        ("abcabd", ["abd", "zz"], "abc"),
-    ):
-        stopping, got = StopTexts(stops), ""
-        for piece in in_pieces(text, size):
-            got += stopping.feed(piece)
-            if stopping.is_found:
-                break
-        assert got + stopping.end() == expected
