@@ -7,8 +7,6 @@ import base64
 import datetime
 import hashlib
 import json
-import threading
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -31,8 +29,6 @@ from sovereign_pipeline.serving.rollout.hold import State
 
 Stage = Literal["production", "staged", "before"]
 DIGITS = 12
-SECONDS_A_HOLD_IS_SHOWN = 30.0
-"""Seconds for which a trial's state is cached, as long as the interval between its checks."""
 
 
 def _none(_: object) -> None:
@@ -55,27 +51,6 @@ class AdminSources:
     """Function that returns line -> reason why its newest flag is not in force."""
     hold: Callable[[Flag], State | None] = _none
     review: Callable[[str], Due | None] = _none
-
-
-class Holds:
-    """A cache of each line's trial state for `SECONDS_A_HOLD_IS_SHOWN`. With many users, one state takes seconds of
-    CPU."""
-
-    def __init__(self, judge: Callable[[Flag], State | None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._judge = judge
-        self._clock = clock
-        self._judged: dict[str, tuple[Flag, float, State | None]] = {}
-        self._judging = threading.Lock()
-
-    def of(self, flag: Flag) -> State | None:
-        """Return the state of a flag's trial. Raises the errors of `state_of`."""
-        with self._judging:
-            known = self._judged.get(flag.line)
-            if known is not None and known[0] == flag and self._clock() - known[1] < SECONDS_A_HOLD_IS_SHOWN:
-                return known[2]
-            state = self._judge(flag)
-            self._judged[flag.line] = (flag, self._clock(), state)
-            return state
 
 
 class Reviews:

@@ -21,7 +21,7 @@ from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.by_base import Engines, Started, start_engine
-from sovereign_pipeline.serving.gateway.admin import AdminSources, Holds, Reviews
+from sovereign_pipeline.serving.gateway.admin import AdminSources, Reviews
 from sovereign_pipeline.serving.gateway.app import condition_of, create_gateway
 from sovereign_pipeline.serving.gateway.auth import Callers, Tokens, callers_of, file_of
 from sovereign_pipeline.serving.gateway.journal import Journal
@@ -29,7 +29,7 @@ from sovereign_pipeline.serving.gateway.metrics import Collector
 from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
 from sovereign_pipeline.serving.gateway.stores import FeedbackStore, UserQuota
 from sovereign_pipeline.serving.high_water_marks import serving_directory
-from sovereign_pipeline.serving.rollout.hold import Watcher, state_of
+from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.in_force import Flags
 from sovereign_pipeline.serving.rollout.publishing import FlagSync, WorkplaceOf
 from sovereign_pipeline.serving.rollout.telemetry import Telemetry, counts_directory
@@ -113,7 +113,7 @@ class _Installation:
         deployment = Deployment(engine, sources, report, flags.answering)
         telemetry = Telemetry(counts_directory(settings))
         collector = Collector(settings.otlp_url) if settings.otlp_url is not None else None
-        holds = Holds(lambda flag: state_of(settings, telemetry.directory, flag, institution))
+        watcher = Watcher(settings, institution, flags, telemetry, report)
         reviews = Reviews(settings, lambda: self.registry)
         directory, limits = serving_directory(settings), institution.serving.limits
         quota = UserQuota(directory / "spoken-for.db", limits.new_users_per_day)
@@ -131,7 +131,7 @@ class _Installation:
             engines=engine.states,
             flags=flags.flags,
             behind=flags.problems,
-            hold=holds.of,
+            hold=watcher.state,
             review=reviews.of,
         )
         app = create_gateway(
@@ -146,7 +146,6 @@ class _Installation:
         if problem:
             _LOG.warning("tokens: %s", problem)
         await _tried(_in_thread(sync.look))  # the task below reports what it finds
-        watcher = Watcher(settings, institution, flags, telemetry, report)
         tasks = [
             deployment.keep,
             _repeated("holds", watcher.look, SECONDS_BETWEEN_HOLDS),

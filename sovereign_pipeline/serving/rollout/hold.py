@@ -7,6 +7,7 @@ look, once there are enough days, answers and users.
 import datetime
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -373,7 +374,7 @@ Report = Callable[[str], None]
 
 
 class Watcher:
-    """A loop step that judges the trials of one gateway."""
+    """A loop step that judges the trials of one gateway, and their states as of the latest step."""
 
     def __init__(
         self, settings: Settings, institution: Institution, flags: Flags, telemetry: Telemetry, report: Report
@@ -383,6 +384,17 @@ class Watcher:
         self._flags = flags
         self._telemetry = telemetry
         self._report = report
+        self._states: dict[str, tuple[Flag, State | None]] = {}
+        self._judging = threading.Lock()
+
+    def state(self, flag: Flag) -> State | None:
+        """Return the state of a flag's trial as of the latest look. With many users, one state takes seconds of CPU.
+        Raises the errors of `state_of`."""
+        with self._judging:
+            known = self._states.get(flag.line)
+            if known is None or known[0] != flag:
+                known = self._states[flag.line] = (flag, self._state_of(flag))
+            return known[1]
 
     def look(self) -> None:
         """Write the counts and judge every trial. Raises IntegrityError if counts cannot be read or a stop cannot be
@@ -398,7 +410,10 @@ class Watcher:
             raise IntegrityError(" ".join(wrong), "Put it right: until then no harm is seen.")
 
     def _look_at(self, flag: Flag) -> None:
-        state = state_of(self._settings, self._telemetry.directory, flag, self._institution)
+        with self._judging:
+            self._states.pop(flag.line, None)
+            state = self._state_of(flag)
+            self._states[flag.line] = (flag, state)
         if state is None:
             return
         if state.outcome == "abort":
@@ -407,6 +422,9 @@ class Watcher:
             self._report(f"{state.staged} is taken back: {state.because}")
         elif state.outcome != "open" and (judged := self._judge(flag)) is not None:
             self._report(f"{judged.adapter}: {judged.outcome}: {judged.because}")
+
+    def _state_of(self, flag: Flag) -> State | None:
+        return state_of(self._settings, self._telemetry.directory, flag, self._institution)
 
     def _judge(self, flag: Flag) -> Judgement | None:
         """Sign the result of a trial once. Returns None if it is signed already."""

@@ -12,13 +12,12 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.engine import EngineState
-from sovereign_pipeline.serving.gateway.admin import HERE, SECONDS_A_HOLD_IS_SHOWN, AdminSources, Holds
+from sovereign_pipeline.serving.gateway.admin import HERE, AdminSources
 from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline.serving.rollout import hold
 from sovereign_pipeline.serving.rollout.flag import Flag
-from sovereign_pipeline.serving.rollout.hold import State
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import DAYS, Bench, adapter, ask, state_of, try_out
+from sovereign_pipeline_tests.serving.gateway.scripted import DAYS, Bench, adapter, ask, try_out
 
 
 def lines_of(client: Any) -> dict[str, Any]:
@@ -123,24 +122,6 @@ def test_engines_are_told_of_within_reach(bench: Bench, client: Client) -> None:
         "problem": "No room for it.",
         "is_of_others": True,
     }
-
-
-def test_a_hold_is_judged_once_for_everybody_who_looks(bench: Bench) -> None:
-    """Judging one with 50,000 users takes seconds of the processor, which answers need."""
-    flag, now, judged = try_out(bench), [0.0], list[int]()
-
-    def judge(given: Flag) -> State | None:
-        judged.append(given.sequence)
-        return state_of(given)
-
-    holds = Holds(judge, lambda: now[0])
-    first = holds.of(flag)
-    assert first is not None and holds.of(flag) is first
-    changed = flag.model_copy(update={"sequence": 5})
-    assert holds.of(changed) is not first, "another flag is another hold"
-    now[0] = SECONDS_A_HOLD_IS_SHOWN
-    holds.of(changed)
-    assert judged == [4, 5, 5]
 
 
 def test_counts_that_cannot_be_read_hide_no_other_line(bench: Bench, client: Client) -> None:

@@ -2,6 +2,7 @@
 
 import datetime
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.serving.gateway import server
+from sovereign_pipeline.serving.rollout import hold
+from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline.serving.rollout.hold import (
     State,
     Sums,
@@ -23,7 +26,7 @@ from sovereign_pipeline.serving.rollout.hold import (
     two_sided_bound,
     upper_limit,
 )
-from sovereign_pipeline.serving.rollout.telemetry import read_tally
+from sovereign_pipeline.serving.rollout.telemetry import Tally, read_tally
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.rollout.conftest import TEXT, USERS, Traffic, adapters_of
 from sovereign_pipeline_tests.serving.rollout.simulated import Arms, Rollout, aborted
@@ -156,6 +159,31 @@ def test_what_was_judged_stays(traffic: Traffic, monkeypatch: pytest.MonkeyPatch
     traffic.ask(20, lost=0.6)
     watcher.look()
     assert "is taken back" in traffic.said[-1]
+
+
+def test_a_hold_is_judged_once_for_everybody_who_looks(traffic: Traffic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judging one with 50,000 users takes seconds of the processor, which answers need."""
+    read: list[int] = []
+
+    def counted(directory: Path, flag: Flag) -> Tally:
+        read.append(flag.sequence)
+        return read_tally(directory, flag)
+
+    monkeypatch.setattr(hold, "read_tally", counted)
+    traffic.ask(1)
+    traffic.watcher.look()
+    first, flag = traffic.watcher.state(traffic.flag), traffic.flag
+    assert first is not None and traffic.watcher.state(flag) is first
+    changed = flag.model_copy(update={"sequence": flag.sequence + 1})
+    assert traffic.watcher.state(changed) is not first, "another flag is another hold"
+    traffic.watcher.look()
+    assert read == [flag.sequence, changed.sequence, flag.sequence]
+    (path,) = traffic.telemetry.directory.rglob("*.json")
+    path.with_name("other.json").write_text("{")
+    with pytest.raises(IntegrityError):
+        traffic.watcher.look()
+    with pytest.raises(IntegrityError):
+        traffic.watcher.state(flag)
 
 
 def test_counts_hold_no_text_and_no_name(traffic: Traffic) -> None:
