@@ -91,8 +91,8 @@ def find_deployable(
 
 def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]:
     """Sort adapters: those in production first, those in reserve last."""
-    of = [(each.deployable.in_reserve, not each.deployable.pinned, each.deployable.adapter, each) for each in verified]
-    return tuple(each for *_, each in sorted(of, key=lambda entry: entry[:3]))
+    of = [(each.deployable, each) for each in verified]
+    return tuple(each for _, each in sorted(of, key=lambda it: (it[0].in_reserve, not it[0].pinned, it[0].adapter)))
 
 
 def _held(

@@ -138,3 +138,9 @@ class Deploying:
 
     def look(self) -> Deployed:
         return asyncio.run(self.deployment.look())
+
+    def serves(self) -> list[str]:
+        """The adapters that are served and loaded after another look."""
+        deployed = self.look()
+        assert sorted(each.adapter for each in deployed.served) == self.engine.names
+        return self.engine.names

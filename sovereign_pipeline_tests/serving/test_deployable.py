@@ -116,8 +116,7 @@ def test_a_note_that_cannot_be_written_lets_nothing_be_served(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(deployable, "write_atomically", full)
-    assert deploying.look().served == ()
-    assert deploying.engine.names == []
+    assert deploying.serves() == []
     assert Deploying(served_office, registry_url=NOT_REACHED).look().served == ()
 
 

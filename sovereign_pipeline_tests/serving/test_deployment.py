@@ -53,11 +53,9 @@ def test_production_and_staged_are_loaded_and_nothing_else(served_office: Served
         (second.id, True),
     ]
     office.move("retire", second)
-    deploying.look()
-    assert deploying.engine.names == [first.id]
+    assert deploying.serves() == [first.id]
     office.move("retire", first)
-    assert deploying.look().served == ()
-    assert deploying.engine.names == []
+    assert deploying.serves() == []
     assert registered.id not in " ".join(deploying.said)
 
 
@@ -77,8 +75,7 @@ def test_what_answers_users_stays_until_a_later_one_is_loaded(
     deploying.engine.before_unloading = lambda _: listed.extend(
         each.adapter for each in deploying.deployment.deployed.served
     )
-    deploying.look()
-    assert deploying.engine.names == [third.id]
+    assert deploying.serves() == [third.id]
     assert {*listed} == {third.id}, "nobody is sent to what is about to be unloaded"
     assert deploying.said.count(f"no longer served: {first.id}") == 1
 
@@ -157,8 +154,7 @@ def test_recall_stops_serving_until_it_is_waived(served_office: ServedOffice, de
     assert "is under recall-1" in deploying.look().refused[adapter.id]
     assert deploying.engine.names == []
     waive_recall(served_office.office.registry, recalled.id, adapter.id, key, "Retrained next week.")
-    deploying.look()
-    assert deploying.engine.names == [adapter.id]
+    assert deploying.serves() == [adapter.id]
 
 
 @pytest.mark.security_case(
@@ -185,8 +181,7 @@ def test_an_entry_whose_columns_were_changed_decides_nothing(served_office: Serv
 )
 def test_revoked_key_of_the_pipeline_unloads_what_it_signed(served_office: ServedOffice, deploying: Deploying) -> None:
     adapter, office = served_office.in_production(), served_office.office
-    deploying.look()
-    assert deploying.engine.names == [adapter.id]
+    assert deploying.serves() == [adapter.id]
     revoke(office.bench.settings.data / "trust", office.pipeline.keyid, 0, office.roots[:2])
     assert "is revoked" in deploying.look().refused["lamps"]
     assert deploying.engine.names == []
@@ -252,8 +247,7 @@ def test_missing_trust_root_unloads_everything(served_office: ServedOffice, depl
     deploying.look()
     trust = served_office.office.bench.settings.data / "trust"
     trust.rename(trust.with_name("away"))
-    assert deploying.look().served == ()
-    assert deploying.engine.names == []
+    assert deploying.serves() == []
 
 
 def test_registry_that_is_not_reached_changes_nothing(served_office: ServedOffice, deploying: Deploying) -> None:
@@ -281,8 +275,7 @@ def test_older_registry_is_not_believed(served_office: ServedOffice, deploying: 
     office.move("retire", adapter)
     with sqlite3.connect(path.with_name("copy.db")) as copy, sqlite3.connect(path) as target:
         copy.backup(target)
-    assert deploying.look().served == ()
-    assert deploying.engine.names == []
+    assert deploying.serves() == []
 
 
 def test_refusal_of_the_engine_is_named_and_hinders_nobody(served_office: ServedOffice, deploying: Deploying) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from socket import socket
 from typing import Any
@@ -17,13 +16,13 @@ from uvicorn.loops.auto import auto_loop_factory
 from sovereign_pipeline.base.errors import InputError, SovereignError, place_of
 from sovereign_pipeline.base.hosts import LOOPBACK, listen
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.serving.deployment import UNREACHED, Deployment, ServingBase, Sources
 from sovereign_pipeline.serving.engines.by_base import Engines, Started, start_engine
 from sovereign_pipeline.serving.gateway.admin import AdminSources, Reviews
 from sovereign_pipeline.serving.gateway.app import condition_of, create_gateway
-from sovereign_pipeline.serving.gateway.auth import Callers, Tokens, callers_of, file_of
+from sovereign_pipeline.serving.gateway.auth import Tokens, callers_of, file_of
 from sovereign_pipeline.serving.gateway.journal import Journal
 from sovereign_pipeline.serving.gateway.metrics import Collector
 from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
@@ -46,7 +45,6 @@ SECONDS_BETWEEN_HOURS = 60.0
 """Seconds between checks for finished hours of the journal and for old transcripts."""
 SECONDS_BETWEEN_REVIEWS = 600.0
 
-Act = Callable[[], Awaitable[object]]
 Task = Callable[[], Coroutine[Any, Any, None]]
 """Background task that runs for as long as the gateway serves."""
 Report = Callable[[str], None]
@@ -61,30 +59,24 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report, wo
     Raises InputError for a port that is in use, an incomplete proxy configuration or a registry that is down, and
     NotFoundError if no adapter may be served.
     """
-    institution = load_institution(settings.data)
-    tokens = Tokens(file_of(settings))
-    journal = Journal(serving_directory(settings) / "answers")
-    callers = callers_of(settings, institution, tokens)
+    gateway = _Installation(settings, report, workplace_of)
     with (
         listen(port, "--port") as socket,
         contextlib.suppress(KeyboardInterrupt),
         asyncio.Runner(loop_factory=auto_loop_factory()) as runner,
     ):
-        gateway = _Installation(settings, institution, tokens, journal, callers, report, workplace_of)
         runner.run(gateway.serve(socket, threads))
 
 
-@dataclass
 class _Installation:
     """The assembled gateway of one installation."""
 
-    settings: Settings
-    institution: Institution
-    tokens: Tokens
-    journal: Journal
-    callers: Callers
-    report: Report
-    workplace_of: WorkplaceOf
+    def __init__(self, settings: Settings, report: Report, workplace_of: WorkplaceOf) -> None:
+        self.settings, self.report, self.workplace_of = settings, report, workplace_of
+        self.institution = load_institution(settings.data)
+        self.tokens = Tokens(file_of(settings))
+        self.journal = Journal(serving_directory(settings) / "answers")
+        self.callers = callers_of(settings, self.institution, self.tokens)
 
     @cached_property
     def registry(self) -> Registry:
@@ -142,10 +134,10 @@ class _Installation:
             admin,
         )
         sync = FlagSync(settings, flags, lambda: self.registry, self.workplace_of)
-        problem = await _tried(_in_thread(self._compare_tokens))
+        problem = await _tried(self._compare_tokens)
         if problem:
             _LOG.warning("tokens: %s", problem)
-        await _tried(_in_thread(sync.look))  # the task below reports what it finds
+        await _tried(sync.look)  # the task below reports what it finds
         tasks = [
             deployment.keep,
             _repeated("holds", watcher.look, SECONDS_BETWEEN_HOLDS),
@@ -197,7 +189,7 @@ async def _first_base(sources: Sources) -> ServingBase:
 class GatewayServer(Server):
     """A server on loopback. When stopped, it lets running answers finish. A proxy terminates TLS."""
 
-    def __init__(self, app: FastAPI, port: int, tasks: Sequence[Task], last: Act) -> None:
+    def __init__(self, app: FastAPI, port: int, tasks: Sequence[Task], last: Callable[[], Awaitable[object]]) -> None:
         """Create the server. last: called once no answer is running any more."""
         self._handler: RequestHandler = app.state.gateway.handler
         self._tasks, self._last = tasks, last
@@ -240,7 +232,7 @@ def _repeated(name: str, act: Callable[[], object], seconds: float) -> Task:
     async def repeat() -> None:
         logged = ""
         while True:
-            message = await _tried(_in_thread(act))
+            message = await _tried(act)
             if message and message != logged:
                 _LOG.warning("%s: %s", name, message)
             logged = message
@@ -249,14 +241,10 @@ def _repeated(name: str, act: Callable[[], object], seconds: float) -> Task:
     return repeat
 
 
-def _in_thread(act: Callable[[], object]) -> Act:
-    return lambda: asyncio.to_thread(act)
-
-
-async def _tried(act: Act) -> str:
-    """Run an action and return its error message, without any text of a request, or ""."""
+async def _tried(act: Callable[[], object]) -> str:
+    """Run an action in a thread and return its error message, without any text of a request, or ""."""
     try:
-        await act()
+        await asyncio.to_thread(act)
     except Exception as error:
         return str(error) if isinstance(error, SovereignError) else place_of(error)
     return ""

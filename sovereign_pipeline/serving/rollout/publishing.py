@@ -38,7 +38,7 @@ from sovereign_pipeline.release.requests import (
     evidence_of,
     make_transition,
 )
-from sovereign_pipeline.release.standing import arrow, assert_signed, production_before, standing_of
+from sovereign_pipeline.release.standing import Arrow, arrow, assert_signed, production_before, standing_of
 from sovereign_pipeline.release.trial import enter_judgements, judgement_files, taken_back
 from sovereign_pipeline.serving.high_water_marks import FlagMark
 from sovereign_pipeline.serving.rollout.flag import (
@@ -121,8 +121,8 @@ def _make_transition(
 ) -> Mapping[str, Any]:
     """Log an officer's request and make its transition, unless a later decision has overtaken it."""
     officer = officer_of(trust, signed_by(bundle))
-    adapter = _adapter_of(session, bundle, trust, flag)
-    row = enter_signed_request(session, trust, officer, adapter, _arrow(bundle, trust, adapter), bundle)
+    adapter, transition = _asked(session, bundle, trust, flag)
+    row = enter_signed_request(session, trust, officer, adapter, transition, bundle)
     standing = standing_of(session, workplace.settings, trust, row)
     assert_may(officer, arrow_of(standing.predicate).name, [adapter.classification])
     if not standing.is_complete:
@@ -138,22 +138,17 @@ def _make_transition(
     return {}
 
 
-def _arrow(bundle: bytes, trust: Trust, adapter: Adapter) -> Any:
-    verified = verify_statement(bundle, trust, OFFICER, predicate_type=REQUEST, sha256=adapter.record_manifest_sha256)
-    return arrow_of(verified.statement.predicate)
-
-
-def _adapter_of(session: Session, bundle: bytes, trust: Trust, flag: Flag) -> Adapter:
-    """Return a request's adapter. Raises IntegrityError if the flag does not name it."""
+def _asked(session: Session, bundle: bytes, trust: Trust, flag: Flag) -> tuple[Adapter, Arrow]:
+    """Return a request's adapter and arrow. Raises IntegrityError if the flag does not name the adapter."""
     for name, named in flag.adapters.items():
         adapter = session.get(Adapter, name)
         if adapter is None or adapter.record_manifest_sha256 != named.record_manifest:
             continue
         try:
-            verify_statement(bundle, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)
+            verified = verify_statement(bundle, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)
         except IntegrityError:
             continue
-        return adapter
+        return adapter, arrow_of(verified.statement.predicate)
     raise IntegrityError(
         f"The flag of line {flag.line}, change {flag.sequence}: the request beside it is about none of its adapters.",
         "Find out who wrote it.",

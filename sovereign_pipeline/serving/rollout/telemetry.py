@@ -28,23 +28,6 @@ MOST_CHARACTERS = 4_000
 """Number of characters of a text that are read to detect its script."""
 
 
-@dataclass(frozen=True)
-class Checks:
-    """The problems found in an answer."""
-
-    empty: bool
-    looping: bool
-    other_script: bool
-    """True if the answer is in another script than the request, such as Latin for Arabic."""
-
-
-def check(request: str, answer: str) -> Checks:
-    """Check an answer for problems. request: the newest message of the conversation."""
-    asked, answered = script_of(request), script_of(answer)
-    is_other = asked is not None and answered is not None and asked != answered
-    return Checks(empty=not answer.strip(), looping=loops(answer), other_script=is_other)
-
-
 def script_of(text: str) -> str | None:
     """Return the Unicode script of most letters, such as LATIN; None if the text is too short."""
     letters = [each for each in text[:MOST_CHARACTERS] if each.isalpha()]
@@ -97,6 +80,7 @@ class Counted(Frozen):
     empty: int = 0
     looping: int = 0
     other_script: int = 0
+    """Number of answers in another script than the request's newest message, such as Latin for Arabic."""
     log_seconds: float = 0.0
     """Sum of log seconds over complete answers, and over aborted ones with their time until the abort."""
     log_tokens: float = 0.0
@@ -272,13 +256,13 @@ def _counted(text: str, tokens: int, seconds: float, ended: Ended, request: str)
         return Counted(answers=1, given_up=1, log_seconds=log_seconds)
     if ended == "stopped":  # it says nothing of the adapter's lengths and times
         return Counted(answers=1)
-    checks = check(request, text)
+    asked, answered = script_of(request), script_of(text)
     return Counted(
         answers=1,
         complete=1,
-        empty=checks.empty,
-        looping=checks.looping,
-        other_script=checks.other_script,
+        empty=not text.strip(),
+        looping=loops(text),
+        other_script=asked is not None and answered is not None and asked != answered,
         log_seconds=log_seconds,
         log_tokens=math.log(max(tokens, 1)),
     )
