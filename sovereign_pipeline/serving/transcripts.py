@@ -22,9 +22,8 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
+from sovereign_pipeline.serving.high_water_marks import Digest
 from sovereign_pipeline.serving.rollout.telemetry import Feedback
-
-Hex = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Turn(Frozen):
@@ -36,7 +35,7 @@ class Transcript(Frozen):
     """A conversation and its answer."""
 
     kind: Literal["transcript"] = "transcript"
-    given: Hex
+    given: Digest
     """Identifier of the answer: a digest of its id and its caller."""
     line: str
     adapter: str
@@ -56,7 +55,7 @@ class Rating(Frozen):
     """A caller's feedback on an answer; the newest counts."""
 
     kind: Literal["rating"] = "rating"
-    given: Hex
+    given: Digest
     at: datetime.datetime
     feedback: Feedback
 

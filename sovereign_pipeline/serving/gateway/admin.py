@@ -117,7 +117,7 @@ class ReviewFacts(Facts):
     state: Literal["not due", "due", "overdue"]
 
 
-class NeededFacts(Facts):
+class Needed(Facts):
     what: str
     there: float
     needed: int
@@ -134,7 +134,7 @@ class ComparedFacts(ResponseModel):
 class HoldFacts(ResponseModel):
     outcome: Literal["open", "abort", "promote", "inconclusive"]
     because: str
-    needed: list[NeededFacts]
+    needed: list[Needed]
     rated: tuple[int, int]
     severe: int
     compared: list[ComparedFacts]
@@ -223,7 +223,7 @@ def _hold_of(sources: AdminSources, flag: Flag) -> tuple[HoldFacts | None, bool]
     facts = HoldFacts(
         outcome=state.outcome,
         because=state.because,
-        needed=[NeededFacts.model_validate(each) for each in state.needed],
+        needed=[Needed.model_validate(each) for each in state.needed],
         rated=state.rated,
         severe=state.severe,
         compared=[

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 from pydantic import Field, ValidationError
 from sqlalchemy import select
@@ -28,7 +28,7 @@ from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.serving.gateway.messages import Refusal, fault, not_admitted
-from sovereign_pipeline.serving.high_water_marks import serving_directory
+from sovereign_pipeline.serving.high_water_marks import Digest, serving_directory
 
 
 class Classified(Protocol):
@@ -115,8 +115,6 @@ PREFIX = "sk-sov-"
 SHORTEST_ID = 8
 LOCK_SECONDS = 30
 LONGEST_DAYS = 366
-
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class Token(Frozen):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -31,11 +31,11 @@ from sovereign_pipeline.record.statements import (
     verify_statement,
 )
 from sovereign_pipeline.record.trust_root import Trust
+from sovereign_pipeline.serving.high_water_marks import Digest
 
 if TYPE_CHECKING:
     from openfeature.contrib.tools.flagd.core import FlagdCore
 
-Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Arm = Literal["production", "staged"]
 Cause = Literal["transition", "policy", "rollback", "regression", "signed anew"]
 

@@ -251,7 +251,7 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Needed:
+class Requirement:
     """An amount of use that a trial needs before it can be judged."""
 
     what: str
@@ -266,7 +266,7 @@ class State:
     line: str
     staged: str
     compared: tuple[Compared, ...]
-    needed: tuple[Needed, ...]
+    needed: tuple[Requirement, ...]
     """Days first, then users and answers of both arms."""
     users: tuple[int, int]
     """Number of users in the staged and the production arm; only users that the hash assigned count."""
@@ -301,11 +301,11 @@ def judge(flag: Flag, tally: Tally, rules: Hold, now: datetime.datetime, *, is_s
     answers, rated = (of_staged.answers, of_production.answers), (of_staged.rated, of_production.rated)
     days = (now - flag.began_at) / datetime.timedelta(days=1)
     needed = (
-        Needed("Days", days, rules.days),
-        Needed("Users of the staged adapter", users[0], rules.users),
-        Needed("Users of the other", users[1], rules.users),
-        Needed("Answers of the staged adapter", answers[0], rules.answers),
-        Needed("Answers of the other", answers[1], rules.answers),
+        Requirement("Days", days, rules.days),
+        Requirement("Users of the staged adapter", users[0], rules.users),
+        Requirement("Users of the other", users[1], rules.users),
+        Requirement("Answers of the staged adapter", answers[0], rules.answers),
+        Requirement("Answers of the other", answers[1], rules.answers),
     )
     state = State(flag.line, flag.staged, compared, needed, users, answers, days, rated, tally.severe)
     outcome, because = _outcome(state, tally.is_broken, flag.share)

@@ -150,7 +150,7 @@ def sentences() -> set[str]:
     html = "".join(file.read_text() for file in HERE.glob("*.html"))
     script = "".join(re.sub(r"^\s*//.*$", "", file.read_text(), flags=re.M) for file in HERE.glob("*.js"))
     written = {*re.findall(r'"((?:[A-Z(]|\d:|[a-z]+ )[^"\n]*)"', script)}
-    named = re.findall(r'Needed\("([^"]+)"', HOLD.read_text())
+    named = re.findall(r'Requirement\("([^"]+)"', HOLD.read_text())
     refusals = re.findall(r'Refusal[(,]\s*\d+,\s*"([A-Z][^"{]+\.)"', (HERE.parent / "messages.py").read_text())
     shown = {*re.findall(r'data-(?:say|hint|name)="([^"]+)"', html), *written, *named, *refusals}
     assert "Days" in shown and "There is no such page here." in shown
