@@ -8,7 +8,7 @@ stands between (`proxies.py`).
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +157,7 @@ class RelayedEngine:
     ) -> Answer:
         return Answer(7, self._pieces(sampling.max_tokens))
 
-    async def _pieces(self, tokens: int) -> AsyncIterator[Piece]:
+    async def _pieces(self, tokens: int) -> AsyncGenerator[Piece, None]:
         try:
             async for text in read_stream(self._port, "", tokens, Told()):
                 yield Piece(text, 1)
