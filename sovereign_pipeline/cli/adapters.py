@@ -2,7 +2,6 @@
 
 import datetime
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,23 +12,22 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import counted
-from sovereign_pipeline.cli.release import add_release_commands
 from sovereign_pipeline.cli.terminal import (
     AdapterId,
     AsJson,
     DatasetDigest,
+    Group,
     KeyOptions,
     OfLine,
     Reason,
+    Result,
     mark_demonstration,
     officers_signer,
     only,
     out,
     print_facts,
-    print_json,
     print_rows,
     tell_progress,
-    with_key_options,
     write_new_file,
 )
 from sovereign_pipeline.record.officers import officer_shown, trust_root, trust_root_if_any
@@ -68,8 +66,8 @@ TrustRoot = Annotated[
 ]
 
 
-def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sources: bool) -> None:
-    """Verify an adapter by its id, or a dataset by its digest, and print what was read.
+def verified(verify: Callable[..., Any], subject: str, strict_sources: bool) -> Result:
+    """Verify an adapter by its id, or a dataset by its digest.
 
     Args:
         verify: `verify_adapter` or `verify_dataset`.
@@ -86,16 +84,15 @@ def verify(verify: Callable[..., Any], subject: str, as_json: bool, strict_sourc
         subject,
         tell_progress,
     )
-    if as_json:
-        print_json(report.to_dict())
-    else:
+
+    def show() -> None:
         mark_demonstration(trust_root(settings))
         _print(report)
-    if strict_sources and report.changed_sources:
-        raise typer.Exit(1)
+
+    return Result(report, show, passed=not (strict_sources and report.changed_sources))
 
 
-def verify_from_trust_root(adapter_id: str, root_sha256: str, as_json: bool, strict_sources: bool) -> None:
+def verified_from_trust_root(adapter_id: str, root_sha256: str, strict_sources: bool) -> Result:
     """Verify an adapter from the SHA-256 of the first root on, reading alone."""
     from sovereign_pipeline.record.database import registry_read_only
     from sovereign_pipeline.record.sealing import open_store
@@ -105,42 +102,35 @@ def verify_from_trust_root(adapter_id: str, root_sha256: str, as_json: bool, str
     with registry_read_only(settings) as registry:
         store = open_store(settings, settings.corpus, registry)
         report = audit_adapter(registry, store, settings, adapter_id, root_sha256, tell_progress)
-    if as_json:
-        print_json(report.to_dict())
+    return Result(report, lambda: _print_audit(report), passed=not (strict_sources and report.lineage.changed_sources))
+
+
+def _print_audit(report: Any) -> None:
+    trust, witnessed = report.trust, report.witnessed
+    by = f"; these are {DEMONSTRATION_KEYS}" if trust.is_demonstration else ""
+    out.print(
+        f"[green]✓[/] trust root {trust.root_sha256}: root {trust.root_version}, targets {trust.targets_version}{by}"
+    )
+    out.print(
+        f"[green]✓[/] ledger: {report.entries} entries, every row of the registry among them, signed by the log's key"
+    )
+    if witnessed is None:
+        out.print("  the trust root names no witness: whoever owns the registry and its key can rewrite it unseen")
     else:
-        trust, witnessed = report.trust, report.witnessed
-        by = f"; these are {DEMONSTRATION_KEYS}" if trust.is_demonstration else ""
-        out.print(
-            f"[green]✓[/] trust root {trust.root_sha256}: root {trust.root_version}, targets "
-            f"{trust.targets_version}{by}"
-        )
-        out.print(
-            f"[green]✓[/] ledger: {report.entries} entries, every row of the registry among them, signed by the "
-            "log's key"
-        )
-        if witnessed is None:
-            out.print("  the trust root names no witness: whoever owns the registry and its key can rewrite it unseen")
-        else:
-            out.print(f"[green]✓[/] {witnessed.entries} entries witnessed by {escape(', '.join(sorted(witnessed.at)))}")
-        out.print(
-            f"[green]✓[/] {counted(report.requests, 'request')} and "
-            f"{counted(report.transitions, 'transition')}, every signature"
-        )
-        _print(report.lineage)
-    if strict_sources and report.lineage.changed_sources:
-        raise typer.Exit(1)
+        out.print(f"[green]✓[/] {witnessed.entries} entries witnessed by {escape(', '.join(sorted(witnessed.at)))}")
+    out.print(
+        f"[green]✓[/] {counted(report.requests, 'request')} and "
+        f"{counted(report.transitions, 'transition')}, every signature"
+    )
+    _print(report.lineage)
 
 
 def _print(report: Any) -> None:
     for each in report.checked:
         facts = f"{each.what:<24} {each.files:>4} files {each.bytes:>14,} bytes  {escape(each.digest)}"
         out.print(f"[green]✓[/] {facts}")
-    for changed in report.changed_sources:
-        out.print(f"[yellow]![/] {escape(str(changed))}")
-    for withheld in report.withheld:
-        out.print(f"[yellow]![/] {escape(str(withheld))}")
-    for purged in report.purged:
-        out.print(f"[yellow]![/] {escape(str(purged))}")
+    for missing in (*report.changed_sources, *report.withheld, *report.purged):
+        out.print(f"[yellow]![/] {escape(str(missing))}")
     for note in report.notes:
         out.print(f"[yellow]•[/] {escape(note)}")
     out.print(f"[green]✓[/] {report.subject} matches the registry")
@@ -151,36 +141,30 @@ def _print(report: Any) -> None:
         out.print("[yellow]![/] unscrubbed text was not verified; do so where SOVEREIGN_CORPUS is readable")
 
 
-adapters = typer.Typer(
-    no_args_is_help=True, help="List, show and verify registered adapters, and decide about their state."
-)
-add_release_commands(adapters)
-issue = typer.Typer(no_args_is_help=True, help="Known issues of a registered adapter.")
+adapters = Group(no_args_is_help=True, help="List, show and verify registered adapters, and decide about their state.")
+issue = Group(no_args_is_help=True, help="Known issues of a registered adapter.")
 adapters.add_typer(issue, name="issue")
 
 
 @adapters.command("list")
-def adapters_list(line: OfLine = None, as_json: AsJson = False) -> None:
+def adapters_list(line: OfLine = None, as_json: AsJson = False) -> Result:
     """List every registered adapter."""
     from sovereign_pipeline.record.catalog import adapters_in_brief, list_adapters
     from sovereign_pipeline.record.database import open_registry
 
     registry = open_registry(Settings.from_environment())
-    if as_json:
-        print_json(with_marks(registry, list_adapters(registry, line)))
-    else:
-        print_adapters(with_marks(registry, adapters_in_brief(registry, line)))
+    rows = with_marks(registry, (list_adapters if as_json else adapters_in_brief)(registry, line))
+    return Result(rows, lambda: print_adapters(rows))
 
 
 @adapters.command("show")
 def adapters_show(
     adapter_id: AdapterId,
-    as_json: AsJson = False,
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page about it, a new file that holds everything itself.")
     ] = None,
     arabic: Annotated[bool, typer.Option("--arabic", help="The page in Arabic, from right to left.")] = False,
-) -> None:
+) -> Result | None:
     """Show an adapter, its datasets, gates and evaluation; with --json every fact and digest.
 
     With --html a page: the chain from an answer to documents, every digest with the command that checks it, what was
@@ -193,24 +177,20 @@ def adapters_show(
         raise InputError("--arabic is about the page that --html writes.", "Give --html FILE too.")
     if html is not None:
         write_page(adapter_id, html, "ar" if arabic else "en")
-        return
+        return None
     registry = open_registry(Settings.from_environment())
     (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)], adapter_id)
     trust = trust_root_if_any(registry.settings) if facts["acceptances"] else None
     facts["acceptances"] = [{**each, "person": officer_shown(trust, each["officer"])} for each in facts["acceptances"]]
-    if as_json:
-        print_json(facts)
-    else:
-        _print_adapter(facts)
+    return Result(facts, lambda: _print_adapter(facts))
 
 
 @adapters.command("verify")
 def adapters_verify(
     adapter_id: AdapterId,
     trust_root: TrustRoot = None,
-    as_json: AsJson = False,
     strict_sources: StrictSources = False,
-) -> None:
+) -> Result:
     """Verify an adapter and all its inputs, down to the source files.
 
     Every file is hashed again. Ends 1, naming the file, when one was changed. A source file that is gone or has
@@ -222,15 +202,14 @@ def adapters_verify(
     way.
     """
     if trust_root is not None:
-        verify_from_trust_root(adapter_id, trust_root, as_json, strict_sources)
-        return
+        return verified_from_trust_root(adapter_id, trust_root, strict_sources)
     from sovereign_pipeline.registry.verification import verify_adapter
 
-    verify(verify_adapter, adapter_id, as_json, strict_sources)
+    return verified(verify_adapter, adapter_id, strict_sources)
 
 
 @adapters.command("due")
-def adapters_due(as_json: AsJson = False) -> None:
+def adapters_due() -> Result:
     """List when the newest adapter of each line is due for a review, why, and what became of the run it asked for."""
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.cadence import due_reviews
@@ -239,25 +218,23 @@ def adapters_due(as_json: AsJson = False) -> None:
     today = datetime.datetime.now(datetime.UTC).date()
     reviews = due_reviews(open_registry(settings), settings, today)
     fates = _fates(settings, reviews) if any(due.key is not None for due in reviews) else {}
-    rows = [{**asdict(due), "run": fates.get(due.line)} for due in reviews]
-    if as_json:
-        print_json(rows)
-        return
-    shown = [
+    rows = [
         {
-            **only(row, "line", "adapter"),
-            "review by": row["on"].isoformat(),
-            "state": row["state"],
-            "why": "; ".join(f"{each['event']}: {each['what']}" for each in row["causes"]) or None,
-            "run": row["run"] if row["has_recipe"] else "none: no valid recipe",
+            "line": due.line,
+            "adapter": due.adapter,
+            "review by": due.on.isoformat(),
+            "state": due.state,
+            "why": "; ".join(f"{each.event}: {each.what}" for each in due.causes) or None,
+            "run": fates.get(due.line) if due.has_recipe else "none: no valid recipe",
         }
-        for row in rows
+        for due in reviews
     ]
-    print_rows(shown, False, "Reviews")
+    data = [{**vars(due), "run": fates.get(due.line)} for due in reviews]
+    return Result(data, lambda: print_rows(rows, "Reviews"))
 
 
 def _fates(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | None]:
-    """Line -> what became of the run that its review asked for. Dagster takes long to import."""
+    """Return the fate of the run that each line's review asked for. Dagster takes long to import."""
     from sovereign_pipeline.dagster.jobs import fate_of, run_of
     from sovereign_pipeline.dagster.resources import open_instance
 
@@ -267,8 +244,8 @@ def _fates(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | None
 
 @adapters.command("mlflow")
 def adapters_mlflow(
-    repair: Annotated[bool, typer.Option("--repair", help="Write anew what differs.")] = False, as_json: AsJson = False
-) -> None:
+    repair: Annotated[bool, typer.Option("--repair", help="Write anew what differs.")] = False,
+) -> Result:
     """Compare MLflow with the registry: names, versions, sources, digests, and the aliases that follow the states.
 
     Ends 1 when something differs. The registry is the authority, and no decision reads MLflow.
@@ -279,18 +256,17 @@ def adapters_mlflow(
     settings = Settings.from_environment()
     registry = open_registry(settings)
     found = mlflow_mirror.repair(registry, settings) if repair else mlflow_mirror.differences(registry, settings)
-    if as_json:
-        print_json([{"line": each.line, "what": each.what} for each in found])
-    else:
+
+    def show() -> None:
         for each in found:
             out.print(f"[red]✗[/] {escape(str(each))}")
         if not found:
             out.print("[green]✓[/] MLflow shows what the registry says")
-    raise typer.Exit(1 if found else 0)
+
+    return Result([{"line": each.line, "what": each.what} for each in found], show, passed=not found)
 
 
 @adapters.command("reviewed")
-@with_key_options
 def adapters_reviewed(
     adapter_id: AdapterId,
     text: Annotated[str, typer.Option(help="What was found; no text of a document.")],
@@ -315,7 +291,7 @@ def adapters_reviewed(
 
 
 @adapters.command("unused")
-def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
+def adapters_unused(line: OfLine = None) -> Result:
     """List adapters that serve nothing now, with the disk that their weights take: superseded, overtaken, retired."""
     from sovereign_pipeline.record.catalog import ENDED
     from sovereign_pipeline.record.database import open_registry
@@ -325,10 +301,7 @@ def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
     settings = Settings.from_environment()
     registry = open_registry(settings)
     found = unused(registry, open_store(settings, registry=registry), line, tell_progress)
-    if as_json:
-        print_json([vars(each) for each in found])
-        return
-    rows: list[dict[str, Any]] = [
+    rows = [
         {
             "adapter": each.adapter,
             "state": each.state,
@@ -341,11 +314,10 @@ def adapters_unused(line: OfLine = None, as_json: AsJson = False) -> None:
         }
         for each in found
     ]
-    print_rows(rows, False, "Unused adapters")
+    return Result(found, lambda: print_rows(rows, "Unused adapters"))
 
 
 @adapters.command("purge")
-@with_key_options
 def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
     """Remove the weights of a retired, rejected or recalled adapter from disk; every record of it stays.
 
@@ -377,7 +349,6 @@ def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> No
 
 
 @issue.command("add")
-@with_key_options
 def issue_add(
     adapter_id: AdapterId,
     text: Annotated[str, typer.Option(help="What is wrong, in your words; no text of a document.")],
@@ -401,9 +372,10 @@ def issue_add(
 
 
 def with_marks(registry: "Registry", rows: list[dict[str, Any]], adapter_id: str | None = None) -> list[dict[str, Any]]:
-    """Rows of adapters with the recalls that hold for each, its known issues, and when its weights were purged.
+    """Add to rows of adapters their recalls, known issues, and the date on which the weights were purged.
 
-    `adapter_id`: the only row is that of this adapter, so that nothing is verified that is about others.
+    Args:
+        adapter_id: the adapter of the only row. Nothing about other adapters is verified then.
     """
     from sovereign_pipeline.record.catalog import purge_dates
     from sovereign_pipeline.record.tables import row_as_dict
@@ -444,18 +416,18 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
     single = {name: value for name, value in facts.items() if not isinstance(value, dict | list)}
     trained_with = ", ".join(f"{name} {version}" for name, version in libraries.items())
     licence = f"{base['licence']}, {len(base['files'])} files"
-    print_facts({**single, "base model licence": licence, "trained with": trained_with}, as_json=False)
+    print_facts({**single, "base model licence": licence, "trained with": trained_with})
     kept = ("kind", "rows", "rows_held_out", "classification", "digest")
-    print_rows([only(each, *kept) for each in facts["datasets"]], False, "Datasets")
+    print_rows([only(each, *kept) for each in facts["datasets"]], "Datasets")
     accepted = {(each["stage"], each["gate"]): each for each in facts["acceptances"]}
-    print_rows([_gate(each, accepted) for each in facts["gate_records"]], False, "Gates")
+    print_rows([_gate(each, accepted) for each in facts["gate_records"]], "Gates")
     if facts["known_issues"]:
         issues = [only(each, "number", "text", "person", "added_at") for each in facts["known_issues"]]
-        print_rows(issues, False, "Known issues")
+        print_rows(issues, "Known issues")
     if facts["recalls"]:
-        print_rows(facts["recalls"], False, "Recalls that hold for it")
-    if "held" in facts["evaluation"]:  # not in reports of earlier versions
-        print_rows([_held(name, each) for name, each in facts["evaluation"]["held"].items()], False, "Evaluation")
+        print_rows(facts["recalls"], "Recalls that hold for it")
+    if "held" in facts["evaluation"]:
+        print_rows([_held(name, each) for name, each in facts["evaluation"]["held"].items()], "Evaluation")
     out.print("Every fact and digest: the same with --json")
 
 
@@ -499,25 +471,25 @@ def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
         }
         for row in rows
     ]
-    print_rows(shown, False, "Registered adapters")
+    print_rows(shown, "Registered adapters")
 
 
-datasets = typer.Typer(no_args_is_help=True, help="List, show and verify registered datasets.")
+datasets = Group(no_args_is_help=True, help="List, show and verify registered datasets.")
 
 
 @datasets.command("list")
-def datasets_list(line: OfLine = None, as_json: AsJson = False) -> None:
+def datasets_list(line: OfLine = None) -> Result:
     """List every dataset of which a registered adapter was made."""
     from sovereign_pipeline.record.catalog import list_datasets
     from sovereign_pipeline.record.database import open_registry
 
     rows = list_datasets(open_registry(Settings.from_environment()), line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
-    print_rows(rows if as_json else [only(row, *named) for row in rows], as_json, "Datasets")
+    return Result(rows, lambda: print_rows([only(row, *named) for row in rows], "Datasets"))
 
 
 @datasets.command("show")
-def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
+def datasets_show(digest: DatasetDigest) -> Result:
     """Show the data card of a dataset, and its entry in the registry."""
     from sovereign_pipeline.record.catalog import show_dataset
     from sovereign_pipeline.record.database import open_registry
@@ -527,15 +499,16 @@ def datasets_show(digest: DatasetDigest, as_json: AsJson = False) -> None:
     settings = Settings.from_environment()
     row = show_dataset(open_registry(settings), digest)
     card = card_of_dataset(open_store(settings), row)
-    if as_json:
-        print_json({**row, "card": card.facts})
-        return
-    out.print(card.markdown, markup=False)
-    print_facts(only(row, "digest", "manifest_sha256", "card_sha256", "created_at", "adapters"), as_json=False)
+
+    def show() -> None:
+        out.print(card.markdown, markup=False)
+        print_facts(only(row, "digest", "manifest_sha256", "card_sha256", "created_at", "adapters"))
+
+    return Result({**row, "card": card.facts}, show)
 
 
 @datasets.command("verify")
-def datasets_verify(digest: DatasetDigest, as_json: AsJson = False, strict_sources: StrictSources = False) -> None:
+def datasets_verify(digest: DatasetDigest, strict_sources: StrictSources = False) -> Result:
     """Verify a dataset and all its inputs, down to the source files.
 
     Every file is hashed again. Ends 1, naming the file, when one was changed. A source file that is gone or has
@@ -544,4 +517,4 @@ def datasets_verify(digest: DatasetDigest, as_json: AsJson = False, strict_sourc
     """
     from sovereign_pipeline.registry.verification import verify_dataset
 
-    verify(verify_dataset, digest, as_json, strict_sources)
+    return verified(verify_dataset, digest, strict_sources)

@@ -13,28 +13,28 @@ from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.cli.terminal import (
-    AsJson,
+    Group,
+    Result,
     mark_demonstration,
     moment,
     out,
-    print_json,
-    print_rows,
     tell_progress,
+    write_new_file,
 )
 
 if TYPE_CHECKING:
     from sovereign_pipeline.record.witnesses import Policy
 
-people = typer.Typer(no_args_is_help=True, help="Names of persons in the ledger: who is meant, and forgetting one.")
+people = Group(no_args_is_help=True, help="Names of persons in the ledger: who is meant, and forgetting one.")
 
 
 @people.command("list")
-def people_list(as_json: AsJson = False) -> None:
+def people_list() -> Result:
     """List the persons that this home knows, with what stands for each in ledger, registry and reviews."""
     from sovereign_pipeline.record.people import People
 
     listed = People(Settings.from_environment()).listed()
-    print_rows([{"name": name, "stands for them": person} for name, person in listed.items()], as_json, "Persons")
+    return Result([{"name": name, "stands for them": person} for name, person in listed.items()], "Persons")
 
 
 @people.command("forget")
@@ -54,7 +54,7 @@ def people_forget(name: Annotated[str, typer.Argument(help="The name, as the lis
     out.print(f"[green]✓[/] forgotten; {person} stands for nobody now")
 
 
-audit = typer.Typer(no_args_is_help=True, help="Verify the ledger, have it witnessed, prove entries, and export it.")
+audit = Group(no_args_is_help=True, help="Verify the ledger, have it witnessed, prove entries, and export it.")
 audit.add_typer(people, name="people")
 
 PolicyFile = Annotated[
@@ -73,8 +73,7 @@ def audit_verify(
         Path | None, typer.Option("--export", help="An earlier export that the log must still hold.")
     ] = None,
     policy: PolicyFile = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Compute the ledger again from its bytes, and compare it with its checkpoints, its second copy, and its witnesses.
 
     Every review is compared with its signed acts. Ends 1, naming the entry, when one is missing, changed or out of
@@ -97,46 +96,43 @@ def audit_verify(
     ledger = report.ledger
     with registry.reading() as session:
         trust = trust_on_record(session)
-    if as_json:
-        print_json(
-            {
-                "entries": ledger.newest.sequence,
-                "hash": ledger.newest.hash,
-                "root": ledger.root.hex(),
-                "checkpoint": report.checkpoint,
-                "second_copy": ledger.in_copy,
-                "witnessed": report.witnessed,
-                "witnesses": {name: _time(at) for name, at in report.cosigned.items()},
-                "trust_root": trust.root_sha256 if trust is not None else None,
-                "reviews": found,
-            }
-        )
-        raise typer.Exit(1 if found else 0)
-    out.print(
-        f"[green]✓[/] {ledger.newest.sequence} entries, each bound to the one before; newest {ledger.newest.hash}"
-    )
-    out.print(f"[green]✓[/] their tree; root {ledger.root.hex()}")
-    if report.checkpoint is None:
-        out.print("  no checkpoint yet: the next act signs the first")
-    else:
-        out.print(f"[green]✓[/] signed checkpoint of {report.checkpoint} entries")
-    if ledger.in_copy is not None:
-        undone = f"; {ledger.not_committed} whose act was not done" if ledger.not_committed else ""
-        out.print(f"[green]✓[/] second copy: {ledger.in_copy} entries{undone}")
-    if report.witnessed is None:
-        out.print("  no policy of witnesses: whoever owns the registry and its key can rewrite it unseen")
-    else:
-        names = ", ".join(f"{escape(name)} {_time(at)}" for name, at in sorted(report.cosigned.items()))
-        out.print(f"[green]✓[/] {report.witnessed} entries witnessed: {names or 'the policy demands nobody'}")
-    if trust is not None:
-        out.print(
-            f"[green]✓[/] rests on the trust root {trust.root_sha256}: root {trust.root_version}, targets "
-            f"{trust.targets_version}, by entry {trust.sequence}"
-        )
-    for review, findings in found.items():
-        for each in findings:
-            out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
-    raise typer.Exit(1 if found else 0)
+    facts = {
+        "entries": ledger.newest.sequence,
+        "hash": ledger.newest.hash,
+        "root": ledger.root.hex(),
+        "checkpoint": report.checkpoint,
+        "second_copy": ledger.in_copy,
+        "witnessed": report.witnessed,
+        "witnesses": {name: _time(at) for name, at in report.cosigned.items()},
+        "trust_root": trust.root_sha256 if trust is not None else None,
+        "reviews": found,
+    }
+
+    def show() -> None:
+        out.print(f"[green]✓[/] {facts['entries']} entries, each bound to the one before; newest {facts['hash']}")
+        out.print(f"[green]✓[/] their tree; root {facts['root']}")
+        if report.checkpoint is None:
+            out.print("  no checkpoint yet: the next act signs the first")
+        else:
+            out.print(f"[green]✓[/] signed checkpoint of {report.checkpoint} entries")
+        if ledger.in_copy is not None:
+            undone = f"; {ledger.not_committed} whose act was not done" if ledger.not_committed else ""
+            out.print(f"[green]✓[/] second copy: {ledger.in_copy} entries{undone}")
+        if report.witnessed is None:
+            out.print("  no policy of witnesses: whoever owns the registry and its key can rewrite it unseen")
+        else:
+            names = ", ".join(f"{escape(name)} {_time(at)}" for name, at in sorted(report.cosigned.items()))
+            out.print(f"[green]✓[/] {report.witnessed} entries witnessed: {names or 'the policy demands nobody'}")
+        if trust is not None:
+            out.print(
+                f"[green]✓[/] rests on the trust root {trust.root_sha256}: root {trust.root_version}, targets "
+                f"{trust.targets_version}, by entry {trust.sequence}"
+            )
+        for review, findings in found.items():
+            for each in findings:
+                out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
+
+    return Result(facts, show, passed=not found)
 
 
 @audit.command("checkpoint")
@@ -150,8 +146,7 @@ def audit_checkpoint(
     ] = None,
     answer: Annotated[Path | None, typer.Option("--answer", help="A witness's answer, to be kept.")] = None,
     policy: PolicyFile = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Print the signed checkpoint of the ledger, with the log's public key; ask witnesses, and keep their answers.
 
     Give the public key to auditors and witnesses by another way than the checkpoint.
@@ -170,19 +165,19 @@ def audit_checkpoint(
     if request is not None:
         start = old if old is not None else witnesses.newest_cosigned_size(settings)
         with registry.reading() as session:
-            _write_new(request, witnesses.request(session, note, start))
+            write_new_file(request, witnesses.request(session, note, start))
         witnesses.note_asked(settings, note)
     with registry.reading() as session:
         log = verifier(session, settings)
     head = notes.parse_tree_head(note.text)
-    if as_json:
-        facts = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "log": str(log)}
-        print_json({**facts, "note": str(note), "witnesses": cosigned})
-        return
-    out.print(str(note), end="", highlight=False, markup=False, soft_wrap=True)
-    out.print(f"\nPublic key of the log: {log}", highlight=False, markup=False, soft_wrap=True)
-    if cosigned:
-        out.print(f"Cosigned by: {', '.join(cosigned)}", markup=False)
+    facts = {"origin": head.origin, "size": head.size, "root": head.root.hex(), "log": str(log)}
+
+    def show() -> None:
+        print_plain(f"{note}\nPublic key of the log: {log}\n")
+        if cosigned:
+            print_plain(f"Cosigned by: {', '.join(cosigned)}\n")
+
+    return Result({**facts, "note": str(note), "witnesses": cosigned}, show)
 
 
 @audit.command("key")
@@ -205,11 +200,7 @@ def audit_key(
             pass  # the first transaction makes the key, and states it
     with registry.reading() as session:
         log = verifier(session, settings)
-    if file is None:
-        print_plain(f"{log}\n")
-        return
-    _write_new(file, f"{log}\n")
-    out.print(f"[green]✓[/] {escape(str(file))}: the log's public key")
+    _print_or_write(f"{log}\n", file, "the log's public key")
 
 
 @audit.command("prove")
@@ -233,11 +224,7 @@ def audit_prove(
     note = witnesses.newest_witnessed(settings, found, covering=entry) if found is not None else None
     with registry.reading() as session:
         text = prove(session, entry, note or registry.checkpoint())
-    if file is None:
-        print_plain(text)
-        return
-    _write_new(file, text)
-    out.print(f"[green]✓[/] {escape(str(file))}: entry {entry}")
+    _print_or_write(text, file, f"entry {entry}")
 
 
 @audit.command("check-proof")
@@ -247,8 +234,7 @@ def audit_check_proof(
     policy: Annotated[
         Path | None, typer.Option("--policy", help="Who must have cosigned the checkpoint (c2sp.org/tlog-policy).")
     ] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Verify a proof with the log's public key alone, and print the entry that it proves. Needs no registry."""
     from sovereign_pipeline.record.notes import parse_verifier
     from sovereign_pipeline.record.tree import check
@@ -264,17 +250,18 @@ def audit_check_proof(
                 f"{file}: the checkpoint was not cosigned by as many witnesses as the policy demands.",
                 "Get a proof that rests on a witnessed checkpoint.",
             )
-    if as_json:
-        facts = {"size": proven.head.size, "origin": proven.head.origin}
-        print_json({"entry": proven.entry, **facts, "witnesses": {name: _time(at) for name, at in cosigned.items()}})
-        return
-    entry = proven.entry
-    out.print(
-        f"[green]✓[/] entry {entry['sequence']} of {escape(proven.head.origin)}: {escape(str(entry['at']))}, "
-        f"{escape(str(entry['actor']))}, {escape(str(entry['action']))}"
-    )
-    for name, at in cosigned.items():
-        out.print(f"[green]✓[/] witnessed by {escape(name)}, {_time(at)}")
+    entry, head = proven.entry, proven.head
+    witnesses = {name: _time(at) for name, at in cosigned.items()}
+
+    def show() -> None:
+        out.print(
+            f"[green]✓[/] entry {entry['sequence']} of {escape(head.origin)}: {escape(str(entry['at']))}, "
+            f"{escape(str(entry['actor']))}, {escape(str(entry['action']))}"
+        )
+        for name, at in witnesses.items():
+            out.print(f"[green]✓[/] witnessed by {escape(name)}, {at}")
+
+    return Result({"entry": entry, "size": head.size, "origin": head.origin, "witnesses": witnesses}, show)
 
 
 @audit.command("witness-key")
@@ -315,11 +302,7 @@ def audit_witness(
         raise InputError(f"{key}: this is the key of a log and not of a witness.", "Give the witness's own key.")
     watched = [parse_verifier(each) for each in logs]
     line = witnesses.answer(_text(request), signer, watched, state or key.absolute().parent, int(time.time()))
-    if answer is None:
-        print_plain(line)
-        return
-    _write_new(answer, line)
-    out.print(f"[green]✓[/] {escape(str(answer))}: bring it back to the log")
+    _print_or_write(line, answer, "bring it back to the log")
 
 
 @audit.command("export")
@@ -364,8 +347,7 @@ def audit_trust_root(
 @audit.command("policy")
 def audit_policy(
     at: Annotated[str | None, typer.Option(help="A day or moment in UTC; else now.")] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """List the rules that were in force at a moment: since when, and where the copy of each lies."""
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.in_force import rule_file, rules
@@ -383,11 +365,20 @@ def audit_policy(
         }
         for each in found
     ]
-    print_rows(rows, as_json, "Rules in force")
+    return Result(rows, "Rules in force")
+
+
+def _print_or_write(text: str, file: Path | None, what: str) -> None:
+    """Print a text to the screen, or write it to a new file and print what it holds."""
+    if file is None:
+        print_plain(text)
+        return
+    write_new_file(file, text)
+    out.print(f"[green]✓[/] {escape(str(file))}: {what}")
 
 
 def print_plain(text: str) -> None:
-    """A text whose every character counts."""
+    """Print a text as it is, without markup or wrapping."""
     out.print(text, end="", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -416,14 +407,6 @@ def _text(file: Path) -> str:
         raise InputError(f"{file}: this file cannot be read as text.", "Correct the path of the file.") from None
 
 
-def _write_new(file: Path, text: str) -> None:
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise InputError(f"{file}: there is a file already.", "Name a new file.") from None
-
-
 def _time(at: int) -> str:
     return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
 
@@ -434,8 +417,7 @@ def evidence(
     line: Annotated[str | None, typer.Option("--line", help="Instead of an adapter: a line, with --on.")] = None,
     on: Annotated[str | None, typer.Option("--on", help="A day or moment in UTC: what answered the line then.")] = None,
     zipped: Annotated[bool, typer.Option("--zip", help="Write it as one file as well, beside the folder.")] = False,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Write an evidence package: all that is on record about an adapter, down to its source files, and a verifier.
 
     Its verifier needs the SHA-256 of the first trust root, Python and `cryptography`, and nothing of this program. No
@@ -457,29 +439,22 @@ def evidence(
         since = until.replace(hour=0, minute=0, second=0, microsecond=0) if len(on) == A_DAY else until
         with registry.reading() as session:
             adapters = answered(session, line, on, since, until)
-    written = write_package(
-        registry,
-        open_store(settings, registry=registry),
-        settings,
-        adapters,
-        folder,
-        tell_progress,
-        on=on,
-        zipped=zipped,
-    )
-    if as_json:
-        print_json(vars(written))
-        return
-    mark_demonstration(trust_root(settings))
-    names = escape(", ".join(written.adapters))
-    out.print(f"[green]✓[/] {escape(str(folder))}: {names}, {escape(written.classification)}")
-    out.print(
-        f"[green]✓[/] {counted(written.files, 'file')}, {written.bytes:,} bytes, with "
-        f"{counted(written.entries, 'entry', 'entries')} of the log; its own verifier passed it"
-    )
-    if written.archive is not None:
-        out.print(f"[green]✓[/] {escape(str(written.archive))}: {written.archive.stat().st_size:,} bytes")
-    out.print("For its readers, on paper and not beside the package:")
-    out.print(f"  SHA-256 of the first root: {written.root_sha256}")
-    out.print(f"  SHA-256 of verify.py:      {written.verifier_sha256}")
-    out.print(f"Next, wherever it is read: python {escape(str(folder))}/verify.py SHA256-OF-THE-FIRST-ROOT")
+    store = open_store(settings, registry=registry)
+    written = write_package(registry, store, settings, adapters, folder, tell_progress, on=on, zipped=zipped)
+
+    def show() -> None:
+        mark_demonstration(trust_root(settings))
+        names = escape(", ".join(written.adapters))
+        out.print(f"[green]✓[/] {escape(str(folder))}: {names}, {escape(written.classification)}")
+        out.print(
+            f"[green]✓[/] {counted(written.files, 'file')}, {written.bytes:,} bytes, with "
+            f"{counted(written.entries, 'entry', 'entries')} of the log; its own verifier passed it"
+        )
+        if written.archive is not None:
+            out.print(f"[green]✓[/] {escape(str(written.archive))}: {written.archive.stat().st_size:,} bytes")
+        out.print("For its readers, on paper and not beside the package:")
+        out.print(f"  SHA-256 of the first root: {written.root_sha256}")
+        out.print(f"  SHA-256 of verify.py:      {written.verifier_sha256}")
+        out.print(f"Next, wherever it is read: python {escape(str(folder))}/verify.py SHA256-OF-THE-FIRST-ROOT")
+
+    return Result(written, show)

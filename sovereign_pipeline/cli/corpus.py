@@ -14,7 +14,7 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.cli.terminal import AsJson, LineName, err, out, print_json, print_rows
+from sovereign_pipeline.cli.terminal import AsJson, Group, LineName, Result, err, out, print_rows
 from sovereign_pipeline.corpus.inspection import (
     NOT_UTF8,
     ColumnFacts,
@@ -44,7 +44,7 @@ MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
 levels or languages: any other word may be the name of a person."""
 _NAMES_OF_LANGUAGES = re.compile(r"lang(?:uage)?|locale|اللغة", re.IGNORECASE)
 
-sources = typer.Typer(no_args_is_help=True, help="Look at source files, and take in rated answers.")
+sources = Group(no_args_is_help=True, help="Look at source files, and take in rated answers.")
 
 
 @sources.callback()
@@ -57,8 +57,7 @@ def sources_take_rated(
     line: LineName,
     file: Annotated[Path, typer.Argument(help="Rows that `sovereign-transcripts preferences` made.")],
     reason: Annotated[str, typer.Option(help="Why these answers are to be trained on; it stands in the ledger.")],
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Take in rated answers as a source file of a line, with an entry of the ledger, and print what the recipe needs.
 
     The line must let answers become preferences, and nothing is trained on them before its recipe names the file.
@@ -71,20 +70,21 @@ def sources_take_rated(
     actor = People(settings).commitment_of(account())
     recipe = load_line(settings.data, line, institution)
     taken = take_rated(open_registry(settings), institution, recipe, file, actor, reason)
-    if as_json:
-        print_json({**asdict(taken), "path": taken.path.as_posix()})
-        return
-    out.print(f"[green]✓[/] {taken.rows} rows, {escape(taken.classification)} at most: {taken.path.as_posix()}")
-    out.print("  To train on them, add to `sources` of the recipe:")
-    described = {
-        "name": taken.name,
-        "role": taken.role,
-        "path": taken.path.as_posix(),
-        "constants": dict.fromkeys(("author", "department", "subject"), ""),
-        "licence": FILL_IN,
-        "retention": FILL_IN,
-    }
-    typer.echo(yaml.safe_dump([described], sort_keys=False, allow_unicode=True), nl=False)
+
+    def show() -> None:
+        out.print(f"[green]✓[/] {taken.rows} rows, {escape(taken.classification)} at most: {taken.path.as_posix()}")
+        out.print("  To train on them, add to `sources` of the recipe:")
+        described = {
+            "name": taken.name,
+            "role": taken.role,
+            "path": taken.path.as_posix(),
+            "constants": dict.fromkeys(("author", "department", "subject"), ""),
+            "licence": FILL_IN,
+            "retention": FILL_IN,
+        }
+        typer.echo(yaml.safe_dump([described], sort_keys=False, allow_unicode=True), nl=False)
+
+    return Result(taken, show)
 
 
 @sources.command("look")
@@ -92,8 +92,7 @@ def sources_look(
     file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, also packed.")],
     recipe: Annotated[bool, typer.Option("--recipe", help="Print a recipe to start from instead, as YAML.")] = False,
     line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; else the file's.")] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Result | None:
     """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
 
     No letter, name or identifier is shown: only the names of columns, and the values of a column that holds nothing
@@ -107,15 +106,12 @@ def sources_look(
         prompts = Path("red_team/prompts.jsonl")
         found = prompts if (settings.data / prompts).is_file() else None
         _print_recipe(suggest(facts, _named_path(file, settings), name, load_institution(settings.data), suites, found))
-        return
-    if as_json:
-        print_json(_as_json(facts))
-        return
-    _print_facts(facts)
+        return None
+    return Result(_as_json(facts), lambda: _print_facts(facts))
 
 
 def _named_path(file: Path, settings: Settings) -> Path:
-    """The path as a recipe names it: relative to the data root where the file lies in it."""
+    """Return the path as a recipe names it: relative to the data root, if the file is in it."""
     absolute = file.absolute()
     return absolute.relative_to(settings.data) if absolute.is_relative_to(settings.data) else absolute
 
@@ -128,7 +124,7 @@ def _print_facts(facts: FileFacts) -> None:
         out.print(f"[yellow]•[/] {count:,} cannot be read: {escape(reason)}; {format_rows(facts, reason)}")
     if NOT_UTF8 in facts.broken and facts.encoding is None:
         out.print("[yellow]•[/] The file is a mixture of encodings: these rows are not UTF-8, and all others are")
-    print_rows([_row(column, facts.rows) for column in facts.columns.values()], False, "Columns")
+    print_rows([_row(column, facts.rows) for column in facts.columns.values()], "Columns")
     for each in compared_columns(facts):
         holds = "holds" if each.doubt is None else "may hold"
         doubt = f"; to be decided: {each.doubt}" if each.doubt else ""
@@ -177,7 +173,7 @@ def _as_json(facts: FileFacts) -> dict[str, Any]:
 
 
 def _print_recipe(suggestion: Suggestion) -> None:
-    """The recipe on standard output; what a person must look at on standard error and in it, as comments."""
+    """Print the recipe with its notes as comments, and the notes on standard error too."""
     for note in suggestion.notes:
         typer.echo(f"# {_on_one_line(note)}")
     typer.echo(yaml.safe_dump(suggestion.recipe, sort_keys=False, allow_unicode=True, width=120), nl=False)
@@ -187,11 +183,11 @@ def _print_recipe(suggestion: Suggestion) -> None:
 
 
 def _on_one_line(note: str) -> str:
-    """A name of a column may hold line breaks and control characters, which end a comment of YAML or are none of it."""
+    """Replace line breaks and control characters, which a column's name may hold and a comment of YAML may not."""
     return "".join(each if each.isprintable() else " " for each in note)
 
 
-privacy = typer.Typer(no_args_is_help=True, help="See what scrubbing does with rows of a line.")
+privacy = Group(no_args_is_help=True, help="See what scrubbing does with rows of a line.")
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red")
 
@@ -211,7 +207,7 @@ def privacy_preview(
         str | None, typer.Option(help="Name of whoever judges the rows: each is asked about, and the counts are kept.")
     ] = None,
     as_json: AsJson = False,
-) -> None:
+) -> Result | None:
     """Show rows of a line before and after scrubbing, what was found in them, and why.
 
     The rows are those of the line's classified corpus. Each is scrubbed with its case file, as in a run. Prints
@@ -229,12 +225,13 @@ def privacy_preview(
     shown = preview(workplace, rows, seed, row or ())
     if judge is not None:
         _judge(workplace, shown, judge.strip(), seed)
-        return
-    if as_json:
-        print_json([asdict(each) for each in shown])
-        return
-    for each in shown:
-        _print_row(each)
+        return None
+
+    def show() -> None:
+        for each in shown:
+            _print_row(each)
+
+    return Result(shown, show)
 
 
 def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed: int) -> None:
@@ -282,11 +279,11 @@ def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed
         }
         for name, kinds in [*of_kinds, ("all", None)]
     ]
-    print_rows(table, False, f"{estimate.judged} replaced values in {estimate.rows} rows, as people judged them")
+    print_rows(table, f"{estimate.judged} replaced values in {estimate.rows} rows, as people judged them")
 
 
 def _asked(question: str, known: set[str]) -> list[str] | None:
-    """The words of an answer, which are among the known ones; none is an answer too. None for `stop`."""
+    """Ask until every word of the answer is a known one. Returns None for `stop`."""
     while True:
         try:
             answer: str = typer.prompt(f"{question} (Enter: none)", default="", show_default=False)
@@ -324,11 +321,11 @@ def _print_row(each: "PreviewedRow") -> None:
         for field in each.fields
         for finding in field.replaced
     ]
-    print_rows(found, False, "Replaced")
+    print_rows(found, "Replaced")
 
 
 def _placed(field: "PreviewedField") -> list[tuple[int, int, Kind]]:
-    """Where the placeholders stand in the text that came out."""
+    """Return the places of the placeholders in the scrubbed text."""
     places: list[tuple[int, int, Kind]] = []
     position = 0
     for found in field.replaced:

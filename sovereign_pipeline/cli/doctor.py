@@ -9,7 +9,7 @@ import socket
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.cli.terminal import advice_of, out, print_json, tell_progress
+from sovereign_pipeline.cli.terminal import advice_of, out, tell_progress
 from sovereign_pipeline.ops.backup import CREATED
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
@@ -43,11 +43,8 @@ class Finding:
     """Remedies by their label, such as `Hint`."""
 
 
-def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
-    """Print a line for each finding, and below it what puts it right."""
-    if as_json:
-        print_json([asdict(each) for each in findings])
-        return
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print a line for each finding, and its remedies below it."""
     for each in findings:
         out.print(f"{'[green]✓[/]' if each.ok else '[red]✗[/]'} {escape(each.what)}: {escape(each.found)}")
         for label, advice in each.advice.items():

@@ -11,12 +11,12 @@ from rich.markup import escape
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.cli.terminal import (
+    Group,
     KeyOptions,
     mark_demonstration,
     opened_key,
     out,
     tell_progress,
-    with_key_options,
 )
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
@@ -123,9 +123,7 @@ def _print_next(directory: Path) -> None:
         out.print(f"  [bold]{escape(command)}[/]   # {what}")
 
 
-backup = typer.Typer(
-    no_args_is_help=True, help="Copy this installation, restore a copy, and repair artifacts from one."
-)
+backup = Group(no_args_is_help=True, help="Copy this installation, restore a copy, and repair artifacts from one.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The backup's folder.")]
 PrivateKey = Annotated[Path, typer.Option("--key", help="File with the age private key that opens the backup.")]
@@ -218,7 +216,7 @@ def _private_key(path: Path) -> str:
         raise InputError(f"{path}: this is no age private key.", "Give the file that was made with the key.") from None
 
 
-bundle = typer.Typer(no_args_is_help=True, help="Pack what crosses the air gap, verify it inside, install from it.")
+bundle = Group(no_args_is_help=True, help="Pack what crosses the air gap, verify it inside, install from it.")
 
 Folder_bundle = Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")]
 Base = Annotated[
@@ -234,7 +232,6 @@ NO_BASES: list[Path] = []
 
 
 @bundle.command("create")
-@with_key_options
 def bundle_create(
     folder: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
     key: KeyOptions,

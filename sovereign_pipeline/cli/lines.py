@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,15 +14,17 @@ from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli.terminal import (
     AsJson,
+    Group,
     KeyOptions,
     LineName,
+    Reason,
     RecipeFile,
+    Result,
     officers_signer,
     out,
     print_error,
     print_json,
     print_rows,
-    with_key_options,
 )
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
@@ -46,11 +47,11 @@ from sovereign_pipeline.workplace import open_workplace
 if TYPE_CHECKING:
     from sovereign_pipeline.privacy.preview import KindFacts
 
-lines = typer.Typer(no_args_is_help=True, help="Show, check and add the recipes of lines.")
+lines = Group(no_args_is_help=True, help="Show, check and add the recipes of lines.")
 
 
 @lines.command("list")
-def lines_list(as_json: AsJson = False) -> None:
+def lines_list() -> Result:
     """List every line that has a recipe.
 
     Ends 1 when a recipe is broken.
@@ -61,13 +62,13 @@ def lines_list(as_json: AsJson = False) -> None:
     for name, error in recipes.broken.items():
         rows.append(dict.fromkeys(rows[0] if rows else ("line",)) | {"line": name, "error": str(error)})
     rows.sort(key=lambda row: str(row["line"]))
-    if as_json:
-        print_json(rows)
-    else:
-        print_rows([_shown(row) for row in rows], False, "Lines")
+
+    def show() -> None:
+        print_rows([_shown(row) for row in rows], "Lines")
         for error in recipes.broken.values():
             print_error(error)
-    raise typer.Exit(1 if recipes.broken else 0)
+
+    return Result(rows, show, passed=not recipes.broken)
 
 
 @lines.command("check")
@@ -78,7 +79,7 @@ def lines_check(
     ] = False,
     row: Annotated[str | None, typer.Option(help="With --show-mask: the id of the row; else the first.")] = None,
     as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
 
     Shows what the line replaces, keeps and stops at, and how each kind of personal data is found. Shows, for each gate
@@ -100,37 +101,36 @@ def lines_check(
     kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
     mistakes = warnings(recipe.training, elsewhere=institution.trainer.where != "here")
-    if as_json:
-        print_json(
-            {
-                "line": recipe.line,
-                "evaluation": recipe.evaluation is not None,
-                "fill_in": to_fill_in,
-                "warnings": mistakes,
-                "personal_data": [asdict(each) for each in kinds],
-                "power": [asdict(each) for each in powers],
-            }
-        )
-        raise typer.Exit(1 if of_recipe else 0)
-    mark = "[red]✗[/]" if of_recipe else "[green]✓[/]"
-    out.print(f"{mark} {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
-    for key in to_fill_in:
-        out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
-    for warning in mistakes:
-        out.print(f"[yellow]•[/] {escape(warning)}")
-    _print_kinds(kinds)
-    if recipe.evaluation is None:
-        out.print(
-            "[yellow]•[/] evaluation: not named yet. The datasets can be made; no adapter can be trained. Add then:"
-        )
-        typer.echo(EXAMPLE_OF_EVALUATION)
-    else:
-        _print_powers(powers)
-    if show_mask:
-        from sovereign_pipeline.training.mask import masked_row
+    facts = {
+        "line": recipe.line,
+        "evaluation": recipe.evaluation is not None,
+        "fill_in": to_fill_in,
+        "warnings": mistakes,
+        "personal_data": kinds,
+        "power": powers,
+    }
 
-        _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe.line), row))
-    raise typer.Exit(1 if of_recipe else 0)
+    def show() -> None:
+        mark = "[red]✗[/]" if of_recipe else "[green]✓[/]"
+        out.print(f"{mark} {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
+        for key in to_fill_in:
+            out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
+        for warning in mistakes:
+            out.print(f"[yellow]•[/] {escape(warning)}")
+        _print_kinds(kinds)
+        if recipe.evaluation is None:
+            out.print(
+                "[yellow]•[/] evaluation: not named yet. The datasets can be made; no adapter can be trained. Add then:"
+            )
+            typer.echo(EXAMPLE_OF_EVALUATION)
+        else:
+            _print_powers(powers)
+        if show_mask:
+            from sovereign_pipeline.training.mask import masked_row
+
+            _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe.line), row))
+
+    return Result(facts, show, passed=not of_recipe)
 
 
 @lines.command("add")
@@ -151,29 +151,23 @@ def lines_add(file: RecipeFile) -> None:
 
 
 @lines.command("explain")
-def lines_explain(line: LineName, as_json: AsJson = False) -> None:
+def lines_explain(line: LineName) -> Result:
     """Explain which stages of a line `sovereign run` would make again, and why, field by field."""
     from sovereign_pipeline.dagster.chain import CHAIN
     from sovereign_pipeline.record.staleness import explain
 
     explanations = explain(CHAIN, open_workplace(Settings.from_environment(), line))
-    if as_json:
-        facts = [asdict(each) for each in explanations]
-        print_json(
-            [{"stage": each["kind"], "stale": bool(each["reasons"]), "reasons": each["reasons"]} for each in facts]
-        )
-        return
-    print_rows(
-        [
-            {
-                "stage": each.kind,
-                "state": "✗ stale" if each.is_stale else "✓ current",
-                "why": "\n".join(map(str, each.reasons)),
-            }
-            for each in explanations
-        ],
-        False,
-        f"Stages of {line}",
+    rows = [
+        {
+            "stage": each.kind,
+            "state": "✗ stale" if each.is_stale else "✓ current",
+            "why": "\n".join(map(str, each.reasons)),
+        }
+        for each in explanations
+    ]
+    return Result(
+        [{"stage": each.kind, "stale": each.is_stale, "reasons": each.reasons} for each in explanations],
+        lambda: print_rows(rows, f"Stages of {line}"),
     )
 
 
@@ -210,7 +204,7 @@ def _row(recipe: Line) -> dict[str, Any]:
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table; the error itself is printed below it."""
+    """Return a row of the table. The error itself is printed below the table."""
     return {key: value for key, value in row.items() if key != "error"} | (
         {"purpose": "✗ broken"} if row["error"] else {}
     )
@@ -263,7 +257,7 @@ def _checked(file: Path) -> Line:
 
 
 def _print_kinds(kinds: "Sequence[KindFacts]") -> None:
-    """What becomes of each kind: what the line replaces first, then what it keeps, then what stops it."""
+    """Print the kinds that the line replaces, then those that it keeps, then those that stop it."""
     does = {"replace": "replaces", "keep": "keeps", "stop": "stops at"}
     rows = [
         {"the line": does[each.treatment], "kind": each.kind, "found by": each.ways, "but": each.remark}
@@ -271,7 +265,7 @@ def _print_kinds(kinds: "Sequence[KindFacts]") -> None:
         for each in kinds
         if each.treatment == treatment
     ]
-    print_rows(rows, False, "Personal data")
+    print_rows(rows, "Personal data")
 
 
 def _print_powers(powers: Sequence[GatePower]) -> None:
@@ -287,7 +281,7 @@ def _print_powers(powers: Sequence[GatePower]) -> None:
         }
         for each in powers
     ]
-    print_rows(rows, False, "Rows for the margins")
+    print_rows(rows, "Rows for the margins")
     out.print(
         f"  least: for a candidate that answers everything as the base does to pass. needed: for one exactly as good\n"
         f"  to pass with probability {POWER}, where {CHANGED_ANSWERS:.0%} of answers, {CHANGED_CHOICES:.0%} of a "
@@ -297,7 +291,7 @@ def _print_powers(powers: Sequence[GatePower]) -> None:
 
 
 def _print_mask(row: Any) -> None:
-    """Print a row with its mask: the only place that prints a row's text, to whoever asked to see it."""
+    """Print a row with its mask. No other command prints the text of a training row."""
     out.print(f"\nRow {escape(row.id)} · {escape(row.origin)}")
     for each in row.completions:
         ends = f"yes (id {each.end_id})" if each.end_id is not None else "no, so the trainer refuses it"
@@ -316,30 +310,31 @@ NOT_EVALUATED = "not asked"
 SHOWN = {"pass": "✓ pass", "fail": "✗ fail", "inconclusive": "? inconclusive", NOT_EVALUATED: "· not evaluated"}
 """Outcome -> what the table shows."""
 
-gates = typer.Typer(no_args_is_help=True, help="Show the gates of a line, and waive one as an officer.")
+gates = Group(no_args_is_help=True, help="Show the gates of a line, and waive one as an officer.")
 
 
 @gates.command("list")
-def gates_list(line: LineName, as_json: AsJson = False) -> None:
+def gates_list(line: LineName) -> Result:
     """List every gate of the line's current artifacts with its outcome, its message and its waiver."""
     from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN
 
     workplace = open_workplace(Settings.from_environment(), line)
     rows = [_facts(workplace, each) for each in gate_statuses((*CHAIN, *AFTER_PEOPLE), workplace)]
-    if as_json:
-        print_json(rows)
-    elif rows:
-        print_rows([_row_gates(each) for each in rows], False, f"Gates of {line}")
-    else:
-        out.print(f"Line {line}: nothing was materialized yet, so no gate was evaluated.")
+
+    def show() -> None:
+        if rows:
+            print_rows([_row_gates(each) for each in rows], f"Gates of {line}")
+        else:
+            out.print(f"Line {line}: nothing was materialized yet, so no gate was evaluated.")
+
+    return Result(rows, show)
 
 
 @gates.command("waive")
-@with_key_options
 def gates_waive(
     line: LineName,
     gate: Annotated[str, typer.Argument(help="The gate, as `sovereign gates list` names it.")],
-    reason: Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")],
+    reason: Reason,
     key: KeyOptions,
 ) -> None:
     """Waive a gate that the line's current artifact did not pass. What you waive is printed before your key signs it.

@@ -17,39 +17,38 @@ from typer.main import get_command, get_group
 from sovereign_pipeline.base.hosts import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.base.processes import keep_private, run_program
 from sovereign_pipeline.base.settings import Settings, go_offline
-from sovereign_pipeline.cli.terminal import AsJson, out, port_option, print_error
+from sovereign_pipeline.cli.terminal import Group, Result, out, port_option, print_error
 
 
 class LoadedWhenAsked(TyperGroup):
-    """Has the commands of `elsewhere` besides its own: name -> the module in which it has this name."""
+    """A group that also has the commands of other modules, and imports a module when its command is asked for."""
 
     elsewhere: Mapping[str, str] = {}
+    """Name of a command -> the module that has it under this name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Every command, in alphabetical order within own and others."""
         self.load_all()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """One command; only its module is imported."""
         if cmd_name in self.elsewhere and cmd_name not in self.commands:
             self.add_command(_command_in(self.elsewhere[cmd_name], cmd_name), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def load_all(self) -> None:
-        """Import every module; the commands are then in the order of the table, with their own at the end."""
+        """Import every module. The commands get the order of the table, followed by the group's own."""
         own = dict(self.commands)
         others = {name: own[name] if name in own else _command_in(at, name) for name, at in self.elsewhere.items()}
         self.commands = {**others, **own}
 
 
 def _command_in(module: str, name: str) -> Any:
-    """The group or the function of this name, as a command."""
+    """Return the group or the function of this name as a command."""
     found = getattr(import_module(module), name)
     if isinstance(found, typer.Typer):
         command: Any = get_group(found)
     else:
-        alone = typer.Typer(add_completion=False)
+        alone = Group(add_completion=False)
         alone.command()(found)
         command = get_command(alone)
     command.name = name
@@ -57,7 +56,7 @@ def _command_in(module: str, name: str) -> Any:
 
 
 ALLOCATIONS = 250_000
-"""Between two collections of garbage: imports allocate much, and leave little of it. A short command ends before."""
+"""Allocations between two garbage collections. Imports allocate much and leave little; a short command ends before."""
 
 HELP = """From a classified corpus to a registered adapter, every step on record.
 
@@ -66,7 +65,7 @@ Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
 
 
 class Sovereign(LoadedWhenAsked):
-    """Groups of commands, and the modules that have them."""
+    """The groups of commands, by the module that has them."""
 
     elsewhere = {
         command: f"sovereign_pipeline.cli.{module}"
@@ -74,8 +73,8 @@ class Sovereign(LoadedWhenAsked):
             "lines": ("lines", "gates"),
             "corpus": ("sources", "privacy"),
             "models": ("models", "suites", "size"),
-            "adapters": ("datasets", "adapters"),
-            "release": ("recall",),
+            "adapters": ("datasets",),
+            "release": ("adapters", "recall"),
             "review": ("review",),
             "audit": ("audit", "evidence"),
             "installation": ("backup", "bundle", "init"),
@@ -85,7 +84,7 @@ class Sovereign(LoadedWhenAsked):
     }
 
 
-app = typer.Typer(cls=Sovereign, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
+app = Group(cls=Sovereign, no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 
 
 def _print_version(asked: bool) -> None:
@@ -196,7 +195,7 @@ def up(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor() -> Result:
     """Examine everything that a run needs.
 
     Ends 1 when something is missing.
@@ -204,5 +203,4 @@ def doctor(as_json: AsJson = False) -> None:
     from sovereign_pipeline.cli.doctor import examine, print_findings
 
     findings = examine(Settings.from_environment())
-    print_findings(findings, as_json)
-    raise typer.Exit(0 if all(each.ok for each in findings) else 1)
+    return Result(findings, lambda: print_findings(findings), passed=all(each.ok for each in findings))

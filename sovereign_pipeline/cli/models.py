@@ -11,19 +11,18 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli.terminal import (
-    AsJson,
+    Group,
     ModelName,
+    Result,
     only,
     out,
-    print_error,
-    print_json,
     print_rows,
     tell_progress,
 )
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_lines
 
-models = typer.Typer(no_args_is_help=True, help="Fetch and verify base models.")
+models = Group(no_args_is_help=True, help="Fetch and verify base models.")
 
 
 @models.command("fetch")
@@ -48,11 +47,11 @@ def models_verify(name: ModelName) -> None:
     out.print(f"[green]✓[/] {name}: every file is the pinned one")
 
 
-suites = typer.Typer(no_args_is_help=True, help="List published evaluation suites, and check their files.")
+suites = Group(no_args_is_help=True, help="List published evaluation suites, and check their files.")
 
 
 @suites.command("list")
-def suites_list(as_json: AsJson = False) -> None:
+def suites_list() -> Result:
     """List every published suite that has a card, whether its files are in the mirror or not."""
     from sovereign_pipeline.suites.cards import load_suite_card, suite_names
 
@@ -66,11 +65,11 @@ def suites_list(as_json: AsJson = False) -> None:
         }
         for card in cards
     ]
-    print_rows(rows, as_json, "Published suites")
+    return Result(rows, "Published suites")
 
 
 @suites.command("check")
-def suites_check(as_json: AsJson = False) -> None:
+def suites_check() -> Result:
     """Read every published suite of the mirror and list what is missing.
 
     Ends 1 when a suite that a line names is missing, or a recipe is broken.
@@ -85,13 +84,8 @@ def suites_check(as_json: AsJson = False) -> None:
             if entry.suite is not None:
                 used_by.setdefault(entry.suite, []).append(recipe.line)
     states = examine_suites(settings, used_by)
-    if as_json:
-        print_json([state.to_dict() for state in states])
-    else:
-        _print_suites(states, settings.suites)
-    for error in recipes.broken.values():
-        print_error(error)
-    raise typer.Exit(1 if recipes.broken or any(state.problem and state.lines for state in states) else 0)
+    passed = not any(state.problem and state.lines for state in states)
+    return Result(states, lambda: _print_suites(states, settings.suites), passed, recipes.broken.values())
 
 
 def _print_suites(states: Iterable[Any], mirror: Path) -> None:
@@ -109,14 +103,14 @@ def _print_suites(states: Iterable[Any], mirror: Path) -> None:
         }
         for state in states
     ]
-    print_rows(rows, False, f"Published suites in {mirror}")
+    print_rows(rows, f"Published suites in {mirror}")
     for state in states:
         if state.problem:
             out.print(f"{'[red]✗[/]' if state.lines else '[yellow]•[/]'} {escape(state.problem)}")
 
 
 LARGEST = 10**12
-"""Of what a training can have: more is a slip, and no number that a float holds exactly."""
+"""Maximum of a training's sizes. A larger number is a slip."""
 
 
 def size(
@@ -145,8 +139,7 @@ def size(
     ] = False,
     epochs: Annotated[float, typer.Option(min=0.01, max=LARGEST, help="Passes over the rows.")] = 1.0,
     utilisation: Annotated[float | None, typer.Option(min=0.01, max=1, help="Of the peak rate, if measured.")] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Estimate the memory and hours of a training on each graphics card.
 
     Nothing is loaded or trained: a model directory needs its config.json only. The options are the recipe's.
@@ -195,11 +188,7 @@ def size(
         "smallest": advice.smallest.name if advice.smallest else None,
         "recommended": advice.recommended.name if advice.recommended else None,
     }
-    if as_json:
-        print_json(facts)
-    else:
-        _print_size(facts)
-    raise typer.Exit(0 if advice.smallest else 1)
+    return Result(facts, lambda: _print_size(facts), passed=advice.smallest is not None)
 
 
 def _print_size(facts: dict[str, Any]) -> None:
@@ -211,7 +200,6 @@ def _print_size(facts: dict[str, Any]) -> None:
     gpu, cpu = f"one GPU, {held_as['cuda']}", f"CPU, {held_as['cpu']}"
     print_rows(
         [{"part": part, gpu: _gib(needed), cpu: _gib(memory["cpu"][part])} for part, needed in memory["cuda"].items()],
-        False,
         "Memory at the peak, GiB",
     )
     print_rows(
@@ -227,7 +215,6 @@ def _print_size(facts: dict[str, Any]) -> None:
             }
             for tier in facts["tiers"]
         ],
-        False,
         f"Time at {facts['utilisation']:.0%} of the cards' peak rate ({facts['utilisation_from']})",
     )
     if facts["smallest"] is None:
@@ -242,7 +229,7 @@ def _print_size(facts: dict[str, Any]) -> None:
 
 
 def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple[Any, Any]:
-    """The training sections of these options, validated as those of a recipe."""
+    """Return the training sections of these options, validated as those of a recipe."""
     from pydantic import ValidationError
 
     from sovereign_pipeline.policy.training import Preference, Sft

@@ -23,7 +23,7 @@ input or usage. `sovereign --install-completion` completes commands and options 
 
 
 def command_line_markdown(programs: Mapping[str, typer.Typer]) -> str:
-    """Every command of each program: usage, what it does, arguments and options."""
+    """Describe every command of each program: usage, purpose, arguments and options."""
     parts = [INTRODUCTION]
     for name, app in programs.items():
         root = get_command(app)
@@ -35,7 +35,7 @@ def command_line_markdown(programs: Mapping[str, typer.Typer]) -> str:
 
 
 def leaves(command: Any, path: str) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
-    """Every command that does something, with the words that call it."""
+    """Yield every command that does something, with the words that call it."""
     if not isinstance(command, TyperGroup):
         yield path, command
         return
@@ -71,7 +71,7 @@ def _row(parameter: Any) -> str:
 
 
 def _values(option: Any) -> str:
-    """What an option takes: its choices, or the kind of value."""
+    """Format the values of an option: its choices, or its type."""
     annotation = option.type_descriptor.annotation
     if get_origin(annotation) is Literal:
         return "|".join(map(str, get_args(annotation)))

@@ -12,13 +12,16 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, Sovereign
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.cli.adapters import adapters
 from sovereign_pipeline.cli.terminal import (
     AdapterId,
     AsJson,
+    Group,
     KeyOptions,
     LineName,
     OfLine,
     Reason,
+    Result,
     err,
     mark_demonstration,
     moment,
@@ -26,10 +29,8 @@ from sovereign_pipeline.cli.terminal import (
     only,
     out,
     print_facts,
-    print_json,
     print_rows,
     tell_progress,
-    with_key_options,
     write_new_file,
 )
 from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from sovereign_pipeline.serving.rollout.flag import Flag
 
 
+@adapters.command("technical-file")
 def adapters_technical_file(
     adapter_id: AdapterId, path: Annotated[Path, typer.Option("--out", help="The draft: a new file.")]
 ) -> None:
@@ -64,7 +66,7 @@ def adapters_technical_file(
     out.print(f"Next, when it is complete: sovereign adapters sign-technical-file {escape(adapter_id)} FILE")
 
 
-@with_key_options
+@adapters.command("sign-technical-file")
 def adapters_sign_technical_file(
     adapter_id: AdapterId,
     path: Annotated[Path, typer.Argument(help="The completed file.")],
@@ -91,7 +93,7 @@ def adapters_sign_technical_file(
     out.print(f"[green]✓[/] {escape(str(target))}: the signature of {escape(str(path))}")
 
 
-@with_key_options
+@adapters.command("rollback")
 def adapters_rollback(
     line: LineName,
     reason: Reason,
@@ -119,7 +121,8 @@ def adapters_rollback(
     _let_ledger_follow(settings, line)
 
 
-def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
+@adapters.command("hold")
+def adapters_hold(line: LineName) -> Result:
     """Show how a line's staged adapter does against the one in production, from what the gateways here counted.
 
     Ends 1 when it is worse than its margins.
@@ -149,11 +152,10 @@ def adapters_hold(line: LineName, as_json: AsJson = False) -> None:
             "severity 1": str(state.severe),
             **{each.measure.name: each.in_words().partition(": ")[2] for each in state.compared},
         }
-    print_facts(facts, as_json)
-    raise typer.Exit(1 if state is not None and state.outcome == "abort" else 0)
+    return Result(facts, lambda: print_facts(facts), passed=state is None or state.outcome != "abort")
 
 
-@with_key_options
+@adapters.command("accept-hold")
 def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
     """Accept that the hold of a staged adapter was inconclusive, so that it may be promoted. Nobody is asked again.
 
@@ -189,7 +191,7 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
 
 
 def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
-    """After a transition: the flag of its line says what the ledger says. A line that serves nothing has none."""
+    """Bring the flag of a line up to the ledger after a transition. A line that serves nothing has no flag."""
     from sovereign_pipeline.record.catalog import states
     from sovereign_pipeline.serving.rollout.flag import sequences
     from sovereign_pipeline.serving.rollout.publishing import follow
@@ -204,7 +206,7 @@ def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
 
 
 def let_ledger_catch_up(registry: "Registry", workplace: "Workplace") -> None:
-    """Before officers decide: the ledger has every change of the line's flag, also those made without it."""
+    """Enter changes of the line's flag that were made without the ledger, before officers decide."""
     from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.flag import changing, sequences
     from sovereign_pipeline.serving.rollout.publishing import catch_up
@@ -216,7 +218,7 @@ def let_ledger_catch_up(registry: "Registry", workplace: "Workplace") -> None:
 
 
 def _let_ledger_follow(settings: Settings, line: str) -> None:
-    """Make the transition now where the registry is reached. Whatever is in the way, users have the adapter already."""
+    """Make the transition now if the registry is reachable. The gateways follow the flag in any case."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from sovereign_pipeline.record.database import open_registry
@@ -240,25 +242,7 @@ def _print_flag(flag: "Flag") -> None:
 RequestId = Annotated[str, typer.Argument(help="The request, or the first digits of its id.")]
 
 
-def add_release_commands(adapters: typer.Typer) -> None:
-    """Add them to the group `sovereign adapters`."""
-    adapters.command("request")(adapters_request)
-    adapters.command("requests")(adapters_requests)
-    adapters.command("approve")(adapters_approve)
-    adapters.command("withdraw")(adapters_withdraw)
-    adapters.command("reject")(adapters_reject)
-    adapters.command("retire")(adapters_retire)
-    adapters.command("rollback")(adapters_rollback)
-    adapters.command("hold")(adapters_hold)
-    adapters.command("accept-hold")(adapters_accept_hold)
-    adapters.command("history")(adapters_history)
-    adapters.command("production")(adapters_production)
-    adapters.command("diff")(adapters_diff)
-    adapters.command("technical-file")(adapters_technical_file)
-    adapters.command("sign-technical-file")(adapters_sign_technical_file)
-
-
-@with_key_options
+@adapters.command("request")
 def adapters_request(
     adapter_id: AdapterId,
     transition: Annotated[
@@ -274,13 +258,14 @@ def adapters_request(
     _request(adapter_id, transition, reason, key)
 
 
-@with_key_options
+@adapters.command("retire")
 def adapters_retire(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
     """Retire an adapter: it is never served, compared with or continued from again; its records stay."""
     _request(adapter_id, "retire", reason, key)
 
 
-def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
+@adapters.command("requests")
+def adapters_requests(line: OfLine = None) -> Result:
     """List every request with its approvals, and why it ended.
 
     Ends 1, naming it, where a line has one that is not on record; the requests of other lines are listed.
@@ -295,19 +280,19 @@ def adapters_requests(line: OfLine = None, as_json: AsJson = False) -> None:
     with open_registry(settings).reading() as session:
         found, refused = all_standings(session, settings, trust, line)
     rows = [_facts(each) for each in found]
-    if as_json:
-        print_json(rows)
-    else:
+
+    def show() -> None:
         mark_demonstration(trust)
         shown = [
             {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])} for each in rows
         ]
-        print_rows(shown, False, "Requests")
-    if refused:
-        raise IntegrityError(" ".join(f"Line {each}: {error.message}" for each, error in refused.items()), HINT)
+        print_rows(shown, "Requests")
+
+    messages = " ".join(f"Line {each}: {error.message}" for each, error in refused.items())
+    return Result(rows, show, errors=[IntegrityError(messages, HINT)] if refused else ())
 
 
-@with_key_options
+@adapters.command("approve")
 def adapters_approve(request_id: RequestId, key: KeyOptions) -> None:
     """Approve a request. What is approved is printed before your key signs it.
 
@@ -316,19 +301,20 @@ def adapters_approve(request_id: RequestId, key: KeyOptions) -> None:
     _decide(request_id, "approve", "", key)
 
 
-@with_key_options
+@adapters.command("withdraw")
 def adapters_withdraw(request_id: RequestId, key: KeyOptions) -> None:
     """Withdraw your approval, or your request, before the change is made."""
     _decide(request_id, "withdraw", "", key)
 
 
-@with_key_options
+@adapters.command("reject")
 def adapters_reject(request_id: RequestId, reason: Reason, key: KeyOptions) -> None:
     """Reject a request: it ends."""
     _decide(request_id, "reject", reason, key)
 
 
-def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
+@adapters.command("history")
+def adapters_history(adapter_id: AdapterId) -> Result:
     """Show every change of an adapter's state: who asked, who approved, and on what evidence.
 
     Ends 1, naming it, when one was not signed, asked for and approved as it says.
@@ -343,29 +329,30 @@ def adapters_history(adapter_id: AdapterId, as_json: AsJson = False) -> None:
     adapter = find_adapter(registry, adapter_id)
     with registry.reading() as session:
         rows = history_of(session, registry.settings, trust, adapter.line, adapter_id)
-    if as_json:
-        print_json(rows)
-        return
-    mark_demonstration(trust)
-    shown = [
-        {
-            "at": each["at"][:16].replace("T", " "),
-            "transition": each["transition"],
-            "state": each["to"],
-            "requested by": each["requested_by"],
-            "approved by": ", ".join(each["approved_by"]),
-            "reason": each["reason"],
-        }
-        for each in rows
-    ]
-    print_rows(shown, False, f"History of {adapter_id}")
+
+    def show() -> None:
+        mark_demonstration(trust)
+        shown = [
+            {
+                "at": each["at"][:16].replace("T", " "),
+                "transition": each["transition"],
+                "state": each["to"],
+                "requested by": each["requested_by"],
+                "approved by": ", ".join(each["approved_by"]),
+                "reason": each["reason"],
+            }
+            for each in rows
+        ]
+        print_rows(shown, f"History of {adapter_id}")
+
+    return Result(rows, show)
 
 
+@adapters.command("production")
 def adapters_production(
     line: LineName,
     at: Annotated[str | None, typer.Option(help="A day or a moment in UTC, as 2027-03-14 or 2027-03-14T09:30.")] = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Show which adapter of a line is in production, or was at a moment; a day means its end."""
     from sovereign_pipeline.record.catalog import in_production
     from sovereign_pipeline.record.database import open_registry
@@ -373,27 +360,25 @@ def adapters_production(
     asked = moment(at) if at is not None else None
     with open_registry(Settings.from_environment()).reading() as session:
         found = in_production(session, line, asked)
-    if as_json:
-        print_json({"line": line, "at": asked.isoformat() if asked else None, "adapter": found})
-    else:
-        out.print(found or f"Line {line}: nothing {'was' if asked else 'is'} in production.")
+    facts = {"line": line, "at": asked.isoformat() if asked else None, "adapter": found}
+    return Result(facts, lambda: out.print(found or f"Line {line}: nothing {'was' if asked else 'is'} in production."))
 
 
+@adapters.command("diff")
 def adapters_diff(
     adapter_id: AdapterId,
     other: Annotated[str, typer.Argument(help="Another registered adapter.")],
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Show what differs between two adapters: data, base model, method, libraries, figures."""
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.standing import differences
 
     found = differences(open_registry(Settings.from_environment()), adapter_id, other)
-    if as_json:
-        print_json({name: {adapter_id: one, other: two} for name, (one, two) in found.items()})
-        return
     rows = [{"fact": name, adapter_id: _shown(one), other: _shown(two)} for name, (one, two) in found.items()]
-    print_rows(rows, False, f"{adapter_id} and {other}")
+    return Result(
+        {name: {adapter_id: one, other: two} for name, (one, two) in found.items()},
+        lambda: print_rows(rows, f"{adapter_id} and {other}"),
+    )
 
 
 def _request(adapter_id: str, transition: str, reason: str, key: KeyOptions) -> None:
@@ -490,11 +475,10 @@ An adapter holds what its weights were trained on, also by way of a parent adapt
 here. A held-out document is in no weights. A recall holds for each adapter until it is retired or waived.
 """
 
-recall = typer.Typer(help=HELP)
+recall = Group(help=HELP)
 
 
 @recall.callback(invoke_without_command=True, help=HELP)
-@with_key_options
 def recall_ask(
     context: typer.Context,
     document: Annotated[str | None, typer.Option(help="Id of a document, as its row has it.")] = None,
@@ -513,10 +497,10 @@ def recall_ask(
         bool, typer.Option("--rebuild", help="Read the datasets of every adapter again into the index.")
     ] = False,
     as_json: AsJson = False,
-) -> None:
+) -> Result | None:
     """Name the adapters that hold something; with --open, recall them."""
     if context.invoked_subcommand is not None:
-        return
+        return None
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.officers import officers_words
     from sovereign_pipeline.release.recall import Question, ask, assert_holders, open_recall
@@ -525,8 +509,7 @@ def recall_ask(
     if rebuild:
         if question.given or opens:
             raise InputError("--rebuild stands alone.", "Rebuild the index first, then ask.")
-        _rebuild(as_json)
-        return
+        return _rebuilt()
     if opens != (reason is not None) or (not opens and key.are_given):
         raise InputError("--open takes --reason and a key, and they take --open.", "Give all three, or none.")
     settings = Settings.from_environment()
@@ -544,19 +527,21 @@ def recall_ask(
         signer = officers_signer(settings, key, asked, err if as_json else out)
         opened = open_recall(registry, answer, signer, reason)
     rows = [vars(each) for each in answer.holders]
-    if as_json:
-        print_json({"asked": answer.question.given, "recall": opened.id if opened else None, "adapters": rows})
-        return
-    if not rows:
-        out.print(f"No registered adapter holds {escape(str(answer.question))}.")
-        return
-    print_rows([_shown_recall(each) for each in rows], False, f"Adapters that hold {escape(str(answer.question))}")
-    if opened is not None:
-        out.print(f"[green]✓[/] {opened.id}: open for {counted(len(rows), 'adapter')}")
+    facts = {"asked": answer.question.given, "recall": opened.id if opened else None, "adapters": rows}
+
+    def show() -> None:
+        if not rows:
+            out.print(f"No registered adapter holds {escape(str(answer.question))}.")
+            return
+        print_rows([_shown_recall(each) for each in rows], f"Adapters that hold {escape(str(answer.question))}")
+        if opened is not None:
+            out.print(f"[green]✓[/] {opened.id}: open for {counted(len(rows), 'adapter')}")
+
+    return Result(facts, show)
 
 
 @recall.command("list")
-def recall_list(as_json: AsJson = False) -> None:
+def recall_list() -> Result:
     """List every recall, with the adapters that it still holds for."""
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.tables import row_as_dict
@@ -565,26 +550,26 @@ def recall_list(as_json: AsJson = False) -> None:
     settings = Settings.from_environment()
     with open_registry(settings).reading() as session:
         found = list(list_recalls(session, settings))
-    if as_json:
-        print_json([{**row_as_dict(each), "holds_for": adapters} for each, adapters in found])
-        return
-    trust = trust_root_if_any(settings)
-    rows = [
-        {
-            "id": each.id,
-            "recalled": str(question_of(each)),
-            "reason": each.reason,
-            "officer": officer_shown(trust, each.officer),
-            "opened": each.opened_at.date().isoformat(),
-            "holds for": and_more(adapters) or "no adapter",
-        }
-        for each, adapters in found
-    ]
-    print_rows(rows, False, "Recalls")
+
+    def show() -> None:
+        trust = trust_root_if_any(settings)
+        rows = [
+            {
+                "id": each.id,
+                "recalled": str(question_of(each)),
+                "reason": each.reason,
+                "officer": officer_shown(trust, each.officer),
+                "opened": each.opened_at.date().isoformat(),
+                "holds for": and_more(adapters) or "no adapter",
+            }
+            for each, adapters in found
+        ]
+        print_rows(rows, "Recalls")
+
+    return Result([{**row_as_dict(each), "holds_for": adapters} for each, adapters in found], show)
 
 
 @recall.command("waive")
-@with_key_options
 def recall_waive(
     recall_id: Annotated[str, typer.Argument(help="Id of the recall, such as recall-1.")],
     adapter: Annotated[str, typer.Argument(help="Id of the adapter for which it shall no longer hold.")],
@@ -608,20 +593,21 @@ def recall_waive(
     out.print(f"[green]✓[/] {escape(recall_id)}: waived for {escape(adapter)}")
 
 
-def _rebuild(as_json: bool) -> None:
+def _rebuilt() -> Result:
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.release.recall_index import rebuild
 
     settings = Settings.from_environment()
     done = rebuild(open_registry(settings), open_store(settings), tell_progress)
-    if as_json:
-        print_json(vars(done))
-        return
-    held = f"{counted(done.documents, 'document')} in {counted(done.datasets, 'dataset')}"
-    out.print(f"[green]✓[/] {counted(done.adapters, 'adapter')} hold {held}")
-    if done.differing:
-        out.print(f"The index said something else, or nothing, about {and_more(done.differing)}.")
+
+    def show() -> None:
+        held = f"{counted(done.documents, 'document')} in {counted(done.datasets, 'dataset')}"
+        out.print(f"[green]✓[/] {counted(done.adapters, 'adapter')} hold {held}")
+        if done.differing:
+            out.print(f"The index said something else, or nothing, about {and_more(done.differing)}.")
+
+    return Result(done, show)
 
 
 def _shown_recall(holder: dict[str, Any]) -> dict[str, Any]:

@@ -11,21 +11,19 @@ from sovereign_pipeline.base.hosts import LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli.terminal import (
-    AsJson,
+    Group,
     KeyOptions,
     LineName,
+    Result,
     officers_signer,
     out,
     port_option,
-    print_json,
     print_rows,
     tell_progress,
-    with_key_options,
 )
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.stage import Workplace
-from sovereign_pipeline.record.tables import BlindReview, ReviewClosing
 from sovereign_pipeline.review.acts import find_last, signed_acts
 from sovereign_pipeline.review.ballots import issue_another_link, link_url, progress
 from sovereign_pipeline.review.closing import close
@@ -36,7 +34,7 @@ from sovereign_pipeline.workplace import open_workplace
 PageUrl = Annotated[str, typer.Option(help="Where operators reach the page, for the links.")]
 HERE = f"http://{LOOPBACK}:{REVIEW_PORT}"
 
-review = typer.Typer(no_args_is_help=True, help="Blind reviews: people compare a candidate with what it would replace.")
+review = Group(no_args_is_help=True, help="Blind reviews: people compare a candidate with what it would replace.")
 
 
 @review.command("open")
@@ -53,8 +51,7 @@ def review_open(
         ),
     ] = None,
     url: PageUrl = HERE,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Answer the prompts with candidate and opponent, seal the plan, and print each operator's one-time link."""
     # Loads the evaluation.
     from sovereign_pipeline.review.opening import ReviewRequest, open_review
@@ -73,29 +70,29 @@ def review_open(
     links = {name: link_url(url, token) for name, token in opened.links.items()}
     plan = opened.plan
     chosen = in_words(plan.opponent or plan.base_model, plan.opponent_choice)
-    if as_json:
-        print_json(
-            {
-                "review": opened.review,
-                "adapter": plan.adapter,
-                "opponent": plan.opponent or plan.base_model,
-                "opponent_chosen": chosen,
-                "ballots": plan.ballots,
-                "seed_sha256": plan.seed_sha256,
-                "act_key": plan.act_key,
-                "links": links,
-            }
+    facts = {
+        "review": opened.review,
+        "adapter": plan.adapter,
+        "opponent": plan.opponent or plan.base_model,
+        "opponent_chosen": chosen,
+        "ballots": plan.ballots,
+        "seed_sha256": plan.seed_sha256,
+        "act_key": plan.act_key,
+        "links": links,
+    }
+
+    def show() -> None:
+        out.print(
+            f"[green]✓[/] {plan.line}: {plan.adapter} against {facts['opponent']}, {plan.pairs} pairs for "
+            f"{len(plan.operators)} operators; it may be closed at {plan.ballots} ballots"
         )
-        return
-    out.print(
-        f"[green]✓[/] {plan.line}: {plan.adapter} against {plan.opponent or plan.base_model}, {plan.pairs} pairs for "
-        f"{len(plan.operators)} operators; it may be closed at {plan.ballots} ballots"
-    )
-    out.print(f"  {escape(chosen)}")
-    out.print(f"  sealed seed, SHA-256 {plan.seed_sha256}")
-    out.print("  One-time links, shown once; only their hashes are stored:")
-    for name, link in links.items():
-        out.print(f"  {escape(name):<16} {escape(link)}")
+        out.print(f"  {escape(chosen)}")
+        out.print(f"  sealed seed, SHA-256 {plan.seed_sha256}")
+        out.print("  One-time links, shown once; only their hashes are stored:")
+        for name, link in links.items():
+            out.print(f"  {escape(name):<16} {escape(link)}")
+
+    return Result(facts, show)
 
 
 @review.command("link")
@@ -124,7 +121,7 @@ def review_serve(port: Annotated[int, port_option("Port of the page.")] = REVIEW
 
 
 @review.command("status")
-def review_status(line: LineName, as_json: AsJson = False) -> None:
+def review_status(line: LineName) -> Result:
     """Show how many ballots each operator has given. How they rated is not shown before the review is closed.
 
     Ends 1 when ballots, sign-ins or the log were changed, and names what.
@@ -148,7 +145,7 @@ def review_status(line: LineName, as_json: AsJson = False) -> None:
         "adapter": found.adapter_id,
         "opponent": found.opponent_id or contents.plan.base_model,
         "opponent_chosen": in_words(found.opponent_id or contents.plan.base_model, contents.plan.opponent_choice),
-        "state": _state(found, closing),
+        "state": "open" if closing is None else "closed",
         "ballots": sum(row["ballots"] for row in rows),
         "ballots_to_close": found.ballots,
         "opened_at": found.opened_at.isoformat(timespec="seconds"),
@@ -156,22 +153,21 @@ def review_status(line: LineName, as_json: AsJson = False) -> None:
         "operators": rows,
         "findings": findings,
     }
-    if as_json:
-        print_json(facts)
-        raise typer.Exit(1 if findings else 0)
-    out.print(
-        f"{line}: {facts['adapter']} against {facts['opponent']}, {facts['state']}, {facts['ballots']} of "
-        f"{facts['ballots_to_close']} ballots"
-    )
-    out.print(f"  {escape(facts['opponent_chosen'])}")
-    print_rows(rows, False, "Operators")
-    for each in findings:
-        out.print(f"[red]✗[/] {escape(each)}")
-    raise typer.Exit(1 if findings else 0)
+
+    def show() -> None:
+        out.print(
+            f"{line}: {facts['adapter']} against {facts['opponent']}, {facts['state']}, {facts['ballots']} of "
+            f"{facts['ballots_to_close']} ballots"
+        )
+        out.print(f"  {escape(facts['opponent_chosen'])}")
+        print_rows(rows, "Operators")
+        for each in findings:
+            out.print(f"[red]✗[/] {escape(each)}")
+
+    return Result(facts, show, passed=not findings)
 
 
 @review.command("close")
-@with_key_options
 def review_close(
     line: LineName,
     reason: Annotated[str | None, typer.Option(help="Before the pre-registered number is reached: why.")] = None,
@@ -199,12 +195,6 @@ def review_close(
     closing = close(registry, workplace.settings, found, contents, actor, signer, reason)
     out.print(f"[green]✓[/] {line}: closed with {closing.ballots} of {found.ballots} ballots; seed {closing.seed}")
     out.print("  A sensor materializes blind_review (`make up`); or choose it in the Dagster UI.")
-
-
-def _state(found: BlindReview, closing: ReviewClosing | None) -> str:
-    if closing is not None:
-        return "closed"
-    return "open"
 
 
 def _open(line: str) -> tuple[Workplace, Registry]:

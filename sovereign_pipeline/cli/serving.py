@@ -10,7 +10,7 @@ from rich.markup import escape
 from sovereign_pipeline.base.hosts import GATEWAY_PORT
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.cli.terminal import AsJson, out, port_option, print_json, print_rows
+from sovereign_pipeline.cli.terminal import Group, Result, out, port_option, print_rows
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.record.database import open_registry
@@ -26,8 +26,8 @@ from sovereign_pipeline.serving.gateway.auth import (
     revoke_token,
 )
 
-serve = typer.Typer(help="The gateway, and the tokens of its callers.")
-tokens = typer.Typer(no_args_is_help=True, help="Bearer tokens of the gateway's callers.")
+serve = Group(help="The gateway, and the tokens of its callers.")
+tokens = Group(no_args_is_help=True, help="Bearer tokens of the gateway's callers.")
 serve.add_typer(tokens, name="tokens")
 
 
@@ -65,8 +65,7 @@ def tokens_add(
         bool, typer.Option("--users", help="They speak for several people: `user` of a request says for whom.")
     ] = False,
     days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
-    as_json: AsJson = False,
-) -> None:
+) -> Result:
     """Make a token and print it, once: only its SHA-256 is stored."""
     settings = Settings.from_environment()
     institution = load_institution(settings.data)
@@ -75,15 +74,16 @@ def tokens_add(
     grant = Grant(clearance, lines, versions, metrics, admin, users)
     actor = People(settings).commitment_of(account())
     text, token = add_token(settings, open_registry(settings), who, grant, days, actor)
-    if as_json:
-        print_json({"token": text, **_facts(token)})
-        return
-    out.print(f"[green]✓[/] token {token.id} for {escape(who)}, until {token.expires_at:%Y-%m-%d}; shown once:")
-    out.print(escape(text))
+
+    def show() -> None:
+        out.print(f"[green]✓[/] token {token.id} for {escape(who)}, until {token.expires_at:%Y-%m-%d}; shown once:")
+        out.print(escape(text))
+
+    return Result({"token": text, **_facts(token)}, show)
 
 
 @tokens.command("list")
-def tokens_list(as_json: AsJson = False) -> None:
+def tokens_list() -> Result:
     """Show every token by its id: whom it was given to, what for, and until when.
 
     Ends 1 when the ledger does not know one as it is: the gateway refuses it.
@@ -91,12 +91,16 @@ def tokens_list(as_json: AsJson = False) -> None:
     settings = Settings.from_environment()
     found = read_tokens(file_of(settings))
     refused = refused_by(open_registry(settings), found) if found else {}
-    rows = [{**_facts(each), "state": "refused" if each.sha256 in refused else _state(each)} for each in found]
-    print_rows(rows, as_json, "Tokens")
-    for each in found if not as_json else []:
-        if each.sha256 in refused:
-            out.print(f"[red]✗[/] {each.id}: {refused[each.sha256]}")
-    raise typer.Exit(1 if refused else 0)
+    now = datetime.datetime.now(datetime.UTC)
+    rows = [{**_facts(each), "state": "refused" if each.sha256 in refused else each.state(now)} for each in found]
+
+    def show() -> None:
+        print_rows(rows, "Tokens")
+        for each in found:
+            if each.sha256 in refused:
+                out.print(f"[red]✗[/] {each.id}: {refused[each.sha256]}")
+
+    return Result(rows, show, passed=not refused)
 
 
 @tokens.command("revoke")
@@ -107,10 +111,6 @@ def tokens_revoke(
     settings = Settings.from_environment()
     revoked = revoke_token(settings, open_registry(settings), token, People(settings).commitment_of(account()))
     out.print(f"[green]✓[/] token {revoked.id} is revoked")
-
-
-def _state(token: Token) -> str:
-    return token.state(datetime.datetime.now(datetime.UTC))
 
 
 def _facts(token: Token) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Options and output that all commands share: tables for people, JSON for programs, an officer's key."""
+"""Groups of commands, and the options and output that they share: tables, JSON, an officer's key."""
 
 import datetime
 import json
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -46,12 +46,12 @@ COMMANDS: Mapping[Act, str] = {
 
 
 def command_for(remedy: Remedy) -> str:
-    """The command that does what the error proposes."""
+    """Return the command that does what the error proposes."""
     return COMMANDS[remedy.act].format_map(remedy.about)
 
 
 LONGEST_TABLE = 200
-"""Rows of a table with a frame."""
+"""Maximum number of rows of a table with a frame."""
 WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -69,14 +69,102 @@ LARGEST_PORT = 2**16 - 1
 
 
 def port_option(text: str) -> Any:
-    """The option for a port. text: its help."""
+    """Return the option for a port. text: its help."""
     return typer.Option(help=text, min=1, max=LARGEST_PORT)
 
 
-def print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
-    if as_json:
-        print_json(rows)
-        return
+@dataclass(frozen=True)
+class KeyOptions:
+    """Options that name a person's private key. A command with a parameter of this type has them."""
+
+    key: Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")] = None
+    token: Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")] = None
+    passphrase_file: Annotated[
+        Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
+    ] = None
+
+    @property
+    def are_given(self) -> bool:
+        return self != KeyOptions()
+
+
+@dataclass(frozen=True)
+class Result:
+    """The result of a command. A command that returns one has the option `--json`."""
+
+    data: Any
+    """Value that `--json` prints: dataclasses, pydantic models, mappings and lists of them."""
+    shown: str | Callable[[], object]
+    """Title of a table of `data`, or a function that prints the result for people."""
+    passed: bool = True
+    """False ends the program with status 1."""
+    errors: Collection[SovereignError] = ()
+    """Errors that are printed after the result, and end the program with status 1."""
+
+    def print(self, as_json: bool) -> None:
+        """Print the result. Raises typer.Exit if it did not pass."""
+        if as_json:
+            print_json(self.data)
+        elif isinstance(self.shown, str):
+            print_rows(self.data, self.shown)
+        else:
+            self.shown()
+        for error in self.errors:
+            print_error(error)
+        if self.errors or not self.passed:
+            raise typer.Exit(1)
+
+
+class Group(typer.Typer):
+    """A group whose commands take `KeyOptions` and return a `Result` or nothing."""
+
+    def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        return _registering(super().command(*arguments, **options))
+
+    def callback(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
+        return _registering(super().callback(*arguments, **options))
+
+
+def _registering(register: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def registered(command: Callable[..., Any]) -> Callable[..., Any]:
+        register(_as_typer_command(command))
+        return command
+
+    return registered
+
+
+def _as_typer_command(command: Callable[..., Any]) -> Callable[..., None]:
+    """Return the command as Typer calls it: with the options of `KeyOptions` and `--json`, printing its `Result`."""
+    of_key, declared = signature(KeyOptions).parameters, signature(command)
+    takes_json, has_result = "as_json" in declared.parameters, declared.return_annotation is not None
+    parameters: list[Parameter] = []
+    key_name = None
+    for each in declared.parameters.values():
+        if each.annotation is KeyOptions:
+            key_name = each.name
+            parameters += of_key.values()
+        else:
+            parameters.append(each)
+    if has_result and not takes_json:
+        parameters.append(Parameter("as_json", Parameter.KEYWORD_ONLY, default=False, annotation=AsJson))
+    parameters = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
+
+    @wraps(command)
+    def typer_command(**given: Any) -> None:
+        if key_name is not None:
+            given[key_name] = KeyOptions(**{name: given.pop(name) for name in of_key})
+        as_json = given.get("as_json", False) if takes_json else given.pop("as_json", False)
+        result = command(**given)
+        if result is not None:
+            result.print(as_json)
+
+    typer_command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    typer_command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return typer_command
+
+
+def print_rows(rows: list[dict[str, Any]], title: str) -> None:
+    """Print a table. The keys of the first row are its columns."""
     if not rows:
         out.print(f"{title}: none yet.")
         return
@@ -92,7 +180,7 @@ def print_rows(rows: list[dict[str, Any]], as_json: bool, title: str) -> None:
 
 
 def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
-    """A long table without a frame: framing it would take longer than all else."""
+    """Print a long table without a frame, which would take longer than everything else."""
     padded = []
     for name, values in zip(rows[0], zip(*(row.values() for row in rows), strict=True), strict=True):
         cells = [name.replace("_", " "), *("" if value is None else str(value) for value in values)]
@@ -104,33 +192,27 @@ def _print_columns(rows: list[dict[str, Any]], title: str) -> None:
     out.file.write("\n".join([f"{title}: {len(rows):,}", *lines, ""]))
 
 
-def print_facts(facts: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        print_json(facts)
-    else:
-        out.print(_facts(facts))
-
-
-def _facts(facts: Mapping[str, Any]) -> Table:
+def print_facts(facts: Mapping[str, Any], console: Console = out) -> None:
+    """Print a table of names and values."""
     table = Table(show_header=False)
     for name, value in facts.items():
         text = json.dumps(value, ensure_ascii=False, indent=1) if isinstance(value, dict | list) else str(value)
         table.add_row(name.replace("_", " "), escape(text))
-    return table
+    console.print(table)
 
 
 def tell_progress(message: str) -> None:
-    """Print how far long work is, on standard error, so that standard output holds the result alone."""
+    """Print the progress of long work on standard error. Standard output holds the result alone."""
     err.print(escape(f"  {message}"))
 
 
 def only(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    """Some columns of a row, in this order."""
+    """Return some columns of a row, in this order."""
     return {name: row[name] for name in names}
 
 
 def moment(text: str) -> datetime.datetime:
-    """A moment in UTC; a day stands for its last microsecond. Raises InputError."""
+    """Parse a moment in UTC. A day means its last microsecond. Raises InputError."""
     try:
         if len(text) == len("2027-03-14"):
             day = datetime.date.fromisoformat(text)
@@ -142,60 +224,25 @@ def moment(text: str) -> datetime.datetime:
 
 
 def print_error(error: SovereignError) -> None:
-    """What went wrong, what to do, and the command that does it, each on lines of its own."""
+    """Print an error, its hint, and the command that corrects it, each on lines of its own."""
     print_message(error.message, advice_of(error))
 
 
 def advice_of(error: SovereignError) -> dict[str, str]:
-    """What puts an error right, by its label: `Hint` and `Command`, where there is one."""
+    """Return the remedies of an error by their label: `Hint` and `Command`, if there are any."""
     hint = {"Hint": error.hint} if error.hint else {}
     return hint | ({"Command": command_for(error.remedy)} if error.remedy is not None else {})
-
-
-@dataclass(frozen=True)
-class KeyOptions:
-    """Where a person's private key is. A command with `with_key_options` has these options."""
-
-    key: Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")] = None
-    token: Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")] = None
-    passphrase_file: Annotated[
-        Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
-    ] = None
-
-    @property
-    def are_given(self) -> bool:
-        """Whether any is."""
-        return self != KeyOptions()
-
-
-def with_key_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as Typer sees it: with each of `KeyOptions` in place of its parameter `key`."""
-    options = signature(KeyOptions).parameters
-    parameters = [
-        one.replace(kind=Parameter.KEYWORD_ONLY)
-        for each in signature(command).parameters.values()
-        for one in (options.values() if each.annotation is KeyOptions else (each,))
-    ]
-
-    @wraps(command)
-    def with_options(**given: Any) -> None:
-        key = KeyOptions(**{name: given.pop(name) for name in options})
-        command(**given, key=key)
-
-    with_options.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {each.name: each.annotation for each in parameters}
-    return with_options
 
 
 def officers_signer(
     settings: Settings, key: KeyOptions, decided: Mapping[str, Any], console: Console = out
 ) -> "Signer":
-    """Open an officer's key. What it is to sign is printed first."""
+    """Print what an officer's key will sign, and open the key."""
     from sovereign_pipeline.record.keys import key_source
     from sovereign_pipeline.record.officers import officer_of, trust_root
 
     key_source(key.key, key.token)  # refused before anything is printed
-    console.print(_facts(decided))
+    print_facts(decided, console)
     trust = trust_root(settings)
     mark_demonstration(trust, console)
     signer = opened_key(key)
@@ -204,7 +251,7 @@ def officers_signer(
 
 
 def opened_key(key: KeyOptions) -> "Signer":
-    """Open a person's key; its passphrase is asked for where no file has it."""
+    """Open a person's key. Asks for its passphrase if no file has it."""
     from sovereign_pipeline.record.keys import asked_passphrase, key_source, open_signer
 
     source = key_source(key.key, key.token)
@@ -212,13 +259,13 @@ def opened_key(key: KeyOptions) -> "Signer":
 
 
 def mark_demonstration(trust: Trust, console: Console = out) -> None:
-    """Say so where what is printed rests on keys that the demonstration made."""
+    """Print a warning if the trust root's keys are the demonstration's."""
     if trust.is_demonstration:
         console.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
 
 
 def write_new_file(path: Path, text: str) -> None:
-    """Write a file that a person named. Raises InputError for one that is there, and for a folder that is not."""
+    """Write a file that a person named. Raises InputError if it exists or cannot be written."""
     try:
         with path.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -231,4 +278,13 @@ def write_new_file(path: Path, text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+    """Print JSON for programs."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=_as_json) + "\n")
+
+
+def _as_json(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in fields(value)}
+    return str(value)

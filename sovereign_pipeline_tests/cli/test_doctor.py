@@ -174,5 +174,5 @@ def write_suite(institution: DemoInstitution, settings: Settings) -> Callable[[s
 
 
 def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
-    print_findings([Finding("line [/] [red]", False, "no line [/]")], as_json=False)
+    print_findings([Finding("line [/] [red]", False, "no line [/]")])
     assert capsys.readouterr().out == "✗ line [/] [red]: no line [/]\n"

@@ -40,7 +40,7 @@ def test_every_group_is_named_in_the_help() -> None:
 
 def test_a_long_table_has_a_line_for_each_row_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [{"id": number, "said_by": "A\x1b[2J" if number == 7 else None} for number in range(LONGEST_TABLE + 1)]
-    print_rows(rows, False, "Rows")
+    print_rows(rows, "Rows")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Rows: 201"
     assert lines[1] == "id   said by"
