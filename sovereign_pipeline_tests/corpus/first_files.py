@@ -9,9 +9,11 @@ import json
 import lzma
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pyarrow
 
@@ -42,6 +44,28 @@ from sovereign_pipeline_tests.corpus.first_file import (
     broken,
     stops_all,
 )
+
+Outcome = Read | Stop | NotPassed
+
+
+def in_csv(
+    what: str, outcome: Outcome, *given: Any, source: Mapping[str, Any] = MappingProxyType({}), **form: Any
+) -> Variant:
+    """Return a variant that `table` writes."""
+    return Variant(what, "a.csv", table(*given, **form), outcome, source)
+
+
+def in_jsonl(
+    what: str, outcome: Outcome, *given: Any, source: Mapping[str, Any] = MappingProxyType({}), **form: Any
+) -> Variant:
+    """Return a variant that `jsonl` writes."""
+    return Variant(what, "a.jsonl", jsonl(*given, **form), outcome, source)
+
+
+def in_parquet(what: str, outcome: Outcome, *given: Any, **columns: Any) -> Variant:
+    """Return a variant that `parquet` writes."""
+    return Variant(what, "a.parquet", parquet(*given, **columns), outcome)
+
 
 CUT = Stop("cannot be read to its end", "Get a whole copy")
 NO_ROW = Stop("the file holds no row", "Export it again")
@@ -74,7 +98,7 @@ def _lines(begin: str = "", end: str = "") -> bytes:
 
 FILES: dict[str, tuple[Variant, ...]] = {
     "Compression and format": (
-        Variant("JSONL", "a.jsonl", jsonl(), ALL),
+        in_jsonl("JSONL", ALL),
         Variant("gzip", "a.jsonl.gz", jsonl(packed=gzip.compress), ALL),
         Variant("bzip2", "a.jsonl.bz2", jsonl(packed=bz2.compress), ALL),
         Variant("xz", "a.jsonl.xz", jsonl(packed=lzma.compress), ALL),
@@ -82,9 +106,7 @@ FILES: dict[str, tuple[Variant, ...]] = {
         Variant("gzip, cut", "a.jsonl.gz", jsonl(packed=lambda text: cut(gzip.compress(text))), CUT),
         Variant("xz, cut", "a.jsonl.xz", jsonl(packed=lambda text: cut(lzma.compress(text))), CUT),
         Variant("zstd, cut", "a.jsonl.zst", jsonl(packed=lambda text: cut(zstd(text))), CUT),
-        Variant(
-            "gzip by its bytes alone", "a.jsonl", jsonl(packed=gzip.compress), Stop("holds gzip", "Rename the file")
-        ),
+        in_jsonl("gzip by its bytes alone", Stop("holds gzip", "Rename the file"), packed=gzip.compress),
         Variant("gzip by its name alone", "a.jsonl.gz", jsonl(), Stop("it is not gzip", "Rename the file")),
         Variant("name in capitals", "A.CSV", table(), ALL),
         Variant(
@@ -131,7 +153,7 @@ FILES: dict[str, tuple[Variant, ...]] = {
             stops_all("not JSON (Extra data at column 5)", "as what it is", row=2),
         ),
         Variant("CSV named Parquet", "a.parquet", table(), Stop("is not Parquet", "Name the file as what it is")),
-        Variant("Parquet", "a.parquet", parquet(), ALL),
+        in_parquet("Parquet", ALL),
     ),
     "Empty files": (
         Variant("no byte", "a.jsonl", content(b""), Stop("the file is empty", "Export it again")),
@@ -145,54 +167,43 @@ FILES: dict[str, tuple[Variant, ...]] = {
             Stop("no row below its header", "Export it again"),
         ),
         Variant("an empty array", "a.json", content(b"[ ]"), NO_ROW),
-        Variant(
+        in_jsonl(
             "no row is selected",
-            "a.jsonl",
-            jsonl(everywhere(open=True)),
             Stop("6 not selected. 'open' holds true (6)", "Check `where`"),
-            NOT_SELECTED,
+            everywhere(open=True),
+            source=NOT_SELECTED,
         ),
     ),
     "Encodings": (
-        Variant("UTF-8 with a mark", "a.jsonl", jsonl(encoding="utf-8-sig"), ALL),
-        Variant("UTF-8 with a mark", "a.csv", table(encoding="utf-8-sig"), ALL),
-        Variant(
-            "UTF-16", "a.jsonl", jsonl(encoding="utf-16"), Stop("is in UTF-16 by its first", "Set `encoding: utf-16`")
-        ),
-        Variant("UTF-16, named", "a.jsonl", jsonl(encoding="utf-16"), ALL, {"encoding": "utf-16"}),
-        Variant(
-            "UTF-16 without a mark",
-            "a.jsonl",
-            jsonl(encoding="utf-16-le"),
-            Stop("UTF-16-LE", "Set `encoding: utf-16-le`"),
-        ),
-        Variant(
+        in_jsonl("UTF-8 with a mark", ALL, encoding="utf-8-sig"),
+        in_csv("UTF-8 with a mark", ALL, encoding="utf-8-sig"),
+        in_jsonl("UTF-16", Stop("is in UTF-16 by its first", "Set `encoding: utf-16`"), encoding="utf-16"),
+        in_jsonl("UTF-16, named", ALL, encoding="utf-16", source={"encoding": "utf-16"}),
+        in_jsonl("UTF-16 without a mark", Stop("UTF-16-LE", "Set `encoding: utf-16-le`"), encoding="utf-16-le"),
+        in_csv(
             "UTF-16 without a mark, big end first, Arabic",
-            "a.csv",
-            table(ARABIC, encoding="utf-16-be"),
             Stop("UTF-16-BE", "Set `encoding: utf-16-be`"),
+            ARABIC,
+            encoding="utf-16-be",
         ),
-        Variant(
+        in_csv(
             "the same, named as utf-16",
-            "a.csv",
-            table(ARABIC, encoding="utf-16-be"),
             Stop("UTF-16-BE", "Set `encoding: utf-16-be`"),
-            {"encoding": "utf-16"},
+            ARABIC,
+            encoding="utf-16-be",
+            source={"encoding": "utf-16"},
         ),
-        Variant(
+        in_csv(
             "the same, with Arabic names of columns",
-            "a.csv",
-            table([{"الموضوع الأول": "المصباح", **row} for row in ROWS], encoding="utf-16-le"),
             Stop("UTF-16-LE", "Set `encoding: utf-16-le`"),
+            [{"الموضوع الأول": "المصباح", **row} for row in ROWS],
+            encoding="utf-16-le",
         ),
-        Variant("UTF-32", "a.csv", table(encoding="utf-32"), Stop("is in UTF-32", "Set `encoding: utf-32`")),
-        Variant(
-            "UTF-32 without a mark",
-            "a.jsonl",
-            jsonl(ARABIC, encoding="utf-32-le"),
-            Stop("is in UTF-32-LE", "Set `encoding: utf-32-le`"),
+        in_csv("UTF-32", Stop("is in UTF-32", "Set `encoding: utf-32`"), encoding="utf-32"),
+        in_jsonl(
+            "UTF-32 without a mark", Stop("is in UTF-32-LE", "Set `encoding: utf-32-le`"), ARABIC, encoding="utf-32-le"
         ),
-        Variant("the same, named", "a.jsonl", jsonl(ARABIC, encoding="utf-32-le"), ALL, {"encoding": "utf-32-le"}),
+        in_jsonl("the same, named", ALL, ARABIC, encoding="utf-32-le", source={"encoding": "utf-32-le"}),
         Variant(
             "UTF-16, as Excel's Unicode text",
             "a.tsv",
@@ -200,29 +211,27 @@ FILES: dict[str, tuple[Variant, ...]] = {
             ALL,
             {"encoding": "utf-16"},
         ),
-        Variant("cp1256", "a.csv", table(ARABIC, encoding="cp1256"), stops_all("not UTF-8", ENCODING)),
-        Variant(
+        in_csv("cp1256", stops_all("not UTF-8", ENCODING), ARABIC, encoding="cp1256"),
+        in_csv(
             "cp1256, also in the header",
-            "a.csv",
-            table(everywhere(تاريخ="x"), encoding="cp1256"),
             Stop("the header row is not UTF-8", ENCODING),
+            everywhere(تاريخ="x"),
+            encoding="cp1256",
         ),
-        Variant("cp1256, named", "a.csv", table(ARABIC, encoding="cp1256"), ALL, {"encoding": "cp1256"}),
-        Variant(
+        in_csv("cp1256, named", ALL, ARABIC, encoding="cp1256", source={"encoding": "cp1256"}),
+        in_csv(
             "UTF-8, named as cp1256",
-            "a.csv",
-            table(ARABIC),
             Stop("is UTF-8 all through", "Remove `encoding`"),
-            {"encoding": "cp1256"},
+            ARABIC,
+            source={"encoding": "cp1256"},
         ),
-        Variant(
+        in_csv(
             "UTF-8 with a mark, named as cp1252",
-            "a.csv",
-            table(encoding="utf-8-sig"),
             Stop("is in UTF-8", "Remove `encoding`"),
-            {"encoding": "cp1252"},
+            encoding="utf-8-sig",
+            source={"encoding": "cp1252"},
         ),
-        Variant("latin-1", "a.jsonl", jsonl(ACCENTS, encoding="latin-1"), stops_all("not UTF-8", ENCODING)),
+        in_jsonl("latin-1", stops_all("not UTF-8", ENCODING), ACCENTS, encoding="latin-1"),
         Variant("latin-1 in one line of UTF-8", "a.jsonl", content(_one_latin_line()), broken("not UTF-8")),
         Variant("latin-1 in one cell of UTF-8", "a.csv", content(_one_latin_cell()), broken("not UTF-8")),
     ),
@@ -260,82 +269,73 @@ def _space_before(text: str) -> str:
 
 TABLES: dict[str, tuple[Variant, ...]] = {
     "Tables of text": (
-        Variant("commas", "a.csv", table(), ALL),
-        Variant("all cells in quotes, LF", "a.csv", table(quoting=csv.QUOTE_ALL, end="\n"), ALL),
-        Variant("line ends of CR alone", "a.csv", table(end="\r"), ALL),
-        Variant("line breaks in a cell", "a.csv", table(rows({"response": "The lamp\nis\r\nmended"})), ALL),
+        in_csv("commas", ALL),
+        in_csv("all cells in quotes, LF", ALL, quoting=csv.QUOTE_ALL, end="\n"),
+        in_csv("line ends of CR alone", ALL, end="\r"),
+        in_csv("line breaks in a cell", ALL, rows({"response": "The lamp\nis\r\nmended"})),
         Variant("tabs", "a.tsv", table(delimiter="\t"), ALL),
-        Variant("semicolons", "a.csv", table(delimiter=";"), one_column('";"')),
-        Variant("semicolons, named", "a.csv", table(delimiter=";"), ALL, {"delimiter": ";"}),
-        Variant("tabs in CSV", "a.csv", table(delimiter="\t"), one_column('"\\t"')),
-        Variant("bars", "a.csv", table(delimiter="|"), one_column('"|"')),
+        in_csv("semicolons", one_column('";"'), delimiter=";"),
+        in_csv("semicolons, named", ALL, delimiter=";", source={"delimiter": ";"}),
+        in_csv("tabs in CSV", one_column('"\\t"'), delimiter="\t"),
+        in_csv("bars", one_column('"|"'), delimiter="|"),
         Variant("commas in TSV", "a.tsv", table(), one_column('","')),
-        Variant(
+        in_csv(
             "a first line for Excel",
-            "a.csv",
-            table(delimiter=";", edit=lambda text: f"sep=;\n{text}"),
             Stop("a note for Excel", "Delete that line"),
-            {"delimiter": ";"},
+            delimiter=";",
+            edit=lambda text: f"sep=;\n{text}",
+            source={"delimiter": ";"},
         ),
-        Variant(
+        in_csv(
             "a title above the header",
-            "a.csv",
-            table(edit=lambda text: f"All letters of this year\n{text}"),
             Stop("Its first line is a comment or a title", "Delete the lines above"),
+            edit=lambda text: f"All letters of this year\n{text}",
         ),
-        Variant(
+        in_csv(
             "no header",
-            "a.csv",
-            table(edit=lambda text: text.split("\r\n", 1)[1]),
             Stop("Its first line seems to be a row", "Write the names"),
+            edit=lambda text: text.split("\r\n", 1)[1],
         ),
-        Variant(
+        in_csv(
             "two columns of one name",
-            "a.csv",
-            table(edit=lambda text: text.replace("author", "subject", 1)),
             Stop("the name of another column: 'subject'", "a name of its own"),
+            edit=lambda text: text.replace("author", "subject", 1),
         ),
-        Variant(
+        in_csv(
             "no header, and two cells of the first row are the same",
-            "a.csv",
-            table(everywhere(author="lamps", date="x", linked=""), edit=lambda text: text.split("\r\n", 1)[1]),
             Stop("its first line seems to be a row", "Write the names"),
+            everywhere(author="lamps", date="x", linked=""),
+            edit=lambda text: text.split("\r\n", 1)[1],
         ),
-        Variant(
+        in_csv(
             "a title in one cell of many",
-            "a.csv",
-            table(edit=lambda text: f"The lamp is out{',' * 10}\r\n{text}"),
             Stop("its first line is a comment or a title", "Delete the lines above"),
+            edit=lambda text: f"The lamp is out{',' * 10}\r\n{text}",
         ),
-        Variant(
+        in_csv(
             "a title in every cell",
-            "a.csv",
-            table(edit=lambda text: f"{','.join(['The lamp is out'] * 11)}\r\n{text}"),
             Stop("its first line is a comment or a title", "Delete the lines above"),
+            edit=lambda text: f"{','.join(['The lamp is out'] * 11)}\r\n{text}",
         ),
-        Variant(
+        in_csv(
             "two columns without a name",
-            "a.csv",
-            table(edit=lambda text: text.replace("author", "", 1).replace("subject", "", 1)),
             Stop("2 columns have no name in the first line", "a name of its own"),
+            edit=lambda text: text.replace("author", "", 1).replace("subject", "", 1),
         ),
-        Variant(
+        in_csv(
             "two columns of one name that is not known",
-            "a.csv",
-            table(edit=lambda text: text.replace("author", "mended", 1).replace("case", "mended", 1)),
             Stop("the name of another column (columns 2, 4)", "a name of its own"),
+            edit=lambda text: text.replace("author", "mended", 1).replace("case", "mended", 1),
         ),
-        Variant(
+        in_csv(
             "the same in capitals",
-            "a.csv",
-            table(everywhere(Subject="x")),
             Stop("the columns 'subject' and 'Subject' have the same name", "Rename"),
+            everywhere(Subject="x"),
         ),
-        Variant(
+        in_csv(
             "a quote is missing",
-            "a.csv",
-            table(edit=lambda text: text.replace("The lamp is m", '"The lamp is m', 1)),
             Stop("from line 2: not CSV", "Correct the quotes"),
+            edit=lambda text: text.replace("The lamp is m", '"The lamp is m', 1),
         ),
         *(
             Variant(
@@ -346,25 +346,23 @@ TABLES: dict[str, tuple[Variant, ...]] = {
             )
             for first, last, column in ((2, 3, "request"), (1, 5, "response"), (3, 4, "id"), (1, 6, "subject"))
         ),
-        Variant(
+        in_csv(
             "lines like cells in a letter",
-            "a.csv",
-            table(rows({"response": "Mended,\n4669, lamp, lamps,\n1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\nand"})),
             ALL,
+            rows({"response": "Mended,\n4669, lamp, lamps,\n1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11\nand"}),
         ),
-        Variant("spaces before quotes", "a.csv", table(edit=_spaced), ALL),
-        Variant("spaces before quotes alone", "a.csv", table(rows({"subject": " x, y"}), edit=_space_before), ALL),
-        Variant(
+        in_csv("spaces before quotes", ALL, edit=_spaced),
+        in_csv("spaces before quotes alone", ALL, rows({"subject": " x, y"}), edit=_space_before),
+        in_csv(
             "spaces behind quotes",
-            "a.csv",
-            table(quoting=csv.QUOTE_ALL, edit=lambda text: text.replace('",', '" ,')),
             Stop("the header row is not CSV", "Correct the quotes"),
+            quoting=csv.QUOTE_ALL,
+            edit=lambda text: text.replace('",', '" ,'),
         ),
-        Variant(
+        in_csv(
             "a cell of three megabytes",
-            "a.csv",
-            table(rows({"request": "The lamp, is out. " * 170_000})),
             broken("longer than 1,000,000 bytes"),
+            rows({"request": "The lamp, is out. " * 170_000}),
         ),
         Variant(
             "two exports in one, each with a header",
@@ -378,29 +376,26 @@ TABLES: dict[str, tuple[Variant, ...]] = {
             content((csv_text(ROWS[:3]) + csv_text([dict(reversed(row.items())) for row in ROWS[3:]])).encode()),
             Stop("line 5: the header stands there again with its columns in another order", "Split the file"),
         ),
-        Variant(
+        in_csv(
             "quotes with backslashes",
-            "a.csv",
-            table(quoting=csv.QUOTE_ALL, edit=lambda text: text.replace("mended", '\\"mended\\"', 1)),
             Stop("from line 2: not CSV", "without a backslash"),
+            quoting=csv.QUOTE_ALL,
+            edit=lambda text: text.replace("mended", '\\"mended\\"', 1),
         ),
-        Variant(
+        in_csv(
             "a row is too short",
-            "a.csv",
-            table(edit=lambda text: f"{text}4700,x\r\n"),
             Read(6, 1, reason="has 2 cells where the header has 11"),
+            edit=lambda text: f"{text}4700,x\r\n",
         ),
-        Variant(
+        in_csv(
             "a line of totals",
-            "a.csv",
-            table(edit=lambda text: f"{text}Total: 6{',' * 10}\r\n"),
             Read(6, 1, reason="missing field: case, date, language, subject, request, response"),
+            edit=lambda text: f"{text}Total: 6{',' * 10}\r\n",
         ),
-        Variant(
+        in_csv(
             "a delimiter behind each row",
-            "a.csv",
-            table(edit=lambda text: text.replace("\r\n", ",\r\n").replace(",\r\n", "\r\n", 1)),
             stops_all("has 12 cells where the header has 11", "correct `delimiter`"),
+            edit=lambda text: text.replace("\r\n", ",\r\n").replace(",\r\n", "\r\n", 1),
         ),
     )
 }
@@ -412,82 +407,54 @@ def _cut_line() -> bytes:
 
 ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
     "Columns": (
-        Variant(
+        in_csv(
             "a column that the file lacks",
-            "a.csv",
-            table(),
             Stop("'letter' (for request). Its columns: id, case, department", "Name the right column"),
-            {"columns": {"request": "letter"}},
+            source={"columns": {"request": "letter"}},
         ),
-        Variant(
+        in_jsonl(
             "the same",
-            "a.jsonl",
-            jsonl(),
             Stop("'letter' (for request). Its columns: id, case, department", "Name the right column"),
-            {"columns": {"request": "letter"}},
+            source={"columns": {"request": "letter"}},
         ),
-        Variant(
+        in_csv(
             "`where` names no column",
-            "a.csv",
-            table(),
             Stop("'state' (for `where`)", "Correct `where`"),
-            {"where": {"state": "x"}},
+            source={"where": {"state": "x"}},
         ),
-        Variant(
-            "`links` names no column",
-            "a.jsonl",
-            jsonl(),
-            Stop("'grouped' (for `links`)", "Correct `links`"),
-            {"links": "grouped"},
+        in_jsonl(
+            "`links` names no column", Stop("'grouped' (for `links`)", "Correct `links`"), source={"links": "grouped"}
         ),
-        Variant(
-            "a field without a column",
-            "a.csv",
-            table(without("subject")),
-            Stop("the file lacks: 'subject'", "`constants`"),
+        in_csv("a field without a column", Stop("the file lacks: 'subject'", "`constants`"), without("subject")),
+        in_jsonl(
+            "no levels", Stop("the file lacks: 'classification'", "`classification_floor`"), without("classification")
         ),
-        Variant(
-            "no levels",
-            "a.jsonl",
-            jsonl(without("classification")),
-            Stop("the file lacks: 'classification'", "`classification_floor`"),
-        ),
-        Variant("columns in capitals", "a.jsonl", jsonl([{k.upper(): v for k, v in row.items()} for row in ROWS]), ALL),
-        Variant(
+        in_jsonl("columns in capitals", ALL, [{k.upper(): v for k, v in row.items()} for row in ROWS]),
+        in_csv(
             "rows with a state",
-            "a.csv",
-            table([{**row, "open": str(number < 2)} for number, row in enumerate(ROWS)]),
             Read(4, not_selected=2, links=2),
-            NOT_SELECTED,
+            [{**row, "open": str(number < 2)} for number, row in enumerate(ROWS)],
+            source=NOT_SELECTED,
         ),
         *(
-            Variant(
+            in_csv(
                 f"rows with a state, as {no!r} and {yes!r}",
-                "a.csv",
-                table([{**row, "open": yes if number < 2 else no} for number, row in enumerate(ROWS)]),
                 Read(4, not_selected=2, links=2),
-                NOT_SELECTED,
+                [{**row, "open": yes if number < 2 else no} for number, row in enumerate(ROWS)],
+                source=NOT_SELECTED,
             )
             for no, yes in (("0", "1"), ("0.0", "1.0"), ("", "x"), ("No ", "Yes"), ("null", "t"))
         ),
-        Variant(
-            "a row is excluded",
-            "a.csv",
-            table(),
-            Read(5, excluded=1),
-            {"exclude": [{"id": "4674", "reason": "withdrawn"}]},
-        ),
-        Variant(
+        in_csv("a row is excluded", Read(5, excluded=1), source={"exclude": [{"id": "4674", "reason": "withdrawn"}]}),
+        in_csv(
             "an exclusion names no row",
-            "a.csv",
-            table(),
             Stop("names 1 id that no row has: 4700", "Correct the id"),
-            {"exclude": [{"id": "4700", "reason": "withdrawn"}]},
+            source={"exclude": [{"id": "4700", "reason": "withdrawn"}]},
         ),
     ),
     "Links": (
         *(
-            Variant(f"{what} in a cell", "a.csv", table(with_links(form)), ALL)
+            in_csv(f"{what} in a cell", ALL, with_links(form))
             for what, form in {
                 "a JSON list": json.dumps,
                 "a list of Python": repr,
@@ -499,88 +466,63 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
                 "`{a,b}`": lambda ids: "{" + ",".join(ids) + "}",
             }.items()
         ),
-        Variant(
-            "one number, such as `4669.0`",
-            "a.csv",
-            table(with_links(lambda ids: float(ids[0]) if ids else "")),
-            Read(links=2),
-        ),
-        Variant("lists of fractions", "a.parquet", parquet(with_links(lambda ids: [float(id) for id in ids])), ALL),
-        Variant(
-            "one fraction, or null",
-            "a.parquet",
-            parquet(with_links(lambda ids: float(ids[0]) if ids else None)),
-            Read(links=2),
-        ),
-        Variant(
+        in_csv("one number, such as `4669.0`", Read(links=2), with_links(lambda ids: float(ids[0]) if ids else "")),
+        in_parquet("lists of fractions", ALL, with_links(lambda ids: [float(id) for id in ids])),
+        in_parquet("one fraction, or null", Read(links=2), with_links(lambda ids: float(ids[0]) if ids else None)),
+        in_jsonl(
             "an object",
-            "a.jsonl",
-            jsonl(with_links(lambda ids: {"ids": ids})),
             stops_all("the links are neither a list of ids nor a text of them", "List the ids"),
+            with_links(lambda ids: {"ids": ids}),
         ),
-        Variant(
-            "a row that names itself alone",
-            "a.jsonl",
-            jsonl([{**row, "linked": row["linked"] or [row["id"]]} for row in ROWS]),
-            ALL,
+        in_jsonl(
+            "a row that names itself alone", ALL, [{**row, "linked": row["linked"] or [row["id"]]} for row in ROWS]
         ),
-        Variant(
+        in_jsonl(
             "other ids than the rows'",
-            "a.jsonl",
-            jsonl(with_links(lambda ids: [f"X-{id}" for id in ids])),
             NotPassed("links_name_rows", "3 of 3 in 'letters'; the recipe allows 50%"),
+            with_links(lambda ids: [f"X-{id}" for id in ids]),
         ),
     ),
     "Ids": (
-        Variant("`4669.00`", "a.csv", table([{**row, "id": f"{row['id']}.00"} for row in ROWS]), ALL),
-        Variant("fractions", "a.parquet", parquet([{**row, "id": float(row["id"])} for row in ROWS]), ALL),
-        Variant("decimals", "a.parquet", parquet(id=pyarrow.array([Decimal(f"{row['id']}.00") for row in ROWS])), ALL),
-        Variant(
+        in_csv("`4669.00`", ALL, [{**row, "id": f"{row['id']}.00"} for row in ROWS]),
+        in_parquet("fractions", ALL, [{**row, "id": float(row["id"])} for row in ROWS]),
+        in_parquet("decimals", ALL, id=pyarrow.array([Decimal(f"{row['id']}.00") for row in ROWS])),
+        in_csv(
             "digits lost in a workbook",
-            "a.csv",
-            table(everywhere(id="4.669E+11")),
             stops_all("id or case is a number such as 1.2E+11, which has lost digits", "Export the column as text"),
+            everywhere(id="4.669E+11"),
         ),
-        Variant("Arabic digits, Latin ones in links", "a.jsonl", jsonl(in_arabic_digits("id")), ALL),
-        Variant("one id twice", "a.jsonl", jsonl(rows({"id": "4669"})), broken("duplicate id")),
-        Variant("one id twice", "a.jsonl", jsonl(rows({"id": "4669"})), broken("duplicate id"), {"id_from_row": True}),
-        Variant("no id in one row", "a.jsonl", jsonl(rows({"id": None})), broken("missing field: id")),
-        Variant("no id in one row", "a.jsonl", jsonl(rows({"id": None})), ALL, {"id_from_row": True}),
-        Variant(
+        in_jsonl("Arabic digits, Latin ones in links", ALL, in_arabic_digits("id")),
+        in_jsonl("one id twice", broken("duplicate id"), rows({"id": "4669"})),
+        in_jsonl("one id twice", broken("duplicate id"), rows({"id": "4669"}), source={"id_from_row": True}),
+        in_jsonl("no id in one row", broken("missing field: id"), rows({"id": None})),
+        in_jsonl("no id in one row", ALL, rows({"id": None}), source={"id_from_row": True}),
+        in_jsonl(
             "a letter for an id",
-            "a.jsonl",
-            jsonl(rows({"id": "The lamp is out. " * 20})),
             broken("id or case is longer than 200 characters or holds control characters"),
+            rows({"id": "The lamp is out. " * 20}),
         ),
     ),
     "Dates, levels and languages": (
-        Variant("times", "a.jsonl", jsonl(everywhere(date="2024-02-15T10:00:00Z")), ALL),
-        Variant("timestamps", "a.parquet", parquet(date=pyarrow.array([datetime.datetime(2024, 2, 3)] * 6)), ALL),
-        Variant(
-            "timestamps of a time zone",
-            "a.parquet",
-            parquet(date=pyarrow.array([0] * 6, pyarrow.timestamp("s", "UTC"))),
-            ALL,
-        ),
-        Variant("Arabic digits", "a.jsonl", jsonl(in_arabic_digits("date")), ALL),
-        Variant(
+        in_jsonl("times", ALL, everywhere(date="2024-02-15T10:00:00Z")),
+        in_parquet("timestamps", ALL, date=pyarrow.array([datetime.datetime(2024, 2, 3)] * 6)),
+        in_parquet("timestamps of a time zone", ALL, date=pyarrow.array([0] * 6, pyarrow.timestamp("s", "UTC"))),
+        in_jsonl("Arabic digits", ALL, in_arabic_digits("date")),
+        in_csv(
             "day, month, year",
-            "a.csv",
-            table(everywhere(date="15/02/2024")),
             stops_all("date is not an ISO date, such as 2024-12-31", "Write dates as 2024-12-31"),
+            everywhere(date="15/02/2024"),
         ),
-        Variant(
+        in_csv(
             "days as a workbook counts them",
-            "a.csv",
-            table(everywhere(date="45337")),
             stops_all("date is a number, as workbooks keep days", "Write dates as 2024-12-31"),
+            everywhere(date="45337"),
         ),
         *(
-            Variant(
+            in_csv(
                 f"{unit} since 1970",
-                "a.csv",
-                table(everywhere(date=date)),
                 stops_all(f"date is a number of {unit} since 1970", "Write dates as 2024-12-31"),
+                everywhere(date=date),
             )
             for unit, date in (
                 ("seconds", "1706918400"),
@@ -588,136 +530,107 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
                 ("nanoseconds", "1706918400000000000"),
             )
         ),
-        Variant(
+        in_jsonl(
             "a day of the Hijri calendar",
-            "a.jsonl",
-            jsonl(rows({"date": "1445-08-05"})),
             broken("date is not between the years 1800 and 2100: a slip, or of another calendar"),
+            rows({"date": "1445-08-05"}),
         ),
-        Variant(
+        in_jsonl(
             "a day for no day",
-            "a.jsonl",
-            jsonl(rows({"date": "9999-12-31"})),
             broken("date is not between the years 1800 and 2100: a slip, or of another calendar"),
+            rows({"date": "9999-12-31"}),
         ),
-        Variant(
+        in_jsonl(
             "one day for all, unquoted in YAML",
-            "a.jsonl",
-            jsonl(without("date")),
             ALL,
-            {"constants": {"date": datetime.date(2024, 2, 3)}},
+            without("date"),
+            source={"constants": {"date": datetime.date(2024, 2, 3)}},
         ),
-        Variant(
+        in_jsonl(
             "one day for all that is none",
-            "a.jsonl",
-            jsonl(without("date")),
             Stop("the constant 'date' is not an ISO date", "Correct the file"),
-            {"constants": {"date": "3/2/2024"}},
+            without("date"),
+            source={"constants": {"date": "3/2/2024"}},
         ),
-        Variant(
-            "no level in one row",
-            "a.jsonl",
-            jsonl(rows({"classification": ""})),
-            broken("unknown or missing classification level"),
+        in_jsonl(
+            "no level in one row", broken("unknown or missing classification level"), rows({"classification": ""})
         ),
-        Variant(
+        in_jsonl(
             "levels in small letters",
-            "a.jsonl",
-            jsonl(everywhere(classification="public")),
             stops_all("unknown or missing classification level", "PUBLIC, INTERNAL, CONFIDENTIAL, SECRET"),
+            everywhere(classification="public"),
         ),
-        Variant(
+        in_jsonl(
             "names of languages",
-            "a.jsonl",
-            jsonl(everywhere(language="the English one")),
             stops_all("language is not a BCP 47 language tag, such as en or ar-OM", "one language under `constants`"),
+            everywhere(language="the English one"),
         ),
     ),
     "Departments and authors": (
-        Variant("no author in one row", "a.csv", table(rows({"author": ""})), ALL),
-        Variant("no department in one row", "a.jsonl", jsonl(rows({"department": None})), ALL),
-        Variant("no subject in one row", "a.csv", table(rows({"subject": ""})), broken("missing field: subject")),
+        in_csv("no author in one row", ALL, rows({"author": ""})),
+        in_jsonl("no department in one row", ALL, rows({"department": None})),
+        in_csv("no subject in one row", broken("missing field: subject"), rows({"subject": ""})),
     ),
     "Texts and types": (
-        Variant("CRLF", "a.jsonl", jsonl(end="\r\n"), ALL),
-        Variant(
+        in_jsonl("CRLF", ALL, end="\r\n"),
+        in_jsonl(
             "line ends of CR alone",
-            "a.jsonl",
-            jsonl(end="\r"),
             stops_all("not JSON (several lines that end in CR alone)", "each line ending in LF"),
+            end="\r",
         ),
-        Variant("U+2028 in a text", "a.jsonl", jsonl(rows({"response": "Mended\u2028today\u2029."})), ALL),
-        Variant("U+2028 in a cell", "a.csv", table(rows({"response": "Mended\u2028today\u2029."})), ALL),
-        Variant("NUL in a text", "a.jsonl", jsonl(rows({"response": "Mended\0."})), broken("holds a NUL character")),
-        Variant("NUL in a cell", "a.csv", table(rows({"response": "Mended\0."})), broken("holds a NUL character")),
-        Variant(
+        in_jsonl("U+2028 in a text", ALL, rows({"response": "Mended\u2028today\u2029."})),
+        in_csv("U+2028 in a cell", ALL, rows({"response": "Mended\u2028today\u2029."})),
+        in_jsonl("NUL in a text", broken("holds a NUL character"), rows({"response": "Mended\0."})),
+        in_csv("NUL in a cell", broken("holds a NUL character"), rows({"response": "Mended\0."})),
+        in_jsonl(
             "half a character",
-            "a.jsonl",
-            jsonl(rows({"response": "M\ud800"}), ascii_only=True),
             broken("holds half a character (a lone surrogate)"),
+            rows({"response": "M\ud800"}),
+            ascii_only=True,
         ),
-        Variant(
+        in_jsonl(
             "half a character",
-            "a.jsonl",
-            jsonl(rows({"response": "M\ud800"}), ascii_only=True),
             broken("holds half a character (a lone surrogate)"),
-            {"markup": "html"},
+            rows({"response": "M\ud800"}),
+            ascii_only=True,
+            source={"markup": "html"},
         ),
-        Variant(
+        in_jsonl(
             "a reply of direction marks alone",
-            "a.jsonl",
-            jsonl(rows({"response": "\u200f \u200e\u202b"})),
             broken("missing field: response"),
+            rows({"response": "\u200f \u200e\u202b"}),
         ),
-        Variant(
-            "a reply of blank letters alone",
-            "a.jsonl",
-            jsonl(rows({"response": "\u3164\u2800"})),
-            broken("missing field: response"),
+        in_jsonl(
+            "a reply of blank letters alone", broken("missing field: response"), rows({"response": "\u3164\u2800"})
         ),
-        Variant(
+        in_jsonl(
             "a reply of tags alone",
-            "a.jsonl",
-            jsonl(rows({"response": "<p><br/></p>"})),
             broken("missing field: response"),
-            {"markup": "html"},
+            rows({"response": "<p><br/></p>"}),
+            source={"markup": "html"},
         ),
-        Variant(
+        in_jsonl(
             "an object for a text",
-            "a.jsonl",
-            jsonl(rows({"request": {"text": "The lamp is out."}})),
             broken("neither text, number nor date: request"),
+            rows({"request": {"text": "The lamp is out."}}),
         ),
-        Variant(
+        in_jsonl(
             "a list for a text",
-            "a.jsonl",
-            jsonl(rows({"request": ["The lamp is out."]})),
             broken("neither text, number nor date: request"),
+            rows({"request": ["The lamp is out."]}),
         ),
-        Variant(
-            "NaN for a text",
-            "a.jsonl",
-            jsonl(rows({"subject": float("nan")})),
-            broken("neither text, number nor date: subject"),
-        ),
-        Variant(
+        in_jsonl("NaN for a text", broken("neither text, number nor date: subject"), rows({"subject": float("nan")})),
+        in_parquet(
             "objects for texts",
-            "a.parquet",
-            parquet(request=pyarrow.array([{"text": "x"}] * 6)),
             stops_all("neither text, number nor date: request", "Correct the rows"),
+            request=pyarrow.array([{"text": "x"}] * 6),
         ),
-        Variant(
+        in_parquet(
             "bytes for texts",
-            "a.parquet",
-            parquet(request=pyarrow.array([b"x"] * 6)),
             stops_all("neither text, number nor date: request", "Correct the rows"),
+            request=pyarrow.array([b"x"] * 6),
         ),
-        Variant(
-            "a text in a dictionary",
-            "a.parquet",
-            parquet(department=pyarrow.array(["lamps"] * 6).dictionary_encode()),
-            ALL,
-        ),
+        in_parquet("a text in a dictionary", ALL, department=pyarrow.array(["lamps"] * 6).dictionary_encode()),
         Variant(
             "one key twice",
             "a.jsonl",
@@ -730,11 +643,10 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
             content(_cut_line()),
             broken("not JSON (Unterminated string starting at column 296)"),
         ),
-        Variant(
+        in_jsonl(
             "a text above a megabyte",
-            "a.jsonl",
-            jsonl(rows({"request": "The lamp is out. " * 70_000})),
             broken("longer than 1,000,000 bytes"),
+            rows({"request": "The lamp is out. " * 70_000}),
         ),
     ),
 }
