@@ -124,6 +124,14 @@ def for_hosts(app: App, hosts: Collection[str], refusal: bytes = REFUSAL, conten
     return answer
 
 
+def serve_app(app: App, held: socket.socket) -> None:
+    """Serve an application on a bound socket until terminated, without a log of requests."""
+    from uvicorn import Config, Server
+
+    config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
+    Server(config).run(sockets=[held])
+
+
 def _is_ours(scope: Scope, hosts: Collection[str]) -> bool:
     headers: dict[bytes, list[bytes]] = {}
     for name, value in scope["headers"]:

@@ -12,10 +12,9 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from markdown_it import MarkdownIt
-from uvicorn import Config, Server
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
-from sovereign_pipeline.base.hosts import for_hosts, listen
+from sovereign_pipeline.base.hosts import for_hosts, listen, serve_app
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.dagster.asset_details import READABLE
@@ -123,8 +122,7 @@ def main() -> None:
     port = int(sys.argv[1])
     app = create_app(Settings.from_environment())
     with listen(port, "--pages-port") as held:
-        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
-        Server(config).run(sockets=[held])
+        serve_app(app, held)
 
 
 if __name__ == "__main__":

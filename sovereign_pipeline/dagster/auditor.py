@@ -41,10 +41,9 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
-from uvicorn import Config, Server
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.base.hosts import LOOPBACK, App, Proxy, Receive, Send, for_hosts, listen, read_secret
+from sovereign_pipeline.base.hosts import LOOPBACK, App, Proxy, Receive, Send, for_hosts, listen, read_secret, serve_app
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import VARIABLES, Settings
@@ -398,9 +397,7 @@ def main() -> None:
         open_instance(settings) as instance,
         loaded_workspace(instance, read_only=True) as context,
     ):
-        app = auditors_app(settings, context, proxy)
-        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
-        Server(config).run(sockets=[held])
+        serve_app(auditors_app(settings, context, proxy), held)
 
 
 if __name__ == "__main__":

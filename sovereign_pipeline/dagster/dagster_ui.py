@@ -13,9 +13,8 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
-from uvicorn import Config, Server
 
-from sovereign_pipeline.base.hosts import App, Receive, Send, for_hosts, listen
+from sovereign_pipeline.base.hosts import App, Receive, Send, for_hosts, listen, serve_app
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
@@ -72,9 +71,7 @@ def main() -> None:
         open_instance(settings) as instance,
         loaded_workspace(instance, read_only=False) as context,
     ):
-        app = dagster_app(settings, context)
-        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
-        Server(config).run(sockets=[held])
+        serve_app(dagster_app(settings, context), held)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.base.hosts import LOOPBACK, App, Receive, Send, for_hosts, listen
+from sovereign_pipeline.base.hosts import LOOPBACK, App, Receive, Send, for_hosts, listen, serve_app
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import Settings, go_offline
@@ -117,12 +117,8 @@ def main() -> None:
     keep_private()
     go_offline()
     port, settings = int(sys.argv[1]), Settings.from_environment()
-    from uvicorn import Config, Server
-
     with listen(port, "--mlflow-port") as held:
-        app = for_hosts(create_app(environment(settings, port)), settings.ui_hosts)
-        config = Config(app, server_header=False, access_log=False, log_level="warning", proxy_headers=False)
-        Server(config).run(sockets=[held])
+        serve_app(for_hosts(create_app(environment(settings, port)), settings.ui_hosts), held)
 
 
 if __name__ == "__main__":

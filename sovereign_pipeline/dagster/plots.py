@@ -1,7 +1,8 @@
 """Draw plots for asset pages: training curves, a reward model's calibration, and a trial."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,17 +28,11 @@ def loss_curve_png(training_log: Path) -> bytes:
     If the log has rewards of a preference method (β·log ratio, nats), they are drawn below: margins of pairs, or
     rewards of each kind of reply.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = list(read_jsonl(training_log))
     steps = [cast(int, row["step"]) for row in rows]
     rewards = [name for name in REWARDS if any(name in row for row in rows)]
-    figure, axes = pyplot.subplots(1 + bool(rewards), squeeze=False, figsize=(7, 3.5 + 2 * bool(rewards)), dpi=110)
-    loss_axis = axes[0, 0]
-    try:
+    with _drawing(1 + bool(rewards), squeeze=False, figsize=(7, 3.5 + 2 * bool(rewards)), dpi=110) as (figure, axes):
+        loss_axis = axes[0, 0]
         rate_axis = loss_axis.twinx()
         rate_axis.fill_between(steps, [cast(float, row["learning_rate"]) for row in rows], alpha=0.15, color="grey")
         rate_axis.set_ylabel("learning rate")
@@ -54,19 +49,11 @@ def loss_curve_png(training_log: Path) -> bytes:
             axes[1, 0].legend(loc="upper left", frameon=False)
         axes[-1, 0].set_xlabel("step")
         return _png(figure)
-    finally:
-        pyplot.close(figure)
 
 
 def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
     """Draw a calibration as PNG. bins: expected share, observed share, and the observed share's 95 % interval."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(4.5, 4), dpi=110)
-    try:
+    with _drawing(figsize=(4.5, 4), dpi=110) as (figure, axes):
         axes.plot([0.5, 1], [0.5, 1], color="grey", linewidth=0.8, linestyle="--", label="calibrated")
         for expected, _, low, high in bins:
             axes.plot([expected, expected], [low, high], color="tab:blue", linewidth=1)
@@ -78,8 +65,6 @@ def calibration_png(bins: Sequence[tuple[float, float, float, float]]) -> bytes:
         axes.grid(alpha=0.3)
         axes.legend(loc="lower right", frameon=False)
         return _png(figure)
-    finally:
-        pyplot.close(figure)
 
 
 def is_by_reward(training_log: Path) -> bool:
@@ -93,16 +78,10 @@ def reward_curves_png(training_log: Path) -> bytes:
     Per iteration: reward and held-out reward with their parts, KL, entropy, length, shares, the value loss and a reward
     model's raw scores. Also both rewards over √KL, which shows over-optimisation (Gao et al. 2022, figure 1).
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     rows = list(read_jsonl(training_log))
     columns = {name for row in rows for name in row}
     parts = sorted(name for name in columns if "/" in name)
-    figure, axes = pyplot.subplots(4, 2, figsize=(9, 11), dpi=100)
-    try:
+    with _drawing(4, 2, figsize=(9, 11), dpi=100) as (figure, axes):
         panels = axes.flat
         for label, names in BY_REWARD:
             shown = [name for name in names if name in columns]
@@ -125,8 +104,6 @@ def reward_curves_png(training_log: Path) -> bytes:
         for panel in panels:
             panel.axis("off")
         return _png(figure)
-    finally:
-        pyplot.close(figure)
 
 
 def _line(axes: Any, rows: Sequence[Mapping[str, object]], place: str, name: str, opacity: float) -> None:
@@ -137,13 +114,7 @@ def _line(axes: Any, rows: Sequence[Mapping[str, object]], place: str, name: str
 
 def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
     """Draw a trial as PNG. bounds: metric, difference (positive is worse) and its upper limit, both in margins."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.35 * len(bounds)), dpi=110)
-    try:
+    with _drawing(figsize=(7, 1.2 + 0.35 * len(bounds)), dpi=110) as (figure, axes):
         for place, (_, estimate, at_most) in enumerate(reversed(bounds)):
             colour = "tab:green" if at_most < 1 else "tab:orange" if estimate < 1 else "tab:red"
             axes.plot([estimate, at_most], [place, place], color=colour, linewidth=2)
@@ -157,6 +128,19 @@ def hold_png(bounds: Sequence[tuple[str, float, float]]) -> bytes:
         axes.set_xticks(ticks, [f"{each:g}" for each in ticks])  # its own are powers of ten
         axes.set_xlabel("worse than production, in margins (line: up to the upper limit; 1: the margin)")
         return _png(figure)
+
+
+@contextmanager
+def _drawing(*grid: int, **options: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield a figure with its axes, and close it. matplotlib keeps open figures in memory."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(*grid, **options)
+    try:
+        yield figure, axes
     finally:
         pyplot.close(figure)
 
