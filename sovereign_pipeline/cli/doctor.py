@@ -8,14 +8,14 @@ import shutil
 import socket
 import stat
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rich.markup import escape
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
@@ -29,6 +29,9 @@ from sovereign_pipeline.record.manifest import MANIFEST_FILE
 from sovereign_pipeline.record.officers import pipeline_signer, trust_root
 from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust
+
+if TYPE_CHECKING:
+    from sovereign_pipeline.record.database import Registry
 
 
 @dataclass(frozen=True)
@@ -272,26 +275,32 @@ LOG = "docs/how-to/ledger.md"
 
 
 def records(settings: Settings) -> list[Finding]:
-    """Return the findings that need a registry."""
-    from sovereign_pipeline.record.database import is_there
+    """Return the findings about the registry, if there is one, and about flags. Creates no registry."""
+    from sovereign_pipeline.record.database import is_there, open_registry
 
-    if not is_there(settings):
-        return [*flags(settings)]
-    parts = (registry, recalls, reviews, mlflow, unwitnessed, backups, flags)
-    return [finding for part in parts for finding in part(settings)]
+    parts: dict[str, Callable[[Registry], list[Finding]]] = {
+        "registry": rights,
+        "recalls": recalls,
+        "reviews": reviews,
+        "MLflow": mlflow,
+        "witnesses": unwitnessed,
+        "backup": backups,
+    }
+    findings: list[Finding] = []
+    for what, part in parts.items() if is_there(settings) else ():
+        try:
+            findings += part(open_registry(settings))
+        except SovereignError as error:
+            findings.append(failed(what, error))
+    return [*findings, *flags(settings)]
 
 
-def registry(settings: Settings) -> list[Finding]:
-    """Check that the connected database role has no more rights than a service needs. Creates no registry."""
-    from sovereign_pipeline.record.database import beyond_a_service, is_there, open_registry
+def rights(registry: "Registry") -> list[Finding]:
+    """Check that the connected database role has no more rights than a service needs."""
+    from sovereign_pipeline.record.database import beyond_a_service
 
-    if not is_there(settings):
-        return []
-    try:
-        with open_registry(settings).engine.connect() as connection:
-            is_file, found = connection.dialect.name == "sqlite", beyond_a_service(connection)
-    except SovereignError as error:
-        return [failed("registry", error)]
+    with registry.engine.connect() as connection:
+        is_file, found = connection.dialect.name == "sqlite", beyond_a_service(connection)
     if found:
         hint = "Connect services by a role that reads and inserts alone: docs/how-to/ledger.md."
         return [Finding("registry", False, and_more(found), {"Hint": hint})]
@@ -299,18 +308,12 @@ def registry(settings: Settings) -> list[Finding]:
     return [Finding("registry", True, where)]
 
 
-def recalls(settings: Settings) -> list[Finding]:
-    """List each recall that still holds for an adapter. Creates no registry."""
-    from sovereign_pipeline.record.database import is_there, open_registry
+def recalls(registry: "Registry") -> list[Finding]:
+    """List each recall that still holds for an adapter."""
     from sovereign_pipeline.release.recall import list_recalls, question_of
 
-    if not is_there(settings):
-        return []
-    try:
-        with open_registry(settings).reading() as session:
-            held = [(recall, adapters) for recall, adapters in list_recalls(session, settings) if adapters]
-    except SovereignError as error:
-        return [failed("recalls", error)]
+    with registry.reading() as session:
+        held = [(recall, adapters) for recall, adapters in list_recalls(session, registry.settings) if adapters]
     hint = "Retire each adapter, or let an officer waive the recall for it."
     return [
         Finding(recall.id, False, f"{question_of(recall)} is recalled and held by {and_more(adapters)}", {"Hint": hint})
@@ -318,17 +321,11 @@ def recalls(settings: Settings) -> list[Finding]:
     ] or [Finding("recalls", True, "none holds for an adapter")]
 
 
-def mlflow(settings: Settings) -> list[Finding]:
+def mlflow(registry: "Registry") -> list[Finding]:
     """Compare MLflow with the registry."""
-    from sovereign_pipeline.record.database import is_there, open_registry
     from sovereign_pipeline.registry.mlflow_mirror import differences
 
-    if not is_there(settings):
-        return []
-    try:
-        found = differences(open_registry(settings), settings)
-    except SovereignError as error:
-        return [failed("MLflow", error)]
+    found = differences(registry, registry.settings)
     if not found:
         return [Finding("MLflow", True, "shows what the registry says")]
     command = {"Command": "sovereign adapters mlflow --repair"}
@@ -352,15 +349,11 @@ def flags(settings: Settings) -> list[Finding]:
     return findings
 
 
-def reviews(settings: Settings) -> list[Finding]:
+def reviews(registry: "Registry") -> list[Finding]:
     """List each line's newest adapter whose review is due."""
-    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.cadence import due_reviews
 
-    try:
-        found = due_reviews(open_registry(settings), settings, datetime.datetime.now(datetime.UTC).date())
-    except SovereignError as error:
-        return [failed("reviews", error)]
+    found = due_reviews(registry, registry.settings, datetime.datetime.now(datetime.UTC).date())
     late = [each for each in found if each.state != "not due"]
     hint = "Let an officer review it, or run the line again."
     return [
@@ -369,21 +362,18 @@ def reviews(settings: Settings) -> list[Finding]:
     ] or [Finding("reviews", True, "none is due")]
 
 
-def unwitnessed(settings: Settings) -> list[Finding]:
+def unwitnessed(registry: "Registry") -> list[Finding]:
     """Find the oldest entry of the ledger that no quorum of witnesses covers."""
     from sovereign_pipeline.record import notes, witnesses
-    from sovereign_pipeline.record.database import open_registry
+    from sovereign_pipeline.record.tables import AuditEntry
 
-    path = settings.data / "trust" / "witnesses.policy"
-    try:
-        witnessed = 0
-        if path.exists():
-            note = witnesses.newest_witnessed(settings, witnesses.read_policy(path))
-            witnessed = notes.parse_tree_head(note.text).size if note is not None else 0
-        with open_registry(settings).reading() as session:
-            since = _moment_of(session, witnessed + 1)
-    except SovereignError as error:
-        return [failed("witnesses", error)]
+    path = registry.settings.data / "trust" / "witnesses.policy"
+    witnessed = 0
+    if path.exists():
+        note = witnesses.newest_witnessed(registry.settings, witnesses.read_policy(path))
+        witnessed = notes.parse_tree_head(note.text).size if note is not None else 0
+    with registry.reading() as session:
+        since = session.scalar(select(AuditEntry.at).where(AuditEntry.sequence == witnessed + 1))
     if since is None:
         return [Finding("witnesses", True, f"every entry is witnessed, up to {witnessed}")]
     found = f"unwitnessed since {since:%Y-%m-%d} (entry {witnessed + 1})"
@@ -395,29 +385,19 @@ def unwitnessed(settings: Settings) -> list[Finding]:
     return [Finding("witnesses", True, found)]
 
 
-def backups(settings: Settings) -> list[Finding]:
+def backups(registry: "Registry") -> list[Finding]:
     """Check the age of the newest backup."""
-    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.tables import AuditEntry
 
     newest = select(AuditEntry.at).where(AuditEntry.action == CREATED).order_by(AuditEntry.sequence.desc()).limit(1)
-    try:
-        with open_registry(settings).reading() as session:
-            at = session.scalar(newest)
-    except SovereignError as error:
-        return [failed("backup", error)]
+    with registry.reading() as session:
+        at = session.scalar(newest)
     command = "sovereign backup create --out DIR --recipient FILE"
     if at is None:
         return [wrong("backup", "none is on record", "Take one, onto other media.", command)]
     if datetime.datetime.now(datetime.UTC) - at > LONGEST_WITHOUT_BACKUP:
         return [wrong("backup", f"the newest is of {at:%Y-%m-%d}", "Take another, onto other media.", command)]
     return [Finding("backup", True, f"taken on {at:%Y-%m-%d}")]
-
-
-def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
-    from sovereign_pipeline.record.tables import AuditEntry
-
-    return session.scalar(select(AuditEntry.at).where(AuditEntry.sequence == sequence))
 
 
 def examine(settings: Settings) -> list[Finding]:
