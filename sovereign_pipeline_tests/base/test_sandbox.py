@@ -29,6 +29,7 @@ from sovereign_pipeline.base.sandbox import (
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline_tests.base.sandbox_programs import ROOM as ROOM_OF_COMMANDS
 from sovereign_pipeline_tests.base.sandbox_programs import SHELL, end_of, outcome_of, python
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 WRITES_TO_ITS_REPORT = """
@@ -366,18 +367,7 @@ def test_an_argument_larger_than_a_pipe_and_than_the_largest_file_arrives_whole(
 
 @pytest.mark.parametrize(
     ("program", "where"),
-    [
-        ("def f(x):\n    raise ValueError(x)", "ValueError in line 2"),
-        ("raise RuntimeError('no')", "RuntimeError in line 1"),
-        ("x = 1", "KeyError"),
-        ("def f(x):\n    return {1, 2}", "TypeError"),
-        ("def f(x):\n    return float('inf')", "ValueError"),
-        ("def f(x):\n    return 'a' * 70_000", "OverflowError"),
-        ("def f(x):\n    import sys\n    sys.exit(0)", "an end before it returned"),
-        ("def f(x):\n    import os\n    os.kill(os.getpid(), 9)", "an end before it returned"),
-        ("def f(:", "SyntaxError"),
-        ("def f(x):\n    raise type(x, (Exception,), {})", "an exception in line 2"),
-    ],
+    examples(__file__, "a_failure_names_its_kind_and_line_and_not_its_message"),
     ids=["raises", "raises_at_once", "missing", "no_json", "infinite", "too_long", "exit", "killed", "syntax", "named"],
 )
 def test_a_failure_names_its_kind_and_line_and_not_its_message(program: str, where: str) -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sovereign_pipeline.corpus.document import Document, Role
 from sovereign_pipeline.dataset.quality import Quality, QualityFinding, is_clipped, is_in_other_script
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.examples import examples
 
 ENGLISH = "The lamp at the north pier was mended on Monday and burns again."
 ARABIC = "تم إصلاح المصباح عند الرصيف الشمالي يوم الاثنين وهو يعمل الآن كما يجب."
@@ -219,18 +220,7 @@ def test_near_empty_rejected_replies() -> None:
     assert (findings["near-empty rejected replies"].count, findings["near-empty answers"].count) == (1, 0)
 
 
-@pytest.mark.parametrize(
-    ("reply", "is_near_empty"),
-    [
-        ("अमेरिकी", True),
-        ("تَمَّ الإِصْلاحُ", True),
-        ("تم إصلاح المصباح", False),
-        ("- – …", True),
-        ("1326134.0000", True),
-        ("我们已经修好了灯。", False),
-        ("是。", True),
-    ],
-)
+@pytest.mark.parametrize(("reply", "is_near_empty"), examples(__file__, "words_are_what_stands_between_blanks"))
 def test_words_are_what_stands_between_blanks(reply: str, is_near_empty: bool) -> None:
     assert found(documents(1, response=reply))["near-empty answers"].count == is_near_empty
 

@@ -18,6 +18,7 @@ from sovereign_pipeline.policy.institution import Cadence, ClassificationLadder,
 from sovereign_pipeline.policy.personal_data import KEPT_BY_DEFAULT, KINDS
 from sovereign_pipeline.privacy.corrections import WordLists
 from sovereign_pipeline_tests.conftest import LADDER as LADDER_OF_CONFTEST
+from sovereign_pipeline_tests.examples import examples
 
 
 def load(tmp_path: Path, **policy: Any) -> Institution:
@@ -60,32 +61,7 @@ def test_a_line_goes_before_the_institution(tmp_path: Path) -> None:
     assert (elsewhere["CR"], elsewhere["IBAN"]) == ("keep", "stop")
 
 
-@pytest.mark.parametrize(
-    ("policy", "message"),
-    [
-        ({"sensitive": {"PASPORT": "keep"}}, r"'sensitive'.*'PASPORT'.*did you mean 'PASSPORT'"),
-        ({"sensitive_by_line": {"lamps": {"FONE": "stop"}}}, r"'FONE'.*did you mean 'PHONE'"),
-        ({"sensitive": {"PHONE": "hide"}}, r"sensitive\.PHONE"),
-        ({"sensitive_by_line": {"lampz": {}}}, r"lampz.*no such line; did you mean 'lamps'"),
-        ({"serving": {"roles": {"desk": {"clearance": "SECRTE"}}}}, r"serving\.roles\.desk: 'SECRTE'.*'SECRET'"),
-        (
-            {"serving": {"roles": {"desk": {"clearance": "SECRET", "lines": ["lampz"]}}}},
-            r"serving\.roles\.desk\.lines\.lampz.*no such line; did you mean 'lamps'",
-        ),
-        ({"serving": {"lines": {"lampz": {}}}}, r"serving\.lines\.lampz.*no such line; did you mean 'lamps'"),
-        ({"serving": {"lines": {"lamps": {"privacy": {"requests": "hide"}}}}}, r"privacy\.requests'"),
-        ({"serving": {"lines": {"lamps": {"privcy": {}}}}}, r"did you mean 'privacy'"),
-        ({"trainer": {"image": "i"}}, r"'trainer': say where the trainer runs"),
-        ({"trainer": {"where": "kubernets"}}, r"'trainer'.*'here', 'kubernetes', 'ray'"),
-        ({"trainer": {"where": "kubernetes", "imgae": "i"}}, r"imgae' is not a known key; did you mean 'image'"),
-        ({"trainer": {"where": "kubernetes", "volumes": [{"clam": "c"}]}}, r"clam' is not a known key; .*'claim'"),
-        ({"trainer": {"where": "kubernetes", "volumes": [{"path": "srv"}]}}, r"'srv' must be an absolute path"),
-        ({"trainer": {"where": "kubernetes", "volumes": []}}, r"'trainer\.kubernetes\.volumes'"),
-        ({"trainer": {"where": "ray", "adress": "http://head:8265"}}, r"did you mean 'address'"),
-        ({"trainer": {"where": "ray", "address": "head:6379"}}, r"'trainer\.ray\.address'"),
-        ({"trainer": {"where": "here", "gpus": 1}}, r"gpus' is not a known key; known here: where"),
-    ],
-)
+@pytest.mark.parametrize(("policy", "message"), examples(__file__, "what_is_wrong_is_named_with_the_nearest"))
 def test_what_is_wrong_is_named_with_the_nearest(tmp_path: Path, policy: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load(tmp_path, **policy)

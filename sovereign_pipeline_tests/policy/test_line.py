@@ -13,6 +13,7 @@ from sovereign_pipeline.policy.evaluation import Review
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import line_names, load_line, read_line
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, minimal_recipe
+from sovereign_pipeline_tests.examples import examples
 
 INSTITUTION = Institution(name="Lamp Office", classification=tuple(LADDER))
 
@@ -31,18 +32,7 @@ def test_the_demonstration_lines_are_valid() -> None:
         assert load_line(data, name, institution).line == name
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "suggestion"),
-    [
-        ((), "ceilling", "did you mean 'ceiling'"),
-        (("split",), "held_out_shere", "did you mean 'held_out_share'"),
-        (("training", "sft"), "lerning_rate", "did you mean 'learning_rate'"),
-        (("evaluation", "red_team"), "max_new_token", "did you mean 'max_new_tokens'"),
-        (("gates", "capability"), "margin_", "did you mean 'margin'"),
-        (("gates",), "capabilities", "did you mean 'capability'"),
-        (("split",), "zzz", "known here: held_out_share"),
-    ],
-)
+@pytest.mark.parametrize(("section", "key", "suggestion"), examples(__file__, "a_misspelt_key_names_the_nearest"))
 def test_a_misspelt_key_names_the_nearest(tmp_path: Path, section: tuple[str, ...], key: str, suggestion: str) -> None:
     recipe = minimal_recipe()
     place = recipe
@@ -352,23 +342,7 @@ def test_by_default_five_operators_rate_twenty_prompts_each() -> None:
     assert review.pairs == review.ballots_to_close == 5 * 22
 
 
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ({"operators": 4}, "5 to 10"),
-        ({"operators": 11}, "5 to 10"),
-        ({"operators": ["amal", "badr", "dana", "eid", "amal"]}, "named twice"),
-        ({"operators": ["amal", "badr", "dana", "eid", "a b"]}, "pattern"),
-        ({"prompts_each": 3}, "multiple of 2"),
-        ({"shared_prompts": 1}, "multiple of 2"),
-        ({"ballots": 111}, "more than the 110 pairs"),
-        ({"guess_pairs": 22}, "guess_pairs"),
-        ({"criteria": []}, "at least 1"),
-        ({"criteria": ["tone", "tone"]}, "named twice"),
-        ({"criteria": ["beauty"]}, "accuracy"),
-        ({"seed": 7}, "Extra"),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "said"), examples(__file__, "an_inconsistent_review_is_refused"))
 def test_an_inconsistent_review_is_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Review.model_validate(wrong)

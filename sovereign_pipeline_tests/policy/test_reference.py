@@ -8,6 +8,7 @@ from pydantic import Field
 
 from sovereign_pipeline.policy.recipe_model import RecipeModel
 from sovereign_pipeline.policy.reference import Documented, json_schema, page
+from sovereign_pipeline_tests.examples import examples
 
 
 class Wick(RecipeModel):
@@ -60,20 +61,7 @@ def rows() -> list[str]:
     return page((LAMP,), "Lamps", "All of them.").splitlines()
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        "| `name` | text matching `^[a-z]+$` | **required** | Its name. Example: `lantern` |",
-        "| `place` | path or null | `null` | Where it is. |",
-        "| `light` | section, by `kind`: [`wick`](#lamp.light.wick) or [`bulb`](#lamp.light.bulb) | **required** "
-        "| How it gives light. |",
-        "| `spares` | list of [section](#lamp.spares), not empty | `[]` | More bulbs. |",
-        "| `tags` | mapping of `colour` or `shape` to true or false | `{}` | What it has. |",
-        "| `length` | number > 0 and ≤ 9 | `2.5` | Centimetres. |",
-        "| `length` | number > 0 and ≤ 9 | `2.5` | As in [`light.wick`](#lamp.light.wick). |",
-        r"| `watts` | whole number ≥ 1 | `40` | Watts, written as `a\|b`. |",
-    ],
-)
+@pytest.mark.parametrize("row", examples(__file__, "a_key_has_its_type_range_default_and_meaning"))
 def test_a_key_has_its_type_range_default_and_meaning(rows: list[str], row: str) -> None:
     assert row in rows
 

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from sovereign_pipeline.policy.rlhf import Rlhf
 from sovereign_pipeline.policy.training import Training
+from sovereign_pipeline_tests.examples import examples
 
 
 def training(**sections: Any) -> Training:
@@ -32,22 +33,7 @@ def test_a_section_survives_being_written_and_read(adapter: str) -> None:
     assert Training.model_validate_json(line.model_dump_json()) == line
 
 
-@pytest.mark.parametrize(
-    ("sections", "says"),
-    [
-        ({"sft": {"adapter": "none", "rank": 8}}, "adapter: none has no rank"),
-        ({"sft": {"adapter": "none", "dora": True}}, "has no dora"),
-        ({"sft": {"batch_size": 8, "gradient_accumulation": 16}}, "128, more than 64"),
-        ({"preference": {"method": "kto", "batch_size": 1}}, "must be at least 2"),
-        ({"preference": {"method": "dpo", "desirable_weight": 2}}, "belongs to method kto"),
-        ({"devices": {"count": 2}}, "several devices need launcher: accelerate"),
-        ({"start_from": "lamps-1.0.0", "sft": {"adapter": "none"}}, "start_from continues to train an adapter"),
-        ({"start_from": "../lamps"}, "start_from"),
-        ({"devices": {"launcher": "accelerate", "count": 2}, "sft": {"adapter": "qlora"}}, "not sharded by fsdp2"),
-        ({"sft": {"method": "dpo"}}, "method"),
-        ({"sft": {"learning_rate": 0}}, "learning_rate"),
-    ],
-)
+@pytest.mark.parametrize(("sections", "says"), examples(__file__, "what_cannot_go_together_is_refused"))
 def test_what_cannot_go_together_is_refused(sections: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         training(**sections)
@@ -251,16 +237,7 @@ def test_an_identity_has_no_key_of_another_algorithm() -> None:
 
 @pytest.mark.parametrize(
     ("tool", "said"),
-    [
-        ({"path": "score.py", "files": ["a/laws.json", "b/laws.json"]}, "share a name"),
-        ({"command": ["a/check"], "files": ["b/check"]}, "share a name"),
-        ({}, "either a function .* or a 'command'"),
-        ({"path": "score.py", "command": ["check"]}, "either a function .* or a 'command'"),
-        ({"command": []}, "at least 1 item"),
-        ({"command": ["check"], "function": "score"}, "'function' belongs to a program at 'path'"),
-        ({"path": "score.py", "uses": ["/usr/bin/grep"]}, "'uses' belongs to a command"),
-        ({"command": ["check", "a\0b"]}, "zero character"),
-    ],
+    examples(__file__, "a_tool_is_a_function_or_a_command"),
     ids=["files", "command and file", "neither", "both", "empty", "function", "uses", "zero"],
 )
 def test_a_tool_is_a_function_or_a_command(tool: dict[str, Any], said: str) -> None:

@@ -7,6 +7,7 @@ from graphql import GraphQLInterfaceType, GraphQLObjectType, GraphQLSchema, get_
 
 from sovereign_pipeline.dagster import auditor as module
 from sovereign_pipeline.dagster.auditor import EVALUATED, PRINTED, QUERIES, SUBSCRIPTIONS, schema_for_auditors
+from sovereign_pipeline_tests.examples import examples
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +40,7 @@ def test_no_field_gives_what_a_step_or_sensor_printed_or_runs_a_sensor(schema: G
     assert {name.split(".")[0] for name in left} <= {*PRINTED, "LogRetrievalShellCommand"}
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        '{ capturedLogs(logKey: ["x"]) { stdout } }',
-        '{ capturedLogsMetadata(logKey: ["x"]) { stdoutDownloadUrl } }',
-        '{ runOrError(runId: "x") { ... on Run { capturedLogs(fileKey: "x") { stdout } } } }',
-        '{ partitionBackfillOrError(backfillId: "x") { ... on PartitionBackfill { logEvents { cursor } } } }',
-        'subscription { capturedLogs(logKey: ["x"]) { stdout } }',
-        "{ utilizedEnvVarsOrError { __typename } }",
-        "{ test { alwaysException } }",
-        'mutation { reloadRepositoryLocation(repositoryLocationName: "x") { __typename } }',
-    ],
-)
+@pytest.mark.parametrize("query", examples(__file__, "what_is_not_there_is_refused"))
 def test_what_is_not_there_is_refused(schema: GraphQLSchema, query: str) -> None:
     assert validate(schema, parse(query)) or (schema.mutation_type is None and query.startswith("mutation"))
 

@@ -20,22 +20,12 @@ from sovereign_pipeline.training.launcher import (
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.launching.conftest import SECRET, launch_under_dagster, say_where
+from sovereign_pipeline_tests.examples import examples
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("section", "called"),
-    [
-        (None, "run_trainer"),
-        ({"where": "here"}, "run_trainer"),
-        (
-            {"where": "kubernetes", "image": "i", "namespace": "n", "volumes": [{"claim": "home", "path": "/srv"}]},
-            "run_trainer_in_pod",
-        ),
-        ({"where": "ray", "address": "http://head:8265"}, "run_trainer_on_ray"),
-    ],
-)
+@pytest.mark.parametrize(("section", "called"), examples(__file__, "the_institution_chooses_the_launcher"))
 def test_the_institution_chooses_the_launcher(
     section: dict[str, Any] | None,
     called: str,
