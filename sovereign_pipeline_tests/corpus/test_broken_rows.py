@@ -277,9 +277,6 @@ def _parquet_named_twice() -> bytes:
         ("given.csv", b'"', "the header row is not CSV"),
         ("given.csv", "id,naïve\n1,2\n".encode("latin-1"), "the header row is not UTF-8"),
         ("given.csv", _csv_line(letter(0)) + b'R-1,"' + MARKER.encode(), "not CSV"),
-        ("given.jsonl", b"", "the file is empty"),
-        ("given.jsonl", b"\n\n \n", "the file holds no row"),
-        ("given.jsonl.gz", _json(letter(0)), "its name ends in .gz, and it is not gzip"),
     ],
 )
 def test_a_file_that_cannot_be_told_row_by_row_stops_the_line(
