@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rich.markup import escape
@@ -20,18 +19,26 @@ from sqlalchemy import select
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.base_models.pinned import load_card, verify
 from sovereign_pipeline.cli.terminal import advice_of, out, tell_progress
 from sovereign_pipeline.ops.backup import CREATED
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
+from sovereign_pipeline.record import notes, witnesses
+from sovereign_pipeline.record.database import Registry, beyond_a_service, is_there, open_registry
+from sovereign_pipeline.record.in_force import assert_same_trust, trust_files, trust_on_record
 from sovereign_pipeline.record.manifest import MANIFEST_FILE
 from sovereign_pipeline.record.officers import pipeline_signer, trust_root
 from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE
+from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust
-
-if TYPE_CHECKING:
-    from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.registry.mlflow_mirror import differences
+from sovereign_pipeline.release.cadence import due_reviews
+from sovereign_pipeline.release.recall import list_recalls, question_of
+from sovereign_pipeline.serving.rollout.flag import evaluator_of, lines_with_flags
+from sovereign_pipeline.serving.rollout.rollback import current_flag
+from sovereign_pipeline.suites.cards import load_suite_card, suite_digest
 
 
 @dataclass(frozen=True)
@@ -191,9 +198,6 @@ def trust(settings: Settings) -> Finding:
 
 def _assert_on_record(settings: Settings, trust: Trust) -> None:
     """Raise IntegrityError for a trust root that is not the one of the ledger. Without a registry there is none yet."""
-    from sovereign_pipeline.record.database import is_there, open_registry
-    from sovereign_pipeline.record.in_force import assert_same_trust, trust_files, trust_on_record
-
     if not is_there(settings):
         return
     with open_registry(settings).reading() as session:
@@ -223,7 +227,6 @@ def vault(settings: Settings, institution: Institution) -> Finding:
 
 
 def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
-    from sovereign_pipeline.base_models.pinned import load_card, verify
 
     findings = []
     for name in sorted({recipe.training.base_model for recipe in recipes}):
@@ -237,8 +240,6 @@ def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
 
 def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
     """Check that each published suite that a line names is here and pinned by its card."""
-    from sovereign_pipeline.suites.cards import load_suite_card, suite_digest
-
     entries = [each for recipe in recipes if recipe.evaluation is not None for each in recipe.evaluation.capability]
     findings = []
     for name in sorted({entry.suite for entry in entries if entry.suite is not None}):
@@ -276,8 +277,6 @@ LOG = "docs/how-to/ledger.md"
 
 def records(settings: Settings) -> list[Finding]:
     """Return the findings about the registry, if there is one, and about flags. Creates no registry."""
-    from sovereign_pipeline.record.database import is_there, open_registry
-
     parts: dict[str, Callable[[Registry], list[Finding]]] = {
         "registry": rights,
         "recalls": recalls,
@@ -295,10 +294,8 @@ def records(settings: Settings) -> list[Finding]:
     return [*findings, *flags(settings)]
 
 
-def rights(registry: "Registry") -> list[Finding]:
+def rights(registry: Registry) -> list[Finding]:
     """Check that the connected database role has no more rights than a service needs."""
-    from sovereign_pipeline.record.database import beyond_a_service
-
     with registry.engine.connect() as connection:
         is_file, found = connection.dialect.name == "sqlite", beyond_a_service(connection)
     if found:
@@ -308,10 +305,8 @@ def rights(registry: "Registry") -> list[Finding]:
     return [Finding("registry", True, where)]
 
 
-def recalls(registry: "Registry") -> list[Finding]:
+def recalls(registry: Registry) -> list[Finding]:
     """List each recall that still holds for an adapter."""
-    from sovereign_pipeline.release.recall import list_recalls, question_of
-
     with registry.reading() as session:
         held = [(recall, adapters) for recall, adapters in list_recalls(session, registry.settings) if adapters]
     hint = "Retire each adapter, or let an officer waive the recall for it."
@@ -321,10 +316,8 @@ def recalls(registry: "Registry") -> list[Finding]:
     ] or [Finding("recalls", True, "none holds for an adapter")]
 
 
-def mlflow(registry: "Registry") -> list[Finding]:
+def mlflow(registry: Registry) -> list[Finding]:
     """Compare MLflow with the registry."""
-    from sovereign_pipeline.registry.mlflow_mirror import differences
-
     found = differences(registry, registry.settings)
     if not found:
         return [Finding("MLflow", True, "shows what the registry says")]
@@ -334,9 +327,6 @@ def mlflow(registry: "Registry") -> list[Finding]:
 
 def flags(settings: Settings) -> list[Finding]:
     """Verify and evaluate the newest change of each line's flag."""
-    from sovereign_pipeline.serving.rollout.flag import evaluator_of, lines_with_flags
-    from sovereign_pipeline.serving.rollout.rollback import current_flag
-
     findings: list[Finding] = []
     for line in lines_with_flags(settings):
         try:
@@ -349,10 +339,8 @@ def flags(settings: Settings) -> list[Finding]:
     return findings
 
 
-def reviews(registry: "Registry") -> list[Finding]:
+def reviews(registry: Registry) -> list[Finding]:
     """List each line's newest adapter whose review is due."""
-    from sovereign_pipeline.release.cadence import due_reviews
-
     found = due_reviews(registry, registry.settings, datetime.datetime.now(datetime.UTC).date())
     late = [each for each in found if each.state != "not due"]
     hint = "Let an officer review it, or run the line again."
@@ -362,11 +350,8 @@ def reviews(registry: "Registry") -> list[Finding]:
     ] or [Finding("reviews", True, "none is due")]
 
 
-def unwitnessed(registry: "Registry") -> list[Finding]:
+def unwitnessed(registry: Registry) -> list[Finding]:
     """Find the oldest entry of the ledger that no quorum of witnesses covers."""
-    from sovereign_pipeline.record import notes, witnesses
-    from sovereign_pipeline.record.tables import AuditEntry
-
     path = registry.settings.data / "trust" / "witnesses.policy"
     witnessed = 0
     if path.exists():
@@ -385,10 +370,8 @@ def unwitnessed(registry: "Registry") -> list[Finding]:
     return [Finding("witnesses", True, found)]
 
 
-def backups(registry: "Registry") -> list[Finding]:
+def backups(registry: Registry) -> list[Finding]:
     """Check the age of the newest backup."""
-    from sovereign_pipeline.record.tables import AuditEntry
-
     newest = select(AuditEntry.at).where(AuditEntry.action == CREATED).order_by(AuditEntry.sequence.desc()).limit(1)
     with registry.reading() as session:
         at = session.scalar(newest)

