@@ -1,8 +1,4 @@
-"""No call of the command line, however odd, ends in a traceback: it ends 0, 1 or 2, and a refusal names what and where.
-
-What belongs here: arguments and files as somebody careless or hostile gives them. What does not: what a command does
-when it is called as it should be.
-"""
+"""No call of the command line, however odd, ends in a traceback: it ends 0, 1 or 2, and an error names what and where."""
 
 import itertools
 from collections.abc import Callable

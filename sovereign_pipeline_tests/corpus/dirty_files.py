@@ -1,8 +1,4 @@
-"""One small file of six invented letters, in the states in which exports arrive.
-
-What belongs here: the letters, and the ways to write them to a file. What does not: what becomes of each file
-(`first_file.py`).
-"""
+"""Six invented letters, and ways to write them to a small file as exports arrive."""
 
 import csv
 import io

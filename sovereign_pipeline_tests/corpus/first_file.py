@@ -1,8 +1,4 @@
-"""What becomes of one small file in every state in which exports arrive: the page `docs/reference/first-file.md`.
-
-What belongs here: what a variant and its outcome are, and the page. What does not: the variants
-(`first_file_forms.py`, `first_file_tables.py`, `first_file_rows.py`), running them (`test_first_file.py`).
-"""
+"""A variant of a small file with its outcome, and the page `docs/reference/first-file.md` that lists all variants."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

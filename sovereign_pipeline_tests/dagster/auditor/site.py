@@ -1,7 +1,6 @@
 """The auditor's Dagster with one run, the institution's sign-in provider, and the proxies of `docs/proxies`.
 
-What belongs here: starting and asking them. The examples are run as they stand: only ports, names of files and the
-secret are put in.
+The examples are run as they stand: only ports, names of files and the secret are put in.
 """
 
 import getpass

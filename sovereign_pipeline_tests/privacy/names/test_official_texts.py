@@ -1,6 +1,6 @@
 """Official texts full of bodies, places, laws, offices and diseases, in which nothing is replaced as a name.
 
-Every text is invented. What belongs here: texts that hold no name of a person, and what speaks against one.
+Every text is invented.
 """
 
 import time
