@@ -1,4 +1,4 @@
-"""No call of the command line, however odd, ends in a traceback: it ends 0, 1 or 2, and an error names what and where."""
+"""No call of the command line ends in a traceback: it ends 0, 1 or 2, and an error names what is wrong and where."""
 
 import itertools
 from collections.abc import Callable

@@ -1,6 +1,8 @@
-"""Every command explains itself, and the reference of commands is the one that `make docs` writes."""
+"""Every command explains itself in a current reference, and imports what it needs alone."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -9,8 +11,9 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.cli.main import Sovereign, app
 from sovereign_pipeline.cli.reference import leaves
+from sovereign_pipeline.cli.terminal import LONGEST_TABLE, print_rows
 from sovereign_pipeline.privacy.vault_cli import app as vault_app
 from sovereign_pipeline.record.trust_cli import app as trust_app
 from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
@@ -59,3 +62,41 @@ def test_the_version_is_printed() -> None:
 
 def test_completion_is_offered_for_the_shell() -> None:
     assert "--install-completion" in CliRunner().invoke(app, ["--help"]).output
+
+
+PROGRAM = """
+import sys
+from sovereign_pipeline.cli.main import app
+try:
+    app(sys.argv[1:])
+finally:
+    rooms = {name.split(".")[1] for name in sys.modules if name.startswith("sovereign_pipeline.")}
+    print(*sorted(rooms), file=sys.stderr)
+"""
+
+
+def test_listing_adapters_loads_neither_corpus_nor_detectors(tmp_path: Path) -> None:
+    environment = {"SOVEREIGN_HOME": str(tmp_path / "home"), "SOVEREIGN_DATA": str(tmp_path), "PATH": ""}
+    for _ in range(2):  # the first one makes the registry
+        program = [sys.executable, "-c", PROGRAM, "adapters", "list"]
+        ended = subprocess.run(program, env=environment, capture_output=True, text=True, check=True)
+    assert "none yet" in ended.stdout
+    loaded = set(ended.stderr.split())
+    assert "record" in loaded
+    assert not loaded & {"corpus", "privacy", "dataset", "training", "evaluation", "orchestration"}
+
+
+def test_every_group_is_named_in_the_help() -> None:
+    shown = CliRunner().invoke(app, ["--help"]).output
+    for name in (*Sovereign.elsewhere, "run", "up", "doctor"):
+        assert f"│ {name} " in shown
+
+
+def test_a_long_table_has_a_line_for_each_row_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"id": number, "said_by": "A\x1b[2J" if number == 7 else None} for number in range(LONGEST_TABLE + 1)]
+    print_rows(rows, "Rows")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Rows: 201"
+    assert lines[1] == "id   said by"
+    assert lines[9] == "7    A[2J"
+    assert len(lines) == len(rows) + 2

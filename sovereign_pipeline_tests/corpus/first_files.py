@@ -17,10 +17,17 @@ from typing import Any
 
 import pyarrow
 
-from sovereign_pipeline_tests.corpus.dirty_files import (
+from sovereign_pipeline_tests.corpus.first_file import (
+    ALL,
+    NOT_SELECTED,
     ROWS,
+    NotPassed,
+    Read,
+    Stop,
+    Variant,
     Write,
     as_json,
+    broken,
     content,
     csv_text,
     cut,
@@ -29,20 +36,11 @@ from sovereign_pipeline_tests.corpus.dirty_files import (
     jsonl,
     parquet,
     rows,
+    stops_all,
     table,
     with_links,
     without,
     zstd,
-)
-from sovereign_pipeline_tests.corpus.first_file import (
-    ALL,
-    NOT_SELECTED,
-    NotPassed,
-    Read,
-    Stop,
-    Variant,
-    broken,
-    stops_all,
 )
 
 Outcome = Read | Stop | NotPassed

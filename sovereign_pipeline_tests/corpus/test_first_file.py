@@ -15,8 +15,7 @@ from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Verdict
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
-from sovereign_pipeline_tests.corpus.dirty_files import SECRET_WORDS
-from sovereign_pipeline_tests.corpus.first_file import OUTCOMES, NotPassed, Read, Stop, Variant
+from sovereign_pipeline_tests.corpus.first_file import OUTCOMES, SECRET_WORDS, NotPassed, Read, Stop, Variant
 from sovereign_pipeline_tests.corpus.first_files import FILES, ROWS_OF_FILES, TABLES
 
 EVERY = [variant for variants in (FILES | TABLES | ROWS_OF_FILES).values() for variant in variants]

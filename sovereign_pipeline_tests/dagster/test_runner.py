@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 
 from sovereign_pipeline.base.errors import RecipeError
@@ -19,6 +20,7 @@ from sovereign_pipeline.dagster.runner import _forking_anew, _narrate, _reason, 
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.dagster.conftest import CORPUS, Line
+from sovereign_pipeline_tests.waiting import wait_until_ended
 
 
 def logged(message: str, level: int = logging.INFO, step: str | None = "sft_adapter") -> dg.EventLogEntry:
@@ -99,3 +101,28 @@ def test_a_run_ends_with_the_stage_that_is_named(institution: DemoInstitution) -
     assert "nothing to do" in run("classified_corpus").stdout
     wrong = run("clasified_corpus")
     assert wrong.returncode == 2 and "did you mean 'classified_corpus'?" in wrong.stderr
+
+
+RUN = """
+import multiprocessing, time
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["sovereign_pipeline.dagster.step_server"])
+step = context.Process(target=time.sleep, args=(600,))
+step.start()
+print(step.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_it_ends_with_a_run_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", RUN], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        step = psutil.Process(int(run.stdout.readline()))
+        server = step.parent()
+        try:
+            assert server is not None and server.ppid() == run.pid
+            run.kill()
+            wait_until_ended([server])
+        finally:
+            step.kill()
+            run.kill()
