@@ -309,11 +309,6 @@ _NAMES_OF_LINKS = re.compile(
 )
 
 
-def link_columns(facts: FileFacts) -> list[LinkColumn]:
-    """Return every column of links, ordered by the number of links that name a row, largest first."""
-    return [each for each in compared_columns(facts) if each.doubt is None]
-
-
 def compared_columns(facts: FileFacts) -> list[LinkColumn]:
     """Return every column that holds or may hold links, each with the id column that it matches best, the surest and
     largest first.

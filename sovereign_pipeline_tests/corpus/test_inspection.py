@@ -15,7 +15,7 @@ import pytest
 from sovereign_pipeline.base.errors import RecipeError, SourceError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.corpus.inspection import encoding_of, inspect_file, link_columns, suggest
+from sovereign_pipeline.corpus.inspection import LinkColumn, compared_columns, encoding_of, inspect_file, suggest
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
@@ -123,25 +123,30 @@ def test_the_suggested_recipe_reads_every_row_and_keeps_its_links(tmp_path: Path
         assert document.links == tuple(map(str, row["Grouped"]))
 
 
+def link_columns(path: Path) -> list[LinkColumn]:
+    """The columns that surely hold links."""
+    return [each for each in compared_columns(inspect_file(path)) if each.doubt is None]
+
+
 def test_numbers_that_are_ids_by_chance_are_no_links(tmp_path: Path) -> None:
     rows = [{"no": number, "count": number % 5, "other": number % 2 * 40} for number in range(60)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [each.column for each in link_columns(inspect_file(tmp_path / "a.jsonl"))] == ["count"]
+    assert [each.column for each in link_columns(tmp_path / "a.jsonl")] == ["count"]
 
 
 def test_links_of_which_every_row_has_other_ones_are_found(tmp_path: Path) -> None:
     """Such a column has as many different values as rows, like one of ids."""
     rows = [{"no": number, "grouped": [str(number ^ 1), str(number ^ 2)]} for number in range(8)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert [
-        (each.column, each.ids, each.links, each.matched) for each in link_columns(inspect_file(tmp_path / "a.jsonl"))
-    ] == [("grouped", "no", 16, 16)]
+    assert [(each.column, each.ids, each.links, each.matched) for each in link_columns(tmp_path / "a.jsonl")] == [
+        ("grouped", "no", 16, 16)
+    ]
 
 
 def test_two_columns_of_ids_are_no_links(tmp_path: Path) -> None:
     rows = [{"no": number, "line": number + 1} for number in range(60)]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert link_columns(inspect_file(tmp_path / "a.jsonl")) == []
+    assert link_columns(tmp_path / "a.jsonl") == []
 
 
 def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
@@ -285,7 +290,7 @@ def test_links_of_which_fewer_than_half_match_are_told(tmp_path: Path) -> None:
 def test_links_as_decimals_of_parquet_are_links(tmp_path: Path) -> None:
     rows = [{**row, "linked": [Decimal(id) for id in row["linked"]]} for row in replies()]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
-    (found,) = link_columns(inspect_file(tmp_path / "a.parquet"))
+    (found,) = link_columns(tmp_path / "a.parquet")
     assert (found.column, found.links, found.matched) == ("linked", 50, 50)
 
 
@@ -409,7 +414,7 @@ def test_empty_cells_are_told_with_what_becomes_of_their_rows(tmp_path: Path) ->
 
 def test_links_are_compared_with_ids_as_the_run_compares_them(tmp_path: Path) -> None:
     rows = [{**letter(number), "id": f"PRM–{number}", "linked": f"prm-{number ^ 1}"} for number in range(20)]
-    (found,) = link_columns(inspect_file(written(tmp_path / "a.jsonl", rows)))
+    (found,) = link_columns(written(tmp_path / "a.jsonl", rows))
     assert (found.column, found.ids, found.matched) == ("linked", "id", 20)
 
 
