@@ -28,9 +28,17 @@ Figures = dict[str, int | float]
 
 def figures_of(artifact: Artifact) -> Figures:
     """Return name -> number, most important first; empty for a kind without figures."""
-    read = _FIGURES.get(artifact.ref.kind)
-    found = read(artifact) if read is not None else {}
-    return {name: _rounded(value) for name, value in found.items()}
+    if artifact.ref.kind not in _PAGES:
+        return {}
+    figures, _ = _PAGES[artifact.ref.kind]
+    return {name: _rounded(value) for name, value in figures(artifact).items()}
+
+
+def _details_of(artifact: Artifact) -> Page:
+    if artifact.ref.kind not in _PAGES:
+        return {}
+    _, details = _PAGES[artifact.ref.kind]
+    return details(artifact)
 
 
 def _rounded(value: int | float) -> int | float:
@@ -229,26 +237,6 @@ def _labelled(values: Mapping[str, Any], named: Mapping[str, str]) -> Figures:
     return {label.replace("_", " "): values[name] for label, name in named.items() if is_number(values.get(name))}
 
 
-_FIGURES: Mapping[str, Callable[[Artifact], Figures]] = {
-    "raw_corpus": _raw_corpus,
-    "classified_corpus": _classified_corpus,
-    "scrubbed_corpus": _scrubbed_corpus,
-    "leakage_safe_split": _leakage_safe_split,
-    "training_dataset": _dataset,
-    "preference_dataset": _dataset,
-    "base_model": _base_model,
-    "sft_adapter": _adapter,
-    "reward_model": _reward_model,
-    "aligned_adapter": _adapter,
-    "capability_scores": _capability_scores,
-    "private_scores": _private_scores,
-    "red_team_report": _red_team_report,
-    "evaluation_report": _evaluation_report,
-    "registered_adapter": _registered_adapter,
-    "blind_review": _blind_review,
-}
-
-
 MIRRORED = ("mlflow run", "mlflow version")
 """Keys of publishing results that refer to MLflow. They are not shown as headlines."""
 
@@ -294,7 +282,7 @@ def page_of(
         "created at": manifest.circumstances.created_at,
         "line owner": workplace.line.owner,
         **dict(list(figures.items())[HEADLINES:]),
-        **_DETAILS.get(artifact.ref.kind, _no_details)(artifact),
+        **_details_of(artifact),
         **asset_details.contamination(verdicts),
         **{name: value for name, value in (published or {}).items() if name in MIRRORED},
         **_row_count(manifest),
@@ -371,25 +359,22 @@ def _whole_manifest(artifact: Artifact) -> dg.MetadataValue:
     )
 
 
-def _no_details(artifact: Artifact) -> Page:
-    return {}
-
-
-_DETAILS: Mapping[str, Callable[[Artifact], Page]] = {
-    "raw_corpus": asset_details.raw_corpus,
-    "classified_corpus": asset_details.classified_corpus,
-    "scrubbed_corpus": asset_details.scrubbed_corpus,
-    "leakage_safe_split": asset_details.leakage_safe_split,
-    "training_dataset": asset_details.dataset,
-    "preference_dataset": asset_details.dataset,
-    "base_model": asset_details.base_model,
-    "sft_adapter": asset_details.adapter,
-    "reward_model": asset_details.reward_model,
-    "aligned_adapter": asset_details.adapter,
-    "capability_scores": asset_details.capability_scores,
-    "private_scores": asset_details.private_scores,
-    "red_team_report": asset_details.red_team_report,
-    "evaluation_report": asset_details.evaluation_report,
-    "registered_adapter": asset_details.registered_adapter,
-    "blind_review": asset_details.blind_review,
+_PAGES: Mapping[str, tuple[Callable[[Artifact], Figures], Callable[[Artifact], Page]]] = {
+    "raw_corpus": (_raw_corpus, asset_details.raw_corpus),
+    "classified_corpus": (_classified_corpus, asset_details.classified_corpus),
+    "scrubbed_corpus": (_scrubbed_corpus, asset_details.scrubbed_corpus),
+    "leakage_safe_split": (_leakage_safe_split, asset_details.leakage_safe_split),
+    "training_dataset": (_dataset, asset_details.dataset),
+    "preference_dataset": (_dataset, asset_details.dataset),
+    "base_model": (_base_model, asset_details.base_model),
+    "sft_adapter": (_adapter, asset_details.adapter),
+    "reward_model": (_reward_model, asset_details.reward_model),
+    "aligned_adapter": (_adapter, asset_details.adapter),
+    "capability_scores": (_capability_scores, asset_details.capability_scores),
+    "private_scores": (_private_scores, asset_details.private_scores),
+    "red_team_report": (_red_team_report, asset_details.red_team_report),
+    "evaluation_report": (_evaluation_report, asset_details.evaluation_report),
+    "registered_adapter": (_registered_adapter, asset_details.registered_adapter),
+    "blind_review": (_blind_review, asset_details.blind_review),
 }
+"""Kind of artifact -> functions that return its figures and its details."""
