@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from rich.markup import escape
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import SovereignError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
@@ -358,7 +359,7 @@ def unwitnessed(registry: Registry) -> list[Finding]:
         note = witnesses.newest_witnessed(registry.settings, witnesses.read_policy(path))
         witnessed = notes.parse_tree_head(note.text).size if note is not None else 0
     with registry.reading() as session:
-        since = session.scalar(select(AuditEntry.at).where(AuditEntry.sequence == witnessed + 1))
+        since = _moment_of(session, witnessed + 1)
     if since is None:
         return [Finding("witnesses", True, f"every entry is witnessed, up to {witnessed}")]
     found = f"unwitnessed since {since:%Y-%m-%d} (entry {witnessed + 1})"
@@ -381,6 +382,12 @@ def backups(registry: Registry) -> list[Finding]:
     if datetime.datetime.now(datetime.UTC) - at > LONGEST_WITHOUT_BACKUP:
         return [wrong("backup", f"the newest is of {at:%Y-%m-%d}", "Take another, onto other media.", command)]
     return [Finding("backup", True, f"taken on {at:%Y-%m-%d}")]
+
+
+def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
+    from sovereign_pipeline.record.tables import AuditEntry
+
+    return session.scalar(select(AuditEntry.at).where(AuditEntry.sequence == sequence))
 
 
 def examine(settings: Settings) -> list[Finding]:

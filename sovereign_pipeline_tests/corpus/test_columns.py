@@ -1,46 +1,19 @@
 """Columns that are spelled in another way than the recipe spells them, above all the one of the level."""
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.columns import ColumnNames
-from sovereign_pipeline.corpus.document import Document, Quarantined, RowRejected
-from sovereign_pipeline.corpus.documents_from_rows import SourceReader
+from sovereign_pipeline.corpus.document import Document, RowRejected
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.policy.corpus import Quarantine, Source
-from sovereign_pipeline.policy.institution import ClassificationLadder
-from sovereign_pipeline_tests.conftest import LADDER, letter
+from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.corpus.sources import read, write
 from sovereign_pipeline_tests.examples import examples
-
-
-def read(path: Path, **changes: Any) -> tuple[list[Document], list[Quarantined]]:
-    source = Source(**{"name": "letters", "path": path, "licence": "own", "retention": "1 year", **changes})
-    outcomes = list(SourceReader(source, path, Quarantine(), ClassificationLadder(tuple(LADDER)), set()))
-    documents = [each for each in outcomes if isinstance(each, Document)]
-    return documents, [each for each in outcomes if isinstance(each, Quarantined)]
-
-
-def write(path: Path, *rows: dict[str, Any]) -> Path:
-    if path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerows([list(rows[0]), *(list(row.values()) for row in rows)])
-    elif path.suffix == ".parquet":
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), path)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(list(rows), ensure_ascii=False), encoding="utf-8")
-    else:
-        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
 
 
 def respelt(row: dict[str, Any], **names: str) -> dict[str, Any]:

@@ -1,72 +1,27 @@
 """Sources: every format, every kind of broken row, nothing lost."""
 
-import csv
-import gzip
 import json
 import unicodedata
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import SourceError
-from sovereign_pipeline.corpus.document import Document, Quarantined, read_documents, write_documents
-from sovereign_pipeline.corpus.documents_from_rows import SourceReader
+from sovereign_pipeline.corpus.document import Document, read_documents, write_documents
 from sovereign_pipeline.corpus.values import is_wanted
-from sovereign_pipeline.policy.corpus import Quarantine, Source
-from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline_tests.conftest import LADDER, letter
-
-ladder = ClassificationLadder(tuple(LADDER))
-
-
-def source(path: Path, **changes: Any) -> Source:
-    return Source(**{"name": "letters", "path": path, "licence": "own", "retention": "1 year", **changes})
+from sovereign_pipeline_tests.corpus.sources import outcomes_of, read, reader_of, write
 
 
-def read(path: Path, **changes: Any) -> tuple[list[Document], list[Quarantined], SourceReader]:
-    reader = SourceReader(source(path, **changes), path, Quarantine(max_row_bytes=100_000), ladder, set())
-    outcomes = list(reader)
-    documents = [each for each in outcomes if isinstance(each, Document)]
-    quarantined = [each for each in outcomes if isinstance(each, Quarantined)]
-    assert reader.count.rows == len(documents) + len(quarantined) + reader.count.not_selected
-    return documents, quarantined, reader
-
-
-def as_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-
-
-def as_csv(path: Path, rows: list[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def as_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-@pytest.mark.parametrize("write", [as_jsonl, as_csv, as_parquet])
-@pytest.mark.parametrize("zipped", [False, True])
-def test_every_format_gives_the_same_documents(
-    tmp_path: Path, write: Callable[[Path, list[dict[str, Any]]], None], zipped: bool
-) -> None:
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_every_format_gives_the_same_documents(tmp_path: Path, suffix: str, packed: str) -> None:
     rows = [letter(1, request='Two lines,\n"quoted", and بالعربية.'), letter(2, classification="SECRET")]
-    path = tmp_path / f"letters.{write.__name__.removeprefix('as_')}"
-    write(path, rows)
-    if zipped:
-        packed = path.with_name(f"{path.name}.gz")
-        packed.write_bytes(gzip.compress(path.read_bytes()))
-        path = packed
-    documents, quarantined, _ = read(path)
+    documents, quarantined = read(write(tmp_path / f"letters{suffix}{packed}", *rows))
     assert not quarantined
     assert [document.request for document in documents] == [row["request"] for row in rows]
     assert [document.classification for document in documents] == ["PUBLIC", "SECRET"]
@@ -84,7 +39,7 @@ def test_a_broken_row_is_quarantined_with_its_reason_and_the_others_are_read(tmp
     path = tmp_path / "letters.jsonl"
     good = [json.dumps(letter(number)).encode() + b"\n" for number in (1, 2)]
     path.write_bytes(good[0] + BROKEN[reason] + good[1])
-    documents, (broken,), _ = read(path)
+    documents, (broken,) = read(path)
     assert [document.id for document in documents] == ["R-00001", "R-00002"]
     assert broken.reason.startswith(reason)
     assert broken.row == 2
@@ -93,7 +48,7 @@ def test_a_broken_row_is_quarantined_with_its_reason_and_the_others_are_read(tmp
 def test_a_reason_holds_no_text_of_the_row(tmp_path: Path) -> None:
     path = tmp_path / "letters.jsonl"
     path.write_bytes(b'{"request": "my civil number is 87654321", oops}\n')
-    _, (broken,), _ = read(path)
+    _, (broken,) = read(path)
     assert "87654321" not in broken.reason
     assert "civil" not in broken.reason
 
@@ -110,9 +65,8 @@ def test_columns_constants_floor_filter_links_and_markup(tmp_path: Path) -> None
         "clipped": False,
         "grouped": ["18", 19],
     }
-    as_jsonl(path, [row, {**row, "uin": 18, "clipped": True}])
-    (document,), quarantined, reader = read(
-        path,
+    write(path, row, {**row, "uin": 18, "clipped": True})
+    recipe: dict[str, Any] = dict(
         columns={
             "id": "uin",
             "case": "heading",
@@ -128,6 +82,8 @@ def test_columns_constants_floor_filter_links_and_markup(tmp_path: Path) -> None
         links="grouped",
         markup="html",
     )
+    reader = reader_of(path, recipe)
+    (document,), quarantined = outcomes_of(reader)
     assert not quarantined
     assert reader.count.not_selected == 1
     assert document.response == "Because & so.\nDone."
@@ -136,15 +92,15 @@ def test_columns_constants_floor_filter_links_and_markup(tmp_path: Path) -> None
 
 def test_a_floor_raises_and_never_lowers(tmp_path: Path) -> None:
     path = tmp_path / "letters.jsonl"
-    as_jsonl(path, [letter(1, classification="PUBLIC"), letter(2, classification="SECRET")])
-    documents, _, _ = read(path, classification_floor="CONFIDENTIAL")
+    write(path, letter(1, classification="PUBLIC"), letter(2, classification="SECRET"))
+    documents, _ = read(path, classification_floor="CONFIDENTIAL")
     assert [document.classification for document in documents] == ["CONFIDENTIAL", "SECRET"]
 
 
 def test_preferences_need_a_rejected_reply(tmp_path: Path) -> None:
     path = tmp_path / "letters.jsonl"
-    as_jsonl(path, [letter(1, rejected="No idea."), letter(2)])
-    (document,), (broken,), _ = read(path, role="preferences")
+    write(path, letter(1, rejected="No idea."), letter(2))
+    (document,), (broken,) = read(path, role="preferences")
     assert document.rejected == "No idea."
     assert broken.reason == "missing field: rejected"
 
@@ -173,7 +129,8 @@ def test_a_file_that_cannot_be_read_at_all_is_named(
 def test_whatever_the_bytes_are_no_row_is_lost(tmp_path: Path, lines: list[bytes]) -> None:
     path = tmp_path / "letters.jsonl"
     path.write_bytes(b"".join(line.replace(b"\n", b" ") + b"\n" for line in lines))
-    _, quarantined, reader = read(path)
+    reader = reader_of(path, {})
+    _, quarantined = outcomes_of(reader)
     told = [line.removeprefix(b"\xef\xbb\xbf") for line in lines]
     assert len(quarantined) == reader.count.rows == sum(1 for line in told if line.strip(b" \t\r\n\x0b\x0c"))
 
@@ -201,8 +158,8 @@ def test_documents_come_back_as_they_were_written(tmp_path: Path, pairs: list[tu
 @pytest.mark.parametrize("misspelt", [{"columns": {"classification": "clasification"}}, {"where": {"clipt": False}}])
 def test_a_misspelt_column_is_never_taken_for_an_empty_one(tmp_path: Path, misspelt: dict[str, Any]) -> None:
     path = tmp_path / "letters.jsonl"
-    as_jsonl(path, [letter(1, classification="SECRET")])
-    documents, (broken,), _ = read(path, classification_floor="PUBLIC", **misspelt)
+    write(path, letter(1, classification="SECRET"))
+    documents, (broken,) = read(path, classification_floor="PUBLIC", **misspelt)
     assert not documents
     assert broken.reason.startswith("no column: cl")
 
@@ -235,8 +192,9 @@ def test_a_condition_holds_for_every_spelling_of_its_value(value: Any, wanted: A
 
 def test_a_condition_that_no_row_fulfils_lists_the_states_and_no_names(tmp_path: Path) -> None:
     path = tmp_path / "letters.jsonl"
-    as_jsonl(path, [letter(n, state=("Closed", "closed", "", "Salim")[n % 4]) for n in range(8)])
-    _, _, reader = read(path, where={"state": "open"})
+    write(path, *(letter(n, state=("Closed", "closed", "", "Salim")[n % 4]) for n in range(8)))
+    reader = reader_of(path, {"where": {"state": "open"}})
+    outcomes_of(reader)
     with pytest.raises(
         SourceError, match=r"8 not selected\. 'state' holds closed \(4\), nothing \(2\), 1 value not"
     ) as said:
@@ -247,20 +205,20 @@ def test_a_condition_that_no_row_fulfils_lists_the_states_and_no_names(tmp_path:
 @pytest.mark.parametrize(("value", "label"), [(1.0, True), ("T", True), ("no", False), ("0.0", False), (False, False)])
 def test_labels_are_read_in_every_spelling(tmp_path: Path, value: Any, label: bool) -> None:
     path = tmp_path / "letters.jsonl"
-    as_jsonl(path, [letter(1, label=value), letter(2, label="x")])
-    (document,), (broken,), _ = read(path, role="labels")
+    write(path, letter(1, label=value), letter(2, label="x"))
+    (document,), (broken,) = read(path, role="labels")
     assert document.label is label
     assert broken.reason == "label is neither true nor false, yes nor no, 1 nor 0"
 
 
 def test_a_row_without_author_or_department_is_read_unless_the_split_goes_by_author(tmp_path: Path) -> None:
     path = tmp_path / "letters.jsonl"
-    as_jsonl(path, [letter(1, author="", department=None), letter(2)])
-    documents, quarantined, _ = read(path)
+    write(path, letter(1, author="", department=None), letter(2))
+    documents, quarantined = read(path)
     assert [(each.author, each.department) for each in documents] == [("", ""), ("Officer 2", "lamps")]
     assert not quarantined
-    by_author = SourceReader(source(path), path, Quarantine(), ladder, set(), needs_author=True)
-    assert [each.reason for each in by_author if isinstance(each, Quarantined)] == ["missing field: author"]
+    _, quarantined = outcomes_of(reader_of(path, {}, needs_author=True))
+    assert [each.reason for each in quarantined] == ["missing field: author"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -269,27 +227,27 @@ def test_a_number_of_json_keeps_its_spelling(tmp_path: Path, name: str) -> None:
     for number, written in enumerate(("2024.1", "2024.10", "1e3", "12345678901234567890.25")):
         rows = rows.replace(f'"#{number}"', written)
     (tmp_path / name).write_text(rows.replace(",\n", "\n") if name == "a.jsonl" else f"[{rows}]")
-    documents, _, _ = read(tmp_path / name)
+    documents, _ = read(tmp_path / name)
     assert [document.case for document in documents] == ["2024.1", "2024.10", "1000", "12345678901234567890.25"]
 
 
 def test_a_constant_is_the_value_of_every_row(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    as_jsonl(path, [letter(0), letter(1, date="yesterday", language="en")])
-    documents, _, _ = read(path, constants={"language": "ar", "date": "2024-05-05"})
+    write(path, letter(0), letter(1, date="yesterday", language="en"))
+    documents, _ = read(path, constants={"language": "ar", "date": "2024-05-05"})
     assert [(document.language, document.date) for document in documents] == [("ar", "2024-05-05")] * 2
 
 
 @pytest.mark.parametrize(("own", "constant", "level"), [(0, 2, 2), (2, 0, 2), (1, 1, 1)])
 def test_the_higher_level_of_row_and_constant_holds(tmp_path: Path, own: int, constant: int, level: int) -> None:
     path = tmp_path / "a.jsonl"
-    as_jsonl(path, [letter(0, classification=LADDER[own])])
-    (document,), _, _ = read(path, constants={"classification": LADDER[constant]})
+    write(path, letter(0, classification=LADDER[own]))
+    (document,), _ = read(path, constants={"classification": LADDER[constant]})
     assert document.classification == LADDER[level]
 
 
 def test_a_constant_that_says_the_file_has_no_author_is_refused_where_it_has_one(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    as_jsonl(path, [letter(0, author="One Person")])
+    write(path, letter(0, author="One Person"))
     with pytest.raises(SourceError, match="says that the file has no author, and its column 'author' holds one"):
         read(path, constants={"author": ""})

@@ -1,6 +1,5 @@
 """ShareGPT, Alpaca and HH rows by the recipe: what becomes request and reply, what is quarantined, nothing lost."""
 
-import gzip
 import json
 import re
 import unicodedata
@@ -14,15 +13,13 @@ from hypothesis import strategies as st
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.corpus.document import Document, Quarantined
-from sovereign_pipeline.corpus.documents_from_rows import SourceReader
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.policy.corpus import Quarantine, Source
-from sovereign_pipeline.policy.institution import ClassificationLadder
-from sovereign_pipeline_tests.conftest import LADDER
+from sovereign_pipeline_tests.corpus import sources
 from sovereign_pipeline_tests.examples import examples
 
 Row = dict[str, Any]
 IMPORTED = {
+    "name": "imported",
     "constants": {"author": "", "department": "", "date": "2024-01-01", "language": "en"},
     "classification_floor": "PUBLIC",
     "id_from_row": True,
@@ -33,22 +30,14 @@ IMPORTED = {
 
 
 def read(path: Path, **recipe: Any) -> tuple[list[Document], list[Quarantined]]:
-    source = Source(**{"name": "imported", "path": path, **IMPORTED, **recipe})
-    reader = SourceReader(source, path, Quarantine(max_row_bytes=20_000), ClassificationLadder(tuple(LADDER)), set())
-    outcomes = list(reader)
-    documents = [each for each in outcomes if isinstance(each, Document)]
-    quarantined = [each for each in outcomes if isinstance(each, Quarantined)]
-    assert reader.count.rows == len(documents) + len(quarantined) + reader.count.not_selected
-    return documents, quarantined
+    return sources.read(path, 20_000, **{**IMPORTED, **recipe})
 
 
 def read_rows(tmp_path: Path, rows: list[Any], **recipe: Any) -> tuple[list[Document], list[Quarantined]]:
     """The same rows as JSONL and as one JSON array must give the same."""
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    array = tmp_path / "rows.json.gz"
-    array.write_bytes(gzip.compress(json.dumps(rows, indent=1).encode()))
-    as_lines, as_array = read(path, **recipe), read(array, **recipe)
+    as_lines, as_array = read(path, **recipe), read(sources.write(tmp_path / "rows.json.gz", *rows), **recipe)
     assert as_lines == as_array
     return as_lines
 
