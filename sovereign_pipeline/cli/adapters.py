@@ -30,19 +30,31 @@ from sovereign_pipeline.cli.terminal import (
     tell_progress,
     write_new_file,
 )
-from sovereign_pipeline.record.officers import officer_shown, trust_root, trust_root_if_any
+from sovereign_pipeline.record.catalog import (
+    ENDED,
+    adapters_in_brief,
+    find_adapter,
+    list_adapters,
+    list_datasets,
+    purge_dates,
+    show_adapter,
+    show_dataset,
+)
+from sovereign_pipeline.record.database import Registry, open_registry, registry_read_only
+from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root, trust_root_if_any
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.tables import row_as_dict
 from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS
+from sovereign_pipeline.release.acts import add_issue, issues_by_adapter, words_of_issue
+from sovereign_pipeline.release.recall import open_recalls, question_of, recalls_in_force
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.record.database import Registry
     from sovereign_pipeline.release.cadence import Due
     from sovereign_pipeline.review.page.rendering import Language
 
 
 def write_page(adapter_id: str, path: Path, language: "Language") -> None:
     """Write the page about an adapter. Raises as `write_new_file`."""
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.web.adapter_view import adapter_view
     from sovereign_pipeline.web.rendering import adapter_file
 
@@ -73,9 +85,6 @@ def verified(verify: Callable[..., Any], subject: str, strict_sources: bool) -> 
         verify: `verify_adapter` or `verify_dataset`.
         strict_sources: end with 1 when a source file is gone or has changed.
     """
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.sealing import open_store
-
     settings = Settings.from_environment()
     report = verify(
         open_registry(settings),
@@ -94,8 +103,6 @@ def verified(verify: Callable[..., Any], subject: str, strict_sources: bool) -> 
 
 def verified_from_trust_root(adapter_id: str, root_sha256: str, strict_sources: bool) -> Result:
     """Verify an adapter from the SHA-256 of the first root on, reading alone."""
-    from sovereign_pipeline.record.database import registry_read_only
-    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.release.auditing import audit_adapter
 
     settings = Settings.from_environment()
@@ -149,9 +156,6 @@ adapters.add_typer(issue, name="issue")
 @adapters.command("list")
 def adapters_list(line: OfLine = None, as_json: AsJson = False) -> Result:
     """List every registered adapter."""
-    from sovereign_pipeline.record.catalog import adapters_in_brief, list_adapters
-    from sovereign_pipeline.record.database import open_registry
-
     registry = open_registry(Settings.from_environment())
     rows = with_marks(registry, (list_adapters if as_json else adapters_in_brief)(registry, line))
     return Result(rows, lambda: print_adapters(rows))
@@ -170,9 +174,6 @@ def adapters_show(
     With --html a page: the chain from an answer to documents, every digest with the command that checks it, what was
     waived, states and approvals on a time line. No text of a document is in it; it has the adapter's level.
     """
-    from sovereign_pipeline.record.catalog import show_adapter
-    from sovereign_pipeline.record.database import open_registry
-
     if arabic and html is None:
         raise InputError("--arabic is about the page that --html writes.", "Give --html FILE too.")
     if html is not None:
@@ -211,7 +212,6 @@ def adapters_verify(
 @adapters.command("due")
 def adapters_due() -> Result:
     """List when the newest adapter of each line is due for a review, why, and what became of the run it asked for."""
-    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.cadence import due_reviews
 
     settings = Settings.from_environment()
@@ -250,7 +250,6 @@ def adapters_mlflow(
 
     Ends 1 when something differs. The registry is the authority, and no decision reads MLflow.
     """
-    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.registry import mlflow_mirror
 
     settings = Settings.from_environment()
@@ -276,9 +275,6 @@ def adapters_reviewed(
 
     What you state is printed before your key signs it.
     """
-    from sovereign_pipeline.record.catalog import find_adapter
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.officers import officers_words
     from sovereign_pipeline.release.cadence import record_review
 
     settings = Settings.from_environment()
@@ -293,9 +289,6 @@ def adapters_reviewed(
 @adapters.command("unused")
 def adapters_unused(line: OfLine = None) -> Result:
     """List adapters that serve nothing now, with the disk that their weights take: superseded, overtaken, retired."""
-    from sovereign_pipeline.record.catalog import ENDED
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.release.purge import unused
 
     settings = Settings.from_environment()
@@ -323,9 +316,6 @@ def adapters_purge(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> No
 
     Signed and on record before a byte is removed. Run again after an interruption, it removes what is left.
     """
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.officers import officers_words
-    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.release.purge import finish_purge, plan_purge, purge
 
     settings = Settings.from_environment()
@@ -358,10 +348,6 @@ def issue_add(
 
     What you state is printed before your key signs it.
     """
-    from sovereign_pipeline.record.catalog import find_adapter
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.release.acts import add_issue, words_of_issue
-
     settings = Settings.from_environment()
     registry = open_registry(settings)
     level = find_adapter(registry, adapter_id).classification
@@ -371,17 +357,12 @@ def issue_add(
     out.print(f"[green]✓[/] {escape(adapter_id)}: known issue {added.number}")
 
 
-def with_marks(registry: "Registry", rows: list[dict[str, Any]], adapter_id: str | None = None) -> list[dict[str, Any]]:
+def with_marks(registry: Registry, rows: list[dict[str, Any]], adapter_id: str | None = None) -> list[dict[str, Any]]:
     """Add to rows of adapters their recalls, known issues, and the date on which the weights were purged.
 
     Args:
         adapter_id: the adapter of the only row. Nothing about other adapters is verified then.
     """
-    from sovereign_pipeline.record.catalog import purge_dates
-    from sovereign_pipeline.record.tables import row_as_dict
-    from sovereign_pipeline.release.acts import issues_by_adapter
-    from sovereign_pipeline.release.recall import open_recalls, question_of, recalls_in_force
-
     with registry.reading() as session:
         if adapter_id is None:
             recalls = recalls_in_force(session, registry.settings, {row["id"]: row["state"] for row in rows})
@@ -480,9 +461,6 @@ datasets = Group(no_args_is_help=True, help="List, show and verify registered da
 @datasets.command("list")
 def datasets_list(line: OfLine = None) -> Result:
     """List every dataset of which a registered adapter was made."""
-    from sovereign_pipeline.record.catalog import list_datasets
-    from sovereign_pipeline.record.database import open_registry
-
     rows = list_datasets(open_registry(Settings.from_environment()), line)
     named = ("digest", "line", "kind", "rows", "rows_held_out", "classification", "created_at")
     return Result(rows, lambda: print_rows([only(row, *named) for row in rows], "Datasets"))
@@ -491,9 +469,6 @@ def datasets_list(line: OfLine = None) -> Result:
 @datasets.command("show")
 def datasets_show(digest: DatasetDigest) -> Result:
     """Show the data card of a dataset, and its entry in the registry."""
-    from sovereign_pipeline.record.catalog import show_dataset
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.registry.verification import card_of_dataset
 
     settings = Settings.from_environment()

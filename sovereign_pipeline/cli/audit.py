@@ -21,6 +21,18 @@ from sovereign_pipeline.cli.terminal import (
     tell_progress,
     write_new_file,
 )
+from sovereign_pipeline.record import notes, witnesses
+from sovereign_pipeline.record.audit_log import append, checkpoint_of, export, stream_in, verify
+from sovereign_pipeline.record.checkpoints import is_stated, read_key, verifier, write_key
+from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.in_force import replace_trust, rule_file, rules, trust_on_record
+from sovereign_pipeline.record.notes import COSIGNS, new_signer, parse_verifier
+from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.tree import check, prove, size_of
+from sovereign_pipeline.record.verifying import verify_registry
+from sovereign_pipeline.record.witnesses import read_policy
 
 if TYPE_CHECKING:
     from sovereign_pipeline.record.witnesses import Policy
@@ -31,8 +43,6 @@ people = Group(no_args_is_help=True, help="Names of persons in the ledger: who i
 @people.command("list")
 def people_list() -> Result:
     """List the persons that this home knows, with what stands for each in ledger, registry and reviews."""
-    from sovereign_pipeline.record.people import People
-
     listed = People(Settings.from_environment()).listed()
     return Result([{"name": name, "stands for them": person} for name, person in listed.items()], "Persons")
 
@@ -43,9 +53,6 @@ def people_forget(name: Annotated[str, typer.Argument(help="The name, as the lis
 
     Ends 1 for somebody who takes part in an open review. Copies of the file that were made elsewhere are not reached.
     """
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.people import People
-    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.review.ballots import assert_in_no_open_review
 
     settings = Settings.from_environment()
@@ -79,11 +86,6 @@ def audit_verify(
     Every review is compared with its signed acts. Ends 1, naming the entry, when one is missing, changed or out of
     order, and naming what was added to a review, changed in it or removed from it.
     """
-    from sovereign_pipeline.record.audit_log import checkpoint_of, stream_in, verify
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.in_force import trust_on_record
-    from sovereign_pipeline.record.sealing import open_store
-    from sovereign_pipeline.record.verifying import verify_registry
     from sovereign_pipeline.review.reconciling import examine_all
 
     settings = Settings.from_environment()
@@ -151,10 +153,6 @@ def audit_checkpoint(
 
     Give the public key to auditors and witnesses by another way than the checkpoint.
     """
-    from sovereign_pipeline.record import notes, witnesses
-    from sovereign_pipeline.record.checkpoints import verifier
-    from sovereign_pipeline.record.database import open_registry
-
     settings = Settings.from_environment()
     registry = open_registry(settings)
     if answer is not None:
@@ -188,9 +186,6 @@ def audit_key(
 
     Carry it to the offline machine, and let the holders of the root give it the role there.
     """
-    from sovereign_pipeline.record.checkpoints import is_stated, verifier
-    from sovereign_pipeline.record.database import open_registry
-
     settings = Settings.from_environment()
     registry = open_registry(settings)
     with registry.reading() as session:
@@ -214,10 +209,6 @@ def audit_prove(
     With a policy of witnesses, the proof rests on the newest checkpoint that enough of them cosigned, where that covers
     the entry.
     """
-    from sovereign_pipeline.record import witnesses
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.tree import prove
-
     settings = Settings.from_environment()
     registry = open_registry(settings)
     found = _policy(settings, policy)
@@ -236,10 +227,6 @@ def audit_check_proof(
     ] = None,
 ) -> Result:
     """Verify a proof with the log's public key alone, and print the entry that it proves. Needs no registry."""
-    from sovereign_pipeline.record.notes import parse_verifier
-    from sovereign_pipeline.record.tree import check
-    from sovereign_pipeline.record.witnesses import read_policy
-
     proven = check(_text(file), parse_verifier(log))
     cosigned: dict[str, int] = {}
     if policy is not None:
@@ -251,17 +238,17 @@ def audit_check_proof(
                 "Get a proof that rests on a witnessed checkpoint.",
             )
     entry, head = proven.entry, proven.head
-    witnesses = {name: _time(at) for name, at in cosigned.items()}
+    witnessed = {name: _time(at) for name, at in cosigned.items()}
 
     def show() -> None:
         out.print(
             f"[green]✓[/] entry {entry['sequence']} of {escape(head.origin)}: {escape(str(entry['at']))}, "
             f"{escape(str(entry['actor']))}, {escape(str(entry['action']))}"
         )
-        for name, at in witnesses.items():
+        for name, at in witnessed.items():
             out.print(f"[green]✓[/] witnessed by {escape(name)}, {at}")
 
-    return Result({"entry": entry, "size": head.size, "origin": head.origin, "witnesses": witnesses}, show)
+    return Result({"entry": entry, "size": head.size, "origin": head.origin, "witnesses": witnessed}, show)
 
 
 @audit.command("witness-key")
@@ -270,9 +257,6 @@ def audit_witness_key(
     file: Annotated[Path, typer.Argument(help="A new file for the private key, in a directory of its own.")],
 ) -> None:
     """Make the key of a witness, on a machine other than the ledger's. Prints its public key, for the policy."""
-    from sovereign_pipeline.record.checkpoints import write_key
-    from sovereign_pipeline.record.notes import COSIGNS, new_signer
-
     signer = new_signer(name, COSIGNS)
     write_key(file, signer)
     print_plain(f"{signer.verifier}\n")
@@ -293,10 +277,6 @@ def audit_witness(
     A request that does not begin at what was cosigned last is refused with that size, and a log that was forked is
     refused. Keep the directory of the key: without what was cosigned last, a fork is not seen.
     """
-    from sovereign_pipeline.record import witnesses
-    from sovereign_pipeline.record.checkpoints import read_key
-    from sovereign_pipeline.record.notes import COSIGNS, parse_verifier
-
     signer = read_key(key)
     if signer.kind != COSIGNS:
         raise InputError(f"{key}: this is the key of a log and not of a witness.", "Give the witness's own key.")
@@ -311,11 +291,6 @@ def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goe
 
     Keep the file elsewhere: compared with it, a log that was cut short is found.
     """
-    from sovereign_pipeline.record.audit_log import append, export
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.people import People
-    from sovereign_pipeline.record.tree import size_of
-
     settings = Settings.from_environment()
     registry = open_registry(settings)
     if file.exists():
@@ -335,9 +310,6 @@ def audit_trust_root(
     Every act refuses a trust root that begins with another first root than the one on record, until this is said.
     What officers signed under the earlier root is not verified by the new one.
     """
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.in_force import replace_trust
-
     settings = Settings.from_environment()
     with open_registry(settings).writing() as session:
         replace_trust(session, settings, sha256.lower())
@@ -349,9 +321,6 @@ def audit_policy(
     at: Annotated[str | None, typer.Option(help="A day or moment in UTC; else now.")] = None,
 ) -> Result:
     """List the rules that were in force at a moment: since when, and where the copy of each lies."""
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.in_force import rule_file, rules
-
     settings = Settings.from_environment()
     with open_registry(settings).reading() as session:
         found = rules(session, moment(at) if at is not None else None)
@@ -383,7 +352,6 @@ def print_plain(text: str) -> None:
 
 
 def _policy(settings: Settings, given: Path | None) -> "Policy | None":
-    from sovereign_pipeline.record.witnesses import read_policy
 
     default = settings.data / "trust" / "witnesses.policy"
     if given is not None:
@@ -425,9 +393,6 @@ def evidence(
     must have seen every entry that it needs.
     """
     from sovereign_pipeline.evidence.package import A_DAY, answered, write_package
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.officers import trust_root
-    from sovereign_pipeline.record.sealing import open_store
 
     if (adapter_id is None) == (line is None) or (line is None) != (on is None):
         raise InputError("Evidence is about an adapter, or about a line on a day.", "Give an id, or --line and --on.")

@@ -33,10 +33,25 @@ from sovereign_pipeline.cli.terminal import (
     tell_progress,
     write_new_file,
 )
-from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
+from sovereign_pipeline.record.audit_log import HINT
+from sovereign_pipeline.record.catalog import find_adapter, in_production, states
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root, trust_root_if_any
+from sovereign_pipeline.record.sealing import open_store
+from sovereign_pipeline.record.statements import SUFFIX
+from sovereign_pipeline.record.tables import row_as_dict
+from sovereign_pipeline.release.recall import (
+    Question,
+    ask,
+    assert_holders,
+    list_recalls,
+    open_recall,
+    question_of,
+    recall_to_waive,
+    waive_recall,
+)
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.record.database import Registry
     from sovereign_pipeline.record.stage import Workplace
     from sovereign_pipeline.release.standing import Decision, Standing
     from sovereign_pipeline.serving.rollout.flag import Flag
@@ -52,9 +67,6 @@ def adapters_technical_file(
     """
     from sovereign_pipeline.evidence.package import draft_technical_file
     from sovereign_pipeline.evidence.technical_file import UNWRITTEN
-    from sovereign_pipeline.record.catalog import find_adapter
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.sealing import open_store
 
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -80,9 +92,6 @@ def adapters_sign_technical_file(
     Several persons sign the same bytes, each into a file of their own. The program prints what your key signs.
     """
     from sovereign_pipeline.evidence.technical_file import sign_technical_file
-    from sovereign_pipeline.record.catalog import find_adapter
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.statements import SUFFIX
 
     settings = Settings.from_environment()
     adapter = find_adapter(open_registry(settings), adapter_id)
@@ -109,7 +118,6 @@ def adapters_rollback(
     Without --to, a staged adapter that answers users is taken back first; else the adapter that was in production
     before is again.
     """
-    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback, way_back
 
     settings = Settings.from_environment()
@@ -128,7 +136,6 @@ def adapters_hold(line: LineName) -> Result:
     Ends 1 when it is worse than its margins.
     """
     from sovereign_pipeline.policy.institution import load_institution
-    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.hold import state_of
     from sovereign_pipeline.serving.rollout.rollback import current_flag
     from sovereign_pipeline.serving.rollout.telemetry import counts_directory
@@ -161,9 +168,6 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
 
     What is accepted is printed before your key signs it.
     """
-    from sovereign_pipeline.record.catalog import find_adapter, in_production
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.trial import accept_hold, hold_to_accept
     from sovereign_pipeline.workplace import open_workplace
 
@@ -190,9 +194,8 @@ def adapters_accept_hold(adapter_id: AdapterId, reason: Reason, key: KeyOptions)
     out.print(f"[green]✓[/] {escape(adapter_id)}: the inconclusive hold is accepted")
 
 
-def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
+def let_flag_follow(registry: Registry, workplace: "Workplace") -> None:
     """Bring the flag of a line up to the ledger after a transition. A line that serves nothing has no flag."""
-    from sovereign_pipeline.record.catalog import states
     from sovereign_pipeline.serving.rollout.flag import sequences
     from sovereign_pipeline.serving.rollout.publishing import follow
 
@@ -205,9 +208,8 @@ def let_flag_follow(registry: "Registry", workplace: "Workplace") -> None:
             _print_flag(flag)
 
 
-def let_ledger_catch_up(registry: "Registry", workplace: "Workplace") -> None:
+def let_ledger_catch_up(registry: Registry, workplace: "Workplace") -> None:
     """Enter changes of the line's flag that were made without the ledger, before officers decide."""
-    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.serving.rollout.flag import changing, sequences
     from sovereign_pipeline.serving.rollout.publishing import catch_up
 
@@ -221,7 +223,6 @@ def _let_ledger_follow(settings: Settings, line: str) -> None:
     """Make the transition now if the registry is reachable. The gateways follow the flag in any case."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.serving.rollout.publishing import follow
     from sovereign_pipeline.workplace import open_workplace
 
@@ -270,9 +271,6 @@ def adapters_requests(line: OfLine = None) -> Result:
 
     Ends 1, naming it, where a line has one that is not on record; the requests of other lines are listed.
     """
-    from sovereign_pipeline.record.audit_log import HINT
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.standing import all_standings
 
     settings = Settings.from_environment()
@@ -319,9 +317,6 @@ def adapters_history(adapter_id: AdapterId) -> Result:
 
     Ends 1, naming it, when one was not signed, asked for and approved as it says.
     """
-    from sovereign_pipeline.record.catalog import find_adapter
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.standing import history_of
 
     settings = Settings.from_environment()
@@ -354,9 +349,6 @@ def adapters_production(
     at: Annotated[str | None, typer.Option(help="A day or a moment in UTC, as 2027-03-14 or 2027-03-14T09:30.")] = None,
 ) -> Result:
     """Show which adapter of a line is in production, or was at a moment; a day means its end."""
-    from sovereign_pipeline.record.catalog import in_production
-    from sovereign_pipeline.record.database import open_registry
-
     asked = moment(at) if at is not None else None
     with open_registry(Settings.from_environment()).reading() as session:
         found = in_production(session, line, asked)
@@ -370,7 +362,6 @@ def adapters_diff(
     other: Annotated[str, typer.Argument(help="Another registered adapter.")],
 ) -> Result:
     """Show what differs between two adapters: data, base model, method, libraries, figures."""
-    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.release.standing import differences
 
     found = differences(open_registry(Settings.from_environment()), adapter_id, other)
@@ -397,8 +388,6 @@ def _request(adapter_id: str, transition: str, reason: str, key: KeyOptions) -> 
 
 
 def _decide(request_id: str, decision: "Decision", reason: str, key: KeyOptions) -> None:
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.officers import trust_root
     from sovereign_pipeline.release.requests import decide, find_request
     from sovereign_pipeline.release.standing import standing_of
     from sovereign_pipeline.workplace import open_workplace
@@ -418,8 +407,6 @@ def _decide(request_id: str, decision: "Decision", reason: str, key: KeyOptions)
 
 
 def _open(settings: Settings, adapter_id: str) -> "tuple[Registry, Workplace]":
-    from sovereign_pipeline.record.catalog import find_adapter
-    from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.workplace import open_workplace
 
     registry = open_registry(settings)
@@ -501,9 +488,6 @@ def recall_ask(
     """Name the adapters that hold something; with --open, recall them."""
     if context.invoked_subcommand is not None:
         return None
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.officers import officers_words
-    from sovereign_pipeline.release.recall import Question, ask, assert_holders, open_recall
 
     question = Question(document, source, dataset, base_model)
     if rebuild:
@@ -543,10 +527,6 @@ def recall_ask(
 @recall.command("list")
 def recall_list() -> Result:
     """List every recall, with the adapters that it still holds for."""
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.tables import row_as_dict
-    from sovereign_pipeline.release.recall import list_recalls, question_of
-
     settings = Settings.from_environment()
     with open_registry(settings).reading() as session:
         found = list(list_recalls(session, settings))
@@ -580,10 +560,6 @@ def recall_waive(
 
     It holds on for every other adapter. Ends 1 when it was waived already.
     """
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.officers import officers_words
-    from sovereign_pipeline.release.recall import question_of, recall_to_waive, waive_recall
-
     settings = Settings.from_environment()
     registry = open_registry(settings)
     with registry.reading() as session:
@@ -594,8 +570,6 @@ def recall_waive(
 
 
 def _rebuilt() -> Result:
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.release.recall_index import rebuild
 
     settings = Settings.from_environment()
