@@ -3,7 +3,7 @@
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -30,14 +30,23 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
 from sovereign_pipeline.policy.personal_data import KINDS, Kind
 from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.privacy.preview import (
+    Judgement,
+    PreviewedField,
+    PreviewedRow,
+    assert_matches_stored,
+    estimate_of,
+    format_share,
+    judged_row,
+    preview,
+    read_judgements,
+    record_judgement,
+)
 from sovereign_pipeline.privacy.spans import AUTHOR
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.people import People
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.workplace import open_workplace
-
-if TYPE_CHECKING:
-    from sovereign_pipeline.privacy.preview import PreviewedField, PreviewedRow
-    from sovereign_pipeline.record.stage import Workplace
 
 MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
 """Values are shown of a column that has few, short ones, each of which stands there often and is a word of states,
@@ -214,8 +223,6 @@ def privacy_preview(
     personal data: use it where the corpus itself may be read. Without --judge, nothing is stored; with it, how many
     values were replaced rightly, wrongly and missed, by row id and kind, beside the scrubbed corpus.
     """
-    from sovereign_pipeline.privacy.preview import preview
-
     if judge is not None and (as_json or not judge.strip()):
         raise InputError("--judge asks a person about each row.", "Give the person's name, and no --json.")
     if judge is not None and row:
@@ -234,18 +241,8 @@ def privacy_preview(
     return Result(shown, show)
 
 
-def _judge(workplace: "Workplace", shown: "list[PreviewedRow]", judge: str, seed: int) -> None:
+def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: int) -> None:
     """Ask about each row. What was answered before an end of input is kept."""
-    from sovereign_pipeline.privacy.preview import (
-        Judgement,
-        assert_matches_stored,
-        estimate_of,
-        format_share,
-        judged_row,
-        read_judgements,
-        record_judgement,
-    )
-
     line = workplace.line.line
     scrubbed = workplace.store.current(line, "scrubbed_corpus")
     if scrubbed is None:
@@ -300,7 +297,7 @@ def _asked(question: str, known: set[str]) -> list[str] | None:
         )
 
 
-def _print_row(each: "PreviewedRow") -> None:
+def _print_row(each: PreviewedRow) -> None:
     out.rule(f"{escape(each.id)} · {escape(each.case)}", align="left")
     for field in each.fields:
         spans = [(found.start, found.end, found.kind) for found in field.replaced]
@@ -324,7 +321,7 @@ def _print_row(each: "PreviewedRow") -> None:
     print_rows(found, "Replaced")
 
 
-def _placed(field: "PreviewedField") -> list[tuple[int, int, Kind]]:
+def _placed(field: PreviewedField) -> list[tuple[int, int, Kind]]:
     """Return the places of the placeholders in the scrubbed text."""
     places: list[tuple[int, int, Kind]] = []
     position = 0

@@ -11,7 +11,9 @@ from rich.text import Text
 
 from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base_models.pinned import load_card
 from sovereign_pipeline.cli.terminal import (
     AsJson,
     Group,
@@ -37,11 +39,18 @@ from sovereign_pipeline.evaluation.statistics import POWER
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
+from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.policy.training import warnings
 from sovereign_pipeline.privacy.corrections import load_word_lists
+from sovereign_pipeline.privacy.names.name_models import name_model_directory
+from sovereign_pipeline.record.catalog import find_adapter
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.gates import GateStatus, find_gate, gate_statuses, propose_waiver, waive, waiver_in
 from sovereign_pipeline.record.officers import officer_shown, trust_root_if_any
 from sovereign_pipeline.record.stage import Workplace
+from sovereign_pipeline.record.staleness import explain
+from sovereign_pipeline.suites.rows import read_prompts
+from sovereign_pipeline.suites.suites import open_suite
 from sovereign_pipeline.workplace import open_workplace
 
 if TYPE_CHECKING:
@@ -154,7 +163,6 @@ def lines_add(file: RecipeFile) -> None:
 def lines_explain(line: LineName) -> Result:
     """Explain which stages of a line `sovereign run` would make again, and why, field by field."""
     from sovereign_pipeline.dagster.chain import CHAIN
-    from sovereign_pipeline.record.staleness import explain
 
     explanations = explain(CHAIN, open_workplace(Settings.from_environment(), line))
     rows = [
@@ -180,7 +188,6 @@ def lines_schema(
 ) -> None:
     """Print the JSON Schema by which an editor completes and checks a recipe."""
     from sovereign_pipeline.cli.reference import INSTITUTION, LINE, recipe_markdown
-    from sovereign_pipeline.policy.reference import json_schema
 
     if markdown:
         typer.echo(recipe_markdown(), nl=False)
@@ -211,15 +218,8 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked(file: Path) -> Line:
-    from sovereign_pipeline.base.sandbox import require_sandbox
-    from sovereign_pipeline.base_models.pinned import load_card
     from sovereign_pipeline.evaluation.capability import check_suite
     from sovereign_pipeline.evaluation.red_team import read_labels
-    from sovereign_pipeline.privacy.names.name_models import name_model_directory
-    from sovereign_pipeline.record.catalog import find_adapter
-    from sovereign_pipeline.record.database import open_registry
-    from sovereign_pipeline.suites.rows import read_prompts
-    from sovereign_pipeline.suites.suites import open_suite
     from sovereign_pipeline.training.stages import reward_code
 
     settings = Settings.from_environment()
