@@ -93,7 +93,7 @@ class Result:
     """The result of a command. A command that returns one has the option `--json`."""
 
     data: Any
-    """Value that `--json` prints: dataclasses, pydantic models, mappings and lists of them."""
+    """Value that `--json` prints: dataclasses, objects with `to_dict`, mappings, and lists of them."""
     shown: str | Callable[[], object]
     """Title of a table of `data`, or a function that prints the result for people."""
     passed: bool = True
