@@ -43,73 +43,11 @@ def trl(trainer: str = "orpo", **arguments: Any) -> dict[str, Any]:
     return {"preference": {"method": "trl", "trainer": trainer, "arguments": arguments}}
 
 
-@pytest.mark.parametrize(
-    ("sections", "says"),
-    [
-        ({"preference": {"method": "trl"}}, "method trl needs a trainer: cpo, dpo, orpo"),
-        (trl("orp"), "did you mean 'orpo'"),
-        (trl("online_dpo"), "learns from replies that it generates"),
-        (trl("async_grpo"), "needs a server"),
-        (trl("gkd"), "the teacher, which a line does not have"),
-        (trl("tpo"), "needs a third reply"),
-        (trl("kto"), "method: kto is built in"),
-        *(
-            (trl(**{name: "x"}), f"no argument '{name}'")
-            for name in ("output_dir", "report_to", "hub_token", "run_name")
-        ),
-        *(
-            (trl("orpo", **{name: True}), f"no argument '{name}'")
-            for name in ("push_to_hub", "trust_remote_code", "use_vllm")
-        ),
-        (trl(model_init_kwargs="{}"), "no argument 'model_init_kwargs'"),
-        (trl(deepspeed="zero.json"), "no argument 'deepspeed'"),
-        (trl(seed=3), "'seed' is decided by training.seed"),
-        (trl(bf16=True), "decided by training.sft.precision"),
-        (trl(learning_rate=1e-5), "decided by training.preference.learning_rate"),
-        (trl(max_length=64), "decided by training.preference.max_length"),
-        (trl(bata=0.1), "did you mean 'beta'"),
-        (trl(loss_type="simpo"), "no argument 'loss_type'"),
-        (trl("cpo", loss_type="simp"), "no loss_type of trainer cpo; did you mean 'simpo'"),
-        (trl(beta="0.1"), "'beta' must be a number above 0"),
-        (trl(beta=-0.1), "'beta' must be a number above 0"),
-        (trl(beta=True), "'beta' must be a number above 0"),
-        (trl(beta=[0.1]), "'beta' must be a number above 0"),
-        (trl(weight_decay=float("nan")), "weight_decay"),
-        (trl("dpo", use_weighting=1), "'use_weighting' must be true or false"),
-        (trl("dpo", loss_weights=0.5), "'loss_weights' must be a list of numbers"),
-        ({"preference": {"trainer": "orpo"}}, "trainer belongs to method trl"),
-        ({"preference": {"method": "kto", "arguments": {"beta": 0.1}}}, "arguments belongs to method trl"),
-        ({"preference": {"method": "trl", "trainer": "orpo", "beta": 0.3}}, "method trl has no beta"),
-        ({"preference": {"method": "trl", "trainer": "orpo", "packing": False}}, "method trl has no packing"),
-        ({"sft": {"adapter": "none"}, **trl("dpo")}, "would hold the whole model twice"),
-        ({"sft": {"adapter": "qlora"}, **trl("dpo")}, "would train the adapter in bfloat16"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
-def test_a_trainer_of_trl_is_given_nothing_but_what_shapes_its_loss(sections: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
-        training(**sections)
-
-
 def test_a_trainer_of_trl_and_its_arguments_survive_being_written_and_read() -> None:
     line = training(**trl("dpo", loss_type=["sigmoid", "bco_pair"], loss_weights=[1, 0.5], beta=1, use_weighting=True))
     assert line.preference is not None and line.preference.name == "trl-dpo"
     read = Training.model_validate_json(line.model_dump_json())
     assert read == line and read.model_dump_json() == line.model_dump_json()
-
-
-@pytest.mark.parametrize(
-    ("sections", "says"),
-    [
-        ({"reward_model": {"packing": False}}, "a reward model has no packing"),
-        ({"reward_model": {}, "sft": {"adapter": "qlora"}}, "needs sft.adapter: lora"),
-        ({"reward_model": {}, "sft": {"adapter": "none"}}, "needs sft.adapter: lora"),
-        ({"reward_model": {"centring": -1}}, "centring"),
-    ],
-)
-def test_a_reward_model_has_an_adapter(sections: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
-        training(**sections)
 
 
 def on_two(sharding: str = "fsdp2", **sections: Any) -> Training:
@@ -145,67 +83,6 @@ def test_a_part_alone_is_a_section() -> None:
     assert rlhf is not None
     assert (rlhf.algorithm, rlhf.kl.target, rlhf.temperature) == ("ppo", 6.0, 0.7)
     assert rlhf.measured == rlhf.reward
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"rlhf": {"reward": [PART], "algorithm": "reinforce"}}, "algorithm"),
-        ({"rlhf": {**GROUPS, "group": 1}}, "group of two at least"),
-        ({"rlhf": {**GROUPS, "trace": 0.9, "kl": {"target": 3.0}}}, r"algorithm rloo has no trace, kl\.target"),
-        ({"rlhf": {**GROUPS, "prompts": 3, "minibatches": 5, "group": 4}}, "more minibatches than prompts"),
-        (
-            {"rlhf": {**GROUPS, "prompts": 7, "minibatches": 3}},
-            "prompts × group, 28, must be a multiple of minibatches",
-        ),
-        ({"rlhf": {**GROUPS, "kl": {"coefficient": 0.0}}}, r"kl\.coefficient must be above 0 for rloo"),
-        ({"rlhf": GROUPS, "sft": {"adapter": "qlora"}}, "in bfloat16 for rloo with qlora"),
-        ({"rlhf": {"reward": []}}, "at least 1 item"),
-        ({"rlhf": {"reward": [PART, PART]}}, "two parts share a name"),
-        ({"rlhf": {"reward": [{"name": "opening"}]}}, "needs either a tool or reward_model"),
-        ({"rlhf": {"reward": [{**PART, "reward_model": True}]}}, "needs either a tool or reward_model"),
-        ({"rlhf": {"reward": [LEARNED, {**LEARNED, "name": "again"}]}}, "two parts name it"),
-        ({"rlhf": {"reward": [LEARNED]}}, "training.reward_model is missing"),
-        ({"rlhf": {"reward": [PART], "gold": [LEARNED]}}, "training.reward_model is missing"),
-        ({"rlhf": {"reward": [{**PART, "model": "x"}]}}, "Extra inputs"),
-        ({"rlhf": {"reward": [PART], "minibatches": 17}}, "more minibatches than prompts"),
-        ({"rlhf": {"reward": [PART], "kl": {"target": 6.0, "budget": 5.0}}}, "kl.budget must be above kl.target"),
-        ({"preference": {"method": "dpo"}}, "from preferences or from a reward"),
-        ({"sft": {"adapter": "none"}}, "rlhf needs an adapter"),
-        ({"devices": {"launcher": "accelerate", "count": 2}}, "rlhf needs an adapter"),
-        ({"sft": {"max_length": 48}}, "no room for a prompt"),
-        ({"rlhf": {"reward": [PART], "rollouts": {"url": "http://gpu1:8000", "copies": "/srv"}}}, "'url' must be"),
-        ({"rlhf": {"reward": [PART], "rollouts": {"url": "unix:/run/api", "copies": "srv"}}}, "'copies' must begin"),
-    ],
-    ids=[
-        "algorithm",
-        "group_of_ppo",
-        "key_of_ppo",
-        "minibatches_of_groups",
-        "rest",
-        "reference",
-        "qlora",
-        "empty",
-        "names",
-        "no_tool",
-        "both",
-        "twice",
-        "no_reward_model",
-        "no_reward_model_as_gold",
-        "model",
-        "minibatches",
-        "kl",
-        "preference",
-        "full",
-        "devices",
-        "room",
-        "elsewhere",
-        "relative",
-    ],
-)
-def test_what_does_not_fit_together_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
-        training_rlhf(**changes)
 
 
 def test_a_reward_model_judges_where_a_part_says_so() -> None:
