@@ -14,23 +14,11 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from sovereign_pipeline.base.hosts import for_hosts
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.dagster_ui import dagster_app, loaded_workspace
+from sovereign_pipeline_tests.examples import examples
 
 HERE = "http://127.0.0.1:3000"
 OURS = {"127.0.0.1", "localhost", "dagster.institution.example"}
-FOREIGN = [
-    {"Host": "rebound.example"},
-    {"Host": "rebound.example:3000"},
-    {"Host": "127.0.0.1.rebound.example"},
-    {"Host": "127.0.0.1@rebound.example"},
-    {"Host": ""},
-    {"Host": "[::1"},
-    {"Origin": "http://rebound.example"},
-    {"Origin": "https://127.0.0.1.rebound.example"},
-    {"Origin": "null"},
-    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
-    {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
-    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "path": "/graphql"},
-]
+FOREIGN = examples(__file__, "foreign")
 KNOWN = [
     {},
     {"Host": "localhost:3000"},

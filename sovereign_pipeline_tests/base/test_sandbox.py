@@ -45,23 +45,7 @@ def test_a_program_passes_when_its_last_line_is_reached() -> None:
     assert outcome_of("import collections, hashlib, math, random, re, typing\nassert math.sqrt(4) == 2") == "passed"
 
 
-@pytest.mark.parametrize(
-    "program",
-    [
-        "assert 1 == 2",
-        "raise SystemExit(0)",
-        "import sys; sys.exit(0)",
-        "import os; os._exit(0)",
-        "print('passed'); assert False",
-        "import sys; sys.stderr.write('passed'); sys.exit()",
-        "import atexit; atexit.register(print, 'passed'); assert False",
-        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-        "import ctypes; ctypes.string_at(0)",
-        "def f(): return f()\nf()",
-        "this is not python",
-        WRITES_TO_ITS_REPORT.format("x:passed") + "assert False",
-    ],
-)
+@pytest.mark.parametrize("program", examples(__file__, "any_other_ending_is_a_failure"))
 def test_any_other_ending_is_a_failure(program: str) -> None:
     assert outcome_of(program) == "failed"
 

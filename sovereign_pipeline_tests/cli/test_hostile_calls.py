@@ -12,28 +12,9 @@ from sovereign_pipeline.cli import main as cli
 from sovereign_pipeline.privacy import vault_cli
 from sovereign_pipeline.record import trust_cli
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.examples import examples
 
-OF_A_LINE = [
-    ("run",),
-    ("lines", "explain"),
-    ("gates", "list"),
-    ("review", "status"),
-    ("review", "close"),
-    ("review", "open"),
-    ("adapters", "list", "--line"),
-    ("datasets", "list", "--line"),
-    ("models", "verify"),
-    ("models", "fetch"),
-    ("adapters", "show"),
-    ("adapters", "verify"),
-    ("datasets", "show"),
-    ("datasets", "verify"),
-    ("recall", "--source"),
-    ("recall", "--dataset"),
-    ("recall", "--base-model"),
-    ("serve", "tokens", "revoke"),
-    ("serve", "tokens", "add", "somebody", "--clearance", "PUBLIC", "--line"),
-]
+OF_A_LINE = examples(__file__, "of_a_line")
 ODD_NAMES = {
     "empty": "",
     "space": " ",
@@ -47,16 +28,7 @@ ODD_NAMES = {
     "percent": "%",
     "star": "*",
 }
-WITH_A_FILE = [
-    ("lines", "check"),
-    ("lines", "add"),
-    ("review", "open", "lamps", "--prompts"),
-    ("audit", "verify", "--export"),
-    ("audit", "export"),
-    ("audit", "verify", "--policy"),
-    ("audit", "checkpoint", "--answer"),
-    ("audit", "witness-key", "court.example"),
-]
+WITH_A_FILE = examples(__file__, "with_a_file")
 ODD_PATHS = {
     "long name": "a" * 300,
     "long path": "/".join(["a" * 200] * 30),

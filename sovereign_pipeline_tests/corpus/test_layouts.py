@@ -91,32 +91,9 @@ def test_alpaca_joins_instruction_and_input(tmp_path: Path) -> None:
     assert (document.response, document.rejected) == ("Hello.", "No.")
 
 
-HH_FORMS: dict[str, Row] = {
-    "transcripts": {
-        "chosen": "\n\nHuman: Out?\n\nAssistant: Where?\n\nHuman: Pier.\n\nAssistant: Mended.",
-        "rejected": "\n\nHuman: Out?\n\nAssistant: Where?\n\nHuman: Pier.\n\nAssistant: No.",
-    },
-    "messages with a prompt": {
-        "prompt": turns("Out?", "Where?", "Pier.", names=("role", "content")),
-        "chosen": [{"role": "assistant", "content": "Mended."}],
-        "rejected": [{"role": "assistant", "content": "No."}],
-    },
-    "whole messages": {
-        "prompt": "Out?",
-        "chosen": turns("Out?", "Where?", "Pier.", "Mended.", names=("role", "content")),
-        "rejected": turns("Out?", "Where?", "Pier.", "No.", names=("role", "content")),
-    },
-    "prompt as a transcript": {
-        "prompt": "\n\nHuman: Out?\n\nAssistant: Where?\n\nHuman: Pier.\n\nAssistant:",
-        "chosen": " Mended.",
-        "rejected": " No.",
-    },
-}
-
-
-@pytest.mark.parametrize("form", HH_FORMS)
-def test_every_form_of_hh_gives_the_same_pair(tmp_path: Path, form: str) -> None:
-    (document,), _ = read_rows(tmp_path, [HH_FORMS[form]], layout="hh", role="preferences")
+@pytest.mark.parametrize("form", examples(__file__, "every_form_of_hh"))
+def test_every_form_of_hh_gives_the_same_pair(tmp_path: Path, form: Row) -> None:
+    (document,), _ = read_rows(tmp_path, [form], layout="hh", role="preferences")
     assert document.request == "Human: Out?\n\nAssistant: Where?\n\nHuman: Pier."
     assert (document.response, document.rejected) == ("Mended.", "No.")
 
@@ -127,51 +104,7 @@ def test_hh_of_one_exchange_has_no_mark_in_its_request(tmp_path: Path) -> None:
     assert document.request == "Out?"
 
 
-PAIR = {"conversations": turns("Out?"), "chosen": "Yes.", "rejected": "No."}
-BROKEN: list[tuple[str, str, Any, str]] = [
-    ("sharegpt", "letters", {"conversation": []}, "no list of turns under conversations or messages"),
-    ("sharegpt", "letters", {"conversations": []}, "the last turn is not the assistant's"),
-    ("sharegpt", "letters", {"conversations": turns("Out?")}, "the last turn is not the assistant's"),
-    ("sharegpt", "letters", {"conversations": turns("Yes.", "Out?", first="gpt")}, "turn 1 is out of order"),
-    ("sharegpt", "letters", {"conversations": turns("a", "b") + turns("c", "d", first="gpt")}, "turn 3 is out of"),
-    ("sharegpt", "letters", {"conversations": [{"from": "tool", "value": "x"}]}, "turn 1 is of an unknown speaker"),
-    ("sharegpt", "letters", {"conversations": [{"from": "human"}]}, "turn 1 has neither from and value"),
-    ("sharegpt", "letters", {"conversations": ["Out?"]}, "turn 1 has neither from and value"),
-    ("sharegpt", "letters", {"messages": [{"role": "user", "content": ["x"]}]}, "turn 1 is not text"),
-    ("sharegpt", "letters", {"conversations": turns("Out?", " ")}, "turn 2 is empty"),
-    ("sharegpt", "letters", {"conversations": turns("Out?", "\ud800")}, "holds half a character"),
-    ("sharegpt", "letters", ["Out?"], "not a JSON object"),
-    ("sharegpt", "preferences", {**PAIR, "rejected": None}, "missing field: rejected"),
-    ("sharegpt", "preferences", {**PAIR, "chosen": turns("Yes.")[0]}, "chosen is not a turn of the assistant"),
-    ("sharegpt", "preferences", {**PAIR, "conversations": turns("Out?", "Yes.")}, "the last turn is not the human's"),
-    ("sharegpt", "labels", {"messages": turns("Out?", "Yes.")}, "missing field: label"),
-    ("sharegpt", "labels", {"messages": turns("Out?", "Yes."), "label": 4}, "label is neither true nor false"),
-    ("alpaca", "letters", {"instruction": "Say.", "input": ""}, "missing field: output"),
-    ("alpaca", "letters", {"instruction": " ", "input": "x", "output": "y"}, "missing field: instruction"),
-    ("alpaca", "letters", {"instruction": "Say.", "input": 5, "output": "y"}, "input is not text"),
-    ("alpaca", "letters", {"instruction": "Say.", "output": "y", "history": "x"}, "history is not a list"),
-    ("alpaca", "letters", {"instruction": "Say.", "output": "y", "history": [["x"]]}, "history 1 is not a request"),
-    ("alpaca", "letters", {"instruction": "Say.", "output": "y", "history": [["x", ""]]}, "history 1 has an empty"),
-    ("hh", "preferences", {"chosen": "Human: a\n\nAssistant: b"}, "missing field: rejected"),
-    ("hh", "preferences", {"chosen": "b", "rejected": "c"}, "missing field: prompt"),
-    ("hh", "preferences", {"chosen": "Human: a\n\nAssistant:", "rejected": "Human: a"}, "turn 2 is empty"),
-    (
-        "hh",
-        "preferences",
-        {"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: x\n\nAssistant: c"},
-        "chosen and rejected differ before their last reply",
-    ),
-    (
-        "hh",
-        "preferences",
-        {"chosen": "Human: a\n\nAssistant: b", "rejected": "Human: a\n\nAssistant: b\n\nHuman: c"},
-        "chosen and rejected differ before their last reply",
-    ),
-    ("hh", "preferences", {"chosen": [], "rejected": []}, "the last turn is not the assistant's"),
-]
-
-
-@pytest.mark.parametrize(("layout", "role", "row", "reason"), BROKEN)
+@pytest.mark.parametrize(("layout", "role", "row", "reason"), examples(__file__, "a_broken_row_is_quarantined"))
 def test_a_broken_row_is_quarantined_and_its_neighbours_are_read(
     tmp_path: Path, layout: str, role: str, row: Any, reason: str
 ) -> None:

@@ -45,35 +45,7 @@ def test_a_misspelt_key_names_the_nearest(tmp_path: Path, section: tuple[str, ..
     assert ".".join([*section, key]) in str(refused.value)
 
 
-@pytest.mark.parametrize(
-    ("section", "key", "value", "said"),
-    [
-        (("training", "sft"), "rank", 0, "'training.sft.rank' must be greater than or equal to 1, and is 0"),
-        (("training", "sft"), "rank", "many", "'training.sft.rank' must be a whole number, and is 'many'"),
-        (
-            ("training", "sft"),
-            "epochs",
-            "3",
-            "'training.sft.epochs' must be a number, and is the text '3': remove the quotes",
-        ),
-        (("training", "sft"), "rank", "8", "must be a whole number, and is the text '8': remove the quotes"),
-        (("training", "sft"), "rank", "8.5", "must be a whole number, and is '8.5'"),
-        (("training", "sft"), "rank", 8.5, "must be a whole number, and is 8.5"),
-        (("training", "sft"), "rank", True, "must be a whole number, and is true"),
-        (("training", "sft"), "packing", "false", "must be true or false, and is the text 'false': remove the quotes"),
-        (("training", "sft"), "packing", 0, "must be true or false, and is 0"),
-        (("split",), "by_author", "yes", "must be true or false, and is the text 'yes': remove the quotes"),
-        (("gates", "capability"), "margins", {"suite": "0.2"}, "is the text '0.2': remove the quotes"),
-        (("gates", "review"), "operators", "5", "'gates.review.operators' must be a whole number, and is the text '5'"),
-        (("gates", "held_out_loss"), "margin", float("inf"), "'gates.held_out_loss.margin' must be a finite number."),
-        (("gates", "loops"), "margin", float("nan"), "'gates.loops.margin' must be a finite number."),
-        ((), "purpose", 7, "'purpose' must be a text, and is 7: put it in quotes"),
-        ((), "purpose", False, "'purpose' must be a text, and is false: put it in quotes"),
-        (("training", "sft"), "adapter", "lorra", "must be 'lora', 'qlora' or 'none', and is 'lorra'"),
-        ((), "sources", "x", "'sources' must be a list, and is 'x'"),
-        ((), "evaluation", "x" * 61, "'evaluation' must be a mapping of keys to values."),
-    ],
-)
+@pytest.mark.parametrize(("section", "key", "value", "said"), examples(__file__, "a_wrong_value_is_explained"))
 def test_a_wrong_value_is_explained_in_words_of_the_recipe(
     tmp_path: Path, section: tuple[str, ...], key: str, value: object, said: str
 ) -> None:

@@ -56,22 +56,7 @@ def test_names_of_one_person_get_one_placeholder_in_a_case_file() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("lists", "said"),
-    [
-        ({"never": never("A b"), "always": [{"value": "a  B", "kind": "NAME"}]}, "in `never` and in another list"),
-        ({"never": never("مكتب 12"), "always": [{"value": "مكتب ١٢", "kind": "NAME"}]}, "in another list"),
-        ({"never": never("Harbour\u200bMaster"), "same_person": [["HarbourMaster", "Amer"]]}, "in another list"),
-        ({"never": never("السَّيِّد سالم"), "always": [{"value": "السيد سالم", "kind": "NAME"}]}, "in another list"),
-        ({"same_person": [["Umm\u00a0Idris", "Ｕmm Idris"]]}, "twice"),
-        ({"same_person": [["Umm Idris"]]}, "at least two names"),
-        ({"same_person": [["Umm Idris", "Salma"], ["Salma", "Amer"]]}, "twice"),
-        ({"never": [{"value": "Harbour"}]}, "reason"),
-        ({"never": never("  ")}, "value"),
-        ({"always": [{"value": "x", "kind": "NAMES"}]}, "kind"),
-        ({"nevr": []}, "never"),
-    ],
-)
+@pytest.mark.parametrize(("lists", "said"), examples(__file__, "lists_that_contradict_themselves_are_refused"))
 def test_lists_that_contradict_themselves_are_refused(tmp_path: Path, lists: dict[str, Any], said: str) -> None:
     (tmp_path / "privacy").mkdir()
     word_lists_file(tmp_path, "lamps").write_text(yaml.safe_dump(lists))

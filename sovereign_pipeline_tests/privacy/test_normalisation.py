@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.privacy.normalisation import normalise
+from sovereign_pipeline_tests.examples import examples
 
 APART = "\n" * 16
 MARKED = st.text(alphabet="ab 0189٠١٩۴۵سلامي\u0640\u064b\u0651\u200f\u200e\u2066\u00a0\u202f–-é", max_size=60)
@@ -58,21 +59,7 @@ def test_spans_of_an_encoded_text_follow_each_other_and_lie_in_the_original(orig
     assert all(0 <= start < end <= len(original) for start, end in spans)
 
 
-@pytest.mark.parametrize(
-    ("original", "read"),
-    [
-        ("name%2540host &amp;#64; &commat; \\u0040", "name@host @ @ @"),
-        ("AT&T; 50% of 20% &nope; x=10 %zz %", "AT&T; 50% of 20% &nope; x=10 %zz %"),
-        ("S\u0430id \u0410l-\u0405ubhi, 1O4 юный", "Said Al-Subhi, 104 юный"),
-        ("Ｓａｉｄ 𝐒𝐚𝐢𝐝 ﬁne ①② 10² 2½", "Said Said fine 12 10² 2½"),
-        (
-            "a<b>b</b><br>c<p>d <host> <a href='x'> 2 < 3 <!-- --><!-- x -->",
-            f" href='x'{APART} x {APART}ab\nc\nd <host>  2 < 3 ",
-        ),
-        ("a\u2028b\x85c\vd\x1fe", "a\nb\nc\nde"),
-        ("1\u03362\ufe0f3\u00ad4", "1234"),
-    ],
-)
+@pytest.mark.parametrize(("original", "read"), examples(__file__, "what_looks_the_same_is_read_the_same"))
 def test_what_looks_the_same_is_read_the_same(original: str, read: str) -> None:
     assert normalise(original).text == read
 

@@ -25,6 +25,7 @@ from sovereign_pipeline.split.features import (
 )
 from sovereign_pipeline.split.similarity import key_of
 from sovereign_pipeline_tests.conftest import letter
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.split.chain import shingles_of
 
 
@@ -86,64 +87,8 @@ def test_a_broken_line_is_named_by_its_number_in_the_whole_file(
         read_columns(tmp_path / "documents.jsonl", tmp_path)
 
 
-ENGLISH = [
-    (
-        "Your request for a mooring permit at the northern quay was approved; please pay the fee of forty rial within "
-        "ten days.",
-        "We have granted your application to berth at the north quay. Kindly settle the charge of 40 rial in the next "
-        "ten days.",
-    ),
-    (
-        "The inspection of your fishing boat has been moved to Monday because the inspector is on leave.",
-        "As the inspector is away, your vessel will now be inspected on Monday instead.",
-    ),
-    (
-        "Please send a copy of your licence and a recent photograph so that we can renew your registration.",
-        "To renew your registration we need a recent photo of you and a copy of the licence.",
-    ),
-    (
-        "We cannot refund the fee, since the application was withdrawn after the deadline.",
-        "As you withdrew your application past the closing date, the fee will not be paid back.",
-    ),
-    (
-        "The lamp in front of house twelve has been repaired and works again.",
-        "The street light outside number 12 is fixed and is on again.",
-    ),
-    (
-        "Nets with a mesh smaller than four centimetres are prohibited during the spawning season.",
-        "While fish are spawning, you may not use nets whose meshes are under 4 cm.",
-    ),
-    (
-        "Your complaint about the noise of the generator was forwarded to the municipality.",
-        "We have passed on to the municipality what you reported about the loud generator.",
-    ),
-    (
-        "The harbour will be closed to small boats on Thursday owing to the expected storm.",
-        "Because a storm is forecast, small craft may not enter or leave the port on Thursday.",
-    ),
-]
-ARABIC = [
-    (
-        "تمت الموافقة على طلبكم للحصول على تصريح رسو في الرصيف الشمالي، يرجى دفع الرسوم خلال عشرة أيام.",
-        "نفيدكم بقبول طلب تصريح الرسو عند الرصيف الشمالي، ونرجو سداد الرسوم في غضون عشرة أيام.",
-    ),
-    (
-        "تم تأجيل تفتيش قارب الصيد إلى يوم الاثنين لأن المفتش في إجازة.",
-        "بسبب إجازة المفتش سيجري فحص قاربكم يوم الاثنين بدلا من الموعد السابق.",
-    ),
-    (
-        "لا يمكن رد الرسوم لأن الطلب سحب بعد انتهاء المهلة.",
-        "نظرا لسحب الطلب بعد الموعد النهائي، فإن الرسوم غير قابلة للاسترداد.",
-    ),
-    (
-        "يمنع استخدام الشباك التي تقل فتحاتها عن أربعة سنتيمترات خلال موسم التكاثر.",
-        "لا يسمح في موسم تكاثر الأسماك بالشباك ذات الفتحات الأصغر من ٤ سم.",
-    ),
-    (
-        "سيغلق الميناء أمام القوارب الصغيرة يوم الخميس بسبب العاصفة المتوقعة.",
-        "نظرا للعاصفة المرتقبة لن يسمح للقوارب الصغيرة بدخول الميناء أو مغادرته يوم الخميس.",
-    ),
-]
+ENGLISH = examples(__file__, "english")
+ARABIC = examples(__file__, "arabic")
 WORDINGS = [*ENGLISH, *ARABIC]
 MATTER_OF = [number % 8 if number < 8 else (0, 1, 3, 5, 7)[number - 8] for number in range(len(WORDINGS))]
 """The Arabic letters are translations of English ones: of the same matter, and so never counted as unrelated."""
