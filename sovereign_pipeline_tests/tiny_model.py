@@ -5,6 +5,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import yaml
+
+from sovereign_pipeline.base.files import file_sha256
+
 EOS_ID = 2
 
 TEMPLATE = (
@@ -97,3 +101,16 @@ def save_byte_tokenizer(directory: Path) -> Path:
     for name, content in files.items():
         (directory / name).write_text(json.dumps(content), encoding="utf-8")
     return directory
+
+
+def write_card(data: Path, name: str, directory: Path) -> None:
+    """A card of a public model in a data root, which names the files of its directory as they are now."""
+    card = {
+        "name": name,
+        "licence": "own",
+        "classification": "PUBLIC",
+        "source": {"directory": str(directory)},
+        "files": {file.name: file_sha256(file) for file in directory.iterdir()},
+    }
+    (data / "models").mkdir(parents=True, exist_ok=True)
+    (data / "models" / f"{name}.yaml").write_text(yaml.safe_dump(card))

@@ -22,10 +22,6 @@ RECORD = "checkpoint.json"
 ASIDE = "unfinished"
 
 
-def _alone() -> None:
-    """Return at once: a single process has no other process to wait for."""
-
-
 @dataclass(frozen=True)
 class CheckpointDirectory:
     """The checkpoints of one training."""
@@ -61,7 +57,7 @@ class CheckpointDirectory:
         return None
 
     @contextmanager
-    def writing(self, step: int, first: bool = True, wait_for_all: Callable[[], None] = _alone) -> Iterator[Path]:
+    def writing(self, step: int, first: bool = True, wait_for_all: Callable[[], None] = lambda: None) -> Iterator[Path]:
         """Yield a directory for the checkpoint of a step. On exit the checkpoint is complete and hashed, or absent.
 
         If several processes write one checkpoint, the first creates and seals it. Raises TrainingFailed if it cannot be

@@ -9,8 +9,8 @@ and half of the rest because of causality. On CPUs each row therefore attends by
 short kernels would replace one; that was not measured, so transformers' own `sdpa` stays there.
 """
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sovereign_pipeline.training.rows import IGNORED, Completion
@@ -43,6 +43,20 @@ def passes_in(precision: str, device: str) -> AbstractContextManager[Any]:
     import torch
 
     return torch.autocast(device, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+@contextmanager
+def in_evaluation_mode(model: Any) -> Iterator[None]:
+    """Switch the model to evaluation mode, without gradients. Without dropout no random number is drawn."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def token_log_probabilities(model: Any, batch: Batch, together: bool = True) -> Any:

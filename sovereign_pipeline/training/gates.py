@@ -37,7 +37,7 @@ from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.job import lock_of_device
 from sovereign_pipeline.training.machine import available_memory
 from sovereign_pipeline.training.models import dequantise, expected_lora_tensors, lora_settings, read_base
-from sovereign_pipeline.training.report import read_report
+from sovereign_pipeline.training.report import TrainingReport, read_report
 from sovereign_pipeline.training.reward_model import (
     CHANCE,
     HEAD,
@@ -46,6 +46,7 @@ from sovereign_pipeline.training.reward_model import (
     HeldOutAccuracy,
     PairScore,
     held_out_accuracy,
+    pair_scores,
     read_reward_report,
     read_scorer,
 )
@@ -280,35 +281,51 @@ def evaluate_adapter_non_zero(workplace: Workplace, artifact: Artifact, inputs: 
 def _evaluate_adapter(base: Path, tuned: TunedModel, sft: Sft) -> Verdict:
     """Compare names, shapes and settings with the recipe's adapter. Fails if a LoRA-B is zero or a value is not
     finite."""
-    import torch
-    from safetensors.torch import load_file
-
+    tensors = _tensors_of(tuned.directory)
     expected = expected_lora_tensors(base, sft)
-    config = json.loads((tuned.directory / ADAPTER_CONFIG).read_bytes())
-    tensors = load_file(tuned.directory / ADAPTER_WEIGHTS)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-    norms = {name: float(tensor.float().norm()) for name, tensor in tensors.items() if ".lora_B." in name}
-    dead = sorted(name for name, norm in norms.items() if norm == 0)
-    not_finite = sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all()))
-    unlike = [
-        f"{name} is {config.get(name)} (recipe {value})"
-        for name, value in lora_settings(sft).items()
-        if config.get(name) != value
-    ]
+    wrong, dead, not_finite, unlike = _faults_of_adapter(tuned.directory, tensors, expected, sft)
+    norms = [float(tensor.float().norm()) for name, tensor in tensors.items() if ".lora_B." in name]
     settings = ", ".join(unlike) or f"rank {sft.rank}, alpha {sft.alpha} and scaling as in the recipe"
     return Verdict(
         bool(norms) and not (wrong or dead or not_finite or unlike),
-        f"{len(found)} of {len(expected)} tensors; {len(wrong)} missing, extra or of another shape; {len(dead)} LoRA-B "
-        f"of zeros; {len(not_finite)} not finite; {settings}.",
+        f"{len(tensors)} of {len(expected)} tensors; {len(wrong)} missing, extra or of another shape; {len(dead)} "
+        f"LoRA-B of zeros; {len(not_finite)} not finite; {settings}.",
         {
-            "tensors": len(found),
+            "tensors": len(tensors),
             "expected_tensors": len(expected),
             "wrong": wrong[:NAMES_IN_EVIDENCE],
             "zero_lora_b": dead[:NAMES_IN_EVIDENCE],
             "not_finite": not_finite[:NAMES_IN_EVIDENCE],
-            "smallest_lora_b_norm": min(norms.values()) if norms and not not_finite else 0.0,
+            "smallest_lora_b_norm": min(norms) if norms and not not_finite else 0.0,
         },
+    )
+
+
+def _tensors_of(directory: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    tensors: dict[str, Any] = load_file(directory / ADAPTER_WEIGHTS)
+    return tensors
+
+
+def _faults_of_adapter(
+    directory: Path, tensors: dict[str, Any], expected: dict[str, tuple[int, ...]], sft: Sft
+) -> tuple[list[str], list[str], list[str], list[str]]:
+    """Return the names of tensors that are missing, extra or of another shape, of LoRA-B of zeros, and of tensors that
+    are not finite; and the settings that differ from the recipe's."""
+    import torch
+
+    config = json.loads((directory / ADAPTER_CONFIG).read_bytes())
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    return (
+        sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)),
+        sorted(name for name, tensor in tensors.items() if ".lora_B." in name and float(tensor.float().norm()) == 0),
+        sorted(name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())),
+        [
+            f"{name} is {config.get(name)} (recipe {value})"
+            for name, value in lora_settings(sft).items()
+            if config.get(name) != value
+        ],
     )
 
 
@@ -372,7 +389,7 @@ def evaluate_base_digest(workplace: Workplace, artifact: Artifact, inputs: Input
     """
     directory = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
     descriptor = read_descriptor(inputs["base_model"])
-    trained_on = read_report(artifact).base_model
+    trained_on = read_report(artifact, TrainingReport).base_model
     on_disk = digest_of(descriptor["files"])  # each of them was just hashed and is the pinned one
     template = sha256(chat_template(directory).encode()).hexdigest()
     tuned = tuned_model(artifact)
@@ -416,12 +433,13 @@ def evaluate_told_apart(workplace: Workplace, artifact: Artifact, inputs: Inputs
     pairs = held_out_pairs(workplace.line, inputs[LEAKAGE_SAFE_SPLIT.kind])
     tokenizer = AutoTokenizer.from_pretrained(base)
     ends = read_descriptor(inputs["base_model"])["eos_ids"]
-    encoded = [encode(tokenizer, "reward", dict(row), ends) for row in pairs]
+    encoded = [encode(tokenizer, "reward", row, ends) for row in pairs]
     kept = [(row, pair) for row, pair in zip(encoded, pairs, strict=True) if row.longest <= section.max_length]
     workplace.progress(f"gate {TOLD_APART}: scoring {len(kept)} held-out pairs")
     with device_of_gate(workplace):
         scorer = read_scorer(base, artifact.path / REWARD_DIRECTORY, workplace.line.training.sft)
-        scores = scorer.pair_scores([row for row, _ in kept])
+        rows = [row for row, _ in kept]
+        scores = pair_scores(rows, scorer.scores([each for row in rows for each in row.completions]))
     wild = sum(not math.isfinite(each.margin) for each in scores)
     if wild or not scores:
         return Verdict(
@@ -479,18 +497,12 @@ def evaluate_complete(workplace: Workplace, artifact: Artifact, inputs: Inputs) 
 
 def _problems_of_weights(base: Path, directory: Path, line: Line) -> list[str]:
     import torch
-    from safetensors.torch import load_file
 
-    sft = line.training.sft
-    config: dict[str, Any] = json.loads((directory / ADAPTER_CONFIG).read_bytes())
-    tensors = load_file(directory / ADAPTER_WEIGHTS)
-    head = tensors.get(HEAD)
-    expected = expected_lora_tensors(base, sft)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items() if name != HEAD}
-    wrong = [name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)]
-    not_finite = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    dead = [name for name, tensor in tensors.items() if ".lora_B." in name and not bool(tensor.any())]
-    unlike = [name for name, value in lora_settings(sft).items() if config.get(name) != value]
+    sft, tensors = line.training.sft, _tensors_of(directory)
+    head = tensors.pop(HEAD, None)
+    wrong, dead, not_finite, unlike = _faults_of_adapter(directory, tensors, expected_lora_tensors(base, sft), sft)
+    if head is not None and not bool(torch.isfinite(head).all()):
+        not_finite.append(HEAD)
     return [
         *([f"{len(wrong)} tensors are missing, additional or of another shape"] if wrong else []),
         *(["it has no head of one score, or one of zeros"] if head is None or len(head) != 1 or not head.any() else []),

@@ -35,9 +35,7 @@ class GuardedTrainer:
 
     def add_hooks(self: Any, hooks: TrainerHooks) -> None:
         self.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes
-        self.add_callback(PlanCheck(self))
-        self.add_callback(StopOnRequest(self, hooks))
-        self.add_callback(StepProgress(self, hooks))
+        self.add_callback(_Steps(self, hooks))
 
     def create_accelerator_and_postprocess(self: Any) -> None:
         if self.job.devices.count > 1 and self.args.use_cpu:
@@ -64,40 +62,8 @@ class GuardedTrainer:
         """Write the method's own state into the checkpoint. By default there is none."""
 
 
-class PlanCheck(TrainerCallback):  # type: ignore[misc]
-    """A callback that raises if the number of steps differs from the plan's, because other batches would be trained."""
-
-    def __init__(self, trainer: Any) -> None:
-        self._trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        plan = self._trainer.plan
-        if state.max_steps != plan.steps:
-            raise TrainingFailed(
-                f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, and transformers counts "
-                f"{state.max_steps}. It would train other batches.",
-                "Install the pinned versions (requirements/). If they are installed, report this.",
-            )
-        self._trainer.first_step = state.global_step
-
-
-class StopOnRequest(TrainerCallback):  # type: ignore[misc]
-    """A callback that ends the training after the present step, with a checkpoint, once any process received a stop
-    request."""
-
-    def __init__(self, trainer: Any, hooks: TrainerHooks) -> None:
-        self._trainer = trainer
-        self._hooks = hooks
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
-        if state.global_step >= self._trainer.plan.steps:
-            control.should_save = False  # the result itself follows
-        elif self._trainer.any_process(self._hooks.should_stop()):
-            self._trainer.stop_requested = control.should_save = control.should_training_stop = True
-
-
-class StepProgress(TrainerCallback):  # type: ignore[misc]
-    """A callback that reports each step to the trainer's process."""
+class _Steps(TrainerCallback):  # type: ignore[misc]
+    """A callback that checks the number of steps, ends the training on request, and reports each step."""
 
     def __init__(self, trainer: Any, hooks: TrainerHooks) -> None:
         self._trainer = trainer
@@ -105,7 +71,22 @@ class StepProgress(TrainerCallback):  # type: ignore[misc]
         self._started = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        plan = self._trainer.plan
+        if state.max_steps != plan.steps:  # other batches would be trained
+            raise TrainingFailed(
+                f"The plan has {plan.steps} steps of {plan.units_a_step} rows or packs each, and transformers counts "
+                f"{state.max_steps}. It would train other batches.",
+                "Install the pinned versions (requirements/). If they are installed, report this.",
+            )
+        self._trainer.first_step = state.global_step
         self._started = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **named: Any) -> None:
+        """End the training after this step, with a checkpoint, once any process received a stop request."""
+        if state.global_step >= self._trainer.plan.steps:
+            control.should_save = False  # the result itself follows
+        elif self._trainer.any_process(self._hooks.should_stop()):
+            self._trainer.stop_requested = control.should_save = control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **named: Any) -> None:
         if "loss" not in logs:

@@ -1,8 +1,7 @@
 """Guard the model before, during and after a training. A failed check raises TrainingFailed."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -11,7 +10,7 @@ from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import Countdown, and_more, counted
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.training.forward import Batch, packed, token_log_probabilities
+from sovereign_pipeline.training.forward import Batch, in_evaluation_mode, packed, token_log_probabilities
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import fused_experts
 from sovereign_pipeline.training.rows import Completion, EncodedRow
@@ -123,12 +122,10 @@ def check_rows_are_kept_apart(model: Any, rows: Sequence[EncodedRow], precision:
     Two packed rows must have the log-probabilities of each row alone, and the second row's must not depend on the
     first.
     """
-    import torch
-
     first, second = _two_ordinary(rows, max_length)
     front, behind = first.completions[0], second.completions[0]
     another = Completion(front.prompt_ids[::-1], front.reply_ids[::-1])
-    with _in_evaluation_mode(model), torch.no_grad():
+    with in_evaluation_mode(model):
         inputs = _on_device(model, [front, behind])
         together = token_log_probabilities(model, inputs)
         from_alone = (together - token_log_probabilities(model, inputs, together=False)).abs()
@@ -219,7 +216,7 @@ def _loss(model: Any, rows: Sequence[EncodedRow], countdown: Countdown | None = 
     import torch
 
     found: list[Any] = []
-    with _in_evaluation_mode(model), torch.no_grad():
+    with in_evaluation_mode(model):
         for row in rows:
             found.append(token_log_probabilities(model, _on_device(model, [row.completions[0]])))
             if countdown is not None:
@@ -229,14 +226,3 @@ def _loss(model: Any, rows: Sequence[EncodedRow], countdown: Countdown | None = 
 
 def _on_device(model: Any, completions: Sequence[Completion]) -> Batch:
     return {name: tensor.to(model.device) for name, tensor in packed(completions).items()}
-
-
-@contextmanager
-def _in_evaluation_mode(model: Any) -> Iterator[None]:
-    """Switch the model to evaluation mode. Without dropout no random number is drawn."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

@@ -224,10 +224,6 @@ class Step:
     """Estimate of the remaining seconds."""
 
 
-def _never() -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class TrainerHooks:
     """The functions that the training loop calls in the trainer's process."""
@@ -235,7 +231,7 @@ class TrainerHooks:
     on_step: Callable[[Step], None]
     progress: Callable[[str], None]
     """Function for messages to people; it never gets document text."""
-    should_stop: Callable[[], bool] = _never
+    should_stop: Callable[[], bool] = lambda: False
     """Function that returns whether a stop was requested. The training then saves a checkpoint and ends."""
 
 

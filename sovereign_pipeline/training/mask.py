@@ -11,6 +11,7 @@ from sovereign_pipeline.dataset.jsonl import LABEL_ROWS, PREFERENCE_ROWS, TRAINI
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, tokenizer_digests
 from sovereign_pipeline.policy.rlhf import Tuning
+from sovereign_pipeline.policy.training import Training
 from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.training.rows import Completion, EncodedRow, encode
 
@@ -65,16 +66,6 @@ class MaskedRow:
     """Completions: one, or chosen and rejected."""
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """One dataset of the line, with the recipe's settings for training on it."""
-
-    stage: Stage
-    file: str
-    method: str
-    tuning: Tuning
-
-
 def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
     """Decode a row of the line's current datasets as the trainer encodes it. Without `row_id`: the first row of
     training_dataset.
@@ -84,42 +75,42 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
     """
     tokenizer_digests(workplace)
     tokenizer, ends = BaseTokenizer(workplace).loaded
-    made = [
-        (rows, ref)
-        for rows in _rows_of(workplace)
-        if (ref := workplace.store.current(workplace.line.line, rows.stage.kind)) is not None
-    ]
-    for rows, ref in made:
+    made = []
+    for stage, file, method, tuning in _datasets(workplace.line.training):
+        ref = workplace.store.current(workplace.line.line, stage.kind)
+        if ref is None:
+            continue
+        made.append(ref.kind)
         artifact = workplace.store.open(ref)
-        if rows.file not in {entry.path for entry in artifact.manifest.files}:
+        if file not in {entry.path for entry in artifact.manifest.files}:
             continue  # made for another preference method of an earlier recipe
-        for row in read_jsonl(artifact.file(rows.file)):
+        for row in read_jsonl(artifact.file(file)):
             if row_id in (None, row["id"]):
-                origin = f"{rows.file} of the line's current {ref.kind} {short(ref.digest)}"
-                if artifact.manifest.producer.config_sha256 != digest_of(rows.stage.config_at(workplace)):
+                origin = f"{file} of the line's current {ref.kind} {short(ref.digest)}"
+                if artifact.manifest.producer.config_sha256 != digest_of(stage.config_at(workplace)):
                     origin += ", which was made from another recipe; run the line to make it again"
-                encoded = encode(tokenizer, rows.method, row, sorted(ends))
-                return MaskedRow(encoded.id, origin, tuple(_masked(tokenizer, ends, encoded, rows.tuning)))
+                encoded = encode(tokenizer, method, row, sorted(ends))
+                return MaskedRow(encoded.id, origin, tuple(_masked(tokenizer, ends, encoded, tuning)))
     if made or row_id is not None:
         raise NotFoundError(
             f"Line {workplace.line.line}: row '{row_id or ''}' is in no dataset of the trainer ("
-            f"{', '.join(ref.kind for _, ref in made) or 'none has been made yet'}). Held-out and quarantined rows are "
+            f"{', '.join(made) or 'none has been made yet'}). Held-out and quarantined rows are "
             f"in none.",
             "Run the line to make its datasets." if not made else "Check the id.",
             act="run_line",
             line=workplace.line.line,
         )
-    encoded = encode(tokenizer, "sft", dict(sft_row(_SAMPLE, workplace.line.training.instruction)), sorted(ends))
+    encoded = encode(tokenizer, "sft", sft_row(_SAMPLE, workplace.line.training.instruction), sorted(ends))
     origin = "an invented document with the line's instruction: the line has no training_dataset yet"
     return MaskedRow(encoded.id, origin, tuple(_masked(tokenizer, ends, encoded, workplace.line.training.sft)))
 
 
-def _rows_of(workplace: Workplace) -> Iterator[_Rows]:
-    training = workplace.line.training
-    yield _Rows(TRAINING_DATASET, TRAINING_ROWS, "sft", training.sft)
+def _datasets(training: Training) -> Iterator[tuple[Stage, str, str, Tuning]]:
+    """Yield the stage of each dataset, the file of its rows, and the method and section of the training on them."""
+    yield TRAINING_DATASET, TRAINING_ROWS, "sft", training.sft
     if training.preference is not None:
         file = LABEL_ROWS if training.preference.method == "kto" else PREFERENCE_ROWS
-        yield _Rows(PREFERENCE_DATASET, file, training.preference.method, training.preference)
+        yield PREFERENCE_DATASET, file, training.preference.method, training.preference
 
 
 def _masked(tokenizer: Any, ends: frozenset[int], row: EncodedRow, tuning: Tuning) -> Iterator[MaskedCompletion]:

@@ -1,7 +1,7 @@
 """The records of a training: `report.json`, `rlhf.json` and the lines of `training_log.jsonl`."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -153,13 +153,16 @@ class LoggedStep(Frozen):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-def read_report(artifact: Artifact) -> TrainingReport:
-    """Read the report of a sft_adapter or aligned_adapter. Raises IntegrityError if it is invalid."""
+Report = TypeVar("Report", bound=Frozen)
+
+
+def read_report(artifact: Artifact, kind: type[Report]) -> Report:
+    """Read `report.json` of an artifact of training. Raises IntegrityError if it is invalid."""
     try:
-        return TrainingReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
+        return kind.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
     except ValueError:
         raise IntegrityError(
-            f"{artifact.path}: {REPORT_FILE} is no report of a training.", f"Materialize {artifact.ref.kind} again."
+            f"{artifact.path}: {REPORT_FILE} is no {kind.__name__}.", f"Materialize {artifact.ref.kind} again."
         ) from None
 
 

@@ -17,7 +17,7 @@ from sovereign_pipeline.policy.training import Sft
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.forward import passes_in
 from sovereign_pipeline.training.models import read_base
-from sovereign_pipeline.training.report import REPORT_FILE, BaseModelIdentity, Libraries
+from sovereign_pipeline.training.report import BaseModelIdentity, Libraries, read_report
 from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline.training.tuned_model import ADAPTER_WEIGHTS
 
@@ -174,12 +174,7 @@ class RewardReport(Frozen):
 
 def read_reward_report(artifact: Artifact) -> RewardReport:
     """Read the report of a reward_model. Raises IntegrityError if it is invalid."""
-    try:
-        return RewardReport.model_validate_json(artifact.file(REPORT_FILE).read_bytes())
-    except ValueError:
-        raise IntegrityError(
-            f"{artifact.path}: {REPORT_FILE} is no report of a reward model.", "Materialize reward_model again."
-        ) from None
+    return read_report(artifact, RewardReport)
 
 
 REWARD_DIRECTORY = "reward"
@@ -214,13 +209,13 @@ class Scorer:
                 found.append(float(hidden.last_hidden_state[0, -1].float() @ self.head.float()))
         return found
 
-    def pair_scores(self, rows: Sequence[EncodedRow]) -> list[PairScore]:
-        """Score the chosen and the rejected reply of each row."""
-        scores = self.scores([each for row in rows for each in row.completions])
-        return [
-            PairScore(id=row.id, chosen=chosen, rejected=rejected)
-            for row, chosen, rejected in zip(rows, scores[0::2], scores[1::2], strict=True)
-        ]
+
+def pair_scores(rows: Sequence[EncodedRow], scores: Sequence[float]) -> list[PairScore]:
+    """Return the scores of each row. scores: of its chosen and its rejected reply, row by row."""
+    return [
+        PairScore(id=row.id, chosen=chosen, rejected=rejected)
+        for row, chosen, rejected in zip(rows, scores[0::2], scores[1::2], strict=True)
+    ]
 
 
 def read_scorer(base: Path, directory: Path, sft: Sft) -> Scorer:

@@ -9,12 +9,13 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, cast, overload
+from typing import Any, overload
 
 from sovereign_pipeline.base.errors import TrainingFailed, WorkerKilled
 from sovereign_pipeline.base.files import digest_of
@@ -22,12 +23,14 @@ from sovereign_pipeline.base.processes import silence
 from sovereign_pipeline.base.settings import go_offline
 from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.base.workers import WorkerPool
-from sovereign_pipeline.dataset.jsonl import LabelRow, PreferenceRow, SftRow, user_message
+from sovereign_pipeline.dataset.jsonl import user_message
 from sovereign_pipeline.training.job import TrainingJob
 
 IGNORED = -100
 """Label that PyTorch's cross entropy ignores."""
 IDS_IN_A_MESSAGE = 5
+PAIR = ("chosen", "rejected")
+"""Columns of a pair's replies."""
 SUPERVISED_SHARE = (0.01, 0.97)
 """Allowed range of the supervised share of tokens. Below it, nearly all computation is spent on unsupervised tokens.
 Above it, prompts are most likely supervised too."""
@@ -88,31 +91,14 @@ class RowsForTraining:
     stop."""
 
 
-def encode_sft(tokenizer: Any, row: SftRow, eos_ids: Sequence[int]) -> EncodedRow:
-    prompt = user_message(row["instruction"], row["input"])
-    return EncodedRow(row["id"], (_complete(tokenizer, row["id"], prompt, row["output"], eos_ids),))
-
-
-def encode_preference(tokenizer: Any, row: PreferenceRow, eos_ids: Sequence[int]) -> EncodedRow:
-    return EncodedRow(
-        row["id"],
-        tuple(
-            _complete(tokenizer, row["id"], row["prompt"], reply, eos_ids) for reply in (row["chosen"], row["rejected"])
-        ),
-    )
-
-
-def encode_label(tokenizer: Any, row: LabelRow, eos_ids: Sequence[int]) -> EncodedRow:
-    completion = _complete(tokenizer, row["id"], row["prompt"], row["completion"], eos_ids)
-    return EncodedRow(row["id"], (completion,), row["label"])
-
-
-def encode(tokenizer: Any, method: str, row: dict[str, object], eos_ids: Sequence[int]) -> EncodedRow:
+def encode(tokenizer: Any, method: str, row: Mapping[str, Any], eos_ids: Sequence[int]) -> EncodedRow:
+    """Encode a row of a dataset. The method decides its form: SftRow, LabelRow (kto), or PreferenceRow."""
     if method == "sft":
-        return encode_sft(tokenizer, cast(SftRow, row), eos_ids)
-    if method == "kto":
-        return encode_label(tokenizer, cast(LabelRow, row), eos_ids)
-    return encode_preference(tokenizer, cast(PreferenceRow, row), eos_ids)
+        prompt, replies = user_message(row["instruction"], row["input"]), [row["output"]]
+    else:
+        prompt, replies = row["prompt"], [row[name] for name in (["completion"] if method == "kto" else PAIR)]
+    completions = (encode_completion(tokenizer, row["id"], prompt, reply, eos_ids) for reply in replies)
+    return EncodedRow(row["id"], tuple(completions), row.get("label"))
 
 
 def exchanged(rows: Sequence[EncodedRow]) -> list[Completion]:
@@ -159,7 +145,8 @@ def guard(rows: Sequence[EncodedRow], max_length: int, max_cut_share: float, eos
             act="show_mask",
             file="RECIPE",
         )
-    alike = [row.id for row in rows if len(row.completions) == 2 and _alike(*row.completions)]
+    pairs = ((row.id, *row.completions) for row in rows if len(row.completions) == 2)
+    alike = [row_id for row_id, chosen, rejected in pairs if chosen.reply_ids == rejected.reply_ids]
     if alike:
         raise TrainingFailed(
             f"In {len(alike)} pairs chosen and rejected are the same tokens (rows {_some(alike)}).",
@@ -207,7 +194,7 @@ def pack(rows: Sequence[EncodedRow], max_length: int) -> list[list[EncodedRow]]:
     return packs
 
 
-def _complete(tokenizer: Any, row_id: str, prompt: str, reply: str, eos_ids: Sequence[int]) -> Completion:
+def encode_completion(tokenizer: Any, row_id: str, prompt: str, reply: str, eos_ids: Sequence[int]) -> Completion:
     """Encode with the chat template. Tokens that it adds after the end of the turn are excluded from the reply."""
     asked = [{"role": "user", "content": prompt}]
     answered = [*asked, {"role": "assistant", "content": reply}]
@@ -222,10 +209,6 @@ def _complete(tokenizer: Any, row_id: str, prompt: str, reply: str, eos_ids: Seq
     reply_ids = ids[len(prompt_ids) :]
     ends = [place for place, token in enumerate(reply_ids) if token in eos_ids]
     return Completion(prompt_ids, reply_ids[: ends[-1] + 1] if ends else reply_ids)
-
-
-def _alike(chosen: Completion, rejected: Completion) -> bool:
-    return chosen.reply_ids == rejected.reply_ids
 
 
 def _some(ids: Sequence[str]) -> str:
@@ -371,40 +354,32 @@ def _encoded_batches(job: TrainingJob, dataset: Path, tokenizer: Any, count: int
     with dataset.open(encoding="utf-8", newline="\n") as lines:
         batches = iter(lambda: list(islice(lines, ROWS_A_BATCH)), [])
         if workers < 2:
-            yield from map(_Encoder(tokenizer, job.method, job.eos_ids).table, batches)
+            yield from map(partial(_table, tokenizer, job.method, job.eos_ids), batches)
             return
         # Workers are spawned. datasets would fork, and a forked worker would hold this process's locks after its end.
         with WorkerPool(workers, _begin_worker, job.base_model, job.method, job.eos_ids) as pool:
             yield from pool.over(batches, _encode_in_worker)
 
 
-@dataclass(frozen=True)
-class _Encoder:
-    """An encoder of a dataset's lines."""
+def _table(tokenizer: Any, method: str, eos_ids: tuple[int, ...], lines: list[str]) -> Any:
+    """Encode lines of a dataset, at least one, as an Arrow table."""
+    import pyarrow
 
-    tokenizer: Any
-    method: str
-    eos_ids: tuple[int, ...]
-
-    def table(self, lines: list[str]) -> Any:
-        """Return an Arrow table of the rows, at least one."""
-        import pyarrow
-
-        rows = [encode(self.tokenizer, self.method, json.loads(line), self.eos_ids) for line in lines]
-        token_ids = pyarrow.list_(pyarrow.int32())
-        columns = {
-            "id": pyarrow.array([row.id for row in rows], pyarrow.string()),
-            "desirable": pyarrow.array([row.desirable for row in rows], pyarrow.bool_()),
-            "prompt_ids": pyarrow.array([row.completions[0].prompt_ids for row in rows], token_ids),
-        }
-        for place, name in enumerate(REPLIES[: len(rows[0].completions)]):
-            columns[name] = pyarrow.array([row.completions[place].reply_ids for row in rows], token_ids)
-        return pyarrow.table(columns)
+    rows = [encode(tokenizer, method, json.loads(line), eos_ids) for line in lines]
+    token_ids = pyarrow.list_(pyarrow.int32())
+    columns = {
+        "id": pyarrow.array([row.id for row in rows], pyarrow.string()),
+        "desirable": pyarrow.array([row.desirable for row in rows], pyarrow.bool_()),
+        "prompt_ids": pyarrow.array([row.completions[0].prompt_ids for row in rows], token_ids),
+    }
+    for place, name in enumerate(REPLIES[: len(rows[0].completions)]):
+        columns[name] = pyarrow.array([row.completions[place].reply_ids for row in rows], token_ids)
+    return pyarrow.table(columns)
 
 
 # --- in a worker process ---------------------------------------------------------------------------------------------
 
-_encoder: _Encoder  # set by `_begin_worker`, once in each process
+_encoder: Callable[[list[str]], Any]  # set by `_begin_worker`, once in each process
 
 
 def _begin_worker(base_model: Path, method: str, eos_ids: tuple[int, ...]) -> None:
@@ -414,8 +389,8 @@ def _begin_worker(base_model: Path, method: str, eos_ids: tuple[int, ...]) -> No
     silence()
     from transformers import AutoTokenizer
 
-    _encoder = _Encoder(AutoTokenizer.from_pretrained(base_model), method, eos_ids)
+    _encoder = partial(_table, AutoTokenizer.from_pretrained(base_model), method, eos_ids)
 
 
 def _encode_in_worker(lines: list[str]) -> Any:
-    return _encoder.table(lines)
+    return _encoder(lines)

@@ -336,10 +336,6 @@ def _adapter_shape(line: Line) -> Config:
     return line.training.sft.model_dump(mode="json", include=_SHAPE)
 
 
-def _adapter_held(line: Line) -> Config:
-    return line.training.sft.model_dump(mode="json", include={"adapter", "precision"})
-
-
 def _compares_authors(line: Line) -> bool:
     """Return whether the step compares authors with those of a parent adapter. The trainer does not, because scrubbed
     text names no author."""
@@ -356,7 +352,7 @@ _ADAPTER_GATES = (
         question="Does every row end in a supervised end-of-turn token, and did the model learn to stop?",
         code_version="3",
         evaluate=gates.evaluate_end_of_turn,
-        config=_adapter_held,
+        config=lambda line: line.training.sft.model_dump(mode="json", include={"adapter", "precision"}),
     ),
     Gate(
         name=gates.ADAPTER_NON_ZERO,

@@ -12,7 +12,7 @@ from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
 from sovereign_pipeline.dataset.tokens import BaseTokenizer, TokenCounts, tokenizer_digests
 from sovereign_pipeline.split import HELD_OUT, TRAIN
-from sovereign_pipeline.training.rows import encode_sft
+from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.dataset.chain import card_of, dataset_stage, split_of
 from sovereign_pipeline_tests.split.chain import documents_of, materialize
@@ -59,7 +59,7 @@ def test_a_length_is_that_of_the_trainers_own_encoding(
 ) -> None:
     loaded, ends = tokenizer.loaded
     encoded = [
-        encode_sft(loaded, {"id": "R-1", "instruction": "", "input": asked, "output": reply}, sorted(ends)).longest
+        encode(loaded, "sft", {"id": "R-1", "instruction": "", "input": asked, "output": reply}, sorted(ends)).longest
         for asked, reply in exchanges
     ]
     assert tokenizer.lengths(exchanges) == encoded

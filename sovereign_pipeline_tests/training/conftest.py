@@ -1,26 +1,25 @@
 """A tiny random Llama with a tokenizer trained on invented words, jobs that train it, and a recipe for it."""
 
 import json
+import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 
-from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.policy.training import Preference, Sft
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.training.job import TrainingJob
-from sovereign_pipeline.training.report import TRAINING_LIBRARIES, TrainingReport
+from sovereign_pipeline.training.report import TrainingReport
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.tiny_model import EOS_ID, TEMPLATE, save_tiny_model
+from sovereign_pipeline_tests.tiny_model import EOS_ID, TEMPLATE, save_tiny_model, write_card
 
 if TYPE_CHECKING:
-    from sovereign_pipeline_tests.training.methods.trl_runs import Whole
+    from sovereign_pipeline_tests.training.methods.rewarded import Whole
 
 WORDS = ("harbour lamp mooring permit fee officer pier chain buoy net boat rope tide").split()  # noqa: SIM905
 
@@ -65,48 +64,10 @@ def labels(count: int) -> list[dict[str, Any]]:
 
 def a_report(base_model: Artifact) -> str:
     """`report.json` of a training on this base model, for adapters that are trained by hand."""
+    stored = json.loads(Path(__file__).with_name("report.json").read_bytes())
     descriptor = read_descriptor(base_model)
-    keys = ("name", "digest", "chat_template_sha256")
-    report = TrainingReport.model_validate(
-        {
-            "method": "sft",
-            "adapter": "lora",
-            "steps": 1,
-            "rows": 1,
-            "tokens": 2,
-            "supervised_share": 0.5,
-            "rows_cut": 0,
-            "units_left_out": 0,
-            "first_loss": 2.0,
-            "last_loss": 1.0,
-            "trainable_parameters": 1,
-            "optimizer": "torch.optim.adamw.AdamW",
-            "optimizer_paged": False,
-            "learning_rate": 1e-3,
-            "scheduler": "cosine",
-            "precision": "float32",
-            "base_held_as": "float32",
-            "trained_in": "float32",
-            "attention": "sdpa",
-            "device": "cpu",
-            "devices": 1,
-            "threads": 1,
-            "seed": 7,
-            "data_order_sha256": "0" * 64,
-            "libraries": dict.fromkeys(TRAINING_LIBRARIES, "1.0"),
-            "base_model": {key: descriptor[key] for key in keys},
-            "tokens_trained": 2,
-            "rows_cut_ids": [],
-            "weight_decay": 0.0,
-            "betas": [0.9, 0.999],
-            "gradient_checkpointing": False,
-            "packing": True,
-            "sharding": None,
-            "probe_loss_before": 2.0,
-            "probe_loss_after": 1.0,
-        }
-    )
-    return report.model_dump_json()
+    of_base = {key: descriptor[key] for key in ("name", "digest", "chat_template_sha256")}
+    return TrainingReport.model_validate({**stored, "method": "sft", "base_model": of_base}).model_dump_json()
 
 
 @pytest.fixture(scope="session")
@@ -179,20 +140,8 @@ def make_session_job(tiny_model: Path) -> JobMaker:
 @pytest.fixture
 def directory(institution: DemoInstitution, tiny_model: Path) -> Path:
     """A copy of the tiny model, with its card, and a recipe that trains on it."""
-    directory = institution.root / "mirror" / "tiny"
-    directory.mkdir(parents=True)
-    for file in tiny_model.iterdir():
-        (directory / file.name).write_bytes(file.read_bytes())
-    card = {
-        "name": "tiny",
-        "licence": "own",
-        "classification": "PUBLIC",
-        "source": {"directory": str(directory)},
-        "files": {file.name: file_sha256(file) for file in directory.iterdir()},
-    }
-    models = institution.settings.data / "models"
-    models.mkdir(parents=True)
-    (models / "tiny.yaml").write_text(yaml.safe_dump(card))
+    directory = Path(shutil.copytree(tiny_model, institution.root / "mirror" / "tiny"))
+    write_card(institution.settings.data, "tiny", directory)
     sft = {
         "rank": 4,
         "alpha": 8,
@@ -204,6 +153,12 @@ def directory(institution: DemoInstitution, tiny_model: Path) -> Path:
     }
     institution.recipe["training"]["sft"] = sft
     return directory
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Outputs of trainings that chains share; see `Chain`."""
+    return tmp_path_factory.mktemp("kept")
 
 
 @pytest.fixture(scope="session")
@@ -255,16 +210,14 @@ def reward_model(tmp_path_factory: pytest.TempPathFactory, make_session_job: Job
 
 
 @pytest.fixture(scope="session")
-def rloo(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker, parent: Path) -> "Whole":
-    from sovereign_pipeline_tests.training.methods.trl_runs import whole_training
+def trained_by(
+    tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker, parent: Path
+) -> Callable[[str], "Whole"]:
+    """`trained_by("ppo")`: a training by this algorithm that nothing interrupted, once a session."""
+    from sovereign_pipeline_tests.training.methods.rewarded import whole_training
 
-    directory = tmp_path_factory.mktemp("rloo")
-    return whole_training(lambda *given: make_session_job(directory, *given), parent, "rloo")
+    @cache
+    def train_once(algorithm: str) -> "Whole":
+        return whole_training(partial(make_session_job, tmp_path_factory.mktemp(algorithm)), parent, algorithm)
 
-
-@pytest.fixture(scope="session")
-def grpo(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker, parent: Path) -> "Whole":
-    from sovereign_pipeline_tests.training.methods.trl_runs import whole_training
-
-    directory = tmp_path_factory.mktemp("grpo")
-    return whole_training(lambda *given: make_session_job(directory, *given), parent, "grpo")
+    return train_once

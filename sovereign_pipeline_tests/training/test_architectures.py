@@ -9,7 +9,6 @@ What transformers 5.24 and peft 0.21 lack, as seen here:
 - Gemma 2 has no scaled-dot-product attention there, so it does not load and is no family of this test.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,13 +19,12 @@ import pytest
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.training.forward import packed, passes_in, reply_log_probabilities, row_lengths, use_row_by_row
 from sovereign_pipeline.training.guards import check_rows_are_kept_apart
-from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
-from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline_tests.families import PACKED, configuration
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters, pairs
+from sovereign_pipeline_tests.training.trainings import learn, load, logit_change, logits, losses, run
 
 pytestmark = pytest.mark.slow
 
@@ -50,38 +48,6 @@ def families(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Mapp
     return directories
 
 
-def run(job: TrainingJob) -> list[str]:
-    told: list[str] = []
-    train(job, TrainerHooks(on_step=lambda step: None, progress=told.append))
-    return told
-
-
-def losses(job: TrainingJob) -> list[float]:
-    return [json.loads(line)["loss"] for line in (job.output / "training_log.jsonl").read_text().splitlines()]
-
-
-def load(directory: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(directory, dtype="float32", attn_implementation="sdpa").eval()
-
-
-def logits(model: Any) -> Any:
-    import torch
-
-    with torch.no_grad():
-        return model(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
-
-
-def adapted(base: Path, adapter: Path) -> float:
-    """How far the adapter, put by PEFT on a fresh base, moves a logit."""
-    from peft import PeftModel
-
-    model = load(base)
-    before = logits(model)
-    return float((logits(PeftModel.from_pretrained(model, str(adapter)).eval()) - before).abs().max())
-
-
 FEW_STEPS = {"max_steps": 6, "epochs": 6, "max_length": 128}
 
 
@@ -95,7 +61,7 @@ def test_lora_reaches_every_linear_layer_learns_and_loads_back(
     run(job)
     curve = losses(job)
     assert len(curve) == 6 and curve[-1] < 0.95 * curve[0]
-    assert adapted(families[name], job.output / "adapter") > 1e-2
+    assert logit_change(families[name], job.output / "adapter") > 1e-2
     tensors = load_file(job.output / "adapter" / "adapter_model.safetensors")
     modules = {tensor.removesuffix(".lora_B.weight") for tensor in tensors if tensor.endswith(".lora_B.weight")}
     ends = configuration(name)[1]
@@ -209,10 +175,10 @@ def test_the_cap_on_gemmas_logits_counts(families: Mapping[str, Path], name: str
 @pytest.mark.parametrize("name", ["gemma3", "gemma4_moe", "qwen3", "mixtral", "falcon"])
 def test_qlora_trains_on_the_base_in_nf4(make_job: JobMaker, families: Mapping[str, Path], name: str) -> None:
     job = make_job(name, letters(16), sft={**FEW_STEPS, "adapter": "qlora"}, base_model=families[name])
-    told = run(job)
+    told = learn(job)
     curve = losses(job)
     assert curve[-1] < 0.95 * curve[0]
-    assert adapted(families[name], job.output / "adapter") > 1e-2
+    assert logit_change(families[name], job.output / "adapter") > 1e-2
     assert any("experts" in message for message in told) == (name in ("gemma4_moe", "mixtral"))
 
 
@@ -240,7 +206,7 @@ def test_dpo_goes_on_from_the_adapter(make_job: JobMaker, families: Mapping[str,
     run(job)
     curve = losses(job)
     assert curve[0] == pytest.approx(0.6931, abs=1e-3) and curve[-1] < 0.65
-    assert adapted(families[name], job.output / "adapter") > 1e-2
+    assert logit_change(families[name], job.output / "adapter") > 1e-2
 
 
 @pytest.mark.parametrize("name", PACKED)
@@ -279,7 +245,7 @@ def test_falcon_h1_trains_one_row_at_a_time(make_job: JobMaker, families: Mappin
     run(job)
     curve = losses(job)
     assert curve[-1] < 0.95 * curve[0]
-    assert adapted(base, job.output / "adapter") > 1e-2
+    assert logit_change(base, job.output / "adapter") > 1e-2
 
 
 def test_an_adapter_that_peft_cannot_put_on_is_refused_with_its_reason(

@@ -2,7 +2,6 @@
 process may be killed at any step: `test_worker.py`."""
 
 import errno
-import json
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +11,10 @@ import pytest
 
 from sovereign_pipeline.base import text
 from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
-from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
+from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
 from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
+from sovereign_pipeline_tests.training.trainings import files, learn, report, run, stopped
 
 pytestmark = pytest.mark.slow
 
@@ -22,27 +22,8 @@ EVERY_STEP = {"every_steps": 1, "keep": 2}
 SFT = {"dropout": 0.1, "max_steps": 5, "epochs": 5}
 
 
-def run(job: TrainingJob, stop_after: int | None = None) -> list[str]:
-    """What was told. stop_after: the step during which somebody asks for an end."""
-    told: list[str] = []
-    steps: list[Step] = []
-    # A step is reported after it was asked whether to stop behind it.
-    train(job, TrainerHooks(steps.append, told.append, should_stop=lambda: len(steps) + 1 == stop_after))
-    return told
-
-
-def stopped(job: TrainingJob, after: int) -> TrainingJob:
-    with pytest.raises(TrainingFailed, match=rf"stopped, as requested, at step {after} of "):
-        run(job, after)
-    return job
-
-
 def checkpoints(job: TrainingJob) -> list[str]:
     return sorted(path.name for path in job.checkpoint_directory.iterdir())
-
-
-def files(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +46,7 @@ def test_a_training_in_bfloat16_resumes_to_the_same_bytes(make_job: JobMaker) ->
     narrow = {**SFT, "precision": "bfloat16"}
     never, once = (make_job(name, letters(12), sft=narrow, checkpoints=EVERY_STEP) for name in ("never", "once"))
     run(never)
-    assert "resuming from step-00000003" in run(stopped(once, after=3))
+    assert "resuming from step-00000003" in learn(stopped(once, after=3))
     assert files(once.output) == files(never.output)
 
 
@@ -102,7 +83,7 @@ def test_the_checkpoint_before_a_damaged_one_serves(
 ) -> None:
     job = stopped(make_job("damaged", letters(12), sft=SFT, checkpoints=EVERY_STEP), after=3)
     damage(job.checkpoint_directory / "step-00000003")
-    told = run(job)
+    told = learn(job)
     assert f"skipping step-00000003: {named} is damaged" in told
     assert "resuming from step-00000002" in told
     assert files(job.output) == whole
@@ -112,7 +93,7 @@ def test_when_all_are_damaged_the_training_starts_anew(make_job: JobMaker, whole
     job = stopped(make_job("damaged", letters(12), sft=SFT, checkpoints=EVERY_STEP), after=3)
     for checkpoint in job.checkpoint_directory.iterdir():
         cut_short(checkpoint)
-    told = run(job)
+    told = learn(job)
     assert sum("is damaged" in message for message in told) == 2
     assert (
         not any("resuming" in message for message in told)
@@ -126,7 +107,7 @@ def test_what_is_written_outlives_a_damaged_one_of_a_later_step(make_job: JobMak
     cut_short(job.checkpoint_directory / "step-00000004")
     stopped(job, after=2)
     assert checkpoints(job) == ["step-00000002"]
-    assert "resuming from step-00000002" in run(job)
+    assert "resuming from step-00000002" in learn(job)
     assert files(job.output) == whole
 
 
@@ -178,7 +159,7 @@ def test_a_disk_that_fills_stops_with_what_stands_and_the_next_run_goes_on(
         with pytest.raises(TrainingFailed, match=r"of step 3 was not written \(No space left.*step-00000002 is kept"):
             run(job)
     assert checkpoints(job) == ["step-00000001", "step-00000002"] and not job.output.exists()
-    assert "resuming from step-00000002" in run(job)
+    assert "resuming from step-00000002" in learn(job)
     assert files(job.output) == whole
 
 
@@ -215,8 +196,8 @@ def test_preferences_go_on_to_the_same_bytes_with_the_kept_references(make_job: 
         for name in ("one", "two")
     )
     run(one)
-    told = run(stopped(two, after=2))
+    told = learn(stopped(two, after=2))
     assert "resuming from step-00000002" in told
     assert any("cached" in message for message in told)
     assert files(one.output) == files(two.output)
-    assert json.loads((two.output / "report.json").read_bytes())["steps"] == 4
+    assert report(two)["steps"] == 4

@@ -8,13 +8,11 @@ import pytest
 
 from sovereign_pipeline.base import text
 from sovereign_pipeline.training import gates
-from sovereign_pipeline.training.job import TrainerHooks
-from sovereign_pipeline.training.methods import train
-from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.tiny_model import EOS_ID
-from sovereign_pipeline_tests.training.chain import Chain, Tamper, write_card
+from sovereign_pipeline_tests.tiny_model import EOS_ID, write_card
+from sovereign_pipeline_tests.training.chain import Chain, Tamper
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
+from sovereign_pipeline_tests.training.trainings import run
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +46,7 @@ def base_that_stops(directory: Path, make_job: JobMaker) -> Path:
     from transformers import AutoModelForCausalLM
 
     job = make_job("learns to stop", letters(16), sft={"epochs": 12})
-    train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
+    run(job)
     base = AutoModelForCausalLM.from_pretrained(directory, dtype="float32")
     merged: Any = PeftModel.from_pretrained(base, str(job.output / "adapter"))
     merged.merge_and_unload().save_pretrained(directory)
@@ -58,7 +56,7 @@ def base_that_stops(directory: Path, make_job: JobMaker) -> Path:
 def test_an_adapter_that_was_pushed_away_from_the_end_of_turn_is_refused(
     institution: DemoInstitution, base_that_stops: Path
 ) -> None:
-    write_card(institution, base_that_stops)
+    write_card(institution.settings.data, "tiny", base_that_stops)
     chain = Chain(institution.workplace())
     evidence = chain.make(chain.sft)["end_of_turn_trained"].evidence
     assert evidence["stop_rate_base"] == evidence["stop_rate_adapter"] == 1.0
@@ -88,8 +86,6 @@ def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
     institution.recipe["training"]["sft"] = sft
     chain = Chain(institution.workplace())
     chain.make(chain.sft)
-    artifact = chain.workplace.store.open(chain.refs["sft_adapter"])
-    inputs = {kind: chain.workplace.store.open_input(artifact.manifest, kind) for kind in artifact.manifest.inputs}
     asked = set()
 
     def generate(model: Any, *arguments: Any, **named: Any) -> Any:
@@ -99,13 +95,12 @@ def test_the_end_of_turn_is_asked_of_models_read_as_they_were_trained(
 
     of_llama = LlamaForCausalLM.generate
     monkeypatch.setattr(LlamaForCausalLM, "generate", generate)
-    gate = next(each for each in SFT_ADAPTER.gates if each.name == "end_of_turn_trained")
-    verdict = gate.evaluate(chain.workplace, artifact, inputs)
+    verdict = chain.gate("end_of_turn_trained", chain.refs["sft_adapter"])
     assert verdict.passed and asked == {precision}
     if adapter == "qlora":
         asked.clear()
         monkeypatch.setattr(gates, "available_memory", lambda: (1_000, "cpu"))
-        assert gate.evaluate(chain.workplace, artifact, inputs) == verdict
+        assert chain.gate("end_of_turn_trained", chain.refs["sft_adapter"]) == verdict
         assert asked == {"nf4"}
 
 

@@ -1,7 +1,6 @@
 """Each guard stops a training with its fault, and its hint names what to change. The faults are planted in rows, model
 directories and libraries; the training is the ordinary one."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -13,33 +12,16 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import InputError, TrainingFailed
+from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.training import guards
 from sovereign_pipeline.training.forward import token_log_probabilities
 from sovereign_pipeline.training.guards import Probe, check_rows_are_kept_apart, start_probe
-from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, read_result
-from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.job import read_result
 from sovereign_pipeline.training.rows import Completion, EncodedRow
 from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
+from sovereign_pipeline_tests.training.trainings import log, refused, report, run
 
 pytestmark = pytest.mark.slow
-
-
-def no_progress(message: str) -> None:
-    """For guards that are called outside a training."""
-
-
-def run(job: TrainingJob) -> None:
-    train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
-
-
-def refused(job: TrainingJob, match: str) -> None:
-    with pytest.raises(TrainingFailed, match=match):
-        run(job)
-    assert not job.output.exists()
-
-
-def log(job: TrainingJob) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (job.output / "training_log.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="session")
@@ -54,28 +36,56 @@ def copy_of_the_model(tmp_path: Path, tiny_model: Path) -> Path:
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
-# Before: rows
+# Before: rows and tokenizer
 
 
-def test_an_end_of_turn_that_the_template_does_not_write(make_job: JobMaker) -> None:
-    refused(
-        make_job("end", letters(4), eos_ids=(399,)),
+def with_row(rows: list[Any], place: int, **values: str) -> list[Any]:
+    return [*rows[:place], {**rows[place], **values}, *rows[place + 1 :]]
+
+
+def with_all(rows: list[Any], **values: Any) -> list[Any]:
+    return [{**row, **values} for row in rows]
+
+
+LONG = {"max_length": 4096}
+UNFIT: dict[str, tuple[list[Any], dict[str, Any], str]] = {
+    "an end of turn that the template does not write": (
+        letters(4),
+        {"eos_ids": (399,)},
         r"(?s)last supervised token is none of .*\[399\].*generation_config",
+    ),
+    "replies that are next to nothing beside their prompts": (
+        with_all(letters(2), input="rope " * 900, output="yes"),
+        {"sft": LONG},
+        r"of all tokens are supervised, outside 1% to 97%",
+    ),
+    "prompts that are nearly nothing beside their replies": (
+        with_all(letters(2), instruction="", input="a", output="rope tide " * 400),
+        {"sft": LONG},
+        "or prompts are supervised too",
+    ),
+    "rows that are too long": (letters(6), {"sft": {"max_length": 32}}, "6 of 6 rows are longer than max_length 32"),
+    "an empty reply": (with_row(letters(4), 1, output=""), {}, r"1 rows have an empty reply \(rows R-1\)"),
+    "a pair whose replies are the same": (
+        with_row(pairs(4), 3, rejected=pairs(4)[3]["chosen"]),
+        {"preference": {}},
+        r"the same tokens \(rows R-3\)",
+    ),
+    "labels of one kind": (
+        with_all(labels(6), label=True),
+        {"preference": {"method": "kto"}},
+        "All 6 replies are labelled good; kto needs both",
+    ),
+    "another chat template": (letters(4), {"chat_template_sha256": "f" * 64}, "and ffffffffffff is pinned"),
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_what_would_not_train_as_the_recipe_intends(make_job: JobMaker, sft_adapter: Path, fault: str) -> None:
+    rows, given, says = UNFIT[fault]
+    refused(
+        make_job("unfit", rows, **given, **({"parent_adapter": sft_adapter} if "preference" in given else {})), says
     )
-
-
-def test_replies_that_are_next_to_nothing_beside_their_prompts(make_job: JobMaker) -> None:
-    rows = [{**row, "input": "rope " * 900, "output": "yes"} for row in letters(2)]
-    refused(make_job("share", rows, sft={"max_length": 4096}), r"of all tokens are supervised, outside 1% to 97%")
-
-
-def test_prompts_that_are_nearly_nothing_beside_their_replies(make_job: JobMaker) -> None:
-    rows = [{**row, "instruction": "", "input": "a", "output": "rope tide " * 400} for row in letters(2)]
-    refused(make_job("share", rows, sft={"max_length": 4096}), "or prompts are supervised too")
-
-
-def test_rows_that_are_too_long(make_job: JobMaker) -> None:
-    refused(make_job("cut", letters(6), sft={"max_length": 32}), "6 of 6 rows are longer than max_length 32")
 
 
 def test_a_few_rows_that_are_too_long_are_left_out_and_named(make_job: JobMaker) -> None:
@@ -83,33 +93,11 @@ def test_a_few_rows_that_are_too_long_are_left_out_and_named(make_job: JobMaker)
     rows[2]["output"] = "rope " * 200
     job = make_job("cut", rows, sft={"max_cut_share": 0.2, "epochs": 1})
     run(job)
-    report = json.loads((job.output / "report.json").read_bytes())
-    assert report["rows_cut"] == 1 and report["rows_cut_ids"] == ["R-2"] and report["rows"] == 5
+    found = report(job)
+    assert found["rows_cut"] == 1 and found["rows_cut_ids"] == ["R-2"] and found["rows"] == 5
 
 
-def test_an_empty_reply(make_job: JobMaker) -> None:
-    rows = letters(4)
-    rows[1]["output"] = ""
-    refused(make_job("empty", rows), r"1 rows have an empty reply \(rows R-1\)")
-
-
-def test_a_pair_whose_replies_are_the_same(make_job: JobMaker, sft_adapter: Path) -> None:
-    rows = pairs(4)
-    rows[3]["rejected"] = rows[3]["chosen"]
-    refused(make_job("alike", rows, preference={}, parent_adapter=sft_adapter), r"the same tokens \(rows R-3\)")
-
-
-def test_labels_of_one_kind(make_job: JobMaker, sft_adapter: Path) -> None:
-    rows = [{**row, "label": True} for row in labels(6)]
-    job = make_job("kind", rows, preference={"method": "kto"}, parent_adapter=sft_adapter)
-    refused(job, "All 6 replies are labelled good; kto needs both")
-
-
-# Before: model and tokenizer
-
-
-def test_another_chat_template(make_job: JobMaker) -> None:
-    refused(make_job("template", letters(4), chat_template_sha256="f" * 64), "and ffffffffffff is pinned")
+# Before: model
 
 
 def test_a_token_that_was_added_beyond_the_embeddings(make_job: JobMaker, copy_of_the_model: Path) -> None:
@@ -130,28 +118,22 @@ def test_target_modules_that_match_nothing(make_job: JobMaker, targets: Any) -> 
     assert not job.output.exists()
 
 
-def test_an_adapter_that_is_frozen(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("whole", "says"),
+    [(True, "No parameter would be trained"), (False, r"1 tensors are frozen that should be trained")],
+)
+def test_an_adapter_that_is_frozen(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch, whole: bool, says: str) -> None:
     import peft
 
     def frozen(*arguments: Any, **named: Any) -> Any:
-        return put_on(*arguments, **named).requires_grad_(False)
-
-    put_on = peft.get_peft_model
-    monkeypatch.setattr(peft, "get_peft_model", frozen)
-    refused(make_job("frozen", letters(4)), "No parameter would be trained")
-
-
-def test_an_adapter_that_is_frozen_in_part(make_job: JobMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    import peft
-
-    def partly(*arguments: Any, **named: Any) -> Any:
         model = put_on(*arguments, **named)
-        next(each for name, each in model.named_parameters() if "lora_B" in name).requires_grad_(False)
+        part = next(each for name, each in model.named_parameters() if "lora_B" in name)
+        (model if whole else part).requires_grad_(False)
         return model
 
     put_on = peft.get_peft_model
-    monkeypatch.setattr(peft, "get_peft_model", partly)
-    refused(make_job("frozen", letters(4)), r"1 tensors are frozen that should be trained")
+    monkeypatch.setattr(peft, "get_peft_model", frozen)
+    refused(make_job("frozen", letters(4)), says)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -313,16 +295,16 @@ def test_canaries_do_not_decide_whether_a_training_diverged(tiny_model: Path) ->
     canaries = [EncodedRow(f"canary-00{n}-1", (Completion([5, 6], [7, 8]),)) for n in range(4)]
     others = [EncodedRow(f"R-{n}", (Completion([5, 6, 7], [8, 9, 10 + n]),)) for n in range(5)]
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    probe = start_probe(model, [*canaries, *others], no_progress)
+    probe = start_probe(model, [*canaries, *others], silent)
     assert [row.id for row in probe.rows] == ["R-0", "R-1", "R-2", "R-3", "R-4"]
-    assert start_probe(model, canaries, no_progress).rows == canaries
+    assert start_probe(model, canaries, silent).rows == canaries
 
 
 def test_letters_of_all_lengths_decide_it(tiny_model: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     rows = [EncodedRow(f"R-{n}", (Completion([5, 6], [7] * (n + 2)),)) for n in range(32)]
-    probe = start_probe(AutoModelForCausalLM.from_pretrained(tiny_model), rows[::-1], no_progress)
+    probe = start_probe(AutoModelForCausalLM.from_pretrained(tiny_model), rows[::-1], silent)
     assert [row.id for row in probe.rows] == [f"R-{n}" for n in range(2, 32, 4)]
 
 

@@ -217,7 +217,7 @@ def needed(job: TrainingJob, rows: list[dict[str, str]], **values: int) -> int:
 
     job = job.model_copy(update={"sft": job.sft.model_copy(update=values)})
     tokenizer = AutoTokenizer.from_pretrained(job.base_model)
-    plan = make_plan(job, [encode(tokenizer, "sft", row, job.eos_ids) for row in rows])  # type: ignore[arg-type]
+    plan = make_plan(job, [encode(tokenizer, "sft", row, job.eos_ids) for row in rows])
     return estimate(read_shape(str(job.base_model)), job.sft, device="cpu", forward=plan.largest_forward).total
 
 

@@ -20,15 +20,13 @@ from transformers import AutoTokenizer
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.settings import PROJECT_ROOT
-from sovereign_pipeline.training.job import TrainerHooks, TrainingJob, lock_of_line, read_result
+from sovereign_pipeline.training.job import TrainingJob, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import run_trainer, worker_environment
-from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
-from sovereign_pipeline_tests.training.processes.halting import halt_at
-from sovereign_pipeline_tests.training.processes.many import run_many
-from sovereign_pipeline_tests.training.trainings import files
+from sovereign_pipeline_tests.training.processes.launching import halt_at, run_many
+from sovereign_pipeline_tests.training.trainings import files, log, losses, report
 from sovereign_pipeline_tests.training.trainings import run as train_here
 
 pytestmark = pytest.mark.slow
@@ -45,10 +43,6 @@ def run(
     path = job.result.with_name("job.json")
     job.write(path)
     run_trainer(path, progress, environment)
-
-
-def log(job: TrainingJob, name: str = "loss") -> list[float]:
-    return [json.loads(line)[name] for line in (job.output / "training_log.jsonl").read_text().splitlines()]
 
 
 ZERO3 = pytest.param(
@@ -101,20 +95,24 @@ def test_two_processes_train_what_one_does(trained: dict[str, tuple[TrainingJob,
     plan = make_plan(two, [encode(tokenizer, "sft", dict(row), two.eos_ids) for row in ROWS])
     assert len(plan.units) % plan.units_a_pass == 1, "one process has nothing, or half of a batch, at the end"
     near = 1e-4 if kind != "lora in bfloat16" else 2e-2
-    assert len(log(one)) == len(log(two)) > 3
-    assert log(two) == pytest.approx(log(one), rel=near)
-    assert log(two, "grad_norm") == pytest.approx(log(one, "grad_norm"), rel=20 * near)
+    assert_alike(one, two, near)
+    assert report(two)["sharding"] == two.devices.sharding
+
+
+def assert_alike(one: TrainingJob, two: TrainingJob, near: float) -> None:
+    """Whether two processes trained what one did. near: relative, of the losses."""
+    assert len(losses(one)) == len(losses(two)) >= 4
+    assert losses(two) == pytest.approx(losses(one), rel=near)
+    for alone, together in zip(log(one), log(two), strict=True):  # gradients, rewards and kto's divergence too
+        assert together == pytest.approx(alone, rel=20 * near, abs=1e-5)
     (made,) = one.output.rglob("*.safetensors")
-    alone, together = load_file(made), load_file(two.output / made.relative_to(one.output))
-    assert {name: tensor.shape for name, tensor in alone.items()} == {
-        name: tensor.shape for name, tensor in together.items()
-    }
-    assert all(tensor.numel() and bool(tensor.any()) for tensor in together.values())
-    assert max(float((alone[name] - together[name]).abs().max()) for name in alone) < 50 * near
-    files = {str(file.relative_to(one.output)) for file in one.output.rglob("*") if file.is_file()}
-    assert files == {str(file.relative_to(two.output)) for file in two.output.rglob("*") if file.is_file()}
-    report = json.loads((two.output / "report.json").read_bytes())
-    assert (report["devices"], report["sharding"]) == (2, two.devices.sharding)
+    ours, theirs = load_file(two.output / made.relative_to(one.output)), load_file(made)
+    assert {name: each.shape for name, each in ours.items()} == {name: each.shape for name, each in theirs.items()}
+    assert all(each.numel() and bool(each.any()) for each in ours.values())
+    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 50 * near
+    assert files(one.output).keys() == files(two.output).keys()
+    assert report(two)["devices"] == 2
+    assert report(two)["data_order_sha256"] == report(one)["data_order_sha256"]
 
 
 def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMaker, tmp_path: Path) -> None:
@@ -135,9 +133,7 @@ def test_killed_and_resumed_two_processes_end_in_the_same_bytes(make_job: JobMak
     lines: list[str] = []
     run(killed, lines.append)
     assert "resuming from step-00000002" in [json.loads(line)["message"] for line in lines]
-    assert (whole.output / "model" / "model.safetensors").read_bytes() == (
-        killed.output / "model" / "model.safetensors"
-    ).read_bytes()
+    assert files(whole.output / "model") == files(killed.output / "model")
 
 
 def test_several_devices_have_one_session_that_tells_their_steps(make_job: JobMaker) -> None:
@@ -188,7 +184,7 @@ def test_nothing_of_several_trainers_listens_but_on_loopback(make_job: JobMaker,
     def look(line: str) -> None:
         if json.loads(line).get("step") == 1:
             family = psutil.Process().children(recursive=True)
-            trainers = [each for each in family if "worker" in " ".join(each.cmdline())]
+            trainers = [each for each in family if ".worker" in " ".join(each.cmdline())]
             assert len(trainers) >= 2
             sockets = [each for process in family for each in process.net_connections("inet")]
             addresses.update(each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN)
@@ -271,8 +267,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def preferences_trained(tmp_path_factory: pytest.TempPathFactory, make_session_job: JobMaker) -> Trained:
     first = make_session_job(tmp_path_factory.mktemp("sft"), "sft", letters(12), {"epochs": 1})
-    hooks = TrainerHooks(on_step=lambda step: None, progress=lambda message: None)
-    train(first, hooks)
+    train_here(first)
     root = {name: tmp_path_factory.mktemp(name) for name in ("alone", "together")}
 
     def job(where: str, name: str, method: str, section: dict[str, Any], **changes: Any) -> TrainingJob:
@@ -295,7 +290,7 @@ def preferences_trained(tmp_path_factory: pytest.TempPathFactory, make_session_j
 
     alone = {method: job("alone", method, method, section) for method, section in ALONE.items()}
     for each in alone.values():
-        train(each, hooks)
+        train_here(each)
     checkpoints = {"every_steps": 2, "keep": 1}
     two = {
         name: job("together", name.replace(" ", "-"), method, TOGETHER[method], devices=TWO, checkpoints=checkpoints)
@@ -325,29 +320,9 @@ def _run(jobs: list[tuple[TrainingJob, str | None]]) -> None:
         run_many(jobs)
 
 
-def rows(job: TrainingJob, name: str = "training_log") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (job.output / f"{name}.jsonl").read_text().splitlines()]
-
-
-def losses(job: TrainingJob) -> list[float]:
-    return [row["loss"] for row in rows(job)]
-
-
 @pytest.mark.parametrize("method", TOGETHER)
 def test_two_processes_learn_what_one_does(preferences_trained: Trained, method: str) -> None:
-    alone, together = preferences_trained.alone[method], preferences_trained.together[method]
-    assert len(losses(together)) == len(losses(alone)) >= 4
-    assert losses(together) == pytest.approx(losses(alone), rel=NEAR)
-    for one, two in zip(rows(alone), rows(together), strict=True):  # gradients, rewards and kto's divergence too
-        assert two == pytest.approx(one, rel=20 * NEAR, abs=1e-5)
-    (made,) = alone.output.rglob("*.safetensors")
-    ours, theirs = load_file(together.output / made.relative_to(alone.output)), load_file(made)
-    assert {name: each.shape for name, each in ours.items()} == {name: each.shape for name, each in theirs.items()}
-    assert max(float((ours[name] - theirs[name]).abs().max()) for name in ours) < 50 * NEAR
-    assert files(alone.output).keys() == files(together.output).keys()
-    report = json.loads((together.output / "report.json").read_bytes())
-    assert report["devices"] == 2
-    assert report["data_order_sha256"] == json.loads((alone.output / "report.json").read_bytes())["data_order_sha256"]
+    assert_alike(preferences_trained.alone[method], preferences_trained.together[method], NEAR)
 
 
 def test_references_of_two_processes_are_the_file_of_one(preferences_trained: Trained) -> None:
@@ -359,13 +334,13 @@ def test_references_of_two_processes_are_the_file_of_one(preferences_trained: Tr
 
 def test_held_out_pairs_are_scored_as_by_one(preferences_trained: Trained) -> None:
     one, two = (
-        rows(jobs["reward"], "held_out_scores") for jobs in (preferences_trained.alone, preferences_trained.together)
+        log(jobs["reward"], "held_out_scores") for jobs in (preferences_trained.alone, preferences_trained.together)
     )
     assert [row["id"] for row in two] == [row["id"] for row in one] and len(one) == 5
     for side in ("chosen", "rejected"):
         assert [row[side] for row in two] == pytest.approx([row[side] for row in one], abs=1e-3)
-    report = json.loads((preferences_trained.together["reward"].output / "report.json").read_bytes())
-    assert (report["rows"], report["rows_left_out"]) == (18, 2)
+    found = report(preferences_trained.together["reward"])
+    assert (found["rows"], found["rows_left_out"]) == (18, 2)
 
 
 @pytest.mark.parametrize(("interrupted", "whole"), [("killed", "dpo"), ("stopped", "reward")])

@@ -1,6 +1,7 @@
 """The trainer's report and its log keep the form in which earlier releases stored them, byte for byte."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -9,17 +10,7 @@ from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.corpus.document import jsonl_line
 from sovereign_pipeline.training.report import LoggedStep, TrainingReport
 
-STORED = (
-    b'{"adapter":"lora","attention":"row_by_row","base_held_as":"float32","base_model":{"chat_template_sha256":"f91864",'
-    b'"digest":"000000","name":"tiny"},"betas":[0.9,0.999],"data_order_sha256":"1fbb44","device":"cpu","devices":1,'
-    b'"first_loss":0.5,"gradient_checkpointing":false,"last_loss":0.5,"learning_rate":0.005,"libraries":{"accelerate":'
-    b'"1.15.0","bitsandbytes":"0.50.2","peft":"0.21.2","safetensors":"0.8.0","torch":"2.13.0+cpu","transformers":'
-    b'"5.24.0","trl":"1.16.0"},"method":"kto","optimizer":"torch.optim.adamw.AdamW","optimizer_paged":false,'
-    b'"packing":true,"precision":"float32","probe_loss_after":5.225040912628174,"probe_loss_before":4.770318984985352,'
-    b'"rows":12,"rows_cut":1,"rows_cut_ids":["R-12"],"scheduler":"cosine","seed":7,"sharding":null,"steps":1,'
-    b'"supervised_share":0.266968,"threads":1,"tokens":442,"tokens_trained":442,"trainable_parameters":8192,'
-    b'"trained_in":"float32","units_left_out":0,"weight_decay":0.0}'
-)
+STORED = Path(__file__).with_name("report.json").read_bytes().rstrip(b"\n")
 NOT_IN_THE_SUMMARY = {
     "betas",
     "gradient_checkpointing",

@@ -25,8 +25,6 @@ from sovereign_pipeline.training.rows import (
     Completion,
     EncodedRow,
     encode,
-    encode_preference,
-    encode_sft,
     exchanged,
     guard,
     pack,
@@ -40,11 +38,11 @@ from sovereign_pipeline_tests.training.trainings import losses, run
 def test_only_the_reply_is_supervised_and_it_ends_the_turn(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     row = letters(5)[4]
-    (completion,) = encode_sft(tokenizer, row, [EOS_ID]).completions  # type: ignore[arg-type]
+    (completion,) = encode(tokenizer, "sft", row, [EOS_ID]).completions
     supervised = [token for token, label in zip(completion.ids, completion.labels, strict=True) if label != IGNORED]
     assert tokenizer.decode(supervised) == row["output"] + "<|im_end|>"
     assert tokenizer.decode(completion.prompt_ids).endswith("<|im_start|>assistant\n")
-    chosen, rejected = encode_preference(tokenizer, pairs(1)[0], [EOS_ID]).completions  # type: ignore[arg-type]
+    chosen, rejected = encode(tokenizer, "dpo", pairs(1)[0], [EOS_ID]).completions
     assert chosen.prompt_ids == rejected.prompt_ids
     assert chosen.reply_ids[-1] == rejected.reply_ids[-1] == EOS_ID
 
@@ -79,7 +77,7 @@ def test_rows_that_did_see_each_other_would_show(make_job: JobMaker, tiny_model:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = [encode_sft(tokenizer, row, [EOS_ID]).completions[0] for row in letters(4)]  # type: ignore[arg-type]
+    rows = [encode(tokenizer, "sft", row, [EOS_ID]).completions[0] for row in letters(4)]
     ids = torch.tensor([[token for row in rows for token in row.ids]])
     apart = torch.tensor([[place for row in rows for place in range(len(row))]])
     model = AutoModelForCausalLM.from_pretrained(tiny_model, attn_implementation="sdpa").eval()
@@ -93,7 +91,7 @@ def test_rows_that_did_see_each_other_would_show(make_job: JobMaker, tiny_model:
 
 def test_the_plan_trains_each_row_once_an_epoch(make_job: JobMaker, tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = [encode_sft(tokenizer, row, [EOS_ID]) for row in letters(30)]  # type: ignore[arg-type]
+    rows = [encode(tokenizer, "sft", row, [EOS_ID]) for row in letters(30)]
     packs = packs_alike(rows, 128)
     assert sorted(row.id for unit in packs for row in unit) == sorted(row.id for row in rows)
     assert all(sum(row.tokens for row in unit) <= 128 for unit in packs) and len(packs) < len(rows)
@@ -190,7 +188,7 @@ def test_no_plan_has_a_larger_forward_than_is_said_without_rows(
 
 def test_guards_stop_before_anything_is_trained(tiny_model: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    rows = [encode_sft(tokenizer, row, [EOS_ID]) for row in letters(10)]  # type: ignore[arg-type]
+    rows = [encode(tokenizer, "sft", row, [EOS_ID]) for row in letters(10)]
     with pytest.raises(TrainingFailed, match="no rows"):
         guard([], 128, 0.02, [EOS_ID])
     longest = max(row.longest for row in rows)

@@ -107,22 +107,18 @@ def _made(chain: Chain) -> ArtifactRef:
     return chain.refs["preference_dataset"]
 
 
-def zero_lora_b(output: Path) -> None:
-    _change(output, lambda name, tensor: tensor * 0 if name.endswith("layers.1.mlp.up_proj.lora_B.weight") else tensor)
+def on_tensors(change: Callable[[str, Any], Any]) -> Tamper:
+    def tamper(output: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        path = output / "adapter" / "adapter_model.safetensors"
+        changed = {name: change(name, tensor) for name, tensor in load_file(path).items()}
+        save_file({name: tensor.contiguous() for name, tensor in changed.items() if tensor is not None}, path)
+
+    return tamper
 
 
-def without_one_tensor(output: Path) -> None:
-    _change(output, lambda name, tensor: None if name.endswith("layers.0.self_attn.q_proj.lora_A.weight") else tensor)
-
-
-def not_a_number(output: Path) -> None:
-    _change(
-        output, lambda name, tensor: tensor / 0 if name.endswith("layers.0.self_attn.q_proj.lora_A.weight") else tensor
-    )
-
-
-def unlearned(output: Path) -> None:
-    _change(output, lambda name, tensor: -tensor if ".lora_B." in name else tensor)
+LORA_A, LORA_B = "layers.0.self_attn.q_proj.lora_A.weight", "layers.1.mlp.up_proj.lora_B.weight"
 
 
 def other_base(output: Path) -> None:
@@ -131,28 +127,21 @@ def other_base(output: Path) -> None:
     (output / "report.json").write_text(json.dumps(report))
 
 
-def _change(output: Path, change: Callable[[str, Any], Any]) -> None:
-    from safetensors.torch import load_file, save_file
-
-    path = output / "adapter" / "adapter_model.safetensors"
-    changed = {name: change(name, tensor) for name, tensor in load_file(path).items()}
-    save_file({name: tensor.contiguous() for name, tensor in changed.items() if tensor is not None}, path)
-
-
 @pytest.mark.parametrize(
     ("tamper", "gate"),
     [
-        (zero_lora_b, "adapter_non_zero"),
-        (without_one_tensor, "adapter_non_zero"),
-        (not_a_number, "adapter_non_zero"),
-        (unlearned, "end_of_turn_trained"),
+        (on_tensors(lambda name, tensor: tensor * (not name.endswith(LORA_B))), "adapter_non_zero"),
+        (on_tensors(lambda name, tensor: None if name.endswith(LORA_A) else tensor), "adapter_non_zero"),
+        (on_tensors(lambda name, tensor: tensor / (not name.endswith(LORA_A))), "adapter_non_zero"),
+        (on_tensors(lambda name, tensor: -tensor if ".lora_B." in name else tensor), "end_of_turn_trained"),
         (other_base, "base_digest_matches"),
     ],
+    ids=["zeros", "missing", "not a number", "unlearned", "another base"],
 )
 def test_each_gate_says_no_to_its_fault_and_the_consumer_is_refused(
-    institution: DemoInstitution, directory: Path, tamper: Tamper, gate: str
+    institution: DemoInstitution, directory: Path, kept: Path, tamper: Tamper, gate: str
 ) -> None:
-    chain = Chain(with_preference(institution.workplace()), tamper)
+    chain = Chain(with_preference(institution.workplace()), tamper, kept)
     verdicts = chain.make(chain.sft)
     assert not verdicts[gate].passed
     with pytest.raises(GateRefused, match="failed for sft_adapter"):

@@ -18,7 +18,8 @@ from sovereign_pipeline.training import launcher
 from sovereign_pipeline.training.job import Failure, TrainingJob, TrainingResult, lock_of_line, read_result
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE, run_trainer
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
-from sovereign_pipeline_tests.training.processes.halting import halt_at
+from sovereign_pipeline_tests.training.processes.launching import halt_at
+from sovereign_pipeline_tests.training.trainings import files
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 pytestmark = pytest.mark.slow
@@ -124,7 +125,7 @@ def test_a_guard_ends_the_child_with_its_failure(make_job: JobMaker) -> None:
 
 def test_an_unexpected_error_names_its_place_and_no_text(make_job: JobMaker) -> None:
     job = make_job("broken", [{"id": "R-0", "instruction": "a secret sentence"}])
-    with pytest.raises(TrainingFailed, match=r"KeyError at rows\.py:\d+ encode_sft") as caught:
+    with pytest.raises(TrainingFailed, match=r"KeyError at rows\.py:\d+ encode") as caught:
         run_trainer(written(job), lambda line: None)
     assert "secret" not in str(caught.value)
 
@@ -218,7 +219,7 @@ def test_an_interrupt_saves_a_checkpoint_and_the_next_run_goes_on_to_the_same_by
     lines: list[str] = []
     run_trainer(written(stopped), lines.append)
     assert f"resuming from {checkpoint.name}" in [json.loads(line)["message"] for line in lines]
-    assert _bytes_of(whole.output) == _bytes_of(stopped.output)
+    assert files(whole.output) == files(stopped.output)
 
 
 @pytest.mark.parametrize("step", [1, 2, 5])
@@ -238,7 +239,7 @@ def test_kill_9_at_a_step_and_the_next_run_ends_in_the_same_bytes(
         run_trainer(written(killed), kill, environment)
     assert not killed.output.exists()
     run_trainer(written(killed), lambda line: None)
-    assert _bytes_of(whole.output) == _bytes_of(killed.output)
+    assert files(whole.output) == files(killed.output)
 
 
 def test_a_child_whose_parent_is_gone_already_does_not_start(make_job: JobMaker) -> None:
@@ -264,10 +265,6 @@ def _is_trainer(process: psutil.Process) -> bool:
         return any("sovereign_pipeline" in part and ".worker" in part for part in process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):  # of another test, and nobody collected it
         return False
-
-
-def _bytes_of(directory: Path) -> dict[str, bytes]:
-    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
 
 
 def _runs(pid: int) -> bool:

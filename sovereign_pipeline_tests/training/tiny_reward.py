@@ -4,17 +4,16 @@ import json
 import os
 import signal
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sovereign_pipeline.policy.rlhf import Rlhf
-from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainerHooks, TrainingJob
-from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.job import RewardJob, RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.rlhf.rewards import copy_code
 from sovereign_pipeline_tests.training.conftest import JobMaker, letters
+from sovereign_pipeline_tests.training.trainings import learn
 
 LIKE_THE_REPLY = """
 def score(rows):
@@ -132,13 +131,6 @@ def reward_job(
     )
 
 
-def learn(job: TrainingJob) -> list[str]:
-    """Run it; what was told."""
-    told: list[str] = []
-    train(job, TrainerHooks(on_step=lambda step: None, progress=told.append))
-    return told
-
-
 def learn_until_killed(job: TrainingJob, kill: Callable[[pytest.MonkeyPatch], None]) -> str:
     """Run it in a child process that `kill` has prepared to end itself; the name of the checkpoint that is left."""
     pid = os.fork()
@@ -153,11 +145,3 @@ def learn_until_killed(job: TrainingJob, kill: Callable[[pytest.MonkeyPatch], No
     assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     (checkpoint,) = job.checkpoint_directory.glob("step-*")
     return checkpoint.name
-
-
-def log(job: TrainingJob) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (job.output / "training_log.jsonl").read_text().splitlines()]
-
-
-def digest(path: Path) -> str:
-    return sha256(path.read_bytes()).hexdigest()

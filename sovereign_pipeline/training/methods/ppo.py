@@ -253,6 +253,8 @@ class Learner:
     def _gradients(self, minibatch: Sequence[Scored]) -> tuple[tuple[float, float, float], float]:
         """Accumulate gradients over the minibatch's passes. Returns means over its tokens, and the largest |ratio −
         1|."""
+        import torch
+
         self.optimizer.zero_grad(set_to_none=True)
         tokens = sum(len(each.advantage) for each in minibatch)
         by_completion = {id(each.rollout.completion): each for each in minibatch}
@@ -260,7 +262,10 @@ class Learner:
         for completions in self._policy.passes([each.rollout.completion for each in minibatch]):
             part = [by_completion[id(each)] for each in completions]
             numbers = self._policy.numbers(completions)
-            log_before, advantage, value_before, target, weight = _joined(part)
+            log_before, advantage, value_before, target, weight = (
+                torch.cat([getattr(each, name) for each in part])
+                for name in ("log_before", "advantage", "value_before", "value_target", "weight")
+            )
             clip = self._rlhf.clip
             policy_losses_ = weight * policy_losses(numbers.log_probabilities, log_before, advantage, clip)
             value_losses_ = value_losses(numbers.values, value_before, target, clip)
@@ -284,15 +289,3 @@ class Learner:
 def _by_prompt(scored: Sequence[Scored]) -> list[list[Scored]]:
     """Group replies by prompt, because replies of one prompt share its part of a pass."""
     return [list(each) for _, each in groupby(scored, key=lambda each: each.rollout.completion.prompt_ids)]
-
-
-def _joined(part: Sequence[Scored]) -> tuple[Any, Any, Any, Any, Any]:
-    import torch
-
-    return (
-        torch.cat([each.log_before for each in part]),
-        torch.cat([each.advantage for each in part]),
-        torch.cat([each.value_before for each in part]),
-        torch.cat([each.value_target for each in part]),
-        torch.cat([each.weight for each in part]),
-    )

@@ -22,7 +22,13 @@ from sovereign_pipeline.base.text import Countdown
 from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.record.stage import library_versions
 from sovereign_pipeline.training.devices import all_processes, give_back_shards, in_shares, is_first
-from sovereign_pipeline.training.forward import Batch, packed, passes_in, reply_log_probabilities
+from sovereign_pipeline.training.forward import (
+    Batch,
+    in_evaluation_mode,
+    packed,
+    passes_in,
+    reply_log_probabilities,
+)
 from sovereign_pipeline.training.job import TrainingJob, stopped_before_first_step
 from sovereign_pipeline.training.methods.sft import Batches, PackedTrainer
 from sovereign_pipeline.training.plan import Plan
@@ -202,16 +208,12 @@ def key_of(completion: Completion) -> str:
     return sha256(json.dumps([list(completion.prompt_ids), list(completion.reply_ids)]).encode()).hexdigest()
 
 
-def _no_check() -> None:
-    """Do nothing, for callers that cannot be stopped."""
-
-
 def reference_log_probabilities(
     job: TrainingJob,
     model: Any,
     completions: Sequence[Completion],
     progress: Callable[[str], None],
-    check_stop: Callable[[], None] = _no_check,
+    check_stop: Callable[[], None],
 ) -> dict[str, float]:
     """Return `key_of` each completion -> log-probability of its reply (nats) under the present `model`, without
     dropout.
@@ -250,11 +252,8 @@ def reference_log_probabilities(
 
 def _of_batch(model: Any, batch: Sequence[EncodedRow], together: bool) -> list[float]:
     inputs = {name: tensor.to(model.device) for name, tensor in packed([row.completions[0] for row in batch]).items()}
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with in_evaluation_mode(model):
         values, _ = reply_log_probabilities(model, inputs, together)
-    model.train(was_training)
     if not bool(torch.isfinite(values).all()):
         raise TrainingFailed(
             "The model's log-probabilities are not finite before the first step.",

@@ -11,7 +11,7 @@ from sovereign_pipeline.base_models.shapes import read_shape
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.jsonl import PreferenceRow
 from sovereign_pipeline.training.devices import in_shares, meet
-from sovereign_pipeline.training.forward import passes_in
+from sovereign_pipeline.training.forward import in_evaluation_mode, passes_in
 from sovereign_pipeline.training.guards import check_adapter_moved, check_vocabulary, lora_b
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.machine import available_memory, host_memory
@@ -25,6 +25,7 @@ from sovereign_pipeline.training.reward_model import (
     RewardReport,
     Scorer,
     held_out_accuracy,
+    pair_scores,
 )
 from sovereign_pipeline.training.rows import EncodedRow, in_tables, mapped
 from sovereign_pipeline.training.sizing import Forward, estimate
@@ -154,10 +155,7 @@ class RewardMethod(RowsMethod):
             self.model.unshard()  # the head and all else outside the layers; no pass goes through the whole model
         scorer = _scorer(self.model, self.job.sft.precision)
         scores = in_shares(self.job, self.measured, lambda row: 2, lambda row: scorer.scores(row.completions))
-        return [
-            PairScore(id=row.id, chosen=chosen, rejected=rejected)
-            for row, chosen, rejected in zip(self.measured, scores[0::2], scores[1::2], strict=True)
-        ]
+        return pair_scores(self.measured, scores)
 
     def _reward_report(self, log: Sequence[LoggedStep], scores: Sequence[PairScore]) -> RewardReport:
         job, rows, plan = self.job, self.rows, self.plan
@@ -194,13 +192,12 @@ def check_scored_place(model: Any, rows: Sequence[EncodedRow], padding: int, pre
     longest = max(map(len, completions))
     filled = [each.ids + [padding] * (longest - len(each)) for each in completions]
     mask = [[1] * len(each) + [0] * (longest - len(each)) for each in completions]
-    was_training = model.training
-    model.eval()
     tensor = partial(torch.tensor, device=model.device)
-    with torch.no_grad(), passes_in(precision, model.device.type):
-        together = model(input_ids=tensor(filled), attention_mask=tensor(mask), use_cache=False).logits[:, 0].tolist()
-    alone = _scorer(model, precision).scores(completions)
-    model.train(was_training)
+    with in_evaluation_mode(model):
+        with passes_in(precision, model.device.type):
+            padded = model(input_ids=tensor(filled), attention_mask=tensor(mask), use_cache=False)
+        together = padded.logits[:, 0].tolist()
+        alone = _scorer(model, precision).scores(completions)
     shift = max(abs(one - other) for one, other in zip(together, alone, strict=True))
     if not math.isfinite(shift) or shift > LARGEST_SHIFT[precision]:
         raise TrainingFailed(

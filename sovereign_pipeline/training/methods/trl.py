@@ -7,7 +7,7 @@ torch, datasets and transformers at its top, so import it inside functions.
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from sovereign_pipeline.base.errors import TrainingFailed
-from sovereign_pipeline.policy.rlhf import OPTIMIZER_ARGUMENTS, TRAINERS
+from sovereign_pipeline.policy.rlhf import OPTIMIZER_ARGUMENTS, TRAINERS, Rlhf
 from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.checkpoints import CheckpointDirectory
 from sovereign_pipeline.training.devices import add_up
@@ -75,7 +75,9 @@ class TrlPairsMethod(RowsMethod):
 
     def numerics(self) -> TrlNumerics:
         assert self.job.preference is not None
-        return trl_numerics(self.job.preference, self.trainer.args)
+        assert self.job.preference.trainer is not None
+        listed = TRAINERS[self.job.preference.trainer]
+        return _numerics(self.job.preference.trainer, listed.stability, listed.arguments, self.trainer.args)
 
 
 class TrlRewardMethod(RewardedMethod):
@@ -89,14 +91,9 @@ class TrlRewardMethod(RewardedMethod):
         # TRL's head divides by the temperature, even if no reply was sampled at it.
         self._own_forward = model.get_base_model().forward
         group = self._compared = self._rlhf.group
-        rounds = Rounds(
-            prompts=[prompt for each in self._drawn for prompt in each[::group]],
-            sample=lambda prompts, iteration: self._sample(prompts, f"rollouts/{iteration}"),
-            reward=self._reward_of,
-            ended=self._iteration_ended,
-            save=lambda directory: self.state.save(directory, {}),
-        )
-        self._trainer = reward_trainer(self.job, model, self._tokenizer, rounds)
+        self.prompts = [prompt for each in self._drawn for prompt in each[::group]]
+        """Prompts in the order of the training, each once for its group."""
+        self._trainer = reward_trainer(self, model, self._tokenizer)
         adapters = TwoAdapters(model, self.job.sft.precision, REFERENCE)
         _check_copy(adapters)
         return adapters
@@ -110,7 +107,8 @@ class TrlRewardMethod(RewardedMethod):
         return self._trainer.optimizer
 
     def numerics(self) -> TrlNumerics:
-        return numerics(self._rlhf.algorithm, self._trainer.args)
+        algorithm = self._rlhf.algorithm
+        return _numerics(algorithm, "stable", (*OF_BOTH, *SHAPING[algorithm]), self._trainer.args)
 
     def learn(self, checkpoint: Path | None) -> None:
         state = self.state
@@ -126,7 +124,12 @@ class TrlRewardMethod(RewardedMethod):
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
 
-    def _reward_of(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[float | None]:
+    def sampled(self, prompts: Sequence[Prompt], iteration: int) -> list[Rollout]:
+        """Sample the replies of an iteration (counted from 0), one for each given prompt."""
+        return self._sample(prompts, f"rollouts/{iteration}")
+
+    def rewarded(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[float | None]:
+        """Return the reward of each reply. None excludes a reply from learning."""
         scores = self._judge(prompts, rollouts)
         iteration = self.state.iteration
         rate = self._rlhf.learning_rate * (1 - iteration / self._rlhf.iterations)
@@ -136,7 +139,8 @@ class TrlRewardMethod(RewardedMethod):
             for each, score in zip(rollouts, scores, strict=True)
         ]
 
-    def _iteration_ended(self, numbers: dict[str, float]) -> tuple[bool, bool]:
+    def iteration_ended(self, numbers: dict[str, float]) -> tuple[bool, bool]:
+        """Finish an iteration with its metrics. Returns whether to save a checkpoint and whether to end."""
         coefficient = {"kl_coefficient": self.state.kl.coefficient}
         self._ended(self.state, {**self._row, **coefficient, **numbers}, self._rollouts)
         following = self._next(self.state)
@@ -175,6 +179,8 @@ class TrlTrainer(GuardedTrainer):
 
     reference: dict[str, Any]
     """Tensors of the frozen copy at the beginning; empty if there is none."""
+    _step_losses: list[float]
+    """Losses of the step's batches so far."""
 
     def remember_reference(self: Any) -> None:
         """Store the reference's tensors. Call it after TRL's own `__init__`, which makes the copy."""
@@ -191,15 +197,18 @@ class TrlTrainer(GuardedTrainer):
                 "Install the pinned versions (requirements/). If they are installed, report this.",
             )
 
+    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            check_step(self.state.global_step, self.state.max_steps, logs, self.mean_loss())
+            self._step_losses = []
+        super().log(logs, start_time)  # type: ignore[misc]
+
     def _send_telemetry(self) -> None:
         """Send nothing. TRL would report each new trainer to its hub."""
 
 
 class TrlSteps(TrlTrainer):
     """A mixin for a TRL trainer that learns from rows. It must precede the trainer among the bases."""
-
-    _step_losses: list[float]
-    """Losses of the step's batches so far."""
 
     def __init__(self: Any, job: TrainingJob, plan: Plan, **named: Any) -> None:
         self.prepare(job, plan)
@@ -213,14 +222,10 @@ class TrlSteps(TrlTrainer):
         self._step_losses.append(float(loss.detach()))
         return found
 
-    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            # A mean over batches, which have equal sizes on all devices; see `plan.py`.
-            (total,) = add_up(self.job, [sum(self._step_losses)])
-            expected = total / (len(self._step_losses) * self.job.devices.count)
-            check_step(self.state.global_step, self.plan.steps, logs, expected)
-            self._step_losses = []
-        super().log(logs, start_time)  # type: ignore[misc]
+    def mean_loss(self: Any) -> float:
+        """Return the mean over the step's batches, which have equal sizes on all devices; see `plan.py`."""
+        (total,) = add_up(self.job, [sum(self._step_losses)])
+        return total / (len(self._step_losses) * int(self.job.devices.count))
 
 
 def trl_trainer(job: TrainingJob, model: Any, plan: Plan, tokenizer: Any, hooks: TrainerHooks) -> Any:
@@ -262,13 +267,11 @@ def padding_kept(model: Any) -> Iterator[None]:
         each.pad_token_id = value
 
 
-def trl_numerics(preference: Preference, arguments: Any) -> TrlNumerics:
+def _numerics(name: str, stability: Any, shaping: Iterable[str], arguments: Any) -> TrlNumerics:
     """Return the trainer that ran and its effective arguments, for the report."""
-    assert preference.trainer is not None
-    module, name, _ = _CLASSES[preference.trainer]
-    listed = TRAINERS[preference.trainer]
-    shown = {each: getattr(arguments, each) for each in sorted((*listed.arguments, *OPTIMIZER_ARGUMENTS))}
-    return TrlNumerics(trainer=f"{module}.{name}", stability=listed.stability, arguments=shown)
+    module, trainer, _ = _CLASSES[name]
+    shown = {each: getattr(arguments, each) for each in sorted((*shaping, *OPTIMIZER_ARGUMENTS))}
+    return TrlNumerics(trainer=f"{module}.{trainer}", stability=stability, arguments=shown)
 
 
 def _classes(name: str) -> tuple[Any, Any]:
@@ -328,23 +331,6 @@ def check_adapters(model: Any, trainer: str, reference: Mapping[str, Any], has_r
         )
 
 
-@dataclass(frozen=True)
-class Rounds:
-    """The prompts and callbacks that a training passes to its TRL trainer."""
-
-    prompts: Sequence[Prompt]
-    """Prompts in the order of the training, each once for its group."""
-    sample: Callable[[Sequence[Prompt], int], list[Rollout]]
-    """Function that samples the replies of an iteration (counted from 0), one for each given prompt."""
-    reward: Callable[[Sequence[Prompt], Sequence[Rollout]], list[float | None]]
-    """Function that returns the reward of each reply. None excludes a reply from learning. An exception ends the
-    training."""
-    ended: Callable[[dict[str, float]], tuple[bool, bool]]
-    """Function called after an iteration with its metrics. Returns whether to save a checkpoint and whether to end."""
-    save: Callable[[Any], None]
-    """Function that writes the training's own state into a checkpoint."""
-
-
 @dataclass
 class _Iteration:
     """The metrics of one iteration's passes; sums, so that means are over all tokens."""
@@ -365,10 +351,9 @@ class _Iteration:
 class _RewardSteps(TrlTrainer):
     """A mixin for RLOOTrainer and GRPOTrainer. It must precede them among the bases."""
 
-    def __init__(self: Any, job: TrainingJob, rounds: Rounds, **named: Any) -> None:
-        assert job.reward is not None
-        self.checkpoint_directory = CheckpointDirectory(job.checkpoint_directory, job.identity, job.checkpoints.keep)
-        self.job, self._rlhf, self._rounds = job, job.reward.rlhf, rounds
+    def __init__(self: Any, method: TrlRewardMethod, rlhf: Rlhf, **named: Any) -> None:
+        self.checkpoint_directory = CheckpointDirectory.of(method.job)
+        self.job, self._rlhf, self._method = method.job, rlhf, method
         self.steps_an_iteration = self._rlhf.epochs * self._rlhf.minibatches
         self._asked: list[Prompt] = []
         self._rollouts: list[Rollout] = []
@@ -377,7 +362,7 @@ class _RewardSteps(TrlTrainer):
         """Adapter -> log-probabilities of an iteration's replies before the update."""
         self._pass: tuple[Any, Any] = (None, None)
         """Log-probabilities and entropies of the present pass with gradient."""
-        self._step_losses: list[float] = []
+        self._step_losses = []
         super().__init__(reward_funcs=[self.reward], **named)  # type: ignore[call-arg]
         self.remember_reference()
 
@@ -387,11 +372,11 @@ class _RewardSteps(TrlTrainer):
         return int(self.state.global_step // self.steps_an_iteration)
 
     def _tokenize_prompts(self: Any, prompts: list[str]) -> Any:
-        self._asked = [self._rounds.prompts[int(place)] for place in prompts]
+        self._asked = [self._method.prompts[int(place)] for place in prompts]
         return [prompt.ids for prompt in self._asked], None, {}
 
     def _sampled(self: Any) -> list[list[int]]:
-        self._rollouts = self._rounds.sample(self._asked, self.iteration)
+        self._rollouts = self._method.sampled(self._asked, self.iteration)
         return [each.completion.reply_ids for each in self._rollouts]
 
     def _calculate_rewards(self: Any, inputs: Any, prompts: Any, completions: Any, completion_ids: Any) -> Any:
@@ -400,7 +385,7 @@ class _RewardSteps(TrlTrainer):
 
     def reward(self: Any, **_: Any) -> list[float | None]:
         """Return the rewards, as TRL's reward function."""
-        found: list[float | None] = self._rounds.reward(self._asked, self._rollouts)
+        found: list[float | None] = self._method.rewarded(self._asked, self._rollouts)
         return found
 
     def _get_per_token_logps_and_entropies(self: Any, *given: Any, **named: Any) -> Any:
@@ -448,13 +433,9 @@ class _RewardSteps(TrlTrainer):
         check_sampler(float((log - sampled).abs().mean()), precision)
         check_first_ratio(seen.ratio_off, precision)
 
-    def log(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs:
-            whole = sum(self._step_losses)
-            expected = whole if self.loss_is_scaled_for_ga else whole / len(self._step_losses)
-            check_step(self.state.global_step, self.state.max_steps, logs, expected)
-            self._step_losses = []
-        super().log(logs, start_time)  # type: ignore[misc]
+    def mean_loss(self: Any) -> float:
+        whole = sum(self._step_losses)
+        return float(whole if self.loss_is_scaled_for_ga else whole / len(self._step_losses))
 
     def numbers(self: Any) -> dict[str, float]:
         """Return the metrics of the finished iteration, for the training log."""
@@ -470,11 +451,10 @@ class _RewardSteps(TrlTrainer):
 
     def step_ended(self: Any) -> None:
         """Record the step's loss. Called before the losses of its batches are cleared."""
-        whole = sum(self._step_losses)
-        self._seen.losses.append(whole if self.loss_is_scaled_for_ga else whole / len(self._step_losses))
+        self._seen.losses.append(self.mean_loss())
 
     def save_beside(self: Any, directory: Any) -> None:
-        self._rounds.save(directory)
+        self._method.state.save(directory, {})
 
 
 class _RlooSteps(_RewardSteps):
@@ -492,10 +472,10 @@ class _GrpoSteps(_RewardSteps):
 
 
 class _Iterations(TrainerCallback):  # type: ignore[misc]
-    """A callback that calls `Rounds.ended` after each iteration, and saves or stops as it returns."""
+    """A callback that finishes each iteration, and then saves or stops as the method returns."""
 
-    def __init__(self, trainer: Any, rounds: Rounds, iterations: int) -> None:
-        self._trainer, self._rounds, self._iterations = trainer, rounds, iterations
+    def __init__(self, trainer: Any, method: TrlRewardMethod, iterations: int) -> None:
+        self._trainer, self._method, self._iterations = trainer, method, iterations
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **named: Any) -> None:
         steps = self._iterations * self._trainer.steps_an_iteration
@@ -510,17 +490,18 @@ class _Iterations(TrainerCallback):  # type: ignore[misc]
         self._trainer.step_ended()
         control.should_save = control.should_training_stop = False
         if state.global_step % self._trainer.steps_an_iteration == 0:
-            control.should_save, control.should_training_stop = self._rounds.ended(self._trainer.numbers())
+            control.should_save, control.should_training_stop = self._method.iteration_ended(self._trainer.numbers())
 
 
-def reward_trainer(job: TrainingJob, model: Any, tokenizer: Any, rounds: Rounds) -> Any:
-    """Build the trainer of a job, ready to train, with its reference on the model."""
+def reward_trainer(method: TrlRewardMethod, model: Any, tokenizer: Any) -> Any:
+    """Build the trainer of a method, ready to train, with its reference on the model."""
+    job = method.job
     assert job.reward is not None
     rlhf = job.reward.rlhf
     base, argument_class = _classes(rlhf.algorithm)
     steps = {"rloo": _RlooSteps, "grpo": _GrpoSteps}[rlhf.algorithm]
     trainer_class: Any = type(f"Guarded{base.__name__}", (steps, base), {})
-    rows = rows_a_pass(job, [len(prompt.ids) for prompt in rounds.prompts])
+    rows = rows_a_pass(job, [len(prompt.ids) for prompt in method.prompts])
     arguments = training_arguments(
         job,
         argument_class,
@@ -550,24 +531,17 @@ def reward_trainer(job: TrainingJob, model: Any, tokenizer: Any, rounds: Rounds)
     )
     with padding_kept(model):
         trainer = trainer_class(
-            job,
-            rounds,
+            method,
+            rlhf,
             model=model,
             args=arguments,
-            train_dataset=Dataset.from_list([{"prompt": str(place)} for place in range(len(rounds.prompts))]),
+            train_dataset=Dataset.from_list([{"prompt": str(place)} for place in range(len(method.prompts))]),
             processing_class=tokenizer,
         )
     check_adapters(model, f"TRL's trainer for {rlhf.algorithm}", trainer.reference, has_reference=True)
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, where progress goes
-    trainer.add_callback(_Iterations(trainer, rounds, rlhf.iterations))
+    trainer.add_callback(_Iterations(trainer, method, rlhf.iterations))
     return trainer
-
-
-def numerics(algorithm: str, arguments: Any) -> TrlNumerics:
-    """Return the trainer that ran and its effective arguments, for the report."""
-    names = (*OF_BOTH, *SHAPING[algorithm], *OPTIMIZER_ARGUMENTS)
-    shown = {name: getattr(arguments, name) for name in sorted(names)}
-    return TrlNumerics(trainer=f"trl.{algorithm.upper()}Trainer", stability="stable", arguments=shown)
 
 
 def _padded(logs: Sequence[Sequence[float]], mask: Any) -> Any:

@@ -6,7 +6,6 @@ if the numbers cannot be right, or returns the reason why the training should en
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, pstdev
-from typing import Any
 
 from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.policy.rlhf import Rlhf
@@ -63,8 +62,7 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
         ],
     }
     of_true = _totals(rewards, chosen, texts, [prompt.response_ids[:tokens] for prompt in chosen])
-    mean_of_true = fmean(score for score in of_true if score is not None) if any(_said(of_true)) else None
-    if mean_of_true is None:
+    if all(score is None for score in of_true):
         raise TrainingFailed(
             f"The reward abstains for all {len(chosen)} replies of the institution that it was tried on.",
             "Correct the tools in training.rlhf.reward.",
@@ -209,10 +207,6 @@ def _totals(
     given = [None] * len(texts) if ids is None else ids
     replies = [prompt.answered(text, of) for prompt, text, of in zip(prompts, texts, given, strict=True)]
     return [score.total for score in rewards.judge(replies)]
-
-
-def _said(scores: Sequence[Any]) -> list[bool]:
-    return [score is not None for score in scores]
 
 
 def _first_sentence(text: str) -> str:

@@ -9,36 +9,14 @@ its own copy of the prompt.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sovereign_pipeline.training.forward import passes_in
+from sovereign_pipeline.training.forward import passes_in, row_lengths
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import without_dropout
 from sovereign_pipeline.training.rows import Completion
-
-
-@dataclass(frozen=True)
-class Pass:
-    """The inputs of one pass through the model."""
-
-    ids: Any
-    """Token ids, [1, tokens]. `positions` has the same shape."""
-    positions: Any
-    places: Any
-    """Indices of the states that predict the replies' tokens, [replies' tokens]. A prompt's last state occurs once for
-    each of its replies."""
-    targets: Any
-    """Token ids of all replies, concatenated, [replies' tokens]."""
-    attention: dict[str, Any]
-    """Further arguments of the model's forward."""
-
-
-def can_share_prompts(model: Any, most_tokens: int) -> bool:
-    """Return whether the model's attention supports rows that continue other rows, at this length."""
-    from sovereign_pipeline.training.forward import row_lengths
-
-    return bool(row_lengths(model, [most_tokens]))
 
 
 def tokens_in_passes(completions: Sequence[Completion], most: int, shares_prompts: bool) -> list[list[Completion]]:
@@ -57,11 +35,13 @@ def tokens_in_passes(completions: Sequence[Completion], most: int, shares_prompt
     return found
 
 
-def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: bool) -> Pass:
-    """Build one pass of the completions, concatenated. No reply may be empty."""
-    import torch
+def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: bool) -> tuple[dict[str, Any], Any]:
+    """Return the inputs of one pass of the completions, concatenated, and the token ids of all replies, concatenated.
 
-    from sovereign_pipeline.training.forward import row_lengths
+    Logits are kept for the states that predict the replies' tokens. A prompt's last state occurs once for each of its
+    replies. No reply may be empty.
+    """
+    import torch
 
     ids: list[int] = []
     positions: list[int] = []
@@ -88,13 +68,9 @@ def one_pass(completions: Sequence[Completion], model: Any, *, shares_prompts: b
         attention: dict[str, Any] = {**row_lengths(model, lengths), "goes_on_from": goes_on_from}
     else:
         attention = row_lengths(model, [len(each) for each in completions])
-    return Pass(
-        ids=torch.tensor([ids]),
-        positions=torch.tensor([positions]),
-        places=torch.tensor(places),
-        targets=torch.tensor([token for each in completions for token in each.reply_ids]),
-        attention=attention,
-    )
+    tensor = partial(torch.tensor, device=model.device)
+    inputs = {"input_ids": tensor([ids]), "position_ids": tensor([positions]), "logits_to_keep": tensor(places)}
+    return {**inputs, **attention}, tensor([token for each in completions for token in each.reply_ids])
 
 
 POLICY, REFERENCE = "default", "reference"
@@ -188,9 +164,9 @@ class Policy(TwoAdapters):
         if job.sft.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()  # in which every pass is made but the sampler's; there is no dropout
-        self.shares_prompts = (
-            job.reward.rlhf.group > 1 and self._together and can_share_prompts(model, self._most_tokens)
-        )
+        # If attention does not support rows that continue other rows, at this length, each reply has its own prompt.
+        can_share = self._together and bool(row_lengths(model, [self._most_tokens]))
+        self.shares_prompts = can_share and job.reward.rlhf.group > 1
         self.value_head = torch.nn.Linear(model.get_output_embeddings().in_features, 1, device=model.device)
         torch.nn.init.zeros_(self.value_head.weight)  # at first no state is worth more than another
         torch.nn.init.zeros_(self.value_head.bias)
@@ -215,19 +191,12 @@ class Policy(TwoAdapters):
     def _numbers(self, completions: Sequence[Completion], with_values: bool) -> TokenNumbers:
         import torch
 
-        each = one_pass(completions, self.model, shares_prompts=self.shares_prompts)
-        targets = each.targets.to(self.model.device)
+        inputs, targets = one_pass(completions, self.model, shares_prompts=self.shares_prompts)
         seen: list[Any] = []
         # The head reads exactly the states before the replies' tokens, so the values need no pass of their own.
-        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        hook = self.model.get_output_embeddings().register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:
-            logits = self.model(
-                input_ids=each.ids.to(self.model.device),
-                position_ids=each.positions.to(self.model.device),
-                use_cache=False,
-                logits_to_keep=each.places.to(self.model.device),
-                **each.attention,
-            ).logits[0]
+            logits = self.model(**inputs, use_cache=False).logits[0]
         finally:
             hook.remove()
         logits = logits.float().div_(self.temperature)

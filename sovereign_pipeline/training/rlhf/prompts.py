@@ -11,12 +11,12 @@ from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.corpus.document import Document, read_documents, read_jsonl, write_jsonl
 from sovereign_pipeline.dataset.canaries import is_canary
-from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS, LabelRow, sft_row, user_message
+from sovereign_pipeline.dataset.jsonl import TRAINING_ROWS, sft_row, user_message
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.rewards import Reply
-from sovereign_pipeline.training.rows import IDS_IN_A_MESSAGE, encode_label
+from sovereign_pipeline.training.rows import IDS_IN_A_MESSAGE, encode_completion
 
 
 class PromptRow(Frozen):
@@ -102,8 +102,7 @@ def read_prompts(
     cut: list[str] = []
     for content in read_jsonl(path):
         row = PromptRow.model_validate(content)
-        as_label = LabelRow(id=row.id, prompt=row.prompt, completion=row.response, label=True)
-        (completion,) = encode_label(tokenizer, as_label, eos_ids).completions
+        completion = encode_completion(tokenizer, row.id, row.prompt, row.response, eos_ids)
         if len(completion.prompt_ids) > most_tokens:
             cut.append(row.id)
         else:

@@ -10,12 +10,12 @@ the institution's, where a reward model is least reliable (Fu et al. 2025, arXiv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.base.files import digest_of, file_sha256, short
@@ -30,11 +30,12 @@ from sovereign_pipeline.base.sandbox import (
     run_command,
 )
 from sovereign_pipeline.base.sandbox_child import PACKAGES
-from sovereign_pipeline.dataset.jsonl import LabelRow
 from sovereign_pipeline.policy.rlhf import Reward, Rlhf, Tool
 from sovereign_pipeline.training.job import RewardModelGiven, TrainingJob
 from sovereign_pipeline.training.reward_model import HEAD, Scorer, read_head, scoring_config
-from sovereign_pipeline.training.rows import Completion, encode_label
+from sovereign_pipeline.training.rows import Completion, encode_completion
+
+Item = TypeVar("Item")
 
 LARGEST = 64 << 20
 """Maximum size in bytes of a command with its files, which are copied into each run."""
@@ -226,13 +227,16 @@ class ScoreCache:
         if lines[-1]:
             path.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._scores
+    def scores(
+        self, keys: Sequence[str], items: Sequence[Item], compute: Callable[[list[Item]], Sequence[float | None]]
+    ) -> list[float | None]:
+        """Return the score of each item by its key. `compute` is called once, with the items without a score."""
+        unknown = {key: item for key, item in zip(keys, items, strict=True) if key not in self._scores}
+        if unknown:
+            self._add(dict(zip(unknown, compute([*unknown.values()]), strict=True)))
+        return [self._scores[key] for key in keys]
 
-    def __getitem__(self, key: str) -> float | None:
-        return self._scores[key]
-
-    def add(self, scores: Mapping[str, float | None]) -> None:
+    def _add(self, scores: Mapping[str, float | None]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab") as stream:
             stream.write(
@@ -280,11 +284,7 @@ class ToolRunner:
         """
         rows = [self._row(reply) for reply in replies]
         keys = [digest_of([self.identity, row]) for row in rows]
-        unknown = {key: row for key, row in zip(keys, rows, strict=True) if key not in self._cache}
-        if unknown:
-            found = self._run([*unknown.values()])
-            self._cache.add(dict(zip(unknown, found, strict=True)))
-        return [self._cache[key] for key in keys]
+        return self._cache.scores(keys, rows, self._run)
 
     def _row(self, reply: Reply) -> dict[str, str]:
         columns: dict[str, str] = {name: reply.columns[name] for name in self._tool.columns}
@@ -399,46 +399,39 @@ class RewardAdapter:
     def _scores(self, completions: Sequence[Completion]) -> list[float]:
         """Return raw scores, cached by token ids."""
         keys = [digest_of([self.identity, each.ids]) for each in completions]
-        unknown = {key: each for key, each in zip(keys, completions, strict=True) if key not in self._cache}
-        if unknown:
-            with _as_it_was(self._model):
-                self._model.set_adapter(REWARD)
-                self._model.eval()
-                found = self._scorer.scores([*unknown.values()])
-            if not all(map(math.isfinite, found)):
-                raise TrainingFailed(
-                    f"The reward model gives {sum(not math.isfinite(each) for each in found)} of {len(found)} replies "
-                    f"a score that is not finite.",
-                    "Train it again, with a lower training.reward_model.learning_rate or precision: float32.",
-                )
-            self._cache.add(dict(zip(unknown, found, strict=True)))
-        return [cast(float, self._cache[key]) for key in keys]
+        return cast(list[float], self._cache.scores(keys, completions, self._computed))
+
+    def _computed(self, completions: list[Completion]) -> list[float]:
+        with _as_it_was(self._model):
+            self._model.set_adapter(REWARD)
+            self._model.eval()
+            found = self._scorer.scores(completions)
+        if not all(map(math.isfinite, found)):
+            raise TrainingFailed(
+                f"The reward model gives {sum(not math.isfinite(each) for each in found)} of {len(found)} replies a "
+                f"score that is not finite.",
+                "Train it again, with a lower training.reward_model.learning_rate or precision: float32.",
+            )
+        return found
 
     def _given(self, reply: Reply) -> Completion:
         """Return the reply as a completion. A sampled reply is scored as it is, and any other text as a whole reply
-        with an end of turn.
-
-        Texts are truncated to the number of tokens that the policy may write.
-        """
-        prompt = self._institutions(reply).prompt_ids
+        with an end of turn."""
         if reply.ids is not None:
-            return Completion(prompt, list(reply.ids))
-        return self._cut(self._encoded(reply.prompt, reply.text))
+            return Completion(self._institutions(reply).prompt_ids, list(reply.ids))
+        return self._encoded(reply.prompt, reply.text)
 
     def _institutions(self, reply: Reply) -> Completion:
         """Return the institution's reply to the same prompt."""
         key = reply.prompt, reply.columns["response"]
         if key not in self._own:
-            self._own[key] = self._cut(self._encoded(*key))
+            self._own[key] = self._encoded(*key)
         return self._own[key]
 
     def _encoded(self, prompt: str, text: str) -> Completion:
-        """Encode a text as in the training of reward models."""
-        row = LabelRow(id="of a reward", prompt=prompt, completion=text, label=True)
-        return encode_label(self._tokenizer, row, self._eos_ids).completions[0]
-
-    def _cut(self, completion: Completion) -> Completion:
-        return Completion(completion.prompt_ids, completion.reply_ids[: self._most_tokens])
+        """Encode a text as in the training of reward models, cut to the tokens that the policy may write."""
+        whole = encode_completion(self._tokenizer, "of a reward", prompt, text, self._eos_ids)
+        return Completion(whole.prompt_ids, whole.reply_ids[: self._most_tokens])
 
 
 def _load(model: Any, given: RewardModelGiven) -> None:

@@ -4,8 +4,8 @@ reports."""
 import json
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, pstdev
@@ -96,7 +96,7 @@ class RunState:
         """Write the state into a checkpoint. tensors: the algorithm's own tensors."""
         import torch
 
-        facts = {name: getattr(self, name) for name in _FACTS}
+        facts = {each.name: getattr(self, each.name) for each in fields(self) if each.name != BEST_ADAPTER}
         # Keys are not sorted, so that the rows keep the column order of the training log.
         (directory / FACTS).write_text(json.dumps({**facts, "kl": vars(self.kl)}) + "\n", encoding="utf-8")
         torch.save({**tensors, BEST_ADAPTER: self.best_adapter}, directory / TENSORS)
@@ -119,65 +119,6 @@ def put_back(policy: TwoAdapters, adapter: dict[str, Any]) -> None:
     with torch.no_grad():
         for name, parameter in policy.adapter.items():
             parameter.copy_(adapter[name])
-
-
-_FACTS = (
-    "iteration",
-    "log",
-    "samples",
-    "held_out_start",
-    "gold_of_parent",
-    "judged_of_parent",
-    "best_iteration",
-    "best_gold",
-    "stopped",
-)
-
-
-class Measuring:
-    """A measurement of a policy: its greedy replies, judged."""
-
-    def __init__(
-        self,
-        policy: TwoAdapters,
-        rewards: Rewards,
-        eos_ids: Sequence[int],
-        text_of: Callable[[Sequence[int]], str],
-        *,
-        most_tokens: int,
-        a_time: int,
-    ) -> None:
-        self._policy = policy
-        self._rewards = rewards
-        self._eos_ids = eos_ids
-        self._text_of = text_of
-        self._most_tokens = most_tokens
-        self._a_time = a_time
-
-    def replies(self, prompts: Sequence[Prompt]) -> list[str]:
-        """Return the policy's reply to each prompt."""
-        return [self._text_of(ids) for ids in self._reply_ids(prompts)]
-
-    def scores(self, prompts: Sequence[Prompt]) -> dict[str, Score]:
-        """Return prompt id -> score of the policy's reply."""
-        replies = zip(prompts, self._reply_ids(prompts), strict=True)
-        judged = self._rewards.judge([prompt.answered(self._text_of(ids), ids) for prompt, ids in replies])
-        return {prompt.row.id: score for prompt, score in zip(prompts, judged, strict=True)}
-
-    def _reply_ids(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        found: list[list[int]] = []
-        with self._policy.running() as model:
-            for start in range(0, len(prompts), self._a_time):
-                rollouts = sample(
-                    model,
-                    [prompt.ids for prompt in prompts[start : start + self._a_time]],
-                    self._eos_ids,
-                    most_tokens=self._most_tokens,
-                    temperature=1.0,
-                    seed=None,
-                )
-                found += [[*each.completion.reply_ids] for each in rollouts]
-        return found
 
 
 def totals(scores: dict[str, Score]) -> dict[str, float]:
@@ -297,14 +238,6 @@ class RewardedMethod(Method):
         self.hooks.progress("judging replies of the institution and replies that are plainly bad")
         check_reward(self._rewards, self._prompts.training, self._text, self._rlhf.max_new_tokens)
         self.check_stop()
-        self._measuring = Measuring(
-            self._policy,
-            self._gold,
-            job.eos_ids,
-            self._text,
-            most_tokens=self._rlhf.max_new_tokens,
-            a_time=self._rlhf.replies,
-        )
         if job.packs and len(self._rows) > 1:
             with self._policy.running() as running:
                 check_rows_are_kept_apart(running, self._rows, job.sft.precision, job.sft.max_length)
@@ -337,8 +270,8 @@ class RewardedMethod(Method):
         state = RunState(KlController(self._rlhf.kl.coefficient, self._rlhf.kl_target, self._rlhf.kl.horizon))
         self.check_stop()
         self.hooks.progress("measuring the parent adapter on held-out prompts")
-        watched = totals(self._measuring.scores(self._prompts.watched))
-        state.held_out_start = totals(self._measuring.scores(self._prompts.compared))
+        watched = totals(self._measured(self._prompts.watched))
+        state.held_out_start = totals(self._measured(self._prompts.compared))
         if not watched or not state.held_out_start:
             raise TrainingFailed(
                 "The tools abstain for every held-out prompt, so that no adapter could be chosen.",
@@ -404,7 +337,7 @@ class RewardedMethod(Method):
         is_last = state.iteration == self._rlhf.iterations
         if state.iteration % self._rlhf.measure_every == 0 or is_last:
             self.hooks.progress(f"measuring {len(self._prompts.watched)} held-out prompts")
-            scores = self._measuring.scores(self._prompts.watched)
+            scores = self._measured(self._prompts.watched)
             found = totals(scores)
             if found:
                 gold = fmean(found.values())
@@ -458,7 +391,7 @@ class RewardedMethod(Method):
         return Outcome(
             save,
             files={
-                RLHF_FILE: self._rlhf_report(totals(self._measuring.scores(self._prompts.compared))),
+                RLHF_FILE: self._rlhf_report(totals(self._measured(self._prompts.compared))),
                 REPORT_FILE: self._report(probe.before, loss_after),
                 TRAINING_LOG_FILE: [{**row, "step": int(row["step"])} for row in state.log],
                 SAMPLES_FILE: state.samples,
@@ -535,16 +468,32 @@ class RewardedMethod(Method):
         with self._policy.running() as model:
             return sample(model, ids, self.job.eos_ids, most_tokens=most, temperature=temperature, seed=seed)
 
-    def _judge(self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout]) -> list[Score]:
+    def _judge(
+        self, prompts: Sequence[Prompt], rollouts: Sequence[Rollout], rewards: Rewards | None = None
+    ) -> list[Score]:
         written = [each.completion.reply_ids for each in rollouts]
         replies = [prompt.answered(self._text(ids), ids) for prompt, ids in zip(prompts, written, strict=True)]
-        return self._rewards.judge(replies)
+        return (rewards or self._rewards).judge(replies)
+
+    def _greedy(self, prompts: Sequence[Prompt]) -> list[Rollout]:
+        """Return the policy's greedy reply to each prompt."""
+        found: list[Rollout] = []
+        with self._policy.running() as model:
+            for start in range(0, len(prompts), self._rlhf.replies):
+                ids = [prompt.ids for prompt in prompts[start : start + self._rlhf.replies]]
+                most = self._rlhf.max_new_tokens
+                found += sample(model, ids, self.job.eos_ids, most_tokens=most, temperature=1.0, seed=None)
+        return found
+
+    def _measured(self, prompts: Sequence[Prompt]) -> dict[str, Score]:
+        """Return held-out prompt id -> score of the policy's greedy reply."""
+        scores = self._judge(prompts, self._greedy(prompts), self._gold)
+        return {prompt.row.id: score for prompt, score in zip(prompts, scores, strict=True)}
 
     def _keep_samples(self, state: RunState, when: str) -> None:
-        replies = self._measuring.replies(self._fixed) if self._fixed else []
         state.samples += [
-            {"id": prompt.row.id, "when": when, "reply": reply}
-            for prompt, reply in zip(self._fixed, replies, strict=True)
+            {"id": prompt.row.id, "when": when, "reply": self._text(each.completion.reply_ids)}
+            for prompt, each in zip(self._fixed, self._greedy(self._fixed), strict=True)
         ]
 
     def _text(self, ids: Sequence[int]) -> str:

@@ -29,6 +29,7 @@ from sovereign_pipeline.base.errors import TrainingFailed
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.policy.rlhf import Rollouts
 from sovereign_pipeline.policy.serving import UNIX
+from sovereign_pipeline.training.forward import in_evaluation_mode
 from sovereign_pipeline.training.rows import Completion
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
@@ -74,9 +75,7 @@ def sample(
     logs: list[list[float]] = [[] for _ in prompts]
     ended = [False] * len(prompts)
     past: Any = None
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with in_evaluation_mode(model):
         for place in range(most_tokens):
             out = model(
                 input_ids=ids,
@@ -107,7 +106,6 @@ def sample(
             ids = chosen.unsqueeze(1).to(device)
             mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
             positions = positions[:, -1:] + 1
-    model.train(was_training)
     rollouts = zip(prompts, replies, logs, ended, strict=True)
     return [Rollout(Completion(list(prompt), reply), log, end) for prompt, reply, log, end in rollouts]
 

@@ -15,7 +15,7 @@ from sovereign_pipeline.evaluation.arms import Arm, models
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, open_models, prompt_text, reply_text
 from sovereign_pipeline.evaluation.arms.token_tree import generate
 from sovereign_pipeline.evaluation.held_out import held_out_item
-from sovereign_pipeline.training.rows import encode_sft
+from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
 
@@ -44,7 +44,7 @@ def test_ids_are_those_of_the_whole_conversation_up_to_the_end_of_turn(
 
 def test_ids_are_those_that_the_trainer_supervises(unchanged: Models, letters: list[Document]) -> None:
     for letter in letters:
-        trained = encode_sft(unchanged.tokenizer, sft_row(letter, INSTRUCTION), sorted(unchanged.end_of_turn))
+        trained = encode(unchanged.tokenizer, "sft", sft_row(letter, INSTRUCTION), sorted(unchanged.end_of_turn))
         context, reply = unchanged.token_ids(held_out_item(unchanged, letter, INSTRUCTION))
         assert (context, reply) == (trained.completions[0].prompt_ids, trained.completions[0].reply_ids)
 

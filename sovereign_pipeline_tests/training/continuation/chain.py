@@ -19,10 +19,11 @@ from sovereign_pipeline.record.gates import evaluate_gates
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Verdict, Workplace
+from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import register, registered_adapter_stage
 from sovereign_pipeline.training.continuation import resolve_parent
-from sovereign_pipeline.training.rows import encode_sft
+from sovereign_pipeline.training.rows import encode
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.split.chain import split_stage
@@ -50,7 +51,7 @@ def train_by_hand(base: Path, rows: Iterable[Any], target: Path, sft: Sft, paren
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=3e-3)
     for row in rows:
-        (completion,) = encode_sft(tokenizer, row, [EOS_ID]).completions
+        (completion,) = encode(tokenizer, "sft", row, [EOS_ID]).completions
         loss = model(input_ids=torch.tensor([completion.ids]), labels=torch.tensor([completion.labels])).loss
         optimizer.zero_grad()
         loss.backward()
@@ -78,6 +79,19 @@ def build_without_check(workplace: Workplace, inputs: Inputs, workspace: Path) -
 def _scored(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
     (workspace / "report.json").write_text("{}")
     return Built(summary={"outcome": "pass", "loss": 1.0})
+
+
+GATE = "start_saw_nothing_held_out"
+
+
+def inputs_of(workplace: Workplace, artifact: Artifact) -> dict[str, Artifact]:
+    return {each: workplace.store.open_input(artifact.manifest, each) for each in artifact.manifest.inputs}
+
+
+def evaluated(workplace: Workplace, artifact: Artifact, inputs: Inputs | None = None) -> Verdict:
+    """The verdict of the gate on an adapter, with its own inputs or with these."""
+    (gate,) = (each for each in SFT_ADAPTER.gates if each.name == GATE)
+    return gate.evaluate(workplace, artifact, inputs or inputs_of(workplace, artifact))
 
 
 @dataclass

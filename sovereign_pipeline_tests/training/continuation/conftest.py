@@ -5,12 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
-from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
-from sovereign_pipeline_tests.tiny_model import save_tiny_model
+from sovereign_pipeline_tests.tiny_model import save_tiny_model, write_card
 from sovereign_pipeline_tests.training.continuation.chain import OLD, Office
 
 
@@ -27,16 +25,7 @@ def office(institution: DemoInstitution, small_model: Path) -> Office:
         shutil.copytree(small_model, directory)
         if name == "other":
             (directory / "config.json").write_text((directory / "config.json").read_text() + "\n")
-        card = {
-            "name": name,
-            "licence": "own",
-            "classification": "PUBLIC",
-            "source": {"directory": str(directory)},
-            "files": {file.name: file_sha256(file) for file in directory.iterdir()},
-        }
-        path = institution.settings.data / "models" / f"{name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(card))
+        write_card(institution.settings.data, name, directory)
     return Office(institution)
 
 

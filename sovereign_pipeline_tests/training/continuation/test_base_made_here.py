@@ -1,16 +1,13 @@
 """A card that points at the result of a full tuning: level, lineage and held-out rows are those of the artifact."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 
 from sovereign_pipeline.base.errors import CeilingExceeded, GateRefused, StaleInput
-from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.record.database import open_registry
@@ -20,13 +17,12 @@ from sovereign_pipeline.record.stage import Built, Inputs, Workplace
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.training.continuation import assert_base_saw_nothing_held_out
-from sovereign_pipeline.training.stages import SFT_ADAPTER
+from sovereign_pipeline_tests.tiny_model import write_card
 from sovereign_pipeline_tests.training.conftest import a_report
-from sovereign_pipeline_tests.training.continuation.chain import NEW, OLD, Office, train_by_hand
+from sovereign_pipeline_tests.training.continuation.chain import GATE, NEW, OLD, Office, build_without_check, evaluated
 
 pytestmark = pytest.mark.slow
 
-GATE = "start_saw_nothing_held_out"
 SECRET = [dict(row, classification="SECRET" if number == 3 else "PUBLIC") for number, row in enumerate(OLD)]
 
 
@@ -69,14 +65,7 @@ def renamed_with_more_files(tuned: Artifact, root: Path) -> Path:
 
 
 def call_public(office: Office, directory: Path, name: str = "published") -> None:
-    card = {
-        "name": name,
-        "licence": "Apache-2.0",
-        "classification": "PUBLIC",
-        "source": {"directory": str(directory)},
-        "files": {str(file.relative_to(directory)): file_sha256(file) for file in directory.iterdir()},
-    }
-    (office.institution.settings.data / "models" / f"{name}.yaml").write_text(yaml.safe_dump(card))
+    write_card(office.institution.settings.data, name, directory)
 
 
 @pytest.mark.security_case(
@@ -123,7 +112,7 @@ def test_what_the_base_model_saw_may_not_be_held_out(office: Office, tuned: Arti
     inputs = {"base_model": store.open(base), "training_dataset": store.open(dataset)}
     with pytest.raises(GateRefused, match=r"base model published was made here, .*rows of training_dataset"):
         assert_base_saw_nothing_held_out(workplace, inputs)
-    _, verdicts = office.make(workplace, replace(office.sft, build=_by_hand))
+    _, verdicts = office.make(workplace, replace(office.sft, build=build_without_check))
     assert not verdicts[GATE].passed
     assert "rows of training_dataset" in verdicts[GATE].message
 
@@ -140,21 +129,19 @@ def test_what_the_base_of_the_base_model_saw_may_not_be_held_out(office: Office,
     call_public(office, Path(shutil.copytree(between.store.path_of(ref.digest) / "model", root / "second")), "second")
     office.institution.recipe["split"] = {"seed": 8}
     workplace = office.line("torches", SECRET, base_model="second")
-    _, verdicts = office.make(workplace, replace(office.sft, build=_by_hand))
+    _, verdicts = office.make(workplace, replace(office.sft, build=build_without_check))
     assert not verdicts[GATE].passed
     assert workplace.store.open(_current(workplace, "base_model")).manifest.classification == "SECRET"
 
 
 def test_other_rows_may_be_trained_on_it_and_everything_beneath_is_verified(office: Office, tuned: Artifact) -> None:
     call_public(office, copied(tuned, office.institution.root))
-    office.sft = replace(office.sft, build=_by_hand)
+    office.sft = replace(office.sft, build=build_without_check)
     workplace = office.line("lanterns", NEW, base_model="published")
     adapter, _ = office.register(workplace)
     assert adapter.classification == "SECRET"
     sft = workplace.store.open(_current(workplace, "sft_adapter"))
-    gate = next(each for each in SFT_ADAPTER.gates if each.name == GATE)
-    inputs = {kind: workplace.store.open_input(sft.manifest, kind) for kind in sft.manifest.inputs}
-    assert gate.evaluate(workplace, sft, inputs).evidence["base_made_here"] == [tuned.ref.digest]
+    assert evaluated(workplace, sft).evidence["base_made_here"] == [tuned.ref.digest]
     report = verify_adapter(open_registry(workplace.settings), workplace.store, workplace.settings, adapter.id)
     checked = {each.digest for each in report.checked}
     assert tuned.ref.digest in checked
@@ -174,14 +161,6 @@ def test_a_base_model_that_turns_out_to_be_made_here_is_stale(office: Office, tu
     inputs = {kind: _current(workplace, kind) for kind in ("base_model", "training_dataset")}
     with pytest.raises(StaleInput, match=f"base_model .*made_here:{tuned.ref.digest}"):
         produce(office.sft, workplace, inputs)
-
-
-def _by_hand(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-    base = open_base_model(workplace.settings, inputs["base_model"], workplace.progress)
-    rows = [json.loads(line) for line in inputs["training_dataset"].file("train.jsonl").read_text().splitlines()]
-    train_by_hand(base, rows, workspace / "adapter", workplace.line.training.sft, None)
-    (workspace / "report.json").write_text(a_report(inputs["base_model"]))
-    return Built(summary={})
 
 
 def _current(workplace: Workplace, kind: str) -> ArtifactRef:

@@ -11,13 +11,18 @@ from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.training.continuation import resolve_parent
-from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import letter
-from sovereign_pipeline_tests.training.continuation.chain import NEW, OLD, Office, build_without_check
+from sovereign_pipeline_tests.training.continuation.chain import (
+    GATE,
+    NEW,
+    OLD,
+    Office,
+    build_without_check,
+    evaluated,
+    inputs_of,
+)
 
 pytestmark = pytest.mark.slow
-
-GATE = "start_saw_nothing_held_out"
 
 
 def same_rows() -> list[dict[str, Any]]:
@@ -80,11 +85,10 @@ def test_what_was_trained_on_and_cannot_be_opened_may_hold_anything(office: Offi
     assert made is not None and lost is not None
     shutil.move(store.path_of(lost.digest), workplace.settings.home / "lost")
     artifact = store.open(made)
-    inputs = {each: store.open_input(artifact.manifest, each) for each in artifact.manifest.inputs}
-    gate = next(each for each in SFT_ADAPTER.gates if each.name == GATE)
     with pytest.raises(GateRefused, match="cannot be opened, so held-out rows may be in it") as refused:
-        gate.evaluate(workplace, artifact, inputs)
+        evaluated(workplace, artifact)
     assert lost.digest in str(refused.value)
+    inputs = inputs_of(workplace, artifact)
     with pytest.raises(GateRefused, match="cannot be opened"):
         resolve_parent(workplace, inputs, open_base_model(workplace.settings, inputs["base_model"], silent))
 
@@ -103,8 +107,7 @@ def test_preferences_are_held_against_the_start_of_their_sft_adapter(office: Off
     store = workplace.store
     inputs = {"sft_adapter": store.open(sft), "preference_dataset": store.open(preferences)}
     inputs["base_model"] = store.open_input(inputs["sft_adapter"].manifest, "base_model")
-    gate = next(each for each in ALIGNED_ADAPTER.gates if each.name == GATE)
-    verdict = gate.evaluate(workplace, store.open(sft), inputs)
+    verdict = evaluated(workplace, store.open(sft), inputs)
     assert not verdict.passed
     assert "case" in verdict.message
 

@@ -27,11 +27,9 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import A_LABEL
 from sovereign_pipeline_tests.ledger.owner import change, forge_entries
-from sovereign_pipeline_tests.training.continuation.chain import NEW, SHAPE, Office
+from sovereign_pipeline_tests.training.continuation.chain import NEW, SHAPE, Office, evaluated
 
 pytestmark = pytest.mark.slow
-
-GATE = "start_saw_nothing_held_out"
 
 
 def test_a_retrained_adapter_carries_digest_level_and_lineage_of_the_earlier_one(
@@ -142,12 +140,10 @@ def test_another_adapter_under_the_same_name_is_found_by_the_gate_and_by_verific
         "UPDATE adapter SET adapter_digest = :digest, manifest_sha256 = :manifest WHERE id = 'lamps-1.0.0'",
         {"digest": artifact.ref.digest, "manifest": artifact.ref.manifest_sha256},
     )
-    inputs = {each: store.open_input(artifact.manifest, each) for each in artifact.manifest.inputs}
-    gate = next(each for each in SFT_ADAPTER.gates if each.name == GATE)
     with pytest.raises(IntegrityError, match=r"adapter lamps-1\.0\.0 differs from its entry"):
-        gate.evaluate(workplace, artifact, inputs)
+        evaluated(workplace, artifact)
     forge_entries(registry.engine)
-    verdict = gate.evaluate(workplace, artifact, inputs)
+    verdict = evaluated(workplace, artifact)
     assert not verdict.passed and "is registered as" in verdict.message
     with pytest.raises(IntegrityError, match="another adapter is registered by that id"):
         verify_adapter(registry, store, workplace.settings, adapter.id)

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base.errors import IntegrityError, TrainingFailed
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.policy.training import Preference
 from sovereign_pipeline.training.forward import reply_log_probabilities
-from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
+from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.methods import preference as preference_module
-from sovereign_pipeline.training.methods import train
 from sovereign_pipeline.training.methods.preference import PreferenceBatches, key_of, kto_loss, pair_loss
 from sovereign_pipeline.training.methods.sft import Batches
 from sovereign_pipeline.training.plan import make_plan
 from sovereign_pipeline.training.rows import Completion, EncodedRow, encode
 from sovereign_pipeline_tests.tiny_model import EOS_ID
 from sovereign_pipeline_tests.training.conftest import JobMaker, labels, letters, pairs
+from sovereign_pipeline_tests.training.trainings import log, refused, run
 
 
 def preference(**values: Any) -> Preference:
@@ -91,10 +91,6 @@ def test_kto_exchanges_replies_among_all_devices(make_job: JobMaker, tiny_model:
 
 
 PREFERENCE = {"max_steps": 1, "warmup_steps": 0, "epochs": 1, "gradient_accumulation": 2}
-
-
-def run(job: TrainingJob) -> None:
-    train(job, TrainerHooks(on_step=lambda step: None, progress=lambda message: None))
 
 
 @pytest.fixture(scope="session")
@@ -192,7 +188,7 @@ def test_policy_and_reference_are_the_same_before_the_first_step(
         parent_adapter=None if full else first.output / "adapter",
     )
     run(job)
-    (step,) = read_jsonl(job.output / "training_log.jsonl")
+    (step,) = log(job)
     rewards = {name: value for name, value in step.items() if name.startswith("rewards/") or name == "kl"}
     assert len(rewards) == (3 if method == "kto" else 2) and not any(rewards.values()), rewards
 
@@ -206,7 +202,7 @@ def test_a_base_with_dropout_of_its_own_learns_preferences_without(
     (base / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.5}))
     job = make_job("dpo", pairs(8), preference=PREFERENCE, base_model=base, parent_adapter=adapters[0])
     run(job)
-    (step,) = read_jsonl(job.output / "training_log.jsonl")
+    (step,) = log(job)
     assert step["rewards/margins"] == 0
 
 
@@ -241,6 +237,5 @@ def test_references_that_are_not_finite_stop_the_training(
     log_probabilities = reply_log_probabilities
     monkeypatch.setattr(preference_module, "reply_log_probabilities", broken)
     job = make_job("broken", pairs(4), preference=PREFERENCE, parent_adapter=adapters[0])
-    with pytest.raises(TrainingFailed, match="not finite before the first step"):
-        run(job)
+    refused(job, "not finite before the first step")
     assert not list(job.references.glob("*.json"))

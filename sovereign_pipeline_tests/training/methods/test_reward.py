@@ -7,14 +7,13 @@ from typing import Any
 
 import pytest
 
-from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.dataset.jsonl import PreferenceRow
-from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
-from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.reward_model import PairScore, calibration, held_out_accuracy, read_scorer
 from sovereign_pipeline.training.worker import run_job
 from sovereign_pipeline_tests.training.conftest import JobMaker, pairs
-from sovereign_pipeline_tests.training.trainings import files
+from sovereign_pipeline_tests.training.trainings import files, log, losses, refused, report, run, stopped
 
 STEPS = {"gradient_accumulation": 1, "batch_size": 4, "warmup_steps": 0, "epochs": 4, "learning_rate": 1e-2}
 
@@ -32,17 +31,6 @@ def reward_job(make_job: JobMaker) -> JobMaker:
     return make
 
 
-def run(job: TrainingJob, stop_after: int | None = None) -> list[Step]:
-    steps: list[Step] = []
-    hooks = TrainerHooks(steps.append, lambda message: None, should_stop=lambda: len(steps) + 1 == stop_after)
-    train(job, hooks)
-    return steps
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
 @pytest.mark.slow
 def test_it_learns_resumes_to_the_same_bytes_and_is_read_as_it_was_trained(
     reward_job: JobMaker, tiny_model: Path
@@ -52,13 +40,10 @@ def test_it_learns_resumes_to_the_same_bytes_and_is_read_as_it_was_trained(
     result = run_job(whole, lambda message, values: told.append(message), [])
     assert result.failure is None and result.measured["resumed_at_step"] == 0
     assert not any(word in message for message in told for word in ("officer", "mooring"))
-    log = lines(whole.output / "training_log.jsonl")
-    assert len(log) == 12 and log[-1]["loss"] < 0.5 * log[0]["loss"]
-    said = json.loads((whole.output / "report.json").read_bytes())
+    curve, said = losses(whole), report(whole)
+    assert len(curve) == 12 and curve[-1] < 0.5 * curve[0]
     assert said["accuracy"]["accuracy"]["hits"] == said["accuracy"]["accuracy"]["of"] == said["held_out"] == 8
-    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 5 of 12"):
-        run(broken, stop_after=5)
-    assert [step.step for step in run(broken)] == list(range(6, 13))
+    assert [step.step for step in run(stopped(broken, after=5))] == list(range(6, 13))
     assert files(broken.output) == files(whole.output)
 
     assert sorted(files(whole.output)) == [
@@ -68,7 +53,7 @@ def test_it_learns_resumes_to_the_same_bytes_and_is_read_as_it_was_trained(
         "reward/adapter_model.safetensors",
         "training_log.jsonl",
     ]
-    recorded = lines(whole.output / "held_out_scores.jsonl")
+    recorded = log(whole, "held_out_scores")
     ours = _on_a_base_for_text(whole, tiny_model)
     theirs = _as_peft_reads_it(whole, tiny_model)
     assert [row["chosen"] for row in recorded] == pytest.approx(ours, abs=1e-4)
@@ -82,7 +67,7 @@ def _held_out_replies(job: TrainingJob) -> list[Any]:
 
     assert job.held_out is not None
     tokenizer = AutoTokenizer.from_pretrained(job.base_model)
-    return [encode(tokenizer, "reward", row, job.eos_ids).completions[0] for row in lines(job.held_out)]
+    return [encode(tokenizer, "reward", row, job.eos_ids).completions[0] for row in read_jsonl(job.held_out)]
 
 
 def _on_a_base_for_text(job: TrainingJob, base: Path) -> list[float]:
@@ -107,20 +92,19 @@ def test_the_end_of_turn_is_what_is_scored(reward_job: JobMaker, monkeypatch: py
     from sovereign_pipeline.training.methods import reward as reward_trainer
 
     monkeypatch.setattr(reward_trainer, "_padding", lambda tokenizer, job: job.eos_ids[0])
-    with pytest.raises(TrainingFailed, match="not that of the end of turn"):
-        run(reward_job("before"))
+    refused(reward_job("before"), "not that of the end of turn")
 
 
 @pytest.mark.slow
 def test_no_held_out_pair_is_no_reward_model(reward_job: JobMaker) -> None:
-    with pytest.raises(TrainingFailed, match="None of 0 held-out pairs"):
-        run(reward_job("none", held_out_pairs=[]))
+    refused(reward_job("none", held_out_pairs=[]), "None of 0 held-out pairs")
 
 
 @pytest.mark.slow
 def test_what_does_not_move_is_found(reward_job: JobMaker) -> None:
-    with pytest.raises(TrainingFailed, match="head of the reward model did not change"):
-        run(reward_job("still", section={"learning_rate": 1e-30, "max_steps": 1}))
+    refused(
+        reward_job("still", section={"learning_rate": 1e-30, "max_steps": 1}), "head of the reward model did not change"
+    )
 
 
 def pair(chosen: str, rejected: str) -> PreferenceRow:

@@ -20,9 +20,7 @@ from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.launcher import PARENT_VARIABLE
 from sovereign_pipeline.training.methods.preference import PreferenceBatches
 from sovereign_pipeline.training.worker import run_job
-
-JOBS = "SOVEREIGN_TEST_JOBS"
-"""JSON: pairs of a job's file and the name of its fault, or null."""
+from sovereign_pipeline_tests.training.processes.launching import JOBS
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""The trainer's process as it is, but for its halt at the step that `halting.py` names."""
+"""The trainer's process as it is, but for its halt at the step that `launching.py` names."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from unittest.mock import patch
 from sovereign_pipeline.training import worker
 from sovereign_pipeline.training.job import Step, TrainerHooks, TrainingJob
 from sovereign_pipeline.training.methods import train
-from sovereign_pipeline_tests.training.processes.halting import STEP, UNTIL
+from sovereign_pipeline_tests.training.processes.launching import STEP, UNTIL
 
 
 def train_and_halt(job: TrainingJob, hooks: TrainerHooks) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Guards on a reward before it is optimised, with gameable ones planted, and on a policy that learns."""
 
+import json
 from pathlib import Path
 from statistics import fmean
 
@@ -19,6 +20,8 @@ from sovereign_pipeline.training.rlhf.prompts import Prompt, PromptRow
 from sovereign_pipeline.training.rlhf.rewards import Rewards, copy_code
 from sovereign_pipeline_tests.training.tiny_reward import LIKE_THE_REPLY, reward
 
+GUARDED = json.loads(Path(__file__).with_name("guards.json").read_text(encoding="utf-8"))
+"""Name -> a reward's program and the replies that earn it, or the ends of a log's columns and the reason to stop."""
 SECONDS = 600
 """So long that a busy machine decides nothing."""
 PORTS = ["Sur", "Barka", "Seeb", "Qantab", "Sidab", "Khasab"]
@@ -56,31 +59,9 @@ def test_a_reward_for_what_the_institution_wrote_passes(tmp_path: Path) -> None:
 
 
 @pytest.mark.security_case("a policy games its reward", "a reward that bad replies earn is refused before training")
-@pytest.mark.parametrize(
-    ("program", "how"),
-    [
-        ("def score(rows):\n    return [float(not row['reply']) for row in rows]", "empty replies"),
-        (
-            "def score(rows):\n    return [min(1, len(row['reply'].split()) / 40) for row in rows]",
-            "replies of repeated words",
-        ),
-        (
-            "def score(rows):\n    return [float({'from', 'letter'} <= {*row['reply'].split()}) for row in rows]",
-            "replies of their first sentence alone",
-        ),
-        (
-            "def score(rows):\n    return [sum(w in row['reply'] for w in ('berth', 'granted')) / 2 for row in rows]",
-            "replies stuffed with frequent words",
-        ),
-        (
-            "def score(rows):\n    replies = [row['reply'] for row in rows]\n"
-            "    return [min(.9, each.count('letter from') / 2) + ('granted' in each) * .1 for each in replies]",
-            "replies stuffed with other replies' first sentences",
-        ),
-    ],
-    ids=["empty", "length", "formula", "keywords", "formulas"],
-)
-def test_a_reward_that_can_be_had_without_a_good_reply_is_refused(tmp_path: Path, program: str, how: str) -> None:
+@pytest.mark.parametrize("reward_for", GUARDED["programs"])
+def test_a_reward_that_can_be_had_without_a_good_reply_is_refused(tmp_path: Path, reward_for: str) -> None:
+    program, how = GUARDED["programs"][reward_for]
     with pytest.raises(TrainingFailed, match=f"can be had without a good reply: {how} score"):
         check(tmp_path, program)
 
@@ -137,44 +118,10 @@ def logged(count: int = 8, **courses: list[float]) -> list[dict[str, float]]:
     return rows
 
 
-@pytest.mark.parametrize(
-    ("log", "reason"),
-    [
-        (logged(), None),
-        (logged(reward_spread=[0.0]), "all replies of iteration 8 have the same reward"),
-        (logged(groups_without_spread=[0.0, 1.0]), "the replies of each prompt of iteration 8 have the same reward"),
-        (logged(groups_without_spread=[1.0, 0.75]), None),
-        (logged(kl=[12.0]), "12.0 nats a reply, above kl.budget"),
-        (logged(reply_tokens=[5.0, 5.0, 5.0]), "replies went from 30 to 5 tokens"),
-        (logged(reply_tokens=[100.0, 100.0, 100.0]), "replies went from 30 to 100 tokens"),
-        (logged(repetition=[0.6, 0.6, 0.6]), "repeated runs of 4 words went from 0.05 to 0.60"),
-        (logged(missing_ends=[0.9, 0.9, 0.9]), "without end of turn went from 0.10 to 0.90"),
-        (
-            logged(reward=[0.5, 0.6, 0.7, 0.8], gold=[0.6, 0.55, 0.5, 0.45]),
-            "the held-out one fell from 0.600 to 0.450, 2 measurements in a row below its best",
-        ),
-        (logged(reward=[0.5, 0.6, 0.7, 0.8], gold=[0.6, 0.55, 0.5, 0.61]), None),
-        (logged(reward=[0.5, 0.4, 0.3, 0.2], gold=[0.6, 0.55, 0.5, 0.45]), None),
-        (logged(reward=[0.5, 0.6, 0.7, 0.8], gold=[0.6, 0.6, 0.6, 0.6]), None),
-    ],
-    ids=[
-        "ordinary",
-        "spread",
-        "groups",
-        "a_group",
-        "kl",
-        "short",
-        "long",
-        "repeats",
-        "ends",
-        "gamed",
-        "recovers",
-        "both_fall",
-        "level",
-    ],
-)
-def test_each_drift_ends_the_training_with_its_reason(log: list[dict[str, float]], reason: str | None) -> None:
-    found = reason_to_stop(log, RLHF)
+@pytest.mark.parametrize("course", GUARDED["courses"])
+def test_each_drift_ends_the_training_with_its_reason(course: str) -> None:
+    columns, reason = GUARDED["courses"][course]
+    found = reason_to_stop(logged(**columns), RLHF)
     assert found is None if reason is None else reason in str(found)
 
 

@@ -13,12 +13,11 @@ import torch
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError, TrainingFailed
 from sovereign_pipeline.base.files import file_sha256
-from sovereign_pipeline.base.sandbox import call_function, python_parts
+from sovereign_pipeline.base.sandbox import python_parts
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.plots import reward_curves_png
 from sovereign_pipeline.policy.rlhf import Rlhf
-from sovereign_pipeline.training.job import TrainerHooks, TrainingJob
-from sovereign_pipeline.training.methods import train
+from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.models import load_trainable
 from sovereign_pipeline.training.reward_model import HEAD, REWARD_DIRECTORY, Scorer, read_scorer
 from sovereign_pipeline.training.rlhf import rewards
@@ -36,78 +35,79 @@ from sovereign_pipeline.training.rows import Completion, encode
 from sovereign_pipeline.training.stages import reward_code
 from sovereign_pipeline_tests.base.sandbox_programs import SHELL
 from sovereign_pipeline_tests.training.conftest import JobMaker
-from sovereign_pipeline_tests.training.methods.trl_runs import GROUPS, RATES
-from sovereign_pipeline_tests.training.tiny_reward import LEARNED, learn, learn_until_killed, log, reward, reward_job
-from sovereign_pipeline_tests.training.trainings import files
+from sovereign_pipeline_tests.training.methods.rewarded import GROUPS, RATES
+from sovereign_pipeline_tests.training.tiny_reward import LEARNED, learn_until_killed, reward, reward_job
+from sovereign_pipeline_tests.training.trainings import files, learn, log, report, stopped
 
+TOOLS = json.loads(Path(__file__).with_name("tools.json").read_text(encoding="utf-8"))
+"""Name -> a tool's program, and what is said of it."""
 SECONDS = 600
 """So long that a busy machine decides nothing."""
 COLUMNS = {"response": "yes", "department": "fees"}
 REPLIES = [Reply("Question?", text, COLUMNS) for text in ("a", "bb", "a")]
 
-MakeRunner = Callable[..., ToolRunner]
+JUDGED = [Reply("Question?", text, COLUMNS) for text in ("secretword", "bb é\nnext line", "secretword")]
+HALF = SHELL + 'while read -r line; do echo "0.5"; done\n'
+LENGTHS = "def score(rows):\n    return [len(row['reply']) / 10 for row in rows]"
+MakeTool = Callable[..., ToolRunner]
+
+
+def section(tmp_path: Path, program: str, files: dict[str, str] | None = None, **tool: Any) -> Rlhf:
+    """A reward of one tool with this program: a command where it begins as a script, and else a function."""
+    name = "check" if program.startswith("#!") else "score.py"
+    (tmp_path / name).write_text(program)
+    for path, text in (files or {}).items():
+        (tmp_path / path).write_text(text)
+    of_kind = {"command": [name]} if name == "check" else {"path": name}
+    whole = {**of_kind, "files": [*(files or {})], "seconds": SECONDS, **tool}
+    return Rlhf.model_validate({"reward": [{"name": "part", "tool": whole}]})
+
+
+def runner(tmp_path: Path, rlhf: Rlhf, changed: dict[str, str] | None = None) -> ToolRunner:
+    """changed: digests that the job states otherwise."""
+    directory = tmp_path / f"code-{len(list(tmp_path.glob('code-*')))}"
+    code = copy_code(tmp_path, rlhf, directory) | (changed or {})
+    return ToolRunner("part", rlhf.tools[0], code, directory, tmp_path / "cache")
 
 
 @pytest.fixture
-def runner(tmp_path: Path) -> MakeRunner:
-    """`runner(program, files={name: text}, **tool)`: the tool with this program."""
-    made = 0
-
-    def make(program: str, files: dict[str, str] | None = None, **tool: Any) -> ToolRunner:
-        nonlocal made
-        made += 1
-        (tmp_path / "score.py").write_text(program)
-        for name, text in (files or {}).items():
-            (tmp_path / name).write_text(text)
-        part = {"name": "part", "tool": {"path": "score.py", "files": [*(files or {})], "seconds": SECONDS, **tool}}
-        rlhf = Rlhf.model_validate({"reward": [part]})
-        directory = tmp_path / f"code-{made}"
-        code = copy_code(tmp_path, rlhf, directory)
-        return ToolRunner("part", rlhf.tools[0], code, directory, tmp_path / "cache")
-
-    return make
+def tool(tmp_path: Path) -> MakeTool:
+    """`tool(program, files={name: text}, **section)`: the tool with this program."""
+    return lambda *given, **named: runner(tmp_path, section(tmp_path, *given, **named))
 
 
-def test_a_tool_gets_prompt_reply_its_columns_and_files_and_may_abstain(runner: MakeRunner) -> None:
+def test_a_tool_gets_prompt_reply_its_columns_and_files_and_may_abstain(tool: MakeTool) -> None:
     program = """
 def score(rows, files):
     assert all(sorted(row) == ["department", "prompt", "reply"] for row in rows)
     return [None if row["reply"] == files["abstain.txt"] else 0.5 for row in rows]
 """
-    assert runner(program, {"abstain.txt": "bb"}, columns=["department"]).scores(REPLIES) == [0.5, None, 0.5]
+    assert tool(program, {"abstain.txt": "bb"}, columns=["department"]).scores(REPLIES) == [0.5, None, 0.5]
 
 
-@pytest.mark.parametrize(
-    ("program", "said"),
-    [
-        ("def score(rows):\n    return [1 / 0 for row in rows]", "ZeroDivisionError in line 2"),
-        ("def score(rows):\n    raise ValueError(rows[0]['reply'])", r"ValueError in line 2\."),
-        ("def another(rows):\n    return [1 for row in rows]", "KeyError"),
-        ("def score(rows):\n    import torch", "ModuleNotFoundError"),
-        ("def score(rows):\n    import os\n    os._exit(0)", "an end before it returned"),
-        ("def score(rows):\n    return [0.5]", "a list with a number from 0 to 1"),
-        ("def score(rows):\n    return [1.5 for row in rows]", "a list with a number from 0 to 1"),
-        ("def score(rows):\n    return [True for row in rows]", "a list with a number from 0 to 1"),
-        ("def score(rows):\n    return [float('nan') for row in rows]", "ValueError"),
-        ("def score(rows):\n    return 0.5", "a list with a number from 0 to 1"),
-    ],
-    ids=["division", "raises", "missing", "package", "exit", "short", "above", "boolean", "nan", "number"],
-)
-def test_a_tool_that_fails_stops_the_training_and_quotes_no_reply(runner: MakeRunner, program: str, said: str) -> None:
-    secret = [Reply("Question?", "secretword", COLUMNS), Reply("Question?", "b", COLUMNS)]
+@pytest.mark.security_case("a reward's tool fails or answers no number", "the training stops, and quotes no reply")
+@pytest.mark.parametrize("fault", TOOLS)
+def test_a_tool_that_fails_stops_the_training_and_quotes_no_reply(tool: MakeTool, tmp_path: Path, fault: str) -> None:
+    program, said = TOOLS[fault]
     with pytest.raises(TrainingFailed, match=said) as failed:
-        runner(program).scores(secret)
+        tool(program, uses=["/bin/cat"] if program.startswith("#!") else []).scores(JUDGED)
     assert "secretword" not in str(failed.value)
+    assert not (tmp_path / "cache").exists(), "no score was kept"
 
 
 @pytest.mark.security_case("a reward's tool hangs", "the training stops; no score is invented")
-def test_a_tool_that_is_too_slow_is_an_error_and_no_low_reward(runner: MakeRunner) -> None:
+@pytest.mark.parametrize(
+    "program",
+    ["def score(rows):\n    while True:\n        pass", f"{SHELL}while :; do :; done"],
+    ids=["function", "command"],
+)
+def test_a_tool_that_is_too_slow_is_an_error_and_no_low_reward(tool: MakeTool, program: str) -> None:
     with pytest.raises(TrainingFailed, match="did not end within 1 s"):
-        runner("def score(rows):\n    while True:\n        pass", seconds=1).scores(REPLIES)
+        tool(program, seconds=1).scores(REPLIES)
 
 
 @pytest.mark.security_case("a reward's tool opens a connection or reads a file", "the sandbox has neither")
-def test_a_tool_has_no_network_and_no_file_of_this_machine(runner: MakeRunner, tmp_path: Path) -> None:
+def test_a_tool_has_no_network_and_no_file_of_this_machine(tool: MakeTool, tmp_path: Path) -> None:
     program = f"""
 import os, socket
 def score(rows):
@@ -119,45 +119,57 @@ def score(rows):
         found.append(False)
     return [float(any(found)) for row in rows]
 """
-    assert runner(program).scores(REPLIES) == [0.0, 0.0, 0.0]
+    assert tool(program).scores(REPLIES) == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize(
+    ("call", "program", "size", "scores"),
+    [
+        ("call_function", LENGTHS, lambda given: len(given[2]), [0.1, 0.2, 0.1]),
+        ("run_command", HALF, lambda given: given[3].count("\n"), [0.5, 0.5, 0.5]),
+    ],
+)
 def test_one_batch_is_one_call_and_what_was_said_is_not_asked_again(
-    runner: MakeRunner, monkeypatch: pytest.MonkeyPatch
+    tool: MakeTool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
+    program: str,
+    size: Callable[[Any], int],
+    scores: list[float],
 ) -> None:
     asked: list[int] = []
 
-    def counted(program: str, function: str, argument: Any, limits: Any) -> Any:
-        asked.append(len(argument))
-        return call_function(program, function, argument, limits)
+    def counted(*given: Any) -> Any:
+        asked.append(size(given))
+        return whole_call(*given)
 
-    monkeypatch.setattr(rewards, "call_function", counted)
-    program = "def score(rows):\n    return [len(row['reply']) / 10 for row in rows]"
-    first = runner(program)
-    assert first.scores(REPLIES) == [0.1, 0.2, 0.1]
-    assert first.scores([*REPLIES, Reply("Question?", "ccc", COLUMNS)]) == [0.1, 0.2, 0.1, pytest.approx(0.3)]
-    assert runner(program).scores(REPLIES) == [0.1, 0.2, 0.1]  # another process, after a kill
+    whole_call = getattr(rewards, call)
+    monkeypatch.setattr(rewards, call, counted)
+    first = tool(program)
+    assert first.scores(REPLIES) == scores
+    assert first.scores([*REPLIES, Reply("Question?", "zzz", COLUMNS)])[:3] == scores
+    assert tool(program).scores(REPLIES) == scores  # another process, after a kill
     assert asked == [2, 1]
-    runner(program + "  # changed").scores(REPLIES)
+    tool(program + "  # changed").scores(REPLIES)
     assert asked == [2, 1, 2]
+    assert not any("zzz" in each.read_text() for each in (tmp_path / "cache").iterdir())
 
 
-def test_a_changed_score_is_found_and_a_torn_last_line_is_asked_for_again(runner: MakeRunner, tmp_path: Path) -> None:
-    program = "def score(rows):\n    return [len(row['reply']) / 10 for row in rows]"
-    runner(program).scores(REPLIES)
+def test_a_changed_score_is_found_and_a_torn_last_line_is_asked_for_again(tool: MakeTool, tmp_path: Path) -> None:
+    tool(LENGTHS).scores(REPLIES)
     (cache,) = (tmp_path / "cache").iterdir()
     whole = cache.read_bytes()
     cache.write_bytes(whole[:-9])
-    assert runner(program).scores(REPLIES) == [0.1, 0.2, 0.1]
+    assert tool(LENGTHS).scores(REPLIES) == [0.1, 0.2, 0.1]
     assert sorted(cache.read_bytes().splitlines()) == sorted(whole.splitlines())
     cache.write_bytes(whole.replace(b"0.1", b"0.9"))
     with pytest.raises(IntegrityError, match="a cached score is not as the trainer wrote it"):
-        runner(program)
+        tool(LENGTHS)
 
 
-def test_code_that_is_missing_or_was_changed_is_not_run(runner: MakeRunner, tmp_path: Path) -> None:
-    (tmp_path / "score.py").write_text("def score(rows):\n    return [0.5 for row in rows]")
-    rlhf = Rlhf.model_validate({"reward": [{"name": "part", "tool": {"path": "score.py"}}]})
+def test_code_that_is_missing_or_was_changed_is_not_run(tmp_path: Path) -> None:
+    rlhf = section(tmp_path, LENGTHS)
     code = copy_code(tmp_path, rlhf, tmp_path / "code")
     assert code == code_digests(tmp_path, rlhf)
     (tmp_path / "code" / code["score.py"]).write_text("def score(rows):\n    return [1.0 for row in rows]")
@@ -188,27 +200,6 @@ def test_parts_are_weighted_and_one_that_abstains_counts_for_nothing(tmp_path: P
     assert silent.total is None
 
 
-"""So long that a busy machine decides nothing."""
-JUDGED = [Reply("Question?", text, COLUMNS) for text in ("secretword", "bb é\nnext line", "secretword")]
-HALF = SHELL + 'while read -r line; do echo "0.5"; done\n'
-
-
-def section(tmp_path: Path, script: str, files: dict[str, str] | None = None, **tool: Any) -> Rlhf:
-    (tmp_path / "check").write_text(script)
-    for name, text in (files or {}).items():
-        (tmp_path / name).write_text(text)
-    whole = {"command": ["check"], "files": [*(files or {})], "seconds": SECONDS, **tool}
-    return Rlhf.model_validate({"reward": [{"name": "part", "tool": whole}]})
-
-
-def command_runner(tmp_path: Path, rlhf: Rlhf, changed: dict[str, str] | None = None) -> ToolRunner:
-    """changed: digests that the job states otherwise."""
-    directory = tmp_path / f"code-{len(list(tmp_path.glob('code-*')))}"
-    code = copy_code(tmp_path, rlhf, directory) | (changed or {})
-    (tool,) = rlhf.tools
-    return ToolRunner("part", tool, code, directory, tmp_path / "cache")
-
-
 def test_a_command_gets_a_line_of_json_for_each_reply_and_may_abstain(tmp_path: Path) -> None:
     script = f"""#!{python_parts()[0]}
 import json, sys
@@ -221,56 +212,9 @@ for line in sys.stdin:
     rlhf = section(
         tmp_path, script, {"weights.json": '{"fees": 0.25}'}, command=["check", "--strict"], columns=["department"]
     )
-    assert command_runner(tmp_path, rlhf).scores(JUDGED) == [0.25, None, 0.25]
+    assert runner(tmp_path, rlhf).scores(JUDGED) == [0.25, None, 0.25]
     (cache,) = (tmp_path / "cache").iterdir()
     assert "secretword" not in cache.read_text()
-
-
-@pytest.mark.parametrize(
-    ("writes", "said"),
-    [
-        ("exit 7", "ended with exit status 7"),
-        ("kill -11 $$", "was ended by signal 11"),
-        ("echo 0.5", "wrote 1 lines to its standard output"),
-        ("echo 0.5; echo 0.5; echo 0.5", "wrote 3 lines"),
-        ("", "wrote 0 lines"),
-        ("cat >&2; echo 0.5; exit 1", "ended with exit status 1"),
-        ("cat; exit 0", "line 1 of its standard output is neither"),
-        ("echo 0.5; echo 1.01", "line 2 of its standard output is neither"),
-        ("echo 0.5; echo -0.1", "line 2"),
-        ("echo 0.5; echo nan", "line 2"),
-        ("echo 0.5; echo Infinity", "line 2"),
-        ("echo 0.5; echo 1e999", "line 2"),
-        ("echo 0.5; echo true", "line 2"),
-        ("echo 0.5; echo", "line 2"),
-        ("echo 0.5; echo '[0.5]'", "line 2"),
-        ("while echo 00000000000000000000000000000000000000000000000000; do :; done", "was ended by signal 25"),
-    ],
-    ids=["status", "signal", "short", "long", "nothing", "stderr", "echoes", "above", "below", "nan", "infinite",
-         "huge", "boolean", "empty", "list", "flood"],
-)  # fmt: skip
-@pytest.mark.security_case("a reward's command fails or writes no number", "the training stops, and quotes no reply")
-def test_a_command_that_fails_stops_the_training_and_quotes_no_reply(tmp_path: Path, writes: str, said: str) -> None:
-    tool = command_runner(tmp_path, section(tmp_path, f"{SHELL}{writes}\n", uses=["/bin/cat"]))
-    with pytest.raises(TrainingFailed, match=said) as failed:
-        tool.scores(JUDGED)
-    assert "secretword" not in str(failed.value)
-    assert not (tmp_path / "cache").exists(), "no score was kept"
-
-
-def test_a_command_that_is_too_slow_is_an_error_and_no_low_reward(tmp_path: Path) -> None:
-    with pytest.raises(TrainingFailed, match="did not end within 1 s"):
-        command_runner(tmp_path, section(tmp_path, SHELL + "while :; do :; done", seconds=1)).scores(JUDGED)
-
-
-def test_what_was_said_is_not_asked_again(tmp_path: Path) -> None:
-    rlhf = section(tmp_path, HALF)
-    assert command_runner(tmp_path, rlhf).scores(JUDGED) == [0.5, 0.5, 0.5]
-    (cache,) = (tmp_path / "cache").iterdir()
-    before = cache.read_bytes()
-    again = command_runner(tmp_path, rlhf)
-    again._command = None  # so that it cannot be run
-    assert again.scores(JUDGED) == [0.5, 0.5, 0.5] and cache.read_bytes() == before
 
 
 def test_command_files_arguments_and_interpreter_decide_the_identity(tmp_path: Path) -> None:
@@ -282,17 +226,15 @@ def test_command_files_arguments_and_interpreter_decide_the_identity(tmp_path: P
         "/bin/sh": file_sha256(Path("/bin/sh")),
         "/bin/cat": file_sha256(Path("/bin/cat")),
     }
-    first = command_runner(tmp_path, plain).identity
-    assert command_runner(tmp_path, plain).identity == first
-    others = [
-        section(tmp_path, HALF, {"list.txt": "b"}, command=["check", "--strict"], uses=["/bin/cat"]),
-        section(tmp_path, HALF, {"list.txt": "b"}),
-        section(tmp_path, HALF, {"list.txt": "b"}, uses=["/bin/cat"]),
-    ]
-    found = {command_runner(tmp_path, section_).identity for section_ in others[:2]}
-    found.add(command_runner(tmp_path, others[2]).identity)
+    first = runner(tmp_path, plain).identity
+    assert runner(tmp_path, plain).identity == first
+    strict, unused, plain = (
+        section(tmp_path, HALF, {"list.txt": "b"}, **changes)
+        for changes in ({"command": ["check", "--strict"], "uses": ["/bin/cat"]}, {}, {"uses": ["/bin/cat"]})
+    )
+    found = {runner(tmp_path, each).identity for each in (strict, unused, plain)}
     (tmp_path / "check").write_text(HALF + "# changed\n")
-    found.add(command_runner(tmp_path, others[2]).identity)
+    found.add(runner(tmp_path, plain).identity)
     assert len(found | {first}) == 5
 
 
@@ -315,17 +257,17 @@ def test_a_directory_that_is_used_has_one_digest_over_its_files(
 @pytest.mark.security_case("a reward's command has another interpreter where it runs", "the training does not start")
 def test_another_interpreter_than_the_job_states_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match="/bin/sh: on this machine it is"):
-        command_runner(tmp_path, section(tmp_path, HALF), {"/bin/sh": "0" * 64})
+        runner(tmp_path, section(tmp_path, HALF), {"/bin/sh": "0" * 64})
 
 
 @pytest.mark.security_case("a reward's command is upgraded while it judges", "its scores are not kept")
 def test_what_a_command_uses_may_not_change_while_it_judges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if a package were upgraded between two batches."""
-    tool = command_runner(tmp_path, section(tmp_path, HALF, uses=["/bin/cat"]))
-    assert tool.scores(JUDGED[:1]) == [0.5]
+    judge = runner(tmp_path, section(tmp_path, HALF, uses=["/bin/cat"]))
+    assert judge.scores(JUDGED[:1]) == [0.5]
     monkeypatch.setattr(rewards, "file_sha256", lambda path: "0" * 64)
     with pytest.raises(IntegrityError, match="/bin/sh: on this machine it is"):
-        tool.scores(JUDGED[1:])
+        judge.scores(JUDGED[1:])
     (cache,) = (tmp_path / "cache").iterdir()
     assert len(cache.read_text().splitlines()) == 1
 
@@ -398,8 +340,7 @@ def test_a_score_is_that_of_the_reward_models_own_trainer(
     """The recorded scores, and those of the base that is read for the gate; for the end of turn and for a cut reply."""
     rows = held_out(reward_model)
     adapter = RewardAdapter(policy.model, tokenizer(job), job)
-    recorded = [json.loads(line) for line in (reward_model.output / "held_out_scores.jsonl").read_text().splitlines()]
-    rows, recorded = rows[:6], recorded[:6]
+    rows, recorded = rows[:6], log(reward_model, "held_out_scores")[:6]
     encoded = [encode(tokenizer(job), "reward", dict(row), job.eos_ids) for row in rows]
     fits = [max(len(each.reply_ids) for each in row.completions) <= 16 for row in encoded]
     assert any(fits), "the policy may write replies of that length"
@@ -494,12 +435,12 @@ def whole(
 
 @pytest.mark.slow
 def test_the_policy_learns_what_the_reward_model_prefers_and_a_tool_measures(whole: TrainingJob) -> None:
-    rows, report = log(whole), json.loads((whole.output / "rlhf.json").read_bytes())
+    rows, found = log(whole), report(whole, "rlhf")
     assert rows[-1]["reward/preferred"] > rows[0]["reward/preferred"] + 0.05
     assert rows[-1]["reward_raw/preferred"] > rows[0]["reward_raw/preferred"]
     assert all(0 <= row["reward/preferred"] <= 1 for row in rows)
-    assert report["gold_of_best"] > report["gold_of_parent"], "the tool agrees, on held-out prompts"
-    assert report["reward"]["preferred"]["identity"] == "2" * 64
+    assert found["gold_of_best"] > found["gold_of_parent"], "the tool agrees, on held-out prompts"
+    assert found["reward"]["preferred"]["identity"] == "2" * 64
     assert "gold/likeness" in rows[-1] and "gold_raw/likeness" not in rows[-1]
     assert reward_curves_png(whole.output / "training_log.jsonl").startswith(b"\x89PNG")
 
@@ -549,15 +490,13 @@ def test_trl_s_trainers_resume_with_a_reward_model_beside_their_reference(
     def job(name: str) -> TrainingJob:
         return reward_job(make_job, name, parent, rloo, reward_model=reward_model.output / REWARD_DIRECTORY)
 
-    unbroken, stopped, done = job("unbroken"), job("stopped"), list[int]()
+    unbroken, broken = job("unbroken"), job("broken")
     learn(unbroken)
-    hooks = TrainerHooks(lambda step: done.append(step.step), lambda message: None, should_stop=lambda: len(done) == 1)
-    with pytest.raises(TrainingFailed, match="stopped, as requested, at step 1 of 2"):
-        train(stopped, hooks)
-    (checkpoint,) = stopped.checkpoint_directory.glob("step-*")
+    stopped(broken, after=1)
+    (checkpoint,) = broken.checkpoint_directory.glob("step-*")
     assert {each.parent.name for each in checkpoint.glob("*/adapter_config.json")} == {"ref", "reward"}
-    learn(stopped)
-    assert files(stopped.output) == files(unbroken.output)
+    learn(broken)
+    assert files(broken.output) == files(unbroken.output)
     assert {each.parent.name for each in unbroken.output.rglob("adapter_config.json")} == {"adapter"}
 
 

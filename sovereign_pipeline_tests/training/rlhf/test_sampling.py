@@ -25,8 +25,8 @@ from sovereign_pipeline.training.rows import Completion
 from sovereign_pipeline_tests.conftest import VLLM_PYTHON
 from sovereign_pipeline_tests.tiny_model import EOS_ID, save_tiny_model
 from sovereign_pipeline_tests.training.conftest import letters
-from sovereign_pipeline_tests.training.tiny_reward import learn, log, reward_job
-from sovereign_pipeline_tests.training.trainings import run
+from sovereign_pipeline_tests.training.tiny_reward import reward_job
+from sovereign_pipeline_tests.training.trainings import learn, log, run
 from sovereign_pipeline_tests.waiting import SECONDS, wait_until
 
 

@@ -1,4 +1,4 @@
-"""Whole trainings by RLOO and GRPO on the tiny model, and what was seen in the passes of one iteration of each."""
+"""Whole trainings by reward on the tiny model, and what was seen in the passes of one iteration of TRL's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,13 @@ import torch
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.rlhf.sampling import Rollout
 from sovereign_pipeline_tests.training.conftest import JobMaker
-from sovereign_pipeline_tests.training.tiny_reward import learn, reward_job
+from sovereign_pipeline_tests.training.tiny_reward import reward_job
+from sovereign_pipeline_tests.training.trainings import learn
 
 SEEN = 2
 """The iteration that is looked into, from 0: in it the policy is no longer its reference."""
 GROUPS: dict[str, Any] = {"prompts": 4, "group": 4, "measured_prompts": 8}
-RATES = {"rloo": 5e-3, "grpo": 2e-3}
+RATES = {"ppo": 5e-3, "rloo": 5e-3, "grpo": 2e-3}
 """GRPO's advantages are of size 1, whatever the reward's spread."""
 
 
@@ -45,20 +46,16 @@ class Whole:
     seen: Seen
 
 
-def trl_job(make_job: JobMaker, name: str, parent: Path, algorithm: str, **changes: Any) -> TrainingJob:
-    programs, rlhf = changes.pop("programs", None), changes.pop("rlhf", {})
-    return reward_job(
-        make_job,
-        name,
-        parent,
-        {**GROUPS, "algorithm": algorithm, "learning_rate": RATES[algorithm], **rlhf},
-        programs,
-        **changes,
-    )
+def job_by(
+    algorithm: str, make_job: JobMaker, name: str, parent: Path, rlhf: dict[str, Any] | None = None, **changes: Any
+) -> TrainingJob:
+    groups = {} if algorithm == "ppo" else GROUPS
+    section = {**groups, "algorithm": algorithm, "learning_rate": RATES[algorithm], **(rlhf or {})}
+    return reward_job(make_job, name, parent, section, **changes)
 
 
 def whole_training(make_job: JobMaker, parent: Path, algorithm: str) -> Whole:
-    job = trl_job(make_job, algorithm, parent, algorithm)
+    job = job_by(algorithm, make_job, algorithm, parent)
     with watched() as seen:
         told = learn(job)
     return Whole(job, told, seen)
@@ -78,7 +75,7 @@ def watched() -> Iterator[Seen]:
         if self.iteration == SEEN:
             seen.output = {name: each.clone() for name, each in output.items()}
             seen.rollouts, seen.adapter = self._rollouts, _adapter(self.model)
-            seen.rewards = self._rounds.reward(self._asked, self._rollouts)
+            seen.rewards = self._method.rewarded(self._asked, self._rollouts)
         return output
 
     def computed(self: Any, model: Any, inputs: Any) -> Any:

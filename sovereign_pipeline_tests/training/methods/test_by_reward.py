@@ -1,0 +1,175 @@
+"""Whole trainings by PPO, RLOO and GRPO on the tiny model: what they learn, record and refuse, and that a kill changes
+no byte."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from sovereign_pipeline.base.errors import TrainingFailed
+from sovereign_pipeline.dagster.plots import reward_curves_png
+from sovereign_pipeline.training.methods import ppo
+from sovereign_pipeline.training.rlhf import rewards, run, sampling
+from sovereign_pipeline.training.rlhf.policy import Policy
+from sovereign_pipeline_tests.training.conftest import JobMaker
+from sovereign_pipeline_tests.training.methods.rewarded import RATES, Whole, job_by
+from sovereign_pipeline_tests.training.tiny_reward import learn_until_killed
+from sovereign_pipeline_tests.training.trainings import files, learn, log, report, stopped
+
+pytestmark = pytest.mark.slow
+each = pytest.mark.parametrize("algorithm", ["ppo", "rloo", "grpo"])
+Trained = Callable[[str], Whole]
+
+
+@each
+def test_it_learns_and_records_what_it_learned_from(trained_by: Trained, algorithm: str) -> None:
+    job, is_ppo = trained_by(algorithm).job, algorithm == "ppo"
+    rows, found, by_reward = log(job), report(job), report(job, "rlhf")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert max(row["first_ratio_off"] for row in rows) <= (0 if is_ppo else 1e-5), "PPO's first ratio is 1 to the bit"
+    assert max(row["sampler_gap"] for row in rows) < 1e-5
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-5), "the policy starts as its reference"
+    assert rows[-1]["kl"] > 0.01
+    assert {"reward/likeness", "gold/likeness", "entropy", "clip_share", "repetition"} <= rows[-1].keys()
+    assert rows[-1].keys() & {"value_loss", "groups_without_spread"} == {
+        "value_loss" if is_ppo else "groups_without_spread"
+    }
+    assert is_ppo or {row["kl_coefficient"] for row in rows} == {0.05}
+    shares = (1, 0.75, 0.5, 0.25)
+    assert [row["learning_rate"] for row in rows] == pytest.approx([share * RATES[algorithm] for share in shares])
+    assert by_reward["gold_of_best"] > by_reward["gold_of_parent"] + 0.01
+    assert by_reward["gold_of_best"] == max(row["gold"] for row in rows)
+    assert (by_reward["algorithm"], by_reward["rollouts"]) == (algorithm, 64)
+    comparison = by_reward["comparison"]
+    assert comparison["prompts"] == len(by_reward["held_out_adapter"]) == 6
+    assert comparison["low"] <= comparison["difference"] <= comparison["high"]
+    assert list(by_reward["reward"]) == ["likeness"] and len(by_reward["reward"]["likeness"]["identity"]) == 64
+    assert found["method"] == algorithm and found["packing"] == is_ppo and ("trl" in found) != is_ppo
+    if not is_ppo:
+        trl = found["trl"]
+        assert (trl["trainer"], trl["stability"]) == (f"trl.{algorithm.upper()}Trainer", "stable")
+        sampling_ = {"temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": None, "repetition_penalty": 1.0}
+        given = {**sampling_, "beta": 0.05, "epsilon": 0.2, "num_generations": 4, "num_iterations": 2}
+        assert given.items() <= trl["arguments"].items()
+
+
+@each
+def test_its_result_is_an_ordinary_adapter_with_its_records(trained_by: Trained, algorithm: str, parent: Path) -> None:
+    job = trained_by(algorithm).job
+    assert files(job.output).keys() == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "report.json",
+        "rlhf.json",
+        "samples.jsonl",
+        "training_log.jsonl",
+    }
+    ours, before = (load_file(path / "adapter_model.safetensors") for path in (job.output / "adapter", parent))
+    assert ours.keys() == before.keys()
+    assert any(not bool((ours[name] == before[name]).all()) for name in ours)
+    assert reward_curves_png(job.output / "training_log.jsonl").startswith(b"\x89PNG")
+    learned, samples = {f"R-{number}" for number in range(16)}, log(job, "samples")
+    assert not report(job, "rlhf")["held_out_parent"].keys() & learned, "held-out prompts are only measured"
+    assert {sample["id"] for sample in samples} <= learned
+    assert [sample["when"] for sample in samples] == ["start", "start", "middle", "middle", "end", "end"]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "phase"),
+    [("ppo", "generation"), ("ppo", "scoring"), ("ppo", "update"), ("rloo", "update"), ("grpo", "scoring")],
+)
+def test_a_kill_in_any_phase_changes_no_byte(
+    make_job: JobMaker, parent: Path, trained_by: Trained, algorithm: str, phase: str
+) -> None:
+    """In the third iteration, of a child process that shares nothing with this one afterwards."""
+    whole = trained_by(algorithm).job
+    job = job_by(algorithm, make_job, "killed", parent, checkpoints={"every_steps": 1, "keep": 1})
+    checkpoint = learn_until_killed(job, lambda patch: _kill_in(patch, algorithm, phase))
+    # A step of TRL is one of the optimizer's: two iterations of two passes over two minibatches.
+    assert checkpoint == ("step-00000002" if algorithm == "ppo" else "step-00000008")
+    assert f"resuming from {checkpoint}" in learn(job)
+    assert files(job.output) == files(whole.output)
+
+
+def _kill_in(patch: pytest.MonkeyPatch, algorithm: str, phase: str) -> None:
+    """Have this process kill itself in this phase of the third iteration."""
+    from sovereign_pipeline.training.methods.trl import _RewardSteps
+
+    holder: Any
+    holder, name, first = {
+        ("ppo", "generation"): (run.RewardedMethod, "_sample", 1 + 2 + 1),  # the guard's one comes before
+        ("ppo", "scoring"): (Policy, "numbers_without_gradient", 2 * 4 + 3),
+        ("ppo", "update"): (ppo.Learner, "_step", 2 * 4 + 3),
+        ("rloo", "update"): (_RewardSteps, "step_ended", 2 * 4 + 2),
+        ("grpo", "scoring"): (_RewardSteps, "reward", 2 + 1),
+    }[algorithm, phase]
+    whole_function, calls = getattr(holder, name), [0]
+
+    def counted(*given: Any, **named: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole_function(*given, **named)
+
+    patch.setattr(holder, name, counted)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_a_request_to_stop_ends_behind_an_iteration_and_is_resumed(
+    make_job: JobMaker, parent: Path, trained_by: Trained, algorithm: str
+) -> None:
+    job = stopped(job_by(algorithm, make_job, "stopped", parent), after=2)
+    learn(job)
+    assert files(job.output) == files(trained_by(algorithm).job.output)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "rloo"])
+def test_a_sampler_of_another_distribution_is_caught(
+    make_job: JobMaker, parent: Path, monkeypatch: pytest.MonkeyPatch, algorithm: str
+) -> None:
+    """As if generation had filled in a temperature of its own."""
+    sample = sampling.sample
+
+    def hotter(*given: Any, **named: Any) -> Any:
+        return sample(*given, **{**named, "temperature": 1.5 * named["temperature"]})
+
+    monkeypatch.setattr(run, "sample", hotter)
+    with pytest.raises(TrainingFailed, match="between the sampler and the update"):
+        learn(job_by(algorithm, make_job, "hotter", parent))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "score", "before", "during"),
+    [
+        ("ppo", lambda reply: 0.5, "have the same reward", "all replies of iteration 1 have the same"),
+        (
+            "grpo",  # it differs from prompt to prompt, so that the batch as a whole has spread
+            lambda reply: len(reply.prompt) % 7 / 7,
+            "have the reward of the others of their prompt",
+            "ended early: the replies of each prompt of iteration 1 have the same",
+        ),
+    ],
+)
+def test_a_reward_without_spread_ends_the_training_with_its_reason(
+    make_job: JobMaker,
+    parent: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    algorithm: str,
+    score: Callable[[rewards.Reply], float],
+    before: str,
+    during: str,
+) -> None:
+    monkeypatch.setattr(run, "check_reward", lambda *given: None)
+    judged = rewards.Score
+    monkeypatch.setattr(
+        rewards.Rewards, "judge", lambda self, replies: [judged(score(one), {"likeness": 0.5}) for one in replies]
+    )
+    with pytest.raises(TrainingFailed, match=before):
+        learn(job_by(algorithm, make_job, "before", parent))
+    monkeypatch.setattr(run, "check_spread_of_samples", lambda *given: None)
+    with pytest.raises(TrainingFailed, match=rf"no adapter had a higher .*{during}"):
+        learn(job_by(algorithm, make_job, "during", parent))

@@ -1,0 +1,47 @@
+"""Trainers that halt at a step, or that run several jobs one after another."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from sovereign_pipeline.training import launcher
+from sovereign_pipeline.training.job import TrainingJob
+
+STEP, UNTIL = "SOVEREIGN_TEST_HALT_AT_STEP", "SOVEREIGN_TEST_HALT_UNTIL_THERE_IS"
+JOBS = "SOVEREIGN_TEST_JOBS"
+"""JSON: pairs of a job's file and the name of its fault, or null."""
+PACKAGE = "sovereign_pipeline_tests.training.processes"
+
+
+def _command(python: str, job: Path, worker: str) -> list[str]:
+    if TrainingJob.read(job).devices.count == 1:
+        return [python, "-m", f"{PACKAGE}.{worker}", str(job)]
+    return [python, "-m", f"{PACKAGE}.ranks_with", worker, str(job)]
+
+
+@contextmanager
+def halt_at(step: int, go_on: Path) -> Iterator[dict[str, str]]:
+    """Have trainers halt once they have told of the step, until the file `go_on` is there.
+
+    So a test acts at that step however busy the machine is: the steps of a tiny model are over in moments. Yields the
+    environment that the trainers need.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "worker_command", lambda python, job: _command(python, job, "worker_that_halts"))
+        yield {STEP: str(step), UNTIL: str(go_on)}
+
+
+def run_many(jobs: Sequence[tuple[TrainingJob, str | None]]) -> None:
+    """Run jobs one after another in the same two processes, each with the name of its fault or None; see
+    `worker_of_many.py`. Raises TrainingFailed as `run_trainer` does."""
+    named = []
+    for job, fault in jobs:
+        path = job.result.with_name("job.json")
+        job.write(path)
+        named.append((str(path), fault))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher, "worker_command", lambda python, job: _command(python, job, "worker_of_many"))
+        launcher.run_trainer(Path(named[0][0]), lambda line: None, {JOBS: json.dumps(named)})
