@@ -19,7 +19,7 @@ from sovereign_pipeline.evaluation.records import (
     SuiteResult,
     SuiteSelection,
 )
-from sovereign_pipeline.evaluation.statistics import ShareDifference, share_differences
+from sovereign_pipeline.evaluation.statistics import ShareDifference, grouped, share_differences
 from sovereign_pipeline.policy.evaluation import CapabilitySuite
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.cards import ChoiceTask, CodeTask
@@ -226,10 +226,7 @@ def capability_results(samples: Sequence[CapabilitySample]) -> dict[str, SuiteRe
     return {
         name: SuiteResult(
             accuracy=accuracy_of(rows),
-            by_language={
-                language: accuracy_of([row for row in rows if row.language == language])
-                for language in sorted({row.language for row in rows})
-            },
+            by_language={language: accuracy_of(each) for language, each in grouped(rows, "language").items()},
             measures={name: _means([row.measures[name] for row in rows]) for name in rows[0].measures},
             tokens=_means([row.tokens for row in rows]),
             stopped=_means([row.stopped for row in rows]),

@@ -64,8 +64,9 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
     base = open_base_model(workplace.settings, base_model, workplace.progress)
     incumbent = open_incumbent(workplace, candidate, base_model)
     tuned: dict[Arm, Artifact] = {"candidate": candidate}
+    of_incumbent: list[str] = []
     if incumbent is not None:
-        tuned["incumbent"] = incumbent.artifact
+        tuned["incumbent"], *of_incumbent = incumbent
     others = [artifact for artifact in inputs.values() if artifact not in (candidate, base_model)]
     highest = workplace.institution.ladder.highest
     cache = ScoreCache(
@@ -77,7 +78,7 @@ def compare(stage: str, workplace: Workplace, inputs: Inputs, *levels: str) -> C
         stage=stage,
         base=base,
         tuned={arm: tuned_model(artifact) for arm, artifact in tuned.items()},
-        levels=(*levels, *((incumbent.classification,) if incumbent is not None else ())),
+        levels=(*levels, *of_incumbent),
         cache=cache,
         precision=workplace.line.named_evaluation.precision,
     )
@@ -95,15 +96,6 @@ def _origins(workplace: Workplace, base_model: Artifact, tuned: Mapping[Arm, Art
         higher = workplace.institution.ladder.highest((level, artifact.manifest.classification))
         origins[arm] = Origin({**files, "tuned": artifact.ref.digest}, higher)
     return origins
-
-
-@dataclass(frozen=True)
-class Incumbent:
-    """A verified adapter that the candidate is compared with."""
-
-    artifact: Artifact
-    classification: str
-    """The higher of the artifact's level and its registration's."""
 
 
 def incumbent_digests(workplace: Workplace) -> dict[str, str]:
@@ -133,8 +125,10 @@ def incumbent_in(manifest: Manifest) -> tuple[str, str] | None:
     return None
 
 
-def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifact) -> Incumbent | None:
+def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifact) -> tuple[Artifact, str] | None:
     """Open the incumbent and verify every byte; return None if the line has no incumbent that can be compared.
+
+    Returns the artifact, and the higher of its level and its registration's.
 
     An incumbent on another base model is skipped, and the report states it: its template and tokens differ, so its
     losses per token are not comparable. Raising an error instead would prevent a line from changing its base model.
@@ -152,7 +146,7 @@ def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifa
             f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most; its incumbent {row.id} is {level}.",
             "Have the ceiling of the line raised, or begin a line of another name.",
         )
-    return Incumbent(artifact, level)
+    return artifact, level
 
 
 def has_base(workplace: Workplace, digest: str, base_model: Artifact) -> bool:

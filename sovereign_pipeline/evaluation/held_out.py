@@ -13,15 +13,22 @@ from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.models import Answer, Item, Models, Score, prompt_text, reply_text
 from sovereign_pipeline.evaluation.records import (
+    DOCUMENT_FACTS,
+    AnswerRow,
     PrivateResult,
     PrivateSample,
     PrivateScores,
     PrivateSelection,
     ReplyResult,
     ReplySample,
-    WrittenReply,
 )
-from sovereign_pipeline.evaluation.statistics import LossDifference, case_files, loss_differences, share_differences
+from sovereign_pipeline.evaluation.statistics import (
+    LossDifference,
+    case_files,
+    grouped,
+    loss_differences,
+    share_differences,
+)
 from sovereign_pipeline.policy.evaluation import References
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.rows import rank
@@ -67,7 +74,7 @@ def score_held_out(
     InputError if no document can be scored.
     """
     replied = [_encoded(models, document, settings.instruction) for document in held_out if not document.is_preference]
-    chosen = _first(replied, settings.max_rows, settings.seed)
+    chosen = sorted(replied, key=lambda each: rank(settings.seed, each.document.id))[: settings.max_rows]
     fitting = [each for each in chosen if each.context_tokens + each.reply_tokens <= models.max_length]
     if not fitting:
         raise InputError(
@@ -106,14 +113,8 @@ def private_result(samples: Sequence[PrivateSample], seed: int) -> PrivateResult
     return PrivateResult(
         loss=losses_of(samples, seed),
         choice=share_differences([sample.correct for sample in offered], case_files(offered)),
-        by_language={
-            language: losses_of([sample for sample in samples if sample.language == language], seed)
-            for language in sorted({sample.language for sample in samples})
-        },
-        by_department={
-            department: losses_of([sample for sample in samples if sample.department == department], seed)
-            for department in sorted({sample.department for sample in samples})
-        },
+        by_language={name: losses_of(rows, seed) for name, rows in grouped(samples, "language").items()},
+        by_department={name: losses_of(rows, seed) for name, rows in grouped(samples, "department").items()},
     )
 
 
@@ -137,12 +138,6 @@ def _encoded(models: Models, document: Document, instruction: str) -> _Encoded:
     item = held_out_item(models, document, instruction)
     context, reply = models.token_counts(item)
     return _Encoded(document, item.context, item.continuations[0], context, reply)
-
-
-def _first(documents: Sequence[_Encoded], at_most: int | None, seed: int) -> list[_Encoded]:
-    """Return up to `at_most` documents, in an order that depends on the seed and the ids alone."""
-    ordered = sorted(documents, key=lambda each: rank(seed, each.document.id))
-    return ordered[:at_most]
 
 
 def _wrong_replies(
@@ -179,12 +174,8 @@ def _wrong_replies(
 def _sample(encoded: _Encoded, scores: Mapping[Arm, Score]) -> PrivateSample:
     scored = len(scores["base"].losses)
     choices = scored if scored > 1 else 0
-    document = encoded.document
     return PrivateSample(
-        id=document.id,
-        case=document.case,
-        department=document.department,
-        language=document.language,
+        **encoded.document.model_dump(include=DOCUMENT_FACTS),
         tokens=scores["base"].tokens[0],
         losses={arm: round(score.losses[0], LOSS_DIGITS) for arm, score in scores.items()},
         choices=choices,
@@ -202,7 +193,7 @@ class ReplyOutcome:
     """The results of generated replies that the stage `private_scores` stores."""
 
     samples: list[ReplySample]
-    replies: list[WrittenReply]
+    replies: list[AnswerRow]
     result: ReplyResult
 
 
@@ -214,14 +205,12 @@ def write_replies(
     Documents are selected in the order in which they are scored. Raises InputError if no document with `max_new_tokens`
     more tokens fits the model.
     """
-    ordered = sorted(
-        (document for document in held_out if not document.is_preference),
-        key=lambda document: rank(seed, document.id),
-    )
-    items = {document.id: held_out_item(models, document, instruction) for document in ordered[: settings.max_rows]}
+    replied = [document for document in held_out if not document.is_preference]
+    chosen = sorted(replied, key=lambda document: rank(seed, document.id))[: settings.max_rows]
+    items = {document.id: held_out_item(models, document, instruction) for document in chosen}
     fitting = [
         document
-        for document in ordered[: settings.max_rows]
+        for document in chosen
         if models.token_counts(items[document.id])[0] + settings.max_new_tokens <= models.max_length
     ]
     if not fitting:
@@ -237,7 +226,7 @@ def write_replies(
         given = {arm: answers[arm][place] for arm in models.arms}
         samples.append(_reply_sample(document, sft_row(document, instruction)["output"], given))
         texts = {arm: answer.text.strip() for arm, answer in given.items()}
-        replies.append(WrittenReply(id=document.id, answers=texts))
+        replies.append(AnswerRow(id=document.id, answers=texts))
     return ReplyOutcome(samples, replies, reply_result(samples, seed))
 
 
@@ -252,10 +241,7 @@ def reply_result(samples: Sequence[ReplySample], seed: int) -> ReplyResult:
 
 def _reply_sample(document: Document, reference: str, answers: Mapping[Arm, Answer]) -> ReplySample:
     return ReplySample(
-        id=document.id,
-        case=document.case,
-        department=document.department,
-        language=document.language,
+        **document.model_dump(include=DOCUMENT_FACTS),
         chrf={arm: chrf(answer.text.strip(), reference) for arm, answer in answers.items()},
         rouge_l={arm: rouge_l(answer.text, reference) for arm, answer in answers.items()},
         tokens={arm: answer.tokens for arm, answer in answers.items()},

@@ -18,6 +18,7 @@ from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.evaluation.arms import Arm, Reference
 from sovereign_pipeline.evaluation.arms.models import Item, Models, prompt_text, reply_text
 from sovereign_pipeline.evaluation.records import (
+    DOCUMENT_FACTS,
     CanarySample,
     ExposureResult,
     MemorisationResult,
@@ -132,10 +133,7 @@ def continue_documents(
         }
         samples += [
             VerbatimSample(
-                id=opening.document.id,
-                case=opening.document.case,
-                department=opening.document.department,
-                language=opening.document.language,
+                **opening.document.model_dump(include=DOCUMENT_FACTS),
                 trained=was_trained,
                 verbatim={arm: continues(texts[arm][row], opening.rest) for arm in texts},
                 personal_data={arm: found[arm][row] for arm in texts},

@@ -111,13 +111,21 @@ class CapabilityScores(Frozen):
     suites: dict[str, SuiteResult]
 
 
-class PrivateSample(Frozen):
-    """One held-out document, in `samples.jsonl`."""
+class DocumentSample(Frozen):
+    """The facts about a document that its samples store."""
 
     id: str
     case: str
     department: str
     language: str
+
+
+DOCUMENT_FACTS = set(DocumentSample.model_fields)
+
+
+class PrivateSample(DocumentSample):
+    """One held-out document, in `samples.jsonl`."""
+
     tokens: int
     """Tokens of the true reply, end of turn included."""
     losses: dict[Arm, float]
@@ -153,13 +161,9 @@ class PrivateResult(Frozen):
     by_department: dict[str, dict[Reference, LossDifference]]
 
 
-class ReplySample(Frozen):
+class ReplySample(DocumentSample):
     """One held-out document with the scores of each arm's generated reply, in `replies.jsonl`."""
 
-    id: str
-    case: str
-    department: str
-    language: str
     chrf: dict[Arm, float]
     """Similarity to the true reply, 0 to 1."""
     rouge_l: dict[Arm, float]
@@ -170,8 +174,8 @@ class ReplySample(Frozen):
     """Arm -> True if the model ended its turn itself."""
 
 
-class WrittenReply(Frozen):
-    """The generated reply of each arm to one held-out document, in `answers.jsonl`."""
+class AnswerRow(Frozen):
+    """The answer of each arm to one held-out document or prompt, in `answers.jsonl`."""
 
     id: str
     answers: dict[Arm, str]
@@ -222,13 +226,6 @@ class RedTeamSample(Frozen):
     """Length of the answer in tokens."""
     stopped: dict[Arm, bool]
     """Arm -> True if the model ended its turn itself."""
-
-
-class AnswerRow(Frozen):
-    """The answer of each arm to one prompt, in `answers.jsonl`."""
-
-    id: str
-    answers: dict[Arm, str]
 
 
 class JudgedLabel(Frozen):
@@ -293,13 +290,9 @@ class CanarySample(Frozen):
     """Exposure in bits."""
 
 
-class VerbatimSample(Frozen):
+class VerbatimSample(DocumentSample):
     """One document that each arm continued from the first words of its reply, in `verbatim.jsonl`."""
 
-    id: str
-    case: str
-    department: str
-    language: str
     trained: bool
     """True for a training row; False for a control."""
     verbatim: dict[Arm, bool]

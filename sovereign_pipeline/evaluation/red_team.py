@@ -30,7 +30,7 @@ from sovereign_pipeline.evaluation.records import (
     RedTeamSample,
 )
 from sovereign_pipeline.evaluation.refusals import is_refusal, plain
-from sovereign_pipeline.evaluation.statistics import Shares, share_differences
+from sovereign_pipeline.evaluation.statistics import Shares, grouped, share_differences
 from sovereign_pipeline.policy.corpus import Privacy
 from sovereign_pipeline.policy.evaluation import JudgeModel
 from sovereign_pipeline.policy.institution import Treatments
@@ -212,10 +212,7 @@ def red_team_result(samples: Sequence[RedTeamSample], labels: Sequence[JudgedLab
         looped=among("end", lambda each: each.looped),
         personal_data=among(None, _holds_personal_data),
         stopped=among(None, lambda each: each.stopped),
-        by_kind={
-            kind: _shares([each for each in samples if each.kind == kind], lambda each: each.refused)
-            for kind in sorted({sample.kind for sample in samples})
-        },
+        by_kind={kind: _shares(rows, lambda each: each.refused) for kind, rows in grouped(samples, "kind").items()},
         judges=judge_qualities(labels),
     )
 

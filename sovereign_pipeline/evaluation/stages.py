@@ -10,7 +10,14 @@ from sovereign_pipeline.base.text import duration
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.corpus.document import read_documents
 from sovereign_pipeline.evaluation.capability import score_suites
-from sovereign_pipeline.evaluation.comparison import compare, has_base, incumbent_digests, incumbent_in, is_incumbent
+from sovereign_pipeline.evaluation.comparison import (
+    Comparison,
+    compare,
+    has_base,
+    incumbent_digests,
+    incumbent_in,
+    is_incumbent,
+)
 from sovereign_pipeline.evaluation.held_out import HeldOutSettings, score_held_out, write_replies
 from sovereign_pipeline.evaluation.memorisation import continue_documents, expose_canaries, memorisation_result
 from sovereign_pipeline.evaluation.records import (
@@ -97,13 +104,15 @@ def _build_private(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bui
             "selection": scores.selection.model_dump(mode="json"),
             "loss": scores.model_dump(mode="json")["result"]["loss"],
         },
-        measured={
-            "load_seconds": round(loaded - started, 3),
-            "score_seconds": round(time.monotonic() - loaded, 3),
-            **compared.cache.measured,
-        },
+        measured=_measured(compared, started, loaded, score_seconds=time.monotonic() - loaded),
         classification=compared.classification,
     )
+
+
+def _measured(compared: Comparison, started: float, loaded: float, **more: float) -> dict[str, float]:
+    """Return the seconds of a stage, and how many items of each arm were cached and computed."""
+    seconds = {name: round(value, 3) for name, value in {"load_seconds": loaded - started, **more}.items()}
+    return {**seconds, **compared.cache.measured}
 
 
 def _capability_config(line: Line) -> Config:
@@ -138,11 +147,7 @@ def _build_capability(workplace: Workplace, inputs: Inputs, workspace: Path) -> 
     results = outcome.scores.model_dump(mode="json")["suites"]
     return Built(
         summary={name: result["accuracy"] for name, result in results.items()},
-        measured={
-            "load_seconds": round(loaded - started, 3),
-            "score_seconds": round(time.monotonic() - loaded, 3),
-            **compared.cache.measured,
-        },
+        measured=_measured(compared, started, loaded, score_seconds=time.monotonic() - loaded),
         classification=compared.classification,
     )
 
@@ -217,13 +222,14 @@ def _build_red_team(workplace: Workplace, inputs: Inputs, workspace: Path) -> Bu
     _report_time(workplace, finished - loaded)
     return Built(
         summary={"prompts": len(prompts), **report.model_dump(mode="json", include={"result", "memorisation"})},
-        measured={
-            "load_seconds": round(loaded - started, 3),
-            "answer_seconds": round(answered - loaded, 3),
-            "memorisation_seconds": round(finished - answered, 3),
-            "seconds_allowed": 60 * red_team.max_minutes,
-            **compared.cache.measured,
-        },
+        measured=_measured(
+            compared,
+            started,
+            loaded,
+            answer_seconds=answered - loaded,
+            memorisation_seconds=finished - answered,
+            seconds_allowed=60 * red_team.max_minutes,
+        ),
         classification=compared.classification,
     )
 

@@ -9,7 +9,7 @@ worse by exactly the margin passes with a probability of 2.5 %.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.intervals import CONFIDENCE, clustered_interval
@@ -17,6 +17,7 @@ from sovereign_pipeline.corpus.folding import folded
 from sovereign_pipeline.evaluation.arms import Arm, Reference, references_in
 from sovereign_pipeline.record.stage import Outcome
 
+Row = TypeVar("Row")
 Better = Literal["higher", "lower"]
 """Direction in which a metric is better: accuracy higher, loss lower."""
 POWER = 0.8
@@ -140,6 +141,14 @@ class OfCase(Protocol):
 
     @property
     def case(self) -> str: ...
+
+
+def grouped(rows: Sequence[Row], by: str) -> dict[str, list[Row]]:
+    """Group rows by an attribute, in the order of its values."""
+    values: list[str] = [getattr(row, by) for row in rows]
+    return {
+        each: [row for row, value in zip(rows, values, strict=True) if value == each] for each in sorted(set(values))
+    }
 
 
 def case_files(rows: Iterable[OfCase]) -> list[str]:

@@ -1,12 +1,11 @@
 """A tiny base model with a chat template, and adapters on it that change nothing, help, or harm."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import yaml
 
-from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.dataset.jsonl import sft_row, user_message
 from sovereign_pipeline.evaluation.arms.models import Models, open_models
@@ -14,13 +13,9 @@ from sovereign_pipeline.training.tuned_model import TunedModel
 from sovereign_pipeline_tests.conftest import ANY_GUARDRAIL, JUDGE_LABELS, PROMPTS, DemoInstitution
 from sovereign_pipeline_tests.evaluation.chain import QUESTIONS, Chain, jsonl
 from sovereign_pipeline_tests.evaluation.documents import document
+from sovereign_pipeline_tests.tiny_model import save_tiny_model, write_card
 
 INSTRUCTION = "Answer this letter."
-
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|start|>' + message['role'] + '\n' + message['content'] + '<|end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|start|>assistant\n' }}{% endif %}"
-)
 
 MAX_LENGTH = 256
 
@@ -32,39 +27,8 @@ def letters() -> list[Document]:
 
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory, letters: list[Document]) -> Path:
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    directory = tmp_path_factory.mktemp("base_model")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|start|>", "<|end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([text for letter in letters for text in letter.texts.values()], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|end|>")
-    fast.chat_template = CHAT_TEMPLATE
-    fast.save_pretrained(directory)
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=len(fast),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=MAX_LENGTH,
-        bos_token_id=None,
-        eos_token_id=fast.eos_token_id,
-        pad_token_id=fast.pad_token_id,
-    )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(directory)
-    return directory
+    texts = [text for letter in letters for text in letter.texts.values()]
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "base", texts, max_length=MAX_LENGTH)
 
 
 @pytest.fixture(scope="session")
@@ -120,27 +84,30 @@ def make_model(base_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     return make
 
 
-@pytest.fixture(scope="session")
-def unchanged(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
-    with open_models(
-        base_model, {"candidate": TunedModel("adapter", make_adapter(0.0))}, precision="float32"
-    ) as models:
+Learned = Callable[[float], Path]
+
+
+@contextmanager
+def _opened(base_model: Path, adapter: Path) -> Iterator[Models]:
+    with open_models(base_model, {"candidate": TunedModel("adapter", adapter)}, precision="float32") as models:
         yield models
 
 
 @pytest.fixture(scope="session")
-def better(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
-    with open_models(
-        base_model, {"candidate": TunedModel("adapter", make_adapter(5e-3))}, precision="float32"
-    ) as models:
+def unchanged(base_model: Path, make_adapter: Learned) -> Iterator[Models]:
+    with _opened(base_model, make_adapter(0.0)) as models:
         yield models
 
 
 @pytest.fixture(scope="session")
-def worse(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[Models]:
-    with open_models(
-        base_model, {"candidate": TunedModel("adapter", make_adapter(-5e-3))}, precision="float32"
-    ) as models:
+def better(base_model: Path, make_adapter: Learned) -> Iterator[Models]:
+    with _opened(base_model, make_adapter(5e-3)) as models:
+        yield models
+
+
+@pytest.fixture(scope="session")
+def worse(base_model: Path, make_adapter: Learned) -> Iterator[Models]:
+    with _opened(base_model, make_adapter(-5e-3)) as models:
         yield models
 
 
@@ -148,15 +115,8 @@ def worse(base_model: Path, make_adapter: Callable[[float], Path]) -> Iterator[M
 def prepare(institution: DemoInstitution, base_model: Path, letters: list[Document]) -> Callable[..., Chain]:
     def prepared(tuned: Path, holds: str = "adapter") -> Chain:
         data = institution.settings.data
-        card = {
-            "name": "tiny",
-            "licence": "own",
-            "classification": "PUBLIC",
-            "source": {"directory": str(base_model)},
-            "files": {file.name: file_sha256(file) for file in base_model.iterdir()},
-        }
+        write_card(data, "tiny", base_model)
         files = {
-            "models/tiny.yaml": yaml.safe_dump(card),
             "suites/suite.jsonl": jsonl(QUESTIONS),
             "red_team/prompts.jsonl": jsonl(PROMPTS),
             "red_team/judge_labels.jsonl": JUDGE_LABELS.read_text(encoding="utf-8"),

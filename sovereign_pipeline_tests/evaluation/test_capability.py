@@ -212,8 +212,8 @@ def test_letters_are_scored_behind_the_examples_in_the_users_turn(better: Models
         asked = asked_row(better, suite, row)
         assert asked is not None and asked.shown == 1
         example = "When? 8\nA. on day 8\nB. number 8 boat\nC. the mill 8\nAnswer: C"
-        assert asked.context.startswith("<|start|>user\nAbout lamp care.\n\n" + example + "\n\nWhen?")
-        assert asked.context.endswith("\nAnswer:<|end|>\n<|start|>assistant\n")
+        assert asked.context.startswith("<|im_start|>user\nAbout lamp care.\n\n" + example + "\n\nWhen?")
+        assert asked.context.endswith("\nAnswer:<|im_end|>\n<|im_start|>assistant\n")
         ids = better.tokenizer(asked.context, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             logits = better.loaded["candidate"].model(input_ids=torch.tensor([ids])).logits[0, -1]

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
 from sovereign_pipeline.base.errors import CeilingExceeded, IntegrityError
-from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.evaluation.report.report import IncumbentFacts
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.chain import Chain
 from sovereign_pipeline_tests.evaluation.report.planted import figure
+from sovereign_pipeline_tests.tiny_model import write_card
 
 pytestmark = pytest.mark.slow
 
@@ -100,11 +99,7 @@ def test_a_line_may_change_its_base_model_and_the_report_says_that_the_incumbent
     other = institution.root / "other"
     shutil.copytree(base_model, other)
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")
-    card = institution.settings.data / "models" / "tiny.yaml"
-    described = yaml.safe_load(card.read_text())
-    described["files"] = {file.name: file_sha256(file) for file in other.iterdir()}
-    described["source"] = {"directory": str(other)}
-    card.write_text(yaml.safe_dump(described))
+    write_card(institution.settings.data, "tiny", other)
     chain.tune(make_adapter(0.0))
     chain.make_all()
     report = chain.report()

@@ -13,12 +13,11 @@ from sovereign_pipeline.evaluation.arms.models import Models
 from sovereign_pipeline.evaluation.held_out import (
     HeldOutSettings,
     chrf,
-    reply_result,
     rouge_l,
     score_held_out,
     write_replies,
 )
-from sovereign_pipeline.evaluation.records import ReplySample, as_json
+from sovereign_pipeline.evaluation.records import as_json
 from sovereign_pipeline.policy.evaluation import References
 from sovereign_pipeline_tests.evaluation.conftest import INSTRUCTION, MAX_LENGTH
 from sovereign_pipeline_tests.evaluation.documents import document
@@ -205,23 +204,3 @@ def test_the_letters_do_not_depend_on_their_order_and_preferences_are_passed_ove
 def test_letters_that_leave_no_room_for_a_reply_are_refused(unchanged: Models, letters: list[Document]) -> None:
     with pytest.raises(InputError, match=r"Lower evaluation\.references\.max_new_tokens"):
         write_replies(unchanged, letters, INSTRUCTION, asked(max_new_tokens=MAX_LENGTH), batch_size=2, seed=7)
-
-
-def test_letters_of_one_case_are_one_cluster() -> None:
-    samples = [
-        ReplySample(
-            id=f"L-{number}",
-            case=f"C-{number // 2}",
-            department="lamps",
-            language="en",
-            chrf={"base": 0.2, "incumbent": 0.5, "candidate": 0.4},
-            rouge_l={"base": 0.1, "incumbent": 0.1, "candidate": 0.1},
-            tokens={"base": 9, "incumbent": 9, "candidate": 9},
-            stopped={"base": True, "incumbent": True, "candidate": True},
-        )
-        for number in range(6)
-    ]
-    result = reply_result(samples, seed=7)
-    assert (result.chrf["base"].clusters, result.chrf["base"].rows) == (3, 6)
-    assert result.chrf["base"].difference == pytest.approx(0.2)
-    assert result.chrf["incumbent"].difference == pytest.approx(-0.1)

@@ -1,9 +1,9 @@
 """Rows of one case file are one cluster of every interval, in whatever spelling each of them names it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from sovereign_pipeline.evaluation.statistics import (
     minimum_detectable_difference,
     score_interval,
 )
-from sovereign_pipeline_tests.evaluation.report.planted import by_arm, continuations, private
+from sovereign_pipeline_tests.evaluation.report.planted import continuations, private, replies_to_letters
 
 SPELLINGS = ("PRM-{}/2024", "prm – {} / ٢٠٢٤", "ＰＲＭ-{}∕2024")
 Row = TypeVar("Row", PrivateSample, ReplySample, VerbatimSample)
@@ -37,39 +37,26 @@ def in_cases_of_four(rows: Sequence[Row], spellings: Sequence[str]) -> list[Row]
     return [row.model_copy(update={"case": spellings[n % len(spellings)].format(n // 4)}) for n, row in enumerate(rows)]
 
 
-def replies() -> list[ReplySample]:
-    return [
-        ReplySample(
-            id=each.id,
-            case=each.case,
-            department="lamps",
-            language="en",
-            chrf=each.losses,
-            rouge_l=each.losses,
-            tokens=by_arm(64, 32, None),
-            stopped=each.correct,
-        )
-        for each in private(0.5)
-    ]
-
-
-def test_spellings_of_a_case_file_are_one_cluster_of_losses_and_choices() -> None:
-    one, many = (private_result(in_cases_of_four(private(0.5), each), 7) for each in (SPELLINGS[:1], SPELLINGS))
+@pytest.mark.parametrize(
+    ("result", "rows", "clusters"),
+    [
+        (lambda rows: private_result(rows, 7), private(0.5), lambda each: (each.loss, each.choice)),
+        (lambda rows: reply_result(rows, 7), replies_to_letters(), lambda each: (each.chrf, each.rouge_l)),
+        (
+            lambda rows: memorisation_result([], rows, 7),
+            continuations(9),
+            lambda each: (each.verbatim.trained, each.verbatim.control),
+        ),
+    ],
+    ids=["losses and choices", "replies", "continuations"],
+)
+def test_spellings_of_a_case_file_are_one_cluster(
+    result: Callable[[Any], Any], rows: list[Any], clusters: Callable[[Any], tuple[Any, Any]]
+) -> None:
+    one, many = (result(in_cases_of_four(rows, spellings)) for spellings in (SPELLINGS[:1], SPELLINGS))
     assert many == one
-    assert (many.loss["base"].clusters, many.choice["base"].clusters) == (5, 5)
-
-
-def test_spellings_of_a_case_file_are_one_cluster_of_replies() -> None:
-    one, many = (reply_result(in_cases_of_four(replies(), each), 7) for each in (SPELLINGS[:1], SPELLINGS))
-    assert many == one and many.chrf["base"].clusters == 5
-
-
-def test_spellings_of_a_case_file_are_one_cluster_of_continuations() -> None:
-    one, many = (
-        memorisation_result([], in_cases_of_four(continuations(9), each), 7) for each in (SPELLINGS[:1], SPELLINGS)
-    )
-    assert many == one and many.verbatim is not None
-    assert many.verbatim.trained["base"].clusters == many.verbatim.control["base"].clusters == 15
+    documents = len(rows) // (2 if isinstance(rows[0], VerbatimSample) else 1)
+    assert {each["base"].clusters for each in clusters(many)} == {documents // 4}
 
 
 def test_interval_is_the_published_one() -> None:

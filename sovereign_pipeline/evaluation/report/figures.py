@@ -24,6 +24,7 @@ from sovereign_pipeline.evaluation.statistics import (
     LossDifference,
     ShareDifference,
     case_files,
+    grouped,
     loss_differences,
     share_differences,
 )
@@ -42,7 +43,7 @@ BY_CHANCE = (
     f"are few case files; figures with fewer than {FEWEST_CLUSTERS} case files are not counted"
 )
 Unit = Literal["nats per token", "share", "tokens", "bits"]
-Row = TypeVar("Row", bound=Frozen)
+Row = TypeVar("Row", PrivateSample, CapabilitySample)
 ByReference = Mapping[Reference, LossDifference] | Mapping[Reference, ShareDifference]
 
 
@@ -137,7 +138,7 @@ def _held_out(results: Results, samples: Sequence[PrivateSample], seed: int) -> 
     slices = {
         ALL: result.loss,
         **_named("language", result.by_language),
-        **_directions(samples, lambda sample: sample.language, lambda rows: losses_of(rows, seed)),
+        **_directions(samples, lambda rows: losses_of(rows, seed)),
         **_named("department", result.by_department),
     }
     yield from _figures("held-out loss", slices, "nats per token", "lower")
@@ -148,10 +149,7 @@ def _replies(samples: Sequence[ReplySample], seed: int) -> Iterator[Figure]:
     """Yield the figures of generated replies: similarity to the true replies, length, and share of ended turns."""
     if not samples:
         return
-    by_language = {
-        language: reply_result([sample for sample in samples if sample.language == language], seed)
-        for language in sorted({sample.language for sample in samples})
-    }
+    by_language = {language: reply_result(rows, seed) for language, rows in grouped(samples, "language").items()}
     whole, cases = reply_result(samples, seed), case_files(samples)
     chrf = {ALL: whole.chrf, **_named("language", {name: each.chrf for name, each in by_language.items()})}
     yield from _figures("likeness to the true reply, chrF", chrf, "share", "higher")
@@ -169,7 +167,7 @@ def _capability(results: Results, samples: Sequence[CapabilitySample], seed: int
         slices = {
             ALL: result.accuracy,
             **_named("language", result.by_language),
-            **_directions(rows, lambda sample: sample.language, accuracy_of),
+            **_directions(rows, accuracy_of),
         }
         yield from _figures(suite, slices, "share", "higher")
         yield from _beside_accuracy(suite, rows, seed)
@@ -240,18 +238,15 @@ def _named(by: str, slices: Mapping[str, ByReference]) -> dict[str, ByReference]
     return {f"{by} {name}": slices[name] for name in slices} if len(slices) > 1 else {}
 
 
-def _directions(
-    samples: Sequence[Row], language: Callable[[Row], str], compared: Callable[[Sequence[Row]], ByReference]
-) -> dict[str, ByReference]:
+def _directions(samples: Sequence[Row], compared: Callable[[Sequence[Row]], ByReference]) -> dict[str, ByReference]:
     """Return the slices by writing direction; empty if they equal the slices by language."""
-    languages = {language(sample) for sample in samples}
-    directions = {direction_of(each) for each in languages}
-    if len(directions) < 2 or len(languages) == len(directions):
+    slices: dict[str, list[Row]] = {}
+    by_language = grouped(samples, "language")
+    for sample in samples:
+        slices.setdefault(direction_of(sample.language), []).append(sample)
+    if len(slices) < 2 or len(by_language) == len(slices):
         return {}
-    return {
-        direction: compared([sample for sample in samples if direction_of(language(sample)) == direction])
-        for direction in sorted(directions)
-    }
+    return {direction: compared(slices[direction]) for direction in sorted(slices)}
 
 
 def _worse(what: str, rows: Mapping[str, Mapping[Arm, float]], better: Better) -> Iterator[WorseRows]:

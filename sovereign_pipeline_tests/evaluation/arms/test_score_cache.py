@@ -1,5 +1,6 @@
 """Scores and answers are cached under everything that decides them, and never used once they were changed."""
 
+import importlib.metadata
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -257,23 +258,34 @@ def test_another_precision_of_the_session_is_something_else(
     assert len(manifests(workplace)) == 2
 
 
+def other_version(library: str) -> Callable[[pytest.MonkeyPatch, Path], object]:
+    def change(patch: pytest.MonkeyPatch, directory: Path) -> None:
+        version = importlib.metadata.version
+        patch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == library else version(name))
+
+    return change
+
+
+def other_sources(patch: pytest.MonkeyPatch, directory: Path) -> None:
+    sources = copied_sources(directory / "evaluation") / "arms"
+    (sources / "harness.py").write_bytes((sources / "harness.py").read_bytes() + b"# changed")
+    patch.setattr(models, "SOURCES", sources)
+
+
+def more_threads(patch: pytest.MonkeyPatch, directory: Path) -> None:
+    import torch
+
+    threads = torch.get_num_threads()
+    patch.setattr(torch, "get_num_threads", lambda: threads + 1)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["lm-eval", "peft", "tokenizers", "torch", "transformers"])
-def test_another_version_of_a_library_is_something_else(
-    library: str, better: Models, workplace: Workplace, passes: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import importlib.metadata
-
-    ask(replace(better, cache=cache(workplace)))
-    version = importlib.metadata.version
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.0.1" if name == library else version(name))
-    passes.clear()
-    ask(replace(better, cache=cache(workplace)))
-    assert passes
-
-
-@pytest.mark.slow
-def test_scores_of_other_sources_are_not_found(
+@pytest.mark.parametrize(
+    "change",
+    [*map(other_version, ("lm-eval", "peft", "tokenizers", "torch", "transformers")), other_sources, more_threads],
+)
+def test_another_environment_is_something_else(
+    change: Callable[[pytest.MonkeyPatch, Path], object],
     better: Models,
     workplace: Workplace,
     passes: list[str],
@@ -281,27 +293,10 @@ def test_scores_of_other_sources_are_not_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ask(replace(better, cache=cache(workplace)))
-    sources = copied_sources(tmp_path / "evaluation") / "arms"
-    (sources / "harness.py").write_bytes((sources / "harness.py").read_bytes() + b"# changed")
-    monkeypatch.setattr(models, "SOURCES", sources)
+    change(monkeypatch, tmp_path)
     passes.clear()
     ask(replace(better, cache=cache(workplace)))
     assert passes
-
-
-@pytest.mark.slow
-def test_another_number_of_threads_is_something_else(better: Models, workplace: Workplace, passes: list[str]) -> None:
-    import torch
-
-    ask(replace(better, cache=cache(workplace)))
-    before = torch.get_num_threads()
-    torch.set_num_threads(before + 1)
-    try:
-        passes.clear()
-        ask(replace(better, cache=cache(workplace)))
-        assert passes
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.slow

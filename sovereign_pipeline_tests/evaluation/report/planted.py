@@ -56,6 +56,22 @@ def private(gain: float, incumbent_gain: float | None = None) -> list[PrivateSam
     ]
 
 
+def replies_to_letters() -> list[ReplySample]:
+    return [
+        ReplySample(
+            id=f"L-{n:02d}",
+            case=f"C-{n:02d}",
+            department="lamps",
+            language="ar" if n < 5 else "en",
+            chrf=by_arm(0.2, 0.2 + (0.05 if n < 5 else 0.25) + (n % 3 - 1) / 100, None),
+            rouge_l=by_arm(0.3, 0.1 + (n % 3 - 1) / 100, None),
+            tokens=by_arm(64, 32, None),
+            stopped=by_arm(False, True, None),
+        )
+        for n in range(20)
+    ]
+
+
 def capability(lost: int, incumbent_lost: int | None = None) -> list[CapabilitySample]:
     """200 questions of which the base answers 120."""
     return [
@@ -69,6 +85,24 @@ def capability(lost: int, incumbent_lost: int | None = None) -> list[CapabilityS
     ]
 
 
+def prompt_row(name: str, kind: str, expects: str, other: bool | None = None, **said: object) -> RedTeamSample:
+    """A prompt whose answers are good. other: what is observed of the incumbent; None without one."""
+    no = by_arm(False, False, other)
+    observed = {name: no for name in ("refused", "obeyed", "looped", "stopped")}
+    return RedTeamSample.model_validate(
+        {
+            "id": name,
+            "kind": kind,
+            "language": "en",
+            "expects": expects,
+            "tokens": by_arm(20, 30, None if other is None else 25),
+            "personal_data": {arm: {} for arm in no},
+            **observed,
+            **said,
+        }
+    )
+
+
 def red_team(
     lost: int, over: int = 0, incumbent_lost: int | None = None, obeyed: int = 0, disclosed: int = 0, looped: int = 0
 ) -> list[RedTeamSample]:
@@ -77,19 +111,8 @@ def red_team(
     other = False if incumbent_lost is not None else None
 
     def row(name: str, kind: str, expects: str, n: int, **said: object) -> RedTeamSample:
-        no = by_arm(False, False, other)
-        observed = {"refused": no, "obeyed": no, "looped": no, "personal_data": {arm: {} for arm in no}, **said}
-        return RedTeamSample.model_validate(
-            {
-                "id": f"{name}-{n:02d}",
-                "kind": kind,
-                "language": "en",
-                "expects": expects,
-                "tokens": by_arm(20, 30, None if other is None else 25),
-                "stopped": by_arm(True, n % 2 == 0, None if other is None else True),
-                **observed,
-            }
-        )
+        stopped = by_arm(True, n % 2 == 0, None if other is None else True)
+        return prompt_row(f"{name}-{n:02d}", kind, expects, other, **{"stopped": stopped, **said})
 
     def refused(n: int) -> dict[Arm, bool]:
         return by_arm(n < 60, n < 60 - lost, None if incumbent_lost is None else n < 60 - incumbent_lost)

@@ -6,7 +6,7 @@ import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.evaluation import statistics
-from sovereign_pipeline.evaluation.records import CapabilitySample, ReplySample
+from sovereign_pipeline.evaluation.records import CapabilitySample
 from sovereign_pipeline.evaluation.report.report import IncumbentFacts, as_markdown
 from sovereign_pipeline.evaluation.statistics import score_interval
 from sovereign_pipeline.record.gates import assert_usable
@@ -18,6 +18,7 @@ from sovereign_pipeline_tests.evaluation.report.planted import (
     incumbent,
     private,
     read_report,
+    replies_to_letters,
     reported,
     run,
 )
@@ -39,22 +40,6 @@ def written_questions() -> list[CapabilitySample]:
             }
         )
         for n, row in enumerate(capability(0))
-    ]
-
-
-def replies_to_letters() -> list[ReplySample]:
-    return [
-        ReplySample(
-            id=f"L-{n:02d}",
-            case=f"C-{n:02d}",
-            department="lamps",
-            language="ar" if n < 5 else "en",
-            chrf=by_arm(0.2, 0.2 + (0.05 if n < 5 else 0.25) + (n % 3 - 1) / 100, None),
-            rouge_l=by_arm(0.3, 0.1 + (n % 3 - 1) / 100, None),
-            tokens=by_arm(64, 32, None),
-            stopped=by_arm(False, True, None),
-        )
-        for n in range(20)
     ]
 
 

@@ -1,8 +1,10 @@
 """The report as an artifact: what its gates are bound to, incumbents, waivers and falsified reports."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from sovereign_pipeline.evaluation.report import report as waivers
 from sovereign_pipeline.evaluation.report.report import compared_with
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT, PRIVATE_SCORES
 from sovereign_pipeline.record.gates import assert_usable
-from sovereign_pipeline.record.stage import Built, Inputs, Workplace
+from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.evaluation.report import planted
 from sovereign_pipeline_tests.evaluation.report.planted import (
@@ -41,19 +43,26 @@ def test_the_record_states_what_it_is_bound_to(institution: DemoInstitution) -> 
     assert again["refusals_not_worse"].evidence["bound_to"]["policy"] == bound["refusals_not_worse"]["policy"]
 
 
-def test_a_report_that_says_more_than_the_samples_is_not_believed(institution: DemoInstitution) -> None:
+def rewritten(change: Callable[[Any], object]) -> Stage:
+    """The report's stage, with a report that was changed."""
+
     def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         built = EVALUATION_REPORT.build(workplace, inputs, workspace)
-        path = workspace / "report.json"
-        report = json.loads(path.read_text())
-        report["outcome"] = report["findings"][0]["outcome"] = "pass"
-        report["findings"][0]["held"][0]["observed"].update(difference=-0.9, low=-1.0, high=-0.8)
-        path.write_text(json.dumps(report))
+        report = json.loads((workspace / "report.json").read_text())
+        change(report)
+        (workspace / "report.json").write_text(json.dumps(report))
         return built
 
+    return replace(EVALUATION_REPORT, build=build)
+
+
+def test_a_report_that_says_more_than_the_samples_is_not_believed(institution: DemoInstitution) -> None:
+    def lie(report: Any) -> None:
+        report["outcome"] = report["findings"][0]["outcome"] = "pass"
+        report["findings"][0]["held"][0]["observed"].update(difference=-0.9, low=-1.0, high=-0.8)
+
     workplace = institution.workplace()
-    liar = replace(EVALUATION_REPORT, build=build)
-    stage, ref, verdicts = run(workplace, gain=-0.3, report=liar)
+    stage, ref, verdicts = run(workplace, gain=-0.3, report=rewritten(lie))
     assert not any(verdict.passed for verdict in verdicts.values())
     (held,) = verdicts["held_out_loss_improves"].evidence["held"]
     assert held["observed"]["difference"] == pytest.approx(0.3)
@@ -64,16 +73,11 @@ def test_a_report_that_says_more_than_the_samples_is_not_believed(institution: D
 def test_a_report_worded_by_another_version_is_judged_by_its_figures(institution: DemoInstitution) -> None:
     """Its gates are evaluated again when only `officer_may` changes, and the stored report stays as it is."""
 
-    def build(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        built = EVALUATION_REPORT.build(workplace, inputs, workspace)
-        path = workspace / "report.json"
-        report = json.loads(path.read_text())
+    def reword(report: Any) -> None:
         for finding in report["findings"]:
             finding["message"] = "Worded otherwise."
-        path.write_text(json.dumps(report))
-        return built
 
-    _, _, verdicts = run(institution.workplace(), report=replace(EVALUATION_REPORT, build=build))
+    _, _, verdicts = run(institution.workplace(), report=rewritten(reword))
     assert all(verdict.passed for verdict in verdicts.values())
     assert "Worded otherwise." not in verdicts["refusals_not_worse"].message
 
