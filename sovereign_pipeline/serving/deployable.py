@@ -49,8 +49,6 @@ class VerifiedAdapter:
     record: ArtifactRef
     state: State
     base_model: Artifact
-    instruction: str
-    """Instruction at the start of its training rows; empty for none."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +148,6 @@ def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> Ve
     base_model = store.open_input(artifact.manifest, BASE_MODEL.kind)
     descriptor = read_descriptor(base_model)
     dataset = store.read_manifest(store.input_ref(artifact.manifest, TRAINING_DATASET.kind))
-    instruction = str(dataset.producer.config.get("instruction") or "")
     deployable = Deployable(
         adapter=adapter.id,
         line=adapter.line,
@@ -158,14 +155,14 @@ def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> Ve
         directory=tuned.directory,
         classification=adapter.classification,
         template_sha256=descriptor["chat_template_sha256"],
-        instruction=instruction or None,
+        instruction=str(dataset.producer.config.get("instruction") or "") or None,
         base_model_digest=adapter.base_model_digest,
         files=_files(weights),
         pinned=state in ("production", "superseded"),
         in_reserve=state == "superseded",
         registered_at=adapter.registered_at,
     )
-    return VerifiedAdapter(deployable, weights, record_ref, state, base_model, instruction)
+    return VerifiedAdapter(deployable, weights, record_ref, state, base_model)
 
 
 def _assert_of_record(store: ArtifactStore, adapter: Adapter, record: AdapterRecord, artifact: Artifact) -> None:

@@ -80,7 +80,7 @@ class FingerprintStore:
         Raises IntegrityError if the base model or the fingerprint was changed, EngineRefused if the adapter cannot
         be distinguished from its base model, and WorkerKilled.
         """
-        asked = conversations(verified.instruction)
+        asked = conversations(verified.deployable.instruction or "")
         made = make_artifact(self, self._identity(verified, asked), lambda where: self._build(verified, asked, where))
         path = self.store.open(made.ref).file(FILE)
         try:
@@ -142,10 +142,8 @@ class Deployed:
     """Verified adapters, served once the engine has loaded them. `pinned` marks the present and previous adapters in
     production."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """Adapter id, line name or `registry` -> sentence that says why it is not served."""
-    is_registry_reached: bool = True
-    """True if the registry was reached. If False, `served` holds the adapters that were verified when it was reached
-    last."""
+    """Adapter id, line name or `registry` -> sentence that says why it is not served. If the registry is not reached,
+    `served` holds the adapters that were verified when it was reached last."""
 
 
 class RegistryUnreached(Exception):
@@ -342,18 +340,16 @@ class Deployment:
         self._is_complete = False
         served = {each.digest for each in self.deployed.served}
         if served and served == set(self._engine.loaded()):
-            refused = {**self.deployed.refused, **why}
-            return self._say(replace(self.deployed, refused=refused, is_registry_reached=False))
+            return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}))
         try:
             found = await asyncio.to_thread(self._sources.find_last)
         except (SovereignError, OSError) as error:
             await self._unload_all_but(set())
             said = {"last verified": error.message if isinstance(error, SovereignError) else place_of(error)}
-            return self._say(Deployed(refused={**said, **why}, is_registry_reached=False))
+            return self._say(Deployed(refused={**said, **why}))
         await self._deploy(found, None)
         self._is_complete = False
-        refused = {**self.deployed.refused, **why}
-        return self._say(replace(self.deployed, refused=refused, is_registry_reached=False))
+        return self._say(replace(self.deployed, refused={**self.deployed.refused, **why}))
 
     def _is_due(self, moved: tuple[int, ...]) -> bool:
         if not self._is_complete or moved != self._moved:

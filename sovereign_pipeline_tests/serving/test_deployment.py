@@ -255,7 +255,7 @@ def test_registry_that_is_not_reached_changes_nothing(served_office: ServedOffic
     deploying.look()
     _break_database(served_office.office.bench.settings.home / "registry.db")
     deployed = deploying.look()
-    assert not deployed.is_registry_reached
+    assert [*deployed.refused] == ["registry"]
     assert [each.adapter for each in deployed.served] == [adapter.id]
     assert deploying.engine.names == [adapter.id]
 
