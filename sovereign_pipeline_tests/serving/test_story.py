@@ -19,26 +19,23 @@ from openai import InternalServerError, NotFoundError, OpenAI
 from playwright.sync_api import Page, expect
 
 from sovereign_pipeline.base.errors import EngineLost, GateRefused
-from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.serving.engines.engine import Answer, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admin import AdminSources
-from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline.serving.rollout import in_force
 from sovereign_pipeline.serving.rollout.hold import Watcher, state_of
 from sovereign_pipeline.serving.rollout.in_force import Choice, Flags
 from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline_tests.browser import open_browser
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
-from sovereign_pipeline_tests.serving.gateway.scripted import LINE, PROMPT_TOKENS, Bench, ScriptedEngine, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, PROMPT_TOKENS, Bench, ScriptedEngine, adapter, named
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk
 from sovereign_pipeline_tests.waiting import SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 Fault = Literal["failing", "empty", "slow"]
-SECRET = b"a secret of the proxy, thirty-two characters long"
 CLERKS = [f"clerk-{number}" for number in range(40)]
 PILOTS = ["pilot-1", "pilot-2"]
 
@@ -87,9 +84,8 @@ class Story:
         self.flags = desk.gateway()
         roles = {role: Role(clearance="SECRET") for role in ("clerk", "pilot-desk")}
         roles["overseer"] = Role(clearance="SECRET", versions=True, admin=True)
-        proxy = Proxy(frozenset({"127.0.0.1"}), SECRET)
-        callers = Callers(Tokens(directory / "tokens.json"), proxy, "X-Remote-User", "X-Remote-Roles", roles)
-        self.gateway = Gateway(directory, callers=callers, flags=self.flags)
+        self.gateway = Gateway(directory, flags=self.flags)
+        self.gateway.behind_proxy("127.0.0.1", **roles)
         self.gateway.limits = {"requests_per_minute": 1e6, "tokens_per_minute": 1e9}
         self.institution = self.office.bench.workplace().institution
         telemetry = self.gateway.telemetry
@@ -106,12 +102,9 @@ class Story:
         self.gateway.serve(replace(made, digest=row.adapter_digest))
         return row
 
-    def headers(self, user: str, role: str) -> dict[str, str]:
-        return {"X-Remote-User": user, "X-Remote-Roles": role, "X-Proxy-Secret": SECRET.decode()}
-
     def ask(self, user: str, role: str, model: str = LINE) -> str | None:
         """Which adapter answered somebody; None where the engine failed."""
-        headers = self.headers(user, role)
+        headers = named(user, role)
         url = f"{self.running.url}/v1"
         with OpenAI(base_url=url, api_key="-", default_headers=headers, max_retries=0, timeout=60) as client:
             try:
@@ -164,7 +157,7 @@ def page(story: Story) -> Iterator[Callable[[str, str], Page]]:
     with open_browser() as browser:
 
         def opened(user: str, role: str) -> Page:
-            return browser.new_context(locale="en", extra_http_headers=story.headers(user, role)).new_page()
+            return browser.new_context(locale="en", extra_http_headers=named(user, role)).new_page()
 
         yield opened
 

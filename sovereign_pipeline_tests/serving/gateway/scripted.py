@@ -14,8 +14,9 @@ from opentelemetry.trace import NoOpTracer, Tracer
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.institution import ClassificationLadder
-from sovereign_pipeline.policy.serving import Hold, Limits
+from sovereign_pipeline.policy.serving import Hold, Limits, Role
 from sovereign_pipeline.release.cadence import Due
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineState, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admin import AdminSources
@@ -38,6 +39,13 @@ WORDS = ("The ", "lamp ", "is ", "mended", ".")
 PROMPT_TOKENS = 7
 LINE = "lamps"
 USER = {"role": "user", "content": "Out."}
+PROXY = "10.0.0.9"
+SECRET = "a secret of the proxy, thirty-two characters long"
+
+
+def named(user: str, roles: str) -> dict[str, str]:
+    """The headers by which the institution's proxy names a caller."""
+    return {"X-Remote-User": user, "X-Remote-Roles": roles, "X-Proxy-Secret": SECRET}
 
 
 def ask(caller: Any, **changes: Any) -> Any:
@@ -183,6 +191,12 @@ class Bench:
         self.tokens.append(token)
         self.write()
         return text
+
+    def behind_proxy(self, address: str = PROXY, **roles: Role) -> None:
+        """Let a proxy at this address name callers by role."""
+        proxy = Proxy(frozenset({address}), SECRET.encode())
+        tokens = Tokens(self.directory / "tokens.json")
+        self.callers = Callers(tokens, proxy, "X-Remote-User", "X-Remote-Roles", roles)
 
     def write(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

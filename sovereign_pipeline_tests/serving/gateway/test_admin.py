@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.serving.engines.engine import EngineState
 from sovereign_pipeline.serving.gateway.admin import HERE, AdminSources
-from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline.serving.rollout import hold
 from sovereign_pipeline.serving.rollout.flag import Flag
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import DAYS, Bench, adapter, ask, try_out
+from sovereign_pipeline_tests.serving.gateway.scripted import DAYS, PROXY, Bench, adapter, ask, named, try_out
 
 
 def lines_of(client: Any) -> dict[str, Any]:
@@ -76,24 +74,15 @@ def test_it_tells_nobody_of_what_is_beyond_their_reach(bench: Bench, client: Cli
 def test_the_right_holds_for_the_lines_of_its_own_role_and_there_is_no_page_without_it(
     bench: Bench, client: Client
 ) -> None:
-    secret = b"a secret of the proxy, thirty-two characters long"
-    roles = {"desk": Role(clearance="SECRET"), "office": Role(clearance="SECRET", lines=("lamps",), admin=True)}
     try_out(bench)
-    bench.callers = Callers(
-        Tokens(bench.directory / "tokens.json"),
-        Proxy(frozenset({"10.0.0.9"}), secret),
-        "X-Remote-User",
-        "X-Remote-Roles",
-        roles,
-    )
-    proxied = client(client=("10.0.0.9", 5000))
-    sent = {"X-Remote-User": "layla", "X-Proxy-Secret": secret.decode()}
+    bench.behind_proxy(desk=Role(clearance="SECRET"), office=Role(clearance="SECRET", lines=("lamps",), admin=True))
+    proxied = client(client=(PROXY, 5000))
     seen = {
-        role: [proxied.get(path, headers={**sent, "X-Remote-Roles": role}).status_code for path in ("/admin", "/")]
+        role: [proxied.get(path, headers=named("layla", role)).status_code for path in ("/admin", "/")]
         for role in ("desk", "office", "")
     }
     assert seen == {"desk": [404, 200], "office": [200, 200], "": [404, 200]}
-    both = proxied.get("/admin/state", headers={**sent, "X-Remote-Roles": "desk,office"}).json()
+    both = proxied.get("/admin/state", headers=named("layla", "desk,office")).json()
     assert [each["line"] for each in both["lines"]] == ["lamps"]
 
 

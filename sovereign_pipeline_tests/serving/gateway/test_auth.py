@@ -9,7 +9,6 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.policy.serving import Role
 from sovereign_pipeline.record.audit_log import entries
@@ -20,7 +19,6 @@ from sovereign_pipeline.serving.gateway.app import Condition
 from sovereign_pipeline.serving.gateway.auth import (
     ADDED,
     REVOKED,
-    Callers,
     Grant,
     Token,
     TokenFile,
@@ -32,9 +30,7 @@ from sovereign_pipeline.serving.gateway.auth import (
 )
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter, ask
-
-SECRET = b"a secret of the proxy, thirty-two characters long"
+from sovereign_pipeline_tests.serving.gateway.scripted import PROXY, SECRET, Bench, adapter, ask, named
 
 
 @pytest.mark.security_case(
@@ -126,17 +122,14 @@ def test_an_expired_or_revoked_token_is_none_and_a_damaged_file_lets_nobody_in(b
 
 
 def behind_proxy(bench: Bench) -> None:
-    roles = {
-        "desk": Role(clearance="SECRET", lines=("lamps",), versions=True),
-        "all": Role(clearance="PUBLIC"),
-        "watch": Role(clearance="PUBLIC", metrics=True),
-    }
-    proxy = Proxy(frozenset({"10.0.0.9"}), SECRET)
-    tokens = Tokens(bench.directory / "tokens.json")
-    bench.callers = Callers(tokens, proxy, "X-Remote-User", "X-Remote-Roles", roles)
+    bench.behind_proxy(
+        desk=Role(clearance="SECRET", lines=("lamps",), versions=True),
+        all=Role(clearance="PUBLIC"),
+        watch=Role(clearance="PUBLIC", metrics=True),
+    )
 
 
-SENT = {"X-Remote-User": "layla", "X-Remote-Roles": "desk, unknown", "X-Proxy-Secret": SECRET.decode()}
+SENT = named("layla", "desk, unknown")
 
 
 def test_the_proxy_names_callers_and_roles_and_clearances_do_not_add_up(bench: Bench, client: Client) -> None:
@@ -144,7 +137,7 @@ def test_the_proxy_names_callers_and_roles_and_clearances_do_not_add_up(bench: B
     bench.serve(adapter("lamps", level="SECRET"))
     bench.serve(adapter("buoys", level="SECRET"))
     bench.serve(adapter("notices", level="PUBLIC"))
-    proxied = client(client=("10.0.0.9", 5000))
+    proxied = client(client=(PROXY, 5000))
     seen = {
         roles: [
             each["id"] for each in proxied.get("/v1/models", headers={**SENT, "X-Remote-Roles": roles}).json()["data"]
@@ -170,11 +163,11 @@ def test_the_proxy_names_callers_and_roles_and_clearances_do_not_add_up(bench: B
     ("address", "changes"),
     [
         ("127.0.0.1", {}),
-        ("10.0.0.9", {"X-Proxy-Secret": ""}),
-        ("10.0.0.9", {"X-Proxy-Secret": SECRET.decode() + "x"}),
-        ("10.0.0.9", {"X-Proxy-Secret": None}),
-        ("10.0.0.9", {"X-Remote-User": ""}),
-        ("10.0.0.9", {"X-Remote-User": "x" * 300}),
+        (PROXY, {"X-Proxy-Secret": ""}),
+        (PROXY, {"X-Proxy-Secret": SECRET + "x"}),
+        (PROXY, {"X-Proxy-Secret": None}),
+        (PROXY, {"X-Remote-User": ""}),
+        (PROXY, {"X-Remote-User": "x" * 300}),
         ("127.0.0.1", {"X-Forwarded-For": "10.0.0.9", "Forwarded": "for=10.0.0.9"}),
     ],
     ids=str,
@@ -192,7 +185,7 @@ def test_a_header_of_the_proxy_that_is_sent_twice_gives_nothing(bench: Bench, cl
     behind_proxy(bench)
     bench.serve(adapter("lamps"))
     headers = [*SENT.items(), (twice, SENT[twice])]
-    answer = client(client=("10.0.0.9", 5000)).get("/v1/models", headers=headers)
+    answer = client(client=(PROXY, 5000)).get("/v1/models", headers=headers)
     assert answer.status_code == 401 or answer.json()["data"] == []
 
 

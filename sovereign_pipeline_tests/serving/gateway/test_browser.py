@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline.serving.gateway.auth import Callers, Tokens
 from sovereign_pipeline_tests.browser import DESKTOP, LOWEST_CONTRAST, PHONE, Visitor
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.browser import pictures as pictures
 from sovereign_pipeline_tests.browser import visitor as visitor
 from sovereign_pipeline_tests.serving.gateway.conftest import Running
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter, try_out
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, adapter, named, try_out
 from sovereign_pipeline_tests.waiting import wait_until
 
 pytestmark = pytest.mark.browser
@@ -175,15 +173,11 @@ def test_arabic_runs_from_right_to_left_and_the_language_can_change(
 def test_whom_the_proxy_names_is_asked_for_no_token(
     bench: Bench, running: Start, person: Callable[[str], Person]
 ) -> None:
-    secret = "a secret of the proxy, thirty-two characters long"
-    proxy = Proxy(frozenset({"127.0.0.1"}), secret.encode())
-    roles = {"desk": Role(clearance="INTERNAL")}
-    tokens = Tokens(bench.directory / "tokens.json")
-    bench.callers = Callers(tokens, proxy, "X-Remote-User", "X-Remote-Roles", roles)
+    bench.behind_proxy("127.0.0.1", desk=Role(clearance="INTERNAL"))
     bench.serve(adapter("lamps"))
     served, somebody = running(), person("en")
     page = somebody.page
-    page.set_extra_http_headers({"X-Remote-User": "layla", "X-Remote-Roles": "desk", "X-Proxy-Secret": secret})
+    page.set_extra_http_headers(named("layla", "desk"))
     page.goto(f"{served.url}/")
     page.fill("#question", "Is it lit?")
     page.press("#question", "Enter")
