@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, text
+from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from benchmarks.harness import machine_facts, run, say
@@ -31,11 +31,8 @@ from sovereign_pipeline.record.keys import FileSigner, read_key
 from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import (
     Adapter,
-    AdapterBaseModel,
-    AdapterDataset,
     BaseModelRow,
     Dataset,
-    HeldAdapter,
     HeldDataset,
     ReleaseDecision,
     ReleaseRequest,
@@ -180,8 +177,6 @@ def fill(registry: Registry, office: Office, count: int) -> None:
                 session.expunge_all()
                 production = {line: session.get_one(Adapter, each.id) for line, each in production.items()}
         _index(session, count)
-    with registry.writing() as session:
-        session.execute(text("ANALYZE"))
     officer = office.officers[0]
     for number in range(0, count, 100):
         add_issue(registry, _id(number), "It quotes old fees.", officer)
@@ -191,15 +186,9 @@ def fill(registry: Registry, office: Office, count: int) -> None:
 
 
 def _index(session: Session, count: int) -> None:
-    """What the adapters hold, so that recalls can be asked."""
+    """The datasets that recalls may ask for."""
     known = min(DATASETS, count)
     session.execute(insert(HeldDataset), [{"id": each, "digest": digest("d", each)} for each in range(known)])
-    counts = [{"adapter": _id(each), "datasets": 1, "base_models": 1} for each in range(count)]
-    session.execute(insert(HeldAdapter), counts)
-    own = [{"dataset": each % known, "adapter": _id(each), "directly": True} for each in range(count)]
-    session.execute(insert(AdapterDataset), own)
-    bases = [{"base_model": digest("b", 0), "adapter": _id(each), "directly": True} for each in range(count)]
-    session.execute(insert(AdapterBaseModel), bases)
 
 
 def _dataset(number: int) -> Dataset:

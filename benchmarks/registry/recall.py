@@ -29,13 +29,10 @@ from sovereign_pipeline.record.keys import read_key
 from sovereign_pipeline.record.officers import TRUST
 from sovereign_pipeline.record.tables import (
     Adapter,
-    AdapterBaseModel,
-    AdapterDataset,
     BaseModelRow,
     Dataset,
     DatasetDocument,
     DatasetSource,
-    HeldAdapter,
     HeldDataset,
     HeldDocument,
 )
@@ -59,19 +56,9 @@ def digest(kind: str, number: int) -> str:
 
 def fill(registry: Registry, rows: int) -> None:
     """Enter invented rows; `rows` of each dataset."""
-    _enter(registry, BaseModelRow, map(_base_model, range(BASE_MODELS)))
-    _enter(registry, Dataset, map(_dataset, range(DATASETS)))
-    _enter(registry, Adapter, map(_adapter, range(ADAPTERS)))
     _enter(registry, HeldDocument, ({"id": n, "name": f"R-{n:07d}"} for n in range(1, DOCUMENTS + 1)))
     _enter(registry, HeldDataset, ({"id": n, "digest": digest("d", n), "sources": 1} for n in range(DATASETS)))
-    _enter(registry, HeldAdapter, ({"adapter": _id(n), "datasets": 2, "base_models": 1} for n in range(ADAPTERS)))
     _enter(registry, DatasetSource, ({"source": f"source-{n % SOURCES}", "dataset": n} for n in range(DATASETS)))
-    own = ({"dataset": n % DATASETS, "adapter": _id(n), "directly": True} for n in range(ADAPTERS))
-    _enter(registry, AdapterDataset, own)
-    parents = ({"dataset": (n + 1) % DATASETS, "adapter": _id(n), "directly": False} for n in range(ADAPTERS))
-    _enter(registry, AdapterDataset, parents)
-    bases = ({"base_model": digest("b", n % BASE_MODELS), "adapter": _id(n), "directly": True} for n in range(ADAPTERS))
-    _enter(registry, AdapterBaseModel, bases)
 
     # By document, and the second index at the end: in hours else, as a registry grows in years.
     _run(registry, "DROP INDEX ix_dataset_document_dataset")
@@ -94,7 +81,11 @@ def _register(registry: Registry) -> None:
             names = connection.scalars(text(query), {"dataset": number}).all()
             contents.append(contents_digest(names, [f"source-{number % SOURCES}"]))
     with registry.writing() as session:
+        session.add_all(BaseModelRow(**_base_model(number)) for number in range(BASE_MODELS))
+        session.add_all(Dataset(**_dataset(number)) for number in range(DATASETS))
+        session.flush()
         for number in range(ADAPTERS):
+            session.add(Adapter(**_adapter(number)))
             own, parent = number % DATASETS, (number + 1) % DATASETS
             on = {digest("d", each): {"directly": each == own, "contents": contents[each]} for each in (own, parent)}
             rests_on = {"datasets": on, "base_models": {digest("b", number % BASE_MODELS): True}}
@@ -210,8 +201,8 @@ def _id(number: int) -> str:
 
 
 def _run(registry: Registry, statement: str) -> None:
-    with registry.writing() as session:
-        session.execute(text(statement))
+    with registry.engine.begin() as connection:
+        connection.execute(text(statement))
 
 
 def _enter(registry: Registry, table: Any, rows: Iterator[dict[str, Any]]) -> None:

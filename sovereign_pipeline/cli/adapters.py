@@ -87,7 +87,7 @@ def verified(verify: Callable[..., Any], subject: str, strict_sources: bool) -> 
     """
     settings = Settings.from_environment()
     report = verify(
-        open_registry(settings),
+        open_registry(settings, from_first_entry=True),
         open_store(settings, settings.corpus),
         settings,
         subject,
@@ -119,7 +119,7 @@ def _print_audit(report: Any) -> None:
         f"[green]✓[/] trust root {trust.root_sha256}: root {trust.root_version}, targets {trust.targets_version}{by}"
     )
     out.print(
-        f"[green]✓[/] ledger: {report.entries} entries, every row of the registry among them, signed by the log's key"
+        f"[green]✓[/] ledger: {report.entries} entries, from which the state was replayed, signed by the log's key"
     )
     if witnessed is None:
         out.print("  the trust root names no witness: whoever owns the registry and its key can rewrite it unseen")

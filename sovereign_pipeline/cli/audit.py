@@ -25,7 +25,7 @@ from sovereign_pipeline.record import notes, witnesses
 from sovereign_pipeline.record.audit_log import append, checkpoint_of, export, stream_in, verify
 from sovereign_pipeline.record.checkpoints import is_stated, read_key, verifier, write_key
 from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline.record.in_force import replace_trust, rule_file, rules, trust_on_record
+from sovereign_pipeline.record.in_force import assert_not_put_back, replace_trust, rule_file, rules, trust_on_record
 from sovereign_pipeline.record.notes import COSIGNS, new_signer, parse_verifier
 from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.people import People
@@ -89,15 +89,18 @@ def audit_verify(
     from sovereign_pipeline.review.reconciling import examine_all
 
     settings = Settings.from_environment()
-    registry = open_registry(settings)
+    registry = open_registry(settings, from_first_entry=True)
     report = verify_registry(registry, _policy(settings, policy))
     if kept is not None:
         with registry.reading() as session:
             verify(stream_in(session), checkpoint_of(kept))
+    registry.keep_anew()
     found = examine_all(registry, open_store(settings), settings, report.ledger.newest)
     ledger = report.ledger
     with registry.reading() as session:
         trust = trust_on_record(session)
+        if trust is not None:
+            assert_not_put_back(session, settings, trust_root(settings))
     facts = {
         "entries": ledger.newest.sequence,
         "hash": ledger.newest.hash,
@@ -213,8 +216,9 @@ def audit_prove(
     registry = open_registry(settings)
     found = _policy(settings, policy)
     note = witnesses.newest_witnessed(settings, found, covering=entry) if found is not None else None
+    note = note or registry.checkpoint()
     with registry.reading() as session:
-        text = prove(session, entry, note or registry.checkpoint())
+        text = prove(session, entry, note)
     _print_or_write(text, file, f"entry {entry}")
 
 

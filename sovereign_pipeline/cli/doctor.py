@@ -385,9 +385,10 @@ def backups(registry: Registry) -> list[Finding]:
 
 
 def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
-    from sovereign_pipeline.record.tables import AuditEntry
+    from sovereign_pipeline.record import tree
+    from sovereign_pipeline.record.audit_log import proven_entry
 
-    return session.scalar(select(AuditEntry.at).where(AuditEntry.sequence == sequence))
+    return proven_entry(session, sequence).at if sequence <= tree.size_of(session) else None
 
 
 def examine(settings: Settings) -> list[Finding]:

@@ -18,7 +18,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
@@ -29,7 +29,7 @@ from sovereign_pipeline.evidence.documents import AdapterFacts, completed_bill, 
 from sovereign_pipeline.evidence.technical_file import model_card, technical_file
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.record import checkpoints, notes, witnesses
-from sovereign_pipeline.record.audit_log import REGISTERED, append
+from sovereign_pipeline.record.audit_log import REGISTERED, SEALED, append, stream_in
 from sovereign_pipeline.record.catalog import (
     FLAG_CHANGED,
     PURGED,
@@ -46,7 +46,7 @@ from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, Manif
 from sovereign_pipeline.record.notes import Note
 from sovereign_pipeline.record.officers import TRUST, pipeline_signer, trust_root
 from sovereign_pipeline.record.people import People
-from sovereign_pipeline.record.sealing import SEALED, bundles_of
+from sovereign_pipeline.record.sealing import bundles_of, sealed_at
 from sovereign_pipeline.record.stage import Progress
 from sovereign_pipeline.record.statements import EVIDENCE, SUFFIX, Statement, Subject, sign_statement
 from sovereign_pipeline.record.store import ArtifactStore, input_refs
@@ -62,7 +62,7 @@ from sovereign_pipeline.record.tables import (
     Transition,
     row_as_dict,
 )
-from sovereign_pipeline.record.tree import AT_ONCE, prove
+from sovereign_pipeline.record.tree import prove
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.record.witnesses import assert_log_of, witnessed_by
@@ -136,10 +136,11 @@ def write_package(
     verify_registry(registry)
     with registry.writing() as session:
         append(session, People(settings).commitment_of(account()), GIVEN, {"adapters": list(adapters), "on": on})
+    newest = registry.checkpoint()
     with registry.reading() as session:
         progress("gathering what is on record")
         found = gather(registry, store, session, adapters)
-        note = _checkpoint(registry, session, settings, trust, found)
+        note = _checkpoint(newest, session, settings, trust, found)
         found.files["log/checkpoint"] = str(note).encode()
         work = Countdown(progress, "proving entries of the log", len(found.entries), "entry")
         for done, number in enumerate(sorted(found.entries), start=1):
@@ -332,16 +333,11 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
             found.files[f"artifacts/{ref.digest}/{name}"] = content
             if ref.kind == "gate_acceptance" and name.endswith(SUFFIX) and not name.startswith("manifest"):
                 _enter(session, WAIVED, found, statement=hashlib.sha256(content).hexdigest())
-    needed = sorted(ref.manifest_sha256 for ref in manifests)
-    columns = (AuditEntry.sequence, AuditEntry.subjects["manifest_sha256"].as_string())
-    first: dict[str, int] = {}
-    for start in range(0, len(needed), AT_ONCE):
-        query = select(*columns).where(AuditEntry.action == SEALED, columns[1].in_(needed[start : start + AT_ONCE]))
-        for sequence, manifest_sha256 in session.execute(query.order_by(AuditEntry.sequence)):
-            first.setdefault(manifest_sha256, sequence)
-    if missing := [ref for ref in manifests if ref.manifest_sha256 not in first]:
-        raise IntegrityError(f"{store.path_of(missing[0].digest)}: no entry of the audit log names it.", HINT)
-    found.entries |= {*first.values()}
+    for ref in manifests:
+        sequence = sealed_at(session, ref)
+        if sequence is None:
+            raise IntegrityError(f"{store.path_of(ref.digest)}: no entry of the audit log names it.", HINT)
+        found.entries.add(sequence)
 
 
 def _reviews(
@@ -362,12 +358,12 @@ def _reviews(
     if not plans:
         return []
     results: dict[str, ArtifactRef] = {}
-    for kind in ("blind_review", "gate_record", "gate_acceptance"):
-        query = select(AuditEntry.subjects).where(
-            AuditEntry.action == SEALED, AuditEntry.subjects["kind"].as_string() == kind
-        )
-        for said in session.scalars(query.order_by(AuditEntry.sequence)):
-            if not store.path_of(said["digest"]).exists():
+    kinds = ("blind_review", "gate_record", "gate_acceptance")
+    log = stream_in(session)
+    sealed = [each.subjects for each in log if each.action == SEALED and each.subjects["kind"] in kinds]
+    for kind in kinds:
+        for said in sealed:
+            if said["kind"] != kind or not store.path_of(said["digest"]).exists():
                 continue
             ref = store.ref_of(said["digest"])
             manifest = store.read_manifest(ref)
@@ -518,15 +514,19 @@ def _as_file(bill: Mapping[str, Any]) -> bytes:
     return json.dumps(bill, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
 
-def _checkpoint(registry: Registry, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:
+def _checkpoint(newest: Note, session: Session, settings: Settings, trust: Trust, found: Gathered) -> Note:
     """Return the checkpoint for the proofs. If the trust root names witnesses, enough of them have cosigned it.
 
-    Raises IntegrityError if the log's key does not have its role, or if the witnesses have not seen every entry.
+    Raises:
+        ConflictError: an entry that is needed came after the checkpoint.
+        IntegrityError: the log's key does not have its role, or the witnesses have not seen every entry.
     """
     log = checkpoints.verifier(session, settings)
     assert log is not None  # an entry was just made
-    newest = registry.checkpoint()
-    assert_log_of(trust, log, notes.parse_tree_head(newest.text).size)
+    size = notes.parse_tree_head(newest.text).size
+    if size < max(found.entries):
+        raise ConflictError("The registry was written to meanwhile.", "Ask again.")
+    assert_log_of(trust, log, size)
     witnessed = witnessed_by(trust, log, settings)
     if witnessed is None:
         return newest

@@ -247,7 +247,7 @@ def verified_ledger(staged: Settings, made: Description) -> int:
 
     Raises IntegrityError if it does not match the description.
     """
-    registry = open_registry(staged)
+    registry = open_registry(staged, from_first_entry=True)
     report = verify_registry(registry)
     head = made.head
     if (report.ledger.newest.sequence, report.ledger.root) != (head.size, head.root):

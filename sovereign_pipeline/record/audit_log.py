@@ -1,4 +1,4 @@
-"""Append entries to the audit log, verify its hash chain, and compare the registry's rows with the entries."""
+"""Append entries to the audit log, read them back from their bytes, and verify their hash chain."""
 
 import datetime
 import hashlib
@@ -7,68 +7,69 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import JSON, Column, Row, Select, event, inspect, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.orm import Session
+from sqlalchemy import event, inspect, select
+from sqlalchemy.orm import ORMExecuteState, Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
-from sovereign_pipeline.base.files import canonical_json, digest_of, short
+from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.record import merkle, tree
 from sovereign_pipeline.record.checkpoints import Readable
 from sovereign_pipeline.record.tables import (
-    MAY_CHANGE,
+    STORED,
     Adapter,
     AuditEntry,
-    Ballot,
-    BlindReview,
-    Guess,
     LedgerEntry,
-    LedgerKey,
-    LedgerNode,
-    ReviewClosing,
-    SignInLink,
-    SignInUse,
     Table,
     row_as_dict,
 )
-from sovereign_pipeline.record.tree import AT_ONCE
 
 ROWS = "rows"
-"""Key in an entry's subjects that lists the rows added with the entry."""
+"""Key in an entry's subjects: table -> primary key -> SHA-256 of a row that came with the entry."""
 ADDED = "rows added since the last entry"
 """Key in `Session.info` for the rows added since the last entry."""
 
-THE_LEDGER_ITSELF = (AuditEntry, LedgerEntry, LedgerNode, LedgerKey)
-BY_SIGNED_ACTS = (BlindReview, SignInLink, SignInUse, Ballot, Guess, ReviewClosing)
-"""Tables whose rows are verified against the signed acts of a review instead (`review/reconciling.py`)."""
-
-Rows = dict[str, dict[str, str]]
-"""Table -> primary key of a row -> digest of its columns."""
+Rows = dict[str, dict[str, bytes]]
+"""Table -> primary key of a row -> its columns as canonical JSON."""
 
 
-def held_tables() -> list[type[Table]]:
-    """Return the tables whose rows must all be in entries, sorted by name. The recall index is not among them."""
-    classes = [mapper.class_ for mapper in Table.registry.mappers]
-    held = [
-        each
-        for each in classes
-        if each not in (*THE_LEDGER_ITSELF, *BY_SIGNED_ACTS) and not each.__table__.info.items() >= MAY_CHANGE.items()
-    ]
-    return sorted(held, key=lambda each: each.__tablename__)
+def watch(session: Session, drafted: dict[str, bytes]) -> None:
+    """Note every row that the session adds to the view from now on, for the next entry.
 
+    Args:
+        drafted: filled with the rows' content and signed statements, by their SHA-256.
+    """
 
-def watch(session: Session) -> None:
-    """Record in the session's info every row that the session adds from now on."""
+    @event.listens_for(session, "do_orm_execute")
+    def _refuse(state: ORMExecuteState) -> None:
+        table = getattr(state.statement, "table", None)
+        changes = state.is_insert or state.is_update or state.is_delete
+        if changes and table is not None and not table.info.get(STORED):
+            raise RuntimeError("rows of the registry are added one by one, as objects")
 
     @event.listens_for(session, "after_flush")
     def _note(flushed: Session, context: Any) -> None:
-        held = tuple(held_tables())
+        changed = [*filter(flushed.is_modified, flushed.dirty), *flushed.deleted]
+        if any(isinstance(each, Table) and _is_held(each) for each in changed):
+            raise RuntimeError("a row of the registry would be changed, and rows are only added")
         rows: Rows = flushed.info.setdefault(ADDED, {})
         for row in flushed.new:
-            if isinstance(row, held):
-                rows.setdefault(row.__tablename__, {})[key_of(row)] = digest_of_columns(row_as_dict(row))
+            if isinstance(row, Table) and _is_held(row):
+                content = content_of_row(row)
+                rows.setdefault(row.__tablename__, {})[key_of(row)] = drafted[_sha256(content)] = content
+                for column in row.__table__.columns:
+                    value = getattr(row, column.name)
+                    if isinstance(value, bytes):
+                        drafted[_sha256(value)] = value
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _is_held(row: Table) -> bool:
+    return not isinstance(row, AuditEntry) and not Table.metadata.tables[row.__tablename__].info.get(STORED)
 
 
 def taken(session: Session) -> Rows:
@@ -84,9 +85,10 @@ def assert_none_left(session: Session) -> None:
         raise RuntimeError(f"rows of {', '.join(left)} would be committed without an entry of the ledger")
 
 
-def digest_of_columns(columns: Mapping[str, Any]) -> str:
-    """Return the SHA-256 over a row's non-empty columns, so that a column added later changes no digest."""
-    return digest_of({name: _plain(value) for name, value in columns.items() if value is not None})
+def content_of_row(row: Table) -> bytes:
+    """Return a row's columns as canonical JSON, by whose SHA-256 an entry names the row. Empty columns are left out, so
+    that a column added later changes nothing."""
+    return canonical_json({name: value for name, value in row_as_dict(row).items() if value is not None})
 
 
 def key_of(row: Table) -> str:
@@ -94,12 +96,10 @@ def key_of(row: Table) -> str:
     return "/".join(str(part) for part in inspect(row).mapper.primary_key_from_instance(row))
 
 
-def _plain(value: Any) -> Any:
-    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
-
-
 BEFORE_THE_FIRST = "before the first entry of a transaction"
 """Key in `Session.info` for the function that runs before the first entry of a transaction (`in_force.py`)."""
+LAST = "hash of the newest entry"
+"""Key in `Session.info`."""
 FIRST = "0" * 64
 """The `previous` hash of the first entry."""
 
@@ -109,8 +109,24 @@ SIGNATURE = "signature"
 SIGNED_AS = b"sovereign audit entry 1\n"
 """Prefix of the signed bytes. It makes the signature invalid for any other purpose."""
 
-Entry = AuditEntry | Row[Any]
-"""An audit entry as an ORM object or as a plain row."""
+
+AFTER_HASH = b'"previous":"'
+"""Bytes that follow the hash in an entry. Text before it cannot contain them: its quotation marks are escaped."""
+
+
+class Parsed(NamedTuple):
+    """An entry as its bytes state it."""
+
+    sequence: int
+    at: datetime.datetime
+    actor: str
+    action: str
+    subjects: dict[str, Any]
+    previous: str
+    hash: str
+
+
+Entry = AuditEntry | Parsed
 Sign = Callable[[bytes], bytes]
 """Function that signs bytes."""
 
@@ -134,7 +150,7 @@ def append(
 ) -> AuditEntry:
     """Add one entry within the caller's transaction, so that act and entry are committed together.
 
-    The entry lists the digests of the rows that the transaction added since its last entry.
+    The entry names the rows that the transaction added since its last entry by their SHA-256.
 
     Args:
         session: a session of `Registry.writing`.
@@ -144,44 +160,72 @@ def append(
     rows = taken(session)
     if (before := session.info.pop(BEFORE_THE_FIRST, None)) is not None:
         before(session)
-    last = session.scalars(select(AuditEntry).order_by(AuditEntry.sequence.desc()).limit(1)).one_or_none()
-    _assert_newest(session, last)
+    named = {table: {key: _sha256(each) for key, each in of_table.items()} for table, of_table in rows.items()}
+    if named and (ROWS in subjects or action == SEALED):
+        raise RuntimeError(f"the act '{action}' cannot add rows")
     entry = AuditEntry(
-        sequence=last.sequence + 1 if last is not None else 1,
+        sequence=tree.size_of(session) + 1,
         at=datetime.datetime.now(datetime.UTC),
         actor=actor,
         action=action,
-        subjects={**subjects, **({ROWS: rows} if rows else {})},
-        previous=last.hash if last is not None else FIRST,
+        subjects={**subjects, **({ROWS: named} if named else {})},
+        previous=session.info[LAST],
     )
     if sign is not None:
         entry.subjects = {**entry.subjects, SIGNATURE: sign(signed_content(entry)).hex()}
-    entry.hash = _hash(entry)
+    entry.hash = digest_of(content_of(entry))
     session.add(entry)
     session.flush()
-    data = exact_bytes(entry)
-    tree.append(session, entry.sequence, data)
+    tree.append(session, exact_bytes(entry))
+    session.info[LAST] = entry.hash
     return entry
 
 
-def assert_leaf(session: Session, sequence: int) -> AuditEntry:
-    """Return one entry after verifying it against the tree. Raises IntegrityError if it is missing or was changed."""
-    entry, leaf = session.get(AuditEntry, sequence), session.get(LedgerEntry, sequence)
-    if entry is None or leaf is None:
-        raise damaged_registry(sequence, "is missing")
+def named_rows(subjects: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return table -> primary key -> SHA-256 of the rows that came with an entry. An act may call a number `rows`."""
+    named = subjects.get(ROWS)
+    return named if isinstance(named, dict) else {}
+
+
+def proven_entry(session: Session, sequence: int) -> Parsed:
+    """Return one entry, proven to be in the tree. Raises IntegrityError if it is missing or was changed."""
     size = tree.size_of(session)
-    proof = tree.inclusion_proof(session, sequence, size)
-    is_included = merkle.is_included(
-        sequence - 1, size, merkle.leaf_hash(bytes(leaf.data)), proof, tree.root_at(session, size)
-    )
-    if bytes(leaf.data) != exact_bytes(entry) or not is_included:
-        raise damaged_registry(sequence, "was changed")
-    return entry
+    with tree.written_by_this_program():
+        data = session.scalar(select(LedgerEntry.data).where(LedgerEntry.sequence == sequence))
+        if data is None or sequence > size:
+            raise damaged_registry(sequence, "is missing")
+        proof = tree.inclusion_proof(session, sequence, size)
+        if not merkle.is_included(sequence - 1, size, merkle.leaf_hash(data), proof, tree.root_at(session, size)):
+            raise damaged_registry(sequence, "was changed")
+    return parse(data, sequence)
+
+
+def parse(data: bytes, sequence: int) -> Parsed:
+    """Read an entry. Raises IntegrityError if its bytes are not one, or one with another number."""
+    try:
+        said = json.loads(data)
+        entry = Parsed(**{**said, "at": datetime.datetime.fromisoformat(said["at"])})
+        if entry.sequence == sequence and isinstance(entry.subjects, dict):
+            return entry
+    except (ValueError, TypeError, KeyError, RecursionError):
+        pass
+    raise damaged_registry(sequence, "cannot be read")
 
 
 def exact_bytes(entry: Entry) -> bytes:
     """Return the bytes of an entry that form its leaf in the ledger's tree."""
     return canonical_json(as_dict(entry))
+
+
+def verified_hash(sequence: int, data: bytes, last: str) -> str:
+    """Return the hash that an entry states, after verifying it and that the entry follows the one with hash `last`."""
+    entry = parse(data, sequence)
+    if entry.previous != last:
+        raise damaged_registry(sequence, "does not follow the one before it")
+    content = data.replace(b'"hash":"' + entry.hash.encode() + b'",' + AFTER_HASH, AFTER_HASH, 1)
+    if hashlib.sha256(content).hexdigest() != entry.hash:
+        raise damaged_registry(sequence, "was changed")
+    return entry.hash
 
 
 def signed_content(entry: Entry) -> bytes:
@@ -191,28 +235,29 @@ def signed_content(entry: Entry) -> bytes:
     return SIGNED_AS + canonical_json(content)
 
 
-def entries(registry: Readable) -> list[AuditEntry]:
+def entries(registry: Readable) -> list[Parsed]:
     """Return the whole log, oldest entry first."""
     with registry.reading() as session:
-        return entries_in(session)
+        return list(stream_in(session))
 
 
-def entries_in(session: Session) -> list[AuditEntry]:
-    """Return the whole log as the transaction sees it. Raises IntegrityError if an entry's subjects cannot be read."""
-    return [AuditEntry(**row._mapping) for row in stream_in(session)]
+def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
+    """Yield the log's entries, oldest first, few in memory at once.
 
-
-def stream_in(session: Session, after: int = 0) -> Iterator[Row[Any]]:
-    """Yield the log's entries as rows, oldest first, few in memory at once. Raises the same errors as `entries_in`."""
-    columns = AuditEntry.__table__.c
-    query = select(*columns).where(columns.sequence > after).order_by(columns.sequence)
-    try:
-        for row in session.execute(query.execution_options(yield_per=tree.AT_ONCE)):
-            if not isinstance(row.subjects, dict):
-                raise unreadable()
-            yield row
-    except ValueError:  # not JSON
-        raise unreadable() from None
+    Raises IntegrityError for an entry that is missing or cannot be read and, at the end, unless they are the ones whose
+    root hash is signed.
+    """
+    growth = merkle.Growth(after, tree.peaks_at(session, after))
+    for sequence, data in tree.leaves(session, after):
+        if sequence != growth.size + 1:
+            break
+        for _ in growth.add(merkle.leaf_hash(data)):
+            pass
+        yield parse(data, sequence)
+    if growth.size != tree.size_of(session):
+        raise damaged_registry(growth.size + 1, "is missing")
+    if growth.root() != tree.root_at(session, growth.size):
+        raise damaged_registry(growth.size, "or one before it was changed")
 
 
 def verify(log: Iterable[Entry], kept: Checkpoint | None = None, after: Checkpoint | None = None) -> Checkpoint:
@@ -224,8 +269,7 @@ def verify(log: Iterable[Entry], kept: Checkpoint | None = None, after: Checkpoi
 
     Raises:
         IntegrityError: an entry is missing, changed or out of order, or the log does not contain `kept`. The message
-            names
-            the entry.
+            names the entry.
     """
     last = start = after or BEGINNING
     found = kept is None or kept == last
@@ -240,7 +284,7 @@ def export(registry: Readable, file: Path) -> Checkpoint:
     """Verify the log and write it as JSONL, oldest entry first, into a new file. Returns its newest entry."""
     with registry.reading() as session, file.open("xb") as stream:
 
-        def written() -> Iterator[Row[Any]]:
+        def written() -> Iterator[Parsed]:
             for entry in stream_in(session):
                 stream.write(exact_bytes(entry) + b"\n")
                 yield entry
@@ -303,15 +347,6 @@ def _verified(
         yield last
 
 
-def _assert_newest(session: Session, last: AuditEntry | None) -> None:
-    """Assert that the newest row of the log is also the newest leaf of the tree."""
-    size = tree.size_of(session)
-    if size != (last.sequence if last is not None else 0):
-        raise damaged_registry(size if last is None or last.sequence < size else size + 1, "is missing")
-    if last is not None and session.get_one(LedgerEntry, size).data != exact_bytes(last):
-        raise damaged_registry(size, "was changed")
-
-
 def content_of(entry: Entry) -> dict[str, Any]:
     return {
         "sequence": entry.sequence,
@@ -323,11 +358,6 @@ def content_of(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _hash(entry: AuditEntry) -> str:
-    """Return the SHA-256 of the entry's canonical JSON, which includes the previous entry's hash."""
-    return digest_of(content_of(entry))
-
-
 def _has_hash(content: Mapping[str, Any], stated: str) -> bool:
     try:
         return digest_of(content) == stated
@@ -335,27 +365,15 @@ def _has_hash(content: Mapping[str, Any], stated: str) -> bool:
         return False
 
 
-def unreadable() -> IntegrityError:
-    return IntegrityError(
-        "The audit log: an entry cannot be read. The registry was changed past this program.",
-        "Restore it from a copy, and find out who changed it.",
-    )
-
-
 def damaged_registry(sequence: int, problem: str) -> IntegrityError:
     return IntegrityError(
-        f"The audit log: entry {sequence} {problem}. The registry was changed past its triggers.",
+        f"The audit log: entry {sequence} {problem}. The registry was changed past this program.",
         "Restore it from a copy, and find out who changed it.",
     )
 
 
-REGISTERED = "adapter registered"
+SEALED, REGISTERED = "artifact sealed", "adapter registered"
 HINT = "Restore the registry from a copy, and find out who changed it."
-
-Entered = Mapping[str, Mapping[str, str]]
-"""Table -> primary key of a row -> digest of its columns."""
-
-
 TRAINED_ON = "trained_on"
 """Key in a registration's entry for the adapter's datasets, their contents and its base models."""
 
@@ -375,104 +393,3 @@ def enter_adapter(session: Session, adapter: Adapter, actor: str, trained_on: Ma
         TRAINED_ON: dict(trained_on),
     }
     append(session, actor, REGISTERED, subjects)
-
-
-def adapters_on_record(session: Session, line: str) -> list[Adapter]:
-    """Return every adapter of a line. Raises IntegrityError naming a row that does not match the log."""
-    adapters = list(session.scalars(select(Adapter).where(Adapter.line == line).order_by(Adapter.id)))
-    of_line = _entries().where(AuditEntry.subjects["line"].as_string() == line)
-    entered = {
-        key: digest
-        for key, digest in _entered(session, of_line).get(Adapter.__tablename__, {}).items()
-        if key.rpartition("-")[0] == line
-    }
-    _raise(_differences(Adapter, adapters, entered))
-    return adapters
-
-
-def assert_on_record(session: Session, adapter: Adapter) -> None:
-    """Assert that an adapter's row matches its entry. Raises IntegrityError."""
-    of_adapter = _entries().where(AuditEntry.subjects["adapter"].as_string() == adapter.id)
-    entered = _entered(session, of_adapter).get(Adapter.__tablename__, {})
-    _raise(_differences(Adapter, [adapter], {key: entered[key] for key in entered if key == adapter.id}))
-
-
-def assert_rows_on_record(session: Session) -> None:
-    """Assert that every row of every table matches its entry. Raises IntegrityError naming the rows that do not."""
-    with_rows = AuditEntry.subjects[ROWS].as_string().is_not(None)
-    entered = _entered(session, select(AuditEntry.subjects).where(with_rows).order_by(AuditEntry.sequence))
-    _raise(
-        finding
-        for table in held_tables()
-        for finding in _differences(table, session.scalars(select(table)), entered.get(table.__tablename__, {}))
-    )
-
-
-def unreadable_row(session: Session) -> str | None:
-    """Return the name of the first row with a value of the wrong type, or None. SQLite does not enforce types."""
-    for table in Table.metadata.sorted_tables:
-        key = ", ".join(column.name for column in table.primary_key)
-        try:
-            for row in session.execute(select(table).execution_options(yield_per=AT_ONCE)).mappings():
-                for column in table.columns:
-                    if not _fits(column, row[column]):
-                        found = ", ".join(str(row[each]) for each in table.primary_key)
-                        return f"{column.name} of {table.name} {found}"
-        except (ValueError, TypeError, SQLAlchemyError):
-            return f"a row of {table.name}, by {key}"
-    return None
-
-
-def _fits(column: Column[Any], value: Any) -> bool:
-    if value is None:
-        return bool(column.nullable)
-    return isinstance(column.type, JSON) or isinstance(value, column.type.python_type)
-
-
-def assert_entered(session: Session, adapters: Iterable[str]) -> None:
-    """Assert that an entry names each adapter. Columns are not compared, so this is fast for long lists."""
-    registered = select(AuditEntry.subjects["adapter"].as_string()).where(AuditEntry.action == REGISTERED)
-    entered = set(session.scalars(registered))
-    _raise(_put_in(Adapter, adapter) for adapter in adapters if adapter not in entered)
-
-
-def _entries() -> Select[tuple[dict[str, Any]]]:
-    return select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED).order_by(AuditEntry.sequence)
-
-
-def _entered(session: Session, entries: Select[tuple[dict[str, Any]]]) -> dict[str, dict[str, str]]:
-    """Return the row digests that the entries state. Only the first entry for a row counts."""
-    found: dict[str, dict[str, str]] = {}
-    for subjects in session.scalars(entries):
-        for table, rows in subjects[ROWS].items():
-            for key, digest in rows.items():
-                found.setdefault(table, {}).setdefault(key, digest)
-    return found
-
-
-def _differences(table: type[Table], rows: Iterable[Table], entered: Mapping[str, str]) -> Iterator[str]:
-    name, missing = table.__tablename__.replace("_", " "), dict(entered)
-    for row in rows:
-        key = key_of(row)
-        digest = missing.pop(key, None)
-        if digest is None:
-            yield _put_in(table, key)
-        elif digest != digest_of_columns(row_as_dict(row)):
-            yield f"the row of {name} {_shown(key)} differs from its entry in the audit log"
-    for key in missing:
-        yield f"the row of {name} {_shown(key)} is gone; the audit log names it"
-
-
-def _put_in(table: type[Table], key: str) -> str:
-    name = table.__tablename__.replace("_", " ")
-    return f"the row of {name} {_shown(key)} was put in past this program: no entry of the audit log names it"
-
-
-def _raise(differences: Iterable[str]) -> None:
-    found = list(differences)
-    if found:
-        raise IntegrityError(f"The registry: {'; '.join(found)}.", HINT)
-
-
-def _shown(key: str) -> str:
-    return short(key) if len(key) == 64 else key

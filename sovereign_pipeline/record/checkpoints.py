@@ -5,19 +5,19 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import canonical_json, held_within, write_atomically
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.base.text import and_more, counted
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.record import notes, tree
 from sovereign_pipeline.record.merkle import is_consistent
 from sovereign_pipeline.record.notes import Note, Signer, TreeHead, Verifier, parse_note, parse_tree_head
@@ -92,13 +92,13 @@ def signer(settings: Settings) -> Signer | None:
         return None
 
 
-def verifier(session: Session, settings: Settings) -> Verifier | None:
+def verifier(session: Session | Connection, settings: Settings) -> Verifier | None:
     """Return the log's public key (None before the first act). Raises IntegrityError if the key file has another."""
     rows = list(session.scalars(select(LedgerKey.verifier)))
     here = signer(settings)
     try:
         stated = [notes.parse_verifier(each) for each in rows]
-    except (InputError, AttributeError):  # not a verifier key, or NULL
+    except (InputError, AttributeError, TypeError):  # not a verifier key, or no text
         raise IntegrityError("The registry's row of the ledger's key holds no public key.", RESTORE) from None
     if len(stated) > 1 or (stated and here is not None and stated[0] != here.verifier):
         raise IntegrityError(
@@ -323,9 +323,9 @@ def _write(handle: int, content: bytes) -> None:
 
 WAIT_SECONDS = 30
 READS, SECONDS_BETWEEN_READS = 20, 0.05
-"""Number of reads and the pause between them. While others write, announcement and database may briefly differ."""
-ANNOUNCED = "/announced"
-"""Suffix of the log's name in an announcement, so that an announcement is not mistaken for a checkpoint."""
+"""Number of reads and the pause between them, while another process writes the first checkpoint."""
+HEAD = "/head"
+"""Suffix of the log's name in the signed head of the database, so that a head is not mistaken for a checkpoint."""
 
 
 class Readable(Protocol):
@@ -359,19 +359,13 @@ def assert_not_older(registry: Readable) -> None:
     Call it before any decision that depends on the registry's content.
     """
     for tries_left in reversed(range(READS)):
-        kept = all_kept(registry.settings)  # read before the database, because others may write meanwhile
-        with registry.reading() as session:
-            tree.assert_no_entry_beside(session)
-            is_verified = False
-            try:
-                verifier = verified(session, registry.settings, kept)
-                is_verified = True
-                _assert_announced(session, registry.settings, verifier, [*kept, *all_kept(registry.settings)])
+        try:
+            with registry.reading():
                 return
-            except IntegrityError:
-                # Without a checkpoint, another process may be between the commit of the first act and its checkpoint.
-                if not tries_left or (kept and not is_verified):
-                    raise
+        except IntegrityError:
+            # Without a checkpoint, another process may have been writing the first one.
+            if not tries_left or all_kept(registry.settings):
+                raise
         time.sleep(SECONDS_BETWEEN_READS)
 
 
@@ -426,9 +420,7 @@ def only_writer(settings: Settings) -> Iterator[None]:
 def prepare(session: Session, settings: Settings) -> None:
     """Prepare a writing transaction: reject an outdated or altered registry, and create the log's key if needed."""
     kept = all_kept(settings)
-    tree.assert_no_entry_beside(session)
     verifier = verified(session, settings, kept)
-    _assert_announced(session, settings, verifier, kept)
     log_signer = signer(settings)
     if log_signer is None:
         if verifier is not None:
@@ -446,18 +438,22 @@ def prepare(session: Session, settings: Settings) -> None:
         state(session, log_signer)
 
 
-def announce(session: Session, settings: Settings) -> None:
-    """Sign the state that a commit is about to leave. Called before the commit."""
+def write_entries(session: Session, settings: Settings, named: Mapping[str, bytes]) -> None:
+    """Write the transaction's entries with the signed head of the state that they lead to. Called before the commit.
+
+    Args:
+        named: SHA-256 -> what the entries name by it.
+    """
     log_signer = signer(settings)
     assert log_signer is not None  # `prepare` created it
     head = _head(session, log_signer)
-    text = TreeHead(log_signer.name + ANNOUNCED, head.size, head.root).to_text()
-    write_atomically(_announced_file(settings), str(Note(text, (notes.signed(text, log_signer),))))
+    text = TreeHead(log_signer.name + HEAD, head.size, head.root).to_text()
+    tree.write(session, str(Note(text, (notes.signed(text, log_signer),))), named)
 
 
 def copy_entries(session: Session, settings: Settings, appended: Sequence[bytes]) -> None:
     """Write the entries of a commit into the second copy, if the institution has one. Called before the commit."""
-    if settings.ledger_copy is None or not appended:
+    if settings.ledger_copy is None:
         return
 
     def committed(first: int, last: int) -> Iterator[bytes]:
@@ -477,7 +473,7 @@ def note_committed(session: Session, settings: Settings) -> Note:
         The checkpoint.
     """
     kept = all_kept(settings)
-    _assert_announced(session, settings, verified(session, settings, kept), kept)
+    verified(session, settings, kept)
     log_signer = signer(settings)
     if log_signer is None:
         raise IntegrityError(f"{key_file(settings)}: the key of the ledger is not there.", RESTORE)
@@ -515,7 +511,7 @@ def _keep(settings: Settings, note: Note) -> None:
 
 
 def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: Sequence[Kept]) -> None:
-    """Write the checkpoint of the committed state, before the next act overwrites an interrupted act's announcement."""
+    """Write the checkpoint of the committed state, if an act was interrupted before it did."""
     head = _head(session, signer)
     if any(each.path == checkpoint_file(settings) and each.head == head for each in kept):
         return
@@ -570,45 +566,6 @@ def _assert_holds(session: Session, settings: Settings, kept: Kept) -> None:
             "they were changed, or belong to another course of events.",
             RESTORE,
         )
-
-
-def assert_announcement_signed(settings: Settings, verifier: Verifier) -> None:
-    """Raise IntegrityError if the announcement is not signed with the ledger's key.
-
-    An announcement has no effect once a checkpoint covers its act.
-    """
-    path = _announced_file(settings)
-    if not path.exists():
-        return
-    announced = read_note(path)
-    origin = notes.parse_tree_head(announced.text).origin
-    if origin != verifier.name + ANNOUNCED or not notes.is_signed(announced, verifier):
-        raise IntegrityError(f"{path}: this announcement is not signed with the ledger's key.", RESTORE)
-
-
-def _announced_file(settings: Settings) -> Path:
-    return settings.ledger / "announced"
-
-
-def _assert_announced(session: Session, settings: Settings, verifier: Verifier | None, kept: Sequence[Kept]) -> None:
-    """Assert that entries beyond the home's checkpoint are those that the last act announced."""
-    signed = [each.head for each in kept if each.path == checkpoint_file(settings)]
-    if verifier is None or not signed:
-        return
-    size, newest = tree.size_of(session), max(head.size for head in signed)
-    if size <= newest:
-        return
-    path = _announced_file(settings)
-    if path.exists():
-        announced = read_note(path)
-        expected = TreeHead(verifier.name + ANNOUNCED, size, tree.root_at(session, size))
-        if announced.text == expected.to_text() and notes.is_signed(announced, verifier):
-            return
-    raise IntegrityError(
-        f"The registry holds {counted(size - newest, 'entry', 'entries')} of the ledger, from {newest + 1} on, that no "
-        f"act of this program was about to write: somebody else did.",
-        RESTORE,
-    )
 
 
 def _missing(settings: Settings, first: int, last: int) -> str:

@@ -4,25 +4,26 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.base.settings import VARIABLES, Settings
-from sovereign_pipeline.record import audit_log, checkpoints, in_force, tables, tree
-from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST, HINT, unreadable_row
+from sovereign_pipeline.record import audit_log, checkpoints, in_force, tree
+from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST
 from sovereign_pipeline.record.notes import Note
-from sovereign_pipeline.record.tables import Table
+from sovereign_pipeline.record.replay import View, content_in, view_of
+from sovereign_pipeline.record.tables import DERIVED_DATA, STORE, Table, stored_classes, stored_tables
 
-FORMAT = 1
+FORMAT = 2
 """Format of the schema. A version of this program that changes the schema must increase it."""
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
@@ -36,46 +37,98 @@ class Registry:
 
     engine: Engine
     settings: Settings
+    identity: tuple[object, ...]
+    """Tells this database apart from every other."""
+    snapshot: Path | None
+    """Where an earlier state is kept. None: every entry is replayed."""
+
+    @property
+    def view(self) -> View:
+        """The state that the entries lead to, shared by whatever reads this database in this process."""
+        return view_of(*self.identity, self.snapshot)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """Open a session that sees a single state of the database. Its objects stay usable after it is closed.
+        """Open a session that sees one state: the newest committed one. Its objects stay usable after it is closed.
 
-        Rows are compared with audit entries, so both must be of the same state. SQLite ensures that by itself.
+        Within another one of the same thread, it sees the state of that one.
+
+        Raises IntegrityError if the database's entries are not those that the ledger's key signed, or if they are older
+        than the last checkpoint.
         """
-        engine = self.engine
-        if engine.dialect.name == "postgresql":
-            engine = engine.execution_options(isolation_level="REPEATABLE READ")
-        with Session(engine, expire_on_commit=False) as session:
+        view = self.view
+        with view.lock, ExitStack() as stack:
+            if view.disk is not None:
+                connection = view.draft or stack.enter_context(view.connect())
+                yield stack.enter_context(_session(view, connection, view.disk))
+                return
+            disk: Connection
+            for _ in range(2):  # twice, since the first checkpoint may be written between looking and reading
+                kept = checkpoints.all_kept(self.settings)  # before the database, because others may write meanwhile
+                stack.close()
+                view.disk = disk = stack.enter_context(self._connected())
+                stack.callback(setattr, view, "disk", None)
+                view.catch_up(disk, partial(checkpoints.verifier, disk, self.settings), self.snapshot)
+                if kept or not view.growth.size:
+                    break
+            session = stack.enter_context(_session(view, stack.enter_context(view.connect()), disk))
+            checkpoints.verified(session, self.settings, kept)
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """Open the only writing transaction. It is committed at the end and rolled back on any error.
 
-        New ledger entries are written to the second copy before the commit, and into a signed checkpoint after it.
+        What the session adds to the view is a draft: the entries are committed to the database, and then replayed from
+        there. They are written to the second copy before the commit, and into a signed checkpoint after it. Whatever
+        reads meanwhile in the same thread sees the draft.
 
         Raises:
             IntegrityError: the registry is older than its last checkpoint, or a disk is full.
         """
-        with checkpoints.only_writer(self.settings):
-            with (
-                _full_disk_named(),
-                _writing_connection(self.engine) as connection,
-                Session(connection, expire_on_commit=False) as session,
-            ):
-                checkpoints.prepare(session, self.settings)
-                audit_log.watch(session)
-                session.info[BEFORE_THE_FIRST] = partial(in_force.put_on_record, settings=self.settings)
-                yield session
-                audit_log.assert_none_left(session)
-                appended = session.info.get(tree.APPENDED, [])
+        view = self.view
+        with view.lock, checkpoints.only_writer(self.settings):  # in this order: readers here hold up no other process
+            with _full_disk_named(), _writing_connection(self.engine) as disk:
+                if view.disk is not None:
+                    raise RuntimeError("a registry cannot be written inside one of its own reading or writing sessions")
+                view.catch_up(disk, partial(checkpoints.verifier, disk, self.settings), self.snapshot)
+                with view.drafting(disk) as draft, _session(view, draft, disk) as session:
+                    checkpoints.prepare(session, self.settings)
+                    audit_log.watch(session, view.drafted)
+                    session.info[BEFORE_THE_FIRST] = partial(in_force.put_on_record, settings=self.settings)
+                    yield session
+                    audit_log.assert_none_left(session)
+                    size, appended = tree.size_of(session), session.info.get(tree.APPENDED)
+                    if appended:
+                        checkpoints.write_entries(session, self.settings, view.drafted)
+                        checkpoints.copy_entries(session, self.settings, appended.entries)
                 if appended:
-                    checkpoints.announce(session, self.settings)
-                checkpoints.copy_entries(session, self.settings, appended)
+                    view.rehearse(disk)
             if appended:
                 with self.reading() as committed:
+                    if tree.size_of(committed) < size:
+                        raise audit_log.damaged_registry(size, "was not kept by the database")
                     checkpoints.note_committed(committed, self.settings)
+                if self.snapshot is not None and view.is_due and (signer := checkpoints.signer(self.settings)):
+                    with suppress(OSError):  # a state that cannot be kept is replayed
+                        view.keep(self.snapshot, signer)
+
+    def keep_anew(self) -> None:
+        """Replace the kept state by the one that was just replayed, or remove it where the ledger's key is not here."""
+        snapshot, signer = kept_state(self.settings), checkpoints.signer(self.settings)
+        if signer is None:
+            snapshot.unlink(missing_ok=True)
+        elif snapshot.exists():
+            with self.view.lock:
+                self.view.keep(snapshot, signer)
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        engine = self.engine
+        if engine.dialect.name == "postgresql":
+            engine = engine.execution_options(isolation_level="REPEATABLE READ")
+        with engine.connect() as disk:
+            yield disk
 
     def checkpoint(self) -> Note:
         """Return the signed checkpoint of the committed state. It is signed now if needed and if the key is on this
@@ -83,20 +136,49 @@ class Registry:
 
         Raises NotFoundError before the first act.
         """
-        with checkpoints.only_writer(self.settings), self.reading() as session:
+        with self.view.lock, checkpoints.only_writer(self.settings), self.reading() as session:
             return checkpoints.newest(session, self.settings)
+
+
+@contextmanager
+def _session(view: View, connection: Connection, disk: Connection) -> Iterator[Session]:
+    """Open a session on the view that reads and writes the stored tables in the database."""
+    with Session(connection, binds=dict.fromkeys(stored_classes(), disk), expire_on_commit=False) as session:
+        session.info[tree.GROWTH], session.info[audit_log.LAST] = view.growth.copy(), view.last
+        before, STORE.read = STORE.read, lru_cache(maxsize=256)(partial(content_in, disk, view.drafted))
+        try:
+            yield session
+        finally:
+            STORE.read = before
+
+
+def kept_state(settings: Settings) -> Path:
+    """Return the path of the kept state."""
+    return settings.ledger / "state"
+
+
+def _identity(settings: Settings) -> tuple[object, ...]:
+    """Return what tells a database apart from others, and from an SQLite file that lay in the same place before."""
+    url = registry_url(settings)
+    if url.get_backend_name() != "sqlite":
+        return settings.home, settings.registry_url
+    found = Path(url.database or "").stat()
+    return settings.home, settings.registry_url, found.st_dev, found.st_ino
 
 
 class RegistryNewer(InputError):
     """Raised for a registry that was made by another version of this program."""
 
 
-def open_registry(settings: Settings) -> Registry:
+def open_registry(settings: Settings, from_first_entry: bool = False) -> Registry:
     """Connect to the registry, and create the schema in an empty database. Several processes may do so at once.
+
+    Args:
+        from_first_entry: replay every entry, and believe no snapshot.
 
     Raises:
         InputError: the database cannot be opened, or was made by another version of this program.
-        IntegrityError: its triggers were changed, or the registry is older than its last checkpoint.
+        IntegrityError: its entries are not those that were signed, or it is older than its last checkpoint.
     """
     try:
         engine = _engine(settings)
@@ -107,9 +189,8 @@ def open_registry(settings: Settings) -> Registry:
         _create(engine, settings)
     elif found != FORMAT:
         raise other_format(found)
-    with engine.connect() as connection:
-        tables.assert_in_place(connection)
-    registry = Registry(engine, settings)
+    snapshot = None if from_first_entry else kept_state(settings)
+    registry = Registry(engine, settings, _identity(settings), snapshot)
     checkpoints.assert_not_older(registry)
     return registry
 
@@ -225,11 +306,7 @@ def _create(engine: Engine, settings: Settings) -> None:
     with checkpoints.only_writer(settings), _writing_connection(engine) as connection:
         if inspect(connection).has_table("registry_format"):  # another process was first
             return
-        Table.metadata.create_all(connection)
-        for table in Table.metadata.sorted_tables:
-            if not table.info.get("may_change"):
-                for statement in tables.statements(connection.dialect.name, table.name, tables.keys_of(table)):
-                    connection.exec_driver_sql(statement.replace("%", "%%") if "%:" in statement else statement)
+        Table.metadata.create_all(connection, tables=stored_tables())
         connection.execute(text("CREATE TABLE registry_format (version INTEGER NOT NULL)"))
         connection.execute(text("INSERT INTO registry_format VALUES (:version)"), {"version": FORMAT})
 
@@ -248,29 +325,9 @@ def registry_read_only(settings: Settings) -> Iterator[Registry]:
             raise cannot_be_opened(error) from None
         if found != FORMAT:
             raise other_format(found)
-        with engine.connect() as connection:
-            tables.assert_in_place(connection)
-        registry = Registry(engine, settings)
-        with _unreadable_rows_named(registry):
-            checkpoints.assert_not_older(registry)
-            yield registry
-
-
-@contextmanager
-def _unreadable_rows_named(registry: Registry) -> Iterator[None]:
-    """Convert a failed read into an error that names the row whose value does not fit its column."""
-    try:
-        yield
-    except OperationalError as error:
-        if getattr(error.orig, "sqlite_errorcode", None) != sqlite3.SQLITE_ERROR:  # an error of the server or the disk
-            raise cannot_be_opened(error) from None
-        raise IntegrityError("The registry's tables are not those that this program made.", HINT) from None
-    except (TypeError, ValueError, LookupError, AttributeError, DatabaseError):
-        with registry.reading() as session:
-            unreadable = unreadable_row(session)
-        if unreadable is None:
-            raise
-        raise IntegrityError(f"The registry: {unreadable} holds what no act of this program writes.", HINT) from None
+        registry = Registry(engine, settings, _identity(settings), None)
+        checkpoints.assert_not_older(registry)
+        yield registry
 
 
 @contextmanager
@@ -348,7 +405,7 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 TOO_MUCH = ("UPDATE", "DELETE", "TRUNCATE", "TRIGGER")
-"""Rights on an append-only table that no service needs."""
+"""Rights on a table of entries that no service needs."""
 
 
 def beyond_a_service(connection: Connection) -> list[str]:
@@ -363,7 +420,7 @@ def _beyond(connection: Connection) -> Iterator[str]:
     if is_superuser:
         yield f"{role} is a superuser"
         return
-    tables = [table.name for table in Table.metadata.sorted_tables if not table.info.get("may_change")]
+    tables = [table.name for table in stored_tables() if not table.info.get(DERIVED_DATA)]
     owned = connection.scalars(
         text(
             "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relname = ANY(:tables) "

@@ -33,21 +33,24 @@ class Growth:
             peaks: the hashes of `peaks_of(size)`.
         """
         self.size = size
-        self._peaks = list(peaks)
+        self.peaks = list(peaks)
+
+    def copy(self) -> "Growth":
+        return Growth(self.size, self.peaks)
 
     def add(self, leaf: bytes) -> Iterator[tuple[Node, bytes]]:
         """Append a leaf by its hash. Yields each subtree that it completes, lowest level first."""
         level, position, found = 0, self.size, leaf
         yield (0, position), found
         while position & 1:
-            found = node_hash(self._peaks.pop(), found)
+            found = node_hash(self.peaks.pop(), found)
             level, position = level + 1, position >> 1
             yield (level, position), found
-        self._peaks.append(found)
+        self.peaks.append(found)
         self.size += 1
 
     def root(self) -> bytes:
-        return _folded(self._peaks) if self._peaks else EMPTY_ROOT
+        return _folded(self.peaks) if self.peaks else EMPTY_ROOT
 
 
 def peaks_of(size: int) -> list[Node]:

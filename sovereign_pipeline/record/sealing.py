@@ -11,11 +11,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.record.audit_log import append, assert_leaf
+from sovereign_pipeline.record import tree
+from sovereign_pipeline.record.audit_log import SEALED, Parsed, append, proven_entry, stream_in
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.manifest import MANIFEST_FILE, ArtifactRef, Manifest
@@ -38,7 +40,7 @@ from sovereign_pipeline.record.statements import (
     verify_statement,
 )
 from sovereign_pipeline.record.store import ArtifactStore
-from sovereign_pipeline.record.tables import AuditEntry
+from sovereign_pipeline.record.tables import SealedEntry
 from sovereign_pipeline.record.trust_root import Trust
 
 PROVENANCE_BUNDLE = MANIFEST_FILE + SUFFIX
@@ -168,9 +170,6 @@ def _attested_files(manifest: Manifest) -> dict[str, str]:
     return {entry.path: entry.sha256 for entry in manifest.files if entry.path in attested}
 
 
-SEALED = "artifact sealed"
-
-
 def pipeline_actor(settings: Settings) -> str:
     """Return the pipeline's actor name in the ledger, which contains its key's id."""
     return f"pipeline:{pipeline_signer(settings, trust_root(settings)).keyid}"
@@ -187,10 +186,6 @@ class SealedEntries:
         """
         self._settings = settings
         self._opened = opened
-        self._sequences: dict[str, int] = {}
-        """SHA-256 of a manifest -> number of the first entry that names it."""
-        self._read = 0
-        """Number of the newest entry that was read."""
 
     @cached_property
     def _registry(self) -> Registry:
@@ -204,33 +199,40 @@ class SealedEntries:
             "digest": manifest.digest,
             "manifest_sha256": manifest_sha256,
         }
+        known = select(SealedEntry).where(SealedEntry.manifest_sha256 == manifest_sha256)
         with self._registry.writing() as session:
-            append(session, pipeline_actor(self._settings), SEALED, subjects)
+            entry = append(session, pipeline_actor(self._settings), SEALED, subjects)
+            if session.scalars(known).first() is None:
+                session.execute(insert(SealedEntry).values(manifest_sha256=manifest_sha256, sequence=entry.sequence))
 
     def index_of(self, ref: ArtifactRef) -> int | None:
         """Return the ledger index of the first entry that names this artifact, or None.
 
         Raises IntegrityError if the entry was changed.
         """
-        key = ref.manifest_sha256
-        if key not in self._sequences:
-            self._read_on()
-        sequence = self._sequences.get(key)
-        if sequence is None:
-            return None
         with self._registry.reading() as session:
-            entry = assert_leaf(session, sequence)
-        stated = (entry.subjects.get("digest"), entry.subjects.get("manifest_sha256"))
-        return sequence - 1 if stated == (ref.digest, ref.manifest_sha256) else None
+            sequence = sealed_at(session, ref)
+        return sequence - 1 if sequence is not None else None
 
-    def _read_on(self) -> None:
-        """Read the entries that were added since the last call, and keep little of each, because there may be many."""
-        columns = select(AuditEntry.sequence, AuditEntry.subjects["manifest_sha256"].as_string())
-        query = columns.where(AuditEntry.action == SEALED, AuditEntry.sequence > self._read)
-        with self._registry.reading() as session:
-            for sequence, manifest_sha256 in session.execute(query.order_by(AuditEntry.sequence)):
-                self._sequences.setdefault(manifest_sha256, sequence)
-                self._read = sequence
+
+def sealed_at(session: Session, ref: ArtifactRef) -> int | None:
+    """Return the number of the first entry that names an artifact, or None.
+
+    The index of sealed artifacts says where it is. If the index is wrong or lacks it, the whole log is read.
+    """
+    wanted = (SEALED, ref.digest, ref.manifest_sha256)
+
+    def stated(entry: Parsed) -> tuple[str, object, object]:
+        return entry.action, entry.subjects.get("digest"), entry.subjects.get("manifest_sha256")
+
+    known = select(SealedEntry.sequence).where(SealedEntry.manifest_sha256 == ref.manifest_sha256)
+    sequence = session.scalar(known)
+    if sequence is not None and 0 < sequence <= tree.size_of(session):
+        entry = proven_entry(session, sequence)
+        if stated(entry) == wanted:
+            return sequence
+    found = [each.sequence for each in stream_in(session) if stated(each) == wanted]  # to the end, where all is proven
+    return found[0] if found else None
 
 
 REMOVE = "Restore the artifact from a copy, or remove its directory, and find out who changed it."

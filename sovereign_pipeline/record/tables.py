@@ -1,14 +1,14 @@
-"""Define the registry's tables, and the triggers that make them append-only."""
+"""Define the tables of the registry's database, and those of the view that its entries are replayed into."""
 
 import datetime
 import hashlib
-import itertools
-from collections.abc import Collection, Iterator, Sequence
+import json
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
     JSON,
-    Connection,
     Date,
     DateTime,
     Dialect,
@@ -16,14 +16,12 @@ from sqlalchemy import (
     Index,
     MetaData,
     String,
+    Text,
     TypeDecorator,
     UniqueConstraint,
-    text,
 )
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-
-from sovereign_pipeline.base.errors import IntegrityError
 
 DIGEST = String(64)
 NAMING = {
@@ -34,6 +32,12 @@ NAMING = {
 }
 # INSERT OR REPLACE could otherwise overwrite a row by its hidden row number, past every key.
 WITHOUT_HIDDEN_KEY = {"sqlite_with_rowid": False}
+STORED, DERIVED_DATA = "stored", "derived"
+"""Keys in a table's `info`: it is a table of the database, and it can be made again. Tables without are the view's."""
+ENTRIES = {"info": {STORED: True}}
+"""Table options of the entries and of what they refer to: rows are only ever added."""
+DERIVED = {**WITHOUT_HIDDEN_KEY, "info": {STORED: True, DERIVED_DATA: True}}
+"""Table options of indexes, whose rows are held against the entries when they are used."""
 
 
 class UtcDateTime(TypeDecorator[datetime.datetime]):
@@ -51,6 +55,56 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=datetime.UTC) if value.tzinfo is None else value.astimezone(datetime.UTC)
+
+
+class _Store(threading.local):
+    """Where this thread finds signed statements and large values (`database.py`)."""
+
+    read: Callable[[str], bytes] | None = None
+    """Returns the bytes with a SHA-256 from the database whose view is read. Raises IntegrityError."""
+
+
+STORE = _Store()
+
+
+class Signed(TypeDecorator[bytes]):
+    """The bytes of a signed statement. The view holds their SHA-256, and a row that is loaded gets them from the
+    database: they are most of what a registry has, and few are asked for."""
+
+    impl = String(64)
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | str | None, dialect: Dialect) -> str | None:
+        return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else value
+
+    def process_result_value(self, value: str | bytes | None, dialect: Dialect) -> bytes | None:
+        return _stored(value) if isinstance(value, str) else value
+
+
+class Large(TypeDecorator[Any]):
+    """A large JSON value. The view holds the SHA-256 of the row's content, and a row that is loaded gets the value from
+    there."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, column: str) -> None:
+        super().__init__()
+        self.column = column
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        return value if isinstance(value, str) else json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        if value is None or not value.isalnum() or len(value) != DIGEST.length:
+            return json.loads(value or "null")
+        return json.loads(_stored(value))[self.column]
+
+
+def _stored(sha256: str) -> bytes:
+    if STORE.read is None:
+        raise RuntimeError("what the view does not hold is loaded where no registry is read")
+    return STORE.read(sha256)
 
 
 class Table(DeclarativeBase):
@@ -145,7 +199,7 @@ class Adapter(Table):
     framework_versions: Mapped[dict[str, str]]
     classification: Mapped[str]
     evaluation_report_digest: Mapped[str] = mapped_column(DIGEST)
-    evaluation: Mapped[dict[str, Any]]
+    evaluation: Mapped[dict[str, Any]] = mapped_column(Large("evaluation"))
     """Numbers from the evaluation report and from the scores that it was computed from."""
     method: Mapped[str]
     review_date: Mapped[datetime.date]
@@ -154,7 +208,7 @@ class Adapter(Table):
     """Code version of the stage that trained the adapter."""
     source_sha256: Mapped[str] = mapped_column(DIGEST)
     """Digest of this package's source code when the adapter was trained."""
-    gate_records: Mapped[list[dict[str, Any]]]
+    gate_records: Mapped[list[dict[str, Any]]] = mapped_column(Large("gate_records"))
     """Stage, gate, digest and manifest SHA-256 of each gate's record, with outcome and waiver if waived."""
 
     @property
@@ -165,7 +219,7 @@ class Adapter(Table):
 
 
 class AuditEntry(Table):
-    """An entry of the audit log (`audit_log.py`)."""
+    """An entry of the ledger, in columns (`audit_log.py`). Entries about sealed artifacts are not in the view."""
 
     __tablename__ = "audit_entry"
     __table_args__ = (WITHOUT_HIDDEN_KEY,)
@@ -175,39 +229,62 @@ class AuditEntry(Table):
     actor: Mapped[str]
     action: Mapped[str] = mapped_column(index=True)
     subjects: Mapped[dict[str, Any]]
-    previous: Mapped[str] = mapped_column(DIGEST, unique=True)
+    previous: Mapped[str] = mapped_column(DIGEST)
     """Hash of the previous entry."""
-    hash: Mapped[str] = mapped_column(DIGEST, unique=True)
+    hash: Mapped[str] = mapped_column(DIGEST)
     """Hash over all other columns."""
 
 
 class LedgerEntry(Table):
-    """The exact bytes of an audit entry: a leaf of the ledger's tree. `AuditEntry` has the columns for lookups."""
+    """The bytes of an entry: a leaf of the ledger's tree."""
 
-    __tablename__ = "ledger_entry"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+    __tablename__ = "entry"
+    __table_args__ = (ENTRIES,)
 
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     data: Mapped[bytes]
     """Canonical JSON of `audit_log.as_dict`."""
+    head: Mapped[str | None]
+    """Size and root hash of the tree that ends here, signed with the ledger's key. Only the last entry of an act has
+    one."""
 
 
 class LedgerNode(Table):
     """The hash of one complete subtree of the ledger's tree (`merkle.py`)."""
 
-    __tablename__ = "ledger_node"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+    __tablename__ = "node"
+    __table_args__ = (ENTRIES,)
 
     level: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     hash: Mapped[bytes]
 
 
+class Blob(Table):
+    """What entries name by its SHA-256: the columns of a row as canonical JSON, or a signed statement."""
+
+    __tablename__ = "blob"
+    __table_args__ = (ENTRIES,)
+
+    sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    data: Mapped[bytes]
+
+
+class SealedEntry(Table):
+    """Index: artifact -> number of its entry. Readers verify the entry itself (`sealing.sealed_at`)."""
+
+    __tablename__ = "sealed"
+    __table_args__ = (DERIVED,)
+
+    manifest_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
+    sequence: Mapped[int]
+
+
 class LedgerKey(Table):
     """The public key that verifies the ledger's checkpoints. The table has one row, from the first act on."""
 
     __tablename__ = "ledger_key"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
+    __table_args__ = (ENTRIES,)
 
     verifier: Mapped[str] = mapped_column(primary_key=True)
     """C2SP verifier key: name+id+key. The name is the log's origin."""
@@ -320,7 +397,7 @@ class ReleaseRequest(Table):
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"))
     transition: Mapped[str]
     entered_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes]
+    statement: Mapped[bytes] = mapped_column(Signed())
     """The signed sigstore bundle."""
 
 
@@ -336,7 +413,7 @@ class ReleaseDecision(Table):
     decision: Mapped[str] = mapped_column(primary_key=True)
     """Decision: `approve`, `reject` or `withdraw`."""
     entered_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes]
+    statement: Mapped[bytes] = mapped_column(Signed())
 
 
 class Transition(Table):
@@ -354,127 +431,12 @@ class Transition(Table):
     after: Mapped[str]
     request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"))
     made_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes]
+    statement: Mapped[bytes] = mapped_column(Signed())
     """Statement signed by the pipeline. It names the request and the approvals."""
 
     @property
     def statement_sha256(self) -> str:
         return hashlib.sha256(self.statement).hexdigest()
-
-
-MESSAGE = "the registry only grows"
-FUNCTION = "registry_only_grows"
-FUNCTION_BODY = f" BEGIN RAISE EXCEPTION '%: {MESSAGE}', TG_TABLE_NAME; END "
-MAY_CHANGE = {"may_change": True}
-"""`info` of a table that may change because it holds no records, such as an index that can be rebuilt."""
-
-# Bits of pg_trigger.tgtype: for each row 1, before 2, delete 8, update 16, truncate 32.
-POSTGRESQL_KINDS = {"no_change": 1 + 2 + 8 + 16, "no_truncate": 2 + 32}
-
-Keys = Sequence[tuple[str, ...]]
-
-
-def statements(dialect: str, table: str, keys: Keys) -> list[str]:
-    """Return the SQL statements that create the triggers of a table.
-
-    SQLite's INSERT OR REPLACE deletes a row without firing the delete trigger, so another trigger rejects inserts with
-    an existing key.
-
-    Args:
-        keys: the table's primary and unique keys.
-    """
-    if dialect == "sqlite":
-        return list(_in_sqlite(table, keys).values())
-    return [
-        f"CREATE OR REPLACE FUNCTION {FUNCTION}() RETURNS trigger LANGUAGE plpgsql AS $${FUNCTION_BODY}$$",
-        f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE ON {table} "
-        f"FOR EACH ROW EXECUTE FUNCTION {FUNCTION}()",
-        f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
-        f"FOR EACH STATEMENT EXECUTE FUNCTION {FUNCTION}()",
-        *always(table).values(),
-    ]
-
-
-def always(table: str) -> dict[str, str]:
-    """Return trigger -> PostgreSQL statement that makes it fire in replica sessions too."""
-    names = [f"{table}_{kind}" for kind in POSTGRESQL_KINDS]
-    return {name: f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}" for name in names}
-
-
-def assert_in_place(connection: Connection) -> None:
-    """Raise IntegrityError naming a trigger that is missing, was changed, or does not belong to its table."""
-    tables = [table for table in Table.metadata.sorted_tables if not table.info.get("may_change")]
-    find = _wrong_in_sqlite if connection.dialect.name == "sqlite" else _wrong_in_postgresql
-    wrong = list(find(connection, tables))
-    if wrong:
-        raise IntegrityError(
-            f"The registry's tables no longer refuse changes: {'; '.join(wrong)}.",
-            "Restore the registry from a copy, and find out who changed it. Rows may have been changed meanwhile.",
-        )
-
-
-def keys_of(table: SqlTable) -> list[tuple[str, ...]]:
-    """Return the primary key and the unique keys, in no particular order."""
-    unique = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
-    return [tuple(column.name for column in each.columns) for each in (table.primary_key, *unique)]
-
-
-def _in_sqlite(table: str, keys: Keys) -> dict[str, str]:
-    """Return name of each trigger -> its SQL."""
-    refuse = f"BEGIN SELECT RAISE(ABORT, '{table}: {MESSAGE}'); END"
-    taken = " OR ".join("(" + " AND ".join(f"{column} = NEW.{column}" for column in key) + ")" for key in keys)
-    made = {
-        f"{table}_no_{verb.lower()}": f"CREATE TRIGGER {table}_no_{verb.lower()} BEFORE {verb} ON {table} {refuse}"
-        for verb in ("UPDATE", "DELETE")
-    }
-    made[f"{table}_no_replace"] = (
-        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
-        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE {taken}) {refuse}"
-    )
-    return made
-
-
-def _wrong_in_sqlite(connection: Connection, tables: Collection[SqlTable]) -> Iterator[str]:
-    rows = connection.execute(text("SELECT name, tbl_name, sql FROM sqlite_master WHERE type = 'trigger'"))
-    found = {(table, name): sql for name, table, sql in rows}
-    for table in tables:
-        # `UNIQUE` constraints have no order.
-        allowed = [_in_sqlite(table.name, keys) for keys in itertools.permutations(keys_of(table))]
-        for name in allowed[0]:
-            sql = found.pop((table.name, name), None)
-            if sql is None:
-                yield f"trigger {name} is missing"
-            elif sql not in {each[name] for each in allowed}:
-                yield f"trigger {name} was changed"
-    ours = {table.name for table in tables}
-    yield from (f"trigger {name} does not belong to table {table}" for table, name in found if table in ours)
-
-
-def _wrong_in_postgresql(connection: Connection, tables: Collection[SqlTable]) -> Iterator[str]:
-    rows = connection.execute(
-        text(
-            "SELECT c.relname, t.tgname, t.tgtype, t.tgenabled, t.tgqual, t.tgattr::text, p.proname, p.prosrc "
-            "FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid "
-            "WHERE NOT t.tgisinternal AND c.relnamespace = current_schema()::regnamespace"
-        )
-    )
-    found = {(table, name): rest for table, name, *rest in rows}
-    for table in tables:
-        for kind, bits in POSTGRESQL_KINDS.items():
-            name = f"{table.name}_{kind}"
-            state = found.pop((table.name, name), None)
-            if state is None:
-                yield f"trigger {name} is missing"
-            elif state != [bits, "A", None, "", FUNCTION, FUNCTION_BODY]:
-                yield f"trigger {name} was changed or switched off"
-    ours = {table.name for table in tables}
-    yield from (f"trigger {name} does not belong to table {table}" for table, name in found if table in ours)
-    rules = connection.execute(text("SELECT tablename, rulename FROM pg_rules WHERE schemaname = current_schema()"))
-    yield from (f"rule {name} does not belong to table {table}" for table, name in rules if table in ours)
-
-
-DERIVED = {**WITHOUT_HIDDEN_KEY, "info": MAY_CHANGE}
-"""Table options of the recall index. Its tables have no triggers."""
 
 
 class HeldDocument(Table):
@@ -505,17 +467,6 @@ class HeldDataset(Table):
     """Number of sources that the dataset was made from."""
 
 
-class HeldAdapter(Table):
-    """Recall index: the number of index rows about an adapter."""
-
-    __tablename__ = "held_adapter"
-    __table_args__ = (DERIVED,)
-
-    adapter: Mapped[str] = mapped_column(primary_key=True)
-    datasets: Mapped[int]
-    base_models: Mapped[int]
-
-
 class DatasetDocument(Table):
     """Recall index: a document and a dataset that has a row of it. Indexed by document and by dataset."""
 
@@ -536,30 +487,6 @@ class DatasetSource(Table):
     dataset: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
-class AdapterDataset(Table):
-    """Recall index: a dataset on which an adapter, a parent adapter, or a base model built here was trained."""
-
-    __tablename__ = "adapter_dataset"
-    __table_args__ = (Index("ix_adapter_dataset_adapter", "adapter"), DERIVED)
-
-    dataset: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    adapter: Mapped[str] = mapped_column(primary_key=True)
-    directly: Mapped[bool]
-    """False if only a parent adapter or a base model was trained on it."""
-
-
-class AdapterBaseModel(Table):
-    """Recall index: a base model that an adapter depends on. Every indexed adapter has one."""
-
-    __tablename__ = "adapter_base_model"
-    __table_args__ = (Index("ix_adapter_base_model_adapter", "adapter"), DERIVED)
-
-    base_model: Mapped[str] = mapped_column(DIGEST, primary_key=True)
-    adapter: Mapped[str] = mapped_column(primary_key=True)
-    directly: Mapped[bool]
-    """False if the adapter's own base model was built here from this one."""
-
-
 class Recall(Table):
     """A recall that an officer opened. One of four columns is set; a document may also have its source."""
 
@@ -575,7 +502,7 @@ class Recall(Table):
     officer: Mapped[str]
     """Id of the officer's key."""
     opened_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes]
+    statement: Mapped[bytes] = mapped_column(Signed())
     """The officer's signed sigstore bundle."""
 
 
@@ -601,7 +528,7 @@ class RecallWaiver(Table):
     officer: Mapped[str]
     """Id of the officer's key."""
     waived_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes]
+    statement: Mapped[bytes] = mapped_column(Signed())
     """The officer's signed sigstore bundle."""
 
 
@@ -618,7 +545,7 @@ class KnownIssue(Table):
     officer: Mapped[str]
     """Id of the officer's key."""
     added_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes]
+    statement: Mapped[bytes] = mapped_column(Signed())
     """The officer's signed sigstore bundle."""
 
 
@@ -635,5 +562,19 @@ class AdapterReview(Table):
     officer: Mapped[str]
     """Id of the officer's key."""
     reviewed_at: Mapped[datetime.datetime]
-    statement: Mapped[bytes]
+    statement: Mapped[bytes] = mapped_column(Signed())
     """The officer's signed sigstore bundle."""
+
+
+def stored_tables() -> list[SqlTable]:
+    """Return the tables of the database, parents first."""
+    return [table for table in Table.metadata.sorted_tables if table.info.get(STORED)]
+
+
+def view_tables() -> list[SqlTable]:
+    """Return the tables of the view, parents first. All but the entries themselves hold rows that entries name."""
+    return [table for table in Table.metadata.sorted_tables if not table.info.get(STORED)]
+
+
+def stored_classes() -> list[type[Table]]:
+    return [mapper.class_ for mapper in Table.registry.mappers if mapper.class_.__table__.info.get(STORED)]

@@ -1,75 +1,112 @@
 """Store the ledger's Merkle tree in the database, and write and check proofs that an entry is in the ledger."""
 
-import itertools
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, tuple_
+from sqlalchemy import insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.record import merkle, notes
 from sovereign_pipeline.record.merkle import Growth, Node
 from sovereign_pipeline.record.notes import Note, TreeHead, Verifier
-from sovereign_pipeline.record.tables import AuditEntry, LedgerEntry, LedgerNode
+from sovereign_pipeline.record.tables import Blob, LedgerEntry, LedgerNode
 
+HINT = "Restore the registry from a copy, and find out who changed it."
+GROWTH = "the ledger's tree"
+"""Key in `Session.info` for the tree of the state that the session sees, with what it appended."""
 APPENDED = "appended to the ledger"
-"""Key in `Session.info` for the exact bytes of the entries that a transaction added."""
+"""Key in `Session.info` for what a transaction appended (`Appended`)."""
 KNOWN = "hashes of the ledger's tree"
 """Key in `Session.info` for a cache of subtree hashes. A session sees one state, and complete subtrees never change."""
 AT_ONCE = 5_000
 """Number of rows in one bulk operation."""
 
 
-_NEWEST = select(func.max(LedgerEntry.sequence))
-_BESIDE = select(func.count(AuditEntry.sequence), func.min(AuditEntry.sequence), func.max(AuditEntry.sequence))
+@dataclass
+class Appended:
+    """What a transaction adds to the database. It is written at its end, when the new root is signed."""
+
+    entries: list[bytes] = field(default_factory=list)
+    nodes: list[dict[str, int | bytes]] = field(default_factory=list)
+
+
 _PLACE = tuple_(LedgerNode.level, LedgerNode.position)
 _NODES = select(LedgerNode.level, LedgerNode.position, LedgerNode.hash)
 
 
+@contextmanager
+def written_by_this_program() -> Iterator[None]:
+    """Convert what reading raises where a column holds a value of another kind into an IntegrityError."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError):
+        raise IntegrityError(
+            "The registry's database holds what no act of this program writes.",
+            HINT,
+        ) from None
+
+
 def size_of(session: Session) -> int:
     """Return the number of entries."""
-    return session.scalar(_NEWEST) or 0
+    size: int = session.info[GROWTH].size
+    return size
 
 
-def assert_no_entry_beside(session: Session) -> None:
-    """Raise IntegrityError for an audit entry that is not a leaf of the tree. Checkpoints cover only leaves."""
-    size = size_of(session)
-    count, first, last = session.execute(_BESIDE).one()
-    if count and (count > size or first < 1 or last > size):
-        raise IntegrityError(
-            f"The audit log has {count} entries, numbered {first} to {last}, and the ledger's tree has {size}: "
-            f"somebody put some in past this program.",
-            "Restore the registry from a copy, and find out who changed it.",
-        )
+def append(session: Session, data: bytes) -> None:
+    """Add the next leaf to the caller's transaction."""
+    appended: Appended = session.info.setdefault(APPENDED, Appended())
+    grown = session.info[GROWTH].add(merkle.leaf_hash(data))
+    appended.nodes += [{"level": level, "position": position, "hash": hash} for (level, position), hash in grown]
+    appended.entries.append(data)
 
 
-def append(session: Session, sequence: int, data: bytes) -> None:
-    """Add the next leaf within the caller's transaction."""
-    growth = Growth(sequence - 1, list(_hashes(session, merkle.peaks_of(sequence - 1)).values()))
-    session.execute(insert(LedgerEntry).values(sequence=sequence, data=data))
-    session.execute(insert(LedgerNode), [_row(node, hash) for node, hash in growth.add(merkle.leaf_hash(data))])
-    session.info.setdefault(APPENDED, []).append(data)
+def write(session: Session, head: str, named: Mapping[str, bytes]) -> None:
+    """Write what the transaction appended, with the signed head of the state that it leaves.
+
+    Args:
+        named: SHA-256 -> what the entries name by it.
+    """
+    appended: Appended = session.info[APPENDED]
+    first, last = size_of(session) - len(appended.entries) + 1, size_of(session)
+    rows = [
+        {"sequence": sequence, "data": data, "head": head if sequence == last else None}
+        for sequence, data in enumerate(appended.entries, first)
+    ]
+    session.execute(insert(LedgerEntry), rows)
+    session.execute(insert(LedgerNode), appended.nodes)
+    digests = list(named)
+    known = set[str]()
+    for start in range(0, len(digests), AT_ONCE):
+        known |= {*session.scalars(select(Blob.sha256).where(Blob.sha256.in_(digests[start : start + AT_ONCE])))}
+    if new := [{"sha256": each, "data": named[each]} for each in digests if each not in known]:
+        session.execute(insert(Blob), new)
 
 
-def fill(connection: Connection, entries: Iterable[bytes]) -> bytes:
-    """Add many leaves to an empty tree. Returns its root hash."""
-    growth, remaining = Growth(), iter(entries)
-    while batch := list(itertools.islice(remaining, AT_ONCE)):
-        first = growth.size + 1
-        connection.execute(
-            insert(LedgerEntry), [{"sequence": first + place, "data": data} for place, data in enumerate(batch)]
-        )
-        grown = [each for data in batch for each in growth.add(merkle.leaf_hash(data))]
-        connection.execute(insert(LedgerNode), [_row(node, hash) for node, hash in grown])
-    return growth.root()
+def leaves(session: Session, after: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield number and bytes of the entries after a number, oldest first, few in memory at once."""
+    columns = LedgerEntry.__table__.c
+    query = select(columns.sequence, columns.data).where(columns.sequence > after, columns.sequence <= size_of(session))
+    for sequence, data in session.execute(query.order_by(columns.sequence).execution_options(yield_per=AT_ONCE)):
+        if not isinstance(data, bytes):
+            raise IntegrityError(f"The audit log: entry {sequence} cannot be read.", HINT)
+        yield sequence, data
+
+
+def peaks_at(session: Session, size: int) -> list[bytes]:
+    """Return the hashes of the largest complete subtrees that the tree had at a size."""
+    return list(_hashes(session, merkle.peaks_of(size)).values())
 
 
 def root_at(session: Session, size: int) -> bytes:
     """Return the root hash that the tree had at a size."""
+    growth: Growth = session.info[GROWTH]
+    if size == growth.size:
+        return growth.root()
     return merkle.root(size, lambda nodes: _hashes(session, nodes))
 
 
@@ -85,13 +122,9 @@ def damaged(node: Node, problem: str) -> IntegrityError:
     level, position = node
     return IntegrityError(
         f"The ledger's tree: the hash over entries {(position << level) + 1} to {(position + 1) << level} "
-        f"{problem}. The registry was changed past its triggers.",
-        "Restore it from a copy, and find out who changed it.",
+        f"{problem}. The registry was changed past this program.",
+        HINT,
     )
-
-
-def _row(node: Node, hash: bytes) -> dict[str, int | bytes]:
-    return {"level": node[0], "position": node[1], "hash": hash}
 
 
 def _hashes(session: Session, nodes: Collection[Node]) -> Mapping[Node, bytes]:
@@ -137,8 +170,8 @@ def prove(session: Session, sequence: int, note: Note) -> str:
     proof = inclusion_proof(session, sequence, head.size)
     if not merkle.is_included(sequence - 1, head.size, merkle.leaf_hash(data), proof, head.root):
         raise IntegrityError(
-            f"Entry {sequence} is not the one that was signed. The registry was changed past its triggers.",
-            "Restore it from a copy, and find out who changed it.",
+            f"Entry {sequence} is not the one that was signed. The registry was changed past this program.",
+            HINT,
         )
     lines = [HEADER, f"extra {notes.encoded(data)}", f"index {sequence - 1}", *map(notes.encoded, proof)]
     return "\n".join(lines) + f"\n\n{note}"

@@ -1,10 +1,10 @@
-"""Verify the whole ledger from its bytes: hash chain, tree, columns, checkpoints and second copy."""
+"""Verify the whole ledger from its bytes: hash chain, tree, checkpoints and second copy."""
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, zip_longest
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError
-from sovereign_pipeline.base.files import canonical_json
 from sovereign_pipeline.record import checkpoints, notes, tree, witnesses
-from sovereign_pipeline.record.audit_log import FIRST, Checkpoint, content_of, damaged_registry, stream_in
+from sovereign_pipeline.record.audit_log import FIRST, Checkpoint, damaged_registry, verified_hash
 from sovereign_pipeline.record.checkpoints import Readable
 from sovereign_pipeline.record.merkle import Growth, Node, leaf_hash
 from sovereign_pipeline.record.notes import TreeHead
-from sovereign_pipeline.record.tables import LedgerEntry, LedgerNode
+from sovereign_pipeline.record.tables import LedgerNode
 from sovereign_pipeline.record.witnesses import Policy
-
-AFTER_HASH = b'"previous":"'
-"""Bytes that follow the hash in an entry. Text before it cannot contain them: its quotation marks are escaped."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
     settings = registry.settings
     # Read before the database, because others may write meanwhile.
     kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)
-    with registry.reading() as session:
+    with registry.reading() as session, tree.written_by_this_program():
         log = checkpoints.verified(session, settings, kept)
         claims = [Claim(str(each.path), each.head) for each in kept]
         for note in sent:
@@ -104,18 +100,18 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
     for claim in claims:
         by_size[claim.head.size].append(claim)
     last = FIRST
-    for columns, leaf in zip_longest(stream_in(session), _leaves(session)):
-        sequence = growth.size + 1
-        if columns is None or leaf is None or columns.sequence != sequence or leaf.sequence != sequence:
-            raise damaged_registry(sequence, "is missing")
-        if columns.previous != last:
-            raise damaged_registry(sequence, "does not follow the one before it")
-        data, last = leaf.data, columns.hash
-        _compare(columns, data)
+    for sequence, data in tree.leaves(session):
+        if sequence != growth.size + 1:
+            break
+        last = verified_hash(sequence, data, last)
         nodes.add(growth.add(leaf_hash(data)))
         copied.compare(sequence, data)
         if sequence in by_size:
             _hold(by_size.pop(sequence), growth.root())
+    if growth.size != tree.size_of(session):
+        raise damaged_registry(growth.size + 1, "is missing")
+    if growth.root() != tree.root_at(session, growth.size):
+        raise damaged_registry(growth.size, "or one before it was changed")
     nodes.assert_stored(session)
     by_size.pop(0, None)
     for claim in (each for claims in by_size.values() for each in claims):
@@ -124,24 +120,6 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
             "Restore the newest copy of the registry, and find out who put an older one there.",
         )
     return Verified(Checkpoint(sequence=growth.size, hash=last), growth.root(), *copied.finish())
-
-
-def _leaves(session: Session) -> Iterator[Any]:
-    columns = LedgerEntry.__table__.c
-    query = select(columns.sequence, columns.data).order_by(columns.sequence)
-    yield from session.execute(query.execution_options(yield_per=tree.AT_ONCE))
-
-
-def _compare(columns: Any, data: bytes) -> None:
-    """Assert that the hash is the columns' hash, and that the leaf's bytes state the same as the columns."""
-    try:
-        content = canonical_json(content_of(columns))
-    except (ValueError, TypeError):  # a value such as NaN, which this program never writes
-        raise damaged_registry(columns.sequence, "was changed") from None
-    before, mark, after = content.partition(AFTER_HASH)
-    exact = before + b'"hash":"' + columns.hash.encode() + b'",' + mark + after
-    if hashlib.sha256(content).hexdigest() != columns.hash or exact != data:
-        raise damaged_registry(columns.sequence, "was changed")
 
 
 def _hold(claims: Sequence[Claim], root: bytes) -> None:
@@ -191,8 +169,8 @@ def _wrong_node(session: Session) -> IntegrityError:
     """Return the error for the first stored hash that is missing or differs."""
     growth, columns = Growth(), LedgerNode.__table__.c
     levels: dict[int, Iterator[Any]] = {}
-    for leaf in _leaves(session):
-        for (level, position), hash in growth.add(leaf_hash(leaf.data)):
+    for _, data in tree.leaves(session):
+        for (level, position), hash in growth.add(leaf_hash(data)):
             if level not in levels:
                 query = select(columns.position, columns.hash).where(columns.level == level).order_by(columns.position)
                 levels[level] = iter(session.execute(query.execution_options(yield_per=100)))
@@ -201,7 +179,7 @@ def _wrong_node(session: Session) -> IntegrityError:
                 return tree.damaged((level, position), "is missing or was changed")
     return IntegrityError(
         "The ledger's tree: there are hashes over entries that are not there. "
-        "The registry was changed past its triggers.",
+        "The registry was changed past this program.",
         "Restore it from a copy, and find out who changed it.",
     )
 

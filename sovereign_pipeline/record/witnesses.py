@@ -13,7 +13,7 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.base.files import held_within, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import notes, tree
-from sovereign_pipeline.record.checkpoints import assert_announcement_signed, read_note
+from sovereign_pipeline.record.checkpoints import read_note
 from sovereign_pipeline.record.merkle import is_consistent
 from sovereign_pipeline.record.notes import COSIGNS, SIGNS, Note, Signer, Verifier, parse_verifier
 from sovereign_pipeline.record.trust_root import Trust, TrustedKey
@@ -282,7 +282,6 @@ def witnessed_by(trust: Trust, log: Verifier, settings: Settings) -> Witnessed |
         IntegrityError: a kept checkpoint has a signature by an unknown witness, or no checkpoint has enough
             cosignatures.
     """
-    assert_announcement_signed(settings, log)
     role = trust.role(WITNESS)
     for note in asked(settings):  # newest first
         at = _cosigned(trust, log, note)

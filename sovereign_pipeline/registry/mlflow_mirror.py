@@ -21,8 +21,8 @@ from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import VARIABLES, Settings, go_offline
 from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_PAGE
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
-from sovereign_pipeline.record.audit_log import adapters_on_record, append
-from sovereign_pipeline.record.catalog import State, states
+from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.catalog import State, adapters_of, states
 from sovereign_pipeline.record.database import Registry, parsed_url
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import open_store
@@ -328,7 +328,7 @@ def differences(registry: Registry, settings: Settings, line: str | None = None)
     store = open_store(settings, registry=registry)
     with registry.reading() as session:
         lines = _lines(session) if line is None else [line]
-        adapters = {each: adapters_on_record(session, each) for each in lines}
+        adapters = {each: adapters_of(session, each) for each in lines}
         state = states(session, line)
     versions = _versions(settings) if any(adapters.values()) else []
     found: list[Difference] = []
@@ -349,7 +349,7 @@ def follow(registry: Registry, settings: Settings, line: str) -> None:
     if not _is_there(settings):
         return
     with registry.reading() as session:
-        expected = expected_aliases(adapters_on_record(session, line), states(session, line))
+        expected = expected_aliases(adapters_of(session, line), states(session, line))
     with mirrored(settings) as client:
         by_record = {
             version.tags.get(MIRRORED): str(version.version)
@@ -391,7 +391,7 @@ def repair(registry: Registry, settings: Settings) -> list[Difference]:
     found = differences(registry, settings) if _is_there(settings) else []
     store = open_store(settings, registry=registry)
     with registry.reading() as session:
-        adapters = {each: adapters_on_record(session, each) for each in _lines(session)}
+        adapters = {each: adapters_of(session, each) for each in _lines(session)}
     with mirrored(settings) as client:
         for each in found:
             if each.wrong is not None and each.wrong.record is not None:

@@ -22,8 +22,8 @@ from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.policy.line import Line
-from sovereign_pipeline.record.audit_log import adapters_on_record, enter_adapter
-from sovereign_pipeline.record.catalog import find_adapter, is_registered
+from sovereign_pipeline.record.audit_log import enter_adapter
+from sovereign_pipeline.record.catalog import adapters_of, find_adapter, is_registered
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.gates import assert_inputs_usable, passing_verdict
 from sovereign_pipeline.record.manifest import ArtifactRef
@@ -401,7 +401,7 @@ def register(
         for dataset in record.datasets:
             _add_dataset(session, record.line, dataset, inputs[dataset.kind], created_at[dataset.kind])
         _add_base_model(session, record.base_model)
-        earlier = adapters_on_record(session, record.line)
+        earlier = adapters_of(session, record.line)
         version = next_version(record, earlier)
         now = datetime.datetime.now(datetime.UTC).replace(microsecond=0)
         adapter = Adapter(

@@ -21,7 +21,6 @@ from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, RED_TEAM_REP
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import Line, load_line
 from sovereign_pipeline.privacy.columns import column_secret, kinds_in_columns
-from sovereign_pipeline.record.audit_log import assert_rows_on_record
 from sovereign_pipeline.record.catalog import (
     LedgerWaivers,
     files_purged,
@@ -284,8 +283,6 @@ def verify_adapter(
         NotFoundError: the adapter is not registered.
     """
     row = find_adapter(registry, adapter_id)
-    with registry.reading() as session:
-        assert_rows_on_record(session)
     artifact = store.open(record_of(row))
     record = read_record(artifact)
     checked: list[Read] = [*_checked_verification(artifact)]
@@ -336,8 +333,6 @@ def verify_dataset(
         NotFoundError: no such dataset is registered.
     """
     row = show_dataset(registry, digest)
-    with registry.reading() as session:
-        assert_rows_on_record(session)
     artifact = open_dataset(store, row)
     ancestors = _open_lineage(store, artifact, progress, store.open_as_given)
     _assert_row_is_of_dataset(row, artifact, [each for raw in _raw_corpora(ancestors) for each in read_sources(raw)])
@@ -466,7 +461,7 @@ def _assert_row_is_of_record(registry: Registry, row: Adapter, record: AdapterRe
     if wrong:
         raise IntegrityError(
             f"{artifact.path / RECORD_FILE}: the registry's row of {row.id} differs from the record in "
-            f"{', '.join(wrong)}. The registry was changed past its triggers.",
+            f"{', '.join(wrong)}. The registry was changed past this program.",
             "Restore the registry from a copy.",
         )
 
@@ -486,7 +481,7 @@ def _assert_row_is_of_dataset(row: dict[str, Any], artifact: Artifact, sources: 
     if wrong:
         raise IntegrityError(
             f"{artifact.path}: the registry's row of dataset {short(row['digest'])} differs from it in "
-            f"{', '.join(wrong)}. The registry was changed past its triggers.",
+            f"{', '.join(wrong)}. The registry was changed past this program.",
             "Restore the registry from a copy.",
         )
 

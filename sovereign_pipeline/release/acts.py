@@ -223,7 +223,7 @@ def issues_by_adapter(
         adapter_id: return the issues of this adapter only.
 
     Raises:
-        IntegrityError: an issue is not signed by an officer, or its row differs from its ledger entry.
+        IntegrityError: an issue is not signed by an officer, or has no entry.
     """
     query = select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)
     issues = list(session.scalars(query if adapter_id is None else query.where(KnownIssue.adapter_id == adapter_id)))

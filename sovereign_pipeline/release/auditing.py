@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record import checkpoints
-from sovereign_pipeline.record.audit_log import assert_rows_on_record
 from sovereign_pipeline.record.catalog import find_adapter, line_of
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_rules_kept, assert_same_trust, trust_files, trust_on_record
@@ -85,7 +84,6 @@ def audit_adapter(
             raise IntegrityError("The ledger has no key, so nobody vouches for it.", checkpoints.RESTORE)
         assert_log_of(trust, log, ledger.newest.sequence)
         witnessed = witnessed_by(trust, log, settings)
-        assert_rows_on_record(session)
         assert_rules_kept(session, settings)
         known = trust_on_record(session)
         if known is not None:

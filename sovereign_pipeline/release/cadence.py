@@ -264,7 +264,7 @@ def reviews_on_record(session: Session, settings: Settings) -> list[AdapterRevie
     """Return every recorded review, oldest first.
 
     Raises:
-        IntegrityError: a review is not signed by an officer, or its row differs from its ledger entry.
+        IntegrityError: a review is not signed by an officer, or has no entry.
     """
     reviews = list(session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at)))
     rows = (

@@ -19,7 +19,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import Countdown, and_more
 from sovereign_pipeline.base_models.pinned import load_card
 from sovereign_pipeline.base_models.stages import WEIGHTS
-from sovereign_pipeline.record.audit_log import append, assert_on_record
+from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import (
     ENDED,
     MAY,
@@ -128,7 +128,6 @@ def purge(
     bundle = sign_statement(signer, Statement((subject,), PURGE, content))
     with registry.writing() as session:
         assert_in_force(session, settings, trust)
-        assert_on_record(session, adapter)
         _assert_ended(session, adapter)
         if adapter.id in purge_dates(session):
             raise ConflictError(f"The weights of {adapter.id} were purged already.")
@@ -213,7 +212,6 @@ def _needed(session: Session, store: ArtifactStore, progress: Callable[[str], No
     work, seen = Countdown(progress, "looking who needs the weights", len(living), "adapter"), set[str]()
     found: dict[str, str] = {}
     for done, each in enumerate(living, start=1):
-        assert_on_record(session, each)
         found |= {ref.digest: each.id for ref, _ in all_that_is_beneath(store, _ref(store, each), seen)}
         work.reached(done)
     return found

@@ -3,18 +3,18 @@
 import datetime
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, or_, select, text
-from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, assert_leaf, contents_digest
+from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, contents_digest
 from sovereign_pipeline.record.catalog import State, line_of, states
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import Signer
@@ -22,12 +22,9 @@ from sovereign_pipeline.record.officers import officers_words
 from sovereign_pipeline.record.statements import RECALL, RECALL_WAIVER
 from sovereign_pipeline.record.tables import (
     Adapter,
-    AdapterBaseModel,
-    AdapterDataset,
     AuditEntry,
     DatasetDocument,
     DatasetSource,
-    HeldAdapter,
     HeldDataset,
     HeldDocument,
     Recall,
@@ -47,6 +44,11 @@ class Question:
     base_model: str | None = None
 
     @property
+    def needs_index(self) -> bool:
+        """False if the ledger alone tells: entries of registrations name datasets and base models."""
+        return self.document is not None or self.source is not None
+
+    @property
     def given(self) -> dict[str, str]:
         """The fields that are set, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
@@ -59,98 +61,70 @@ class Question:
         return " of ".join(f"{names.get(name, name)} {value}" for name, value in zip(self.given, shown, strict=True))
 
 
-def assert_complete(session: Session, adapter_id: str | None = None) -> None:
-    """Assert that the index is complete for every registered adapter, or for one.
+@dataclass(frozen=True)
+class TrainingData:
+    """The data that an adapter was trained on, as the ledger entry of its registration states it."""
 
-    The index must have the adapter's base model and datasets, and as many rows as were stored with it.
+    datasets: Mapping[str, Mapping[str, Any]]
+    """Digest of a dataset -> `directly`, False if only a parent or the base model was trained on it, and `contents`,
+    the digest of its documents and sources."""
+    base_models: Mapping[str, bool]
+    """Digest of a base model -> True if it is the adapter's own."""
+
+
+def training_data(session: Session, adapter_id: str | None = None) -> dict[str, TrainingData]:
+    """Return adapter -> its data, for every adapter or for one."""
+    query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
+    if adapter_id is not None:
+        query = query.where(AuditEntry.subjects["adapter"].as_string() == adapter_id)
+    found: dict[str, TrainingData] = {}
+    for each in session.scalars(query.order_by(AuditEntry.sequence)):
+        found.setdefault(each["adapter"], TrainingData(**each[TRAINED_ON]))
+    return found
+
+
+def assert_complete(session: Session, adapter_id: str | None = None) -> None:
+    """Assert that the index has the datasets of every registered adapter, or of one, with all their sources.
 
     Raises:
         IntegrityError: the index lacks rows. The message names the adapters or datasets.
     """
-    on_base = exists().where(
-        AdapterBaseModel.base_model == Adapter.base_model_digest, AdapterBaseModel.adapter == Adapter.id
-    )
-    preferred = or_(Adapter.preference_dataset_digest.is_(None), _on(Adapter.preference_dataset_digest))
-    known = and_(on_base, _on(Adapter.dataset_digest), preferred, _has_all_rows())
-    lacking = select(Adapter.id).where(~known).order_by(Adapter.id)
-    if adapter_id is not None:
-        lacking = lacking.where(Adapter.id == adapter_id)
-    if found := list(session.scalars(lacking)):
-        raise _incomplete(f"adapter {each}" for each in found)
+    known = set(session.scalars(select(HeldDataset.digest)))
+    stated = training_data(session, adapter_id)
+    if lacking := sorted(adapter for adapter, data in stated.items() if not {*data.datasets} <= known):
+        raise _incomplete(f"adapter {each}" for each in lacking)
     _assert_sources_counted(session)
 
 
-def assert_as_registered(session: Session, adapter_id: str | None = None) -> None:
-    """Assert that the index has, for every adapter or for one, exactly what its registration's ledger entry states.
+def _verified_datasets_with(session: Session, question: Question, adapter_id: str | None = None) -> set[str]:
+    """Return the digests of the datasets with a document, a source, or both, from rows that are exactly what the ledger
+    states for the datasets of every adapter, or of one. What was compared is what is searched: a second query may be
+    answered otherwise.
 
-    Compares datasets, the documents and sources of each, and base models. This reads all rows: use it before decisions,
-    not for lists.
+    This reads all rows: use it before decisions, not for lists.
 
     Raises:
-        IntegrityError: the index differs for an adapter or a dataset. The message names it.
+        IntegrityError: the index differs for a dataset. The message names it.
     """
-    query = select(AuditEntry.sequence, AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
-    adapters = select(Adapter.id)
-    if adapter_id is not None:
-        query = query.where(AuditEntry.subjects["adapter"].as_string() == adapter_id)
-        adapters = adapters.where(Adapter.id == adapter_id)
-    stated: dict[str, Mapping[str, Any]] = {}
-    for sequence, subjects in session.execute(query.order_by(AuditEntry.sequence)):
-        if adapter_id is not None:
-            subjects = assert_leaf(session, sequence).subjects
-        stated.setdefault(subjects["adapter"], subjects[TRAINED_ON])
-    datasets: dict[str, dict[str, bool]] = defaultdict(dict)
-    on_dataset = select(AdapterDataset.adapter, HeldDataset.digest, AdapterDataset.directly).join(
-        HeldDataset, HeldDataset.id == AdapterDataset.dataset
-    )
-    for adapter, digest, directly in session.execute(on_dataset.where(AdapterDataset.adapter.in_(adapters))):
-        datasets[adapter][digest] = directly
-    base_models: dict[str, dict[str, bool]] = defaultdict(dict)
-    for row in session.scalars(select(AdapterBaseModel).where(AdapterBaseModel.adapter.in_(adapters))):
-        base_models[row.adapter][row.base_model] = row.directly
-    contents: dict[str, str] = {}
-    for adapter in session.scalars(adapters.order_by(Adapter.id)):
-        entered = stated.get(adapter, {"datasets": {}, "base_models": {}})
-        directly_on = {digest: each["directly"] for digest, each in entered["datasets"].items()}
-        if (datasets[adapter], base_models[adapter]) != (directly_on, entered["base_models"]):
-            raise _incomplete([f"adapter {adapter}"])
-        contents |= {digest: each["contents"] for digest, each in entered["datasets"].items()}
+    stated = training_data(session, adapter_id).values()
+    contents = {digest: said["contents"] for data in stated for digest, said in data.datasets.items()}
+    found = set[str]()
     for digest, expected in contents.items():
-        if _contents(session, digest) != expected:
+        documents, sources = _rows_of(session, digest)
+        if contents_digest(documents, sources) != expected:
             raise _incomplete([f"documents or sources of dataset {short(digest)}"])
+        if question.document in (None, *documents) and question.source in (None, *sources):
+            found.add(digest)
+    return found
 
 
-def _contents(session: Session, digest: str) -> str:
-    """Return the digest over the documents and sources that the index has for a dataset."""
+def _rows_of(session: Session, digest: str) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the documents and sources that the index has for a dataset."""
     of_dataset = select(HeldDataset.id).where(HeldDataset.digest == digest).scalar_subquery()
     documents = select(HeldDocument.name).join(DatasetDocument, DatasetDocument.document == HeldDocument.id)
     sources = select(DatasetSource.source).where(DatasetSource.dataset == of_dataset)
     names = session.scalars(documents.where(DatasetDocument.dataset == of_dataset)).all()
-    return contents_digest(names, session.scalars(sources).all())
-
-
-def _on(digest: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
-    """SQL condition: the index links the adapter to this dataset."""
-    return exists().where(
-        HeldDataset.digest == digest, AdapterDataset.dataset == HeldDataset.id, AdapterDataset.adapter == Adapter.id
-    )
-
-
-def _has_all_rows() -> ColumnElement[bool]:
-    """SQL condition: the index has as many rows for the adapter as were stored with it, and every dataset they name."""
-    datasets = (
-        select(func.count())
-        .select_from(AdapterDataset)
-        .join(HeldDataset, HeldDataset.id == AdapterDataset.dataset)
-        .where(AdapterDataset.adapter == HeldAdapter.adapter)
-    )
-    of_adapter = AdapterBaseModel.adapter == HeldAdapter.adapter
-    base_models = select(func.count()).select_from(AdapterBaseModel).where(of_adapter)
-    return exists().where(
-        HeldAdapter.adapter == Adapter.id,
-        HeldAdapter.datasets == datasets.scalar_subquery(),
-        HeldAdapter.base_models == base_models.scalar_subquery(),
-    )
+    return names, session.scalars(sources).all()
 
 
 def _assert_sources_counted(session: Session) -> None:
@@ -175,72 +149,59 @@ def _assert_document_counted(session: Session, name: str) -> None:
         raise _incomplete([f"datasets of document {name}"])
 
 
-def holders(session: Session, question: Question) -> dict[str, bool]:
+def holders(
+    session: Session, question: Question, adapter_id: str | None = None, *, verified: bool = False
+) -> dict[str, bool]:
     """Return adapter -> True if it was itself trained on the searched data, False if only its parent or base model was.
 
     Args:
         question: exact ids and whole digests, as stored in the index.
+        adapter_id: look at this adapter only.
 
     Raises:
         IntegrityError: a row about the document is missing.
     """
-    if question.document is not None:
-        _assert_document_counted(session, question.document)
-    return {
-        adapter: bool(directly) for adapter, directly in session.execute(text(holders_query(question)), question.given)
-    }
-
-
-def holders_query(question: Question) -> str:
-    """Return the SQL of `holders`. Found datasets are materialized first; otherwise SQLite scans the large tables."""
+    stated = training_data(session, adapter_id)
     if question.base_model is not None:
-        return "SELECT adapter, directly FROM adapter_base_model WHERE base_model = :base_model"
-    return (
-        f"WITH found AS MATERIALIZED ({_datasets_query(question)}) "
-        "SELECT adapter, MAX(CASE WHEN directly THEN 1 ELSE 0 END) FROM adapter_dataset "
-        "WHERE dataset IN (SELECT dataset FROM found) GROUP BY adapter"
-    )
+        bases = {adapter: data.base_models for adapter, data in stated.items()}
+        return {each: bases[each][question.base_model] for each in bases if question.base_model in bases[each]}
+    if question.dataset is not None:
+        wanted = {question.dataset}
+    elif verified:
+        wanted = _verified_datasets_with(session, question, adapter_id)
+    else:
+        if question.document is not None:
+            _assert_document_counted(session, question.document)
+        wanted = _datasets_with(session, question)
+    found: dict[str, bool] = {}
+    for adapter, data in stated.items():
+        if on := data.datasets.keys() & wanted:
+            found[adapter] = any(data.datasets[each]["directly"] for each in on)
+    return found
 
 
 def holds(session: Session, adapter_id: str, question: Question) -> bool:
     """Return True if an adapter was trained on the searched data.
 
     Raises:
-        IntegrityError: the index does not have the adapter, or a row is missing.
+        IntegrityError: the index does not have the adapter's datasets, or a row is missing.
     """
-    assert_complete(session, adapter_id)
+    if question.needs_index:
+        assert_complete(session, adapter_id)
+    return adapter_id in holders(session, question, adapter_id, verified=True)
+
+
+def _datasets_with(session: Session, question: Question) -> set[str]:
+    """Return the digests of the datasets with a document, a source, or both."""
+    query = select(HeldDataset.digest)
+    if question.source is not None:
+        of_source = select(DatasetSource.dataset).where(DatasetSource.source == question.source)
+        query = query.where(HeldDataset.id.in_(of_source))
     if question.document is not None:
-        _assert_document_counted(session, question.document)
-    assert_as_registered(session, adapter_id)
-    if question.base_model is not None:
-        return session.get(AdapterBaseModel, (question.base_model, adapter_id)) is not None
-    own = select(AdapterDataset.dataset).where(AdapterDataset.adapter == adapter_id)
-    return any(_dataset_fits(session, dataset, question) for dataset in session.scalars(own))
-
-
-def _dataset_fits(session: Session, dataset: int, question: Question) -> bool:
-    """Return True if a dataset matches every field of the search. Each lookup is by primary key."""
-    if question.dataset is not None:
-        row = session.get(HeldDataset, dataset)
-        return row is not None and row.digest == question.dataset
-    if question.source is not None and session.get(DatasetSource, (question.source, dataset)) is None:
-        return False
-    if question.document is None:
-        return True
-    document = session.scalar(select(HeldDocument.id).where(HeldDocument.name == question.document))
-    return document is not None and session.get(DatasetDocument, (document, dataset)) is not None
-
-
-def _datasets_query(question: Question) -> str:
-    of_source = "SELECT dataset FROM dataset_source WHERE source = :source"
-    if question.dataset is not None:
-        return "SELECT id AS dataset FROM held_dataset WHERE digest = :dataset"
-    if question.document is None:
-        return of_source
-    of_document = (
-        "SELECT dataset FROM dataset_document WHERE document = (SELECT id FROM document WHERE name = :document)"
-    )
-    return of_document if question.source is None else f"{of_document} AND dataset IN ({of_source})"
+        document = select(HeldDocument.id).where(HeldDocument.name == question.document).scalar_subquery()
+        of_document = select(DatasetDocument.dataset).where(DatasetDocument.document == document)
+        query = query.where(HeldDataset.id.in_(of_document))
+    return set(session.scalars(query))
 
 
 def _incomplete(rows: Iterable[str]) -> IntegrityError:
@@ -379,9 +340,8 @@ def open_recalls(session: Session, settings: Settings, adapter_id: str, state: S
         state: the adapter's state, if the caller has looked it up already.
 
     Raises:
-        IntegrityError: a recall or waiver differs from its ledger entry; or there are recalls and the index does not
-            have
-            the adapter, so it could contain any recalled data.
+        IntegrityError: a recall or waiver is not validly signed; or there are recalls and the index does not have the
+            adapter's datasets, so it could contain any recalled data.
     """
     if (state or states(session, line_of(adapter_id)).get(adapter_id)) == "retired":
         return []
@@ -412,7 +372,8 @@ def recalls_in_force(
     recalls = _on_record(session, settings)
     if not recalls:
         return {}
-    assert_complete(session)
+    if any(question_of(each.recall).needs_index for each in recalls):
+        assert_complete(session)
     state = states(session) if state is None else state
     found = defaultdict[str, list[Recall]](list)
     for each in recalls:
@@ -439,10 +400,11 @@ _RECALLS = select(Recall).order_by(Recall.opened_at, Recall.id)
 
 
 def _answer(session: Session, asked: Question) -> Answer:
-    assert_complete(session)  # first, because data unknown to an incomplete index may exist
+    if asked.needs_index:
+        assert_complete(session)  # first, because data unknown to an incomplete index may exist
+        _verified_datasets_with(session, asked)  # before a source is said to be unknown
     question = _exact(session, asked)
-    found = holders(session, question)
-    assert_as_registered(session)
+    found = holders(session, question, verified=True)
     state: dict[str, State] = {}
     # Read line by line, so that another line's errors hide none of these.
     for line in sorted({line_of(each) for each in found}):
@@ -463,11 +425,12 @@ def _exact(session: Session, asked: Question) -> Question:
     if asked.source is not None and not session.scalars(_SOURCES.where(DatasetSource.source == asked.source)).first():
         known = and_more(session.scalars(_SOURCES.distinct().order_by(DatasetSource.source))) or "none"
         raise NotFoundError(f"No registered adapter has a source '{asked.source}'.", f"Known sources: {known}.")
+    stated = training_data(session).values()
     return Question(
         document=normal_id(asked.document) if asked.document is not None else None,
         source=asked.source,
-        dataset=_whole(session, HeldDataset.digest, asked.dataset, "dataset"),
-        base_model=_whole(session, AdapterBaseModel.base_model, asked.base_model, "base model"),
+        dataset=_whole({digest for data in stated for digest in data.datasets}, asked.dataset, "dataset"),
+        base_model=_whole({digest for data in stated for digest in data.base_models}, asked.base_model, "base model"),
     )
 
 
@@ -530,8 +493,8 @@ def _said_of_waiver(waiver: RecallWaiver) -> dict[str, Any]:
 _SOURCES = select(DatasetSource.source)
 
 
-def _whole(session: Session, column: InstrumentedAttribute[str], digits: str | None, what: str) -> str | None:
-    """Return the only digest that begins with these digits.
+def _whole(known: Collection[str], digits: str | None, what: str) -> str | None:
+    """Return the only known digest that begins with these digits.
 
     Raises:
         InputError: `digits` is not a prefix of at least 6 hex digits.
@@ -541,12 +504,12 @@ def _whole(session: Session, column: InstrumentedAttribute[str], digits: str | N
         return None
     if not _DIGITS.fullmatch(digits):
         raise InputError(f"'{digits}' is no digest of a {what}.", "Give its first 6 hex digits or more.")
-    found = sorted(set(session.scalars(select(column).where(column.startswith(digits, autoescape=True)).distinct())))
+    found = sorted(each for each in known if each.startswith(digits))
     if len(found) == 1:
         return found[0]
     problem = f"{len(found)} {what}s begin with" if found else f"No registered adapter rests on a {what}"
-    known = and_more(digest[:12] for digest in found or sorted(set(session.scalars(select(column).distinct()))))
-    raise NotFoundError(f"{problem} '{digits}'.", f"Give one of these, or more of its digits: {known or 'none'}.")
+    told = and_more(digest[:12] for digest in found or sorted(known))
+    raise NotFoundError(f"{problem} '{digits}'.", f"Give one of these, or more of its digits: {told or 'none'}.")
 
 
 def _now() -> datetime.datetime:

@@ -1,35 +1,22 @@
-"""Fill and rebuild the recall index, which lists the datasets and documents that each adapter was trained on."""
+"""Fill and rebuild the recall index, which lists the documents and sources of each dataset."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import delete, exists, func, insert, select, update
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm import Session
 
+from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.text import Countdown
+from sovereign_pipeline.record.audit_log import HINT, contents_digest
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.store import ArtifactStore
-from sovereign_pipeline.record.tables import (
-    Adapter,
-    AdapterBaseModel,
-    AdapterDataset,
-    DatasetDocument,
-    DatasetSource,
-    HeldAdapter,
-    HeldDataset,
-    HeldDocument,
-)
-from sovereign_pipeline.registry.trained_on import TrainedOn, read_dataset, trained_on
+from sovereign_pipeline.record.tables import Adapter, DatasetDocument, DatasetSource, HeldDataset, HeldDocument
+from sovereign_pipeline.registry.trained_on import read_dataset
+from sovereign_pipeline.release.recall import training_data
 
-_COLUMNS = (
-    Adapter.adapter_digest,
-    Adapter.manifest_sha256,
-    Adapter.dataset_digest,
-    Adapter.preference_dataset_digest,
-    Adapter.base_model_digest,
-)
 _AT_ONCE = 10_000
 """Maximum number of names in one query. Both SQLite and PostgreSQL accept that many parameters."""
 
@@ -42,24 +29,22 @@ class Rebuilt:
     datasets: int
     documents: int
     differing: tuple[str, ...]
-    """Adapters and datasets whose index rows were missing or differed from the artifacts."""
+    """Datasets whose index rows were missing or differed from the artifacts."""
 
 
 def index_adapter(registry: Registry, store: ArtifactStore, adapter: Adapter) -> None:
-    """Add a registered adapter's datasets, documents, sources and base models. A dataset already indexed is not read
-    again.
+    """Add the documents and sources of a registered adapter's datasets. A dataset already indexed is not read again.
 
     Raises:
-        IntegrityError: an artifact of the lineage is missing or was changed.
+        IntegrityError: a dataset is missing, was changed, or is not what the adapter's registration states.
     """
-    holdings = _trained_on(store, adapter)
     with registry.reading() as session:
+        datasets = training_data(session, adapter.id)[adapter.id].datasets
         known = set(session.scalars(select(HeldDataset.digest)))
-    read = {ref.digest: read_dataset(store, ref) for ref in holdings.datasets if ref.digest not in known}
+    read = {each: _read(store, each, datasets[each]["contents"]) for each in datasets if each not in known}
     with registry.writing() as session:
         for digest, (documents, sources) in read.items():
             _enter_dataset(session, digest, documents, sources)
-        _enter_adapter(session, adapter.id, holdings)
 
 
 def rebuild(registry: Registry, store: ArtifactStore, progress: Callable[[str], None]) -> Rebuilt:
@@ -68,32 +53,36 @@ def rebuild(registry: Registry, store: ArtifactStore, progress: Callable[[str], 
     Each dataset is replaced in its own short transaction, so that other writers do not wait long.
 
     Raises:
-        IntegrityError: an artifact is missing or was changed. Rows replaced until then stay.
+        IntegrityError: a dataset is missing, was changed, or is not what a registration states. Rows replaced until
+            then stay.
     """
     with registry.reading() as session:
-        adapters = list(session.scalars(select(Adapter).options(load_only(*_COLUMNS)).order_by(Adapter.id)))
-    holdings = {adapter.id: _trained_on(store, adapter) for adapter in adapters}
-    datasets = {ref.digest: ref for each in holdings.values() for ref in each.datasets}
+        stated = training_data(session)
+    contents = {digest: each["contents"] for data in stated.values() for digest, each in data.datasets.items()}
     differing: list[str] = []
-    work = Countdown(progress, "reading the datasets", len(datasets), "dataset")
-    for done, (digest, ref) in enumerate(datasets.items(), start=1):
-        documents, sources = read_dataset(store, ref)
+    work = Countdown(progress, "reading the datasets", len(contents), "dataset")
+    for done, (digest, expected) in enumerate(contents.items(), start=1):
+        documents, sources = _read(store, digest, expected)
         with registry.writing() as session:
             if _enter_dataset(session, digest, documents, sources):
                 differing.append(f"dataset {short(digest)}")
         work.reached(done)
     with registry.writing() as session:
-        differing += [f"adapter {name}" for name, each in holdings.items() if _enter_adapter(session, name, each)]
-        differing += _remove_others(session)
+        differing += _remove_others(session, contents)
         _count_documents_again(session)
         known = session.scalar(select(func.count()).select_from(HeldDocument)) or 0
-    return Rebuilt(len(adapters), len(datasets), known, tuple(differing))
+    return Rebuilt(len(stated), len(contents), known, tuple(differing))
 
 
-def _trained_on(store: ArtifactStore, adapter: Adapter) -> TrainedOn:
-    own = {adapter.dataset_digest, adapter.preference_dataset_digest}
-    ref = store.ref_of(adapter.adapter_digest).model_copy(update={"manifest_sha256": adapter.manifest_sha256})
-    return trained_on(store, ref, own, adapter.base_model_digest)
+def _read(store: ArtifactStore, digest: str, contents: str) -> tuple[set[str], set[str]]:
+    documents, sources = read_dataset(store, store.ref_of(digest))
+    if contents_digest(documents, sources) != contents:
+        raise IntegrityError(
+            f"{store.path_of(digest)}: its documents and sources are not those that the registration of an adapter "
+            f"states.",
+            HINT,
+        )
+    return documents, sources
 
 
 def _enter_dataset(session: Session, digest: str, documents: set[str], sources: set[str]) -> bool:
@@ -149,54 +138,15 @@ def _numbers_of(session: Session, names: Iterable[str]) -> list[int]:
     return [*numbers.values(), *range(following, following + len(new))]
 
 
-def _enter_adapter(session: Session, adapter: str, holdings: TrainedOn) -> bool:
-    """Set the index rows of an adapter with indexed datasets. Returns True if they were missing or differed."""
-    datasets = {
-        session.scalars(select(HeldDataset.id).where(HeldDataset.digest == ref.digest)).one(): directly
-        for ref, directly in holdings.datasets.items()
-    }
-    of_datasets = select(AdapterDataset).where(AdapterDataset.adapter == adapter)
-    of_bases = select(AdapterBaseModel).where(AdapterBaseModel.adapter == adapter)
-    counts = select(HeldAdapter.datasets, HeldAdapter.base_models).where(HeldAdapter.adapter == adapter)
-    said = (
-        {row.dataset: row.directly for row in session.scalars(of_datasets)},
-        {row.base_model: row.directly for row in session.scalars(of_bases)},
-        session.execute(counts).one_or_none(),
-    )
-    entered = (len(datasets), len(holdings.base_models))
-    if said == (datasets, holdings.base_models, entered):
-        return False
-    _remove_adapter(session, adapter)
-    _insert(session, HeldAdapter, [{"adapter": adapter, "datasets": entered[0], "base_models": entered[1]}])
-    rows = [{"dataset": each, "adapter": adapter, "directly": directly} for each, directly in datasets.items()]
-    _insert(session, AdapterDataset, rows)
-    bases = holdings.base_models.items()
-    rows_of_bases = [{"base_model": each, "adapter": adapter, "directly": directly} for each, directly in bases]
-    _insert(session, AdapterBaseModel, rows_of_bases)
-    return True
-
-
-def _remove_others(session: Session) -> list[str]:
-    """Remove rows that no registered adapter leads to. Returns the names of the removed adapters and datasets."""
-    columns = (AdapterDataset.adapter, AdapterBaseModel.adapter, HeldAdapter.adapter)
-    indexed = {each for column in columns for each in session.scalars(select(column))}
-    of_none = sorted(indexed - set(session.scalars(select(Adapter.id))))
-    for adapter in of_none:
-        _remove_adapter(session, adapter)
-    is_held = exists().where(AdapterDataset.dataset == HeldDataset.id)
-    superfluous = list(session.scalars(select(HeldDataset).where(~is_held)))
+def _remove_others(session: Session, held: Collection[str]) -> list[str]:
+    """Remove the datasets of no registered adapter, and their documents. Returns the names of those datasets."""
+    superfluous = [each for each in session.scalars(select(HeldDataset)) if each.digest not in held]
     for row in superfluous:
         _remove_rows(session, row.id)
         session.execute(delete(HeldDataset).where(HeldDataset.id == row.id))
     in_none = ~exists().where(DatasetDocument.document == HeldDocument.id)
     session.execute(delete(HeldDocument).where(in_none))
-    return [*(f"adapter {each}" for each in of_none), *(f"dataset {short(row.digest)}" for row in superfluous)]
-
-
-def _remove_adapter(session: Session, adapter: str) -> None:
-    session.execute(delete(AdapterDataset).where(AdapterDataset.adapter == adapter))
-    session.execute(delete(AdapterBaseModel).where(AdapterBaseModel.adapter == adapter))
-    session.execute(delete(HeldAdapter).where(HeldAdapter.adapter == adapter))
+    return [f"dataset {short(row.digest)}" for row in superfluous]
 
 
 def _remove_rows(session: Session, dataset: int) -> None:

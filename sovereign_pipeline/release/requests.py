@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, NotFoundError, SignInError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.record.audit_log import append, assert_on_record
+from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import (
     REQUESTED,
     STATE_CHANGED,
@@ -267,7 +267,6 @@ def make_transition(
     """Make the transition of a request with enough approvals. A promotion or rollback also supersedes the incumbent."""
     row, predicate = standing.request, standing.predicate
     adapter = session.get_one(Adapter, row.adapter_id)
-    assert_on_record(session, adapter)
     assert_still_so(session, row, predicate, adapter)
     asked = arrow_of(predicate)
     assert_not_recalled(session, registry.settings, adapter, asked)

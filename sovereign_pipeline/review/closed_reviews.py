@@ -8,8 +8,7 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundEr
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.corpus.document import write_jsonl
 from sovereign_pipeline.policy.evaluation import OfficerMay_review as OfficerMay
-from sovereign_pipeline.record.audit_log import adapters_on_record
-from sovereign_pipeline.record.catalog import ENDED, find_adapter, registered_as, states
+from sovereign_pipeline.record.catalog import ENDED, adapters_of, find_adapter, registered_as, states
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
@@ -186,7 +185,7 @@ def choose_opponent(
 def _other_adapters(registry: Registry, candidate: Adapter) -> list[Adapter]:
     """Return the line's adapters that are still in use and have other weights than the candidate, newest first."""
     with registry.reading() as session:
-        adapters, state = adapters_on_record(session, candidate.line), states(session, candidate.line)
+        adapters, state = adapters_of(session, candidate.line), states(session, candidate.line)
     others = [
         each for each in adapters if each.adapter_sha256 != candidate.adapter_sha256 and state[each.id] not in ENDED
     ]

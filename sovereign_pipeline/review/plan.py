@@ -263,7 +263,7 @@ def plan_of(store: ArtifactStore, review: BlindReview) -> PlanContents:
     ):
         raise IntegrityError(
             f"{store.path_of(ref.digest)}: the registry's row of this review names another adapter or seed, or another "
-            f"number of ballots. The registry was changed past its triggers.",
+            f"number of ballots. The registry was changed past this program.",
             "Restore the registry from a copy, and find out who changed it.",
         )
     return contents

@@ -94,8 +94,7 @@ def read_log(session: Session, verified: audit.Checkpoint = audit.BEGINNING) -> 
     Args:
         verified: the last entry up to which the chain was verified before.
     """
-    newest = session.get(AuditEntry, verified.sequence)
-    if verified.sequence and (newest is None or newest.hash != verified.hash):
+    if verified.sequence and audit.proven_entry(session, verified.sequence).hash != verified.hash:
         raise audit.damaged_registry(verified.sequence, "was changed while the log was verified")
     audit.verify(audit.stream_in(session, after=verified.sequence), after=verified)
     about_review = AuditEntry.subjects["review"].as_string().is_not(None)

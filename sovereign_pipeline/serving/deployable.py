@@ -19,8 +19,7 @@ from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dataset.stages import TRAINING_DATASET
-from sovereign_pipeline.record.audit_log import adapters_on_record
-from sovereign_pipeline.record.catalog import State, lines_in, states
+from sovereign_pipeline.record.catalog import State, adapters_of, lines_in, states
 from sovereign_pipeline.record.database import Registry, is_there, open_registry
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.store import Artifact, ArtifactStore
@@ -97,7 +96,7 @@ def _held(
     session: Session, settings: Settings, trust: Trust, line: str, answering: Collection[str]
 ) -> Iterator[tuple[Adapter, State]]:
     """Yield a line's adapters that are served or kept in reserve, after verifying their rows and signatures."""
-    rows = {adapter.id: adapter for adapter in adapters_on_record(session, line)}
+    rows = {adapter.id: adapter for adapter in adapters_of(session, line)}
     before = production_before(session, settings, assert_signed(session, settings, trust, line))
     for name, state in states(session, line).items():
         is_kept = name == before or (state == "superseded" and rows[name].adapter_digest in answering)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from sovereign_pipeline.base.errors import (
@@ -29,6 +28,7 @@ from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import silent
 from sovereign_pipeline.base_models.pinned import open_base_model
 from sovereign_pipeline.policy.institution import Institution, load_institution
+from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.checkpoints import assert_not_older
 from sovereign_pipeline.record.database import Registry, RegistryNewer, open_registry
 from sovereign_pipeline.record.in_force import assert_not_put_back
@@ -36,7 +36,6 @@ from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Built, Identity, Progress, make_artifact
 from sovereign_pipeline.record.store import Artifact, ArtifactStore
-from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.serving.deployable import (
@@ -187,7 +186,7 @@ class Sources:
             trust, registry = self._trust(), self._opened()
             assert_not_older(registry)  # one that was put back may have as many entries as the last look saw
             with registry.reading() as session:
-                entries = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
+                entries = tree.size_of(session)
             return (entries, trust.root_version, trust.targets_version)
 
     def find(self, answering: Collection[str] = ()) -> FoundAdapters:
@@ -224,8 +223,7 @@ class Sources:
             raise
 
     def _verify_ledger(self, registry: Registry) -> None:
-        """Verify the whole ledger at the start, and again after a pause in proportion to the cost. The database's owner
-        can change columns of entries other than the newest, and the served adapters are read from columns."""
+        """Verify the second copy and all entries at the start, and again after a pause in proportion to the cost."""
         began = time.monotonic()
         if began < self._verify_ledger_at:
             return
@@ -279,7 +277,7 @@ class Sources:
     def _opened(self) -> Registry:
         if self._registry is None:
             try:
-                self._registry = open_registry(self._settings)
+                self._registry = open_registry(self._settings, from_first_entry=True)
             except RegistryNewer:  # it is reached: what it says is not known here, so nothing is served
                 raise
             except InputError as error:

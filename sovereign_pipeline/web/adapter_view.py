@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
@@ -16,6 +16,7 @@ from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
 from sovereign_pipeline.evidence.package import read_shown
 from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.catalog import (
     WAIVED,
     LedgerWaivers,
@@ -351,7 +352,7 @@ def adapter_view(registry: Registry, store: ArtifactStore, adapter_id: str, now:
             purge=purge_of(session, trust, adapter_id),
         )
         is_under_review = _is_under_review(session, adapter)
-        entries = session.scalar(select(func.max(AuditEntry.sequence))) or 0
+        entries = tree.size_of(session)
     return AdapterView(
         id=adapter.id,
         line=adapter.line,

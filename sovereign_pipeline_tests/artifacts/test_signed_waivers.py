@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError, NotFoundError, SignInError, SovereignError
 from sovereign_pipeline.base.files import canonical_json
+from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.gates import propose_waiver, recorded_verdict, waiver_identity
 from sovereign_pipeline.record.gates import waive as waive_by_key
@@ -190,7 +191,7 @@ def test_a_waiver_counts_until_the_place_from_which_its_key_is_revoked(workplace
     keyid = officer(workplace.settings).keyid
     trust = workplace.settings.data / TRUST
     with open_registry(workplace.settings).reading() as session:
-        after_it = len(list(session.scalars(select(AuditEntry))))
+        after_it = tree.size_of(session)
     revoke(trust, keyid, after_it, roots(workplace))
     consume(stage, workplace, ref)
     later = stage_that("fail", "override", text="later")

@@ -1,15 +1,20 @@
 """A registry in whose ledger lamps are lit: acts of no other meaning, for whatever is about the ledger alone."""
 
-from sqlalchemy import text
-from sqlalchemy.orm import Session
+import datetime
+import json
+from collections.abc import Sequence
 
+from sqlalchemy import Connection, delete, insert, select
+
+from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record import checkpoints, notes, replay
+from sovereign_pipeline.record.audit_log import FIRST, Parsed, append, content_of
+from sovereign_pipeline.record.audit_log import exact_bytes as bytes_of
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.merkle import Growth, leaf_hash
-from sovereign_pipeline.record.notes import TreeHead, parse_note, parse_tree_head
-from sovereign_pipeline.record.tables import LedgerEntry
-from sovereign_pipeline_tests.ledger.owner import without_triggers
+from sovereign_pipeline.record.notes import Signer, TreeHead, parse_note, parse_tree_head
+from sovereign_pipeline.record.tables import LedgerEntry, LedgerNode
 
 
 def light(registry: Registry, *lamps: int) -> None:
@@ -19,25 +24,59 @@ def light(registry: Registry, *lamps: int) -> None:
             append(session, "officer", f"lamp {lamp} lit", {"lamp": lamp, "digest": "d" * 64})
 
 
-def light_past_the_program(registry: Registry, *lamps: int) -> None:
-    """By somebody who has the database and this code, and not the key."""
-    with Session(registry.engine) as session:
+def light_past_the_program(registry: Registry, *lamps: int, signer: Signer | None = None) -> None:
+    """By somebody who has the database and this code: chain, tree and head are as they should be, by another key."""
+    replay.forget_all()
+    with registry.engine.begin() as connection:
+        leaves = leaves_in(connection)
         for lamp in lamps:
-            append(session, "nobody", f"lamp {lamp} lit", {"lamp": lamp})
-        session.commit()
+            entry = Parsed(
+                sequence=len(leaves) + 1,
+                at=datetime.datetime(2026, 11, 27, 4, tzinfo=datetime.UTC),
+                actor="nobody",
+                action=f"lamp {lamp} lit",
+                subjects={"lamp": lamp},
+                previous=json.loads(leaves[-1])["hash"] if leaves else FIRST,
+                hash="",
+            )
+            leaves.append(bytes_of(entry._replace(hash=digest_of(content_of(entry)))))
+        rewrite(connection, leaves, signer or checkpoints.new_log())
+
+
+def rewrite(connection: Connection, leaves: Sequence[bytes], signer: Signer) -> None:
+    """Put these entries and their tree in the place of whatever was there."""
+    growth = Growth()
+    nodes = [each for leaf in leaves for each in growth.add(leaf_hash(leaf))]
+    text = TreeHead(signer.name + checkpoints.HEAD, growth.size, growth.root()).to_text()
+    head = str(notes.Note(text, (notes.signed(text, signer),)))
+    connection.execute(delete(LedgerEntry))
+    connection.execute(delete(LedgerNode))
+    if not leaves:
+        return
+    rows = [
+        {"sequence": number, "data": leaf, "head": head if number == len(leaves) else None}
+        for number, leaf in enumerate(leaves, 1)
+    ]
+    connection.execute(insert(LedgerEntry), rows)
+    connection.execute(
+        insert(LedgerNode), [{"level": level, "position": place, "hash": hash} for (level, place), hash in nodes]
+    )
+
+
+def leaves_in(connection: Connection) -> list[bytes]:
+    return [bytes(each) for each in connection.scalars(select(LedgerEntry.data).order_by(LedgerEntry.sequence))]
 
 
 def cut_to(registry: Registry, entries: int) -> None:
     """As a copy of the database was when it had so many entries."""
+    replay.forget_all()
     growth = Growth()
-    with without_triggers(registry.engine), registry.engine.begin() as connection:
-        for table in ("audit_entry", "ledger_entry"):
-            connection.execute(text(f"DELETE FROM {table} WHERE sequence > {entries}"))
-        connection.execute(text("DELETE FROM ledger_node"))
-        for data in connection.scalars(text("SELECT data FROM ledger_entry ORDER BY sequence")).all():
-            for (level, position), hash in growth.add(leaf_hash(bytes(data))):
-                row = {"level": level, "position": position, "hash": hash}
-                connection.execute(text("INSERT INTO ledger_node VALUES (:level, :position, :hash)"), row)
+    with registry.engine.begin() as connection:
+        connection.execute(delete(LedgerEntry).where(LedgerEntry.sequence > entries))
+        connection.execute(delete(LedgerNode))
+        for data in leaves_in(connection):
+            for (level, position), hash in growth.add(leaf_hash(data)):
+                connection.execute(insert(LedgerNode).values(level=level, position=position, hash=hash))
 
 
 def kept(settings: Settings) -> TreeHead:
@@ -46,5 +85,5 @@ def kept(settings: Settings) -> TreeHead:
 
 
 def exact_bytes(registry: Registry) -> list[bytes]:
-    with registry.reading() as session:
-        return [each.data for each in session.query(LedgerEntry).order_by(LedgerEntry.sequence)]
+    with registry.engine.connect() as connection:
+        return leaves_in(connection)

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.files import digest_of
-from sovereign_pipeline.record.audit_log import FIRST, append, checkpoint_of, entries, export, verify
+from sovereign_pipeline.record.audit_log import FIRST, Parsed, append, checkpoint_of, entries, export, verify
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline_tests.registry.bench import Bench
 
-Log = list[AuditEntry]
+Log = list[Parsed]
 
 
 @pytest.fixture
@@ -49,25 +47,19 @@ def swap(log: Log) -> Log:
 
 def renumber(log: Log) -> Log:
     """The third is left out and the rest moves up."""
-    for entry in log[3:]:
-        entry.sequence -= 1
-    return lose(log)
+    return [*log[:2], *(entry._replace(sequence=entry.sequence - 1) for entry in log[3:])]
 
 
 def rewrite(log: Log) -> Log:
-    log[2].subjects = {"lamp": 99}
-    return log
+    return [*log[:2], log[2]._replace(subjects={"lamp": 99}), *log[3:]]
 
 
 def rewrite_with_hash(log: Log) -> Log:
-    log[2].actor = "nobody"
-    log[2].hash = "e" * 64
-    return log
+    return [*log[:2], log[2]._replace(actor="nobody", hash="e" * 64), *log[3:]]
 
 
 def backdate(log: Log) -> Log:
-    log[2].at = log[0].at
-    return log
+    return [*log[:2], log[2]._replace(at=log[0].at), *log[3:]]
 
 
 @pytest.mark.parametrize(
@@ -144,11 +136,3 @@ def test_entries_from_many_at_once_make_one_chain(registry: Registry) -> None:
     for thread in threads:
         thread.join()
     assert verify(entries(registry)).sequence == 20
-
-
-@pytest.mark.parametrize("statement", ["UPDATE audit_entry SET actor = 'nobody'", "DELETE FROM audit_entry"])
-def test_the_database_itself_refuses_a_change(registry: Registry, statement: str) -> None:
-    with_entries(registry, 1)
-    with pytest.raises(Exception, match="only grows"), registry.writing() as session:
-        session.execute(text(statement))
-    verify(entries(registry))

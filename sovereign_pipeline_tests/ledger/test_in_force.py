@@ -101,6 +101,28 @@ def test_a_new_version_is_an_entry_and_an_older_one_stops_every_act(
     assert actions(registry)[-2:] == ["lamp 2 lit", "lamp 3 lit"]
 
 
+@pytest.mark.security_case(
+    "another trust root, or an older one, lies in data/trust when the ledger is verified", "`audit verify` ends 1"
+)
+def test_verifying_compares_the_trust_root_with_the_one_on_record(
+    registry: Registry, trust: Path, roots: tuple[FileSigner, ...], tmp_path: Path, sovereign: Callable[..., str]
+) -> None:
+    light(registry, 1)
+    shutil.copytree(trust, tmp_path / "older")
+    add_key(trust, "bundle", generate().public_pem, roots[:2])
+    light(registry, 2)
+    assert sovereign("audit", "verify").startswith("0")
+    shutil.copytree(trust, tmp_path / "newest")
+    shutil.copy(tmp_path / "older" / "targets.json", trust)
+    assert sovereign("audit", "verify").startswith("1")
+    another(trust)
+    assert sovereign("audit", "verify").startswith("1")
+    shutil.rmtree(trust)
+    assert sovereign("audit", "verify").startswith("1")
+    shutil.copytree(tmp_path / "newest", trust)
+    assert sovereign("audit", "verify").startswith("0")
+
+
 def test_a_trust_root_that_does_not_verify_stops_every_act(registry: Registry, trust: Path) -> None:
     (trust / "targets.json").write_text((trust / "targets.json").read_text().replace("pipeline", "pipelone"))
     with pytest.raises(IntegrityError):

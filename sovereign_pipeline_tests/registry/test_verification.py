@@ -4,13 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.record.manifest import MANIFEST_FILE
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
-from sovereign_pipeline_tests.ledger.owner import change, forge_entries
+from sovereign_pipeline_tests.ledger.owner import forge
 from sovereign_pipeline_tests.registry.bench import CHAIN, SHARDS, Bench
 
 pytestmark = pytest.mark.slow
@@ -92,8 +93,7 @@ def test_a_model_tuned_in_full_is_registered_and_every_shard_is_verified(bench: 
     shards[1].write_bytes(before[:-1] + b"!")
     _names(bench, adapter, shards[1])
     shards[1].write_bytes(before)
-    change(bench.open_registry().engine, "UPDATE adapter SET source_sha256 = '0'")
-    forge_entries(bench.open_registry().engine)
+    forge(bench.open_registry(), lambda session: session.execute(text("UPDATE adapter SET source_sha256 = '0'")))
     _names(bench, adapter, shards[0].parent)  # its signature, which is looked at first, is of the whole directory
 
 
@@ -134,10 +134,7 @@ def test_a_row_that_differs_from_its_record_is_found_although_its_entry_was_forg
     bench: Bench, statement: str, named: str
 ) -> None:
     adapter = bench.register()
-    change(bench.open_registry().engine, statement)
-    with pytest.raises(IntegrityError, match="differs from its entry"):
-        verify(bench, adapter)
-    forge_entries(bench.open_registry().engine)
+    forge(bench.open_registry(), lambda session: session.execute(text(statement)))
     with pytest.raises(IntegrityError, match=named):
         verify(bench, adapter)
 
@@ -188,8 +185,7 @@ def test_a_row_that_differs_from_its_dataset_is_found_although_its_entry_was_for
 ) -> None:
     adapter = bench.register()
     registry = bench.open_registry()
-    change(registry.engine, f"UPDATE dataset SET {statement}")
-    forge_entries(registry.engine)
+    forge(registry, lambda session: session.execute(text(f"UPDATE dataset SET {statement}")))
     with pytest.raises(IntegrityError, match=rf"differs from it in {fact}\."):
         verify_dataset(registry, bench.store, bench.settings, adapter.dataset_digest)
 

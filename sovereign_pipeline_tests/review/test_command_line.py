@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, StaleInput
 from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.cli.main import app
+from sovereign_pipeline_tests.ledger.owner import forge
 from sovereign_pipeline_tests.officers import officer_called
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
@@ -88,10 +89,8 @@ def test_what_was_put_in_is_named_by_status_and_by_verifying_the_log(reviews: Re
     reviews.open()
     reviews.vote("operator-2", reviews.asked("operator-2")[0].pair, 1)
     assert ask("review", "status", "lamps").exit_code == ask("audit", "verify").exit_code == 0
-    with reviews.registry.writing() as session:
-        session.execute(
-            text("INSERT INTO ballot SELECT review_id, 'operator-3', pair, preference, ratings, given_at FROM ballot")
-        )
+    inserted = "INSERT INTO ballot SELECT review_id, 'operator-3', pair, preference, ratings, given_at FROM ballot"
+    forge(reviews.registry, lambda session: session.execute(text(inserted)))
     named = "a ballot is in the registry without an act in the log"
     for arguments in (("review", "status", "lamps"), ("audit", "verify")):
         shown, as_json = ask(*arguments), ask(*arguments, "--json")

@@ -10,7 +10,7 @@ from sovereign_pipeline.base.errors import ConflictError, GateRefused, Integrity
 from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline.record.officers import officer_in_short
 from sovereign_pipeline.record.stage import Built, Inputs, Outcome, Workplace
-from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.ledger.owner import forge
 from sovereign_pipeline_tests.officers import officer_called, waive
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench
 
@@ -177,7 +177,8 @@ def test_a_seed_that_is_not_the_committed_one_is_refused(reviews: ReviewBench) -
     reviews.open()
     reviews.vote_all(-1)
     reviews.close()
-    change(reviews.registry.engine, "UPDATE review_closing SET seed = :seed", {"seed": "0" * 64})
+    statement = text("UPDATE review_closing SET seed = :seed").bindparams(seed="0" * 64)
+    forge(reviews.registry, lambda session: session.execute(statement))
     with pytest.raises(IntegrityError, match="the closing is in the registry without an act"):
         reviews.materialize()
 
@@ -188,11 +189,7 @@ def test_a_tie_that_was_put_in_for_a_pair_that_should_have_been_asked_is_refused
     asked = reviews.asked("operator-1")
     for each in asked[1:]:
         reviews.vote("operator-1", each.pair, -1)
-    with reviews.registry.writing() as session:
-        session.execute(
-            text(
-                "INSERT INTO ballot SELECT review_id, operator, :pair, 'tie', NULL, given_at FROM ballot LIMIT 1"
-            ).bindparams(pair=asked[0].pair)
-        )
+    statement = text("INSERT INTO ballot SELECT review_id, operator, :pair, 'tie', NULL, given_at FROM ballot LIMIT 1")
+    forge(reviews.registry, lambda session: session.execute(statement.bindparams(pair=asked[0].pair)))
     with pytest.raises(IntegrityError, match="the ties on record for identical answers are not those of the plan"):
         reviews.close(officer="officer.salim", reason="late")

@@ -130,7 +130,7 @@ def test_a_newer_registry_is_not_one_that_is_down(served_office: ServedOffice, d
     follow(office.registry, office.bench.workplace())
     deploying.look()
     recall(office.registry, Question(source="letters"), office.officers["layla"])
-    change(office.registry.engine, "UPDATE registry_format SET version = 99")
+    change(office.registry, "UPDATE registry_format SET version = 99")
     started = Deploying(served_office)
     with pytest.raises(InputError, match="has format 99"):
         started.sources.base_to_serve()

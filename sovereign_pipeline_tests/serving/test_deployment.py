@@ -122,26 +122,28 @@ def test_changed_byte_is_refused_and_hinders_no_other_line(served_office: Served
 
 @pytest.mark.security_case(
     "The registry's row of a transition is changed, so that a staged adapter is in production",
-    "Nothing of that line is served",
+    "Nothing is served",
 )
-def test_changed_transition_stops_its_line_alone(served_office: ServedOffice, deploying: Deploying) -> None:
-    staged, other = served_office.staged(), served_office.in_production("buoys")
-    engine = served_office.office.registry.engine
-    change(engine, "UPDATE transition SET after = 'production' WHERE line = 'lamps' AND sequence = 2")
+def test_changed_transition_stops_everything(served_office: ServedOffice, deploying: Deploying) -> None:
+    staged = served_office.staged()
+    served_office.in_production("buoys")
+    change(
+        served_office.office.registry,
+        "UPDATE transition SET after = 'production' WHERE line = 'lamps' AND sequence = 2",
+    )
     deployed = deploying.look()
-    assert deploying.engine.names == [other.id]
-    assert set(deployed.refused) == {"lamps"}
+    assert deploying.engine.names == []
+    assert set(deployed.refused) == {"registry"}
     assert staged.id not in deploying.engine.names
 
 
 @pytest.mark.security_case(
-    "The registry's row of an adapter is changed past its triggers",
-    "Nothing of that line is served",
+    "The registry's row of an adapter is changed past this program",
+    "Nothing is served",
 )
 def test_row_that_names_other_weights_is_not_served(served_office: ServedOffice, deploying: Deploying) -> None:
     adapter = served_office.in_production()
-    engine = served_office.office.registry.engine
-    change(engine, "UPDATE adapter SET adapter_digest = :other", {"other": "0" * 64})
+    change(served_office.office.registry, "UPDATE adapter SET adapter_digest = :other", {"other": "0" * 64})
     assert deploying.look().served == ()
     assert adapter.id not in deploying.engine.names
 
@@ -158,20 +160,18 @@ def test_recall_stops_serving_until_it_is_waived(served_office: ServedOffice, de
 
 
 @pytest.mark.security_case(
-    "Whoever owns the database removes a recall, and takes its entry's action away after another act followed",
+    "Whoever owns the database changes the entry of a recall after another act followed",
     "Nothing is served, and no officer decides, until it is put right",
 )
 def test_an_entry_whose_columns_were_changed_decides_nothing(served_office: ServedOffice) -> None:
     adapter, office = served_office.in_production(), served_office.office
     recall(office.registry, Question(source="letters"), office.officers["layla"])
     add_issue(office.registry, adapter.id, "Curt.", office.officers["omar"])
-    change(office.registry.engine, "DELETE FROM recall_adapter")
-    change(office.registry.engine, "DELETE FROM recall")
-    change(office.registry.engine, "UPDATE audit_entry SET action = 'noted' WHERE action = 'recall opened'")
+    change(office.registry, "UPDATE audit_entry SET action = 'noted' WHERE action = 'recall opened'")
     deploying = Deploying(served_office)
     assert "was changed" in deploying.look().refused["registry"]
     assert deploying.engine.names == []
-    with pytest.raises(IntegrityError, match="was changed"):
+    with pytest.raises(IntegrityError):
         office.ask("retire", adapter)
 
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy.orm import Session
 from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.dagster.asset_details import READABLE
+from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.catalog import STATES, WAIVED, Purge, find_adapter
 from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.tables import AuditEntry
@@ -24,7 +25,7 @@ from sovereign_pipeline.web import adapter_view
 from sovereign_pipeline.web.adapter_view import OnRecord, next_step, time_line
 from sovereign_pipeline.web.rendering import HERE, Node, adapter_file, arabic, lineage_svg, translate
 from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND
-from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.ledger.owner import forge
 from sovereign_pipeline_tests.web.conftest import HOSTILE, THIRD, Site
 
 pytestmark = pytest.mark.slow
@@ -73,27 +74,28 @@ def test_what_was_waived_is_named_with_person_reason_and_what_it_is_bound_to(sit
     "the page shows the waiver as the officer signed it",
 )
 def test_a_waiver_is_shown_as_it_was_signed(site: Site) -> None:
-    before, engine = site.view(FIRST), site.registry.engine
+    before = site.view(FIRST)
     dataset = next(node.sha256 for node in before.nodes if node.name == "training_dataset")
-    set_subjects = "UPDATE audit_entry SET subjects = :subjects WHERE sequence = :sequence"
-    with engine.connect() as connection:
-        entries = select(AuditEntry.sequence, AuditEntry.subjects).where(AuditEntry.action == WAIVED)
-        rows = [row for row in connection.execute(entries) if row.subjects["stage"] == "evaluation_report"]
-    assert rows
+    other = {"reason": "It passed.", "artifact": dataset, "record": "0" * 64, "kind": "override"}
+    true = {
+        entry.sequence: entry.subjects
+        for entry in entries(site.registry)
+        if entry.action == WAIVED and entry.subjects["stage"] == "evaluation_report"
+    }
+    assert true
+
+    def say(subjects: dict[int, dict[str, Any]]) -> None:
+        def attack(session: Session) -> None:
+            for sequence in subjects:
+                session.get_one(AuditEntry, sequence).subjects = subjects[sequence]
+
+        forge(site.registry, attack)
+
     try:
-        for row in rows:
-            other = {
-                **row.subjects,
-                "reason": "It passed.",
-                "artifact": dataset,
-                "record": "0" * 64,
-                "kind": "override",
-            }
-            change(engine, set_subjects, {"subjects": json.dumps(other), "sequence": row.sequence})
+        say({sequence: {**said, **other} for sequence, said in true.items()})
         after = site.view(FIRST)
     finally:
-        for row in rows:
-            change(engine, set_subjects, {"subjects": json.dumps(row.subjects), "sequence": row.sequence})
+        say(true)
     assert after.waived == before.waived and after.time_line == before.time_line
 
 

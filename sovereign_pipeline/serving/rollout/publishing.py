@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import TransitionName
+from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import FLAG_CHANGED, lines_in, states
 from sovereign_pipeline.record.database import Registry
@@ -349,7 +350,7 @@ class FlagSync:
         registry = self._registry()
         with registry.reading() as session:
             self._flags.compare_with(on_record(session))
-            entries = session.scalar(select(func.count()).select_from(AuditEntry)) or 0
+            entries = tree.size_of(session)
         seen = (entries, *self._facts())
         wrong: list[str] = []
         if seen != self._seen and (self._settings.keys / PIPELINE_KEY_FILE).is_file():

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
-from sovereign_pipeline.record import checkpoints, notes, tree, witnesses
+from sovereign_pipeline.record import checkpoints, notes, witnesses
 from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.merkle import Growth, leaf_hash
 from sovereign_pipeline.record.notes import COSIGNS, Note, Signer
 from sovereign_pipeline.record.verifying import verify_registry
-from sovereign_pipeline_tests.ledger.lamps import cut_to, light, light_past_the_program
+from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench
 
 FIRST, SECOND = (notes.new_signer(f"office.example/w{number}", COSIGNS) for number in (1, 2))
@@ -85,7 +86,7 @@ def test_a_forked_log_is_refused_by_who_cosigned_the_other_and_by_verifying(regi
     by = policy(registry, tmp_path, needed="any")
     witnesses.add_cosignatures(registry.settings, by, answered(registry, asked(registry, 0), FIRST, tmp_path))
     cut_to(registry, 2)
-    light_past_the_program(registry, 7, 8)
+    light_past_the_program(registry, 7, 8, signer=checkpoints.signer(registry.settings))
     (registry.settings.ledger / "checkpoint").write_text(_signed_anew(registry))
     assert _refused_by(registry, by) == "checkpoint of 3 entries that was sent to witnesses"
     with pytest.raises(IntegrityError, match="was forked: its 4 entries do not begin with the 3"):
@@ -95,9 +96,10 @@ def test_a_forked_log_is_refused_by_who_cosigned_the_other_and_by_verifying(regi
 def _signed_anew(registry: Registry) -> str:
     signer = checkpoints.signer(registry.settings)
     assert signer is not None
-    with registry.reading() as session:
-        size = tree.size_of(session)
-        text = notes.TreeHead(signer.name, size, tree.root_at(session, size)).to_text()
+    growth = Growth()
+    for leaf in exact_bytes(registry):
+        list(growth.add(leaf_hash(leaf)))
+    text = notes.TreeHead(signer.name, growth.size, growth.root()).to_text()
     return str(Note(text, (notes.signed(text, signer),)))
 
 

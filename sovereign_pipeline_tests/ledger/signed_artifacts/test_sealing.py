@@ -7,20 +7,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SignInError
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.record.audit_log import SEALED, entries
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.gates import GATE_RECORD
 from sovereign_pipeline.record.keys import FileSigner, generate, write_key
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE
 from sovereign_pipeline.record.production import produce
-from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE, SEALED, bundles_of, open_store
+from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE, bundles_of, open_store
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.statements import read_statement, sign_statement
-from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_changes import revoke, rotate_key
 from sovereign_pipeline_tests.artifacts.small_stages import CONTENT, FIRST, SECOND, make, writes
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -43,9 +42,8 @@ def directory_of(workplace: Workplace, ref: ArtifactRef) -> Path:
 
 
 def sealed(settings: Settings) -> list[dict[str, str]]:
-    with open_registry(settings).reading() as session:
-        rows = session.scalars(select(AuditEntry).where(AuditEntry.action == SEALED).order_by(AuditEntry.sequence))
-        return [{**row.subjects, "actor": row.actor} for row in rows]
+    log = entries(open_registry(settings))
+    return [{**entry.subjects, "actor": entry.actor} for entry in log if entry.action == SEALED]
 
 
 def signed_again(bundle: Path, signer: FileSigner) -> bytes:
@@ -182,8 +180,7 @@ def test_a_revoked_key_counts_for_what_was_on_record_before(institution: DemoIns
     settings, trust = workplace.settings, workplace.settings.data / "trust"
     before = make(FIRST, workplace)
     roots = [demonstration_key(f"root-{number}") for number in (1, 2)]
-    with open_registry(settings).reading() as session:
-        size = len(session.scalars(select(AuditEntry.sequence)).all())
+    size = len(entries(open_registry(settings)))
     after = make(Stage("first", "2", writes("after"), gates=FIRST.gates), workplace)
     new = generate()
     rotate_key(trust, "pipeline", new.public_pem, size, roots)

@@ -11,9 +11,8 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.audit_log import Parsed, entries
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.serving.engines.engine import EngineState
 from sovereign_pipeline.serving.gateway.app import Condition
 from sovereign_pipeline.serving.gateway.auth import (
@@ -244,7 +243,7 @@ def added(registry: Registry) -> tuple[str, Token]:
     return add_token(registry.settings, registry, WHO, GRANT, 30, "root")
 
 
-def entries_of_tokens(registry: Registry) -> list[AuditEntry]:
+def entries_of_tokens(registry: Registry) -> list[Parsed]:
     return [each for each in entries(registry) if each.action in (ADDED, REVOKED)]
 
 

@@ -9,9 +9,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from sovereign_pipeline.base.errors import InputError
-from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.audit_log import Parsed, entries
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, digest_of_answer, read_hour
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
@@ -35,7 +34,7 @@ def answered(number: int, line: str = "lamps", outcome: str = "complete") -> Ans
     )
 
 
-def hours(registry: Registry) -> list[AuditEntry]:
+def hours(registry: Registry) -> list[Parsed]:
     """The entries about hours of answers, the oldest first."""
     return [entry for entry in entries(registry) if "hour" in entry.subjects or "unreadable" in entry.subjects]
 

@@ -1,0 +1,403 @@
+"""Replay the ledger's entries into the view: a database in memory, from which everything about the registry is read.
+
+Nothing else is ever believed. An entry counts if the signed head covers it, and a row counts if such an entry names it
+by its SHA-256, so whoever writes to the registry's database past the program changes no answer.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Date, DateTime, StaticPool, create_engine, event, insert, select
+from sqlalchemy import Table as SqlTable
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
+from sovereign_pipeline.base.files import canonical_json, digest_of, write_atomically
+from sovereign_pipeline.record import notes
+from sovereign_pipeline.record.audit_log import (
+    FIRST,
+    HINT,
+    SEALED,
+    Parsed,
+    damaged_registry,
+    named_rows,
+    parse,
+    verified_hash,
+)
+from sovereign_pipeline.record.checkpoints import HEAD, RESTORE
+from sovereign_pipeline.record.merkle import Growth, leaf_hash
+from sovereign_pipeline.record.notes import Note, Signer, TreeHead, Verifier
+from sovereign_pipeline.record.tables import AuditEntry, Blob, Large, LedgerEntry, Signed, Table, view_tables
+from sovereign_pipeline.record.tree import AT_ONCE, written_by_this_program
+
+ENTRIES_AT_ONCE = 1_000
+_ABOUT_AN_ARTIFACT = canonical_json({"action": SEALED})[:-1] + b","
+"""How the bytes of an entry about a sealed artifact begin. Up to nine of ten are; the view does not hold them."""
+REPLAY = 1
+"""Increase it whenever the same entries lead to other rows."""
+SCHEMA = digest_of([REPLAY, {table.name: [repr(column) for column in table.columns] for table in view_tables()}])
+"""Tells a snapshot apart from one of a version of this program with other tables."""
+STATE = "/state"
+"""Suffix of the log's name in a signed snapshot."""
+_NEWEST = select(LedgerEntry.sequence, LedgerEntry.head).order_by(LedgerEntry.sequence.desc()).limit(1)
+_ENTRIES = select(LedgerEntry.sequence, LedgerEntry.data).order_by(LedgerEntry.sequence)
+
+
+class View:
+    """The state that a registry's entries lead to. Whoever uses it holds its lock; one thread may do so repeatedly."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.growth = Growth()
+        self.last = FIRST
+        """Hash of the newest entry."""
+        self.disk: Connection | None = None
+        """The connection to the database whose state is being read; None while nothing is read."""
+        self.draft: Connection | None = None
+        """What a transaction that writes to the registry has added so far; None while nothing is written."""
+        self.drafted: dict[str, bytes] = {}
+        """SHA-256 -> content of a row or a signed statement of the draft."""
+        self._head = ""
+        self._kept = 0
+        """Number of entries of the newest snapshot that is known."""
+        self._memory = sqlite3.connect(":memory:", check_same_thread=False)
+        self._memory.isolation_level = None  # transactions are begun below
+        for setting in ("foreign_keys", "query_only"):
+            self._memory.execute(f"PRAGMA {setting}=ON")
+        self._memory.deserialize(_empty())
+        self._engine = create_engine("sqlite://", creator=lambda: self._memory, poolclass=StaticPool)
+        event.listen(self._engine, "begin", _begin)
+
+    def connect(self) -> Connection:
+        return self._engine.connect()
+
+    @contextmanager
+    def changing(self) -> Iterator[Connection]:
+        """Open the only transaction that may change the view."""
+        self._memory.execute("PRAGMA query_only=OFF")
+        try:
+            with self._engine.connect().execution_options(writes=True) as connection, connection.begin():
+                yield connection
+        finally:
+            self._memory.execute("PRAGMA query_only=ON")
+
+    @contextmanager
+    def drafting(self, disk: Connection) -> Iterator[Connection]:
+        """Open a transaction that is always rolled back: what was committed comes into the view by `catch_up`."""
+        try:
+            with self.changing() as self.draft:
+                self.disk = disk
+                yield self.draft
+                self.draft.rollback()
+        finally:
+            self.disk = self.draft = None
+            self.drafted.clear()
+
+    def catch_up(self, disk: Connection, key: Callable[[], Verifier | None], snapshot: Path | None = None) -> None:
+        """Apply the entries that were added to the database since the last call.
+
+        Args:
+            disk: sees one committed state of the database.
+            key: returns the public key of the ledger, or None before the first act.
+            snapshot: where an earlier state may lie. One that is not of this ledger, or not signed, is not used.
+
+        Raises:
+            IntegrityError: an entry, a row that it names or the signed head is missing, was changed or was put in past
+                the program.
+        """
+        with written_by_this_program():
+            newest = disk.execute(_NEWEST).one_or_none()
+            size, head = (newest.sequence, newest.head) if newest is not None else (0, "")
+            if (size, head) == (self.growth.size, self._head) and (head or not size):
+                return
+            log = key()
+            is_loaded = self.growth.size == 0 and log is not None and self._load(snapshot, log)
+            try:
+                self._catch_up(disk, log, size, head)
+            except IntegrityError:
+                if not is_loaded:
+                    raise
+                # Replaying all entries tells whether they or the snapshot are wrong.
+                self.growth, self.last, self._head, self._kept = Growth(), FIRST, "", 0
+                self._memory.deserialize(_empty())
+                self._catch_up(disk, log, size, head)
+
+    def rehearse(self, disk: Connection) -> None:
+        """Assert that entries that are about to be committed can be replayed. Raises IntegrityError."""
+        with self.changing() as connection, written_by_this_program():
+            for entries in _batches(disk, self.growth.copy()):
+                apply(connection, disk, entries)
+            connection.rollback()
+
+    @property
+    def is_due(self) -> bool:
+        """True if the state is many entries newer than the last snapshot."""
+        return self.growth.size - self._kept >= ENTRIES_AT_ONCE
+
+    def keep(self, snapshot: Path, signer: Signer) -> None:
+        """Write the state into a file, signed with the ledger's key."""
+        content = self._memory.serialize()
+        said = {
+            "schema": SCHEMA,
+            "size": self.growth.size,
+            "peaks": [each.hex() for each in self.growth.peaks],
+            "last": self.last,
+            "sha256": hashlib.sha256(content).hexdigest(),
+        }
+        text = f"{signer.name}{STATE}\n{canonical_json(said).decode()}\n"
+        note = str(Note(text, (notes.signed(text, signer),))).encode()
+        write_atomically(snapshot, len(note).to_bytes(4, "big") + note + content)
+        self._kept = self.growth.size
+
+    def _load(self, snapshot: Path | None, log: Verifier) -> bool:
+        """Begin with the state in a file. Returns False if there is none that the ledger's key signed."""
+        if snapshot is None:
+            return False
+        try:
+            with snapshot.open("rb") as stream:
+                note = notes.parse_note(stream.read(int.from_bytes(stream.read(4), "big")).decode())
+                content = stream.read()
+            name, said = note.text.removesuffix("\n").split("\n")
+            if not notes.is_signed(note, log) or name != log.name + STATE:
+                return False
+            state = json.loads(said)
+        except (OSError, ValueError, SovereignError):
+            return False
+        if (state["schema"], state["sha256"]) != (SCHEMA, hashlib.sha256(content).hexdigest()):
+            return False
+        self._memory.deserialize(content)
+        self.growth, self.last = Growth(state["size"], [bytes.fromhex(each) for each in state["peaks"]]), state["last"]
+        self._kept = self.growth.size
+        return True
+
+    def _catch_up(self, disk: Connection, log: Verifier | None, size: int, head: str | None) -> None:
+        if size < self.growth.size or (self._head and size == self.growth.size):
+            raise IntegrityError(
+                f"The registry does not continue the {self.growth.size} entries that this process has read: it is "
+                f"older, or another one.",
+                RESTORE,
+            )
+        growth = self.growth.copy()
+        with self.changing() as connection:
+            for entries in _batches(disk, growth):
+                apply(connection, disk, entries)
+            if growth.size != size:
+                raise damaged_registry(growth.size + 1, "is missing")
+            if not _is_signed(head, growth, log):
+                raise _not_signed(disk, growth.size)
+            data = disk.scalar(select(LedgerEntry.data).where(LedgerEntry.sequence == size))
+            last = parse(data or b"", size).hash
+        self.growth, self.last, self._head = growth, last, head or ""
+
+
+def _begin(connection: Connection) -> None:
+    """Begin a transaction that changes the view. Readers need none: they hold the view's lock."""
+    if connection.get_execution_options().get("writes", False):
+        connection.exec_driver_sql("BEGIN")
+
+
+@cache
+def _empty() -> bytes:
+    """Return the view before the first entry."""
+    memory = sqlite3.connect(":memory:")
+    engine = create_engine("sqlite://", creator=lambda: memory, poolclass=StaticPool)
+    Table.metadata.create_all(engine, tables=view_tables())
+    return memory.serialize()
+
+
+_LOCK = threading.Lock()
+_VIEWS: dict[tuple[object, ...], View] = {}
+MOST_VIEWS = 4
+
+
+def view_of(*identity: object) -> View:
+    """Return the view of one database in this process. Of many, those that were used last are kept."""
+    with _LOCK:
+        known = _VIEWS.pop(identity, None)
+        found = _VIEWS[identity] = known if known is not None else View()
+        for each in [each for each in _VIEWS if _VIEWS[each].disk is None][:-MOST_VIEWS]:
+            del _VIEWS[each]
+        return found
+
+
+def forget_all() -> None:
+    """Forget every view of this process, as if it had just been started."""
+    global _LOCK
+    _LOCK = threading.Lock()
+    _VIEWS.clear()
+
+
+os.register_at_fork(after_in_child=forget_all)
+
+
+def _batches(disk: Connection, growth: Growth) -> Iterator[list[Parsed]]:
+    """Yield the entries after those of a tree, in order and without those about artifacts, and grow the tree by all."""
+    found: list[Parsed] = []
+    query = _ENTRIES.where(LedgerEntry.sequence > growth.size)
+    for sequence, data in disk.execute(query.execution_options(yield_per=ENTRIES_AT_ONCE)):
+        if sequence != growth.size + 1:
+            raise damaged_registry(growth.size + 1, "is missing")
+        for _ in growth.add(leaf_hash(data)):
+            pass
+        if data.startswith(_ABOUT_AN_ARTIFACT):
+            continue
+        found.append(parse(data, sequence))
+        if len(found) == ENTRIES_AT_ONCE:
+            yield found
+            found = []
+    if found:
+        yield found
+
+
+def _is_signed(head: str | None, growth: Growth, log: Verifier | None) -> bool:
+    """Return True if the ledger's key signed the root hash of the entries."""
+    if not head or log is None:
+        return False
+    try:
+        note = notes.parse_note(head)
+    except InputError:
+        return False
+    expected = TreeHead(log.name + HEAD, growth.size, growth.root()).to_text()
+    return note.text == expected and notes.is_signed(note, log)
+
+
+def _not_signed(disk: Connection, size: int) -> IntegrityError:
+    """Return the error for entries whose root hash is not signed. It names the first that is not as the others say."""
+    last = FIRST
+    try:
+        for sequence, data in disk.execute(_ENTRIES):
+            last = verified_hash(sequence, data, last)
+    except IntegrityError as error:
+        return error
+    return IntegrityError(
+        f"The registry's {size} entries are not those that the ledger's key signed last: one was changed, removed or "
+        f"put in past this program.",
+        RESTORE,
+    )
+
+
+def apply(connection: Connection, disk: Connection, entries: Sequence[Parsed]) -> None:
+    """Apply entries to the view: their columns, and the rows that they name.
+
+    Args:
+        connection: a transaction of `View.changing`.
+        disk: the database with the rows' content.
+
+    Raises:
+        IntegrityError: a row's content is missing or was changed, or the row is already there.
+    """
+    named = [
+        (entry.sequence, table, key, digest)
+        for entry in entries
+        for table, rows in named_rows(entry.subjects).items()
+        for key, digest in rows.items()
+    ]
+    content = _blobs(disk, {digest: sequence for sequence, _, _, digest in named})
+    rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    places: dict[str, list[int]] = defaultdict(list)
+    for sequence, table, key, digest in named:
+        rows[table].append(_row(sequence, table, key, digest, json.loads(content[digest])))
+        places[table].append(sequence)
+    signed = {
+        row[column]: sequence
+        for table in rows
+        for row, sequence in zip(rows[table], places[table], strict=True)
+        for column in SIGNED[table]
+    }
+    _blobs(disk, signed)  # a statement that is missing stops everything, whether or not it is asked for
+    rows[AuditEntry.__tablename__] = [each._asdict() for each in entries]
+    for each in view_tables():
+        if each.name not in rows:
+            continue
+        try:
+            connection.execute(insert(each), rows[each.name])
+        except OperationalError:  # such as a lack of memory
+            raise
+        except SQLAlchemyError:
+            raise IntegrityError(
+                f"The audit log: entries {entries[0].sequence} to {entries[-1].sequence} name rows of {each.name} that "
+                f"cannot be added to those before them.",
+                HINT,
+            ) from None
+
+
+_READ = ((DateTime, datetime.datetime.fromisoformat), (Date, datetime.date.fromisoformat))
+
+
+def _row(sequence: int, name: str, key: str, sha256: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row's columns by name.
+
+    Args:
+        sha256: of the content.
+    """
+    table = _BY_NAME.get(name)
+    if table is None or not {*content} <= {*table.columns.keys()}:
+        raise damaged_registry(sequence, f"names a row of {name} that this version of the program does not know")
+    row = {column.name: _value(column.type, content.get(column.name), sha256) for column in table.columns}
+    if key != "/".join(str(row[column.name]) for column in table.primary_key):
+        raise damaged_registry(sequence, f"names a row of {name} by another key")
+    return row
+
+
+def _value(type: Any, value: Any, sha256: str) -> Any:
+    if value is None:
+        return None
+    if isinstance(type, Large):
+        return sha256
+    implemented = getattr(type, "impl_instance", type)
+    return next((read(value) for kind, read in _READ if isinstance(implemented, kind)), value)
+
+
+_BY_NAME: Mapping[str, SqlTable] = {table.name: table for table in view_tables()}
+SIGNED: Mapping[str, list[str]] = {
+    table.name: [column.name for column in table.columns if isinstance(column.type, Signed)] for table in view_tables()
+}
+"""Table of the view -> its columns of signed statements."""
+
+
+def _blobs(disk: Connection, wanted: Mapping[str, int]) -> dict[str, bytes]:
+    """Return SHA-256 -> the bytes with it.
+
+    Args:
+        wanted: SHA-256 -> number of an entry that names it.
+    """
+    found = {sha256: data for sha256, data in read_blobs(disk, wanted)}
+    for sha256, sequence in wanted.items():
+        data = found.get(sha256)
+        if data is None or hashlib.sha256(data).hexdigest() != sha256:
+            problem = "is missing" if data is None else "was changed"
+            raise damaged_registry(sequence, f"names a row whose content {problem} ({sha256[:12]})")
+    return found
+
+
+def content_in(disk: Connection, drafted: Mapping[str, bytes], sha256: str) -> bytes:
+    """Return a signed statement or a row's content by its SHA-256. Raises IntegrityError if it is not there unchanged.
+
+    Args:
+        drafted: statements that the transaction has not written yet.
+    """
+    found = drafted.get(sha256)
+    if found is None:
+        with written_by_this_program():
+            found = next((data for _, data in read_blobs(disk, [sha256])), None)
+    if found is None or hashlib.sha256(found).hexdigest() != sha256:
+        problem = "is missing" if found is None else "was changed"
+        raise IntegrityError(f"The registry: the stored content with the SHA-256 {sha256} {problem}.", HINT)
+    return found
+
+
+def read_blobs(disk: Connection, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    ordered = list(wanted)
+    for start in range(0, len(ordered), AT_ONCE):
+        query = select(Blob.sha256, Blob.data).where(Blob.sha256.in_(ordered[start : start + AT_ONCE]))
+        yield from ((sha256, bytes(data)) for sha256, data in disk.execute(query))
