@@ -93,6 +93,7 @@ def test_the_candidate_answers_with_its_adapter_and_the_opponent_with_its_own_or
     ]
     assert all(each.is_identical for each in answers(workplace, first, first))
     with open_models(base_model, {"candidate": TunedModel("adapter", better)}, precision="float32") as models:
-        text = "<|start|>user\nAnswer this letter.\n\n" + PROMPTS[0].text + "<|end|>\n<|start|>assistant\n"
+        turns = [{"role": "user", "content": f"Answer this letter.\n\n{PROMPTS[0].text}"}]
+        text = models.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         (direct,) = models.answer([text], "candidate", 24, 2)
     assert direct.text.strip() == against_base[0].candidate
