@@ -373,7 +373,7 @@ def damaged_registry(sequence: int, problem: str) -> IntegrityError:
 
 
 SEALED, REGISTERED = "artifact sealed", "adapter registered"
-HINT = "Restore the registry from a copy, and find out who changed it."
+HINT = tree.HINT
 TRAINED_ON = "trained_on"
 """Key in a registration's entry for the adapter's datasets, their contents and its base models."""
 

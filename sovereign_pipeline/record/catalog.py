@@ -6,14 +6,14 @@ import hashlib
 import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Row, Select, select
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.record.audit_log import append
+from sovereign_pipeline.record.audit_log import HINT, append
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.officers import actor_of
@@ -27,9 +27,6 @@ from sovereign_pipeline.record.tables import (
     row_as_dict,
 )
 from sovereign_pipeline.record.trust_root import Trust
-
-if TYPE_CHECKING:
-    from sovereign_pipeline.record.trust_root import Trust
 
 State = Literal[
     "registered", "in review", "approved", "staged", "production", "superseded", "rejected", "recalled", "retired"
@@ -332,8 +329,6 @@ MAY = "retire"
 STATEMENT = "bundle"
 """Key in an entry's subjects for the text of the signed statement."""
 
-HINT = "Restore the registry from a copy, and find out who changed it."
-
 
 @dataclass(frozen=True)
 class PurgedFile:
@@ -371,7 +366,7 @@ def purge_dates(session: Session) -> dict[str, datetime.date]:
     return found
 
 
-def purge_of(session: Session, trust: "Trust", adapter_id: str) -> Purge | None:
+def purge_of(session: Session, trust: Trust, adapter_id: str) -> Purge | None:
     """Return the purge of an adapter's weights, or None. Raises IntegrityError if no officer signed it."""
     query = _entries().where(AuditEntry.subjects["adapter"].as_string() == adapter_id).limit(1)
     entry = session.scalars(query).first()
@@ -383,7 +378,7 @@ def purges_of(session: Session, artifact: str) -> list[AuditEntry]:
     return [each for each in session.scalars(_entries()) if artifact in each.subjects["weights"]]
 
 
-def files_purged(session: Session, trust: "Trust", artifact: str) -> dict[str, Purge]:
+def files_purged(session: Session, trust: Trust, artifact: str) -> dict[str, Purge]:
     """Return path -> the purge that removed the file, for the files of an artifact.
 
     Raises IntegrityError if no officer signed a purge.
@@ -401,7 +396,7 @@ def _entries() -> Select[AuditEntry]:
     return select(AuditEntry).where(AuditEntry.action == PURGED).order_by(AuditEntry.sequence)
 
 
-def _verified(session: Session, trust: "Trust", entry: AuditEntry) -> Purge:
+def _verified(session: Session, trust: Trust, entry: AuditEntry) -> Purge:
     from sovereign_pipeline.record.officers import verify_act  # lists of adapters verify no signature
     from sovereign_pipeline.record.statements import PURGE
 

@@ -40,7 +40,7 @@ class Registry:
     identity: tuple[object, ...]
     """Tells this database apart from every other."""
     snapshot: Path | None
-    """Where an earlier state is kept. None: every entry is replayed."""
+    """Path of the kept state. None: every entry is replayed."""
 
     @property
     def view(self) -> View:
@@ -116,10 +116,10 @@ class Registry:
     def keep_anew(self) -> None:
         """Replace the kept state by the one that was just replayed, or remove it where the ledger's key is not here."""
         snapshot, signer = kept_state(self.settings), checkpoints.signer(self.settings)
-        if signer is None:
-            snapshot.unlink(missing_ok=True)
-        elif snapshot.exists():
-            with self.view.lock:
+        with self.view.lock, suppress(OSError):  # whoever only verifies may not write here
+            if signer is None:
+                snapshot.unlink(missing_ok=True)
+            elif snapshot.exists():
                 self.view.keep(snapshot, signer)
 
     @contextmanager

@@ -64,7 +64,7 @@ class View:
         self.disk: Connection | None = None
         """The connection to the database whose state is being read; None while nothing is read."""
         self.draft: Connection | None = None
-        """What a transaction that writes to the registry has added so far; None while nothing is written."""
+        """The transaction that holds what a writer has added so far; None while nothing is written."""
         self.drafted: dict[str, bytes] = {}
         """SHA-256 -> content of a row or a signed statement of the draft."""
         self._head = ""

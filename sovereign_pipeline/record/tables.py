@@ -58,7 +58,7 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
 
 
 class _Store(threading.local):
-    """Where this thread finds signed statements and large values (`database.py`)."""
+    """This thread's way to signed statements and large values (`database.py`)."""
 
     read: Callable[[str], bytes] | None = None
     """Returns the bytes with a SHA-256 from the database whose view is read. Raises IntegrityError."""
@@ -261,7 +261,7 @@ class LedgerNode(Table):
 
 
 class Blob(Table):
-    """What entries name by its SHA-256: the columns of a row as canonical JSON, or a signed statement."""
+    """Bytes that entries name by their SHA-256: the columns of a row as canonical JSON, or a signed statement."""
 
     __tablename__ = "blob"
     __table_args__ = (ENTRIES,)
