@@ -211,6 +211,23 @@ def test_a_state_that_the_ledgers_key_did_not_sign_is_not_used(
     assert lamps_in(bench.open_registry()) == [*range(7)]
 
 
+def test_verifying_replaces_a_kept_state_or_removes_it_without_the_key(bench: Bench, snapshot: Path) -> None:
+    whole = snapshot.read_bytes()
+    snapshot.write_bytes(whole[:-100])
+    open_registry(bench.settings, from_first_entry=True).keep_anew()
+    assert len(snapshot.read_bytes()) >= len(whole)
+    assert lamps_in(bench.open_registry()) == [*range(7)]
+    checkpoints.key_file(bench.settings).unlink()
+    open_registry(bench.settings, from_first_entry=True).keep_anew()
+    assert not snapshot.exists()
+
+
+def test_verifying_does_not_need_to_write(bench: Bench, snapshot: Path) -> None:
+    snapshot.unlink()
+    snapshot.mkdir()
+    open_registry(bench.settings, from_first_entry=True).keep_anew()
+
+
 def test_an_act_that_cannot_be_replayed_is_not_committed(bench: Bench) -> None:
     registry = bench.open_registry()
     light(registry, 1)
