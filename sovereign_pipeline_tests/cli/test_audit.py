@@ -11,7 +11,7 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline_tests.conftest import DemoInstitution
-from sovereign_pipeline_tests.ledger.lamps import cut_to, light
+from sovereign_pipeline_tests.record.lamps import cut_to, light
 
 Ask = Callable[..., Result]
 

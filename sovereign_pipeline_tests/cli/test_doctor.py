@@ -23,8 +23,8 @@ from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.notes import COSIGNS, new_signer
 from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE
-from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.record.small_stages import make
 
 
 @pytest.fixture

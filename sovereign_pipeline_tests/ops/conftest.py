@@ -26,8 +26,8 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.trust_changes import create_trust
 from sovereign_pipeline.record.trust_root import Trust, load_trust, read_files
-from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.record.small_stages import make
 
 PACKED = datetime(2026, 11, 27, 9, tzinfo=UTC)
 ARRIVED = PACKED + timedelta(days=2)

@@ -25,9 +25,9 @@ from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.trust_changes import revoke, rotate_key
 from sovereign_pipeline.record.verifying import verify_registry
-from sovereign_pipeline_tests.artifacts.test_confined import WORD
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.ops.conftest import ACT, Office, Pair, act
+from sovereign_pipeline_tests.record.test_confined import WORD
 from sovereign_pipeline_tests.trusted import demonstration_key
 
 

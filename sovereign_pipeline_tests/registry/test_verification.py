@@ -11,7 +11,7 @@ from sovereign_pipeline.base.files import canonical_json, digest_of, file_sha256
 from sovereign_pipeline.record.manifest import MANIFEST_FILE
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.verification import VerificationReport, verify_adapter, verify_dataset
-from sovereign_pipeline_tests.ledger.owner import forge
+from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.registry.bench import CHAIN, SHARDS, Bench
 
 pytestmark = pytest.mark.slow

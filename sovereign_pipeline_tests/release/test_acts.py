@@ -18,7 +18,7 @@ from sovereign_pipeline.release.cadence import due_reviews, record_review
 from sovereign_pipeline.release.recall import OPENED, Question, ask, open_recall, open_recalls, waive_recall
 from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.release.requests import find_request
-from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.record.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 
 pytestmark = pytest.mark.slow

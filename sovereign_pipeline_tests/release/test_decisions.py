@@ -20,7 +20,7 @@ from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release import requests
 from sovereign_pipeline.release.requests import decide, propose, request
 from sovereign_pipeline.release.standing import Standing, assert_signed, standings
-from sovereign_pipeline_tests.ledger.owner import change, forge
+from sovereign_pipeline_tests.record.owner import change, forge
 from sovereign_pipeline_tests.release.conftest import Office
 
 pytestmark = pytest.mark.slow

@@ -23,8 +23,8 @@ from sovereign_pipeline.release.recall import (
 )
 from sovereign_pipeline.release.recall import ask as ask_for
 from sovereign_pipeline.release.recall_index import index_adapter
-from sovereign_pipeline_tests.ledger.owner import change, forge
 from sovereign_pipeline_tests.officers import PERSON, officer, recall
+from sovereign_pipeline_tests.record.owner import change, forge
 from sovereign_pipeline_tests.release.conftest import Office
 from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
 

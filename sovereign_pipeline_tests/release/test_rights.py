@@ -34,7 +34,7 @@ from sovereign_pipeline.release.standing import (
     standing_of,
     standings,
 )
-from sovereign_pipeline_tests.ledger.owner import forge
+from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.release.conftest import Office
 
 NOW = datetime.datetime(2027, 1, 1, tzinfo=datetime.UTC)

@@ -23,7 +23,7 @@ from sovereign_pipeline.record.tables import (
 from sovereign_pipeline.review import acts as custody
 from sovereign_pipeline.review import ballots
 from sovereign_pipeline.review.acts import signed_acts
-from sovereign_pipeline_tests.ledger.owner import forge
+from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 Attack = Callable[[ReviewBench, Session], None]

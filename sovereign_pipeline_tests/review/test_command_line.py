@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityError, StaleInput
 from sovereign_pipeline.base.hosts import listen
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline_tests.ledger.owner import forge
 from sovereign_pipeline_tests.officers import officer_called
+from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 
 

@@ -10,8 +10,8 @@ from sovereign_pipeline.base.errors import ConflictError, GateRefused, Integrity
 from sovereign_pipeline.record.gates import assert_usable
 from sovereign_pipeline.record.officers import officer_in_short
 from sovereign_pipeline.record.stage import Built, Inputs, Outcome, Workplace
-from sovereign_pipeline_tests.ledger.owner import forge
 from sovereign_pipeline_tests.officers import officer_called, waive
+from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.review.conftest import BLIND_REVIEW, ReviewBench
 
 pytestmark = pytest.mark.slow

@@ -14,8 +14,8 @@ from sovereign_pipeline.serving import deployable
 from sovereign_pipeline.serving.deployment import RegistryUnreached
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline.serving.rollout.rollback import rollback
-from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
+from sovereign_pipeline_tests.record.owner import change
 from sovereign_pipeline_tests.serving.served_office import Deploying, ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import change_last_byte
 

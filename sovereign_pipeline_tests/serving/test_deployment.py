@@ -16,8 +16,8 @@ from sovereign_pipeline.release.recall import Question, waive_recall
 from sovereign_pipeline.serving.deployment import Deployment, Sources
 from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 from sovereign_pipeline.serving.fingerprints import Job, compute, compute_apart, conversations
-from sovereign_pipeline_tests.ledger.owner import change
 from sovereign_pipeline_tests.officers import recall
+from sovereign_pipeline_tests.record.owner import change
 from sovereign_pipeline_tests.serving.engines.conformance import Running, until
 from sovereign_pipeline_tests.serving.engines.test_local import process_of
 from sovereign_pipeline_tests.serving.served_office import Deploying, ServedOffice

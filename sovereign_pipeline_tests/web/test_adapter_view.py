@@ -25,7 +25,7 @@ from sovereign_pipeline.web import adapter_view
 from sovereign_pipeline.web.adapter_view import OnRecord, next_step, time_line
 from sovereign_pipeline.web.rendering import HERE, Node, adapter_file, arabic, lineage_svg, translate
 from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND
-from sovereign_pipeline_tests.ledger.owner import forge
+from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.web.conftest import HOSTILE, THIRD, Site
 
 pytestmark = pytest.mark.slow

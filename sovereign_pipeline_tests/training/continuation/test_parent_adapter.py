@@ -27,7 +27,7 @@ from sovereign_pipeline.training.continuation import parent_adapter
 from sovereign_pipeline.training.job import TrainingJob
 from sovereign_pipeline.training.stages import SFT_ADAPTER
 from sovereign_pipeline_tests.conftest import A_LABEL
-from sovereign_pipeline_tests.ledger.owner import forge
+from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.training.continuation.chain import NEW, SHAPE, Office, evaluated
 
 pytestmark = pytest.mark.slow

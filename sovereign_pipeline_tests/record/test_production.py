@@ -18,7 +18,7 @@ from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Gate, Inputs, Stage, Verdict, Workplace, identity_of
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
+from sovereign_pipeline_tests.record.small_stages import FIRST, SECOND, SHORT, make, writes
 
 
 def verdict_of(workplace: Workplace, reference: str) -> str:

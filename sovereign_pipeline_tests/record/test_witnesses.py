@@ -12,7 +12,7 @@ from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.merkle import Growth, leaf_hash
 from sovereign_pipeline.record.notes import COSIGNS, Note, Signer
 from sovereign_pipeline.record.verifying import verify_registry
-from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, light, light_past_the_program
+from sovereign_pipeline_tests.record.lamps import cut_to, exact_bytes, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench
 
 FIRST, SECOND = (notes.new_signer(f"office.example/w{number}", COSIGNS) for number in (1, 2))

@@ -19,7 +19,7 @@ from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
 from sovereign_pipeline.record import audit_log, checkpoints, merkle, notes, replay
 from sovereign_pipeline.record.checkpoints import assert_not_older
 from sovereign_pipeline.record.database import Registry, open_registry
-from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, kept, light, light_past_the_program
+from sovereign_pipeline_tests.record.lamps import cut_to, exact_bytes, kept, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import wait_until
 
@@ -233,7 +233,7 @@ KILLED = """
 import sys
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline_tests.ledger.lamps import light
+from sovereign_pipeline_tests.record.lamps import light
 registry = open_registry(Settings.from_environment())
 for lamp in range(1_000_000):
     light(registry, lamp)

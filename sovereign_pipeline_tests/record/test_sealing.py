@@ -21,8 +21,8 @@ from sovereign_pipeline.record.sealing import PROVENANCE_BUNDLE, bundles_of, ope
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.statements import read_statement, sign_statement
 from sovereign_pipeline.record.trust_changes import revoke, rotate_key
-from sovereign_pipeline_tests.artifacts.small_stages import CONTENT, FIRST, SECOND, make, writes
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.record.small_stages import CONTENT, FIRST, SECOND, make, writes
 from sovereign_pipeline_tests.registry.bench import Bench, small_bench
 from sovereign_pipeline_tests.trusted import demonstration, demonstration_key
 
@@ -247,7 +247,7 @@ import os, signal, sys
 from pathlib import Path
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.sealing import LedgerSeals
-from sovereign_pipeline_tests.artifacts.small_stages import FIRST
+from sovereign_pipeline_tests.record.small_stages import FIRST
 from sovereign_pipeline_tests.conftest import DemoInstitution, minimal_recipe
 
 enter = LedgerSeals.enter

@@ -15,7 +15,7 @@ from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.statements import sign_directory, verify_directory, verify_statement
 from sovereign_pipeline.record.trust_changes import revoke
-from sovereign_pipeline_tests.signing.conftest import BEGINNING, Holders
+from sovereign_pipeline_tests.record.conftest import BEGINNING, Holders
 
 NAME = "lamps-1.0.0"
 

@@ -16,9 +16,9 @@ from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict, rea
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace
-from sovereign_pipeline_tests.artifacts.small_stages import make, writes
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.officers import PERSON, officer, waive
+from sovereign_pipeline_tests.record.small_stages import make, writes
 
 
 def says(outcome: Outcome) -> Callable[[Workplace, object, Inputs], Verdict]:

@@ -11,7 +11,7 @@ from sqlalchemy import event
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.record.database import Registry, open_registry
-from sovereign_pipeline_tests.ledger.lamps import cut_to, exact_bytes, kept, light
+from sovereign_pipeline_tests.record.lamps import cut_to, exact_bytes, kept, light
 from sovereign_pipeline_tests.registry.bench import Bench
 
 

@@ -15,7 +15,7 @@ from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityE
 from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.trust_changes import TARGETS_DAYS, add_key, add_officer, revoke, rotate_root
 from sovereign_pipeline.record.trust_root import RootSigner, tuf_key, written
-from sovereign_pipeline_tests.signing.conftest import BEGINNING, Holders, delegations, load, rewrite
+from sovereign_pipeline_tests.record.conftest import BEGINNING, Holders, delegations, load, rewrite
 
 
 def test_who_may_do_what_is_read_back(holders: Holders) -> None:

@@ -22,9 +22,9 @@ from sovereign_pipeline.record.stage import Built, Stage, Workplace, make_artifa
 from sovereign_pipeline.record.statements import WAIVER, Statement, Subject, sign_statement
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.record.trust_changes import add_officer, revoke
-from sovereign_pipeline_tests.artifacts.small_stages import make
-from sovereign_pipeline_tests.artifacts.test_waiver import consume, stage_that
 from sovereign_pipeline_tests.officers import officer, waive
+from sovereign_pipeline_tests.record.small_stages import make
+from sovereign_pipeline_tests.record.test_waiver import consume, stage_that
 
 
 def roots(workplace: Workplace) -> list[FileSigner]:

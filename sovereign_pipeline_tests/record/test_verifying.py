@@ -16,7 +16,7 @@ from sovereign_pipeline.record import checkpoints, merkle, notes, replay, tree
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.tables import LedgerEntry, LedgerKey, LedgerNode
 from sovereign_pipeline.record.verifying import verify_registry
-from sovereign_pipeline_tests.ledger.lamps import cut_to, light, light_past_the_program
+from sovereign_pipeline_tests.record.lamps import cut_to, light, light_past_the_program
 from sovereign_pipeline_tests.registry.bench import Bench
 
 Attack = Callable[[Session], None]

@@ -12,8 +12,8 @@ from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.store import ArtifactStore
-from sovereign_pipeline_tests.artifacts.small_stages import make
 from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.record.small_stages import make
 
 WORD = b"w3x7"
 """Stands in one letter."""

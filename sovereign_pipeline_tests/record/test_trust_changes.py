@@ -21,7 +21,7 @@ from sovereign_pipeline.record.trust_changes import (
     rotate_key,
     rotate_root,
 )
-from sovereign_pipeline_tests.signing.conftest import BEGINNING, IN_A_WEEK, Holders, load
+from sovereign_pipeline_tests.record.conftest import BEGINNING, IN_A_WEEK, Holders, load
 
 
 def test_a_rotated_key_leaves_the_one_before_for_what_it_signed(holders: Holders) -> None:

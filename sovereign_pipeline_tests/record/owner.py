@@ -25,7 +25,7 @@ from sovereign_pipeline.record.tables import (
     Table,
     view_tables,
 )
-from sovereign_pipeline_tests.ledger.lamps import leaves_in, rewrite
+from sovereign_pipeline_tests.record.lamps import leaves_in, rewrite
 
 Rows = dict[tuple[str, str], bytes]
 """Table and primary key -> what lies in the database for the row."""

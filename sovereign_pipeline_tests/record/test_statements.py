@@ -38,7 +38,7 @@ from sovereign_pipeline.record.statements import (
     verify_statement,
 )
 from sovereign_pipeline.record.trust_changes import revoke
-from sovereign_pipeline_tests.signing.conftest import BEGINNING, Holders
+from sovereign_pipeline_tests.record.conftest import BEGINNING, Holders
 
 MANIFEST = b'{"kind": "lamp_list"}\n'
 DIGEST = hashlib.sha256(MANIFEST).hexdigest()

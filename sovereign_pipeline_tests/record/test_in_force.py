@@ -17,7 +17,7 @@ from sovereign_pipeline.record.in_force import rule_file, rules, trust_on_record
 from sovereign_pipeline.record.keys import FileSigner, generate
 from sovereign_pipeline.record.trust_changes import add_key, create_trust
 from sovereign_pipeline.record.trust_root import load_trust
-from sovereign_pipeline_tests.ledger.lamps import light
+from sovereign_pipeline_tests.record.lamps import light
 from sovereign_pipeline_tests.registry.bench import Bench
 
 

@@ -24,9 +24,9 @@ from sovereign_pipeline.record.catalog import (
 )
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.tables import Adapter, AuditEntry, Blob, LedgerEntry
-from sovereign_pipeline_tests.ledger.lamps import cut_to, light, light_past_the_program
-from sovereign_pipeline_tests.ledger.lamps import exact_bytes as exact_bytes_of
-from sovereign_pipeline_tests.ledger.owner import change
+from sovereign_pipeline_tests.record.lamps import cut_to, light, light_past_the_program
+from sovereign_pipeline_tests.record.lamps import exact_bytes as exact_bytes_of
+from sovereign_pipeline_tests.record.owner import change
 from sovereign_pipeline_tests.registry.bench import Bench
 
 
@@ -258,7 +258,7 @@ def test_a_running_process_does_not_go_back(bench: Bench, monkeypatch: pytest.Mo
 OTHER_PROCESS = """
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.database import open_registry
-from sovereign_pipeline_tests.ledger.lamps import light
+from sovereign_pipeline_tests.record.lamps import light
 light(open_registry(Settings.from_environment()), 2)
 """
 

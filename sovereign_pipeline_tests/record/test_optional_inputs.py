@@ -7,7 +7,7 @@ import pytest
 from sovereign_pipeline.base.errors import GateRefused, StaleInput
 from sovereign_pipeline.record.stage import Stage, Verdict, Workplace, identity_of
 from sovereign_pipeline.record.staleness import Change, Reason, explain, stale_kinds
-from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
+from sovereign_pipeline_tests.record.small_stages import FIRST, SECOND, SHORT, make, writes
 
 FAILING = replace(SHORT, evaluate=lambda workplace, artifact, inputs: Verdict(False, "it is long.", {}))
 

@@ -14,8 +14,8 @@ from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.record.staleness import LONGEST_VALUE, Change, Reason, compare, explain, stale_kinds
 from sovereign_pipeline.record.store import Artifact
-from sovereign_pipeline_tests.artifacts.small_stages import FIRST, SECOND, SHORT, make, writes
 from sovereign_pipeline_tests.officers import waive
+from sovereign_pipeline_tests.record.small_stages import FIRST, SECOND, SHORT, make, writes
 
 CONFIG = {"rate": 1, "gone": True, "sources": [{"path": "a"}], "levels": ["low", "high"], "note": "x" * 200}
 DETAILED = replace(

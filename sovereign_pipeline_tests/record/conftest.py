@@ -1,4 +1,4 @@
-"""A trust root with known keys, made once; a test gets a copy."""
+"""A chain of small artifacts, a workplace, and a trust root with known keys, which is made once and copied."""
 
 import shutil
 from collections.abc import Callable
@@ -11,8 +11,11 @@ import pytest
 from tuf.api.metadata import Metadata, Targets
 
 from sovereign_pipeline.record.keys import FileSigner, generate
+from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.trust_changes import add_officer, create_trust
 from sovereign_pipeline.record.trust_root import RootSigner, Trust, load_trust, written
+from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.registry.bench import Bench, small_bench
 
 BEGINNING = datetime(2026, 11, 26, 12, tzinfo=UTC)
 IN_A_WEEK = BEGINNING + timedelta(days=7)
@@ -73,3 +76,13 @@ def rewrite(holders: Holders, change: Callable[[Targets], None], signers: tuple[
 
 def delegations(targets: Targets) -> Any:
     return targets.delegations
+
+
+@pytest.fixture
+def bench(institution: DemoInstitution) -> Bench:
+    return small_bench(institution)
+
+
+@pytest.fixture
+def workplace(institution: DemoInstitution) -> Workplace:
+    return institution.workplace()

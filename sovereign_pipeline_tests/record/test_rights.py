@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.record.database import Registry, beyond_a_service, open_registry
-from sovereign_pipeline_tests.ledger.lamps import exact_bytes, light
+from sovereign_pipeline_tests.record.lamps import exact_bytes, light
 from sovereign_pipeline_tests.registry.bench import Bench
 
 ROLES, GRANTS = re.findall(
