@@ -181,8 +181,8 @@ def adapters_show(
         return None
     registry = open_registry(Settings.from_environment())
     (facts,) = with_marks(registry, [show_adapter(registry, adapter_id)], adapter_id)
-    trust = trust_root_if_any(registry.settings) if facts["acceptances"] else None
-    facts["acceptances"] = [{**each, "person": officer_shown(trust, each["officer"])} for each in facts["acceptances"]]
+    trust = trust_root_if_any(registry.settings) if facts["waivers"] else None
+    facts["waivers"] = [{**each, "person": officer_shown(trust, each["officer"])} for each in facts["waivers"]]
     return Result(facts, lambda: _print_adapter(facts))
 
 
@@ -400,7 +400,7 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
     print_facts({**single, "base model licence": licence, "trained with": trained_with})
     kept = ("kind", "rows", "rows_held_out", "classification", "digest")
     print_rows([only(each, *kept) for each in facts["datasets"]], "Datasets")
-    accepted = {(each["stage"], each["gate"]): each for each in facts["acceptances"]}
+    accepted = {(each["stage"], each["gate"]): each for each in facts["waivers"]}
     print_rows([_gate(each, accepted) for each in facts["gate_records"]], "Gates")
     if facts["known_issues"]:
         issues = [only(each, "number", "text", "person", "added_at") for each in facts["known_issues"]]

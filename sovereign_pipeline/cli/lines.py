@@ -361,12 +361,12 @@ def _facts(workplace: Workplace, status: GateStatus) -> dict[str, Any]:
         "stage": status.stage.kind,
         "gate": status.gate.name,
         "question": status.gate.question,
-        "judged": status.ref.digest,
+        "evaluated": status.ref.digest,
         "outcome": recorded.verdict.outcome if recorded else NOT_EVALUATED,
         "message": recorded.verdict.message if recorded else None,
         "record": recorded.record.digest if recorded else None,
         "officer_may": status.gate.permission(workplace, status.ref),
-        "acceptance": _waiver(workplace, status),
+        "waiver": _waiver(workplace, status),
     }
 
 
@@ -384,7 +384,7 @@ def _waiver(workplace: Workplace, status: GateStatus) -> dict[str, Any] | None:
 
 
 def _row_gates(facts: dict[str, Any]) -> dict[str, Any]:
-    waiver = facts["acceptance"]
+    waiver = facts["waiver"]
     if waiver:
         waived = f"waived by {waiver['person']} ({waiver['kind']}, {waiver['at'][:10]}): {waiver['reason']}"
     elif facts["officer_may"] != "nothing" and facts["outcome"] not in ("pass", NOT_EVALUATED):

@@ -182,7 +182,7 @@ def scrubbed_corpus(artifact: Artifact) -> Page:
     page: Page = {
         "replaced": table([{"personal data": kind, "occurrences": count} for kind, count in sorted(replaced.items())])
     }
-    doubtful = read_json(artifact.file(FINDINGS)).get("doubtful", {})  # findings of earlier versions have none
+    doubtful = read_json(artifact.file(FINDINGS))["doubtful"]
     if doubtful:
         page[f"doubtful (first {DOUBTFUL_SHOWN} rows)"] = table(
             [

@@ -177,7 +177,7 @@ class MarginOutcome(Frozen):
     margin: float
     """Margin in the unit of the difference; 0 if superiority is required."""
     smallest_visible: float
-    """Minimum detectable difference (80 % power), in the unit of the difference. The field keeps its stored name."""
+    """Minimum detectable difference (80 % power), in the unit of the difference."""
     rows_needed: int | None
     """Number of rows at which `margin` would be the minimum detectable difference; None if superiority is required,
     which no number of rows can assure."""

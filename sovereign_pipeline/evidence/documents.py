@@ -107,7 +107,7 @@ def tlp_of(manifest: Manifest) -> str:
 
 
 def _verdict(stated: Mapping[str, Any], file: Any) -> VerdictFacts:
-    verdict, waiver = json.loads(file(stated["digest"], "verdict.json")), stated.get("acceptance")
+    verdict, waiver = json.loads(file(stated["digest"], "verdict.json")), stated.get("waiver")
     reason = waiver["reason"] if waiver else None
     return VerdictFacts(stated["stage"], stated["gate"], verdict["outcome"], verdict["message"], reason)
 

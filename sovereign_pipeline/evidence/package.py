@@ -83,7 +83,7 @@ SHOWN: Mapping[str, frozenset[str]] = {
     "base_model": frozenset({"base_model.json"}),
     "evaluation_report": frozenset({"report.json"}),
     "gate_record": frozenset({"verdict.json"}),
-    "gate_acceptance": frozenset({"acceptance.json", "acceptance.sigstore.json"}),
+    "gate_waiver": frozenset({"waiver.json", "waiver.sigstore.json"}),
     "registered_adapter": frozenset({"record.json", "bill_of_materials.json"}),
     "review_plan": frozenset({"plan.json"}),
     "blind_review": frozenset({"review.json", "ballots.jsonl", "guesses.jsonl"}),
@@ -312,7 +312,7 @@ def _with_parents(registry: Registry, store: ArtifactStore, adapters: Iterable[s
 def _of_adapter(store: ArtifactStore, row: Adapter) -> list[ArtifactRef]:
     """Return an adapter's record and the records and waivers of its gates, as registered."""
     named = [{"digest": row.record_digest, "manifest_sha256": row.record_manifest_sha256}, *row.gate_records]
-    named += [each["acceptance"] for each in row.gate_records if each.get("acceptance")]
+    named += [each["waiver"] for each in row.gate_records if each.get("waiver")]
     return [
         store.ref_of(each["digest"]).model_copy(update={"manifest_sha256": each["manifest_sha256"]}) for each in named
     ]
@@ -331,7 +331,7 @@ def _artifacts(store: ArtifactStore, session: Session, roots: Iterable[ArtifactR
         found.levels[manifest.classification] = manifest.ladder.index(manifest.classification)
         for name, content in shown_files(store, ref, manifest):
             found.files[f"artifacts/{ref.digest}/{name}"] = content
-            if ref.kind == "gate_acceptance" and name.endswith(SUFFIX) and not name.startswith("manifest"):
+            if ref.kind == "gate_waiver" and name.endswith(SUFFIX) and not name.startswith("manifest"):
                 _enter(session, WAIVED, found, statement=hashlib.sha256(content).hexdigest())
     for ref in manifests:
         sequence = sealed_at(session, ref)
@@ -358,7 +358,7 @@ def _reviews(
     if not plans:
         return []
     results: dict[str, ArtifactRef] = {}
-    kinds = ("blind_review", "gate_record", "gate_acceptance")
+    kinds = ("blind_review", "gate_record", "gate_waiver")
     log = stream_in(session)
     sealed = [each.subjects for each in log if each.action == SEALED and each.subjects["kind"] in kinds]
     for kind in kinds:

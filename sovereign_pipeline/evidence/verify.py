@@ -544,7 +544,7 @@ SHOWN = {
     "base_model": {"base_model.json"},
     "evaluation_report": {"report.json"},
     "gate_record": {"verdict.json"},
-    "gate_acceptance": {"acceptance.json", "acceptance.sigstore.json"},
+    "gate_waiver": {"waiver.json", "waiver.sigstore.json"},
     "registered_adapter": {"record.json", "bill_of_materials.json"},
     "review_plan": {"plan.json"},
     "blind_review": {"review.json", "ballots.jsonl", "guesses.jsonl"},
@@ -735,7 +735,7 @@ def weights_of(adapter: Artifact) -> str:
 
 
 def waivers_of(row: dict[str, Any]) -> list[str]:
-    return sorted(each["acceptance"]["digest"] for each in row["gate_records"] if each.get("acceptance"))
+    return sorted(each["waiver"]["digest"] for each in row["gate_records"] if each.get("waiver"))
 
 
 def check_adapter(package: Package, row: dict[str, Any]) -> None:
@@ -776,7 +776,7 @@ def check_adapter(package: Package, row: dict[str, Any]) -> None:
         is_of_it = {*verdict.inputs().values()} <= {*record["lineage"].values(), sealed.digest}
         require(is_of_it, f"{own}: gate {gate} judged what the adapter was not made of")
         require(verdict.config["gate"] == gate, f"{own}: the verdict of gate {gate} is another gate's")
-        check_verdict(package, verdict, (stated.get("acceptance") or {}).get("digest"), f"{own}: ")
+        check_verdict(package, verdict, (stated.get("waiver") or {}).get("digest"), f"{own}: ")
     package.roots |= {sealed.digest, *gates, *waivers_of(row)}
 
 
@@ -789,8 +789,8 @@ def check_verdict(package: Package, verdict: Artifact, waiver: str | None, of: s
     if outcome == "pass" or waiver is None or waiver not in package.artifacts:
         raise Refused(f"{where}: gate {gate} is '{outcome}', and {'no' if waiver is None else 'a'} waiver is named")
     waived = package.artifacts[waiver]
-    where, manifest = f"{waived.folder}/acceptance.sigstore.json", waived.manifest
-    bundle, content = package.take(where), package.take(f"{waived.folder}/acceptance.json")
+    where, manifest = f"{waived.folder}/waiver.sigstore.json", waived.manifest
+    bundle, content = package.take(where), package.take(f"{waived.folder}/waiver.json")
     index = package.entry("gate waived", waived.folder, statement=sha256(bundle))["sequence"] - 1
     said = statement(package, bundle, "officer", f"{OURS}waiver/v1", sha256(content), index, where)
     accepted, (judged,) = parsed(content, where), verdict.inputs().values()

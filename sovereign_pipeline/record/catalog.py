@@ -195,7 +195,7 @@ _BRIEF = [
 
 
 def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
-    """Return one adapter with its waivers (`acceptances`) and the rows of its datasets and base model.
+    """Return one adapter with its waivers (`waivers`) and the rows of its datasets and base model.
 
     Raises NotFoundError, which lists the known adapters.
     """
@@ -206,7 +206,7 @@ def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
         return {
             **row_as_dict(adapter),
             "state": state_of(session, adapter),
-            "acceptances": waivers_of(adapter),
+            "waivers": waivers_of(adapter),
             "datasets": [row_as_dict(dataset) for dataset in datasets],
             "base": row_as_dict(session.get_one(BaseModelRow, adapter.base_model_digest)),
         }
@@ -215,9 +215,9 @@ def show_adapter(registry: Registry, adapter_id: str) -> dict[str, Any]:
 def waivers_of(adapter: Adapter) -> list[dict[str, Any]]:
     """Return the waivers for an adapter: stage, gate, outcome, officer, reason and time of each."""
     return [
-        {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["acceptance"]}
+        {**{name: each[name] for name in ("stage", "gate", "outcome")}, **each["waiver"]}
         for each in adapter.gate_records
-        if "acceptance" in each
+        if "waiver" in each
     ]
 
 

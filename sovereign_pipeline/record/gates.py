@@ -48,9 +48,9 @@ from sovereign_pipeline.record.stage import (
 from sovereign_pipeline.record.statements import WAIVER, Statement, Subject, sign_statement
 from sovereign_pipeline.record.store import Artifact, ArtifactStore
 
-GATE_WAIVER = "gate_acceptance"
-WAIVER_FILE = "acceptance.json"
-SIGNATURE_FILE = "acceptance.sigstore.json"
+GATE_WAIVER = "gate_waiver"
+WAIVER_FILE = "waiver.json"
+SIGNATURE_FILE = "waiver.sigstore.json"
 WAIVE = "waive"
 """Permission that the officer needs in the trust root."""
 
@@ -60,7 +60,7 @@ KIND_OF: dict[Outcome, WaiverKind] = {"inconclusive": "accept", "fail": "overrid
 
 
 class Waiver(Frozen):
-    """The content of `acceptance.json`.
+    """The content of `waiver.json`.
 
     The time of the waiver is in the manifest's circumstances. The manifest's only input is the waived gate's record.
     """
@@ -207,9 +207,9 @@ def may_be_waived(gate: Gate, workplace: Workplace, ref: ArtifactRef, verdict: V
 
 
 def read_verdict(record: Artifact) -> Verdict:
-    """Return the verdict in a gate's record. Records of earlier versions have `passed` instead of `outcome`."""
+    """Return the verdict in a gate's record."""
     content = json.loads(record.file(VERDICT_FILE).read_bytes())
-    outcome = content["outcome"] if "outcome" in content else "pass" if content["passed"] else "fail"
+    outcome = content["outcome"]
     return Verdict(outcome == "pass", content["message"], content["evidence"], inconclusive=outcome == "inconclusive")
 
 

@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -50,13 +51,16 @@ class Signer:
     kind: int
     _key: bytes = field(repr=False)
 
-    @property
+    @cached_property
+    def _private(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self._key)
+
+    @cached_property
     def verifier(self) -> Verifier:
-        public = Ed25519PrivateKey.from_private_bytes(self._key).public_key().public_bytes_raw()
-        return Verifier(self.name, public, self.kind)
+        return Verifier(self.name, self._private.public_key().public_bytes_raw(), self.kind)
 
     def sign(self, content: bytes) -> bytes:
-        return Ed25519PrivateKey.from_private_bytes(self._key).sign(content)
+        return self._private.sign(content)
 
     def to_text(self) -> str:
         """Return the private key in the text form of Go's note package."""
@@ -109,6 +113,7 @@ def new_signer(name: str, kind: int) -> Signer:
     return Signer(_name(name), kind, Ed25519PrivateKey.generate().private_bytes_raw())
 
 
+@lru_cache(maxsize=4)
 def parse_signer(text: str) -> Signer:
     """Parse a private key in the form of `Signer.to_text`. Raises InputError for any other text."""
     parts = text.strip().removeprefix(PRIVATE).split("+", 2)

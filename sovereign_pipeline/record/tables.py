@@ -4,7 +4,8 @@ import datetime
 import hashlib
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -30,13 +31,11 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-# INSERT OR REPLACE could otherwise overwrite a row by its hidden row number, past every key.
-WITHOUT_HIDDEN_KEY = {"sqlite_with_rowid": False}
 STORED, DERIVED_DATA = "stored", "derived"
 """Keys in a table's `info`: it is a table of the database, and it can be made again. Tables without are the view's."""
 ENTRIES = {"info": {STORED: True}}
 """Table options of the entries and of what they refer to: rows are only ever added."""
-DERIVED = {**WITHOUT_HIDDEN_KEY, "info": {STORED: True, DERIVED_DATA: True}}
+DERIVED = {"sqlite_with_rowid": False, "info": {STORED: True, DERIVED_DATA: True}}
 """Table options of indexes, whose rows are held against the entries when they are used."""
 
 
@@ -131,10 +130,9 @@ def _plain(value: Any) -> Any:
 
 
 class Dataset(Table):
-    """A dataset on which a registered adapter was trained. NULL: an earlier version did not record the value."""
+    """A dataset on which a registered adapter was trained."""
 
     __tablename__ = "dataset"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
     """Digest of the artifact."""
@@ -148,15 +146,15 @@ class Dataset(Table):
     sources: Mapped[list[dict[str, Any]]]
     """The institution's source files, each with digest, licence and retention."""
     created_at: Mapped[datetime.datetime]
-    rows_held_out: Mapped[int | None]
+    rows_held_out: Mapped[int]
     """Number of held-out rows of the same kind."""
-    by_classification: Mapped[dict[str, int] | None]
+    by_classification: Mapped[dict[str, int]]
     """Classification level -> number of rows."""
-    tokens: Mapped[dict[str, Any] | None]
+    tokens: Mapped[dict[str, Any]]
     """Token counts of the training rows and of the held-out rows, by the base model's tokenizer."""
-    findings: Mapped[dict[str, int] | None]
+    findings: Mapped[dict[str, int]]
     """Name of a warning on the data card -> number of rows."""
-    card_sha256: Mapped[str | None] = mapped_column(DIGEST)
+    card_sha256: Mapped[str] = mapped_column(DIGEST)
     """SHA-256 of the data card."""
 
 
@@ -164,7 +162,6 @@ class BaseModelRow(Table):
     """The base model of a registered adapter."""
 
     __tablename__ = "base_model"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     digest: Mapped[str] = mapped_column(DIGEST, primary_key=True)
     """Digest over the names and SHA-256 of the model's files."""
@@ -178,7 +175,7 @@ class Adapter(Table):
     """A registered adapter."""
 
     __tablename__ = "adapter"
-    __table_args__ = (UniqueConstraint("line", "version"), WITHOUT_HIDDEN_KEY)
+    __table_args__ = (UniqueConstraint("line", "version"),)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     line: Mapped[str] = mapped_column(index=True)
@@ -222,7 +219,6 @@ class AuditEntry(Table):
     """An entry of the ledger, in columns (`audit_log.py`). Entries about sealed artifacts are not in the view."""
 
     __tablename__ = "audit_entry"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at: Mapped[datetime.datetime]
@@ -294,7 +290,6 @@ class BlindReview(Table):
     """A blind review that was opened."""
 
     __tablename__ = "blind_review"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     """Id of the review. It reveals nothing about the compared adapters, because operators' browsers receive it."""
@@ -318,7 +313,6 @@ class SignInLink(Table):
     """A one-time sign-in link of an operator."""
 
     __tablename__ = "sign_in_link"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     token_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
     """SHA-256 of the token. The token itself is not stored."""
@@ -331,7 +325,6 @@ class SignInUse(Table):
     """The use of a sign-in link. The primary key rejects a second use."""
 
     __tablename__ = "sign_in_use"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     token_sha256: Mapped[str] = mapped_column(DIGEST, ForeignKey("sign_in_link.token_sha256"), primary_key=True)
     used_at: Mapped[datetime.datetime]
@@ -341,7 +334,6 @@ class Ballot(Table):
     """An operator's ballot on one pair, as displayed. Only the sealed seed reveals which arm is A."""
 
     __tablename__ = "ballot"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
     operator: Mapped[str] = mapped_column(primary_key=True)
@@ -357,7 +349,6 @@ class Guess(Table):
     """An operator's guess which answer of a pair is the candidate's, made after the last ballot."""
 
     __tablename__ = "guess"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
     operator: Mapped[str] = mapped_column(primary_key=True)
@@ -371,7 +362,6 @@ class ReviewClosing(Table):
     """The end of a review. The primary key rejects a second one. Later ballots are rejected."""
 
     __tablename__ = "review_closing"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     review_id: Mapped[str] = mapped_column(ForeignKey("blind_review.id"), primary_key=True)
     closed_at: Mapped[datetime.datetime]
@@ -389,7 +379,6 @@ class ReleaseRequest(Table):
     """An officer's signed request to change an adapter's state."""
 
     __tablename__ = "release_request"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     id: Mapped[str] = mapped_column(DIGEST, primary_key=True)
     """SHA-256 of the signed statement. Approvals refer to it."""
@@ -405,7 +394,6 @@ class ReleaseDecision(Table):
     """An officer's decision about a request. The primary key rejects a repeated decision."""
 
     __tablename__ = "release_decision"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     request_id: Mapped[str] = mapped_column(DIGEST, ForeignKey("release_request.id"), primary_key=True)
     keyid: Mapped[str] = mapped_column(DIGEST, primary_key=True)
@@ -420,7 +408,6 @@ class Transition(Table):
     """A change of an adapter's state. If two are made at once, the primary key accepts only one."""
 
     __tablename__ = "transition"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     line: Mapped[str] = mapped_column(primary_key=True)
     sequence: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -491,7 +478,6 @@ class Recall(Table):
     """A recall that an officer opened. One of four columns is set; a document may also have its source."""
 
     __tablename__ = "recall"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     id: Mapped[str] = mapped_column(primary_key=True)
     document: Mapped[str | None]
@@ -510,7 +496,6 @@ class RecallAdapter(Table):
     """An adapter that a recall named when it was opened."""
 
     __tablename__ = "recall_adapter"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     recall_id: Mapped[str] = mapped_column(ForeignKey("recall.id"), primary_key=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
@@ -520,7 +505,6 @@ class RecallWaiver(Table):
     """An officer's decision that a recall does not apply to one adapter."""
 
     __tablename__ = "recall_waiver"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     recall_id: Mapped[str] = mapped_column(ForeignKey("recall.id"), primary_key=True)
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
@@ -536,7 +520,6 @@ class KnownIssue(Table):
     """A known issue of an adapter, in an officer's words."""
 
     __tablename__ = "known_issue"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -553,7 +536,6 @@ class AdapterReview(Table):
     """A review after which an officer kept an adapter. The next review's due date is counted from it."""
 
     __tablename__ = "adapter_review"
-    __table_args__ = (WITHOUT_HIDDEN_KEY,)
 
     adapter_id: Mapped[str] = mapped_column(ForeignKey("adapter.id"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
@@ -566,15 +548,18 @@ class AdapterReview(Table):
     """The officer's signed sigstore bundle."""
 
 
-def stored_tables() -> list[SqlTable]:
+@cache
+def stored_tables() -> Sequence[SqlTable]:
     """Return the tables of the database, parents first."""
     return [table for table in Table.metadata.sorted_tables if table.info.get(STORED)]
 
 
-def view_tables() -> list[SqlTable]:
+@cache
+def view_tables() -> Sequence[SqlTable]:
     """Return the tables of the view, parents first. All but the entries themselves hold rows that entries name."""
     return [table for table in Table.metadata.sorted_tables if not table.info.get(STORED)]
 
 
-def stored_classes() -> list[type[Table]]:
+@cache
+def stored_classes() -> Sequence[type[Table]]:
     return [mapper.class_ for mapper in Table.registry.mappers if mapper.class_.__table__.info.get(STORED)]

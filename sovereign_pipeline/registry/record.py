@@ -4,8 +4,6 @@ import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from pydantic import ConfigDict, Field
-
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.base.files import Frozen, canonical_json, short
 from sovereign_pipeline.policy.evaluation import allows
@@ -20,12 +18,7 @@ RECORD_FILE = "record.json"
 
 
 class _Facts(Frozen):
-    """A base class for the record's models.
-
-    A renamed field keeps its first name as the key in `record.json`, so that old records stay readable.
-    """
-
-    model_config = ConfigDict(validate_by_name=True, validate_by_alias=True, serialize_by_alias=True)
+    """A base class for the record's models."""
 
 
 class DatasetFacts(_Facts):
@@ -41,15 +34,15 @@ class DatasetFacts(_Facts):
     classification: str
     sources: tuple[dict[str, Any], ...]
     """The institution's source files, each with its SHA-256."""
-    rows_held_out: int | None = None
-    """Number of held-out rows. This field and those below come from the data card; they are None in older records."""
-    by_classification: dict[str, int] | None = None
+    rows_held_out: int
+    """Number of held-out rows. This field and those below come from the data card."""
+    by_classification: dict[str, int]
     """Classification level -> rows."""
-    tokens: dict[str, Any] | None = None
+    tokens: dict[str, Any]
     """Token counts of the training rows and of the held-out rows, by the base model's tokenizer."""
-    findings: dict[str, int] | None = None
+    findings: dict[str, int]
     """Name of a warning on the data card -> number of rows."""
-    card_sha256: str | None = None
+    card_sha256: str
 
 
 class FileFacts(_Facts):
@@ -87,13 +80,13 @@ class GateFacts(_Facts):
 
     stage: str
     gate: str
-    evaluated: str = Field(validation_alias="judged", serialization_alias="judged")
+    evaluated: str
     """Digest of the artifact that was evaluated."""
     record: str
     """Digest of the gate's record, which holds the verdict."""
-    outcome: Outcome = "pass"
-    waiver: WaiverFacts | None = Field(default=None, validation_alias="acceptance", serialization_alias="acceptance")
-    """The officer's waiver. None if the gate passed, and in records of earlier versions."""
+    outcome: Outcome
+    waiver: WaiverFacts | None = None
+    """The officer's waiver. None if the gate passed."""
 
 
 class ParentAdapterFacts(_Facts):
@@ -144,10 +137,8 @@ class AdapterRecord(_Facts):
     lineage: dict[str, str]
     """Kind -> digest of every artifact upstream of the adapter and its evaluation."""
     gates: tuple[GateFacts, ...]
-    parent_adapter: ParentAdapterFacts | None = Field(
-        default=None, validation_alias="started_from", serialization_alias="started_from"
-    )
-    """The parent adapter. None if training started from the base model, and in records of earlier versions."""
+    parent_adapter: ParentAdapterFacts | None = None
+    """The parent adapter. None if training started from the base model."""
     reward: LearnedRewardFacts | None = None
     """The reward. Only in records of adapters that were trained with one."""
 

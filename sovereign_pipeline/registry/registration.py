@@ -516,6 +516,6 @@ def _gate_row(store: ArtifactStore, gate: GateFacts) -> dict[str, Any]:
         manifest_sha256 = store.ref_of(gate.waiver.digest).manifest_sha256
         row |= {
             "outcome": gate.outcome,
-            "acceptance": {**gate.waiver.model_dump(mode="json"), "manifest_sha256": manifest_sha256},
+            "waiver": {**gate.waiver.model_dump(mode="json"), "manifest_sha256": manifest_sha256},
         }
     return row

@@ -178,7 +178,7 @@ def card_of_dataset(store: ArtifactStore, row: dict[str, Any]) -> CardOfDataset:
     """
     artifact = open_dataset(store, row)
     file = artifact.file(CARD)
-    if row["card_sha256"] not in (None, file_sha256(file)):
+    if row["card_sha256"] != file_sha256(file):
         raise IntegrityError(
             f"{file}: this is not the data card that was registered.", "Restore the registry from a copy."
         )
@@ -467,17 +467,9 @@ def _assert_row_is_of_record(registry: Registry, row: Adapter, record: AdapterRe
 
 
 def _assert_row_is_of_dataset(row: dict[str, Any], artifact: Artifact, sources: list[dict[str, Any]]) -> None:
-    """Assert that a registry row matches its dataset.
-
-    A row of an earlier version has no card digest. It is compared with the manifest alone.
-    """
-    if row["card_sha256"] is None:
-        files = [entry.sha256 for entry in artifact.manifest.files]
-        wrong = [] if row["file_sha256"] in files else ["file_sha256"]
-        wrong += [] if row["classification"] == artifact.manifest.classification else ["classification"]
-    else:
-        facts = dataset_facts(artifact, sources).model_dump(mode="json", exclude={"file"})
-        wrong = [name for name, value in facts.items() if row[name] != value]
+    """Assert that a registry row matches its dataset."""
+    facts = dataset_facts(artifact, sources).model_dump(mode="json", exclude={"file"})
+    wrong = [name for name, value in facts.items() if row[name] != value]
     if wrong:
         raise IntegrityError(
             f"{artifact.path}: the registry's row of dataset {short(row['digest'])} differs from it in "
@@ -520,7 +512,7 @@ def _gate_records(
         )
     for key, each in registered.items():
         yield from _checked_verification(store.open(_registered_ref(row, GATE_RECORD, each)))
-        in_record, in_registry = named.get(key), dict(each.get("acceptance") or {})
+        in_record, in_registry = named.get(key), dict(each.get("waiver") or {})
         if in_registry:
             waiver = store.open(_registered_ref(row, GATE_WAIVER, in_registry))
             read_waiver(store, registry.settings, LedgerWaivers(lambda: registry), waiver)

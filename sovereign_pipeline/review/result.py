@@ -5,8 +5,6 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
-
 from sovereign_pipeline.base.errors import GateRefused, IntegrityError
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.policy.evaluation import Criterion
@@ -199,15 +197,13 @@ class ClosedReview:
 class UnblindedBallot(Frozen):
     """A row of `ballots.jsonl`."""
 
-    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
-
     operator: str
     pair: str
     prompt: str
     """Id of the prompt."""
     shared: bool
     """True if every operator rates this prompt."""
-    candidate_position: Position = Field(validation_alias="candidate_side", serialization_alias="candidate_side")
+    candidate_position: Position
     """Position at which the candidate's answer was shown."""
     preference: int
     """1 for the candidate, -1 for the opponent, 0 for a tie."""
@@ -319,8 +315,6 @@ class CriterionResult(Frozen):
 class ReviewResult(Frozen):
     """Content of `review.json`. Everything but `agreement` is computed over the counted ballots (`counted_ballots`)."""
 
-    model_config = ConfigDict(validate_by_name=True, serialize_by_alias=True)
-
     review: str
     line: str
     adapter: str
@@ -351,7 +345,7 @@ class ReviewResult(Frozen):
     """Agreement on the shared pairs, for the preference and for each criterion."""
     guesses: Estimate | None
     """Share of correct guesses. By chance it is one half, since the candidate is A in half of the pairs."""
-    ranking: tuple[RankedVersion, ...] = Field(validation_alias="ladder", serialization_alias="ladder")
+    ranking: tuple[RankedVersion, ...]
     """Ranking over this and all earlier reviews of the line, of the versions linked to this candidate by comparisons.
 
     Weights that are registered as several versions are listed once, as the newest version.

@@ -484,7 +484,7 @@ def _gates(registry: Registry, store: ArtifactStore, adapter: Adapter, trust: Tr
     for stated in adapter.gate_records:
         record, waived = opened(stated), None
         verdict = read_verdict(record)
-        if (given := stated.get("acceptance")) is not None:
+        if (given := stated.get("waiver")) is not None:
             artifact = opened(given)
             waiver = read_waiver(store, registry.settings, LedgerWaivers(lambda: registry), artifact)
             at = datetime.datetime.fromisoformat(artifact.manifest.circumstances.created_at)

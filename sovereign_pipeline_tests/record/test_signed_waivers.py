@@ -69,14 +69,14 @@ def statement_of(workplace: Workplace, stage: Stage, ref: ArtifactRef, signer: F
         "record": recorded.record.digest,
         **changes,
     }
-    subject = Subject("acceptance.json", hashlib.sha256(content).hexdigest())
+    subject = Subject("waiver.json", hashlib.sha256(content).hexdigest())
     bundle = sign_statement(signer, Statement((subject,), WAIVER, predicate))
-    return {"acceptance.json": content, "acceptance.sigstore.json": bundle}
+    return {"waiver.json": content, "waiver.sigstore.json": bundle}
 
 
 def enter(workplace: Workplace, files: Mapping[str, bytes], signer: FileSigner) -> None:
     """What somebody does who can write to the database."""
-    statement = hashlib.sha256(files["acceptance.sigstore.json"]).hexdigest()
+    statement = hashlib.sha256(files["waiver.sigstore.json"]).hexdigest()
     workplace.waivers.enter(signer.keyid, trust_root(workplace.settings), {"statement": statement})
 
 
@@ -84,7 +84,7 @@ def test_an_entry_that_names_the_statement_and_no_person_precedes_the_waiver(wor
     stage = stage_that("fail", "override")
     ref = make(stage, workplace)
     made, waiver = waive(stage, stage.gates[0], workplace, ref)
-    bundle = workplace.store.open(made).file("acceptance.sigstore.json").read_bytes()
+    bundle = workplace.store.open(made).file("waiver.sigstore.json").read_bytes()
     with open_registry(workplace.settings).reading() as session:
         (entry,) = session.scalars(select(AuditEntry).where(AuditEntry.action == "gate waived"))
     assert entry.actor == f"officer:{waiver.officer}"
@@ -103,7 +103,7 @@ def test_what_cannot_be_put_on_record_is_not_waived(workplace: Workplace, monkey
     (workplace.settings.home / "registry.db").write_bytes(b"no database")
     with pytest.raises(SovereignError, match="registry cannot be opened"):
         waive_by_key(proposal, key)
-    assert not list(workplace.store.root.glob("*/acceptance.json"))
+    assert not list(workplace.store.root.glob("*/waiver.json"))
 
 
 def test_who_may_not_waive_at_this_level_does_not(workplace: Workplace) -> None:
@@ -142,7 +142,7 @@ def test_one_that_nobody_signed_counts_for_nothing(version: str, workplace: Work
     ref = make(stage, workplace)
     key = officer(workplace.settings)
     files = statement_of(workplace, stage, ref, key)
-    plant(workplace, stage, ref, version, {"acceptance.json": files["acceptance.json"]})
+    plant(workplace, stage, ref, version, {"waiver.json": files["waiver.json"]})
     with pytest.raises(IntegrityError if version == "2" else GateRefused, match=r"no officer signed|failed for"):
         consume(stage, workplace, ref)
 

@@ -12,7 +12,7 @@ from sovereign_pipeline.base.errors import GateRefused, InputError, IntegrityErr
 from sovereign_pipeline.base.files import digest_of
 from sovereign_pipeline.dagster.chain import CHAIN
 from sovereign_pipeline.policy.evaluation import Gates, OfficerMay
-from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict, read_verdict, recorded_verdict, waiver_in
+from sovereign_pipeline.record.gates import evaluate_gates, passing_verdict, recorded_verdict, waiver_in
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Gate, Inputs, Outcome, Stage, Verdict, Workplace
@@ -113,7 +113,7 @@ def test_what_the_recipe_does_not_allow_is_refused_when_it_is_made(
     ref = make(stage, workplace)
     with pytest.raises(GateRefused, match=said):
         waive(stage, stage.gates[0], workplace, ref, "Because.")
-    assert not list(workplace.store.root.glob("*/acceptance.json"))
+    assert not list(workplace.store.root.glob("*/waiver.json"))
 
 
 def test_another_candidate_and_another_policy_are_not_accepted_with_it(workplace: Workplace) -> None:
@@ -155,11 +155,11 @@ def test_an_acceptance_that_was_planted_counts_for_nothing(workplace: Workplace)
 
     def plant(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
         said = {"gate": "scores", "kind": "override", "officer": "A. Officer", "reason": "Because."}
-        (workspace / "acceptance.json").write_text(json.dumps(said))
+        (workspace / "waiver.json").write_text(json.dumps(said))
         return Built(summary={})
 
     planted = Stage(
-        "gate_acceptance",
+        "gate_waiver",
         "1",
         plant,
         inputs=(Stage("gate_record", "1", writes("")),),
@@ -178,11 +178,9 @@ def test_an_acceptance_of_another_record_in_the_index_is_found_out(workplace: Wo
     ref = make(other, workplace)
     answer = recorded_verdict(other.gates[0], workplace, ref)
     assert answer is not None
-    (entry,) = [
-        file for file in (workplace.store.root / ".index").rglob("*.json") if "gate_acceptance" in file.read_text()
-    ]
+    (entry,) = [file for file in (workplace.store.root / ".index").rglob("*.json") if "gate_waiver" in file.read_text()]
     wanted = {
-        "kind": "gate_acceptance",
+        "kind": "gate_waiver",
         "line": "lamps",
         "ladder": workplace.institution.classification,
         "code_version": "2",
@@ -202,9 +200,9 @@ def test_a_changed_name_is_found_out(workplace: Workplace) -> None:
     stage = stage_that("fail", "override")
     ref = make(stage, workplace)
     made, _ = waive(stage, stage.gates[0], workplace, ref, "Because.")
-    path = workplace.store.path_of(made.digest) / "acceptance.json"
+    path = workplace.store.path_of(made.digest) / "waiver.json"
     path.write_text(path.read_text().replace("Because", "Therefore"))
-    with pytest.raises(IntegrityError, match=r"acceptance\.json"):
+    with pytest.raises(IntegrityError, match="waiver"):
         consume(stage, workplace, ref)
 
 
@@ -223,17 +221,6 @@ def test_wrong_usage_says_what_is_wrong(workplace: Workplace) -> None:
     passed = stage_that("pass", "override", text="good")
     with pytest.raises(InputError, match="passed, so there is nothing to waive"):
         waive(passed, passed.gates[0], workplace, make(passed, workplace), "Because.")
-
-
-def test_a_record_of_an_earlier_version_still_counts(workplace: Workplace) -> None:
-    """It knew yes and no alone, and called it `passed`."""
-
-    def as_before(workplace: Workplace, inputs: Inputs, workspace: Path) -> Built:
-        (workspace / "verdict.json").write_text('{"evidence":{},"message":"yes.","passed":true}\n')
-        return Built(summary={})
-
-    record = produce(Stage("earlier_record", "1", as_before), workplace, {}).ref
-    assert read_verdict(workplace.store.open(record)) == Verdict(True, "yes.")
 
 
 def test_only_gates_of_the_evaluation_know_an_officer(institution: DemoInstitution) -> None:

@@ -29,6 +29,11 @@ DATASET = DatasetFacts(
     rows=1,
     classification="PUBLIC",
     sources=(),
+    rows_held_out=1,
+    by_classification={"PUBLIC": 1},
+    tokens={},
+    findings={},
+    card_sha256="0" * 64,
 )
 RECORD = AdapterRecord(
     line="lamps",

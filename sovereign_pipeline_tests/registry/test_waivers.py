@@ -94,7 +94,7 @@ def test_the_acceptance_is_in_the_record_and_in_the_registry_with_name_and_reaso
     assert facts.waiver is not None
     assert (facts.waiver.kind, facts.waiver.officer) == ("accept", officer(demanding.settings).keyid)
     registry = demanding.open_registry()
-    (shown,) = show_adapter(registry, adapter.id)["acceptances"]
+    (shown,) = show_adapter(registry, adapter.id)["waivers"]
     assert (shown["gate"], shown["outcome"], shown["reason"]) == (GATE, "inconclusive", "The suite is being enlarged.")
     assert shown["digest"] == facts.waiver.digest
     assert waivers_of_line(registry, "lamps") == [{"adapter": adapter.id, **shown}]
@@ -114,18 +114,18 @@ def test_a_person_is_shown_who_let_it_pass_and_what_was_measured(demanding: Dema
 def test_an_adapter_that_needed_none_shows_none(demanding: Demanding) -> None:
     demanding.demand("pass")
     adapter = demanding.register()
-    assert show_adapter(demanding.open_registry(), adapter.id)["acceptances"] == []
-    assert all("acceptance" not in each for each in adapter.gate_records)
+    assert show_adapter(demanding.open_registry(), adapter.id)["waivers"] == []
+    assert all("waiver" not in each for each in adapter.gate_records)
 
 
 def test_verification_reads_the_acceptance_and_names_it_when_a_byte_changed(demanding: Demanding) -> None:
     adapter = accepted(demanding)
     registry, store, settings = demanding.open_registry(), demanding.store, demanding.settings
     report = verify_adapter(registry, store, settings, adapter.id)
-    (checked,) = [each for each in report.checked if each.what == "gate_acceptance"]
-    path = store.path_of(checked.digest) / "acceptance.json"
+    (checked,) = [each for each in report.checked if each.what == "gate_waiver"]
+    path = store.path_of(checked.digest) / "waiver.json"
     path.write_text(path.read_text().replace("enlarged", "reduced"))
-    with pytest.raises(IntegrityError, match=r"acceptance\.json"):
+    with pytest.raises(IntegrityError, match="waiver"):
         verify_adapter(registry, store, settings, adapter.id)
 
 
@@ -200,16 +200,16 @@ def test_an_officer_accepts_on_the_command_line_and_sees_it_listed(demanding: De
     demanding.may("accept_inconclusive")
     demanding.run(until=demanding.report)
     before = {row["gate"]: row for row in json.loads(ask("list", "lamps", "--json").stdout)}
-    assert (before[GATE]["outcome"], before[GATE]["acceptance"]) == ("inconclusive", None)
+    assert (before[GATE]["outcome"], before[GATE]["waiver"]) == ("inconclusive", None)
     assert before[GATE]["officer_may"] == "accept_inconclusive"
     assert {row["outcome"] for name, row in before.items() if name != GATE} == {"pass"}
     said = ask("waive", "lamps", GATE, "--key", demanding.key, "--reason", "Enlarged next week.")
     assert said.exit_code == 0 and f"waived by {PERSON} (accept)" in said.stdout
     assert said.stdout.index("0.61 and 0.58.") < said.stdout.index(f"Signing as {PERSON}")
     (row,) = [row for row in json.loads(ask("list", "lamps", "--json").stdout) if row["gate"] == GATE]
-    assert row["acceptance"]["officer"] == officer(demanding.settings).keyid
-    assert row["acceptance"]["person"] == PERSON
-    assert row["acceptance"]["at"].endswith("+00:00")
+    assert row["waiver"]["officer"] == officer(demanding.settings).keyid
+    assert row["waiver"]["person"] == PERSON
+    assert row["waiver"]["at"].endswith("+00:00")
     listed = ask("list", "lamps").stdout
     assert [name.strip() for name in listed.splitlines()[2].split("┃")[1:-1]] == HEADINGS
     assert "? inconclusive" in listed and "✓ pass" in listed

@@ -54,7 +54,7 @@ def test_an_auditor_derives_every_position_again_from_the_revealed_seed(reviews:
     for row in read_jsonl(artifact.file("ballots.jsonl")):
         operator = str(row["operator"])
         positions = candidate_positions(seed, operator, reviews.contents.plan.operators[operator])
-        assert positions[str(row["pair"])] == row["candidate_side"]
+        assert positions[str(row["pair"])] == row["candidate_position"]
         assert row["preference"] == 1
 
 
