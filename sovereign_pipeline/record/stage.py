@@ -74,6 +74,8 @@ class Workplace:
 
     It is a function because reviews depend on the stages that need it.
     """
+    open_recalls: Callable[[str], Collection[str]]
+    """Returns the ids of the recalls that apply to an adapter. It is a function for the same reason."""
     kinds_in_columns: Callable[[Mapping[str, Any]], KindsIn]
     """Returns a function that finds personal data in a column's value, from a raw corpus's configuration.
 

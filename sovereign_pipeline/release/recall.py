@@ -354,6 +354,12 @@ def open_recalls(session: Session, settings: Settings, adapter_id: str, state: S
     ]
 
 
+def ids_of_open_recalls(registry: Registry, adapter_id: str) -> list[str]:
+    """Return the ids of the recalls that apply to an adapter, oldest first. Raises the same errors."""
+    with registry.reading() as session:
+        return [each.id for each in open_recalls(session, registry.settings, adapter_id)]
+
+
 def waivers_of_recalls(session: Session, settings: Settings, adapter_id: str) -> list[RecallWaiver]:
     """Return the waivers of recalls for an adapter, oldest first. Raises the same errors as `open_recalls`."""
     _on_record(session, settings)

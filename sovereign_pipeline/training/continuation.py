@@ -58,10 +58,13 @@ def parent_digests(workplace: Workplace) -> dict[str, str]:
     """Return `start_from:<id>` -> digest of the parent adapter's artifact, as a stage's external input; empty if there
     is no parent.
 
-    Raises NotFoundError for an adapter that is not registered.
+    Raises NotFoundError for an adapter that is not registered, and RecipeError for one that has ended or is recalled.
     """
     adapter_id = workplace.line.training.start_from
-    return {} if adapter_id is None else {f"{_EXTERNAL}{adapter_id}": _registered(workplace, adapter_id)[0].ref.digest}
+    if adapter_id is None:
+        return {}
+    _assert_not_recalled(workplace, adapter_id)
+    return {f"{_EXTERNAL}{adapter_id}": _registered(workplace, adapter_id)[0].ref.digest}
 
 
 def parent_adapter(manifest: Manifest) -> tuple[str, str] | None:
@@ -76,13 +79,14 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     """Verify and return the adapter of the recipe's `start_from`; None if the recipe has none. base: the verified
     directory of the line's base model.
 
-    Raises NotFoundError if it is not registered; IntegrityError if its bytes changed; RecipeError if it is a whole
-    model, or has another base model or other LoRA settings; CeilingExceeded if it is above the line's ceiling;
+    Raises NotFoundError if it is not registered; IntegrityError if its bytes changed; RecipeError if it is recalled, is
+    a whole model, or has another base model or other LoRA settings; CeilingExceeded if it is above the line's ceiling;
     GateRefused if it was, or may have been, trained on rows that are held out now.
     """
     adapter_id = workplace.line.training.start_from
     if adapter_id is None:
         return None
+    _assert_not_recalled(workplace, adapter_id)
     artifact, registered_level = _registered(workplace, adapter_id)
     tuned = tuned_model(artifact)
     where = _place(workplace, adapter_id)
@@ -189,6 +193,15 @@ def _registered(workplace: Workplace, adapter_id: str) -> tuple[Artifact, str]:
         )
     ref = workplace.store.ref_of(row.adapter_digest).model_copy(update={"manifest_sha256": row.manifest_sha256})
     return workplace.store.open(ref), row.classification
+
+
+def _assert_not_recalled(workplace: Workplace, adapter_id: str) -> None:
+    """Raise RecipeError if an open recall applies to the parent adapter: its child would hold the recalled data too."""
+    if recalls := workplace.open_recalls(adapter_id):
+        raise RecipeError(
+            f"{_place(workplace, adapter_id)} is under {and_more(recalls)}, so nothing is continued from it.",
+            "Name another adapter, remove start_from, or let an officer waive the recall for it.",
+        )
 
 
 def _assert_same_base(workplace: Workplace, adapter_id: str, artifact: Artifact, base_model: Artifact) -> None:

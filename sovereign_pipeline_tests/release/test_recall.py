@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, text
 
-from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError, SovereignError
+from sovereign_pipeline.base.errors import (
+    ConflictError,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    RecipeError,
+    SovereignError,
+)
 from sovereign_pipeline.cli.doctor import examine
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.audit_log import REGISTERED, SEALED, Parsed
@@ -90,6 +97,17 @@ def test_an_adapter_that_is_registered_later_is_held_by_the_recall_too(holders: 
     assert in_force(holders) == {"lamps-1.0.0": ["recall-1"], again.id: ["recall-1"]}
     without = holders.register(rows=letters(0, 11))
     assert without.id not in in_force(holders)
+
+
+@pytest.mark.parametrize("question", [{"document": "R-00011"}, {"source": "letters"}, {"base_model": ""}])
+def test_nothing_is_continued_from_an_adapter_under_an_open_recall(holders: Holders, question: dict[str, str]) -> None:
+    adapter = holders.register()
+    base_model = {"base_model": adapter.base_model_digest} if "base_model" in question else {}
+    recall(holders.registry, Question(**{**question, **base_model}))
+    with pytest.raises(RecipeError):
+        holders.register("lanterns", letters(20, 32), start_from=adapter.id)
+    waive_recall(holders.registry, "recall-1", adapter.id, officer(holders.bench.settings, 2), "It is looked at.")
+    assert holders.register("lanterns", letters(20, 32), start_from=adapter.id)
 
 
 def test_an_adapter_of_unknown_content_is_not_free_of_recalls(holders: Holders) -> None:
