@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 Role = Literal["staged", "production"]
 ASKED = {"staged": "stage", "production": "promote"}
+SEEN = "sovereign/"
+"""Prefix of the run tag with the adapter that the sensor saw in a role."""
 
 
 def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.AssetsDefinition:
@@ -31,12 +33,17 @@ def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.Ass
 
     def materialize(
         context: dg.AssetExecutionContext, installation: dg.ResourceParam[Settings]
-    ) -> dg.MaterializeResult[Any]:
+    ) -> Iterator[dg.MaterializeResult[Any]]:
         try:
             workplace = open_workplace(installation, context.partition_key, context.log.info)
-            return _materialization(role, workplace, open_registry(installation))
+            registry, seen = open_registry(installation), context.run.tags.get(SEEN + role)
+            if seen is not None and not _is_there(registry, workplace.line.line, role):
+                context.log.info(f"Skipped: {seen} was {role} when the sensor looked, and nothing is now.")
+                return
+            result = _materialization(role, workplace, registry)
         except SovereignError as error:
             raise refusal(error) from error
+        yield result
 
     return dg.asset(
         name=f"{role}_adapter",
@@ -46,6 +53,7 @@ def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.Ass
         owners=["team:model-office"],
         kinds={"flagd"},
         code_version="1",
+        output_required=False,  # the sensor's run is skipped when officers were faster
         description=f"{holds}\n\n**Materializing it** {materializing}",
     )(materialize)
 
@@ -89,7 +97,10 @@ def rollouts(
         facts = [line, *(f"{role}={held[role]}" for role in sorted(held)), str(there[-1] if there else 0)]
         keys = [dg.AssetKey(f"{role}_adapter") for role in sorted(held)]
         yield dg.RunRequest(
-            ":".join([*facts, _result_of(installation, line)]), partition_key=line, asset_selection=keys
+            ":".join([*facts, _result_of(installation, line)]),
+            partition_key=line,
+            asset_selection=keys,
+            tags={SEEN + role: adapter for role, adapter in held.items()},
         )
     if not requested:
         yield dg.SkipReason("No adapter is staged or in production.")
@@ -99,9 +110,7 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
     from sovereign_pipeline.serving.rollout.publishing import follow
 
     line = workplace.line.line
-    with registry.reading() as session:
-        is_there = role in states(session, line).values()
-    if not is_there:
+    if not _is_there(registry, line, role):
         raise ConflictError(f"Line {line} has no adapter that is {role}.", _missing(role, workplace, registry))
     flag, _ = follow(registry, workplace)
     adapter = flag.staged if role == "staged" else flag.production
@@ -124,6 +133,11 @@ def _materialization(role: Role, workplace: "Workplace", registry: "Registry") -
             picture = base64.b64encode(hold_png(drawn)).decode()
             metadata["hold, drawn"] = dg.MetadataValue.md(f"![hold](data:image/png;base64,{picture})")
     return dg.MaterializeResult(data_version=dg.DataVersion(flag.adapters[adapter].digest), metadata=metadata)
+
+
+def _is_there(registry: "Registry", line: str, role: Role) -> bool:
+    with registry.reading() as session:
+        return role in states(session, line).values()
 
 
 def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:

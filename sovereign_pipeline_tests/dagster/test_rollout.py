@@ -1,6 +1,6 @@
 """`staged_adapter` and `production_adapter` under Dagster: refused without officers, and what they show."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,30 @@ def instance(desk: Desk) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def materialize(desk: Desk, instance: dg.DagsterInstance, *names: str) -> dg.ExecuteInProcessResult:
+def materialize(
+    desk: Desk, instance: dg.DagsterInstance, *names: str, tags: Mapping[str, str] | None = None
+) -> dg.ExecuteInProcessResult:
     definitions = build_definitions(desk.settings)
     return definitions.resolve_implicit_global_asset_job_def().execute_in_process(
         asset_selection=[dg.AssetKey(name) for name in names],
         partition_key="lamps",
         instance=instance,
+        tags=tags,
         raise_on_error=False,
     )
 
 
-def asked(desk: Desk, instance: dg.DagsterInstance) -> list[tuple[str, list[str]]]:
-    """Run key and assets of every run that the sensor asks for."""
+def requested(desk: Desk, instance: dg.DagsterInstance) -> list[dg.RunRequest]:
     context = dg.build_sensor_context(instance=instance, resources={"installation": desk.settings})
     given: Any = rollouts(context)
+    return [each for each in given if isinstance(each, dg.RunRequest)]
+
+
+def asked(desk: Desk, instance: dg.DagsterInstance) -> list[tuple[str, list[str]]]:
+    """Run key and assets of every run that the sensor asks for."""
     return [
         (str(each.run_key), [key.to_user_string() for key in each.asset_selection or []])
-        for each in given
-        if isinstance(each, dg.RunRequest)
+        for each in requested(desk, instance)
     ]
 
 
@@ -81,6 +87,21 @@ def test_nothing_is_flipped_without_officers(desk: Desk, instance: dg.DagsterIns
     assert choice is not None
     assert choice.adapter == adapter.id
     assert asked(desk, instance) == asked(desk, instance)
+
+
+@pytest.mark.parametrize("transitions", [["unstage"], ["retire"], ["promote"], ["promote", "retire"]])
+def test_a_run_of_the_sensor_ends_as_skipped_when_officers_were_faster(
+    desk: Desk, instance: dg.DagsterInstance, transitions: list[str]
+) -> None:
+    adapter = desk.staged()
+    (request,) = requested(desk, instance)
+    for transition in transitions:
+        desk.office.move(transition, adapter)
+    done = materialize(desk, instance, "staged_adapter", tags=request.tags)
+    assert done.success, reasons(done)
+    assert done.get_asset_materialization_events() == []
+    assert requested(desk, instance) != [request]
+    assert not materialize(desk, instance, "staged_adapter").success
 
 
 def test_what_was_compared_is_drawn(desk: Desk, instance: dg.DagsterInstance) -> None:
