@@ -22,7 +22,7 @@ from sovereign_pipeline.cli.terminal import (
     write_new_file,
 )
 from sovereign_pipeline.record import notes, witnesses
-from sovereign_pipeline.record.audit_log import append, checkpoint_of, export, stream_in, verify
+from sovereign_pipeline.record.audit_log import append, assert_contains, checkpoint_of, export
 from sovereign_pipeline.record.checkpoints import is_stated, read_key, verifier, write_key
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.in_force import assert_not_put_back, replace_trust, rule_file, rules, trust_on_record
@@ -93,9 +93,9 @@ def audit_verify(
     report = verify_registry(registry, _policy(settings, policy))
     if kept is not None:
         with registry.reading() as session:
-            verify(stream_in(session), checkpoint_of(kept))
+            assert_contains(session, checkpoint_of(kept))
     registry.keep_anew()
-    found = examine_all(registry, open_store(settings), settings, report.ledger.newest)
+    found = examine_all(registry, open_store(settings), settings)
     ledger = report.ledger
     with registry.reading() as session:
         trust = trust_on_record(session)

@@ -3,7 +3,6 @@
 import datetime
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +128,10 @@ class Parsed(NamedTuple):
 Entry = AuditEntry | Parsed
 Sign = Callable[[bytes], bytes]
 """Function that signs bytes."""
+Damaged = Callable[[int, str], SovereignError]
+"""Function that builds the error for an entry from its number and its problem."""
+UNREADABLE = "cannot be read"
+"""Problem of bytes that are no entry."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,13 @@ class Checkpoint:
 
 BEGINNING = Checkpoint(sequence=0, hash=FIRST)
 """The checkpoint of an empty log."""
+
+
+def damaged_registry(sequence: int, problem: str) -> IntegrityError:
+    return IntegrityError(
+        f"The audit log: entry {sequence} {problem}. The registry was changed past this program.",
+        "Restore it from a copy, and find out who changed it.",
+    )
 
 
 def append(
@@ -200,16 +210,18 @@ def proven_entry(session: Session, sequence: int) -> Parsed:
     return parse(data, sequence)
 
 
-def parse(data: bytes, sequence: int) -> Parsed:
+def parse(data: bytes, sequence: int, damaged: Damaged = damaged_registry) -> Parsed:
     """Read an entry. Raises IntegrityError if its bytes are not one, or one with another number."""
     try:
         said = json.loads(data)
         entry = Parsed(**{**said, "at": datetime.datetime.fromisoformat(said["at"])})
-        if entry.sequence == sequence and isinstance(entry.subjects, dict):
-            return entry
     except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    raise damaged_registry(sequence, "cannot be read")
+        raise damaged(sequence, UNREADABLE) from None
+    if entry.sequence != sequence:
+        raise damaged(sequence, "is missing")
+    if not isinstance(entry.subjects, dict):
+        raise damaged(sequence, UNREADABLE)
+    return entry
 
 
 def exact_bytes(entry: Entry) -> bytes:
@@ -217,14 +229,14 @@ def exact_bytes(entry: Entry) -> bytes:
     return canonical_json(as_dict(entry))
 
 
-def verified_hash(sequence: int, data: bytes, last: str) -> str:
+def verified_hash(sequence: int, data: bytes, last: str, damaged: Damaged = damaged_registry) -> str:
     """Return the hash that an entry states, after verifying it and that the entry follows the one with hash `last`."""
-    entry = parse(data, sequence)
+    entry = parse(data, sequence, damaged)
     if entry.previous != last:
-        raise damaged_registry(sequence, "does not follow the one before it")
+        raise damaged(sequence, "does not follow the one before it")
     content = data.replace(b'"hash":"' + entry.hash.encode() + b'",' + AFTER_HASH, AFTER_HASH, 1)
     if hashlib.sha256(content).hexdigest() != entry.hash:
-        raise damaged_registry(sequence, "was changed")
+        raise damaged(sequence, "was changed")
     return entry.hash
 
 
@@ -260,34 +272,37 @@ def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
         raise damaged_registry(growth.size, "or one before it was changed")
 
 
-def verify(log: Iterable[Entry], kept: Checkpoint | None = None, after: Checkpoint | None = None) -> Checkpoint:
-    """Compute every hash again. Returns the log's newest entry as a checkpoint.
+def verify(log: Iterable[bytes], damaged: Damaged = damaged_registry) -> Checkpoint:
+    """Compute every hash of a whole log again, and return its newest entry.
 
     Args:
-        kept: a checkpoint that was taken earlier and must be in the log.
-        after: the position after which the given entries begin; None for a whole log.
+        log: the bytes of the entries, oldest first.
+        damaged: builds the error from an entry's number and its problem.
 
     Raises:
-        IntegrityError: an entry is missing, changed or out of order, or the log does not contain `kept`. The message
-            names the entry.
+        IntegrityError: an entry is missing, changed or out of order. The message names it.
     """
-    last = start = after or BEGINNING
-    found = kept is None or kept == last
-    for last in _verified((as_dict(entry) for entry in log), damaged_registry, start):
-        found = found or last == kept
-    if not found and kept is not None:
-        raise damaged_registry(kept.sequence, "is not the one of the checkpoint, or is gone")
+    last = BEGINNING
+    for sequence, data in enumerate(log, 1):
+        last = Checkpoint(sequence, verified_hash(sequence, data, last.hash, damaged))
     return last
+
+
+def assert_contains(session: Session, kept: Checkpoint) -> None:
+    """Raise IntegrityError unless the log has the entry of a checkpoint that was taken earlier."""
+    if proven_entry(session, kept.sequence).hash != kept.hash:
+        raise damaged_registry(kept.sequence, "is not the one of the export")
 
 
 def export(registry: Readable, file: Path) -> Checkpoint:
     """Verify the log and write it as JSONL, oldest entry first, into a new file. Returns its newest entry."""
     with registry.reading() as session, file.open("xb") as stream:
 
-        def written() -> Iterator[Parsed]:
+        def written() -> Iterator[bytes]:
             for entry in stream_in(session):
-                stream.write(exact_bytes(entry) + b"\n")
-                yield entry
+                data = exact_bytes(entry)
+                stream.write(data + b"\n")
+                yield data
 
         try:
             return verify(written())
@@ -306,45 +321,23 @@ def checkpoint_of(file: Path) -> Checkpoint:
     if not file.is_file():
         raise InputError(f"{file}: there is no such file.", "Correct the path of the export.")
 
-    def damaged(sequence: int, problem: str) -> IntegrityError:
+    def damaged(sequence: int, problem: str) -> SovereignError:
+        if problem == UNREADABLE:
+            return InputError(f"{file}: line {sequence} is no entry of a log.", "Give a file that an export wrote.")
         return IntegrityError(
             f"{file}: entry {sequence} {problem}.", "Use another copy of the export, and find out who changed this one."
         )
 
-    try:
-        with file.open("rb") as stream:
-            newest = deque(_verified(map(json.loads, stream), damaged, BEGINNING), maxlen=1)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{file}: not an export of the audit log.", "Give a file that an export wrote.") from None
-    if not newest:
+    with file.open("rb") as stream:
+        newest = verify((line.removesuffix(b"\n") for line in stream), damaged)
+    if newest == BEGINNING:
         raise InputError(f"{file}: holds no entry, so nothing is compared with it.", "Give an export with entries.")
-    return newest.pop()
+    return newest
 
 
 def as_dict(entry: Entry) -> dict[str, Any]:
     """Return an entry as JSON, with times in UTC. Its `hash` covers all other keys."""
     return {**content_of(entry), "hash": entry.hash}
-
-
-def _verified(
-    log: Iterable[dict[str, Any]], damaged: Callable[[int, str], IntegrityError], last: Checkpoint
-) -> Iterator[Checkpoint]:
-    """Verify each entry's hash and position, and yield its checkpoint.
-
-    Args:
-        log: entries in the form of `as_dict`.
-        damaged: builds the error from an entry's number and its problem.
-    """
-    for entry in log:
-        content = {name: value for name, value in entry.items() if name != "hash"}
-        if content["sequence"] != last.sequence + 1:
-            raise damaged(last.sequence + 1, "is missing")
-        if content["previous"] != last.hash:
-            raise damaged(last.sequence + 1, "does not follow the one before it")
-        if not _has_hash(content, entry["hash"]):
-            raise damaged(last.sequence + 1, "was changed")
-        last = Checkpoint(sequence=content["sequence"], hash=entry["hash"])
-        yield last
 
 
 def content_of(entry: Entry) -> dict[str, Any]:
@@ -356,20 +349,6 @@ def content_of(entry: Entry) -> dict[str, Any]:
         "subjects": entry.subjects,
         "previous": entry.previous,
     }
-
-
-def _has_hash(content: Mapping[str, Any], stated: str) -> bool:
-    try:
-        return digest_of(content) == stated
-    except ValueError:  # a value such as NaN, which this program never writes
-        return False
-
-
-def damaged_registry(sequence: int, problem: str) -> IntegrityError:
-    return IntegrityError(
-        f"The audit log: entry {sequence} {problem}. The registry was changed past this program.",
-        "Restore it from a copy, and find out who changed it.",
-    )
 
 
 SEALED, REGISTERED = "artifact sealed", "adapter registered"

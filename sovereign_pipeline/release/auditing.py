@@ -88,7 +88,7 @@ def audit_adapter(
         known = trust_on_record(session)
         if known is not None:
             assert_same_trust(known, trust, trust_files(settings))
-    _assert_no_finding(examine_all(registry, store, settings, ledger.newest))
+    _assert_no_finding(examine_all(registry, store, settings))
     covered = list(_with_parents(registry, store, adapter_id))
     lines = dict.fromkeys(map(line_of, covered))
     with registry.reading() as session:
