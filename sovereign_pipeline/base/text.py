@@ -2,8 +2,10 @@
 
 import time
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
+
+from sovereign_pipeline.base.errors import InputError
 
 IDS_IN_A_MESSAGE = 10
 """Maximum number of ids in a message. The artifact lists the others."""
@@ -19,6 +21,26 @@ def and_more(items: Iterable[object], shown: int = IDS_IN_A_MESSAGE, separator: 
 def counted(number: int, one: str, many: str | None = None) -> str:
     """Format a number with its noun: `1 row`, `1,204 rows`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+LONGEST_TEXT = 2_000
+"""Maximum number of characters of a text in an entry of the ledger, which nobody can remove again."""
+
+
+def refuse_long_texts(stated: object, name: str = "text") -> None:
+    """Raise InputError for a text of more than `LONGEST_TEXT` characters in what is about to be signed or entered."""
+    if isinstance(stated, str) and len(stated) > LONGEST_TEXT:
+        raise InputError(
+            f"The {name} has {len(stated):,} characters, and at most {LONGEST_TEXT:,} can be recorded.",
+            "Shorten it, and refer to a document for the rest.",
+        )
+    if isinstance(stated, Mapping):
+        for key, value in stated.items():
+            refuse_long_texts(key, "name of a field")
+            refuse_long_texts(value, str(key))
+    elif isinstance(stated, list | tuple):
+        for each in stated:
+            refuse_long_texts(each, name)
 
 
 SECONDS_BETWEEN_MESSAGES = 5.0

@@ -148,11 +148,11 @@ def read(path: Path, sha256: str, private_key: str, take: Callable[[Listed, Iter
         raise PrivacyError(
             f"{path}: this key does not open the backup.", "Give the private key that belongs to it."
         ) from None
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError, RecursionError) as error:  # also names that no file has
         raise DamagedBackup(f"{path}: it cannot be read ({type(error).__name__}).") from None
     try:
         listed = [Listed(**each) for each in json.loads(content)]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise DamagedBackup(f"{path}: it has no list of its files at its end.") from None
     if found != listed or len({each.name for each in listed}) != len(listed):
         raise DamagedBackup(f"{path}: its files are not those of its list.")
@@ -267,7 +267,10 @@ def write(directory: Path, description: Description, signer: Signer) -> None:
 
 
 def read_description(directory: Path, trust: Trust) -> Description:
-    """Read a backup's description and verify its signature and every byte of the archive. Raises IntegrityError."""
+    """Read a backup's description, and verify its signature, its files and every byte of the archive.
+
+    Raises IntegrityError.
+    """
     content = read_bounded(directory / DESCRIPTION, LARGEST_BUNDLE, DamagedBackup.usual_hint)
     try:
         description = Description.model_validate_json(content)
@@ -280,4 +283,6 @@ def read_description(directory: Path, trust: Trust) -> Description:
     archive = directory / ARCHIVE
     if archive.is_symlink() or not archive.is_file() or file_sha256(archive) != description.archive:
         raise DamagedBackup(f"{archive}: these are not the bytes of the backup.")
+    if extra := sorted({path.name for path in directory.iterdir()} - {ARCHIVE, DESCRIPTION, SIGNATURE}):
+        raise DamagedBackup(f"{directory}: {extra[0]!a} was not signed, and nothing else may lie here.")
     return description

@@ -362,6 +362,8 @@ FOLDERS = (TRUST, "blobs", BLOBS)
 EMPTY = b"{}"
 """The empty configuration of an OCI image."""
 HEX = frozenset("0123456789abcdef")
+LONGEST_NAME, LONGEST_PART, MOST_FOLDERS = 1_000, 255, 50
+"""Limits of a file's name: bytes, bytes between two slashes, and folders."""
 
 
 @dataclass(frozen=True)
@@ -514,25 +516,32 @@ def _files(manifest: bytes, directory: Path, in_bases: Mapping[str, Path]) -> It
         digest, notes, size = _digest(layer, where), layer["annotations"], layer["size"]
         name = notes[TITLE]
         if not is_safe(name) or type(size) is not int or size < 0:
-            raise Refused(f"{where}: the file name {name!a} leads elsewhere, or the file has no size.")
-        folded = name.casefold()
+            raise Refused(f"{where}: the file name {_short(name)} leads elsewhere, or the file has no size.")
+        folded = str(place_of(name)).casefold()
         above = set(_above(folded))
         if folded in taken | folders or above & taken:
-            raise Refused(f"{where}: the file name {name!a} is there twice, or within another file's.")
+            raise Refused(f"{where}: the file name {_short(name)} is there twice, or within another file's.")
         taken.add(folded)
         folders |= above
         path = in_bases.get(digest, directory / BLOBS / digest)
         yield Carried(name, digest, size, str(notes[ORIGIN]), str(notes[PUBLISHER]), path)
 
 
+def _short(name: object) -> str:
+    return ascii(name)[:200]
+
+
 def is_safe(name: object) -> bool:
-    """Return whether a name, unpacked into a folder, stays below that folder on every file system."""
+    """Return whether a name, unpacked into a folder, stays below that folder and can be stored on every file system."""
     return (
         isinstance(name, str)
-        and unicodedata.normalize("NFC", name) == name
         and name.isprintable()
+        and len(name.encode()) <= LONGEST_NAME
+        and name.count("/") <= MOST_FOLDERS
+        and unicodedata.normalize("NFC", name) == name
         and not {*name} & {"\\", ":"}
         and all(part == part.strip() and part not in ("", ".", "..") for part in name.split("/"))
+        and all(len(part.encode()) <= LONGEST_PART for part in name.split("/"))
     )
 
 
@@ -689,10 +698,10 @@ def _unpack(archive: Path, into: Path) -> None:
     try:
         with tarfile.open(archive, "r:") as opened:
             for member in opened:
-                if not (member.isreg() or member.isdir()):
-                    raise Refused(f"{SOURCE}: {member.name!a} is no file.", SAFE_LINKS_NOTE)
+                if not (member.isreg() or member.isdir()) or not is_safe(member.name):
+                    raise Refused(f"{SOURCE}: {_short(member.name)} is no file, or leads elsewhere.", SAFE_LINKS_NOTE)
                 opened.extract(member, into, filter="data")
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, RecursionError) as error:
         raise Refused(f"{SOURCE}: it cannot be unpacked ({type(error).__name__}).", SAFE_LINKS_NOTE) from None
 
 

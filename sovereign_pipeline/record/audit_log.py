@@ -13,6 +13,7 @@ from sqlalchemy.orm import ORMExecuteState, Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.base.files import canonical_json, digest_of
+from sovereign_pipeline.base.text import refuse_long_texts
 from sovereign_pipeline.record import merkle, tree
 from sovereign_pipeline.record.checkpoints import Readable
 from sovereign_pipeline.record.tables import (
@@ -166,7 +167,10 @@ def append(
         session: a session of `Registry.writing`.
         subjects: digests, names and counts that identify what the act changed.
         sign: signs the entry; None leaves it unsigned.
+
+    Raises InputError for a text that is too long.
     """
+    refuse_long_texts(subjects)
     rows = taken(session)
     if (before := session.info.pop(BEFORE_THE_FIRST, None)) is not None:
         before(session)

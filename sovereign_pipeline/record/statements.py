@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError
+from sovereign_pipeline.base.text import refuse_long_texts
 from sovereign_pipeline.record.keys import Signer, algorithm_of, is_low_s, is_signed
 from sovereign_pipeline.record.trust_root import Trust, TrustedKey
 
@@ -154,6 +155,8 @@ FIELDS: Mapping[str, frozenset[str]] = {
     BILL_OF_MATERIALS: frozenset({"bomFormat", "specVersion"}),
 }
 """Predicate type -> its required fields. Further fields are allowed."""
+DESCRIBES_FILES = frozenset({PROVENANCE, BILL_OF_MATERIALS, GATE, EVALUATION, RECORD, TECHNICAL_FILE, BACKUP})
+"""Predicate types whose texts the pipeline computes or copies from signed files. No person writes them for the act."""
 
 
 def provenance(
@@ -215,13 +218,15 @@ class Verified:
 
 
 def sign_statement(signer: Signer, statement: Statement) -> bytes:
-    """Sign a statement. Raises ValueError if it is malformed.
+    """Sign a statement. Raises ValueError if it is malformed, and InputError if a person's text in it is too long.
 
     Returns:
         The bundle's bytes: canonical JSON with a line break at the end.
     """
     if fault := _fault(statement):
         raise ValueError(f"this statement cannot be signed: {fault}")
+    if statement.predicate_type not in DESCRIBES_FILES:
+        refuse_long_texts(statement.predicate)
     if algorithm_of(signer.public_pem) != "p256":
         raise ValueError("statements are signed with P-256")
     payload = canonical(_as_dict(statement))

@@ -155,6 +155,23 @@ def test_what_the_pipeline_did_not_sign_is_not_restored(office: Office, tmp_path
         office.restore(office.elsewhere(tmp_path / "third"), backup)
 
 
+@pytest.mark.security_case("A file, folder or link is added to a backup.", "Refused by its name.")
+@pytest.mark.parametrize("name", ["extra", ".hidden", "folder/", "link", "keys\udcff"])
+def test_a_backup_is_exactly_its_files(office: Office, tmp_path: Path, name: str) -> None:
+    backup = tmp_path / "backup"
+    office.take(backup)
+    if name == "folder/":
+        (backup / name).mkdir()
+    elif name == "link":
+        (backup / name).symlink_to(backup / ARCHIVE)
+    else:
+        (backup / name).write_bytes(b"x")
+    with pytest.raises(IntegrityError):
+        check(office.settings, backup, office.pair.private, print)
+    with pytest.raises(IntegrityError):
+        office.restore(office.elsewhere(tmp_path / "other"), backup)
+
+
 @pytest.mark.security_case(
     "A backup is signed with a key of the pipeline that was stolen and is revoked.",
     "Refused if its ledger reaches beyond the entry from which on the key does not count.",
@@ -296,7 +313,16 @@ def test_files_of_any_size_and_name_come_back(pair: Pair, tmp_path: Path) -> Non
     "A backup holds a name that leads out of its directories, a link, or a file twice.", "Refused by its name."
 )
 @pytest.mark.parametrize(
-    "name", ["home/../../evil", "/etc/evil", "evil", "home", "data/trust/x", "home/a/../../b", "home//etc/evil"]
+    "name",
+    [
+        "home/../../evil",
+        "/etc/evil",
+        "evil",
+        "home",
+        "data/trust/x",
+        "home/a/../../b",
+        "home//etc/evil",
+    ],
 )
 def test_a_name_that_leads_elsewhere_is_refused(pair: Pair, tmp_path: Path, name: str) -> None:
     sealed(tmp_path / "backup.tar.age", pair, (tarfile.TarInfo(name), b"x"), (tarfile.TarInfo(LIST), b"[]"))

@@ -131,6 +131,11 @@ NAMES = (
     "e\u0301",
     "a /b",
     "a\u202eb",
+    "a/" * 1_500 + "b",
+    "a/" * 51 + "b",
+    "a" * 256,
+    "\u0645" * 128,
+    "ab/" * 20 + "c" * 250 + "/" + "d" * 250 + "/" + "e" * 250 + "/" + "f" * 250,
 )
 
 
@@ -411,9 +416,9 @@ def test_what_changes_after_it_was_verified_is_refused(packers: Packers, bundle:
 @pytest.mark.security_case(
     "The archive of a release holds a link or a name that leads out.", "Refused; nothing is left."
 )
-@pytest.mark.parametrize("kind", ["link", "up"])
+@pytest.mark.parametrize("kind", ["link", "up", "deep"])
 def test_an_archive_that_leads_elsewhere_is_refused(packers: Packers, tmp_path: Path, kind: str) -> None:
-    member = tarfile.TarInfo({"link": "x", "up": "../../../evil"}[kind])
+    member = tarfile.TarInfo({"link": "x", "up": "../../../evil", "deep": "a/" * 1_500 + "b"}[kind])
     if kind == "link":
         member.type, member.linkname = tarfile.SYMTYPE, "/etc"
     changed = Content("release/source.tar", archive_of(RELEASE, member), "made by a test")

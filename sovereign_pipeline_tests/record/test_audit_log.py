@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,8 @@ from sovereign_pipeline.record.audit_log import (
     verify,
 )
 from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.keys import generate
+from sovereign_pipeline.record.statements import APPROVAL, Statement, Subject, sign_statement
 from sovereign_pipeline_tests.registry.bench import Bench
 
 Log = list[Parsed]
@@ -46,6 +49,28 @@ def test_each_entry_is_bound_to_the_one_before_it_by_a_hash_that_anyone_can_comp
     assert [entry.previous for entry in log] == [FIRST, log[0].hash, log[1].hash]
     by_hand = {name: getattr(log[1], name) for name in ("sequence", "actor", "action", "subjects", "previous")}
     assert digest_of({**by_hand, "at": log[1].at.isoformat(timespec="microseconds")}) == log[1].hash
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"reason": "x" * 2_001}, {"said": {"by": ["short", "é" * 2_001]}}, {"x" * 2_001: 1}, {"a": ("x" * 2_001,)}],
+)
+def test_a_text_that_is_too_long_is_neither_entered_nor_signed(registry: Registry, stated: dict[str, Any]) -> None:
+    signed: list[bytes] = []
+
+    def sign(content: bytes) -> bytes:
+        signed.append(content)
+        return b"x"
+
+    with pytest.raises(InputError), registry.writing() as session:
+        append(session, "officer-1", "lamp lit", stated, sign)
+    assert entries(registry) == [] and not signed
+    about = {"decision": "approve", **stated}
+    with pytest.raises(InputError):
+        sign_statement(generate(), Statement((Subject("request.sigstore.json", "0" * 64),), APPROVAL, about))
+    with registry.writing() as session:
+        append(session, "officer-1", "lamp lit", {"reason": "x" * 2_000})
+    assert len(entries(registry)) == 1
 
 
 def lose(log: Log) -> Log:

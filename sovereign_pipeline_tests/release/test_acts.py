@@ -17,7 +17,7 @@ from sovereign_pipeline.release.acts import ADDED, add_issue, issues_by_adapter
 from sovereign_pipeline.release.cadence import due_reviews, record_review
 from sovereign_pipeline.release.recall import OPENED, Question, ask, open_recall, open_recalls, waive_recall
 from sovereign_pipeline.release.recall_index import index_adapter
-from sovereign_pipeline.release.requests import find_request
+from sovereign_pipeline.release.requests import decide, find_request
 from sovereign_pipeline_tests.record.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
 
@@ -31,6 +31,31 @@ def adapter(office: Office) -> Adapter:
     adapter = office.adapter()
     index_adapter(office.registry, office.bench.store, adapter)
     return adapter
+
+
+LONG = "x" * 200_000
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda office, adapter: office.ask("approve", adapter, reason=LONG),
+        lambda office, adapter: decide(
+            office.registry, office.bench.workplace(), office.ask("approve", adapter).request.id, "reject",
+            office.officers["omar"], LONG,
+        ),
+        lambda office, adapter: add_issue(office.registry, adapter.id, LONG, office.officers["omar"]),
+        lambda office, adapter: record_review(office.registry, adapter.id, LONG, office.officers["omar"], NOW),
+        lambda office, adapter: open_recall(
+            office.registry, ask(office.registry, Question(source="letters")), office.officers["omar"], LONG
+        ),
+    ],
+    ids=["request", "decision", "issue", "review", "recall"],
+)  # fmt: skip
+def test_no_act_enters_a_long_text(office: Office, adapter: Adapter, act: Callable[..., object]) -> None:
+    with pytest.raises(InputError):
+        act(office, adapter)
+    assert all(LONG not in str(entry.subjects) for entry in audit_log.entries(office.registry))
 
 
 def newcomer(office: Office, may: str, level: str = "*") -> FileSigner:
