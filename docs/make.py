@@ -1,6 +1,8 @@
 """Write the generated pages and schemas again: `make docs`. A test compares each with its source."""
 
 import json
+import re
+from importlib.metadata import PackageMetadata, metadata
 from pathlib import Path
 
 from benchmarks.evaluation.judge_tables import judges_markdown
@@ -17,6 +19,16 @@ from sovereign_pipeline_tests.security_cases import security_cases_markdown
 DOCS = Path(__file__).resolve().parent
 REFERENCE = DOCS / "reference"
 SCHEMAS = DOCS.parent / "data" / "schemas"
+PINNED = DOCS.parent / "requirements" / "runtime.txt"
+LICENCES = """# Licences
+
+Sovereign Pipeline is under the Apache License 2.0 (`LICENSE`). An installation, and a bundle, also has these
+distributions of `requirements/runtime.txt`, under the licences that their metadata states. The texts are in the
+wheels. Base models and evaluation suites state theirs on their cards.
+
+| distribution | version | licence |
+|---|---|---|
+"""
 
 
 def pages() -> dict[Path, str]:
@@ -31,6 +43,7 @@ def pages() -> dict[Path, str]:
             }
         ),
         REFERENCE / "first-file.md": first_file_markdown(FILES | TABLES | ROWS_OF_FILES),
+        REFERENCE / "licences.md": licences_markdown(),
         REFERENCE / "recipe.md": recipe_markdown(),
         REFERENCE / "security-cases.md": security_cases_markdown(),
         REFERENCE / "judges.md": judges_markdown(),
@@ -39,6 +52,17 @@ def pages() -> dict[Path, str]:
             for each in (LINE, INSTITUTION, WORD_LISTS)
         },
     }
+
+
+def licences_markdown() -> str:
+    pins = re.findall(r"^([\w.-]+)(?:\[[^]]*])?==([^\s;]+)", PINNED.read_text(encoding="utf-8"), re.MULTILINE)
+    return LICENCES + "".join(f"| {name} | {version} | {_licence(metadata(name))} |\n" for name, version in pins)
+
+
+def _licence(stated: PackageMetadata) -> str:
+    classifiers = [each.split(" :: ")[-1] for each in stated.get_all("Classifier", []) if each.startswith("License ::")]
+    first_line = (stated.get("License") or "").split("\n")[0]
+    return stated.get("License-Expression") or "; ".join(classifiers) or first_line or "not stated"
 
 
 if __name__ == "__main__":

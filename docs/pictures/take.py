@@ -27,10 +27,11 @@ from typing import Any
 from PIL import Image
 from uvicorn import Server
 
-from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.plots import hold_png
 from sovereign_pipeline.dagster.resources import prepare_dagster_home
 from sovereign_pipeline.dagster.rollout import bounds_of
+from sovereign_pipeline.dagster.services import WORKSPACE
 from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.sealing import open_store
@@ -96,7 +97,7 @@ def take_dagster(browser: Any) -> None:
     port = free_port()
     webserver = Path(sys.executable).parent / "dagster-webserver"
     server = subprocess.Popen(
-        [webserver, "-h", "127.0.0.1", "-p", str(port), "-w", PROJECT_ROOT / "workspace.yaml", "--read-only"],
+        [webserver, "-h", "127.0.0.1", "-p", str(port), "-w", WORKSPACE, "--read-only"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -6,6 +6,7 @@ It runs in its own process: `python -m sovereign_pipeline.dagster.dagster_ui POR
 import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -17,7 +18,7 @@ from dagster_webserver.version import __version__
 from sovereign_pipeline.base.hosts import App, Receive, Send, for_hosts, listen, serve_app
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.processes import keep_private
-from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
+from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.dagster.resources import open_instance
 
 # The defaults of the program dagster-webserver.
@@ -52,7 +53,7 @@ def guarded(app: App) -> App:
 def loaded_workspace(instance: dg.DagsterInstance, read_only: bool) -> Iterator[WorkspaceProcessContext]:
     """Load this project's code location for a webserver. read_only: nothing can be launched."""
     instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
-    workspace = WorkspaceFileTarget([str(PROJECT_ROOT / "workspace.yaml")])
+    workspace = WorkspaceFileTarget([str(Path(__file__).with_name("workspace.yaml"))])
     with WorkspaceProcessContext(instance, workspace, version=__version__, read_only=read_only) as context:
         yield context
 

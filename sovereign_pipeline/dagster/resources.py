@@ -7,12 +7,13 @@ import datetime
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import dagster as dg
 
 from sovereign_pipeline.base.errors import NotFoundError, SovereignError, StaleInput
 from sovereign_pipeline.base.files import short
-from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings, go_offline
+from sovereign_pipeline.base.settings import Settings, go_offline
 from sovereign_pipeline.policy.line import line_names
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import open_store
@@ -111,7 +112,7 @@ def resources(settings: Settings | None = None, clock: Clock | None = None) -> d
 def prepare_dagster_home(settings: Settings) -> None:
     """Install `dagster.yaml`, and set the variables that this process and its children read."""
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(PROJECT_ROOT / "dagster.yaml", settings.dagster_home / "dagster.yaml")
+    shutil.copyfile(Path(__file__).with_name("dagster.yaml"), settings.dagster_home / "dagster.yaml")
     os.environ.update({"DAGSTER_HOME": str(settings.dagster_home), **settings.to_environment()})
     go_offline()
 

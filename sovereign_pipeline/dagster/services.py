@@ -28,6 +28,8 @@ CODE_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { lo
     __typename ... on PythonError { message } } } } } }"""
 DAEMONS = "{ instance { daemonHealth { allDaemonStatuses { required lastHeartbeatTime } } } }"
 
+WORKSPACE = Path(__file__).with_name("workspace.yaml")
+
 Tell = Callable[[str], None]
 
 
@@ -96,7 +98,7 @@ def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> Non
 
 
 def _services(ports: Ports, started: float) -> list[Service]:
-    workspace = ["-w", str(PROJECT_ROOT / "workspace.yaml")]
+    workspace = ["-w", str(WORKSPACE)]
     dagster = f"http://{LOOPBACK}:{ports.dagster}"
     return [
         Service(

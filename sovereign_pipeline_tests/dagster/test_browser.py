@@ -19,9 +19,9 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from sovereign_pipeline.base.hosts import listen
-from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.base_models.stages import BASE_MODEL
 from sovereign_pipeline.dagster.resources import prepare_dagster_home, register_lines
+from sovereign_pipeline.dagster.services import WORKSPACE
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
@@ -103,7 +103,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             port = held.getsockname()[1]
         command = [str(Path(sys.executable).parent / "dagster-webserver"), "-h", "127.0.0.1", "-p", str(port)]
         log = (root / "webserver.log").open("wb")
-        server = subprocess.Popen([*command, "-w", str(PROJECT_ROOT / "workspace.yaml")], stdout=log, stderr=log)
+        server = subprocess.Popen([*command, "-w", str(WORKSPACE)], stdout=log, stderr=log)
         try:
             with dg.DagsterInstance.get() as instance:
                 site = Site(f"http://127.0.0.1:{port}", Line(institution, instance))

@@ -9,10 +9,10 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.dagster.chain import AFTER_PEOPLE, CHAIN, PRESENTATION, chain_with
 from sovereign_pipeline.dagster.definitions import build_definitions, defs
 from sovereign_pipeline.dagster.resources import LINES
+from sovereign_pipeline.dagster.services import WORKSPACE
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 
 ALL = (*CHAIN, *AFTER_PEOPLE)
@@ -62,9 +62,7 @@ def test_definitions_load_in_under_three_seconds_without_a_heavy_library() -> No
 
 def test_dagster_finds_them_valid(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).parent / "dagster"), "definitions", "validate"]
-    found = subprocess.run(
-        [*command, "-w", str(PROJECT_ROOT / "workspace.yaml")], cwd=tmp_path, capture_output=True, text=True
-    )
+    found = subprocess.run([*command, "-w", str(WORKSPACE)], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
 
 
