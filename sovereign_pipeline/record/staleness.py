@@ -234,10 +234,9 @@ class _Examination:
     def _gate_records(self) -> Iterator[Manifest]:
         """Yield the manifests of this line's gate records. Damaged ones are skipped; using one raises an error."""
         for ref in self._workplace.store.indexed(GATE_RECORD):
-            if ref.line != self._workplace.line.line:
-                continue
-            with suppress(IntegrityError):
-                yield self._workplace.store.read_manifest(ref)
+            if ref.line == self._workplace.line.line:
+                with suppress(IntegrityError):
+                    yield self._workplace.store.read_manifest(ref)
 
 
 def _shown(value: Any) -> str:

@@ -166,7 +166,7 @@ def provenance(
     *,
     builder: str,
     libraries: Mapping[str, str],
-    finished_on: str | None = None,
+    finished_on: str,
 ) -> dict[str, Any]:
     """Return the SLSA provenance of an artifact, for a statement about its manifest.
 
@@ -183,9 +183,10 @@ def provenance(
         "internalParameters": {"libraries": dict(libraries)},
         "resolvedDependencies": [{"name": name, "digest": {"sha256": inputs[name]}} for name in sorted(inputs)],
     }
-    run: dict[str, Any] = {"builder": {"id": f"{PREDICATES}builder", "version": {"source": builder}}}
-    if finished_on is not None:
-        run["metadata"] = {"finishedOn": finished_on}
+    run = {
+        "builder": {"id": f"{PREDICATES}builder", "version": {"source": builder}},
+        "metadata": {"finishedOn": finished_on},
+    }
     return {"buildDefinition": definition, "runDetails": run}
 
 

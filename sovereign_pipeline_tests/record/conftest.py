@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata, Targets
 
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import FileSigner, generate
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.trust_changes import add_officer, create_trust
@@ -81,6 +82,11 @@ def delegations(targets: Targets) -> Any:
 @pytest.fixture
 def bench(institution: DemoInstitution) -> Bench:
     return small_bench(institution)
+
+
+@pytest.fixture
+def registry(bench: Bench, database: str) -> Registry:
+    return bench.open_registry()
 
 
 @pytest.fixture

@@ -43,12 +43,35 @@ def light_past_the_program(registry: Registry, *lamps: int, signer: Signer | Non
         rewrite(connection, leaves, signer or checkpoints.new_log())
 
 
+def die(*given: object) -> None:
+    """Stand in for a step in which a process is killed."""
+    raise KeyboardInterrupt
+
+
+def signer_of(registry: Registry) -> Signer:
+    signer = checkpoints.signer(registry.settings)
+    assert signer is not None
+    return signer
+
+
+def signed_head(tree: Growth, signer: Signer, suffix: str = "") -> str:
+    """The note about a tree that the ledger's key, or another one, signed."""
+    text = TreeHead(signer.name + suffix, tree.size, tree.root()).to_text()
+    return str(notes.Note(text, (notes.signed(text, signer),)))
+
+
+def tree_of(leaves: Sequence[bytes]) -> Growth:
+    growth = Growth()
+    for leaf in leaves:
+        list(growth.add(leaf_hash(leaf)))
+    return growth
+
+
 def rewrite(connection: Connection, leaves: Sequence[bytes], signer: Signer) -> None:
     """Put these entries and their tree in the place of whatever was there."""
     growth = Growth()
     nodes = [each for leaf in leaves for each in growth.add(leaf_hash(leaf))]
-    text = TreeHead(signer.name + checkpoints.HEAD, growth.size, growth.root()).to_text()
-    head = str(notes.Note(text, (notes.signed(text, signer),)))
+    head = signed_head(growth, signer, checkpoints.HEAD)
     connection.execute(delete(LedgerEntry))
     connection.execute(delete(LedgerNode))
     if not leaves:

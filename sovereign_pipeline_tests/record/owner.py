@@ -11,11 +11,9 @@ from sqlalchemy import Connection, delete, insert, select, text, update
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.files import canonical_json, digest_of
-from sovereign_pipeline.record import audit_log, checkpoints, notes, replay, tree
+from sovereign_pipeline.record import audit_log, replay, tree
 from sovereign_pipeline.record.audit_log import FIRST, ROWS, SEALED, content_of_row, exact_bytes, key_of, named_rows
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.merkle import Growth, leaf_hash
-from sovereign_pipeline.record.notes import TreeHead
 from sovereign_pipeline.record.replay import SIGNED, read_blobs
 from sovereign_pipeline.record.tables import (
     STORE,
@@ -25,7 +23,7 @@ from sovereign_pipeline.record.tables import (
     Table,
     view_tables,
 )
-from sovereign_pipeline_tests.record.lamps import leaves_in, rewrite
+from sovereign_pipeline_tests.record.lamps import leaves_in, rewrite, signed_head, signer_of, tree_of
 
 Rows = dict[tuple[str, str], bytes]
 """Table and primary key -> what lies in the database for the row."""
@@ -91,18 +89,13 @@ def forge(registry: Registry, attack: Callable[[Session], object]) -> None:
         entry |= {"sequence": len(leaves) + 1, "previous": last}
         entry["hash"] = last = digest_of({name: value for name, value in entry.items() if name != "hash"})
         leaves.append(canonical_json(entry))
-    signer = checkpoints.signer(registry.settings)
-    assert signer is not None
+    signer = signer_of(registry)
     with registry.engine.begin() as connection:
         rewrite(connection, leaves, signer)
         known = {*connection.scalars(select(Blob.sha256))}
         if new := {_digest(each): each for each in [*rows.values(), *signed.values()] if _digest(each) not in known}:
             connection.execute(insert(Blob), [{"sha256": sha256, "data": data} for sha256, data in new.items()])
-    growth = Growth()
-    for leaf in leaves:
-        list(growth.add(leaf_hash(leaf)))
-    head = TreeHead(signer.name, growth.size, growth.root()).to_text()
-    (registry.settings.ledger / "checkpoint").write_text(str(notes.Note(head, (notes.signed(head, signer),))))
+    (registry.settings.ledger / "checkpoint").write_text(signed_head(tree_of(leaves), signer))
 
 
 @contextmanager

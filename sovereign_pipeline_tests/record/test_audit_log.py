@@ -30,11 +30,6 @@ from sovereign_pipeline_tests.registry.bench import Bench
 Log = list[Parsed]
 
 
-@pytest.fixture
-def registry(bench: Bench, database: str) -> Registry:
-    return bench.open_registry()
-
-
 def with_entries(registry: Registry, count: int) -> Log:
     for number in range(count):
         with registry.writing() as session:

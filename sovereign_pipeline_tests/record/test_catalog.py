@@ -56,6 +56,8 @@ def test_an_adapter_is_shown_with_its_datasets_and_base_model(bench: Bench) -> N
     assert {file["name"] for file in shown["base"]["files"]} == {"config.json", "model.safetensors"}
     with pytest.raises(NotFoundError, match=r"lamps-1\.0\.0"):
         show_adapter(bench.open_registry(), "lamps")
+    with pytest.raises(NotFoundError, match="2 datasets"):
+        show_dataset(bench.open_registry(), "")  # digits that fit both
 
 
 def test_a_dataset_is_found_by_the_first_digits_of_its_digest(bench: Bench) -> None:
@@ -68,15 +70,9 @@ def test_a_dataset_is_found_by_the_first_digits_of_its_digest(bench: Bench) -> N
     (row,) = list_datasets(registry)
     assert show_dataset(registry, adapter.dataset_digest[:6]) == row
     assert row["adapters"] == ["lamps-1.0.0", "lamps-1.0.1"]
+    assert (list_datasets(registry, "lamps"), list_datasets(registry, "lanterns")) == ([row], [])
     with pytest.raises(NotFoundError, match=row["digest"][:12]):
         show_dataset(registry, "nothing")
-
-
-def test_digits_that_fit_two_datasets_are_refused(bench: Bench) -> None:
-    bench.with_preferences()
-    bench.register()
-    with pytest.raises(NotFoundError, match="2 datasets"):
-        show_dataset(bench.open_registry(), "")
 
 
 def test_the_row_of_a_dataset_says_what_its_card_says(bench: Bench, database: str) -> None:
@@ -104,9 +100,3 @@ def test_the_card_that_is_shown_is_the_one_that_was_registered(bench: Bench) -> 
     file.write_text(file.read_text().replace("PUBLIC", "SECRET"))
     with pytest.raises(IntegrityError, match=r"card\.md"):
         card_of_dataset(bench.store, row)
-
-
-def test_datasets_of_one_line_alone_are_listed(bench: Bench) -> None:
-    bench.register()
-    assert [row["line"] for row in list_datasets(bench.open_registry(), "lamps")] == ["lamps"]
-    assert list_datasets(bench.open_registry(), "lanterns") == []

@@ -16,24 +16,21 @@ from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.record import audit_log, checkpoints, merkle, notes, replay
+from sovereign_pipeline.record import audit_log, checkpoints, notes, replay
 from sovereign_pipeline.record.checkpoints import assert_not_older
 from sovereign_pipeline.record.database import Registry, open_registry
-from sovereign_pipeline_tests.record.lamps import cut_to, exact_bytes, kept, light, light_past_the_program
+from sovereign_pipeline_tests.record.lamps import (
+    cut_to,
+    die,
+    exact_bytes,
+    kept,
+    light,
+    light_past_the_program,
+    signer_of,
+    tree_of,
+)
 from sovereign_pipeline_tests.registry.bench import Bench
 from sovereign_pipeline_tests.waiting import wait_until
-
-
-@pytest.fixture
-def registry(bench: Bench, database: str) -> Registry:
-    return bench.open_registry()
-
-
-def root_of(leaves: list[bytes]) -> bytes:
-    growth = merkle.Growth()
-    for leaf in leaves:
-        list(growth.add(merkle.leaf_hash(leaf)))
-    return growth.root()
 
 
 def test_every_act_is_in_a_signed_checkpoint_in_the_home(registry: Registry) -> None:
@@ -41,11 +38,10 @@ def test_every_act_is_in_a_signed_checkpoint_in_the_home(registry: Registry) -> 
     assert not settings.keys.exists()
     light(registry, 1, 2, 3)
     note = notes.parse_note((settings.ledger / "checkpoint").read_text())
-    signer = checkpoints.signer(settings)
-    assert signer is not None
+    signer = signer_of(registry)
     assert notes.is_signed(note, signer.verifier)
     head = notes.parse_tree_head(note.text)
-    assert (head.origin, head.size, head.root) == (signer.name, 3, root_of(exact_bytes(registry)))
+    assert (head.origin, head.size, head.root) == (signer.name, 3, tree_of(exact_bytes(registry)).root())
     assert signer.name.startswith("sovereign-pipeline/ledger/")
     assert checkpoints.key_file(settings).stat().st_mode & 0o777 == 0o600
     assert settings.keys.stat().st_mode & 0o777 == 0o700
@@ -226,7 +222,7 @@ def test_writers_at_once_lose_nothing_and_keep_the_newest_checkpoint(registry: R
     for thread in threads:
         thread.join()
     head = kept(registry.settings)
-    assert (head.size, head.root) == (20, root_of(exact_bytes(registry)))
+    assert (head.size, head.root) == (20, tree_of(exact_bytes(registry)).root())
 
 
 KILLED = """
@@ -250,9 +246,11 @@ def test_a_writer_that_is_killed_loses_nothing_that_it_had_acknowledged(registry
     acknowledged = sum(_killed_after(5 + number, environment, tmp_path / f"{number}.out") for number in range(4))
     again = open_registry(settings)
     light(again, 0)
-    assert len(exact_bytes(again)) > acknowledged
-    assert kept(settings) == notes.TreeHead(kept(settings).origin, len(exact_bytes(again)), root_of(exact_bytes(again)))
-    audit_log.verify(exact_bytes(again))
+    leaves = exact_bytes(again)
+    tree = tree_of(leaves)
+    assert tree.size > acknowledged
+    assert kept(settings) == notes.TreeHead(kept(settings).origin, tree.size, tree.root())
+    audit_log.verify(leaves)
 
 
 def _killed_after(acts: int, environment: dict[str, str], out: Path) -> int:
@@ -275,7 +273,7 @@ def test_a_full_disk_stops_the_act_and_loses_nothing(bench: Bench) -> None:
     light(registry, 1)
     registry.engine.dispose()
     with closing(sqlite3.connect(registry.settings.home / "registry.db")) as connection:
-        connection.execute("VACUUM")  # or the pages that migrations left free would be used first
+        connection.execute("VACUUM")  # or free pages would be used first
     with registry.engine.connect() as connection:
         pages = connection.execute(text("PRAGMA page_count")).scalar()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
@@ -291,9 +289,6 @@ def test_a_full_disk_stops_the_act_and_loses_nothing(bench: Bench) -> None:
 def test_a_first_act_that_died_between_its_checkpoint_and_its_key_is_done_again(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die(*given: object) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "keep", die)
         with pytest.raises(KeyboardInterrupt):

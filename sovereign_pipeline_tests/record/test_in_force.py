@@ -27,11 +27,6 @@ def roots() -> tuple[FileSigner, ...]:
 
 
 @pytest.fixture
-def registry(bench: Bench, database: str) -> Registry:
-    return bench.open_registry()
-
-
-@pytest.fixture
 def trust(bench: Bench, roots: tuple[FileSigner, ...]) -> Path:
     directory = bench.settings.data / "trust"
     create_trust(directory, roots, {"pipeline": [generate().public_pem]})

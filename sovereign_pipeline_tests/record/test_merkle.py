@@ -122,6 +122,9 @@ def test_what_proves_nothing_is_refused() -> None:
         assert not merkle.is_included(0, 1, short, [], short)
         assert not merkle.is_consistent(1, 1, short, short, [])
     assert not merkle.is_included(1, 1, TREE.leaves[0], [], one)
+    # the proof of a larger tree, whose path goes on above the root of the smaller one
+    assert not merkle.is_included(0, 1, TREE.leaves[1], merkle.inclusion_proof(1, 2, TREE.hashes), two)
+    assert not merkle.is_consistent(3, 4, TREE.roots[7], TREE.roots[8], merkle.consistency_proof(7, 8, TREE.hashes))
     assert merkle.consistency_proof(0, 2, TREE.hashes) == []
     with pytest.raises(ValueError, match="no leaf 2"):
         merkle.inclusion_proof(2, 2, TREE.hashes)

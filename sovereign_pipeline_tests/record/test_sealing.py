@@ -67,6 +67,7 @@ def test_what_is_sealed_is_on_record_and_signed(workplace: Workplace, first: Art
     assert artifact.bundles == (PROVENANCE_BUNDLE,)
     statement = read_statement((artifact.path / PROVENANCE_BUNDLE).read_bytes())
     assert statement.predicate["buildDefinition"]["externalParameters"]["stage"] == "first"
+    assert statement.predicate["runDetails"]["metadata"] == {"finishedOn": artifact.manifest.circumstances.created_at}
     record = workplace.store.ref_of(of_the_gate["digest"])
     said = read_statement((directory_of(workplace, record) / "verdict.json.sigstore.json").read_bytes()).predicate
     assert said == {"gate": "is_short", "artifact": first.digest, "outcome": "pass"}

@@ -74,7 +74,7 @@ LONG = "x" * (LONGEST_VALUE - 1) + "…"
         (config(new={"depth": 3}), Change("recipe", "new.depth", None, "3")),
         (config(sources=[{"path": "b"}]), Change("recipe", "sources.0.path", "a", "b")),
         (config(levels=["low"]), Change("recipe", "levels", '["low","high"]', '["low"]')),
-        (config(note="y"), Change("recipe", "note", LONG, "y")),
+        (config(note="y" * LONGEST_VALUE), Change("recipe", "note", LONG, "y" * LONGEST_VALUE)),
         (files(suite="3" * 64, old="2" * 64), Change("outside file", "suite", "1" * 12, "3" * 12)),
         (files(suite="1" * 64), Change("outside file", "old", "2" * 12, None)),
         (files(suite="1" * 64, old="2" * 64, new="4" * 64), Change("outside file", "new", None, "4" * 12)),
@@ -129,8 +129,9 @@ def test_a_gate_without_a_record_says_what_changed_since_it_was_evaluated(workpl
     ref = produce(FIRST, workplace, {}).ref
     workplace.store.make_current("lamps", "first", ref)
     assert of(FIRST, workplace) == (Reason("gate without record", "is_short"),)
-    make(FIRST, workplace)
-    stricter = replace(FIRST, gates=(replace(SHORT, config=lambda line: {"margin": 5}),))
+    other = replace(SHORT, name="another", config=lambda line: {"depth": 1})
+    make(replace(FIRST, gates=(SHORT, other)), workplace)
+    stricter = replace(FIRST, gates=(replace(SHORT, config=lambda line: {"margin": 5}), other))
     (reason,) = of(stricter, workplace)
     assert reason == Reason("gate without record", "is_short", (Change("recipe", "margin", None, "5"),))
     assert str(reason) == "gate is_short was not evaluated since a change: recipe margin: added, 5"
@@ -206,6 +207,20 @@ def test_equal_identities_do_not_differ(workplace: Workplace) -> None:
 def test_a_change_reads_as_a_line(change: Change, text: str) -> None:
     assert str(change) == text
     assert str(Reason("identity changed", changes=(change, change))) == f"{text}; {text}"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(FIRST, gates=(replace(SHORT, code_version="2"),)),
+        replace(FIRST, inputs=(Stage("zero", "1", writes("")),)),
+    ],
+    ids=["gate", "input"],
+)
+def test_what_a_consumer_would_refuse_is_stale(workplace: Workplace, other: Stage) -> None:
+    """The chain has another stage of this name than the one through which a consumer looks."""
+    make(SECOND, workplace, first=make(FIRST, workplace))
+    assert explain([FIRST, replace(SECOND, inputs=(other,))], workplace)[1].reasons == (Reason("not usable"),)
 
 
 @pytest.mark.parametrize("changed", [0, 1], ids=["upstream", "itself"])

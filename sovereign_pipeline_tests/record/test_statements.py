@@ -164,17 +164,7 @@ def test_a_second_writing_of_the_same_bundle_is_refused(bundle: bytes, holders: 
 
 def signed_payload(signer: FileSigner, payload: bytes) -> bytes:
     """A bundle with a good signature over any payload."""
-    signature = signer.sign(pre_authentication_encoding(payload))
-    content = {
-        "mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json",
-        "verificationMaterial": {"publicKey": {"hint": signer.keyid}},
-        "dsseEnvelope": {
-            "payload": base64.b64encode(payload).decode(),
-            "payloadType": PAYLOAD,
-            "signatures": [{"sig": base64.b64encode(signature).decode()}],
-        },
-    }
-    return remade(json.dumps(content).encode(), lambda each: None)
+    return bundle_bytes(signer.keyid, payload, signer.sign(pre_authentication_encoding(payload)))
 
 
 def _payload(**changes: Any) -> bytes:
@@ -283,7 +273,8 @@ def test_any_predicate_of_plain_values_comes_back(first_holders: Holders, words:
 @pytest.fixture
 def outside(holders: Holders, tmp_path: Path) -> Path:
     """A folder as another program gets it: the file, its provenance, and the public key."""
-    made = provenance("lamp_list", {"lamps": 9}, {"raw_lamps": "a" * 64}, builder="b" * 64, libraries={"lamp": "1.0"})
+    of_run = {"builder": "b" * 64, "libraries": {"lamp": "1.0"}, "finished_on": "2026-11-26T12:00:00+00:00"}
+    made = provenance("lamp_list", {"lamps": 9}, {"raw_lamps": "a" * 64}, **of_run)
     statement = Statement((Subject("manifest.json", DIGEST),), PROVENANCE, made)
     bundle = sign_statement(holders.pipeline, statement)
     (tmp_path / "manifest.json").write_bytes(MANIFEST)

@@ -16,7 +16,7 @@ from sovereign_pipeline.record import checkpoints, merkle, notes, replay, tree
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.tables import LedgerEntry, LedgerKey, LedgerNode
 from sovereign_pipeline.record.verifying import verify_registry
-from sovereign_pipeline_tests.record.lamps import cut_to, light, light_past_the_program
+from sovereign_pipeline_tests.record.lamps import cut_to, light, light_past_the_program, signed_head, signer_of
 from sovereign_pipeline_tests.registry.bench import Bench
 
 Attack = Callable[[Session], None]
@@ -142,13 +142,12 @@ def test_the_second_copy_is_compared_line_by_line(bench: Bench, database: str, t
 
 
 def test_an_entry_is_proven_to_who_has_the_file_and_the_key_alone(registry: Registry) -> None:
-    signer = checkpoints.signer(registry.settings)
-    assert signer is not None
+    log = signer_of(registry).verifier
     note = registry.checkpoint()
     for number in range(1, 8):
         with registry.reading() as session:
             text = tree.prove(session, number, note)
-        proven = tree.check(text, signer.verifier)
+        proven = tree.check(text, log)
         assert (proven.entry["sequence"], proven.entry["action"]) == (number, f"lamp {number} lit")
     with registry.reading() as session, pytest.raises(NotFoundError, match="covers no entry 8"):
         tree.prove(session, 8, note)
@@ -156,7 +155,7 @@ def test_an_entry_is_proven_to_who_has_the_file_and_the_key_alone(registry: Regi
         tree.check(text, checkpoints.new_log().verifier)
     for changed in (text.replace("index 6", "index 5"), text.replace("\n7\n", "\n8\n")):
         with pytest.raises(IntegrityError):
-            tree.check(changed, signer.verifier)
+            tree.check(changed, log)
     with registry.reading() as session:
         session.get_one(LedgerEntry, 3).data = b"{}"
         session.flush()
@@ -186,10 +185,9 @@ def _a_proof() -> tuple[notes.Verifier, str]:
     growth, nodes = merkle.Growth(), dict[merkle.Node, bytes]()
     for leaf in leaves:
         nodes.update(growth.add(merkle.leaf_hash(leaf)))
-    head = notes.TreeHead(signer.name, 3, growth.root()).to_text()
     proof = merkle.inclusion_proof(1, 3, lambda wanted: {node: nodes[node] for node in wanted})
     lines = [tree.HEADER, f"extra {notes.encoded(leaves[1])}", "index 1", *map(notes.encoded, proof)]
-    return signer.verifier, "\n".join(lines) + f"\n\n{notes.Note(head, (notes.signed(head, signer),))}"
+    return signer.verifier, "\n".join(lines) + f"\n\n{signed_head(growth, signer)}"
 
 
 _PROOF = _a_proof()

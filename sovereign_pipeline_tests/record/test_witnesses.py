@@ -9,10 +9,17 @@ import pytest
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
 from sovereign_pipeline.record import checkpoints, notes, witnesses
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.merkle import Growth, leaf_hash
 from sovereign_pipeline.record.notes import COSIGNS, Note, Signer
 from sovereign_pipeline.record.verifying import verify_registry
-from sovereign_pipeline_tests.record.lamps import cut_to, exact_bytes, light, light_past_the_program
+from sovereign_pipeline_tests.record.lamps import (
+    cut_to,
+    exact_bytes,
+    light,
+    light_past_the_program,
+    signed_head,
+    signer_of,
+    tree_of,
+)
 from sovereign_pipeline_tests.registry.bench import Bench
 
 FIRST, SECOND = (notes.new_signer(f"office.example/w{number}", COSIGNS) for number in (1, 2))
@@ -34,17 +41,15 @@ def asked(registry: Registry, old: int) -> str:
 
 
 def answered(registry: Registry, request: str, witness: Signer, state: Path) -> str:
-    signer = checkpoints.signer(registry.settings)
-    assert signer is not None
-    return witnesses.answer(request, witness, [signer.verifier], state / witness.name.replace("/", "-"), AT)
+    log = signer_of(registry).verifier
+    return witnesses.answer(request, witness, [log], state / witness.name.replace("/", "-"), AT)
 
 
 def policy(registry: Registry, tmp_path: Path, needed: str = "2") -> witnesses.Policy:
-    signer = checkpoints.signer(registry.settings)
-    assert signer is not None
     file = tmp_path / "witnesses.policy"
     file.write_text(
-        f"# Two offices.\nlog {signer.verifier}\n\nwitness one {FIRST.verifier}\nwitness\ttwo {SECOND.verifier} https://w2\n"
+        f"# Two offices.\nlog {signer_of(registry).verifier}\n\n"
+        f"witness one {FIRST.verifier}\nwitness\ttwo {SECOND.verifier} https://w2\n"
         f"group offices {needed} one two\nquorum offices\n"
     )
     return witnesses.read_policy(file)
@@ -86,21 +91,12 @@ def test_a_forked_log_is_refused_by_who_cosigned_the_other_and_by_verifying(regi
     by = policy(registry, tmp_path, needed="any")
     witnesses.add_cosignatures(registry.settings, by, answered(registry, asked(registry, 0), FIRST, tmp_path))
     cut_to(registry, 2)
-    light_past_the_program(registry, 7, 8, signer=checkpoints.signer(registry.settings))
-    (registry.settings.ledger / "checkpoint").write_text(_signed_anew(registry))
+    signer = signer_of(registry)
+    light_past_the_program(registry, 7, 8, signer=signer)
+    (registry.settings.ledger / "checkpoint").write_text(signed_head(tree_of(exact_bytes(registry)), signer))
     assert _refused_by(registry, by) == "checkpoint of 3 entries that was sent to witnesses"
     with pytest.raises(IntegrityError, match="was forked: its 4 entries do not begin with the 3"):
         answered(registry, asked(registry, 3), FIRST, tmp_path)
-
-
-def _signed_anew(registry: Registry) -> str:
-    signer = checkpoints.signer(registry.settings)
-    assert signer is not None
-    growth = Growth()
-    for leaf in exact_bytes(registry):
-        list(growth.add(leaf_hash(leaf)))
-    text = notes.TreeHead(signer.name, growth.size, growth.root()).to_text()
-    return str(Note(text, (notes.signed(text, signer),)))
 
 
 def _refused_by(registry: Registry, by: witnesses.Policy) -> str:
@@ -113,16 +109,15 @@ def test_only_the_log_that_is_watched_is_cosigned(registry: Registry, tmp_path: 
     request = asked(registry, 0)
     with pytest.raises(InputError, match="does not watch the log"):
         witnesses.answer(request, FIRST, [checkpoints.new_log().verifier], tmp_path, AT)
-    signer = checkpoints.signer(registry.settings)
-    assert signer is not None
+    log = signer_of(registry).verifier
     with pytest.raises(IntegrityError, match="not over this text"):
-        witnesses.answer(request.replace("\n3\n", "\n4\n"), FIRST, [signer.verifier], tmp_path, AT)
+        witnesses.answer(request.replace("\n3\n", "\n4\n"), FIRST, [log], tmp_path, AT)
     unsigned = Note(registry.checkpoint().text, (notes.signed("x\n", checkpoints.new_log()),))
     with pytest.raises(IntegrityError, match="not signed by the log"):
-        witnesses.answer(f"old 0\n\n{unsigned}", FIRST, [signer.verifier], tmp_path, AT)
+        witnesses.answer(f"old 0\n\n{unsigned}", FIRST, [log], tmp_path, AT)
     for text in ("", "old 1\n", "old -1\n\n" + request.partition("\n\n")[2], "old 0\nAAAA\n\n" + request):
         with pytest.raises(InputError):
-            witnesses.answer(text, FIRST, [signer.verifier], tmp_path, AT)
+            witnesses.answer(text, FIRST, [log], tmp_path, AT)
 
 
 def test_an_answer_of_a_stranger_or_over_something_else_is_not_kept(registry: Registry, tmp_path: Path) -> None:

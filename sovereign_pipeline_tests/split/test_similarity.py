@@ -65,12 +65,6 @@ def test_wide_letters_and_case_do_not_matter() -> None:
     assert normal_form(document("ＡＢＣ Harbour")) == normal_form(document("abc HARBOUR"))
 
 
-ARABIC = "يرجى تجديد رخصة القارب لدى مكتب ميناء السيب كي أبدأ الموسم"
-PERSIAN = ARABIC.translate(str.maketrans("يك", "یک"))
-URDU = ARABIC.translate(str.maketrans("يكه", "ےڪہ"))
-LATIN = "please renew the permit of our boat before the season"
-
-
 @pytest.mark.security_case(
     "A letter comes again in characters that look the same, cannot be seen, or are encoded",
     "its words are the same to the split and to not_contaminated",
