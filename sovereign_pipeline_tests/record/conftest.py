@@ -64,7 +64,7 @@ def load(directory: Path, **arguments: Any) -> Trust:
     return load_trust(directory, **{"now": IN_A_WEEK, **arguments})
 
 
-def rewrite(holders: Holders, change: Callable[[Targets], None], signers: tuple[Any, ...] = ()) -> None:
+def rewrite(holders: Holders, change: Callable[[Targets], object], signers: tuple[Any, ...] = ()) -> None:
     """Change targets.json and sign it, with what python-tuf alone would let through."""
     path = holders.directory / "targets.json"
     metadata: Metadata[Targets] = Metadata.from_bytes(path.read_bytes())

@@ -273,8 +273,12 @@ def test_any_predicate_of_plain_values_comes_back(first_holders: Holders, words:
 @pytest.fixture
 def outside(holders: Holders, tmp_path: Path) -> Path:
     """A folder as another program gets it: the file, its provenance, and the public key."""
-    of_run = {"builder": "b" * 64, "libraries": {"lamp": "1.0"}, "finished_on": "2026-11-26T12:00:00+00:00"}
-    made = provenance("lamp_list", {"lamps": 9}, {"raw_lamps": "a" * 64}, **of_run)
+    made = provenance(
+        *("lamp_list", {"lamps": 9}, {"raw_lamps": "a" * 64}),
+        builder="b" * 64,
+        libraries={"lamp": "1.0"},
+        finished_on="2026-11-26T12:00:00+00:00",
+    )
     statement = Statement((Subject("manifest.json", DIGEST),), PROVENANCE, made)
     bundle = sign_statement(holders.pipeline, statement)
     (tmp_path / "manifest.json").write_bytes(MANIFEST)

@@ -183,49 +183,33 @@ def test_a_key_with_a_role_does_not_become_a_root_key(holders: Holders) -> None:
     assert holders.trust.root_version == 1
 
 
-def _without_role(targets: Targets) -> None:
-    delegations(targets).roles.pop("witness")
+def of_officer(targets: Targets) -> Any:
+    keys = delegations(targets).keys.values()
+    return next(key.unrecognized_fields for key in keys if "person" in key.unrecognized_fields)
 
 
-def _other_field(targets: Targets) -> None:
-    next(iter(delegations(targets).keys.values())).unrecognized_fields["rank"] = "first"
-
-
-def _no_index(targets: Targets) -> None:
-    next(iter(delegations(targets).keys.values())).unrecognized_fields["revoked_from"] = "soon"
-
-
-def _nobody(targets: Targets) -> None:
-    keys = delegations(targets).keys
-    next(key for key in keys.values() if "person" in key.unrecognized_fields).unrecognized_fields.pop("person")
-
-
-def _wrong_kind(targets: Targets) -> None:
-    targets.add_key(tuf_key(generate().public_pem), "log")
-
-
-def _no_role_left(targets: Targets) -> None:
-    delegations(targets).roles["pipeline"].keyids.clear()
-
-
-def _lost_key(targets: Targets) -> None:
-    delegations(targets).keys.pop(delegations(targets).roles["pipeline"].keyids[0])
+def of_role(targets: Targets) -> Any:
+    return delegations(targets).roles["log"].unrecognized_fields
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_without_role, "its roles are not"),
-        (_other_field, "has the field rank, which is unknown here"),
-        (_no_index, "is not whole"),
-        (_nobody, "is not whole"),
-        (_wrong_kind, "is not of the kind ed25519"),
-        (_no_role_left, "has no role"),
-        (_lost_key, "of role pipeline is missing"),
+        (lambda targets: delegations(targets).roles.pop("witness"), "its roles are not"),
+        (lambda targets: of_role(targets).update(version="1"), "role log has no version and expiry"),
+        (lambda targets: of_role(targets).update(rank="first"), "role log has no version and expiry"),
+        (lambda targets: of_officer(targets).update(rank="first"), "has the field rank, which is unknown here"),
+        (lambda targets: of_officer(targets).update(revoked_from="soon"), "is not whole"),
+        (lambda targets: of_officer(targets).update(revoked_from=-1), "is not whole"),
+        (lambda targets: of_officer(targets).update(may=["pro\nmote"]), "is not whole"),
+        (lambda targets: of_officer(targets).pop("person"), "is not whole"),
+        (lambda targets: targets.add_key(tuf_key(generate().public_pem), "log"), "is not of the kind ed25519"),
+        (lambda targets: delegations(targets).roles["pipeline"].keyids.clear(), "has no role"),
+        (lambda targets: delegations(targets).keys.clear(), "of role pipeline is missing"),
     ],
 )
 def test_what_the_holders_signed_by_mistake_is_refused(
-    holders: Holders, change: Callable[[Targets], None], said: str
+    holders: Holders, change: Callable[[Targets], object], said: str
 ) -> None:
     rewrite(holders, change)
     with pytest.raises(IntegrityError, match=said):
@@ -241,7 +225,7 @@ def test_a_revoked_key_counts_up_to_its_index(holders: Holders) -> None:
     assert [trust.counts("pipeline", keyid, index) for index in (0, 39, 40, 41, None)] == [True, True, *[False] * 3]
     with pytest.raises(ConflictError, match="revoked from entry 40 on already"):
         revoke(holders.directory, keyid, 41, holders.roots[:2])
-    assert revoke(holders.directory, keyid, 12, holders.roots[:2]).key("pipeline", keyid).revoked_from == 12
+    assert revoke(holders.directory, keyid, 0, holders.roots[:2]).key("pipeline", keyid).revoked_from == 0
     for index, named, said in ((-1, keyid, "0 or more"), (3, "0" * 64, "has no key 0000")):
         with pytest.raises(InputError, match=said):
             revoke(holders.directory, named, index, holders.roots[:2])
