@@ -69,17 +69,24 @@ def test_a_signature_counts_for_the_key_and_the_purpose_that_it_was_made_for() -
     assert not notes.is_signed(note, other.verifier)
     as_witness = dataclasses.replace(LOG.verifier, kind=COSIGNS)
     assert notes.cosigned_at(note, as_witness) is None
+    for content in (b"", bytes(63), note.signatures[0].content + b"\0"):
+        with pytest.raises(IntegrityError):
+            notes.is_signed(notes.Note(text, (dataclasses.replace(note.signatures[0], content=content),)), LOG.verifier)
     moved = dataclasses.replace(notes.cosigned(text, WITNESS, 5), content=bytes(8) + bytes(64))
     with pytest.raises(IntegrityError, match="witness"):
         notes.cosigned_at(notes.Note(text, (moved,)), WITNESS.verifier)
 
 
 def test_keys_survive_writing_and_reading() -> None:
-    for signer in (LOG, WITNESS):
+    for signer, kind in ((LOG, 1), (WITNESS, 4)):
         assert notes.parse_signer(signer.to_text() + "\n") == signer
-        assert parse_verifier(str(signer.verifier)) == signer.verifier
-        secret = signer.to_text().removesuffix("\n").split("+", maxsplit=4)[-1]  # base64, which may hold a + itself
-        assert len(secret) == 44 and secret not in repr(signer)
+        assert "_key" not in repr(signer)
+        with pytest.raises(InputError):
+            notes.parse_signer(signer.to_text().removeprefix(notes.PRIVATE))
+        with_pluses = notes.Verifier(signer.name, b"\0\0" + b"\xfb\xef\xbe" * 10, kind)  # in base64
+        for verifier in (signer.verifier, with_pluses):
+            assert parse_verifier(str(verifier)) == verifier
+            assert notes.decoded(str(verifier).split("+", 2)[2])[0] == kind
 
 
 @pytest.mark.parametrize(
@@ -91,6 +98,7 @@ def test_keys_survive_writing_and_reading() -> None:
         "a\n\n— name\n",
         "a\n\n— na+me AAAAAAAA\n",
         "a\n\n— name AAAA\n",
+        "a\n\n— name AAAAAA==\n",
         "a\n\n- name AAAAAAAA\n",
         "a\n\n— name AAAAAAAA",
         "a\0\n\n— name AAAAAAAA\n",
@@ -105,7 +113,14 @@ def test_what_is_no_note_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("size", ["-1", "01", "1 ", "٣", "", "1e3", "9" * 30])
 def test_what_is_no_checkpoint_is_refused(size: str) -> None:
-    for text in (f"origin\n{size}\n{notes.encoded(bytes(32))}\n", f"origin\n7\n{size}\n", "origin\n7\n"):
+    root = notes.encoded(bytes(32))
+    for text in (
+        f"origin\n{size}\n{root}\n",
+        f"origin\n7\n{size}\n",
+        "origin\n7\n",
+        f"\n7\n{root}\n",
+        HEAD.to_text() + "\n",
+    ):
         with pytest.raises(InputError, match="not the checkpoint"):
             notes.parse_tree_head(text)
 

@@ -147,6 +147,7 @@ def test_a_huge_component_is_held_out_when_the_others_do_not_suffice() -> None:
     [
         ([95, 10, 5, 400], 100, {0, 1}),  # 105 is within the tolerance of 2 % of all rows
         ([95, 10, 5, 40], 100, {0, 2}),
+        ([3, 4, 2], 5, {0, 2}),  # and at least 1
         ([3, 2, 50], 52, {1, 2}),  # of those that are no longer needed the largest is returned
     ],
 )
