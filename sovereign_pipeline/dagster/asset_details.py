@@ -11,24 +11,23 @@ from pydantic import BaseModel
 
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.base_models.pinned import DESCRIPTOR
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.stages import QUARANTINE, SOURCES
 from sovereign_pipeline.dagster.plots import calibration_png, is_by_reward, loss_curve_png, reward_curves_png
 from sovereign_pipeline.dataset.card import DatasetCard
 from sovereign_pipeline.dataset.contamination import NOT_CONTAMINATED
-from sovereign_pipeline.dataset.jsonl import CARD, CARD_FOR_PEOPLE
+from sovereign_pipeline.dataset.jsonl import CARD
 from sovereign_pipeline.dataset.quality import QualityFinding
 from sovereign_pipeline.dataset.tokens import as_table
-from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_MARKDOWN, REPORT_PAGE, SCORES_FILE, RedTeamReport
+from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_MARKDOWN, SCORES_FILE, RedTeamReport
 from sovereign_pipeline.evaluation.report.report import judge_cells
 from sovereign_pipeline.privacy.vault import FINDINGS
+from sovereign_pipeline.record.manifest import READABLE
 from sovereign_pipeline.record.stage import Verdict
 from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.registry.record import RECORD_FILE
 from sovereign_pipeline.review.closed_reviews import TABLES_FILE
 from sovereign_pipeline.split import PROOF
-from sovereign_pipeline.training.report import REPORT_FILE as TRAINING_REPORT_FILE
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 from sovereign_pipeline.training.reward_model import read_reward_report
 
@@ -75,26 +74,6 @@ def read_json(path: Path) -> Any:
 def is_number(value: object) -> bool:
     """Return whether a value is a number. Booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-READABLE: Mapping[str, Mapping[str, str]] = {
-    "raw_corpus": {SOURCES: "sources as read"},
-    "scrubbed_corpus": {FINDINGS: "findings"},
-    "leakage_safe_split": {PROOF: "proof of the split"},
-    "training_dataset": {CARD_FOR_PEOPLE: "data card", CARD: "data card, JSON"},
-    "preference_dataset": {CARD_FOR_PEOPLE: "data card", CARD: "data card, JSON"},
-    "base_model": {DESCRIPTOR: "description of the model"},
-    "sft_adapter": {TRAINING_REPORT_FILE: "training report"},
-    "reward_model": {TRAINING_REPORT_FILE: "training report"},
-    "aligned_adapter": {TRAINING_REPORT_FILE: "training report"},
-    "capability_scores": {SCORES_FILE: "scores"},
-    "private_scores": {SCORES_FILE: "scores"},
-    "red_team_report": {REPORT_FILE: "red team report"},
-    "evaluation_report": {REPORT_PAGE: "evaluation report", REPORT_FILE: "evaluation report, JSON"},
-    "registered_adapter": {RECORD_FILE: "record"},
-    "blind_review": {TABLES_FILE: "review"},
-}
-"""Kind of artifact -> readable file -> label of its link."""
 
 
 def links_to_files(settings: Settings, artifact: Artifact) -> Page:

@@ -241,26 +241,11 @@ def shown_files(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest) -> I
     attested = {name.removesuffix(SUFFIX) for name in bundles_of(manifest)}
     for entry in manifest.files:
         if entry.path in shown:
-            yield entry.path, read_shown(store, ref, manifest, entry.path)
+            yield entry.path, store.read_file(ref, manifest, entry.path)
     listed = {entry.path for entry in manifest.files}
     for name in sorted(attested):
         if name in shown or name not in listed:  # signatures of the manifest and of weights directories
             yield name + SUFFIX, (path / (name + SUFFIX)).read_bytes()
-
-
-def read_shown(store: ArtifactStore, ref: ArtifactRef, manifest: Manifest, name: str) -> bytes:
-    """Return a file of an artifact that is listed in `SHOWN`.
-
-    Raises NotFoundError for any other file, and IntegrityError for a file that differs from the manifest.
-    """
-    path = store.path_of(ref.digest) / name
-    entry = next((each for each in manifest.files if each.path == name), None)
-    if entry is None or name not in SHOWN.get(manifest.kind, frozenset()):
-        raise NotFoundError(f"{path}: this is no file of a {manifest.kind} that is shown.")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise IntegrityError(f"{path}: the bytes are not the recorded ones.")
-    return content
 
 
 HINT = "Restore registry and home from copies of the same time."

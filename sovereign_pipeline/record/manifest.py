@@ -1,4 +1,4 @@
-"""Define an artifact's manifest, list the files with unscrubbed text, and define the interface for signatures."""
+"""Define an artifact's manifest, list its confined and its readable files, and define the interface for signatures."""
 
 import hashlib
 from collections.abc import Mapping
@@ -146,6 +146,25 @@ CONFINED: Mapping[str, frozenset[str]] = {
     "classified_corpus": frozenset(),
 }
 """Kind of artifact with unscrubbed text -> its files without such text. All its other files are confined."""
+
+READABLE: Mapping[str, Mapping[str, str]] = {
+    "raw_corpus": {"sources.json": "sources as read"},
+    "scrubbed_corpus": {"findings.json": "findings"},
+    "leakage_safe_split": {"proof.json": "proof of the split"},
+    "training_dataset": {"card.md": "data card", "card.json": "data card, JSON"},
+    "preference_dataset": {"card.md": "data card", "card.json": "data card, JSON"},
+    "base_model": {"base_model.json": "description of the model"},
+    "sft_adapter": {"report.json": "training report"},
+    "reward_model": {"report.json": "training report"},
+    "aligned_adapter": {"report.json": "training report"},
+    "capability_scores": {"scores.json": "scores"},
+    "private_scores": {"scores.json": "scores"},
+    "red_team_report": {"report.json": "red team report"},
+    "evaluation_report": {"report.html": "evaluation report", "report.json": "evaluation report, JSON"},
+    "registered_adapter": {"record.json": "record"},
+    "blind_review": {"review.md": "review"},
+}
+"""Kind of artifact -> file that a browser may show -> label of its link."""
 
 ARTIFACTS = "artifacts"
 """Directory under the corpus root. It has a subdirectory `<digest>/` with the confined files of each artifact."""

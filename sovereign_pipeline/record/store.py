@@ -1,5 +1,6 @@
 """Store artifacts: seal them, open them with every byte verified, and walk their lineage."""
 
+import hashlib
 import os
 import shutil
 import stat
@@ -125,6 +126,22 @@ class ArtifactStore:
     def read_manifest(self, ref: ArtifactRef) -> Manifest:
         """Verify an artifact's signature without hashing its files. Returns the manifest. Raises IntegrityError."""
         return self._signed_manifest(ref)[0]
+
+    def read_file(self, ref: ArtifactRef, manifest: Manifest, name: str) -> bytes:
+        """Return one file of an artifact, compared with its verified manifest.
+
+        Raises:
+            NotFoundError: the manifest does not list the file.
+            IntegrityError: the bytes differ from the manifest.
+        """
+        path = self.path_of(ref.digest) / name
+        entry = next((each for each in manifest.files if each.path == name), None)
+        if entry is None:
+            raise NotFoundError(f"{path}: the manifest of this {manifest.kind} lists no such file.")
+        content = b"" if path.is_symlink() or not path.is_file() else path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise IntegrityError(f"{path}: the bytes are not the recorded ones.", "Restore the file from a copy.")
+        return content
 
     def _signed_manifest(self, ref: ArtifactRef) -> tuple[Manifest, tuple[str, ...]]:
         """Return the manifest and the names of the files with the artifact's signatures."""

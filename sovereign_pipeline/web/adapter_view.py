@@ -14,7 +14,6 @@ from sqlalchemy.orm import Session
 from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
-from sovereign_pipeline.evidence.package import read_shown
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.catalog import (
@@ -398,7 +397,7 @@ def _files(store: ArtifactStore, made_of: Lineage) -> list[tuple[str, str, str]]
     for ref, manifest in made_of.items():
         if manifest.kind != RAW_CORPUS.kind:
             continue
-        stated = json.loads(read_shown(store, ref, manifest, SOURCES))
+        stated = json.loads(store.read_file(ref, manifest, SOURCES))
         paths = {each["name"]: str(each.get("path") or each["name"]) for each in stated}
         for name, sha256 in sorted(manifest.external_inputs.items()):
             if name.startswith(FILE):

@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.record.catalog import State
+from sovereign_pipeline.record.manifest import READABLE
 from sovereign_pipeline.review.page.rendering import Language
 
 Outcome = Literal["pass", "fail", "inconclusive"]
@@ -300,9 +301,6 @@ def _fitting(text: str) -> str:
 
 HERE = Path(__file__).resolve().parent
 
-Readable = Mapping[str, Mapping[str, str]]
-"""Kind of artifact -> served file -> label of its link."""
-
 _TEMPLATES = Environment(
     loader=FileSystemLoader(HERE / "templates"),
     autoescape=True,
@@ -349,9 +347,9 @@ def render(template: str, language: Language, **values: Any) -> str:
     )
 
 
-def adapter_page(view: AdapterView, language: Language, readable: Readable) -> str:
+def adapter_page(view: AdapterView, language: Language) -> str:
     """Render the page about one adapter, with links to the reports served beside it."""
-    return _adapter(view, language, readable, policy_inside=None)
+    return _adapter(view, language, READABLE, policy_inside=None)
 
 
 def adapter_file(view: AdapterView, language: Language) -> str:
@@ -360,7 +358,9 @@ def adapter_file(view: AdapterView, language: Language) -> str:
     return _adapter(view, language, {}, policy_inside=policy("'none'"))
 
 
-def _adapter(view: AdapterView, language: Language, readable: Readable, *, policy_inside: str | None) -> str:
+def _adapter(
+    view: AdapterView, language: Language, readable: Mapping[str, Mapping[str, str]], *, policy_inside: str | None
+) -> str:
     drawing = lineage_svg(
         view.nodes,
         view.id,

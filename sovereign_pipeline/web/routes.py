@@ -29,7 +29,7 @@ from sovereign_pipeline.release.standing import standings_of_adapter
 from sovereign_pipeline.review.page.rendering import LANGUAGE_COOKIE, Language, language_of
 from sovereign_pipeline.serving.gateway.auth import Caller, Tokens, callers_of, file_of
 from sovereign_pipeline.web.adapter_view import FURTHER, adapter_view, moment, next_step
-from sovereign_pipeline.web.rendering import NextStep, Readable, adapter_page, policy, render
+from sovereign_pipeline.web.rendering import NextStep, adapter_page, policy, render
 
 COOKIE = "registry_reader"
 HOURS = 8
@@ -208,10 +208,8 @@ router = APIRouter(prefix=PATH)
 class RegistryPages:
     """The state that all requests share. The registry is opened at the first request."""
 
-    def __init__(self, settings: Settings, readable: Readable) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.readable = readable
-        """Files of artifacts that the same server shows."""
 
     @cached_property
     def registry(self) -> Registry:
@@ -264,7 +262,7 @@ def show_adapter(request: Request, pages: Pages, adapter_id: str) -> Response:
         if not pages.reaches(reader, adapter_id):
             return None
         now = datetime.datetime.now(datetime.UTC)
-        return adapter_page(adapter_view(pages.registry, pages.store, adapter_id, now), language, pages.readable)
+        return adapter_page(adapter_view(pages.registry, pages.store, adapter_id, now), language)
 
     return _answer(request, pages, page)
 

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.dagster.asset_details import READABLE
 from sovereign_pipeline.record.audit_log import entries
 from sovereign_pipeline.record.catalog import STATES, WAIVED, Purge, find_adapter
+from sovereign_pipeline.record.manifest import READABLE
 from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.release.standing import standings_of_adapter

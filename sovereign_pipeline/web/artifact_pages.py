@@ -3,7 +3,6 @@
 It runs in its own process, which also serves `/registry`.
 """
 
-import hashlib
 import re
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.hosts import for_hosts, listen, serve_app
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.dagster.asset_details import READABLE
+from sovereign_pipeline.record.manifest import READABLE
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.web.routes import RegistryPages, router
@@ -74,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def changed(request: Request, error: IntegrityError) -> Response:
         return Response(str(error), 409, media_type="text/plain")
 
-    app.state.registry_pages = RegistryPages(settings, READABLE)
+    app.state.registry_pages = RegistryPages(settings)
     app.include_router(router)
 
     @app.get("/ready")
@@ -99,15 +98,11 @@ def read_verified(store: ArtifactStore, digest: str, name: str) -> bytes:
     changed."""
     if not _DIGEST.fullmatch(digest):
         raise NotFoundError("There is no such artifact.")
-    manifest = store.read_manifest(store.ref_of(digest))
-    entry = next((each for each in manifest.files if each.path == name), None)
-    if entry is None or name not in READABLE.get(manifest.kind, {}):
+    ref = store.ref_of(digest)
+    manifest = store.read_manifest(ref)
+    if name not in READABLE.get(manifest.kind, {}):
         raise NotFoundError("There is no such file.")
-    path = store.path_of(digest) / name
-    content = b"" if path.is_symlink() or not path.is_file() else path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != entry.sha256:
-        raise IntegrityError(f"{path}: the bytes are not the recorded ones.", "Restore the file from a copy.")
-    return content
+    return store.read_file(ref, manifest, name)
 
 
 def _as_html(markdown: str) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from sovereign_pipeline.dagster import artifact_pages
-from sovereign_pipeline.dagster.artifact_pages import create_app
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Built, Inputs, Workplace
+from sovereign_pipeline.web import artifact_pages
+from sovereign_pipeline.web.artifact_pages import create_app
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
 HTML = "<!doctype html><style>p{color:red}</style><p>Passed</p><script>alert(1)</script>"
