@@ -54,6 +54,7 @@ def review_open(
 ) -> Result:
     """Answer the prompts with candidate and opponent, seal the plan, and print each operator's one-time link."""
     # Loads the evaluation.
+    from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
     from sovereign_pipeline.review.opening import ReviewRequest, open_review
 
     settings = Settings.from_environment()
@@ -61,6 +62,7 @@ def review_open(
     names = tuple(name.strip() for name in operators.split(",") if name.strip())
     request = ReviewRequest(
         People(settings).commitment_of(account()),
+        REGISTERED_ADAPTER,
         operators=names,
         prompt_file=prompts,
         adapter_id=adapter,

@@ -10,7 +10,7 @@ from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES, EVALUATION_R
 from sovereign_pipeline.privacy.stages import SCRUBBED_CORPUS
 from sovereign_pipeline.record.stage import Stage
 from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
-from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
+from sovereign_pipeline.release.requests import BLIND_REVIEW
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER, REWARD_MODEL, SFT_ADAPTER
 

@@ -1,7 +1,7 @@
 """Define an adapter's record, check it against its artifacts, and derive the CycloneDX bill of materials."""
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sovereign_pipeline.base.errors import IntegrityError
@@ -11,7 +11,7 @@ from sovereign_pipeline.record.gates import GATE_RECORD, GATE_WAIVER, KIND_OF, W
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.stage import Outcome
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
-from sovereign_pipeline.training.continuation import parent_adapter
+from sovereign_pipeline.training.continuation import parent_in
 from sovereign_pipeline.training.stages import REWARD_CODE
 
 RECORD_FILE = "record.json"
@@ -244,11 +244,6 @@ def learned_reward(adapter: Manifest) -> LearnedRewardFacts | None:
             if name.startswith(REWARD_CODE)
         },
     )
-
-
-def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
-    """Return the id and digest of the parent adapter from the manifests of a lineage, or None if there is no parent."""
-    return next((parent for manifest in ancestors if (parent := parent_adapter(manifest)) is not None), None)
 
 
 def _kinds_with_several_artifacts(ancestors: dict[ArtifactRef, Manifest]) -> list[str]:

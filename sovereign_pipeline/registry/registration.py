@@ -54,11 +54,11 @@ from sovereign_pipeline.registry.record import (
     bill_of_materials,
     disagreements,
     learned_reward,
-    parent_in,
     read_record,
     waiver_facts,
 )
 from sovereign_pipeline.registry.trained_on import as_entered, trained_on
+from sovereign_pipeline.training.continuation import parent_in
 from sovereign_pipeline.training.stages import ALIGNED_ADAPTER
 from sovereign_pipeline.training.tuned_model import ADAPTER_CONFIG, refused_by_vllm, tuned_model
 

@@ -43,6 +43,7 @@ from sovereign_pipeline.record.tables import Adapter, AuditEntry, ReleaseDecisio
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.registry.mlflow_mirror import follow_after_act
+from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
 from sovereign_pipeline.registry.verification import verify_adapter
 from sovereign_pipeline.release.recall import open_recalls
 from sovereign_pipeline.release.standing import (
@@ -56,7 +57,9 @@ from sovereign_pipeline.release.standing import (
     standing_of,
 )
 from sovereign_pipeline.release.trial import hold_evidence
-from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
+from sovereign_pipeline.review.closed_reviews import blind_review_stage
+
+BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
 
 FEWEST_DIGITS = 4
 """Minimum number of digits of an id that name a request. A shorter prefix could match a request by accident."""

@@ -14,7 +14,6 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.stage import Built, Gate, Inputs, Stage, Verdict, Workplace
 from sovereign_pipeline.record.store import Artifact, ArtifactStore
 from sovereign_pipeline.record.tables import Adapter, BlindReview, ReviewClosing
-from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
 from sovereign_pipeline.review.acts import find_closed, find_closed_of
 from sovereign_pipeline.review.plan import OpponentChoice, answers_of, plan_of, read_plan
 from sovereign_pipeline.review.reconciling import assert_none, findings_in, read_log, rows_of
@@ -293,6 +292,3 @@ def _agreed(workplace: Workplace, ref: ArtifactRef) -> OfficerMay:
 
 def _as_bytes(result: ReviewResult) -> bytes:
     return canonical_json(result.model_dump(mode="json")) + b"\n"
-
-
-BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)

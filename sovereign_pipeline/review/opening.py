@@ -22,7 +22,6 @@ from sovereign_pipeline.record.production import produce
 from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.record.tables import Adapter, Ballot, BlindReview
-from sovereign_pipeline.registry.registration import REGISTERED_ADAPTER
 from sovereign_pipeline.review.acts import (
     OPENED,
     Entering,
@@ -47,6 +46,8 @@ class ReviewRequest:
 
     actor: str
     """Stored identifier of the person who opens the review, for the audit log (`record/people.py`)."""
+    candidate_stage: Stage
+    """Stage that registers the candidate."""
     operators: tuple[str, ...] = ()
     """Names of the operators, if the recipe gives only a number. Only their stored identifiers are written down."""
     prompt_file: Path | None = None
@@ -55,8 +56,6 @@ class ReviewRequest:
     """Id of the candidate, which must be the line's current registered adapter; None selects that adapter."""
     opponent: str | None = None
     """Id of the adapter to compare with, or `base`; None for the rule's choice (`choose_opponent`)."""
-    candidate_stage: Stage = REGISTERED_ADAPTER
-    """Stage that registers the candidate."""
     open_contenders: OpenContenders = open_contenders
     """Function that loads the two arms."""
 

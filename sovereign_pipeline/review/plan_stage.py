@@ -23,7 +23,6 @@ from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter
-from sovereign_pipeline.registry.record import read_record
 from sovereign_pipeline.review.acts import ReviewSecrets
 from sovereign_pipeline.review.closed_reviews import Opponent
 from sovereign_pipeline.review.plan import (
@@ -42,6 +41,7 @@ from sovereign_pipeline.review.plan import (
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.similarity import normal_text
 from sovereign_pipeline.suites.rows import EvaluationItem, digest_of_items, read_items
+from sovereign_pipeline.training.continuation import parent_in
 from sovereign_pipeline.training.tuned_model import TunedModel, tuned_model
 
 
@@ -426,12 +426,13 @@ def _usable_prompts(
 
 def _training_splits(registry: Registry, store: ArtifactStore, record: Artifact) -> list[Artifact]:
     """Return the split that an adapter was trained on, and the splits of its parent adapters."""
-    found = [store.open(ref) for ref, _ in lineage(store, record.manifest) if ref.kind == "leakage_safe_split"]
+    ancestors = dict(lineage(store, record.manifest))
+    found = [store.open(ref) for ref in ancestors if ref.kind == "leakage_safe_split"]
     if not found:
         raise IntegrityError(f"{record.path}: no leakage_safe_split is among its inputs.", "Register the adapter anew.")
-    parent = read_record(record).parent_adapter
+    parent = parent_in(ancestors.values())
     if parent is not None:
-        found += _training_splits(registry, store, store.open(_record_of(find_adapter(registry, parent.adapter))))
+        found += _training_splits(registry, store, store.open(_record_of(find_adapter(registry, parent[0]))))
     return found
 
 

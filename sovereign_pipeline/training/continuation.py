@@ -4,7 +4,7 @@ Neither may have been trained on rows that are held out now.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,11 @@ def parent_adapter(manifest: Manifest) -> tuple[str, str] | None:
         if name.startswith(_EXTERNAL):
             return name.removeprefix(_EXTERNAL), digest
     return None
+
+
+def parent_in(ancestors: Iterable[Manifest]) -> tuple[str, str] | None:
+    """Return the id and digest of the parent adapter from the manifests of a lineage, or None if there is no parent."""
+    return next((parent for manifest in ancestors if (parent := parent_adapter(manifest)) is not None), None)
 
 
 def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAdapter | None:

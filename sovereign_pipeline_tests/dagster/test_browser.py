@@ -24,7 +24,7 @@ from sovereign_pipeline.dagster.resources import prepare_dagster_home, register_
 from sovereign_pipeline.dagster.services import WORKSPACE
 from sovereign_pipeline.evaluation.stages import CAPABILITY_SCORES
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
-from sovereign_pipeline.review.closed_reviews import BLIND_REVIEW
+from sovereign_pipeline.release.requests import BLIND_REVIEW
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter, minimal_recipe
 from sovereign_pipeline_tests.dagster.conftest import Line
