@@ -37,8 +37,7 @@ from sovereign_pipeline.record.trust_root import DEMONSTRATION_KEYS, Trust
 from sovereign_pipeline.registry.mlflow_mirror import differences
 from sovereign_pipeline.release.cadence import due_reviews
 from sovereign_pipeline.release.recall import list_recalls, question_of
-from sovereign_pipeline.serving.rollout.flag import evaluator_of, lines_with_flags
-from sovereign_pipeline.serving.rollout.rollback import current_flag
+from sovereign_pipeline.serving.rollout.flag import current_flag, evaluator_of, lines_with_flags
 from sovereign_pipeline.suites.cards import load_suite_card, suite_digest
 
 

@@ -118,11 +118,10 @@ def adapters_rollback(
     Without --to, a staged adapter that answers users is taken back first; else the adapter that was in production
     before is again.
     """
-    from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback, way_back
+    from sovereign_pipeline.serving.rollout.rollback import rollback, way_back
 
     settings = Settings.from_environment()
-    flag = current_flag(settings, line, trust_root(settings))
-    asked = way_back(flag, to).request
+    asked = way_back(settings, line, to, trust_root(settings))[1].request
     question = {name: asked[name] for name in ("adapter", "transition", "from", "to")} | {"reason": reason}
     signer = officers_signer(settings, key, question)
     _print_flag(rollback(settings, line, to, signer, reason))
@@ -136,8 +135,8 @@ def adapters_hold(line: LineName) -> Result:
     Ends 1 when it is worse than its margins.
     """
     from sovereign_pipeline.policy.institution import load_institution
+    from sovereign_pipeline.serving.rollout.flag import current_flag
     from sovereign_pipeline.serving.rollout.hold import state_of
-    from sovereign_pipeline.serving.rollout.rollback import current_flag
     from sovereign_pipeline.serving.rollout.telemetry import counts_directory
 
     settings = Settings.from_environment()

@@ -169,7 +169,7 @@ def _hold(settings: Settings, flag: "Flag") -> "State | None":
 def _result_of(settings: Settings, line: str) -> str:
     """Return the trial's outcome, so that a new outcome starts one run. If it cannot be read, the run reports why."""
     from sovereign_pipeline.record.officers import trust_root
-    from sovereign_pipeline.serving.rollout.rollback import current_flag
+    from sovereign_pipeline.serving.rollout.flag import current_flag
 
     try:
         flag = current_flag(settings, line, trust_root(settings))

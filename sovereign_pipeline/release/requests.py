@@ -10,7 +10,14 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.base.errors import ConflictError, GateRefused, InputError, NotFoundError, SignInError
+from sovereign_pipeline.base.errors import (
+    ConflictError,
+    GateRefused,
+    InputError,
+    IntegrityError,
+    NotFoundError,
+    SignInError,
+)
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import (
@@ -29,6 +36,7 @@ from sovereign_pipeline.record.gates import passing_verdict
 from sovereign_pipeline.record.in_force import assert_in_force, rules_digest, trust_named
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.officers import (
+    OFFICER,
     Officer,
     assert_may,
     entry_actor,
@@ -38,7 +46,16 @@ from sovereign_pipeline.record.officers import (
     trust_root,
 )
 from sovereign_pipeline.record.stage import Workplace
-from sovereign_pipeline.record.statements import APPROVAL, REQUEST, TRANSITION, Statement, Subject, sign_statement
+from sovereign_pipeline.record.statements import (
+    APPROVAL,
+    REQUEST,
+    TRANSITION,
+    Statement,
+    Subject,
+    sign_statement,
+    signed_by,
+    verify_statement,
+)
 from sovereign_pipeline.record.tables import Adapter, AuditEntry, ReleaseDecision, ReleaseRequest, Transition
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.record.verifying import verify_registry
@@ -207,6 +224,57 @@ def find_request(session: Session, request: str) -> ReleaseRequest:
         return found[0]
     problem = f"{len(found)} requests begin with" if found else "There is no request"
     raise NotFoundError(f"{problem} '{request}'.", "Give its id, or more digits of it.")
+
+
+def enter_rollback(
+    session: Session,
+    registry: Registry,
+    workplace: Workplace,
+    trust: Trust,
+    bundle: bytes,
+    records: Mapping[str, str],
+) -> str | None:
+    """Log a rollback that an officer signed without the registry, and make its transition.
+
+    Args:
+        bundle: the officer's signed request.
+        records: the adapters that it may be about, by id, each with the SHA-256 of its record's manifest.
+
+    Returns:
+        The message if a later decision has overtaken the request, so that no transition was made.
+    """
+    officer = officer_of(trust, signed_by(bundle))
+    adapter, asked = _requested(session, trust, bundle, records)
+    row = enter_signed_request(session, trust, officer, adapter, asked, bundle)
+    standing = standing_of(session, workplace.settings, trust, row)
+    assert_may(officer, asked.name, [adapter.classification])
+    if not standing.is_complete:
+        raise ConflictError(
+            f"Request {row.id[:12]} needs {standing.needed} approvals, and a rollback has none.", "Approve it."
+        )
+    try:
+        assert_still_so(session, row, standing.predicate, adapter)
+    except ConflictError as error:
+        return error.message
+    make_transition(session, registry, workplace, trust, standing)
+    return None
+
+
+def _requested(session: Session, trust: Trust, bundle: bytes, records: Mapping[str, str]) -> tuple[Adapter, Arrow]:
+    """Return the adapter and the arrow of an officer's signed request. Raises IntegrityError if it names no adapter of
+    `records`."""
+    for name, record_manifest in records.items():
+        adapter = session.get(Adapter, name)
+        if adapter is None or adapter.record_manifest_sha256 != record_manifest:
+            continue
+        try:
+            verified = verify_statement(bundle, trust, OFFICER, predicate_type=REQUEST, sha256=record_manifest)
+        except IntegrityError:
+            continue
+        return adapter, arrow_of(verified.statement.predicate)
+    raise IntegrityError(
+        f"The officer's request beside a flag is about none of {', '.join(records)}.", "Find out who wrote it."
+    )
 
 
 def _blind_review(workplace: Workplace, registry: Registry, adapter: Adapter) -> str | None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from sovereign_pipeline.base.errors import ConflictError, IntegrityError
+from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError, SovereignError
 from sovereign_pipeline.base.files import Frozen, held_within, read_bounded
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.keys import Signer
@@ -109,6 +109,11 @@ class Flag(Frozen):
     def is_rolling_out(self) -> bool:
         """True if some users get the staged adapter."""
         return self.staged is not None and self.stopped is None and (self.share > 0 or bool(self.groups))
+
+    @property
+    def decided(self) -> tuple[object, ...]:
+        """The part of a flag that officers decide."""
+        return (self.production, self.staged, self.staged_by, [way.adapter for way in self.back])
 
     def in_words(self) -> str:
         """Describe which users get which adapter."""
@@ -283,6 +288,42 @@ def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None 
     return flag
 
 
+@dataclass(frozen=True)
+class Before:
+    """The state of a line's flag before a change."""
+
+    flag: Flag | None
+    """Newest flag that verifies."""
+    newest: int
+    """Number of the newest change; 0 if there is none."""
+
+    @property
+    def is_in_force(self) -> bool:
+        """Return whether the newest change verifies."""
+        return self.flag is not None and self.flag.sequence == self.newest
+
+
+def newest_verified(settings: Settings, line: str, trust: Trust) -> Before:
+    """Return a line's newest flag that verifies, and the number of its newest change."""
+    numbers = sequences(settings, line)
+    for number in reversed(numbers):
+        try:
+            return Before(verified_flag(read_change(settings, line, number), line, trust), numbers[-1])
+        except SovereignError:
+            continue
+    return Before(None, numbers[-1] if numbers else 0)
+
+
+def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
+    """Return a line's flag. Raises NotFoundError if there is none, and IntegrityError."""
+    before = newest_verified(settings, line, trust)
+    if before.newest == 0:
+        raise NotFoundError(f"Line {line} has no flag.", "An adapter of it is staged or promoted first.")
+    if before.flag is None or not before.is_in_force:
+        raise IntegrityError(f"The flag of line {line}, change {before.newest}, cannot be believed.", SIGN_ANEW)
+    return before.flag
+
+
 @contextmanager
 def changing(settings: Settings, line: str) -> Iterator[None]:
     """Lock a line's flag against other processes."""
@@ -291,10 +332,11 @@ def changing(settings: Settings, line: str) -> Iterator[None]:
 
 
 def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes | None = None) -> Change:
-    """Sign a change and put it in force. The caller must hold the lock of `changing`.
+    """Try a change, sign it and put it in force. The caller must hold the lock of `changing`.
 
-    Raises ConflictError if the number is not the next one.
+    Raises IntegrityError if the flag cannot be evaluated, and ConflictError if the number is not the next one.
     """
+    evaluator_of(flag)
     there = sequences(settings, flag.line)
     if there and flag.sequence <= there[-1]:
         raise ConflictError(f"The flag of line {flag.line} has a change {there[-1]} already.", "Try again.")

@@ -2,15 +2,14 @@
 
 import datetime
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.base.errors import ConflictError, IntegrityError, SovereignError
+from sovereign_pipeline.base.errors import IntegrityError, SovereignError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import TransitionName
 from sovereign_pipeline.record import tree
@@ -18,28 +17,14 @@ from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import FLAG_CHANGED, lines_in, states
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_not_put_back, rules_digest
-from sovereign_pipeline.record.officers import (
-    OFFICER,
-    PIPELINE_KEY_FILE,
-    assert_may,
-    officer_of,
-    pipeline_signer,
-    trust_root,
-)
+from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE, pipeline_signer, trust_root
 from sovereign_pipeline.record.stage import Workplace
-from sovereign_pipeline.record.statements import REQUEST, signed_by, verify_statement
+from sovereign_pipeline.record.statements import signed_by
 from sovereign_pipeline.record.tables import Adapter, AuditEntry, Transition
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry.mlflow_mirror import follow_after_act
-from sovereign_pipeline.release.requests import (
-    Proposal,
-    arrow_of,
-    assert_still_so,
-    enter_signed_request,
-    evidence_of,
-    make_transition,
-)
-from sovereign_pipeline.release.standing import Arrow, arrow, assert_signed, production_before, standing_of
+from sovereign_pipeline.release.requests import Proposal, enter_rollback, evidence_of
+from sovereign_pipeline.release.standing import arrow, assert_signed, production_before
 from sovereign_pipeline.release.trial import enter_judgements, judgement_files, taken_back
 from sovereign_pipeline.serving.high_water_marks import FlagMark
 from sovereign_pipeline.serving.rollout.flag import (
@@ -48,9 +33,9 @@ from sovereign_pipeline.serving.rollout.flag import (
     FlagAdapter,
     WayBack,
     changing,
-    evaluator_of,
     installed_evaluator,
     lines_with_flags,
+    newest_verified,
     read_change,
     sequences,
     verified_flag,
@@ -111,49 +96,12 @@ def enter(registry: Registry, workplace: Workplace, trust: Trust, change: Change
     with registry.writing() as session:
         told = told_of(change, flag)
         if change.request is not None:
-            told |= _make_transition(session, registry, workplace, trust, change.request, flag)
+            records = {name: named.record_manifest for name, named in flag.adapters.items()}
+            overtaken = enter_rollback(session, registry, workplace, trust, change.request, records)
+            told |= {OVERTAKEN: overtaken} if overtaken is not None else {}
         append(session, f"pipeline:{signed_by(change.signature)}", FLAG_CHANGED, told)
     if change.request is not None and OVERTAKEN not in told:
         follow_after_act(registry, workplace.settings, flag.line, workplace.progress)
-
-
-def _make_transition(
-    session: Session, registry: Registry, workplace: Workplace, trust: Trust, bundle: bytes, flag: Flag
-) -> Mapping[str, Any]:
-    """Log an officer's request and make its transition, unless a later decision has overtaken it."""
-    officer = officer_of(trust, signed_by(bundle))
-    adapter, transition = _asked(session, bundle, trust, flag)
-    row = enter_signed_request(session, trust, officer, adapter, transition, bundle)
-    standing = standing_of(session, workplace.settings, trust, row)
-    assert_may(officer, arrow_of(standing.predicate).name, [adapter.classification])
-    if not standing.is_complete:
-        raise ConflictError(
-            f"Request {row.id[:12]} needs {standing.needed} approvals, and a rollback has none.",
-            "Approve it.",
-        )
-    try:
-        assert_still_so(session, row, standing.predicate, adapter)
-    except ConflictError as error:
-        return {OVERTAKEN: error.message}
-    make_transition(session, registry, workplace, trust, standing)
-    return {}
-
-
-def _asked(session: Session, bundle: bytes, trust: Trust, flag: Flag) -> tuple[Adapter, Arrow]:
-    """Return a request's adapter and arrow. Raises IntegrityError if the flag does not name the adapter."""
-    for name, named in flag.adapters.items():
-        adapter = session.get(Adapter, name)
-        if adapter is None or adapter.record_manifest_sha256 != named.record_manifest:
-            continue
-        try:
-            verified = verify_statement(bundle, trust, OFFICER, predicate_type=REQUEST, sha256=named.record_manifest)
-        except IntegrityError:
-            continue
-        return adapter, arrow_of(verified.statement.predicate)
-    raise IntegrityError(
-        f"The flag of line {flag.line}, change {flag.sequence}: the request beside it is about none of its adapters.",
-        "Find out who wrote it.",
-    )
 
 
 def told_of(change: Change, flag: Flag) -> dict[str, Any]:
@@ -180,21 +128,6 @@ def told_of(change: Change, flag: Flag) -> dict[str, Any]:
 SALT_BYTES = 32
 
 
-@dataclass(frozen=True)
-class Before:
-    """The state of a line's flag before a change."""
-
-    flag: Flag | None
-    """Newest flag that verifies."""
-    newest: int
-    """Number of the newest change; 0 if there is none."""
-
-    @property
-    def is_in_force(self) -> bool:
-        """Return whether the newest change verifies."""
-        return self.flag is not None and self.flag.sequence == self.newest
-
-
 def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
     """Write the line's flag from the ledger if it differs. Returns the flag, and whether it was written.
 
@@ -205,7 +138,7 @@ def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
     signer = pipeline_signer(settings, trust)
     with changing(settings, line):
         catch_up(registry, workplace, trust)
-        before = newest_believed(settings, line, trust)
+        before = newest_verified(settings, line, trust)
         with registry.reading() as session:
             assert_not_put_back(session, settings, trust)
             known = on_record(session).get(line)
@@ -214,21 +147,9 @@ def follow(registry: Registry, workplace: Workplace) -> tuple[Flag, bool]:
         follows = before.is_in_force and next_number == before.newest + 1
         if before.flag is not None and follows and flag.says_the_same(before.flag):
             return before.flag, False
-        evaluator_of(flag)
         change = write_change(settings, signer, flag)
         enter(registry, workplace, trust, change, flag)
     return flag, True
-
-
-def newest_believed(settings: Settings, line: str, trust: Trust) -> Before:
-    """Return a line's newest flag that verifies."""
-    numbers = sequences(settings, line)
-    for number in reversed(numbers):
-        try:
-            return Before(verified_flag(read_change(settings, line, number), line, trust), numbers[-1])
-        except SovereignError:
-            continue
-    return Before(None, numbers[-1] if numbers else 0)
 
 
 def _flag(
@@ -272,7 +193,7 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
     """Add the cause of the change, and the start of an unchanged comparison."""
     if before is not None and flag.compares_the_same(before):
         flag = flag.model_copy(update={"began": before.began, "began_at": before.began_at})
-    if rows and (before is None or _decided(flag) != _decided(before)):
+    if rows and (before is None or flag.decided != before.decided):
         last = rows[-1]
         told = {"cause": "transition", "reason": f"Transition {last.sequence}: {last.transition} {last.adapter_id}."}
         return flag.model_copy(update=told)
@@ -280,11 +201,6 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
         told = {"cause": "policy", "reason": "The institution's share or groups, or what assigns users, changed."}
         return flag.model_copy(update=told)
     return flag
-
-
-def _decided(flag: Flag) -> tuple[object, ...]:
-    """Return the part of a flag that officers decide."""
-    return (flag.production, flag.staged, flag.staged_by, [way.adapter for way in flag.back])
 
 
 def _ways_back(

@@ -7,7 +7,7 @@ import datetime
 import hashlib
 from typing import Any
 
-from sovereign_pipeline.base.errors import ConflictError, IntegrityError, NotFoundError
+from sovereign_pipeline.base.errors import ConflictError, NotFoundError
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.record.keys import Signer
@@ -15,42 +15,34 @@ from sovereign_pipeline.record.officers import assert_may, officer_of, on_one_li
 from sovereign_pipeline.record.statements import REQUEST, Statement, Subject, sign_statement
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.serving.rollout.flag import (
-    SIGN_ANEW,
     Flag,
     WayBack,
     changing,
-    evaluator_of,
+    current_flag,
     installed_evaluator,
     write_change,
 )
-from sovereign_pipeline.serving.rollout.publishing import newest_believed
 
 
-def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:
-    """Return a line's newest flag. Raises NotFoundError if there is none, and IntegrityError."""
-    before = newest_believed(settings, line, trust)
-    if before.newest == 0:
-        raise NotFoundError(f"Line {line} has no flag.", "An adapter of it is staged or promoted first.")
-    if before.flag is None or not before.is_in_force:
-        raise IntegrityError(f"The flag of line {line}, change {before.newest}, cannot be believed.", SIGN_ANEW)
-    return before.flag
+def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tuple[Flag, WayBack]:
+    """Return a line's flag and the prepared rollback. Without `to`: unstage the staged adapter if users get it,
+    otherwise return to the previous one.
 
-
-def way_back(flag: Flag, to: str | None) -> WayBack:
-    """Return the prepared rollback. Without `to`: unstage the staged adapter if users get it, otherwise return to
-    the previous one. Raises NotFoundError."""
+    Raises NotFoundError if there is no flag or no such way back, and IntegrityError.
+    """
+    flag = current_flag(settings, line, trust)
     if to is None and flag.is_rolling_out:
-        return next(each for each in flag.back if each.adapter == flag.staged)
+        return flag, next(each for each in flag.back if each.adapter == flag.staged)
     if to is not None and to == flag.production and flag.staged is not None:
-        return next(each for each in flag.back if each.adapter == flag.staged)
+        return flag, next(each for each in flag.back if each.adapter == flag.staged)
     before = [each for each in flag.back if each.adapter not in (flag.staged, flag.production)]
     for each in before:
         if to in (None, each.adapter):
-            return each
+            return flag, each
     if to is None:
-        raise NotFoundError(f"Line {flag.line} has nothing to go back to.", "Nothing was in production before.")
+        raise NotFoundError(f"Line {line} has nothing to go back to.", "Nothing was in production before.")
     raise NotFoundError(
-        f"{to} is no adapter that line {flag.line} can go back to at once.",
+        f"{to} is no adapter that line {line} can go back to at once.",
         f"At once: {', '.join(each.adapter for each in before) or 'none'}. Request `roll_back` for another one that "
         "was in production; it is loaded first.",
     )
@@ -60,14 +52,13 @@ def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer,
     """Roll back by an officer's signature, effective at once. Returns the new flag.
 
     Raises SignInError if the officer may not roll back, ConflictError if others must approve it, and the errors of
-    `current_flag` and `way_back`.
+    `way_back`.
     """
     trust = trust_root(settings)
     officer, signer = officer_of(trust, officer_key.keyid), pipeline_signer(settings, trust)
     institution = load_institution(settings.data)
     with changing(settings, line):
-        flag = current_flag(settings, line, trust)
-        way = way_back(flag, to)
+        flag, way = way_back(settings, line, to, trust)
         asked, named = way.request, flag.adapters[way.adapter]
         assert_may(officer, asked["transition"], [named.classification])
         _assert_needs_nobody_else(institution, asked)
@@ -76,7 +67,6 @@ def rollback(settings: Settings, line: str, to: str | None, officer_key: Signer,
         subject = Subject("registered_adapter/manifest.json", named.record_manifest)
         request = sign_statement(officer_key, Statement((subject,), REQUEST, predicate))
         following = _after(flag, way, on_one_line(reason), hashlib.sha256(request).hexdigest())
-        evaluator_of(following)
         write_change(settings, signer, following, request)
     return following
 
@@ -90,7 +80,6 @@ def stop(settings: Settings, line: str, staged: str, reason: str) -> Flag | None
         if flag.staged != staged or not flag.is_rolling_out:
             return None
         following = _next(flag, cause="regression", reason=reason, stopped=reason)
-        evaluator_of(following)
         write_change(settings, signer, following)
     return following
 

@@ -10,8 +10,8 @@ from sovereign_pipeline.record.keys import generate
 from sovereign_pipeline.record.statements import REQUEST, Statement, Subject, sign_statement
 from sovereign_pipeline.record.trust_changes import add_officer
 from sovereign_pipeline.release.standing import history_of
-from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, root_of, sequences, write_change
-from sovereign_pipeline.serving.rollout.rollback import current_flag, rollback
+from sovereign_pipeline.serving.rollout.flag import REQUEST_FILE, current_flag, root_of, sequences, write_change
+from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk, adapter_of
 
