@@ -26,28 +26,24 @@ def _no_trainer(job: Path) -> None:
     raise TrainingFailed("Nothing is trained outside an asset.", "Materialize the asset in the Dagster UI.")
 
 
-def _withheld(line: Line) -> bool:
-    return False
-
-
 def open_workplace(
     settings: Settings,
     line: str,
     progress: Progress = _no_progress,
     launch: Launch = _no_trainer,
     *,
-    with_corpus: Callable[[Line], bool] = _withheld,
+    with_corpus: Callable[[Line], bool] | None = None,
 ) -> Workplace:
     """Open the workplace of one line. Nothing can be trained in it without a launcher.
 
     Args:
-        with_corpus: whether a line's stage is given unscrubbed text.
+        with_corpus: whether a line's stage is given unscrubbed text; None for no.
 
     Raises RecipeError for an invalid recipe or institution file, and NotFoundError for a line without a recipe.
     """
     institution = load_institution(settings.data)
     recipe = with_decided_precision(load_line(settings.data, line, institution))
-    store = open_store(settings, settings.corpus if with_corpus(recipe) else None)
+    store = open_store(settings, settings.corpus if with_corpus is not None and with_corpus(recipe) else None)
     return Workplace(
         store=store,
         settings=settings,

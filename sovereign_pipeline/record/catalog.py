@@ -119,6 +119,12 @@ def state_of(session: Session, adapter: Adapter) -> State:
     return states(session, adapter.line)[adapter.id]
 
 
+def state_and_incumbent(session: Session, adapter: Adapter) -> tuple[State, str | None]:
+    """Return the state of an adapter, and the id of its line's adapter in production or None."""
+    found = states(session, adapter.line)
+    return found[adapter.id], next((each for each, state in found.items() if state == "production"), None)
+
+
 def in_production(session: Session, line: str, at: datetime.datetime | None = None) -> str | None:
     """Return the id of the line's adapter in production, now or at a given time, or None."""
     return next((each for each, state in states(session, line, at).items() if state == "production"), None)

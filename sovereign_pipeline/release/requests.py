@@ -26,8 +26,7 @@ from sovereign_pipeline.record.catalog import (
     State,
     facts_of,
     find_adapter,
-    in_production,
-    state_of,
+    state_and_incumbent,
     transitions_of,
     waivers_of,
 )
@@ -135,7 +134,7 @@ def propose(
         raise InputError("A request needs a reason.", "Say why; it is shown wherever the adapter is.")
     adapter = find_adapter(registry, adapter_id)
     with registry.reading() as session:
-        before, incumbent = state_of(session, adapter), in_production(session, adapter.line)
+        before, incumbent = state_and_incumbent(session, adapter)
         asked = arrow(transition, adapter_id, before)
         assert_not_recalled(session, registry.settings, adapter, asked)
     if asked.needs_evidence:
@@ -172,17 +171,6 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
     if asked.name == "promote":
         evidence["hold"] = hold_evidence(registry, workplace, adapter)
     return evidence
-
-
-def enter_request(
-    session: Session, trust: Trust, signer: Signer, officer: Officer, proposal: Proposal
-) -> ReleaseRequest:
-    """Sign a proposal and add the request to the registry and the ledger, in the caller's transaction."""
-    adapter = proposal.adapter
-    statement = Statement(
-        (Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256),), REQUEST, proposal.predicate()
-    )
-    return enter_signed_request(session, trust, officer, adapter, proposal.arrow, sign_statement(signer, statement))
 
 
 def enter_signed_request(
@@ -310,15 +298,9 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
         )
 
 
-def assert_policy_as_shown(settings: Settings, proposal: Proposal) -> None:
-    """Raise ConflictError if the rules changed since the proposal was shown."""
-    if rules_digest(settings, proposal.adapter.line) != proposal.policy:
-        raise ConflictError("The institution's rules were changed since this was shown.", "Request it again.")
-
-
 def assert_still_so(session: Session, request: ReleaseRequest, predicate: Mapping[str, Any], adapter: Adapter) -> None:
     """Assert that the adapter's state and the incumbent are those of the request. Raises ConflictError otherwise."""
-    before, incumbent = state_of(session, adapter), in_production(session, adapter.line)
+    before, incumbent = state_and_incumbent(session, adapter)
     if (before, incumbent) != (predicate["from"], predicate["incumbent"]):
         raise ConflictError(
             f"Request {request.id[:12]} was made when {adapter.id} was {predicate['from']} and "
@@ -445,15 +427,18 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
         IntegrityError: the ledger is not intact.
         SignInError: the trust root does not let the officer do this.
     """
-    trust = trust_root(workplace.settings)
+    trust, adapter = trust_root(workplace.settings), proposal.adapter
     officer = officer_of(trust, signer.keyid)
     if proposal.approvals == 0:
-        assert_may(officer, proposal.arrow.name, [proposal.adapter.classification])
+        assert_may(officer, proposal.arrow.name, [adapter.classification])
     verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
-        assert_policy_as_shown(workplace.settings, proposal)
-        row = enter_request(session, trust, signer, officer, proposal)
+        if rules_digest(workplace.settings, adapter.line) != proposal.policy:
+            raise ConflictError("The institution's rules were changed since this was shown.", "Request it again.")
+        subject = Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256)
+        bundle = sign_statement(signer, Statement((subject,), REQUEST, proposal.predicate()))
+        row = enter_signed_request(session, trust, officer, adapter, proposal.arrow, bundle)
         if proposal.approvals == 0:
             make_transition(session, registry, workplace, trust, standing_of(session, workplace.settings, trust, row))
     if proposal.approvals == 0:
