@@ -379,7 +379,7 @@ def _request(adapter_id: str, transition: str, reason: str, key: KeyOptions) -> 
     let_ledger_catch_up(registry, workplace)
     now = datetime.datetime.now(datetime.UTC)
     proposal = propose(registry, workplace, adapter_id, transition, reason, now)
-    signer = officers_signer(settings, key, _question(proposal.predicate()))
+    signer = officers_signer(settings, key, _question(proposal.predicate))
     standing = request(registry, workplace, signer, proposal)
     _print_standing(standing)
     if standing.is_made:

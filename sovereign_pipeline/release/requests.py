@@ -88,34 +88,13 @@ class Proposal:
 
     adapter: Adapter
     arrow: Arrow
-    before: State
-    incumbent: str | None
-    """Id of the line's adapter in production, which the candidate is compared with or supersedes, or None."""
-    evidence: Mapping[str, Any]
-    """Digests of the artifacts that the request relies on."""
-    approvals: int
-    """Number of officers besides the requester who must approve."""
-    policy: Mapping[str, str]
-    """The rules in force at the request: file -> SHA-256."""
-    reason: str
-    expires: datetime.datetime
+    predicate: Mapping[str, Any]
+    """The content of the signed statement."""
 
-    def predicate(self) -> dict[str, Any]:
-        """Return the content of the signed statement."""
-        return {
-            "line": self.adapter.line,
-            "adapter": self.adapter.id,
-            "classification": self.adapter.classification,
-            "transition": self.arrow.name,
-            "from": self.before,
-            "to": self.arrow.after,
-            "incumbent": self.incumbent,
-            "evidence": dict(self.evidence),
-            "approvals": self.approvals,
-            "policy": dict(self.policy),
-            "reason": self.reason,
-            "expires": self.expires.isoformat(),
-        }
+    @property
+    def approvals(self) -> int:
+        """Number of officers besides the requester who must approve."""
+        return int(self.predicate["approvals"])
 
 
 def propose(
@@ -139,18 +118,33 @@ def propose(
         assert_not_recalled(session, registry.settings, adapter, asked)
     if asked.needs_evidence:
         verify_adapter(registry, workplace.store, workplace.settings, adapter_id, workplace.progress)
-    rules = workplace.institution.release
-    return Proposal(
-        adapter=adapter,
-        arrow=asked,
-        before=before,
-        incumbent=incumbent,
-        evidence=evidence_of(workplace, registry, adapter, asked),
-        approvals=rules.approvals_for(asked.name, adapter.classification),
-        policy=rules_digest(workplace.settings, adapter.line),
-        reason=on_one_line(reason),
-        expires=(now + datetime.timedelta(days=rules.request_days)).replace(microsecond=0),
-    )
+    expires = (now + datetime.timedelta(days=workplace.institution.release.request_days)).replace(microsecond=0)
+    content = unsigned_request(registry, workplace, adapter, asked, before, incumbent)
+    return Proposal(adapter, asked, {**content, "reason": on_one_line(reason), "expires": expires.isoformat()})
+
+
+def unsigned_request(
+    registry: Registry, workplace: Workplace, adapter: Adapter, asked: Arrow, before: State, incumbent: str | None
+) -> dict[str, Any]:
+    """Return the content of a request without its reason and expiry.
+
+    Args:
+        incumbent: id of the line's adapter in production, which the candidate is compared with or supersedes, or None.
+
+    Raises the errors of `evidence_of`.
+    """
+    return {
+        "line": adapter.line,
+        "adapter": adapter.id,
+        "classification": adapter.classification,
+        "transition": asked.name,
+        "from": before,
+        "to": asked.after,
+        "incumbent": incumbent,
+        "evidence": evidence_of(workplace, registry, adapter, asked),
+        "approvals": workplace.institution.release.approvals_for(asked.name, adapter.classification),
+        "policy": rules_digest(workplace.settings, adapter.line),
+    }
 
 
 def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, asked: Arrow) -> dict[str, Any]:
@@ -434,10 +428,10 @@ def request(registry: Registry, workplace: Workplace, signer: Signer, proposal: 
     verify_registry(registry)
     with registry.writing() as session:
         assert_in_force(session, workplace.settings, trust)
-        if rules_digest(workplace.settings, adapter.line) != proposal.policy:
+        if rules_digest(workplace.settings, adapter.line) != proposal.predicate["policy"]:
             raise ConflictError("The institution's rules were changed since this was shown.", "Request it again.")
         subject = Subject("registered_adapter/manifest.json", adapter.record_manifest_sha256)
-        bundle = sign_statement(signer, Statement((subject,), REQUEST, proposal.predicate()))
+        bundle = sign_statement(signer, Statement((subject,), REQUEST, proposal.predicate))
         row = enter_signed_request(session, trust, officer, adapter, proposal.arrow, bundle)
         if proposal.approvals == 0:
             make_transition(session, registry, workplace, trust, standing_of(session, workplace.settings, trust, row))

@@ -18,7 +18,7 @@ def test_rules_that_were_changed_since_the_request_was_shown_are_refused(office:
     adapter, workplace = office.adapter(), office.bench.workplace()
     now = datetime.datetime.now(datetime.UTC)
     proposal = propose(office.registry, workplace, adapter.id, "approve", "It is needed.", now)
-    assert set(proposal.policy) == {"institution.yaml", "lines/lamps.yaml"}
+    assert set(proposal.predicate["policy"]) == {"institution.yaml", "lines/lamps.yaml"}
     office.bench.institution.rules["release"] = {"blind_review": "not_required", "request_days": 2}
     office.bench.institution.write()
     with pytest.raises(ConflictError, match="rules were changed since this was shown"):

@@ -11,19 +11,18 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError, SovereignError
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.policy.institution import TransitionName
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.audit_log import append
-from sovereign_pipeline.record.catalog import FLAG_CHANGED, lines_in, states
+from sovereign_pipeline.record.catalog import FLAG_CHANGED, State, lines_in, states
 from sovereign_pipeline.record.database import Registry
-from sovereign_pipeline.record.in_force import assert_not_put_back, rules_digest
+from sovereign_pipeline.record.in_force import assert_not_put_back
 from sovereign_pipeline.record.officers import PIPELINE_KEY_FILE, pipeline_signer, trust_root
 from sovereign_pipeline.record.stage import Workplace
 from sovereign_pipeline.record.statements import signed_by
 from sovereign_pipeline.record.tables import Adapter, AuditEntry, Transition
 from sovereign_pipeline.record.trust_root import Trust
 from sovereign_pipeline.registry.mlflow_mirror import follow_after_act
-from sovereign_pipeline.release.requests import Proposal, enter_rollback, evidence_of
+from sovereign_pipeline.release.requests import enter_rollback, unsigned_request
 from sovereign_pipeline.release.standing import arrow, assert_signed, production_before
 from sovereign_pipeline.release.trial import enter_judgements, judgement_files, taken_back
 from sovereign_pipeline.serving.high_water_marks import FlagMark
@@ -162,8 +161,12 @@ def _flag(
     staging = next((row for row in reversed(rows) if row.after == "staged" and state[row.adapter_id] == "staged"), None)
     staged = staging.adapter_id if staging is not None else None
     rules = workplace.institution.rollout_of(line)
-    superseded = production_before(session, registry.settings, rows)
-    back = tuple(_ways_back(session, registry, workplace, production, staged, superseded))
+    ways = (("unstage", staged), ("roll_back", production_before(session, registry.settings, rows)))
+    back = tuple(
+        _way_back(session.get_one(Adapter, each), name, registry, workplace, state[each], production)
+        for name, each in ways
+        if each is not None
+    )
     named = {each for each in (production, staged, *(way.adapter for way in back)) if each is not None}
     staged_by = staging.sequence if staging is not None else None
     now = datetime.datetime.now(datetime.UTC)
@@ -203,37 +206,13 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
     return flag
 
 
-def _ways_back(
-    session: Session,
-    registry: Registry,
-    workplace: Workplace,
-    production: str | None,
-    staged: str | None,
-    superseded: str | None,
-) -> list[WayBack]:
-    """Prepare the rollbacks that an officer can sign while the registry is down."""
-    found: list[WayBack] = []
-    ways: tuple[tuple[TransitionName, str | None], ...] = (("unstage", staged), ("roll_back", superseded))
-    for name, adapter_id in ways:
-        if adapter_id is None:
-            continue
-        adapter = session.get_one(Adapter, adapter_id)
-        before = states(session, adapter.line)[adapter_id]
-        asked = arrow(name, adapter_id, before)
-        proposal = Proposal(
-            adapter=adapter,
-            arrow=asked,
-            before=before,
-            incumbent=production,
-            evidence=evidence_of(workplace, registry, adapter, asked),
-            approvals=workplace.institution.release.approvals_for(name, adapter.classification),
-            policy=rules_digest(workplace.settings, adapter.line),
-            reason="",
-            expires=datetime.datetime.now(datetime.UTC),
-        )
-        request = {key: value for key, value in proposal.predicate().items() if key not in ("reason", "expires")}
-        found.append(WayBack(adapter=adapter_id, request=request))
-    return found
+def _way_back(
+    adapter: Adapter, transition: str, registry: Registry, workplace: Workplace, before: State, production: str | None
+) -> WayBack:
+    """Prepare a rollback that an officer can sign while the registry is down."""
+    asked = arrow(transition, adapter.id, before)
+    request = unsigned_request(registry, workplace, adapter, asked, before, production)
+    return WayBack(adapter=adapter.id, request=request)
 
 
 def _named(adapter: Adapter) -> FlagAdapter:
