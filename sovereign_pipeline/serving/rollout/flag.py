@@ -289,8 +289,8 @@ def verified_flag(change: Change, line: str, trust: Trust, at_index: int | None 
 
 
 @dataclass(frozen=True)
-class Before:
-    """The state of a line's flag before a change."""
+class NewestFlag:
+    """The newest flag of a line that verifies, and the number of its newest change."""
 
     flag: Flag | None
     """Newest flag that verifies."""
@@ -303,15 +303,15 @@ class Before:
         return self.flag is not None and self.flag.sequence == self.newest
 
 
-def newest_verified(settings: Settings, line: str, trust: Trust) -> Before:
-    """Return a line's newest flag that verifies, and the number of its newest change."""
+def newest_verified(settings: Settings, line: str, trust: Trust) -> NewestFlag:
+    """Return a line's newest flag that verifies."""
     numbers = sequences(settings, line)
     for number in reversed(numbers):
         try:
-            return Before(verified_flag(read_change(settings, line, number), line, trust), numbers[-1])
+            return NewestFlag(verified_flag(read_change(settings, line, number), line, trust), numbers[-1])
         except SovereignError:
             continue
-    return Before(None, numbers[-1] if numbers else 0)
+    return NewestFlag(None, numbers[-1] if numbers else 0)
 
 
 def current_flag(settings: Settings, line: str, trust: Trust) -> Flag:

@@ -54,27 +54,21 @@ def on_record(session: Session) -> dict[str, FlagMark]:
     }
 
 
-def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> list[Flag]:
-    """Log the missing changes of the line's flag, oldest first, and then the judgements of trials. Returns the changes.
+def catch_up(registry: Registry, workplace: Workplace, trust: Trust) -> None:
+    """Log the missing changes of the line's flag, oldest first, and then the judgements of trials.
 
     Raises IntegrityError if a change does not verify or differs from its entry, and the errors of making a transition.
     """
     settings, line = workplace.settings, workplace.line.line
-    entered: list[Flag] = []
     with registry.reading() as session:
         newest = on_record(session).get(line)
+    if newest is not None:
+        _assert_is_on_record(settings, line, newest)
     for sequence in sequences(settings, line):
-        if newest is not None and sequence < newest.sequence:
-            continue
-        if newest is not None and sequence == newest.sequence:
-            _assert_is_on_record(settings, line, newest)
-            continue
-        change = read_change(settings, line, sequence)
-        flag = verified_flag(change, line, trust)
-        enter(registry, workplace, trust, change, flag)
-        entered.append(flag)
+        if newest is None or sequence > newest.sequence:
+            change = read_change(settings, line, sequence)
+            enter(registry, workplace, trust, change, verified_flag(change, line, trust))
     enter_judgements(registry, settings, line, trust)
-    return entered
 
 
 def _assert_is_on_record(settings: Settings, line: str, newest: FlagMark) -> None:
