@@ -22,8 +22,10 @@ from sovereign_pipeline.split.contained_texts import (
     Texts,
     contained_pairs,
     crossing_texts,
+    key_of_text,
     needed_in_common,
 )
+from sovereign_pipeline.split.shingles import SLOTS
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.split.chain import assigned
 
@@ -157,6 +159,33 @@ def test_boilerplate_is_what_more_than_twenty_texts_hold_and_copies_count_once(t
     boilerplate = Boilerplate.of(tmp_path, many)
     assert boilerplate.shingles.size == len(runs(formula))
     assert OwnShingles.of(many, boilerplate).sizes.tolist() == [39 - 4 - len(runs(formula))] * len(own)
+
+
+@pytest.mark.parametrize(("words", "keys"), [(7, []), (8, [0]), (23, [0]), (24, [1])])
+def test_a_text_counts_from_eight_words_and_as_long_from_twenty_four(words: int, keys: list[int]) -> None:
+    assert [key_of_text(each) % 2 for each in contained_texts.texts_in("request", text(1, words))] == keys
+
+
+def test_a_long_text_of_three_quarters_boilerplate_is_boilerplate(tmp_path: Path) -> None:
+    texts = texts_in(tmp_path, "texts", [text(1, 44), text(2, 44), text(3, 22)])
+    none = np.empty(0, np.uint64)
+    own = OwnShingles(np.array([9, 10, 0]), none, np.empty(0, np.int64), none)
+    assert own.are_boilerplate(texts).tolist() == [True, False, False]
+    everywhere = Boilerplate(np.broadcast_to(np.uint8(2), SLOTS), np.array([5], np.uint64), none)
+    assert everywhere.contains(np.array([1, 5, 9], np.uint64)).tolist() == [False, True, False]
+
+
+def test_a_letter_with_quoted_lines_is_compared_as_a_whole_too(tmp_path: Path) -> None:
+    """Neither its quoted line nor the other is long enough to be compared by itself."""
+
+    def twin(request: str, response: str, number: int) -> dict[str, str]:
+        words = request.split()
+        return {"request": f"> {' '.join(words[:6])}\n{' '.join(words[6:])}"}
+
+    rows = with_twins(twin, words=24)
+    for number, row in enumerate(rows):
+        row["response"] = text(3_000 + number, 40)
+    assert_together(tmp_path, rows)
 
 
 ARABIC = [
