@@ -291,6 +291,8 @@ def test_what_was_made_from_an_outside_file_of_other_bytes_is_refused(workplace:
     for stage in (second, third):
         with pytest.raises(StaleInput, match="made from other contents of outside than there are now: row 7"):
             produce(stage, workplace, {each.kind: refs[each.kind] for each in stage.inputs})
+    with pytest.raises(StaleInput):
+        assert_usable(second, workplace, refs["second"])
     assert produce(replace(third, judges_what_is_recorded=True), workplace, {"second": refs["second"]}).ref
     outside.unlink()
     outside.write_text("then")

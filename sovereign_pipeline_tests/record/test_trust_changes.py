@@ -1,5 +1,6 @@
 """A trust root through time: rotation, rollback, expiry, and how it begins."""
 
+import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -82,6 +83,15 @@ def test_a_root_alone_cannot_be_put_back_though_the_same_keys_signed_it(holders:
     shutil.copy(holders.directory / "1.root.json", holders.directory / "root.json")
     with pytest.raises(IntegrityError, match=r"targets\.json: it was made under root 2, and the newest here is 1"):
         load(holders.directory)
+
+
+def test_everybody_may_read_a_trust_root(holders: Holders) -> None:
+    before = os.umask(0o077)
+    try:
+        renew(holders.directory, holders.roots[:2], now=BEGINNING)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in holders.directory.iterdir()} == {0o644}
 
 
 def test_another_root_or_a_second_history_is_not_installed(holders: Holders, tmp_path: Path) -> None:
