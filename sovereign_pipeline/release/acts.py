@@ -39,7 +39,6 @@ class Act:
     may: str
     """Permission that the officer needs in the trust root."""
     predicate_type: str
-    table: str
     named: Callable[[Mapping[str, Any]], str]
     """Returns the display name of an act from its stated facts, such as `known issue 2 of LINE-1.0.0`."""
 
@@ -48,10 +47,7 @@ class Act:
 class Acted:
     """One database row that an officer's signed act created."""
 
-    key: tuple[object, ...]
-    """Primary key of the row."""
-    officer: str
-    statement: bytes
+    row: SignedRow
     at: datetime.datetime
     said: Mapping[str, Any]
     """Facts that the statement and the ledger entry must both contain, without the time."""
@@ -133,8 +129,8 @@ def _is_entered(row: Acted | None, entry: AuditEntry | None) -> bool:
     if row is None or entry is None:
         return False
     said = {name: value for name, value in entry.subjects.items() if name not in {STATEMENT, ROWS, *TRUST_NAMES}}
-    signed = hashlib.sha256(row.statement).hexdigest()
-    return (said, entry.subjects.get(STATEMENT), entry.actor) == (row.stated, signed, actor_of(row.officer))
+    signed = hashlib.sha256(row.row.statement).hexdigest()
+    return (said, entry.subjects.get(STATEMENT), entry.actor) == (row.stated, signed, actor_of(row.row.officer))
 
 
 def _assert_signed(
@@ -144,7 +140,7 @@ def _assert_signed(
         raise IntegrityError(f"The registry: {name} is about no adapter that is registered.", HINT)
     try:
         verified = verify_act(
-            row.statement,
+            row.row.statement,
             trust,
             act.may,
             [level for level, _ in about.values()],
@@ -155,7 +151,7 @@ def _assert_signed(
     except IntegrityError as error:
         raise IntegrityError(f"The registry: {name}: {error.message}", error.hint) from None
     subjects = {subject.sha256 for subject in verified.statement.subjects}
-    same = dict(verified.statement.predicate) == row.stated and verified.key.keyid == row.officer
+    same = dict(verified.statement.predicate) == row.stated and verified.key.keyid == row.row.officer
     if not same or subjects != {manifest for _, manifest in about.values()}:
         raise IntegrityError(f"The registry: {name} differs from what was signed.", HINT)
 
@@ -176,9 +172,7 @@ def _written(at: datetime.datetime) -> str:
 
 
 ADDED = "known issue added"
-ADDING = Act(
-    ADDED, "issue", KNOWN_ISSUE, "known_issue", lambda said: f"known issue {said['number']} of {said['adapter']}"
-)
+ADDING = Act(ADDED, "issue", KNOWN_ISSUE, lambda said: f"known issue {said['number']} of {said['adapter']}")
 LONGEST = 500
 """Maximum number of characters: enough to describe an issue, too few to paste a document."""
 
@@ -227,12 +221,7 @@ def issues_by_adapter(
     """
     query = select(KnownIssue).order_by(KnownIssue.adapter_id, KnownIssue.number)
     issues = list(session.scalars(query if adapter_id is None else query.where(KnownIssue.adapter_id == adapter_id)))
-    rows = (
-        Acted(
-            (each.adapter_id, each.number), each.officer, each.statement, each.added_at, _said(each), [each.adapter_id]
-        )
-        for each in issues
-    )
+    rows = (Acted(each, each.added_at, _said(each), [each.adapter_id]) for each in issues)
     assert_acts_on_record(session, settings, ADDING, rows, adapter_id)
     found = defaultdict[str, list[KnownIssue]](list)
     for issue in issues:

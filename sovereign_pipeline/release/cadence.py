@@ -147,9 +147,7 @@ _TELL = {
 
 
 REVIEWED = "adapter reviewed"
-REVIEWING = Act(
-    REVIEWED, "review", REVIEW, "adapter_review", lambda said: f"review {said['number']} of {said['adapter']}"
-)
+REVIEWING = Act(REVIEWED, "review", REVIEW, lambda said: f"review {said['number']} of {said['adapter']}")
 OVERDUE_AFTER = datetime.timedelta(days=30)
 """Time after its due date at which a review becomes overdue."""
 
@@ -267,17 +265,7 @@ def reviews_on_record(session: Session, settings: Settings) -> list[AdapterRevie
         IntegrityError: a review is not signed by an officer, or has no entry.
     """
     reviews = list(session.scalars(select(AdapterReview).order_by(AdapterReview.reviewed_at)))
-    rows = (
-        Acted(
-            (each.adapter_id, each.number),
-            each.officer,
-            each.statement,
-            each.reviewed_at,
-            _said(each),
-            [each.adapter_id],
-        )
-        for each in reviews
-    )
+    rows = (Acted(each, each.reviewed_at, _said(each), [each.adapter_id]) for each in reviews)
     assert_acts_on_record(session, settings, REVIEWING, rows)
     return reviews
 

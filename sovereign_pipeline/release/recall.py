@@ -213,12 +213,11 @@ def _incomplete(rows: Iterable[str]) -> IntegrityError:
 
 
 OPENED, WAIVED = "recall opened", "recall waived"
-OPENING = Act(OPENED, "recall", RECALL, "recall", lambda said: str(said["recall"]))
+OPENING = Act(OPENED, "recall", RECALL, lambda said: str(said["recall"]))
 WAIVING = Act(
     WAIVED,
     "waive",
     RECALL_WAIVER,
-    "recall_waiver",
     lambda said: f"the waiver of {said['recall']} for {said['adapter']}",
 )
 _DIGITS = re.compile(r"[0-9a-f]{6,64}")
@@ -461,28 +460,9 @@ def _on_record(session: Session, settings: Settings) -> list[_Recalled]:
         named[row.recall_id].add(row.adapter_id)
     for waiver in waivers:
         waived[waiver.recall_id].add(waiver.adapter_id)
-    opened = (
-        Acted(
-            (each.id,),
-            each.officer,
-            each.statement,
-            each.opened_at,
-            _said(each, sorted(named[each.id])),
-            sorted(named[each.id]),
-        )
-        for each in recalls
-    )
-    not_held = (
-        Acted(
-            (each.recall_id, each.adapter_id),
-            each.officer,
-            each.statement,
-            each.waived_at,
-            _said_of_waiver(each),
-            [each.adapter_id],
-        )
-        for each in waivers
-    )
+    adapters = {each: sorted(named[each.id]) for each in recalls}
+    opened = (Acted(each, each.opened_at, _said(each, adapters[each]), adapters[each]) for each in recalls)
+    not_held = (Acted(each, each.waived_at, _said_of_waiver(each), [each.adapter_id]) for each in waivers)
     assert_acts_on_record(session, settings, OPENING, opened)
     assert_acts_on_record(session, settings, WAIVING, not_held)
     return [_Recalled(each, named[each.id], waived[each.id]) for each in recalls]
