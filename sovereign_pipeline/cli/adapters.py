@@ -39,6 +39,7 @@ from sovereign_pipeline.record.catalog import (
     purge_dates,
     show_adapter,
     show_dataset,
+    urgent_promotions,
 )
 from sovereign_pipeline.record.database import Registry, open_registry, registry_read_only
 from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root, trust_root_if_any
@@ -358,7 +359,7 @@ def issue_add(
 
 
 def with_marks(registry: Registry, rows: list[dict[str, Any]], adapter_id: str | None = None) -> list[dict[str, Any]]:
-    """Add to rows of adapters their recalls, known issues, and the date on which the weights were purged.
+    """Add to rows of adapters their recalls, known issues, and the dates of an urgent promotion and a purge.
 
     Args:
         adapter_id: the adapter of the only row. Nothing about other adapters is verified then.
@@ -369,10 +370,10 @@ def with_marks(registry: Registry, rows: list[dict[str, Any]], adapter_id: str |
         else:
             recalls = {adapter_id: open_recalls(session, registry.settings, adapter_id, rows[0]["state"])}
         issues = issues_by_adapter(session, registry.settings, adapter_id)
-        purged = purge_dates(session)
+        purged, urgent = purge_dates(session), urgent_promotions(session)
     trust = trust_root_if_any(registry.settings) if issues else None
-    marked = {*recalls, *issues, *purged}
-    plain: dict[str, Any] = {"recalls": [], "known_issues": [], "weights_purged": None}
+    marked = {*recalls, *issues, *purged, *urgent}
+    plain: dict[str, Any] = {"recalls": [], "known_issues": [], "weights_purged": None, "promoted_urgently": None}
     return [
         {**row, **plain}
         if row["id"] not in marked
@@ -387,6 +388,7 @@ def with_marks(registry: Registry, rows: list[dict[str, Any]], adapter_id: str |
                 for each in issues.get(row["id"], ())
             ],
             "weights_purged": purged[row["id"]].isoformat() if row["id"] in purged else None,
+            "promoted_urgently": urgent[row["id"]].isoformat() if row["id"] in urgent else None,
         }
         for row in rows
     ]
@@ -398,6 +400,7 @@ def _print_adapter(facts: Mapping[str, Any]) -> None:
     trained_with = ", ".join(f"{name} {version}" for name, version in libraries.items())
     licence = f"{base['licence']}, {len(base['files'])} files"
     print_facts({**single, "base model licence": licence, "trained with": trained_with})
+    _print_urgent([facts])
     kept = ("kind", "rows", "rows_held_out", "classification", "digest")
     print_rows([only(each, *kept) for each in facts["datasets"]], "Datasets")
     accepted = {(each["stage"], each["gate"]): each for each in facts["waivers"]}
@@ -453,6 +456,14 @@ def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows
     ]
     print_rows(shown, "Registered adapters")
+    _print_urgent(rows)
+
+
+def _print_urgent(rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        if row["promoted_urgently"] is not None:
+            words = f"promoted urgently on {row['promoted_urgently']}, without a passed trial"
+            out.print(f"[bold red]! {escape(row['id'])}: {words}[/]")
 
 
 datasets = Group(no_args_is_help=True, help="List, show and verify registered datasets.")

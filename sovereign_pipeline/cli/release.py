@@ -34,7 +34,7 @@ from sovereign_pipeline.cli.terminal import (
     write_new_file,
 )
 from sovereign_pipeline.record.audit_log import HINT
-from sovereign_pipeline.record.catalog import find_adapter, in_production, states
+from sovereign_pipeline.record.catalog import URGENT, find_adapter, in_production, states
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root, trust_root_if_any
 from sovereign_pipeline.record.sealing import open_store
@@ -249,18 +249,30 @@ def adapters_request(
         str, typer.Argument(help="approve, stage, unstage, promote, roll_back, reject, recall or retire.")
     ],
     reason: Reason,
+    urgent: Annotated[
+        bool,
+        typer.Option(
+            "--urgent", help="With promote: do not wait for the trial. It is shown with the adapter for good."
+        ),
+    ] = False,
+    *,
     key: KeyOptions,
 ) -> None:
     """Request that an adapter changes its state. What is asked is printed before your key signs it.
 
     Where the institution wants nobody else's approval, the change is made at once.
     """
-    _request(adapter_id, transition, reason, key)
+    if urgent and transition != "promote":
+        raise InputError(f"--urgent is about promote, not {transition}.", "Leave it out.")
+    _request(adapter_id, URGENT if urgent else transition, reason, key)
 
 
 @adapters.command("retire")
 def adapters_retire(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> None:
-    """Retire an adapter: it is never served, compared with or continued from again; its records stay."""
+    """Retire an adapter: it is never served, compared with or continued from again; its records stay.
+
+    What is in production needs the approvals of promote.
+    """
     _request(adapter_id, "retire", reason, key)
 
 

@@ -5,7 +5,7 @@
 ROOT_SHA256 is the SHA-256 of the institution's first trust root. You have it on paper; every check starts from it.
 The exit status is 0 if every check passes, 1 at the first check that fails, and 2 for wrong usage.
 
-**How to read it.** 1,452 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
+**How to read it.** 1,455 lines, for readers who know SHA-256 and signatures. Read from here to the end: each section
 uses only the sections above it. `check_all` in the last section shows the order of the checks.
 
  1. Bytes        JSON formats, times, keys
@@ -831,7 +831,7 @@ ACTS: dict[str, tuple[str, str, str, str, tuple[str, ...]]] = {
     **dict.fromkeys(DECIDED.values(), ("officer", "approval/v1", "request", "", ("request",))),
     "state changed": ("pipeline", "transition/v1", "adapter", "", MOVED),
     "flag changed": ("pipeline", "flag/v1", "file", "", SENT),
-    "hold judged": ("pipeline", "hold/v1", "adapter", "", ("line", "adapter", "outcome", "observations")),
+    "hold judged": ("pipeline", "hold/v1", "adapter", "", ("line", "adapter", "outcome", "severe", "observations")),
     "hold accepted": ("officer", "hold-acceptance/v1", "judgement", "promote", ()),
     "known issue added": ("officer", "known-issue/v1", "adapter", "issue", ()),
     "adapter reviewed": ("officer", "review/v1", "adapter", "review", ()),
@@ -931,6 +931,7 @@ ARROWS: dict[str, tuple[set[str], str]] = {
     "stage": ({"approved", "superseded"}, "staged"),
     "unstage": ({"staged"}, "approved"),
     "promote": ({"staged"}, "production"),
+    "promote_urgently": ({"staged"}, "production"),
     "roll_back": ({"superseded"}, "production"),
     "reject": (UNDECIDED, "rejected"),
     "recall": (UNDECIDED | USABLE, "recalled"),
@@ -1028,6 +1029,8 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
         others = ", ".join(f"{each} ({place(approvals[each])})" for each in sorted(approvals)) or "nobody besides"
         what = f"{place(entry)}: {adapter} {transition} -> {made['to']}, asked by {by.person} ({place(asked_at)})"
         words = f"{what}, approved by {others}: {quoted(asked['reason'])}"
+        if transition == "promote_urgently":
+            package.words["Holds"].append(f"! PROMOTED URGENTLY, without a passed hold: {words}")
         changes.append({**made, "entry": entry["sequence"], "entered": entry["at"], "words": words})
     return changes
 

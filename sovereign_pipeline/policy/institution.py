@@ -54,7 +54,9 @@ class ClassificationLadder:
         return self.rank(level) > self.rank(ceiling)
 
 
-TransitionName = Literal["approve", "stage", "unstage", "promote", "roll_back", "reject", "recall", "retire"]
+TransitionName = Literal[
+    "approve", "stage", "unstage", "promote", "promote_urgently", "roll_back", "reject", "recall", "retire"
+]
 
 Approvals = dict[TransitionName, int]
 
@@ -63,6 +65,7 @@ APPROVALS_BY_DEFAULT: Approvals = {
     "stage": 1,
     "unstage": 0,
     "promote": 2,
+    "promote_urgently": 0,
     "roll_back": 0,
     "reject": 0,
     "recall": 0,
@@ -77,7 +80,8 @@ class Release(RecipeModel):
 
     approvals: Approvals = Field(default={}, examples=[{"approve": 2, "promote": 2}])
     """Transition -> number of officers besides the requester who must approve it, each another person. At 0 it takes
-    effect with the request. The defaults are approve 2, stage 1, promote 2, and 0 for the others."""
+    effect with the request. The defaults are approve 2, stage 1, promote 2, and 0 for the others. At least as many as
+    for `promote` are needed for `promote_urgently`, and for `retire` of what is in production."""
 
     approvals_by_level: dict[str, Approvals] = Field(default={}, examples=[{"SECRET": {"promote": 3}}])
     """Classification level -> `approvals` for adapters of this level; it takes precedence over `approvals`."""
@@ -91,14 +95,21 @@ class Release(RecipeModel):
     promote_without_hold: tuple[str, ...] = Field(default=(), examples=[["PUBLIC"]])
     """Classification levels at which an adapter may be promoted without a trial among users. At every other level
     `promote` requires that the trial (`rollout.hold`) passed, or that an officer accepted it once. A line's first
-    adapter needs no trial, because there is no other adapter to compare it with."""
+    adapter needs no trial, because there is no other adapter to compare it with. Nor does `promote_urgently`."""
 
     blind_review: Literal["required", "not_required"] = "required"
     """Condition for approving an adapter. `required`: a blind review that was passed or whose gate was waived."""
 
-    def approvals_for(self, transition: TransitionName, level: str) -> int:
-        """Return how many officers besides the requester must approve a transition at a classification level."""
+    def approvals_for(self, transition: TransitionName, level: str, before: str | None = None) -> int:
+        """Return how many officers besides the requester must approve a transition at a classification level.
+
+        Args:
+            before: the adapter's state. What is in production is retired with the approvals of `promote`, since the
+                next promotion has nothing to be compared with then.
+        """
         chosen = {**APPROVALS_BY_DEFAULT, **self.approvals, **self.approvals_by_level.get(level, {})}
+        if transition == "promote_urgently" or (transition, before) == ("retire", "production"):
+            return max(chosen[transition], chosen["promote"])
         return chosen[transition]
 
 

@@ -39,6 +39,9 @@ ENDED: frozenset[State] = frozenset({"rejected", "recalled", "retired"})
 REQUESTED, STATE_CHANGED, FLAG_CHANGED = "release requested", "state changed", "flag changed"
 """Actions of the ledger entries for requests, transitions, and changes of a line's flag."""
 
+URGENT = "promote_urgently"
+"""The transition of an adapter that is promoted without a passed trial."""
+
 TransitionRow = Transition | Row[Any]
 """A transition as an ORM object or, for long lists, as a plain row."""
 
@@ -327,6 +330,16 @@ def incumbent_of(registry: Registry, line: str, weights: str | None, besides: Co
 def _dataset_as_dict(dataset: Dataset, adapters: Sequence[Adapter]) -> dict[str, Any]:
     trained = [each.id for each in adapters if dataset.digest in (each.dataset_digest, each.preference_dataset_digest)]
     return {**row_as_dict(dataset), "adapters": trained}
+
+
+def urgent_promotions(session: Session) -> dict[str, datetime.date]:
+    """Return adapter -> day on which it was first promoted without a passed trial. It is shown with the adapter for
+    good. For display only: signatures are not verified."""
+    query = select(Transition.adapter_id, Transition.made_at).where(Transition.transition == URGENT)
+    found: dict[str, datetime.date] = {}
+    for adapter, at in session.execute(query.order_by(Transition.line, Transition.sequence)):
+        found.setdefault(adapter, at.date())
+    return found
 
 
 PURGED = "release weights purged"

@@ -23,6 +23,7 @@ from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import (
     REQUESTED,
     STATE_CHANGED,
+    URGENT,
     State,
     facts_of,
     find_adapter,
@@ -72,7 +73,7 @@ from sovereign_pipeline.release.standing import (
     rules_on_record,
     standing_of,
 )
-from sovereign_pipeline.release.trial import hold_evidence
+from sovereign_pipeline.release.trial import evidence_of_urgency, hold_evidence
 from sovereign_pipeline.review.closed_reviews import blind_review_stage
 
 BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
@@ -142,7 +143,7 @@ def unsigned_request(
         "to": asked.after,
         "incumbent": incumbent,
         "evidence": evidence_of(workplace, registry, adapter, asked),
-        "approvals": workplace.institution.release.approvals_for(asked.name, adapter.classification),
+        "approvals": workplace.institution.release.approvals_for(asked.name, adapter.classification, before),
         "policy": rules_digest(workplace.settings, adapter.line),
     }
 
@@ -164,6 +165,8 @@ def evidence_of(workplace: Workplace, registry: Registry, adapter: Adapter, aske
         evidence["blind_review"] = _blind_review(workplace, registry, adapter)
     if asked.name == "promote":
         evidence["hold"] = hold_evidence(registry, workplace, adapter)
+    if asked.name == URGENT:
+        evidence["hold"] = evidence_of_urgency(registry, workplace, adapter)
     return evidence
 
 
@@ -386,7 +389,7 @@ def _assert_enough_by_the_rules_of_now(
     The requester wrote these values, so they are compared with the rules in the ledger. Raises ConflictError.
     """
     rules = rules_on_record(session, registry.settings)
-    needed = rules.approvals_for(None, asked.name, [adapter.classification])
+    needed = rules.approvals_for(None, asked.name, [adapter.classification], standing.predicate["from"])
     stated = (standing.predicate["classification"], standing.predicate["approvals"])
     if stated[0] != adapter.classification or stated[1] < needed:
         raise ConflictError(
@@ -401,7 +404,7 @@ def assert_staged_long_enough(
 ) -> None:
     """Raise ConflictError for a promotion before the adapter was staged for the hours that the rules require."""
     hours = workplace.institution.release.staged_hours
-    if asked.name != "promote" or not hours:
+    if asked.name not in ("promote", URGENT) or not hours:
         return
     staged = [each.made_at for each in before if each.adapter_id == adapter.id and each.after == "staged"][-1]
     ready = staged + datetime.timedelta(hours=hours)

@@ -63,6 +63,7 @@ ARROWS: tuple[Arrow, ...] = (
     Arrow("stage", frozenset({"approved", "superseded"}), "staged", needs_evidence=True),
     Arrow("unstage", frozenset({"staged"}), "approved", stops_at_recall=False),
     Arrow("promote", frozenset({"staged"}), "production", needs_evidence=True, takes_production=True),
+    Arrow("promote_urgently", frozenset({"staged"}), "production", needs_evidence=True, takes_production=True),
     Arrow("roll_back", frozenset({"superseded"}), "production", takes_production=True),
     Arrow("reject", UNDECIDED, "rejected", stops_at_recall=False),
     Arrow("recall", UNDECIDED | USABLE, "recalled", stops_at_recall=False),
@@ -103,7 +104,7 @@ class RulesOnRecord:
     since: Sequence[tuple[int, str | None]]
     """Number of each entry about `institution.yaml` and the file's SHA-256 from that entry on, oldest first."""
 
-    def approvals_for(self, at_index: int | None, transition: str, levels: Iterable[str]) -> int:
+    def approvals_for(self, at_index: int | None, transition: str, levels: Iterable[str], before: str) -> int:
         """Return how many officers besides the requester must approve a transition.
 
         The highest number of all given levels counts. Before the first ledger entry about the rules, the default
@@ -111,6 +112,7 @@ class RulesOnRecord:
 
         Args:
             at_index: place in the ledger whose rules apply; None for the rules now.
+            before: the adapter's state before the transition.
 
         Raises:
             IntegrityError: the copy of the rules is missing or was changed, or the transition does not exist.
@@ -120,7 +122,7 @@ class RulesOnRecord:
                 f"The registry: there is no transition '{transition[:40]}'.", "Find out who signed it."
             )
         rules = self._rules(at_index)
-        return max(rules.approvals_for(transition, level) for level in levels)
+        return max(rules.approvals_for(transition, level, before) for level in levels)
 
     def _rules(self, at_index: int | None) -> Release:
         before = [each for each in self.since if at_index is None or each[0] <= at_index]
@@ -385,7 +387,7 @@ def _standing(on_record: _OnRecord, trust: Trust, row: ReleaseRequest, now: date
     decisive = [asked_at]
     if made is not None:
         decisive.append(on_record.index_of(STATE_CHANGED, row.id, made.statement_sha256))
-    by_rules = [on_record.rules.approvals_for(each, row.transition, levels) for each in decisive]
+    by_rules = [on_record.rules.approvals_for(each, row.transition, levels, predicate["from"]) for each in decisive]
     return Standing(
         request=row,
         predicate=predicate,

@@ -74,7 +74,8 @@ class Judgement(Frozen):
     """Number of the change of the line's flag that began the comparison."""
     number: int = Field(ge=1)
     """Number of this result within the comparison. A later report makes a new result."""
-    outcome: Literal["promote", "inconclusive"]
+    outcome: Literal["promote", "inconclusive", "reported"]
+    """`reported`: the trial is open, and somebody reported severity 1."""
     because: str
     expected: str
     """When more could be known, if the result is inconclusive; otherwise empty."""
@@ -190,7 +191,7 @@ def enter_judgements(registry: Registry, settings: Settings, line: str, trust: T
         judged = signed.judgement
         with registry.writing() as session:
             told = {
-                **judged.model_dump(mode="json", include={"line", "adapter", "incumbent", "began", "number"}),
+                **judged.model_dump(mode="json", include={"line", "adapter", "incumbent", "began", "number", "severe"}),
                 "outcome": judged.outcome,
                 "because": judged.because,
                 "observations": judged.observations,
@@ -222,26 +223,35 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
     """Return the trial's evidence for a promotion, by digest.
 
     Raises:
-        GateRefused: the adapter was taken back, or its trial is open, was judged by laxer rules, or is inconclusive
-            without
-            an acceptance.
+        GateRefused: the adapter was taken back; or its trial is open, was judged by laxer rules, did not count every
+            report of severity 1, or is inconclusive without an acceptance; or what it was to be compared with was taken
+            out of production with fewer approvals than a promotion needs.
     """
     settings = workplace.settings
     with registry.reading() as session:
         incumbent = in_production(session, adapter.line)
         if (why := taken_back(session, adapter)) is not None:
             raise GateRefused(f"{adapter.id} was taken back: {why}", "Stage it anew, or another version.")
+        reports = _reports(session, adapter)
         if incumbent is None:
-            return {"needed": False, "because": "Nothing is in production that it could be compared with."}
+            _assert_nothing_was_recalled(session, adapter)
+            if not reports:
+                return {"needed": False, "because": "Nothing is in production that it could be compared with."}
         if adapter.classification in workplace.institution.release.promote_without_hold:
             return {"needed": False, "because": "The institution promotes without a hold at this level."}
         held = hold_of(session, settings, trust_root(settings), adapter, incumbent)
-    if held is None:
+    if held is None or (held.signed.judgement.outcome == "reported" and incumbent is not None):
         raise GateRefused(
             f"{adapter.id}: its hold is open.",
             f"`sovereign adapters hold {adapter.line}` says what is missing, and when it could be there.",
         )
     judged = held.signed.judgement
+    if judged.severe < reports:
+        raise GateRefused(
+            f"{adapter.id}: its hold counted {judged.severe} reports of severity 1, and {reports} are on record about "
+            f"these weights.",
+            "Stage another version.",
+        )
     institution = workplace.institution
     rules, is_searched = institution.rollout_of(adapter.line).hold, institution.serving.searches_answers(adapter.line)
     short = _short_of(judged, rules, is_searched=is_searched)
@@ -262,6 +272,37 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
         "observations": judged.observations,
         "acceptance": held.acceptance,
     }
+
+
+def evidence_of_urgency(registry: Registry, workplace: Workplace, adapter: Adapter) -> dict[str, Any]:
+    """Return the evidence for a promotion that does not wait for its trial: why the trial does not allow it.
+
+    Raises:
+        ConflictError: the trial allows the promotion.
+    """
+    try:
+        hold_evidence(registry, workplace, adapter)
+    except GateRefused as error:
+        return {"needed": True, "urgent": True, "because": error.message}
+    raise ConflictError(f"{adapter.id}: its trial stops no promotion, so none is urgent.", "Request `promote`.")
+
+
+def _assert_nothing_was_recalled(session: Session, adapter: Adapter) -> None:
+    """Raise GateRefused if the line's last adapter in production was not retired with the approvals of a promotion."""
+    last = [row for row in transitions_of(session, adapter.line) if row.before == "production"][-1:]
+    if last and last[0].transition != "retire":
+        raise GateRefused(
+            f"{adapter.id}: '{last[0].transition}' took {last[0].adapter_id} out of production, so no hold can compare "
+            f"the two.",
+            "Roll back to an earlier adapter, or let officers promote this one urgently.",
+        )
+
+
+def _reports(session: Session, adapter: Adapter) -> int:
+    """Return the most reports of severity 1 about these weights in one trial, however often they were staged."""
+    same = set(session.scalars(select(Adapter.id).where(Adapter.adapter_sha256 == adapter.adapter_sha256)))
+    judged = session.scalars(select(AuditEntry.subjects).where(AuditEntry.action == JUDGED))
+    return max((each["severe"] for each in judged if each["adapter"] in same), default=0)
 
 
 def _short_of(judged: Judgement, rules: Hold, *, is_searched: bool) -> list[str]:
@@ -325,6 +366,8 @@ def hold_to_accept(session: Session, settings: Settings, trust: Trust, adapter: 
     held = hold_of(session, settings, trust, adapter, incumbent)
     if held is None:
         raise ConflictError(f"{adapter.id}: no judgement of a hold is on record that could be accepted.", LOOK)
+    if held.signed.judgement.outcome == "reported" and incumbent is not None:
+        raise ConflictError(f"{adapter.id}: its hold is open.", LOOK)
     if held.signed.judgement.outcome == "promote":
         raise ConflictError(f"{adapter.id}: its hold was judged to promote; there is nothing to accept.")
     if held.acceptance is not None:

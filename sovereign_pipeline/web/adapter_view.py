@@ -17,6 +17,7 @@ from sovereign_pipeline.corpus.stages import RAW_CORPUS, SOURCES
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.record import tree
 from sovereign_pipeline.record.catalog import (
+    URGENT,
     WAIVED,
     LedgerWaivers,
     Purge,
@@ -522,6 +523,11 @@ def _waived(found: OnRecord) -> Iterable[Waived]:
     for entry in found.holds_accepted:
         person, reason = found.person(entry.actor), str(entry.subjects.get("reason", ""))
         yield Waived("hold", "inconclusive", person, moment(entry.at), reason, found.adapter.id)
+    for made in found.history:
+        if made["transition"] == URGENT:
+            persons = and_more([made["requested_by"], *made["approved_by"]])
+            what = "promoted urgently, without a passed trial"
+            yield Waived(what, "", persons, made["at"][:19], made["reason"], found.adapter.id)
     for each in found.recall_waivers:
         yield Waived(
             each.recall_id, "", found.person(each.officer), moment(each.waived_at), each.reason, found.adapter.id

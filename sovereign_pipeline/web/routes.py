@@ -19,7 +19,14 @@ from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, Sovere
 from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import ClassificationLadder, load_institution
-from sovereign_pipeline.record.catalog import STATES, State, adapters_in_brief, find_adapter, line_of
+from sovereign_pipeline.record.catalog import (
+    STATES,
+    State,
+    adapters_in_brief,
+    find_adapter,
+    line_of,
+    urgent_promotions,
+)
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.officers import trust_root
 from sovereign_pipeline.record.sealing import open_store
@@ -125,6 +132,8 @@ class Row:
     method: str
     base_model: str
     registered_at: str
+    is_urgent: bool
+    """True if it was promoted without a passed trial."""
     due: Due | None
     next_step: NextStep | None
     """Next transition of the line's newest adapter in each state that has one; None for other adapters."""
@@ -143,7 +152,9 @@ class LineRows:
 
 def overview(registry: Registry, reader: Reader, today: datetime.date) -> tuple[LineRows, ...]:
     """Return every line of a reader, by name. Raises IntegrityError naming the changed record."""
-    brief = adapters_in_brief(registry)
+    with registry.reading() as session:
+        urgent = urgent_promotions(session)
+    brief = [{**row, "is_urgent": row["id"] in urgent} for row in adapters_in_brief(registry)]
     due = {each.adapter: each for each in due_reviews(registry, registry.settings, today)}
     by_line: dict[str, list[dict[str, Any]]] = {}
     for row in brief:
@@ -181,6 +192,7 @@ def _row(registry: Registry, row: Mapping[str, Any], due: Due | None, leading: M
         row["method"],
         row["base_model"],
         moment(row["registered_at"]),
+        row["is_urgent"],
         due,
         step,
     )

@@ -359,7 +359,7 @@ def test_both_sides_show_the_same_files() -> None:
 
 
 JUDGED: dict[str, Any] = {"line": "lamps", "adapter": ADAPTER, "outcome": "inconclusive", "observations": "1" * 64}
-JUDGED |= {"incumbent": None, "because": "few asked", "bounds": []}
+JUDGED |= {"incumbent": None, "severe": 0, "because": "few asked", "bounds": []}
 
 
 @pytest.fixture

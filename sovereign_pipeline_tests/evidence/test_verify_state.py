@@ -29,6 +29,14 @@ def test_transitions_that_officers_allow_are_read(story: Story) -> None:
     assert story.changes() == ["approved", "staged", "approved"]
 
 
+def test_an_urgent_promotion_is_told(story: Story) -> None:
+    story.move("stage", "approved", "staged")
+    story.move("promote_urgently", "staged", "production", reason="The fees changed.")
+    assert story.changes()[-1] == "production"
+    (note,) = story.package.words["Holds"]
+    assert note.startswith("! PROMOTED URGENTLY") and '"The fees changed."' in note and "omar" in note
+
+
 @pytest.mark.security_case("A request that has taken effect is used for another transition", "refused")
 def test_a_request_takes_effect_once(story: Story) -> None:
     request = story.move("stage", "approved", "staged")

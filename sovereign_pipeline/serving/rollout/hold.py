@@ -420,28 +420,29 @@ class Watcher:
             self._flags.hold_back(flag)
             stop(self._settings, flag.line, state.staged, state.because)
             self._report(f"{state.staged} is taken back: {state.because}")
-        elif state.outcome != "open" and (judged := self._judge(flag)) is not None:
+        elif (state.outcome != "open" or state.severe) and (judged := self._judge(flag)) is not None:
             self._report(f"{judged.adapter}: {judged.outcome}: {judged.because}")
 
     def _state_of(self, flag: Flag) -> State | None:
         return state_of(self._settings, self._telemetry.directory, flag, self._institution)
 
     def _judge(self, flag: Flag) -> Judgement | None:
-        """Sign the result of a trial once. Returns None if it is signed already."""
+        """Sign the result of a trial, or the reports of an open one, once. Returns None if it is signed already."""
         trust = trust_root(self._settings)
         signer = pipeline_signer(self._settings, trust)
         with changing(self._settings, flag.line):
             tally = read_tally(self._telemetry.directory, flag)
             state, last = _state(self._settings, flag, self._institution, tally), judgement_of(self._settings, flag)
-            if state is None or state.outcome in ("open", "abort"):
+            if state is None or state.outcome == "abort" or (state.outcome == "open" and not state.severe):
                 return None  # counted since
-            if last is not None and (last.outcome, last.severe) == (state.outcome, state.severe):
+            outcome = "reported" if state.outcome == "open" else state.outcome
+            if last is not None and (last.outcome, last.severe) == (outcome, state.severe):
                 return None
             number = 1 if last is None else last.number + 1
             counts = directory_of(self._telemetry.directory, flag.line, state.staged, flag.began)
             observed = canonical_json(tally.model_dump(mode="json")) + b"\n"
             write_atomically(counts.with_name(f"{counts.name}.judged-{number:04d}.json"), observed)
-            judgement = _judgement(flag, state, number, hashlib.sha256(observed).hexdigest())
+            judgement = _judgement(flag, state, outcome, number, hashlib.sha256(observed).hexdigest())
             write_judgement(self._settings, signer, judgement, flag.adapters[state.staged].record_manifest)
         return judgement
 
@@ -458,7 +459,7 @@ def _state(settings: Settings, flag: Flag, institution: Institution, tally: Tall
     if state is None or state.outcome == "abort":
         return state
     judged = judgement_of(settings, flag)
-    if judged is None:
+    if judged is None or judged.outcome == "reported":
         return state
     if state.severe > judged.severe:  # reported since
         before = "to promote" if judged.outcome == "promote" else "inconclusive"
@@ -478,8 +479,13 @@ def judgement_of(settings: Settings, flag: Flag) -> Judgement | None:
     return read_judgement(files[-1], trust_root(settings), flag.adapters[flag.staged].record_manifest).judgement
 
 
-def _judgement(flag: Flag, state: State, number: int, observations: str) -> Judgement:
-    assert state.outcome in ("promote", "inconclusive")
+def _judgement(
+    flag: Flag,
+    state: State,
+    outcome: Literal["promote", "inconclusive", "reported"],
+    number: int,
+    observations: str,
+) -> Judgement:
     return Judgement(
         line=flag.line,
         adapter=state.staged,
@@ -487,7 +493,7 @@ def _judgement(flag: Flag, state: State, number: int, observations: str) -> Judg
         staged_by=flag.staged_by,
         began=flag.began,
         number=number,
-        outcome=state.outcome,
+        outcome=outcome,
         because=state.because,
         expected=state.expected,
         days=round(state.days, 3),

@@ -231,17 +231,24 @@ def directory_of(directory: Path, line: str, staged: str, began: int) -> Path:
 
 
 def read_tally(directory: Path, flag: Flag) -> Tally:
-    """Add up all gateways' counts of a flag's comparison. Raises IntegrityError for an invalid file."""
+    """Add up all gateways' counts of a flag's comparison. Raises IntegrityError for an invalid file.
+
+    Reports of severity 1 follow the staged adapter: those of its earlier comparisons count too.
+    """
     drawn: dict[Arm, dict[str, Counted]] = {"staged": {}, "production": {}}
     is_broken, reported = False, set[str]()
     if flag.staged is None:
         return Tally(drawn=drawn)
-    for path in sorted(directory_of(directory, flag.line, flag.staged, flag.began).glob("*.json")):
+    own = directory_of(directory, flag.line, flag.staged, flag.began)
+    for path in sorted(own.parent.glob(f"{flag.staged}-{'[0-9]' * 8}/*.json")):
         try:
             tally = Tally.model_validate_json(path.read_bytes())
         except (OSError, ValidationError):
             raise IntegrityError(f"{path}: these counts of a rollout cannot be read.", "Remove the file.") from None
-        is_broken, reported = is_broken or tally.is_broken, reported.union(tally.reported)
+        reported |= {*tally.reported}
+        if path.parent != own:
+            continue
+        is_broken = is_broken or tally.is_broken
         for arm, users in tally.drawn.items():
             for user, counted in users.items():
                 drawn[arm][user] = drawn[arm].get(user, Counted()).plus(counted)

@@ -1,6 +1,7 @@
 """A promotion rests on the signed judgement of the hold: refused while it is open, or inconclusive and not accepted."""
 
 import datetime
+import json
 import shutil
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from sovereign_pipeline.serving.rollout.flag import Flag, root_of
 from sovereign_pipeline.serving.rollout.hold import Watcher
 from sovereign_pipeline.serving.rollout.rollback import stop
 from sovereign_pipeline.serving.rollout.telemetry import Severity
+from sovereign_pipeline.web.adapter_view import adapter_view
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.rollout.conftest import Traffic
 
@@ -66,6 +68,14 @@ class Held:
         reason = "Few ask; the desk read fifty answers."
         shown = shown or file_sha256(self.judgement)
         accept_hold(self.office.registry, workplace, signer, self.staged.id, reason, shown)
+
+    def restage(self) -> None:
+        """An officer rolls back, and the same adapter is staged again."""
+        for transition in ("unstage", "stage"):
+            self.office.move(transition, self.staged)
+            self.desk.follow()
+        directory = self.traffic.telemetry.directory
+        self.traffic = Traffic(self.desk, directory)
 
     def told(self, action: str) -> list[dict[str, object]]:
         return [dict(each.subjects) for each in entries(self.office.registry) if each.action == action]
@@ -173,6 +183,105 @@ def test_a_judgement_about_another_comparison_does_not_count(held: Held) -> None
     held.desk.follow()
     with pytest.raises(GateRefused, match="its hold is open"):
         held.office.ask("promote", held.staged)
+
+
+@pytest.mark.security_case(
+    "An adapter with a report of severity 1 is staged anew, or its line's share is changed",
+    "The report counts in the next trial too, and if its count is lost, the promotion is refused by the ledger",
+)
+@pytest.mark.parametrize("is_lost", [False, True])
+@pytest.mark.parametrize("is_judged", [False, True])
+def test_reports_follow_an_adapter_through_restaging(held: Held, *, is_judged: bool, is_lost: bool) -> None:
+    held.traffic.ask(12)
+    held.traffic.report(1)
+    if is_judged:
+        held.judge()
+    else:
+        held.traffic.watcher.look()
+        held.desk.follow()
+    assert [each["outcome"] for each in held.told(JUDGED)] == ["inconclusive" if is_judged else "reported"]
+    with pytest.raises(GateRefused):
+        held.office.ask("promote", held.staged)
+    if is_lost:
+        shutil.rmtree(held.traffic.telemetry.directory)
+    held.restage()
+    held.traffic.ask(12)
+    held.judge()
+    assert held.told(JUDGED)[-1]["outcome"] == ("promote" if is_lost else "inconclusive")
+    with pytest.raises(GateRefused, match="reports of severity 1" if is_lost else "1 report of severity 1"):
+        held.office.ask("promote", held.staged)
+
+
+@pytest.mark.security_case(
+    "One officer takes the incumbent out of production, so that nothing is there to be compared with",
+    "Retiring it needs the approvals of a promotion; after a recall, nothing is promoted without a trial",
+)
+def test_one_officer_cannot_do_away_with_the_trial(held: Held) -> None:
+    held.traffic.ask(12)
+    with held.office.registry.reading() as session:
+        incumbent = session.get_one(Adapter, held.traffic.flag.production)
+    standing = held.office.ask("retire", incumbent)
+    assert (standing.needed, standing.is_made) == (2, False)
+    held.office.move("recall", incumbent)
+    assert "production" not in held.office.states().values()
+    with pytest.raises(GateRefused, match="'recall' took"):
+        held.office.ask("promote", held.staged)
+    held.office.move("retire", incumbent)  # as what is recalled, by one officer
+    with pytest.raises(GateRefused, match="'recall' took"):
+        held.office.ask("promote", held.staged)
+
+
+def test_after_a_retirement_with_approvals_reports_are_accepted_first(held: Held) -> None:
+    with held.office.registry.reading() as session:
+        incumbent = session.get_one(Adapter, held.traffic.flag.production)
+    held.office.move("retire", incumbent)
+    held.desk.follow()
+    assert held.office.ask("promote", held.staged).predicate["evidence"]["hold"]["needed"] is False
+    held.traffic = Traffic(held.desk, held.traffic.telemetry.directory)
+    held.traffic.report(1)
+    held.traffic.watcher.look()
+    held.desk.follow()
+    with pytest.raises(GateRefused, match="inconclusive"):
+        held.office.ask("promote", held.staged)
+    held.accept()
+    held.office.move("promote", held.staged)
+
+
+def test_an_urgent_promotion_has_all_approvals_and_is_shown_for_good(
+    held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office = held.office
+    held.rules(blind_review="not_required", approvals={"promote_urgently": 0})
+    held.traffic.report(1)
+    standing = office.ask("promote_urgently", held.staged, reason="The fees changed.")
+    assert (standing.needed, standing.is_made) == (2, False)
+    assert standing.predicate["evidence"]["hold"] == {
+        "needed": True,
+        "urgent": True,
+        "because": f"{held.staged.id}: its hold is open.",
+    }
+    office.decide(standing, "omar")
+    assert office.decide(standing, "ines").is_made
+    first = office.bench.register()
+    office.move("retire", held.staged)
+    for variable in ("home", "data", "vault"):
+        monkeypatch.setenv(f"SOVEREIGN_{variable.upper()}", str(office.bench.institution.root / variable))
+    (shown, *others) = json.loads(CliRunner().invoke(app, ["adapters", "list", "--json"]).stdout)[1:]
+    assert shown["promoted_urgently"] is not None
+    assert {each["promoted_urgently"] for each in others} <= {None}, first
+    for command in ("list", "show"):
+        arguments = ["adapters", command, *([held.staged.id] if command == "show" else [])]
+        assert "without a passed trial" in CliRunner().invoke(app, arguments).output
+    view = adapter_view(office.registry, office.bench.store, held.staged.id, datetime.datetime.now(datetime.UTC))
+    (waived,) = view.waived
+    assert "urgently" in waived.what and "Ines Farah" in waived.person and waived.reason == "The fees changed."
+
+
+def test_what_its_trial_lets_through_is_not_urgent(held: Held) -> None:
+    held.traffic.ask(12)
+    held.judge()
+    with pytest.raises(ConflictError):
+        held.office.ask("promote_urgently", held.staged)
 
 
 @pytest.mark.security_case("The signed judgement of a hold is changed, removed, or signed by somebody else", "refused")
