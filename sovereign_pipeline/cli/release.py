@@ -1,7 +1,8 @@
 """Officers' commands of `sovereign adapters` and `sovereign recall`: requests, approvals, rollback, trial, recall."""
 
 import datetime
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -41,6 +42,7 @@ from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.statements import SUFFIX
 from sovereign_pipeline.record.tables import row_as_dict
 from sovereign_pipeline.release.recall import (
+    Holder,
     Question,
     ask,
     assert_holders,
@@ -489,6 +491,7 @@ def recall_ask(
     ] = None,
     opens: Annotated[bool, typer.Option("--open", help="Open a recall of these adapters.")] = False,
     reason: Annotated[str | None, typer.Option(help="With --open: why.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="With --open: do not ask before lines go dark.")] = False,
     *,
     key: KeyOptions,
     rebuild: Annotated[
@@ -505,6 +508,8 @@ def recall_ask(
         if question.given or opens:
             raise InputError("--rebuild stands alone.", "Rebuild the index first, then ask.")
         return _rebuilt()
+    if yes and not opens:
+        raise InputError("--yes is about what --open does.", "Leave it out.")
     if opens != (reason is not None) or (not opens and key.are_given):
         raise InputError("--open takes --reason and a key, and they take --open.", "Give all three, or none.")
     settings = Settings.from_environment()
@@ -513,12 +518,15 @@ def recall_ask(
     opened = None
     if reason is not None:
         assert_holders(answer)
-        named = [each.adapter for each in answer.holders]
+        dark = [each for each in answer.holders if each.state in ("production", "staged")]
         asked = {
             "recall": str(answer.question),
-            "adapters": and_more(named),
+            "adapters": and_more(each.adapter for each in answer.holders),
+            "goes dark": and_more(f"{each.line} ({each.adapter}, {each.state})" for each in dark) or "no line",
             "reason": officers_words(reason, "A recall"),
         }
+        if dark and not yes:
+            _ask_before_dark(dark)
         signer = officers_signer(settings, key, asked, err if as_json else out)
         opened = open_recall(registry, answer, signer, reason)
     rows = [vars(each) for each in answer.holders]
@@ -533,6 +541,15 @@ def recall_ask(
             out.print(f"[green]✓[/] {opened.id}: open for {counted(len(rows), 'adapter')}")
 
     return Result(facts, show)
+
+
+def _ask_before_dark(dark: Sequence[Holder]) -> None:
+    """Ask whether lines may go dark. Raises InputError unless the officer says so."""
+    for each in dark:
+        what = "answers nobody" if each.state == "production" else "answers without its staged adapter"
+        err.print(f"[bold red]! {escape(each.line)} {what} from then on: {escape(each.adapter)} is {each.state}[/]")
+    if not (sys.stdin.isatty() and typer.confirm("Open the recall?", err=True)):
+        raise InputError("The recall was not opened: it withdraws what answers now.", "Give --yes if it shall.")
 
 
 @recall.command("list")

@@ -50,6 +50,15 @@ class VerifiedAdapter:
     base_model: Artifact
 
 
+class WithdrawnAdapter(Frozen):
+    """A staged or production adapter that an open recall keeps from being served."""
+
+    adapter: str
+    line: str
+    digest: str
+    classification: str
+
+
 @dataclass(frozen=True)
 class FoundAdapters:
     """The adapters that may be loaded, and the staged or production adapters that were rejected."""
@@ -58,6 +67,8 @@ class FoundAdapters:
     """Verified adapters, those in production first."""
     refused: Mapping[str, SovereignError]
     """Adapter id or line name -> error that rejected it."""
+    withdrawn: tuple[WithdrawnAdapter, ...] = ()
+    """The rejected adapters that are recalled."""
 
 
 def find_deployable(
@@ -70,6 +81,7 @@ def find_deployable(
     """
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
+    withdrawn: list[WithdrawnAdapter] = []
     with registry.reading() as session:
         for line in session.scalars(select(Adapter.line).distinct().order_by(Adapter.line)).all():
             try:
@@ -79,11 +91,25 @@ def find_deployable(
                 continue
             for adapter, state in held:
                 try:
-                    _assert_not_recalled(session, registry.settings, adapter)
+                    recalls = [each.id for each in open_recalls(session, registry.settings, adapter.id, state)]
+                    if recalls:
+                        refused[adapter.id] = ConflictError(
+                            f"{adapter.id} is under {and_more(recalls)}, so it is not served.",
+                            "Retire it, or let an officer waive the recall for it.",
+                        )
+                        withdrawn.append(
+                            WithdrawnAdapter(
+                                adapter=adapter.id,
+                                line=line,
+                                digest=adapter.adapter_digest,
+                                classification=adapter.classification,
+                            )
+                        )
+                        continue
                     verified.append(verified_adapter(store, adapter, state))
                 except NOT_VERIFIED as error:
                     refused[adapter.id] = named(adapter.id, error)
-    return FoundAdapters(in_order(verified), refused)
+    return FoundAdapters(in_order(verified), refused, tuple(withdrawn))
 
 
 def in_order(verified: Iterable[VerifiedAdapter]) -> tuple[VerifiedAdapter, ...]:
@@ -109,16 +135,6 @@ def named(name: str, error: Exception) -> SovereignError:
     if isinstance(error, SovereignError):
         return error
     return IntegrityError(f"{name} cannot be verified: {place_of(error)}.", "Restore what is missing from a copy.")
-
-
-def _assert_not_recalled(session: Session, settings: Settings, adapter: Adapter) -> None:
-    """Raise ConflictError if the adapter is recalled, whatever its state."""
-    recalls = [each.id for each in open_recalls(session, settings, adapter.id)]
-    if recalls:
-        raise ConflictError(
-            f"{adapter.id} is under {and_more(recalls)}, so it is not served.",
-            "Retire it, or let an officer waive the recall for it.",
-        )
 
 
 def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> VerifiedAdapter:
@@ -197,6 +213,7 @@ class LastVerified(Frozen):
     """The adapters verified when the ledger was read last."""
 
     adapters: tuple[Noted, ...] = ()
+    withdrawn: tuple[WithdrawnAdapter, ...] = ()
 
 
 def note(settings: Settings, found: FoundAdapters) -> None:
@@ -211,7 +228,7 @@ def note(settings: Settings, found: FoundAdapters) -> None:
         )
         for each in found.verified
     )
-    _write(settings, LastVerified(adapters=tuple(noted)))
+    _write(settings, LastVerified(adapters=tuple(noted), withdrawn=found.withdrawn))
 
 
 def forget(settings: Settings) -> None:
@@ -228,7 +245,8 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
     """
     verified: list[VerifiedAdapter] = []
     refused: dict[str, SovereignError] = {}
-    for noted in _read(settings).adapters:
+    last = _read(settings)
+    for noted in last.adapters:
         try:
             found = verified_adapter(store, _row(store, noted), noted.state)
             _assert_named(found, flags.get(noted.line))
@@ -236,7 +254,7 @@ def find_last_verified(settings: Settings, store: ArtifactStore, flags: Mapping[
             refused[noted.adapter] = named(noted.adapter, error)
         else:
             verified.append(found)
-    return FoundAdapters(in_order(verified), refused)
+    return FoundAdapters(in_order(verified), refused, last.withdrawn)
 
 
 def _row(store: ArtifactStore, noted: Noted) -> Adapter:

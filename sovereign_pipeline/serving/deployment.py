@@ -41,6 +41,7 @@ from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.serving.deployable import (
     FoundAdapters,
     VerifiedAdapter,
+    WithdrawnAdapter,
     find_deployable,
     find_last_verified,
     forget,
@@ -143,6 +144,8 @@ class Deployed:
     refused: Mapping[str, str] = field(default_factory=dict)
     """Adapter id, line name or `registry` -> sentence that says why it is not served. If the registry is not reached,
     `served` holds the adapters that were verified when it was reached last."""
+    withdrawn: tuple[WithdrawnAdapter, ...] = ()
+    """The rejected ones that officers recalled."""
 
 
 class RegistryUnreached(Exception):
@@ -377,7 +380,7 @@ class Deployment:
             else:
                 served.append(adapter)
         self._moved, self._verified_at, self._is_complete = moved, time.monotonic(), is_complete
-        return self._say(Deployed(tuple(served), refused))
+        return self._say(Deployed(tuple(served), refused, found.withdrawn))
 
     async def _unload_all_but(self, digests: set[str]) -> None:
         """Unload all other adapters, and stop serving those that the engine has lost."""

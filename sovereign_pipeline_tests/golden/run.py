@@ -175,7 +175,8 @@ def _rate(visitor: Visitor, token: str) -> Iterator[str]:
 
 def recall(place: Place, caller: Caller) -> None:
     place.keep("recall, asked", "recall", "--document", "H-0003")
-    place.sign(2, "recall", "--document", "H-0003", "--open", "--reason", "The writer withdrew the letter.")
+    reason = ("--reason", "The writer withdrew the letter.")
+    place.sign(2, "recall", "--document", "H-0003", "--open", "--yes", *reason)
     place.keep("recall list, open", "recall", "list")
     caller.answer("recalled", LINE, None)
     place.sign(2, "adapters", "retire", SECOND, "--reason", "It holds a withdrawn letter.")

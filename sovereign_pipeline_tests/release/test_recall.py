@@ -18,6 +18,7 @@ from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.audit_log import REGISTERED, SEALED, Parsed
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import POLICY_CHANGED, TRUST_NAMED
+from sovereign_pipeline.record.keys import write_key
 from sovereign_pipeline.record.tables import DatasetDocument, HeldDataset
 from sovereign_pipeline.release.recall import (
     OPENED,
@@ -283,6 +284,29 @@ def test_the_command_answers_opens_and_waives_and_doctor_lists_and_shows_tell_it
     assert ask.json("adapters", "show", adapter.id)["recalls"] == []
     assert [each.ok for each in examine(holders.bench.settings) if each.what == "recalls"] == [True]
     assert ask.json("recall", "--rebuild")["differing"] == []
+
+
+@pytest.mark.parametrize(
+    ("state", "dark"), [("production", "answers nobody"), ("staged", "without its staged adapter")]
+)
+def test_a_recall_says_what_goes_dark_and_asks(
+    office: Office, ask: Ask, monkeypatch: pytest.MonkeyPatch, state: str, dark: str
+) -> None:
+    adapter = office.adapter()
+    index_adapter(office.registry, office.bench.store, adapter)
+    for transition in ("approve", "stage", "promote")[: 3 if state == "production" else 2]:
+        office.move(transition, adapter)
+    key = office.bench.settings.keys / "omar.key"
+    write_key(key, office.officers["omar"], None)
+    opening = ("recall", "--document", "R-00011", "--open", *REASON, "--key", str(key))
+    refused = ask(*opening)
+    assert isinstance(refused.exception, InputError)
+    assert dark in " ".join(refused.output.split()) and adapter.id in refused.output
+    with office.registry.reading() as session:
+        assert open_recalls(session, office.registry.settings, adapter.id) == []
+    opened = ask(*opening, "--yes")
+    assert opened.exit_code == 0, opened.output
+    assert f"lamps ({adapter.id}, {state})" in opened.output
 
 
 def test_doctor_makes_no_registry(holders: Holders) -> None:

@@ -71,7 +71,8 @@ def test_without_the_registry_nothing_else_is_served(served_office: ServedOffice
         forged = forged.replace(old, new)
     recall(office.registry, Question(source="letters"), office.officers["layla"])
     deploying.look()
-    assert Deploying(served_office, registry_url=NOT_REACHED).look().served == ()
+    without = Deploying(served_office, registry_url=NOT_REACHED).look()
+    assert (without.served, [each.adapter for each in without.withdrawn]) == ((), [recalled.id])
     noted.write_text(forged)
     forging = Deploying(served_office, registry_url=NOT_REACHED)
     assert "does not name it" in forging.look().refused[registered.id]

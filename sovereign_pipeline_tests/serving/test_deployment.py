@@ -153,10 +153,14 @@ def test_recall_stops_serving_until_it_is_waived(served_office: ServedOffice, de
     deploying.look()
     key = served_office.office.officers["layla"]
     recalled = recall(served_office.office.registry, Question(source="letters"), key)
-    assert "is under recall-1" in deploying.look().refused[adapter.id]
+    deployed = deploying.look()
+    assert "is under recall-1" in deployed.refused[adapter.id]
+    (withdrawn,) = deployed.withdrawn
+    assert (withdrawn.adapter, withdrawn.digest) == (adapter.id, adapter.adapter_digest)
     assert deploying.engine.names == []
     waive_recall(served_office.office.registry, recalled.id, adapter.id, key, "Retrained next week.")
     assert deploying.serves() == [adapter.id]
+    assert deploying.look().withdrawn == ()
 
 
 @pytest.mark.security_case(

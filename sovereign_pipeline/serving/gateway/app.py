@@ -43,7 +43,6 @@ from sovereign_pipeline.serving.gateway.messages import (
     facts_of_answer,
     fault,
     level_of,
-    no_such_model,
     no_such_page,
     usage,
     whole,
@@ -66,14 +65,19 @@ class Condition:
     """False if adapters are in production and none of them answers."""
     is_behind: bool = False
     """True if a line's newest flag is not in force here."""
+    withdrawn: int = 0
+    """Number of lines whose adapter in production is recalled. They do not count for `answers`."""
 
 
 def condition_of(deployed: Deployed, loaded: Collection[str], flags: Flags) -> Condition:
     """Compute the condition. loaded: digests of adapters that are verified and in the engine."""
-    given = [flag.adapters[flag.production].digest for flag in flags.flags().values() if flag.production is not None]
+    given = {flag.adapters[flag.production].digest for flag in flags.flags().values() if flag.production is not None}
+    withdrawn = {each.digest for each in deployed.withdrawn} & given
+    given -= withdrawn
     in_production = any(each.is_in_production for each in deployed.served)
-    is_asked_of = bool(given or in_production or deployed.refused)
-    return Condition(not is_asked_of or any(each in loaded for each in given), bool(flags.problems()))
+    refused = {*deployed.refused} - {each.adapter for each in deployed.withdrawn}
+    is_asked_of = bool(given or in_production or refused)
+    return Condition(not is_asked_of or bool(given & {*loaded}), bool(flags.problems()), len(withdrawn))
 
 
 @dataclass(frozen=True)
@@ -242,7 +246,7 @@ async def model(here: Here, caller: From, model: str) -> ModelFacts:
     """One model that the caller may use."""
     found = here.catalog.visible(caller).get(model)
     if found is None:
-        raise no_such_model()
+        raise here.catalog.missing(model, caller)
     return _as_model(here, model, found.adapter)
 
 
@@ -288,7 +292,7 @@ async def healthz() -> Health:
 async def readyz(here: Here) -> Health:
     """Whether requests are answered: an engine computes, a line is served where one is in production, answers can be
     noted, and nobody is ending it. Degraded: some are answered by an older flag than the newest, or not at all,
-    because the engine of their base model does not compute."""
+    because the engine of their base model does not compute, or because an officer withdrew what answered them."""
     if not here.handler.is_ready or not await here.catalog.engine.is_well():
         raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
     condition = here.condition()
@@ -299,6 +303,8 @@ async def readyz(here: Here) -> Health:
         return Health(status="degraded", detail=f"Engines that do not compute: {silent}. The other lines are answered.")
     if condition.is_behind:
         return Health(status="degraded", detail="A newer flag of a line is not in force here. The log says why.")
+    if condition.withdrawn:
+        return Health(status="degraded", detail=f"Lines that were withdrawn by an officer: {condition.withdrawn}.")
     return Health()
 
 

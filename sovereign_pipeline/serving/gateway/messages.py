@@ -230,6 +230,7 @@ no_such_model = partial(
     Refusal, 404, "This model does not exist, or you may not use it.", "model_not_found", param="model"
 )
 """The same error for a model that does not exist and one above the caller's clearance."""
+withdrawn_model = partial(Refusal, 404, "This model was withdrawn by an officer.", "model_withdrawn", param="model")
 no_such_answer = partial(
     Refusal, 404, "You were given no such answer, or it is too old.", "answer_not_found", param="id"
 )

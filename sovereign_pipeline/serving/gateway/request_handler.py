@@ -16,6 +16,7 @@ from opentelemetry.trace import NoOpTracer, Tracer
 from sovereign_pipeline.base.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
+from sovereign_pipeline.serving.deployable import WithdrawnAdapter
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, EngineState, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.auth import Caller
@@ -34,6 +35,7 @@ from sovereign_pipeline.serving.gateway.messages import (
     too_slow,
     transcripts_lost,
     with_instruction,
+    withdrawn_model,
 )
 from sovereign_pipeline.serving.gateway.metrics import Figures, Metrics, state_use, traced
 from sovereign_pipeline.serving.gateway.stores import FeedbackStore, answer_digest
@@ -73,6 +75,8 @@ class Catalog:
     choose: Choose
     counts: Callable[[str, str], bool]
     """Function that returns whether a caller's requests for a user are compared in a rollout."""
+    withdrawn: Callable[[], Sequence[WithdrawnAdapter]] = tuple
+    """Function that returns the adapters that are not served because officers recalled them."""
 
     def find(self, model: str, caller: Caller, user: str | None = None) -> Visible:
         """Return the adapter that a model name means for a caller.
@@ -85,12 +89,20 @@ class Catalog:
         user = user or None
         found = self.visible(caller, user).get(model)
         if found is None:
-            raise no_such_model()
+            raise self.missing(model, caller)
         if found.adapter.digest not in self.engine.loaded():
             raise Refusal(503, "This model is being loaded. Send it again later.", "model_not_loaded", retry_after=10)
         if found.choice is None or user is None or not caller.speaks_for_users(found.adapter.line):
             return found
         return found if self.counts(caller.key, user) else replace(found, choice=self._uncompared(found, caller))
+
+    def missing(self, model: str, caller: Caller) -> Refusal:
+        """Return the error for a model that is not visible. Only who might use it learns that it was withdrawn."""
+        for each in self.withdrawn():
+            is_named = model == each.adapter and caller.may_name(each, self.ladder)
+            if is_named or (model == each.line and caller.may_use(each, self.ladder)):
+                return withdrawn_model()
+        return no_such_model()
 
     def visible(self, caller: Caller, user: str | None = None) -> dict[str, Visible]:
         """Return model name -> adapter, for everything that a caller may use."""
@@ -427,7 +439,7 @@ class RequestHandler:
         if isinstance(error, TimeoutError):
             return ending() if self.is_ending else too_slow()
         if request.adapter.digest not in self.catalog.engine.loaded():
-            return no_such_model()
+            return self.catalog.missing(request.model, request.caller)
         return Refusal(400, f"{error.message} {error.hint}".strip(), "refused_by_engine", param="messages")
 
 

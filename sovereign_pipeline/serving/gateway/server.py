@@ -110,7 +110,14 @@ class _Installation:
         directory, limits = serving_directory(settings), institution.serving.limits
         quota = UserQuota(directory / "spoken-for.db", limits.new_users_per_day)
         handler = RequestHandler(
-            Catalog(engine, lambda: deployment.deployed.served, institution.ladder, flags.which, quota.counts),
+            Catalog(
+                engine,
+                lambda: deployment.deployed.served,
+                institution.ladder,
+                flags.which,
+                quota.counts,
+                lambda: deployment.deployed.withdrawn,
+            ),
             limits,
             self.journal,
             telemetry,

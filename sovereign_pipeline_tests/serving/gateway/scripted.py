@@ -18,6 +18,7 @@ from sovereign_pipeline.base.hosts import Proxy
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Hold, Limits, Role
 from sovereign_pipeline.release.cadence import Due
+from sovereign_pipeline.serving.deployable import WithdrawnAdapter
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, EngineState, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admin import AdminSources
 from sovereign_pipeline.serving.gateway.app import Condition, create_gateway
@@ -152,6 +153,7 @@ class Bench:
     tracer: Tracer = field(default_factory=NoOpTracer)
     screens: Screens = NOTHING_SEARCHED
     transcripts: TranscriptFiles = field(default_factory=lambda: NOTHING_KEPT)
+    withdrawn: list[WithdrawnAdapter] = field(default_factory=list)
 
     @cached_property
     def telemetry(self) -> Telemetry:
@@ -166,6 +168,12 @@ class Bench:
         self.served.append(adapter)
         self.engine.adapters[adapter.digest] = adapter.adapter
         return adapter
+
+    def withdraw(self, adapter: Deployable) -> None:
+        """An officer recalls an adapter."""
+        self.served.remove(adapter)
+        facts = {name: getattr(adapter, name) for name in WithdrawnAdapter.model_fields}
+        self.withdrawn.append(WithdrawnAdapter(**facts))
 
     async def engines(self) -> list[EngineState]:
         well, held = await self.engine.is_well(), len(self.engine.loaded())
@@ -217,6 +225,7 @@ class Bench:
             ClassificationLadder(self.levels),
             self.choose,
             self.quota.counts,
+            lambda: self.withdrawn,
         )
         handler = RequestHandler(
             catalog,

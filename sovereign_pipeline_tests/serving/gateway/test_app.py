@@ -6,12 +6,14 @@ import math
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import openai
 import pytest
 from openai import OpenAI
 
+from sovereign_pipeline.serving.deployable import WithdrawnAdapter
 from sovereign_pipeline.serving.deployment import Deployed
 from sovereign_pipeline.serving.gateway.app import Condition, condition_of
 from sovereign_pipeline.serving.rollout import in_force
@@ -252,6 +254,34 @@ def test_what_is_in_production_must_be_loaded(desk: Desk) -> None:
     adapter, flags = desk.in_production(), desk.gateway()
     assert condition_of(Deployed(), (), flags) == Condition(answers=False)
     assert condition_of(Deployed(), {adapter.adapter_digest}, flags) == Condition()
+
+
+def test_what_is_recalled_is_withdrawn_and_no_fault_of_the_gateway(desk: Desk) -> None:
+    adapter, flags = desk.in_production(), desk.gateway()
+    facts = {"adapter": adapter.id, "line": LINE, "digest": adapter.adapter_digest, "classification": "PUBLIC"}
+    deployed = Deployed(refused={adapter.id: "it is under recall-1"}, withdrawn=(WithdrawnAdapter(**facts),))
+    assert condition_of(deployed, (), flags) == Condition(withdrawn=1)
+    changed = replace(deployed, refused={**deployed.refused, "buoys": "a row was changed"})
+    assert not condition_of(changed, (), flags).answers
+
+
+@pytest.mark.security_case(
+    "A line's adapter is recalled, and callers of every clearance ask for it",
+    "Who might use it is told that an officer withdrew it; anybody else, that there is no such model",
+)
+@pytest.mark.parametrize("model", ["lamps", "lamps-1.0.0"])
+def test_callers_are_told_that_an_officer_withdrew_a_model(bench: Bench, client: Client, model: str) -> None:
+    lamps = bench.serve(adapter("lamps", level="CONFIDENTIAL"))
+    bench.serve(adapter("buoys"))
+    body = {"model": model, "messages": ASK}
+    may, may_not = client(bench.token("SECRET", versions=True)), client(bench.token("INTERNAL", versions=True))
+    assert may.post("/v1/chat/completions", json=body).status_code == 200
+    bench.withdraw(lamps)
+    for caller, code in ((may, "model_withdrawn"), (may_not, "model_not_found")):
+        for answer in (caller.post("/v1/chat/completions", json=body), caller.get(f"/v1/models/{model}")):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (404, code)
+            assert not {"recall", "CONFIDENTIAL"} & {*answer.text.split()}
+    assert "withdrawn by an officer" in may.get(f"/v1/models/{model}").text
 
 
 def test_a_newer_flag_that_is_not_taken_is_behind(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

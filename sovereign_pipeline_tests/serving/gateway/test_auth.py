@@ -219,6 +219,10 @@ def test_readiness_says_that_no_line_answers_or_a_flag_waits(bench: Bench, clien
     bench.condition = Condition(is_behind=True)
     answer = anybody.get("/readyz")
     assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text
+    bench.condition = Condition(withdrawn=1)
+    answer = anybody.get("/readyz")
+    assert answer.status_code == 200 and answer.json()["status"] == "degraded" and "lamps" not in answer.text
+    assert "withdrawn by an officer" in answer.json()["detail"]
     bench.condition = Condition(answers=False)
     answer = anybody.get("/readyz")
     assert answer.status_code == 503 and answer.json()["error"]["code"] == "no_line_served"
