@@ -22,7 +22,7 @@ from sovereign_pipeline.cli.terminal import (
     write_new_file,
 )
 from sovereign_pipeline.record import notes, witnesses
-from sovereign_pipeline.record.audit_log import append, assert_contains, checkpoint_of, export
+from sovereign_pipeline.record.audit_log import CHECKPOINT, append, assert_contains, checkpoint_of, export
 from sovereign_pipeline.record.checkpoints import is_stated, read_key, verifier, write_key
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.in_force import assert_not_put_back, replace_trust, rule_file, rules, trust_on_record
@@ -293,7 +293,8 @@ def audit_witness(
 def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goes; a new file.")]) -> None:
     """Verify the audit log and write it to a file, one line of JSON an entry. That it was exported is an entry too.
 
-    Keep the file elsewhere: compared with it, a log that was cut short is found.
+    Keep the file elsewhere: compared with it, a log that was cut short is found. Its signed checkpoint is written
+    beside it; both show the machine that opens transcripts which hours of answers are true.
     """
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -301,6 +302,7 @@ def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goe
         raise InputError(f"{file}: there is a file already.", "Name a new file.")
     with registry.writing() as session:
         append(session, People(settings).commitment_of(account()), EXPORTED, {"entries": size_of(session)})
+    write_new_file(file.with_name(file.name + CHECKPOINT), str(registry.checkpoint()))
     last = export(registry, file)
     out.print(f"[green]✓[/] {file}: {last.sequence} entries; newest {last.hash}")
 

@@ -3,6 +3,8 @@
 No row is lost: rows = documents + quarantined + excluded + not selected.
 """
 
+import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -10,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import select
 
 from sovereign_pipeline.base.errors import PrivacyError, SourceError, SovereignError, place_of
 from sovereign_pipeline.base.files import file_sha256
@@ -38,9 +42,11 @@ from sovereign_pipeline.corpus.values import (
     truth_of,
     without_markup,
 )
-from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, Quarantine, Source
+from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS, OPTIONAL_FIELDS, Quarantine, Source
 from sovereign_pipeline.policy.institution import ClassificationLadder
+from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.stage import Config, Workplace
+from sovereign_pipeline.record.tables import AuditEntry
 
 # --- exclusions -------------------------------------------------------------------------------------------------------
 
@@ -451,7 +457,48 @@ def _digest_of_source(workplace: Workplace, source: Source) -> str:
             "Correct `path` in the recipe, or put the file there.",
         )
     reject_unreadable(path)
-    return file_sha256(path)
+    sha256 = file_sha256(path)
+    if _is_rated(workplace, path):
+        _assert_as_taken(workplace, source, path, sha256)
+    return sha256
+
+
+TAKEN = "rated answers taken in"
+"""Action of the ledger entry of a file of rated answers."""
+RATED = Path("sources") / "rated"
+"""Directory of these files below the data root."""
+_RATED_ID = re.compile(rb"""["']?\bid\b["']?\s*:\s*["']rated-[0-9a-f]{16}["']""")
+
+
+def _is_rated(workplace: Workplace, path: Path) -> bool:
+    """Return True for a file of rated answers: in their directory, or with a row of them at its beginning."""
+    if path.resolve().is_relative_to((workplace.settings.data / RATED).resolve()):
+        return True
+    with path.open("rb") as stream:
+        return _RATED_ID.search(stream.read(1 << 16)) is not None
+
+
+def _assert_as_taken(workplace: Workplace, source: Source, path: Path, sha256: str) -> None:
+    """Assert that a file of rated answers is the one that was taken in for the line, that the line still consents, and
+    that the recipe changes no answer, rating or level. Raises SourceError."""
+    line, institution = workplace.line.line, workplace.institution
+    query = select(AuditEntry.subjects).where(AuditEntry.action == TAKEN)
+    with open_registry(workplace.settings).reading() as session:
+        entries = [each for each in session.scalars(query) if (each["line"], each["sha256"]) == (line, sha256)]
+    if not entries:
+        raise _not_as_taken(path, f"the file was not taken in for line {line}, or was changed since")
+    if not institution.serving.makes_preferences(line):
+        raise _not_as_taken(path, f"line {line} no longer lets rated answers become preferences")
+    levels = [json.loads(each)["classification"] for each in path.read_bytes().splitlines() if each]
+    if institution.ladder.highest(levels) != entries[0]["classification"]:
+        raise _not_as_taken(path, f"its rows were {entries[0]['classification']} at most when they were taken in")
+    changed = {*source.columns, *({*source.constants} - {*OPTIONAL_FIELDS, "classification"})}
+    if changed or (source.role, source.layout, source.encoding) != (entries[0]["role"], "columns", None):
+        raise _not_as_taken(path, f"source '{source.name}' reads other columns, or in another role")
+
+
+def _not_as_taken(path: Path, problem: str) -> SourceError:
+    return SourceError(f"{path}: {problem}.", "Take rated answers in again, or remove the source from the recipe.")
 
 
 @dataclass(frozen=True)

@@ -288,6 +288,11 @@ class Serving(EngineChoice):
         ),
     )
 
+    def makes_preferences(self, line: str) -> bool:
+        """Return whether a line lets rated answers become preferences."""
+        transcripts = self.lines[line].transcripts if line in self.lines else None
+        return transcripts is not None and transcripts.preferences
+
     def searches_answers(self, line: str) -> bool:
         """Return whether a line's answers are searched for personal data."""
         return line in self.lines and self.lines[line].privacy.answers is not None

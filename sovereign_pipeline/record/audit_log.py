@@ -14,7 +14,7 @@ from sqlalchemy.orm import ORMExecuteState, Session
 from sovereign_pipeline.base.errors import InputError, IntegrityError, SovereignError
 from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.base.text import refuse_long_texts
-from sovereign_pipeline.record import merkle, tree
+from sovereign_pipeline.record import merkle, notes, tree
 from sovereign_pipeline.record.checkpoints import Readable
 from sovereign_pipeline.record.tables import (
     STORED,
@@ -337,6 +337,44 @@ def checkpoint_of(file: Path) -> Checkpoint:
     if newest == BEGINNING:
         raise InputError(f"{file}: holds no entry, so nothing is compared with it.", "Give an export with entries.")
     return newest
+
+
+CHECKPOINT = ".checkpoint"
+"""Suffix of the signed checkpoint beside an export."""
+
+
+def signed_entries(file: Path, log: str, action: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the subjects of an export's entries with one action, and number and time of its newest entry.
+
+    Only entries count that the log's key signed, by the checkpoint beside the export.
+
+    Args:
+        log: public key of the log, from another source.
+
+    Raises:
+        IntegrityError: the export is not what the checkpoint covers, or the log's key did not sign the checkpoint.
+        InputError: a file or the key is missing or has another form.
+    """
+    beside = file.with_name(file.name + CHECKPOINT)
+    try:
+        lines, text = file.read_bytes().split(b"\n")[:-1], beside.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        problem = f"the export or {beside.name} cannot be read ({type(error).__name__})."
+        raise InputError(f"{file}: {problem}", "Give a file that `sovereign audit export` wrote.") from None
+    verifier, note = notes.parse_verifier(log), notes.parse_note(text)
+    head, growth = notes.parse_tree_head(note.text), merkle.Growth()
+    for line in lines[: head.size]:
+        for _ in growth.add(merkle.leaf_hash(line)):
+            pass
+    is_signed = notes.is_signed(note, verifier) and head.origin == verifier.name
+    if not is_signed or (growth.size, growth.root()) != (head.size, head.root):
+        raise IntegrityError(
+            f"{file}: these are not the {head.size} entries that the log's key signed.",
+            "Use another copy of the export, and find out who changed this one.",
+        )
+    entries = [parse(line, number) for number, line in enumerate(lines[: head.size], start=1)]
+    ends = f"entry {entries[-1].sequence}, {entries[-1].at:%Y-%m-%d %H:%M} UTC"
+    return [entry.subjects for entry in entries if entry.action == action], ends
 
 
 def as_dict(entry: Entry) -> dict[str, Any]:

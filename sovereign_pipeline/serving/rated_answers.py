@@ -1,12 +1,12 @@
 """Open transcripts, and turn rated answers into review prompts and preference rows.
 
-Anyone with the public key can seal invented records. The gateway's journal has the digest of each true one.
+Anyone with the public key can seal invented records. The gateway's journal has the digest of each true one, and the
+ledger a digest of each of the journal's hours.
 """
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -22,17 +22,21 @@ from sovereign_pipeline.base.errors import (
     SourceError,
 )
 from sovereign_pipeline.base.files import Frozen, write_atomically
+from sovereign_pipeline.base.text import and_more
+from sovereign_pipeline.corpus.documents_from_rows import RATED, TAKEN
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import LINE_NAME, Line
 from sovereign_pipeline.privacy.normalisation import normalise
 from sovereign_pipeline.privacy.spans import PLACEHOLDER
 from sovereign_pipeline.record import audit_log
+from sovereign_pipeline.record.catalog import adapters_of
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.review.plan_stage import PromptRow
+from sovereign_pipeline.serving.gateway.journal import ANSWERED, Answered, Rated, facts_of, read_hour
 from sovereign_pipeline.serving.rollout.telemetry import Feedback, Thumb
 from sovereign_pipeline.serving.scanning import language_of
 from sovereign_pipeline.serving.screening import PuttingBack
-from sovereign_pipeline.serving.transcripts import SUFFIX, Transcript, sealed_in, unseal
+from sovereign_pipeline.serving.transcripts import SUFFIX, Rating, Transcript, sealed_in, unseal
 from sovereign_pipeline.split.similarity import normal_text
 
 
@@ -43,19 +47,51 @@ class Opened:
     transcripts: tuple[Transcript, ...]
     """Transcripts in the order of their records."""
     said: dict[str, Feedback]
-    """Answer identifier (`given` of a transcript) -> its newest feedback."""
+    """Answer identifier (`given` of a transcript) -> its newest feedback, by the sealed time."""
     spoilt: int
     """Number of invalid lines, such as those cut by a crash."""
-    foreign: int
+    foreign: int = 0
     """Number of records that are not in the journal."""
+    twice: int = 0
+    """Number of lines that repeat a record."""
+    missing: int = 0
+    """Number of records that the journal names and no file has, since the oldest file."""
+    unsure: frozenset[str] = frozenset()
+    """Identifiers of answers with a missing rating: nobody knows their newest feedback."""
 
 
-def open_transcripts(directory: Path, line: str, private_key: str, known: frozenset[str] | None) -> Opened:
+@dataclass(frozen=True)
+class JournalCopy:
+    """The records that a gateway's journal names for a line, as far as the ledger has its hours."""
+
+    transcripts: Mapping[str, str]
+    """SHA-256 of a sealed transcript -> hour of its answer."""
+    ratings: Mapping[str, Rated]
+    """SHA-256 of a sealed rating -> its record, in the order of the journal."""
+    lacking: frozenset[str]
+    """Hours of the line that the ledger has and the journal does not."""
+    not_entered: int
+    """Number of files whose hour the ledger does not have yet. Their records do not count."""
+    ends: str
+    """Number and time of the newest entry in the copy of the ledger."""
+
+    def assert_reaches(self, directory: Path, oldest: str) -> None:
+        """Raise IntegrityError if the journal lacks an hour of the ledger since the oldest transcripts."""
+        if lacking := sorted(hour for hour in self.lacking if hour >= oldest):
+            raise IntegrityError(
+                f"{directory}: the journal lacks what the ledger has of {and_more(lacking)} UTC: files are missing or "
+                f"were changed.",
+                "Copy `answers` in SOVEREIGN_SERVING again, and find out who changed the copy.",
+            )
+
+
+def open_transcripts(directory: Path, line: str, private_key: str, journal: JournalCopy | None) -> Opened:
     """Open every transcript file of a line.
 
-    known: digests of the records that the journal names; None accepts every record.
+    journal: names the true records; None accepts every record.
 
-    Raises PrivacyError, naming the file, if the key is invalid or opens no record of a file.
+    Raises PrivacyError, naming the file, if the key is invalid or opens no record of a file; and IntegrityError if the
+    journal lacks an hour.
     """
     import pyrage
 
@@ -65,59 +101,96 @@ def open_transcripts(directory: Path, line: str, private_key: str, known: frozen
         raise PrivacyError(
             "The key file holds no age private key (AGE-SECRET-KEY-1…).", "Give the private key."
         ) from None
-    if LINE_NAME.fullmatch(line) is None:
-        raise InputError(
-            f"'{line[:60]}' cannot be the name of a line.", "Give the name of a folder of the transcripts."
-        )
-    files = sorted((directory / line).glob(f"*{SUFFIX}"))
+    files = sorted((directory / line).glob(f"*{SUFFIX}")) if LINE_NAME.fullmatch(line) else []
     if not files:
         raise InputError(
-            f"{directory}: there are no transcripts of line {line}.", "Name the directory that was copied."
+            f"{directory}: there are no transcripts of line '{line[:60]}'.",
+            "Name the directory that was copied, and a line with a folder in it.",
         )
-    transcripts: list[Transcript] = []
-    said: dict[str, Feedback] = {}
-    spoilt = foreign = 0
+    oldest = files[0].name[: len("2026-11-27T04")]
+    if journal is not None:
+        journal.assert_reaches(directory, oldest)
+    found: dict[str, Transcript | Rating] = {}
+    spoilt = foreign = twice = 0
     for file in files:
         sealed, cut = sealed_in(file.read_bytes())
-        spoilt += cut
-        opened = [(each, unseal(each, identity)) for each in sealed]
+        opened = [(each.sha256, unseal(each, identity)) for each in sealed]
         if opened and all(record is None for _, record in opened):
             raise PrivacyError(
                 f"{file}: this key opens nothing in it.",
                 "Give the key whose public half was in use when the file was written, or restore the file.",
             )
-        for each, record in opened:
-            if record is None:
-                spoilt += 1
-            elif isinstance(record, Transcript) and record.line == line:
-                is_known = known is None or each.sha256 in known
-                foreign += not is_known
-                transcripts += [record] if is_known else []
-            elif not isinstance(record, Transcript):
-                said[record.given] = record.feedback
-    return Opened(tuple(transcripts), said, spoilt, foreign)
+        spoilt += cut + sum(record is None for _, record in opened)
+        for sha256, record in opened:
+            if record is None or (isinstance(record, Transcript) and record.line != line):
+                continue
+            twice += sha256 in found
+            if journal is not None and not _is_named(journal, sha256, record):
+                foreign += 1
+                continue
+            found.setdefault(sha256, record)
+    transcripts = tuple(each for each in found.values() if isinstance(each, Transcript))
+    ratings = {sha256: each for sha256, each in found.items() if isinstance(each, Rating)}
+    if journal is None:
+        return Opened(transcripts, _newest(ratings.values()), spoilt, foreign, twice)
+    lost = [hour for sha256, hour in journal.transcripts.items() if sha256 not in found and hour >= oldest]
+    unsure = [rated.given for sha256, rated in journal.ratings.items() if sha256 not in ratings]
+    said = _newest(ratings[each] for each in journal.ratings if each in ratings)
+    known = {each.given for each in transcripts}
+    missing = len(lost) + sum(each in known for each in unsure)
+    return Opened(transcripts, said, spoilt, foreign, twice, missing, frozenset(unsure))
 
 
-def digests_in_journal(directory: Path) -> frozenset[str]:
-    """Return the transcript digests that a gateway's journal names. Raises IntegrityError if it names none, since it is
-    then the wrong directory."""
-    lines = (line for path in sorted(directory.glob("*.jsonl*")) for line in path.read_bytes().split(b"\n") if line)
-    known = frozenset(digest for line in lines if (digest := _digest_in(line)) is not None)
-    if not known:
-        raise IntegrityError(
-            f"{directory}: no answer there has a transcript.", "Name the copy of `answers` in SOVEREIGN_SERVING."
-        )
-    return known
+def _is_named(journal: JournalCopy, sha256: str, record: Transcript | Rating) -> bool:
+    if isinstance(record, Transcript):
+        return sha256 in journal.transcripts
+    return sha256 in journal.ratings and journal.ratings[sha256].given == record.given
 
 
-def _digest_in(line: bytes) -> str | None:
-    """Return the digest of an answer's transcript; None if it has none or the journal line was cut."""
-    try:
-        noted = json.loads(line)
-    except ValueError:
-        return None
-    digest = noted.get("transcript") if isinstance(noted, dict) else None
-    return digest if isinstance(digest, str) else None
+def _newest(ratings: Iterable[Rating]) -> dict[str, Feedback]:
+    """Return answer identifier -> its newest feedback. Of ratings of one time, the last given counts."""
+    return {each.given: each.feedback for each in sorted(ratings, key=lambda each: each.at)}
+
+
+def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalCopy:
+    """Read a line's part of a gateway's journal, and compare each hour with the ledger.
+
+    Args:
+        ledger: an export of the audit log, with its checkpoint beside it.
+        log: public key of the log.
+
+    Raises:
+        IntegrityError: the export is not what the log's key signed, or a finished hour is not the one in the ledger.
+        InputError: a file is missing, or is no export, checkpoint or key.
+    """
+    entered, ends = audit_log.signed_entries(ledger, log, ANSWERED)
+    hours = [each for each in entered if each.get("line") == line]
+    transcripts: dict[str, str] = {}
+    ratings: dict[str, Rated] = {}
+    not_entered = 0
+    for path in sorted(directory.glob("*.jsonl*")):
+        hour = path.name.partition(".")[0]
+        noted, unreadable = read_hour(path)
+        facts = facts_of(hour, line, noted, unreadable)
+        if all(each.line != line for each in noted):
+            continue
+        if facts in hours:
+            hours.remove(facts)
+        elif not path.name.endswith(".jsonl"):
+            raise IntegrityError(
+                f"{path}: the hour is not the one that the ledger has.",
+                "Copy `answers` in SOVEREIGN_SERVING again, and find out who changed the copy.",
+            )
+        else:
+            not_entered += 1
+            continue
+        for each in noted:
+            if isinstance(each, Rated) and each.line == line:
+                ratings[each.rating] = each
+            elif isinstance(each, Answered) and each.line == line and each.transcript is not None:
+                transcripts[each.transcript] = hour
+    lacking = frozenset(str(each["hour"]).partition(":")[0] for each in hours)
+    return JournalCopy(transcripts, ratings, lacking, not_entered, ends)
 
 
 def prompt_of(transcript: Transcript) -> str | None:
@@ -183,12 +256,15 @@ class _Rated:
     thumb: Thumb
 
 
-def preferences_of(transcripts: Iterable[Transcript], said: Mapping[str, Feedback], role: Role) -> RatedRows:
+def preferences_of(opened: Opened, role: Role) -> RatedRows:
     """Build rows from transcripts and their feedback. role: the role of the source."""
     left_out: Counter[str] = Counter()
     by_question: dict[str, list[_Rated]] = {}
-    for transcript in transcripts:
-        feedback = said.get(transcript.given)
+    for transcript in opened.transcripts:
+        feedback = opened.said.get(transcript.given)
+        if transcript.given in opened.unsure:
+            left_out["a rating of it is missing"] += 1
+            continue
         if feedback is None:
             left_out["not rated"] += 1
             continue
@@ -198,7 +274,8 @@ def preferences_of(transcripts: Iterable[Transcript], said: Mapping[str, Feedbac
             continue
         by_question.setdefault(normal_text(rated.prompt), []).append(rated)
     if role == "labels":
-        return RatedRows([_label(each, of[0]) for of in by_question.values() for each in of], left_out)
+        rated_rows = ((each, _facts(each, of[0])) for of in by_question.values() for each in of)
+        return RatedRows([LabelRow(**facts, label=each.thumb == "up") for each, facts in rated_rows], left_out)
     pairs: list[PairRow] = []
     for of in by_question.values():
         made = list(_pairs(of))
@@ -235,10 +312,6 @@ def _pairs(of: Sequence[_Rated]) -> Iterator[PairRow]:
                 yield PairRow(**_facts(chosen, of[0]), rejected=rejected.answer)
 
 
-def _label(rated: _Rated, first: _Rated) -> LabelRow:
-    return LabelRow(**_facts(rated, first), label=rated.thumb == "up")
-
-
 def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
     """Return the facts of a rated answer. first: the question's first answer, which names the case. A digest of the
     question could be guessed."""
@@ -254,7 +327,6 @@ def _facts(rated: _Rated, first: _Rated) -> dict[str, str]:
     }
 
 
-TAKEN = "rated answers taken in"
 _ROWS: Mapping[str, TypeAdapter[PairRow | LabelRow]] = {
     "preferences": TypeAdapter(PairRow),
     "labels": TypeAdapter(LabelRow),
@@ -284,20 +356,24 @@ def take_rated(
     Raises InputError if the line does not permit preferences from answers, SourceError for an invalid file,
     CeilingExceeded for a row above the line's ceiling, and ConflictError if the file was imported before.
     """
-    served = institution.serving.lines.get(line.line)
-    if served is None or served.transcripts is None or not served.transcripts.preferences:
+    if not institution.serving.makes_preferences(line.line):
         raise InputError(
             f"Line {line.line} does not let rated answers become preferences.",
             f"Its consent is serving.lines.{line.line}.transcripts.preferences: true, in institution.yaml.",
         )
     if not reason.strip():
         raise InputError("A reason is missing.", "Say why these answers are to be trained on.")
-    content = _content(file)
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise SourceError(f"{file}: the file cannot be read ({type(error).__name__}).", "Name the file.") from None
     rows, role = _rows(file, content)
-    level = _level(file, rows, institution, line)
+    with registry.reading() as session:
+        served = {each.classification for each in adapters_of(session, line.line)}
+    level = _level(file, rows, institution, line, served)
     digest = hashlib.sha256(content).hexdigest()
     name = f"rated-{digest[:12]}"
-    path = Path("sources") / "rated" / f"{line.line}-{digest[:12]}.jsonl"
+    path = RATED / f"{line.line}-{digest[:12]}.jsonl"
     target = registry.settings.data / path
     if target.exists():
         raise ConflictError(f"{target}: these rows were taken in already.", "Name them in the recipe, or other rows.")
@@ -317,15 +393,9 @@ def take_rated(
     return TakenFile(name, path, role, len(rows), level)
 
 
-def _content(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise SourceError(f"{file}: the file cannot be read ({type(error).__name__}).", "Name the file.") from None
-
-
 def _rows(file: Path, content: bytes) -> tuple[list[PairRow | LabelRow], Role]:
     """Read all rows, which must have the same role. Errors quote no row."""
+    hint = "Name a file of `preferences`, as it was made."
     lines = [line for line in content.split(b"\n") if line]
     role: Role = "labels" if lines and b'"label":' in lines[0] else "preferences"
     rows: list[PairRow | LabelRow] = []
@@ -333,22 +403,22 @@ def _rows(file: Path, content: bytes) -> tuple[list[PairRow | LabelRow], Role]:
         try:
             rows.append(_ROWS[role].validate_json(line))
         except ValidationError:
-            raise SourceError(
-                f"{file}: line {number} is no row of rated answers.", "Name a file of `preferences`, as it was made."
-            ) from None
-    if not rows:
-        raise SourceError(f"{file}: the file has no rows.", "Name a file of `preferences`, as it was made.")
-    if len({row.id for row in rows}) < len(rows):
-        raise SourceError(f"{file}: an id stands there twice.", "Name a file of `preferences`, as it was made.")
+            raise SourceError(f"{file}: line {number} is no row of rated answers.", hint) from None
+    if not rows or len({row.id for row in rows}) < len(rows):
+        raise SourceError(f"{file}: the file has {'an id twice' if rows else 'no rows'}.", hint)
     return rows, role
 
 
-def _level(file: Path, rows: list[PairRow | LabelRow], institution: Institution, line: Line) -> str:
+def _level(
+    file: Path, rows: list[PairRow | LabelRow], institution: Institution, line: Line, served: Collection[str]
+) -> str:
+    """Return the highest level of rows. served: levels of the line's adapters, which answers have; empty if unknown."""
     ladder = institution.ladder
     for row in rows:
-        if row.classification not in ladder:
+        if row.classification not in ladder or (served and row.classification not in served):
             raise SourceError(
-                f"{file}: row {row.id} has a level that is none of the institution's.",
+                f"{file}: row {row.id} has a level that no adapter of line {line.line} has, or that is none of the "
+                f"institution's.",
                 f"Levels: {', '.join(ladder.levels)}.",
             )
     highest = ladder.highest(row.classification for row in rows)

@@ -138,10 +138,9 @@ class TranscriptFiles:
         memory until `is_whole` has written it."""
         return self._add(record.line, record)
 
-    def rate(self, line: str, rating: Rating) -> None:
-        """Seal and write feedback, if the line makes preferences from it."""
-        if line in self.rules and self.rules[line].preferences:
-            self._add(line, rating)
+    def rate(self, line: str, rating: Rating) -> str | None:
+        """Seal and write feedback, if the line makes preferences from it. Returns the digest of the sealed record."""
+        return self._add(line, rating) if line in self.rules and self.rules[line].preferences else None
 
     def is_whole(self, line: str) -> bool:
         """Retry a line's unwritten records, and return whether all are written."""

@@ -20,10 +20,10 @@ from sovereign_pipeline.corpus.document import jsonl_line
 from sovereign_pipeline.serving.rated_answers import (
     Opened,
     Role,
-    digests_in_journal,
     open_transcripts,
     preferences_of,
     prompts_of,
+    read_journal,
 )
 
 AUDIT_FILE = "audit.jsonl"
@@ -32,9 +32,14 @@ Directory = Annotated[Path, typer.Argument(help="The copy of `transcripts` in SO
 OfLine = Annotated[str, typer.Option("--line", help="The line.")]
 Key = Annotated[Path, typer.Option(help="The private key file.")]
 Out = Annotated[Path, typer.Option(help="The file to write; it must not exist.")]
-JournalCopy = Annotated[
+JournalDirectory = Annotated[
     Path | None, typer.Option("--journal", help="The copy of `answers` in SOVEREIGN_SERVING: it says which are true.")
 ]
+LedgerCopy = Annotated[
+    Path | None,
+    typer.Option(help="The ledger's copy that `sovereign audit export` wrote: it says which hours are true."),
+]
+LogKey = Annotated[str | None, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
 Unchecked = Annotated[
     bool, typer.Option("--unchecked", help="Take records that no journal vouches for: anyone may have written them.")
 ]
@@ -48,14 +53,16 @@ def prompts(
     line: OfLine,
     key: Key,
     out: Out,
-    journal: JournalCopy = None,
+    journal: JournalDirectory = None,
+    ledger: LedgerCopy = None,
+    log: LogKey = None,
     unchecked: Unchecked = False,
 ) -> None:
     """Write what callers asked, as `sovereign review open LINE --prompts FILE` takes it, after an audit line.
 
     Conversations of several turns are left out; a question that was asked twice is there once.
     """
-    opened = _open(directory, line, key, journal, unchecked)
+    opened = _open(directory, line, key, (journal, ledger, log), unchecked)
     rows = list(prompts_of(opened.transcripts))
     _write(directory, line, "prompts", out, rows)
     typer.echo(f"{len(rows)} prompts of {len(opened.transcripts)} transcripts: {out}")
@@ -69,12 +76,14 @@ def preferences(
     key: Key,
     out: Out,
     role: Annotated[Role, typer.Option(help="Pairs of answers to one question, or answers with their thumb (KTO).")],
-    journal: JournalCopy = None,
+    journal: JournalDirectory = None,
+    ledger: LedgerCopy = None,
+    log: LogKey = None,
     unchecked: Unchecked = False,
 ) -> None:
     """Write rated answers as rows of a source, after an audit line. `sovereign sources take-rated` takes them in."""
-    opened = _open(directory, line, key, journal, unchecked)
-    made = preferences_of(opened.transcripts, opened.said, role)
+    opened = _open(directory, line, key, (journal, ledger, log), unchecked)
+    made = preferences_of(opened, role)
     _write(directory, line, role, out, made.rows)
     typer.echo(f"{len(made.rows)} rows of {len(opened.transcripts)} transcripts: {out}")
     for why, count in sorted(made.left_out.items()):
@@ -88,15 +97,23 @@ def main() -> None:
     run_program(app, lambda error: print_message(error.message, {"Hint": error.hint} if error.hint else {}))
 
 
-def _open(directory: Path, line: str, key: Path, journal: Path | None, unchecked: bool) -> Opened:
-    if (journal is None) != unchecked:
+def _open(
+    directory: Path, line: str, key: Path, checked_by: tuple[Path | None, Path | None, str | None], unchecked: bool
+) -> Opened:
+    journal, ledger, log = checked_by
+    if {each is None for each in checked_by} != {unchecked}:
         raise InputError(
-            "Name the gateway's journal with --journal, or give --unchecked instead.",
-            "Whoever has the public key can add records; the journal says which are true.",
+            "Give the gateway's journal (--journal), the ledger's copy (--ledger) and its key (--log), or --unchecked.",
+            "Whoever has the public key can add records; journal and ledger say which are true.",
         )
     if not key.is_file():
         raise InputError(f"{key}: there is no such key file.", "Name the private key.")
-    known = digests_in_journal(journal) if journal is not None else None
+    known = None
+    if journal is not None and ledger is not None and log is not None:
+        known = read_journal(journal, line, ledger, log)
+        typer.echo(f"the ledger's copy ends with {known.ends}", err=True)
+        if known.not_entered:
+            typer.echo(f"left out, hours that the ledger does not have yet: {known.not_entered}", err=True)
     return open_transcripts(directory, line, key.read_text(encoding="utf-8", errors="replace"), known)
 
 
@@ -126,10 +143,15 @@ def _write_down(path: Path, content: str, how: int) -> None:
 
 
 def _tell(opened: Opened) -> None:
-    if opened.foreign:
-        typer.echo(f"left out, not in the journal: {opened.foreign}", err=True)
-    if opened.spoilt:
-        typer.echo(f"not readable: {opened.spoilt}", err=True)
+    counts = {
+        "left out, not in the journal": opened.foreign,
+        "there twice": opened.twice,
+        "in the journal, and missing": opened.missing,
+        "not readable": opened.spoilt,
+    }
+    for what, count in counts.items():
+        if count:
+            typer.echo(f"{what}: {count}", err=True)
 
 
 if __name__ == "__main__":

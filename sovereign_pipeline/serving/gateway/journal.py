@@ -1,4 +1,4 @@
-"""Keep the journal of answers: a digest of each answer in an hourly file, and a digest of each hour in the ledger.
+"""Keep the journal of answers and ratings: a digest of each in an hourly file, and of each hour in the ledger.
 
 A line holds counts and a digest, and no text. The digest covers the answer's id, which only its caller knows, so nobody
 can guess a text by its digest. While the registry is down, finished hours wait in their files.
@@ -8,11 +8,11 @@ import datetime
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import select
 
 from sovereign_pipeline.base.files import Frozen, digest_of, held_if_free
@@ -48,6 +48,20 @@ class Answered(Frozen):
     """SHA-256 of the sealed transcript; None if no transcript is kept."""
 
 
+class Rated(Frozen):
+    """A journal record of a caller's rating whose sealed record is kept."""
+
+    line: str
+    given: str
+    """Identifier of the answer: a digest of its id and its caller."""
+    rating: str
+    """SHA-256 of the sealed rating."""
+
+
+Noted = Answered | Rated
+_NOTED: TypeAdapter[Noted] = TypeAdapter(Noted)
+
+
 def digest_of_answer(id: str, adapter: str, messages: Sequence[Mapping[str, str]], text: str) -> str:
     """Return the digest of an answer. Its caller can compute it again."""
     return digest_of({"id": id, "adapter": adapter, "messages": [dict(each) for each in messages], "answer": text})
@@ -60,18 +74,18 @@ class Journal:
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._directory = directory
         self._clock = clock
-        self._missed: list[Answered] = []
+        self._missed: list[Noted] = []
 
-    def note(self, answered: Answered) -> None:
-        """Write one answer. If the disk fails, the answer stays in memory until `is_whole` has written it.
+    def note(self, noted: Noted) -> None:
+        """Write one record. If the disk fails, it stays in memory until `is_whole` has written it.
 
         Each line begins with a newline, so that a line cut by a crash damages only itself.
         """
-        self._missed.append(answered)
+        self._missed.append(noted)
         self.is_whole()
 
     def is_whole(self) -> bool:
-        """Retry unwritten answers, and return whether all are written."""
+        """Retry unwritten records, and return whether all are written."""
         while self._missed:
             try:
                 self._append(self._missed[0])
@@ -93,9 +107,9 @@ class Journal:
                     path.rename(_name_when_entered(path))
         return made
 
-    def _append(self, answered: Answered) -> None:
+    def _append(self, noted: Noted) -> None:
         hour = self._clock().strftime(HOUR)
-        content = f"\n{answered.model_dump_json(exclude_none=True)}\n".encode()
+        content = f"\n{noted.model_dump_json(exclude_none=True)}\n".encode()
         handle = os.open(self._directory / f"{hour}.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(handle, "wb", buffering=0) as stream:
             if stream.write(content) != len(content):
@@ -108,23 +122,25 @@ def _name_when_entered(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
-def read_hour(path: Path) -> tuple[list[Answered], int]:
-    """Return the answers of a file in order, and the number of unreadable lines."""
-    found, unreadable = [], 0
+def read_hour(path: Path) -> tuple[list[Noted], int]:
+    """Return the records of a file in order, and the number of unreadable lines."""
+    found, unreadable = list[Noted](), 0
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         if not line:
             continue
         try:
-            found.append(Answered.model_validate_json(line))
+            found.append(_NOTED.validate_json(line))
         except ValidationError:
             unreadable += 1
     return found, unreadable
 
 
-def facts_of(hour: str, line: str, answered: Sequence[Answered], unreadable: int) -> dict[str, Any]:
-    """Return the facts of one line's hour for its ledger entry, with transcripts if there are any."""
+def facts_of(hour: str, line: str, noted: Sequence[Noted], unreadable: int) -> dict[str, Any]:
+    """Return the facts of one line's hour for its ledger entry, with transcripts and ratings if there are any."""
+    noted = [each for each in noted if each.line == line]
+    answered = [each for each in noted if isinstance(each, Answered)]
     sealed = [each.transcript for each in answered if each.transcript is not None]
-    kept = {"transcripts": len(sealed), "transcripts_digest": hashlib.sha256("\n".join(sealed).encode()).hexdigest()}
+    ratings = [each.rating for each in noted if isinstance(each, Rated)]
     return {
         "line": line,
         "hour": f"{hour}:00Z",
@@ -132,23 +148,27 @@ def facts_of(hour: str, line: str, answered: Sequence[Answered], unreadable: int
         "by_adapter": dict(sorted(Counter(each.adapter for each in answered).items())),
         "by_outcome": dict(sorted(Counter(each.outcome for each in answered).items())),
         "tokens": sum(each.tokens for each in answered),
-        "digest": hashlib.sha256("\n".join(each.digest for each in answered).encode()).hexdigest(),
+        "digest": _digest(each.digest for each in answered),
         "unreadable": unreadable,
-        **(kept if sealed else {}),
+        **({"transcripts": len(sealed), "transcripts_digest": _digest(sealed)} if sealed else {}),
+        **({"ratings": len(ratings), "ratings_digest": _digest(ratings)} if ratings else {}),
     }
+
+
+def _digest(digests: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _enter(registry: Registry, path: Path) -> int:
     """Log an hour in one transaction. Existing entries are skipped, so that a retry after a crash repeats nothing."""
     hour = path.stem
-    answered, unreadable = read_hour(path)
+    noted, unreadable = read_hour(path)
     with registry.writing() as session:
         query = select(AuditEntry.subjects).where(
             AuditEntry.action == ANSWERED, AuditEntry.subjects["hour"].as_string() == f"{hour}:00Z"
         )
         entered = list(session.scalars(query))
-        lines = sorted({each.line for each in answered})
-        hours = [facts_of(hour, line, [each for each in answered if each.line == line], unreadable) for line in lines]
+        hours = [facts_of(hour, line, noted, unreadable) for line in sorted({each.line for each in noted})]
         new = [each for each in hours if each not in entered]
         for facts in new:
             audit_log.append(session, ACTOR, ANSWERED, facts)

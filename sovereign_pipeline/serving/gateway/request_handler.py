@@ -20,7 +20,7 @@ from sovereign_pipeline.serving.deployable import WithdrawnAdapter
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine, EngineState, Piece, Sampling
 from sovereign_pipeline.serving.gateway.admission import Places, Rates
 from sovereign_pipeline.serving.gateway.auth import Caller
-from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, digest_of_answer, utc_now
+from sovereign_pipeline.serving.gateway.journal import Answered, Journal, Outcome, Rated, digest_of_answer, utc_now
 from sovereign_pipeline.serving.gateway.messages import (
     Finish,
     Refusal,
@@ -271,7 +271,8 @@ class RequestHandler:
         if given.choice is not None:
             self.telemetry.rate(given.line, given.choice, feedback, given.before)
         rating = Rating(given=answer_digest(id, caller).hex(), at=utc_now(), feedback=feedback)
-        self.transcripts.rate(given.line, rating)
+        if (sealed := self.transcripts.rate(given.line, rating)) is not None:
+            self.journal.note(Rated(line=given.line, given=rating.given, rating=sealed))
 
     def end_within(self, seconds: float) -> None:
         """Accept no new request, and abort running answers after `seconds`."""

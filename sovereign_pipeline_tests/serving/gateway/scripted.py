@@ -23,7 +23,7 @@ from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Engine
 from sovereign_pipeline.serving.gateway.admin import AdminSources
 from sovereign_pipeline.serving.gateway.app import Condition, create_gateway
 from sovereign_pipeline.serving.gateway.auth import PREFIX, Callers, Grant, Token, TokenFile, Tokens, sha256_of
-from sovereign_pipeline.serving.gateway.journal import Journal
+from sovereign_pipeline.serving.gateway.journal import Answered, Journal, read_hour
 from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler
 from sovereign_pipeline.serving.gateway.stores import FeedbackStore, UserQuota
 from sovereign_pipeline.serving.rollout.flag import Arm, Flag, FlagAdapter
@@ -239,6 +239,11 @@ class Bench:
         )
         sources = replace(self.admin, engines=self.engines)
         return create_gateway(handler, self.callers or Callers(tokens), HOSTS, lambda: self.condition, sources)
+
+
+def answered_in(file: Path) -> list[Answered]:
+    """The answers of an hour's file of the journal."""
+    return [each for each in read_hour(file)[0] if isinstance(each, Answered)]
 
 
 def grant(clearance: str, *lines: str, versions: bool = False) -> Grant:

@@ -13,7 +13,7 @@ from sovereign_pipeline.record.audit_log import Parsed, entries
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.serving.gateway.journal import Answered, Journal, digest_of_answer, read_hour
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import PROMPT_TOKENS, WORDS, Bench, adapter, answered_in
 
 NINE = datetime.datetime(2026, 11, 26, 9, 30, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
@@ -126,7 +126,7 @@ def test_each_answer_is_noted_and_its_caller_can_show_it(bench: Bench, client: C
     answer = caller.post("/v1/chat/completions", json={"model": "lamps", "messages": messages}).json()
     caller.post("/v1/chat/completions", json={"model": "lamps", "messages": messages, "stream": True})
     (file,) = bench.journal.glob("*.jsonl")
-    (whole, streamed), _ = read_hour(file)
+    whole, streamed = answered_in(file)
     id = answer["id"].removeprefix("chatcmpl-")
     assert whole.digest == digest_of_answer(id, "lamps-1.0.0", messages, "".join(WORDS))
     assert whole.digest != streamed.digest, "one text, two ids: nobody can try texts"

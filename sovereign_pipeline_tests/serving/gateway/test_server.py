@@ -26,14 +26,13 @@ from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.serving.gateway.auth import Grant, Tokens, add_token, callers_of, revoke_token
-from sovereign_pipeline.serving.gateway.journal import read_hour
 from sovereign_pipeline.serving.gateway.server import serve
 from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.review.page.servers import free_port
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import Bench, ScriptedEngine, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import Bench, ScriptedEngine, adapter, answered_in
 from sovereign_pipeline_tests.serving.served_office import ServedOffice
 from sovereign_pipeline_tests.serving.tiny_adapters import other_base
 from sovereign_pipeline_tests.tracing import Trace
@@ -405,4 +404,4 @@ def test_how_an_answer_ended_is_counted(bench: Bench, caller: TestClient) -> Non
     assert 'adapter="lamps-1.0.0",line="lamps",outcome="lost"} 2.0' in page
     assert "refused_503" not in page, "counted once"
     (file,) = bench.journal.glob("*.jsonl")
-    assert [each.outcome for each in read_hour(file)[0]] == ["lost", "lost"]
+    assert [each.outcome for each in answered_in(file)] == ["lost", "lost"]

@@ -1,6 +1,7 @@
 """Personal data in what passes: counted, replaced or stopped, whole and in pieces."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,11 @@ import pyrage
 import pytest
 from openai import BadRequestError, OpenAI
 
-from sovereign_pipeline.serving.gateway.journal import digest_of_answer, read_hour
+from sovereign_pipeline.serving.gateway.journal import digest_of_answer
 from sovereign_pipeline.serving.rated_answers import open_transcripts, preferences_of
 from sovereign_pipeline.serving.scanning import MOST_CHARACTERS
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
-from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, Bench, TryingOut, adapter, answered_in
 from sovereign_pipeline_tests.serving.scanning.conftest import (
     FILLER,
     MAIL,
@@ -56,7 +57,7 @@ def test_what_is_kept_of_an_answer_is_a_digest_over_what_the_caller_sent_and_got
     bench.engine.words = ["NAME_1 is heard."]
     answer = say(client(bench.token())).json()
     (file,) = bench.journal.glob("*.jsonl")
-    ((noted,), _) = read_hour(file)
+    (noted,) = answered_in(file)
     sent = [{"role": "user", "content": f"Answer politely.\n\n{SENT}"}]
     assert noted.digest == digest_of_answer(answer["id"][9:], "lamps-1.0.0", sent, f"{NAME} is heard.")
     written = b"".join(path.read_bytes() for path in bench.directory.rglob("*") if path.is_file())
@@ -80,10 +81,10 @@ def test_a_transcript_has_placeholders_beside_what_they_stood_for(
     assert kept.messages[0].content == "Ms NAME_1 asks for a lamp. Her phone is PHONE_1, her mail EMAIL_1."
     assert kept.answer == "NAME_1 is heard, Mr NAME_2 is not."
     assert kept.originals == {"NAME_1": NAME, "PHONE_1": PHONE, "EMAIL_1": MAIL}
-    made = preferences_of(opened.transcripts, opened.said, "labels")
+    made = preferences_of(opened, "labels")
     assert made.left_out == {"a placeholder that stands for nobody": 1} and not made.rows
     rated = kept.model_copy(update={"answer": "NAME_1 is heard."})
-    (row,) = preferences_of([rated], opened.said, "labels").rows
+    (row,) = preferences_of(replace(opened, transcripts=(rated,)), "labels").rows
     assert (row.request, row.response) == (SENT, f"{NAME} is heard."), "a source is scrubbed from what was written"
 
 

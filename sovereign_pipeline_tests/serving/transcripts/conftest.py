@@ -1,5 +1,6 @@
 """A gateway whose line keeps transcripts, and the machine that opens them."""
 
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,13 @@ from starlette.testclient import TestClient
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.policy.serving import Transcripts
+from sovereign_pipeline.record.audit_log import CHECKPOINT, export
+from sovereign_pipeline.record.checkpoints import verifier
+from sovereign_pipeline.record.database import Registry, open_registry
+from sovereign_pipeline.serving.gateway.journal import Journal, utc_now
 from sovereign_pipeline.serving.transcripts import TranscriptFiles
 from sovereign_pipeline.serving.transcripts_cli import app
+from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.serving.gateway.scripted import HERE, LINE, Bench, adapter, ask
 
 
@@ -22,6 +28,7 @@ class Kept:
     bench: Bench
     key: Path
     caller: TestClient
+    registry: Registry
 
     def ask(self, content: str, *words: str, **changes: Any) -> str:
         """The id of an answer with these words."""
@@ -40,9 +47,23 @@ class Kept:
     def files(self) -> list[Path]:
         return sorted((self.bench.directory / "transcripts" / LINE).glob("*"))
 
-    def open(self, command: str, out: Path, *options: str, checked: bool = True) -> Result:
+    def enter(self) -> list[str]:
+        """Let the ledger have the hours so far. Returns the options for a new copy of journal and ledger."""
+        Journal(self.bench.journal, lambda: utc_now() + datetime.timedelta(hours=2)).enter(self.registry)
+        file = self.key.with_name(f"ledger-{len([*self.key.parent.iterdir()])}.jsonl")
+        checkpoint = self.registry.checkpoint()
+        file.with_name(file.name + CHECKPOINT).write_text(str(checkpoint))
+        export(self.registry, file)
+        with self.registry.reading() as session:
+            log = verifier(session, self.registry.settings)
+        return ["--journal", str(self.bench.journal), "--ledger", str(file), "--log", str(log)]
+
+    def open(
+        self, command: str, out: Path, *options: str, checked: bool = True, copies: list[str] | None = None
+    ) -> Result:
+        """copies: the options of `enter`; else made anew."""
         directory = self.bench.directory
-        of = ["--journal", str(self.bench.journal)] if checked else ["--unchecked"]
+        of = (copies or self.enter()) if checked else ["--unchecked"]
         given = [str(directory / "transcripts"), "--line", LINE, "--key", str(self.key), "--out", str(out)]
         return CliRunner().invoke(app, [command, *given, *of, *options])
 
@@ -53,7 +74,7 @@ def keeping(directory: Path, key: Path, **rules: Any) -> TranscriptFiles:
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
+def kept(tmp_path: Path, institution: DemoInstitution) -> Kept:
     key = tmp_path / "offline" / "transcripts.key"
     key.parent.mkdir()
     key.write_text(str(pyrage.x25519.Identity.generate()))
@@ -61,4 +82,8 @@ def kept(tmp_path: Path) -> Kept:
     bench.transcripts = keeping(bench.directory, key, preferences=True)
     bench.serve(adapter(LINE, level="INTERNAL", instruction="Answer politely."))
     caller = TestClient(bench.app(), base_url=HERE, headers={"Authorization": f"Bearer {bench.token()}"})
-    return Kept(bench, key, caller)
+    institution.write()
+    registry = open_registry(institution.settings)
+    with registry.writing():
+        pass  # makes the log's key
+    return Kept(bench, key, caller, registry)

@@ -11,17 +11,27 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from sovereign_pipeline.base.errors import CeilingExceeded, ConflictError, InputError, SourceError
+from sovereign_pipeline.base.errors import (
+    CeilingExceeded,
+    ConflictError,
+    InputError,
+    IntegrityError,
+    RecipeError,
+    SourceError,
+)
+from sovereign_pipeline.base.files import canonical_json, digest_of
 from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.corpus.documents_from_rows import TAKEN, source_digests
 from sovereign_pipeline.dataset.jsonl import PREFERENCE_ROWS
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET
-from sovereign_pipeline.record.audit_log import entries
+from sovereign_pipeline.record.audit_log import CHECKPOINT, entries
+from sovereign_pipeline.record.checkpoints import new_log
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.review.plan_stage import PromptRow
-from sovereign_pipeline.serving.rated_answers import TAKEN
-from sovereign_pipeline.serving.transcripts import sealed_in
+from sovereign_pipeline.serving.transcripts import Sealed, sealed_in
 from sovereign_pipeline.suites.rows import read_items
-from sovereign_pipeline_tests.conftest import DemoInstitution
+from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution
+from sovereign_pipeline_tests.registry.bench import small_bench
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE
 from sovereign_pipeline_tests.serving.transcripts.conftest import Kept
 from sovereign_pipeline_tests.split.chain import materialize
@@ -83,6 +93,121 @@ def test_what_cannot_be_opened_is_named_and_nothing_is_written(kept: Kept, tmp_p
     refused = kept.open("prompts", out, *options)
     assert refused.exit_code and isinstance(refused.exception, Exception) and not out.exists()
     assert not (kept.bench.directory / "transcripts" / "audit.jsonl").exists()
+
+
+def sealed_lines(file: Path) -> list[bytes]:
+    return [line for line in file.read_bytes().split(b"\n") if line]
+
+
+def write_lines(file: Path, lines: list[bytes]) -> None:
+    file.write_bytes(b"".join(b"\n" + line + b"\n" for line in lines))
+
+
+@pytest.mark.security_case(
+    "The sealed ratings of an answer are swapped, repeated or deleted, to make a disliked answer a liked one",
+    "The newest by its sealed time counts; an answer with a missing one is left out, and reported",
+)
+@pytest.mark.parametrize("tampering", ["swapped", "repeated", "deleted", "all deleted"])
+def test_a_disliked_answer_becomes_no_liked_one(kept: Kept, tmp_path: Path, tampering: str) -> None:
+    id = kept.ask("Is the lamp lit?", "It is out.")
+    for thumb in ("up", "down"):
+        kept.say(id, thumb)
+    copies = kept.enter()
+    (file,) = kept.files
+    transcript, up, down = sealed_lines(file)
+    lines = {
+        "swapped": [down, transcript, up],
+        "repeated": [transcript, up, down, up, up],
+        "deleted": [transcript, up],
+        "all deleted": [transcript],
+    }
+    write_lines(file, lines[tampering])
+    out = tmp_path / "labels.jsonl"
+    opened = kept.open("preferences", out, "--role", "labels", copies=copies)
+    if "deleted" in tampering:
+        assert opened.exit_code and not out.exists()
+        kept.say(kept.ask("Who signs?", "The desk."), "up")
+        opened = kept.open("preferences", out, "--role", "labels")
+        assert "a rating of it is missing: 1" in opened.output and "and missing: " in opened.output
+    else:
+        assert opened.exit_code == 0, opened.output
+        assert ("there twice: 2" in opened.output) == (tampering == "repeated")
+    assert [each["label"] for each in rows_of(out)] == ["deleted" in tampering]
+    assert [each["request"] for each in rows_of(out)] == [
+        "Who signs?" if "deleted" in tampering else "Is the lamp lit?"
+    ]
+
+
+def _forge(kept: Kept) -> bytes:
+    """Put a transcript of one's own invention into the copy. Returns the line of the journal that would name it."""
+    (file,) = kept.files
+    identity = pyrage.x25519.Identity.from_str(kept.key.read_text())
+    first = sealed_in(file.read_bytes())[0][0]
+    plain = pyrage.decrypt(first.content, [identity]).replace(b"It is lit", b"It is not")
+    forged = Sealed(content=pyrage.encrypt(plain, [identity.to_public()]))
+    with file.open("ab") as stream:
+        stream.write(forged.line)
+    (hour,) = kept.bench.journal.glob("*.entered")
+    named = next(each for each in hour.read_bytes().split(b"\n") if first.sha256.encode() in each)
+    return b"\n" + named.replace(first.sha256.encode(), forged.sha256.encode()) + b"\n"
+
+
+@pytest.mark.security_case(
+    "A line of the journal's copy is added, changed or removed so that an invented transcript counts, also as an hour "
+    "that is not over",
+    "Refused by the ledger's digest of the hour; what the ledger does not have yet is left out, and reported",
+)
+@pytest.mark.parametrize("where", ["into the hour", "instead of the hour", "renamed", "removed", "another hour"])
+def test_the_journals_copy_is_compared_with_the_ledger(kept: Kept, tmp_path: Path, where: str) -> None:
+    kept.say(kept.ask("Is the lamp lit?", "It is lit."), "up")
+    copies = kept.enter()
+    forged = _forge(kept)
+    (hour,) = kept.bench.journal.glob("*.entered")
+    if where == "another hour":
+        hour.with_name("2099-01-01T00.jsonl").write_bytes(forged)
+    elif where == "removed":
+        hour.unlink()
+    else:
+        before = hour.read_bytes() if where != "instead of the hour" else b""
+        hour.write_bytes(before + forged)
+        if where == "renamed":
+            hour.rename(hour.with_suffix(""))
+    out = tmp_path / "labels.jsonl"
+    opened = kept.open("preferences", out, "--role", "labels", copies=copies)
+    if where == "another hour":
+        assert opened.exit_code == 0, opened.output
+        assert "not have yet: 1" in opened.output and "not in the journal: 1" in opened.output
+        assert [each["response"] for each in rows_of(out)] == ["It is lit."]
+    else:
+        assert isinstance(opened.exception, IntegrityError) and not out.exists()
+
+
+@pytest.mark.security_case(
+    "The ledger's copy is changed with all its hashes, or signed with another key",
+    "Refused: the log's key did not sign it",
+)
+@pytest.mark.parametrize("fault", ["changed", "cut short", "another key", "no checkpoint"])
+def test_the_ledgers_copy_is_the_one_that_the_log_signed(kept: Kept, tmp_path: Path, fault: str) -> None:
+    kept.say(kept.ask("Is the lamp lit?", "It is lit."), "up")
+    copies = kept.enter()
+    ledger = Path(copies[3])
+    lines = ledger.read_bytes().splitlines()
+    if fault == "changed":
+        entry = json.loads(lines[-1])
+        entry["subjects"]["answers"] = 7
+        entry["hash"] = digest_of({name: value for name, value in entry.items() if name != "hash"})
+        lines[-1] = canonical_json(entry)
+    if fault == "cut short":
+        lines.pop()
+    if fault == "another key":
+        copies[5] = str(new_log().verifier)
+    if fault == "no checkpoint":
+        ledger.with_name(ledger.name + CHECKPOINT).unlink()
+    ledger.write_bytes(b"".join(line + b"\n" for line in lines))
+    out = tmp_path / "labels.jsonl"
+    opened = kept.open("preferences", out, "--role", "labels", copies=copies)
+    assert isinstance(opened.exception, InputError if fault == "no checkpoint" else IntegrityError)
+    assert not out.exists()
 
 
 MAIL = "salma@coast.example"
@@ -183,6 +308,7 @@ def test_rated_answers_go_through_every_stage_of_a_source(
     institution.recipe["training"]["preference"] = {}
     workplace = institution.workplace()
     workplace.settings.vault_public_key.write_text(f"{pyrage.x25519.Identity.generate().to_public()}\n")
+    assert source_digests(workplace)
     dataset, verdicts = materialize(workplace, PREFERENCE_DATASET)
     rows = [json.loads(line) for line in dataset.file(PREFERENCE_ROWS).read_text().splitlines()]
     assert rows and all("EMAIL_1" in json.dumps(row) and MAIL not in json.dumps(row) for row in rows)
@@ -191,7 +317,59 @@ def test_rated_answers_go_through_every_stage_of_a_source(
 
 
 @pytest.mark.security_case(
-    "Rated answers are taken in without the line's consent, above its ceiling, or twice",
+    "A file of rated answers is edited or copied after it was taken in, the line's consent is withdrawn, levels are "
+    "relabelled, or the recipe reads it otherwise",
+    "Refused each time that the source is read",
+)
+@pytest.mark.parametrize(
+    "fault",
+    ["edited", "edited elsewhere", "of another line", "consent", "ladder", "levels", "swapped", "label", "role"],
+)
+def test_a_source_of_rated_answers_stays_what_was_taken_in(
+    kept: Kept, institution: DemoInstitution, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    two_answers(kept, "Is the lamp lit?", "It is lit from dusk.", "Who knows.")
+    file = made(kept, tmp_path / "pairs.jsonl", "labels" if fault == "label" else "preferences")
+    institution.rules["serving"] = CONSENT
+    institution.write()
+    taken = run(institution, monkeypatch, str(file), "--reason", "The desk read them all.")
+    (source,) = yaml.safe_load(taken.output.partition("recipe:\n")[2])
+    source |= {"licence": "own", "retention": "1 year"}
+    institution.recipe["sources"].append(source)
+    institution.recipe["training"]["preference"] = {"method": "kto"} if fault == "label" else {}
+    assert source_digests(institution.workplace())
+    path = institution.settings.data / source["path"]
+    if fault.startswith("edited"):
+        content = path.read_text().replace("from dusk", "from dawn")
+        if fault == "edited elsewhere":
+            path = path.parents[1] / "rows.jsonl"
+            source["path"] = "sources/rows.jsonl"
+        path.write_text(content)
+    if fault == "of another line":
+        institution.recipe["line"] = "buoys"
+        lines = {each: {"transcripts": {"preferences": True}} for each in (LINE, "buoys")}
+        institution.rules["serving"] = {**CONSENT, "lines": lines}
+        (institution.settings.data / "lines" / "lamps.yaml").touch()
+    if fault == "consent":
+        institution.rules["serving"] = {**CONSENT, "lines": {LINE: {"transcripts": {}}}}
+    if fault == "ladder":
+        institution.rules["classification"] = [each for each in LADDER if each != "INTERNAL"]
+    if fault == "levels":
+        source |= {"columns": {"classification": "level"}, "classification_floor": "PUBLIC"}
+    if fault == "swapped":
+        source["columns"] = {"response": "rejected", "rejected": "response"}
+    if fault == "label":
+        source["constants"] |= {"label": "true"}
+    if fault == "role":
+        source["role"] = "letters"
+        del institution.recipe["training"]["preference"]
+    with pytest.raises((SourceError, RecipeError)) as refused:
+        source_digests(institution.workplace())
+    assert isinstance(refused.value, SourceError) or fault == "ladder"
+
+
+@pytest.mark.security_case(
+    "Rated answers are taken in without the line's consent, above its ceiling, relabelled, or twice",
     "refused, and nothing is entered",
 )
 @pytest.mark.parametrize(
@@ -200,6 +378,7 @@ def test_rated_answers_go_through_every_stage_of_a_source(
         ("no consent", InputError),
         ("above the ceiling", CeilingExceeded),
         ("another form", SourceError),
+        ("relabelled", SourceError),
         ("no reason", InputError),
         ("twice", ConflictError),
     ],
@@ -220,6 +399,8 @@ def test_what_may_not_be_taken_in_is_refused(
     institution.write()
     if fault == "another form":
         file.write_text(file.read_text().replace('"rejected"', '"zirconium"'))
+    if fault == "relabelled":  # the line's only adapter has another level than the rows
+        assert small_bench(institution).register().classification == "PUBLIC"
     if fault == "twice":
         assert run(institution, monkeypatch, str(file), "--reason", "Read.").exit_code == 0
     refused = run(institution, monkeypatch, str(file), "--reason", " " if fault == "no reason" else "Read.")

@@ -17,10 +17,10 @@ from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.serving import Transcripts
 from sovereign_pipeline.privacy.vault import fingerprint_of
 from sovereign_pipeline.serving import transcripts as keeping_module
-from sovereign_pipeline.serving.gateway.journal import facts_of, read_hour
+from sovereign_pipeline.serving.gateway.journal import facts_of
 from sovereign_pipeline.serving.transcripts import sealed_in, transcript_files
 from sovereign_pipeline_tests.conftest import LADDER
-from sovereign_pipeline_tests.serving.gateway.scripted import LINE, adapter
+from sovereign_pipeline_tests.serving.gateway.scripted import LINE, adapter, answered_in
 from sovereign_pipeline_tests.serving.transcripts.conftest import Kept, keeping
 
 ASKED, ANSWERED = "Is the zirconium lamp lit?", "palimpsest"
@@ -40,7 +40,7 @@ def test_what_is_on_disk_is_sealed_and_its_digest_is_noted(kept: Kept, tmp_path:
     assert file.stat().st_mode & 0o777 == 0o600 and file.parent.stat().st_mode & 0o777 == 0o700
     sealed, spoilt = sealed_in(file.read_bytes())
     (hour,) = kept.bench.journal.glob("*.jsonl")
-    answered, _ = read_hour(hour)
+    answered = answered_in(hour)
     digests = [each.sha256 for each in sealed]
     assert [each.transcript for each in answered] == digests and len(digests) == 2 and not spoilt
     facts = facts_of("2026-11-27T04", LINE, answered, 0)
