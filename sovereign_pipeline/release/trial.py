@@ -16,7 +16,7 @@ from sovereign_pipeline.base.files import Frozen, read_bounded, write_atomically
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.serving import Hold
 from sovereign_pipeline.record.audit_log import append
-from sovereign_pipeline.record.catalog import FLAG_CHANGED, find_adapter, in_production, transitions_of
+from sovereign_pipeline.record.catalog import FLAG_CHANGED, adapters_of, find_adapter, in_production, transitions_of
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import assert_in_force, trust_named
 from sovereign_pipeline.record.keys import Signer
@@ -181,11 +181,12 @@ def enter_judgements(registry: Registry, settings: Settings, line: str, trust: T
     """
     files = judgement_files(settings, line)
     with registry.reading() as session:
-        known = {_key(entry.subjects) for entry in _entries(session, JUDGED, line)}
-        records = _records(session, line)
+        entered = [each.subjects for each in _entries(session, JUDGED, line)]
+        records = {each.id: each.record_manifest_sha256 for each in adapters_of(session, line)}
+    known = {(f"{each['adapter']}-{each['began']:08d}", f"{each['number']:04d}") for each in entered}
     for path in files:
-        adapter, began = path.parent.name[:-9], path.parent.name[-8:]
-        if adapter not in records or (adapter, began, path.name[:4]) in known:
+        adapter = path.parent.name[:-9]
+        if adapter not in records or (path.parent.name, path.name[:4]) in known:
             continue
         signed = read_judgement(path, trust, records[adapter])
         judged = signed.judgement
@@ -207,11 +208,11 @@ def hold_of(session: Session, settings: Settings, trust: Trust, adapter: Adapter
     Raises:
         IntegrityError: a file differs from its ledger entry.
     """
-    staged_by = _staged_by(session, adapter)
-    began = _comparison(session, adapter)
+    staged_by, flag = _staged_by(session, adapter), _newest_flag(session, adapter)
     found: Held | None = None
     for entry in _entries(session, JUDGED, adapter.line):
-        if entry.subjects["adapter"] != adapter.id or began not in (None, entry.subjects["began"]):
+        is_current = flag is None or flag["began"] == entry.subjects["began"]
+        if entry.subjects["adapter"] != adapter.id or not is_current:
             continue
         signed = _on_record(settings, trust, adapter, entry)
         if (signed.judgement.incumbent, signed.judgement.staged_by) == (incumbent, staged_by):
@@ -421,12 +422,6 @@ def _staged_by(session: Session, adapter: Adapter) -> int | None:
     return staged[-1] if staged else None
 
 
-def _comparison(session: Session, adapter: Adapter) -> int | None:
-    """Return the number of the flag change that began the comparison, or None if older entries do not state it."""
-    newest = _newest_flag(session, adapter)
-    return newest.get("began") if newest is not None else None
-
-
 def taken_back(session: Session, adapter: Adapter) -> str | None:
     """Return why the staged adapter is no longer offered to users, or None if it still is."""
     newest = _newest_flag(session, adapter)
@@ -436,21 +431,8 @@ def taken_back(session: Session, adapter: Adapter) -> str | None:
 def _newest_flag(session: Session, adapter: Adapter) -> dict[str, Any] | None:
     """Return the newest change of the line's flag, if it is about this adapter as it is staged now."""
     found = [entry.subjects for entry in _entries(session, FLAG_CHANGED, adapter.line)][-1:]
-    if not found or found[0]["staged"] != adapter.id:
-        return None
-    if found[0].get("staged_by", _staged_by(session, adapter)) != _staged_by(session, adapter):
-        return None
-    return dict(found[0])
-
-
-def _records(session: Session, line: str) -> dict[str, str]:
-    """Return adapter of the line -> SHA-256 of its record's manifest."""
-    query = select(Adapter.id, Adapter.record_manifest_sha256).where(Adapter.line == line)
-    return {adapter: manifest for adapter, manifest in session.execute(query)}
-
-
-def _key(subjects: dict[str, Any]) -> tuple[str, str, str]:
-    return subjects["adapter"], f"{subjects['began']:08d}", f"{subjects['number']:04d}"
+    now = (adapter.id, _staged_by(session, adapter))
+    return dict(found[0]) if found and (found[0]["staged"], found[0]["staged_by"]) == now else None
 
 
 def _entries(session: Session, action: str, line: str) -> list[AuditEntry]:
