@@ -113,7 +113,8 @@ def lines_check(
     kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
     samples = _samples(recipe, institution)
-    is_readable = all(each.share <= recipe.quarantine.max_share and not each.other_languages for each in samples)
+    most = recipe.quarantine.max_share
+    is_readable = all(not each.error and each.share <= most and not each.other_languages for each in samples)
     mistakes = warnings(recipe.training, elsewhere=institution.trainer.where != "here")
     facts = {
         "line": recipe.line,
@@ -131,7 +132,7 @@ def lines_check(
         for key in to_fill_in:
             out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
         for sample in samples:
-            _print_sample(sample, recipe.quarantine.max_share)
+            _print_sample(sample, most)
         for warning in mistakes:
             out.print(f"[yellow]•[/] {escape(warning)}")
         _print_kinds(kinds)
@@ -279,6 +280,9 @@ def _samples(recipe: Line, institution: Institution) -> list[Sample]:
 
 
 def _print_sample(sample: Sample, most: float) -> None:
+    if sample.error is not None:
+        out.print(f"[red]✗[/] {escape(sample.source)}: {escape(sample.error)}")
+        return
     rows = f"{sample.rows:,} rows" if sample.is_whole else f"the first {sample.rows:,} rows"
     languages = ", ".join(f"{name} {count:,}" for name, count in sample.languages.items())
     mark = "[green]✓[/]" if sample.share <= most else "[red]✗[/]"

@@ -466,21 +466,23 @@ class Sample:
     """The outcome of the first rows of a source."""
 
     source: str
-    rows: int
-    is_whole: bool
+    error: str | None = None
+    """Reason why the file cannot be read as the recipe says, with the remedy."""
+    rows: int = 0
+    is_whole: bool = True
     """True if the file has no further rows."""
-    documents: int
-    quarantined: int
-    reasons: dict[str, int]
-    unknown_levels: str
-    """Words that are no level, with their counts; empty if there are none."""
-    languages: dict[str, int]
+    documents: int = 0
+    quarantined: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    unknown_levels: str = ""
+    """Words that are no level, with their counts."""
+    languages: dict[str, int] = field(default_factory=dict)
     """Language -> number of documents."""
-    other_languages: list[str]
+    other_languages: list[str] = field(default_factory=list)
     """Languages of documents in which no names are detected."""
-    not_read: list[str]
+    not_read: list[str] = field(default_factory=list)
     """Columns that the recipe does not read."""
-    share: float
+    share: float = 0.0
     """Share of the selected rows that would be quarantined."""
 
 
@@ -495,20 +497,21 @@ def sample_of(
     """Return what the first rows of a source become. Columns are not screened for personal data.
 
     `detected`: languages in which the line detects names.
-
-    Raises SourceError for a file that cannot be read or lacks columns, or if `levels` lacks words of the file.
     """
     reader = SourceReader(source, path, limits, ladder, set())
     languages, is_whole = Counter[str](), True
-    for outcome in reader:
-        if isinstance(outcome, Document):
-            languages[outcome.language] += 1
-        if reader.count.rows >= rows:
-            is_whole = False
-            break
-    if is_whole:
-        reader.reject_unlike_recipe()
-    reader.reject_unknown_levels()
+    try:
+        for outcome in reader:
+            if isinstance(outcome, Document):
+                languages[outcome.language] += 1
+            if reader.count.rows >= rows:
+                is_whole = False
+                break
+        if is_whole:
+            reader.reject_unlike_recipe()
+        reader.reject_unknown_levels()
+    except SourceError as error:
+        return Sample(source.name, str(error))
     count = reader.count
     return Sample(
         source=source.name,
