@@ -19,12 +19,11 @@ from sovereign_pipeline.corpus.inspection import (
     NOT_UTF8,
     ColumnFacts,
     FileFacts,
-    Suggestion,
     compared_columns,
     format_rows,
     inspect_file,
-    suggest,
 )
+from sovereign_pipeline.corpus.suggestion import Suggestion, about_layout, about_states, suggest
 from sovereign_pipeline.corpus.values import may_be_shown
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
@@ -134,6 +133,13 @@ def _print_facts(facts: FileFacts) -> None:
     if NOT_UTF8 in facts.broken and facts.encoding is None:
         out.print("[yellow]•[/] The file is a mixture of encodings: these rows are not UTF-8, and all others are")
     print_rows([_row(column, facts.rows) for column in facts.columns.values()], "Columns")
+    for column in facts.columns.values():
+        if column.date_formats:
+            out.print(f"  '{escape(column.name)}' has dates as {escape(' or '.join(column.date_formats))}")
+        if column.states:
+            out.print(f"[yellow]•[/] {escape(about_states(column))}")
+    for sentence in about_layout(facts):
+        out.print(f"  {escape(sentence)}")
     for each in compared_columns(facts):
         holds = "holds" if each.doubt is None else "may hold"
         doubt = f"; to be decided: {each.doubt}" if each.doubt else ""
@@ -177,6 +183,10 @@ def _as_json(facts: FileFacts) -> dict[str, Any]:
         "broken": dict(facts.broken),
         "broken_rows": facts.broken_rows,
         "columns": [_row(column, facts.rows) for column in facts.columns.values()],
+        "dates": {column.name: column.date_formats for column in facts.columns.values() if column.date_formats},
+        "states": {column.name: column.states for column in facts.columns.values() if column.states},
+        "layout": facts.layout,
+        "turns": dict(facts.turns),
         "links": [asdict(each) for each in compared_columns(facts)],
     }
 

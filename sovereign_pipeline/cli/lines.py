@@ -13,6 +13,7 @@ from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.sandbox import require_sandbox
 from sovereign_pipeline.base.settings import Settings
+from sovereign_pipeline.base.text import and_more
 from sovereign_pipeline.base_models.pinned import load_card
 from sovereign_pipeline.cli.terminal import (
     AsJson,
@@ -28,6 +29,7 @@ from sovereign_pipeline.cli.terminal import (
     print_json,
     print_rows,
 )
+from sovereign_pipeline.corpus.documents_from_rows import Sample, sample_of
 from sovereign_pipeline.evaluation.power import (
     CHANGED_ANSWERS,
     CHANGED_CHOICES,
@@ -36,7 +38,7 @@ from sovereign_pipeline.evaluation.power import (
     gate_powers,
 )
 from sovereign_pipeline.evaluation.statistics import POWER
-from sovereign_pipeline.policy.institution import load_institution
+from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import EXAMPLE_OF_EVALUATION, Line, load_lines, read_line
 from sovereign_pipeline.policy.recipe_model import FILL_IN, keys_to_fill_in
 from sovereign_pipeline.policy.reference import json_schema
@@ -91,10 +93,11 @@ def lines_check(
 ) -> Result:
     """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
 
-    Shows what the line replaces, keeps and stops at, and how each kind of personal data is found. Shows, for each gate
-    of the evaluation, whether its prompts, suites and documents are enough for its margin. Of a recipe without an
-    evaluation it says what to add before anything can be trained. Ends 1 when a key of the recipe still says FILL IN:
-    the line does not run before.
+    Reads the first rows of each source. Shows what the line replaces, keeps and stops at, and how each kind of personal
+    data is found. Shows, for each gate of the evaluation, whether its prompts, suites and documents are enough for its
+    margin. Of a recipe without an evaluation it says what to add before anything can be trained. Ends 1 when a key of
+    the recipe still says FILL IN, when more rows of a source would be quarantined than the recipe allows, or when they
+    are in a language in which the line detects no names: the line does not run before.
     """
     if row is not None and not show_mask:
         raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
@@ -109,21 +112,27 @@ def lines_check(
 
     kinds = how_found(recipe.privacy, institution.treatments(recipe.line))
     powers = gate_powers(Settings.from_environment(), recipe) if recipe.evaluation is not None else []
+    samples = _samples(recipe, institution)
+    most = recipe.quarantine.max_share
+    is_readable = all(not each.error and each.share <= most and not each.other_languages for each in samples)
     mistakes = warnings(recipe.training, elsewhere=institution.trainer.where != "here")
     facts = {
         "line": recipe.line,
         "evaluation": recipe.evaluation is not None,
         "fill_in": to_fill_in,
+        "sources": samples,
         "warnings": mistakes,
         "personal_data": kinds,
         "power": powers,
     }
 
     def show() -> None:
-        mark = "[red]✗[/]" if of_recipe else "[green]✓[/]"
+        mark = "[green]✓[/]" if is_readable and not of_recipe else "[red]✗[/]"
         out.print(f"{mark} {recipe.line}: {len(recipe.sources)} sources, ceiling {recipe.ceiling}")
         for key in to_fill_in:
             out.print(f"[yellow]•[/] {escape(key)}: still says {FILL_IN}")
+        for sample in samples:
+            _print_sample(sample, most)
         for warning in mistakes:
             out.print(f"[yellow]•[/] {escape(warning)}")
         _print_kinds(kinds)
@@ -139,7 +148,7 @@ def lines_check(
 
             _print_mask(masked_row(open_workplace(Settings.from_environment(), recipe.line), row))
 
-    return Result(facts, show, passed=not of_recipe)
+    return Result(facts, show, passed=is_readable and not of_recipe)
 
 
 @lines.command("add")
@@ -254,6 +263,44 @@ def _checked(file: Path) -> Line:
 
         try_added_recognizers(recipe.privacy)
     return recipe
+
+
+ROWS_READ = 5_000
+"""Number of rows of each source that `lines check` reads."""
+
+
+def _samples(recipe: Line, institution: Institution) -> list[Sample]:
+    """Return what the first rows of each source become, except for sources with a key that says FILL IN in the way."""
+    data, privacy = Settings.from_environment().data, recipe.privacy
+    detected = (*privacy.name_models, *privacy.patterns_only)
+    read = (source for source in recipe.sources if source.is_filled_in)
+    return [
+        sample_of(each, data / each.path, recipe.quarantine, institution.ladder, ROWS_READ, detected) for each in read
+    ]
+
+
+def _print_sample(sample: Sample, most: float) -> None:
+    if sample.error is not None:
+        out.print(f"[red]✗[/] {escape(sample.source)}: {escape(sample.error)}")
+        return
+    rows = f"{sample.rows:,} rows" if sample.is_whole else f"the first {sample.rows:,} rows"
+    languages = ", ".join(f"{name} {count:,}" for name, count in sample.languages.items())
+    mark = "[green]✓[/]" if sample.share <= most else "[red]✗[/]"
+    out.print(
+        f"{mark} {escape(sample.source)}, {rows}: {sample.documents:,} documents ({languages or 'none'}), "
+        f"{sample.quarantined:,} to quarantine, {sample.share:.1%}; the recipe allows {most:.1%}"
+    )
+    for reason, count in sample.reasons.items():
+        out.print(f"    {count:,}: {escape(reason)}")
+    if sample.unknown_levels:
+        out.print(f"    no levels of the ladder, to be mapped under `levels`: {escape(sample.unknown_levels)}")
+    if sample.other_languages:
+        out.print(
+            f"[red]✗[/] {escape(sample.source)}: no names are detected in {', '.join(sample.other_languages)}; name a "
+            f"model under privacy.name_models, or leave these rows out with `where`"
+        )
+    if sample.not_read:
+        out.print(f"    not read: {escape(and_more(sample.not_read))}")
 
 
 def _print_kinds(kinds: "Sequence[KindFacts]") -> None:

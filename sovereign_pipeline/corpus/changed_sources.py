@@ -210,7 +210,7 @@ def _is_below_what_is_stated(document: Document, reader: SourceReader, ladder: C
     source = reader.source
     of_source = [level for level in (source.classification_floor, source.constants.get("classification")) if level]
     column = source.columns.get("classification", "classification")
-    stated = [*_values_under(column, reader.row.values or {}), *of_source]
+    stated = [*map(reader.level_of, _values_under(column, reader.row.values or {})), *of_source]
     return any(level not in ladder or ladder.exceeds(level, document.classification) for level in stated)
 
 

@@ -44,21 +44,42 @@ NAMES: dict[str, tuple[str, ...]] = {
             "case caseid caseno casenumber file fileno filenumber thread threadid matter المعاملة الملف "
             "رقمالمعاملة رقمالملف"
         ),
-        "department": "department directorate unit answeringbodyname office section الدائرة القسم",
+        "department": "department directorate unit answeringbodyname office section desk الدائرة القسم",
         "author": "author from sender answeringmember officer writer الكاتب المرسل",
         "language": "language lang locale اللغة",
-        "id": "id uid uin reference ref number no key الرقم رقم",
+        "id": "id uid uin conversationid reference ref number no key الرقم رقم",
     }.items()
 }
 """Field -> usual names of its column at institutions, without spaces and punctuation, the likeliest first."""
 
-_OTHER_KEYS = {"id": "`id_from_row`", "case": "`case_from_row`", "classification": "`classification_floor`"}
+NAMES_OF_LEVELS, NAMES_OF_STATES = (
+    frozenset(names.split())
+    for names in (
+        "classification level sensitivity marking securitylevel security confidentiality protectivemarking "
+        "السريه درجهالسريه التصنيف مستويالسريه",
+        "status state stage workflow disposition withdrawn deleted draft cancelled archived final "
+        "iswithdrawn isdeleted isdraft iscancelled isarchived isfinal "
+        "الحاله حاله حالهالطلب حالهالمعامله مسوده",
+    )
+)
+"""Names of columns of classification levels, and of states of rows, in the form of `plain`."""
+
+_OTHER_KEYS = {
+    "id": "`id_from_row`",
+    "case": "`case_from_row`",
+    "language": "`language_from_text`",
+    "classification": "`classification_floor`",
+}
 COLUMNS_SHOWN = 40
 LONGEST_NAME, MOST_WORDS = 40, 4
 LONGEST_TITLE = 90
 """Maximum length of a column name in characters. A longer one is a text."""
 MOST_WORDS_OF_A_KNOWN_NAME = 3
-_OTHER_NAMES = "rejected label classification level status state type links linked related messages conversations"
+# No word that is a state itself: a first line with such a cell may be a row.
+_OTHER_NAMES = (
+    "rejected label classification level sensitivity marking السريه درجهالسريه التصنيف مستويالسريه status state الحاله "
+    "حاله type links linked related messages conversations mapping"
+)
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_]+")
 A_ROW_FOR_A_HEADER = "Its first line seems to be a row, not the names of columns."
 NAME_THE_COLUMNS = "Write the names of the columns into the first line of the file."
@@ -84,6 +105,7 @@ def needed_columns(source: Source) -> dict[str, str]:
     given |= {"classification"} if source.classification_floor is not None else set()
     given |= {"id"} if source.id_from_row else set()
     given |= {"case"} if source.case_from_row else set()
+    given |= {"language"} if source.language_from_text else set()
     given |= {*LAYOUT_FIELDS, "subject"} if source.layout != "columns" else set()
     columns = {source.columns.get(name, name): name for name in fields if name in source.columns or name not in given}
     columns |= {column: name for name, column in source.columns.items()}
@@ -237,6 +259,10 @@ class ColumnNames:
         """
         self._read = {folded(name): name for name in read}
         self._renames = lru_cache(SPELLINGS_REMEMBERED)(self._renames_of)
+
+    def reads(self, column: str) -> bool:
+        """Return whether the recipe reads a column."""
+        return folded(column) in self._read
 
     def applied(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the values of a row, with the columns that are read under their names in the recipe.

@@ -143,14 +143,14 @@ _REMEDIES = {
     "not UTF-8": "Name the file's encoding under `encoding` of the source.",
     "not JSON": "Write one object on each line, each line ending in LF, or name the file as what it is.",
     "has ": "Give every row as many cells as the header, or correct `delimiter`.",
-    "date": "Write dates as 2024-12-31, of the Gregorian calendar.",
-    "unknown or missing classification level": "Levels are written as in institution.yaml: {levels}.",
+    "date": "Name how dates are written under `date: {{format: dd.mm.yyyy}}`; only ISO dates (2024-12-31) need none.",
+    "unknown or missing classification level": "Give each word a level under `levels`: {levels}.",
     "repeats the header": "Delete the header lines within the file, or make each export a source of its own.",
     "duplicate id": "Name the column whose values are all different under `columns: id`.",
     "id or case is a number": "Export the column as text.",
     "the links": "List the ids, or write them with `,` `;` `|` or spaces between.",
     "longer than": "Raise quarantine.max_row_bytes, if rows are that long.",
-    "language": "Name a column of language tags, or one language under `constants`.",
+    "language": "Name a column of language tags, or one language under `constants`, or set `language_from_text: true`.",
 }
 """Beginning of a quarantine reason -> remedy for all such rows."""
 

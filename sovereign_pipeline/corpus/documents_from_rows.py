@@ -19,15 +19,18 @@ from sovereign_pipeline.base.errors import PrivacyError, SourceError, SovereignE
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base.text import and_more, counted
 from sovereign_pipeline.corpus.columns import FIELD_OF_ROLE, REQUIRED, ColumnNames, ColumnScreen, reject_missing_columns
+from sovereign_pipeline.corpus.dates import day_of
 from sovereign_pipeline.corpus.document import Document, Quarantined, Row, RowRejected
 from sovereign_pipeline.corpus.file_formats import has_header, read_rows
+from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.languages import language_in
 from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS, text_fields
 from sovereign_pipeline.corpus.opening import reject_unreadable
 from sovereign_pipeline.corpus.values import (
     DIGITS_LOST,
     LONGEST_IDENTIFIER,
     LinkTally,
-    day_of,
+    format_levels,
     format_values,
     is_a_text,
     is_identifier,
@@ -184,6 +187,10 @@ class SourceReader:
         self._columns: dict[str, None] = {}
         self._not_wanted: dict[str, Counter[str]] = {}
         self._needs_author = needs_author
+        self._date_formats = source.date.formats if source.date else ()
+        self._levels = {folded(word): level for word, level in source.levels.items()}
+        self.unknown_levels = Counter[str]()
+        """Word for a classification level that the recipe does not know -> number of rows."""
 
     def __iter__(self) -> Iterator[Document | Quarantined]:
         self._every_row_has_a_level = self._some_row_has_a_level()
@@ -202,6 +209,11 @@ class SourceReader:
                 ) from None
             if outcome is not None:
                 yield outcome
+
+    @property
+    def columns_not_read(self) -> list[str]:
+        """Return the columns of the rows so far that the recipe does not read."""
+        return [column for column in self._columns if not self._names.reads(column)]
 
     def row_keys(self) -> Iterator[str]:
         """Yield the key of each row's id, as links are compared with it. A reader that is used for this cannot be
@@ -249,6 +261,16 @@ class SourceReader:
             )
         if self._columns:
             reject_missing_columns(self.path, self.source, self._columns)
+        self.reject_unknown_levels()
+
+    def reject_unknown_levels(self) -> None:
+        """Raise SourceError if the recipe maps words of levels, and rows have others."""
+        if self.source.levels and self.unknown_levels:
+            raise SourceError(
+                f"{self.path}: `levels` of source '{self.source.name}' lacks words of the column "
+                f"'{self._column('classification')}': {format_levels(self.unknown_levels)}.",
+                f"Give each word a level under `levels`: {', '.join(self._ladder.levels)}.",
+            )
 
     def _count_links(self, row: str | None, links: tuple[str, ...] = ()) -> None:
         if self._tally is not None:
@@ -301,7 +323,7 @@ class SourceReader:
             raise RowRejected("id or case is a number such as 1.2E+11, which has lost digits")
         if not (is_identifier(fields["id"]) and is_identifier(fields["case"])):
             raise RowRejected(f"id or case is longer than {LONGEST_IDENTIFIER} characters or holds control characters")
-        fields["date"] = day_of(fields["date"])
+        fields["date"] = day_of(fields["date"], self._date_formats)
         level = self._level(row.values)
         if self._screen is not None:
             fields, links = self._screen.screened(fields, links)
@@ -329,6 +351,8 @@ class SourceReader:
         fields = {name: self._value(values, name) for name in REQUIRED}
         if fields["language"]:
             fields["language"] = language_of(fields["language"])
+        elif self.source.language_from_text:
+            fields["language"] = language_in(self._value(values, name) for name in _TEXTS[1:]) or ""
         if self.source.id_from_row:
             fields["id"] = fields["id"] or self._id_by_number(number)
         if self.source.case_from_row:
@@ -360,10 +384,16 @@ class SourceReader:
         own = self._value(values, "classification")
         # A constant never replaces an empty value in the column: it can only raise a level.
         constant = self.source.constants.get("classification") if own or column not in values else None
-        named = [level for level in (own, constant, self.source.classification_floor) if level]
+        named = [self.level_of(level) for level in (own, constant, self.source.classification_floor) if level]
+        if own and self.level_of(own) not in self._ladder and len(self.unknown_levels) < MOST_VALUES:
+            self.unknown_levels[own] += 1
         if not named or any(level not in self._ladder for level in named):
             raise RowRejected("unknown or missing classification level")
         return self._ladder.highest(named)
+
+    def level_of(self, word: str) -> str:
+        """Return the level of the ladder that the recipe gives for a word of the file, or the word itself."""
+        return word if word in self._ladder else self._levels.get(folded(word), word)
 
     def _may_be_empty(self, name: str) -> bool:
         """Return whether a field may be empty: if a constant says so, for the subject of a layout, for the
@@ -435,6 +465,73 @@ class SourceReader:
             return None
         id = self._value(row.values, "id")
         return id if id and is_unicode(id) and is_identifier(id) else None
+
+
+@dataclass
+class Sample:
+    """The outcome of the first rows of a source."""
+
+    source: str
+    error: str | None = None
+    """Reason why the file cannot be read as the recipe says, with the remedy."""
+    rows: int = 0
+    is_whole: bool = True
+    """True if the file has no further rows."""
+    documents: int = 0
+    quarantined: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    unknown_levels: str = ""
+    """Words that are no level, with their counts."""
+    languages: dict[str, int] = field(default_factory=dict)
+    """Language -> number of documents."""
+    other_languages: list[str] = field(default_factory=list)
+    """Languages of documents in which no names are detected."""
+    not_read: list[str] = field(default_factory=list)
+    """Columns that the recipe does not read."""
+    share: float = 0.0
+    """Share of the selected rows that would be quarantined."""
+
+
+def sample_of(
+    source: Source,
+    path: Path,
+    limits: Quarantine,
+    ladder: ClassificationLadder,
+    rows: int,
+    detected: Collection[str],
+) -> Sample:
+    """Return what the first rows of a source become. Columns are not screened for personal data.
+
+    `detected`: languages in which the line detects names.
+    """
+    reader = SourceReader(source, path, limits, ladder, set())
+    languages, is_whole = Counter[str](), True
+    try:
+        for outcome in reader:
+            if isinstance(outcome, Document):
+                languages[outcome.language] += 1
+            if reader.count.rows >= rows:
+                is_whole = False
+                break
+        if is_whole:
+            reader.reject_unlike_recipe()
+        reader.reject_unknown_levels()
+    except SourceError as error:
+        return Sample(source.name, str(error))
+    count = reader.count
+    return Sample(
+        source=source.name,
+        rows=count.rows,
+        is_whole=is_whole,
+        documents=count.documents,
+        quarantined=count.quarantined,
+        reasons=dict(Counter(count.reasons).most_common()),
+        unknown_levels=format_levels(reader.unknown_levels),
+        languages=dict(languages.most_common()),
+        other_languages=[language for language in languages if language not in detected],
+        not_read=reader.columns_not_read,
+        share=count.quarantined / max(1, count.documents + count.quarantined),
+    )
 
 
 # --- all sources of a line --------------------------------------------------------------------------------------------

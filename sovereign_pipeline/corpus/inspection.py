@@ -1,6 +1,6 @@
-"""Inspect a file without a recipe: find its encoding, delimiter, columns and links, and suggest a recipe.
+"""Inspect a file without a recipe: find its encoding, delimiter, columns, links, dates, states and layout.
 
-Reported facts contain no text of the file. A person must read the suggested recipe before the line of adapters runs.
+Reported facts contain no text of the file.
 """
 
 import codecs
@@ -9,27 +9,29 @@ import datetime
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sovereign_pipeline.base.errors import SourceError
 from sovereign_pipeline.base.text import counted
 from sovereign_pipeline.corpus.columns import (
     NAME_THE_COLUMNS,
     NAMES,
+    NAMES_OF_STATES,
     NO_KNOWN_NAME,
     is_table_of_text,
     odd_first_line,
     plain,
     resembles_a_name,
 )
-from sovereign_pipeline.corpus.document import RowRejected
-from sovereign_pipeline.corpus.file_formats import format_of, has_header, read_rows
-from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.dates import LEAST_DATED, format_of_column, is_iso
+from sovereign_pipeline.corpus.document import Role, RowRejected
+from sovereign_pipeline.corpus.file_formats import format_of, read_rows
+from sovereign_pipeline.corpus.layouts import Layout, layout_of, turns_of
 from sovereign_pipeline.corpus.opening import (
     BLOCK,
     encoding_by_begin,
@@ -38,9 +40,8 @@ from sovereign_pipeline.corpus.opening import (
     signature_of,
     unpacked,
 )
-from sovereign_pipeline.corpus.values import link_key, linked_ids
-from sovereign_pipeline.policy.institution import ClassificationLadder, Institution, iso_day
-from sovereign_pipeline.policy.recipe_model import FILL_IN
+from sovereign_pipeline.corpus.values import link_key, linked_ids, may_be_shown
+from sovereign_pipeline.policy.corpus import UNIX
 
 _SAMPLE = 1 << 20
 _DELIMITERS = ",;\t|"
@@ -134,6 +135,12 @@ LEAST_DIFFERENT_IDS = 0.95
 leave some empty, and end in a row of totals."""
 ROWS_WITH_ONE_AMISS = 8
 """Number of rows from which one row without a distinct value is tolerated, whatever its share."""
+MOST_WORDS_OF_STATES, LONGEST_WORD_OF_STATES = 12, 30
+"""Number of different values, and length of a value, up to which a column may hold states or levels of rows."""
+UNFINISHED = frozenset(
+    ("draft", "withdrawn", "cancelled", "canceled", "deleted", "archived", "pending", "مسودة", "ملغى", "محذوف", "مسحوب")
+)
+"""States of rows that hardly anybody means to train on."""
 ROWS_NAMED = 5
 """Maximum number of broken rows that are listed for each reason."""
 NOT_UTF8 = "not UTF-8"
@@ -209,7 +216,37 @@ class ColumnFacts:
 
     @property
     def is_dated(self) -> bool:
-        return self.filled > 0 and self.dates >= 0.9 * self.filled
+        """Return whether the column holds ISO dates."""
+        return self.filled > 0 and self.dates >= LEAST_DATED * self.filled
+
+    @cached_property
+    def date_formats(self) -> tuple[str, ...]:
+        """Return the formats of the dates that are not ISO: none if there are no such dates, several if nothing
+        decides between them."""
+        if self.is_dated or self.values.total() < LEAST_DATED * self.filled:
+            return ()
+        found = format_of_column({value: times for value, times in self.values.items() if not is_iso(value)})
+        return found if found != (UNIX,) or is_named_as_date(self.name) else ()
+
+    @property
+    def has_few_words(self) -> bool:
+        """Return whether the column holds few different short values, each of them often."""
+        return (
+            0 < len(self.values) <= MOST_WORDS_OF_STATES
+            and self.values.total() == self.filled
+            and self.longest <= LONGEST_WORD_OF_STATES
+        )
+
+    @property
+    def states(self) -> dict[str, int]:
+        """Return state -> number of rows, if the column holds several states of rows, such as draft and final."""
+        words = {value.strip().casefold() for value in self.values}
+        is_named = plain(self.name) in NAMES_OF_STATES
+        if not self.has_few_words or not (is_named or words & UNFINISHED) or len(self.values) + bool(self.empty) < 2:
+            return {}
+        if not all(map(may_be_shown, self.values)):
+            return {}
+        return dict(self.values.most_common()) | ({"": self.empty} if self.empty else {})
 
 
 @dataclass
@@ -230,6 +267,27 @@ class FileFacts:
     broken_rows: dict[str, list[int]] = field(default_factory=dict)
     """Reason -> numbers of the first such rows."""
     columns: dict[str, ColumnFacts] = field(default_factory=dict)
+    layouts: Counter[str] = field(default_factory=Counter)
+    """Layout -> number of rows that are in it, such as sharegpt."""
+    turns: Counter[int] = field(default_factory=Counter)
+    """Number of human turns in the request -> number of rows in a layout."""
+    unfit: Counter[str] = field(default_factory=Counter)
+    """Reason -> number of rows in a layout that become no document."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """Return the layout of nearly all rows; None for columns."""
+        most = self.layouts.most_common(1)
+        is_layout = bool(most) and most[0][1] >= LEAST_DATED * (self.rows - self.broken.total())
+        return cast(Layout, most[0][0]) if is_layout else None
+
+    @property
+    def role(self) -> Role:
+        """Return the role of the rows of a layout, by their columns."""
+        if {"chosen", "rejected"} <= self.columns.keys():
+            return "preferences"
+        label = self.columns.get("label")
+        return "labels" if label is not None and label.types["truth value"] == label.filled > 0 else "letters"
 
 
 def inspect_file(path: Path) -> FileFacts:
@@ -247,12 +305,23 @@ def inspect_file(path: Path) -> FileFacts:
             if facts.broken[problem] <= ROWS_NAMED:
                 facts.broken_rows.setdefault(problem, []).append(row.number)
             continue
+        if (layout := layout_of(row.values)) is not None:
+            _add_turns(facts, layout, row.values)
         for name, value in row.values.items():
             shown = _printable(name)
             _add(facts.columns.setdefault(shown, ColumnFacts(shown)), value)
     if not facts.rows:
         raise SourceError(f"{path}: the file holds no row.", "Export it again.")
     return facts
+
+
+def _add_turns(facts: FileFacts, layout: Layout, values: Mapping[str, Any]) -> None:
+    facts.layouts[layout] += 1
+    is_pair = layout == "hh" or all(values.get(name) for name in ("chosen", "rejected"))
+    try:
+        facts.turns[turns_of(layout, "preferences" if is_pair else "letters", values)] += 1
+    except RowRejected as rejected:
+        facts.unfit[str(rejected)] += 1
 
 
 def format_rows(facts: FileFacts, reason: str) -> str:
@@ -358,6 +427,11 @@ def _compare(column: ColumnFacts, links: Counter[str], of: str, known: set[str])
     return LinkColumn(column.name, of, total, matched, doubt)
 
 
+def is_named_as_date(name: str) -> bool:
+    """Return whether a column's name says that it holds dates or times."""
+    return plain(name) in NAMES["date"] or any(each in plain(name) for each in ("date", "time", "تاريخ"))
+
+
 def _add(column: ColumnFacts, value: Any) -> None:
     column.rows += 1
     text = _printable(_text_of(value).strip())
@@ -371,7 +445,7 @@ def _add(column: ColumnFacts, value: Any) -> None:
         column.markup += _MARKUP.search(text) is not None
         column.like_tags += _LIKE_A_TAG.search(_KNOWN_TAG.sub("", text)) is not None
     column.arabic += len(_ARABIC.findall(text)) > len(_LATIN.findall(text))
-    if isinstance(value, datetime.date | datetime.datetime) or _is_date(text):
+    if isinstance(value, datetime.date | datetime.datetime) or is_iso(text):
         column.dates += 1
     if len(text) > LONGEST_SHORT_VALUE and not isinstance(value, list) and not _seems_a_list_of_ids(text):
         column.long += 1
@@ -410,283 +484,3 @@ def _type_of(value: Any) -> str:
     if isinstance(value, list):
         return "list"
     return "object" if isinstance(value, dict) else "text"
-
-
-def _is_date(text: str) -> bool:
-    if not len("20240115") <= len(text) <= len("2024-01-15T00:00:00.000000000+00:00"):
-        return False
-    try:
-        iso_day(text)
-    except ValueError:
-        return False
-    return True
-
-
-# --- the suggested recipe ---------------------------------------------------------------------------------------------
-
-TEXTS = ("subject", "request", "response", "rejected")
-"""Fields from which `markup: html` removes tags."""
-LEAST_MARKUP = 0.5
-"""Minimum share of values with certain markup to treat a column as HTML. Plain letters contain `<` too."""
-LEAST_LETTERS = 15
-"""Minimum mean length in characters of a column that may hold requests or replies."""
-
-
-@dataclass(frozen=True)
-class Suggestion:
-    """A suggested recipe as YAML data, with notes on what a person must decide."""
-
-    recipe: dict[str, Any]
-    notes: tuple[str, ...]
-    """Assumptions and fields to fill in."""
-
-
-def suggest(
-    facts: FileFacts, path: Path, line: str, institution: Institution, suites: Sequence[Path], prompts: Path | None
-) -> Suggestion:
-    """Return a suggested recipe for a file.
-
-    Args:
-        path: path of the file for the recipe.
-        line: name of the line of adapters.
-        suites: the institution's own suites, relative to the data root.
-        prompts: its red-team prompts, relative to the data root; None if there are none.
-    """
-    notes: list[str] = []
-    source = _source(facts, path, institution.ladder, notes)
-    recipe: dict[str, Any] = {
-        "line": line,
-        "purpose": f"{FILL_IN}: what the adapter is for",
-        "owner": f"{FILL_IN}: who answers for it",
-        "ceiling": institution.classification[-1],
-        "sources": [source],
-        "training": {"base_model": "smollm2-135m-instruct", "instruction": "Write the reply to this letter."},
-    }
-    if not suites or prompts is None:
-        notes.append(
-            "evaluation: left out, for want of a suite under suites/ or of red_team/prompts.jsonl; name it later."
-        )
-        return Suggestion(recipe, tuple(notes))
-    level = institution.classification[0]
-    recipe["evaluation"] = {
-        "capability": [{"name": suite.stem, "path": suite.as_posix(), "classification": level} for suite in suites[:1]],
-        "red_team": {"prompts": prompts.as_posix(), "classification": level},
-    }
-    notes.append(f"evaluation: suite and prompts are taken for {level}; write another level if they are not.")
-    return Suggestion(recipe, tuple(notes))
-
-
-def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: list[str]) -> dict[str, Any]:
-    compared = compared_columns(facts)
-    links = next((each for each in compared if each.doubt is None), None)
-    fields = _fields(facts, links, ladder, notes)
-    source: dict[str, Any] = {"name": "letters", "path": path.as_posix()}
-    if facts.encoding is not None:
-        source["encoding"] = facts.encoding
-        notes.append(f"encoding: read as {facts.encoding}; look whether its letters are right.")
-    if NOT_UTF8 in facts.broken and facts.encoding is None:
-        notes.append(
-            f"encoding: a mixture; {facts.broken[NOT_UTF8]:,} of {facts.rows:,} rows are not UTF-8 and go to "
-            f"quarantine ({format_rows(facts, NOT_UTF8)}); another `encoding` would garble the others."
-        )
-    if facts.delimiter is not None:
-        source["delimiter"] = facts.delimiter
-    if "rejected" in fields:
-        source["role"] = "preferences"
-    source["columns"] = {field: column for field, column in fields.items() if field != column}
-    constants: dict[str, str] = {}
-    for name in ("department", "author", "subject", "language", "date"):
-        if name in fields:
-            continue
-        own = _column_named(name, facts)
-        if own is not None and (own.filled or (has_header(path) and name in ("language", "date"))):
-            notes.append(_about_an_unfit_column(name, own))
-        elif name == "language":
-            constants["language"] = _language(facts, fields)
-            notes.append(f"language: no column has it; taken for {constants['language']} by its letters.")
-        elif name == "date":
-            constants["date"] = FILL_IN
-            notes.append("date: no column has ISO dates (2024-12-31); name one, or write a date for all rows.")
-        else:
-            constants[name] = ""
-    source["constants"] = constants
-    _note_ids(facts, fields, source, notes)
-    notes += _about_empty_cells(facts, fields)
-    if "case" not in fields:
-        source["case_from_row"] = True
-        notes.append("case: no column has it, so every row is a case file of its own.")
-    own_level = _column_named("classification", facts)
-    if "classification" not in fields and own_level is not None:
-        unknown = sum(times for value, times in own_level.values.items() if value not in ladder.levels)
-        notes.append(
-            f"classification: {unknown + own_level.long:,} of {facts.rows:,} rows have words in '{own_level.name}' "
-            f"that are no levels of the ladder, which no `classification_floor` replaces: quarantine. Correct "
-            f"them in the file, or rename that column in it and set the floor."
-        )
-    if "classification" in fields:
-        empty = facts.rows - facts.columns[fields["classification"]].filled
-        if empty:
-            notes.append(f"classification: {counted(empty, 'row')} without a level: quarantine.")
-    elif own_level is None or own_level.filled < facts.rows:
-        highest = ladder.levels[-1]
-        source["classification_floor"] = highest
-        notes.append(f"classification: a row without a level of the ladder gets the highest: {highest}.")
-    if links is not None:
-        source["links"] = links.column
-    notes += [_about_links(each, taken=each is links) for each in compared]
-    if (markup := _markup(facts, fields, notes)) is not None:
-        source["markup"] = markup
-    source |= {"licence": f"{FILL_IN}: under which terms", "retention": f"{FILL_IN}: how long"}
-    notes += [f"{name}: no column looks like it; name one." for name in ("request", "response") if name not in fields]
-    return source
-
-
-def _fields(
-    facts: FileFacts, links: LinkColumn | None, ladder: ClassificationLadder, notes: list[str]
-) -> dict[str, str]:
-    """Return field -> column. Each column is used once. A column that is chosen for other reasons than its name is
-    noted."""
-    columns = [column for column in facts.columns.values() if column.filled]
-    fields: dict[str, str] = {}
-
-    def free() -> list[ColumnFacts]:
-        taken = {*fields.values(), *([links.column] if links is not None else [])}
-        return [column for column in columns if column.name not in taken]
-
-    if links is not None:
-        fields["id"] = links.ids
-    levels = [each for each in columns if each.values.total() == each.filled and set(each.values) <= set(ladder.levels)]
-    if levels:
-        fields["classification"] = levels[0].name
-    for name, known in NAMES.items():
-        if name in fields:
-            continue
-        fitting = [column for column in free() if _fits(name, column)]
-        named = {plain(column.name): column.name for column in fitting}
-        if found := [named[each] for each in known if each in named]:
-            fields[name] = found[0]
-    longest = sorted((each for each in free() if _fits("request", each)), key=lambda each: -each.mean_length)
-    for name in ("response", "request"):
-        if name not in fields and longest:
-            fields[name] = longest.pop(0).name
-            notes.append(
-                f"{name}: '{fields[name]}' is a guess, by the length of its texts alone; look whether it is so."
-            )
-    if "id" not in fields:
-        unique = [column for column in free() if column.is_unique]
-        if unique:
-            fields["id"] = unique[0].name
-            notes.append(f"id: '{fields['id']}' is a guess, because every row has another value in it.")
-    if "date" not in fields:
-        dated = [column for column in free() if _fits("date", column)]
-        if dated:
-            fields["date"] = dated[0].name
-            notes.append(
-                f"date: '{fields['date']}' is a guess, because it holds dates; look whether they are the letters'."
-            )
-    return fields
-
-
-def _fits(name: str, column: ColumnFacts) -> bool:
-    if name in ("request", "response", "rejected"):
-        return column.types["text"] == column.filled and column.mean_length >= LEAST_LETTERS and column.dates == 0
-    if name == "date":
-        return column.is_dated
-    if name == "id":
-        return column.may_be_ids
-    if name == "language":
-        return all(len(value) <= len("zh-Hant-TW") for value in column.values) and column.types["text"] == column.filled
-    return column.types["list"] == column.types["object"] == 0
-
-
-def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], notes: list[str]) -> None:
-    """Add notes on rows without a distinct id and how they are treated, and set `id_from_row` if no column has ids."""
-    if "id" in fields:
-        column = facts.columns[fields["id"]]
-        repeated = column.values.total() - len(column.values)
-        for count, what in ((repeated, "an id that an earlier row has"), (column.rows - column.filled, "no id")):
-            if count:
-                notes.append(
-                    f"id: {counted(count, 'row')} of {facts.rows:,} with {what} in '{column.name}': quarantine."
-                )
-        return
-    own = _column_named("id", facts)
-    known = [each for each in facts.columns.values() if plain(each.name) in NAMES["id"] and each is not own]
-    for each in known:
-        notes.append(
-            f"id: '{each.name}' is not taken: {each.rows_amiss:,} of {facts.rows:,} rows repeat one or have none."
-        )
-    if own is None:
-        source["id_from_row"] = True
-        notes.append("id: no column has one for each row; rows are named by their numbers, so only append to the file.")
-        return
-    notes.append(
-        f"id: {own.rows_amiss:,} of {facts.rows:,} rows repeat an id of '{own.name}' or have none: quarantine. To name "
-        f"rows by their numbers, rename that column in the file, and set `id_from_row: true`."
-    )
-
-
-def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
-    """Return notes on fields that are empty in some rows. Ids and levels have their own notes."""
-    notes = []
-    for name, column in fields.items():
-        empty = facts.rows - facts.broken.total() - facts.columns[column].filled
-        if not empty or name in ("id", "classification"):
-            continue
-        follows = "quarantine"
-        if name in ("author", "department"):
-            follows = "read without it" + (", or quarantine with `split.by_author`" if name == "author" else "")
-        notes.append(f"{name}: {counted(empty, 'row')} of {facts.rows:,} with nothing in '{column}': {follows}.")
-    return notes
-
-
-def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
-    """Return a note on a column that is read because of its name but has unsuitable values."""
-    wants = {"date": "ISO dates (2024-12-31)", "language": "tags of languages (en, ar)"}.get(
-        name, "one text in each row"
-    )
-    return (
-        f"{name}: the column '{own.name}' does not hold {wants} in each row, and is read all the same: rows without "
-        f"go to quarantine. A constant does not replace it. Correct it, or rename it and set the constant."
-    )
-
-
-def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
-    """Return the column with the field's own name, which is read without an entry under `columns`; None if there is
-    none."""
-    return next((column for column in facts.columns.values() if folded(column.name) == folded(field)), None)
-
-
-def _about_links(each: LinkColumn, taken: bool) -> str:
-    note = (
-        f"links: {each.matched:,} of {each.links:,} ids in '{each.column}' name a row by '{each.ids}', "
-        f"{each.unmatched:,} name none."
-    )
-    if taken:
-        return note
-    why = f"It is not taken ({each.doubt})" if each.doubt else "A source has one column of links, and it is not taken"
-    return f"{note} {why}; if it ties rows, set `links` to it, and `id` under `columns` to '{each.ids}'."
-
-
-def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:
-    """Return `html` if one text column is mostly HTML, otherwise None. Tags are noted in either case, because
-    removing them deletes text."""
-    columns = [facts.columns[fields[name]] for name in TEXTS if name in fields]
-    is_html = any(column.filled and column.markup >= LEAST_MARKUP * column.filled for column in columns)
-    for column in columns:
-        if not column.markup and not (is_html and column.like_tags):
-            continue
-        note = f"markup: {column.markup:,} of {column.filled:,} values of '{column.name}' have tags of HTML"
-        if column.like_tags:
-            note += f", and {column.like_tags:,} have `<` before what is no tag"
-        if is_html:
-            notes.append(f"{note}; `markup: html` removes all that stands between `<` and `>`, in every row.")
-        else:
-            notes.append(f"{note}; it is kept. `markup: html` would remove all between `<` and `>`, in every row.")
-    return "html" if is_html else None
-
-
-def _language(facts: FileFacts, fields: dict[str, str]) -> str:
-    columns = [facts.columns[fields[name]] for name in ("request", "response") if name in fields]
-    arabic, filled = sum(each.arabic for each in columns), sum(each.filled for each in columns)
-    return "ar" if 2 * arabic > filled else "en"

@@ -1,4 +1,4 @@
-"""Convert ShareGPT, Alpaca and HH rows to a request and replies.
+"""Convert rows of ShareGPT, Alpaca, HH and ChatGPT exports to a request and replies, and recognise them.
 
 A conversation becomes one request and one reply: the reply is its last turn, the request is everything before it. A
 request with more than one human turn is a transcript: each turn begins with `Human: ` or `Assistant: `, separated by
@@ -7,18 +7,18 @@ system turn comes first, without a mark. No turn is dropped.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sovereign_pipeline.corpus.document import Role, RowRejected
 
-Layout = Literal["sharegpt", "alpaca", "hh"]
+Layout = Literal["sharegpt", "alpaca", "hh", "chatgpt"]
 Speaker = Literal["system", "human", "assistant"]
 
 LAYOUT_COLUMNS = (
     "conversations", "messages", "instruction", "input", "output", "history", "system", "prompt", "chosen",
-    "rejected",
+    "rejected", "mapping", "current_node",
 )  # fmt: skip
 """Columns that the layouts other than `columns` read."""
 
@@ -47,8 +47,69 @@ def text_fields(layout: Layout, role: Role, row: Mapping[str, Any]) -> dict[str,
 
     Raises RowRejected for a row that is not in the layout.
     """
-    conversation, replies = {"sharegpt": _sharegpt, "alpaca": _alpaca, "hh": _hh}[layout](role, row)
+    conversation, replies = _READERS[layout](role, row)
     return {"request": _request(conversation), **dict(zip(("response", "rejected"), replies, strict=False))}
+
+
+def layout_of(row: Mapping[str, Any]) -> Layout | None:
+    """Return the layout other than columns in which a row is; None if it is in none of them."""
+    if isinstance(row.get("mapping"), dict):
+        return "chatgpt"
+    if any(_is_conversation(row.get(name)) for name in ("conversations", "messages")):
+        return "sharegpt"
+    if isinstance(row.get("instruction"), str) and isinstance(row.get("output"), str):
+        return "alpaca"
+    pair = [row.get(name) for name in _PAIR]
+    is_hh = all(_is_conversation(each) or (isinstance(each, str) and _is_transcript(each)) for each in pair)
+    return "hh" if is_hh else None
+
+
+def turns_of(layout: Layout, role: Role, row: Mapping[str, Any]) -> int:
+    """Return the number of human turns in the request of a row. Raises RowRejected as `text_fields` does."""
+    conversation, _ = _READERS[layout](role, row)
+    return sum(turn.speaker == "human" for turn in conversation)
+
+
+def _is_conversation(value: Any) -> bool:
+    pairs = (("from", "value"), ("role", "content"))
+    return isinstance(value, list) and bool(value) and any(_has(value[0], pair) for pair in pairs)
+
+
+def _chatgpt(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[str]]:
+    """Return the turns from the root of a conversation's tree to its current end, as the export's owner sees them."""
+    nodes = row.get("mapping")
+    if not isinstance(nodes, dict) or not all(isinstance(node, dict) for node in nodes.values()):
+        raise RowRejected("no tree of messages under mapping")
+    ends = [name for name, node in nodes.items() if not node.get("children")]
+    name, path, seen = row.get("current_node") or (ends[-1] if ends else None), list[Turn](), set[Any]()
+    while name in nodes and name not in seen:
+        seen.add(name)
+        path += [turn] if (turn := _node(nodes[name].get("message"))) else []
+        name = nodes[name].get("parent")
+    turns = list[Turn]()
+    for turn in reversed(path):
+        if turns and turns[-1].speaker == turn.speaker:  # one answer in several messages
+            turns[-1] = Turn(turn.speaker, f"{turns[-1].text}\n\n{turn.text}")
+        else:
+            turns.append(turn)
+    if turns and turns[-1].speaker == "human":
+        turns.pop()  # a question that was not answered
+    _check_order(turns, "assistant")
+    return turns[:-1], [turns[-1].text]
+
+
+def _node(message: Any) -> Turn | None:
+    """Return a message of a ChatGPT export as a turn; None for messages that nobody sees: of tools, to tools, empty."""
+    content = message.get("content") if isinstance(message, dict) else None
+    author = message.get("author") if isinstance(message, dict) else None
+    speaker = _SPEAKERS.get(str(author.get("role"))) if isinstance(author, dict) else None
+    if not isinstance(content, dict) or speaker is None or message.get("recipient") not in (None, "all"):
+        return None
+    if content.get("content_type") not in (None, "text", "multimodal_text") or speaker == "system":
+        return None
+    parts = content.get("parts")
+    texts = [part for part in parts if isinstance(part, str) and part.strip()] if isinstance(parts, list) else []
+    return Turn(speaker, "\n\n".join(texts).strip()) if texts else None
 
 
 def _sharegpt(role: Role, row: Mapping[str, Any]) -> tuple[Sequence[Turn], Sequence[str]]:
@@ -127,6 +188,8 @@ def _turn(value: Any, number: int) -> Turn:
     if names is None:
         raise RowRejected(f"turn {number} has neither from and value nor role and content")
     speaker, text = (value[name] for name in names)
+    if isinstance(text, list) and text and all(isinstance(part, dict) and part.get("type") == "text" for part in text):
+        text = "\n".join(str(part.get("text", part.get("value", ""))) for part in text)
     if not isinstance(speaker, str) or speaker.lower() not in _SPEAKERS:
         raise RowRejected(f"turn {number} is of an unknown speaker; known: {', '.join(_SPEAKERS)}")
     if not isinstance(text, str):
@@ -200,3 +263,11 @@ def _request(turns: Sequence[Turn]) -> str:
     is_single = sum(turn.speaker == "human" for turn in turns) == 1
     marks: dict[Speaker, str] = {"system": "", "human": "" if is_single else "Human: ", "assistant": "Assistant: "}
     return "\n\n".join(f"{marks[turn.speaker]}{turn.text}" for turn in turns)
+
+
+_READERS: Mapping[Layout, Callable[[Role, Mapping[str, Any]], tuple[Sequence[Turn], Sequence[str]]]] = {
+    "sharegpt": _sharegpt,
+    "alpaca": _alpaca,
+    "hh": _hh,
+    "chatgpt": _chatgpt,
+}

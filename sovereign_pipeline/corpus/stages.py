@@ -22,9 +22,10 @@ from sovereign_pipeline.corpus.document import (
     write_documents,
     write_jsonl,
 )
-from sovereign_pipeline.corpus.documents_from_rows import SourceCount, readers_of, source_digests
+from sovereign_pipeline.corpus.documents_from_rows import SourceReader, readers_of, source_digests
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.policy.corpus import Source
+from sovereign_pipeline.corpus.languages import other_language
+from sovereign_pipeline.corpus.values import format_levels
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.line import Line
 from sovereign_pipeline.record.manifest import ArtifactRef
@@ -68,7 +69,7 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
 
     def documents() -> Iterator[Document]:
         for reader in readers.of_sources:
-            source, path = reader.source, reader.path
+            source = reader.source
             broken: list[Quarantined] = []
             for outcome in reader:
                 if isinstance(outcome, Document):
@@ -81,8 +82,8 @@ def build_raw_corpus(workplace: Workplace, inputs: Inputs, workspace: Path) -> B
                 f"{count.excluded:,} excluded, {count.not_selected:,} not selected"
             )
             reader.reject_unlike_recipe()
-            reader.exclusions.reject_unmatched(path)
-            _stop_above_share(workplace, source, path, count, broken)
+            reader.exclusions.reject_unmatched(reader.path)
+            _stop_above_share(workplace, reader, broken)
             quarantined.extend(broken)
 
     rows = write_documents(workspace / DOCUMENTS, documents())
@@ -134,19 +135,19 @@ def _recorded_secret(workplace: Workplace, secret: bytes) -> dict[str, str]:
     return {COLUMN_SECRET: fingerprint}
 
 
-def _stop_above_share(
-    workplace: Workplace, source: Source, path: Path, count: SourceCount, broken: list[Quarantined]
-) -> None:
+def _stop_above_share(workplace: Workplace, reader: SourceReader, broken: list[Quarantined]) -> None:
+    count, limit = reader.count, workplace.line.quarantine.max_share
     rows = count.rows - count.not_selected - count.excluded
-    limit = workplace.line.quarantine.max_share
     if not broken or len(broken) <= limit * rows:
         return
+    levels = f" No levels: {format_levels(reader.unknown_levels)}." if reader.unknown_levels else ""
     raise QuarantineExceeded(
-        f"Line {workplace.line.line}: {len(broken):,} of {rows:,} rows of source '{source.name}' ({path}) are broken, "
-        f"{len(broken) / rows:.1%}; the recipe allows {limit:.1%}. {format_rows_by_reason(broken)}.",
+        f"Line {workplace.line.line}: {len(broken):,} of {rows:,} rows of source '{reader.source.name}' "
+        f"({reader.path}) are broken, {len(broken) / rows:.1%}; the recipe allows {limit:.1%}. "
+        f"{format_rows_by_reason(broken)}.{levels}",
         remedy_for(broken, workplace.institution.ladder),
         act="look_at_source",
-        file=str(path),
+        file=str(reader.path),
     )
 
 
@@ -307,6 +308,36 @@ def evaluate_links_name_rows(workplace: Workplace, artifact: Artifact, inputs: I
     return Verdict(True, message, evidence)
 
 
+MOST_IN_OTHER_LANGUAGE = 0.02
+"""Largest accepted share of documents with a text that is surely in another language than the document."""
+
+
+def evaluate_languages_right(workplace: Workplace, artifact: Artifact, inputs: Inputs) -> Verdict:
+    """Verify that hardly any document has a text in another language than its own. Names are detected by language, so
+    they would be replaced wrongly, and missed."""
+    counts, wrong, documents = Counter[str](), list[str](), 0
+    for document in read_documents(artifact.file(DOCUMENTS)):
+        documents += 1
+        texts = (document.request, document.response, document.rejected or "")
+        found = next((each for each in (other_language(text, document.language) for text in texts) if each), None)
+        if found is not None:
+            counts[f"{document.language}, found {found}"] += 1
+            wrong.append(document.id)
+    share = len(wrong) / max(1, documents)
+    evidence = {"documents": documents, "in_other_language": len(wrong), "share": round(share, 6), "languages": counts}
+    named = "; ".join(f"{stated}: {times:,}" for stated, times in counts.most_common())
+    message = f"{len(wrong):,} of {documents:,} documents have a text in another language than their own ({share:.1%})"
+    if share <= MOST_IN_OTHER_LANGUAGE:
+        return Verdict(True, f"{message}; at most {MOST_IN_OTHER_LANGUAGE:.0%} may.", evidence)
+    return Verdict(
+        False,
+        f"{message}, more than {MOST_IN_OTHER_LANGUAGE:.0%} ({named}): {and_more(wrong)}. Correct the column of "
+        f"languages, or take the constant away and set language_from_text: true. Leave out rows in two languages.",
+        evidence,
+        tuple({"document": id} for id in wrong),
+    )
+
+
 RAW_CORPUS = Stage(
     kind="raw_corpus",
     code_version="7",
@@ -325,6 +356,12 @@ RAW_CORPUS = Stage(
             ),
             code_version="6",
             evaluate=evaluate_rows_accounted_for,
+        ),
+        Gate(
+            name="languages_right",
+            question="Are nearly all texts in the language that their document states?",
+            code_version="1",
+            evaluate=evaluate_languages_right,
         ),
         Gate(
             name="links_name_rows",

@@ -13,8 +13,16 @@ from typing import Any
 from sovereign_pipeline.base.text import compared_as
 from sovereign_pipeline.corpus.document import RowRejected
 from sovereign_pipeline.corpus.folding import folded
-from sovereign_pipeline.policy.institution import iso_day
+from sovereign_pipeline.policy.corpus import WantedValue
 
+_NAMES_OF_LANGUAGES = {
+    **dict.fromkeys(("english", "الإنجليزية", "الانجليزية", "إنجليزي", "انجليزي", "إنجليزية"), "en"),
+    **dict.fromkeys(("arabic", "العربية", "عربي", "عربية"), "ar"),
+    **dict.fromkeys(("french", "français", "الفرنسية"), "fr"),
+    **dict.fromkeys(("persian", "farsi", "فارسی"), "fa"),
+    **dict.fromkeys(("urdu", "اردو"), "ur"),
+}
+"""Name of a language -> its tag."""
 NO_VALUE = frozenset(("", "null", "none", "nan", "n/a", "na", "<na>", "#n/a", "-", "--", "\\n"))
 """Lower-case spellings of null in Python, pandas, databases, workbooks and by people."""
 LONGEST_IDENTIFIER = 200
@@ -25,9 +33,6 @@ _LANGUAGE_TAG = re.compile(
     r"[A-Za-z]{2,3}(?:-[A-Za-z]{3}){0,3}(?:-[A-Za-z]{4})?(?:-(?:[A-Za-z]{2}|[0-9]{3}))?"
     r"(?:-(?:[A-Za-z0-9]{5,8}|[0-9][A-Za-z0-9]{3})){0,3}"
 )
-_TIMES = {9: "seconds", 10: "seconds", 12: "milliseconds", 13: "milliseconds", 16: "microseconds", 19: "nanoseconds"}
-"""Number of digits of a timestamp -> its unit."""
-_NUMBER = re.compile(r"[\d.,]+")
 DIGITS_LOST = re.compile(r"-?\d(?:\.\d+)?[eE]\+\d+", re.ASCII)
 """Pattern of an id that a workbook has shortened: 1.2E+11 may have been several ids."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -70,23 +75,13 @@ def is_identifier(text: str) -> bool:
 
 
 def language_of(tag: str) -> str:
-    """Return the language of a tag, without script and region. Raises RowRejected, without quoting the tag, if it is
-    invalid."""
+    """Return the language of a tag, without script and region, or of a language's name. Raises RowRejected, without
+    quoting the tag, if it is invalid."""
+    if (named := _NAMES_OF_LANGUAGES.get(tag.casefold())) is not None:
+        return named
     if _LANGUAGE_TAG.fullmatch(tag) is None:
         raise RowRejected("language is not a BCP 47 language tag, such as en or ar-OM")
     return tag.lower().split("-")[0]
-
-
-def day_of(text: str) -> str:
-    """Return the day of an ISO date. Raises RowRejected, without quoting the text, for any other form."""
-    whole = len(re.split("[.,]", text)[0]) if _NUMBER.fullmatch(text) else 0
-    if whole in _TIMES:
-        raise RowRejected(f"date is a number of {_TIMES[whole]} since 1970")
-    try:
-        day = iso_day(text)
-    except ValueError as error:
-        raise RowRejected(f"date {'is a number, as workbooks keep days' if whole else error}") from None
-    return day.isoformat()
 
 
 def without_markup(text: str) -> str:
@@ -110,10 +105,13 @@ _SHOWN = frozenset(
     waiting current expired valid invalid public internal confidential secret restricted official unclassified
     protected private sensitive low medium normal high urgent critical letter email phone fax web form post question
     answer reply request complaint application english arabic french german spanish en ar good bad neutral positive
-    negative unknown other مفتوح مغلق عام سري داخلي محدود جديد مكتمل معلق عربي إنجليزي""".split()
+    negative unknown other issued void مفتوح مغلق عام سري داخلي محدود جديد مكتمل معلق عربي إنجليزي مسودة نهائي نهائية
+    ملغى محذوف مسحوب معتمد مرسل منشور مرفوض مؤرشف""".split()
 ) | {"in progress", "on hold", "top secret", "not answered", "e-mail", "no reply"}
 """Words for states, levels, kinds and languages. Any other word may be a person's name."""
 _MOST_SHOWN = 8
+_MOST_LEVELS = 12
+"""Number of different words up to which a column may hold levels. A column with more may hold names."""
 
 
 def truth_of(value: Any) -> bool | None:
@@ -122,11 +120,13 @@ def truth_of(value: Any) -> bool | None:
     return True if text in _TRUE else False if text in _FALSE else None
 
 
-def is_wanted(value: Any, wanted: str | int | bool | None) -> bool:
-    """Return whether a value of a file equals the value that `where` names, in any spelling.
+def is_wanted(value: Any, wanted: WantedValue | tuple[WantedValue, ...]) -> bool:
+    """Return whether a value of a file equals the value, or one of the values, that `where` names, in any spelling.
 
     An empty value equals null and false, because exports leave false cells empty.
     """
+    if isinstance(wanted, tuple):
+        return any(is_wanted(value, each) for each in wanted)
     if isinstance(value, bool):
         return truth_of(wanted) is value
     text = _compared(value)
@@ -160,6 +160,16 @@ def format_values(seen: Mapping[str, int]) -> str:
     more = [f"{others:,} {'values' if others > 1 else 'value'} not shown"] if others else []
     cut = [f"{len(shown) - _MOST_SHOWN:,} more"] if len(shown) > _MOST_SHOWN else []
     return ", ".join([*shown[:_MOST_SHOWN], *cut, *more])
+
+
+def format_levels(words: Mapping[str, int]) -> str:
+    """Return the words of a column of levels for a message, each with its count. Words that may be texts or names are
+    only counted."""
+    short = [each for each in words if len(each) <= 30 and len(each.split()) <= 3 and not any(map(str.isdigit, each))]
+    shown = short if len(words) <= _MOST_LEVELS else []
+    others = len(words) - len(shown)
+    more = [f"{others:,} not shown"] if others else []
+    return ", ".join([*(f"{word} ({words[word]:,})" for word in sorted(shown, key=lambda each: -words[each])), *more])
 
 
 def _compared(value: Any) -> str:

@@ -20,6 +20,7 @@ from sovereign_pipeline.record.store import Artifact
 from sovereign_pipeline.split import HELD_OUT, TRAIN
 from sovereign_pipeline.split.contained_texts import Boilerplate, TextCollector, Texts, crossing_texts, texts_in
 from sovereign_pipeline.split.features import read_columns
+from sovereign_pipeline.split.pieces import Pieces, in_pieces
 from sovereign_pipeline.split.similarity import PLACEHOLDER, normal_text
 from sovereign_pipeline.split.stages import LEAKAGE_SAFE_SPLIT
 from sovereign_pipeline.suites.rows import digest_of_items, level_of_red_team, level_of_suites, read_prompts
@@ -70,6 +71,9 @@ class HeldOutInRows:
     """Number of held-out documents compared."""
     found: tuple[tuple[str, str], ...]
     """Pairs (held-out document id, row id), each once."""
+    in_pieces: tuple[tuple[str, str], ...]
+    """Pairs (held-out document id, id of a row with a piece of it), for texts of which the rows contain half."""
+    pieces: Pieces
     by_fields: dict[str, int]
     """`field ~ field` (held-out document, row) -> number of pairs of texts."""
 
@@ -93,7 +97,7 @@ def not_contaminated(file: Callable[[Line], str]) -> Gate:
             "Do no more rows than the recipe allows hold an item of a suite or a red-team prompt of the line, and does "
             "none hold a text of the line's held-out documents?"
         ),
-        code_version="2",
+        code_version="3",
         evaluate=evaluate,
         config=_config,
         external=_digests,
@@ -167,20 +171,39 @@ def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any
 
 def _with_held_out(verdict: Verdict, held_out: HeldOutInRows) -> Verdict:
     """Return the verdict on the suites, extended by texts of held-out documents, which a recipe can never allow."""
-    rows = sorted({row for _, row in held_out.found})
+    rows, pieces = ({row for _, row in found} for found in (held_out.found, held_out.in_pieces))
     evidence = {
         **verdict.evidence,
-        "held_out": {"documents": held_out.documents, "rows": len(rows), "texts_by_fields": held_out.by_fields},
+        "held_out": {
+            "documents": held_out.documents,
+            "rows": len(rows),
+            "texts_by_fields": held_out.by_fields,
+            "rows_with_pieces": len(pieces),
+            "largest_share_in_pieces": held_out.pieces.largest_share,
+            "letters_of_a_piece": held_out.pieces.letters,
+        },
     }
-    listed = tuple({"suite": HELD_OUT_DOCUMENTS, "item": item, "row": row} for item, row in held_out.found)
-    if not rows:
-        return replace(verdict, evidence=evidence)
-    fields = ", ".join(f"{count:,} {name}" for name, count in held_out.by_fields.items() if count)
+    every = dict.fromkeys((*held_out.found, *held_out.in_pieces))
+    listed = tuple({"suite": HELD_OUT_DOCUMENTS, "item": item, "row": row} for item, row in every)
+    if not every:
+        return replace(verdict, message=f"{verdict.message}{held_out.pieces.remark}", evidence=evidence)
+    problems = []
+    if rows:
+        fields = ", ".join(f"{count:,} {name}" for name, count in held_out.by_fields.items() if count)
+        problems.append(
+            f"{counted(len(rows), 'row holds', 'rows hold')} a text of a held-out document or stand in one "
+            f"({and_more(sorted(rows))}; by field: {fields})."
+        )
+    if pieces:
+        documents = len({item for item, _ in held_out.in_pieces})
+        problems.append(
+            f"{counted(len(pieces), 'row holds', 'rows together hold')} half or more of a text of "
+            f"{counted(documents, 'held-out document')} ({and_more(sorted(pieces))})."
+        )
     return replace(
         verdict,
         passed=False,
-        message=f"{counted(len(rows), 'row holds', 'rows hold')} a text of a held-out document or stand in one "
-        f"({and_more(rows)}; by field: {fields}). {verdict.message}",
+        message=" ".join([*problems, verdict.message]),
         evidence=evidence,
         listed=(*listed, *verdict.listed),
     )
@@ -326,8 +349,12 @@ def held_out_in_rows(workplace: Workplace, rows: Path, split: Artifact) -> HeldO
         repeated = Boilerplate.of(scratch, held.texts, texts)
         boilerplate = Boilerplate(of_split.marks | repeated.marks, of_split.shingles, of_split.formulas)
         crossing = crossing_texts(held.texts, texts, boilerplate)
-    found = [(held.ids[one], ids[other]) for one, other in crossing.documents.tolist()]
-    return HeldOutInRows(len(held), tuple(found), crossing.by_fields)
+        pieces = in_pieces(held.texts, texts, train.texts)
+    whole, parts = (
+        tuple((held.ids[one], ids[other]) for one, other in pairs.tolist())
+        for pairs in (crossing.documents, pieces.documents)
+    )
+    return HeldOutInRows(len(held), whole, parts, pieces, crossing.by_fields)
 
 
 def _read_rows(rows: Path, shingles: Path) -> tuple[list[str], Texts]:
@@ -338,5 +365,4 @@ def _read_rows(rows: Path, shingles: Path) -> tuple[list[str], Texts]:
         for column, value in row.items():
             if column != "id" and isinstance(value, str):
                 collector.add(number, texts_in(_FIELDS.get(column, "request"), value))
-    collector.shingles().tofile(shingles)
-    return ids, Texts.joined([collector.records()], shingles)
+    return ids, collector.stored(shingles)

@@ -16,13 +16,13 @@ from itertools import islice
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.corpus.document import Document, Role
 from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.languages import LEAST_LETTERS, is_in_other_script
 from sovereign_pipeline.split.similarity import normal_text
 
 RUNNING_LINE_WORDS = 8
 """Maximum number of words in a last line that may be a signature or a list item. A longer line is a sentence."""
 NEAR_EMPTY_WORDS = 3
 NEAR_LIMIT = 0.9
-MIN_LETTERS = 20
 ONE_SIDED = 0.8
 """Share of pairs with the longer reply chosen (or rejected) from which length predicts the choice. Rewards that
 follow length are a known failure of preference data (Singhal et al. 2023, "A Long Way to Go")."""
@@ -38,24 +38,6 @@ _MARKUP = re.compile(
     r"|&(?:[a-z]{2,8}|#\d{2,6}|#x[0-9a-f]{2,5});",
     re.IGNORECASE,
 )
-_SCRIPTS = {
-    "latin": re.compile(r"[A-Za-z\u00c0-\u024f]+"),
-    "arabic": re.compile(r"[\u0620-\u064a\u066e-\u06d3\u0750-\u077f\u08a0-\u08c7\ufb50-\ufdff\ufe70-\ufefc]+"),
-    "cyrillic": re.compile(r"[\u0400-\u052f]+"),
-    "greek": re.compile(r"[\u0370-\u03ff]+"),
-    "hebrew": re.compile(r"[\u05d0-\u05ea]+"),
-    "devanagari": re.compile(r"[\u0900-\u097f]+"),
-    "han": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]+"),
-}
-_SCRIPT_OF = {
-    **dict.fromkeys(("en", "fr", "de", "es", "it", "pt", "nl", "tr", "sw", "id", "ms", "pl", "sv", "da"), "latin"),
-    **dict.fromkeys(("ar", "fa", "ur", "ps"), "arabic"),
-    **dict.fromkeys(("ru", "uk", "bg"), "cyrillic"),
-    **dict.fromkeys(("hi", "ne", "mr"), "devanagari"),
-    **dict.fromkeys(("zh", "ja"), "han"),
-    "el": "greek",
-    "he": "hebrew",
-}
 # Name of the finding -> what it counts, and the remedy.
 _COMMON: Mapping[str, tuple[str, str]] = {
     "exact duplicates": (
@@ -80,7 +62,7 @@ _COMMON: Mapping[str, tuple[str, str]] = {
         "Give the source markup: html, or clean it.",
     ),
     "other script than the language's": (
-        f"rows with a text of at least {MIN_LETTERS} letters, most of them in another script than the row's language",
+        f"rows with a text of at least {LEAST_LETTERS} letters, most of them in another script than the row's language",
         "Correct the language of these rows: names are looked for by language. Or leave them out with where.",
     ),
     "near the length limit": (
@@ -240,16 +222,6 @@ def _is_near_empty(reply: str) -> bool:
     """Return whether a reply has few words. A reply without characters is empty, which is another finding."""
     words = (each for each in _PART.finditer(reply) if _LETTER_OR_DIGIT.search(each[0]))
     return bool(reply.strip()) and len(list(islice(words, NEAR_EMPTY_WORDS))) < NEAR_EMPTY_WORDS
-
-
-def is_in_other_script(text: str, language: str) -> bool:
-    """Return whether most letters of a text are in another script than its language is written in; False if the
-    language's script is not known or the letters are too few."""
-    expected = _SCRIPT_OF.get(language)
-    if expected is None:
-        return False
-    letters = {script: sum(map(len, runs.findall(text))) for script, runs in _SCRIPTS.items()}
-    return sum(letters.values()) >= MIN_LETTERS and max(letters, key=lambda script: letters[script]) != expected
 
 
 class Contradictions:

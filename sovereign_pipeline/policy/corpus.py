@@ -1,6 +1,7 @@
 """Define a recipe's sections `sources`, `quarantine`, `corpus`, `privacy` and `split`."""
 
 import codecs
+import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -34,6 +35,22 @@ _NO_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape", "utf-7"
 
 ColumnTreatment = Literal["replace", "quarantine"]
 
+UNIX = "unix"
+"""Format of dates that are seconds, milliseconds, microseconds or nanoseconds since 1970."""
+
+_PARTS_OF_DATES = {
+    "d": "dd",
+    "dd": "dd",
+    "m": "mm",
+    "mm": "mm",
+    "mmm": "mmm",
+    "mmmm": "mmm",
+    "yy": "yy",
+    "yyyy": "yyyy",
+}
+
+WantedValue = str | int | bool | None
+
 OPTIONAL_FIELDS = ("subject", "author", "department")
 """Fields for which a constant may be empty, which means that the file has no such field."""
 
@@ -53,6 +70,37 @@ class Exclusion(RecipeModel):
         if not value.strip():
             raise ValueError("is empty")
         return value.strip()
+
+
+class DateForm(RecipeModel):
+    """How the dates of a file are written."""
+
+    format: str | tuple[str, ...] = Field(examples=["dd.mm.yyyy"])
+    """Order and separator of day (dd), month (mm, or mmm for its name) and year (yyyy or yy), such as `dd.mm.yyyy`,
+    `mm/dd/yyyy` or `dd mmm yyyy`; `unix` for seconds or milliseconds since 1970. Leading zeros, a weekday and a time
+    may be there or not, and digits may be of any script. Names of months are read in English and Arabic. ISO dates
+    are always read. A list reads each of its formats."""
+
+    @field_validator("format")
+    @classmethod
+    def _are_formats(cls, written: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return _usual_format(written) if isinstance(written, str) else tuple(map(_usual_format, written))
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return (self.format,) if isinstance(self.format, str) else self.format
+
+
+def _usual_format(written: str) -> str:
+    """Return the usual spelling of a format of dates: `D.M.YYYY` is `dd.mm.yyyy`."""
+    text = written.strip().lower()
+    if text == UNIX or FILL_IN in written:  # the placeholder stops a run anyway
+        return written if FILL_IN in written else UNIX
+    parts, separators = re.split(r"[^a-z]+", text), re.findall(r"[^a-z]+", text)
+    usual = [_PARTS_OF_DATES.get(part, "") for part in parts]
+    if sorted(part[:1] for part in usual) != ["d", "m", "y"]:
+        raise ValueError(f"'{written}' is no format of dates, such as dd.mm.yyyy, mm/dd/yyyy, dd mmm yyyy or unix")
+    return (" " if "mmm" in usual else separators[0].strip() or " ").join(usual)
 
 
 class Source(RecipeModel):
@@ -76,9 +124,10 @@ class Source(RecipeModel):
     beside the response). `labels` are replies with binary feedback (`label`: true, yes, y, t, 1, or false, no, n, f,
     0)."""
 
-    layout: Literal["columns", "sharegpt", "alpaca", "hh"] = "columns"
-    """Layout of the rows. `columns` reads each field from a column. `sharegpt`, `alpaca` and `hh` read request and
-    replies from rows in these formats; such rows need no subject."""
+    layout: Literal["columns", "sharegpt", "alpaca", "hh", "chatgpt"] = "columns"
+    """Layout of the rows. `columns` reads each field from a column. `sharegpt` (also lists of `messages`), `alpaca`,
+    `hh` and `chatgpt` (a ChatGPT export) read request and replies from rows in these formats; such rows need no
+    subject."""
 
     columns: dict[str, str] = Field(default={}, examples=[{"request": "letter", "response": "reply"}])
     """Document field -> column of the file. A field that is not listed is read from the column with its own name.
@@ -89,6 +138,16 @@ class Source(RecipeModel):
     """Document field -> one value for every row; it overrides the file's column of that name. A classification level
     only rises: the higher of constant and column applies. subject, author and department may be "" if the file has no
     such column; a file that has one is rejected."""
+
+    date: DateForm | None = None
+    """How dates are written; null: ISO only. `sovereign sources look --recipe` finds the format."""
+
+    levels: dict[str, str] = Field(default={}, examples=[{"Internal": "INTERNAL", "سري": "CONFIDENTIAL"}])
+    """The file's word for a classification level -> level of the ladder. Letter case does not matter. A word that is
+    neither listed nor a level of the ladder then stops the line."""
+
+    language_from_text: bool = False
+    """Find the language of each row without one by its letters: by the script, and within a script by common words."""
 
     id_from_row: bool = False
     """Give a row without an id the source's name and its row number as its id. Afterwards rows may only be appended to
@@ -101,11 +160,12 @@ class Source(RecipeModel):
     """Lowest classification level of every row. A row without a level gets this level. If other rows of the file have
     the level's column, a row without it is quarantined."""
 
-    where: dict[str, str | int | bool | None] = Field(default={}, examples=[{"status": "answered"}])
-    """Column -> value: only rows with these values are read; the others are counted as not selected. Letter case and
-    blanks around a value do not matter, and `1`, `1.0` and `"1"` are one value. `true` also matches yes, y, t, on, 1,
-    نعم; `false` also matches no, n, f, off, 0, لا, and an empty cell or null; `null` also matches an empty cell, `n/a`,
-    `-` and the like. If no row is selected, the line stops with an error that lists the column's values."""
+    where: dict[str, WantedValue | tuple[WantedValue, ...]] = Field(default={}, examples=[{"status": "answered"}])
+    """Column -> value, or list of values: only rows with these values are read; the others are counted as not
+    selected. Letter case and blanks around a value do not matter, and `1`, `1.0` and `"1"` are one value. `true`
+    also matches yes, y, t, on, 1, نعم; `false` also matches no, n, f, off, 0, لا, and an empty cell or null; `null`
+    also matches an empty cell, `n/a`, `-` and the like. If no row is selected, the line stops with an error that
+    lists the column's values."""
 
     exclude: tuple[Exclusion, ...] = ()
     """Rows to leave out, by id, each with a reason. They are counted. An id that matches no row stops the line."""
@@ -143,8 +203,15 @@ class Source(RecipeModel):
     @property
     def description(self) -> dict[str, Any]:
         """All keys as JSON, without optional keys that are not set: these do not change an artifact's identity."""
-        later = {name for name in ("encoding", "delimiter", "exclude") if not getattr(self, name)}
+        optional = ("encoding", "delimiter", "exclude", "date", "levels", "language_from_text")
+        later = {name for name in optional if not getattr(self, name)}
         return self.model_dump(mode="json", exclude=later)
+
+    @property
+    def is_filled_in(self) -> bool:
+        """Return whether no key that decides how rows are read still says FILL IN."""
+        terms = ("licence", "retention")
+        return FILL_IN not in str(self.model_dump(mode="json", exclude={*terms}))
 
     @model_validator(mode="after")
     def _fields_are_known(self) -> "Source":

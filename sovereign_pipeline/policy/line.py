@@ -154,6 +154,12 @@ def check_against_institution(line: Line, institution: Institution) -> None:
             for source in line.sources
             if source.classification_floor is not None
         ),
+        *(
+            (f"sources.{source.name}.levels.{word}", level)
+            for source in line.sources
+            for word, level in source.levels.items()
+            if FILL_IN not in level
+        ),
     ]
     if line.evaluation is not None:
         named += [

@@ -28,6 +28,7 @@ from sovereign_pipeline.split.near_duplicates import (
     crossing_near_duplicates,
     near_duplicates,
 )
+from sovereign_pipeline.split.pieces import Pieces, in_pieces
 from sovereign_pipeline.split.shingles import Rarity
 
 MIN_SHARE = 0.10
@@ -47,6 +48,8 @@ class CrossingCheck:
     compared: int
     """Number of near-duplicate candidates that were compared in full."""
     texts: CrossingTexts
+    pieces: Pieces
+    """Texts of held-out documents that training has in pieces."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class Assignment:
     """Number of paraphrase pairs that were tied."""
     late_pairs: int
     """Number of near-duplicate or contained-text pairs that only the exhaustive check found."""
+    in_pieces: int
+    """Number of documents that were not held out, or were tied, because other documents contain them in pieces."""
     check: CrossingCheck
     """Last check, which found no crossing pair."""
     cut: date | None
@@ -76,8 +81,9 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
     """Return the assignment: tie documents, choose, and check. If the check finds a pair that MinHash missed, tie the
     pair and choose again.
 
-    The loop ends, because every such pair joins two components. Raises InputError if the letters cannot be on both
-    sides.
+    A held-out document that training has in pieces is held out last from then on. If that does not help, or the newest
+    are held out, it is tied to the documents with the pieces. The loop ends, because each round joins two components or
+    adds one to those held out last. Raises InputError if the letters cannot be on both sides.
     """
     columns = features.columns
     rarity = Rarity.of(scratch, columns.shingles)
@@ -92,22 +98,35 @@ def assign(features: Features, recipe: Split, scratch: Path, progress: Progress)
         tied.append(paraphrased)
     paraphrases = int((paraphrased[:, 0] < paraphrased[:, 1]).sum())
     late_pairs = 0
+    is_last, pieces = is_boilerplate.copy(), set[int]()
     while True:
         component_of = components(len(columns), features.ties.values(), tied)
         share, cut = recipe.held_out_share, None
         if recipe.by_date:
             is_held_out, cut = hold_out_newest(columns.days, columns.is_preference, component_of, share)
         else:
-            is_held_out = hold_out(columns.ids, columns.is_preference, component_of, share, recipe.seed, is_boilerplate)
+            is_held_out = hold_out(columns.ids, columns.is_preference, component_of, share, recipe.seed, is_last)
         progress("checking every pair across the split for near-duplicates and contained texts")
         check = _check_crossing(features, is_held_out, rarity, boilerplate, recipe, scratch)
         late = np.concatenate((check.near_duplicates, check.texts.documents))
-        if not len(late):
-            pairs = len(contained)
+        if not len(late) and not len(check.pieces.documents):
             return Assignment(
-                is_held_out, component_of, similar, pairs, is_boilerplate, paraphrases, late_pairs, check, cut
+                is_held_out,
+                component_of,
+                similar,
+                len(contained),
+                is_boilerplate,
+                paraphrases,
+                late_pairs,
+                len(pieces),
+                check,
+                cut,
             )
-        tied.append(late)
+        in_training = check.pieces.documents[:, 0]
+        pieces.update(in_training.tolist())
+        is_tied = is_last[in_training] | recipe.by_date
+        is_last |= np.isin(component_of, component_of[in_training])
+        tied += [late, check.pieces.documents[is_tied]]
         late_pairs += len(late)
 
 
@@ -142,15 +161,16 @@ def _check_crossing(
     }
     found["near_duplicate"] = len(near.pairs)
     is_text_held_out = is_held_out[texts.documents]
-    in_texts = crossing_texts(
-        texts.subset(np.flatnonzero(is_text_held_out)), texts.subset(np.flatnonzero(~is_text_held_out)), boilerplate
-    )
+    held_texts, other = (texts.subset(np.flatnonzero(mask)) for mask in (is_text_held_out, ~is_text_held_out))
+    in_texts = crossing_texts(held_texts, other, boilerplate)
     found["contained_text"] = len(in_texts.documents)
+    pieces = in_pieces(held_texts, other)
+    found["text_in_pieces"] = np.unique(pieces.documents[:, 0]).size
     if recipe.paraphrases and features.vectors is not None:
         vectors = features.vectors
         found["paraphrase"] = len(paraphrase_pairs(vectors[held], vectors[train], recipe.paraphrases.cosine))
     pairs = np.column_stack((held[near.pairs[:, 0]], train[near.pairs[:, 1]]))
-    return CrossingCheck(found, pairs, near.compared, in_texts)
+    return CrossingCheck(found, pairs, near.compared, in_texts, pieces)
 
 
 def components(count: int, ties: Iterable[Ties], similar: Iterable[NDArray[np.int64]]) -> NDArray[np.int64]:

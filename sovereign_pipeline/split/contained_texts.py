@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.split.shingles import SLOTS, Shingles, repeated_shingles, runs_of_about, slots_of
-from sovereign_pipeline.split.similarity import blocks_of, key_of, normal_text, word_shingles
+from sovereign_pipeline.split.similarity import blocks_of, key_of, letters_of, normal_text, word_shingles
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
@@ -102,6 +102,8 @@ class TextRecords:
     is_repeated: NDArray[np.bool_]
     sizes: NDArray[np.int64]
     """Number of shingles of each text."""
+    letters: NDArray[np.int64]
+    """Number of letters and digits of each text."""
 
     @property
     def is_long(self) -> NDArray[np.bool_]:
@@ -121,6 +123,7 @@ class TextCollector:
         self._waiting: list[str] = []
         self._records: list[tuple[int, int, int, bool]] = []
         self._shingles: list[NDArray[np.uint64]] = []
+        self._letters: list[NDArray[np.uint8]] = []
 
     def add(self, document: int, texts: Iterable[Text]) -> None:
         """Add the texts of the document with this number."""
@@ -139,6 +142,7 @@ class TextCollector:
             keys=np.array(keys, np.uint64),
             is_repeated=np.array(is_repeated, np.bool_),
             sizes=np.array([row.size for row in self._shingles], np.int64),
+            letters=np.array([row.size for row in self._letters], np.int64),
         )
 
     def shingles(self) -> NDArray[np.uint64]:
@@ -146,9 +150,22 @@ class TextCollector:
         self._hash()
         return np.concatenate([np.empty(0, np.uint64), *self._shingles])
 
+    def letters(self) -> NDArray[np.uint8]:
+        """Return the letters of all texts (`letters_of`), one after another."""
+        self._hash()
+        return np.concatenate([np.empty(0, np.uint8), *self._letters])
+
+    def stored(self, path: Path) -> "Texts":
+        """Return all texts, with their shingles in the file `path` and their letters in a file beside it."""
+        letters = path.with_name(f"{path.name}.letters")
+        self.shingles().tofile(path)
+        self.letters().tofile(letters)
+        return Texts.joined([self.records()], path, letters)
+
     def _hash(self) -> None:
         if self._waiting:
             self._shingles += word_shingles(self._waiting)
+            self._letters += map(letters_of, self._waiting)
         self._waiting = []
 
 
@@ -158,16 +175,23 @@ class Texts:
 
     records: TextRecords
     shingles: Shingles
+    letters: Shingles
+    """Letters of each text as numbers of 8 bits."""
 
     @staticmethod
-    def joined(parts: Sequence[TextRecords], path: Path) -> "Texts":
-        """Return the joined texts of several parts of a file. `path`: file with their shingles, one after another."""
+    def joined(parts: Sequence[TextRecords], path: Path, letters: Path) -> "Texts":
+        """Return the joined texts of several parts of a file. `path` and `letters`: files with their shingles and their
+        letters, one text after another."""
         columns = {
             field.name: np.concatenate([getattr(part, field.name) for part in (TextCollector().records(), *parts)])
             for field in fields(TextRecords)
         }
         records = TextRecords(**columns)
-        return Texts(records, Shingles(path, np.cumsum(records.sizes) - records.sizes, records.sizes))
+        return Texts(
+            records,
+            Shingles(path, np.cumsum(records.sizes) - records.sizes, records.sizes),
+            Shingles(letters, np.cumsum(records.letters) - records.letters, records.letters, np.uint8),
+        )
 
     def __len__(self) -> int:
         return len(self.shingles)
@@ -184,7 +208,7 @@ class Texts:
 
     def subset(self, numbers: NDArray[np.int64]) -> "Texts":
         columns = {field.name: getattr(self.records, field.name)[numbers] for field in fields(TextRecords)}
-        return Texts(TextRecords(**columns), self.shingles.subset(numbers))
+        return Texts(TextRecords(**columns), self.shingles.subset(numbers), self.letters.subset(numbers))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import islice
@@ -187,14 +188,15 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
     """
     ids: list[str] = []
     parts: list[_PartColumns] = []
-    shingles, of_texts = scratch / f"{documents.name}.shingles", scratch / f"{documents.name}.texts"
+    paths = [scratch / f"{documents.name}.{of}" for of in ("shingles", "texts", "letters")]
     size = documents.stat().st_size
     countdown = Countdown(progress, f"reading {documents.name}", -(-size // _BYTES_PER_PART), "part")
-    with shingles.open("wb") as file, of_texts.open("wb") as file_of_texts:
-        for number, (part, hashes, hashes_of_texts) in enumerate(_over_parts(documents, _part_columns), start=1):
+    with ExitStack() as opened:
+        files = [opened.enter_context(path.open("wb")) for path in paths]
+        for number, (part, arrays) in enumerate(_over_parts(documents, _part_columns), start=1):
             countdown.reached(number)
-            hashes.tofile(file)
-            hashes_of_texts.tofile(file_of_texts)
+            for array, file in zip(arrays, files, strict=True):
+                array.tofile(file)
             parts.append(part.after(len(ids)))
             ids += part.ids
 
@@ -208,8 +210,8 @@ def read_columns(documents: Path, scratch: Path, progress: Progress = silent) ->
         days=whole("days", np.int64),
         cases=Ties(whole("case_rows", np.int64), whole("case_keys", np.uint64)),
         matters=Ties(whole("matter_rows", np.int64), whole("matter_keys", np.uint64)),
-        shingles=Shingles(shingles, np.cumsum(sizes) - sizes, sizes),
-        texts=Texts.joined([part.texts for part in parts], of_texts),
+        shingles=Shingles(paths[0], np.cumsum(sizes) - sizes, sizes),
+        texts=Texts.joined([part.texts for part in parts], paths[1], paths[2]),
     )
 
 
@@ -279,8 +281,8 @@ class _PartColumns:
         )
 
 
-def _part_columns(part: _FilePart) -> tuple[_PartColumns, NDArray[np.uint64], NDArray[np.uint64]]:
-    """Return the columns of a part, the shingles of its documents, and the shingles of their texts."""
+def _part_columns(part: _FilePart) -> tuple[_PartColumns, tuple[NDArray[Any], ...]]:
+    """Return the columns of a part, the shingles of its documents and of their texts, and the letters of the texts."""
     rows = []
     cases, matters, normal_forms = [], [], []
     texts = TextCollector()
@@ -306,7 +308,7 @@ def _part_columns(part: _FilePart) -> tuple[_PartColumns, NDArray[np.uint64], ND
         sizes=np.array([each.size for each in hashes], np.int64),
         texts=texts.records(),
     )
-    return columns, np.concatenate(hashes), texts.shingles()
+    return columns, (np.concatenate(hashes), texts.shingles(), texts.letters())
 
 
 def _part_authors(part: _FilePart) -> list[tuple[str, int]]:

@@ -27,6 +27,7 @@ from sovereign_pipeline.split.features import (
     read_features,
 )
 from sovereign_pipeline.split.near_duplicates import crossing_near_duplicates, near_duplicates
+from sovereign_pipeline.split.pieces import Pieces, in_pieces
 from sovereign_pipeline.split.shingles import Rarity
 
 
@@ -63,6 +64,8 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
         "letters_held_out": held_letters,
         "crossing_near_duplicate_pairs": overlap.near_duplicates,
         "crossing_contained_texts": overlap.contained_texts,
+        "largest_share_in_pieces": overlap.pieces.largest_share,
+        "letters_of_a_piece": overlap.pieces.letters,
         "complaints": len(problems),
     }
     by_date = ""
@@ -76,7 +79,7 @@ def evaluate_no_crossing_groups(workplace: Workplace, artifact: Artifact, inputs
     return Verdict(
         True,
         f"No {', '.join(kinds)}, near-duplicate or contained text crosses; {held_letters:,} of {letters:,} letters are "
-        f"held out ({held_letters / letters:.1%}).{by_date}",
+        f"held out ({held_letters / letters:.1%}).{by_date}{overlap.pieces.remark}",
         evidence,
     )
 
@@ -140,6 +143,7 @@ class Overlap:
     """Number of near-duplicate pairs."""
     contained_texts: dict[str, int]
     """Fields of the two documents -> number of pairs with a text contained in the other."""
+    pieces: Pieces
     problems: tuple[str, ...]
     """Clause with counts and ids for each kind of tie that crosses; empty if none does."""
 
@@ -164,10 +168,13 @@ def overlap_of(
         f"{problem}, by field: {fields}"
         for problem in _problem("contained text", len(texts.documents), _ids_of_pairs(held, train, texts.documents))
     ]
+    pieces = in_pieces(held.columns.texts, train.columns.texts)
+    documents = np.unique(pieces.documents[:, 0]).size
+    problems += _problem("text in pieces", documents, _ids_of_pairs(held, train, pieces.documents))
     if recipe.paraphrases and held.vectors is not None and train.vectors is not None:
         pairs = paraphrase_pairs(held.vectors, train.vectors, recipe.paraphrases.cosine)
         problems += _problem("paraphrase pair", len(pairs), _ids_of_pairs(held, train, pairs))
-    return Overlap(len(similar), texts.by_fields, tuple(problems))
+    return Overlap(len(similar), texts.by_fields, pieces, tuple(problems))
 
 
 def shared_with_held_out(workplace: Workplace, split: Artifact, earlier: Artifact) -> list[str]:

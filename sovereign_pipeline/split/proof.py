@@ -21,6 +21,7 @@ from sovereign_pipeline.split.near_duplicates import (
     ROWS_PER_BAND,
     compared_share,
 )
+from sovereign_pipeline.split.pieces import SHARE
 from sovereign_pipeline.split.similarity import CHARACTERS_PER_SHINGLE, WORDS_PER_SHINGLE
 
 # The order of the fields is the order of the keys in the file.
@@ -96,6 +97,15 @@ class ContainedTextCounts(Frozen):
     """Field of a held-out document ~ field of a training document -> number of crossing pairs of texts."""
 
 
+class PieceCounts(Frozen):
+    """Counts of documents that others contain in pieces."""
+
+    documents: int
+    """Number of documents that were held out last, or tied, because others contain half of a text in pieces."""
+    least_share: float = SHARE
+    letters_of_a_run: int | None
+
+
 class CrossingMethod(Frozen):
     """The method of the exhaustive check for crossing near-duplicates."""
 
@@ -132,6 +142,7 @@ class Proof(Frozen):
     """Kind of tie -> number of ties that cross."""
     crossing_check: CrossingMethod
     contained_texts: ContainedTextCounts
+    pieces: PieceCounts
     paraphrases: ParaphraseCounts | None = None
     """Counts of paraphrases; absent unless the recipe keeps paraphrases together."""
     date_cut: DateCut | None = None
@@ -173,6 +184,7 @@ def proof_of(columns: Columns, assignment: Assignment, recipe: Split) -> Proof:
             boilerplate_documents_held_out=int((assignment.is_boilerplate & is_held_out).sum()),
             crossing_by_fields=assignment.check.texts.by_fields,
         ),
+        pieces=PieceCounts(documents=assignment.in_pieces, letters_of_a_run=assignment.check.pieces.letters),
         paraphrases=ParaphraseCounts(pairs=assignment.paraphrases) if recipe.paraphrases else None,
         date_cut=_date_cut(columns, is_held_out, assignment.cut) if assignment.cut else None,
     )

@@ -54,22 +54,23 @@ class Shingles:
     """Start of each row in the file, in hashes of 8 bytes."""
     sizes: NDArray[np.int64]
     """Number of hashes of each row."""
+    kind: type[np.unsignedinteger[Any]] = np.uint64
 
     def __len__(self) -> int:
         return int(self.sizes.size)
 
     def subset(self, rows: NDArray[np.int64]) -> "Shingles":
-        return Shingles(self.path, self.starts[rows], self.sizes[rows])
+        return Shingles(self.path, self.starts[rows], self.sizes[rows], self.kind)
 
     def read(self, rows: NDArray[np.int64]) -> Block:
         """Return the shingles of the given rows, in the given order."""
         sizes = self.sizes[rows]
         ends = np.cumsum(sizes)
         if ends.size == 0 or ends[-1] == 0:
-            return Block(np.empty(0, np.uint64), sizes)
+            return Block(np.empty(0, self.kind), sizes)
         positions = np.repeat(self.starts[rows] - (ends - sizes), sizes)
         positions += np.arange(ends[-1])
-        return Block(np.array(np.memmap(self.path, np.uint64, "r")[positions]), sizes)
+        return Block(np.array(np.memmap(self.path, self.kind, "r")[positions]), sizes)
 
     def blocks(self) -> Iterator[NDArray[np.int64]]:
         """Yield the numbers of all rows, in runs of at most ROWS_PER_BLOCK rows that fit into memory."""

@@ -21,6 +21,7 @@ WORDS_PER_SHINGLE = 5
 CHARACTERS_PER_SHINGLE = 9
 PLACEHOLDER = re.compile(r"(?<![A-Za-z0-9_])([A-Z][A-Z_]*)_\d+(?![A-Za-z0-9_])")
 _WORD = re.compile(r"\w+")
+_DIVIDED = re.compile(r"(?<=\w)[-\u00ad\u2010]\r?\n[ \t>]*(?=\w)")
 _MULTIPLIER = 0x9E3779B97F4A7C15  # odd, the 64-bit golden ratio of splitmix64 (Steele et al. 2014)
 
 
@@ -41,12 +42,15 @@ _COMPARED = _Compared()
 def normal_text(text: str) -> str:
     """Return the words of a text in lower case, separated by single spaces, with placeholders without their numbers.
 
-    HTML entities, percent-encoding and escapes are decoded. `compared_as` then drops invisible characters and maps
-    confusables, and the spellings of one Arabic letter, to one character. `_` becomes a space. `NAME_3` becomes `name`,
+    HTML entities, percent-encoding and escapes are decoded. A word that a hyphen divides at the end of a line is
+    joined. `compared_as` then drops invisible characters and maps confusables, and the spellings of one Arabic letter,
+    to one character. `_` becomes a space. `NAME_3` becomes `name`,
     because two case files number the placeholders of the same letter differently.
     """
     if "%" in text or "&" in text or "\\" in text or "<" in text or "=" in text:
         text = unquote(html.unescape(decoded(text)[0]))
+    if "\n" in text:
+        text = _DIVIDED.sub("", text)
     text = without_placeholder_numbers(text.translate(_COMPARED)).lower().replace("_", " ")
     return " ".join(_WORD.findall(text))
 
@@ -152,6 +156,12 @@ def word_shingles(texts: Sequence[str]) -> list[NDArray[np.uint64]]:
     is_first[(ends - counts)[counts > 0]] = True
     kept = np.append(0, np.cumsum(is_first))[ends]
     return np.split(hashes[is_first], kept[:-1])
+
+
+def letters_of(text: str) -> NDArray[np.uint8]:
+    """Return the letters and digits of a text in normal form as numbers of 8 bits, without the spaces."""
+    points = np.frombuffer(text.replace(" ", "").encode("utf-32-le"), np.uint32)
+    return (points * np.uint32(0x9E3779B1) >> np.uint32(24)).astype(np.uint8)
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

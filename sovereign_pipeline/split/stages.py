@@ -82,16 +82,16 @@ def _config(line: Line) -> Config:
 NO_CROSSING_GROUPS = Gate(
     name="no_crossing_groups",
     question=(
-        "Do the two sides share no case, link, author (where asked), near-duplicate or contained text, and is enough "
-        "held out?"
+        "Do the two sides share no case, link, author (where asked), near-duplicate or contained text, whole or in "
+        "pieces, and is enough held out?"
     ),
-    code_version="3",
+    code_version="4",
     evaluate=evaluate_no_crossing_groups,
     config=lambda line: {**_config(line), "least_held_out_share": MIN_SHARE},
 )
 LEAKAGE_SAFE_SPLIT = Stage(
     kind="leakage_safe_split",
-    code_version="3",
+    code_version="4",
     build=build_leakage_safe_split,
     inputs=(SCRUBBED_CORPUS,),
     reads_corpus=lambda line: True,

@@ -204,3 +204,30 @@ def test_every_key_and_section_is_documented(model: type[BaseModel]) -> None:
     ]
     without += [each.__name__ for each in every if not each.__doc__]
     assert not without, f"{', '.join(without)}: write a docstring below it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "source", "said"),
+    [
+        ({"date": "15/02/2024"}, {}, "40: date is not an ISO date"),
+        ({"date": "15/02/2024"}, {"date": {"format": "dd/mm/yyyy"}}, ""),
+        ({"classification": "سري"}, {}, "to be mapped under `levels`: سري (40)"),
+        ({"language": "fr"}, {}, "no names are detected in fr"),
+        ({"classification": "سري"}, {"levels": {"internal": "INTERNAL"}}, "lacks words of the column"),
+        ({"desk note": "x"}, {}, ""),
+    ],
+)
+def test_check_reads_the_first_rows_of_every_source(
+    institution: DemoInstitution, lines: Path, changes: dict[str, str], source: dict[str, Any], said: str
+) -> None:
+    institution.rows = [{**row, **changes} for row in institution.rows]
+    institution.recipe["sources"][0] |= source
+    del institution.recipe["evaluation"]
+    institution.write()
+    checked = run("lines", "check", str(lines / "lamps.yaml"))
+    assert checked.exit_code == (1 if said else 0), checked.output
+    assert said in " ".join(checked.stdout.split()) and ("40 rows" in checked.stdout or "levels" in source)
+    assert ("not read: desk note" in checked.stdout) == ("desk note" in changes)
+    assert not [row["request"] for row in institution.rows if row["request"] in checked.output]
+    (sample,) = json.loads(run("lines", "check", str(lines / "lamps.yaml"), "--json").stdout)["sources"]
+    assert (sample["rows"] == 40) is (sample["error"] is None)

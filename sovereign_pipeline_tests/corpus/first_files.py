@@ -68,7 +68,7 @@ def in_parquet(what: str, outcome: Outcome, *given: Any, **columns: Any) -> Vari
 CUT = Stop("cannot be read to its end", "Get a whole copy")
 NO_ROW = Stop("the file holds no row", "Export it again")
 ENCODING = "Name the file's encoding under `encoding`"
-ARABIC = everywhere(subject="المصباح القديم", language="ar")
+ARABIC = everywhere(subject="المصباح القديم")
 ACCENTS = everywhere(subject="Réverbère")
 
 
@@ -508,18 +508,36 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
         in_jsonl("Arabic digits", ALL, in_arabic_digits("date")),
         in_csv(
             "day, month, year",
-            stops_all("date is not an ISO date, such as 2024-12-31", "Write dates as 2024-12-31"),
+            stops_all("date is not an ISO date, such as 2024-12-31", "Name how dates are written"),
             everywhere(date="15/02/2024"),
         ),
         in_csv(
+            "day, month, year",
+            ALL,
+            everywhere(date="15/02/2024"),
+            source={"date": {"format": "dd/mm/yyyy"}},
+        ),
+        in_csv(
+            "day, month, year, read as month, day, year",
+            stops_all("date is not written as mm/dd/yyyy", "Name how dates are written"),
+            everywhere(date="15/02/2024"),
+            source={"date": {"format": "mm/dd/yyyy"}},
+        ),
+        in_csv(
+            "the month's name, in Arabic digits",
+            ALL,
+            everywhere(date="١٥ شباط ٢٠٢٤"),
+            source={"date": {"format": "dd mmm yyyy"}},
+        ),
+        in_csv(
             "days as a workbook counts them",
-            stops_all("date is a number, as workbooks keep days", "Write dates as 2024-12-31"),
+            stops_all("date is a number, as workbooks keep days", "Name how dates are written"),
             everywhere(date="45337"),
         ),
         *(
             in_csv(
                 f"{unit} since 1970",
-                stops_all(f"date is a number of {unit} since 1970", "Write dates as 2024-12-31"),
+                stops_all(f"date is a number of {unit} since 1970", "Name how dates are written"),
                 everywhere(date=date),
             )
             for unit, date in (
@@ -557,6 +575,33 @@ ROWS_OF_FILES: dict[str, tuple[Variant, ...]] = {
             "levels in small letters",
             stops_all("unknown or missing classification level", "PUBLIC, INTERNAL, CONFIDENTIAL, SECRET"),
             everywhere(classification="public"),
+        ),
+        in_jsonl(
+            "own words for levels",
+            ALL,
+            rows({"classification": "Internal"}, {"classification": "سري"}),
+            source={"levels": {"internal": "INTERNAL", "سري": "CONFIDENTIAL"}},
+        ),
+        in_jsonl(
+            "own words for levels, one of them not in the recipe",
+            Stop("lacks words of the column 'classification': سري (1)", "Give each word a level under `levels`"),
+            rows({"classification": "Internal"}, {"classification": "سري"}),
+            source={"levels": {"Internal": "INTERNAL"}},
+        ),
+        in_jsonl("no language", ALL, without("language"), source={"language_from_text": True}),
+        in_jsonl(
+            "Arabic letters under English",
+            NotPassed("languages_right", "6 of 6 documents have a text in another language than their own"),
+            everywhere(request="السلام عليكم، نود الاستفسار عن المصباح القديم في السوق"),
+        ),
+        in_jsonl(
+            "Arabic letters without a language",
+            ALL,
+            [
+                {**row, "response": "نفيدكم بأن المصباح القديم يعمل الآن", "request": "نود الاستفسار عن المصباح القديم"}
+                for row in without("language")
+            ],
+            source={"language_from_text": True},
         ),
         in_jsonl(
             "names of languages",

@@ -1,6 +1,7 @@
 """A file that nobody described: what is found in it, and a recipe that reads it, in every form of one export."""
 
 import csv
+import datetime
 import gzip
 import json
 from collections.abc import Callable
@@ -15,7 +16,8 @@ import pytest
 from sovereign_pipeline.base.errors import RecipeError, SourceError
 from sovereign_pipeline.corpus.document import Document
 from sovereign_pipeline.corpus.documents_from_rows import SourceReader
-from sovereign_pipeline.corpus.inspection import LinkColumn, compared_columns, encoding_of, inspect_file, suggest
+from sovereign_pipeline.corpus.inspection import LinkColumn, compared_columns, encoding_of, inspect_file
+from sovereign_pipeline.corpus.suggestion import suggest
 from sovereign_pipeline.policy.corpus import Quarantine, Source
 from sovereign_pipeline.policy.institution import Institution
 from sovereign_pipeline.policy.recipe_model import FILL_IN
@@ -109,7 +111,7 @@ def test_the_suggested_recipe_reads_every_row_and_keeps_its_links(tmp_path: Path
         "date": "Answered",
         "department": "Office",
     }
-    assert (source.links, source.markup, source.constants["language"]) == ("Grouped", "html", "en")
+    assert (source.links, source.markup, source.language_from_text) == ("Grouped", "html", True)
     documents = list(SourceReader(source, path, Quarantine(), INSTITUTION.ladder, set()))
     assert all(isinstance(document, Document) for document in documents)
     for row, document in zip(ROWS, documents, strict=True):
@@ -167,12 +169,12 @@ def test_an_arabic_export_of_windows_is_read(tmp_path: Path) -> None:
     assert (facts.encoding, facts.delimiter) == ("cp1256", ";")
     source = suggest(facts, tmp_path / "a.csv", "lamps", INSTITUTION, [], None).recipe["sources"][0]
     assert source["columns"] == {"id": "الرقم", "request": "الرسالة", "response": "الرد", "date": "التاريخ"}
-    assert (source["constants"]["language"], source["classification_floor"]) == ("ar", LADDER[-1])
+    assert (source["language_from_text"], source["classification_floor"]) == (True, LADDER[-1])
     documents = list(
         SourceReader(Source.model_validate(source), tmp_path / "a.csv", Quarantine(), INSTITUTION.ladder, set())
     )
-    assert [document.request for document in documents if isinstance(document, Document)] == [
-        row["الرسالة"] for row in rows
+    assert [(each.request, each.language) for each in documents if isinstance(each, Document)] == [
+        (row["الرسالة"], "ar") for row in rows
     ]
 
 
@@ -319,6 +321,24 @@ def test_one_tag_is_no_reason_to_delete_what_stands_in_angle_brackets(tmp_path: 
     assert "100 have `<` before what is no tag" in notes
 
 
+ONE_TO_A_HUNDRED = [*enumerate(replies())]
+FORMATS = {
+    "%d.%m.%Y": "dd.mm.yyyy",
+    "%d/%m/%Y": "dd/mm/yyyy",
+    "%m/%d/%Y": "mm/dd/yyyy",
+    "%m-%d-%Y": "mm-dd-yyyy",
+    "%d-%b-%Y": "dd mmm yyyy",
+    "%d %B %Y": "dd mmm yyyy",
+    "%B %d, %Y": "mmm dd yyyy",
+    "%a, %d %b %Y %H:%M:%S +0000": "dd mmm yyyy",
+    "%d.%m.%y": "dd.mm.yy",
+    "%m/%d/%Y %I:%M %p": "mm/dd/yyyy",
+    "%Y/%m/%d": "yyyy/mm/dd",
+    "%d.%m.%Y, %H:%M": "dd.mm.yyyy",
+}
+"""How a day is written -> the format that the recipe gets."""
+
+
 def csv_file(path: Path, rows: list[dict[str, Any]], above: str = "") -> Path:
     with path.open("w", newline="") as stream:
         stream.write(above)
@@ -336,22 +356,134 @@ def outcome_of(path: Path, described: dict[str, Any]) -> list[bool]:
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "said"),
+    ("field", "values", "said"),
     [
-        ("date", "15/01/2024", "date: the column 'date' does not hold ISO dates"),
-        ("classification", "open to all", "classification: 100 of 100 rows have words in 'classification' that are no"),
+        ("date", ["in spring"], "date: the column 'date' does not hold dates"),
+        ("classification", [f"see file {n}" for n in range(20)], "classification: 100 of 100 rows have words in"),
     ],
 )
 def test_a_constant_is_not_proposed_beside_a_column_that_wins(
-    tmp_path: Path, field: str, value: str, said: str
+    tmp_path: Path, field: str, values: list[str], said: str
 ) -> None:
-    path = csv_file(tmp_path / "a.csv", [{**row, field: value} for row in replies()])
+    rows = [{**row, field: values[number % len(values)]} for number, row in enumerate(replies())]
+    path = csv_file(tmp_path / "a.csv", rows)
     suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
     source = suggestion.recipe["sources"][0]
     assert field not in source["constants"] and "classification_floor" not in source
     (note,) = [each for each in suggestion.notes if each.startswith(f"{field}:")]
     assert note.startswith(said) and "quarantine" in note and "rename" in note
     assert not any(outcome_of(path, source))
+
+
+@pytest.mark.parametrize(("written", "format"), [*FORMATS.items()])
+def test_the_format_of_dates_is_found_and_read(tmp_path: Path, written: str, format: str) -> None:
+    days = [datetime.date.fromisoformat(row["date"]).replace(day=1 + number % 28) for number, row in ONE_TO_A_HUNDRED]
+    rows = [{**row, "date": day.strftime(written)} for (_, row), day in zip(ONE_TO_A_HUNDRED, days, strict=True)]
+    path = csv_file(tmp_path / "a.csv", rows)
+    source = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    assert source["date"] == {"format": format}
+    reader = SourceReader(Source.model_validate(source), path, Quarantine(), INSTITUTION.ladder, set())
+    assert [each.date for each in reader if isinstance(each, Document)] == [day.isoformat() for day in days]
+
+
+def test_iso_dates_among_others_are_read_too(tmp_path: Path) -> None:
+    rows = [{**row, "date": row["date"] if number % 3 else "13.2.2024"} for number, row in ONE_TO_A_HUNDRED]
+    path = csv_file(tmp_path / "a.csv", rows)
+    source = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None).recipe["sources"][0]
+    assert source["date"] == {"format": "dd.mm.yyyy"} and all(outcome_of(path, source))
+
+
+def test_dates_that_no_row_decides_are_asked_about(tmp_path: Path) -> None:
+    rows = [{**row, "date": f"0{1 + number % 9}/0{1 + number % 7}/2024"} for number, row in ONE_TO_A_HUNDRED]
+    path = csv_file(tmp_path / "a.csv", rows)
+    suggestion = suggest(inspect_file(path), path, "lamps", INSTITUTION, [], None)
+    assert suggestion.recipe["sources"][0]["date"] == {"format": f"{FILL_IN}: dd/mm/yyyy or mm/dd/yyyy"}
+    assert "date: 'date' may be dd/mm/yyyy or mm/dd/yyyy: no row decides. Which is it?" in suggestion.notes
+
+
+def test_words_for_levels_are_written_into_the_recipe(tmp_path: Path) -> None:
+    words = ["Public", "Internal", "سري", "Restreint"]
+    rows = [{**row, "classification": words[number % 4]} for number, row in ONE_TO_A_HUNDRED]
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    choice = f"{FILL_IN}: {', '.join(LADDER)}"
+    assert source["levels"] == {"Public": LADDER[0], "Internal": LADDER[1], "سري": choice, "Restreint": choice}
+    assert "classification_floor" not in source and "سري (25), Restreint (25)" in notes
+
+
+def test_states_are_asked_about_and_columns_that_are_not_read_are_listed(tmp_path: Path) -> None:
+    rows = [
+        {**row, "status": "draft" if number < 40 else "final", "Pages": number % 3, "desk note": "x"}
+        for number, row in enumerate(replies(1_000))
+    ]
+    source, notes = suggested(tmp_path / "a.jsonl", rows)
+    assert source["where"] == {"status": f"{FILL_IN}: final 960, draft 40"}
+    assert "column 'status' has final 960, draft 40; which are to be used?" in notes
+    assert "not read: 2 of 14 columns. Its columns: Pages, desk note." in notes
+    read = Source.model_validate({**source, "where": {"status": ["final", "sent"]}})
+    reader = SourceReader(read, tmp_path / "a.jsonl", Quarantine(), INSTITUTION.ladder, set())
+    assert len(list(reader)) == 960 and reader.count.not_selected == 40
+
+
+def exchange(number: int, turns: int = 1) -> list[dict[str, str]]:
+    said = [("user", f"Is lamp {number} out?"), ("assistant", f"Lamp {number} is out.")] * turns
+    return [{"role": role, "content": text} for role, text in said]
+
+
+def chatgpt(number: int, turns: int = 1) -> dict[str, Any]:
+    """A conversation as ChatGPT exports it: a tree of messages, with one of the system and one of a tool."""
+    system = {"role": "system", "content": "You are helpful."}
+    tool = {"role": "tool", "content": "search results"}
+    nodes: dict[str, Any] = {"n0": {"message": None, "parent": None, "children": ["n1"]}}
+    for place, turn in enumerate([system, *exchange(number, turns)[:1], tool, *exchange(number, turns)[1:]], start=1):
+        content = {"content_type": "text", "parts": [turn["content"]]}
+        message = {"author": {"role": turn["role"]}, "content": content, "recipient": "all"}
+        nodes[f"n{place}"] = {"message": message, "parent": f"n{place - 1}", "children": [f"n{place + 1}"]}
+    nodes[f"n{place}"]["children"] = []
+    start = 1_714_000_000.25 + 86_400 * number
+    about = {"title": f"Lamp {number}", "create_time": start, "conversation_id": f"c-{number}"}
+    return {**about, "mapping": nodes, "current_node": f"n{place}"}
+
+
+@pytest.mark.parametrize(
+    ("layout", "row"),
+    [
+        ("sharegpt", lambda number, turns: {"messages": exchange(number, turns)}),
+        (
+            "sharegpt",
+            lambda number, turns: {
+                "conversations": [
+                    {"from": {"user": "human", "assistant": "gpt"}[each["role"]], "value": each["content"]}
+                    for each in exchange(number, turns)
+                ]
+            },
+        ),
+        ("chatgpt", chatgpt),
+        ("alpaca", lambda number, turns: {"instruction": f"Is lamp {number} out?", "output": f"Lamp {number} is out."}),
+    ],
+)
+def test_layouts_are_recognised_and_rows_of_several_turns_are_counted(
+    tmp_path: Path, layout: str, row: Callable[[int, int], dict[str, Any]]
+) -> None:
+    rows = [row(number, 3 if number < 4 else 1) for number in range(30)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    facts = inspect_file(tmp_path / "a.json")
+    suggestion = suggest(facts, tmp_path / "a.json", "lamps", INSTITUTION, [], None)
+    source = suggestion.recipe["sources"][0]
+    assert source["layout"] == layout and "request" not in source["columns"]
+    if layout != "alpaca":
+        assert (facts.turns[1], facts.turns[3]) == (26, 4)
+        assert any("4 rows have more turns, up to 3 requests" in note for note in suggestion.notes)
+    if layout == "chatgpt":
+        assert source["date"] == {"format": "unix"} and source["columns"]["date"] == "create_time"
+    else:
+        source["constants"]["date"] = "2024-05-01"
+    documents = list(
+        SourceReader(Source.model_validate(source), tmp_path / "a.json", Quarantine(), INSTITUTION.ladder, set())
+    )
+    assert [each.response for each in documents if isinstance(each, Document)] == [
+        f"Lamp {number} is out." for number in range(30)
+    ]
+    assert isinstance(documents[9], Document) and documents[9].request == "Is lamp 9 out?"
 
 
 def test_days_without_dashes_are_dates(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_linked_rows_name_each_other_in_every_export(institution: DemoInstitutio
     institution.write()
     workplace = institution.workplace()
     ref = produce(RAW_CORPUS, workplace, {}).ref
-    assert [verdict.outcome for verdict in evaluate_gates(RAW_CORPUS, workplace, ref).values()] == ["pass", "pass"]
+    assert {verdict.outcome for verdict in evaluate_gates(RAW_CORPUS, workplace, ref).values()} == {"pass"}
     documents = list(read_documents(workplace.store.open(ref).file("documents.jsonl")))
     assert [document.id for document in documents] == [str(1_000 + number) for number in range(20)]
     assert [document.links for document in documents] == [

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sovereign_pipeline.corpus.document import Document, Role
-from sovereign_pipeline.dataset.quality import Quality, QualityFinding, is_clipped, is_in_other_script
+from sovereign_pipeline.dataset.quality import Quality, QualityFinding, is_clipped
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.examples import examples
 
@@ -227,13 +227,6 @@ def test_words_are_what_stands_between_blanks(reply: str, is_near_empty: bool) -
 
 def test_what_is_found_in_pairs_is_not_looked_for_in_letters() -> None:
     assert {"contradicting preferences", "near-empty rejected replies"}.isdisjoint(found(documents(1)))
-
-
-def test_few_letters_or_an_unknown_language_tell_nothing_of_the_script() -> None:
-    assert not is_in_other_script("Lamp 12", "ar")
-    assert not is_in_other_script(ARABIC, "tlh")
-    assert is_in_other_script(ARABIC, "en")
-    assert not is_in_other_script(f"{ARABIC} Lamp", "ar")
 
 
 @given(st.text(max_size=200), st.sampled_from(["en", "ar", "xx"]))

@@ -23,7 +23,7 @@ MARKS = 2 * 2 + len("user\n") + len("\n") + len("assistant\n")
 
 def test_the_card_counts_what_the_trainer_would_see_on_both_sides(institution: DemoInstitution) -> None:
     institution.recipe["training"]["sft"] = {"max_length": 360}
-    institution.rows = [letter(number, response="و" * (number * 3) + ".") for number in range(40)]
+    institution.rows = [letter(number, response="é" * (number * 3) + ".") for number in range(40)]
     dataset, verdicts = materialize(institution.workplace(), dataset_stage(TRAINING_DATASET))
     assert verdicts["digests_verified"].passed, verdicts["digests_verified"].message
     tokens = card_of(dataset).tokens

@@ -39,11 +39,15 @@ BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
 
 ARABIC_LETTERS = "أرجو إفادتي متى يُصلح المصباح رقم {number} على رصيف الميناء القديم؟"
 
+ARABIC_REPLY = "نفيدكم بأن المصباح قد تم إصلاحه يوم أمس بعد وصول القطع اللازمة من المخزن الرئيسي، وهذه أرقامه:"
+
 
 def row(number: int) -> dict[str, Any]:
     if number % 2 == 0:
         return letter(number)
-    return letter(number, language="ar", subject=f"المصباح {number}", request=ARABIC_LETTERS.format(number=number))
+    reply = f"{ARABIC_REPLY} {letter(number)['response'].partition('. ')[2]}"
+    request = ARABIC_LETTERS.format(number=number)
+    return letter(number, language="ar", subject=f"المصباح {number}", request=request, response=reply)
 
 
 @dataclass

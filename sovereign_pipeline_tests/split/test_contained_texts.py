@@ -37,9 +37,7 @@ def texts_in(directory: Path, name: str, documents: Corpus) -> Texts:
     collector = TextCollector()
     for number, words in enumerate(documents):
         collector.add(number, [Text("request", words)])
-    path = directory / name
-    collector.shingles().tofile(path)
-    return Texts.joined([collector.records()], path)
+    return collector.stored(directory / name)
 
 
 def runs(words: str) -> set[tuple[str, ...]]:

@@ -39,7 +39,8 @@ def test_every_document_is_on_one_side_in_order_and_the_proof_counts_them(instit
     assert proof["near_duplicates"]["pairs"] == proof["near_duplicates"]["copies"] == 5
     assert proof["components"]["count"] == 40
     assert proof["components"]["largest"]["rows"] == 2
-    assert proof["crossing"] == {"case": 0, "link": 0, "equal_text": 0, "near_duplicate": 0, "contained_text": 0}
+    kinds = ("case", "link", "equal_text", "near_duplicate", "contained_text", "text_in_pieces")
+    assert proof["crossing"] == dict.fromkeys(kinds, 0)
     assert set(proof["contained_texts"]["crossing_by_fields"].values()) == {0}
     assert proof["crossing_check"]["recall"] == 1
     assert verdicts[GATE].passed, verdicts[GATE].message
@@ -198,7 +199,13 @@ def test_paraphrases_never_cross_where_the_line_asks_for_it(
     institution.recipe["split"] = {"paraphrases": {"cosine": 0.93}}
     texts = [text.split(" ") for wordings in WORDINGS for text in wordings]
     institution.rows = [
-        letter(number, request=" ".join(words[:6]), response=" ".join(words[6:])) for number, words in enumerate(texts)
+        letter(
+            number,
+            request=" ".join(words[:6]),
+            response=" ".join(words[6:]),
+            language="en" if words[0].isascii() else "ar",
+        )
+        for number, words in enumerate(texts)
     ]
     split, verdicts = materialize(institution.workplace(), split_stage(build=build))
     proof = json.loads(split.file(PROOF).read_bytes())

@@ -1,0 +1,130 @@
+"""Find the language of a text by its script and, within a script, by the most common words of languages.
+
+Limits: a text is in its script's most likely language unless the common words of another one are at least MOSTLY of
+its words. So lists, tables and texts below LEAST_WORDS words are in the most likely one, and so are texts in languages
+that `common_words.txt` does not list.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+LEAST_LETTERS = 20
+"""Number of letters from which a text's script counts."""
+LEAST_WORDS = 8
+MOSTLY = 0.15
+"""Minimum share of common words in a text that is not in its script's most likely language."""
+_MOST_CHARACTERS, _MOST_WORDS = 4_000, 400
+
+_SCRIPTS = {
+    "latin": re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]+"),
+    "arabic": re.compile(r"[\u0620-\u064a\u066e-\u06d3\u06d5\u0750-\u077f\u08a0-\u08c7\ufb50-\ufdff\ufe70-\ufefc]+"),
+    "cyrillic": re.compile(r"[\u0400-\u052f]+"),
+    "greek": re.compile(r"[\u0370-\u03ff]+"),
+    "hebrew": re.compile(r"[\u05d0-\u05ea]+"),
+    "devanagari": re.compile(r"[\u0900-\u097f]+"),
+    "han": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]+"),
+    "hangul": re.compile(r"[\uac00-\ud7af]+"),
+    "bengali": re.compile(r"[\u0980-\u09ff]+"),
+    "tamil": re.compile(r"[\u0b80-\u0bff]+"),
+    "malayalam": re.compile(r"[\u0d00-\u0d7f]+"),
+    "thai": re.compile(r"[\u0e00-\u0e7f]+"),
+}
+_LANGUAGES_OF = {
+    "latin": "en fr de es it pt nl tr id sw tl pl sv da fi cs ro hu sq so vi ms nb no nn hr et lv lt sk sl ca eu gl ga",
+    "arabic": "ar fa ur ps ku sd ckb",
+    "cyrillic": "ru uk bg sr mk kk",
+    "greek": "el",
+    "hebrew": "he yi",
+    "devanagari": "hi ne mr",
+    "han": "zh ja",
+    "hangul": "ko",
+    "bengali": "bn",
+    "tamil": "ta",
+    "malayalam": "ml",
+    "thai": "th",
+}
+"""Script -> languages that are written in it, the most likely one first."""
+_SCRIPT_OF = {language: script for script, languages in _LANGUAGES_OF.items() for language in languages.split()}
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_KANA = re.compile(r"[\u3040-\u30ff]")
+_TAG = re.compile(r"<[^<>]*>")
+_CLOSE = (
+    {"id", "ms"},
+    {"da", "nb", "no", "nn"},
+    {"cs", "sk"},
+    {"sr", "hr", "bs", "sl"},
+    {"ku", "ckb"},
+    {"es", "ca", "gl"},
+)
+"""Languages that the common words do not tell apart."""
+
+
+def language_in(texts: Iterable[str]) -> str | None:
+    """Return the language of a document's texts together, by their letters; None if they have no letter."""
+    text = "\n".join(texts)
+    script = _script_of(text, least=1)
+    return None if script is None else _of_script(text, script)
+
+
+def is_in_other_script(text: str, language: str) -> bool:
+    """Return whether most letters of a text are in another script than its language is written in; False if the
+    language's script is not known or the letters are too few."""
+    expected, script = _SCRIPT_OF.get(language), _script_of(text, LEAST_LETTERS)
+    return expected is not None and script is not None and script != expected
+
+
+def other_language(text: str, language: str) -> str | None:
+    """Return the language of a text if it is surely not the given one; otherwise None."""
+    if is_in_other_script(text, language):
+        return language_in([text])
+    script = _SCRIPT_OF.get(language)
+    if script is None or _script_of(text, LEAST_LETTERS) != script:
+        return None
+    found = _surely_other(text, script, language) if language in _listed() else None
+    return None if found is None or any({found, language} <= close for close in _CLOSE) else found
+
+
+def _script_of(text: str, least: int) -> str | None:
+    """Return the script of most letters of a text; None if the text has fewer letters than `least`."""
+    scripts = ("latin",) if text.isascii() else tuple(_SCRIPTS)
+    letters = {script: sum(map(len, _SCRIPTS[script].findall(text[:_MOST_CHARACTERS]))) for script in scripts}
+    return max(letters, key=lambda script: letters[script]) if sum(letters.values()) >= least else None
+
+
+def _of_script(text: str, script: str) -> str:
+    likely = _LANGUAGES_OF[script].split()[0]
+    if script == "han" and _KANA.search(text):
+        return "ja"
+    return _surely_other(text, script, likely) or likely
+
+
+def _surely_other(text: str, script: str, language: str) -> str | None:
+    """Return the language of the script that has many more of the text's words than the given one, or None."""
+    words = [word.casefold() for word in _WORD.findall(_TAG.sub(" ", text[:_MOST_CHARACTERS]))][:_MOST_WORDS]
+    if len(words) < LEAST_WORDS:
+        return None
+    common = _languages_of_words()
+    counts = Counter(each for word in words for each in common.get(word, ()) if _SCRIPT_OF[each] == script)
+    found, most = next(iter(counts.most_common(1)), (language, 0))
+    different = len({word for word in words if found in common.get(word, ())})
+    is_sure = different > 1 and most >= max(MOSTLY * len(words), 2 * counts[language])
+    return found if found != language and is_sure else None
+
+
+@cache
+def _languages_of_words() -> dict[str, tuple[str, ...]]:
+    """Return word -> languages in which it is common. Words of one letter tell nothing."""
+    found: dict[str, tuple[str, ...]] = {}
+    for line in Path(__file__).with_name("common_words.txt").read_text(encoding="utf-8").splitlines():
+        language, *words = line.split()
+        for word in words:
+            found[word] = (*found.get(word, ()), language)
+    return found
+
+
+@cache
+def _listed() -> frozenset[str]:
+    return frozenset(language for languages in _languages_of_words().values() for language in languages)

@@ -1,0 +1,377 @@
+"""Suggest a recipe for an inspected file, with notes on what a person must decide.
+
+A person must read the suggested recipe before the line of adapters runs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sovereign_pipeline.base.text import counted
+from sovereign_pipeline.corpus.columns import NAMES, NAMES_OF_LEVELS, format_columns, plain
+from sovereign_pipeline.corpus.file_formats import has_header
+from sovereign_pipeline.corpus.folding import folded
+from sovereign_pipeline.corpus.inspection import (
+    NOT_UTF8,
+    ColumnFacts,
+    FileFacts,
+    LinkColumn,
+    compared_columns,
+    format_rows,
+)
+from sovereign_pipeline.corpus.layouts import LAYOUT_COLUMNS
+from sovereign_pipeline.policy.corpus import DOCUMENT_COLUMNS
+from sovereign_pipeline.policy.institution import ClassificationLadder, Institution
+from sovereign_pipeline.policy.recipe_model import FILL_IN
+
+TEXTS = ("subject", "request", "response", "rejected")
+"""Fields from which `markup: html` removes tags."""
+LEAST_MARKUP = 0.5
+"""Minimum share of values with certain markup to treat a column as HTML. Plain letters contain `<` too."""
+LEAST_LETTERS = 15
+"""Minimum mean length in characters of a column that may hold requests or replies."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A suggested recipe as YAML data, with notes on what a person must decide."""
+
+    recipe: dict[str, Any]
+    notes: tuple[str, ...]
+    """Assumptions and fields to fill in."""
+
+
+def suggest(
+    facts: FileFacts, path: Path, line: str, institution: Institution, suites: Sequence[Path], prompts: Path | None
+) -> Suggestion:
+    """Return a suggested recipe for a file.
+
+    Args:
+        path: path of the file for the recipe.
+        line: name of the line of adapters.
+        suites: the institution's own suites, relative to the data root.
+        prompts: its red-team prompts, relative to the data root; None if there are none.
+    """
+    notes: list[str] = []
+    source = _source(facts, path, institution.ladder, notes)
+    recipe: dict[str, Any] = {
+        "line": line,
+        "purpose": f"{FILL_IN}: what the adapter is for",
+        "owner": f"{FILL_IN}: who answers for it",
+        "ceiling": institution.classification[-1],
+        "sources": [source],
+        "training": {"base_model": "smollm2-135m-instruct", "instruction": "Write the reply to this letter."},
+    }
+    if not suites or prompts is None:
+        notes.append(
+            "evaluation: left out, for want of a suite under suites/ or of red_team/prompts.jsonl; name it later."
+        )
+        return Suggestion(recipe, tuple(notes))
+    level = institution.classification[0]
+    recipe["evaluation"] = {
+        "capability": [{"name": suite.stem, "path": suite.as_posix(), "classification": level} for suite in suites[:1]],
+        "red_team": {"prompts": prompts.as_posix(), "classification": level},
+    }
+    notes.append(f"evaluation: suite and prompts are taken for {level}; write another level if they are not.")
+    return Suggestion(recipe, tuple(notes))
+
+
+def _source(facts: FileFacts, path: Path, ladder: ClassificationLadder, notes: list[str]) -> dict[str, Any]:
+    compared = compared_columns(facts)
+    links = next((each for each in compared if each.doubt is None), None)
+    fields = _fields(facts, links, ladder, notes)
+    source: dict[str, Any] = {"name": "letters", "path": path.as_posix()}
+    if facts.encoding is not None:
+        source["encoding"] = facts.encoding
+        notes.append(f"encoding: read as {facts.encoding}; look whether its letters are right.")
+    if NOT_UTF8 in facts.broken and facts.encoding is None:
+        notes.append(
+            f"encoding: a mixture; {facts.broken[NOT_UTF8]:,} of {facts.rows:,} rows are not UTF-8 and go to "
+            f"quarantine ({format_rows(facts, NOT_UTF8)}); another `encoding` would garble the others."
+        )
+    if facts.delimiter is not None:
+        source["delimiter"] = facts.delimiter
+    if facts.layout is not None:
+        source |= {"layout": facts.layout, **({"role": facts.role} if facts.role != "letters" else {})}
+        notes += [f"layout: {each}" for each in about_layout(facts)]
+    elif "rejected" in fields:
+        source["role"] = "preferences"
+    source["columns"] = {field: column for field, column in fields.items() if field != column}
+    source["constants"] = dict[str, str]()
+    _set_columns_that_are_not_there(facts, path, fields, source, notes)
+    _set_date(facts, fields, source, notes)
+    _note_ids(facts, fields, source, notes)
+    notes += _about_empty_cells(facts, fields)
+    if "case" not in fields:
+        source["case_from_row"] = True
+        notes.append("case: no column has it, so every row is a case file of its own.")
+    _set_levels(facts, ladder, fields, source, notes)
+    for column in facts.columns.values():
+        if column.states and column.name not in fields.values():
+            source.setdefault("where", {})[column.name] = f"{FILL_IN}: {format_states(column)}"
+            notes.append(f"where: {about_states(column)} Write the value, or a list of values; or take the line out.")
+    if links is not None:
+        source["links"] = links.column
+    notes += [_about_links(each, taken=each is links) for each in compared]
+    if (markup := _markup(facts, fields, notes)) is not None:
+        source["markup"] = markup
+    source |= {"licence": f"{FILL_IN}: under which terms", "retention": f"{FILL_IN}: how long"}
+    needed = ("request", "response") if facts.layout is None else ()
+    notes += [f"{name}: no column looks like it; name one." for name in needed if name not in fields]
+    read = {*fields.values(), source.get("links"), *source.get("where", ())}
+    read |= {*LAYOUT_COLUMNS} if facts.layout is not None else set()
+    unread = [name for name in facts.columns if name not in read and folded(name) not in DOCUMENT_COLUMNS]
+    if unread:
+        notes.append(f"not read: {len(unread)} of {len(facts.columns)} columns. {format_columns(unread)}")
+    return source
+
+
+def _set_columns_that_are_not_there(
+    facts: FileFacts, path: Path, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]
+) -> None:
+    """Add constants for the fields that no column has, and find the language by the text."""
+    for name in ("department", "author", "subject", "language"):
+        if name in fields or (name == "subject" and facts.layout is not None):
+            continue
+        own = _column_named(name, facts)
+        if own is not None and (own.filled or (has_header(path) and name == "language")):
+            notes.append(_about_an_unfit_column(name, own))
+        elif name == "language":
+            source["language_from_text"] = True
+            texts = [facts.columns[fields[each]] for each in ("request", "response") if each in fields]
+            arabic, filled = sum(each.arabic for each in texts), sum(each.filled for each in texts)
+            shares = f"; {arabic:,} of {filled:,} texts are in Arabic script" if filled else ""
+            notes.append(f"language: no column has it; it is found for each row by its letters{shares}.")
+        else:
+            source["constants"][name] = ""
+
+
+def _set_date(facts: FileFacts, fields: Mapping[str, str], source: dict[str, Any], notes: list[str]) -> None:
+    if "date" in fields:
+        column = facts.columns[fields["date"]]
+        formats = column.date_formats
+        if len(formats) == 1:
+            source["date"] = {"format": formats[0]}
+            notes.append(f"date: '{column.name}' is read as {formats[0]}.")
+        elif formats:
+            source["date"] = {"format": f"{FILL_IN}: {' or '.join(formats)}"}
+            notes.append(f"date: '{column.name}' may be {' or '.join(formats)}: no row decides. Which is it?")
+        return
+    own = _column_named("date", facts)
+    if own is not None and (own.filled or has_header(facts.path)):
+        notes.append(_about_an_unfit_column("date", own))
+    else:
+        source["constants"]["date"] = FILL_IN
+        notes.append("date: no column has dates; name one, or write a date for all rows.")
+
+
+def _set_levels(
+    facts: FileFacts,
+    ladder: ClassificationLadder,
+    fields: Mapping[str, str],
+    source: dict[str, Any],
+    notes: list[str],
+) -> None:
+    """Add the words of levels, and a floor for the rows without one."""
+    highest = ladder.levels[-1]
+    named = facts.columns[fields["classification"]] if "classification" in fields else None
+    own = named or _column_named("classification", facts)
+    words = [each for each in own.values if each not in ladder] if own is not None else []
+    if named is not None and words:
+        levels = {folded(level): level for level in ladder.levels}
+        choice = f"{FILL_IN}: {', '.join(ladder.levels)}"
+        source["levels"] = {word: levels.get(folded(word), choice) for word in words}
+        notes.append(
+            f"levels: {counted(len(words), 'word')} of '{named.name}' stand in for levels: "
+            f"{', '.join(f'{word} ({named.values[word]:,})' for word in words)}. Give each its level."
+        )
+    elif own is not None and (words or own.long):
+        unknown = sum(own.values[each] for each in words)
+        notes.append(
+            f"classification: {unknown + own.long:,} of {facts.rows:,} rows have words in '{own.name}' that are no "
+            f"levels of the ladder: quarantine. Give each word a level under `levels`, or rename the column and set "
+            f"`classification_floor`."
+        )
+    if named is not None:
+        if empty := facts.rows - named.filled:
+            notes.append(f"classification: {counted(empty, 'row')} without a level: quarantine.")
+    elif own is None or not own.filled:
+        source["classification_floor"] = highest
+        notes.append(f"classification: a row without a level of the ladder gets the highest: {highest}.")
+
+
+def _fields(
+    facts: FileFacts, links: LinkColumn | None, ladder: ClassificationLadder, notes: list[str]
+) -> dict[str, str]:
+    """Return field -> column. Each column is used once. A column that is chosen for other reasons than its name is
+    noted."""
+    of_layout = LAYOUT_COLUMNS if facts.layout is not None else ()
+    columns = [column for name, column in facts.columns.items() if column.filled and name not in of_layout]
+    fields: dict[str, str] = {}
+
+    def free() -> list[ColumnFacts]:
+        taken = {*fields.values(), *([links.column] if links is not None else [])}
+        return [column for column in columns if column.name not in taken]
+
+    if links is not None:
+        fields["id"] = links.ids
+    levels = [each for each in columns if each.values.total() == each.filled and set(each.values) <= set(ladder.levels)]
+    levels += [each for each in columns if plain(each.name) in NAMES_OF_LEVELS and each.has_few_words]
+    if levels:
+        fields["classification"] = levels[0].name
+    texts = ("request", "response", "rejected") if facts.layout is not None else ()
+    for name, known in NAMES.items():
+        if name in fields or name in texts:
+            continue
+        fitting = [column for column in free() if _fits(name, column)]
+        named = {plain(column.name): column.name for column in fitting}
+        if found := [named[each] for each in known if each in named]:
+            fields[name] = found[0]
+    longest = sorted((each for each in free() if _fits("request", each)), key=lambda each: -each.mean_length)
+    for name in ("response", "request"):
+        if name not in fields and longest and not texts:
+            fields[name] = longest.pop(0).name
+            notes.append(
+                f"{name}: '{fields[name]}' is a guess, by the length of its texts alone; look whether it is so."
+            )
+    if "id" not in fields:
+        unique = [column for column in free() if column.is_unique and not _fits("date", column)]
+        if unique:
+            fields["id"] = unique[0].name
+            notes.append(f"id: '{fields['id']}' is a guess, because every row has another value in it.")
+    if "date" not in fields:
+        dated = [column for column in free() if _fits("date", column)]
+        if dated:
+            fields["date"] = dated[0].name
+            notes.append(
+                f"date: '{fields['date']}' is a guess, because it holds dates; look whether they are the letters'."
+            )
+    return fields
+
+
+def _fits(name: str, column: ColumnFacts) -> bool:
+    if name in ("request", "response", "rejected"):
+        return column.types["text"] == column.filled and column.mean_length >= LEAST_LETTERS and column.dates == 0
+    if name == "date":
+        return column.is_dated or bool(column.date_formats)
+    if name == "id":
+        return column.may_be_ids
+    if name == "language":
+        return all(len(value) <= len("zh-Hant-TW") for value in column.values) and column.types["text"] == column.filled
+    return column.types["list"] == column.types["object"] == 0
+
+
+def _note_ids(facts: FileFacts, fields: dict[str, str], source: dict[str, Any], notes: list[str]) -> None:
+    """Add notes on rows without a distinct id and how they are treated, and set `id_from_row` if no column has ids."""
+    if "id" in fields:
+        column = facts.columns[fields["id"]]
+        repeated = column.values.total() - len(column.values)
+        for count, what in ((repeated, "an id that an earlier row has"), (column.rows - column.filled, "no id")):
+            if count:
+                notes.append(
+                    f"id: {counted(count, 'row')} of {facts.rows:,} with {what} in '{column.name}': quarantine."
+                )
+        return
+    own = _column_named("id", facts)
+    known = [each for each in facts.columns.values() if plain(each.name) in NAMES["id"] and each is not own]
+    for each in known:
+        notes.append(
+            f"id: '{each.name}' is not taken: {each.rows_amiss:,} of {facts.rows:,} rows repeat one or have none."
+        )
+    if own is None:
+        source["id_from_row"] = True
+        notes.append("id: no column has one for each row; rows are named by their numbers, so only append to the file.")
+        return
+    notes.append(
+        f"id: {own.rows_amiss:,} of {facts.rows:,} rows repeat an id of '{own.name}' or have none: quarantine. To name "
+        f"rows by their numbers, rename that column in the file, and set `id_from_row: true`."
+    )
+
+
+def _about_empty_cells(facts: FileFacts, fields: dict[str, str]) -> list[str]:
+    """Return notes on fields that are empty in some rows. Ids and levels have their own notes."""
+    notes = []
+    for name, column in fields.items():
+        empty = facts.rows - facts.broken.total() - facts.columns[column].filled
+        if not empty or name in ("id", "classification"):
+            continue
+        follows = "quarantine"
+        if name in ("author", "department"):
+            follows = "read without it" + (", or quarantine with `split.by_author`" if name == "author" else "")
+        notes.append(f"{name}: {counted(empty, 'row')} of {facts.rows:,} with nothing in '{column}': {follows}.")
+    return notes
+
+
+def _about_an_unfit_column(name: str, own: ColumnFacts) -> str:
+    """Return a note on a column that is read because of its name but has unsuitable values."""
+    wants = {"date": "dates of one form", "language": "tags of languages (en, ar)"}.get(name, "one text in each row")
+    return (
+        f"{name}: the column '{own.name}' does not hold {wants} in each row, and is read all the same: rows without "
+        f"go to quarantine. A constant does not replace it. Correct it, or rename it and set the constant."
+    )
+
+
+def _column_named(field: str, facts: FileFacts) -> ColumnFacts | None:
+    """Return the column with the field's own name, which is read without an entry under `columns`; None if there is
+    none."""
+    return next((column for column in facts.columns.values() if folded(column.name) == folded(field)), None)
+
+
+def _about_links(each: LinkColumn, taken: bool) -> str:
+    note = (
+        f"links: {each.matched:,} of {each.links:,} ids in '{each.column}' name a row by '{each.ids}', "
+        f"{each.unmatched:,} name none."
+    )
+    if taken:
+        return note
+    why = f"It is not taken ({each.doubt})" if each.doubt else "A source has one column of links, and it is not taken"
+    return f"{note} {why}; if it ties rows, set `links` to it, and `id` under `columns` to '{each.ids}'."
+
+
+def _markup(facts: FileFacts, fields: dict[str, str], notes: list[str]) -> str | None:
+    """Return `html` if one text column is mostly HTML, otherwise None. Tags are noted in either case, because
+    removing them deletes text."""
+    columns = [facts.columns[fields[name]] for name in TEXTS if name in fields]
+    is_html = any(column.filled and column.markup >= LEAST_MARKUP * column.filled for column in columns)
+    for column in columns:
+        if not column.markup and not (is_html and column.like_tags):
+            continue
+        note = f"markup: {column.markup:,} of {column.filled:,} values of '{column.name}' have tags of HTML"
+        if column.like_tags:
+            note += f", and {column.like_tags:,} have `<` before what is no tag"
+        if is_html:
+            notes.append(f"{note}; `markup: html` removes all that stands between `<` and `>`, in every row.")
+        else:
+            notes.append(f"{note}; it is kept. `markup: html` would remove all between `<` and `>`, in every row.")
+    return "html" if is_html else None
+
+
+def about_layout(facts: FileFacts) -> list[str]:
+    """Return sentences on the layout of a file's rows, and on the rows with several turns."""
+    if facts.layout is None:
+        return []
+    one = facts.turns[1]
+    more = facts.turns.total() - one
+    said = [f"{facts.layouts[facts.layout]:,} of {facts.rows:,} rows are in the layout {facts.layout}."]
+    if facts.turns.total():
+        said.append(f"{counted(one, 'row has', 'rows have')} one request and its reply.")
+    if more:
+        said.append(
+            f"{counted(more, 'row has', 'rows have')} more turns, up to {max(facts.turns)} requests: the last reply is "
+            f"the reply, and all before it becomes one request, as a transcript."
+        )
+    said += [
+        f"{counted(times, 'row becomes', 'rows become')} no document: {reason}."
+        for reason, times in facts.unfit.most_common()
+    ]
+    return said
+
+
+def about_states(column: ColumnFacts) -> str:
+    """Return a question on the states in a column."""
+    return f"column '{column.name}' has {format_states(column)}; which are to be used?"
+
+
+def format_states(column: ColumnFacts) -> str:
+    return ", ".join(f"{state or 'nothing'} {times:,}" for state, times in column.states.items())

@@ -1,0 +1,194 @@
+"""Find held-out texts of which training texts together contain at least half, in pieces.
+
+Texts are compared without spaces, in runs of letters, so a lost space or a word divided at the end of a line hides
+nothing. Each text is hashed once, and memory grows with the held-out side only.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sovereign_pipeline.split.contained_texts import BOILERPLATE_TEXTS, FIELDS, Texts
+from sovereign_pipeline.split.shingles import runs_of_about
+from sovereign_pipeline.split.similarity import mixed
+
+LENGTHS = {32: 0.5, 64: 0.1, 128: 0.1}
+"""Number of letters in a run (a power of two: about 6, 13, 26 words) -> share of texts made of each other's runs from
+which runs of this length are common sentences of the corpus. The shortest run below its share is used."""
+SHARE = 0.5
+"""Share of a held-out text's letters in training texts from which the text counts as trained."""
+_SAMPLE = 1_000
+"""Maximum number of texts by which common sentences are told."""
+_STRIDE = 4
+"""Distance between the runs of a held-out text. The other side's runs begin at every letter."""
+_LETTERS_PER_BLOCK = 1 << 21
+_TEXTS_PER_BLOCK = 1 << 16
+_UNITS = mixed(np.arange(256, dtype=np.uint64))
+_MULTIPLIER = 0x9E3779B97F4A7C15
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Held-out texts of which the other side contains at least SHARE."""
+
+    texts: int
+    """Number of held-out texts that were compared."""
+    documents: NDArray[np.int64]
+    """(n, 2) numbers of a held-out document and of a document with a piece of it; each pair once, ordered."""
+    largest_share: float
+    """Largest share of one held-out text in the other side's texts."""
+    letters: int | None
+    """Number of letters in the compared runs; None if the runs of every length are common sentences."""
+
+    @property
+    def remark(self) -> str:
+        """Return a sentence if texts consist of common sentences, so that shorter pieces cannot be told from them."""
+        if self.letters == min(LENGTHS):
+            return ""
+        looked = f"only in runs of {self.letters} letters" if self.letters else "not at all"
+        return f" The texts consist of common sentences, so texts in pieces were looked for {looked}."
+
+
+def in_pieces(held_out: Texts, other: Texts, counted: Texts | None = None) -> Pieces:
+    """Return the held-out texts that the other side contains in pieces, with the documents that have the pieces.
+
+    Only requests and replies of SHORT_WORDS words or more are compared. A run in more than BOILERPLATE_TEXTS different
+    texts is boilerplate and covers nothing. If many of the other side's texts consist of runs of each other, these are
+    common sentences, and longer runs are compared.
+
+    Args:
+        counted: the texts, besides the held-out ones, by which boilerplate and forms are told; None for the other side.
+    """
+    corpus = other if counted is None else counted
+    long, sample = _long(held_out), _long(corpus)
+    sample = sample.subset(np.arange(0, len(sample), 1 + len(sample) // _SAMPLE))
+    for letters in LENGTHS:
+        pieces = _in_runs(letters, long, sample, held_out, other, corpus)
+        if pieces.letters:
+            break
+    return pieces
+
+
+def _in_runs(letters: int, long: Texts, sample: Texts, held_out: Texts, other: Texts, corpus: Texts) -> Pieces:
+    """Compare runs of one length."""
+    runs = _Runs(letters, (long, sample))
+    in_corpus = runs.count(corpus)
+    is_rare = in_corpus + runs.count(held_out) <= BOILERPLATE_TEXTS
+    shares_of_sample = _shares(sample, runs, is_rare & (in_corpus > 1))
+    is_covered = is_rare & ((in_corpus if other is corpus else runs.count(other)) > 0)
+    shares = _shares(long, runs, is_covered)
+    is_told = not len(sample) or (shares_of_sample >= SHARE).mean() < LENGTHS[letters]
+    is_found = (shares >= SHARE) & is_told
+    pieces, owners = [np.empty(0, np.uint64)], [np.empty(0, np.int64)]
+    for texts, _, hashes in runs.of(long) if is_found.any() else ():
+        is_piece = is_found[texts] & is_covered[runs.places(hashes)]
+        pieces.append(hashes[is_piece])
+        owners.append(long.documents[texts[is_piece]])
+    documents = _documents_with(letters, np.concatenate(pieces), np.concatenate(owners), other)
+    largest = round(float(shares.max(initial=0.0)), 4)
+    return Pieces(len(long), documents, largest, letters if is_told else None)
+
+
+def _long(texts: Texts) -> Texts:
+    """Return the different requests and replies of SHORT_WORDS words or more."""
+    is_field = texts.records.fields != FIELDS.index("letter")
+    return texts.subset(np.flatnonzero(texts.records.is_long & is_field)).distinct()
+
+
+class _Runs:
+    """The runs of one length in some texts, by their hashes, with a hash table that rules out most others."""
+
+    def __init__(self, letters: int, texts: Iterable[Texts] = (), hashes: Iterable[NDArray[np.uint64]] = ()) -> None:
+        self.letters = letters
+        of_texts = (found for each in texts for _, _, found in self.of(each))
+        self.hashes = _distinct(np.concatenate([np.empty(0, np.uint64), *hashes, *of_texts]))
+        self._mask = np.uint64((1 << min(26, 4 + self.hashes.size.bit_length())) - 1)
+        self._marks = np.zeros(int(self._mask) + 1, np.bool_)
+        self._marks[self.hashes & self._mask] = True
+
+    def places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return the number of each hash in the set. All hashes must be in it."""
+        return np.searchsorted(self.hashes, hashes)
+
+    def found_in(self, texts: Texts) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield text numbers and the numbers of the runs that they contain, for all texts."""
+        for rows in _blocks(texts) if self.hashes.size else ():
+            block = texts.letters.read(rows)
+            hashes, ends = self._rolled(block.values), np.cumsum(block.sizes)
+            possible = np.flatnonzero(self._marks[hashes & self._mask])
+            places = np.minimum(self.places(hashes[possible]), self.hashes.size - 1)
+            possible, places = (each[self.hashes[places] == hashes[possible]] for each in (possible, places))
+            numbers = np.searchsorted(ends, possible, side="right")
+            is_within = possible + self.letters <= ends[numbers]  # not from one text into the next
+            yield rows[numbers[is_within]], places[is_within]
+
+    def count(self, texts: Texts) -> NDArray[np.int64]:
+        """Return in how many different texts each run occurs."""
+        counts = np.zeros(self.hashes.size, np.int64)
+        different = texts.subset(np.flatnonzero(~texts.records.is_repeated)).distinct()
+        for numbers, places in self.found_in(different):
+            in_texts = _distinct(places * len(different) + numbers) // len(different)
+            counts += np.bincount(in_texts, minlength=counts.size)
+        return counts
+
+    def of(self, texts: Texts) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint64]]]:
+        """Yield the text number, the start and the hash of every run that begins _STRIDE letters behind another, in
+        each text's order."""
+        for rows in _blocks(texts):
+            block = texts.letters.read(rows)
+            starts, sizes = np.arange(block.values.size) - np.repeat(block.starts, block.sizes), block.sizes
+            kept = np.flatnonzero((starts + self.letters <= np.repeat(sizes, sizes)) & (starts % _STRIDE == 0))
+            yield rows[block.rows[kept]], starts[kept], self._rolled(block.values)[kept]
+
+    def _rolled(self, letters: NDArray[Any]) -> NDArray[np.uint64]:
+        """Return the polynomial hash (modulo 2^64) of every run, by doubling the length of the runs."""
+        hashes: NDArray[np.uint64] = _UNITS[letters]
+        length, factor = 1, _MULTIPLIER
+        while length < self.letters:
+            hashes = hashes[:-length] * np.uint64(factor) + hashes[length:]
+            length, factor = 2 * length, factor * factor % (1 << 64)
+        return hashes
+
+
+def _blocks(texts: Texts) -> Iterator[NDArray[np.int64]]:
+    return runs_of_about(texts.letters.sizes, _LETTERS_PER_BLOCK, _TEXTS_PER_BLOCK)
+
+
+def _distinct(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the distinct values, sorted. `np.unique` takes four times as long on hashes."""
+    values = np.sort(values)
+    return values[np.append(True, values[1:] != values[:-1])] if values.size else values
+
+
+def _shares(texts: Texts, runs: _Runs, is_covered: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the share of each text's letters that stand in covered runs."""
+    covered = np.zeros(len(texts))
+    for numbers, starts, hashes in runs.of(texts):
+        kept = is_covered[runs.places(hashes)]
+        numbers, starts = numbers[kept], starts[kept]
+        reach = np.full(numbers.size, runs.letters)
+        is_same = numbers[1:] == numbers[:-1]
+        reach[:-1][is_same] = np.minimum(np.diff(starts), runs.letters)[is_same]
+        covered += np.bincount(numbers, reach, minlength=len(texts))
+    return covered / np.maximum(texts.records.letters, 1)
+
+
+def _documents_with(
+    letters: int, pieces: NDArray[np.uint64], owners: NDArray[np.int64], other: Texts
+) -> NDArray[np.int64]:
+    """Return (n, 2) owner of a run and document of the other side that contains it, each pair once, ordered."""
+    order = np.argsort(pieces, kind="stable")
+    pieces, owners = pieces[order], owners[order]
+    runs = _Runs(letters, hashes=[pieces])
+    first = np.searchsorted(pieces, runs.hashes)
+    several = np.searchsorted(pieces, runs.hashes, side="right") - first
+    pairs = [np.empty((0, 2), np.int64)]
+    for numbers, places in runs.found_in(other):
+        times = several[places]
+        within = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
+        of_runs = owners[np.repeat(first[places], times) + within]
+        pairs.append(np.unique(np.column_stack((of_runs, np.repeat(other.documents[numbers], times))), axis=0))
+    return np.unique(np.concatenate(pairs), axis=0)
