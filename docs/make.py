@@ -11,10 +11,12 @@ from sovereign_pipeline.cli.reference import INSTITUTION, LINE, WORD_LISTS, comm
 from sovereign_pipeline.policy.reference import json_schema
 from sovereign_pipeline.privacy.vault_cli import app as vault_app
 from sovereign_pipeline.record.trust_cli import app as trust_app
+from sovereign_pipeline.serving.gateway.parameters import parameters_markdown
 from sovereign_pipeline.serving.transcripts_cli import app as transcripts_app
 from sovereign_pipeline_tests.corpus.first_file import first_file_markdown
 from sovereign_pipeline_tests.corpus.first_files import FILES, ROWS_OF_FILES, TABLES
 from sovereign_pipeline_tests.security_cases import security_cases_markdown
+from sovereign_pipeline_tests.serving.gateway.clients import clients_markdown
 
 DOCS = Path(__file__).resolve().parent
 REFERENCE = DOCS / "reference"
@@ -42,6 +44,8 @@ def pages() -> dict[Path, str]:
                 "sovereign-vault": vault_app,
             }
         ),
+        REFERENCE / "clients.md": clients_markdown(),
+        REFERENCE / "parameters.md": parameters_markdown(),
         REFERENCE / "first-file.md": first_file_markdown(FILES | TABLES | ROWS_OF_FILES),
         REFERENCE / "licences.md": licences_markdown(),
         REFERENCE / "recipe.md": recipe_markdown(),

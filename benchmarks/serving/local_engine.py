@@ -3,8 +3,9 @@
     python -m benchmarks.serving.local_engine [--threads 2] [--rounds 3] [--new-tokens 24]
 
 The base model is the packaged one, in float32; adapters have rank 16 on all linear layers and random weights, small
-enough for answers to stay as long as the base model's. "One by one" is `generate` of transformers with one PEFT adapter
-in a process of its own, with the same threads. All that is compared alternates in rounds. Seconds are those of the
+enough for answers to stay as long as the base model's. The other side is `generate` of transformers with PEFT in a
+process of its own, with the same threads: eight letters in one padded batch with one adapter, in one batch with eight
+adapters (`adapter_names`), and one by one. All that is compared alternates in rounds. Seconds are those of the
 processor, since a shared machine's clock measures the neighbours too.
 """
 
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from sovereign_pipeline.serving.engines.local import LocalEngine, LocalSettings
 
 MODEL = "smollm2-135m-instruct"
 ADAPTERS = 12
+BATCH = "8 answers, one adapter, generate"
+MIXED = "8 answers, 8 adapters, generate with adapter_names"
+ONE_BY_ONE = "8 answers one by one, generate"
 LETTER = (
     "Dear Sir or Madam, on {day} March I asked for a permit to open a stall at the harbour gate, and paid the fee of "
     "forty at the counter. Since then an officer has come to look at the place, and told me that the form for the "
@@ -41,8 +45,8 @@ LETTER = (
 
 def main() -> None:
     arguments = _arguments()
-    if arguments.one_by_one is not None:
-        _one_by_one(arguments.one_by_one, arguments.threads, arguments.new_tokens)
+    if arguments.generate is not None:
+        _generate(arguments.generate, arguments.threads, arguments.new_tokens)
         return
     with tempfile.TemporaryDirectory() as name:
         say(f"making {ADAPTERS} adapters")
@@ -72,10 +76,11 @@ async def measure(adapters: Sequence[Deployable], threads: int, rounds: int, new
         ):
             rate = await tokens_per_second(engine, process, adapters[:held], answers, new_tokens)
             sides.setdefault(name, []).append(rate)
-        say(f"round {number + 1}: one by one")
-        sides.setdefault("8 answers one by one, transformers", []).append(
-            await asyncio.to_thread(one_by_one, adapters[0].directory, threads, new_tokens)
-        )
+        say(f"round {number + 1}: generate")
+        for name, rate in (
+            await asyncio.to_thread(generate, adapters[0].directory.parent, threads, new_tokens)
+        ).items():
+            sides.setdefault(name, []).append(rate)
     await engine.close()
     median = {name: statistics.median(each) for name, each in sides.items()}
     weights = (adapters[0].directory / "adapter_model.safetensors").stat().st_size
@@ -84,8 +89,9 @@ async def measure(adapters: Sequence[Deployable], threads: int, rounds: int, new
         "new_tokens": new_tokens,
         "tokens_per_processor_second": {name: round(each, 1) for name, each in median.items()},
         "rounds": {name: [round(value, 1) for value in each] for name, each in sides.items()},
-        "batched_against_one_by_one": _ratio(sides, "8 answers, one adapter", "8 answers one by one, transformers"),
-        "mixed_against_one_by_one": _ratio(sides, "8 answers, 8 adapters", "8 answers one by one, transformers"),
+        "batch_against_generate": _ratio(sides, "8 answers, one adapter", BATCH),
+        "mixed_against_adapter_names": _ratio(sides, "8 answers, 8 adapters", MIXED),
+        "batch_against_one_by_one": _ratio(sides, "8 answers, one adapter", ONE_BY_ONE),
         "12_adapters_against_one": _ratio(sides, "16 answers, 12 adapters", "16 answers, one adapter"),
         "mib_per_adapter": round(per_adapter / (1 << 20), 1),
         "mib_of_its_weights": round(weights / (1 << 20), 1),
@@ -111,8 +117,9 @@ async def tokens_per_second(
     return sum(counted) / (after.user + after.system - before.user - before.system)
 
 
-def one_by_one(adapter: Path, threads: int, new_tokens: int) -> float:
-    command = [sys.executable, "-m", "benchmarks.serving.local_engine", "--one-by-one", adapter]
+def generate(adapters: Path, threads: int, new_tokens: int) -> dict[str, float]:
+    """Tokens per processor second of transformers' `generate`, by side."""
+    command = [sys.executable, "-m", "benchmarks.serving.local_engine", "--generate", adapters]
     told = subprocess.run(
         [*map(str, command), "--threads", str(threads), "--new-tokens", str(new_tokens)],
         stdout=subprocess.PIPE,
@@ -127,30 +134,49 @@ def one_by_one(adapter: Path, threads: int, new_tokens: int) -> float:
             "PYTHONPATH": str(PROJECT_ROOT),
         },
     )
-    return float(told.stdout)
+    found: dict[str, float] = json.loads(told.stdout)
+    return found
 
 
-def _one_by_one(adapter: Path, threads: int, new_tokens: int) -> None:
-    """In a process of its own. Prints tokens per processor second."""
+def _generate(adapters: Path, threads: int, new_tokens: int) -> None:
+    """In a process of its own. Prints the rates of `generate`."""
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     torch.set_num_threads(threads)
     base = base_model(MODEL)
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).eval()
-    counted, started = 0, 0.0
+    tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(model, adapters / "adapter-0", adapter_name="0").eval()
+    for number in range(1, 8):
+        model.load_adapter(adapters / f"adapter-{number}", adapter_name=str(number))
+    texts = [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": letter(number)}], tokenize=False, add_generation_prompt=True
+        )
+        for number in range(8)
+    ]
+
+    def compute(texts: Sequence[str], **options: Any) -> int:
+        inputs = tokenizer(list(texts), add_special_tokens=False, padding=True, return_tensors="pt")
+        answers = model.generate(**inputs, do_sample=False, max_new_tokens=new_tokens, **options)
+        new = answers[:, inputs["input_ids"].shape[1] :]
+        ends = {tokenizer.eos_token_id, tokenizer.pad_token_id}
+        return sum(next((place for place, id in enumerate(row) if id in ends), len(row)) for row in new.tolist())
+
+    sides: dict[str, Callable[[], int]] = {
+        BATCH: lambda: compute(texts),
+        MIXED: lambda: compute(texts, adapter_names=[str(number) for number in range(8)]),
+        ONE_BY_ONE: lambda: sum(compute([text]) for text in texts),
+    }
+    rates = {}
     with torch.inference_mode():
-        for number in (0, *range(8)):  # the first one warms up
-            if counted == 0 or number == 0:
-                counted, started = 0, time.process_time()
-            turns = [{"role": "user", "content": letter(number)}]
-            text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-            answer = model.generate(**ids, do_sample=False, max_new_tokens=new_tokens)
-            counted += answer.shape[1] - ids["input_ids"].shape[1]
-    print(counted / (time.process_time() - started))  # noqa: T201
+        compute(texts[:1])  # what is done once
+        for name, side in sides.items():
+            started = time.process_time()
+            rates[name] = side() / (time.process_time() - started)
+    print(json.dumps(rates))  # noqa: T201
 
 
 def letter(number: int) -> str:
@@ -186,7 +212,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new-tokens", type=int, default=24)
-    parser.add_argument("--one-by-one", type=Path)
+    parser.add_argument("--generate", type=Path)
     return parser.parse_args()
 
 

@@ -67,8 +67,9 @@ def page(result: Mapping[str, Any]) -> str:
             "| local engine, tokens per second of the processor | |",
             "|---|---|",
             *rates,
-            f"| 8 answers together against one by one, times | {engine['batched_against_one_by_one']} |",
-            f"| 8 adapters against one by one, times | {engine['mixed_against_one_by_one']} |",
+            f"| 8 answers against `generate` with the same batch, times | {engine['batch_against_generate']} |",
+            f"| 8 adapters against `generate` with `adapter_names`, times | {engine['mixed_against_adapter_names']} |",
+            f"| 8 answers together against one by one, times | {engine['batch_against_one_by_one']} |",
             f"| 12 adapters interleaved against one, times | {engine['12_adapters_against_one']} |",
             f"| memory of an adapter, and of its weights, MiB | {engine['mib_per_adapter']}, "
             f"{engine['mib_of_its_weights']} |",

@@ -153,7 +153,12 @@ class RelayedEngine:
         return self.adapters
 
     async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+        self,
+        digest: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        cache_group: str = "",
+        shared: int = 0,
     ) -> Answer:
         return Answer(7, self._pieces(sampling.max_tokens))
 

@@ -5,8 +5,8 @@
 A source sends each stream's tokens at a steady pace, and each token is the moment at which it was sent. Streams are
 read through nothing, nginx, the gateway and LiteLLM, one after another in alternating order; a round is all of them.
 *Together*: all streams at once, from the second token on: how long a token was under way. *First token*: streams begin
-one after another while as many go on: from the request to the first token. What is added is the difference to nothing
-in the same round.
+one after another while as many go on: from the request to the first token. *Idle*: one stream at a time, and nothing
+else. What is added is the difference to nothing in the same round.
 """
 
 import argparse
@@ -24,7 +24,8 @@ from benchmarks.serving.proxies import gateway, litellm, nginx, paced_source
 from benchmarks.serving.sse import Told, read_stream
 
 DIRECT = "nothing"
-FIGURES = ("token_median", "token_99th", "first_median", "first_99th")
+FIGURES = ("token_median", "token_99th", "first_median", "first_99th", "idle_token_median", "idle_first_median")
+IDLE_STREAMS, IDLE_TOKENS = 20, 10
 
 
 def measure(
@@ -72,10 +73,13 @@ def measure(
 async def _figures(port: int, token: str, streams: int, tokens: int, rate: float) -> dict[str, float]:
     under_way, failed = await _together(port, token, streams, tokens)
     firsts, failed_too = await _staggered(port, token, streams, tokens, rate)
+    alone = [await _one(port, token, IDLE_TOKENS) for _ in range(IDLE_STREAMS)]
     return {
         **_quantiles("token", under_way),
         **_quantiles("first", firsts),
-        "failed": failed + failed_too,
+        **_quantiles("idle_token", [late for _, lates, _ in alone for late in lates[1:]]),
+        **_quantiles("idle_first", [first for first, *_ in alone]),
+        "failed": failed + failed_too + sum(not finished for *_, finished in alone),
     }
 
 
@@ -120,6 +124,8 @@ def table(result: Mapping[str, Any]) -> str:
         "token_99th": "token, 99th percentile",
         "first_median": "first token, median",
         "first_99th": "first token, 99th percentile",
+        "idle_token_median": "idle: token, median",
+        "idle_first_median": "idle: first token, median",
     }
     arms = list(result["added"])
     rows = [

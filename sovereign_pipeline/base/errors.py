@@ -151,6 +151,12 @@ class EngineRefused(SovereignError):
     """Raised when an engine does not load an adapter, or does not answer a request."""
 
 
+class PromptTooLong(EngineRefused):
+    """Raised when a conversation leaves no room for an answer."""
+
+    usual_hint = "Shorten the conversation."
+
+
 class EngineLost(SovereignError):
     """Raised when an engine ended or was stopped before an answer was complete."""
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import hmac
+import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from sovereign_pipeline.base.errors import InputError
 
@@ -139,17 +139,20 @@ def _is_ours(scope: Scope, hosts: Collection[str]) -> bool:
     named = headers.get(b"host", [])
     origins = headers.get(b"origin", [])
     sites = headers.get(b"sec-fetch-site", [])
-    if len(named) != 1 or _host_of(b"//" + named[0]) not in hosts:
+    if len(named) != 1 or _host_in(_HOST, named[0]) not in hosts:
         return False
-    if any(_host_of(origin) not in hosts for origin in origins):
+    if any(_host_in(_ORIGIN, origin) not in hosts for origin in origins):
         return False
     # A link on another page may lead to a page here, which changes nothing; a query may not come from there.
     follows_a_link = headers.get(b"sec-fetch-mode") == [b"navigate"] and "graphql" not in scope["path"]
     return follows_a_link or all(site in FROM_HERE for site in sites)
 
 
-def _host_of(address: bytes) -> str | None:
-    try:
-        return urlsplit(address.decode("ascii")).hostname
-    except ValueError:
-        return None
+_HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::[0-9]{0,5})?")
+"""Pattern of a Host header. A URL parser would accept `127.0.0.1:80,evil` and `evil@127.0.0.1` as 127.0.0.1."""
+_ORIGIN = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://" + _HOST.pattern)
+
+
+def _host_in(pattern: re.Pattern[bytes], value: bytes) -> str | None:
+    found = pattern.fullmatch(value)
+    return (found[1] or found[2]).decode("ascii").lower() if found is not None else None

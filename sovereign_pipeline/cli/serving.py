@@ -5,14 +5,17 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.markup import escape
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.hosts import GATEWAY_PORT
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.cli.terminal import Group, Result, out, port_option, print_rows
 from sovereign_pipeline.policy.institution import load_institution
 from sovereign_pipeline.policy.line import load_line
+from sovereign_pipeline.policy.serving import FrontEnd
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.serving.gateway.auth import (
@@ -48,7 +51,7 @@ def serve_lines(
 
     settings = Settings.from_environment()
     workplace_of = partial(open_workplace, settings)
-    serve_gateway(settings, port, threads, lambda text: out.print(escape(text)), workplace_of)
+    serve_gateway(settings, port, threads, lambda text: out.print(escape(text), soft_wrap=True), workplace_of)
 
 
 @tokens.command("add")
@@ -64,6 +67,13 @@ def tokens_add(
     users: Annotated[
         bool, typer.Option("--users", help="They speak for several people: `user` of a request says for whom.")
     ] = False,
+    user_header: Annotated[
+        str | None, typer.Option(help="A header that names the person, in place of `user`. Implies --users.")
+    ] = None,
+    concurrent: Annotated[int | None, typer.Option(help="Its requests at once; else as `limits` says.", min=1)] = None,
+    per_minute: Annotated[int | None, typer.Option(help="Its requests a minute; else as `limits` says.", min=1)] = None,
+    user_concurrent: Annotated[int | None, typer.Option(help="The same, of each person.", min=1)] = None,
+    user_per_minute: Annotated[int | None, typer.Option(help="The same, of each person.", min=1)] = None,
     days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
 ) -> Result:
     """Make a token and print it, once: only its SHA-256 is stored."""
@@ -71,7 +81,17 @@ def tokens_add(
     institution = load_institution(settings.data)
     institution.ladder.rank(clearance)
     lines = frozenset(load_line(settings.data, name, institution).line for name in line) if line else None
-    grant = Grant(clearance, lines, versions, metrics, admin, users)
+    try:
+        front_end = FrontEnd(
+            user_header=user_header,
+            concurrent=concurrent,
+            per_minute=per_minute,
+            user_concurrent=user_concurrent,
+            user_per_minute=user_per_minute,
+        )
+    except ValidationError:
+        raise InputError("--user-header is not the name of a header.", "Such as X-OpenWebUI-User-Id.") from None
+    grant = Grant(clearance, lines, versions, metrics, admin, users or user_header is not None, front_end)
     actor = People(settings).commitment_of(account())
     text, token = add_token(settings, open_registry(settings), who, grant, days, actor)
 
@@ -114,6 +134,7 @@ def tokens_revoke(
 
 
 def _facts(token: Token) -> dict[str, Any]:
+    limits = token.front_end.model_dump(exclude_none=True, exclude={"user_header"})
     return {
         "id": token.id,
         "who": token.who,
@@ -122,6 +143,7 @@ def _facts(token: Token) -> dict[str, Any]:
         "versions": token.versions,
         "metrics": token.metrics,
         "admin": token.admin,
-        "users": token.users,
+        "users": token.front_end.user_header or token.users,
+        "limits": ", ".join(f"{name} {value:g}" for name, value in limits.items()),
         "expires": token.expires_at.isoformat(timespec="seconds"),
     }

@@ -11,6 +11,29 @@ from pydantic import Field, field_validator
 from sovereign_pipeline.policy.recipe_model import NotAllowed, RecipeModel
 
 
+class FrontEnd(RecipeModel):
+    """Rules for a caller that sends requests for several people."""
+
+    user_header: str | None = Field(
+        default=None, pattern=r"^[A-Za-z][A-Za-z0-9-]{0,99}$", examples=["X-OpenWebUI-User-Id"]
+    )
+    """Header in which the caller names the person. A request's `user` is then ignored. Null: `user` names the
+    person."""
+
+    concurrent: int | None = Field(default=None, ge=1)
+    """Requests that the caller may have running or waiting. Null: `limits.concurrent_per_caller`."""
+
+    per_minute: int | None = Field(default=None, ge=1)
+    """Requests per minute of the caller. Its tokens per minute rise in proportion. Null:
+    `limits.requests_per_minute`."""
+
+    user_concurrent: int | None = Field(default=None, ge=1)
+    """Requests that each person may have running or waiting. Null: `limits.concurrent_per_caller`."""
+
+    user_per_minute: int | None = Field(default=None, ge=1)
+    """Requests per minute of each person. Null: `limits.requests_per_minute`."""
+
+
 class Role(RecipeModel):
     """The permissions of callers to whom the institution's proxy assigns this role."""
 
@@ -32,6 +55,9 @@ class Role(RecipeModel):
     users: bool = False
     """True if they act for several people, as a front end does, and name the person in a request's `user`. For all
     other callers `user` is ignored: each counts as one user of a rollout."""
+
+    front_end: FrontEnd = FrontEnd()
+    """Header that names people, and limits of a caller that acts for several."""
 
 
 class Limits(RecipeModel):
@@ -70,7 +96,10 @@ class Limits(RecipeModel):
     users also keep one adapter each, but their answers are not compared."""
 
     first_token_seconds: float = Field(default=60, gt=0)
-    """Maximum time until the engine's first token, and between two tokens, in seconds."""
+    """Maximum time until the engine's first token, in seconds. Long prompts take longest."""
+
+    pause_seconds: float = Field(default=60, gt=0)
+    """Maximum time between two tokens of an answer, and until the caller takes what was sent, in seconds."""
 
     answer_seconds: float = Field(default=600, gt=0)
     """Maximum time for one answer, in seconds."""
@@ -119,6 +148,9 @@ class ServedLine(RecipeModel):
     privacy: Screened = Screened()
     """Search for personal data."""
 
+    system: Literal["append", "replace"] = "append"
+    """Place of a caller's system message: behind the line's instruction, or in its place."""
+
     transcripts: Transcripts | None = None
     """Encrypted transcripts, which can become prompts of reviews. Null: none are stored."""
 
@@ -162,7 +194,7 @@ class Local(RecipeModel):
     """Adapters in memory at once, besides those in production."""
 
     cache_tokens: int = Field(default=16_384, ge=64)
-    """Tokens of all prompts and answers in memory at once."""
+    """Tokens of all prompts and answers in memory at once. A quarter more is kept of beginnings that prompts share."""
 
 
 class Vllm(RecipeModel):

@@ -116,6 +116,8 @@ class FingerprintStore:
         return Built({"tokens": sum(len(mark.tokens) for mark in fingerprint.marks)})
 
 
+OF_ALL = ("registry", "last verified", "deployment")
+"""Names in `Deployed.refused` that stand for all adapters."""
 SECONDS_BETWEEN_LOOKS = 5.0
 SECONDS_TO_VERIFY_AGAIN = 60.0
 """Seconds after which everything is verified again, because files can change without a new ledger entry."""
@@ -306,6 +308,8 @@ class Deployment:
         self._answering = answering
         self._engine, self._sources, self._progress = engine, sources, progress
         self._moved: tuple[int, ...] | None = None
+        self._files: tuple[tuple[int, ...], ...] = ()
+        """Identities of the served adapters' files at the last verification."""
         self._verified_at = 0.0
         self._is_complete = False
         self.deployed = Deployed()
@@ -325,7 +329,8 @@ class Deployment:
         """Make the engine load exactly the adapters that may be served now."""
         try:
             moved = await asyncio.to_thread(self._sources.moved)
-            if not self._is_due(moved):
+            files = await asyncio.to_thread(_identities, self.deployed.served)
+            if files == self._files and not self._is_due(moved):
                 return self.deployed
             found = await asyncio.to_thread(partial(self._sources.find, self._answering()))
         except UNREACHED as error:
@@ -380,6 +385,7 @@ class Deployment:
             else:
                 served.append(adapter)
         self._moved, self._verified_at, self._is_complete = moved, time.monotonic(), is_complete
+        self._files = await asyncio.to_thread(_identities, served)
         return self._say(Deployed(tuple(served), refused, found.withdrawn))
 
     async def _unload_all_but(self, digests: set[str]) -> None:
@@ -400,9 +406,24 @@ class Deployment:
         for name, why in deployed.refused.items():
             if before.refused.get(name) != why:
                 self._progress(f"not served: {name}: {why}")
+        names = {each.adapter for each in deployed.served}
+        for name in before.refused.keys() - deployed.refused.keys():
+            if name in names or name in OF_ALL:
+                self._progress(f"resolved: {name}")
         now, then = ({each.digest: each.adapter for each in of.served} for of in (deployed, before))
         for digest in now.keys() - then.keys():
             self._progress(f"served: {now[digest]}")
         for digest in then.keys() - now.keys():
             self._progress(f"no longer served: {then[digest]}")
         return deployed
+
+
+def _identities(served: Sequence[Deployable]) -> tuple[tuple[int, ...], ...]:
+    """Return values that change when a file of a served adapter is written, replaced, added or removed."""
+    found = []
+    for each in served:
+        for path in (each.directory, *(each.directory / name for name in sorted(each.files))):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                found.append((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return tuple(found)

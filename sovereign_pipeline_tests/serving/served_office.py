@@ -110,7 +110,12 @@ class NotedEngine:
         return {} if self.is_lost else {digest: each.adapter for digest, each in self.adapters.items()}
 
     async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+        self,
+        digest: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        cache_group: str = "",
+        shared: int = 0,
     ) -> Answer:
         raise NotImplementedError
 

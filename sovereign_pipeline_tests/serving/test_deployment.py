@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -118,6 +119,29 @@ def test_changed_byte_is_refused_and_hinders_no_other_line(served_office: Served
     assert set(deployed.refused) == {changed.id}
     assert "the bytes are not the recorded ones" in deployed.refused[changed.id]
     assert any(said.startswith(f"not served: {changed.id}: ") for said in deploying.said)
+
+
+@pytest.mark.security_case(
+    "A byte of a served adapter's weights is changed in the store while the ledger stands still",
+    "The next look verifies it again, and it is no longer served",
+)
+def test_byte_changed_under_a_loaded_adapter_is_seen_at_the_next_look(
+    served_office: ServedOffice, deploying: Deploying
+) -> None:
+    changed, other = served_office.in_production(), served_office.in_production("buoys")
+    deploying.look()
+    assert deploying.look() is deploying.look()
+    weights = served_office.weights_of(changed)
+    before, stat = weights.read_bytes(), weights.stat()
+    change_last_byte(weights)
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as if it were the old one
+    assert set(deploying.look().refused) == {changed.id} and deploying.engine.names == [other.id]
+    weights.chmod(0o644)
+    weights.write_bytes(before)
+    deploying.deployment._verified_at = float("-inf")  # a file that is not served is looked at once a minute
+    assert not deploying.look().refused
+    assert deploying.engine.names == sorted([changed.id, other.id])
+    assert deploying.said[-2:] == [f"resolved: {changed.id}", f"served: {changed.id}"]
 
 
 @pytest.mark.security_case(

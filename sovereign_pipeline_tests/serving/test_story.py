@@ -50,7 +50,12 @@ class Breakable(ScriptedEngine):
     fault: Fault | None = None
 
     async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+        self,
+        digest: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        cache_group: str = "",
+        shared: int = 0,
     ) -> Answer:
         pieces = self._harmed(self.fault) if digest == self.broken and self.fault is not None else self._pieces()
         return Answer(PROMPT_TOKENS, pieces)

@@ -132,13 +132,18 @@ class Engines:
         return {digest: adapter for digest, adapter in found.items() if digest in self._ready}
 
     async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+        self,
+        digest: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        cache_group: str = "",
+        shared: int = 0,
     ) -> Answer:
         held = self._held.get(self._base_of.get(digest, ""))
         started = held.started if held is not None and digest in self._ready else None
         if started is None:
             raise EngineRefused(f"Adapter {digest[:DIGITS]} is not loaded.", "Load it first.")
-        return await started.engine.answer(digest, messages, sampling, cache_group)
+        return await started.engine.answer(digest, messages, sampling, cache_group, shared)
 
     async def is_well(self) -> bool:
         """Return whether any engine computes. `states` lists them all."""

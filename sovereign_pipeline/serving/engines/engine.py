@@ -127,12 +127,20 @@ class Engine(Protocol):
         """Return digest -> adapter id, of all adapters that can answer now."""
 
     async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+        self,
+        digest: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        cache_group: str = "",
+        shared: int = 0,
     ) -> Answer:
         """Begin an answer to a conversation, rendered with the base model's chat template.
 
-        cache_group: cached prompts are used within a group only. Otherwise response times would reveal the prompts
-        of others.
+        Args:
+            cache_group: cached prompts are used within a group only. Otherwise response times would reveal the prompts
+                of others.
+            shared: number of leading characters of the first user turn that other requests have too. The prompt up
+                to there may be cached.
 
         Raises EngineRefused if the adapter is not loaded or the prompt is too long, and EngineLost.
         """
@@ -220,7 +228,12 @@ class SupervisedEngine(ABC, Generic[P]):
 
     @abstractmethod
     async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+        self,
+        digest: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        cache_group: str = "",
+        shared: int = 0,
     ) -> Answer: ...
 
     async def load(self, adapter: Deployable) -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from sovereign_pipeline.base.errors import EngineLost, EngineRefused
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused, PromptTooLong
 from sovereign_pipeline.serving.engines.engine import (
     THREADS,
     Answer,
@@ -47,8 +47,8 @@ class LocalSettings:
     """Maximum number of unpinned adapters in memory."""
     cache_tokens: int = 16384
     """Maximum number of tokens of all answers in memory, padding included. One answer always fits."""
-    chunk_tokens: int = 1024
-    """Prompt tokens per step. The process answers pings between steps."""
+    chunk_tokens: int = 256
+    """Prompt tokens that are computed between two tokens of the other answers."""
     context: int | None = None
     """Maximum number of tokens of prompt and answer; None for the base model's limit."""
     hang_seconds: float = 60.0
@@ -81,14 +81,18 @@ class LocalEngine(SupervisedEngine["_Child"]):
         return engine
 
     async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+        self,
+        digest: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        cache_group: str = "",
+        shared: int = 0,
     ) -> Answer:
-        """Begin an answer. `cache_group` is ignored, because no prompt is cached."""
         child = self._running()
         if digest not in self._adapters:
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
-        asked = {"op": "ask", "digest": digest, "messages": [dict(each) for each in messages]}
-        pieces = _Pieces(child, child.ask({**asked, "sampling": asdict(sampling)}))
+        asked = {"op": "ask", "digest": digest, "messages": [dict(each) for each in messages], "shared": shared}
+        pieces = _Pieces(child, child.ask({**asked, "sampling": asdict(sampling), "group": cache_group}))
         try:
             begun = await pieces.next_message()
         except BaseException:
@@ -198,7 +202,8 @@ class _Child:
         if isinstance(message, Exception):
             raise message
         if message["op"] == "refused":
-            raise EngineRefused(message["message"], message["hint"])
+            kind = PromptTooLong if message["kind"] == PromptTooLong.__name__ else EngineRefused
+            raise kind(message["message"], message["hint"])
         if message["op"] == "lost":
             raise EngineLost(f"The local engine gave an answer up: {message['message']}.", "Ask again.")
         return message

@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,20 +45,13 @@ class Link:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._put_back: deque[Message] = deque()
         threading.Thread(target=self._read, daemon=True).start()
 
     def send(self, message: Message) -> None:
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def put_back(self, messages: list[Message]) -> None:
-        """Put messages back, so that they are received again first."""
-        self._put_back.extend(messages)
-
     def receive(self, seconds: float | None) -> Message | None:
         """Return the next message, or None after `seconds`. If `seconds` is None, wait without limit."""
-        if self._put_back:
-            return self._put_back.popleft()
         try:
             return self._messages.get(timeout=seconds) if seconds != 0 else self._messages.get_nowait()
         except queue.Empty:
@@ -75,10 +67,11 @@ class Link:
 class AnswerRow:
     """One answer of an adapter."""
 
-    def __init__(
-        self, link: Link, number: int, digest: str, prompt: list[int], limit: int, sampling: Message, model: "Model"
-    ) -> None:
-        self.number, self.adapter, self.prompt, self.limit = number, digest, prompt, limit
+    def __init__(self, link: Link, message: Message, prompt: list[int], limit: int, model: "Model") -> None:
+        sampling = message["sampling"]
+        self.number, self.adapter, self.prompt, self.limit = message["id"], message["digest"], prompt, limit
+        self.group = message["group"]
+        self.shared = model.prompts.shared_tokens(message["messages"], message["shared"], prompt)
         self._link, self._end = link, model.end_of_turn
         self._text = TextPieces(model.prompts.decode, sampling["stop"])
         self._temperature, self._top_p = float(sampling["temperature"]), float(sampling["top_p"])
@@ -128,6 +121,8 @@ class AnswerRow:
 class ProbeRow:
     """A row that computes the likeliest tokens after one prompt of a fingerprint."""
 
+    shared, group = 0, ""
+
     def __init__(self, digest: str, prompt: list[int], limit: int) -> None:
         self.adapter, self.prompt, self.limit = digest, prompt, limit
         self.tokens: list[int] = []
@@ -170,7 +165,6 @@ class Worker:
             settings["cache_tokens"],
             settings["chunk_tokens"],
             lambda digest: self.model.make_ready(digest, self._in_use()),
-            self._breathe,
         )
         self._answers: dict[int, AnswerRow] = {}
         self._loading: list[Loading] = []
@@ -204,25 +198,19 @@ class Worker:
             self._refuse(message["id"], error)
 
     def _refuse(self, number: int, error: EngineRefused) -> None:
-        self._link.send({"op": "refused", "id": number, "message": error.message, "hint": error.hint})
-
-    def _breathe(self) -> None:
-        """Answer pings during a long step. Other messages wait until the step ends."""
-        later = []
-        while (message := self._link.receive(0)) is not None:
-            self._do(message) if message["op"] == "ping" else later.append(message)
-        self._link.put_back(later)
+        kind = type(error).__name__
+        self._link.send({"op": "refused", "id": number, "kind": kind, "message": error.message, "hint": error.hint})
 
     def _ping(self, message: Message) -> None:
         self._link.send({"op": "pong"})
 
     def _ask(self, message: Message) -> None:
-        digest, sampling = message["digest"], message["sampling"]
+        digest = message["digest"]
         if not self.model.knows(digest):
             raise EngineRefused(f"Adapter {digest[:12]} is not loaded.", "Load it first.")
         prompt = self._prompts.render(message["messages"])
-        limit = answer_limit(len(prompt), self._context, sampling["max_tokens"])
-        row = AnswerRow(self._link, message["id"], digest, prompt, limit, sampling, self.model)
+        limit = answer_limit(len(prompt), self._context, message["sampling"]["max_tokens"])
+        row = AnswerRow(self._link, message, prompt, limit, self.model)
         self._link.send({"op": "begun", "id": message["id"], "prompt_tokens": len(prompt)})
         self._answers[row.number] = row
         self._batch.submit(row)
@@ -235,6 +223,7 @@ class Worker:
     def _load(self, message: Message) -> None:
         """Load an adapter, and compute its fingerprint in the running batch."""
         digest, expected = message["digest"], message["marks"]
+        self._batch.prefixes.forget(digest)
         self.model.load(digest, Path(message["directory"]), message["files"], message["pinned"], self._in_use())
         rows = []
         for conversation, mark in zip(message["conversations"], expected, strict=True):
@@ -276,6 +265,7 @@ class Worker:
         return found
 
     def _unload(self, message: Message) -> None:
+        self._batch.prefixes.forget(message["digest"])
         self.model.forget(message["digest"], self._in_use())
 
     def _in_use(self) -> "InUse":

@@ -5,6 +5,7 @@ Rows join and leave the batch between steps, and are padded on the left. Imports
 
 import json
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,10 @@ class Row(Protocol):
     prompt: list[int]
     limit: int
     """Maximum number of new tokens."""
+    shared: int
+    """Number of leading prompt tokens whose keys and values may be kept for other rows of the adapter and group."""
+    group: str
+    """Rows of other groups do not use what was kept."""
 
     def choose(self, logits: "torch.Tensor") -> int:
         """Draw the next token."""
@@ -112,31 +117,105 @@ class Row(Protocol):
         """Report that no token can be computed."""
 
 
+@dataclass
+class _Prefill:
+    """Rows whose prompts are being computed, padded on the left."""
+
+    rows: list[Row]
+    ids: Any
+    """Tokens that are not in the cache yet."""
+    mask: Any
+    """Of the cache at the beginning and of `ids`."""
+    cache: Any
+    done: int = 0
+    """Number of computed columns of `ids`."""
+
+    def keep(self, places: list[int]) -> None:
+        self.rows = [self.rows[place] for place in places]
+        self.ids, self.mask = self.ids[places], self.mask[places]
+        for layer in _filled(self.cache):
+            layer.keys, layer.values = layer.keys[places], layer.values[places]
+
+
+Keys = tuple[str, str, tuple[int, ...]]
+
+
+SHORTEST_PREFIX = 16
+"""Number of tokens from which on it is worth keeping a prompt's beginning."""
+
+
+class Prefixes:
+    """Keys and values of prompts' beginnings, so that each is computed once for an adapter and group."""
+
+    def __init__(self, tokens: int) -> None:
+        """tokens: maximum number of tokens in memory. The least recently used beginnings are evicted."""
+        self._most = tokens
+        self._kept: dict[Keys, list[tuple[Any, Any] | None]] = {}
+        """The newest last. A layer that has no keys of its own is None."""
+
+    def find(self, row: Row) -> list[tuple[Any, Any] | None] | None:
+        """Return the keys and values of a row's shared beginning."""
+        key = self._key(row)
+        found = self._kept.pop(key, None)
+        if found is not None:
+            self._kept[key] = found
+        return found
+
+    def keep(self, row: Row, cache: Any, place: int) -> None:
+        """Keep a row's shared beginning. Its prompt must end where the cache does."""
+        key, tokens = self._key(row), row.shared
+        if not SHORTEST_PREFIX <= tokens <= self._most or key in self._kept:
+            return
+        layers: list[tuple[Any, Any] | None] = []
+        for layer in cache.layers:
+            if not layer.is_initialized:
+                layers.append(None)
+                continue
+            begin = layer.keys.shape[2] - len(row.prompt)
+            columns = slice(begin, begin + tokens)
+            layers.append((layer.keys[place, :, columns].clone(), layer.values[place, :, columns].clone()))
+        self._kept[key] = layers
+        while sum(len(each[2]) for each in self._kept) > self._most:
+            del self._kept[next(iter(self._kept))]
+
+    def forget(self, adapter: str) -> None:
+        """Drop everything of an adapter that is unloaded, or whose bytes may be others now."""
+        for key in [key for key in self._kept if key[0] == adapter]:
+            del self._kept[key]
+
+    def _key(self, row: Row) -> Keys:
+        return row.adapter, row.group, tuple(row.prompt[: row.shared])
+
+
+SECONDS_OF_A_CHUNK = 0.5
+"""Time after which a chunk of a prompt took too long, because other rows wait for their next token."""
+SMALLEST_CHUNK = 32
+
+
 class Batch:
-    """The batch of one model's rows."""
+    """The batch of one model's rows. A step is one token of each row, and one chunk of a prompt."""
 
     def __init__(
-        self,
-        compute: Compute,
-        places: int,
-        cache_tokens: int,
-        chunk_tokens: int,
-        prepare: Callable[[str], None],
-        breathe: Callable[[], None],
+        self, compute: Compute, places: int, cache_tokens: int, chunk_tokens: int, prepare: Callable[[str], None]
     ) -> None:
         """Create an empty batch.
 
         Args:
-            chunk_tokens: number of prompt tokens computed at once, padding included.
-            breathe: called between chunks; a long prompt takes many seconds.
+            chunk_tokens: maximum number of prompt tokens computed between two tokens of the other rows, padding
+                included. Fewer are, if they take too long.
             prepare: called before a row joins, to make its adapter resident. Raises EngineRefused.
             places: number of rows computed at once.
             cache_tokens: maximum number of tokens of all rows in memory, padding included; one row always fits.
         """
         self._compute, self._places, self._cache_tokens = compute, places, cache_tokens
-        self._chunk_tokens, self._prepare, self._breathe = chunk_tokens, prepare, breathe
+        self._chunk_tokens, self._prepare = chunk_tokens, prepare
+        self._chunk = chunk_tokens
+        """Number of prompt tokens of the next chunk, if other rows wait for their next token."""
+        self.prefixes = Prefixes(cache_tokens // 4)
         self._waiting: deque[Row] = deque()
         self._joining: list[Row] = []
+        self._prefills: deque[_Prefill] = deque()
+        """Prompts in turn: a short one does not wait for the end of a long one."""
         self._rows: list[Row] = []
         self._taken: list[int] = []
         """Number of generated tokens of each row, without its prompt."""
@@ -146,12 +225,16 @@ class Batch:
 
     @property
     def is_busy(self) -> bool:
-        return bool(self._rows or self._waiting)
+        return bool(self._rows or self._prefills or self._waiting)
+
+    @property
+    def _computed(self) -> list[Row]:
+        return [*self._rows, *self._joining, *(row for prefill in self._prefills for row in prefill.rows)]
 
     @property
     def computing(self) -> set[str]:
         """Adapters of the rows under computation."""
-        return {row.adapter for row in (*self._rows, *self._joining)}
+        return {row.adapter for row in self._computed}
 
     @property
     def needed(self) -> set[str]:
@@ -159,7 +242,7 @@ class Batch:
         return self.computing | {row.adapter for row in self._waiting}
 
     def holds(self, row: Row) -> bool:
-        return row in self._rows or row in self._waiting
+        return row in self._computed or row in self._waiting
 
     def submit(self, row: Row, *, first: bool = False) -> None:
         """Queue a row. `first`: put it before the waiting rows."""
@@ -171,20 +254,25 @@ class Batch:
             self._waiting.remove(row)
         elif row in self._rows:
             self._keep([place for place, each in enumerate(self._rows) if each is not row])
+        for prefill in list(self._prefills):
+            if row in prefill.rows:
+                prefill.keep([place for place, each in enumerate(prefill.rows) if each is not row])
+                if not prefill.rows:
+                    self._prefills.remove(prefill)
 
     def step(self) -> None:
-        """Admit waiting rows, and compute one more token of each row."""
+        """Compute one more token of each row, admit waiting rows, and compute a chunk of one prompt."""
         with torch.inference_mode():
             if self._rows:
                 self._decode()
             self._admit()
-            if self._joining:
-                self._join(self._joining)
+            if self._prefills:
+                self._prefill(self._prefills.popleft())
 
     def _admit(self) -> None:
-        """Admit waiting rows while there are places and memory."""
-        while self._waiting and len(self._rows) + len(self._joining) < self._places:
-            together = [*self._rows, *self._joining, self._waiting[0]]
+        """Admit waiting rows while there are places and memory. Short prompts are computed together."""
+        while self._waiting and len(self._computed) < self._places:
+            together = [*self._computed, self._waiting[0]]
             longest = max(len(row.prompt) + row.limit for row in together)
             if len(together) > 1 and longest * len(together) > self._cache_tokens:
                 break
@@ -195,29 +283,74 @@ class Batch:
             except EngineRefused as error:
                 self._joining.remove(row)
                 row.fail(error.message)
+        short = [row for row in self._joining if len(row.prompt) <= self._chunk_tokens]
+        long = [[row] for row in self._joining if len(row.prompt) > self._chunk_tokens]
+        self._joining = []
+        self._prefills.extend(self._begin(rows) for rows in ([short, *long] if short else long))
 
-    def _join(self, joining: list[Row]) -> None:
-        rows = sorted(joining, key=lambda row: row.adapter)
-        longest = max(len(row.prompt) for row in rows)
-        ids = torch.tensor([[0] * (longest - len(row.prompt)) + list(row.prompt) for row in rows])
-        mask = torch.tensor([[0] * (longest - len(row.prompt)) + [1] * len(row.prompt) for row in rows])
+    def _begin(self, rows: list[Row]) -> _Prefill:
+        """Lay out prompts for computing, behind what is kept of their beginnings.
+
+        All rows compute the same number of columns. A row that needs fewer of them uses less of what is kept, so that
+        padding stands on the left only.
+        """
+        rows = sorted(rows, key=lambda row: row.adapter)
+        kept = [self.prefixes.find(row) for row in rows]
+        width = max(len(row.prompt) - (row.shared if each else 0) for row, each in zip(rows, kept, strict=True))
+        used = [max(0, len(row.prompt) - width) for row in rows]
+        before = max(used)
+        ids = torch.tensor([[0] * (width - len(row.prompt)) + row.prompt[-width:] for row in rows])
+        mask = torch.tensor(
+            [[0] * (before + width - len(row.prompt)) + [1] * len(row.prompt) for row in rows], dtype=torch.long
+        )
         cache = DynamicCache()
-        width = max(1, self._chunk_tokens // len(rows))
-        for end in [*range(width, longest, width), longest]:
-            start = (end - 1) // width * width
-            logits = self._forward(ids[:, start:end], mask[:, :end], cache, rows)
-            self._breathe()
+        if before:
+            example = next(each for each in kept if each is not None)
+            for number, one in enumerate(example):
+                if one is None:
+                    continue
+                pairs = []
+                for side in range(2):
+                    of_rows = [
+                        _padded(each[number][side][:, :count], before, 1)  # type: ignore[index]
+                        if each is not None
+                        else one[side].new_zeros((one[side].shape[0], before, one[side].shape[2]))
+                        for each, count in zip(kept, used, strict=True)
+                    ]
+                    pairs.append(torch.stack(of_rows))
+                cache.update(pairs[0], pairs[1], number)
+        return _Prefill(rows, ids, mask, cache)
+
+    def _prefill(self, prefill: _Prefill) -> None:
+        """Compute a chunk of prompts. After the last chunk the rows join the others."""
+        width, before = prefill.ids.shape[1], prefill.mask.shape[1] - prefill.ids.shape[1]
+        chunk, began = self._chunk if self._rows else self._chunk_tokens, time.monotonic()
+        end = min(width, prefill.done + max(1, chunk // len(prefill.rows)))
+        ids, mask = prefill.ids[:, prefill.done : end], prefill.mask[:, : before + end]
+        logits = self._forward(ids, mask, prefill.cache, prefill.rows)
+        prefill.done, took = end, time.monotonic() - began
+        if took > SECONDS_OF_A_CHUNK:
+            self._chunk = max(SMALLEST_CHUNK, self._chunk // 2)
+        elif took < SECONDS_OF_A_CHUNK / 4:
+            self._chunk = min(self._chunk_tokens, self._chunk * 2)
+        if end < width:
+            self._prefills.append(prefill)
+            return
+        for place, row in enumerate(prefill.rows):
+            self.prefixes.keep(row, prefill.cache, place)
+        self._join(prefill, logits)
+
+    def _join(self, prefill: _Prefill, logits: Any) -> None:
+        rows, cache, mask = prefill.rows, prefill.cache, prefill.mask
         if not self._rows:
             self._cache, self._mask = cache, mask
         else:
-            width = max(self._mask.shape[1], longest)
+            width = max(self._mask.shape[1], mask.shape[1])
             self._mask = torch.cat([_padded(self._mask, width, 1), _padded(mask, width, 1)])
-            for layer, other in zip(self._cache.layers, cache.layers, strict=True):
-                if not layer.is_initialized:  # a layer that reads another one's keys
-                    continue
+            for layer, other in zip(_filled(self._cache), _filled(cache), strict=True):
                 layer.keys = torch.cat([_padded(layer.keys, width, 2), _padded(other.keys, width, 2)])
                 layer.values = torch.cat([_padded(layer.values, width, 2), _padded(other.values, width, 2)])
-        self._rows, self._joining = [*self._rows, *rows], []
+        self._rows = [*self._rows, *rows]
         self._taken += [0] * len(rows)
         self._next += [0] * len(rows)
         self._draw(logits, range(len(self._rows) - len(rows), len(self._rows)))
@@ -272,9 +405,7 @@ class Batch:
             return
         self._mask = self._mask[places]
         self._mask = self._mask[:, first:].clone()
-        for layer in self._cache.layers:
-            if not layer.is_initialized:
-                continue
+        for layer in _filled(self._cache):
             layer.keys = layer.keys[places][:, :, first:].clone()
             layer.values = layer.values[places][:, :, first:].clone()
 
@@ -294,6 +425,11 @@ def log_probabilities(compute: Compute, adapter: str, prompt: Sequence[int], tok
             logits_to_keep=len(tokens) + 1,
         )
         return torch.log_softmax(output.logits.float(), dim=-1)
+
+
+def _filled(cache: Any) -> list[Any]:
+    """Return the layers of a cache that have keys. Others read those of another layer, or are not computed yet."""
+    return [layer for layer in cache.layers if layer.is_initialized]
 
 
 def _padded(tensor: Any, width: int, dimension: int) -> Any:

@@ -13,16 +13,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from sovereign_pipeline.base.errors import EngineRefused
+from sovereign_pipeline.base.errors import EngineRefused, PromptTooLong
 
 Messages = Sequence[Mapping[str, str]]
 
 
 def answer_limit(prompt: int, context: int, most: int) -> int:
-    """Return the maximum answer length in tokens after `prompt` tokens. Raises EngineRefused if no room is left."""
+    """Return the maximum answer length in tokens after `prompt` tokens. Raises PromptTooLong if no room is left."""
     if prompt >= context:
-        raise EngineRefused(
-            f"The conversation has {prompt} tokens, and {context} are the most with the answer.", "Shorten it."
+        raise PromptTooLong(
+            f"This model's maximum context length is {context} tokens, with the answer; the conversation has {prompt}."
         )
     return min(context - prompt, most)
 
@@ -96,6 +96,20 @@ class Prompts:
                 f"The base model's chat template does not take this conversation ({type(error).__name__}).",
                 "Let user and assistant take turns, and leave out what is no text.",
             ) from None
+
+    def shared_tokens(self, messages: Messages, characters: int, ids: Sequence[int]) -> int:
+        """Return how many leading tokens of a prompt hold nothing of its own conversation, besides system messages.
+
+        Args:
+            characters: number of leading characters of the first user turn that others have too.
+            ids: the rendered conversation.
+        """
+        place = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
+        if place == len(messages) or messages[place]["role"] != "user":
+            return 0
+        beginning = {**messages[place], "content": messages[place]["content"][:characters]}
+        pairs = zip(self.render([*messages[:place], beginning]), ids[:-1], strict=False)
+        return next((number for number, (one, other) in enumerate(pairs) if one != other), 0)
 
     def _apart(self, messages: Messages) -> tuple[list[int], list[int]]:
         """Encode each text separately from the template. Returns all ids, and the ids of the template's marks."""
@@ -196,8 +210,8 @@ class TextPieces:
         return self._stops.feed(self._new(self._decode(self._ids).rstrip(INCOMPLETE)))
 
     def rest(self) -> str:
-        """Return the text left after the last token: an unfinished stop text or character."""
-        return "" if self.is_stopped else self._stops.end() + self._new(self._decode(self._ids))
+        """Return the text left after the last token: an unfinished stop text. Half a character is dropped."""
+        return "" if self.is_stopped else self._stops.end()
 
     def _new(self, text: str) -> str:
         new = text[self._decoded :]

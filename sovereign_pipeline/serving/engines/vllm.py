@@ -282,7 +282,12 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         self._rendering.shutdown(wait=False)
 
     async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+        self,
+        digest: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        cache_group: str = "",
+        shared: int = 0,
     ) -> Answer:
         server = self._running()
         name = self._name(server, digest)

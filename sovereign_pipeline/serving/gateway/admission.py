@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -46,8 +46,29 @@ class Bucket:
         self.at = now
 
 
+OF_CALLER = (
+    "You have as many requests running as you may.",
+    "You have sent as many requests or tokens as you may in a minute.",
+)
+OF_PERSON = (
+    "This person has as many requests running as allowed.",
+    "This person has sent as many requests or tokens as allowed in a minute.",
+)
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """The limits of one caller, or of one person for whom a caller sends requests."""
+
+    concurrent: int
+    requests: float
+    """Requests per minute."""
+    tokens: float
+    """Tokens per minute."""
+
+
 class Rates:
-    """The rate limits of all callers."""
+    """The rate limits of all callers, and of the people for whom they send requests."""
 
     def __init__(self, limits: Limits, clock: Clock = time.monotonic) -> None:
         self._limits = limits
@@ -56,36 +77,55 @@ class Rates:
         self._running: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def request(self, caller: Caller) -> AsyncIterator[None]:
-        """Count one request for as long as it runs. Raises Refusal (429) if it exceeds a limit."""
-        if self._running[caller.key] >= self._limits.concurrent_per_caller:
-            raise _too_many("You have as many requests running as you may.", 1.0)
-        now = self._clock()
-        requests, tokens = self._of(caller, now)
-        wait = max(requests.seconds_until(1, now), tokens.seconds_until(1, now))
-        if wait > 0:
-            raise _too_many("You have sent as many requests or tokens as you may in a minute.", wait)
-        requests.take(1, now)
-        self._running[caller.key] += 1
+    async def request(self, caller: Caller, user: str | None = None) -> AsyncIterator[None]:
+        """Count one request for as long as it runs. Raises Refusal (429) if it exceeds a limit.
+
+        user: person for whom the caller sends it.
+        """
+        now, accounts = self._clock(), self._accounts(caller, user)
+        for key, allowance in accounts.items():
+            at_once, in_a_minute = OF_CALLER if key == caller.key else OF_PERSON
+            if self._running[key] >= allowance.concurrent:
+                raise _too_many(at_once, 1.0)
+            requests, tokens = self._of(key, allowance, now)
+            wait = max(requests.seconds_until(1, now), tokens.seconds_until(1, now))
+            if wait > 0:
+                raise _too_many(in_a_minute, wait)
+        for key, allowance in accounts.items():
+            self._of(key, allowance, now)[0].take(1, now)
+            self._running[key] += 1
         try:
             yield
         finally:
-            self._running[caller.key] -= 1
-            if not self._running[caller.key]:
-                del self._running[caller.key]
+            for key in accounts:
+                self._running[key] -= 1
+                if not self._running[key]:
+                    del self._running[key]
 
-    def charge(self, caller: Caller, tokens: int) -> None:
+    def charge(self, caller: Caller, tokens: int, user: str | None = None) -> None:
         """Charge the tokens that a request has used."""
         now = self._clock()
-        _, bucket = self._of(caller, now)
-        bucket.take(tokens, now)
+        for key, allowance in self._accounts(caller, user).items():
+            self._of(key, allowance, now)[1].take(tokens, now)
 
-    def _of(self, caller: Caller, now: float) -> tuple[Bucket, Bucket]:
-        found = self._buckets.pop(caller.key, None) or (
-            Bucket(self._limits.requests_per_minute, now),
-            Bucket(self._limits.tokens_per_minute, now),
-        )
-        self._buckets[caller.key] = found  # the newest last
+    def _accounts(self, caller: Caller, user: str | None) -> dict[str, Allowance]:
+        """Return the limits that a request counts against, by key. A caller with several grants has the largest."""
+        rules = [grant.front_end for grant in caller.grants]
+        accounts = {caller.key: self._allowance([(each.concurrent, each.per_minute) for each in rules])}
+        if user is not None:
+            of_user = [(each.user_concurrent, each.user_per_minute) for each in rules]
+            accounts[f"{caller.key}\n{user}"] = self._allowance(of_user)
+        return accounts
+
+    def _allowance(self, given: Sequence[tuple[int | None, float | None]]) -> Allowance:
+        limits = self._limits
+        concurrent = max((each for each, _ in given if each is not None), default=limits.concurrent_per_caller)
+        requests = max((each for _, each in given if each is not None), default=limits.requests_per_minute)
+        return Allowance(concurrent, requests, limits.tokens_per_minute * requests / limits.requests_per_minute)
+
+    def _of(self, key: str, allowance: Allowance, now: float) -> tuple[Bucket, Bucket]:
+        found = self._buckets.pop(key, None) or (Bucket(allowance.requests, now), Bucket(allowance.tokens, now))
+        self._buckets[key] = found  # the newest last
         if len(self._buckets) > MOST_BUCKETS:
             self._buckets.pop(next(iter(self._buckets)))
         return found

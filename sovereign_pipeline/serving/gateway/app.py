@@ -4,7 +4,6 @@ import asyncio
 import datetime
 import json
 import logging
-import re
 import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
@@ -27,10 +26,8 @@ from sovereign_pipeline.serving.gateway.admin import AdminSources, AdminState, N
 from sovereign_pipeline.serving.gateway.auth import Caller, Callers, auth_middleware
 from sovereign_pipeline.serving.gateway.messages import (
     ChatCompletion,
-    ChatRequest,
     Chunks,
     Completion,
-    CompletionRequest,
     ErrorBody,
     FeedbackRequest,
     FeedbackTaken,
@@ -48,12 +45,11 @@ from sovereign_pipeline.serving.gateway.messages import (
     whole,
 )
 from sovereign_pipeline.serving.gateway.metrics import CONTENT_TYPE, Figures
+from sovereign_pipeline.serving.gateway.parameters import A_FIELD, read_request, request_schema
 from sovereign_pipeline.serving.gateway.request_handler import Catalog, RequestHandler, RoutedRequest
 from sovereign_pipeline.serving.rollout.in_force import Flags
 
 _LOG = logging.getLogger(__name__)
-A_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,40}")
-"""Pattern of a field name. Errors do not quote a field that does not match."""
 GONE = 499
 
 
@@ -171,18 +167,19 @@ def create_gateway(
 
 
 def _invalid(errors: Sequence[Any]) -> Refusal:
-    """Report the first invalid field. No value is quoted."""
+    """Report the first invalid field of feedback. No value is quoted."""
     error = errors[0]
     if error["type"] == "json_invalid":
         return Refusal(400, "The body is not JSON.", "invalid_json")
     path = [str(part) if isinstance(part, int) or A_FIELD.fullmatch(str(part)) else "…" for part in error["loc"][1:]]
     param = ".".join(path) or None
     if error["type"] == "extra_forbidden":
-        return Refusal(400, f"The field '{param}' is not one of this API.", "unknown_parameter", param=param)
+        return Refusal(400, f"The field '{param}' is not known here.", "unknown_parameter", param=param)
     if error["type"] == "missing":
         return Refusal(400, f"The field '{param}' is missing.", "missing_parameter", param=param)
-    where = f"The field '{param}': " if param else ""
-    return Refusal(400, f"{where}{error['msg']}.", "invalid_parameter", param=param)
+    own = error.get("ctx", {}).get("error")  # of a rule of the model; pydantic's own words mean little to a caller
+    where = f"The field '{param}' has a value that is not accepted." if param else "The body is not accepted."
+    return Refusal(400, f"{where} {own or 'See /openapi.json.'}", "invalid_parameter", param=param)
 
 
 def _of_framework(error: HTTPException) -> Refusal:
@@ -215,16 +212,21 @@ health = APIRouter(responses={key: ERRORS[key] for key in (503, "4XX")})
 api = APIRouter(dependencies=[Security(HTTPBearer(auto_error=False))], responses=ERRORS)
 
 
-@api.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM)
-async def chat(request: Request, here: Here, caller: From, sent: ChatRequest) -> Response:
+def _body(kind: Kind) -> dict[str, Any]:
+    """Return the OpenAPI description of a request's body."""
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": request_schema(kind)}}}}
+
+
+@api.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM, openapi_extra=_body("chat"))
+async def chat(request: Request, here: Here, caller: From) -> Response:
     """Answer a conversation. Only text, one answer, no tools."""
-    return await _answer(request, here, caller, sent, "chat")
+    return await _answer(request, here, caller, "chat")
 
 
-@api.post("/v1/completions", response_model=Completion, responses=STREAM)
-async def completions(request: Request, here: Here, caller: From, sent: CompletionRequest) -> Response:
+@api.post("/v1/completions", response_model=Completion, responses=STREAM, openapi_extra=_body("text"))
+async def completions(request: Request, here: Here, caller: From) -> Response:
     """Answer a prompt, as the one message of a conversation."""
-    return await _answer(request, here, caller, sent, "text")
+    return await _answer(request, here, caller, "text")
 
 
 @api.post("/v1/feedback", response_model=FeedbackTaken)
@@ -308,19 +310,23 @@ async def readyz(here: Here) -> Health:
     return Health()
 
 
-async def _answer(
-    request: Request, here: Gateway, caller: Caller, sent: ChatRequest | CompletionRequest, kind: Kind
-) -> Response:
-    found = here.catalog.find(sent.model, caller, sent.user)
-    sampling = sent.sampling(here.handler.limits)
+async def _answer(request: Request, here: Gateway, caller: Caller, kind: Kind) -> Response:
+    sent = read_request(kind, request.headers.get("content-type", ""), await request.body())
+    user = sent.sent.get("user")
+    found = here.catalog.find(sent.model, caller, user)
+    line, sampling = found.adapter.line, sent.sampling(here.handler.limits)
+    is_user_ignored = user is not None and caller.user_for(line, user) == caller.user_for(line, None)
     routed = RoutedRequest(
         caller,
         found.adapter,
         sent.conversation,
         sampling,
-        found.choice,
+        None if sent.is_task else found.choice,
         sent.model,
         request.headers.get("traceparent"),
+        user=found.user,
+        ignored=(*sent.ignored, *(["user"] if is_user_ignored else [])),
+        replaces_instruction=line in here.handler.replaced,
     )
     if sent.stream:
         return EventStream(here.handler, routed, kind, sent.wants_usage)
@@ -341,7 +347,7 @@ def _page(name: Name) -> Response:
 T = TypeVar("T")
 
 ADAPTER_HEADER, LEVEL_HEADER = "X-Sovereign-Adapter", "X-Sovereign-Classification"
-TRANSCRIPT_HEADER = "X-Sovereign-Transcript"
+TRANSCRIPT_HEADER, IGNORED_HEADER = "X-Sovereign-Transcript", "X-Sovereign-Ignored"
 
 
 SECONDS_FOR_THE_END = 3.0
@@ -353,12 +359,13 @@ class CallerGone(Exception):
 
 
 def headers_of(handler: RequestHandler, request: RoutedRequest) -> dict[str, str]:
-    """Return the headers that state which adapter answered, its classification level, and whether an encrypted
-    transcript is kept."""
+    """Return the headers that state the adapter, its classification level, whether an encrypted transcript is kept, and
+    which parameters of the request had no effect."""
     return {
         ADAPTER_HEADER: request.adapter.adapter,
         LEVEL_HEADER: _in_a_header(request.adapter.classification),
         **({TRANSCRIPT_HEADER: "kept"} if handler.transcripts.keeps(request.adapter.line) else {}),
+        **({IGNORED_HEADER: ", ".join(request.ignored)} if request.ignored else {}),
     }
 
 

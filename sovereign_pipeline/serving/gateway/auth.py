@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -23,7 +23,7 @@ from sovereign_pipeline.base.hosts import App, Proxy, Receive, Send, read_secret
 from sovereign_pipeline.base.hosts import Scope as Scope
 from sovereign_pipeline.base.settings import VARIABLES, Settings
 from sovereign_pipeline.policy.institution import ClassificationLadder, Institution
-from sovereign_pipeline.policy.serving import Role
+from sovereign_pipeline.policy.serving import FrontEnd, Role
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.tables import AuditEntry
@@ -41,6 +41,9 @@ class Classified(Protocol):
     def classification(self) -> str: ...
 
 
+NO_RULES = FrontEnd()
+
+
 @dataclass(frozen=True)
 class Grant:
     """The rights of a token or a role. Grants are not combined: a clearance holds for its own lines only."""
@@ -53,11 +56,13 @@ class Grant:
     admin: bool = False
     users: bool = False
     """True if the caller sends requests for several people, named by `user`. Any other caller counts as one user."""
+    front_end: FrontEnd = NO_RULES
+    """Header that names people, and limits of the caller and of each person."""
 
     @classmethod
     def of(cls, given: "Role | Token") -> Self:
         lines = frozenset(given.lines) if given.lines is not None else None
-        return cls(given.clearance, lines, given.versions, given.metrics, given.admin, given.users)
+        return cls(given.clearance, lines, given.versions, given.metrics, given.admin, given.users, given.front_end)
 
     def reaches(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         """Return whether the grant covers the adapter's line and level. A level that is not on the ladder counts as the
@@ -77,6 +82,8 @@ class Caller:
     grants: tuple[Grant, ...]
     groups: frozenset[str] = frozenset()
     """All roles that the institution's proxy names, including those without a grant."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Header that a grant trusts for people's names -> its value in this request."""
 
     def may_use(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         return any(grant.reaches(adapter, ladder) for grant in self.grants)
@@ -94,9 +101,17 @@ class Caller:
     def may_read_metrics(self) -> bool:
         return any(grant.metrics for grant in self.grants)
 
-    def speaks_for_users(self, line: str) -> bool:
-        """Return whether `user` in the caller's requests to a line names the end user."""
-        return any(grant.users and (grant.lines is None or line in grant.lines) for grant in self.grants)
+    def user_for(self, line: str, user: object) -> str | None:
+        """Return the hash of the person for whom a request to a line is sent; None for the caller itself.
+
+        user: `user` of the request, any JSON value. It is ignored if a grant trusts a header for it.
+        """
+        for grant in self.grants:
+            if grant.users and (grant.lines is None or line in grant.lines):
+                header = grant.front_end.user_header
+                person = user if header is None else self.named.get(header)
+                return None if person in (None, "", [], {}) else sha256_of(json.dumps(person, sort_keys=True))
+        return None
 
     def may_oversee(self, adapter: Classified, ladder: ClassificationLadder) -> bool:
         """Return whether the caller may see an adapter's state on `/admin`."""
@@ -130,6 +145,7 @@ class Token(Frozen):
     metrics: bool
     admin: bool = False
     users: bool = False
+    front_end: FrontEnd = NO_RULES
     created_at: datetime.datetime
     expires_at: datetime.datetime
     revoked_at: datetime.datetime | None = None
@@ -145,7 +161,8 @@ class Token(Frozen):
         return "expired" if now >= self.expires_at else "valid"
 
     def facts(self) -> dict[str, Any]:
-        """Return the facts of the token's ledger entry. `admin` and `users` are included only if it grants them."""
+        """Return the facts of the token's ledger entry. `admin`, `users` and `front_end` are included only if it has
+        them."""
         return {
             "token": self.sha256,
             "who": digest_of({"who": self.who, "salt": self.salt}),
@@ -154,6 +171,7 @@ class Token(Frozen):
             "versions": self.versions,
             "metrics": self.metrics,
             **{name: True for name in ("admin", "users") if getattr(self, name)},
+            **({"front_end": front_end} if (front_end := self.front_end.model_dump(exclude_defaults=True)) else {}),
             "created": self.created_at.isoformat(),
             "expires": self.expires_at.isoformat(),
         }
@@ -333,6 +351,8 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/openapi.json", "/", "/admin"})
 """Paths that need no authentication. Their responses name no line, adapter or caller."""
 SECONDS_FOR_A_BODY = 30
 LONGEST_AUTHORIZATION = 500
+LONGEST_PERSON = 1_000
+"""Longest header value that names a person. A longer one counts as none."""
 HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -360,9 +380,17 @@ class Callers:
 
     def of(self, scope: Scope) -> Caller:
         """Return the sender. Raises Refusal (401) if there is none, and IntegrityError for an invalid token file."""
-        named = self.named(scope)
-        if named is not None:
-            return named
+        caller = self.named(scope) or self._of_token(scope)
+        people = {}
+        for header in {grant.front_end.user_header for grant in caller.grants}:
+            if header is None:
+                continue
+            sent = [value for name, value in scope["headers"] if name.lower() == header.lower().encode()]
+            if len(sent) == 1 and len(sent[0]) <= LONGEST_PERSON:
+                people[header] = sent[0].decode("latin-1")
+        return replace(caller, named=people) if people else caller
+
+    def _of_token(self, scope: Scope) -> Caller:
         sent = [value for name, value in scope["headers"] if name.lower() == b"authorization"]
         kind, _, token = sent[0].partition(b" ") if len(sent) == 1 else (b"", b"", b"")
         if kind.lower() != b"bearer" or len(token) > LONGEST_AUTHORIZATION:

@@ -5,7 +5,7 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Protocol
 
 from opentelemetry.trace import NoOpTracer, Tracer
 
-from sovereign_pipeline.base.errors import EngineLost, EngineRefused, ScannerLost, TextTooLong
+from sovereign_pipeline.base.errors import EngineLost, EngineRefused, PromptTooLong, ScannerLost, TextTooLong
 from sovereign_pipeline.policy.institution import ClassificationLadder
 from sovereign_pipeline.policy.serving import Limits
 from sovereign_pipeline.serving.deployable import WithdrawnAdapter
@@ -31,13 +31,14 @@ from sovereign_pipeline.serving.gateway.messages import (
     no_such_model,
     personal_data_sent,
     scanner_lost,
+    too_long,
     too_long_to_search,
     too_slow,
     transcripts_lost,
-    with_instruction,
     withdrawn_model,
 )
 from sovereign_pipeline.serving.gateway.metrics import Figures, Metrics, state_use, traced
+from sovereign_pipeline.serving.gateway.parameters import Prompt, prompt_of
 from sovereign_pipeline.serving.gateway.stores import FeedbackStore, answer_digest
 from sovereign_pipeline.serving.rollout.flag import Arm
 from sovereign_pipeline.serving.rollout.in_force import Choice
@@ -62,6 +63,8 @@ class Visible:
     adapter: Deployable
     choice: Choice | None = None
     """Flag's choice, if the caller named the line and gets that adapter."""
+    user: str | None = None
+    """Hash of the person for whom the caller sends the request, if it says so."""
 
 
 @dataclass(frozen=True)
@@ -78,23 +81,24 @@ class Catalog:
     withdrawn: Callable[[], Sequence[WithdrawnAdapter]] = tuple
     """Function that returns the adapters that are not served because officers recalled them."""
 
-    def find(self, model: str, caller: Caller, user: str | None = None) -> Visible:
+    def find(self, model: str, caller: Caller, user: object = None) -> Visible:
         """Return the adapter that a model name means for a caller.
 
         Args:
-            user: the end user that the request names; used only if the caller sends requests for several people.
+            user: `user` of the request, any JSON value; used only if the caller sends requests for several people.
 
         Raises Refusal: 404 if the caller may not see the adapter, 503 if it is not loaded now.
         """
-        user = user or None
         found = self.visible(caller, user).get(model)
         if found is None:
             raise self.missing(model, caller)
         if found.adapter.digest not in self.engine.loaded():
             raise Refusal(503, "This model is being loaded. Send it again later.", "model_not_loaded", retry_after=10)
-        if found.choice is None or user is None or not caller.speaks_for_users(found.adapter.line):
+        person = caller.user_for(found.adapter.line, user)
+        found = replace(found, user=person)
+        if found.choice is None or person is None or self.counts(caller.key, person):
             return found
-        return found if self.counts(caller.key, user) else replace(found, choice=self._uncompared(found, caller))
+        return replace(found, choice=self._uncompared(found, caller))
 
     def missing(self, model: str, caller: Caller) -> Refusal:
         """Return the error for a model that is not visible. Only who might use it learns that it was withdrawn."""
@@ -104,7 +108,7 @@ class Catalog:
                 return withdrawn_model()
         return no_such_model()
 
-    def visible(self, caller: Caller, user: str | None = None) -> dict[str, Visible]:
+    def visible(self, caller: Caller, user: object = None) -> dict[str, Visible]:
         """Return model name -> adapter, for everything that a caller may use."""
         served = {each.digest: each for each in self.served()}
         names = {
@@ -113,8 +117,8 @@ class Catalog:
             if not each.in_reserve and caller.may_name(each, self.ladder)
         }
         for line in self.lines():
-            is_for_user = user is not None and caller.speaks_for_users(line)
-            choice = self.choose(line, f"{caller.key}\n{user}" if is_for_user else caller.key, caller.groups)
+            person = caller.user_for(line, user)
+            choice = self.choose(line, f"{caller.key}\n{person}" if person is not None else caller.key, caller.groups)
             if choice is None:
                 continue
             for digest in (choice.digest, choice.otherwise):
@@ -151,6 +155,12 @@ class RoutedRequest:
     """Model name in the request."""
     traceparent: str | None = None
     """Caller's span, from its header."""
+    user: str | None = None
+    """Hash of the person for whom the caller sends the request, if it says so."""
+    ignored: Sequence[str] = ()
+    """Parameters of the request that had no effect."""
+    replaces_instruction: bool = False
+    """True if the caller's system message replaces the line's instruction."""
     id: str = field(default_factory=lambda: secrets.token_hex(ID_BYTES))
 
     @property
@@ -158,10 +168,9 @@ class RoutedRequest:
         """Return the newest message, without the line's instruction."""
         return self.sent[-1]["content"] if self.sent else ""
 
-    @property
-    def messages(self) -> list[Mapping[str, str]]:
-        """Return the messages, with the line's instruction if there is no system message."""
-        return with_instruction(self.sent, self.adapter)
+    def prompt(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """Return messages of this request with the line's instruction."""
+        return prompt_of(messages, self.adapter, self.replaces_instruction)
 
 
 class RunningAnswer:
@@ -230,6 +239,8 @@ class RequestHandler:
     tracer: Tracer = field(default_factory=NoOpTracer)
     screens: Screens = NOTHING_SEARCHED
     transcripts: TranscriptFiles = field(default_factory=lambda: NOTHING_KEPT)
+    replaced: Collection[str] = frozenset()
+    """Lines in which a caller's system message replaces the line's instruction."""
     metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
@@ -289,18 +300,19 @@ class RequestHandler:
         began, answer, is_computed = time.monotonic(), None, False
         try:
             async with AsyncExitStack() as stack:
-                await stack.enter_async_context(self.rates.request(request.caller))
+                await stack.enter_async_context(self.rates.request(request.caller, request.user))
                 limit = await stack.enter_async_context(self._limited(self.limits.answer_seconds))
                 screen = await self._screened(request)
                 await stack.enter_async_context(self.places.place(request.adapter.line))
-                progress = _Progress(limit, self.limits.first_token_seconds)
+                progress = _Progress(limit, self.limits.first_token_seconds, self.limits.pause_seconds)
                 stack.callback(progress.cancel)
-                is_computed = True
+                is_computed, prompt = True, request.prompt(screen.messages)
                 of_engine = await self.catalog.engine.answer(
                     request.adapter.digest,
-                    with_instruction(screen.messages, request.adapter),
+                    prompt.messages,
                     replace(request.sampling, stop=screen.stops),
                     request.caller.cache_group,
+                    prompt.shared,
                 )
                 answer = RunningAnswer(request, of_engine, self.metrics, began, progress, screen)
                 stack.push_async_callback(_close, of_engine)
@@ -364,12 +376,12 @@ class RequestHandler:
         outcome: Outcome = "complete" if answer.finish else "cancelled" if given_up else "lost"
         line, adapter, seconds = request.adapter.line, request.adapter.adapter, time.monotonic() - began
         used = answer.prompt_tokens + answer.answer_tokens
-        self.rates.charge(request.caller, used)
+        self.rates.charge(request.caller, used, request.user)
         self.metrics.ended(line, adapter, outcome, seconds, answer.prompt_tokens, answer.answer_tokens)
         text, screen = "".join(answer.texts), answer.screen
         self.metrics.found(line, adapter, "answer", screen.in_answer)
         self.metrics.unsearched(line, adapter, screen.failures)
-        digest = digest_of_answer(request.id, adapter, request.messages, text)
+        digest = digest_of_answer(request.id, adapter, request.prompt(request.sent).messages, text)
         ended: Ended = "stopped" if screen.is_stopped else outcome
         holds_personal_data = bool(screen.in_answer) if screen.is_answer_searched else None
         self._compare(request, text, answer.answer_tokens, seconds, ended, holds_personal_data)
@@ -441,21 +453,31 @@ class RequestHandler:
             return ending() if self.is_ending else too_slow()
         if request.adapter.digest not in self.catalog.engine.loaded():
             return self.catalog.missing(request.model, request.caller)
-        return Refusal(400, f"{error.message} {error.hint}".strip(), "refused_by_engine", param="messages")
+        message = f"{error.message} {error.hint}".strip()
+        if isinstance(error, PromptTooLong):
+            return too_long(message)
+        return Refusal(400, message, "refused_by_engine", param="messages")
 
 
 class _Progress:
-    """A timer that expires a limit if no progress was noted for some seconds. One timer serves all tokens."""
+    """A timer that expires a limit if there is no progress for some seconds. One timer serves all tokens.
 
-    def __init__(self, limit: asyncio.Timeout, seconds: float) -> None:
-        self._limit, self._seconds = limit, seconds
+    The first piece may take longer than the others: the prompt is computed before it.
+    """
+
+    def __init__(self, limit: asyncio.Timeout, first_seconds: float, seconds: float) -> None:
+        self._limit, self._seconds, self._next_seconds = limit, first_seconds, seconds
         self._loop = asyncio.get_running_loop()
-        self.note()
+        self._since = self._loop.time()
         self._schedule()
 
     def note(self) -> None:
         """Note progress: a piece was received or sent."""
         self._since = self._loop.time()
+        if self._seconds != self._next_seconds:
+            self._seconds = self._next_seconds
+            self._timer.cancel()
+            self._schedule()
 
     def cancel(self) -> None:
         self._timer.cancel()

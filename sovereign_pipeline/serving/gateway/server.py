@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import cached_property
 from socket import socket
 from typing import Any
 
+import h11
 from fastapi import FastAPI
 from opentelemetry.trace import NoOpTracer
 from uvicorn import Config, Server
 from uvicorn.loops.auto import auto_loop_factory
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sovereign_pipeline.base.errors import InputError, SovereignError, place_of
 from sovereign_pipeline.base.hosts import LOOPBACK, listen
@@ -36,8 +39,12 @@ from sovereign_pipeline.serving.screening import start_screens
 from sovereign_pipeline.serving.transcripts import transcript_files
 
 _LOG = logging.getLogger(__name__)
+TIME = "%Y-%m-%dT%H:%M:%S%z"
+"""Format of the time before each line of the log."""
 SECONDS_AFTER_THE_DRAIN = 5
 """Seconds for sending the last error events."""
+SECONDS_FOR_HEADERS = 10.0
+"""Seconds for the headers of a request, from the connection or the previous answer on."""
 SECONDS_BETWEEN_COMPARISONS = 5.0
 """Seconds between comparisons of tokens and flags with the ledger."""
 SECONDS_BETWEEN_HOLDS = 30.0
@@ -59,7 +66,8 @@ def serve(settings: Settings, port: int, threads: int | None, report: Report, wo
     Raises InputError for a port that is in use, an incomplete proxy configuration or a registry that is down, and
     NotFoundError if no adapter may be served.
     """
-    gateway = _Installation(settings, report, workplace_of)
+    logging.basicConfig(format="%(asctime)s %(levelname)s: %(message)s", datefmt=TIME)
+    gateway = _Installation(settings, lambda text: report(f"{time.strftime(TIME)} {text}"), workplace_of)
     with (
         listen(port, "--port") as socket,
         contextlib.suppress(KeyboardInterrupt),
@@ -125,6 +133,7 @@ class _Installation:
             collector.tracer if collector is not None else NoOpTracer(),
             screens,
             transcripts,
+            {line for line, served in institution.serving.lines.items() if served.system == "replace"},
         )
         admin = AdminSources(
             engines=engine.states,
@@ -147,12 +156,12 @@ class _Installation:
         await _tried(sync.look)  # the task below reports what it finds
         tasks = [
             deployment.keep,
-            _repeated("holds", watcher.look, SECONDS_BETWEEN_HOLDS),
-            _repeated("flags", sync.look, SECONDS_BETWEEN_COMPARISONS),
-            _repeated("tokens", self._compare_tokens, SECONDS_BETWEEN_COMPARISONS),
-            _repeated("reviews", reviews.look, SECONDS_BETWEEN_REVIEWS),
-            _repeated("journal", lambda: self.journal.enter(self.registry), SECONDS_BETWEEN_HOURS),
-            _repeated("transcripts", transcripts.remove_oldest, SECONDS_BETWEEN_HOURS),
+            repeated("holds", watcher.look, SECONDS_BETWEEN_HOLDS),
+            repeated("flags", sync.look, SECONDS_BETWEEN_COMPARISONS),
+            repeated("tokens", self._compare_tokens, SECONDS_BETWEEN_COMPARISONS),
+            repeated("reviews", reviews.look, SECONDS_BETWEEN_REVIEWS),
+            repeated("journal", lambda: self.journal.enter(self.registry), SECONDS_BETWEEN_HOURS),
+            repeated("transcripts", transcripts.remove_oldest, SECONDS_BETWEEN_HOURS),
         ]
         port = socket.getsockname()[1]
         address = f"http://{LOOPBACK}:{port}"
@@ -193,6 +202,54 @@ async def _first_base(sources: Sources) -> ServingBase:
         ) from None
 
 
+class _Connection(h11.Connection):
+    """Rejects a request with two lengths. A proxy could read another end of the request than this server."""
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            names = {name for name, _ in event.headers}
+            if {b"content-length", b"transfer-encoding"} <= names:
+                raise h11.RemoteProtocolError("A request has one length.")
+        return event
+
+
+class _Protocol(H11Protocol):
+    """HTTP/1.1 with a time limit for the headers of a request, however slowly they arrive."""
+
+    def __init__(self, config: Config, *args: Any, **options: Any) -> None:
+        super().__init__(config, *args, **options)
+        self.conn = _Connection(h11.SERVER)
+        self._limit: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._limit_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        self._limit_headers()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._limit_headers()
+
+    def _limit_headers(self) -> None:
+        if self.conn.their_state is not h11.IDLE:
+            self._stop()
+        elif self._limit is None:
+            self._limit = self.loop.call_later(SECONDS_FOR_HEADERS, self.transport.close)
+
+    def _stop(self) -> None:
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+
+
 class GatewayServer(Server):
     """A server on loopback. When stopped, it lets running answers finish. A proxy terminates TLS."""
 
@@ -210,7 +267,8 @@ class GatewayServer(Server):
                 server_header=False,
                 access_log=False,
                 log_level="warning",
-                http="h11",  # the other parser accepts headers without end
+                log_config=None,  # else its lines have no time
+                http=_Protocol,  # the other parser accepts headers without end
                 ws="none",
                 timeout_graceful_shutdown=int(self._handler.limits.drain_seconds + SECONDS_AFTER_THE_DRAIN),
             )
@@ -232,16 +290,16 @@ class GatewayServer(Server):
             await self._last()
 
 
-def _repeated(name: str, act: Callable[[], object], seconds: float) -> Task:
-    """Return a task that repeats an action in a thread. A failure is logged once, until the action succeeds or fails
-    differently."""
+def repeated(name: str, act: Callable[[], object], seconds: float) -> Task:
+    """Return a task that repeats an action in a thread. A failure is logged once, until the action fails differently or
+    succeeds, which is logged too."""
 
     async def repeat() -> None:
         logged = ""
         while True:
             message = await _tried(act)
-            if message and message != logged:
-                _LOG.warning("%s: %s", name, message)
+            if message != logged:
+                _LOG.warning("%s: %s", name, message or "the problem is resolved")
             logged = message
             await asyncio.sleep(seconds)
 

@@ -61,10 +61,11 @@ class Running:
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
-    async def ask(self, adapter: int, letter: str, max_tokens: int = 24, **sampling: Any) -> Told:
+    async def ask(self, adapter: int, letter: str, max_tokens: int = 24, shared: int = 0, **sampling: Any) -> Told:
+        """shared: number of leading characters that other letters have too."""
         messages = [{"role": "user", "content": letter}]
         asked = Sampling(max_tokens=max_tokens, **sampling)
-        answer = await self.engine.answer(self.adapters[adapter].digest, messages, asked)
+        answer = await self.engine.answer(self.adapters[adapter].digest, messages, asked, shared=shared)
         return Told([piece async for piece in answer.pieces], answer.prompt_tokens)
 
     def alone(self, adapter: int, letter: str, **sampling: Any) -> Told:
@@ -189,6 +190,16 @@ class EngineConformance(LoadingConformance):
         told = running.together(*(running.ask(*each) for each in asked))
         first = {each: answer.text for each, answer in zip(asked[:24], told[:24], strict=True)}
         assert [answer.text for answer in told] == [first[each] for each in asked]
+
+    def test_a_beginning_that_letters_share_changes_no_answer(self, running: Running) -> None:
+        begin = "Answer the letter in the voice of the harbour office, and name the lamp, the pier and the fee.\n\n"
+        letters = [begin + letter for letter in LETTERS]
+        alone = [running.alone(number % 3, letter) for number, letter in enumerate(letters)]
+        for _ in range(2):
+            again = [running.alone(n % 3, letter, shared=len(begin)) for n, letter in enumerate(letters)]
+            mixed = running.together(*(running.ask(n % 3, each, shared=len(begin)) for n, each in enumerate(letters)))
+            assert [each.text for each in again] == [each.text for each in mixed] == [each.text for each in alone]
+            assert [each.prompt_tokens for each in again] == [each.prompt_tokens for each in alone]
 
     def test_last_piece_says_why_the_answer_ended(self, running: Running) -> None:
         told = running.alone(0, LETTERS[0], max_tokens=3)

@@ -151,7 +151,10 @@ def test_nothing_of_a_stop_text_is_given_before_it_is_known() -> None:
     assert pieces("EN", ["END"]) == ["", "", "EN"]
 
 
-def test_character_without_its_end_comes_last() -> None:
-    given = TextPieces(bytes_as_tokens, [])
-    assert [given.add(byte) for byte in "🙂".encode()[:3]] == ["", "", ""]
-    assert given.rest() == "\N{REPLACEMENT CHARACTER}"
+@pytest.mark.parametrize("character", ["🙂", "آ", "é"])
+@pytest.mark.parametrize("before", ["", "lamp EN"])
+def test_an_answer_never_ends_in_half_a_character(character: str, before: str) -> None:
+    for end in range(1, len(character.encode())):
+        given = TextPieces(bytes_as_tokens, ["END"])
+        text = "".join(given.add(byte) for byte in (before.encode() + character.encode()[:end]))
+        assert text + given.rest() == before

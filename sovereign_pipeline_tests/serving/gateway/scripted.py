@@ -49,9 +49,9 @@ def named(user: str, roles: str) -> dict[str, str]:
     return {"X-Remote-User": user, "X-Remote-Roles": roles, "X-Proxy-Secret": SECRET}
 
 
-def ask(caller: Any, **changes: Any) -> Any:
+def ask(caller: Any, headers: Any = None, **changes: Any) -> Any:
     """The response to a chat of the line `lamps`."""
-    return caller.post("/v1/chat/completions", json={"model": LINE, "messages": [USER], **changes})
+    return caller.post("/v1/chat/completions", json={"model": LINE, "messages": [USER], **changes}, headers=headers)
 
 
 def adapter(line: str, version: str = "1.0.0", level: str = "INTERNAL", instruction: str | None = None) -> Deployable:
@@ -68,6 +68,7 @@ class AskedOf:
     messages: list[dict[str, str]]
     sampling: Sampling
     cache_group: str
+    shared: int = 0
 
 
 @dataclass
@@ -85,6 +86,9 @@ class ScriptedEngine:
     """Pieces after which the answer just ends."""
     ends_for: Literal["stop", "length"] = "stop"
     refuses: str | None = None
+    error: Exception | None = None
+    pause_after: int | None = None
+    """Pieces after which it pauses for half a second."""
     well: bool = True
     asked: list[AskedOf] = field(default_factory=list)
     running: int = 0
@@ -102,11 +106,18 @@ class ScriptedEngine:
         return self.adapters
 
     async def answer(
-        self, digest: str, messages: Sequence[Mapping[str, str]], sampling: Sampling, cache_group: str = ""
+        self,
+        digest: str,
+        messages: Sequence[Mapping[str, str]],
+        sampling: Sampling,
+        cache_group: str = "",
+        shared: int = 0,
     ) -> Answer:
+        if self.error is not None:
+            raise self.error
         if self.refuses is not None:
             raise EngineRefused(self.refuses)
-        self.asked.append(AskedOf(digest, [dict(each) for each in messages], sampling, cache_group))
+        self.asked.append(AskedOf(digest, [dict(each) for each in messages], sampling, cache_group, shared))
         return Answer(PROMPT_TOKENS, self._pieces())
 
     async def _pieces(self) -> AsyncGenerator[Piece, None]:
@@ -122,7 +133,7 @@ class ScriptedEngine:
                 if number == self.ends_after:
                     finished = True
                     return
-                await asyncio.sleep(self.seconds)
+                await asyncio.sleep(0.5 if number == self.pause_after else self.seconds)
                 finished = number == len(self.words) - 1
                 yield Piece(word, 1, self.ends_for if finished else None)
         finally:

@@ -5,6 +5,7 @@ import json
 import math
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,12 +16,12 @@ from openai import OpenAI
 
 from sovereign_pipeline.serving.deployable import WithdrawnAdapter
 from sovereign_pipeline.serving.deployment import Deployed
+from sovereign_pipeline.serving.gateway import server
 from sovereign_pipeline.serving.gateway.app import Condition, condition_of
 from sovereign_pipeline.serving.rollout import in_force
 from sovereign_pipeline.serving.rollout.flag import FLAGS_FILE, root_of, sequences
 from sovereign_pipeline.serving.rollout.in_force import Choice
 from sovereign_pipeline.serving.rollout.telemetry import Tally
-from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.serving.gateway.conftest import Client, Running
 from sovereign_pipeline_tests.serving.gateway.scripted import LINE, PROMPT_TOKENS, WORDS, Bench, adapter
 from sovereign_pipeline_tests.serving.rollout.conftest import Desk
@@ -191,9 +192,67 @@ def test_headers_have_an_end(bench: Bench, running: Start) -> None:
     assert answer == b"" or answer.startswith(b"HTTP/1.1 400")
 
 
+@pytest.mark.security_case(
+    "300 connections send the headers of a request in part, at once or one byte at a time, and then nothing",
+    "each is closed after ten seconds; a body has thirty",
+)
+def test_headers_have_a_time(bench: Bench, running: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "SECONDS_FOR_HEADERS", 0.5)
+    bench.serve(adapter("lamps"))
+    port, token = running().port, bench.token()
+    with contextlib.ExitStack() as stack:
+        open_ones = [
+            stack.enter_context(contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=30)))
+            for _ in range(30)
+        ]
+        for number, each in enumerate(open_ones):
+            each.sendall((b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n")[number % 3])
+        answered_before = open_ones.pop()
+        answered_before.sendall(b"\r\n")
+        assert answered_before.recv(10_000).startswith(b"HTTP/1.1 200")
+        answered_before.sendall(b"GET /healthz HT")
+        began = time.monotonic()
+        while time.monotonic() - began < 0.4:  # a byte now and then gives no more time
+            for each in open_ones[2::3]:
+                each.sendall(b"X")
+            time.sleep(0.1)
+        for each in (*open_ones, answered_before):
+            with contextlib.suppress(ConnectionError):
+                while each.recv(1000):
+                    pass
+        assert time.monotonic() - began < 10
+    body = json.dumps({"model": "lamps", "messages": ASK}).encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as slow:
+        slow.sendall(
+            f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {token}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        )
+        time.sleep(1)
+        slow.sendall(body)
+        assert slow.recv(10_000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.security_case(
+    "A request has Content-Length and Transfer-Encoding, so that a proxy and the gateway read different requests",
+    "400, and the connection is closed",
+)
+@pytest.mark.parametrize("path", ["/healthz", "/v1/chat/completions"])
+def test_a_request_of_two_lengths_is_refused(bench: Bench, running: Start, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", running().port), timeout=30) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+            "0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+        )
+        got = b""
+        with contextlib.suppress(ConnectionError):
+            while more := connection.recv(10_000):
+                got += more
+    assert got.startswith(b"HTTP/1.1 400") and got.count(b"HTTP/1.1") == 1
+
+
 def test_a_caller_that_does_not_read_is_given_up(bench: Bench, running: Start) -> None:
     bench.serve(adapter("lamps"))
-    bench.limits = {"first_token_seconds": 0.5}
+    bench.limits = {"pause_seconds": 0.5}
     bench.engine.words = ["word " * 10_000] * 1000
     body = json.dumps({"model": "lamps", "messages": ASK, "stream": True}).encode()
     head = (
@@ -203,45 +262,6 @@ def test_a_caller_that_does_not_read_is_given_up(bench: Bench, running: Start) -
     with socket.create_connection(("127.0.0.1", running().port), timeout=30) as connection:
         connection.sendall(head.encode() + body)
         wait_until(lambda: bench.engine.given_up == 1, lambda: "the answer is still computed")
-
-
-FRONT_ENDS = examples(__file__, "front_ends")
-"""Headers and bodies that Open WebUI and LibreChat send: a chat, and a request for its title."""
-
-
-def answered(response: Any) -> tuple[str, Any]:
-    """The text and the usage."""
-    assert response.status_code == 200, response.text
-    if not response.text.startswith("data: "):
-        whole = response.json()
-        return whole["choices"][0]["message"]["content"], whole["usage"]
-    *lines, end = [line.removeprefix("data: ") for line in response.text.split("\n") if line]
-    assert end == "[DONE]"
-    chunks = [json.loads(line) for line in lines]
-    return "".join(each["choices"][0]["delta"].get("content", "") for each in chunks[:-1]), chunks[-1]["usage"]
-
-
-@pytest.mark.parametrize(("headers", "bodies"), FRONT_ENDS, ids=["Open WebUI", "LibreChat"])
-def test_a_front_end_is_answered(bench: Bench, client: Client, headers: dict[str, str], bodies: list[Any]) -> None:
-    bench.serve(adapter("lamps"))
-    caller = client(bench.token("INTERNAL"))
-    caller.headers.update(headers)
-    models = caller.get("/v1/models").json()
-    assert models["object"] == "list" and [each["id"] for each in models["data"]] == ["lamps"]
-    for body in bodies:
-        text, used = answered(caller.post("/v1/chat/completions", json=body))
-        assert text == "".join(WORDS) and used["completion_tokens"] == len(WORDS)
-    most = [body.get("max_completion_tokens", body.get("max_tokens", 512)) for body in bodies]
-    assert [each.sampling.max_tokens for each in bench.engine.asked] == most
-
-
-def test_a_forwarded_role_gives_nothing(bench: Bench, client: Client) -> None:
-    bench.serve(adapter("buoys", level="SECRET"))
-    caller = client(bench.token("INTERNAL"))
-    (headers, (body, *_)), _ = FRONT_ENDS
-    assert headers["X-OpenWebUI-User-Role"] == "admin"
-    caller.headers.update(headers)
-    assert caller.post("/v1/chat/completions", json={**body, "model": "buoys"}).status_code == 404
 
 
 def test_nothing_is_in_production(desk: Desk) -> None:

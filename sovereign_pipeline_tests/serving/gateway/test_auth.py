@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli.main import app
-from sovereign_pipeline.policy.serving import Role
+from sovereign_pipeline.policy.serving import FrontEnd, Role
 from sovereign_pipeline.record.audit_log import Parsed, entries
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.serving.engines.engine import EngineState
@@ -240,7 +240,8 @@ def test_the_engine_is_told_callers_of_one_clearance_from_those_of_another(bench
 
 NOW = datetime.datetime.now(datetime.UTC)
 WHO = "Layla Haddad"
-GRANT = Grant("INTERNAL", frozenset({"lamps"}))
+FRONT_END = FrontEnd(user_header="X-Person", concurrent=40, per_minute=600)
+GRANT = Grant("INTERNAL", frozenset({"lamps"}), users=True, front_end=FRONT_END)
 
 
 def added(registry: Registry) -> tuple[str, Token]:
@@ -332,9 +333,11 @@ def test_a_token_is_revoked_while_the_registry_is_down_and_entered_later(
         {"clearance": "SECRET"},
         {"lines": None},
         {"versions": True},
+        {"front_end": FrontEnd(concurrent=4000)},
+        {"front_end": FRONT_END.model_copy(update={"user_header": None})},
         {"metrics": True},
         {"admin": True},
-        {"users": True},
+        {"users": False},
         {"who": "Omar Nasser"},
         {"expires_at": NOW + datetime.timedelta(days=9000)},
     ],
@@ -429,6 +432,9 @@ def test_the_command_line_adds_lists_and_revokes(sovereign: Sovereign) -> None:
     assert (row["id"], row["who"], row["state"]) == (made["id"], WHO, "valid")
     assert sovereign("revoke", made["id"]).exit_code == 0
     assert json.loads(sovereign("list", "--json").stdout)[0]["state"] == "revoked"
+    front_end = ("--user-header", "X-OpenWebUI-User-Id", "--concurrent", "40", "--user-per-minute", "30")
+    made = json.loads(sovereign("add", WHO, "--clearance", "INTERNAL", *front_end, "--json").stdout)
+    assert (made["users"], made["limits"]) == ("X-OpenWebUI-User-Id", "concurrent 40, user_per_minute 30")
 
 
 @pytest.mark.parametrize(
@@ -437,6 +443,7 @@ def test_the_command_line_adds_lists_and_revokes(sovereign: Sovereign) -> None:
         (("add", WHO, "--clearance", "COSMIC"), "COSMIC"),
         (("add", WHO, "--clearance", "PUBLIC", "--line", "buoys"), "buoys"),
         (("add", "", "--clearance", "PUBLIC"), "name of the caller"),
+        (("add", WHO, "--clearance", "PUBLIC", "--user-header", "X: 1"), "--user-header"),
     ],
 )
 def test_what_is_wrong_is_refused(sovereign: Sovereign, arguments: tuple[str, ...], what: str) -> None:

@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.testclient import TestClient
 
+from sovereign_pipeline.base.errors import PromptTooLong
 from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
@@ -48,10 +49,35 @@ def refusal(answer: Any) -> dict[str, Any]:
     return error
 
 
-def test_what_front_ends_send_and_changes_nothing_is_taken(bench: Bench, caller: TestClient) -> None:
-    answer = ask(caller, **dict(examples(__file__, "harmless")))
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_changes_nothing_is_ignored_and_reported(bench: Bench, caller: TestClient, stream: bool) -> None:
+    harmless = dict(examples(__file__, "harmless"))
+    answer = ask(caller, **harmless, stream=stream)
     assert answer.status_code == 200, answer.text
     assert bench.engine.asked[0].sampling == Sampling(max_tokens=512)
+    reported = answer.headers["x-sovereign-ignored"].split(", ")
+    assert reported == [name for name, value in harmless.items() if value is not None and name != "user"] + ["user"]
+    assert "x-sovereign-ignored" not in ask(caller, temperature=0.5, stop="END", seed=None).headers
+
+
+@pytest.mark.parametrize(("field", "value", "reported"), examples(__file__, "within_messages"))
+def test_what_changes_nothing_within_messages_is_ignored_too(
+    bench: Bench, caller: TestClient, field: str, value: Any, reported: str
+) -> None:
+    answer = ask(caller, **{field: value})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-sovereign-ignored"] == reported
+    assert bench.engine.asked[0].messages == [USER]
+
+
+@pytest.mark.parametrize(("sent", "effect"), examples(__file__, "used"))
+def test_a_value_has_its_effect(bench: Bench, caller: TestClient, sent: dict[str, Any], effect: dict[str, Any]) -> None:
+    answer = ask(caller, **sent)
+    assert answer.status_code == 200, answer.text
+    sampling = bench.engine.asked[0].sampling
+    assert {name: getattr(sampling, name) for name in effect} == {
+        name: tuple(value) if isinstance(value, list) else value for name, value in effect.items()
+    }
 
 
 @pytest.mark.parametrize(("field", "value"), examples(__file__, "refused"))
@@ -62,6 +88,7 @@ def test_what_would_not_be_done_is_refused_by_its_field(caller: TestClient, fiel
     error = refusal(answer)
     assert error["type"] == "invalid_request_error"
     assert field in (error["param"] or "") + error["message"]
+    assert not [each for each in ("Input should", "Value error", "pydantic", "valid ") if each in error["message"]]
 
 
 @pytest.mark.parametrize("messages", MESSAGES)
@@ -117,18 +144,15 @@ def test_other_pages_and_methods_are_refused_in_the_same_form(
     refusal(answer)
 
 
-def test_the_lines_instruction_stands_as_in_training_where_no_other_does(bench: Bench, caller: TestClient) -> None:
+@pytest.mark.parametrize(("place", "messages", "asked"), examples(__file__, "instructions"))
+def test_a_system_message_stands_behind_the_lines_instruction(
+    bench: Bench, caller: TestClient, place: str, messages: Any, asked: Any
+) -> None:
+    """Unless the line says `system: replace`."""
     bench.served[0] = replace(bench.served[0], instruction="Answer letters.")
-    reply = {"role": "assistant", "content": "Which?"}
-    for messages, asked in (
-        ([USER], [{"role": "user", "content": "Answer letters.\n\nOut."}]),
-        ([USER, reply, USER], [{"role": "user", "content": "Answer letters.\n\nOut."}, reply, USER]),
-        ([{"role": "system", "content": "Be brief."}, USER], [{"role": "system", "content": "Be brief."}, USER]),
-        ([{"role": "developer", "content": "Be brief."}, USER], [{"role": "system", "content": "Be brief."}, USER]),
-        ([reply], [reply]),
-    ):
-        assert ask(caller, messages=messages).status_code == 200
-        assert bench.engine.asked[-1].messages == asked
+    caller.app.state.gateway.handler.replaced = {"lamps"} if place == "replace" else frozenset()  # type: ignore[attr-defined]
+    assert ask(caller, messages=messages).status_code == 200
+    assert bench.engine.asked[-1].messages == asked
 
 
 def test_parts_of_text_are_one_text(bench: Bench, caller: TestClient) -> None:
@@ -138,22 +162,45 @@ def test_parts_of_text_are_one_text(bench: Bench, caller: TestClient) -> None:
     assert bench.engine.asked[0].messages[-1]["content"] == "Answer letters.\n\nThe lamp is out."
 
 
-def test_more_tokens_than_one_answer_may_have_are_refused(bench: Bench, client: Client) -> None:
+def test_more_tokens_than_one_answer_may_have_are_capped_and_reported(bench: Bench, client: Client) -> None:
     bench.limits = {"tokens": 100, "tokens_by_default": 500}
     bench.serve(adapter("lamps"))
     caller = client(bench.token())
     for field in ("max_tokens", "max_completion_tokens"):
-        assert ask(caller, **{field: 100}).status_code == 200
-        answer = ask(caller, **{field: 101})
-        assert answer.status_code == 400 and refusal(answer)["code"] == "too_many_tokens"
+        assert "x-sovereign-ignored" not in ask(caller, **{field: 100}).headers
+        assert ask(caller, **{field: 101}).headers["x-sovereign-ignored"] == f"{field};capped=100"
     ask(caller)
-    assert [each.sampling.max_tokens for each in bench.engine.asked] == [100, 100, 100]
+    ask(caller, max_tokens=50, max_completion_tokens=60)
+    assert [each.sampling.max_tokens for each in bench.engine.asked] == [100, 100, 100, 100, 100, 50]
 
 
 def test_what_the_engine_refuses_is_told(bench: Bench, caller: TestClient) -> None:
     bench.engine.refuses = "The prompt has 9000 tokens; 8192 are the most."
     answer = ask(caller)
     assert answer.status_code == 400 and "9000 tokens" in refusal(answer)["message"]
+
+
+def test_a_conversation_that_is_too_long_has_the_code_that_front_ends_know(bench: Bench, caller: TestClient) -> None:
+    bench.engine.error = PromptTooLong("The conversation has 9000 tokens.")
+    for stream in (False, True):
+        answer = ask(caller, stream=stream)
+        assert answer.status_code == 400 and refusal(answer)["code"] == "context_length_exceeded"
+
+
+def test_a_front_ends_first_token_may_take_longer_than_the_others(bench: Bench, client: Client) -> None:
+    """And the other way round: the time to the first token does not bound the gap between tokens."""
+    bench.engine.seconds = 0.3
+    bench.serve(adapter("lamps"))
+    for limits, status in (
+        ({"first_token_seconds": 5, "pause_seconds": 0.1}, 504),
+        ({"first_token_seconds": 0.1, "pause_seconds": 5}, 504),
+        ({"first_token_seconds": 5, "pause_seconds": 5}, 200),
+    ):
+        bench.limits = limits
+        assert ask(client(bench.token())).status_code == status
+    bench.engine.seconds, bench.engine.pause_after = 0.0, 1
+    bench.limits = {"first_token_seconds": 0.2, "pause_seconds": 5}
+    assert ask(client(bench.token())).status_code == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -225,8 +272,11 @@ def test_every_answer_is_as_the_document_says(bench: Bench) -> None:
     headers = {"Authorization": f"Bearer {bench.token(metrics=True, admin=True)}", "Host": "127.0.0.1"}
     app = bench.app()
     document = app.openapi()
-    for name in ("ChatRequest", "CompletionRequest"):  # so that requests reach what is behind the name
-        document["components"]["schemas"][name]["properties"]["model"]["enum"] = ["lamps"]
+    for path in ("/v1/chat/completions", "/v1/completions"):  # so that requests reach what is behind the name
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        body["schema"]["properties"]["model"] = {"enum": ["lamps"]}
+        if "messages" in body["schema"]["properties"]:
+            body["schema"]["properties"]["messages"] = {"enum": [[USER]]}
     schema = schemathesis.openapi.from_dict(document)
     schema.app = app
     schema.config.update(base_url=HERE)

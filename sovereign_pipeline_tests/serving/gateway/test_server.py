@@ -1,9 +1,11 @@
 """`sovereign serve`, as an administrator starts it: a real engine, a real registry, and the official client."""
 
+import asyncio
 import contextlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -26,7 +28,7 @@ from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.serving.gateway.auth import Grant, Tokens, add_token, callers_of, revoke_token
-from sovereign_pipeline.serving.gateway.server import serve
+from sovereign_pipeline.serving.gateway.server import repeated, serve
 from sovereign_pipeline.serving.rollout.rollback import rollback
 from sovereign_pipeline.workplace import open_workplace
 from sovereign_pipeline_tests.conftest import DemoInstitution
@@ -135,6 +137,7 @@ def test_a_line_is_asked_from_its_promotion_to_its_end(served: Served, served_of
     assert line["rollout"]["production"] == line["review"]["adapter"] == "lamps-1.0.0"
     log = served.log.read_text()
     assert f"try a line at {served.url}/\n" in log and f"see what is served at {served.url}/admin\n" in log
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d{4} served: lamps-1.0.0$", log, re.MULTILINE)
     assert line["adapters"][0]["days"] == 0 and line["adapters"][0]["complete"] == 2
 
     second = served_office.in_production()  # another version, which takes the first one's place
@@ -314,6 +317,23 @@ def test_a_proxy_that_is_half_set_up_is_refused(institution: DemoInstitution, tm
     assert callers_of(replace(settings, serving_proxy_secret=path), workplace.institution, tokens)
 
 
+def test_a_problem_is_logged_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    outcomes = iter(["down", "down", "", "", "down", "up side down", ""])
+
+    def act() -> None:
+        if outcome := next(outcomes, ""):
+            raise InputError(outcome)
+
+    async def repeat() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await repeated("tokens", act, 0.01)()
+
+    asyncio.run(repeat())
+    end = "tokens: the problem is resolved"
+    assert caplog.messages == ["tokens: down", end, "tokens: down", "tokens: up side down", end]
+
+
 PROMPT, ANSWER, SYSTEM, STOP, USER = "zirconium", "palimpsest", "quillwort", "xylograph", "velocipede"
 WORDS = (PROMPT, ANSWER, SYSTEM, STOP, USER)
 SECRET_ASK: dict[str, Any] = {
@@ -327,7 +347,7 @@ SECRET_ASK: dict[str, Any] = {
 class Faulty(ScriptedEngine):
     """Fails as a bug does: with the prompt in the message."""
 
-    async def answer(self, digest: str, messages: Any, sampling: Any, cache_group: str = "") -> Any:
+    async def answer(self, digest: str, messages: Any, sampling: Any, cache_group: str = "", shared: int = 0) -> Any:
         raise ValueError(str(messages))
 
 
@@ -354,7 +374,7 @@ def test_no_text_of_a_request_is_kept(
         ask(caller, messages=[{"role": PROMPT, "content": PROMPT}]),
         ask(caller, messages=[{"role": "user", "content": PROMPT, f"{PROMPT} {PROMPT}": 1}]),
         ask(caller, temperature=PROMPT),
-        ask(caller, stop=[PROMPT] * 9),
+        ask(caller, stop=[PROMPT] * 17),
         ask(caller, response_format={"type": PROMPT}),
         caller.post("/v1/chat/completions", content=PROMPT.encode()),
         caller.post(f"/v1/{PROMPT}", json=SECRET_ASK),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from sovereign_pipeline.policy.serving import FrontEnd
 from sovereign_pipeline.serving.engines.engine import Sampling
 from sovereign_pipeline.serving.gateway import stores
 from sovereign_pipeline.serving.gateway.auth import Caller
@@ -17,6 +18,7 @@ from sovereign_pipeline.serving.gateway.messages import Refusal
 from sovereign_pipeline.serving.gateway.request_handler import RoutedRequest
 from sovereign_pipeline.serving.gateway.stores import DAYS, SECONDS_OF_A_DAY, FeedbackStore, UserQuota
 from sovereign_pipeline.serving.rollout.telemetry import LAST, Feedback
+from sovereign_pipeline_tests.examples import examples
 from sovereign_pipeline_tests.serving.gateway.conftest import Client
 from sovereign_pipeline_tests.serving.gateway.scripted import USER, Bench, TryingOut, adapter, ask, grant
 
@@ -163,6 +165,7 @@ def test_a_damaged_file_takes_no_feedback_and_hinders_no_answer(
     assert say(caller, answer(caller), thumb="up").status_code == 200
 
 
+NOBODY: list[Any] = [None, "", [], {}]
 INVENTED = [f"invented-{number}" for number in range(30)]
 
 
@@ -204,7 +207,52 @@ def test_one_that_speaks_for_several_has_each_of_them_counted(trying: TryingOut)
 
 def test_the_right_holds_for_the_lines_beside_it() -> None:
     caller = Caller("one", (grant("SECRET", "lamps"), replace(grant("PUBLIC", "buoys"), users=True)))
-    assert [caller.speaks_for_users(line) for line in ("lamps", "buoys")] == [False, True]
+    assert [caller.user_for(line, "layla") is not None for line in ("lamps", "buoys")] == [False, True]
+
+
+def test_any_json_value_names_a_user_by_its_hash() -> None:
+    caller = Caller("one", (replace(grant("SECRET"), users=True),))
+    values: list[Any] = ["layla", "\ud800", 0, 5, 1.5, False, ["layla"], {"id": "5d2a", "name": "Layla"}, "x" * 100_000]
+    people = [caller.user_for("lamps", value) for value in values]
+    assert len({*people}) == len(values) and all(each is not None and len(each) == 64 for each in people)
+    assert caller.user_for("lamps", {"name": "Layla", "id": "5d2a"}) == people[-2], "the order of keys says nothing"
+    assert [caller.user_for("lamps", nobody) for nobody in NOBODY] == [None] * 4
+
+
+@pytest.mark.security_case(
+    "A person writes another `user` into a request, and the front end's token names its users by a header",
+    "the header holds, and `user` is ignored and reported",
+)
+def test_a_header_names_the_user_where_the_token_says_so(trying: TryingOut) -> None:
+    by_header = trying.client(trying.token(users=True, front_end=FrontEnd(user_header="X-OpenWebUI-User-Id")))
+    untrusted = trying.client(trying.token())
+    got = set()
+    for person in INVENTED:
+        for user in (None, *INVENTED[:3]):
+            answer = ask(by_header, user=user, headers={"X-OpenWebUI-User-Id": person})
+            assert ("user" in answer.headers.get("x-sovereign-ignored", "")) == (user is not None)
+        got.add(answer.json()["system_fingerprint"])
+        ask(untrusted, headers={"X-OpenWebUI-User-Id": person})
+    assert got == {"lamps-1.0.0", "lamps-1.1.0"}
+    assert sorted(drawn(trying).values()) == [4] * len(INVENTED) + [len(INVENTED)]
+    ask(by_header, user="layla")
+    ask(by_header, user="omar")
+    assert sorted(drawn(trying).values())[:2] == [2, 4], "without the header it is the front end itself"
+
+
+@pytest.mark.parametrize("messages", [messages for messages, is_task in examples(__file__, "tasks") if is_task])
+def test_what_a_front_end_asks_for_itself_does_not_count_in_a_trial(trying: TryingOut, messages: Any) -> None:
+    caller = trying.client(trying.token(users=True))
+    for user in INVENTED:
+        assert ask(caller, messages=messages, user=user).status_code == 200
+    ask(caller, user=INVENTED[0])
+    assert [*drawn(trying).values()] == [1]
+
+
+@pytest.mark.parametrize("messages", [messages for messages, is_task in examples(__file__, "tasks") if not is_task])
+def test_what_a_person_asks_counts(trying: TryingOut, messages: Any) -> None:
+    ask(trying.client(trying.token()), messages=messages)
+    assert [*drawn(trying).values()] == [1]
 
 
 @pytest.mark.security_case(
@@ -257,7 +305,7 @@ def test_an_engine_that_loses_every_answer_of_one_user_is_broken(trying: TryingO
     "they count as given up by their caller",
 )
 def test_an_answer_that_its_caller_does_not_take_is_not_lost(trying: TryingOut) -> None:
-    trying.limits |= {"first_token_seconds": 0.05}
+    trying.limits |= {"pause_seconds": 0.05}
     trying.callers_of_arms()
     handler = trying.app().state.gateway.handler
     choice = trying.choose("lamps", f"token {trying.tokens[-1].sha256}", frozenset())

@@ -237,7 +237,11 @@ def test_a_request_that_is_too_long_to_be_searched_is_refused(
 ) -> None:
     serve(bench, screening, "replace", None)
     refused = say(client(bench.token()), content="lamp " * (MOST_CHARACTERS // 5 + 1))
-    assert refused.status_code == 400 and refused.json()["error"]["code"] == "too_long" and not bench.engine.asked
+    assert (
+        refused.status_code == 400
+        and refused.json()["error"]["code"] == "context_length_exceeded"
+        and not bench.engine.asked
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -1,0 +1,165 @@
+"""The order in which the local engine computes prompts and tokens, seen on a model that computes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from sovereign_pipeline.serving.engines.local_model import Batch
+
+CHUNK = 100
+
+
+@dataclass
+class Recorded:
+    """A forward pass that notes what it computes; token `n` follows a row that has `n` tokens so far."""
+
+    calls: list[tuple[list[str], int]] = field(default_factory=list)
+    """Adapters, and number of columns."""
+
+    def __call__(self, adapters: Sequence[str], **inputs: Any) -> Any:
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        self.calls.append((list(adapters), ids.shape[1]))
+        keys = ids[:, None, :, None].float()
+        cache, _ = inputs["past_key_values"].update(keys, keys.clone(), 0)
+        assert cache.shape[2] == mask.shape[1] and torch.equal(inputs["position_ids"], _positions(mask, ids))
+        lengths = mask.sum(-1)
+        held = (cache[:, 0, :, 0] * mask).sum(-1)  # every token of the row, wherever its keys come from
+        logits = torch.zeros((len(adapters), 1, 5000))
+        logits[range(len(adapters)), 0, lengths] = 1
+        self.sums = held.tolist()
+        return SimpleNamespace(logits=logits)
+
+
+def _positions(mask: Any, ids: Any) -> Any:
+    return (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+
+
+@dataclass(eq=False)
+class Row:
+    adapter: str
+    prompt: list[int]
+    limit: int = 1000
+    shared: int = 0
+    group: str = ""
+    tokens: list[int] = field(default_factory=list)
+
+    def choose(self, logits: Any) -> int:
+        return int(logits.argmax())
+
+    def take(self, token: int) -> bool:
+        self.tokens.append(token)
+        return True
+
+    def fail(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+
+@pytest.fixture
+def compute() -> Recorded:
+    return Recorded()
+
+
+@pytest.fixture
+def batch(compute: Recorded) -> Batch:
+    return Batch(compute, 16, 100_000, CHUNK, lambda adapter: None)
+
+
+def row(tokens: int, adapter: str = "a", **changes: Any) -> Row:
+    return Row(adapter, [1] * tokens, **changes)
+
+
+def test_a_long_prompt_takes_turns_with_the_tokens_of_others(batch: Batch, compute: Recorded) -> None:
+    """It stopped every stream for 51 seconds."""
+    others, long = [row(10), row(20, "b")], row(10 * CHUNK, "c")
+    for each in others:
+        batch.submit(each)
+    batch.step()
+    batch.submit(long)
+    compute.calls.clear()
+    for number in range(10):
+        assert not long.tokens
+        batch.step()
+        assert [len(each.tokens) for each in others] == [number + 2] * 2
+    assert long.tokens == [10 * CHUNK]
+    assert compute.calls == [(["a", "b"], 1), (["c"], CHUNK)] * 10
+    batch.step()
+    assert others[1].tokens == list(range(20, 32)) and long.tokens == [10 * CHUNK, 10 * CHUNK + 1]
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one(batch: Batch) -> None:
+    long, short = row(10 * CHUNK), row(30)
+    batch.submit(long)
+    batch.step()
+    batch.submit(short)
+    for _ in range(3):
+        batch.step()
+    assert short.tokens and not long.tokens
+
+
+def test_a_row_is_dropped_while_its_prompt_is_computed(batch: Batch, compute: Recorded) -> None:
+    long, other = row(10 * CHUNK), row(10, "b")
+    pair = [row(90), row(80)]
+    for each in (long, other, *pair):
+        batch.submit(each)
+    batch.step()
+    assert batch.holds(long) and not long.tokens
+    batch.drop(long)
+    batch.drop(pair[0])
+    assert not batch.holds(long)
+    compute.calls.clear()
+    for _ in range(4):
+        batch.step()
+    assert not long.tokens and not pair[0].tokens and pair[1].tokens[0] == 80 and other.tokens[0] == 10
+    assert max(columns for _, columns in compute.calls) <= CHUNK
+    batch.drop(other)
+    batch.drop(pair[1])
+    assert not batch.is_busy
+
+
+def columns(batch: Batch, compute: Recorded, *rows: Row) -> int:
+    """Number of columns that the prompts of these rows took."""
+    compute.calls.clear()
+    for each in rows:
+        batch.submit(each)
+    while not all(each.tokens for each in rows):
+        batch.step()
+    assert [each.tokens[0] for each in rows] == [len(each.prompt) for each in rows]
+    for each in rows:
+        batch.drop(each)
+    return sum(columns for _, columns in compute.calls)
+
+
+def shared(tokens: int, own: int, adapter: str = "a", group: str = "") -> Row:
+    return Row(adapter, [*range(2, 2 + tokens), *[7] * own], shared=tokens, group=group)
+
+
+def test_a_common_beginning_is_computed_once_for_an_adapter_and_group(batch: Batch, compute: Recorded) -> None:
+    assert columns(batch, compute, shared(250, 40)) == 290
+    assert columns(batch, compute, shared(250, 60)) == 60
+    assert columns(batch, compute, shared(250, 40, "b")) == 290, "another adapter"
+    assert columns(batch, compute, shared(250, 40, group="SECRET")) == 290, "another clearance"
+    batch.prefixes.forget("a")
+    assert columns(batch, compute, shared(250, 40)) == 290
+    assert columns(batch, compute, shared(10, 40)) == 50 and columns(batch, compute, shared(10, 40)) == 50, "too short"
+
+
+def test_rows_with_and_without_a_kept_beginning_are_laid_out_together(batch: Batch, compute: Recorded) -> None:
+    columns(batch, compute, shared(50, 10))
+    columns(batch, compute, shared(30, 10, "b"))
+    rows = [shared(50, 5), shared(50, 20), shared(30, 12, "b"), row(9, "c"), row(35, "c")]
+    expected = [float(sum(each.prompt)) for each in sorted(rows, key=lambda each: each.adapter)]
+    assert columns(batch, compute, *rows) == 35
+    assert compute.sums == expected, "every row has exactly its own tokens"
+
+
+def test_kept_beginnings_have_a_bound(compute: Recorded) -> None:
+    batch = Batch(compute, 16, 400, CHUNK, lambda adapter: None)  # a quarter of it
+    for adapter in ("a", "b", "c"):
+        columns(batch, compute, shared(40, 10, adapter))
+    assert columns(batch, compute, shared(40, 10, "c")) == 10
+    assert columns(batch, compute, shared(40, 10, "a")) == 50, "the longest unused one has gone"
+    assert columns(batch, compute, shared(150, 10, "d")) == columns(batch, compute, shared(150, 10, "d")) == 160
