@@ -42,6 +42,35 @@ LOWEST_CONTRAST = """() => {
 """Of the text of a page and what is behind it."""
 
 
+WIDTHS = (390, 1024, 1440)
+
+
+def assert_accessible(page: Page) -> None:
+    """Fail for every rule of axe-core that a part of the page violates, in light and in dark."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        violations = Axe().run(page).response["violations"]
+        assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in violations] == [], scheme
+        assert page.evaluate(LOWEST_CONTRAST) >= 4.5, scheme  # WCAG 2.2, success criterion 1.4.3
+    page.emulate_media(color_scheme="light")
+
+
+def take_pictures(page: Page, folder: Path, name: str) -> None:
+    """Take the page at every width, in light and in dark. Nothing is wider than the window."""
+    before = page.viewport_size
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+    page.emulate_media(color_scheme="light")
+    if before is not None:
+        page.set_viewport_size(before)
+
+
 @contextmanager
 def open_browser(*flags: str) -> Iterator[Browser]:
     """Fails the test where none is installed. flags: besides those that every test needs."""

@@ -241,7 +241,7 @@ def commands(count: int) -> Iterator[tuple[str, ...]]:
     yield ("adapters", "production", "line-3")
     yield ("adapters", "production", "line-3", "--at", "2026-01-02")
     yield ("adapters", "history", _id(0))
-    yield ("adapters", "due")
+    yield ("adapters", "status")
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ import os
 import pwd
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -50,8 +51,10 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
     """Run a program's commands. A user's mistake ends with a message and an exit status, without a traceback.
 
     A file that cannot be opened, read or written counts as a user's mistake, because its path comes from an argument, a
-    variable or a recipe, or the disk is full.
+    variable or a recipe, or the disk is full. Warnings of libraries are not shown, because they quote input text.
     """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     try:
         _refuse_what_is_no_text()
         commands()

@@ -31,7 +31,6 @@ from sovereign_pipeline.cli.terminal import (
     write_new_file,
 )
 from sovereign_pipeline.record.catalog import (
-    ENDED,
     adapters_in_brief,
     find_adapter,
     list_adapters,
@@ -50,8 +49,7 @@ from sovereign_pipeline.release.acts import add_issue, issues_by_adapter, words_
 from sovereign_pipeline.release.recall import open_recalls, question_of, recalls_in_force
 
 if TYPE_CHECKING:
-    from sovereign_pipeline.release.cadence import Due
-    from sovereign_pipeline.review.page.rendering import Language
+    from sovereign_pipeline.base.pages import Language
 
 
 def write_page(adapter_id: str, path: Path, language: "Language") -> None:
@@ -155,11 +153,15 @@ adapters.add_typer(issue, name="issue")
 
 
 @adapters.command("list")
-def adapters_list(line: OfLine = None, as_json: AsJson = False) -> Result:
+def adapters_list(
+    line: OfLine = None,
+    wide: Annotated[bool, typer.Option("--wide", help="Also method, digests, base model and time.")] = False,
+    as_json: AsJson = False,
+) -> Result:
     """List every registered adapter."""
     registry = open_registry(Settings.from_environment())
     rows = with_marks(registry, (list_adapters if as_json else adapters_in_brief)(registry, line))
-    return Result(rows, lambda: print_adapters(rows))
+    return Result(rows, lambda: print_adapters(rows, wide=wide))
 
 
 @adapters.command("show")
@@ -210,39 +212,6 @@ def adapters_verify(
     return verified(verify_adapter, adapter_id, strict_sources)
 
 
-@adapters.command("due")
-def adapters_due() -> Result:
-    """List when the newest adapter of each line is due for a review, why, and what became of the run it asked for."""
-    from sovereign_pipeline.release.cadence import due_reviews
-
-    settings = Settings.from_environment()
-    today = datetime.datetime.now(datetime.UTC).date()
-    reviews = due_reviews(open_registry(settings), settings, today)
-    fates = _fates(settings, reviews) if any(due.key is not None for due in reviews) else {}
-    rows = [
-        {
-            "line": due.line,
-            "adapter": due.adapter,
-            "review by": due.on.isoformat(),
-            "state": due.state,
-            "why": "; ".join(f"{each.event}: {each.what}" for each in due.causes) or None,
-            "run": fates.get(due.line) if due.has_recipe else "none: no valid recipe",
-        }
-        for due in reviews
-    ]
-    data = [{**vars(due), "run": fates.get(due.line)} for due in reviews]
-    return Result(data, lambda: print_rows(rows, "Reviews"))
-
-
-def _fates(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | None]:
-    """Return the fate of the run that each line's review asked for. Dagster takes long to import."""
-    from sovereign_pipeline.dagster.jobs import fate_of, run_of
-    from sovereign_pipeline.dagster.resources import open_instance
-
-    instance = open_instance(settings)
-    return {due.line: fate_of(run_of(instance, due)) for due in reviews}
-
-
 @adapters.command("mlflow")
 def adapters_mlflow(
     repair: Annotated[bool, typer.Option("--repair", help="Write anew what differs.")] = False,
@@ -285,30 +254,6 @@ def adapters_reviewed(
     signer = officers_signer(settings, key, stated)
     record_review(registry, adapter_id, text, signer, datetime.datetime.now(datetime.UTC).replace(microsecond=0))
     out.print(f"[green]✓[/] {escape(adapter_id)}: reviewed")
-
-
-@adapters.command("unused")
-def adapters_unused(line: OfLine = None) -> Result:
-    """List adapters that serve nothing now, with the disk that their weights take: superseded, overtaken, retired."""
-    from sovereign_pipeline.release.purge import unused
-
-    settings = Settings.from_environment()
-    registry = open_registry(settings)
-    found = unused(registry, open_store(settings, registry=registry), line, tell_progress)
-    rows = [
-        {
-            "adapter": each.adapter,
-            "state": each.state,
-            "bytes": f"{each.bytes:,}",
-            "next": f"needed by {each.needed_by}"
-            if each.needed_by
-            else "purge"
-            if each.state in ENDED
-            else "retire, then purge",
-        }
-        for each in found
-    ]
-    return Result(found, lambda: print_rows(rows, "Unused adapters"))
 
 
 @adapters.command("purge")
@@ -434,28 +379,29 @@ def _held(name: str, figure: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def print_adapters(rows: Sequence[Mapping[str, Any]]) -> None:
-    any_issue, any_recall, any_purged = (
-        any(row[name] for row in rows) for name in ("known_issues", "recalls", "weights_purged")
-    )
-    shown = [
-        {
-            "id": row["id"],
-            "state": row["state"],
-            "classification": row["classification"],
-            "method": row["method"],
-            "adapter": short(row["adapter_digest"]),
-            "dataset": short(row["dataset_digest"]),
-            "base model": row["base_model"],
-            "registered": str(row["registered_at"])[:19],
-            "review by": str(row["review_date"])[:10],
-            **({"issues": len(row["known_issues"]) or None} if any_issue else {}),
-            **({"recalled by": ", ".join(each["id"] for each in row["recalls"]) or None} if any_recall else {}),
-            **({"weights purged": row["weights_purged"]} if any_purged else {}),
+def print_adapters(rows: Sequence[Mapping[str, Any]], *, wide: bool = False) -> None:
+    """Print a table that fits into 100 columns, or one with every column."""
+    columns: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "id": lambda row: row["id"],
+        "state": lambda row: row["state"],
+        "level": lambda row: row["classification"],
+        "registered": lambda row: str(row["registered_at"])[: 19 if wide else 10],
+        "review by": lambda row: str(row["review_date"])[:10],
+    }
+    if wide:
+        columns |= {
+            "method": lambda row: row["method"],
+            "adapter": lambda row: short(row["adapter_digest"]),
+            "dataset": lambda row: short(row["dataset_digest"]),
+            "base model": lambda row: row["base_model"],
         }
-        for row in rows
-    ]
-    print_rows(shown, "Registered adapters")
+    marks: dict[str, Callable[[Mapping[str, Any]], Any]] = {
+        "issues": lambda row: len(row["known_issues"]) or None,
+        "recalled by": lambda row: ", ".join(each["id"] for each in row["recalls"]) or None,
+        "weights purged": lambda row: row["weights_purged"],
+    }
+    columns |= {name: of for name, of in marks.items() if any(of(row) for row in rows)}
+    print_rows([{name: of(row) for name, of in columns.items()} for row in rows], "Registered adapters")
     _print_urgent(rows)
 
 

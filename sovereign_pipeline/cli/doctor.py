@@ -345,7 +345,7 @@ def reviews(registry: Registry) -> list[Finding]:
     late = [each for each in found if each.state != "not due"]
     hint = "Let an officer review it, or run the line again."
     return [
-        wrong(f"review of {each.adapter}", f"{each.state} since {each.on}", hint, "sovereign adapters due")
+        wrong(f"review of {each.adapter}", f"{each.state} since {each.on}", hint, "sovereign adapters status")
         for each in late
     ] or [Finding("reviews", True, "none is due")]
 

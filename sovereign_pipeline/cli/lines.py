@@ -89,15 +89,18 @@ def lines_check(
         bool, typer.Option("--show-mask", help="Print a training row with what is supervised between ⟦ and ⟧.")
     ] = False,
     row: Annotated[str | None, typer.Option(help="With --show-mask: the id of the row; else the first.")] = None,
+    power: Annotated[
+        bool,
+        typer.Option("--power", help="Print how each kind of personal data is found, and the rows each gate needs."),
+    ] = False,
     as_json: AsJson = False,
 ) -> Result:
     """Check a recipe and every file, model and suite that it names, and warn of common mistakes.
 
-    Reads the first rows of each source. Shows what the line replaces, keeps and stops at, and how each kind of personal
-    data is found. Shows, for each gate of the evaluation, whether its prompts, suites and documents are enough for its
-    margin. Of a recipe without an evaluation it says what to add before anything can be trained. Ends 1 when a key of
-    the recipe still says FILL IN, when more rows of a source would be quarantined than the recipe allows, or when they
-    are in a language in which the line detects no names: the line does not run before.
+    Reads the first rows of each source. Names the gates of the evaluation that have too few rows for their margin;
+    --power prints the tables. Of a recipe without an evaluation it says what to add before anything can be trained.
+    Ends 1 when a key of the recipe still says FILL IN, when more rows of a source would be quarantined than the recipe
+    allows, or when they are in a language in which the line detects no names: the line does not run before.
     """
     if row is not None and not show_mask:
         raise InputError("--row names the row for --show-mask.", "Give both, or neither.")
@@ -135,14 +138,19 @@ def lines_check(
             _print_sample(sample, most)
         for warning in mistakes:
             out.print(f"[yellow]•[/] {escape(warning)}")
-        _print_kinds(kinds)
+        if power:
+            _print_kinds(kinds)
         if recipe.evaluation is None:
             out.print(
                 "[yellow]•[/] evaluation: not named yet. The datasets can be made; no adapter can be trained. Add then:"
             )
             typer.echo(EXAMPLE_OF_EVALUATION)
-        else:
+        elif power:
             _print_powers(powers)
+        else:
+            for each in powers:
+                if each.rows < each.needed:
+                    out.print(f"[yellow]•[/] gate {each.gate}: {each.rows} rows, {each.needed} are needed (--power)")
         if show_mask:
             from sovereign_pipeline.training.mask import masked_row
 

@@ -11,16 +11,16 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from typer.core import TyperGroup
 from typer.main import get_command, get_group
 
+from sovereign_pipeline.base.errors import InputError
 from sovereign_pipeline.base.hosts import GATEWAY_PORT, LOOPBACK, REVIEW_PORT
 from sovereign_pipeline.base.processes import keep_private, run_program
 from sovereign_pipeline.base.settings import Settings, go_offline
-from sovereign_pipeline.cli.terminal import Group, Result, out, port_option, print_error
+from sovereign_pipeline.cli.terminal import Group, Result, SuggestingGroup, out, port_option, print_error
 
 
-class LoadedWhenAsked(TyperGroup):
+class LoadedWhenAsked(SuggestingGroup):
     """A group that also has the commands of other modules, and imports a module when its command is asked for."""
 
     elsewhere: Mapping[str, str] = {}
@@ -117,24 +117,30 @@ def main() -> None:
 
 @app.command()
 def run(
-    line: Annotated[list[str], typer.Argument(help="One or more lines, run one after the other.")],
+    line: Annotated[list[str] | None, typer.Argument(help="One or more lines, run one after the other.")] = None,
     until: Annotated[
         str | None, typer.Option(help="The last stage, such as training_dataset; else registered_adapter.")
     ] = None,
 ) -> None:
-    """Run each line from raw corpus to registered adapter; what is unchanged is reused."""
+    """Train lines: run each from raw corpus to registered adapter; what is unchanged is reused."""
     from sovereign_pipeline.cli.adapters import print_adapters, with_marks
     from sovereign_pipeline.dagster.definitions import chain_job
     from sovereign_pipeline.dagster.resources import open_instance
     from sovereign_pipeline.dagster.runner import run_line
     from sovereign_pipeline.policy.institution import load_institution
-    from sovereign_pipeline.policy.line import load_line, refuse_to_fill_in
+    from sovereign_pipeline.policy.line import line_names, load_line, refuse_to_fill_in
     from sovereign_pipeline.record.catalog import list_adapters
     from sovereign_pipeline.record.database import open_registry
     from sovereign_pipeline.record.sealing import open_store
     from sovereign_pipeline.workplace import open_workplace
 
     settings = Settings.from_environment()
+    if not line:
+        names = line_names(settings.data)
+        raise InputError(
+            f"No line is named. {'The lines are ' + ', '.join(names) if names else 'There is no line yet'}.",
+            f"sovereign run {names[0]}" if names else "sovereign lines add FILE adds a recipe.",
+        )
     institution = load_institution(settings.data)
     recipes = [load_line(settings.data, name, institution) for name in line]
     for recipe in recipes:
@@ -180,8 +186,7 @@ def up(
 ) -> None:
     """Dagster's web UI and daemon, MLflow's UI, review page, artifact pages and gateway, on loopback, until Ctrl-C.
 
-    The registry's pages are at /registry of the artifact pages. The gateway is started where an adapter is in
-    production.
+    The registry's pages are at /registry of the artifact pages. The gateway starts once an adapter is in production.
     """
     from sovereign_pipeline.dagster.resources import open_instance, register_lines
     from sovereign_pipeline.dagster.services import Ports, serve_until_interrupted

@@ -13,7 +13,7 @@ from sovereign_pipeline.base.errors import InputError, IntegrityError, Sovereign
 from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more, counted
-from sovereign_pipeline.cli.adapters import adapters
+from sovereign_pipeline.cli.adapters import adapters, with_marks
 from sovereign_pipeline.cli.terminal import (
     AdapterId,
     AsJson,
@@ -35,7 +35,14 @@ from sovereign_pipeline.cli.terminal import (
     write_new_file,
 )
 from sovereign_pipeline.record.audit_log import HINT
-from sovereign_pipeline.record.catalog import URGENT, find_adapter, in_production, states
+from sovereign_pipeline.record.catalog import (
+    ENDED,
+    URGENT,
+    adapters_in_brief,
+    find_adapter,
+    in_production,
+    states,
+)
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.officers import officer_shown, officers_words, trust_root, trust_root_if_any
 from sovereign_pipeline.record.sealing import open_store
@@ -55,6 +62,8 @@ from sovereign_pipeline.release.recall import (
 
 if TYPE_CHECKING:
     from sovereign_pipeline.record.stage import Workplace
+    from sovereign_pipeline.release.cadence import Due
+    from sovereign_pipeline.release.purge import Unused
     from sovereign_pipeline.release.standing import Decision, Standing
     from sovereign_pipeline.serving.rollout.flag import Flag
 
@@ -278,29 +287,95 @@ def adapters_retire(adapter_id: AdapterId, reason: Reason, key: KeyOptions) -> N
     _request(adapter_id, "retire", reason, key)
 
 
-@adapters.command("requests")
-def adapters_requests(line: OfLine = None) -> Result:
-    """List every request with its approvals, and why it ended.
+@adapters.command("status")
+def adapters_status(
+    line: OfLine = None,
+    closed: Annotated[bool, typer.Option("--closed", help="Also requests that ended, with the reason.")] = False,
+    disk: Annotated[
+        bool, typer.Option("--disk", help="Also the disk that unused weights take; every manifest is read.")
+    ] = False,
+) -> Result:
+    """Show what needs a person: each adapter's state and review date, and the open requests.
 
-    Ends 1, naming it, where a line has one that is not on record; the requests of other lines are listed.
+    Ends 1, naming the line, where a request is not on record; what is known of other lines is shown.
     """
+    from sovereign_pipeline.release.cadence import due_reviews
+    from sovereign_pipeline.release.purge import unused
     from sovereign_pipeline.release.standing import all_standings
 
     settings = Settings.from_environment()
-    trust = trust_root(settings)
-    with open_registry(settings).reading() as session:
-        found, refused = all_standings(session, settings, trust, line)
-    rows = [_facts(each) for each in found]
+    registry, trust = open_registry(settings), trust_root_if_any(settings)
+    found: list[Standing] = []
+    refused: dict[str, IntegrityError] = {}
+    if trust is not None:
+        with registry.reading() as session:
+            found, refused = all_standings(session, settings, trust, line)
+    brief = with_marks(registry, adapters_in_brief(registry, line))
+    reviews = {
+        each.adapter: each
+        for each in due_reviews(registry, settings, datetime.datetime.now(datetime.UTC).date())
+        if line in (None, each.line)
+    }
+    runs = _runs_of(settings, [*reviews.values()])
+    store = open_store(settings, registry=registry)
+    idle = {each.adapter: each for each in unused(registry, store, line, tell_progress)} if disk else {}
+    requests = [_facts(each) for each in found]
+    data = {
+        "adapters": [only(row, "id", "state", "classification", "recalls", "known_issues") for row in brief],
+        "requests": requests,
+        "reviews": [{**vars(each), "run": runs.get(each.line)} for each in reviews.values()],
+        "unused": [*idle.values()],
+    }
 
     def show() -> None:
-        mark_demonstration(trust)
+        if trust is not None:
+            mark_demonstration(trust)
+        print_rows([_status_row(row, reviews, runs, idle) for row in brief], "Adapters")
         shown = [
-            {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])} for each in rows
+            {**each, "request": short(each["request"]), "approved_by": ", ".join(each["approved_by"])}
+            for each in requests
+            if closed or each["ended"] is None
         ]
-        print_rows(shown, "Requests")
+        print_rows(shown, "Requests" if closed else "Open requests")
 
     messages = " ".join(f"Line {each}: {error.message}" for each, error in refused.items())
-    return Result(rows, show, errors=[IntegrityError(messages, HINT)] if refused else ())
+    return Result(data, show, errors=[IntegrityError(messages, HINT)] if refused else ())
+
+
+def _status_row(
+    row: Mapping[str, Any], reviews: "Mapping[str, Due]", runs: Mapping[str, str | None], idle: "Mapping[str, Unused]"
+) -> dict[str, Any]:
+    due, unused = reviews.get(row["id"]), idle.get(row["id"])
+    notes = [f"recalled by {each['id']}" for each in row["recalls"]]
+    notes += [counted(len(row["known_issues"]), "known issue")] if row["known_issues"] else []
+    if due is not None:
+        notes += [f"{each.event}: {each.what}" for each in due.causes]
+        notes += [f"run: {runs.get(due.line)}"] if runs.get(due.line) else []
+        notes += [] if due.has_recipe else ["no valid recipe"]
+    if unused is not None:
+        remedy = f"needed by {unused.needed_by}" if unused.needed_by else "purge"
+        if unused.needed_by is None and unused.state not in ENDED:
+            remedy = "retire, then purge"
+        notes.append(f"{unused.bytes:,} bytes unused: {remedy}")
+    review = f"{due.on.isoformat()}{'' if due.state == 'not due' else f' {due.state}'}" if due is not None else None
+    return {
+        "adapter": row["id"],
+        "state": row["state"],
+        "level": row["classification"],
+        "review by": review,
+        "note": "; ".join(notes) or None,
+    }
+
+
+def _runs_of(settings: Settings, reviews: "Sequence[Due]") -> dict[str, str | None]:
+    """Return line -> state of the run that its review requested. Dagster is imported only if there is such a review."""
+    if all(due.key is None for due in reviews):
+        return {}
+    from sovereign_pipeline.dagster.jobs import fate_of, run_of
+    from sovereign_pipeline.dagster.resources import open_instance
+
+    instance = open_instance(settings)
+    return {due.line: fate_of(run_of(instance, due)) for due in reviews}
 
 
 @adapters.command("approve")

@@ -2,9 +2,11 @@
 
 import datetime
 import json
+import re
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from difflib import SequenceMatcher
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -14,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from typer.core import TyperGroup
 
 from sovereign_pipeline.base.errors import Act, InputError, Remedy, SovereignError
 from sovereign_pipeline.base.processes import print_message
@@ -52,7 +55,7 @@ def command_for(remedy: Remedy) -> str:
 
 LONGEST_TABLE = 200
 """Maximum number of rows of a table with a frame."""
-WIDTH_OF_A_FILE = 160  # a table that goes into a file or a pipe is not squeezed into 80 columns
+WIDTH_OF_A_FILE = 10_000  # a table that goes into a file or a pipe is never wrapped
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_OF_A_FILE)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -65,6 +68,7 @@ OfLine = Annotated[str | None, typer.Option("--line", help="Only of this line.")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]
 
+LEAST_LIKENESS, LIKENESS_BY_HELP, MOST_SUGGESTIONS = 0.75, 0.8, 3
 LARGEST_PORT = 2**16 - 1
 
 
@@ -115,8 +119,54 @@ class Result:
             raise typer.Exit(1)
 
 
+class SuggestingGroup(TyperGroup):
+    """A group that answers an unknown command with the nearest ones of the whole program."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        self.suggest_commands = False  # Typer's own suggestions know only this group
+        try:
+            return super().resolve_command(ctx, args)
+        except Exception as error:
+            if isinstance(message := getattr(error, "message", None), str) and (found := _nearest_commands(ctx, args)):
+                error.message = f"{message.rstrip('.')}. Did you mean {' or '.join(found)}?"  # type: ignore[attr-defined]
+            raise
+
+
+def _nearest_commands(context: Any, args: list[str]) -> list[str]:
+    """Return the commands whose name resembles the first argument, or whose help has it as a word. Those of the group
+    in which it was typed come first."""
+    root = context.find_root()
+    beside = "" if context is root else f"{context.command_path} "
+    likeness: dict[str, float] = {}
+    for path, command in _commands_below(root.command, root, root.command_path):
+        found = SequenceMatcher(None, args[0], path.rpartition(" ")[2]).ratio()
+        helps = " ".join([command.help or "", *(getattr(each, "help", None) or "" for each in command.params)])
+        if args[0].lower() in re.findall(r"\w+", helps.lower()):
+            found = max(found, LIKENESS_BY_HELP)
+        if found >= LEAST_LIKENESS:
+            if args[1:] and args[1] in getattr(command, "commands", ()):
+                path += f" {args[1]}"
+            found += bool(beside) and path.startswith(beside)
+            likeness[path] = max(found, likeness.get(path, 0))
+    best = max(likeness.values(), default=0.0)
+    return [f"'{path}'" for path, found in likeness.items() if found > best - 0.05][:MOST_SUGGESTIONS]
+
+
+def _commands_below(group: Any, context: Any, path: str) -> Iterator[tuple[str, Any]]:
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command is None or command.hidden:
+            continue
+        yield f"{path} {name}", command
+        if isinstance(command, TyperGroup):
+            yield from _commands_below(command, context, f"{path} {name}")
+
+
 class Group(typer.Typer):
     """A group whose commands take `KeyOptions` and return a `Result` or nothing."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"cls": SuggestingGroup, **options})
 
     def command(self, *arguments: Any, **options: Any) -> Callable[[Any], Any]:
         return _registering(super().command(*arguments, **options))

@@ -9,7 +9,6 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel
 
-from sovereign_pipeline.base.files import short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.corpus.document import read_jsonl
 from sovereign_pipeline.corpus.stages import QUARANTINE, SOURCES
@@ -34,9 +33,9 @@ from sovereign_pipeline.training.reward_model import read_reward_report
 Page = dict[str, Any]
 
 
-def link(kind: str, digest: str) -> dg.MetadataValue:
-    """Link to the page of another asset, with the digest that was read."""
-    return dg.MetadataValue.md(f"[{kind}](/assets/{kind}) `{short(digest)}`")
+def link(kind: str) -> dg.MetadataValue:
+    """Link to the page of another asset."""
+    return dg.MetadataValue.asset(dg.AssetKey(kind))
 
 
 def picture(png: bytes) -> dg.MetadataValue:

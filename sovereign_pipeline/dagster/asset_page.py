@@ -265,23 +265,26 @@ def page_of(
             "verdict": idle,
             "classification": manifest.classification,
             "reused": production.reused,
-            "artifact": link(artifact.ref.kind, artifact.ref.digest),
+            "artifact": link(artifact.ref.kind),
             "sha256": artifact.ref.digest,
         }
     figures = figures_of(artifact)
+    shown = [
+        (name, f"{value:,}") for name, value in figures.items()
+    ]  # text, because Dagster plots numbers of all lines
     return {
         "verdict": outcome,
         **{name: value for name, value in (published or {}).items() if name not in MIRRORED},
-        **dict(list(figures.items())[:HEADLINES]),
+        **dict(shown[:HEADLINES]),
         **links_to_files(workplace.settings, artifact),
         **_why_made(workplace, artifact.ref, before),
         "signature": _signature(workplace, artifact),
         "classification": manifest.classification,
-        "seconds to make": manifest.circumstances.measured["seconds"],
+        "seconds to make": f"{manifest.circumstances.measured['seconds']:.1f}",
         "reused": production.reused,
         "created at": manifest.circumstances.created_at,
         "line owner": workplace.line.owner,
-        **dict(list(figures.items())[HEADLINES:]),
+        **dict(shown[HEADLINES:]),
         **_details_of(artifact),
         **asset_details.contamination(verdicts),
         **{name: value for name, value in (published or {}).items() if name in MIRRORED},
@@ -326,8 +329,8 @@ def _why_made(workplace: Workplace, ref: ArtifactRef, before: ArtifactRef | None
 
 
 def _history(line: str, figures: Figures) -> Page:
-    """Return the headline figures labelled with the line's name. Dagster's plot over time draws one curve per label,
-    from the events of all lines."""
+    """Return the headline figures labelled with the line's name. Dagster's plot over time draws one curve per label
+    that has a number, from the events of all lines."""
     return {f"{line}: {name}": value for name, value in list(figures.items())[:HEADLINES]}
 
 
@@ -342,7 +345,9 @@ def _signature(workplace: Workplace, artifact: Artifact) -> str:
 
 
 def _inputs(manifest: Manifest) -> Page:
-    page: Page = {f"input {kind}": link(kind, digest) for kind, digest in manifest.inputs.items()}
+    page: Page = {f"input {kind}": link(kind) for kind in manifest.inputs}
+    if manifest.inputs:
+        page["inputs"] = table([{"artifact": kind, "sha256": digest} for kind, digest in manifest.inputs.items()])
     if manifest.external_inputs:
         page["input files"] = table(
             [{"file": name, "sha256": sha256} for name, sha256 in manifest.external_inputs.items()]

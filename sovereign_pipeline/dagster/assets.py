@@ -190,7 +190,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
 
     def materialize(
         context: dg.AssetExecutionContext, installation: dg.ResourceParam[Settings], **inputs: ArtifactRef
-    ) -> Iterator[dg.MaterializeResult[ArtifactRef]]:
+    ) -> Iterator[Any]:
         go_offline()
         if multiprocessing.parent_process() is not None:
             die_with_parent()  # else a step would continue, on the device, after its run was killed
@@ -205,7 +205,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
                     for each in stage.inputs_of(workplace.line)
                     if each.kind not in inputs
                 }
-                result = _materialization(stage, workplace, {**inputs, **optional})
+                result, checks = _materialization(stage, workplace, {**inputs, **optional})
         except SovereignError as error:
             raise refusal(error) from error
         except Exception as error:
@@ -215,6 +215,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
                 allow_retries=False,
             ) from None
         yield result
+        yield from checks  # after the result, so that a check is not dated before its asset
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.PreviewWarning)  # partitions of checks: pinned, and held by a test
@@ -239,7 +240,7 @@ def stage_asset(stage: Stage) -> dg.AssetsDefinition:
 
 def _materialization(
     stage: Stage, workplace: Workplace, inputs: Mapping[str, ArtifactRef]
-) -> dg.MaterializeResult[ArtifactRef]:
+) -> tuple[dg.MaterializeResult[ArtifactRef], list[dg.AssetCheckResult]]:
     before = workplace.store.current(workplace.line.line, stage.kind)
     production = produce(stage, workplace, inputs)
     evaluated = stage.passthrough_input(workplace.line) or stage
@@ -250,12 +251,12 @@ def _materialization(
     found = [check_result(gate, workplace, production.ref, verdicts[gate.name], idle) for gate in evaluated.gates]
     published = publish(stage, workplace, production.ref, passed=all(lets_through(check) for check in found))
     checks = under_own_names(stage, found, idle)
-    return dg.MaterializeResult(
+    result = dg.MaterializeResult(
         value=production.ref,
         data_version=dg.DataVersion(production.ref.digest),
         metadata=page_of(workplace, production, verdicts, in_one_line(checks), published, idle, before),
-        check_results=checks,
     )
+    return result, checks
 
 
 def refusal(error: SovereignError) -> dg.Failure:

@@ -41,11 +41,23 @@ _SETTLED = {
     "mlflow.assistant.panelOpen_v1": "false",
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
     "mlflow.settings.telemetry.enabled_v1": "false",
+    "mlflow.workflowType_v1": '"machine_learning"',
 }
+
+_NEWEST = {"max_results": 1, "order_by": ["last_update_time DESC"], "filter": "name != 'Default'"}
+_OPENED = f"""
+if (["", "#/"].includes(location.hash)) fetch("ajax-api/2.0/mlflow/experiments/search", {{
+  method: "POST", headers: {{"Content-Type": "application/json"}}, body: {json.dumps(json.dumps(_NEWEST))}
+}}).then(answer => answer.json()).then(({{experiments}}) => {{
+  if (experiments) location.hash = `#/experiments/${{experiments[0].experiment_id}}/runs`;
+}});
+"""
+"""Opens MLflow on the runs of the experiment that changed last, in place of its empty start page."""
 
 INSERTED = (
     f"<style>html body :is({','.join(HIDDEN)}){{display:none!important}}</style>"
     f"<script>for(const [key,value] of Object.entries({json.dumps(_SETTLED)}))localStorage.setItem(key,value)</script>"
+    f"<script>{_OPENED}</script>"
 )
 """HTML inserted into the head of MLflow's single page. MLflow's own rules are `!important` too, so these selectors need
 a higher specificity."""

@@ -14,6 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.execution.api import execute_run
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from sovereign_pipeline.base.errors import InputError, RunStopped
 from sovereign_pipeline.dagster.assets import NOT_REPEATED
@@ -25,6 +34,12 @@ from sovereign_pipeline.record.stage import Stage, Workplace
 from sovereign_pipeline.record.staleness import stale_kinds
 
 Tell = Callable[[str], None]
+DEFINITIONS, LOCATION = "sovereign_pipeline.dagster.definitions", "sovereign_pipeline"
+"""Module and name of the code location, as `workspace.yaml` has them."""
+REPOSITORY = "__repository__"
+"""Dagster's name for the definitions of a module."""
+INTERRUPTIONS = (DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__)
+"""Errors of a step that a signal stopped."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +81,47 @@ def run_line(
     for stage in stages:
         stage.config(workplace.line)
     log = workplace.settings.logs / f"run-{workplace.line.line}.log"
-    with _printing_into(log), _forking_anew(), _signals_kept(), _Narration(instance, workplace.line.line, tell):
-        result = dg.execute_job(
-            dg.reconstructable(job),
-            instance=instance,
-            asset_selection=[dg.AssetKey(kind) for kind in kinds],
-            tags={"dagster/partition": workplace.line.line},
-        )
+    try:
+        with _printing_into(log), _forking_anew(), _signals_kept(), _Narration(instance, workplace.line.line, tell):
+            result = _execute(dg.reconstructable(job), instance, kinds, workplace.line.line)
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        raise _interrupted(workplace) from None
     if not result.success:
-        raise _reason(result)
+        raise _interrupted(workplace) if _is_interrupted(result) else _reason(result)
     return LineRun(kinds, result.run_id, time.monotonic() - started)
+
+
+def _execute(
+    job: ReconstructableJob, instance: dg.DagsterInstance, kinds: Sequence[str], line: str
+) -> dg.JobExecutionResult:
+    """Run the job as `dg.execute_job` does, and name the code location, without which the UI's time line leaves a run
+    out."""
+    definition = job.get_definition()
+    target = LoadableTargetOrigin(executable_path=sys.executable, module_name=DEFINITIONS)
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, LOCATION)
+    run = instance.create_run_for_job(
+        definition,
+        tags={**definition.run_tags, "dagster/partition": line},
+        asset_selection=frozenset(dg.AssetKey(kind) for kind in kinds),
+        remote_job_origin=RemoteJobOrigin(RemoteRepositoryOrigin(location, REPOSITORY), definition.name),
+        job_code_origin=job.get_python_origin(),
+    )
+    return execute_run(job, run, instance)
+
+
+def _is_interrupted(result: dg.JobExecutionResult) -> bool:
+    """Return whether a step was stopped by Ctrl-C or SIGTERM."""
+    errors = (event.step_failure_data.error for event in result.all_events if event.is_step_failure)
+    return any(error is not None and error.cls_name in INTERRUPTIONS for error in errors)
+
+
+def _interrupted(workplace: Workplace) -> RunStopped:
+    """Return the end of a run that a person stopped, with the newest checkpoint that the run wrote or resumed from."""
+    line = workplace.line.line
+    found = (workplace.settings.home / "checkpoints").glob(f"{line}.*/*/step-*")
+    steps = [(path.stat().st_mtime, int(path.name.removeprefix("step-"))) for path in found]
+    kept = f"; a checkpoint at step {max(steps)[1]}" if steps else ""
+    return RunStopped(f"Line {line}: stopped{kept}.", "Run again to resume.", act="run_line", line=line)
 
 
 def _made_with(until: str | None, line: Line) -> list[Stage]:

@@ -1,5 +1,6 @@
 """Start, watch and stop the processes of `sovereign up` on loopback: Dagster, MLflow, pages and gateway."""
 
+import itertools
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_MESSAGES = 15
 SECONDS_FOR_AN_ANSWER = 10
 SECONDS_TO_END = 30
+SECONDS_BETWEEN_LOOKS_FOR_PRODUCTION = 5
 
 CODE_LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { loadStatus locationOrLoadError {
     __typename ... on PythonError { message } } } } } }"""
@@ -84,14 +86,20 @@ def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> Non
     settings.mlflow_artifacts.mkdir(parents=True, exist_ok=True)
     settings.logs.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, _interrupt)
-    services = [*_services(ports, time.time()), *_gateway(settings, ports, tell)]
+    gateway = _gateway(settings, ports, tell)
+    services = [*_services(ports, time.time()), *gateway]
     tell(f"starting {len(services)} services; what they print is under {settings.logs}")
     with _running(services, settings) as processes:
         try:
             _wait_until_ready(services, processes, settings.logs, tell)
             tell("all ready; Ctrl-C ends them")
-            while True:
+            for second in itertools.count():
                 _assert_running(processes, settings.logs)
+                if not gateway and second % SECONDS_BETWEEN_LOOKS_FOR_PRODUCTION == 0:
+                    gateway = _gateway(settings, ports, lambda _: None)
+                    for service in gateway:
+                        processes[service.name] = _start(service, settings)
+                    _wait_until_ready(gateway, processes, settings.logs, tell)
                 time.sleep(1)
         except KeyboardInterrupt:
             tell("stopping")
@@ -132,14 +140,14 @@ def _auditors(port: int | None) -> list[Service]:
 
 
 def _gateway(settings: Settings, ports: Ports, tell: Tell) -> list[Service]:
-    """Return the gateway if a line has an adapter in production; otherwise report why there is none."""
+    """Return the gateway if a line has an adapter in production; otherwise report why there is none yet."""
     try:
         lines = lines_in_production(settings)
     except SovereignError as error:
         tell(f"no gateway: {error.message}")
         return []
     if not lines:
-        tell("no gateway: no adapter is in production yet; start again once one is")
+        tell("no gateway: no adapter is in production yet; it starts with the first one")
         return []
     return [_page("gateway", [_program("sovereign"), "serve", "--port", str(ports.gateway)], ports.gateway, "/readyz")]
 
@@ -152,15 +160,10 @@ def _page(name: str, command: Sequence[str], port: int, probe: str) -> Service:
 @contextmanager
 def _running(services: Sequence[Service], settings: Settings) -> Iterator[dict[str, "subprocess.Popen[bytes]"]]:
     """Start the services and yield their processes by name. All are stopped on exit."""
-    environment = {**os.environ, **settings.to_environment()}
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for service in services:
-            with (settings.logs / f"{service.name.lower().replace(' ', '-')}.log").open("ab") as log:
-                given = environment if service.runs_stages else _without_corpus(environment)
-                processes[service.name] = subprocess.Popen(
-                    service.command, stdout=log, stderr=log, cwd=PROJECT_ROOT, env=given
-                )
+            processes[service.name] = _start(service, settings)
         yield processes
     finally:
         for process in processes.values():
@@ -172,8 +175,12 @@ def _running(services: Sequence[Service], settings: Settings) -> Iterator[dict[s
                 process.kill()
 
 
-def _without_corpus(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name != CORPUS_VARIABLE}
+def _start(service: Service, settings: Settings) -> "subprocess.Popen[bytes]":
+    environment = {**os.environ, **settings.to_environment()}
+    if not service.runs_stages:
+        del environment[CORPUS_VARIABLE]
+    with (settings.logs / f"{service.name.lower().replace(' ', '-')}.log").open("ab") as log:
+        return subprocess.Popen(service.command, stdout=log, stderr=log, cwd=PROJECT_ROOT, env=environment)
 
 
 def _wait_until_ready(

@@ -423,7 +423,7 @@ def _precision(workplace: Workplace, inputs: Inputs) -> str:
 
 EVALUATION_REPORT = Stage(
     kind="evaluation_report",
-    code_version="7",
+    code_version="8",
     build=_build_report,
     inputs=(CAPABILITY_SCORES, PRIVATE_SCORES, RED_TEAM_REPORT),
     config=_report_config,

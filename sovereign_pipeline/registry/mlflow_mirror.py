@@ -19,23 +19,29 @@ from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.base.files import canonical_json, held, short
 from sovereign_pipeline.base.processes import account
 from sovereign_pipeline.base.settings import VARIABLES, Settings, go_offline
-from sovereign_pipeline.evaluation.records import REPORT_FILE, REPORT_PAGE
+from sovereign_pipeline.evaluation.records import REPORT_PAGE
 from sovereign_pipeline.evaluation.stages import EVALUATION_REPORT
 from sovereign_pipeline.record.audit_log import append
 from sovereign_pipeline.record.catalog import State, adapters_of, states
 from sovereign_pipeline.record.database import Registry, parsed_url
 from sovereign_pipeline.record.manifest import ArtifactRef
 from sovereign_pipeline.record.sealing import open_store
-from sovereign_pipeline.record.store import Artifact, ArtifactStore
+from sovereign_pipeline.record.store import Artifact, ArtifactStore, lineage
 from sovereign_pipeline.record.tables import Adapter, row_as_dict
 from sovereign_pipeline.registry.record import numbers_in
 from sovereign_pipeline.training.report import TRAINING_LOG_FILE
 
 LATEST = "latest-registered"
+NOTE = "mlflow.note.content"
+"""Tag that MLflow shows as a run's description, in Markdown."""
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag by which MLflow opens an experiment on its runs."""
 MIRRORED = "sovereign.mirrored"
 """Tag of a run or model version: the digest of the artifact that it mirrors."""
-METRICS_IN_A_BATCH = 1000
-"""Maximum number of metrics in one batch; MLflow's own limit."""
+METRICS_IN_A_BATCH, PARAMS_IN_A_BATCH, LONGEST_PARAM = 1000, 100, 6000
+"""Most metrics and parameters in one batch, and most characters of a parameter; MLflow's own limits."""
+HEADLINES = ("candidate", "difference")
+"""Figures of a criterion that are logged as metrics. The report has the others."""
 
 
 def mirror_training(settings: Settings, adapter: Artifact) -> str:
@@ -71,7 +77,7 @@ def mirror_training(settings: Settings, adapter: Artifact) -> str:
 def mirror_evaluation(settings: Settings, report: Artifact) -> str:
     """Mirror an evaluation report as one run in the experiment of its line, whatever its outcome. Returns the run's id.
 
-    Metrics: every number of the report's summary. Tags: outcome and digests. Files: the report as a page and as JSON.
+    Metrics: each criterion's value and difference. Tags: outcome and digests. The description links to the report.
     """
     manifest = report.manifest
     with mirrored(settings) as client:
@@ -86,33 +92,35 @@ def mirror_evaluation(settings: Settings, report: Artifact) -> str:
             "artifact_digest": report.ref.digest,
             "classification": manifest.classification,
             **{f"input.{kind}": digest for kind, digest in manifest.inputs.items()},
+            NOTE: _report_link(settings, report.ref.digest, manifest.classification),
         }
         created_at = datetime.datetime.fromisoformat(manifest.circumstances.created_at)
         with _run(client, experiment, manifest.kind, report.ref.digest, tags, created_at) as run_id:
-            _log_metrics(client, run_id, [(name, value, 0) for name, value in sorted(numbers_in(manifest.summary))])
-            for name in (REPORT_PAGE, REPORT_FILE):
-                client.log_artifact(run_id, str(report.file(name)))
+            _log_params(client, run_id, manifest.producer.config)
+            _log_metrics(client, run_id, _headlines(manifest.summary))
             return run_id
 
 
 def mirror_adapter(settings: Settings, store: ArtifactStore, adapter: Adapter) -> str:
     """Mirror a registered adapter as a version of the model named after its line. Returns MLflow's version number.
 
-    Tags: the columns of the adapter's row. Source: the adapter's artifact. The run has the evaluation report's page as
-    a file.
+    Tags: the columns of the adapter's row. Source: the adapter's artifact. The run has the recipe as parameters, and a
+    link to the evaluation report.
     """
     from mlflow.exceptions import MlflowException
 
-    report, source = _report(store, adapter), store.path_of(adapter.adapter_digest)
+    record = store.read_manifest(_record(adapter))
+    report, source = record.inputs[EVALUATION_REPORT.kind], store.path_of(adapter.adapter_digest)
     with mirrored(settings) as client:
         experiment = _experiment(client, settings, adapter.line)
         run_id = _finished_run(client, experiment, adapter.record_digest)
         if run_id is None:
-            tags = {"line": adapter.line, "stage": "registered_adapter", "adapter": adapter.id}
+            note = _report_link(settings, report, adapter.classification)
+            tags = {"line": adapter.line, "stage": "registered_adapter", "adapter": adapter.id, NOTE: note}
+            recipe = {manifest.kind: manifest.producer.config for _, manifest in lineage(store, record)}
             with _run(client, experiment, adapter.id, adapter.record_digest, tags, adapter.registered_at) as run_id:
-                numbers = sorted(numbers_in(adapter.evaluation))
-                _log_metrics(client, run_id, [(name, value, 0) for name, value in numbers])
-                client.log_artifact(run_id, str(report))
+                _log_params(client, run_id, recipe)
+                _log_metrics(client, run_id, _headlines(adapter.evaluation))
         try:
             client.get_registered_model(adapter.line)
         except MlflowException as error:
@@ -143,14 +151,27 @@ def tags_of(adapter: Adapter) -> dict[str, str]:
     }
 
 
-def _report(store: ArtifactStore, adapter: Adapter) -> Path:
-    record = ArtifactRef(
+def _record(adapter: Adapter) -> ArtifactRef:
+    return ArtifactRef(
         kind="registered_adapter",
         line=adapter.line,
         digest=adapter.record_digest,
         manifest_sha256=adapter.record_manifest_sha256,
     )
-    return store.open_input(store.read_manifest(record), EVALUATION_REPORT.kind).file(REPORT_PAGE)
+
+
+def _report_link(settings: Settings, digest: str, level: str) -> str:
+    return f"[Evaluation report]({settings.pages_url}/{digest}/{REPORT_PAGE}), {level}"
+
+
+def _headlines(summary: Mapping[str, Any]) -> list[tuple[str, float, int]]:
+    """Return name, value and step of each criterion's headline figures."""
+    held: Mapping[str, Mapping[str, float]] = summary.get("held", {})
+    return [
+        (f"{name.replace(',', '')}: {figure}", values[figure], 0)
+        for name, values in held.items()
+        for figure in HEADLINES
+    ]
 
 
 @contextmanager
@@ -197,7 +218,7 @@ def _experiment(client: Any, settings: Settings, line: str) -> str:
     if found is not None:
         return str(found.experiment_id)
     location = settings.home / "mlflow" / "artifacts" / line
-    return str(client.create_experiment(line, artifact_location=location.as_uri()))
+    return str(client.create_experiment(line, artifact_location=location.as_uri(), tags=KIND))
 
 
 def _finished_run(client: Any, experiment: str, digest: str) -> str | None:
@@ -234,8 +255,9 @@ def _curve(training_log: Path) -> Iterator[tuple[str, float, int]]:
 def _log_params(client: Any, run_id: str, config: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(_name(key), _text(value)) for key, value in _leaves("", config)]
-    client.log_batch(run_id, params=params)
+    params = [Param(_name(key), _text(value)[:LONGEST_PARAM]) for key, value in _leaves("", config)]
+    for start in range(0, len(params), PARAMS_IN_A_BATCH):
+        client.log_batch(run_id, params=params[start : start + PARAMS_IN_A_BATCH])
 
 
 def _log_metrics(client: Any, run_id: str, points: list[tuple[str, float, int]]) -> None:

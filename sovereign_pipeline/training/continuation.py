@@ -151,9 +151,9 @@ def _evaluate_parent(workplace: Workplace, artifact: Artifact, inputs: Inputs) -
     sft = inputs.get("sft_adapter", artifact)  # an aligned_adapter has the parent of its sft_adapter
     parent = parent_adapter(sft.manifest)
     if parent is None:
-        return Verdict(
-            True, "Training started from the base model, not from a registered adapter.", {"started_from": None}
-        )
+        origin = "the line's own sft_adapter" if "sft_adapter" in inputs else "the base model"
+        message = f"Training started from {origin}, not from a registered adapter."
+        return Verdict(True, message, {"started_from": None})
     adapter_id, digest = parent
     workplace.progress(f"gate {GATE_NAME}: verifying the parent adapter {adapter_id}")
     registered, _ = _registered(workplace, adapter_id)

@@ -8,32 +8,27 @@ import sys
 from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from markdown_it import MarkdownIt
 
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError
 from sovereign_pipeline.base.hosts import for_hosts, listen, serve_app
+from sovereign_pipeline.base.pages import HEADERS, hash_of
 from sovereign_pipeline.base.processes import keep_private
 from sovereign_pipeline.base.settings import PROJECT_ROOT, Settings
-from sovereign_pipeline.record.manifest import READABLE
+from sovereign_pipeline.record.manifest import READABLE, Manifest
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
+from sovereign_pipeline.web.rendering import STYLE, document_page
 from sovereign_pipeline.web.routes import RegistryPages, router
 
-MEDIA_TYPES = {".html": "text/html", ".md": "text/html", ".json": "application/json", ".png": "image/png"}
+MEDIA_TYPES = {".json": "application/json", ".png": "image/png"}
 
-HEADERS = {
-    # No script, no frame, nothing from elsewhere. Reports have their styles and pictures inline.
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'; sandbox"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+POLICY = (
+    f"default-src 'none'; style-src {hash_of(STYLE)}; img-src data:; base-uri 'none'; form-action 'none'; "
+    f"frame-ancestors 'none'; sandbox allow-same-origin"
+)
+"""Policy of a report: no script, no frame, nothing from elsewhere. Its pictures are inline."""
 
 SITE = PROJECT_ROOT / "site"
 """Directory of the documentation, once `make docs` has built it. Its own scripts run; nothing is loaded from
@@ -45,11 +40,6 @@ SITE_POLICY = (
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
-_STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
-    "table{border-collapse:collapse}td,th{border:1px solid #ccc;padding:.2rem .6rem}code{background:#f3f3f3}"
-)
-
 
 def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
@@ -59,9 +49,8 @@ def create_app(settings: Settings) -> FastAPI:
     @app.middleware("http")
     async def with_headers(request: Request, call_next):  # type: ignore[no-untyped-def]
         response = await call_next(request)
-        if request.url.path.startswith("/docs/"):
-            response.headers["Content-Security-Policy"] = SITE_POLICY
-        for name, value in HEADERS.items():
+        policy = SITE_POLICY if request.url.path.startswith("/docs/") else POLICY
+        for name, value in {**HEADERS, "Content-Security-Policy": policy}.items():
             response.headers.setdefault(name, value)  # the registry's pages have their own
         return response
 
@@ -76,6 +65,10 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.registry_pages = RegistryPages(settings)
     app.include_router(router)
 
+    @app.get("/")
+    def root() -> Response:
+        return RedirectResponse("/registry")
+
     @app.get("/ready")
     def ready() -> Response:
         return Response("ready", media_type="text/plain")
@@ -85,30 +78,26 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/{digest}/{name}")
     def page(digest: str, name: str) -> Response:
-        content = read_verified(store, digest, name)
-        if name.endswith(".md"):
-            return HTMLResponse(_as_html(content.decode("utf-8")))
+        manifest, content = read_verified(store, digest, name)
+        if name.endswith((".html", ".md")):
+            return HTMLResponse(document_page(manifest, name, content.decode("utf-8")))
         return Response(content, media_type=MEDIA_TYPES[Path(name).suffix])
 
     return app
 
 
-def read_verified(store: ArtifactStore, digest: str, name: str) -> bytes:
-    """Return the bytes of a readable file. Raises NotFoundError for any other file, and IntegrityError if the bytes
-    changed."""
+def read_verified(store: ArtifactStore, digest: str, name: str) -> tuple[Manifest, bytes]:
+    """Return an artifact's manifest and the bytes of a readable file.
+
+    Raises NotFoundError for any other file, and IntegrityError if the bytes changed.
+    """
     if not _DIGEST.fullmatch(digest):
         raise NotFoundError("There is no such artifact.")
     ref = store.ref_of(digest)
     manifest = store.read_manifest(ref)
     if name not in READABLE.get(manifest.kind, {}):
         raise NotFoundError("There is no such file.")
-    return store.read_file(ref, manifest, name)
-
-
-def _as_html(markdown: str) -> str:
-    """Convert Markdown to HTML. HTML in the Markdown is escaped."""
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><style>{_STYLE}</style><body>{body}</body></html>'
+    return manifest, store.read_file(ref, manifest, name)
 
 
 def main() -> None:

@@ -1,23 +1,20 @@
 """Render an adapter's facts as HTML, in English or Arabic. The page and the `--html` file have the same content."""
 
-import base64
 import datetime
-import hashlib
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
 from markupsafe import Markup, escape
 
 from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.pages import Language, hash_of, style, templates, translations
 from sovereign_pipeline.record.catalog import State
-from sovereign_pipeline.record.manifest import READABLE
-from sovereign_pipeline.review.page.rendering import Language
+from sovereign_pipeline.record.manifest import READABLE, Manifest
 
 Outcome = Literal["pass", "fail", "inconclusive"]
 
@@ -197,71 +194,101 @@ class AdapterView:
     read_at: str
 
     @property
+    def passed(self) -> Sequence[GateView]:
+        return [each for each in self.gates if each.outcome == "pass"]
+
+    @property
     def not_passed(self) -> Sequence[GateView]:
         return [each for each in self.gates if each.outcome != "pass"]
 
 
-BOX_WIDTH, BOX_HEIGHT = 190, 46
-GAP, ROW = 22, 62
+BOX_WIDTH, BOX_HEIGHT = 236, 46
+GAP, ROW = 22, 84
 MARGIN = 8
-LONGEST_NAME = 24
+LONGEST_NAME = 36
 """Maximum number of characters that fit into a box."""
 
 ANSWER = "answer"
+Point = tuple[int, int]
 
 
-def lineage_svg(nodes: Sequence[Node], adapter: str, answer: str, label: str, *, mirrored: bool) -> Markup:
-    """Draw the lineage as SVG. `answer`: text above the adapter at the top; `label`: text for screen readers."""
-    places = _places(nodes, mirrored=mirrored)
-    width = max(x for x, _ in places.values()) + BOX_WIDTH + MARGIN
-    height = max(y for _, y in places.values()) + BOX_HEIGHT + MARGIN
-    lines = [_line(places[node.id], places[below]) for node in nodes for below in node.made_of]
-    lines.insert(0, _line(places[ANSWER], places[nodes[0].id]))
-    boxes = [_box(places[ANSWER], "top", answer, adapter, None)]
+def lineage_svg(
+    nodes: Sequence[Node], adapter: str, answer: str, label: str, links: Mapping[str, str], *, mirrored: bool
+) -> Markup:
+    """Draw the lineage as SVG.
+
+    Args:
+        answer: text above the adapter at the top.
+        label: text for screen readers.
+        links: id of a node -> address of its page.
+    """
+    rows, ways = _rows(nodes)
+    widest = max(map(_width, rows))
+    places: dict[str, Point] = {}
+    """Item of a row -> the middle of its upper edge."""
+    for number, row in enumerate(rows):
+        x = MARGIN + (widest - _width(row)) // 2
+        for item in row:
+            width = _width([item])
+            middle = x + width // 2
+            places[item] = (2 * MARGIN + widest - middle if mirrored else middle, MARGIN + number * ROW)
+            x += width + GAP
+    height = MARGIN * 2 + (len(rows) - 1) * ROW + BOX_HEIGHT
+    lines = [_line([places[item] for item in way]) for way in ways]
+    boxes = [_box(places[ANSWER], "top", answer, adapter, None, None)]
     boxes += [
-        _box(places[node.id], "file" if node.level is None else "made", node.name, short(node.sha256), node.level)
+        _box(
+            places[node.id],
+            "file" if node.level is None else "made",
+            node.name,
+            short(node.sha256),
+            node.level,
+            links.get(node.id),
+        )
         for node in nodes
     ]
+    width = widest + 2 * MARGIN
     return Markup(
-        '<svg class="lineage" role="img" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" '
+        '<svg class="lineage" role="group" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" width="{}" '
         'direction="ltr" aria-label="{}">{}{}</svg>'
     ).format(width, height, width, label, Markup("").join(lines), Markup("").join(boxes))
 
 
-def _places(nodes: Sequence[Node], *, mirrored: bool) -> dict[str, tuple[int, int]]:
-    """Return node -> upper left corner of its box. Each row is centred, and a box stands below the boxes that it is an
-    input of."""
-    rows = _rows(nodes)
-    widest = max(len(row) for row in rows)
-    whole = widest * BOX_WIDTH + (widest - 1) * GAP
-    places: dict[str, tuple[int, int]] = {}
-    for number, row in enumerate(rows):
-        left = MARGIN + (whole - len(row) * BOX_WIDTH - (len(row) - 1) * GAP) // 2
-        for place, id in enumerate(row):
-            x = left + place * (BOX_WIDTH + GAP)
-            places[id] = (2 * MARGIN + whole - x - BOX_WIDTH if mirrored else x, MARGIN + number * ROW)
-    return places
+def _width(row: Sequence[str]) -> int:
+    """Return the width of a row of boxes and of passages, which begin with `|`."""
+    return sum(GAP // 2 if item.startswith("|") else BOX_WIDTH for item in row) + (len(row) - 1) * GAP
 
 
-def _rows(nodes: Sequence[Node]) -> list[list[str]]:
-    depth = _depths(nodes)
-    above: dict[str, list[str]] = {}
-    for node in nodes:
-        for below in node.made_of:
-            above.setdefault(below, []).append(node.id)
-    rows = [[ANSWER]]
+def _rows(nodes: Sequence[Node]) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the rows from top to bottom, and the way of each line through them.
+
+    A line to a box further down passes each row in between through a passage beside its boxes, so that no line runs
+    behind a box. A row is ordered by the mean place of what stands above.
+    """
+    depth = {ANSWER: 0, **{id: 1 + row for id, row in _depths(nodes).items()}}
+    ways: list[list[str]] = []
+    for above, below in [(ANSWER, nodes[0].id), *((node.id, below) for node in nodes for below in node.made_of)]:
+        passages = [f"|{above} {below} {row}" for row in range(depth[above] + 1, depth[below])]
+        depth |= {passage: depth[above] + 1 + place for place, passage in enumerate(passages)}
+        ways.append([above, *passages, below])
+    above_of: dict[str, list[str]] = {}
+    for above, below in (pair for way in ways for pair in pairwise(way)):
+        above_of.setdefault(below, []).append(above)
+    rows: list[list[str]] = []
     order: dict[str, float] = {}
-    for _, row in groupby(sorted(nodes, key=lambda node: depth[node.id]), key=lambda node: depth[node.id]):
-        ids = [node.id for node in row]
-        ids.sort(key=lambda id: sum(order[each] for each in above.get(id, ())) / max(1, len(above.get(id, ()))))
-        order |= {id: (place + 0.5) / len(ids) for place, id in enumerate(ids)}
-        rows.append(ids)
-    return rows
+    for _, row in groupby(sorted(depth, key=depth.__getitem__), key=depth.__getitem__):
+        items = list(row)
+        items.sort(
+            key=lambda item: sum(order[each] for each in above_of.get(item, ())) / max(1, len(above_of.get(item, ())))
+        )
+        order |= {item: (place + 0.5) / len(items) for place, item in enumerate(items)}
+        rows.append(items)
+    return rows, ways
 
 
 def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
     """Return node id -> row below the record. A node is below everything that it is an input of, and as near as
-    possible to its own inputs, so that few lines cross a box."""
+    possible to its own inputs."""
     made_of = {node.id: node.made_of for node in nodes}
     depth = dict.fromkeys(made_of, 0)
     for _ in nodes:  # at most as many rounds as there are nodes: nothing is made of itself
@@ -274,25 +301,30 @@ def _depths(nodes: Sequence[Node]) -> Mapping[str, int]:
     return depth
 
 
-def _line(above: tuple[int, int], below: tuple[int, int]) -> Markup:
-    x, y = above[0] + BOX_WIDTH // 2, above[1] + BOX_HEIGHT
-    to_x, to_y = below[0] + BOX_WIDTH // 2, below[1]
-    bend = (to_y - y) // 2
-    return Markup('<path d="M{} {}C{} {} {} {} {} {}"/>').format(x, y, x, y + bend, to_x, to_y - bend, to_x, to_y)
+def _line(way: Sequence[Point]) -> Markup:
+    """Draw a line from a box, straight down through passages, to a box. It bends only between rows."""
+    (x, y), *_ = way
+    drawn = [f"M{x} {y + BOX_HEIGHT}"]
+    for (above_x, above_y), (to_x, to_y) in pairwise(way):
+        from_y = above_y + BOX_HEIGHT
+        bend = (to_y - from_y) // 2
+        drawn.append(f"L{above_x} {from_y}C{above_x} {from_y + bend} {to_x} {to_y - bend} {to_x} {to_y}")
+    return Markup('<path d="{}"/>').format("".join(drawn))
 
 
-def _box(place: tuple[int, int], kind: str, name: str, digest: str, level: str | None) -> Markup:
-    x, y = place
-    middle, second = x + BOX_WIDTH // 2, " · ".join(each for each in (digest, level) if each)
+def _box(place: Point, kind: str, name: str, digest: str, level: str | None, link: str | None) -> Markup:
+    middle, y = place
+    second = " · ".join(each for each in (digest, level) if each)
     box = Markup('<g class="{}"><title>{}</title><rect x="{}" y="{}" width="{}" height="{}" rx="8"/>').format(
-        kind, f"{name} {second}".strip(), x, y, BOX_WIDTH, BOX_HEIGHT
+        kind, f"{name} {second}".strip(), middle - BOX_WIDTH // 2, y, BOX_WIDTH, BOX_HEIGHT
     )
     written = [(name, y + (19 if second else 28), "name")] + ([(second, y + 36, "digest")] if second else [])
     texts = [
         Markup('<text x="{}" y="{}" class="{}">{}</text>').format(middle, line, style, escape(_fitting(text)))
         for text, line, style in written
     ]
-    return box + Markup("").join(texts) + Markup("</g>")
+    drawn = box + Markup("").join(texts) + Markup("</g>")
+    return Markup('<a href="{}">{}</a>').format(link, drawn) if link is not None else drawn
 
 
 def _fitting(text: str) -> str:
@@ -301,48 +333,26 @@ def _fitting(text: str) -> str:
 
 HERE = Path(__file__).resolve().parent
 
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(HERE / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+_TEMPLATES = templates(HERE / "templates")
+STYLE = style(HERE / "page.css")
+translate = translations(HERE / "arabic.json")
 
 
-@cache
-def arabic() -> Mapping[str, str]:
-    """Load the translations: English sentence -> Arabic."""
-    table: dict[str, str] = json.loads((HERE / "arabic.json").read_text(encoding="utf-8"))
-    return table
-
-
-@cache
-def style() -> str:
-    return (HERE / "page.css").read_text(encoding="utf-8")
-
-
-@cache
 def policy(forms: str) -> str:
     """Return the content security policy: a page may show its own style and drawing only. `forms`: allowed form
     targets."""
-    hashed = base64.b64encode(hashlib.sha256(style().encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{hashed}'; img-src data:; base-uri 'none'; form-action {forms}"
-
-
-def translate(sentence: str, language: Language) -> str:
-    return arabic().get(sentence, sentence) if language == "ar" else sentence
+    return f"default-src 'none'; style-src {hash_of(STYLE)}; img-src data:; base-uri 'none'; form-action {forms}"
 
 
 def render(template: str, language: Language, **values: Any) -> str:
     """Render a template. Its sentences go through `say`; a sentence without a translation stays English."""
 
     return _TEMPLATES.get_template(template).render(
-        say=partial(translate, language=language),
+        say=lambda sentence: translate(sentence, language),
         short=short,
         language=language,
         direction="rtl" if language == "ar" else "ltr",
-        style=Markup(style()),
+        style=Markup(STYLE),
         **values,
     )
 
@@ -361,17 +371,36 @@ def adapter_file(view: AdapterView, language: Language) -> str:
 def _adapter(
     view: AdapterView, language: Language, readable: Mapping[str, Mapping[str, str]], *, policy_inside: str | None
 ) -> str:
+    reports = [
+        (node, f"/{node.sha256}/{file}", label)
+        for node in view.nodes
+        for file, label in readable.get(node.name, {}).items()
+        if file in node.files
+    ]
     drawing = lineage_svg(
         view.nodes,
         view.id,
         translate("an answer", language),
         translate("From an answer to documents", language),
+        {node.id: address for node, address, _ in reversed(reports)},
         mirrored=language == "ar",
     )
-    reports = [
-        (node, file, label)
-        for node in view.nodes
-        for file, label in readable.get(node.name, {}).items()
-        if file in node.files
-    ]
     return render("adapter.html", language, view=view, drawing=drawing, reports=reports, policy=policy_inside)
+
+
+def document_page(manifest: Manifest, name: str, content: str) -> str:
+    """Render a report or card of an artifact, with its level above and its digest, version and date below.
+
+    The marking is added when the page is shown, because a file cannot hold the digest of its own artifact.
+    """
+    if name.endswith(".md"):
+        body = MarkdownIt("commonmark", {"html": False}).enable("table").render(content)
+        body = body.replace("<th></th>", "<td></td>").replace("<table>", f"{_SCROLLED}<table>")
+        body = body.replace("</table>", "</table></div>")
+    else:
+        found = re.search(r"<main>(.*)</main>", content, re.DOTALL)
+        body = found[1] if found else content
+    return render("document.html", "en", manifest=manifest, body=Markup(body), policy=None)
+
+
+_SCROLLED = '<div class="wide" tabindex="0" role="group" aria-label="Table">'

@@ -15,8 +15,10 @@ from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse
 
+from sovereign_pipeline.base import pages as shell
 from sovereign_pipeline.base.errors import IntegrityError, NotFoundError, SovereignError, place_of
 from sovereign_pipeline.base.hosts import Proxy
+from sovereign_pipeline.base.pages import LANGUAGE_COOKIE, Language, language_of
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.policy.institution import ClassificationLadder, load_institution
 from sovereign_pipeline.record.catalog import (
@@ -33,7 +35,6 @@ from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.store import ArtifactStore
 from sovereign_pipeline.release.cadence import Due, due_reviews
 from sovereign_pipeline.release.standing import standings_of_adapter
-from sovereign_pipeline.review.page.rendering import LANGUAGE_COOKIE, Language, language_of
 from sovereign_pipeline.serving.gateway.auth import Caller, Tokens, callers_of, file_of
 from sovereign_pipeline.web.adapter_view import FURTHER, adapter_view, moment, next_step
 from sovereign_pipeline.web.rendering import NextStep, adapter_page, policy, render
@@ -204,14 +205,10 @@ PATH = "/registry"
 LONGEST_FORM = 2_000
 """Maximum size in bytes of a form with a token."""
 HEADERS = {
+    **shell.HEADERS,
     "Content-Security-Policy": f"""{policy("'self'")}; frame-ancestors 'none'""",
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
     # Not `no-referrer`: it makes browsers hide the origin of our own form, which would then be rejected as foreign.
     "Referrer-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
 }
 
 router = APIRouter(prefix=PATH)

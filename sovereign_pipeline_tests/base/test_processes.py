@@ -56,6 +56,18 @@ def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPa
         run_program(raises(ZeroDivisionError()), lambda error: None)
 
 
+WARNS = """
+import warnings
+from sovereign_pipeline.base.processes import run_program
+run_program(lambda: warnings.warn("of a library", FutureWarning), print)
+"""
+
+
+def test_a_librarys_warning_does_not_reach_the_terminal() -> None:
+    done = subprocess.run([sys.executable, "-c", WARNS], capture_output=True, text=True, check=True, cwd=PROJECT_ROOT)
+    assert done.stderr == ""
+
+
 @pytest.mark.security_case("LOGNAME and USER name somebody else", "logs name the account that the system knows")
 def test_a_variable_does_not_decide_who_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):

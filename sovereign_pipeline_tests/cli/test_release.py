@@ -1,10 +1,14 @@
-"""`sovereign adapters rollback`, with the registry and without it."""
+"""`sovereign adapters`: rollback with the registry and without it, the status, and lists."""
 
+import io
+import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.cli import terminal
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.cli.release import let_flag_follow
 from sovereign_pipeline.record.keys import write_key
@@ -78,3 +82,29 @@ def test_a_hold_is_shown(office: Office, key: Path) -> None:
     office.move("unstage", adapter)
     let_flag_follow(office.registry, office.bench.workplace())
     assert '"outcome": "none"' in call("hold", "lamps", "--json").output
+
+
+def test_one_status_shows_states_reviews_requests_and_unused_weights(office: Office, key: Path) -> None:
+    first, second = office.adapter(), office.adapter()
+    office.ask("approve", second, reason="It writes as we do.")
+    found = json.loads(call("status", "--disk", "--json").stdout)
+    assert {each["id"]: each["state"] for each in found["adapters"]} == {first.id: "registered", second.id: "in review"}
+    assert [(each["adapter"], each["ended"]) for each in found["requests"]] == [(second.id, None)]
+    assert [each["adapter"] for each in found["reviews"]] == [second.id]
+    assert [each["adapter"] for each in found["unused"]] == [first.id]
+    shown = call("status", "--disk").stdout
+    assert "bytes unused: retire, then purge" in shown and "Open requests" in shown
+    assert json.loads(call("status", "--line", "buoys", "--json").stdout)["adapters"] == []
+
+
+def test_a_list_of_adapters_takes_one_line_each_at_100_columns(
+    office: Office, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        office.adapter()
+    for width, arguments in ((100, ("list",)), (terminal.WIDTH_OF_A_FILE, ("list", "--wide"))):
+        written = io.StringIO()
+        monkeypatch.setattr(terminal, "out", Console(file=written, width=width))
+        assert call(*arguments).exit_code == 0
+        rows = [line for line in written.getvalue().splitlines() if line.startswith("│")]
+        assert len(rows) == 2 and all("lamps-1." in row and "PUBLIC" in row for row in rows)

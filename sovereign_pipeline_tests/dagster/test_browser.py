@@ -174,3 +174,22 @@ def test_a_line_shows_the_results_of_its_own_checks(site: Site, line: str, docum
     assert (execution["status"], execution["evaluation"]["partition"]) == ("SUCCEEDED", line)
     values = {each["label"]: each.get("intValue") for each in execution["evaluation"]["metadataEntries"]}
     assert values["documents"] == documents
+
+
+def test_a_run_of_the_command_line_is_on_the_time_line(site: Site, chromium: Browser, tmp_path: Path) -> None:
+    page = chromium.new_page(viewport={"width": 1500, "height": 900})
+    command = [str(Path(sys.executable).with_name("sovereign")), "run", "lanterns", "--until", "classified_corpus"]
+    assert (
+        subprocess.run(
+            command, check=False, env=os.environ | site.line.institution.settings.to_environment()
+        ).returncode
+        == 0
+    )
+    page.goto(f"{site.address}/overview/activity/timeline")
+    expect(page.get_by_text("chain", exact=False).first).to_be_visible(timeout=MILLISECONDS)
+    page.screenshot(path=tmp_path / "timeline.png")
+    origin = "repositoryOrigin { repositoryLocationName repositoryName }"
+    found = site.ask(f"{{ runsOrError {{ ... on Runs {{ results {{ {origin} }} }} }} }}")
+    assert {"repositoryLocationName": "sovereign_pipeline", "repositoryName": "__repository__"} in [
+        each["repositoryOrigin"] for each in found["runsOrError"]["results"]
+    ]

@@ -43,6 +43,13 @@ def test_each_line_has_check_results_of_its_own(line: Line) -> None:
         assert evaluation.metadata["documents"].value == documents
 
 
+def test_no_check_is_dated_before_its_asset(line: Line) -> None:
+    result = line.materialize(CORPUS[:1])
+    events = [each for each in result.all_events if each.event_type_value.startswith("ASSET_")]
+    kinds = [each.event_type_value for each in events]
+    assert kinds.index("ASSET_MATERIALIZATION") < kinds.index("ASSET_CHECK_EVALUATION")
+
+
 def test_the_checks_of_a_dataset_without_rows_say_one_line(line: Line) -> None:
     result = line.materialize(CORPUS)
     checks = [each for each in result.get_asset_check_evaluations() if each.asset_key == dg.AssetKey(CORPUS[-1])]

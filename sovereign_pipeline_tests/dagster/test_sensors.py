@@ -68,6 +68,6 @@ def test_the_asset_shows_the_result_and_a_no_fails_its_step(
     (event,) = result.get_asset_materialization_events()
     page = event.step_materialization_data.materialization.metadata
     assert "net preference" in str(page["result"].value)
-    assert page["net preference"].value == -1.0
+    assert page["net preference"].value == "-1.0"
     assert "wording" not in repr(page)
     assert stale_kinds(CHAIN, reviews.bench.workplace()) == stale

@@ -147,7 +147,7 @@ def test_the_gateway_is_started_where_an_adapter_is_in_production_and_else_it_is
     ports = Ports(1, 2, 3, 4, 5)
     adapter = office.adapter()
     assert services._gateway(settings, ports, told.append) == []
-    assert told == ["no gateway: no adapter is in production yet; start again once one is"]
+    assert told == ["no gateway: no adapter is in production yet; it starts with the first one"]
     office.to_production(adapter)
     (gateway,) = services._gateway(settings, ports, told.append)
     assert gateway.name == "gateway" and gateway.address == "http://127.0.0.1:5"
@@ -155,3 +155,26 @@ def test_the_gateway_is_started_where_an_adapter_is_in_production_and_else_it_is
     broken = replace(settings, registry_url="nonsense")
     assert services._gateway(broken, ports, told.append) == []
     assert told[1].startswith("no gateway: The database cannot be opened: SOVEREIGN_REGISTRY_URL")
+
+
+def test_the_gateway_starts_with_the_first_adapter_in_production(
+    office: Office,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings, told = office.bench.settings, list[str]()
+    adapter = office.adapter()
+    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+    monkeypatch.setattr(services, "SECONDS_BETWEEN_LOOKS_FOR_PRODUCTION", 1)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(services, "_services", lambda ports, started: [])
+    monkeypatch.setattr(services, "_page", lambda name, *_: Service(name, program, lambda: True, "http://here"))
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if text.startswith("all ready"):
+            office.to_production(adapter)
+        if text.startswith("✓ gateway"):
+            raise KeyboardInterrupt
+
+    serve_until_interrupted(settings, Ports(0, 0, 0, 0, 0), tell)
+    assert told[0].startswith("no gateway") and told[-2].startswith("✓ gateway") and told[-1] == "stopping"

@@ -67,7 +67,7 @@ def test_from_an_empty_directory_to_a_dataset(new: Installation, installation: I
     tiny = installation.settings.data / "models" / "tiny.yaml"
     recipe = write_recipe(new, "harbour", tiny)
     status, output = new.run("lines", "check", str(recipe))
-    assert status == 1 and "still says FILL IN" in output and "Rows for the margins" in output, output
+    assert status == 1 and "still says FILL IN" in output and "are needed (--power)" in output, output
     status, output = new.run("run", "harbour", "--until", "training_dataset")
     assert status == 2 and "FILL IN" in output and new.store.current("harbour", "raw_corpus") is None, output
     fill_in(recipe)

@@ -84,6 +84,8 @@ def test_ctrl_c_saves_a_checkpoint_and_the_next_run_resumes_from_it(installation
     checkpoints = list((installation.settings.home / "checkpoints").glob("harbour.sft/*/step-*"))
     assert len(checkpoints) in (1, 2), printed
     newest = max(checkpoint.name for checkpoint in checkpoints)
+    assert f"Line harbour: stopped; a checkpoint at step {int(newest.removeprefix('step-'))}." in printed
+    assert "Interrupted" not in printed and "Run again to resume." in printed
     assert installation.store.current("harbour", "sft_adapter") is None
 
     status, output = installation.run("run", "harbour", "--until", "sft_adapter")

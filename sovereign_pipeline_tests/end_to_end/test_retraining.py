@@ -62,7 +62,7 @@ def test_a_line_is_retrained_when_its_review_is_due(
     assert old == first
     assert (new["line"], new["version"], new["evaluation"]["incumbent"]["id"]) == ("harbour", "1.1.0", first["id"])
     assert new["review_date"] >= old["review_date"]
-    (due,) = installation.json("adapters", "due")
+    (due,) = installation.json("adapters", "status")["reviews"]
     assert (due["adapter"], due["state"], due["run"]) == (new["id"], "not due", None)
 
 

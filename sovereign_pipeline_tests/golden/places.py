@@ -109,7 +109,7 @@ class Place:
         """Request a transition as the first officer, and approve it as the others."""
         self.sign(1, "adapters", "request", adapter, transition, "--reason", f"Golden {transition}.")
         line = adapter.rsplit("-", 1)[0]
-        requests = json.loads(self.sovereign("adapters", "requests", "--line", line, "--json"))
+        requests = json.loads(self.sovereign("adapters", "status", "--line", line, "--json"))["requests"]
         request = next(each for each in requests if (each["adapter"], each["transition"]) == (adapter, transition))
         for number in range(approvals):
             self.sign(2 + number, "adapters", "approve", request["request"])

@@ -196,8 +196,9 @@ def evidence(place: Place) -> None:
 def listed(place: Place) -> None:
     """Everything that lists or shows, at the end of the story."""
     place.keep("adapters diff", "adapters", "diff", FIRST, SECOND)
-    for command in ("due", "list", "mlflow", "requests", "unused"):
+    for command in ("list", "mlflow"):
         place.keep(f"adapters {command}", "adapters", command)
+    place.keep("adapters status", "adapters", "status", "--disk")
     for adapter in (FIRST, SECOND):
         place.keep(f"adapters show {adapter}", "adapters", "show", adapter)
         place.keep(f"adapters history {adapter}", "adapters", "history", adapter)

@@ -47,11 +47,19 @@ def test_training_and_adapter_are_mirrored_once_with_the_same_facts(bench: Bench
     assert version.source == trained.path.as_uri()
     assert client.get_model_version_by_alias("lamps", "latest-registered").version == version.version
     registered = client.get_run(version.run_id)
-    assert registered.data.metrics["private_scores.loss.base.candidate"] == 2.25
-    assert [file.path for file in client.list_artifacts(version.run_id)] == ["report.html"]
+    criterion = "held-out loss, against the base"
+    headlines = {f"{criterion}: candidate": 2.25, f"{criterion}: difference": -0.25}
+    assert registered.data.metrics == {name.replace(",", ""): value for name, value in headlines.items()}
+    recipe = bench.recipe["training"]
+    assert registered.data.params["sft_adapter.learning_rate"] == str(trained.manifest.producer.config["learning_rate"])
+    assert registered.data.params["base_model.base_model"] == recipe["base_model"]
+    report = bench.artifact("evaluation_report").ref.digest
+    assert f"{bench.settings.pages_url}/{report}/report.html" in registered.data.tags["mlflow.note.content"]
+    assert client.list_artifacts(version.run_id) == []  # a copy would carry no marking
     assert registered.info.artifact_uri.startswith((bench.settings.home / "mlflow" / "artifacts").as_uri())
     experiment = client.get_experiment_by_name("lamps")
     assert len(client.search_runs([experiment.experiment_id])) == 2
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_a_report_is_mirrored_once_though_nothing_was_registered(bench: Bench) -> None:
@@ -62,8 +70,8 @@ def test_a_report_is_mirrored_once_though_nothing_was_registered(bench: Bench) -
     run = client.get_run(run_id)
     assert run.data.tags["outcome"] == "better"
     assert run.data.tags["artifact_digest"] == report.ref.digest
-    assert run.data.metrics["rows"] == 4
-    assert sorted(file.path for file in client.list_artifacts(run_id)) == ["report.html", "report.json"]
+    assert set(run.data.metrics) == {f"held-out loss against the base: {name}" for name in ("candidate", "difference")}
+    assert f"/{report.ref.digest}/report.html), PUBLIC" in run.data.tags["mlflow.note.content"]
     assert client.search_model_versions("name = 'lamps'") == []
 
 
@@ -87,7 +95,7 @@ def test_a_mirroring_that_was_interrupted_is_done_again(bench: Bench, monkeypatc
         raise OSError("the disk is full")
 
     with monkeypatch.context() as interrupted, pytest.raises(OSError, match="disk is full"):
-        interrupted.setattr(MlflowClient, "log_artifact", fail)
+        interrupted.setattr(MlflowClient, "log_batch", fail)
         mirror(bench, adapter)
     assert mirror(bench, adapter) == "1"
     client = client_of(bench.settings)

@@ -144,9 +144,9 @@ def test_an_event_that_cannot_be_told_counts_as_one(holders: Holders) -> None:
 def test_the_command_lists_what_is_due(holders: Holders, ask: Ask) -> None:
     holders.bench.recipe["review"] = {"on": EVENTS}
     holders.register()
-    (row,) = ask.json("adapters", "due")
+    (row,) = ask.json("adapters", "status")["reviews"]
     assert (row["line"], row["state"], row["run"], row["causes"]) == ("lamps", "not due", None, [])
     remove_file(holders)
-    shown = ask("adapters", "due")
+    shown = ask("adapters", "status")
     assert shown.exit_code == 0
     assert "source_withdrawn" in shown.stdout and "is gone" in shown.stdout

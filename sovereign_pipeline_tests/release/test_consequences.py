@@ -88,8 +88,8 @@ def test_officers_decide_on_the_command_line(office: Office, keys_of: Path) -> N
     assert asked.exit_code == 0, asked.output
     for shown in ("It writes as we do.", "evidence: record", "Signing as Layla Haddad", "0 of 2 approvals"):
         assert shown in asked.output
-    listed = CliRunner().invoke(app, ["adapters", "requests", "--json"])
-    (request,) = json.loads(listed.stdout)
+    listed = CliRunner().invoke(app, ["adapters", "status", "--json"])
+    (request,) = json.loads(listed.stdout)["requests"]
     refused = _call(keys_of, "layla", "approve", request["request"][:12])
     assert isinstance(refused.exception, SovereignError)
     assert "nobody approves what they asked for" in str(refused.exception)
@@ -108,7 +108,7 @@ def test_a_wrong_passphrase_signs_nothing(office: Office, keys_of: Path) -> None
     refused = _call(keys_of, "layla", "request", adapter.id, "approve", "--reason", "It is needed.")
     assert isinstance(refused.exception, SovereignError)
     assert "the passphrase does not open this key" in str(refused.exception)
-    assert json.loads(CliRunner().invoke(app, ["adapters", "requests", "--json"]).stdout) == []
+    assert json.loads(CliRunner().invoke(app, ["adapters", "status", "--json"]).stdout)["requests"] == []
 
 
 @pytest.mark.parametrize("day", ["2027-02-30", "yesterday", ""])

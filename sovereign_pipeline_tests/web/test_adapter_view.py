@@ -23,7 +23,7 @@ from sovereign_pipeline.record.tables import AuditEntry
 from sovereign_pipeline.release.standing import standings_of_adapter
 from sovereign_pipeline.web import adapter_view
 from sovereign_pipeline.web.adapter_view import OnRecord, next_step, time_line
-from sovereign_pipeline.web.rendering import HERE, Node, adapter_file, arabic, lineage_svg, translate
+from sovereign_pipeline.web.rendering import HERE, Node, adapter_file, lineage_svg, translate
 from sovereign_pipeline_tests.evidence.conftest import FIRST, SECOND
 from sovereign_pipeline_tests.record.owner import forge
 from sovereign_pipeline_tests.web.conftest import HOSTILE, THIRD, Site
@@ -223,10 +223,11 @@ def test_every_sentence_has_its_arabic() -> None:
     said |= set(re.findall(r'(?<!")"((?:A|An|It|Its) [a-z][^"{.]+)"', source))
     said |= set(re.findall(r'_message\(request, \d+, "([^"]+)"\)', (HERE / "routes.py").read_text(encoding="utf-8")))
     said |= {label for files in READABLE.values() for label in files.values()}
+    arabic = json.loads((HERE / "arabic.json").read_text(encoding="utf-8"))
     assert len(said) > 80
-    assert sorted(said - set(arabic())) == []
-    assert sorted(set(arabic()) - said - {"an answer"}) == []
-    assert translate("Gates", "ar") == arabic()["Gates"]
+    assert sorted(said - set(arabic)) == []
+    assert sorted(set(arabic) - said - {"an answer"}) == []
+    assert translate("Gates", "ar") == arabic["Gates"]
 
 
 @pytest.mark.security_case(
@@ -256,9 +257,11 @@ def test_a_drawing_is_mirrored_from_right_to_left_and_writes_names_as_text() -> 
         Node("a", "record", "a" * 64, "PUBLIC", ("b", "c")),
         Node("b", "report", "b" * 64, "PUBLIC", ("d",)),
         Node("c", "<b>base</b>", "c" * 64, "SECRET", ()),
-        Node("d", "a-very-long-name-of-a-source-file.jsonl", "d" * 64, None, ()),
+        Node("d", "a-very-long-name-of-a-source-file-1.jsonl", "d" * 64, None, ()),
     ]
-    drawn = {way: lineage_svg(nodes, "lamps-1.0.0", "answer", "label", mirrored=way) for way in (False, True)}
+    drawn = {
+        way: lineage_svg(nodes, "lamps-1.0.0", "answer", "label", {"b": "/b"}, mirrored=way) for way in (False, True)
+    }
     assert drawn[False] != drawn[True]
 
     def places(svg: str) -> list[int]:
@@ -268,7 +271,8 @@ def test_a_drawing_is_mirrored_from_right_to_left_and_writes_names_as_text() -> 
     whole = left[1] + right[1]
     assert [a + b for a, b in zip(left, right, strict=True)] == [whole] * 5
     assert "<b>" not in drawn[False] and "&lt;b&gt;base" in drawn[False]
-    assert drawn[False].count("<path") == 4 and "a-very-long-name-of-a-s…" in drawn[False]
+    assert drawn[False].count("<path") == 4 and "a-very-long-name-of-a-source-file-1…" in drawn[False]
+    assert drawn[False].count('<a href="/b">') == 1
 
 
 def test_the_command_writes_one_file_and_no_other(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

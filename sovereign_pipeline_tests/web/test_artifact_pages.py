@@ -15,7 +15,7 @@ from sovereign_pipeline.web import artifact_pages
 from sovereign_pipeline.web.artifact_pages import create_app
 from sovereign_pipeline_tests.conftest import DemoInstitution
 
-HTML = "<!doctype html><style>p{color:red}</style><p>Passed</p><script>alert(1)</script>"
+HTML = "<!doctype html><body><main><p>Passed</p><script>alert(1)</script></main></body>"
 CARD = "# Card\n\n| what | rows |\n|---|---|\n| all | 3 |\n\n<script>alert(1)</script>\n"
 
 
@@ -50,11 +50,14 @@ def report(institution: DemoInstitution) -> str:
     return make(institution.workplace(), "evaluation_report", {"report.html": HTML, "report.json": "{}", "x.html": ""})
 
 
-def test_a_report_is_served_as_it_is_and_may_do_nothing(client: TestClient, report: str) -> None:
+def test_a_report_is_marked_and_may_do_nothing(client: TestClient, report: str) -> None:
     answer = client.get(f"/{report}/report.html")
-    assert (answer.status_code, answer.text) == (200, HTML)
+    assert answer.status_code == 200 and "<p>Passed</p>" in answer.text
+    assert "<bdi>PUBLIC</bdi></aside>" in answer.text and f"<code>{report}</code> · version 8 · made 20" in answer.text
     policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "script-src" not in policy and policy.endswith("; sandbox")
+    assert (
+        "default-src 'none'" in policy and "script-src" not in policy and policy.endswith("sandbox allow-same-origin")
+    )
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cache-control"] == "no-store"
     assert client.get(f"/{report}/report.json").headers["content-type"] == "application/json"
@@ -78,7 +81,6 @@ def test_no_other_file_is_served(client: TestClient, institution: DemoInstitutio
         f"/{rows}/train.jsonl",
         f"/{report}/",
         f"/{report}",
-        "/",
         f"/{report}/..%2f..%2fregistry.db",
         f"/{report}/%2e%2e/{rows}/card.md",
         f"/{'0' * 64}/report.html",
@@ -88,6 +90,7 @@ def test_no_other_file_is_served(client: TestClient, institution: DemoInstitutio
     ):
         assert client.get(path).status_code == 404, path
     assert client.post(f"/{report}/report.html").status_code == 405
+    assert client.get("/", follow_redirects=False).headers["location"] == "/registry"
 
 
 @pytest.mark.parametrize("name", ["report.html", "manifest.json"])

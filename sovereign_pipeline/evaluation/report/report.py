@@ -64,15 +64,19 @@ _FIGURE_COLUMNS = (
     "McNemar p",
 )
 _STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#1c1e21}
+:root{color-scheme:light dark;--ink:#1c1e21;--soft:#5b616b;--line:#d9dce1;--ground:#fff}
+@media screen and (prefers-color-scheme:dark){:root{--ink:#e6e9ec;--soft:#a9b3bc;--line:#3a444d;--ground:#13171b}}
+body{font:16px/1.5 system-ui,sans-serif;max-width:88rem;margin:2rem auto;padding:0 1rem}
+body{color:var(--ink);background:var(--ground)}
 h1{font-size:1.6rem}h2{font-size:1.15rem;margin-top:2rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .6rem;border-bottom:1px solid #d9dce1;text-align:right;vertical-align:top;white-space:nowrap}
-th:first-child,td:first-child{text-align:left}.words td{text-align:left;white-space:normal}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%}
+th,td{padding:.3rem .4rem;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+.figures :is(td,th):not(:first-child){text-align:right;font-variant-numeric:tabular-nums}
 .pass,.fail,.inconclusive{color:#fff;border-radius:.3rem;padding:.1rem .5rem;white-space:nowrap}
 .pass{background:#2c7a4b}.fail{background:#a8322d}.inconclusive{background:#8a6100}
-figure{margin:1rem 0}img{max-width:100%}figcaption,.note{color:#5b616b;font-size:.9rem}
+figure{margin:1rem 0}img{max-width:100%;background:#fff}figcaption,.note{color:var(--soft);font-size:.9rem}
 """
+"""Style of the file by itself. Where it is served, it has that of the other pages."""
 
 
 class EarlierWaiver(Frozen):
@@ -343,11 +347,6 @@ def as_html(report: EvaluationReport) -> str:
         f"<h1>Evaluation of {html.escape(report.line)} {_badge(report.outcome)}</h1>",
         f"<p>{html.escape(compared_with(report))} Differences are candidate minus reference.</p>",
         "<h2>Criteria</h2>",
-        _figure(
-            _forest_plot(held),
-            "Right is better. Each bar is a difference with its 95 % confidence interval; a criterion is met when the "
-            "whole bar lies right of the black mark, the margin.",
-        ),
         *(
             f"<p><b>{html.escape(finding.gate)}</b> {_badge(finding.outcome)} {html.escape(finding.message)}</p>"
             for finding in report.findings
@@ -355,6 +354,11 @@ def as_html(report: EvaluationReport) -> str:
         _table(
             ("figure", "reference", "difference", "95 % CI", "margin", "minimum detectable difference", "outcome"),
             [_held_cells(each) for each in held],
+        ),
+        _figure(
+            _forest_plot(held),
+            "Right is better. Each bar is a difference with its 95 % confidence interval; a criterion is met when the "
+            "whole bar lies right of the black mark, the margin.",
         ),
         "<p class=note>Inconclusive: neither a loss within the margin nor a loss beyond it is shown. Minimum "
         "detectable difference: the smallest true difference that these rows detect with 80 % power.</p>",
@@ -371,18 +375,20 @@ def as_html(report: EvaluationReport) -> str:
         "<h2>Rows that got worse</h2>",
         *(_worse_rows(each) for each in report.worse),
         "<h2>Judges</h2>",
+        f"<details><summary>{counted(len(report.judges), 'row')}</summary>",
         "<p class=note>Each judge of the red team on labelled answers, with 95 % confidence intervals (Wilson): "
         "answers that its rules were written in view of (tuned on), and others (fresh).</p>",
         _table(
             ("judge", "labelled answers", "language", "style", "n", "precision", "recall"),
             [judge_cells(quality) for quality in report.judges],
         ),
+        "</details>",
     ]
     head = (
         f"<meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Evaluation of {html.escape(report.line)}</title><style>{_STYLE}</style>"
     )
-    return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
+    return f"<!doctype html><html lang=en><head>{head}</head><body><main>{''.join(body)}</main></body></html>\n"
 
 
 def _held_cells(held: MarginTest) -> tuple[str, ...]:
@@ -402,7 +408,7 @@ def _waivers_as_html(report: EvaluationReport) -> list[str]:
     if not report.accepted_before:
         return []
     return [
-        "<h2>Earlier waivers</h2><div class=words>",
+        "<h2>Earlier waivers</h2>",
         _table(
             ("adapter", "gate", "verdict", "kind", "officer", "reason", "at", "record"),
             [
@@ -418,8 +424,8 @@ def _waivers_as_html(report: EvaluationReport) -> list[str]:
                 )
                 for each in report.accepted_before
             ],
+            kind="texts",
         ),
-        "</div>",
     ]
 
 
@@ -443,10 +449,11 @@ def _badge(outcome: str) -> str:
     return f"<span class={outcome}>{outcome}</span>"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "figures") -> str:
     top = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=wide><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    table = f"<table class={kind}><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f'<div class=wide tabindex=0 role=group aria-label="{html.escape(head[0])}">{table}</div>'
 
 
 def _figure(picture: Any, caption: str) -> str:

@@ -14,6 +14,7 @@ from uvicorn import Config, Server
 from sovereign_pipeline.base.errors import InputError, NotFoundError
 from sovereign_pipeline.base.files import Frozen
 from sovereign_pipeline.base.hosts import LOOPBACK, for_hosts, listen
+from sovereign_pipeline.base.pages import LANGUAGE_COOKIE, Language
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.review.ballots import (
@@ -35,7 +36,7 @@ from sovereign_pipeline.review.page.context import (
     Reader,
     Review,
 )
-from sovereign_pipeline.review.page.rendering import CRITERION_MEANINGS, HERE, LANGUAGE_COOKIE, Language, render
+from sovereign_pipeline.review.page.rendering import CRITERION_MEANINGS, HERE, render
 from sovereign_pipeline.review.plan import Position
 
 router = APIRouter()
@@ -128,6 +129,7 @@ def create_app(settings: Settings, registry: Registry) -> FastAPI:
     """Build the web application. Its only state is a cache of what it has read, so several processes may serve it."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = PageContext(settings, registry)
+    app.add_api_route("/static/review.css", lambda: Response(rendering.STYLE, media_type="text/css"))
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     app.include_router(router)
     rendering.add_handlers(app)

@@ -3,9 +3,7 @@
 An adapter above the caller's clearance is not shown, nor a flag, hold or count that would reveal it.
 """
 
-import base64
 import datetime
-import hashlib
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from sovereign_pipeline.base.errors import SovereignError
+from sovereign_pipeline.base.pages import hash_of, style
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.release.cadence import Due, due_reviews
@@ -288,18 +287,18 @@ class Page:
 def page_of(name: Name) -> Page:
     """Build a page from a template with its styles, scripts and translations inline. Only these may run. The page is
     the same for every caller."""
-    style, scripts = _text("page.css"), [_text("page.js"), _text(f"{name}.js")]
+    css, scripts = style(HERE / "page.css"), [_text("page.js"), _text(f"{name}.js")]
     arabic = json.dumps(json.loads(_text("arabic.json")), ensure_ascii=False).replace("<", "\\u003c")
     content = (
         _text(f"{name}.html")
-        .replace("{{style}}", style)
+        .replace("{{style}}", css)
         .replace("{{arabic}}", arabic)
         .replace("{{scripts}}", "".join(f"<script>{script}</script>\n" for script in scripts))
     )
     policy = [
         "default-src 'none'",
-        f"script-src {' '.join(map(_hash, scripts))}",
-        f"style-src {_hash(style)}",
+        f"script-src {' '.join(map(hash_of, scripts))}",
+        f"style-src {hash_of(css)}",
         "connect-src 'self'",
         "img-src data:",
         "form-action 'none'",
@@ -321,7 +320,3 @@ def page_of(name: Name) -> Page:
 
 def _text(file: str) -> str:
     return (HERE / file).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

@@ -1,10 +1,11 @@
 """Every sentence in both languages, and the direction of a text."""
 
+import json
 import re
 
 import pytest
 
-from sovereign_pipeline.review.page.rendering import ARABIC, CRITERION_MEANINGS, HERE, REFUSALS, direction
+from sovereign_pipeline.review.page.rendering import CRITERION_MEANINGS, HERE, REFUSALS, direction
 from sovereign_pipeline_tests.review.conftest import ReviewBench
 from sovereign_pipeline_tests.review.page.client import PageClient, signed_in
 
@@ -13,7 +14,8 @@ def test_every_sentence_of_the_pages_has_its_arabic(browser: PageClient, reviews
     source = "".join(file.read_text() for file in (HERE / "templates").glob("*.html"))
     sentences = {*re.findall(r'say\("([^"~]+)"\)', source), *CRITERION_MEANINGS, *CRITERION_MEANINGS.values()}
     sentences |= {title for _, _, title in REFUSALS}
-    assert sentences <= ARABIC.keys() | {"Answer "}
+    arabic = json.loads((HERE / "arabic.json").read_text(encoding="utf-8"))
+    assert sentences <= arabic.keys() | {"Answer "}
     signed_in(browser, reviews)
     browser.cookies.set("language", "ar")
     assert '<html lang="ar" dir="rtl">' in browser.see()

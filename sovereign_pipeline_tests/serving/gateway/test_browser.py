@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from sovereign_pipeline.policy.serving import Role
-from sovereign_pipeline_tests.browser import DESKTOP, LOWEST_CONTRAST, PHONE, Visitor
+from sovereign_pipeline_tests.browser import DESKTOP, PHONE, Visitor, assert_accessible, take_pictures
 from sovereign_pipeline_tests.browser import chromium as chromium
 from sovereign_pipeline_tests.browser import pictures as pictures
 from sovereign_pipeline_tests.browser import visitor as visitor
@@ -102,12 +102,13 @@ def test_a_line_is_tried_and_what_anybody_writes_is_shown_as_text(
     expect(page.get_by_role("status")).to_have_text("Thank you, it is counted.")
     counts = served.app.state.gateway.handler.metrics.counts()
     assert counts["lamps-1.0.0"].down == 1
-    somebody.picture("chat-en")
-    assert page.evaluate(LOWEST_CONTRAST) >= 4.5  # WCAG 2.2, success criterion 1.4.3
+    assert_accessible(page)
+    take_pictures(page, somebody.pictures, "chat")
     somebody.assert_fits_a_phone("chat-phone")
     assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
     page.reload()
     expect(page.locator("#sign-in")).to_be_visible()
+    assert_accessible(page)
     assert page.input_value("#token") == ""
     assert somebody.complaints == []
 
@@ -202,8 +203,8 @@ def test_an_administrator_sees_how_it_stands_within_their_reach(
     for told in ("lamps-1.1.0", "10 %", "pilot-desk", "12 / 20", "Reports of severity 1", "+11.1%", "INTERNAL"):
         expect(card).to_contain_text(told)
     expect(page.get_by_role("heading", name="Hold of the staged adapter")).to_contain_text("open")
-    somebody.picture("admin-en")
-    assert page.evaluate(LOWEST_CONTRAST) >= 4.5
+    assert_accessible(page)
+    take_pictures(page, somebody.pictures, "admin")
     somebody.assert_fits_a_phone("admin-phone")
     page.click("#language")
     expect(card).to_contain_text("فترة تجربة المحوّل")

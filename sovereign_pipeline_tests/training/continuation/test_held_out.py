@@ -120,5 +120,10 @@ def test_the_same_rows_with_the_same_split_may_go_on(office: Office, lamps: Adap
 
 
 def test_without_a_start_the_gate_says_so(office: Office) -> None:
-    _, verdicts = office.make(office.line("lamps", OLD), office.sft)
+    workplace = office.line("lamps", OLD)
+    ref, verdicts = office.make(workplace, office.sft)
     assert verdicts[GATE].passed and verdicts[GATE].evidence == {"started_from": None}
+    assert "started from the base model" in verdicts[GATE].message
+    sft = workplace.store.open(ref)
+    aligned = evaluated(workplace, sft, {**inputs_of(workplace, sft), "sft_adapter": sft})
+    assert aligned.passed and "started from the line's own sft_adapter" in aligned.message

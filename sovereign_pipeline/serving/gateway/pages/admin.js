@@ -184,6 +184,10 @@ function hold(state) {
 
 function table(heads, rows) {
   const wide = made("div", "", "wide");
+  wide.tabIndex = 0;
+  wide.setAttribute("role", "group");
+  wide.dataset.name = heads[0];
+  wide.setAttribute("aria-label", say(heads[0]));
   const made_ = made("table");
   const top = made_.createTHead().insertRow();
   for (const each of heads) {

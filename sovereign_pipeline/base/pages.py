@@ -1,0 +1,73 @@
+"""The shell of every page that this program serves: one style, one set of security headers, one kind of template."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal, Protocol
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+Language = Literal["en", "ar"]
+LANGUAGE_COOKIE = "language"
+
+HEADERS: Mapping[str, str] = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""Headers of every page. Each server adds its content security policy."""
+
+
+@cache
+def style(own: Path) -> str:
+    """Return the style of a server's pages: the shared one, in light and dark, followed by its own."""
+    shared = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    return shared + own.read_text(encoding="utf-8")
+
+
+def hash_of(text: str) -> str:
+    """Return the source expression that allows an inline style or script in a content security policy."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def templates(folder: Path) -> Environment:
+    """Return the templates of a folder. Every value is escaped, and an unknown name is an error."""
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def translations(arabic: Path) -> Callable[[str, Language], str]:
+    """Return a function that translates a sentence by a table of English and Arabic. A sentence that the table lacks
+    stays English."""
+    table: dict[str, str] = json.loads(arabic.read_text(encoding="utf-8"))
+    return lambda sentence, language: table.get(sentence, sentence) if language == "ar" else sentence
+
+
+class Request(Protocol):
+    """What is read of a request."""
+
+    @property
+    def cookies(self) -> Mapping[str, str]: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+
+def language_of(request: Request) -> Language:
+    """Return the language chosen on the page, or else the browser's first preference for English or Arabic."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE)
+    if chosen is None:
+        accepted = [part.strip()[:2].lower() for part in request.headers.get("accept-language", "").split(",")]
+        chosen = next((each for each in accepted if each in ("en", "ar")), "en")
+    return "ar" if chosen == "ar" else "en"
