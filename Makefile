@@ -11,7 +11,7 @@ LINES := permits-desk circulars-ar
 export SOVEREIGN_HOME ?= $(CURDIR)/.sovereign
 export SOVEREIGN_VAULT ?= $(SOVEREIGN_HOME)-vault
 
-.PHONY: help setup lock prepare demo test test-fast golden test-vllm coverage docs check up bench bench-corpus bench-training bench-rlhf bench-evaluation bench-serving clean
+.PHONY: help setup lock prepare demo test test-fast golden test-vllm coverage mutants docs check up bench bench-corpus bench-training bench-rlhf bench-evaluation bench-serving clean
 
 help:
 	@echo "make demo    from raw corpus to registered adapters, both demonstration lines"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-fast   tests that load no model, under two minutes"
 	@echo "make test-vllm   the tests of both engines and of rollouts, with vLLM in an environment of its own"
 	@echo "make coverage   all tests, and which lines they did not run"
+	@echo "make mutants   change modules in one place at a time, and name what no test notices"
 	@echo "make golden   take tiny lines through everything, and name what came out otherwise than the kept file says"
 	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, registry and reports on :8700, gateway on :8800"
 	@echo "make check   format, lint, types, and the order of the rooms"
@@ -103,6 +104,15 @@ test-vllm: setup $(VLLM)/.ready
 coverage: setup
 	@$(BIN)/sovereign models fetch smollm2-135m-instruct
 	@$(IN_TESTS) $(BIN)/pytest $(SPREAD) --cov sovereign_pipeline --cov-report term --cov-report html
+
+# Changes modules in one place at a time and names the changes that no test notices. cosmic-ray has an environment of its own.
+MUTANTS := $(SOVEREIGN_HOME)/mutants
+mutants: setup
+	@test -n "$(MODULES)" -a -n "$(TESTS)" || { echo 'make mutants MODULES="PATH ..." TESTS="PATH ..." [SAMPLE=60]'; exit 2; }
+	@test -f $(MUTANTS)/.ready || { $(PYTHON) -m venv $(MUTANTS) && $(MUTANTS)/bin/pip install --quiet \
+		--disable-pip-version-check cosmic-ray==8.7.0 && touch $(MUTANTS)/.ready; }
+	@echo $(CURDIR)/$(VENV)/lib/python3.11/site-packages > $(MUTANTS)/lib/python3.11/site-packages/pipeline.pth
+	@OMP_NUM_THREADS=1 $(MUTANTS)/bin/python -m benchmarks.mutants $(MODULES) --tests $(TESTS) --sample $(or $(SAMPLE),60)
 
 docs: setup
 	@PYTHONPATH=$(CURDIR) $(BIN)/python docs/make.py

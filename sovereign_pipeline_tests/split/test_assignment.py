@@ -177,6 +177,10 @@ def test_the_choice_does_not_depend_on_the_order_of_rows(
     assert Corpus(sizes).held(share, seed, rng) == Corpus(sizes).held(share, seed)
 
 
+def test_a_component_is_drawn_by_its_lowest_id() -> None:
+    assert Corpus([(1, 0)] * 100).held(0.1, seed=1) == Corpus([(1, 1)] * 100).held(0.1, seed=1)
+
+
 def test_another_seed_gives_another_choice() -> None:
     assert Corpus([(1, 0)] * 100).held(0.1, seed=1) != Corpus([(1, 0)] * 100).held(0.1, seed=2)
 
