@@ -19,12 +19,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from benchmarks.harness import machine_facts, run, say
 from sovereign_pipeline.base.settings import VARIABLES, Settings
-from sovereign_pipeline.record.audit_log import append, contents_digest, enter_adapter
+from sovereign_pipeline.record.audit_log import append, contents_of, enter_adapter
 from sovereign_pipeline.record.catalog import REQUESTED, STATE_CHANGED, facts_of
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.keys import FileSigner, read_key
@@ -33,7 +32,6 @@ from sovereign_pipeline.record.tables import (
     Adapter,
     BaseModelRow,
     Dataset,
-    HeldDataset,
     ReleaseDecision,
     ReleaseRequest,
     Table,
@@ -46,6 +44,7 @@ from sovereign_pipeline.release.standing import DECIDED
 
 LINES, DATASETS, USED = 20, 2_000, 5
 """Every so many-th adapter was in production."""
+EMPTY = contents_of((), ())
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 SOVEREIGN = ("-c", "from sovereign_pipeline.cli.main import main; main()")
 ROUTE = (
@@ -164,10 +163,9 @@ def fill(registry: Registry, office: Office, count: int) -> None:
             adapter = _adapter(number)
             session.add(adapter)
             session.flush()
-            rests_on = {adapter.dataset_digest: {"directly": True, "contents": contents_digest((), ())}}
-            enter_adapter(
-                session, adapter, "pipeline", {"datasets": rests_on, "base_models": {adapter.base_model_digest: True}}
-            )
+            rests_on = {adapter.dataset_digest: {"directly": True, "contents": hashlib.sha256(EMPTY).hexdigest()}}
+            stated = {"datasets": rests_on, "base_models": {adapter.base_model_digest: True}}
+            enter_adapter(session, adapter, "pipeline", stated, [EMPTY])
             if number // LINES % USED == 0:
                 line = adapter.line
                 sequences[line] = office.promote(session, adapter, production.get(line), sequences.get(line, 0))
@@ -176,19 +174,12 @@ def fill(registry: Registry, office: Office, count: int) -> None:
                 say(f"{number + 1:,} of {count:,} adapters, {time.monotonic() - started:.0f} s")
                 session.expunge_all()
                 production = {line: session.get_one(Adapter, each.id) for line, each in production.items()}
-        _index(session, count)
     officer = office.officers[0]
     for number in range(0, count, 100):
         add_issue(registry, _id(number), "It quotes old fees.", officer)
     for number in range(3):
         open_recall(registry, ask(registry, Question(dataset=digest("d", number))), officer, "Benchmark.")
     say(f"{count:,} adapters in {time.monotonic() - started:.0f} s")
-
-
-def _index(session: Session, count: int) -> None:
-    """The datasets that recalls may ask for."""
-    known = min(DATASETS, count)
-    session.execute(insert(HeldDataset), [{"id": each, "digest": digest("d", each)} for each in range(known)])
 
 
 def _dataset(number: int) -> Dataset:
@@ -202,6 +193,11 @@ def _dataset(number: int) -> Dataset:
         classification="INTERNAL",
         sources=[],
         created_at=START,
+        rows_held_out=500,
+        by_classification={"INTERNAL": 5_000},
+        tokens={},
+        findings={},
+        card_sha256=digest("c", number),
     )
 
 

@@ -8,22 +8,21 @@ functions that `sovereign recall` calls. PostgreSQL is measured where the URL of
 
 import argparse
 import datetime
+import hashlib
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import insert, text
 
 from benchmarks.harness import machine_facts, say
 from sovereign_pipeline.base.settings import Settings
-from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, append, contents_digest
+from sovereign_pipeline.record.audit_log import contents_of, enter_adapter
 from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.keys import read_key
 from sovereign_pipeline.record.officers import TRUST
@@ -31,10 +30,6 @@ from sovereign_pipeline.record.tables import (
     Adapter,
     BaseModelRow,
     Dataset,
-    DatasetDocument,
-    DatasetSource,
-    HeldDataset,
-    HeldDocument,
 )
 from sovereign_pipeline.record.trust_changes import demonstration_trust
 from sovereign_pipeline.release.recall import Question, ask, open_recall, open_recalls, recalls_in_force
@@ -44,7 +39,6 @@ IN_ALL = 1
 """The document of which every dataset has a row."""
 IN_FEW = 500_000
 """A document of which at least every 200th dataset has one."""
-AT_ONCE = 50_000
 _TIME = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 JSON_OF_A_ROW = {"gate": "x" * 90, "digest": "y" * 64}
 """Thirty of these an adapter, as the gates' records of a real one."""
@@ -55,41 +49,28 @@ def digest(kind: str, number: int) -> str:
 
 
 def fill(registry: Registry, rows: int) -> None:
-    """Enter invented rows; `rows` of each dataset."""
-    _enter(registry, HeldDocument, ({"id": n, "name": f"R-{n:07d}"} for n in range(1, DOCUMENTS + 1)))
-    _enter(registry, HeldDataset, ({"id": n, "digest": digest("d", n), "sources": 1} for n in range(DATASETS)))
-    _enter(registry, DatasetSource, ({"source": f"source-{n % SOURCES}", "dataset": n} for n in range(DATASETS)))
-
-    # By document, and the second index at the end: in hours else, as a registry grows in years.
-    _run(registry, "DROP INDEX ix_dataset_document_dataset")
-    _enter(registry, DatasetDocument, _pairs(rows))
-    _run(registry, "CREATE INDEX ix_dataset_document_dataset ON dataset_document (dataset, document)")
-    of_document = "SELECT COUNT(*) FROM dataset_document WHERE dataset_document.document = document.id"
-    _run(registry, f"UPDATE document SET datasets = ({of_document})")
-    of_dataset = "SELECT COUNT(*) FROM dataset_document WHERE dataset_document.dataset = held_dataset.id"
-    _run(registry, f"UPDATE held_dataset SET documents = ({of_dataset})")
-    _register(registry)
-    _run(registry, "ANALYZE")
-
-
-def _register(registry: Registry) -> None:
-    """The entry of each registration, with what is in its two datasets."""
-    query = "SELECT name FROM document JOIN dataset_document ON document = id WHERE dataset = :dataset"
-    contents = []
-    with registry.engine.connect() as connection:
-        for number in range(DATASETS):
-            names = connection.scalars(text(query), {"dataset": number}).all()
-            contents.append(contents_digest(names, [f"source-{number % SOURCES}"]))
+    """Enter invented adapters, each with two datasets of so many rows."""
+    started = time.monotonic()
+    digests = [""] * DATASETS
     with registry.writing() as session:
         session.add_all(BaseModelRow(**_base_model(number)) for number in range(BASE_MODELS))
         session.add_all(Dataset(**_dataset(number)) for number in range(DATASETS))
         session.flush()
+        drawn = np.random.default_rng(7)
         for number in range(ADAPTERS):
-            session.add(Adapter(**_adapter(number)))
-            own, parent = number % DATASETS, (number + 1) % DATASETS
-            on = {digest("d", each): {"directly": each == own, "contents": contents[each]} for each in (own, parent)}
-            rests_on = {"datasets": on, "base_models": {digest("b", number % BASE_MODELS): True}}
-            append(session, "pipeline", REGISTERED, {"adapter": _id(number), TRAINED_ON: rests_on})
+            adapter = Adapter(**_adapter(number))
+            session.add(adapter)
+            new = []
+            if number < DATASETS:
+                documents = {*map(int, drawn.choice(DOCUMENTS - 1, rows - 2, replace=False) + 2), IN_ALL}
+                documents |= {IN_FEW} if number % 200 == 0 else set()
+                new = [contents_of([f"R-{each:07d}" for each in documents], [f"source-{number % SOURCES}"])]
+                digests[number] = hashlib.sha256(new[0]).hexdigest()
+            own, parent = number % DATASETS, max(number % DATASETS - 1, 0)
+            on = {digest("d", each): {"directly": each == own, "contents": digests[each]} for each in (own, parent)}
+            stated = {"datasets": on, "base_models": {digest("b", number % BASE_MODELS): True}}
+            enter_adapter(session, adapter, "pipeline", stated, new)
+    say(f"{ADAPTERS:,} adapters in {time.monotonic() - started:.0f} s")
 
 
 def questions(registry: Registry) -> dict[str, Callable[[], int]]:
@@ -138,19 +119,6 @@ def measure(registry: Registry, repeats: int) -> list[tuple[str, int, float, flo
     return measured
 
 
-def _pairs(rows: int) -> Iterator[dict[str, Any]]:
-    """Every reference, by document. One number stands for a pair until it is entered."""
-    drawn = np.random.default_rng(7)
-    parts = []
-    for dataset in range(DATASETS):
-        documents = drawn.choice(DOCUMENTS - 1, rows - 2, replace=False) + 2
-        more = [IN_ALL, IN_FEW] if dataset % 200 == 0 else [IN_ALL]
-        parts.append(np.union1d(documents, more) * DATASETS + dataset)
-    for pair in np.sort(np.concatenate(parts)):
-        document, dataset = divmod(int(pair), DATASETS)
-        yield {"document": document, "dataset": dataset}
-
-
 def _base_model(number: int) -> dict[str, Any]:
     return {"digest": digest("b", number), "name": f"base-{number}", "licence": "none", "files": []}
 
@@ -166,6 +134,11 @@ def _dataset(number: int) -> dict[str, Any]:
         "classification": "INTERNAL",
         "sources": [],
         "created_at": _TIME,
+        "rows_held_out": 500,
+        "by_classification": {"INTERNAL": 5_000},
+        "tokens": {},
+        "findings": {},
+        "card_sha256": digest("c", number),
     }
 
 
@@ -198,20 +171,6 @@ _DIGESTS = (
 
 def _id(number: int) -> str:
     return f"line-{number % 100}-1.{number // 100}.0"
-
-
-def _run(registry: Registry, statement: str) -> None:
-    with registry.engine.begin() as connection:
-        connection.execute(text(statement))
-
-
-def _enter(registry: Registry, table: Any, rows: Iterator[dict[str, Any]]) -> None:
-    started, entered = time.monotonic(), 0
-    while batch := list(islice(rows, AT_ONCE)):
-        with registry.writing() as session:
-            session.execute(insert(table.__table__), batch)
-        entered += len(batch)
-    say(f"{table.__tablename__}: {entered:,} rows in {time.monotonic() - started:.0f} s")
 
 
 def main() -> None:

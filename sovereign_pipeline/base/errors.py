@@ -23,7 +23,6 @@ Act = Literal[
     "make_vault_key",
     "open_review",
     "open_review_with_prompts",
-    "rebuild_index",
     "review_status",
     "run_line",
     "show_mask",

@@ -63,6 +63,13 @@ def run_program(commands: Callable[[], object], print_error: Callable[[Sovereign
     except OSError as error:
         subject = f"{str(error.filename)[:200]}: " if error.filename is not None else ""
         refusal = InputError(f"{subject}{error.strerror or error}.", "Check the path, its permissions and the disk.")
+    except Exception as error:
+        if not type(error).__module__.startswith("sqlalchemy."):  # not imported here: it takes a quarter of a second
+            raise
+        refusal = InputError(
+            f"The database did not do what it was asked ({type(getattr(error, 'orig', error)).__name__}).",
+            "Check that it is running, and the settings and rights of its role.",
+        )
     else:
         return
     print_error(refusal)

@@ -27,7 +27,7 @@ from sovereign_pipeline.record.checkpoints import is_stated, read_key, verifier,
 from sovereign_pipeline.record.database import open_registry
 from sovereign_pipeline.record.in_force import assert_not_put_back, replace_trust, rule_file, rules, trust_on_record
 from sovereign_pipeline.record.notes import COSIGNS, new_signer, parse_verifier
-from sovereign_pipeline.record.officers import trust_root
+from sovereign_pipeline.record.officers import TRUST, trust_root
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.tree import check, prove, size_of
@@ -84,7 +84,8 @@ def audit_verify(
     """Compute the ledger again from its bytes, and compare it with its checkpoints, its second copy, and its witnesses.
 
     Every review is compared with its signed acts. Ends 1, naming the entry, when one is missing, changed or out of
-    order, and naming what was added to a review, changed in it or removed from it.
+    order, and naming what was added to a review, changed in it or removed from it. Ends 1 when the trust root here is
+    older than the ledger's or another one, or when no entry names it, so that nothing is compared.
     """
     from sovereign_pipeline.review.reconciling import examine_all
 
@@ -101,6 +102,7 @@ def audit_verify(
         trust = trust_on_record(session)
         if trust is not None:
             assert_not_put_back(session, settings, trust_root(settings))
+    not_compared = trust is None and ledger.newest.sequence > 0 and (settings.data / TRUST).is_dir()
     facts = {
         "entries": ledger.newest.sequence,
         "hash": ledger.newest.hash,
@@ -133,11 +135,13 @@ def audit_verify(
                 f"[green]✓[/] rests on the trust root {trust.root_sha256}: root {trust.root_version}, targets "
                 f"{trust.targets_version}, by entry {trust.sequence}"
             )
+        if not_compared:
+            out.print("[red]✗[/] trust root: not compared, since no entry names one; the next act enters it")
         for review, findings in found.items():
             for each in findings:
                 out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
 
-    return Result(facts, show, passed=not found)
+    return Result(facts, show, passed=not found and not not_compared)
 
 
 @audit.command("checkpoint")
@@ -409,7 +413,7 @@ def evidence(
         until = moment(on)
         since = until.replace(hour=0, minute=0, second=0, microsecond=0) if len(on) == A_DAY else until
         with registry.reading() as session:
-            adapters = answered(session, line, on, since, until)
+            adapters = answered(session, settings, line, on, since, until)
     store = open_store(settings, registry=registry)
     written = write_package(registry, store, settings, adapters, folder, tell_progress, on=on, zipped=zipped)
 

@@ -27,6 +27,7 @@ from sovereign_pipeline.policy.institution import Institution, load_institution
 from sovereign_pipeline.policy.line import Line, load_lines
 from sovereign_pipeline.privacy.vault import fingerprint_of, read_public_key
 from sovereign_pipeline.record import notes, witnesses
+from sovereign_pipeline.record.audit_log import assert_contents, proven_entry
 from sovereign_pipeline.record.database import Registry, beyond_a_service, is_there, open_registry
 from sovereign_pipeline.record.in_force import assert_same_trust, trust_files, trust_on_record
 from sovereign_pipeline.record.manifest import MANIFEST_FILE
@@ -306,8 +307,9 @@ def rights(registry: Registry) -> list[Finding]:
 
 
 def recalls(registry: Registry) -> list[Finding]:
-    """List each recall that still holds for an adapter."""
+    """List each recall that still holds for an adapter, and verify what recalls are decided by."""
     with registry.reading() as session:
+        assert_contents(session)
         held = [(recall, adapters) for recall, adapters in list_recalls(session, registry.settings) if adapters]
     hint = "Retire each adapter, or let an officer waive the recall for it."
     return [
@@ -385,7 +387,6 @@ def backups(registry: Registry) -> list[Finding]:
 
 def _moment_of(session: Session, sequence: int) -> datetime.datetime | None:
     from sovereign_pipeline.record import tree
-    from sovereign_pipeline.record.audit_log import proven_entry
 
     return proven_entry(session, sequence).at if sequence <= tree.size_of(session) else None
 

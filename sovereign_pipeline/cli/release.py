@@ -51,6 +51,7 @@ from sovereign_pipeline.record.tables import row_as_dict
 from sovereign_pipeline.release.recall import (
     Holder,
     Question,
+    answering_at,
     ask,
     assert_holders,
     list_recalls,
@@ -436,12 +437,31 @@ def adapters_production(
     line: LineName,
     at: Annotated[str | None, typer.Option(help="A day or a moment in UTC, as 2027-03-14 or 2027-03-14T09:30.")] = None,
 ) -> Result:
-    """Show which adapter of a line is in production, or was at a moment; a day means its end."""
+    """Show which adapter of a line answers as its production, or did so at a moment; a day means its end.
+
+    An adapter in production answers nobody while a recall of it is open.
+    """
     asked = moment(at) if at is not None else None
-    with open_registry(Settings.from_environment()).reading() as session:
-        found = in_production(session, line, asked)
-    facts = {"line": line, "at": asked.isoformat() if asked else None, "adapter": found}
-    return Result(facts, lambda: out.print(found or f"Line {line}: nothing {'was' if asked else 'is'} in production."))
+    settings = Settings.from_environment()
+    with open_registry(settings).reading() as session:
+        step = answering_at(session, settings, line, asked)
+    found = step.production if step is not None else None
+    recalls = list(step.recalls.get(found, ())) if step is not None and found is not None else []
+    facts = {
+        "line": line,
+        "at": asked.isoformat() if asked else None,
+        "adapter": found if not recalls else None,
+        **({"recalled": found, "recalls": recalls} if recalls else {}),
+    }
+
+    def show() -> None:
+        is_or_was = "was" if asked else "is"
+        if recalls:
+            out.print(f"Line {line}: nothing answered. {found} {is_or_was} in production, under {and_more(recalls)}.")
+        else:
+            out.print(found or f"Line {line}: nothing {is_or_was} in production.")
+
+    return Result(facts, show)
 
 
 @adapters.command("diff")
@@ -569,9 +589,6 @@ def recall_ask(
     yes: Annotated[bool, typer.Option("--yes", help="With --open: do not ask before lines go dark.")] = False,
     *,
     key: KeyOptions,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Read the datasets of every adapter again into the index.")
-    ] = False,
     as_json: AsJson = False,
 ) -> Result | None:
     """Name the adapters that hold something; with --open, recall them."""
@@ -579,10 +596,6 @@ def recall_ask(
         return None
 
     question = Question(document, source, dataset, base_model)
-    if rebuild:
-        if question.given or opens:
-            raise InputError("--rebuild stands alone.", "Rebuild the index first, then ask.")
-        return _rebuilt()
     if yes and not opens:
         raise InputError("--yes is about what --open does.", "Leave it out.")
     if opens != (reason is not None) or (not opens and key.are_given):
@@ -670,21 +683,6 @@ def recall_waive(
     asked = {"waive": recall_id, "recalled": recalled, "adapter": adapter, "reason": officers_words(reason, "A waiver")}
     waive_recall(registry, recall_id, adapter, officers_signer(settings, key, asked), reason)
     out.print(f"[green]✓[/] {escape(recall_id)}: waived for {escape(adapter)}")
-
-
-def _rebuilt() -> Result:
-    from sovereign_pipeline.release.recall_index import rebuild
-
-    settings = Settings.from_environment()
-    done = rebuild(open_registry(settings), open_store(settings), tell_progress)
-
-    def show() -> None:
-        held = f"{counted(done.documents, 'document')} in {counted(done.datasets, 'dataset')}"
-        out.print(f"[green]✓[/] {counted(done.adapters, 'adapter')} hold {held}")
-        if done.differing:
-            out.print(f"The index said something else, or nothing, about {and_more(done.differing)}.")
-
-    return Result(done, show)
 
 
 def _shown_recall(holder: dict[str, Any]) -> dict[str, Any]:

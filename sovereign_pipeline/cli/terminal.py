@@ -39,7 +39,6 @@ COMMANDS: Mapping[Act, str] = {
     "make_vault_key": "sovereign-vault keygen --private FILE --public FILE",
     "open_review": "sovereign review open {line}",
     "open_review_with_prompts": "sovereign review open {line} --prompts FILE",
-    "rebuild_index": "sovereign recall --rebuild",
     "review_status": "sovereign review status {line}",
     "run_line": "sovereign run {line}",
     "show_mask": "sovereign lines check {file} --show-mask",

@@ -35,7 +35,6 @@ from sovereign_pipeline.registry.mlflow_mirror import (
 from sovereign_pipeline.registry.registration import register
 from sovereign_pipeline.release.acts import issues_by_adapter
 from sovereign_pipeline.release.recall import open_recalls
-from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.workplace import open_workplace
 
 NOT_REPEATED = "not repeated"
@@ -145,7 +144,6 @@ def _mirror_evaluation(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]
 def _register(workplace: Workplace, ref: ArtifactRef) -> dict[str, Any]:
     registry = open_registry(workplace.settings)
     adapter = register(registry, workplace, ref)
-    index_adapter(registry, workplace.store, adapter)
     version = _mirror_adapter(workplace, registry, adapter)
     with registry.reading() as session:
         issues = [issue.text for issue in issues_by_adapter(session, registry.settings, adapter.id).get(adapter.id, ())]

@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,8 +37,6 @@ from sovereign_pipeline.record.catalog import (
     STATE_CHANGED,
     WAIVED,
     find_adapter,
-    in_production,
-    transitions_of,
 )
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.in_force import INSTITUTION, OF_TRUST, POLICY_CHANGED, kept_rule
@@ -73,6 +71,7 @@ from sovereign_pipeline.release.acts import issues_by_adapter
 from sovereign_pipeline.release.standing import DECIDED, history_of
 from sovereign_pipeline.release.trial import ACCEPTED, JUDGED
 from sovereign_pipeline.review.acts import find_closed_of
+from sovereign_pipeline.serving.gateway.journal import ANSWERED
 from sovereign_pipeline.serving.rollout.flag import read_change
 
 SHOWN: Mapping[str, frozenset[str]] = {
@@ -139,7 +138,7 @@ def write_package(
     newest = registry.checkpoint()
     with registry.reading() as session:
         progress("gathering what is on record")
-        found = gather(registry, store, session, adapters)
+        found = gather(registry, store, session, adapters, on)
         note = _checkpoint(newest, session, settings, trust, found)
         found.files["log/checkpoint"] = str(note).encode()
         work = Countdown(progress, "proving entries of the log", len(found.entries), "entry")
@@ -198,23 +197,17 @@ def draft_technical_file(registry: Registry, store: ArtifactStore, settings: Set
         return technical_file(_facts(registry, session, trust_root(settings), found, adapter_id, made_at))
 
 
-def answered(session: Session, line: str, on: str, since: datetime.datetime, until: datetime.datetime) -> list[str]:
-    """Return the adapters of a line of adapters that answered users between two times.
+def answered(
+    session: Session, settings: Settings, line: str, on: str, since: datetime.datetime, until: datetime.datetime
+) -> list[str]:
+    """Return the adapters of a line of adapters that could answer users between two times.
 
-    They are taken from the changes of the line's flag or, if it has no flag, from its transitions. Raises NotFoundError
-    if there are none.
+    Raises NotFoundError if there are none.
     """
-    found: dict[str | None, None] = {}
-    of_line = AuditEntry.subjects["line"].as_string() == line
-    query = select(AuditEntry.subjects).where(AuditEntry.action == FLAG_CHANGED, of_line).order_by(AuditEntry.sequence)
-    flags = [(datetime.datetime.fromisoformat(each["made_at"]), each) for each in session.scalars(query)]
-    before = [flag for at, flag in flags if at <= since][-1:]
-    for flag in [*before, *(flag for at, flag in flags if since < at <= until)]:
-        found |= dict.fromkeys([flag["production"], flag["staged"] if flag["stopped"] is None else None])
-    if not flags:
-        moments = [row.made_at for row in transitions_of(session, line) if since < row.made_at <= until]
-        found |= dict.fromkeys(in_production(session, line, at) for at in [since, *moments])
-    adapters = [each for each in found if each is not None]
+    steps = recall.answering(session, settings, line)
+    begun = [each for each in steps if each.at <= since][-1:]
+    during = [*begun, *(each for each in steps if since < each.at <= until)]
+    adapters = list(dict.fromkeys(adapter for each in during for adapter in each.adapters))
     if not adapters:
         raise NotFoundError(f"Line {line}: nothing answered on {on}.", "Give another day, or an adapter's id.")
     return adapters
@@ -261,8 +254,13 @@ class Gathered:
     """Classification level of an artifact -> its position in the institution's ladder."""
 
 
-def gather(registry: Registry, store: ArtifactStore, session: Session, adapters: Sequence[str]) -> Gathered:
+def gather(
+    registry: Registry, store: ArtifactStore, session: Session, adapters: Sequence[str], on: str | None = None
+) -> Gathered:
     """Collect everything about adapters, their ancestors, and the decisions about their lines.
+
+    Args:
+        on: a day or moment. The hours of answers of that day are collected; None for today.
 
     Raises IntegrityError if a logged item is missing, and NotFoundError for an unknown adapter.
     """
@@ -274,8 +272,13 @@ def gather(registry: Registry, store: ArtifactStore, session: Session, adapters:
     refs += _reviews(registry, store, session, covered.values(), found)
     _artifacts(store, session, refs, found)
     about = {*covered, *_decisions(session, settings, lines, found)}
-    _acts(session, covered, found)
+    _acts(session, covered, about, found)
     _rows(session, about, found)
+    day = (on or datetime.datetime.now(datetime.UTC).isoformat())[:A_DAY]
+    of_day = AuditEntry.subjects["hour"].as_string().startswith(day, autoescape=True)
+    of_lines = AuditEntry.subjects["line"].as_string().in_(lines)
+    hours = select(AuditEntry.sequence).where(AuditEntry.action == ANSWERED, of_lines, of_day)
+    found.entries |= {*session.scalars(hours)}
     return found
 
 
@@ -399,15 +402,16 @@ def _decisions(session: Session, settings: Settings, lines: Sequence[str], found
     return about
 
 
-def _acts(session: Session, covered: Mapping[str, Adapter], found: Gathered) -> None:
-    """Add recalls, their waivers, known issues, adapter reviews and purges of adapters."""
+def _acts(session: Session, covered: Mapping[str, Adapter], about: Collection[str], found: Gathered) -> None:
+    """Add known issues, reviews and purges of the adapters, and the recalls and waivers of all adapters of their lines,
+    which say when one of these answered nobody."""
     tables = (Recall, RecallWaiver, KnownIssue, AdapterReview)
     known = [each for table in tables for each in session.scalars(select(table.statement)) if each is not None]
     by_digest = {hashlib.sha256(each).hexdigest(): each for each in known}
     for action in (acts.ADDED, cadence.REVIEWED, recall.OPENED, recall.WAIVED, PURGED):
         for entry in _entries(session, action):
             named = entry.subjects.get("adapters") or [entry.subjects["adapter"]]
-            if not {*named} & {*covered}:
+            if not {*named} & {*(about if action in (recall.OPENED, recall.WAIVED) else covered)}:
                 continue
             found.entries.add(entry.sequence)
             if action != PURGED:  # a purge's entry holds its statement

@@ -40,6 +40,7 @@ import argparse
 import base64
 import datetime
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -115,6 +116,9 @@ def moment(text: str) -> datetime.datetime:
 
 CLOCKS = datetime.timedelta(minutes=5)
 """Tolerated clock difference. A time that is earlier than the log's order by more than this is rejected."""
+
+
+AN_HOUR = datetime.timedelta(hours=1)
 
 
 def period(text: str) -> tuple[datetime.datetime, datetime.datetime]:
@@ -1133,33 +1137,77 @@ def rolled_back_to(package: Package, flag: Mapping[str, Any]) -> Iterator[str]:
             yield said["adapter"]
 
 
-def not_followed(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> Iterator[tuple[int, str, str]]:
-    """Yield the entry, time and description of each transition that the flag did not follow soon. Either the flag went
-    on serving the same adapters, or its change is kept out of the package."""
+def served(flag: Mapping[str, Any]) -> list[str]:
+    """Return the adapters that a flag gives to users."""
+    return [each for each in (flag["production"], flag["staged"] if is_rolling_out(flag) else None) if each is not None]
+
+
+Step = tuple[int, str, str, list[str]]
+"""An entry, its time, and from then on: which adapters answered, in words and by their ids."""
+
+
+def not_followed(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> Iterator[Step]:
+    """Yield a step for each transition that the flag did not follow soon. Either the flag went on serving the same
+    adapters, or its change is kept out of the package."""
     for flag, following in zip(flags, [*flags[1:], None], strict=False):
-        given = {flag["production"], flag["staged"] if is_rolling_out(flag) else None}
         until = following["entry"] if following else sys.maxsize
         late = f"the next flag change is entry {until}" if following else "no flag change follows"
         for each in changes:
-            concerns = each["to"] in PUT or each["adapter"] in given
+            concerns = each["to"] in PUT or each["adapter"] in served(flag)
             is_soon = following and moment(following["entered"]) - moment(each["entered"]) < CLOCKS
             if concerns and flag["entry"] < each["entry"] < until and not is_soon:
                 against = f"though by the transitions {each['adapter']} was {each['to']} from then on; {late}"
-                yield each["entry"], each["entered"], f"{in_words(flag)}, {against}"
+                yield each["entry"], each["entered"], f"{in_words(flag)}, {against}", served(flag)
 
 
-def answering(changes: list[dict[str, Any]], flags: list[dict[str, Any]]) -> list[tuple[datetime.datetime, str]]:
-    """Return which adapters answered from when on, in the log's order: by the flag, else by the transitions."""
-    steps = [(each["entry"], each["entered"], in_words(each) + dated_earlier(each) + each["against"]) for each in flags]
+def read_recalls(package: Package) -> list[tuple[int, str, str, bool, list[str]]]:
+    """Return recalls and their waivers: entry, time, the recall, whether it is opened, and for which adapters."""
+    acts = package.acts_of("recall opened", "recall waived")
+    return [
+        (entry["sequence"], entry["at"], said["recall"], "adapters" in said, said.get("adapters") or [said["adapter"]])
+        for entry, said in ((entry, act.predicate) for entry, act in acts)
+    ]
+
+
+def answering(
+    changes: list[dict[str, Any]],
+    flags: list[dict[str, Any]],
+    recalls: Iterable[tuple[int, str, str, bool, list[str]]] = (),
+) -> list[tuple[datetime.datetime, str]]:
+    """Return which adapters answered from when on, in the log's order: by the flag, else by the transitions. An adapter
+    answers nobody while a recall of it is open."""
+    steps: list[Step] = [
+        (each["entry"], each["entered"], in_words(each) + dated_earlier(each) + each["against"], served(each))
+        for each in flags
+    ]
     steps += not_followed(changes, flags)
     state: dict[str, str] = {}
     for change in changes if not flags else ():
         state[change["adapter"]] = change["to"]
-        arms = ((arm, [each for each, at in state.items() if at == arm]) for arm in PUT)
-        words = "; ".join(f"{arm}: {', '.join(found) or 'none'}" for arm, found in arms)
+        arms = {arm: [each for each, at in state.items() if at == arm] for arm in PUT}
+        words = "; ".join(f"{arm}: {', '.join(found) or 'none'}" for arm, found in arms.items())
         no_flag = " by its transitions; no flag change is here, which would say who got what"
-        steps.append((change["entry"], change["entered"], words + no_flag))
-    return [(moment(entered), words) for _, entered, words in sorted(steps)]
+        steps.append((change["entry"], change["entered"], words + no_flag, [*itertools.chain(*arms.values())]))
+    found: list[tuple[datetime.datetime, str]] = []
+    under: dict[str, set[str]] = {}
+    by_flag, now = {each[0]: each for each in sorted(steps)}, "none, by what is here"
+    serving: list[str] = []
+    events = {entry: (entered, recall, opens, named) for entry, entered, recall, opens, named in recalls}
+    for entry in sorted({*by_flag, *events}):
+        concerns = entry in by_flag
+        if concerns:
+            _, entered, now, serving = by_flag[entry]
+        else:
+            entered, recall, opens, named = events[entry]
+            for each in named:
+                (set.add if opens else set.discard)(under.setdefault(each, set()), recall)
+            concerns = bool({*named} & {*serving})
+        dark = [
+            f"; {each} answered nobody, under {', '.join(sorted(under[each]))}" for each in serving if under.get(each)
+        ]
+        if concerns:
+            found.append((moment(entered), now + "".join(dark)))
+    return found
 
 
 def dated_earlier(flag: Mapping[str, Any]) -> str:
@@ -1185,6 +1233,19 @@ def answers(package: Package, steps: list[tuple[datetime.datetime, str]], on: st
     yield from (f"from {at:%Y-%m-%d %H:%M:%S}: {words}" for at, words in steps if since < at <= until)
     if since <= made_at < until:
         yield f"what came later is not known {known}"
+
+
+def hours(package: Package, line: str, on: str) -> Iterator[str]:
+    """Yield what the gateway entered about the hours of a moment or a day."""
+    since, until = period(on)
+    is_known = False
+    for entry in package.entries("hour of answers", line=line):
+        said, begins = entry["subjects"], moment(entry["subjects"]["hour"])
+        if since - AN_HOUR < begins <= until:
+            is_known, by = True, ", ".join(f"{adapter}: {count}" for adapter, count in said["by_adapter"].items())
+            yield f"{said['answers']} answers in the hour from {begins:%Y-%m-%d %H:%M}, by {place(entry)}: {by}"
+    if not is_known:
+        yield "the gateway entered no answer of this time, by what is here"
 
 
 # --- 11. Reviews -----------------------------------------------------------------------------------------------------
@@ -1384,8 +1445,11 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
         tell(f"\n{adapter}, {row['classification']}, weights {row['adapter_sha256']}, was made of:", words)
     for line in lines:
         tell(f"\nState of line {line}, by its transitions:", (each["words"] for each in changes[line]))
-        steps = answering(changes[line], flags[line])
-        tell(f"What answered line {line}:", answers(package, steps, on or index["on"] or index["made_at"]))
+        steps, asked = (
+            answering(changes[line], flags[line], read_recalls(package)),
+            on or index["on"] or index["made_at"],
+        )
+        tell(f"What answered line {line}:", [*answers(package, steps, asked), *hours(package, line, asked)])
     for title, words in package.words.items():
         tell(f"{title}:{'' if words else ' none'}", words)
     rules = ((f"{place(of)}, by {of['actor']}", of["subjects"]) for of in package.entries("policy changed"))

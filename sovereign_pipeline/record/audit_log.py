@@ -20,6 +20,7 @@ from sovereign_pipeline.record.tables import (
     STORED,
     Adapter,
     AuditEntry,
+    Blob,
     LedgerEntry,
     Table,
     row_as_dict,
@@ -29,6 +30,8 @@ ROWS = "rows"
 """Key in an entry's subjects: table -> primary key -> SHA-256 of a row that came with the entry."""
 ADDED = "rows added since the last entry"
 """Key in `Session.info` for the rows added since the last entry."""
+DRAFTED = "named by the transaction's entries"
+"""Key in `Session.info`: SHA-256 -> what is stored with the transaction's entries, because they name it."""
 
 Rows = dict[str, dict[str, bytes]]
 """Table -> primary key of a row -> its columns as canonical JSON."""
@@ -40,6 +43,7 @@ def watch(session: Session, drafted: dict[str, bytes]) -> None:
     Args:
         drafted: filled with the rows' content and signed statements, by their SHA-256.
     """
+    session.info[DRAFTED] = drafted
 
     @event.listens_for(session, "do_orm_execute")
     def _refuse(state: ORMExecuteState) -> None:
@@ -397,15 +401,23 @@ SEALED, REGISTERED = "artifact sealed", "adapter registered"
 HINT = tree.HINT
 TRAINED_ON = "trained_on"
 """Key in a registration's entry for the adapter's datasets, their contents and its base models."""
+CONTENTS_AT_ONCE = 50
 
 
-def contents_digest(documents: Collection[str], sources: Collection[str]) -> str:
-    """Return the digest of a dataset's documents and sources. The recall index is verified against it."""
-    return digest_of({"documents": sorted(documents), "sources": sorted(sources)})
+def contents_of(documents: Collection[str], sources: Collection[str]) -> bytes:
+    """Return the documents and sources of a dataset as they are stored. A registration names them by their SHA-256."""
+    return canonical_json({"documents": sorted(documents), "sources": sorted(sources)})
 
 
-def enter_adapter(session: Session, adapter: Adapter, actor: str, trained_on: Mapping[str, Any]) -> None:
-    """Add the entry of an adapter's registration, with the rows added with it, in the caller's transaction."""
+def enter_adapter(
+    session: Session, adapter: Adapter, actor: str, trained_on: Mapping[str, Any], contents: Iterable[bytes]
+) -> None:
+    """Add the entry of an adapter's registration, with the rows added with it, in the caller's transaction.
+
+    Args:
+        contents: the documents and sources of each dataset that `trained_on` names (`contents_of`).
+    """
+    session.info[DRAFTED].update((_sha256(each), each) for each in contents)
     subjects = {
         "line": adapter.line,
         "adapter": adapter.id,
@@ -414,3 +426,35 @@ def enter_adapter(session: Session, adapter: Adapter, actor: str, trained_on: Ma
         TRAINED_ON: dict(trained_on),
     }
     append(session, actor, REGISTERED, subjects)
+
+
+def contents_in(session: Session, wanted: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield the SHA-256 and the bytes of datasets' contents (`contents_of`), few in memory at once.
+
+    Raises IntegrityError if one is missing or was changed.
+    """
+    ordered = sorted(wanted)
+    with tree.written_by_this_program():
+        for start in range(0, len(ordered), CONTENTS_AT_ONCE):
+            part = ordered[start : start + CONTENTS_AT_ONCE]
+            query = select(Blob.sha256, Blob.data).where(Blob.sha256.in_(part))
+            found = {sha256: bytes(data) for sha256, data in session.execute(query)}
+            for sha256 in part:
+                if _sha256(found.get(sha256, b"")) != sha256:
+                    raise IntegrityError(
+                        f"The registry: the list of a dataset's documents with the SHA-256 {sha256} is missing or was "
+                        f"changed, so recalls cannot be decided.",
+                        HINT,
+                    )
+                yield sha256, found[sha256]
+
+
+def assert_contents(session: Session) -> None:
+    """Assert that the documents and sources of every dataset are those that registrations name.
+
+    Raises IntegrityError.
+    """
+    query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
+    datasets = (each for subjects in session.scalars(query) for each in subjects[TRAINED_ON]["datasets"].values())
+    for _ in contents_in(session, {each["contents"] for each in datasets}):
+        pass

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError
@@ -21,12 +22,13 @@ from sovereign_pipeline.record import audit_log, checkpoints, in_force, tree
 from sovereign_pipeline.record.audit_log import BEFORE_THE_FIRST
 from sovereign_pipeline.record.notes import Note
 from sovereign_pipeline.record.replay import View, content_in, view_of
-from sovereign_pipeline.record.tables import DERIVED_DATA, STORE, Table, stored_classes, stored_tables
+from sovereign_pipeline.record.tables import STORE, Table, stored_classes, stored_tables
 
 FORMAT = 2
 """Format of the schema. A version of this program that changes the schema must increase it."""
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
+FORMAT_TABLE = "registry_format"
 POSTGRESQL_DISK_FULL = "53100"
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program on the server uses
 
@@ -57,7 +59,7 @@ class Registry:
         than the last checkpoint.
         """
         view = self.view
-        with view.lock, ExitStack() as stack:
+        with _errors_named(), view.lock, ExitStack() as stack:
             if view.disk is not None:
                 connection = view.draft or stack.enter_context(view.connect())
                 yield stack.enter_context(_session(view, connection, view.disk))
@@ -88,7 +90,7 @@ class Registry:
         """
         view = self.view
         with view.lock, checkpoints.only_writer(self.settings):  # in this order: readers here hold up no other process
-            with _full_disk_named(), _writing_connection(self.engine) as disk:
+            with _errors_named(), _writing_connection(self.engine) as disk:
                 if view.disk is not None:
                     raise RuntimeError("a registry cannot be written inside one of its own reading or writing sessions")
                 view.catch_up(disk, partial(checkpoints.verifier, disk, self.settings), self.snapshot)
@@ -183,11 +185,11 @@ def open_registry(settings: Settings, from_first_entry: bool = False) -> Registr
     try:
         engine = _engine(settings)
         found = format_of(engine)
+        if found is None:
+            _create(engine, settings)
     except (ArgumentError, DatabaseError, ImportError, sqlite3.DatabaseError) as error:
         raise cannot_be_opened(error) from None
-    if found is None:
-        _create(engine, settings)
-    elif found != FORMAT:
+    if found not in (None, FORMAT):
         raise other_format(found)
     snapshot = None if from_first_entry else kept_state(settings)
     registry = Registry(engine, settings, _identity(settings), snapshot)
@@ -232,7 +234,7 @@ def is_there(settings: Settings) -> bool:
 def _engine(settings: Settings) -> Engine:
     url = registry_url(settings)
     if url.get_backend_name() != "sqlite":
-        return create_engine(url)
+        return _on_server(url)
     Path(url.database or "").parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, connect_args={"timeout": WAIT_SECONDS})
 
@@ -249,6 +251,14 @@ def _engine(settings: Settings) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _on_server(url: URL, *options: str) -> Engine:
+    """Connect to a database on a server. Its tables are those of the schema `public`, unless the URL's own options name
+    another one: a role may set its own search path, which would lead to other tables."""
+    given = url.query.get("options", "")
+    path = ("-c search_path=public", given if isinstance(given, str) else " ".join(given), *options)
+    return create_engine(url.difference_update_query(["options"]), connect_args={"options": " ".join(path)})
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
@@ -274,9 +284,17 @@ def _writing_connection(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def _full_disk_named() -> Iterator[None]:
+def _errors_named() -> Iterator[None]:
+    """Convert what the database answers to a full disk, and to a statement on tables that are not as this program made
+    them, into an IntegrityError. A database that does not answer raises what SQLAlchemy raises."""
     try:
         yield
+    except (ProgrammingError, DataError) as error:
+        raise IntegrityError(
+            f"The registry's database refuses a statement of this program ({type(error.orig).__name__}): its tables or "
+            f"the rights of its role were changed.",
+            "Run `sovereign doctor`, which names the rights of each role.",
+        ) from None
     except DatabaseError as error:
         code = getattr(error.orig, "sqlite_errorcode", None)
         if code != sqlite3.SQLITE_FULL and getattr(error.orig, "sqlstate", None) != POSTGRESQL_DISK_FULL:
@@ -289,9 +307,9 @@ def _full_disk_named() -> Iterator[None]:
 def format_of(engine: Engine) -> int | None:
     """Return the format of a database's schema, or None for an empty database."""
     with engine.connect() as connection:
-        if not inspect(connection).has_table("registry_format"):
+        if not inspect(connection).has_table(FORMAT_TABLE):
             return None
-        found: int | None = connection.scalar(text("SELECT version FROM registry_format"))
+        found: int | None = connection.scalar(text(f"SELECT version FROM {FORMAT_TABLE}"))
         return found
 
 
@@ -304,11 +322,11 @@ def other_format(found: int | None) -> RegistryNewer:
 
 def _create(engine: Engine, settings: Settings) -> None:
     with checkpoints.only_writer(settings), _writing_connection(engine) as connection:
-        if inspect(connection).has_table("registry_format"):  # another process was first
+        if inspect(connection).has_table(FORMAT_TABLE):  # another process was first
             return
         Table.metadata.create_all(connection, tables=stored_tables())
-        connection.execute(text("CREATE TABLE registry_format (version INTEGER NOT NULL)"))
-        connection.execute(text("INSERT INTO registry_format VALUES (:version)"), {"version": FORMAT})
+        connection.execute(text(f"CREATE TABLE {FORMAT_TABLE} (version INTEGER NOT NULL)"))
+        connection.execute(text(f"INSERT INTO {FORMAT_TABLE} VALUES (:version)"), {"version": FORMAT})
 
 
 @contextmanager
@@ -338,7 +356,7 @@ def _engine_read_only(settings: Settings) -> Iterator[Engine]:
             with _sqlite(Path(url.database or "")) as engine:
                 yield engine
             return
-        engine = create_engine(url, connect_args={"options": "-c default_transaction_read_only=on"})
+        engine = _on_server(url, "-c default_transaction_read_only=on")
     except (ArgumentError, ImportError) as error:
         raise cannot_be_opened(error) from None
     yield engine
@@ -405,11 +423,25 @@ def _state(path: Path) -> tuple[int, int]:
 
 
 TOO_MUCH = ("UPDATE", "DELETE", "TRUNCATE", "TRIGGER")
-"""Rights on a table of entries that no service needs."""
+"""Rights on the registry's tables that no service needs. A right to change one column counts as the right."""
+_RIGHTS = text(
+    "SELECT role.rolname, kind, relation.relname FROM pg_class relation, pg_roles role, "
+    "unnest(CAST(:kinds AS text[])) AS kind "
+    "WHERE relation.relnamespace = current_schema()::regnamespace AND relation.relname = ANY(:tables) "
+    "AND NOT role.rolsuper AND NOT starts_with(role.rolname, 'pg_') "
+    "AND NOT pg_has_role(role.oid, relation.relowner, 'MEMBER') "
+    "AND (has_table_privilege(role.oid, relation.oid, kind) "
+    "OR (kind = 'UPDATE' AND has_any_column_privilege(role.oid, relation.oid, kind))) ORDER BY 1, 2, 3"
+)
+_OWNED = text(
+    "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND relname = ANY(:tables) "
+    "AND relnamespace = current_schema()::regnamespace AND pg_has_role(current_user, relowner, 'MEMBER')"
+)
 
 
 def beyond_a_service(connection: Connection) -> list[str]:
-    """Return a description of each right that the connected role has and a service does not need. Empty for SQLite."""
+    """Return a description of each right on the registry's tables that a service does not need: those of the connected
+    role, and those that the server has granted to any other role but owners and superusers. Empty for SQLite."""
     return [] if connection.dialect.name == "sqlite" else list(_beyond(connection))
 
 
@@ -417,24 +449,11 @@ def _beyond(connection: Connection) -> Iterator[str]:
     role, is_superuser = connection.execute(
         text("SELECT current_user, rolsuper FROM pg_roles WHERE rolname = current_user")
     ).one()
+    tables = [*(table.name for table in stored_tables()), FORMAT_TABLE]
     if is_superuser:
         yield f"{role} is a superuser"
-        return
-    tables = [table.name for table in stored_tables() if not table.info.get(DERIVED_DATA)]
-    owned = connection.scalars(
-        text(
-            "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relname = ANY(:tables) "
-            "AND relnamespace = current_schema()::regnamespace AND pg_has_role(current_user, relowner, 'MEMBER')"
-        ),
-        {"tables": tables},
-    ).all()
-    if owned:
-        yield f"{role} owns {len(owned)} of its {len(tables)} tables"
-        return
-    for right in TOO_MUCH:
-        may = connection.scalars(
-            text("SELECT t FROM unnest(CAST(:tables AS text[])) AS t WHERE has_table_privilege(t, :right)"),
-            {"tables": tables, "right": right},
-        ).all()
-        if may:
-            yield f"{role} has {right} on {', '.join(sorted(may))}"
+    elif owned := connection.scalar(_OWNED, {"tables": tables}):
+        yield f"{role} owns {owned} of its {len(tables)} tables"
+    granted = connection.execute(_RIGHTS, {"tables": tables, "kinds": list(TOO_MUCH)}).all()
+    for (role, kind), rows in groupby(granted, key=lambda row: row[:2]):
+        yield f"{role} has {kind} on {', '.join(row[2] for row in rows)}"

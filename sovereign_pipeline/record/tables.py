@@ -14,7 +14,6 @@ from sqlalchemy import (
     DateTime,
     Dialect,
     ForeignKey,
-    Index,
     MetaData,
     String,
     Text,
@@ -31,12 +30,10 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-STORED, DERIVED_DATA = "stored", "derived"
-"""Keys in a table's `info`: it is a table of the database, and it can be made again. Tables without are the view's."""
+STORED = "stored"
+"""Key in a table's `info`: it is a table of the database. Tables without are the view's."""
 ENTRIES = {"info": {STORED: True}}
 """Table options of the entries and of what they refer to: rows are only ever added."""
-DERIVED = {"sqlite_with_rowid": False, "info": {STORED: True, DERIVED_DATA: True}}
-"""Table options of indexes, whose rows are held against the entries when they are used."""
 
 
 class UtcDateTime(TypeDecorator[datetime.datetime]):
@@ -257,7 +254,8 @@ class LedgerNode(Table):
 
 
 class Blob(Table):
-    """Bytes that entries name by their SHA-256: the columns of a row as canonical JSON, or a signed statement."""
+    """Bytes that entries name by their SHA-256: the columns of a row as canonical JSON, a signed statement, or the
+    documents and sources of a dataset."""
 
     __tablename__ = "blob"
     __table_args__ = (ENTRIES,)
@@ -270,7 +268,7 @@ class SealedEntry(Table):
     """Index: artifact -> number of its entry. Readers verify the entry itself (`sealing.sealed_at`)."""
 
     __tablename__ = "sealed"
-    __table_args__ = (DERIVED,)
+    __table_args__ = (ENTRIES,)
 
     manifest_sha256: Mapped[str] = mapped_column(DIGEST, primary_key=True)
     sequence: Mapped[int]
@@ -424,54 +422,6 @@ class Transition(Table):
     @property
     def statement_sha256(self) -> str:
         return hashlib.sha256(self.statement).hexdigest()
-
-
-class HeldDocument(Table):
-    """Recall index: the integer id of a document."""
-
-    __tablename__ = "document"
-    __table_args__ = (DERIVED,)
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    name: Mapped[str] = mapped_column(unique=True)
-    """The document's id in the datasets' rows."""
-    datasets: Mapped[int] = mapped_column(server_default="0")
-    """Number of datasets that have a row of the document."""
-
-
-class HeldDataset(Table):
-    """Recall index: the integer id of a dataset."""
-
-    __tablename__ = "held_dataset"
-    __table_args__ = (DERIVED,)
-
-    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    digest: Mapped[str] = mapped_column(DIGEST, unique=True)
-    """Digest of the artifact. A base model built here may have used a dataset that is not registered."""
-    documents: Mapped[int] = mapped_column(server_default="0")
-    """Number of documents of which the dataset has rows."""
-    sources: Mapped[int] = mapped_column(server_default="0")
-    """Number of sources that the dataset was made from."""
-
-
-class DatasetDocument(Table):
-    """Recall index: a document and a dataset that has a row of it. Indexed by document and by dataset."""
-
-    __tablename__ = "dataset_document"
-    __table_args__ = (Index("ix_dataset_document_dataset", "dataset", "document"), DERIVED)
-
-    document: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    dataset: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-
-
-class DatasetSource(Table):
-    """Recall index: a source in the recipe that a dataset was made from."""
-
-    __tablename__ = "dataset_source"
-    __table_args__ = (DERIVED,)
-
-    source: Mapped[str] = mapped_column(primary_key=True)
-    dataset: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
 
 
 class Recall(Table):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import insert, select, tuple_
+from sqlalchemy.exc import IntegrityError as RefusedByDatabase
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import InputError, IntegrityError, NotFoundError
@@ -77,14 +78,20 @@ def write(session: Session, head: str, named: Mapping[str, bytes]) -> None:
         {"sequence": sequence, "data": data, "head": head if sequence == last else None}
         for sequence, data in enumerate(appended.entries, first)
     ]
-    session.execute(insert(LedgerEntry), rows)
-    session.execute(insert(LedgerNode), appended.nodes)
     digests = list(named)
     known = set[str]()
     for start in range(0, len(digests), AT_ONCE):
         known |= {*session.scalars(select(Blob.sha256).where(Blob.sha256.in_(digests[start : start + AT_ONCE])))}
-    if new := [{"sha256": each, "data": named[each]} for each in digests if each not in known]:
-        session.execute(insert(Blob), new)
+    try:
+        session.execute(insert(LedgerEntry), rows)
+        session.execute(insert(LedgerNode), appended.nodes)
+        if new := [{"sha256": each, "data": named[each]} for each in digests if each not in known]:
+            session.execute(insert(Blob), new)
+    except RefusedByDatabase:
+        raise IntegrityError(
+            f"The registry: rows are in the place of entry {first} and its tree. They were put in past this program.",
+            HINT,
+        ) from None
 
 
 def leaves(session: Session, after: int = 0) -> Iterator[tuple[int, bytes]]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.record import checkpoints, notes, tree, witnesses
-from sovereign_pipeline.record.audit_log import FIRST, Checkpoint, damaged_registry, verified_hash
+from sovereign_pipeline.record.audit_log import FIRST, Checkpoint, assert_contents, damaged_registry, verified_hash
 from sovereign_pipeline.record.checkpoints import Readable
 from sovereign_pipeline.record.merkle import Growth, Node, leaf_hash
 from sovereign_pipeline.record.notes import TreeHead
@@ -56,7 +56,10 @@ class Report:
 
 
 def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
-    """Verify the ledger, checkpoints, second copy and, if a policy is given, witnesses. Raises IntegrityError."""
+    """Verify the ledger, what its registrations name, checkpoints, second copy and, if a policy is given, witnesses.
+
+    Raises IntegrityError.
+    """
     settings = registry.settings
     # Read before the database, because others may write meanwhile.
     kept, sent = checkpoints.all_kept(settings), witnesses.asked(settings)
@@ -70,6 +73,7 @@ def verify_registry(registry: Readable, policy: Policy | None = None) -> Report:
                 raise IntegrityError(f"{said_by} is not signed with the ledger's key.", checkpoints.RESTORE)
             claims.append(Claim(said_by, head))
         ledger = verify_ledger(session, claims, settings.ledger_copy)
+        assert_contents(session)
     sizes = [each.head.size for each in kept]
     if policy is None:
         return Report(ledger, max(sizes, default=None), None, {})

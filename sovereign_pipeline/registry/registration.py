@@ -392,7 +392,7 @@ def register(
     }
     own = {dataset.digest for dataset in record.datasets}
     found = trained_on(store, inputs["aligned_adapter"], own, record.base_model.digest)
-    rests_on = as_entered(store, found)
+    rests_on, contents = as_entered(store, found)
     actor = People(registry.settings).commitment_of(account())
     with registry.writing() as session:
         known = _registered(session, record_ref)
@@ -418,7 +418,7 @@ def register(
         )
         session.add(adapter)
         session.flush()
-        enter_adapter(session, adapter, actor, rests_on)
+        enter_adapter(session, adapter, actor, rests_on, contents)
     return adapter
 
 

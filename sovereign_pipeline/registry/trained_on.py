@@ -4,6 +4,7 @@ An adapter was trained on its own datasets, on the datasets of every parent adap
 that was built by this pipeline. Held-out documents do not count. Canaries are rows, so they count.
 """
 
+import hashlib
 import json
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
@@ -14,7 +15,7 @@ from sovereign_pipeline.base_models.pinned import read_descriptor
 from sovereign_pipeline.base_models.stages import BASE_MODEL, artifacts_of
 from sovereign_pipeline.dataset.jsonl import CARD, row_ids
 from sovereign_pipeline.dataset.stages import PREFERENCE_DATASET, TRAINING_DATASET
-from sovereign_pipeline.record.audit_log import contents_digest
+from sovereign_pipeline.record.audit_log import contents_of
 from sovereign_pipeline.record.manifest import ArtifactRef, Manifest
 from sovereign_pipeline.record.store import ArtifactStore, input_refs
 from sovereign_pipeline.training.continuation import parent_adapter
@@ -80,12 +81,12 @@ def read_dataset(store: ArtifactStore, ref: ArtifactRef) -> tuple[set[str], set[
     return row_ids(dataset), {source["name"] for source in card["sources"]}
 
 
-def as_entered(store: ArtifactStore, found: TrainedOn) -> dict[str, Any]:
-    """Return the lineage in the form of the registration's ledger entry. The recall index is checked against it."""
-    return {
-        "datasets": {
-            ref.digest: {"directly": directly, "contents": contents_digest(*read_dataset(store, ref))}
-            for ref, directly in found.datasets.items()
-        },
-        "base_models": dict(found.base_models),
+def as_entered(store: ArtifactStore, found: TrainedOn) -> tuple[dict[str, Any], list[bytes]]:
+    """Return the lineage as the registration's ledger entry states it, and what is stored with it: the documents and
+    sources of each dataset. Recalls are decided by both."""
+    contents = {ref: contents_of(*read_dataset(store, ref)) for ref in found.datasets}
+    datasets = {
+        ref.digest: {"directly": directly, "contents": hashlib.sha256(contents[ref]).hexdigest()}
+        for ref, directly in found.datasets.items()
     }
+    return {"datasets": datasets, "base_models": dict(found.base_models)}, list(contents.values())

@@ -1,32 +1,28 @@
 """Look up which adapters were trained on given data, and open, list and waive recalls."""
 
 import datetime
+import json
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
-from sovereign_pipeline.base.files import short
+from sovereign_pipeline.base.errors import ConflictError, InputError, NotFoundError
+from sovereign_pipeline.base.files import canonical_json, short
 from sovereign_pipeline.base.settings import Settings
 from sovereign_pipeline.base.text import and_more
-from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, contents_digest
-from sovereign_pipeline.record.catalog import State, line_of, states
+from sovereign_pipeline.record.audit_log import REGISTERED, TRAINED_ON, contents_in
+from sovereign_pipeline.record.catalog import FLAG_CHANGED, STATE_CHANGED, State, line_of, states
 from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.keys import Signer
 from sovereign_pipeline.record.officers import officers_words
 from sovereign_pipeline.record.statements import RECALL, RECALL_WAIVER
 from sovereign_pipeline.record.tables import (
-    Adapter,
     AuditEntry,
-    DatasetDocument,
-    DatasetSource,
-    HeldDataset,
-    HeldDocument,
     Recall,
     RecallAdapter,
     RecallWaiver,
@@ -42,11 +38,6 @@ class Question:
     source: str | None = None
     dataset: str | None = None
     base_model: str | None = None
-
-    @property
-    def needs_index(self) -> bool:
-        """False if the ledger alone tells: entries of registrations name datasets and base models."""
-        return self.document is not None or self.source is not None
 
     @property
     def given(self) -> dict[str, str]:
@@ -72,9 +63,14 @@ class TrainingData:
     """Digest of a base model -> True if it is the adapter's own."""
 
 
-def training_data(session: Session, adapter_id: str | None = None) -> dict[str, TrainingData]:
-    """Return adapter -> its data, for every adapter or for one."""
-    query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED)
+def training_data(session: Session, adapter_id: str | None = None, after: int = 0) -> dict[str, TrainingData]:
+    """Return adapter -> its data.
+
+    Args:
+        adapter_id: return this adapter only.
+        after: return adapters that were registered after this entry of the ledger.
+    """
+    query = select(AuditEntry.subjects).where(AuditEntry.action == REGISTERED, AuditEntry.sequence > after)
     if adapter_id is not None:
         query = query.where(AuditEntry.subjects["adapter"].as_string() == adapter_id)
     found: dict[str, TrainingData] = {}
@@ -83,133 +79,51 @@ def training_data(session: Session, adapter_id: str | None = None) -> dict[str, 
     return found
 
 
-def assert_complete(session: Session, adapter_id: str | None = None) -> None:
-    """Assert that the index has the datasets of every registered adapter, or of one, with all their sources.
-
-    Raises:
-        IntegrityError: the index lacks rows. The message names the adapters or datasets.
-    """
-    known = set(session.scalars(select(HeldDataset.digest)))
-    stated = training_data(session, adapter_id)
-    if lacking := sorted(adapter for adapter, data in stated.items() if not {*data.datasets} <= known):
-        raise _incomplete(f"adapter {each}" for each in lacking)
-    _assert_sources_counted(session)
-
-
-def _verified_datasets_with(session: Session, question: Question, adapter_id: str | None = None) -> set[str]:
-    """Return the digests of the datasets with a document, a source, or both, from rows that are exactly what the ledger
-    states for the datasets of every adapter, or of one. What was compared is what is searched: a second query may be
-    answered otherwise.
-
-    This reads all rows: use it before decisions, not for lists.
-
-    Raises:
-        IntegrityError: the index differs for a dataset. The message names it.
-    """
-    stated = training_data(session, adapter_id).values()
-    contents = {digest: said["contents"] for data in stated for digest, said in data.datasets.items()}
-    found = set[str]()
-    for digest, expected in contents.items():
-        documents, sources = _rows_of(session, digest)
-        if contents_digest(documents, sources) != expected:
-            raise _incomplete([f"documents or sources of dataset {short(digest)}"])
-        if question.document in (None, *documents) and question.source in (None, *sources):
-            found.add(digest)
-    return found
-
-
-def _rows_of(session: Session, digest: str) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the documents and sources that the index has for a dataset."""
-    of_dataset = select(HeldDataset.id).where(HeldDataset.digest == digest).scalar_subquery()
-    documents = select(HeldDocument.name).join(DatasetDocument, DatasetDocument.document == HeldDocument.id)
-    sources = select(DatasetSource.source).where(DatasetSource.dataset == of_dataset)
-    names = session.scalars(documents.where(DatasetDocument.dataset == of_dataset)).all()
-    return names, session.scalars(sources).all()
-
-
-def _assert_sources_counted(session: Session) -> None:
-    of_dataset = select(DatasetSource.dataset, func.count()).group_by(DatasetSource.dataset)
-    found = {dataset: count for dataset, count in session.execute(of_dataset)}
-    for dataset, digest, sources in session.execute(select(HeldDataset.id, HeldDataset.digest, HeldDataset.sources)):
-        if found.get(dataset, 0) != sources:
-            raise _incomplete([f"sources of dataset {short(digest)}"])
-
-
-def _assert_document_counted(session: Session, name: str) -> None:
-    """Assert that no row about a document is missing. Raises IntegrityError."""
-    known = select(HeldDocument.id, HeldDocument.datasets).where(HeldDocument.name == name)
-    row = session.execute(known).one_or_none()
-    if row is None:  # the document's own row may be missing
-        of_documents = session.scalar(select(func.sum(HeldDocument.datasets)))
-        if of_documents != session.scalar(select(func.sum(HeldDataset.documents))):
-            raise _incomplete(["documents"])
-        return
-    pairs = select(func.count()).select_from(DatasetDocument).where(DatasetDocument.document == row.id)
-    if session.scalar(pairs) != row.datasets:
-        raise _incomplete([f"datasets of document {name}"])
-
-
-def holders(
-    session: Session, question: Question, adapter_id: str | None = None, *, verified: bool = False
-) -> dict[str, bool]:
+def holders(session: Session, question: Question, stated: Mapping[str, TrainingData]) -> dict[str, bool]:
     """Return adapter -> True if it was itself trained on the searched data, False if only its parent or base model was.
 
     Args:
-        question: exact ids and whole digests, as stored in the index.
-        adapter_id: look at this adapter only.
+        question: exact ids and whole digests, as the datasets have them.
+        stated: the adapters to search (`training_data`).
 
     Raises:
-        IntegrityError: a row about the document is missing.
+        IntegrityError: the documents and sources of a dataset are not those that the ledger states.
     """
-    stated = training_data(session, adapter_id)
     if question.base_model is not None:
         bases = {adapter: data.base_models for adapter, data in stated.items()}
         return {each: bases[each][question.base_model] for each in bases if question.base_model in bases[each]}
-    if question.dataset is not None:
-        wanted = {question.dataset}
-    elif verified:
-        wanted = _verified_datasets_with(session, question, adapter_id)
-    else:
-        if question.document is not None:
-            _assert_document_counted(session, question.document)
-        wanted = _datasets_with(session, question)
-    found: dict[str, bool] = {}
-    for adapter, data in stated.items():
-        if on := data.datasets.keys() & wanted:
-            found[adapter] = any(data.datasets[each]["directly"] for each in on)
-    return found
+    wanted = {question.dataset} if question.dataset is not None else _datasets_with(session, question, stated)
+    return {
+        adapter: any(data.datasets[each]["directly"] for each in on)
+        for adapter, data in stated.items()
+        if (on := data.datasets.keys() & wanted)
+    }
 
 
-def holds(session: Session, adapter_id: str, question: Question) -> bool:
-    """Return True if an adapter was trained on the searched data.
-
-    Raises:
-        IntegrityError: the index does not have the adapter's datasets, or a row is missing.
-    """
-    if question.needs_index:
-        assert_complete(session, adapter_id)
-    return adapter_id in holders(session, question, adapter_id, verified=True)
-
-
-def _datasets_with(session: Session, question: Question) -> set[str]:
+def _datasets_with(session: Session, question: Question, stated: Mapping[str, TrainingData]) -> set[str]:
     """Return the digests of the datasets with a document, a source, or both."""
-    query = select(HeldDataset.digest)
-    if question.source is not None:
-        of_source = select(DatasetSource.dataset).where(DatasetSource.source == question.source)
-        query = query.where(HeldDataset.id.in_(of_source))
-    if question.document is not None:
-        document = select(HeldDocument.id).where(HeldDocument.name == question.document).scalar_subquery()
-        of_document = select(DatasetDocument.dataset).where(DatasetDocument.document == document)
-        query = query.where(HeldDataset.id.in_(of_document))
-    return set(session.scalars(query))
+    contents = {digest: said["contents"] for data in stated.values() for digest, said in data.datasets.items()}
+    matching = {sha256 for sha256, each in contents_in(session, {*contents.values()}) if _matches(each, question)}
+    return {digest for digest, sha256 in contents.items() if sha256 in matching}
 
 
-def _incomplete(rows: Iterable[str]) -> IntegrityError:
-    return IntegrityError(
-        f"The index of what adapters hold lacks rows: {and_more(rows)}.",
-        "Rebuild it from the artifacts.",
-        act="rebuild_index",
+def _matches(content: bytes, question: Question) -> bool:
+    documents, _, sources = content.rpartition(SOURCES)  # unescaped quotation marks are in no name
+    if question.source is not None and question.source not in json.loads(sources[:-1]):
+        return False
+    if question.document is None:
+        return True
+    # A search of the bytes rules out most datasets, and a document's name may contain another one's bytes.
+    return (
+        canonical_json(question.document) in documents
+        and question.document in json.loads(documents + b"}")["documents"]
     )
+
+
+def _sources(session: Session, stated: Mapping[str, TrainingData]) -> set[str]:
+    """Return the sources of all datasets."""
+    contents = {said["contents"] for data in stated.values() for said in data.datasets.values()}
+    return {name for _, each in contents_in(session, contents) for name in json.loads(each)["sources"]}
 
 
 OPENED, WAIVED = "recall opened", "recall waived"
@@ -220,6 +134,8 @@ WAIVING = Act(
     RECALL_WAIVER,
     lambda said: f"the waiver of {said['recall']} for {said['adapter']}",
 )
+SOURCES = b',"sources":'
+"""What stands between the documents and the sources of a dataset's contents."""
 _DIGITS = re.compile(r"[0-9a-f]{6,64}")
 
 
@@ -239,7 +155,7 @@ class Answer:
     """The adapters that were trained on the searched data."""
 
     question: Question
-    """The search in the index's form: normalised ids, whole digests."""
+    """The search as datasets and the ledger have its values: normalised ids, whole digests."""
     holders: tuple[Holder, ...]
 
 
@@ -249,7 +165,7 @@ def ask(registry: Registry, question: Question) -> Answer:
     Raises:
         NotFoundError: no adapter has the source, dataset or base model.
         InputError: the search has no field set, or fields that cannot be combined.
-        IntegrityError: the index lacks an adapter.
+        IntegrityError: the documents and sources of a dataset are not those that the ledger states.
     """
     with registry.reading() as session:
         return _answer(session, question)
@@ -339,17 +255,17 @@ def open_recalls(session: Session, settings: Settings, adapter_id: str, state: S
         state: the adapter's state, if the caller has looked it up already.
 
     Raises:
-        IntegrityError: a recall or waiver is not validly signed; or there are recalls and the index does not have the
-            adapter's datasets, so it could contain any recalled data.
+        IntegrityError: a recall or waiver is not validly signed; or the documents and sources of a dataset of the
+            adapter are not those that the ledger states.
     """
     if (state or states(session, line_of(adapter_id)).get(adapter_id)) == "retired":
         return []
     recalls = [each for each in _on_record(session, settings) if adapter_id not in each.waived]
-    is_registered = session.get(Adapter, adapter_id) is not None
+    stated = training_data(session, adapter_id) if recalls else {}
     return [
         each.recall
         for each in recalls
-        if adapter_id in each.named or (is_registered and holds(session, adapter_id, question_of(each.recall)))
+        if adapter_id in each.named or holders(session, question_of(each.recall), stated)
     ]
 
 
@@ -374,19 +290,97 @@ def recalls_in_force(
     Args:
         state: the state of each adapter to return; None returns all adapters.
     """
-    recalls = _on_record(session, settings)
+    recalls = _with_entries(session, settings)
     if not recalls:
         return {}
-    if any(question_of(each.recall).needs_index for each in recalls):
-        assert_complete(session)
     state = states(session) if state is None else state
     found = defaultdict[str, list[Recall]](list)
-    for each in recalls:
-        held = {*each.named, *holders(session, question_of(each.recall))} - each.waived
+    for each, opened in recalls:
+        later = training_data(session, after=opened)  # the recall names every adapter that was registered before it
+        held = {*each.named, *holders(session, question_of(each.recall), later)} - each.waived
         for adapter in sorted(held):
             if state.get(adapter, "retired") != "retired":
                 found[adapter].append(each.recall)
     return dict(found)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """The adapters of a line that could answer users from a moment on."""
+
+    at: datetime.datetime
+    production: str | None
+    staged: str | None
+    recalls: Mapping[str, tuple[str, ...]]
+    """Adapter of the two that answered nobody -> the recalls that were open for it."""
+
+    @property
+    def adapters(self) -> list[str]:
+        """The ids of the adapters that could answer."""
+        return [each for each in (self.production, self.staged) if each is not None and each not in self.recalls]
+
+
+def answering(session: Session, settings: Settings, line: str) -> list[Answering]:
+    """Return which adapters of a line could answer from when on, oldest first.
+
+    The line's flag says so, or its transitions until it has one. An adapter answers nobody while a recall applies to
+    it, or once its transitions have ended it.
+
+    Raises the same errors as `open_recalls`.
+    """
+    recalled = {
+        each.recall.id: each.named | {*holders(session, question_of(each.recall), training_data(session, after=opened))}
+        for each, opened in _with_entries(session, settings)
+    }
+    actions = (STATE_CHANGED, FLAG_CHANGED, OPENED, WAIVED)
+    entries = session.scalars(select(AuditEntry).where(AuditEntry.action.in_(actions)).order_by(AuditEntry.sequence))
+    events = [(_took_effect(entry), entry) for entry in entries if entry.subjects.get("line") in (None, line)]
+    state, under = dict[str, str](), defaultdict[str, set[str]](set)
+    flag: Mapping[str, Any] | None = None
+    found: list[Answering] = []
+    for at, entry in sorted(events, key=lambda each: each[0]):
+        said = entry.subjects
+        if entry.action == STATE_CHANGED:
+            state[said["adapter"]] = said["to"]
+        elif entry.action == FLAG_CHANGED:
+            flag = said
+        elif entry.action == OPENED:
+            for each in recalled[said["recall"]]:
+                under[each].add(said["recall"])
+        else:
+            under[said["adapter"]].discard(said["recall"])
+        production = next((each for each in state if state[each] == "production"), None)
+        staged = None
+        if flag is not None:
+            is_stopped = flag["stopped"] is not None
+            arms = (flag["production"], None if is_stopped else flag["staged"])
+            production, staged = (each if each and state.get(each) in _ANSWERS else None for each in arms)
+        recalls = {each: tuple(sorted(under[each])) for each in (production, staged) if each and under[each]}
+        found.append(Answering(at, production, staged, recalls))
+    return found
+
+
+def answering_at(session: Session, settings: Settings, line: str, at: datetime.datetime | None) -> Answering | None:
+    """Return which adapters of a line could answer at a moment (None: now), or None before the line's first change."""
+    steps = answering(session, settings, line)
+    return next((each for each in reversed(steps) if at is None or each.at <= at), None)
+
+
+_ANSWERS = ("production", "staged", "superseded")
+"""States in which a flag may give an adapter to users: an officer's rollback does so before its transition is made."""
+
+
+def _took_effect(entry: AuditEntry) -> datetime.datetime:
+    """Return when an act took effect. A flag may change while the registry is down, and is logged later."""
+    own = entry.subjects.get({STATE_CHANGED: "at", FLAG_CHANGED: "made_at"}.get(entry.action, ""))
+    return entry.at if own is None else min(entry.at, datetime.datetime.fromisoformat(own))
+
+
+def _with_entries(session: Session, settings: Settings) -> list[tuple["_Recalled", int]]:
+    """Return every recall, oldest first, with the number of its entry."""
+    query = select(AuditEntry.subjects["recall"].as_string(), AuditEntry.sequence).where(AuditEntry.action == OPENED)
+    opened = {name: sequence for name, sequence in session.execute(query)}
+    return [(each, opened[each.recall.id]) for each in _on_record(session, settings)]
 
 
 def list_recalls(session: Session, settings: Settings) -> Iterator[tuple[Recall, list[str]]]:
@@ -405,11 +399,9 @@ _RECALLS = select(Recall).order_by(Recall.opened_at, Recall.id)
 
 
 def _answer(session: Session, asked: Question) -> Answer:
-    if asked.needs_index:
-        assert_complete(session)  # first, because data unknown to an incomplete index may exist
-        _verified_datasets_with(session, asked)  # before a source is said to be unknown
-    question = _exact(session, asked)
-    found = holders(session, question, verified=True)
+    stated = training_data(session)
+    question = _exact(session, asked, stated)
+    found = holders(session, question, stated)
     state: dict[str, State] = {}
     # Read line by line, so that another line's errors hide none of these.
     for line in sorted({line_of(each) for each in found}):
@@ -418,7 +410,7 @@ def _answer(session: Session, asked: Question) -> Answer:
     return Answer(question, tuple(held))
 
 
-def _exact(session: Session, asked: Question) -> Question:
+def _exact(session: Session, asked: Question, stated: Mapping[str, TrainingData]) -> Question:
     from sovereign_pipeline.corpus.values import normal_id  # loads the corpus package; lists do not need it
 
     if set(asked.given) not in ({"document"}, {"source"}, {"document", "source"}, {"dataset"}, {"base_model"}):
@@ -427,15 +419,16 @@ def _exact(session: Session, asked: Question) -> Question:
         )
     if asked.document is not None and not normal_id(asked.document):
         raise InputError("The id of a document is empty.", "Give the id as its row has it.")
-    if asked.source is not None and not session.scalars(_SOURCES.where(DatasetSource.source == asked.source)).first():
-        known = and_more(session.scalars(_SOURCES.distinct().order_by(DatasetSource.source))) or "none"
+    if asked.source is not None and not holders(session, Question(source=asked.source), stated):
+        known = and_more(sorted(_sources(session, stated))) or "none"
         raise NotFoundError(f"No registered adapter has a source '{asked.source}'.", f"Known sources: {known}.")
-    stated = training_data(session).values()
     return Question(
         document=normal_id(asked.document) if asked.document is not None else None,
         source=asked.source,
-        dataset=_whole({digest for data in stated for digest in data.datasets}, asked.dataset, "dataset"),
-        base_model=_whole({digest for data in stated for digest in data.base_models}, asked.base_model, "base model"),
+        dataset=_whole({each for data in stated.values() for each in data.datasets}, asked.dataset, "dataset"),
+        base_model=_whole(
+            {each for data in stated.values() for each in data.base_models}, asked.base_model, "base model"
+        ),
     )
 
 
@@ -474,9 +467,6 @@ def _said(recall: Recall, adapters: list[str]) -> dict[str, Any]:
 
 def _said_of_waiver(waiver: RecallWaiver) -> dict[str, Any]:
     return {"recall": waiver.recall_id, "adapter": waiver.adapter_id, "reason": waiver.reason}
-
-
-_SOURCES = select(DatasetSource.source)
 
 
 def _whole(known: Collection[str], digits: str | None, what: str) -> str | None:

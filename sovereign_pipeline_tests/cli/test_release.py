@@ -1,17 +1,22 @@
 """`sovereign adapters`: rollback with the registry and without it, the status, and lists."""
 
+import datetime
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from sovereign_pipeline.base.errors import NotFoundError
 from sovereign_pipeline.cli import terminal
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.cli.release import let_flag_follow
+from sovereign_pipeline.evidence.package import answered
 from sovereign_pipeline.record.keys import write_key
+from sovereign_pipeline.release.recall import Question, ask, open_recall, waive_recall
 from sovereign_pipeline.release.standing import history_of
 from sovereign_pipeline.serving.rollout.flag import root_of
 from sovereign_pipeline_tests.release.conftest import Office
@@ -108,3 +113,42 @@ def test_a_list_of_adapters_takes_one_line_each_at_100_columns(
         assert call(*arguments).exit_code == 0
         rows = [line for line in written.getvalue().splitlines() if line.startswith("│")]
         assert len(rows) == 2 and all("lamps-1." in row and "PUBLIC" in row for row in rows)
+
+
+def test_what_answered_leaves_out_the_time_under_a_recall_and_after_retirement(office: Office, key: Path) -> None:
+    adapter, registry = office.adapter(), office.registry
+    times = {"before": now()}
+    office.to_production(adapter)
+    times["in production"] = now()
+    opened = open_recall(registry, ask(registry, Question(source="letters")), office.officers["omar"], "Withdrawn.")
+    times["recalled"] = now()
+    waive_recall(registry, opened.id, adapter.id, office.officers["ines"], "Nothing of it is left.")
+    times["waived"] = now()
+    office.move("retire", adapter)
+    times["retired"] = now()
+    found = {
+        when: json.loads(call("production", "lamps", "--at", at.isoformat(), "--json").stdout)
+        for when, at in times.items()
+    }
+    assert {when: each["adapter"] for when, each in found.items()} == {
+        "before": None,
+        "in production": adapter.id,
+        "recalled": None,
+        "waived": adapter.id,
+        "retired": None,
+    }
+    assert (found["recalled"]["recalled"], found["recalled"]["recalls"]) == (adapter.id, [opened.id])
+    told = call("production", "lamps", "--at", times["recalled"].isoformat()).stdout
+    assert "nothing answered" in told and opened.id in told
+    with registry.reading() as session:
+        dark = (times["recalled"], times["recalled"])
+        with pytest.raises(NotFoundError):
+            answered(session, registry.settings, "lamps", "2027-01-01", *dark)
+        for since, until in ((times["in production"], times["recalled"]), (times["waived"], times["waived"])):
+            assert answered(session, registry.settings, "lamps", "2027-01-01", since, until) == [adapter.id]
+
+
+def now() -> datetime.datetime:
+    """A time after the second of what was done, whose transitions name whole seconds."""
+    time.sleep(1.01)
+    return datetime.datetime.now(datetime.UTC)

@@ -107,7 +107,7 @@ class Chain:
             )
             session.add(adapter)
             session.flush()
-            enter_adapter(session, adapter, "clerk", {"datasets": {}, "base_models": {}})
+            enter_adapter(session, adapter, "clerk", {"datasets": {}, "base_models": {}}, ())
 
     def items(self, ref: ArtifactRef) -> dict[str, float]:
         """How many items of each arm were found in the cache, and how many computed."""

@@ -16,7 +16,6 @@ from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.release.acts import add_issue
 from sovereign_pipeline.release.cadence import record_review
 from sovereign_pipeline.release.recall import Question, waive_recall
-from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.review.closed_reviews import blind_review_stage
 from sovereign_pipeline.serving.rollout.publishing import follow
 from sovereign_pipeline_tests.conftest import LADDER, DemoInstitution, minimal_recipe
@@ -71,9 +70,7 @@ def one_more_adapter(office: Office, bench: Demanding) -> Adapter:
     bench.institution.rows.append(row(len(bench.institution.rows)))
     bench.run(until=bench.report)
     bench.waive()
-    adapter = bench.register()
-    index_adapter(office.registry, bench.store, adapter)
-    return adapter
+    return bench.register()
 
 
 def _reviewed(bench: Demanding) -> None:

@@ -130,7 +130,8 @@ class Story:
         """What answered the line, as the verifier says it."""
         self.package.acts = verify.read_acts(self.package)
         changes = verify.read_changes(self.package, "lamps")
-        steps = verify.answering(changes, verify.read_flags(self.package, "lamps", changes))
+        flags = verify.read_flags(self.package, "lamps", changes)
+        steps = verify.answering(changes, flags, verify.read_recalls(self.package))
         return [*verify.answers(self.package, steps, on)]
 
     def changes(self) -> list[str]:

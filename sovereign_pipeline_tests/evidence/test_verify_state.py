@@ -8,11 +8,11 @@ import pytest
 
 from sovereign_pipeline.evidence import verify
 from sovereign_pipeline.record.keys import FileSigner, generate
-from sovereign_pipeline.record.statements import APPROVAL
+from sovereign_pipeline.record.statements import APPROVAL, RECALL, RECALL_WAIVER
 from sovereign_pipeline.record.trust_changes import create_trust, rotate_root
 from sovereign_pipeline.release.standing import ARROWS
 from sovereign_pipeline.serving.rollout.flag import Flag, document
-from sovereign_pipeline_tests.evidence.story import ADAPTER, EVIDENCE, NAMED, OTHER, Story, moment
+from sovereign_pipeline_tests.evidence.story import ADAPTER, EVIDENCE, NAMED, OTHER, RECORD, Story, moment
 
 
 @pytest.fixture
@@ -422,3 +422,65 @@ def test_the_targets_are_the_newest_roots(files: dict[str, bytes]) -> None:
     forged = files | {"trust/targets.json": _signed_by(files["trust/targets.json"], NEW)}
     with pytest.raises(verify.Refused, match=r"trust/targets\.json: 0 of the 2 keys that are needed signed it"):
         _read(forged, files["trust/1.root.json"])
+
+
+DARK = f"; {ADAPTER} answered nobody, under recall-1"
+
+
+@pytest.mark.security_case(
+    "An adapter in production was under a recall for a time, and the evidence is asked what answered then",
+    "It says that the adapter answered nobody from the recall to its waiver, with a flag and without",
+)
+@pytest.mark.parametrize("has_flag", [True, False])
+def test_an_adapter_answers_nobody_from_a_recall_to_its_waiver(has_flag: bool) -> None:
+    made = Story()
+    _in_production(made)
+    if has_flag:
+        made.flag(ADAPTER)
+    made.at = moment(28)
+    _recall(made, "recall-1", ADAPTER, OTHER)
+    if has_flag:
+        made.flag(ADAPTER)
+    made.at = moment(29)
+    _waive(made, "recall-1", OTHER)
+    _waive(made, "recall-1", ADAPTER)
+    before, *_ = made.answered("2026-11-27T10:00")
+    assert DARK not in before and ADAPTER in before
+    assert made.answered("2026-11-28T10:00")[0].endswith(DARK)
+    day = made.answered("2026-11-28")
+    assert not day[0].endswith(DARK) and {each.endswith(DARK) for each in day[1:]} == {True}
+    assert not made.answered("2026-11-29T10:00")[0].endswith(DARK)
+
+
+def test_two_recalls_are_waived_one_by_one_and_those_of_others_change_nothing(story_verify_flags: Story) -> None:
+    story_verify_flags.at = moment(28)
+    _recall(story_verify_flags, "recall-1", ADAPTER)
+    _recall(story_verify_flags, "recall-2", ADAPTER, OTHER)
+    _waive(story_verify_flags, "recall-1", ADAPTER)
+    told = story_verify_flags.answered("2026-11-28T10:00")[0]
+    assert f"{ADAPTER} answered nobody, under recall-2; {OTHER} answered nobody, under recall-2" in told
+    story_verify_flags.at = moment(29)
+    _waive(story_verify_flags, "recall-2", OTHER)
+    assert story_verify_flags.answered("2026-11-29T10:00")[0].endswith(f"{ADAPTER} answered nobody, under recall-2")
+
+
+def test_hours_that_the_gateway_entered_are_told() -> None:
+    made = Story()
+    for hour, count in (("2026-11-27T09:00Z", 5), ("2026-11-27T10:00Z", 7)):
+        said = {"line": "lamps", "hour": hour, "answers": count, "by_adapter": {ADAPTER: count}}
+        made.enter("hour of answers", said, "gateway")
+    (at,) = verify.hours(made.package, "lamps", "2026-11-27T09:30")
+    assert at.startswith("5 answers in the hour from 2026-11-27 09:00") and at.endswith(f"{ADAPTER}: 5")
+    assert len([*verify.hours(made.package, "lamps", "2026-11-27")]) == 2
+    for other in (("lamps", "2026-11-28"), ("lamps", "2026-11-27T11:00"), ("buoys", "2026-11-27")):
+        assert [*verify.hours(made.package, *other)] == ["the gateway entered no answer of this time, by what is here"]
+
+
+def _recall(story: Story, name: str, *adapters: str) -> None:
+    said = {"recall": name, "source": "letters", "reason": "Withdrawn.", "adapters": list(adapters), "at": story.at}
+    story.act("layla", "recall opened", RECALL, RECORD, said)
+
+
+def _waive(story: Story, name: str, adapter: str) -> None:
+    said = {"recall": name, "adapter": adapter, "reason": "It holds nothing of it.", "at": story.at}
+    story.act("omar", "recall waived", RECALL_WAIVER, RECORD, said)

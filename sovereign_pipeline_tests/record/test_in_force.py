@@ -102,6 +102,11 @@ def test_a_new_version_is_an_entry_and_an_older_one_stops_every_act(
 def test_verifying_compares_the_trust_root_with_the_one_on_record(
     registry: Registry, trust: Path, roots: tuple[FileSigner, ...], tmp_path: Path, sovereign: Callable[..., str]
 ) -> None:
+    shutil.move(trust, tmp_path / "first")
+    light(registry, 0)
+    assert sovereign("audit", "verify").startswith("0")
+    shutil.move(tmp_path / "first", trust)
+    assert sovereign("audit", "verify").startswith("1")  # nothing is compared
     light(registry, 1)
     shutil.copytree(trust, tmp_path / "older")
     add_key(trust, "bundle", generate().public_pem, roots[:2])

@@ -8,7 +8,11 @@ import pytest
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 
+from sovereign_pipeline.base.processes import run_program
 from sovereign_pipeline.base.settings import PROJECT_ROOT
+from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.cli.terminal import print_error
+from sovereign_pipeline.record import replay
 from sovereign_pipeline.record.database import Registry, beyond_a_service, open_registry
 from sovereign_pipeline_tests.record.lamps import exact_bytes, light
 from sovereign_pipeline_tests.registry.bench import Bench
@@ -53,7 +57,13 @@ def test_a_service_does_every_act_and_whoever_may_do_more_is_named(
                 for statement in filter(str.strip, GRANTS.split(";")):
                     connection.execute(text(statement))
         if role == "registry_service":
-            for statement in ("UPDATE entry SET head = 'x'", "ALTER TABLE blob DROP COLUMN data"):
+            for statement in (
+                "UPDATE entry SET head = 'x'",
+                "UPDATE blob SET data = 'x'",
+                "DELETE FROM blob",
+                "DELETE FROM sealed",
+                "ALTER TABLE blob DROP COLUMN data",
+            ):
                 with pytest.raises(ProgrammingError), registry.engine.begin() as connection:
                     connection.execute(text(statement))
         registry.engine.dispose()
@@ -63,14 +73,104 @@ def test_a_service_does_every_act_and_whoever_may_do_more_is_named(
 
     monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", roles["registry_owner"])
     engine = open_registry(bench.settings).engine
+    grants = ("DELETE ON entry, node", "UPDATE (data) ON blob", "TRUNCATE ON registry_format")
     with engine.begin() as connection:
-        connection.execute(text("GRANT UPDATE ON blob TO registry_service"))
+        for each in grants:
+            connection.execute(text(f"GRANT {each} TO registry_service"))
+        as_seen_by_owner = beyond_a_service(connection)
     engine.dispose()
     monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", roles["registry_service"])
     engine = open_registry(bench.settings).engine
     with engine.connect() as connection:
-        assert beyond_a_service(connection) == ["registry_service has UPDATE on blob"]
+        seen = beyond_a_service(connection)
+    assert (
+        seen
+        == as_seen_by_owner[1:]
+        == [
+            "registry_service has DELETE on entry, node",
+            "registry_service has TRUNCATE on registry_format",
+            "registry_service has UPDATE on blob",
+        ]
+    )
     engine.dispose()
+
+
+JUNK = {
+    "an entry": "INSERT INTO entry (sequence, data) VALUES (9999, 'x')",
+    "the next entry": "INSERT INTO entry (sequence, data, head) SELECT max(sequence) + 1, 'x', 'y' FROM entry",
+    "an entry before all": "INSERT INTO entry (sequence, data) VALUES (-1, 'x')",
+    "a node": "INSERT INTO node (level, position, hash) SELECT 0, max(sequence), 'x' FROM entry",
+    "a node of no tree": "INSERT INTO node (level, position, hash) VALUES (70, -1, 'x')",
+    "a blob": "INSERT INTO blob (sha256, data) VALUES ('x', 'x')",
+    "a key": "INSERT INTO ledger_key (verifier) VALUES ('x')",
+    "an artifact": "INSERT INTO sealed (manifest_sha256, sequence) VALUES ('x', 2147483647)",
+    "a format": "INSERT INTO registry_format (version) VALUES (99)",
+    "a search path": "ALTER ROLE registry_service SET search_path = nowhere",
+    "no writing": "ALTER ROLE registry_service SET default_transaction_read_only = on",
+    "no time": "ALTER ROLE registry_service SET statement_timeout = 1",
+}
+COMMANDS = (
+    ("adapters", "list"),
+    ("recall", "--document", "R-00011"),
+    ("audit", "verify"),
+    ("doctor",),
+    ("audit", "checkpoint"),
+)
+
+
+@pytest.mark.postgresql
+@pytest.mark.security_case(
+    "A service's role on the server inserts rows of its own, or sets its own search path, read-only mode or time-out",
+    "Every command ends as before, or by a message; no answer changes",
+)
+def test_a_service_changes_no_answer_and_every_command_ends_by_a_message(
+    bench: Bench, roles: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", roles["registry_owner"])
+    owner = bench.open_registry()
+    bench.register()
+    as_owner(owner, *filter(str.strip, GRANTS.split(";")))
+    monkeypatch.setenv("SOVEREIGN_REGISTRY_URL", roles["registry_service"])
+    monkeypatch.setenv("SOVEREIGN_HOME", str(bench.settings.home))
+    monkeypatch.setenv("SOVEREIGN_DATA", str(bench.settings.data))
+
+    def ends(*arguments: str) -> tuple[object, str]:
+        replay.forget_all()
+        with pytest.raises(SystemExit) as end:
+            run_program(lambda: app(arguments), print_error)
+        return end.value.code, capsys.readouterr().out
+
+    before = {each: ends(*each) for each in COMMANDS}
+    assert before["adapters", "list"][0] == before["recall", "--document", "R-00011"][0] == 0
+    stops, superuser = set(), create_engine(roles["superuser"])
+    for what, statement in JUNK.items():
+        attacker = create_engine(roles["registry_service"])
+        with attacker.begin() as connection:
+            connection.execute(text(statement))
+        for arguments in COMMANDS:
+            code, shown = ends(*arguments)
+            assert code in (0, 1, 2), (what, arguments)
+            if code != before[arguments][0]:
+                stops.add(what)
+            elif arguments != ("doctor",):
+                assert shown == before[arguments][1], (what, arguments)
+        attacker.dispose()
+        as_owner(owner, *UNDONE)
+        with superuser.begin() as connection:
+            connection.execute(text("ALTER ROLE registry_service RESET ALL"))
+    superuser.dispose()
+    assert {"an entry", "a key"} <= stops and not stops & {"a blob", "an artifact", "a search path"}
+    owner.engine.dispose()
+
+
+UNDONE = (
+    "DELETE FROM entry WHERE data = 'x'",
+    "DELETE FROM node WHERE hash = 'x'",
+    "DELETE FROM blob WHERE data = 'x'",
+    "DELETE FROM ledger_key WHERE verifier = 'x'",
+    "DELETE FROM sealed WHERE manifest_sha256 = 'x'",
+    "DELETE FROM registry_format WHERE version = 99",
+)
 
 
 def as_owner(registry: Registry, *statements: str) -> None:

@@ -1,20 +1,23 @@
-"""A chain of small artifacts whose adapters may continue from others, registered and indexed as in the pipeline."""
+"""A chain of small artifacts whose adapters may continue from others, registered as in the pipeline."""
 
 import json
 from dataclasses import replace
 from typing import Any
 
 import yaml
+from sqlalchemy import delete, select, update
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.files import file_sha256
 from sovereign_pipeline.base_models.pinned import card_path, load_card
 from sovereign_pipeline.base_models.stages import made_here
 from sovereign_pipeline.cli.main import app
+from sovereign_pipeline.record.audit_log import contents_of
+from sovereign_pipeline.record.database import Registry
 from sovereign_pipeline.record.stage import Stage, Workplace
-from sovereign_pipeline.record.tables import Adapter
+from sovereign_pipeline.record.tables import Adapter, Blob
 from sovereign_pipeline.registry.registration import registered_adapter_stage
-from sovereign_pipeline.release.recall_index import index_adapter
+from sovereign_pipeline.release.recall import training_data
 from sovereign_pipeline.training.continuation import parent_digests
 from sovereign_pipeline_tests.conftest import letter
 from sovereign_pipeline_tests.registry.bench import CHAIN, Bench
@@ -36,7 +39,7 @@ def with_origins() -> tuple[Stage, ...]:
 
 
 class Holders:
-    """Lines of adapters, each registered and indexed."""
+    """Lines of registered adapters."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -48,9 +51,7 @@ class Holders:
         self.bench.recipe["line"] = line
         self.bench.recipe["training"] = {"base_model": "tiny", "instruction": "Answer.", **training}
         self.bench.institution.rows = self.first_letters if rows is None else rows
-        adapter = self.bench.register()
-        index_adapter(self.registry, self.bench.store, adapter)
-        return adapter
+        return self.bench.register()
 
     def base_model_of(self, adapter: Adapter, name: str) -> None:
         """Describe the whole model of an adapter that was tuned in full as a base model."""
@@ -67,6 +68,23 @@ class Holders:
 
 def letters(first: int, last: int) -> list[dict[str, Any]]:
     return [letter(number) for number in range(first, last)]
+
+
+CHANGES_OF_CONTENTS = ("removed", "renamed", "emptied", "junk")
+
+
+def change_contents(registry: Registry, adapter: Adapter, change: str) -> None:
+    """Change what the database has for the dataset of an adapter, as whoever owns the database can."""
+    with registry.reading() as session:
+        sha256 = training_data(session, adapter.id)[adapter.id].datasets[adapter.dataset_digest]["contents"]
+    of_dataset = Blob.sha256 == sha256
+    with registry.engine.begin() as connection:
+        if change == "removed":
+            connection.execute(delete(Blob).where(of_dataset))
+            return
+        data = connection.scalars(select(Blob.data).where(of_dataset)).one()
+        others = {"renamed": data.replace(b"R-00011", b"R-77777"), "emptied": contents_of([], ["letters"])}
+        connection.execute(update(Blob).where(of_dataset).values(data=others.get(change, b"\xffjunk")))
 
 
 class Ask:

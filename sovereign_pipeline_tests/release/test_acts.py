@@ -16,7 +16,6 @@ from sovereign_pipeline.record.trust_changes import add_officer, revoke
 from sovereign_pipeline.release.acts import ADDED, add_issue, issues_by_adapter
 from sovereign_pipeline.release.cadence import due_reviews, record_review
 from sovereign_pipeline.release.recall import OPENED, Question, ask, open_recall, open_recalls, waive_recall
-from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.release.requests import decide, find_request
 from sovereign_pipeline_tests.record.owner import change
 from sovereign_pipeline_tests.release.conftest import Office
@@ -28,9 +27,7 @@ NOW = datetime.datetime(2026, 11, 26, 12, tzinfo=datetime.UTC)
 
 @pytest.fixture
 def adapter(office: Office) -> Adapter:
-    adapter = office.adapter()
-    index_adapter(office.registry, office.bench.store, adapter)
-    return adapter
+    return office.adapter()
 
 
 LONG = "x" * 200_000

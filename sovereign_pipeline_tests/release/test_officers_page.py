@@ -9,7 +9,6 @@ from typer.testing import CliRunner
 from sovereign_pipeline.base.settings import PROJECT_ROOT
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.trust_changes import demonstration_trust
-from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline_tests.conftest import DemoInstitution, letter
 from sovereign_pipeline_tests.registry.bench import small_bench
 
@@ -38,7 +37,7 @@ def test_every_command_of_the_page_ends_as_it_shows(
     institution.rules["release"] = {"blind_review": "not_required"}
     institution.rows = [letter(number) for number in range(11)] + [letter(11, id="PRM-0001")]
     bench = small_bench(institution)
-    index_adapter(bench.open_registry(), bench.store, bench.register())
+    bench.register()
     demonstration_trust(bench.settings.data / "trust", bench.settings.keys)
     monkeypatch.chdir(institution.root)  # the page writes a file
     for variable, path in (("HOME", "home"), ("DATA", "data"), ("VAULT", "vault")):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, text
+from sqlalchemy import text
 
 from sovereign_pipeline.base.errors import (
     ConflictError,
@@ -16,10 +16,10 @@ from sovereign_pipeline.base.errors import (
 from sovereign_pipeline.cli.doctor import examine
 from sovereign_pipeline.record import audit_log
 from sovereign_pipeline.record.audit_log import REGISTERED, SEALED, Parsed
-from sovereign_pipeline.record.database import Registry
+from sovereign_pipeline.record.database import Registry, open_registry
 from sovereign_pipeline.record.in_force import POLICY_CHANGED, TRUST_NAMED
 from sovereign_pipeline.record.keys import write_key
-from sovereign_pipeline.record.tables import DatasetDocument, HeldDataset
+from sovereign_pipeline.record.verifying import verify_registry
 from sovereign_pipeline.release.recall import (
     OPENED,
     WAIVED,
@@ -30,11 +30,10 @@ from sovereign_pipeline.release.recall import (
     waive_recall,
 )
 from sovereign_pipeline.release.recall import ask as ask_for
-from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline_tests.officers import PERSON, officer, recall
 from sovereign_pipeline_tests.record.owner import change, forge
 from sovereign_pipeline_tests.release.conftest import Office
-from sovereign_pipeline_tests.release.holders import Ask, Holders, letters
+from sovereign_pipeline_tests.release.holders import CHANGES_OF_CONTENTS, Ask, Holders, change_contents, letters
 
 pytestmark = pytest.mark.slow
 
@@ -110,43 +109,35 @@ def test_nothing_is_continued_from_an_adapter_under_an_open_recall(holders: Hold
     assert holders.register("lanterns", letters(20, 32), start_from=adapter.id)
 
 
-def test_an_adapter_of_unknown_content_is_not_free_of_recalls(holders: Holders) -> None:
-    holders.register()
-    recall(holders.registry, Question(document="R-00011"))
-    holders.bench.institution.rows = letters(5, 17)
-    adapter = holders.bench.register()
-    with (
-        holders.registry.reading() as session,
-        pytest.raises(IntegrityError, match=f"lacks rows: adapter {adapter.id}"),
+@pytest.mark.security_case(
+    "Whoever may write the database takes away what a dataset holds, or changes it, so that a recall misses an adapter",
+    "Nothing is answered or decided: the registration states the digest",
+)
+@pytest.mark.parametrize("change", CHANGES_OF_CONTENTS)
+def test_whoever_changes_what_a_dataset_holds_frees_no_adapter_of_a_recall(
+    holders: Holders, database: str, change: str
+) -> None:
+    holders.registry = registry = holders.bench.open_registry()
+    settings = registry.settings
+    first = holders.register()
+    recall(registry, Question(document="R-00011"))
+    later = holders.register(rows=letters(5, 17))
+    change_contents(registry, later, change)
+    for act in (
+        lambda session: open_recalls(session, settings, later.id),
+        lambda session: recalls_in_force(session, settings),
     ):
-        open_recalls(session, holders.registry.settings, adapter.id)
-
-
-def test_whoever_takes_a_dataset_off_the_index_frees_no_adapter_of_a_recall(holders: Holders) -> None:
-    """The ledger states the adapter's datasets."""
-    holders.register()
-    recall(holders.registry, Question(document="R-00011"))
-    adapter = holders.register(rows=letters(5, 17))
-    with holders.registry.engine.begin() as connection:
-        connection.execute(delete(HeldDataset).where(HeldDataset.digest == adapter.dataset_digest))
-    settings = holders.registry.settings
-    for asked in (lambda one: open_recalls(one, settings, adapter.id), lambda one: recalls_in_force(one, settings)):
-        with (
-            holders.registry.reading() as session,
-            pytest.raises(IntegrityError, match=f"lacks rows: adapter {adapter.id}"),
-        ):
-            asked(session)
-
-
-def test_what_a_recall_named_stays_recalled_though_the_index_forgets(holders: Holders) -> None:
-    adapter = holders.register()
-    recall(holders.registry, Question(document="R-00011"))
-    with holders.registry.engine.begin() as connection:
-        connection.execute(delete(DatasetDocument))
-    with holders.registry.reading() as session:
-        assert [each.id for each in open_recalls(session, holders.registry.settings, adapter.id)] == ["recall-1"]
-        with pytest.raises(IntegrityError, match="lacks rows: datasets of document R-00011"):
-            recalls_in_force(session, holders.registry.settings)
+        with registry.reading() as session, pytest.raises(IntegrityError):
+            act(session)
+    with registry.reading() as session:
+        assert [each.id for each in open_recalls(session, settings, first.id)] == ["recall-1"]
+    for asked in (Question(document="R-00012"), Question(source="letters"), Question("R-00012", "letters")):
+        with pytest.raises(IntegrityError):
+            recall(registry, asked)
+    with pytest.raises(IntegrityError):
+        verify_registry(open_registry(settings, from_first_entry=True))
+    (finding,) = [each for each in examine(settings) if each.what == "recalls"]
+    assert not finding.ok
 
 
 def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders, database: str) -> None:
@@ -176,8 +167,6 @@ def test_a_waiver_ends_it_for_one_adapter_and_is_on_record(holders: Holders, dat
 
 def test_a_recall_forbids_release_until_the_adapter_is_retired(office: Office) -> None:
     first, second = office.adapter(), office.adapter()
-    for adapter in (first, second):
-        index_adapter(office.registry, office.bench.store, adapter)
     office.move("approve", first)
     asked = office.ask("stage", first)
     recall(office.registry, Question(source="letters"), office.officers["layla"])
@@ -215,7 +204,6 @@ def test_a_recall_is_neither_waived_nor_opened_past_this_program(
     office: Office, database: str, statement: str, has_the_logs_key: bool
 ) -> None:
     adapter = office.adapter()
-    index_adapter(office.registry, office.bench.store, adapter)
     recall(office.registry, Question(source="letters"), office.officers["layla"])
     if has_the_logs_key:
         forge(office.registry, lambda session: session.execute(text(statement)))
@@ -283,7 +271,6 @@ def test_the_command_answers_opens_and_waives_and_doctor_lists_and_shows_tell_it
     assert ask.json("recall", "list")[0]["holds_for"] == []
     assert ask.json("adapters", "show", adapter.id)["recalls"] == []
     assert [each.ok for each in examine(holders.bench.settings) if each.what == "recalls"] == [True]
-    assert ask.json("recall", "--rebuild")["differing"] == []
 
 
 @pytest.mark.parametrize(
@@ -293,7 +280,6 @@ def test_a_recall_says_what_goes_dark_and_asks(
     office: Office, ask: Ask, monkeypatch: pytest.MonkeyPatch, state: str, dark: str
 ) -> None:
     adapter = office.adapter()
-    index_adapter(office.registry, office.bench.store, adapter)
     for transition in ("approve", "stage", "promote")[: 3 if state == "production" else 2]:
         office.move(transition, adapter)
     key = office.bench.settings.keys / "omar.key"
@@ -315,16 +301,6 @@ def test_doctor_makes_no_registry(holders: Holders) -> None:
         each.unlink()
     examine(holders.bench.settings)
     assert not file.exists()
-
-
-def test_an_index_that_lacks_an_adapter_answers_nothing_and_says_how_to_rebuild_it(holders: Holders, ask: Ask) -> None:
-    adapter = holders.bench.register()
-    for option, value in {"document": "R-00011", "source": "letters"}.items():
-        answer = ask("recall", f"--{option}", value)
-        assert isinstance(answer.exception, IntegrityError), option
-        assert answer.exception.remedy is not None and answer.exception.remedy.act == "rebuild_index"
-    assert f"dataset {adapter.dataset_digest[:12]}" in ask("recall", "--rebuild").stdout
-    assert ask.json("recall", "--document", "R-00011")["adapters"][0]["adapter"] == "lamps-1.0.0"
 
 
 def test_a_known_issue_is_shown_with_the_adapter_and_stands_in_the_ledger(holders: Holders, ask: Ask) -> None:

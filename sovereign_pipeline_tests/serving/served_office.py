@@ -16,7 +16,6 @@ from sovereign_pipeline.base_models.stages import build_base_model
 from sovereign_pipeline.record.stage import Built, Inputs, Stage, Workplace
 from sovereign_pipeline.record.tables import Adapter
 from sovereign_pipeline.registry.registration import registered_adapter_stage
-from sovereign_pipeline.release.recall_index import index_adapter
 from sovereign_pipeline.serving.deployment import Deployed, Deployment, Sources
 from sovereign_pipeline.serving.engines.engine import Answer, Deployable, Sampling
 from sovereign_pipeline.serving.fingerprints import compute
@@ -39,9 +38,7 @@ class ServedOffice:
     def adapter(self, line: str = "lamps") -> Adapter:
         """One more registered version of a line."""
         self.office.bench.recipe["line"] = line
-        adapter = self.office.adapter()
-        index_adapter(self.office.registry, self.office.bench.store, adapter)
-        return adapter
+        return self.office.adapter()
 
     def staged(self, line: str = "lamps") -> Adapter:
         adapter = self.adapter(line)
