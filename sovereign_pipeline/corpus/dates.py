@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache, lru_cache
+from itertools import islice
 from pathlib import Path
 
 from sovereign_pipeline.base.text import compared_as
@@ -103,6 +104,8 @@ def format_of_column(values: Mapping[str, int]) -> tuple[str, ...]:
 
     `values`: value -> number of rows.
     """
+    if len(values) > _SAMPLE and not format_of_column(dict(islice(values.items(), _SAMPLE))):
+        return ()
     counts = Counter[str]()
     for value, times in values.items():
         for each in days_in(value):
@@ -116,6 +119,8 @@ def format_of_column(values: Mapping[str, int]) -> tuple[str, ...]:
 
 LEAST_DATED = 0.9
 """Minimum share of a column's values in one format."""
+_SAMPLE = 1_000
+"""Number of values by which most columns are found to hold no dates."""
 _UNLIKELY = re.compile(r"mm\.dd|y+\W+dd|yy\W")
 """Pattern of formats that hardly anybody writes: the month first between dots, the day behind the year, and a year of
 two digits first."""

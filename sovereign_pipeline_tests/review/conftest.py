@@ -39,7 +39,7 @@ BLIND_REVIEW = blind_review_stage(REGISTERED_ADAPTER)
 
 ARABIC_LETTERS = "أرجو إفادتي متى يُصلح المصباح رقم {number} على رصيف الميناء القديم؟"
 
-ARABIC_REPLY = "نفيدكم بأن المصباح قد تم إصلاحه يوم أمس بعد وصول القطع اللازمة من المخزن الرئيسي، وهذه أرقامه:"
+ARABIC_REPLY = "نفيدكم بأن المصباح قد تم إصلاحه بعد وصول القطع اللازمة:"
 
 
 def row(number: int) -> dict[str, Any]:
