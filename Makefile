@@ -22,7 +22,7 @@ help:
 	@echo "make mutants   change modules in one place at a time, and name what no test notices"
 	@echo "make golden   take tiny lines through everything, and name what came out otherwise than the kept file says"
 	@echo "make up      Dagster on http://127.0.0.1:3000, MLflow on :5000, review page on :8600, registry and reports on :8700, gateway on :8800"
-	@echo "make check   format, lint, types, and the order of the rooms"
+	@echo "make check   format, lint, types, and order of imports"
 	@echo "make docs    write the generated pages, and build the site: site/index.html"
 	@echo "make lock    resolve requirements/*.txt again (needs uv)"
 	@echo "make bench   what the figures in the README come from"

@@ -89,7 +89,7 @@ class NotFoundError(InputError):
 class CorpusWithheld(InputError):
     """Raised when this process needs the unscrubbed text and has no access to it."""
 
-    usual_hint = "Run it under the account that reads the corpus (SOVEREIGN_CORPUS)."
+    usual_hint = "Run it under the account that can read the corpus (SOVEREIGN_CORPUS)."
 
 
 class IntegrityError(SovereignError):
@@ -159,7 +159,7 @@ class PromptTooLong(EngineRefused):
 class EngineLost(SovereignError):
     """Raised when an engine ended or was stopped before an answer was complete."""
 
-    usual_hint = "Ask again in a moment."
+    usual_hint = "Try again in a moment."
 
 
 class ScannerLost(SovereignError):

@@ -116,7 +116,7 @@ def held(
                 progress(f"waiting: another process holds {path.name}")
             if stopped():
                 raise ConflictError(
-                    f"Stopped, as asked, while another process held {path.name}.", "Run again; a checkpoint is kept."
+                    f"Stopped, as asked, while another process held {path.name}.", "Run again. The checkpoint is kept."
                 )
             tries += 1
             time.sleep(SECONDS_BETWEEN_TRIES)

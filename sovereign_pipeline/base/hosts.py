@@ -75,14 +75,14 @@ class Proxy:
 def read_secret(path: Path) -> bytes:
     """Read the proxy's secret from a file. Raises InputError if it is missing, short, or readable by other accounts."""
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file.", "Write the secret that the proxy sends into it.")
+        raise InputError(f"{path}: there is no such file.", "Create it with the secret that the proxy sends.")
     if path.stat().st_mode & 0o077:
         raise InputError(f"{path}: other accounts can read the proxy's secret.", f"Close it: chmod 600 {path}")
     secret = path.read_bytes().strip()
     if len(secret) < SHORTEST_SECRET:
         raise InputError(
             f"{path}: the proxy's secret has fewer than {SHORTEST_SECRET} characters.",
-            "Write a long random one, such as `openssl rand -hex 32` prints.",
+            "Use a long random secret, such as the output of `openssl rand -hex 32`.",
         )
     return secret
 

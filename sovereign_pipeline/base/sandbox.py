@@ -115,7 +115,7 @@ def call_function(program: str, function: str, argument: Any, limits: Limits) ->
             return Call("raised", where="a value that is no JSON")
     if report.startswith("raised:"):
         return Call("raised", where=_where(report.removeprefix("raised:"), program))
-    return Call("timeout") if timed_out else Call("raised", where="an end before it returned")
+    return Call("timeout") if timed_out else Call("raised", where="an exit before it returned")
 
 
 def _where(said: str, program: str) -> str:
@@ -392,7 +392,9 @@ def _libraries(program: str, content: bytes, *, is_placed: bool) -> list[str]:
     if loader is None:
         return []
     if not _is_library(loader):
-        raise InputError(f"{program}: its loader {loader} is none of this machine's.", "Link it on such a machine.")
+        raise InputError(
+            f"{program}: its loader {loader} is none of this machine's.", "Link it on a machine of this kind."
+        )
     shown = [loader, *(path for path in (LIBRARY_LIST, *LIBRARIES) if Path(path).exists())]
     placed = {Path(program).name: content} if is_placed else {}
     end = run_command([loader, "--list", program], placed, shown if is_placed else [*shown, program], "", LISTING)

@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 class WorkerPool:
     """A pool of worker processes that end when this process ends, even if it is killed.
 
-    Workers are spawned, not forked, because this process may have threads. They import the package anew, so their work
+    Workers are spawned, not forked, because this process may have threads. They import the package again, so their work
     must be a function of a module.
     """
 

@@ -179,8 +179,8 @@ def refuse_todays_date(template: str, directory: Path) -> None:
         raise RecipeError(
             f"{directory}: the chat template shows today's date (strftime_now), so the same inputs would not make the "
             f"same adapter.",
-            "In a copy of the model, replace it by a fixed date in quotes. Then name the copy and the new SHA-256 in "
-            "the model's card.",
+            "In a copy of the model, replace it with a fixed date in quotes. Then write the copy's path and new "
+            "SHA-256 into the model's card.",
         )
 
 

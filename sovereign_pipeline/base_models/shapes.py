@@ -152,9 +152,9 @@ def read_shape(model: str) -> Shape:
             config = AutoConfig.from_pretrained(Path(model), local_files_only=True)
         except (OSError, ValueError):
             raise InputError(
-                f"{model}: neither one of {', '.join(PRESETS)} nor a model directory with a config.json that "
-                f"transformers reads.",
-                "Name the directory that the base model's card names.",
+                f"{model}: this is neither one of {', '.join(PRESETS)} nor a model directory with a config.json that "
+                f"transformers can read.",
+                "Name the directory from the base model's card.",
             ) from None
     with torch.device("meta"):
         built = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)

@@ -101,7 +101,7 @@ def verified(verify: Callable[..., Any], subject: str, strict_sources: bool) -> 
 
 
 def verified_from_trust_root(adapter_id: str, root_sha256: str, strict_sources: bool) -> Result:
-    """Verify an adapter from the SHA-256 of the first root on, reading alone."""
+    """Verify an adapter from the SHA-256 of the first root. Writes nothing."""
     from sovereign_pipeline.release.auditing import audit_adapter
 
     settings = Settings.from_environment()
@@ -121,7 +121,7 @@ def _print_audit(report: Any) -> None:
         f"[green]✓[/] ledger: {report.entries} entries, from which the state was replayed, signed by the log's key"
     )
     if witnessed is None:
-        out.print("  the trust root names no witness: whoever owns the registry and its key can rewrite it unseen")
+        out.print("  the trust root names no witness: anyone with the registry and its key can rewrite it unnoticed")
     else:
         out.print(f"[green]✓[/] {witnessed.entries} entries witnessed by {escape(', '.join(sorted(witnessed.at)))}")
     out.print(
@@ -144,10 +144,10 @@ def _print(report: Any) -> None:
         files = counted(len(report.changed_sources), "source file is", "source files are")
         out.print(f"[yellow]![/] {files} no longer as read; what was made of it is verified")
     if report.withheld:
-        out.print("[yellow]![/] unscrubbed text was not verified; do so where SOVEREIGN_CORPUS is readable")
+        out.print("[yellow]![/] unscrubbed text was not verified; verify it where SOVEREIGN_CORPUS is readable")
 
 
-adapters = Group(no_args_is_help=True, help="List, show and verify registered adapters, and decide about their state.")
+adapters = Group(no_args_is_help=True, help="List, show and verify registered adapters, and decide on their state.")
 issue = Group(no_args_is_help=True, help="Known issues of a registered adapter.")
 adapters.add_typer(issue, name="issue")
 
@@ -170,15 +170,15 @@ def adapters_show(
     html: Annotated[
         Path | None, typer.Option("--html", help="Write a page about it, a new file that holds everything itself.")
     ] = None,
-    arabic: Annotated[bool, typer.Option("--arabic", help="The page in Arabic, from right to left.")] = False,
+    arabic: Annotated[bool, typer.Option("--arabic", help="Write the page in Arabic, from right to left.")] = False,
 ) -> Result | None:
-    """Show an adapter, its datasets, gates and evaluation; with --json every fact and digest.
+    """Show an adapter with its datasets, gates and evaluation. --json prints every fact and digest.
 
     With --html a page: the chain from an answer to documents, every digest with the command that checks it, what was
     waived, states and approvals on a time line. No text of a document is in it; it has the adapter's level.
     """
     if arabic and html is None:
-        raise InputError("--arabic is about the page that --html writes.", "Give --html FILE too.")
+        raise InputError("--arabic needs --html.", "Add --html FILE.")
     if html is not None:
         write_page(adapter_id, html, "ar" if arabic else "en")
         return None
@@ -197,9 +197,9 @@ def adapters_verify(
 ) -> Result:
     """Verify an adapter and all its inputs, down to the source files.
 
-    Every file is hashed again. Ends 1, naming the file, when one was changed. A source file that is gone or has
-    changed since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and
-    1 with --strict-sources.
+    Every file is hashed again. Exits 1 and names the file if one was changed. A source file that is gone or has changed
+    since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and 1 with
+    --strict-sources.
 
     With --trust-root also the trust root, the ledger, its key and witnesses, every row and every signature about the
     line. Keys, vault and corpus are not needed, and nothing is written: a copy on another machine is verified in this
@@ -214,7 +214,7 @@ def adapters_verify(
 
 @adapters.command("mlflow")
 def adapters_mlflow(
-    repair: Annotated[bool, typer.Option("--repair", help="Write anew what differs.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Write the entries that differ again.")] = False,
 ) -> Result:
     """Compare MLflow with the registry: names, versions, sources, digests, and the aliases that follow the states.
 
@@ -230,7 +230,7 @@ def adapters_mlflow(
         for each in found:
             out.print(f"[red]✗[/] {escape(str(each))}")
         if not found:
-            out.print("[green]✓[/] MLflow shows what the registry says")
+            out.print("[green]✓[/] MLflow matches the registry")
 
     return Result([{"line": each.line, "what": each.what} for each in found], show, passed=not found)
 
@@ -238,12 +238,12 @@ def adapters_mlflow(
 @adapters.command("reviewed")
 def adapters_reviewed(
     adapter_id: AdapterId,
-    text: Annotated[str, typer.Option(help="What was found; no text of a document.")],
+    text: Annotated[str, typer.Option(help="The findings, without text of a document.")],
     key: KeyOptions,
 ) -> None:
     """Record that an adapter was reviewed and stays; its next review is counted from now.
 
-    What you state is printed before your key signs it.
+    Prints the statement before your key signs it.
     """
     from sovereign_pipeline.release.cadence import record_review
 
@@ -292,7 +292,7 @@ def issue_add(
 ) -> None:
     """Add a known issue to an adapter; it is shown wherever the adapter is, and stays.
 
-    What you state is printed before your key signs it.
+    Prints the statement before your key signs it.
     """
     settings = Settings.from_environment()
     registry = open_registry(settings)
@@ -443,9 +443,9 @@ def datasets_show(digest: DatasetDigest) -> Result:
 def datasets_verify(digest: DatasetDigest, strict_sources: StrictSources = False) -> Result:
     """Verify a dataset and all its inputs, down to the source files.
 
-    Every file is hashed again. Ends 1, naming the file, when one was changed. A source file that is gone or has
-    changed since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and
-    1 with --strict-sources.
+    Every file is hashed again. Exits 1 and names the file if one was changed. A source file that is gone or has changed
+    since it was read is counted, with the rows that were withdrawn or reclassified: it ends 0 all the same, and 1 with
+    --strict-sources.
     """
     from sovereign_pipeline.registry.verification import verify_dataset
 

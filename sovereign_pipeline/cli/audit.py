@@ -37,7 +37,7 @@ from sovereign_pipeline.record.witnesses import read_policy
 if TYPE_CHECKING:
     from sovereign_pipeline.record.witnesses import Policy
 
-people = Group(no_args_is_help=True, help="Names of persons in the ledger: who is meant, and forgetting one.")
+people = Group(no_args_is_help=True, help="List the persons in the ledger, and remove a person's name.")
 
 
 @people.command("list")
@@ -66,7 +66,7 @@ audit.add_typer(people, name="people")
 
 PolicyFile = Annotated[
     Path | None,
-    typer.Option("--policy", help="Who must have cosigned (c2sp.org/tlog-policy); else data/trust/witnesses.policy."),
+    typer.Option("--policy", help="Witness policy (c2sp.org/tlog-policy); default: data/trust/witnesses.policy."),
 ]
 LogKey = Annotated[str, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
 
@@ -77,11 +77,11 @@ EXPORTED = "log exported"
 @audit.command("verify")
 def audit_verify(
     kept: Annotated[
-        Path | None, typer.Option("--export", help="An earlier export that the log must still hold.")
+        Path | None, typer.Option("--export", help="An earlier export that the log must still contain.")
     ] = None,
     policy: PolicyFile = None,
 ) -> Result:
-    """Compute the ledger again from its bytes, and compare it with its checkpoints, its second copy, and its witnesses.
+    """Recompute the ledger from its bytes, and compare it with its checkpoints, second copy and witnesses.
 
     Every review is compared with its signed acts. Ends 1, naming the entry, when one is missing, changed or out of
     order, and naming what was added to a review, changed in it or removed from it. Ends 1 when the trust root here is
@@ -117,16 +117,16 @@ def audit_verify(
 
     def show() -> None:
         out.print(f"[green]✓[/] {facts['entries']} entries, each bound to the one before; newest {facts['hash']}")
-        out.print(f"[green]✓[/] their tree; root {facts['root']}")
+        out.print(f"[green]✓[/] Merkle tree; root {facts['root']}")
         if report.checkpoint is None:
-            out.print("  no checkpoint yet: the next act signs the first")
+            out.print("  no checkpoint yet: the next act signs the first one")
         else:
             out.print(f"[green]✓[/] signed checkpoint of {report.checkpoint} entries")
         if ledger.in_copy is not None:
-            undone = f"; {ledger.not_committed} whose act was not done" if ledger.not_committed else ""
+            undone = f"; {ledger.not_committed} of acts that were not performed" if ledger.not_committed else ""
             out.print(f"[green]✓[/] second copy: {ledger.in_copy} entries{undone}")
         if report.witnessed is None:
-            out.print("  no policy of witnesses: whoever owns the registry and its key can rewrite it unseen")
+            out.print("  no policy of witnesses: anyone with the registry and its key can rewrite it unnoticed")
         else:
             names = ", ".join(f"{escape(name)} {_time(at)}" for name, at in sorted(report.cosigned.items()))
             out.print(f"[green]✓[/] {report.witnessed} entries witnessed: {names or 'the policy demands nobody'}")
@@ -147,13 +147,13 @@ def audit_verify(
 @audit.command("checkpoint")
 def audit_checkpoint(
     request: Annotated[
-        Path | None, typer.Option("--request", help="Write a request for witnesses into this new file.")
+        Path | None, typer.Option("--request", help="Write a request for witnesses to this new file.")
     ] = None,
     old: Annotated[
         int | None,
         typer.Option("--old", min=0, help="How many entries the witness cosigned last; 0: none."),
     ] = None,
-    answer: Annotated[Path | None, typer.Option("--answer", help="A witness's answer, to be kept.")] = None,
+    answer: Annotated[Path | None, typer.Option("--answer", help="A witness's answer to import.")] = None,
     policy: PolicyFile = None,
 ) -> Result:
     """Print the signed checkpoint of the ledger, with the log's public key; ask witnesses, and keep their answers.
@@ -187,7 +187,9 @@ def audit_checkpoint(
 
 @audit.command("key")
 def audit_key(
-    file: Annotated[Path | None, typer.Option("--file", help="A new file instead of the screen.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Write to this new file instead of standard output.")
+    ] = None,
 ) -> None:
     """Print the log's public key, for the trust root's role `log`. Makes the key where the ledger has none yet.
 
@@ -208,7 +210,9 @@ def audit_key(
 @audit.command("prove")
 def audit_prove(
     entry: Annotated[int, typer.Argument(help="Number of the entry.")],
-    file: Annotated[Path | None, typer.Option("--file", help="A new file instead of the screen.")] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Write to this new file instead of standard output.")
+    ] = None,
     policy: PolicyFile = None,
 ) -> None:
     """Prove that an entry is in the ledger: one text, verified without the ledger (c2sp.org/tlog-proof).
@@ -231,10 +235,10 @@ def audit_check_proof(
     file: Annotated[Path, typer.Argument(help="A file that `audit prove` wrote.")],
     log: LogKey,
     policy: Annotated[
-        Path | None, typer.Option("--policy", help="Who must have cosigned the checkpoint (c2sp.org/tlog-policy).")
+        Path | None, typer.Option("--policy", help="Witness policy for the checkpoint (c2sp.org/tlog-policy).")
     ] = None,
 ) -> Result:
-    """Verify a proof with the log's public key alone, and print the entry that it proves. Needs no registry."""
+    """Verify a proof with only the log's public key, and print the proven entry. Needs no registry."""
     proven = check(_text(file), parse_verifier(log))
     cosigned: dict[str, int] = {}
     if policy is not None:
@@ -243,7 +247,7 @@ def audit_check_proof(
         if not found.is_met(cosigned):
             raise IntegrityError(
                 f"{file}: the checkpoint was not cosigned by as many witnesses as the policy demands.",
-                "Get a proof that rests on a witnessed checkpoint.",
+                "Get a proof for a witnessed checkpoint.",
             )
     entry, head = proven.entry, proven.head
     witnessed = {name: _time(at) for name, at in cosigned.items()}
@@ -264,7 +268,7 @@ def audit_witness_key(
     name: Annotated[str, typer.Argument(help="The witness's name, such as ministry.example/audit-office.")],
     file: Annotated[Path, typer.Argument(help="A new file for the private key, in a directory of its own.")],
 ) -> None:
-    """Make the key of a witness, on a machine other than the ledger's. Prints its public key, for the policy."""
+    """Create a witness's key, on another machine than the ledger's. Prints the public key for the policy."""
     signer = new_signer(name, COSIGNS)
     write_key(file, signer)
     print_plain(f"{signer.verifier}\n")
@@ -272,13 +276,15 @@ def audit_witness_key(
 
 @audit.command("witness")
 def audit_witness(
-    request: Annotated[Path, typer.Argument(help="The log's request, as `audit checkpoint --request` wrote it.")],
+    request: Annotated[Path, typer.Argument(help="The request file that `audit checkpoint --request` wrote.")],
     key: Annotated[Path, typer.Option("--key", help="This witness's private key.")],
-    logs: Annotated[list[str], typer.Option("--log", help="Public key of a log that is watched; repeatable.")],
+    logs: Annotated[list[str], typer.Option("--log", help="Public key of a log to witness; repeatable.")],
     state: Annotated[
         Path | None, typer.Option("--state", help="Where the last checkpoint is kept; else beside the key.")
     ] = None,
-    answer: Annotated[Path | None, typer.Option("--answer", help="A new file instead of the screen.")] = None,
+    answer: Annotated[
+        Path | None, typer.Option("--answer", help="Write to this new file instead of standard output.")
+    ] = None,
 ) -> None:
     """Cosign a log's checkpoint, as a witness, on another machine. Needs no registry.
 
@@ -290,11 +296,11 @@ def audit_witness(
         raise InputError(f"{key}: this is the key of a log and not of a witness.", "Give the witness's own key.")
     watched = [parse_verifier(each) for each in logs]
     line = witnesses.answer(_text(request), signer, watched, state or key.absolute().parent, int(time.time()))
-    _print_or_write(line, answer, "bring it back to the log")
+    _print_or_write(line, answer, "take it back to the log")
 
 
 @audit.command("export")
-def audit_export(file: Annotated[Path, typer.Argument(help="Where the export goes; a new file.")]) -> None:
+def audit_export(file: Annotated[Path, typer.Argument(help="The new file to export to.")]) -> None:
     """Verify the audit log and write it to a file, one line of JSON an entry. That it was exported is an entry too.
 
     Keep the file elsewhere: compared with it, a log that was cut short is found. Its signed checkpoint is written
@@ -373,7 +379,7 @@ def _needed_policy(settings: Settings, given: Path | None) -> "Policy":
     policy = _policy(settings, given)
     if policy is None:
         raise InputError(
-            "Which witnesses there are is not known.", "Name the policy, or write data/trust/witnesses.policy."
+            "Which witnesses there are is not known.", "Name a witness policy, or create data/trust/witnesses.policy."
         )
     return policy
 
@@ -430,6 +436,6 @@ def evidence(
         out.print("For its readers, on paper and not beside the package:")
         out.print(f"  SHA-256 of the first root: {written.root_sha256}")
         out.print(f"  SHA-256 of verify.py:      {written.verifier_sha256}")
-        out.print(f"Next, wherever it is read: python {escape(str(folder))}/verify.py SHA256-OF-THE-FIRST-ROOT")
+        out.print(f"Verify it anywhere with: python {escape(str(folder))}/verify.py SHA256-OF-THE-FIRST-ROOT")
 
     return Result(written, show)

@@ -52,18 +52,18 @@ MOST_SHOWN_VALUES, LONGEST_SHOWN_VALUE, LEAST_REPEATS = 8, 20, 5
 levels or languages: any other word may be the name of a person."""
 _NAMES_OF_LANGUAGES = re.compile(r"lang(?:uage)?|locale|اللغة", re.IGNORECASE)
 
-sources = Group(no_args_is_help=True, help="Look at source files, and take in rated answers.")
+sources = Group(no_args_is_help=True, help="Inspect source files, and import rated answers.")
 
 
 @sources.callback()
 def sources_group() -> None:
-    """Look at source files before a recipe describes them, and take in rated answers."""
+    """Inspect source files before you write a recipe, and import rated answers."""
 
 
 @sources.command("take-rated")
 def sources_take_rated(
     line: LineName,
-    file: Annotated[Path, typer.Argument(help="Rows that `sovereign-transcripts preferences` made.")],
+    file: Annotated[Path, typer.Argument(help="A file of rows that `sovereign-transcripts preferences` wrote.")],
     reason: Annotated[str, typer.Option(help="Why these answers are to be trained on; it stands in the ledger.")],
 ) -> Result:
     """Take in rated answers as a source file of a line, with an entry of the ledger, and print what the recipe needs.
@@ -98,8 +98,8 @@ def sources_take_rated(
 @sources.command("look")
 def sources_look(
     file: Annotated[Path, typer.Argument(help="The file: JSONL, JSON, CSV, TSV or Parquet, also packed.")],
-    recipe: Annotated[bool, typer.Option("--recipe", help="Print a recipe to start from instead, as YAML.")] = False,
-    line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; else the file's.")] = None,
+    recipe: Annotated[bool, typer.Option("--recipe", help="Print a draft recipe as YAML instead.")] = False,
+    line: Annotated[str | None, typer.Option(help="With --recipe: name of the line; default: the file's name.")] = None,
 ) -> Result | None:
     """Show encoding, dialect, rows and columns of a file, and the links in it; with --recipe, a recipe to start from.
 
@@ -147,7 +147,7 @@ def _print_facts(facts: FileFacts) -> None:
             f"  '{escape(each.column)}' {holds} {each.links:,} ids; {each.matched:,} name a row by "
             f"'{escape(each.ids)}', {each.unmatched:,} name none{doubt}"
         )
-    out.print(f"  [bold]sovereign sources look {escape(str(facts.path))} --recipe[/] prints a recipe to start from")
+    out.print(f"  [bold]sovereign sources look {escape(str(facts.path))} --recipe[/] prints a draft recipe")
 
 
 def _row(column: ColumnFacts, rows: int) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _print_recipe(suggestion: Suggestion) -> None:
     typer.echo(yaml.safe_dump(suggestion.recipe, sort_keys=False, allow_unicode=True, width=120), nl=False)
     for note in suggestion.notes:
         err.print(f"[yellow]•[/] {escape(_on_one_line(note))}")
-    err.print(f"  Read it, and replace each {FILL_IN!r}. Then: sovereign lines add FILE")
+    err.print(f"  Check it, and replace each {FILL_IN!r}. Then: sovereign lines add FILE")
 
 
 def _on_one_line(note: str) -> str:
@@ -221,9 +221,9 @@ def privacy_preview(
     line: LineName,
     rows: Annotated[int, typer.Option(min=1, help="How many rows are drawn.")] = 5,
     seed: Annotated[int, typer.Option(help="Draws them; another seed, other rows.")] = 7,
-    row: Annotated[list[str] | None, typer.Option(help="Show this row instead; may be given again.")] = None,
+    row: Annotated[list[str] | None, typer.Option(help="Show this row instead; repeatable.")] = None,
     judge: Annotated[
-        str | None, typer.Option(help="Name of whoever judges the rows: each is asked about, and the counts are kept.")
+        str | None, typer.Option(help="Your name, to judge each row interactively. The counts are stored.")
     ] = None,
     as_json: AsJson = False,
 ) -> Result | None:
@@ -268,7 +268,7 @@ def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: in
         wrong = _asked("Placeholders, or single places of one, that replaced what is no personal data", known)
         if wrong is None:
             break
-        missed = _asked("Kinds of personal data that are still there, one for each value", set(KINDS))
+        missed = _asked("Kinds of personal data that were missed, one for each value", set(KINDS))
         if missed is None:
             break
         judged.append(judged_row(each, wrong, [kind for kind in KINDS for name in missed if name == kind]))
@@ -286,7 +286,7 @@ def _judge(workplace: Workplace, shown: list[PreviewedRow], judge: str, seed: in
         }
         for name, kinds in [*of_kinds, ("all", None)]
     ]
-    print_rows(table, f"{estimate.judged} replaced values in {estimate.rows} rows, as people judged them")
+    print_rows(table, f"{estimate.judged} replaced values in {estimate.rows} rows, judged by people")
 
 
 def _asked(question: str, known: set[str]) -> list[str] | None:
@@ -317,7 +317,7 @@ def _print_row(each: PreviewedRow) -> None:
             out.print("[dim]becomes[/]")
             out.print(_coloured(field.after, _placed(field)))
         for kind in field.doubted:
-            out.print(f"[red]•[/] a second reading still finds a value of kind {kind}")
+            out.print(f"[red]•[/] the second detection pass still finds a value of kind {kind}")
     places = iter(each.places)
     found = [
         {

@@ -72,7 +72,7 @@ def wrong(what: str, found: str, hint: str, command: str | None = None) -> Findi
 
 
 NEEDED_BYTES = 6 << 30
-"""Free disk that a run needs: base model, two lines of artifacts, MLflow and Dagster, with room to spare."""
+"""Free disk space that a run needs, with a reserve: base model, artifacts of two lines, MLflow and Dagster."""
 PATIENCE = 3.0
 """Seconds that a host has to answer."""
 
@@ -93,7 +93,7 @@ def private(settings: Settings) -> Finding:
     roots = [root for root in (settings.home, *settings.secret_directories.values()) if root.exists()]
     found = [path for root in roots for path in reachable_by_others(root)]
     if not found:
-        return Finding("permissions", True, "no other account can read or write what lies here")
+        return Finding("permissions", True, "no other account can read or write this directory")
     return Finding(
         "permissions",
         False,
@@ -144,7 +144,7 @@ def writable(settings: Settings) -> Finding:
     if copy is not None and not (copy.is_file() and os.access(copy, os.W_OK)):
         refused.append(f"{VARIABLES['ledger_copy']} ({copy})")
     if refused:
-        hint = "Give these to the account that runs this program, or mount their medium."
+        hint = "Give the account that runs this program access to them, or mount their medium."
         return wrong("writable", f"this account cannot write to {and_more(refused)}", hint)
     return Finding("writable", True, f"home and {counted(len(roots) - 1, 'secret directory', 'secret directories')}")
 
@@ -188,7 +188,12 @@ def trust(settings: Settings) -> Finding:
         return failed("trust root", error)
     if trust.is_demonstration:
         hint = "Make a trust root with sovereign-trust, on an offline machine."
-        return Finding("trust root", False, f"{DEMONSTRATION_KEYS}: this machine can sign as anybody", {"Hint": hint})
+        return Finding(
+            "trust root",
+            False,
+            f"{DEMONSTRATION_KEYS}: anyone with access to this machine can sign as anybody",
+            {"Hint": hint},
+        )
     if trust.expires - datetime.datetime.now(datetime.UTC) < EXPIRES_SOON:
         hint = "Its holders lengthen it on the offline machine; what is expired stops new work."
         return wrong(
@@ -217,8 +222,10 @@ def vault(settings: Settings, institution: Institution) -> Finding:
     except SovereignError as error:
         return failed("vault key", error)
     if institution.vault_key is None:
-        found = f"{settings.vault_public_key} is not pinned, so the first key is trusted"
-        return wrong("vault key", found, f"Write vault_key: {fingerprint} into institution.yaml, once it is your key.")
+        found = f"{settings.vault_public_key} is not pinned, so the first key found is trusted"
+        return wrong(
+            "vault key", found, f"Check that it is your key, then set vault_key: {fingerprint} in institution.yaml."
+        )
     if institution.vault_key != fingerprint:
         found = f"{settings.vault_public_key} is not the key that institution.yaml names"
         return wrong(
@@ -233,7 +240,7 @@ def base_models(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
     for name in sorted({recipe.training.base_model for recipe in recipes}):
         try:
             verify(settings, load_card(settings, name), tell_progress)
-            findings.append(Finding(f"base model {name}", True, "every file is the pinned one"))
+            findings.append(Finding(f"base model {name}", True, "every file matches its pinned digest"))
         except SovereignError as error:
             findings.append(failed(f"base model {name}", error))
     return findings
@@ -251,10 +258,10 @@ def suites(settings: Settings, recipes: Sequence[Line]) -> list[Finding]:
             findings.append(failed(f"suite {name}", error))
             continue
         if card.sha256 is None:
-            hint = f"Write sha256: {digest} into its card, once you know that the files are the publisher's."
-            findings.append(wrong(f"suite {name}", "its card pins no digest, so any files count", hint))
+            hint = f"Check that the files are the publisher's, then set sha256: {digest} in its card."
+            findings.append(wrong(f"suite {name}", "its card has no digest, so any files are accepted", hint))
         else:
-            findings.append(Finding(f"suite {name}", True, "every file is the pinned one"))
+            findings.append(Finding(f"suite {name}", True, "every file matches its pinned digest"))
     return findings
 
 
@@ -300,9 +307,9 @@ def rights(registry: Registry) -> list[Finding]:
     with registry.engine.connect() as connection:
         is_file, found = connection.dialect.name == "sqlite", beyond_a_service(connection)
     if found:
-        hint = "Connect services by a role that reads and inserts alone: docs/how-to/ledger.md."
+        hint = "Connect services with a role that can only read and insert: docs/how-to/ledger.md."
         return [Finding("registry", False, and_more(found), {"Hint": hint})]
-    where = "a file: whoever may write to it owns it" if is_file else "the role reads and inserts alone"
+    where = "a file: whoever may write to it owns it" if is_file else "the role can only read and insert"
     return [Finding("registry", True, where)]
 
 
@@ -311,7 +318,7 @@ def recalls(registry: Registry) -> list[Finding]:
     with registry.reading() as session:
         assert_contents(session)
         held = [(recall, adapters) for recall, adapters in list_recalls(session, registry.settings) if adapters]
-    hint = "Retire each adapter, or let an officer waive the recall for it."
+    hint = "Retire each adapter, or have an officer waive the recall for it."
     return [
         Finding(recall.id, False, f"{question_of(recall)} is recalled and held by {and_more(adapters)}", {"Hint": hint})
         for recall, adapters in held
@@ -322,7 +329,7 @@ def mlflow(registry: Registry) -> list[Finding]:
     """Compare MLflow with the registry."""
     found = differences(registry, registry.settings)
     if not found:
-        return [Finding("MLflow", True, "shows what the registry says")]
+        return [Finding("MLflow", True, "matches the registry")]
     command = {"Command": "sovereign adapters mlflow --repair"}
     return [Finding("MLflow", False, f"differs from the registry: {and_more(found, separator='; ')}", command)]
 
@@ -345,7 +352,7 @@ def reviews(registry: Registry) -> list[Finding]:
     """List each line's newest adapter whose review is due."""
     found = due_reviews(registry, registry.settings, datetime.datetime.now(datetime.UTC).date())
     late = [each for each in found if each.state != "not due"]
-    hint = "Let an officer review it, or run the line again."
+    hint = "Have an officer review it, or run the line again."
     return [
         wrong(f"review of {each.adapter}", f"{each.state} since {each.on}", hint, "sovereign adapters status")
         for each in late
@@ -365,7 +372,7 @@ def unwitnessed(registry: Registry) -> list[Finding]:
         return [Finding("witnesses", True, f"every entry is witnessed, up to {witnessed}")]
     found = f"unwitnessed since {since:%Y-%m-%d} (entry {witnessed + 1})"
     if not path.exists():
-        hint = f"Name witnesses in {path}: whoever owns the registry and its key can rewrite it unseen ({LOG})."
+        hint = f"Name witnesses in {path}: anyone with the registry and its key can rewrite it unnoticed ({LOG})."
         return [wrong("witnesses", found, hint)]
     if datetime.datetime.now(datetime.UTC) - since > LONGEST_UNWITNESSED:
         return [wrong("witnesses", found, "Ask the witnesses.", "sovereign audit checkpoint --request FILE")]
@@ -379,7 +386,7 @@ def backups(registry: Registry) -> list[Finding]:
         at = session.scalar(newest)
     command = "sovereign backup create --out DIR --recipient FILE"
     if at is None:
-        return [wrong("backup", "none is on record", "Take one, onto other media.", command)]
+        return [wrong("backup", "none is on record", "Create one on other media.", command)]
     if datetime.datetime.now(datetime.UTC) - at > LONGEST_WITHOUT_BACKUP:
         return [wrong("backup", f"the newest is of {at:%Y-%m-%d}", "Take another, onto other media.", command)]
     return [Finding("backup", True, f"taken on {at:%Y-%m-%d}")]

@@ -72,7 +72,7 @@ def init(
     directory: Annotated[Path, typer.Argument(help="A directory that is empty or does not exist yet.")],
     name: Annotated[str, typer.Option(help="Name of the institution.")] = f"{FILL_IN} the name of the institution",
 ) -> None:
-    """Write a data directory to start from: institution.yaml, a base model's card, suites and prompts.
+    """Create a data directory with institution.yaml, a base model's card, suites and prompts.
 
     What is still missing is a recipe in lines/; the commands that make one are printed.
     """
@@ -83,7 +83,9 @@ def init(
     shipped = PROJECT_ROOT / "data"
     missing = [str(shipped / folder) for folder in _COPIED if not (shipped / folder).is_dir()]
     if missing:
-        raise InputError(f"{', '.join(missing)}: not there to be copied.", "Run from a whole checkout of the project.")
+        raise InputError(
+            f"{', '.join(missing)}: missing, so they cannot be copied.", "Run from a complete checkout of the project."
+        )
     try:
         _write(directory.absolute(), shipped, name)
     except OSError as error:
@@ -109,18 +111,18 @@ def _write(directory: Path, shipped: Path, name: str) -> None:
 def _print_next(directory: Path) -> None:
     settings = Settings.from_environment({"SOVEREIGN_DATA": str(directory)})
     steps = [
-        (f"export SOVEREIGN_DATA={directory}", "the commands below read it"),
-        ("sovereign models fetch smollm2-135m-instruct", "the base model, once a machine"),
+        (f"export SOVEREIGN_DATA={directory}", "used by the commands below"),
+        ("sovereign models fetch smollm2-135m-instruct", "the base model, once per machine"),
         (
             f"sovereign-vault keygen --private {settings.home}-offline/vault.key --public {settings.vault_public_key}",
             "the vault's keys, once; in production on an offline machine",
         ),
         (
             f"sovereign-trust demonstration {directory / TRUST} {settings.keys}",
-            "keys that sign what is made, for a trial; in production sovereign-trust init, offline",
+            "demonstration signing keys; in production use sovereign-trust init, offline",
         ),
         ("sovereign doctor", "what is missing"),
-        (f"sovereign sources look FILE --recipe --line NAME > {directory}/lines/NAME.yaml", "a recipe to start from"),
+        (f"sovereign sources look FILE --recipe --line NAME > {directory}/lines/NAME.yaml", "a draft recipe"),
         (f"sovereign lines check {directory}/lines/NAME.yaml", "what is to be filled in"),
         ("sovereign run NAME --until training_dataset", "the datasets, without training"),
     ]
@@ -153,7 +155,7 @@ def backup_create(
 
 @backup.command("verify")
 def backup_verify(folder: Folder, key: PrivateKey) -> None:
-    """Verify a backup whole: its signature, every byte, the ledger and every artifact. Nothing is restored.
+    """Verify a complete backup: signature, every byte, the ledger and every artifact. Nothing is restored.
 
     A registry of a PostgreSQL server is verified in an empty database that SOVEREIGN_REGISTRY_URL names meanwhile.
     """
@@ -173,22 +175,23 @@ def backup_restore(
     ] = None,
     loses: Annotated[int, typer.Option(min=0, help="How many entries you know that the backup lacks.")] = 0,
 ) -> None:
-    """Restore into the directories and databases of SOVEREIGN_HOME and so on, all empty. It is an entry of the ledger.
+    """Restore into the directories and databases named by SOVEREIGN_HOME and so on. All must be empty. It is an entry
+    of the ledger.
 
     Ends 1, naming the entries, where later ones are known here and their number was not stated.
     """
     done = restore(
         Settings.from_environment(), folder, _private_key(key), reason, tell_progress, known=known or [], loses=loses
     )
-    out.print(f"[green]✓[/] restored what was taken {done.description.created}: {done.artifacts} artifacts verified")
-    out.print(f"[green]✓[/] {done.entries} entries of the ledger; the last one is this restore")
+    out.print(f"[green]✓[/] restored the backup of {done.description.created}: {done.artifacts} artifacts verified")
+    out.print(f"[green]✓[/] {done.entries} entries of the ledger; the last one records this restore")
     if not done.was_compared:
-        out.print("[yellow]•[/] no checkpoint or second copy of the ledger was known here: entries that came after the")
-        out.print("  backup are lost without a trace, so compare with what witnesses and auditors have seen")
+        out.print("[yellow]•[/] no checkpoint or second copy of the ledger was found here: entries after the")
+        out.print("  backup are lost without a trace, so compare with the checkpoints of witnesses and auditors")
     if done.lost:
-        out.print(f"[yellow]•[/] {done.lost} entries are lost, as stated; witnesses that saw them must be told")
+        out.print(f"[yellow]•[/] {done.lost} entries are lost, as stated; inform witnesses that cosigned them")
     if done.kept_aside is not None:
-        out.print(f"[yellow]•[/] the second copy, which has them, is kept: {escape(str(done.kept_aside))}")
+        out.print(f"[yellow]•[/] the second copy, which has them, was moved to {escape(str(done.kept_aside))}")
 
 
 @backup.command("repair")
@@ -213,17 +216,19 @@ def _private_key(path: Path) -> str:
         raise InputError(f"{path}: this is no age private key.", "Give the file that was made with the key.") from None
 
 
-bundle = Group(no_args_is_help=True, help="Pack what crosses the air gap, verify it inside, install from it.")
+bundle = Group(no_args_is_help=True, help="Pack a bundle to cross the air gap, verify it inside, and install from it.")
 
 Folder_bundle = Annotated[Path, typer.Argument(metavar="DIR", help="The bundle's folder.")]
 Base = Annotated[
     list[Path], typer.Option("--base", help="Of a delta: the bundle that it adds to, then the one below that.")
 ]
 TrustRoot = Annotated[
-    str | None, typer.Option("--trust-root", metavar="SHA256", help="Of the first root; else that of data/trust.")
+    str | None,
+    typer.Option("--trust-root", metavar="SHA256", help="SHA-256 of the first root; default: that of data/trust."),
 ]
 NewerThan = Annotated[
-    Path | None, typer.Option("--newer-than", metavar="INDEX", help="Refuse a bundle no later than this index.")
+    Path | None,
+    typer.Option("--newer-than", metavar="INDEX", help="Reject a bundle that is not newer than this index."),
 ]
 NO_BASES: list[Path] = []
 
@@ -232,13 +237,13 @@ NO_BASES: list[Path] = []
 def bundle_create(
     folder: Annotated[Path, typer.Option("--out", help="A folder that is not there yet.")],
     key: KeyOptions,
-    torch: Annotated[Literal["cpu", "cuda"], typer.Option(help="Which build of torch is carried.")] = "cuda",
+    torch: Annotated[Literal["cpu", "cuda"], typer.Option(help="The build of torch to pack.")] = "cuda",
     since: Annotated[
-        Path | None, typer.Option(metavar="INDEX", help="The index.json of an earlier bundle: pack what it lacks.")
+        Path | None, typer.Option(metavar="INDEX", help="The index.json of an earlier bundle: pack only what it lacks.")
     ] = None,
     signatures: Annotated[
         Path | None,
-        typer.Option(help="Folder of publishers' signatures (sigstore, OpenSSF), laid out as the bundle is."),
+        typer.Option(help="Folder of publishers' signatures (sigstore, OpenSSF), with the bundle's layout."),
     ] = None,
 ) -> None:
     """Pack wheels, base models, suites, trust root, configuration and this release, and sign the index.
@@ -253,7 +258,7 @@ def bundle_create(
         settings, PROJECT_ROOT, folder, signer, tell_progress, torch=torch, since=since, signatures=signatures
     )
     out.print("\n".join(escape(line) for line in told(made)))
-    out.print("On paper, for a machine that has Python alone:")
+    out.print("On paper, for a machine with only Python:")
     out.print(f"  SHA-256 of the first root: {trust.root_sha256}")
     out.print(f"  SHA-256 of {TOOL}: {file_sha256(folder / TOOL)}")
 
@@ -278,7 +283,7 @@ def bundle_install(
     base: Base = NO_BASES,
     newer_than: NewerThan = None,
 ) -> None:
-    """Verify a bundle, and install from it alone into a fresh environment."""
+    """Verify a bundle, and install it into a new environment without a network."""
     found = verified(Settings.from_environment(), folder, trust_root, base, newer_than)
     out.print("\n".join(escape(line) for line in told(found)))
     environment = installed(found, target, tell_progress)

@@ -173,12 +173,12 @@ def lines_add(file: RecipeFile) -> None:
     if keys := keys_to_fill_in(recipe):
         out.print(f"[yellow]•[/] {recipe.line}: it runs once {escape(', '.join(keys))} no longer says {FILL_IN}")
         return
-    out.print(f"[green]✓[/] {recipe.line}: now `sovereign run {recipe.line}{until}`")
+    out.print(f"[green]✓[/] {recipe.line}: next, `sovereign run {recipe.line}{until}`")
 
 
 @lines.command("explain")
 def lines_explain(line: LineName) -> Result:
-    """Explain which stages of a line `sovereign run` would make again, and why, field by field."""
+    """Explain which stages of a line `sovereign run` would run again, and why, field by field."""
     from sovereign_pipeline.dagster.chain import CHAIN
 
     explanations = explain(CHAIN, open_workplace(Settings.from_environment(), line))
@@ -198,12 +198,14 @@ def lines_explain(line: LineName) -> Result:
 
 @lines.command("schema")
 def lines_schema(
-    institution: Annotated[bool, typer.Option("--institution", help="That of institution.yaml instead.")] = False,
+    institution: Annotated[
+        bool, typer.Option("--institution", help="Print the schema of institution.yaml instead.")
+    ] = False,
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the reference of all files that an institution edits.")
     ] = False,
 ) -> None:
-    """Print the JSON Schema by which an editor completes and checks a recipe."""
+    """Print the JSON Schema with which an editor completes and checks a recipe."""
     from sovereign_pipeline.cli.reference import INSTITUTION, LINE, recipe_markdown
 
     if markdown:
@@ -388,7 +390,7 @@ def gates_list(line: LineName) -> Result:
 @gates.command("waive")
 def gates_waive(
     line: LineName,
-    gate: Annotated[str, typer.Argument(help="The gate, as `sovereign gates list` names it.")],
+    gate: Annotated[str, typer.Argument(help="Name of the gate, as `sovereign gates list` shows it.")],
     reason: Reason,
     key: KeyOptions,
 ) -> None:

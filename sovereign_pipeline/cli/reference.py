@@ -17,8 +17,8 @@ from sovereign_pipeline.suites.cards import SuiteCard
 
 INTRODUCTION = """# Command line
 
-Written by `make docs` from the commands themselves. Exit status of each: 0 done; 1 a check or gate said no; 2 wrong
-input or usage. `sovereign --install-completion` completes commands and options in your shell.
+Written by `make docs` from the commands themselves. Exit status of each: 0 success; 1 a check or gate failed;
+2 wrong input or usage. `sovereign --install-completion` completes commands and options in your shell.
 """
 
 

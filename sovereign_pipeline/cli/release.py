@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
 @adapters.command("technical-file")
 def adapters_technical_file(
-    adapter_id: AdapterId, path: Annotated[Path, typer.Option("--out", help="The draft: a new file.")]
+    adapter_id: AdapterId, path: Annotated[Path, typer.Option("--out", help="New file for the draft.")]
 ) -> None:
     """Write the draft of an adapter's technical file (Annex IV of the EU AI Act), filled from the record.
 
@@ -86,7 +86,9 @@ def adapters_technical_file(
     draft = draft_technical_file(registry, open_store(settings, registry=registry), settings, adapter_id)
     write_new_file(path, draft)
     places = counted(draft.count(UNWRITTEN), "place")
-    out.print(f"[green]✓[/] {escape(str(path))}: {escape(adapter_id)}, {escape(level)}; {places} for persons to write")
+    out.print(
+        f"[green]✓[/] {escape(str(path))}: {escape(adapter_id)}, {escape(level)}; {places} for persons to fill in"
+    )
     out.print(f"Next, when it is complete: sovereign adapters sign-technical-file {escape(adapter_id)} FILE")
 
 
@@ -96,7 +98,7 @@ def adapters_sign_technical_file(
     path: Annotated[Path, typer.Argument(help="The completed file.")],
     key: KeyOptions,
     signature: Annotated[
-        Path | None, typer.Option("--out", help="The signature: a new file; default: FILE.sigstore.json.")
+        Path | None, typer.Option("--out", help="New file for the signature; default: FILE.sigstore.json.")
     ] = None,
 ) -> None:
     """Sign the completed technical file of an adapter. The signature is a file beside it.
@@ -390,13 +392,13 @@ def adapters_approve(request_id: RequestId, key: KeyOptions) -> None:
 
 @adapters.command("withdraw")
 def adapters_withdraw(request_id: RequestId, key: KeyOptions) -> None:
-    """Withdraw your approval, or your request, before the change is made."""
+    """Withdraw your approval or your request before the change is made."""
     _decide(request_id, "withdraw", "", key)
 
 
 @adapters.command("reject")
 def adapters_reject(request_id: RequestId, reason: Reason, key: KeyOptions) -> None:
-    """Reject a request: it ends."""
+    """Reject a request, which ends it."""
     _decide(request_id, "reject", reason, key)
 
 
@@ -435,7 +437,7 @@ def adapters_history(adapter_id: AdapterId) -> Result:
 @adapters.command("production")
 def adapters_production(
     line: LineName,
-    at: Annotated[str | None, typer.Option(help="A day or a moment in UTC, as 2027-03-14 or 2027-03-14T09:30.")] = None,
+    at: Annotated[str | None, typer.Option(help="A UTC date or time, such as 2027-03-14 or 2027-03-14T09:30.")] = None,
 ) -> Result:
     """Show which adapter of a line answers as its production, or did so at a moment; a day means its end.
 
@@ -578,11 +580,11 @@ def recall_ask(
     context: typer.Context,
     document: Annotated[str | None, typer.Option(help="Id of a document, as its row has it.")] = None,
     source: Annotated[
-        str | None, typer.Option(help="Name of a source; with --document, the source that the document is of.")
+        str | None, typer.Option(help="Name of a source; with --document, the document's source.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Digest of a dataset, or its first digits.")] = None,
     base_model: Annotated[
-        str | None, typer.Option("--base-model", help="Digest over a base model's files, or its first digits.")
+        str | None, typer.Option("--base-model", help="Digest of a base model's files, or its first digits.")
     ] = None,
     opens: Annotated[bool, typer.Option("--open", help="Open a recall of these adapters.")] = False,
     reason: Annotated[str | None, typer.Option(help="With --open: why.")] = None,
@@ -599,7 +601,7 @@ def recall_ask(
     if yes and not opens:
         raise InputError("--yes is about what --open does.", "Leave it out.")
     if opens != (reason is not None) or (not opens and key.are_given):
-        raise InputError("--open takes --reason and a key, and they take --open.", "Give all three, or none.")
+        raise InputError("--open, --reason and a key must be given together.", "Give all three, or none.")
     settings = Settings.from_environment()
     registry = open_registry(settings)
     answer = ask(registry, question)
@@ -668,7 +670,7 @@ def recall_list() -> Result:
 @recall.command("waive")
 def recall_waive(
     recall_id: Annotated[str, typer.Argument(help="Id of the recall, such as recall-1.")],
-    adapter: Annotated[str, typer.Argument(help="Id of the adapter for which it shall no longer hold.")],
+    adapter: Annotated[str, typer.Argument(help="Id of the adapter to which it no longer applies.")],
     reason: Annotated[str, typer.Option(help="Why the adapter may be used all the same.")],
     key: KeyOptions,
 ) -> None:

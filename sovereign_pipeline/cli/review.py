@@ -40,9 +40,11 @@ review = Group(no_args_is_help=True, help="Blind reviews: people compare a candi
 @review.command("open")
 def review_open(
     line: LineName,
-    operators: Annotated[str, typer.Option(help="Their names, with commas between; else the recipe's.")] = "",
+    operators: Annotated[str, typer.Option(help="Names, separated by commas; default: the recipe's.")] = "",
     prompts: Annotated[Path | None, typer.Option(help="A prompt file, in place of the held-out documents.")] = None,
-    adapter: Annotated[str | None, typer.Option(help="The candidate; else the line's current registered one.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="The candidate; default: the line's current registered adapter.")
+    ] = None,
     opponent: Annotated[
         str | None,
         typer.Option(
@@ -172,7 +174,9 @@ def review_status(line: LineName) -> Result:
 @review.command("close")
 def review_close(
     line: LineName,
-    reason: Annotated[str | None, typer.Option(help="Before the pre-registered number is reached: why.")] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why it closes before the pre-registered number of ballots.")
+    ] = None,
     *,
     key: KeyOptions,
 ) -> None:
@@ -190,7 +194,7 @@ def review_close(
             "line": line,
             "adapter": found.adapter_id,
             "classification": contents.classification,
-            "close": f"before {found.ballots} ballots are given",
+            "close": f"before {found.ballots} ballots are cast",
             "reason": reason or "",
         }
         signer = officers_signer(workplace.settings, key, stated)

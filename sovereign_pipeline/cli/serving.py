@@ -29,7 +29,7 @@ from sovereign_pipeline.serving.gateway.auth import (
     revoke_token,
 )
 
-serve = Group(help="The gateway, and the tokens of its callers.")
+serve = Group(help="Run the gateway, and manage its callers' tokens.")
 tokens = Group(no_args_is_help=True, help="Bearer tokens of the gateway's callers.")
 serve.add_typer(tokens, name="tokens")
 
@@ -39,10 +39,10 @@ def serve_lines(
     context: typer.Context,
     port: Annotated[int, port_option("Port of the gateway.")] = GATEWAY_PORT,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of each engine; else as `serving.threads` says.", min=1, max=1024)
+        int | None, typer.Option(help="Threads per engine; default: `serving.threads`.", min=1, max=1024)
     ] = None,
 ) -> None:
-    """Serve the adapters in production, and those that are staged, by OpenAI's API on loopback, until Ctrl-C."""
+    """Serve adapters in production and staged adapters with OpenAI's API on loopback, until Ctrl-C."""
     if context.invoked_subcommand is not None:
         return
     # Loads FastAPI, uvicorn and the engine.
@@ -56,14 +56,14 @@ def serve_lines(
 
 @tokens.command("add")
 def tokens_add(
-    who: Annotated[str, typer.Argument(help="Whom it is for. The ledger holds a salted commitment to it alone.")],
-    clearance: Annotated[str, typer.Option(help="Highest classification level that they may use.")],
-    line: Annotated[list[str] | None, typer.Option(help="A line that they may use; else every one.")] = None,
+    who: Annotated[str, typer.Argument(help="Name of the caller. The ledger only stores a salted commitment to it.")],
+    clearance: Annotated[str, typer.Option(help="Highest classification level that the caller may use.")],
+    line: Annotated[list[str] | None, typer.Option(help="A line that the caller may use; default: all lines.")] = None,
     versions: Annotated[bool, typer.Option("--versions", help="They may name a version in place of a line.")] = False,
-    metrics: Annotated[bool, typer.Option("--metrics", help="They may read the metrics, which name lines.")] = False,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="They may see at /admin and /registry how it stands with lines.")
+    metrics: Annotated[
+        bool, typer.Option("--metrics", help="The caller may read the metrics, which name lines.")
     ] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="The caller may open /admin and /registry.")] = False,
     users: Annotated[
         bool, typer.Option("--users", help="They speak for several people: `user` of a request says for whom.")
     ] = False,
@@ -76,7 +76,7 @@ def tokens_add(
     user_per_minute: Annotated[int | None, typer.Option(help="The same, of each person.", min=1)] = None,
     days: Annotated[int, typer.Option(help="Days until it expires.", min=1, max=LONGEST_DAYS)] = 90,
 ) -> Result:
-    """Make a token and print it, once: only its SHA-256 is stored."""
+    """Create a token and print it once. Only its SHA-256 is stored."""
     settings = Settings.from_environment()
     institution = load_institution(settings.data)
     institution.ladder.rank(clearance)
@@ -125,7 +125,7 @@ def tokens_list() -> Result:
 
 @tokens.command("revoke")
 def tokens_revoke(
-    token: Annotated[str, typer.Argument(help="Its id, as the list has it.")],
+    token: Annotated[str, typer.Argument(help="Id of the token, as shown in the list.")],
 ) -> None:
     """End a token; the gateway refuses it within seconds."""
     settings = Settings.from_environment()

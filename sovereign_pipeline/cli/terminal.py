@@ -34,7 +34,8 @@ COMMANDS: Mapping[Act, str] = {
     "list_suites": "sovereign suites list",
     "look_at_source": "sovereign sources look {file}",
     "make_trust_root": (
-        "sovereign-trust demonstration {trust} {keys} (for a trial; in production sovereign-trust init, offline)"
+        "sovereign-trust demonstration {trust} {keys} (demonstration only; in production use sovereign-trust init, "
+        "offline)"
     ),
     "make_vault_key": "sovereign-vault keygen --private FILE --public FILE",
     "open_review": "sovereign review open {line}",
@@ -63,7 +64,7 @@ ModelName = Annotated[str, typer.Argument(help="Name of the base model, as its c
 AdapterId = Annotated[str, typer.Argument(help="Id of a registered adapter, such as permits-desk-1.0.0.")]
 DatasetDigest = Annotated[str, typer.Argument(help="Digest of a registered dataset, or its first digits.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A line's recipe.")]
-OfLine = Annotated[str | None, typer.Option("--line", help="Only of this line.")]
+OfLine = Annotated[str | None, typer.Option("--line", help="Only this line.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Reason = Annotated[str, typer.Option(help="Why; shown wherever the adapter is.")]
 
@@ -81,7 +82,7 @@ class KeyOptions:
     """Options that name a person's private key. A command with a parameter of this type has them."""
 
     key: Annotated[Path | None, typer.Option("--key", help="Your private key, in a file.")] = None
-    token: Annotated[str | None, typer.Option("--token", help="Your key, on a token: the token's label.")] = None
+    token: Annotated[str | None, typer.Option("--token", help="Your key on a token: the token's label.")] = None
     passphrase_file: Annotated[
         Path | None, typer.Option("--passphrase-file", help="A file with the passphrase or PIN; else it is asked for.")
     ] = None
@@ -251,7 +252,7 @@ def print_facts(facts: Mapping[str, Any], console: Console = out) -> None:
 
 
 def tell_progress(message: str) -> None:
-    """Print the progress of long work on standard error. Standard output holds the result alone."""
+    """Print the progress of long work on standard error. Standard output has only the result."""
     err.print(escape(f"  {message}"))
 
 
@@ -310,7 +311,7 @@ def opened_key(key: KeyOptions) -> "Signer":
 def mark_demonstration(trust: Trust, console: Console = out) -> None:
     """Print a warning if the trust root's keys are the demonstration's."""
     if trust.is_demonstration:
-        console.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they lie on this machine, and prove nothing")
+        console.print(f"[yellow]{DEMONSTRATION_KEYS}[/]: they are stored on this machine, and prove nothing")
 
 
 def write_new_file(path: Path, text: str) -> None:
@@ -322,7 +323,7 @@ def write_new_file(path: Path, text: str) -> None:
         raise InputError(f"{path}: there is something already.", "Name a new file.") from None
     except OSError as error:
         raise InputError(
-            f"{path}: it cannot be written ({error.strerror}).", "Name a file in a folder of yours."
+            f"{path}: it cannot be written ({error.strerror}).", "Name a file in a folder that you can write to."
         ) from None
 
 

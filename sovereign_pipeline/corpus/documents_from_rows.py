@@ -108,7 +108,7 @@ class Exclusions:
             raise SourceError(
                 f"{path}: `exclude` of source '{self._source.name}' names {counted(len(missing), 'id')} that no row "
                 f"has: {and_more(missing)}.",
-                "Correct the id, or take it out of `exclude`.",
+                "Correct the id, or remove it from `exclude`.",
             )
 
 
@@ -251,7 +251,7 @@ class SourceReader:
         needs. Call it after all rows are read."""
         if not self.count.rows:
             below = " below its header" if has_header(self.path) else ""
-            raise SourceError(f"{self.path}: the file holds no row{below}.", "Export it again, or take the source out.")
+            raise SourceError(f"{self.path}: the file holds no row{below}.", "Export it again, or remove the source.")
         if 0 < self.count.not_selected == self.count.rows - self.count.excluded:
             seen = (f"'{column}' holds {format_values(values)}" for column, values in self._not_wanted.items())
             raise SourceError(
@@ -291,7 +291,7 @@ class SourceReader:
                 if has_header(self.path):
                     raise SourceError(
                         f"{self.path}: {rejected} for the source '{self.source.name}'.",
-                        "Rename one of them in the file, or leave it out.",
+                        "Rename or remove one of them in the file.",
                     ) from None
                 yield Row(row.number, None, str(rejected))
 
@@ -433,7 +433,7 @@ class SourceReader:
             raise SourceError(
                 f"{self.path}: `constants` says that the file has no {name}, and its column '{self._column(name)}' "
                 f"holds one.",
-                f"Take '{name}' out of `constants` of the source '{self.source.name}'.",
+                f"Remove '{name}' from `constants` of the source '{self.source.name}'.",
             )
         text = constant if constant is not None else str("" if value is None else value)
         if self.source.markup == "html" and name in _TEXTS and is_unicode(text):

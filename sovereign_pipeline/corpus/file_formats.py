@@ -263,7 +263,7 @@ def _in_memory(stream: IO[bytes], path: Path) -> io.BytesIO:
         if unpacked.tell() + len(block) > LARGEST_PACKED_PARQUET:
             raise SourceError(
                 f"{path}: unpacks into more than {LARGEST_PACKED_PARQUET:,} bytes.",
-                "Unpack the file, and name the .parquet file in the recipe. Parquet is compressed already.",
+                "Unpack the file, and name the .parquet file in the recipe. Parquet is already compressed.",
             )
         unpacked.write(block)
     unpacked.seek(0)

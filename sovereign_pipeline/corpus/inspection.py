@@ -340,7 +340,7 @@ def _reject_row_as_header(path: Path, columns: Sequence[str]) -> None:
         said = NO_KNOWN_NAME.format(cells=counted(len(columns), "cell"))
         raise SourceError(
             f"{path}: {said[0].lower()}{said[1:]}",
-            f"{NAME_THE_COLUMNS} Where they stand there, give one of them a name such as id, date or subject.",
+            f"{NAME_THE_COLUMNS} If they are already there, give one of them a name such as id, date or subject.",
         )
 
 

@@ -61,7 +61,7 @@ def rows_of_table(
         elif reader.line_num > begins:
             # The rows between would be lost silently.
             raise SourceError(
-                f"{path}, lines {begins} to {reader.line_num}: they form one row that does not fit the header.", _QUOTES
+                f"{path}: lines {begins} to {reader.line_num} form one row that does not fit the header.", _QUOTES
             )
         if lines.is_too_long:
             yield Row(number, None, f"longer than {max_row_bytes:,} bytes")

@@ -281,7 +281,7 @@ def _array_of_numpy(inner: str) -> list[str] | None:
     Raises RowRejected for an array that NumPy has shortened.
     """
     if "..." in inner.split():
-        raise RowRejected("the links are shortened: '...' stands for some of them")
+        raise RowRejected("the links are shortened with '...'")
     if _QUOTED_BY_SPACES.fullmatch(inner):
         return [single or double for single, double in _QUOTED.findall(inner)]
     if _NUMBERS_BY_SPACES.fullmatch(inner):

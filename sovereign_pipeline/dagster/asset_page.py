@@ -119,8 +119,8 @@ def _reward_model(artifact: Artifact) -> Figures:
     accuracy = artifact.manifest.summary["accuracy"]
     shares = {
         "held-out pairs told apart": accuracy["accuracy"],
-        "told apart by length alone": accuracy["length_only"],
-        "told apart by single words alone": accuracy["words_only"],
+        "ranked correctly by length alone": accuracy["length_only"],
+        "ranked correctly by single words alone": accuracy["words_only"],
     }
     return {
         **{name: share["share"] for name, share in shares.items()},

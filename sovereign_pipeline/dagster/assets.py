@@ -164,8 +164,8 @@ def _mirror_adapter(workplace: Workplace, registry: Registry, adapter: Adapter) 
     try:
         version = mirror_adapter(workplace.settings, workplace.store, adapter)
     except Exception as error:  # whatever MLflow, its database or its disk raises
-        workplace.progress(f"{adapter.id} is registered, and MLflow does not show it yet ({type(error).__name__})")
-        return f"none: {type(error).__name__}; `sovereign adapters mlflow --repair` writes it anew"
+        workplace.progress(f"{adapter.id} is registered, but MLflow does not show it yet ({type(error).__name__})")
+        return f"none: {type(error).__name__}; `sovereign adapters mlflow --repair` writes it again"
     return follow_after_act(registry, workplace.settings, adapter.line, workplace.progress) or version
 
 
@@ -292,6 +292,6 @@ with warnings.catch_warnings():
         return dg.AssetCheckResult(
             passed=not found,
             severity=dg.AssetCheckSeverity.WARN,
-            description=and_more(found, separator="; ") or f"{line}: MLflow shows what the registry says",
+            description=and_more(found, separator="; ") or f"{line}: MLflow matches the registry",
             metadata={"differences": len(found)},
         )

@@ -64,8 +64,8 @@ PRESENTATION: Mapping[str, Presentation] = {
         "corpus",
         "team:records",
         frozenset({"jsonl"}),
-        "The line's source files, row by row as documents. A row that cannot be one is in quarantine with its file, "
-        "row number and reason.",
+        "The rows of the line's source files, as documents. Invalid rows go to quarantine with file, row number and "
+        "reason.",
         "reads every source file of the recipe; seconds. The line stops when a source has more broken rows than the "
         "recipe tolerates.",
     ),
@@ -168,7 +168,7 @@ PRESENTATION: Mapping[str, Presentation] = {
         "evaluation",
         "team:security",
         frozenset({"pytorch"}),
-        "Refusal of harmful, disclosing and injecting prompts, over-refusal of benign ones, and what was memorised; "
+        "Refusal of harmful, disclosing and injecting prompts, over-refusal of benign ones, and memorisation; "
         "base, incumbent and candidate on the same prompts, paired.",
         "has each model answer every prompt; minutes to hours on the device. Answers of the base and the incumbent are "
         "cached.",

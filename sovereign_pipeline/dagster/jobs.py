@@ -48,7 +48,8 @@ DUE_JOB = dg.define_asset_job(
 ROLLOUT_JOB = dg.define_asset_job(
     name="rollout",
     selection=dg.AssetSelection.assets("staged_adapter", "production_adapter"),
-    description="What officers staged and promoted, in the line's flag. Started by the sensor rollouts.",
+    description="Writes the adapters that officers staged and promoted into the line's flag. Started by the sensor "
+    "rollouts.",
 )
 
 EXECUTOR = dg.multiprocess_executor.configured(
@@ -64,7 +65,7 @@ process that has loaded the program, because loading takes longer than most step
 @dg.sensor(
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Makes a partition of every recipe under data/lines, so that a new line appears without a restart.",
+    description="Creates a partition for every recipe under data/lines, so that a new line appears without a restart.",
 )
 def new_lines(context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]) -> dg.SkipReason:
     new = register_lines(context.instance, installation)
@@ -75,7 +76,7 @@ def new_lines(context: dg.SensorEvaluationContext, installation: dg.ResourcePara
     job=REVIEW_JOB,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Materializes blind_review of a line once a review of its current registered adapter is closed.",
+    description="Materializes blind_review of a line when a review of its current registered adapter is closed.",
 )
 def closed_reviews(
     context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings]
@@ -129,8 +130,8 @@ def in_words(due: Due, run: dg.DagsterRun | None) -> str:
     jobs=[CHAIN_JOB, DUE_JOB],
     minimum_interval_seconds=300,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Shows on registered_adapter whose review is due, and runs the chain again, once a period, for a line "
-    "whose recipe says `review: {retrain: true}`.",
+    description="Shows overdue reviews on registered_adapter. Retrains a line once a period if its recipe has "
+    "`review: {retrain: true}`.",
 )
 def reviews_due(
     context: dg.SensorEvaluationContext, installation: dg.ResourceParam[Settings], clock: dg.ResourceParam[Clock]

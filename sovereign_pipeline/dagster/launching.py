@@ -51,7 +51,7 @@ def run_trainer_in_pod(
     """
     if importlib.util.find_spec("dagster_k8s") is None:
         raise InputError(
-            "institution.yaml: trainer.where is 'kubernetes', and dagster-k8s is not installed here.",
+            "institution.yaml: trainer.where is 'kubernetes', but dagster-k8s is not installed here.",
             "Run `pip install 'sovereign-pipeline[kubernetes]'` from the institution's own package mirror.",
         )
     assert_seen_by_pod(place, job, withheld)
@@ -77,8 +77,8 @@ def run_trainer_in_pod(
         )
     except ConfigException as error:
         raise InputError(
-            f"institution.yaml: trainer.kubeconfig leads to no cluster: {_short(error)}.",
-            "Give the path of a kubeconfig that does, or leave it out inside a cluster.",
+            f"institution.yaml: trainer.kubeconfig does not reach a cluster: {_short(error)}.",
+            "Give the path of a working kubeconfig, or remove the key inside a cluster.",
         ) from None
     except (DagsterK8sError, ApiException, HTTPError) as error:
         _wait_until_gone(place, name, context.log.info)
@@ -159,18 +159,18 @@ def assert_seen_by_pod(place: Kubernetes, job: Path, withheld: Mapping[str, Path
                 raise RecipeError(
                     f"institution.yaml: trainer.volumes: {volume.claim} at {volume.path} holds {directory} "
                     f"({variable}), which a trainer must not see.",
-                    f"Move it ({variable}) off that volume.",
+                    f"Move it ({variable}) to another volume.",
                 )
     for path, writes in _paths(job):
         holding = _volume_of(place, path)
         if holding is None:
             raise RecipeError(
                 f"institution.yaml: trainer.volumes: the trainer needs {path}, which is on no volume of its pod.",
-                "Add the volume that holds it, mounted at the same path as here.",
+                "Add the volume of this path, mounted at the same path as here.",
             )
         if writes and holding.read_only:
             raise RecipeError(
-                f"institution.yaml: trainer.volumes: the trainer writes to {path}, and {holding.claim} at "
+                f"institution.yaml: trainer.volumes: the trainer writes to {path}, but {holding.claim} at "
                 f"{holding.path} is read_only.",
                 "Put $SOVEREIGN_HOME on a volume that can be written.",
             )

@@ -61,14 +61,14 @@ def flag_asset(role: Role, after: str, holds: str, materializing: str) -> dg.Ass
 STAGED = flag_asset(
     "staged",
     "registered_adapter",
-    "The adapter that officers staged: the share and the groups of `rollout` in `institution.yaml` get it.",
+    "The adapter that officers staged. The share of users and the groups in `rollout` of `institution.yaml` get it.",
     "lets the line's flag say so; seconds. It is refused while no adapter of the line is staged, and says what is "
     "missing. Gateways load the adapter first, and take the flag as soon as it is loaded.",
 )
 PRODUCTION = flag_asset(
     "production",
     "staged_adapter",
-    "The adapter that answers everybody whom no other is said of.",
+    "The adapter that answers all users who do not get the staged one.",
     "lets the line's flag say so; seconds. It is refused while no adapter of the line is in production, and says what "
     "is missing. The adapter before stays loaded, so that an officer can go back at once.",
 )
@@ -154,7 +154,8 @@ def _missing(role: Role, workplace: "Workplace", registry: "Registry") -> str:
             if each.ended is None and each.request.transition == ASKED[role]
         ]
     return (
-        " ".join(open_requests) or f"No request '{ASKED[role]}' is open: an officer makes one, and others approve it."
+        " ".join(open_requests)
+        or f"No request '{ASKED[role]}' is open. An officer must make one, and others approve it."
     )
 
 

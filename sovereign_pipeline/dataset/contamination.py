@@ -107,8 +107,8 @@ def not_contaminated(file: Callable[[Line], str]) -> Gate:
 def evaluate_contamination(workplace: Workplace, rows: Iterable[Mapping[str, Any]], total: int) -> Verdict:
     """Compare every row (all columns but the id, in order) with every item. The verdict lists suite, item and row.
 
-    If the recipe names no evaluation yet, the verdict says so: nothing is trained from such datasets, and the gate is
-    evaluated again once it does.
+    If the recipe names no evaluation yet, the verdict states this: nothing is trained from such datasets, and the gate
+    is evaluated again once it does.
 
     Raises CeilingExceeded for a suite above the ceiling of the line of adapters, and SourceError for a suite that
     cannot be read.

@@ -143,8 +143,9 @@ def open_incumbent(workplace: Workplace, candidate: Artifact, base_model: Artifa
     level = ladder.highest((artifact.manifest.classification, row.classification))
     if ladder.exceeds(level, workplace.line.ceiling):
         raise CeilingExceeded(
-            f"Line {workplace.line.line} may hold {workplace.line.ceiling} at most; its incumbent {row.id} is {level}.",
-            "Have the ceiling of the line raised, or begin a line of another name.",
+            f"The ceiling of line {workplace.line.line} is {workplace.line.ceiling}, but its incumbent {row.id} is "
+            f"{level}.",
+            "Have the ceiling of the line raised, or create a line of another name.",
         )
     return artifact, level
 

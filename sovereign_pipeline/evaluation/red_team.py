@@ -436,7 +436,7 @@ def open_judge_model(entry: JudgeModel, directory: Path, progress: Callable[[str
     found = judge_model_digest(directory)
     if found != entry.sha256:
         raise IntegrityError(
-            f"{directory}: the judge model's files have the digest {found}, and the recipe's sha256 begins "
+            f"{directory}: the judge model's files have the digest {found}, but the recipe's sha256 begins with "
             f"{short(entry.sha256)}.",
             "Copy the model again. If it was changed on purpose, write its digest into the recipe.",
         )
@@ -463,7 +463,7 @@ def open_judge_model(entry: JudgeModel, directory: Path, progress: Callable[[str
         raise SourceError(
             f"{directory}: {len(absent)} weights of the judge model are not in its files, {absent[0]} first, and would "
             f"be random.",
-            "Copy the model again, whole.",
+            "Copy the complete model again.",
         )
     names = [str(model.config.id2label[index]) for index in range(model.config.num_labels)]
     if entry.refusal_label not in names:

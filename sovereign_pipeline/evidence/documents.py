@@ -173,7 +173,7 @@ def completed_bill(facts: AdapterFacts) -> dict[str, Any]:
         "distributionConstraints": {"tlp": tlp_of(facts.manifests["registered_adapter"])},
     }
     if missing := dangling(bill):
-        raise RuntimeError(f"the bill of materials refers to {', '.join(missing)}, which it does not have")
+        raise RuntimeError(f"the bill of materials refers to {', '.join(missing)}, which it does not list")
     return bill
 
 

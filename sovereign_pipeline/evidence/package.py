@@ -514,7 +514,7 @@ def _checkpoint(newest: Note, session: Session, settings: Settings, trust: Trust
     assert log is not None  # an entry was just made
     size = notes.parse_tree_head(newest.text).size
     if size < max(found.entries):
-        raise ConflictError("The registry was written to meanwhile.", "Ask again.")
+        raise ConflictError("The registry was written to during the export.", "Ask again.")
     assert_log_of(trust, log, size)
     witnessed = witnessed_by(trust, log, settings)
     if witnessed is None:
@@ -523,7 +523,7 @@ def _checkpoint(newest: Note, session: Session, settings: Settings, trust: Trust
         raise IntegrityError(
             f"The evidence needs entry {max(found.entries)} of the log, and its witnesses have seen "
             f"{witnessed.entries} entries.",
-            "Write a request for the witnesses, bring back their answers, and ask again.",
+            "Write a request for the witnesses, import their answers, and run this again.",
         )
     sizes = {notes.parse_tree_head(each.text).size: each for each in witnesses.asked(settings)}
     return sizes[witnessed.entries]

@@ -248,7 +248,7 @@ def read_index(package: Package) -> dict[str, Any]:
     listed, files = index["files"], package.files
     there = {name: {"sha256": sha256(files[name]), "size": len(files[name])} for name in {*files} - {*BESIDES[:2]}}
     wrong = [f"{name}: the index lists it, and it is not there" for name in sorted({*listed} - {*there})]
-    wrong += [f"{name}: the index does not list it" for name in sorted({*there} - {*listed})]
+    wrong += [f"{name}: not listed in the index" for name in sorted({*there} - {*listed})]
     differing = [name for name in sorted({*there} & {*listed}) if there[name] != listed[name]]
     wrong += [f"{name}: its SHA-256 is not the one of the index" for name in differing]
     require(not wrong, "; ".join(wrong))
@@ -311,7 +311,7 @@ def read_signed(package: Package, where: str, kind: str, roots: list[dict[str, A
     """Return a trust file's content. A threshold of each root's keys must have signed it; of its own too, if a root."""
     file = package.json(where)
     said: dict[str, Any] = file["signed"]
-    require(said["_type"] == kind, f"{where}: this is no file of the kind {kind}")
+    require(said["_type"] == kind, f"{where}: this is not a file of the kind {kind}")
     for root in [*roots, said] if kind == "root" else roots:
         role, good = root["roles"][kind], set[str]()
         for each in file["signatures"]:
@@ -348,7 +348,7 @@ def read_trust(package: Package, root_sha256: str) -> Trust:
             said = delegated["keys"][keyid]
             allowed = (said.get("person"), tuple(said.get("may", ())), tuple(said.get("levels", ())))
             key = roles[name][keyid] = Key(public_key(keyid, said, where), *allowed, said.get("revoked_from"))
-            require(isinstance(key.public, ROLES[name]), f"{where}: {keyid} is no kind of key for the role {name}")
+            require(isinstance(key.public, ROLES[name]), f"{where}: {keyid} is of the wrong kind for the role {name}")
             require(key.person or name != "officer", f"{where}: the officer's key {keyid} is nobody's")
     require({*roles} == {*ROLES}, f"{where}: it lacks a role")
     expires = min(moment(each["expires"]) for each in (newest, targets, *delegated["roles"]))
@@ -395,7 +395,7 @@ def read_checkpoint(note: str, trust: Trust) -> Checkpoint:
     where = "log/checkpoint"
     parts = re.fullmatch(r"(([^\n]+)\n([0-9]{1,18})\n([^\n]+)\n)\n((?:— [^\s+]+ [A-Za-z0-9+/]+=*\n)+)", note)
     if parts is None:
-        raise Refused(f"{where}: this is no checkpoint")
+        raise Refused(f"{where}: this is not a checkpoint")
     message, origin, size, is_signed = parts[1], parts[2], int(parts[3]), False
     cosigned: dict[str, tuple[str, datetime.datetime]] = {}
     for _, name, text in (line.split(" ") for line in parts[5].splitlines()):
@@ -462,7 +462,7 @@ def check_order(entries: Mapping[int, dict[str, Any]]) -> None:
 
 
 def check_trust_on_record(package: Package) -> None:
-    """Check that the trust files are those in the log's newest entry about them, and not older ones."""
+    """Check that the trust files match the log's newest entry about them."""
     of_trust = list(package.entries("trust root named", "trust changed", "trust root replaced"))
     require(of_trust, "the log names no trust root")
     files = {path.removeprefix("trust/"): sha256(package.files[path]) for path in package.below("trust")}
@@ -520,7 +520,7 @@ def statement(
     require(holds, f"{where}: the signature by {keyid} is not over this statement")
     said = parsed(payload, where)
     is_statement = said["_type"] == "https://in-toto.io/Statement/v1" and canonical(said) == payload
-    require(is_statement, f"{where}: this is no in-toto statement")
+    require(is_statement, f"{where}: this is not an in-toto statement")
     is_such, is_about_it = (
         said["predicateType"] == kind,
         about in {each["digest"]["sha256"] for each in said["subject"]},
@@ -680,7 +680,7 @@ def lineage_of(package: Package, digest: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for each in beneath(package, package.artifacts[digest].inputs().values(), Artifact.inputs):
         kind = each.manifest["kind"]
-        require(kind not in found, f"artifacts/{digest}: its lineage holds two of the kind {kind}")
+        require(kind not in found, f"artifacts/{digest}: its lineage has two artifacts of the kind {kind}")
         found[kind] = each.digest
     return found
 
@@ -779,7 +779,7 @@ def check_adapter(package: Package, row: dict[str, Any]) -> None:
             raise Refused(f"{own}: the package lacks the verdict of gate {gate}")
         is_of_it = {*verdict.inputs().values()} <= {*record["lineage"].values(), sealed.digest}
         require(is_of_it, f"{own}: gate {gate} judged what the adapter was not made of")
-        require(verdict.config["gate"] == gate, f"{own}: the verdict of gate {gate} is another gate's")
+        require(verdict.config["gate"] == gate, f"{own}: the verdict of gate {gate} belongs to another gate")
         check_verdict(package, verdict, (stated.get("waiver") or {}).get("digest"), f"{own}: ")
     package.roots |= {sealed.digest, *gates, *waivers_of(row)}
 
@@ -791,7 +791,7 @@ def check_verdict(package: Package, verdict: Artifact, waiver: str | None, of: s
     if outcome == "pass" and waiver is None:
         return
     if outcome == "pass" or waiver is None or waiver not in package.artifacts:
-        raise Refused(f"{where}: gate {gate} is '{outcome}', and {'no' if waiver is None else 'a'} waiver is named")
+        raise Refused(f"{where}: gate {gate} is '{outcome}', but {'no' if waiver is None else 'a'} waiver is named")
     waived = package.artifacts[waiver]
     where, manifest = f"{waived.folder}/waiver.sigstore.json", waived.manifest
     bundle, content = package.take(where), package.take(f"{waived.folder}/waiver.json")
@@ -895,7 +895,7 @@ def read_acts(package: Package) -> dict[int, Said]:
         require(is_about or of != "adapter", f"{where}: it is about other adapters than entry {number}")
         check_dated(act, entry, after=[registered[row["id"]] for row in rows if row["id"] in registered])
         is_own = entry["actor"] == f"{role}:{act.keyid}"
-        require(is_own, f"{where}: entry {number} is of {entry['actor']}, and another key signed")
+        require(is_own, f"{where}: entry {number} names {entry['actor']}, but another key signed it")
         told = {name: subjects[name] for name in same or {*subjects} - BESIDES_SIGNED}
         signed = {name: act.predicate[name] for name in same} if same else act.predicate
         require(told == signed, f"{where}: entry {number} says something else than what was signed")
@@ -970,7 +970,7 @@ def check_request(package: Package, number: int, request: Said) -> None:
     for file, digest in asked["policy"].items():
         rules = [each for each in package.entries("policy changed", file=file) if each["sequence"] < number]
         in_force = rules and rules[-1]["subjects"]["now"] == digest and f"policy/{digest}.yaml" in package.files
-        require(in_force, f"{where}: {file} was not {digest[:12]} by record")
+        require(in_force, f"{where}: the record has another {file} than {digest[:12]}")
 
 
 def approvals_of(package: Package, request: Said, until: int) -> dict[str, dict[str, Any]]:
@@ -1019,9 +1019,9 @@ def read_changes(package: Package, line: str) -> list[dict[str, Any]]:
         require(is_approved, f"{where}: it names approvals that do not count, or fewer than {needed}")
         level = package.rows[asked["adapter"]]["classification"]
         is_enough = needed > 0 or by.allows(asked["transition"], level)
-        require(is_enough, f"{where}: {by.person} could not decide this alone")
+        require(is_enough, f"{where}: {by.person} was not permitted to decide this alone")
         in_time = asked_at["sequence"] < entry["sequence"] and moment(made["at"]) < moment(asked["expires"])
-        require(in_time, f"{where}: its request had expired, or came later")
+        require(in_time, f"{where}: its request had expired, or was made later")
         check_dated(act, entry, after=[asked_at, *approvals.values()])
         require((of, transition) not in took_effect, f"{where}: its request had taken effect before")
         took_effect.add((of, transition))
@@ -1097,7 +1097,7 @@ def check_flag(package: Package, entry: dict[str, Any], act: Said, where: str) -
 
 
 def read_flags(package: Package, line: str, changes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Verify every change of a line's flag from the first: which users get which adapter from when on.
+    """Verify every change of a line's flag from the first. A change states which users get which adapter.
 
     A flag may serve only adapters that earlier transitions staged or put in production. The pipeline's key alone can
     therefore let no adapter answer. Two kinds of change are made without the registry and logged later: a stop, and an
@@ -1309,7 +1309,7 @@ def check_review(package: Package, review: str, digest: str) -> None:
             continue
         found = package.json(where)
         is_of_it = inputs["ballots"] == closing["ballots_sha256"] and found["seed"] == closing["seed"]
-        require(is_of_it, f"{where}: it was not computed from the ballots that were given")
+        require(is_of_it, f"{where}: it was not computed from the cast ballots")
         package.roots.add(result.digest)
         score = f"{found['wins']} won, {found['losses']} lost, {found['ties']} tied"
         package.words["Blind reviews"].append(f"{found['adapter']} against {found['opponent']}: {score}; {given}")
@@ -1410,7 +1410,7 @@ def check_all(package: Package, root_sha256: str, on: str | None, seen: int, say
     say(f"✓ {len(package.log)} entries, each proven to be among the {size} of the log {log.origin}")
     say(f"  the newest of them is {place(package.log[max(package.log)])}; all times are UTC")
     for witness, at in sorted(log.cosigned.items()):
-        say(f"✓ the witness {witness} saw these {size} entries on {at:%Y-%m-%d %H:%M} UTC")
+        say(f"✓ the witness {witness} cosigned these {size} entries on {at:%Y-%m-%d %H:%M} UTC")
     check_trust_on_record(package)
     check_index_signed(package)
     say(f"✓ the index is signed by the pipeline, made on {index['made_at']}")
@@ -1481,11 +1481,11 @@ def on_one_line(text: str) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Verify the evidence package in which this file lies.")
+    parser = argparse.ArgumentParser(description="Verify the evidence package that contains this file.")
     parser.add_argument("root_sha256", help="SHA-256 of the first trust root, from paper")
     parser.add_argument("--on", help="a day or moment in UTC: what answered then; else when the package was made")
     parser.add_argument("--seen", type=int, default=0, help="how many entries of the log you have seen before")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="another package than this one")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="folder of another package")
     given = parser.parse_args(arguments)
     try:
         is_such = re.fullmatch(r"[0-9a-fA-F]{64}", given.root_sha256) and given.seen >= 0 and given.folder.is_dir()

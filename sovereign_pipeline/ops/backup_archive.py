@@ -230,8 +230,8 @@ def recipient_in(path: Path) -> str:
         pyrage.x25519.Recipient.from_str(text)
     except pyrage.RecipientError:
         raise InputError(
-            f"{path}: this is no file with an age public key (age1…).",
-            "Make a pair on an offline machine, and bring its public file here.",
+            f"{path}: this is not an age public key (age1…).",
+            "Generate a key pair on an offline machine, and copy its public file here.",
             act="make_vault_key",
         ) from None
     return text
@@ -276,7 +276,7 @@ def read_description(directory: Path, trust: Trust) -> Description:
         description = Description.model_validate_json(content)
         index = description.head.size  # a key that was replaced later stays valid for what it signed before
     except (ValidationError, InputError):
-        raise DamagedBackup(f"{directory / DESCRIPTION}: this describes no backup.") from None
+        raise DamagedBackup(f"{directory / DESCRIPTION}: this is not a backup's description.") from None
     signature = read_bounded(directory / SIGNATURE, LARGEST_BUNDLE, DamagedBackup.usual_hint)
     sha256 = file_sha256(directory / DESCRIPTION)
     verify_statement(signature, trust, PIPELINE, predicate_type=BACKUP, sha256=sha256, at_index=index)

@@ -299,7 +299,7 @@ def release(project: Path) -> Content:
     Raises InputError if the checkout has uncommitted changes.
     """
     if not (project / ".git").exists():
-        raise InputError(f"{project}: this is no checkout.", "Pack from a checkout of the release.")
+        raise InputError(f"{project}: this is not a git checkout.", "Pack from a checkout of the release.")
     if _git(project, "status", "--porcelain", "--untracked-files=no"):
         raise InputError(f"{project}: files differ from the commit.", "Commit, so that it is known what is carried.")
     commit = _git(project, "rev-parse", "HEAD").decode().strip()
@@ -344,7 +344,9 @@ def wheels(requirements: Path, names: Sequence[str], into: Path, progress: Progr
         _pip("download", "--dest", str(published), *lock)
     for archive in sorted(published.iterdir()):
         if file_sha256(archive) not in pins:
-            raise IntegrityError(f"{archive.name}: no lock pins these bytes.", "Find out where pip took them from.")
+            raise IntegrityError(
+                f"{archive.name}: no lock file pins these bytes.", "Find out where pip took them from."
+            )
         if archive.suffix != ".whl":
             progress(f"building a wheel of {archive.name}")
             alone = ("--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", str(built))
@@ -361,7 +363,7 @@ def _built(published: Path, built: Path) -> list[Content]:
     archives = [path for path in published.iterdir() if path.suffix != ".whl"]
     found = list(_contents(built, "built when packed, from a source archive that requirements/ pins"))
     if len(found) != len(archives):
-        raise NotFoundError(f"Of {len(archives)} source archives {len(found)} wheels were built.", "See pip's output.")
+        raise NotFoundError(f"{len(archives)} source archives gave {len(found)} wheels.", "See pip's output.")
     return found
 
 

@@ -57,7 +57,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise Refused(f"{path}: it cannot be read ({error.strerror}).") from None
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise Refused(f"{path}: this is no file.")
+            raise Refused(f"{path}: this is not a file.")
         yield stream
 
 
@@ -224,7 +224,7 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
     if {*files} != {"root.json", "targets.json", *(f"{number}.root.json" for number in range(1, count + 1))}:
         raise Refused(f"{TRUST}: its files are not targets.json, root.json and every root from the first.")
     if count == 0 or sha256(files["1.root.json"]) != root_sha256.lower():
-        raise Refused(f"{TRUST}/1.root.json: its SHA-256 is not {root_sha256}: it is another trust root.")
+        raise Refused(f"{TRUST}/1.root.json: its SHA-256 is not {root_sha256}. It is another trust root.")
     root = _newest_root([files[f"{number}.root.json"] for number in range(1, count + 1)])
     if files["root.json"] != files[f"{count}.root.json"]:
         raise Refused(f"{TRUST}/root.json: it is not the newest root.")
@@ -236,10 +236,13 @@ def bundle_keys(files: Mapping[str, bytes], root_sha256: str, now: datetime) -> 
     if signed["_type"] != "targets" or signed["root_version"] > count:
         raise Refused(f"{name}: it was made under root {signed['root_version']}, and the newest here is {count}.")
     if role is None or role["threshold"] != 1:
-        raise Refused(f"{name}: it has no role bundle of which one key signs.")
+        raise Refused(f"{name}: it has no role bundle with a threshold of one key.")
     for expires in (root["expires"], signed["expires"], role["expires"]):
         if now >= moment(expires, name):
-            raise Refused(f"{name}: the trust root expired on {expires}.", "Its holders sign it anew, offline.")
+            raise Refused(
+                f"{name}: the trust root expired on {expires}.",
+                "Have its holders sign it again on the offline machine.",
+            )
     known = signed["delegations"]["keys"]
     counting = [keyid for keyid in role["keyids"] if known[keyid].get("revoked_from") is None]
     return BundleKeys(
@@ -284,7 +287,7 @@ def _public_der(keyid: str, key: Mapping[str, Any], name: str) -> bytes:
     lines = str(key["keyval"]["public"]).strip().splitlines()
     der = base64.b64decode("".join(lines[1:-1]), validate=True)
     if key["scheme"] != "ecdsa-sha2-nistp256" or sha256(der) != keyid:
-        raise Refused(f"{name}: the key {keyid} is no P-256 key under its own id.")
+        raise Refused(f"{name}: the key {keyid} is not a P-256 key, or its id is wrong.")
     return der
 
 
@@ -420,7 +423,7 @@ def verify(
         if bundle.created <= earlier:
             raise Refused(
                 f"{directory}: the bundle was made at {bundle.created}, and {newer_than} at {earlier}.",
-                "Somebody put an older bundle back: take the newest one.",
+                "Somebody restored an older bundle. Use the newest one.",
             )
     return bundle
 
@@ -448,7 +451,7 @@ def _verified(
     compare(directory / BLOBS / manifest, manifest, None)
     files = tuple(_files(small_file(directory / BLOBS / manifest), directory, in_bases))
     if signed.files != len(files):
-        raise Refused(f"{directory / INDEX}: it leads to {len(files)} files, and {signed.files} were signed.")
+        raise Refused(f"{directory / INDEX}: it lists {len(files)} files, but {signed.files} were signed.")
     plain = {each.name: each for each in files if each.name == TOOL or each.name.startswith(f"{TRUST}/")}
     blobs = {each.sha256 for each in files} | {manifest, sha256(EMPTY)}
     _assert_exactly(directory, {*there}, {*plain, *(f"{BLOBS}/{digest}" for digest in blobs - {*in_bases})})
@@ -492,7 +495,7 @@ def _index(content: bytes, where: Path) -> tuple[dict[str, Any], str]:
     index = json_object(content, where)
     listed = index["manifests"]
     if index["mediaType"] != INDEX_TYPE or len(listed) != 1 or listed[0]["artifactType"] != ARTIFACT_TYPE:
-        raise Refused(f"{where}: this is no index of a bundle.")
+        raise Refused(f"{where}: this is not the index of a bundle.")
     annotations: dict[str, Any] = index["annotations"]
     return annotations, _digest(listed[0], where)
 
@@ -584,7 +587,9 @@ def _in_bases(base: object, created: str, bases: Sequence[Path], directory: Path
         if sha256(index) != base or annotations[CREATED] >= created:
             raise Refused(
                 f"{folder}: {above} does not add to this bundle.",
-                f"Name the bundle whose index has the SHA-256 {base}." if base else "It is whole: name no base of it.",
+                f"Name the bundle whose index has the SHA-256 {base}."
+                if base
+                else "The bundle is complete: do not name a base.",
             )
         compare(folder / BLOBS / manifest, manifest, None)
         listed = {each.sha256 for each in _files(small_file(folder / BLOBS / manifest), folder, {})}
@@ -714,7 +719,7 @@ def requirement_lines(wheels: list[Carried]) -> Iterator[str]:
     for carried in wheels:
         found = WHEEL.fullmatch(carried.name.partition("/")[2])
         if found is None:
-            raise Refused(f"{carried.name}: this is no wheel's name.")
+            raise Refused(f"{carried.name}: this is not a wheel's file name.")
         project = re.sub(r"[-_.]+", "-", found[1]).lower()
         if project in seen:
             raise Refused(f"{carried.name}: there is another wheel of {project}, and one is installed.")
@@ -733,7 +738,7 @@ def _run(*command: str, target: Path) -> None:
 
 
 def told(bundle: Bundle) -> Iterator[str]:
-    """Return the lines that describe a verified bundle to its user, without line ends."""
+    """Return the lines that describe a verified bundle, without line ends."""
     return map(on_one_line, _lines(bundle))
 
 
@@ -758,16 +763,16 @@ def _folder(name: str) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run the command line. Returns 0 for success, 1 for a rejected bundle, 2 for wrong usage or a file error."""
     os.umask(0o077)  # only this account can read the installed files
-    parser = argparse.ArgumentParser("bundle.pyz", description="Verify a bundle, or install from it alone.")
+    parser = argparse.ArgumentParser("bundle.pyz", description="Verify a bundle, or install from it without a network.")
     parser.add_argument("act", choices=("verify", "install"))
     parser.add_argument("bundle", type=Path, help="the bundle's folder")
     parser.add_argument("target", type=Path, nargs="?", help="of install: a folder that is not there yet")
-    parser.add_argument("--trust-root", required=True, metavar="SHA256", help="of the first root, from paper")
+    parser.add_argument("--trust-root", required=True, metavar="SHA256", help="SHA-256 of the first root, from paper")
     parser.add_argument("--base", type=Path, action="append", default=[], help="of a delta: what it adds to")
     parser.add_argument("--newer-than", type=Path, metavar="INDEX", help="refuse a bundle that is no later than this")
     given = parser.parse_args(arguments)
     if (given.act == "install") != (given.target is not None):
-        parser.error("install, and it alone, needs a target")
+        parser.error("only install needs a target, and it must have one")
     try:
         bundle = verify(given.bundle, given.trust_root, given.base, newer_than=given.newer_than)
         _print(*told(bundle))

@@ -129,7 +129,7 @@ def restore(database: Database, dumped: Path) -> None:
     came_from = _version_in(database, program, dumped)
     if came_from > version:
         raise InputError(
-            f"{database.variable}: this server is PostgreSQL {version}, and the backup was taken from {came_from}.",
+            f"{database.variable}: this server is PostgreSQL {version}, but the backup was taken from {came_from}.",
             f"Restore on a server of version {came_from} or newer.",
         )
     _assert_fits(program, version, database)
@@ -149,7 +149,8 @@ def _assert_empty(database: Database, connection: Connection) -> None:
     found = connection.execute(text(_CONTENT)).all()
     if found:
         raise InputError(
-            f"{database.variable}: the database is not empty (it holds {found[0].name}). Nothing is restored over it.",
+            f"{database.variable}: the database is not empty (it has {found[0].name}). A backup is only restored into "
+            f"an empty one.",
             "Make an empty one, and name it there.",
         )
 
@@ -211,7 +212,7 @@ def _environment(database: Database) -> dict[str, str]:
         if key not in _OF_LIBPQ or isinstance(value, tuple):
             raise InputError(
                 f"{database.variable}: pg_dump cannot be given '{key}' of this address.",
-                f"It may have, once each: {', '.join(_OF_LIBPQ)}.",
+                f"Supported, once each: {', '.join(_OF_LIBPQ)}.",
             )
     variables = {_OF_LIBPQ[key]: str(value) for key, value in given.items() if value not in (None, "")}
     own = {name: value for name, value in os.environ.items() if name != "PGSERVICE"}  # it would override these

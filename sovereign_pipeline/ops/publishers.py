@@ -87,7 +87,7 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
             covered = _agreeing(digests, signature, name, by_name)
         elif signed.name == LIST:
             if not signed.is_file():
-                raise InputError(f"{signed}: the list that {signature.name} is over is missing.", "Put it there.")
+                raise InputError(f"{signed}: the list that {signature.name} signs is missing.", "Put it there.")
             publisher = sigstore_publisher(signature, signed, trusted)
             covered = _agreeing(_listed(signed), signed, name, by_name)
             listed = Content(f"publishers/{name.removesuffix(SUFFIX)}", signed, "list of a publisher")
@@ -103,7 +103,7 @@ def with_publishers(contents: Sequence[Content], signatures: Path, publishers: P
     if passed_over := [path for path in paths if path not in found and path not in lists]:
         raise InputError(
             f"{passed_over[0]}: it is no signature, and no list that one is over.",
-            "Remove it, or correct its name; for a link put the file there.",
+            "Remove it, or correct its name. Replace a link with the file.",
         )
     carried = (
         Content(f"publishers/{path.relative_to(signatures).as_posix()}", path, "signature of a publisher")
@@ -156,7 +156,7 @@ def certified(bundle: bytes, sha256: str | None, root: Path) -> Certified:
         said = on_one_line(" ".join(f"{type(error).__name__}: {error}".split()))
         raise IntegrityError(f"It does not hold under {root.name} ({said[:MOST_SAID]}).") from None
     if kind != PAYLOAD:
-        raise IntegrityError(f"What is signed is {kind[:MOST_SAID]!a}, not {PAYLOAD}.")
+        raise IntegrityError(f"The signed payload is {kind[:MOST_SAID]!a}, not {PAYLOAD}.")
     return Certified(policy.identity, policy.issuer, payload)
 
 
@@ -316,7 +316,7 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
     """Return a model's publisher and its signed files: path in the model's folder -> SHA-256. Raises IntegrityError."""
     bundle = _read(signature)
     if bundle.payload is None:
-        raise BadSignature(f"{signature}: it holds no list of a model's files.")
+        raise BadSignature(f"{signature}: it has no list of a model's files.")
     publisher, payload = _verified(bundle, None, publishers)
     assert payload is not None  # because the bundle's payload is not None
     statement = _statement(payload, signature)
@@ -328,7 +328,7 @@ def signed_model(signature: Path, publishers: Publishers) -> tuple[str, dict[str
         name, digest = resource.get("name"), resource.get("digest")
         if resource.get("algorithm") != "sha256" or not isinstance(digest, str) or not SHA256.fullmatch(digest):
             raise IntegrityError(
-                f"{signature}: it names {name!a} by another digest than SHA-256.", "Ask the publisher for one."
+                f"{signature}: it names {name!a} by another digest than SHA-256.", "Ask the publisher for a SHA-256."
             )
         if not isinstance(name, str) or name in files:
             raise BadSignature(f"{signature}: it names {name!a} twice, or has no name.")
@@ -341,7 +341,8 @@ def _verified(bundle: _Bundle, signed: Path | None, publishers: Publishers) -> t
     for name, key in publishers.keys.items():
         if _is_signed(key, bundle, signed):
             return f"sigstore, {name} ({_fingerprint(key)})", bundle.payload
-    hint = f"Get file and bundle again, or put whom you trust into {publishers.folder}: NAME.pub or NAME.yaml."
+    hint = f"Get the file and its bundle again, or add a trusted publisher to {publishers.folder}: NAME.pub or "
+    "NAME.yaml."
     if not bundle.has_certificate:
         if not publishers.keys:
             raise NotFoundError(
@@ -453,10 +454,10 @@ def _listed(sums: Path) -> dict[str, str]:
     for number, line in enumerate(sums.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         matched = LINE.fullmatch(line)
         if matched is None:
-            raise BadSignature(f"{sums}, line {number}: this is no SHA-256 and name.")
+            raise BadSignature(f"{sums}, line {number}: this is not a SHA-256 with a name.")
         name = matched[2].removeprefix("./")
         if digests.setdefault(name, matched[1]) != matched[1]:
-            raise BadSignature(f"{sums}, line {number}: it names {name!a} by two digests.")
+            raise BadSignature(f"{sums}, line {number}: it gives {name!a} a second digest.")
     return digests
 
 

@@ -129,7 +129,7 @@ def _put_on_record(
     lost = max(newest.size - size, 0) if newest is not None else 0
     if lost != loses:
         raise ConflictError(
-            _lost_entries(settings, size, lost, loses), "State their number once you know what they were."
+            _lost_entries(settings, size, lost, loses), "Find out what they were, then state their number."
         )
     subjects = {"backup": made.archive, "taken": made.created, "entries": size, "reason": reason}
     if newest is not None and lost:
@@ -147,7 +147,7 @@ def _removed_on_error(settings: Settings) -> Iterator[None]:
     places.append(_staged_database(settings, places[0]))
     for path in places:
         if os.path.lexists(path):
-            raise InputError(f"{path}: it was left by an earlier attempt.", "Remove it.")
+            raise InputError(f"{path}: an earlier attempt left it behind.", "Remove it.")
     try:
         yield
     except BaseException:
@@ -337,7 +337,7 @@ def _lost_entries(settings: Settings, size: int, lost: int, loses: int) -> str:
     copy = settings.ledger_copy
     actions = checkpoints.actions_of(copy, size + 1, size + lost) if copy is not None and copy.exists() else {}
     named = [f"entry {number} ({actions.get(number, 'unknown')})" for number in range(size + 1, size + lost + 1)]
-    return f"The backup ends at entry {size}, and lacks {counted(lost, 'entry', 'entries')}: {and_more(named)}."
+    return f"The backup ends at entry {size} and lacks {counted(lost, 'entry', 'entries')}: {and_more(named)}."
 
 
 def _put_into_place(settings: Settings, staged: Settings) -> None:

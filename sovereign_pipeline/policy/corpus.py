@@ -236,7 +236,7 @@ class Source(RecipeModel):
         ),
         (
             lambda it: it.layout == "hh" and it.role != "preferences",
-            "layout hh holds chosen and rejected replies: give the source the role preferences",
+            "layout hh has chosen and rejected replies: give the source the role preferences",
         ),
     )
 
@@ -350,7 +350,7 @@ class PhoneRegions(RecipeModel):
 
         unknown = next((each for each in regions if each not in SUPPORTED_REGIONS), None)
         if unknown is not None:
-            raise ValueError(f"'{unknown}' is no region that phonenumbers knows, such as OM or AE")
+            raise ValueError(f"'{unknown}' is not a region of phonenumbers, such as OM or AE")
         return regions
 
 

@@ -43,7 +43,7 @@ class CapabilitySuite(RecipeModel):
     not_allowed: ClassVar[NotAllowed] = (
         (
             lambda it: (it.path is None) == (it.suite is None),
-            "give either 'path' (an own suite) or 'suite' (a published one)",
+            "give either 'path' (your own suite) or 'suite' (a published one)",
         ),
         (
             lambda it: it.suite is not None and it.name != it.suite,
@@ -262,7 +262,7 @@ class Review(RecipeModel):
         (lambda it: named_twice(it.criteria), "a criterion is named twice"),
         (
             lambda it: it.ballots is not None and it.ballots > it.pairs,
-            "ballots: {0.ballots} are more than the {0.pairs} pairs that there are",
+            "ballots: {0.ballots} are more than the {0.pairs} pairs",
         ),
         (lambda it: it.guess_pairs > it.prompts_each, "guess_pairs cannot be more than prompts_each"),
     )

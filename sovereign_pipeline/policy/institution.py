@@ -392,7 +392,7 @@ class Institution(RecipeModel):
     @classmethod
     def _each_level_once(cls, levels: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(levels)) != len(levels):
-            raise ValueError("each classification level may be named once only")
+            raise ValueError("each classification level may be listed only once")
         return levels
 
     @field_validator("sensitive", mode="before")
@@ -414,7 +414,7 @@ class Institution(RecipeModel):
     @classmethod
     def _place_is_named(cls, trainer: Any) -> Any:
         if isinstance(trainer, dict) and "where" not in trainer:
-            raise ValueError("say where the trainer runs: where: here, kubernetes or ray")
+            raise ValueError("set where the trainer runs: where: here, kubernetes or ray")
         return trainer
 
     @model_validator(mode="after")
@@ -424,7 +424,7 @@ class Institution(RecipeModel):
         for field, level in named:
             if level not in self.classification:
                 raise ValueError(
-                    f"release.{field}: '{level}' is no classification level; "
+                    f"release.{field}: '{level}' is not a classification level; "
                     f"{nearest_known(level, self.classification)}"
                 )
         return self
@@ -434,7 +434,7 @@ class Institution(RecipeModel):
         for name, role in self.serving.roles.items():
             if role.clearance not in self.classification:
                 raise ValueError(
-                    f"serving.roles.{name}: '{role.clearance}' is no classification level; "
+                    f"serving.roles.{name}: '{role.clearance}' is not a classification level; "
                     f"{nearest_known(role.clearance, self.classification)}"
                 )
         return self

@@ -138,8 +138,8 @@ EXAMPLE_OF_EVALUATION = example_of(Line, [("evaluation",)])
 def no_evaluation(line: Line) -> RecipeError:
     """Return the error for a line that has no evaluation. Its hint shows everything to add."""
     return RecipeError(
-        f"Line {line.line}: the recipe has no 'evaluation' yet. Its datasets can be made; no adapter can be trained or "
-        f"registered.",
+        f"Line {line.line}: the recipe has no 'evaluation' yet. Its datasets can be built, but no adapter can be "
+        f"trained or registered.",
         f"Add to the recipe, with your values:\n{EXAMPLE_OF_EVALUATION}",
     )
 
@@ -194,7 +194,7 @@ def refuse_to_fill_in(line: Line) -> None:
     if keys := keys_to_fill_in(line):
         raise RecipeError(
             f"Line {line.line}: {', '.join(keys)} still {'say' if len(keys) > 1 else 'says'} {FILL_IN}.",
-            "Write into the recipe what these keys ask for.",
+            "Fill in these keys of the recipe.",
         )
 
 

@@ -113,9 +113,9 @@ class Tool(RecipeModel):
         ),
         (
             lambda it: it.command is not None and "function" in it.model_fields_set,
-            "'function' belongs to a program at 'path', and this tool is a command",
+            "'function' is for a program at 'path', but this tool is a command",
         ),
-        (lambda it: it.path is not None and it.uses, "'uses' belongs to a command, and this tool is a function"),
+        (lambda it: it.path is not None and it.uses, "'uses' is for a command, but this tool is a function"),
         (
             lambda it: any("\0" in each for each in it.command or ()),
             "an argument of 'command' holds a zero character, which no program can be given",
@@ -471,9 +471,9 @@ REFUSED_TRAINERS = {
         ("async_grpo", "async_distillation", "server_distillation", "harbor", "openreward"), _FROM_A_SERVER
     ),
     "kto": "method: kto is built in",
-    "reward": "it makes a reward model, not an adapter that replies",
+    "reward": "it trains a reward model, not an adapter that replies",
     "sft": "the stage before it is SFT",
-    "tpo": "it needs a third reply, and a pair has two",
+    "tpo": "it needs a third reply, but a pair has two",
 }
 """TRL trainer that cannot learn here from pairs -> the reason."""
 
@@ -506,19 +506,21 @@ def check_arguments(trainer: str | None, arguments: Mapping[str, TrlArgument]) -
     if trainer in REFUSED_TRAINERS:
         raise ValueError(f"trainer {trainer} of TRL is not for preference pairs: {REFUSED_TRAINERS[trainer]}")
     if trainer not in TRAINERS:
-        raise ValueError(f"'{trainer}' is no trainer of TRL that is run here; {nearest_known(trainer, known)}")
+        raise ValueError(f"'{trainer}' is not a supported trainer of TRL; {nearest_known(trainer, known)}")
     taken = sorted((*TRAINERS[trainer].arguments, *OPTIMIZER_ARGUMENTS))
     for name, value in arguments.items():
         if name in _RECIPE_KEYS:
             raise ValueError(f"argument '{name}' is decided by {_RECIPE_KEYS[name]}")
         if name not in taken:
-            raise ValueError(f"trainer {trainer} is given no argument '{name}' here; {nearest_known(name, taken)}")
+            raise ValueError(
+                f"trainer {trainer} does not support the argument '{name}' here; {nearest_known(name, taken)}"
+            )
         if not _is_of_its_kind(name, value):
             raise ValueError(f"argument '{name}' must be {_kind(name)}")
     losses = TRAINERS[trainer].loss_types
     for loss in _parts(arguments.get("loss_type", ())):
         if loss not in losses:
-            raise ValueError(f"'{loss}' is no loss_type of trainer {trainer}; {nearest_known(str(loss), losses)}")
+            raise ValueError(f"'{loss}' is not a loss_type of trainer {trainer}; {nearest_known(str(loss), losses)}")
 
 
 def _kind(name: str) -> str:

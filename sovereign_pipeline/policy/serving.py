@@ -258,7 +258,7 @@ class Vllm(RecipeModel):
     not_allowed: ClassVar[NotAllowed] = (
         (
             lambda it: it.url is not None and not is_here(it.url) and not _is_named(it.url, it.hosts),
-            "url must be unix:/PATH or http://127.0.0.1:PORT, or https://HOST:PORT with a host that 'hosts' names",
+            "url must be unix:/PATH or http://127.0.0.1:PORT, or https://HOST:PORT with a host listed in 'hosts'",
         ),
     )
 

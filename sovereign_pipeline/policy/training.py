@@ -90,7 +90,7 @@ class Sft(Tuning):
     not_allowed: ClassVar[NotAllowed] = (
         (
             lambda sft: sft.adapter == "none" and ", ".join(changed_fields(sft, *SHAPING)),
-            "adapter: none has no {1}; leave that out, or choose lora or qlora",
+            "adapter: none has no {1}; remove that key, or choose lora or qlora",
         ),
     )
 
@@ -227,7 +227,7 @@ COMBINATIONS: NotAllowed = (
     ),
     (
         lambda it: it.devices.sharding == "fsdp2" and it.devices.count > 1 and it.sft.adapter == "qlora",
-        "a base in NF4 is not sharded by fsdp2 here; use adapter: lora, or one device",
+        "fsdp2 does not shard an NF4 base model here; use adapter: lora, or one device",
     ),
     (
         lambda it: it.sft.adapter == "none" and it.preference is not None and it.preference.has_copied_reference,
@@ -239,7 +239,7 @@ COMBINATIONS: NotAllowed = (
     ),
     (
         lambda it: it.reward_model is not None and it.sft.adapter != "lora",
-        "a reward model needs sft.adapter: lora, whose shape it has",
+        "a reward model needs sft.adapter: lora, because it has the same shape",
     ),
     (
         lambda it: it.devices.count > 1 and it.reads_preferences and it.devices.sharding == "zero3",
@@ -251,7 +251,7 @@ COMBINATIONS: NotAllowed = (
     ),
     (
         lambda it: it.rlhf is not None and it.preference is not None,
-        "a line learns from preferences or from a reward after SFT: leave out preference or rlhf",
+        "a line learns from either preferences or a reward after SFT: remove preference or rlhf",
     ),
     (
         lambda it: it.rlhf is not None and (it.sft.adapter == "none" or it.devices.count > 1),

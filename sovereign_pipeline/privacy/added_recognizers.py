@@ -58,7 +58,7 @@ def load_recognizer(item: AddedRecognizer, language: str) -> Any:
     if unknown:
         raise PrivacyError(
             f"{_place_of(item)} returns {', '.join(unknown)}, which is not a known kind of personal data.",
-            f"Say with `kind:` what its findings are: one of {', '.join(KIND_OF.values())}.",
+            f"Set `kind:` for its findings to one of {', '.join(KIND_OF.values())}.",
         )
     return recognizer
 
@@ -109,7 +109,7 @@ def warnings_as_errors() -> Iterator[None]:
     if not _PRESIDIO.isEnabledFor(logging.WARNING):
         raise PrivacyError(
             "Presidio's warnings are switched off, so a pattern that was skipped would go unseen. Nothing was written.",
-            "Leave the level of the logger 'presidio-analyzer' at WARNING or below.",
+            "Set the level of the logger 'presidio-analyzer' to WARNING or below.",
         )
     handler = _Raising(logging.WARNING)
     _PRESIDIO.addHandler(handler)

@@ -85,7 +85,7 @@ class BatchScrubber:
         except Exception as error:
             raise PrivacyError(
                 f"Scrubbing failed with {place_of(error)}, {self._where_it_fails(batch)}. Nothing was kept.",
-                "Correct the row in its source, or leave it out with `exclude`; and report this as a defect.",
+                "Correct the row in its source, or leave it out with `exclude`. Please report this bug.",
             ) from None
 
     def _where_it_fails(self, batch: Batch) -> str:
@@ -144,7 +144,7 @@ def line_at(source: Path, offset: int) -> int:
 
 
 def not_a_document(source: Path, where: str) -> IntegrityError:
-    return IntegrityError(f"{source}, {where}: not a document.", "Make the corpus again.")
+    return IntegrityError(f"{source}, {where}: not a document.", "Build the corpus again.")
 
 
 # Every batch searches the canaries again, so a batch is large enough to be worth that and small enough for progress.

@@ -58,11 +58,11 @@ class WordLists(RecipeModel):
         names = [folded_words(name) for group in self.same_person for name in group]
         for value in (*(folded_words(each.value) for each in self.always), *names):
             if value in never:
-                raise ValueError("a value stands in `never` and in another list")
+                raise ValueError("a value is in `never` and in another list")
         if any(len(group) < 2 for group in self.same_person):
             raise ValueError("`same_person` needs at least two names in each list")
         if not all(name.strip() for name in names):
-            raise ValueError("`same_person` holds an empty name")
+            raise ValueError("`same_person` contains an empty name")
         if len(set(names)) < len(names):
             raise ValueError("a name stands twice in `same_person`")
         return self

@@ -177,7 +177,7 @@ def _read_by_model(analysis: "Analysis", texts: Sequence[Text]) -> dict[Text, "T
         raise PrivacyError(
             f"The name model raised in a batch that begins with row {texts[0].row}, and in none of its texts alone. "
             f"Nothing was written.",
-            "Run again; if it stays, reinstall the model.",
+            "Run again. If the error persists, reinstall the model.",
         ) from None
 
 

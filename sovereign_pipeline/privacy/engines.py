@@ -117,7 +117,7 @@ def _reject_stopped_rows(line: str, scrubbed: Iterator[tuple[int, ScrubbedBatch]
         f"{kind} in {counted(len(ids), 'row')}: {and_more(sorted(ids))}" for kind, ids in sorted(rows.items())
     )
     raise PrivacyError(
-        f"Line {line}: the institution's policy stops at {held}. Nothing was written.",
+        f"Line {line}: the institution's policy stops the line at {held}. Nothing was written.",
         "Leave these rows out of the source with `exclude`, or change `sensitive` in institution.yaml.",
     )
 
@@ -238,7 +238,7 @@ class RayActors:
         process."""
         if importlib.util.find_spec("ray") is None:
             raise PrivacyError(
-                "corpus.engine is 'ray', and Ray is not installed.",
+                "corpus.engine is 'ray', but Ray is not installed.",
                 "Run `pip install 'sovereign-pipeline[ray]'` from the institution's own package mirror, or set "
                 "corpus.engine to 'processes'.",
             )
@@ -380,7 +380,7 @@ def _start(ray: Any, workers: int, scratch: str, progress: Progress) -> None:
         with _patience(ray, progress):
             ray.init(log_to_driver=False, **({} if address else local))
     except Exception as error:  # Ray raises a bare Exception if its processes start slowly; no text is loaded yet
-        failed = f"Ray at {address} was not reached" if address else "A local Ray did not start"
+        failed = f"Ray at {address} could not be reached" if address else "A local Ray did not start"
         raise PrivacyError(
             f"{failed} ({str(error).splitlines()[0]}).",
             "Run again when the machine is less busy, or set corpus.engine to 'processes', which gives the same bytes.",

@@ -337,7 +337,7 @@ def assert_matches_stored(workplace: Workplace, scrubbed: ArtifactRef, rows: Seq
         raise InputError(
             f"Line {workplace.line.line}: row {next(iter(shown))} is scrubbed otherwise now than in the current "
             f"scrubbed corpus.",
-            f"Run `sovereign run {workplace.line.line} --until scrubbed_corpus`, and judge that one.",
+            f"Run `sovereign run {workplace.line.line} --until scrubbed_corpus`, then judge the new corpus.",
         )
 
 

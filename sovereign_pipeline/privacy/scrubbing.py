@@ -47,7 +47,7 @@ class Canary:
         ]
         if missed or absent:
             raise PrivacyError(
-                f"The {self.language} canary came out with {missed} planted values left and no placeholder for "
+                f"The scrubbed {self.language} canary has {missed} planted values left, and no placeholder for "
                 f"{len(absent)} kinds ({', '.join(absent) or 'none'}). Nothing was written.",
                 "Reinstall the detectors, or undo the change to recipe.privacy that hides the canary.",
             )

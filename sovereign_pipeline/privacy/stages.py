@@ -88,7 +88,8 @@ def _vault_of(workplace: Workplace) -> Vault:
     if expected not in (None, vault.fingerprint):
         by = "that institution.yaml names" if named else "that the newest scrubbed corpus was sealed to"
         raise PrivacyError(
-            f"{path}: this public key is {vault.fingerprint}, and the one {by} is {expected}. Nothing was written.",
+            f"{path}: the fingerprint of this public key is {vault.fingerprint}, but that {by} is {expected}. Nothing "
+            f"was written.",
             "Find out who changed the file. If the key was changed on purpose, set `vault_key` in institution.yaml.",
         )
     return vault

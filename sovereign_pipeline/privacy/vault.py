@@ -92,7 +92,7 @@ def read_public_key(path: Path) -> str:
     """Return the age recipient in a public key file. Raises PrivacyError if the file is missing or invalid."""
     import pyrage
 
-    remedy = "Make a key pair on the offline machine and bring the public file here."
+    remedy = "Generate a key pair on the offline machine, and copy the public file here."
     if not path.is_file():
         raise PrivacyError(f"{path}: the vault's public key is missing.", remedy, act="make_vault_key")
     recipient = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -131,7 +131,7 @@ def read_vault_files(
 
     identity = _identity(private_key)
     if line is not None and _LINE.fullmatch(line) is None:
-        raise InputError(f"'{line[:60]}' cannot be the name of a line.", "Give the name of a folder of the vault.")
+        raise InputError(f"'{line[:60]}' cannot be the name of a line.", "Use the name of a folder of the vault.")
     for file in sorted(directory.glob(f"{line or '*'}/*.age")):
         try:
             content = pyrage.decrypt(file.read_bytes(), [identity])
@@ -145,7 +145,7 @@ def read_vault_files(
         if None in rows:
             raise PrivacyError(
                 f"{file}: it holds something that is no row of a mapping. Nothing is shown.",
-                "Find out who wrote to the vault, and move the file out of it.",
+                "Find out who wrote to the vault, and move the file elsewhere.",
             )
         yield file, [row for row in rows if row is not None]
 
@@ -224,7 +224,7 @@ class StatedMapping:
         if manifest.digest != directory.resolve().name:
             raise IntegrityError(
                 f"{directory}: the manifest there is that of artifact {short(manifest.digest)}.",
-                "Copy the artifact's directory again, under its whole digest.",
+                "Copy the artifact's directory again, named by its complete digest.",
             )
         recorded = {entry.path: entry.sha256 for entry in manifest.files}.get(FINDINGS)
         if recorded is None:
@@ -239,7 +239,7 @@ class StatedMapping:
             raise InputError(
                 f"{directory}: this artifact was made before artifacts stated their mapping, so no row of the vault "
                 f"can be compared with it.",
-                "Have its line run again, or show the rows with --unchecked.",
+                "Run its line again, or show the rows with --unchecked.",
             )
         return cls(
             manifest.digest,

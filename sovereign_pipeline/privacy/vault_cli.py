@@ -1,6 +1,6 @@
 """`sovereign-vault`: the program for the offline machine. It makes the key pair and opens the vault, and nothing else.
 
-Exit status: 0 done; 1 the vault could not be opened; 2 wrong input or usage.
+Exit status: 0 success; 1 the vault could not be opened; 2 wrong input or usage.
 """
 
 import datetime
@@ -25,8 +25,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 @app.command()
 def keygen(
-    private: Annotated[Path, typer.Option(help="Where the private key goes. It never leaves this machine.")],
-    public: Annotated[Path | None, typer.Option(help="Where the public key goes; printed when left out.")] = None,
+    private: Annotated[Path, typer.Option(help="File for the private key, which never leaves this machine.")],
+    public: Annotated[Path | None, typer.Option(help="File for the public key; printed if left out.")] = None,
 ) -> None:
     """Make a key pair. The public key goes to the training machine as $SOVEREIGN_HOME/vault.pub."""
     import pyrage
@@ -55,7 +55,10 @@ def reveal(
         typer.Option(help="Directory of the scrubbed corpus (its manifest and findings.json); may be repeated."),
     ] = None,
     unchecked: Annotated[
-        bool, typer.Option("--unchecked", help="Show rows that no artifact vouches for: anyone may have written them.")
+        bool,
+        typer.Option(
+            "--unchecked", help="Show rows without checking them against an artifact. Anyone may have written them."
+        ),
     ] = False,
     line: Annotated[str | None, typer.Option(help="Only this line; all of them when left out.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON array instead of a table.")] = False,
@@ -85,7 +88,7 @@ def reveal(
     _write_audit_line(vault, case, line, len(rows), [each.artifact for each in stated])
     if not rows:
         where = f"line {line} of {vault}" if line else str(vault)
-        others = f" Of other artifacts it holds {len(of_case)} rows." if of_case else ""
+        others = f" It has {len(of_case)} rows of other artifacts." if of_case else ""
         raise NotFoundError(f"{where} holds nothing for case {case}.{others}", "Check how the case is written.")
     if unchecked:
         typer.echo("Not checked: anyone with the public key may have written these rows.", err=True)

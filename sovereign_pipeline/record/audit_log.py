@@ -56,7 +56,7 @@ def watch(session: Session, drafted: dict[str, bytes]) -> None:
     def _note(flushed: Session, context: Any) -> None:
         changed = [*filter(flushed.is_modified, flushed.dirty), *flushed.deleted]
         if any(isinstance(each, Table) and _is_held(each) for each in changed):
-            raise RuntimeError("a row of the registry would be changed, and rows are only added")
+            raise RuntimeError("a row of the registry would be changed; the registry only allows new rows")
         rows: Rows = flushed.info.setdefault(ADDED, {})
         for row in flushed.new:
             if isinstance(row, Table) and _is_held(row):
@@ -256,7 +256,7 @@ def signed_content(entry: Entry) -> bytes:
 
 
 def entries(registry: Readable) -> list[Parsed]:
-    """Return the whole log, oldest entry first."""
+    """Return the complete log, oldest entry first."""
     with registry.reading() as session:
         return list(stream_in(session))
 
@@ -264,8 +264,8 @@ def entries(registry: Readable) -> list[Parsed]:
 def stream_in(session: Session, after: int = 0) -> Iterator[Parsed]:
     """Yield the log's entries, oldest first, few in memory at once.
 
-    Raises IntegrityError for an entry that is missing or cannot be read and, at the end, unless they are the ones whose
-    root hash is signed.
+    Raises IntegrityError for an entry that is missing or cannot be read and, at the end, unless their root hash is the
+    signed one.
     """
     growth = merkle.Growth(after, tree.peaks_at(session, after))
     for sequence, data in tree.leaves(session, after):
@@ -331,7 +331,9 @@ def checkpoint_of(file: Path) -> Checkpoint:
 
     def damaged(sequence: int, problem: str) -> SovereignError:
         if problem == UNREADABLE:
-            return InputError(f"{file}: line {sequence} is no entry of a log.", "Give a file that an export wrote.")
+            return InputError(
+                f"{file}: line {sequence} is no entry of a log.", "Name a file that `sovereign audit export` wrote."
+            )
         return IntegrityError(
             f"{file}: entry {sequence} {problem}.", "Use another copy of the export, and find out who changed this one."
         )
@@ -339,7 +341,7 @@ def checkpoint_of(file: Path) -> Checkpoint:
     with file.open("rb") as stream:
         newest = verify((line.removesuffix(b"\n") for line in stream), damaged)
     if newest == BEGINNING:
-        raise InputError(f"{file}: holds no entry, so nothing is compared with it.", "Give an export with entries.")
+        raise InputError(f"{file}: holds no entry, so nothing is compared with it.", "Name an export that has entries.")
     return newest
 
 

@@ -139,7 +139,9 @@ def _moments(rows: Sequence[TransitionRow]) -> list[datetime.datetime]:
 
 
 def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> None:
-    """Assert that each transition begins in its adapter's last state, and that at most one adapter is in production."""
+    """Assert that each transition starts from its adapter's last state, and that at most one adapter is in
+    production.
+    """
     reached: dict[str, str] = {}
     for row in rows:
         if line_of(row.adapter_id) != line:
@@ -147,7 +149,9 @@ def _assert_one_follows_the_other(line: str, rows: Sequence[TransitionRow]) -> N
         before = reached.get(row.adapter_id)
         begins = {before} if before is not None else {"registered", "in review"}
         if row.before not in begins:
-            raise _not_on_record(line, row.sequence, f"begins in '{row.before}', and {row.adapter_id} was not there")
+            raise _not_on_record(
+                line, row.sequence, f"starts from '{row.before}', but {row.adapter_id} was in another state"
+            )
         reached[row.adapter_id] = _state(row.after)
     serving = [adapter for adapter, state in reached.items() if state == "production"]
     if len(serving) > 1:

@@ -187,7 +187,8 @@ def entries_of(path: Path) -> Iterator[Line]:
         elif line.is_torn:
             raise IntegrityError(
                 f"{path}: line {number} cannot be read.",
-                "The last line may have been cut short by a crash: the next act marks it. Any other was changed.",
+                "A crash may have cut off the last line; the next act marks it as incomplete. Any other unreadable "
+                "line was changed.",
             )
 
 
@@ -233,14 +234,14 @@ def _stopping(path: Path) -> Iterator[None]:
     if not path.exists():
         raise IntegrityError(
             f"{path}: the ledger's second copy is not there, so nothing is done.",
-            "Mount its medium. For a new copy, make an empty file there.",
+            "Mount its medium. To start a new copy, create an empty file there.",
         )
     try:
         yield
     except OSError as error:
         raise IntegrityError(
             f"{path}: the ledger's second copy cannot be written ({error.strerror}), so nothing is done.",
-            "Make room on its medium, or mount it for writing.",
+            "Free space on its medium, or mount it for writing.",
         ) from None
 
 
@@ -258,7 +259,8 @@ def add(path: Path, entries: Sequence[bytes], committed: Callable[[int, int], It
         newest = max((number for number in end.entries if number <= size), default=0)
         if newest and [end.entries[newest]] != list(committed(newest, newest)):
             raise IntegrityError(
-                f"{path}: entry {newest} of the copy is not the one of the registry.", "Find out which was changed."
+                f"{path}: entry {newest} of the copy is not the one of the registry.",
+                "Find out which of them was changed.",
             )
         void = [each for number, each in end.entries.items() if number > size] + end.torn
         with path.open("ab", buffering=0) as raw:
@@ -280,7 +282,7 @@ def confirm(path: Path, checkpoint: Note) -> None:
         raise IntegrityError(
             f"{path}: the checkpoint cannot be written into the ledger's second copy ({error.strerror}). "
             f"What was done is on record, up to entry {parse_tree_head(checkpoint.text).size}.",
-            "Make room on its medium. The next act writes it.",
+            "Free space on its medium. The next act writes it.",
         ) from None
 
 
@@ -487,7 +489,7 @@ def note_committed(session: Session, settings: Settings) -> Note:
         raise IntegrityError(
             f"{checkpoint_file(settings)}: the checkpoint cannot be kept ({error.strerror}). "
             f"What was done is on record, up to entry {head.size}.",
-            "Make room on the disk. The next act keeps the checkpoint.",
+            "Free disk space. The next act stores the checkpoint.",
         ) from None
     copy = settings.ledger_copy
     if copy is not None and not any(each.path == copy and each.head == head for each in kept):
@@ -520,7 +522,7 @@ def _keep_committed(session: Session, settings: Settings, signer: Signer, kept: 
     except OSError as error:
         raise IntegrityError(
             f"{checkpoint_file(settings)}: the checkpoint cannot be kept ({error.strerror}), so nothing is done.",
-            "Make room on the disk.",
+            "Free disk space.",
         ) from None
 
 

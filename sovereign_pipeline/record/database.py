@@ -40,9 +40,9 @@ class Registry:
     engine: Engine
     settings: Settings
     identity: tuple[object, ...]
-    """Tells this database apart from every other."""
+    """Unique identifier of this database."""
     snapshot: Path | None
-    """Path of the kept state. None: every entry is replayed."""
+    """Path of the stored snapshot. None: every entry is replayed."""
 
     @property
     def view(self) -> View:
@@ -81,9 +81,9 @@ class Registry:
     def writing(self) -> Iterator[Session]:
         """Open the only writing transaction. It is committed at the end and rolled back on any error.
 
-        What the session adds to the view is a draft: the entries are committed to the database, and then replayed from
-        there. They are written to the second copy before the commit, and into a signed checkpoint after it. Whatever
-        reads meanwhile in the same thread sees the draft.
+        Rows that the session adds to the view are a draft. The entries are committed to the database, and then replayed
+        from there. They are written to the second copy before the commit, and into a signed checkpoint after it.
+        Readers in the same thread see the draft.
 
         Raises:
             IntegrityError: the registry is older than its last checkpoint, or a disk is full.
@@ -109,7 +109,7 @@ class Registry:
             if appended:
                 with self.reading() as committed:
                     if tree.size_of(committed) < size:
-                        raise audit_log.damaged_registry(size, "was not kept by the database")
+                        raise audit_log.damaged_registry(size, "was not stored by the database")
                     checkpoints.note_committed(committed, self.settings)
                 if self.snapshot is not None and view.is_due and (signer := checkpoints.signer(self.settings)):
                     with suppress(OSError):  # a state that cannot be kept is replayed
@@ -155,7 +155,7 @@ def _session(view: View, connection: Connection, disk: Connection) -> Iterator[S
 
 
 def kept_state(settings: Settings) -> Path:
-    """Return the path of the kept state."""
+    """Return the path of the stored snapshot."""
     return settings.ledger / "state"
 
 
@@ -176,7 +176,7 @@ def open_registry(settings: Settings, from_first_entry: bool = False) -> Registr
     """Connect to the registry, and create the schema in an empty database. Several processes may do so at once.
 
     Args:
-        from_first_entry: replay every entry, and believe no snapshot.
+        from_first_entry: replay every entry, and use no snapshot.
 
     Raises:
         InputError: the database cannot be opened, or was made by another version of this program.
@@ -300,7 +300,7 @@ def _errors_named() -> Iterator[None]:
         if code != sqlite3.SQLITE_FULL and getattr(error.orig, "sqlstate", None) != POSTGRESQL_DISK_FULL:
             raise
         raise IntegrityError(
-            "The disk of the registry is full: nothing was recorded, and nothing was done.", "Make room on it."
+            "The disk of the registry is full: nothing was recorded, and nothing was done.", "Free space on it."
         ) from None
 
 
@@ -316,7 +316,7 @@ def format_of(engine: Engine) -> int | None:
 def other_format(found: int | None) -> RegistryNewer:
     return RegistryNewer(
         f"The registry has format {found}, and this version reads format {FORMAT}.",
-        "Use the version of this program that made it.",
+        "Use the version of this program that created it.",
     )
 
 
@@ -377,7 +377,7 @@ def _sqlite(path: Path) -> Iterator[Engine]:
         before = _state(path)
         yield _reading(path, "mode=ro&immutable=1")
         if _state(path) != before or log.exists():
-            raise ConflictError(f"{path}: the registry was written to meanwhile.", "Verify it again.")
+            raise ConflictError(f"{path}: the registry was written to during the verification.", "Verify it again.")
     elif _opens(path):
         yield _reading(path, "mode=ro")
     else:

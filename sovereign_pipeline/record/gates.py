@@ -112,7 +112,7 @@ def read_waiver(store: ArtifactStore, settings: Settings, log: WaiverLog, artifa
     index = log.index_of(hashlib.sha256(bundle).hexdigest())
     if index is None:
         raise IntegrityError(
-            f"{path}: no entry of the audit log names this waiver.", "Find out who put it there, and past what."
+            f"{path}: no entry of the audit log names this waiver.", "Find out who put it there, and how."
         )
     try:
         verified = verify_act(
@@ -517,7 +517,7 @@ def propose_waiver(stage: Stage, gate: Gate, workplace: Workplace, ref: Artifact
         raise InputError(f"Line {line}: gate '{gate.name}' passed, so there is nothing to waive.")
     if recorded.waiver is not None:
         earlier = officer_shown(trust_root_if_any(workplace.settings), waiver_in(workplace, recorded.waiver).officer)
-        raise InputError(f"Line {line}: {earlier} waived this verdict of '{gate.name}' already.")
+        raise InputError(f"Line {line}: {earlier} has already waived this verdict of '{gate.name}'.")
     outcome = recorded.verdict.outcome
     if not may_be_waived(gate, workplace, ref, recorded.verdict):
         permitted = "nothing" if gate.permission(workplace, ref) == "nothing" else "an inconclusive verdict only"
@@ -559,5 +559,5 @@ def waive(proposal: WaiverProposal, signer: Signer) -> tuple[ArtifactRef, Waiver
     identity = waiver_identity(gate, workplace, recorded.record, recorded.verdict)
     production = make_artifact(workplace, identity, build)
     if production.reused:
-        raise ConflictError(f"Line {line}: another officer waived this verdict of '{gate.name}' meanwhile.")
+        raise ConflictError(f"Line {line}: another officer has waived this verdict of '{gate.name}' in the meantime.")
     return production.ref, waiver_in(workplace, production.ref)

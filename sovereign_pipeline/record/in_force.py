@@ -144,14 +144,14 @@ def assert_same_trust(known: TrustOnRecord, trust: Trust, files: Mapping[str, st
         raise IntegrityError(
             f"The trust root here begins with the root {trust.root_sha256}, and entry {known.sequence} of the audit "
             f"log rests on the root {known.root_sha256}.",
-            "Put the right one back. Where it was replaced on purpose, an administrator says so in full.",
+            "Restore the right one. If it was replaced on purpose, an administrator must confirm its full SHA-256.",
         )
     if trust.root_version < known.root_version or trust.targets_version < known.targets_version:
         raise IntegrityError(
             f"The trust root here, root {trust.root_version} and targets {trust.targets_version}, is older than root "
             f"{known.root_version} and targets {known.targets_version}, under which entry {known.sequence} of the "
             f"audit log was made.",
-            "Somebody put an older trust root back: take the newest one again.",
+            "Somebody restored an older trust root. Copy the newest one again.",
         )
     newer = trust.targets_version > known.targets_version
     forked = [name for name, sha256 in known.files.items() if name[0].isdigit() and files.get(name) != sha256]

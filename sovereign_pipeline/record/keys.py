@@ -190,7 +190,7 @@ def read_key(path: Path, passphrase: Passphrase) -> FileSigner:
         private = load_pem_private_key(content, passphrase().encode() if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise InputError(
-            f"{path}: the passphrase does not open this key." if encrypted else f"{path}: this is no private key.",
+            f"{path}: the passphrase does not open this key." if encrypted else f"{path}: this is not a private key.",
             "Check that it is the right key file.",
         ) from None
     if isinstance(private, ed25519.Ed25519PrivateKey):
@@ -214,7 +214,7 @@ def read_private_file(path: Path) -> bytes:
     with os.fdopen(descriptor, "rb") as stream:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path}: this is no file.", "Name the key file itself.")
+            raise InputError(f"{path}: this is not a file.", "Name the key file itself.")
         if status.st_mode & 0o077:
             raise InputError(
                 f"{path}: other accounts can read this file (mode {stat.S_IMODE(status.st_mode):04o}).",
@@ -337,7 +337,7 @@ def open_token(label: str, name: str | None, module: Path | None, pin: Passphras
         if error.value == PyKCS11.CKR_USER_ALREADY_LOGGED_IN:  # by another key of this token, in this process
             return _signer(session, label, name)
         raise InputError(
-            f"Token '{label}': the PIN was not accepted: {error}.", "Mind that few tries are left."
+            f"Token '{label}': the PIN was not accepted: {error}.", "A token locks after a few wrong PINs."
         ) from None
     return _signer(session, label, name)
 
@@ -356,7 +356,7 @@ def _signer(session: Any, label: str, name: str | None) -> TokenSigner:
     if len(found) != 1:
         named = f" named '{name}'" if name is not None else ""
         raise InputError(
-            f"Token '{label}' holds {len(found)} elliptic keys{named}.", "Write --token LABEL/NAME of one key."
+            f"Token '{label}' holds {len(found)} elliptic keys{named}.", "Select one with --token LABEL/NAME."
         )
     (identifier,) = session.getAttributeValue(found[0], [PyKCS11.CKA_ID])
     pem = _public_pem(session, bytes(identifier), label)
@@ -370,13 +370,15 @@ def _public_pem(session: Any, identifier: Sequence[int], label: str) -> str:
     of_the_key = [(PyKCS11.CKA_CLASS, PyKCS11.CKO_PUBLIC_KEY), (PyKCS11.CKA_ID, identifier)]
     public = session.findObjects(of_the_key)
     if len(public) != 1:
-        raise InputError(f"Token '{label}' holds no public half of the key.", "Make the pair on the token anew.")
+        raise InputError(
+            f"Token '{label}' lacks the public half of the key.", "Generate the key pair on the token again."
+        )
     (point,) = session.getAttributeValue(public[0], [PyKCS11.CKA_EC_POINT])
     try:
         # An OCTET STRING in DER: two bytes of tag and length before the point of 65.
         return public_pem_of(ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), bytes(point)[-65:]))
     except ValueError:
-        raise InputError(f"Token '{label}': its key is not P-256.", "Make one on the curve P-256.") from None
+        raise InputError(f"Token '{label}': its key is not P-256.", "Generate a key on the curve P-256.") from None
 
 
 @dataclass(frozen=True)

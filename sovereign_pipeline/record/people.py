@@ -72,7 +72,7 @@ class People:
         with self._held():
             salts = self._read()
             if name not in salts:
-                raise NotFoundError(f"{self.path}: nobody of this name is known.", "The list has the names.")
+                raise NotFoundError(f"{self.path}: nobody of this name is known.", "The list shows the names.")
             commitment = _commitment(salts[name], name)
             refuse(commitment)
             del salts[name]

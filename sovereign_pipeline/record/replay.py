@@ -44,7 +44,7 @@ ENTRIES_AT_ONCE = 1_000
 _ABOUT_AN_ARTIFACT = canonical_json({"action": SEALED})[:-1] + b","
 """How the bytes of an entry about a sealed artifact begin. Up to nine of ten are; the view does not hold them."""
 REPLAY = 1
-"""Increase it whenever the same entries lead to other rows."""
+"""Version of the replay. Increase it when the same entries give other rows."""
 SCHEMA = digest_of([REPLAY, {table.name: [repr(column) for column in table.columns] for table in view_tables()}])
 """Tells a snapshot apart from one of a version of this program with other tables."""
 STATE = "/state"
@@ -64,7 +64,7 @@ class View:
         self.disk: Connection | None = None
         """The connection to the database whose state is being read; None while nothing is read."""
         self.draft: Connection | None = None
-        """The transaction that holds what a writer has added so far; None while nothing is written."""
+        """The transaction with a writer's rows so far; None while nothing is written."""
         self.drafted: dict[str, bytes] = {}
         """SHA-256 -> content of a row or a signed statement of the draft."""
         self._head = ""
@@ -93,7 +93,7 @@ class View:
 
     @contextmanager
     def drafting(self, disk: Connection) -> Iterator[Connection]:
-        """Open a transaction that is always rolled back: what was committed comes into the view by `catch_up`."""
+        """Open a transaction that is always rolled back. `catch_up` then applies the committed entries to the view."""
         try:
             with self.changing() as self.draft:
                 self.disk = disk

@@ -374,7 +374,7 @@ def _read(path: Path) -> bytes:
         raise IntegrityError(f"{path}: the signature cannot be read ({error.strerror}).", REMOVE) from None
     with os.fdopen(descriptor, "rb") as stream:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise IntegrityError(f"{path}: this is no file.", REMOVE)
+            raise IntegrityError(f"{path}: this is not a file.", REMOVE)
         return stream.read(LARGEST_BUNDLE + 1)
 
 

@@ -26,7 +26,7 @@ from sovereign_pipeline.record.manifest import (
     read_manifest,
 )
 
-_GIVE_THE_CORPUS = "Do this where SOVEREIGN_CORPUS is readable: only the stages up to the split are given it."
+_GIVE_THE_CORPUS = "Run this where SOVEREIGN_CORPUS is readable. Only the stages up to the split have access."
 
 
 @dataclass(frozen=True)
@@ -322,8 +322,8 @@ def verify_files(path: Path, entries: Collection[FileEntry], besides: tuple[str,
 def _withheld(artifact: Artifact) -> CorpusWithheld:
     names = ", ".join(entry.path for entry in confined_files(artifact.manifest))
     return CorpusWithheld(
-        f"{artifact.ref.kind} {short(artifact.ref.digest)}: {names} holds unscrubbed text, and the corpus root is not "
-        f"readable here.",
+        f"{artifact.ref.kind} {short(artifact.ref.digest)}: {names} contains unscrubbed text, and the corpus root is "
+        f"not readable here.",
         _GIVE_THE_CORPUS,
     )
 
@@ -339,7 +339,7 @@ def _tree(directory: Path) -> Iterator[tuple[str, int]]:
             yield path.relative_to(directory).as_posix(), path.lstat().st_size
         elif not stat.S_ISDIR(mode):
             raise IntegrityError(
-                f"{path}: this is a link or a device, and an artifact holds files alone.", "Remove it."
+                f"{path}: this is a link or a device. An artifact contains only regular files.", "Remove it."
             )
         elif path != directory and not any(path.iterdir()):
             raise IntegrityError(f"{path}: this directory is empty and does not belong to the artifact.", "Remove it.")

@@ -54,7 +54,7 @@ class UtcDateTime(TypeDecorator[datetime.datetime]):
 
 
 class _Store(threading.local):
-    """This thread's way to signed statements and large values (`database.py`)."""
+    """This thread's access to signed statements and large values (`database.py`)."""
 
     read: Callable[[str], bytes] | None = None
     """Returns the bytes with a SHA-256 from the database whose view is read. Raises IntegrityError."""

@@ -47,7 +47,7 @@ def written_by_this_program() -> Iterator[None]:
         yield
     except (TypeError, ValueError, AttributeError):
         raise IntegrityError(
-            "The registry's database holds what no act of this program writes.",
+            "The registry's database contains rows that this program does not write.",
             HINT,
         ) from None
 
@@ -202,7 +202,9 @@ def check(text: str, log: Verifier) -> Proven:
     note = notes.parse_note(rest)
     head = notes.parse_tree_head(note.text)
     if head.origin != log.name or not notes.is_signed(note, log):
-        raise IntegrityError(f"The checkpoint is not signed by the log {log.name}.", "Check which log's key was given.")
+        raise IntegrityError(
+            f"The checkpoint is not signed by the log {log.name}.", "Check that the key belongs to this log."
+        )
     if not merkle.is_included(int(index[1]), head.size, merkle.leaf_hash(data), proof, head.root):
         raise IntegrityError(f"The proof does not show entry {int(index[1]) + 1}.", "Get the file from the log again.")
     return Proven(json.loads(data), head, note)

@@ -105,7 +105,7 @@ def add_officer(
         raise InputError("An officer has a name, in printable letters.", "Name the person.")
     for what, words in (("transition", may), ("classification level", levels)):
         if not words or not all(word and word.strip() == word and word.isprintable() for word in words):
-            raise InputError(f"An officer may approve at least one {what}.", f"Name them, or {ANY} for every one.")
+            raise InputError(f"An officer may approve at least one {what}.", f"Name them, or use {ANY} for all.")
 
     def change(targets: Targets, root: Root) -> None:
         _refuse_second_spelling(targets, person)
@@ -199,7 +199,7 @@ def install(source: Path, directory: Path, *, now: datetime | None = None) -> Tr
         if new.targets_version == before.targets_version and files[TARGETS] != here[TARGETS]:
             raise ConflictError(
                 f"{source}/{TARGETS}: version {new.targets_version} is in force here with other content.",
-                "Two changes were made side by side: make the second one again.",
+                "Two changes were made in parallel. Make the second one again.",
             )
     write_files(directory, files)
     return new
@@ -240,7 +240,8 @@ def _root(signers: Sequence[Signer], threshold: int, version: int, now: datetime
         raise InputError("A root key is named twice.", "Each is another key.")
     if not 1 <= threshold <= len(signers):
         raise InputError(
-            f"{threshold} of {len(signers)} root keys is no threshold.", "Name at most as many as there are."
+            f"{threshold} of {len(signers)} root keys is no threshold.",
+            "The threshold must be from 1 to the number of keys.",
         )
     root = Root(
         version=version,
@@ -272,11 +273,11 @@ def _add_key(targets: Targets, root: Root, role: str, pem: str, **fields: Any) -
     if role not in ROLES:
         raise InputError(f"There is no role {role}.", f"The roles are {', '.join(ROLES)}.")
     if algorithm_of(pem) != ROLES[role]:
-        raise InputError(f"A key of the role {role} is of the kind {ROLES[role]}.", "Make one of that kind.")
+        raise InputError(f"A key of the role {role} must be of the kind {ROLES[role]}.", "Generate a key of that kind.")
     keyid = keyid_of(pem)
     if keyid in keys or keyid in root.keys:
         holder = next((name for name, each in roles.items() if keyid in each.keyids), "root")
-        raise ConflictError(f"The key {keyid} has the role {holder} already.", "A key has one role.")
+        raise ConflictError(f"The key {keyid} already has the role {holder}.", "A key can have only one role.")
     keys[keyid] = tuf_key(pem, **fields)
     roles[role].keyids.append(keyid)
 
@@ -326,18 +327,18 @@ def _role_of(trust: Trust, keyid: str) -> str:
     for role in trust.roles.values():
         if any(key.keyid == keyid for key in role.keys):
             return role.name
-    raise NotFoundError(f"The trust root has no key {keyid}.", "A key is named by its whole id.")
+    raise NotFoundError(f"The trust root has no key {keyid}.", "Give the complete key id.")
 
 
 def _refuse_strangers(root: Root, signers: Sequence[Signer]) -> None:
     """Raise InputError if a key is not a root key, or if there are too few, before anything is signed."""
     ids = {signer.keyid for signer in signers}
     if strangers := sorted(ids - {*root.roles[Targets.type].keyids}):
-        raise InputError(f"The key {strangers[0]} is no root key of this trust root.", "Take one of its root keys.")
+        raise InputError(f"The key {strangers[0]} is no root key of this trust root.", "Use one of its root keys.")
     if len(ids) < root.roles[Targets.type].threshold:
         raise InputError(
             f"{len(ids)} root keys were given, and {root.roles[Targets.type].threshold} are needed.",
-            "Give more of them.",
+            "Name more of them.",
         )
 
 

@@ -58,18 +58,18 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def keygen(
-    key: Annotated[Path, typer.Argument(help="Where the private key goes; its public half goes to KEY.pub.")],
+    key: Annotated[Path, typer.Argument(help="File for the private key. The public key is written to KEY.pub.")],
     kind: Annotated[
-        Literal["p256", "ed25519"], typer.Option(help="p256 signs statements and the root; ed25519 the log.")
+        Literal["p256", "ed25519"], typer.Option(help="p256 to sign statements and the root; ed25519 to sign the log.")
     ] = "p256",
     service: Annotated[
         bool, typer.Option("--service", help="Without a passphrase, in a directory of 0700: for the pipeline.")
     ] = False,
     passphrase_file: PassphraseFiles = None,
 ) -> None:
-    """Make a key pair. The private key stays with its holder; the .pub file goes to whoever keeps the trust root."""
+    """Create a key pair. The holder keeps the private key, and gives the .pub file to the keepers of the trust root."""
     if service and passphrase_file:
-        raise InputError("A service's key has no passphrase.", "Leave out --service or --passphrase-file.")
+        raise InputError("A service's key has no passphrase.", "Use either --service or --passphrase-file.")
     file = _file_for(passphrase_file, 0, 1)
     signer = generate(kind)
     write_key(key, signer, None if service else new_passphrase(f"New passphrase for {key}", file))
@@ -203,7 +203,7 @@ def renew(
 @app.command()
 def revoke(
     directory: Directory,
-    keyid: Annotated[str, typer.Argument(help="The key's whole id, as `show` prints it.")],
+    keyid: Annotated[str, typer.Argument(help="The complete key id, as `show` prints it.")],
     from_index: FromIndex,
     key: RootKeys = None,
     token: RootTokens = None,
@@ -217,7 +217,7 @@ def revoke(
 
 @app.command()
 def install(
-    source: Annotated[Path, typer.Argument(help="The trust root as it comes from the offline machine.")],
+    source: Annotated[Path, typer.Argument(help="The trust root, as copied from the offline machine.")],
     directory: Directory,
 ) -> None:
     """Take a newer trust root over. An older one, another one, and one that forked are refused."""
@@ -227,7 +227,7 @@ def install(
 @app.command()
 def show(
     directory: Directory,
-    root_sha256: Annotated[str | None, typer.Option(help="What the first root's SHA-256 must be.")] = None,
+    root_sha256: Annotated[str | None, typer.Option(help="Expected SHA-256 of the first root.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify a trust root, and print who may do what. Ends 1 when it does not verify or has expired."""
@@ -244,7 +244,7 @@ def show(
 @app.command("demonstration")
 def make_demonstration(
     directory: Directory,
-    keys: Annotated[Path, typer.Argument(help="Where all private keys go, unencrypted.")],
+    keys: Annotated[Path, typer.Argument(help="Directory for all private keys, unencrypted.")],
     log: Annotated[Path | None, typer.Option(help="The log's public key, as `sovereign audit key` prints it.")] = None,
 ) -> None:
     """Make a trust root for a demonstration: three root keys, three officers, pipeline and bundle, all on one machine.
@@ -357,7 +357,7 @@ def _file_for(files: list[Path] | None, number: int, count: int) -> Path | None:
 
 def _say(trust: Trust, directory: Path) -> None:
     if trust.is_demonstration:
-        typer.echo(f"These are {DEMONSTRATION_KEYS}: whoever has this machine can sign as anybody.", err=True)
+        typer.echo(f"These are {DEMONSTRATION_KEYS}: anyone with access to this machine can sign as anybody.", err=True)
     typer.echo(
         f"{directory}: root {trust.root_version}, targets {trust.targets_version}, accepted until "
         f"{trust.expires:%Y-%m-%d}.\nSHA-256 of the first root: {trust.root_sha256}"
@@ -369,7 +369,7 @@ def _print(trust: Trust) -> None:
     typer.echo(f"SHA-256 of the first root: {trust.root_sha256}")
     typer.echo(f"Root {trust.root_version}, targets {trust.targets_version}, accepted until {trust.expires:%Y-%m-%d}.")
     if trust.is_demonstration:
-        typer.echo(f"These are {DEMONSTRATION_KEYS}: whoever has this machine can sign as anybody.")
+        typer.echo(f"These are {DEMONSTRATION_KEYS}: anyone with access to this machine can sign as anybody.")
     for role in trust.roles.values():
         typer.echo(f"\n{role.name}, version {role.version}" + ("" if role.keys else ": no key"))
         for key in role.keys:

@@ -132,7 +132,7 @@ def read_files(directory: Path) -> dict[str, bytes]:
     for path in sorted(directory.iterdir()):
         if path.name in (ROOT, TARGETS) or ROOTS.fullmatch(path.name):
             if path.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST_FILE:
-                raise IntegrityError(f"{path}: this is no file of a trust root.", "Take the trust root again.")
+                raise IntegrityError(f"{path}: this is not a file of a trust root.", "Take the trust root again.")
             found[path.name] = path.read_bytes()
     return found
 
@@ -167,12 +167,12 @@ def metadata_in(content: bytes, kind: type[T], name: str) -> Metadata[T]:
         metadata = cast(Metadata[T], Metadata.from_bytes(content))
         spelled = written(metadata)
     except (RepositoryError, ValueError, RecursionError):
-        raise IntegrityError(f"{name}: this is no TUF metadata.", "Take the file again.") from None
+        raise IntegrityError(f"{name}: this is not TUF metadata.", "Copy the file again from its source.") from None
     if not isinstance(metadata.signed, kind):
-        raise IntegrityError(f"{name}: this is not TUF's {kind.type}.", "Take the file again.")
+        raise IntegrityError(f"{name}: this is not TUF's {kind.type}.", "Copy the file again from its source.")
     lowercase = all(SPELLING.fullmatch(each.signature) for each in metadata.signatures.values())
     if spelled != content or not lowercase:
-        raise IntegrityError(f"{name}: its bytes are not as they were written.", "Take the file again.")
+        raise IntegrityError(f"{name}: its bytes are not as they were written.", "Copy the file again from its source.")
     return metadata
 
 
@@ -180,7 +180,9 @@ def dated(text: object, name: str) -> datetime:
     try:
         return datetime.strptime(str(text), TIME).replace(tzinfo=UTC)
     except ValueError:
-        raise IntegrityError(f"{name}: an expiry is no time.", "Take the file again.") from None
+        raise IntegrityError(
+            f"{name}: an expiry is not a valid time.", "Copy the file again from its source."
+        ) from None
 
 
 def tuf_key(pem: str, **fields: Any) -> Key:
@@ -201,7 +203,9 @@ def pem_of(keyid: str, key: Key, name: str) -> tuple[str, Algorithm]:
         else:
             raise ValueError(key.scheme)
     except (ValueError, InputError):
-        raise IntegrityError(f"{name}: the key {keyid} is neither P-256 nor Ed25519.", "Take the file again.") from None
+        raise IntegrityError(
+            f"{name}: the key {keyid} is neither P-256 nor Ed25519.", "Copy the file again from its source."
+        ) from None
     if keyid_of(pem) != keyid or {*key.keyval} != {"public"} or tuf_key(pem).keyval["public"] != public:
         raise IntegrityError(
             f"{name}: the key {keyid} stands under an id that is not its own.",
@@ -262,7 +266,7 @@ def _verified_roots(files: Files, where: str) -> list[Root]:
     for version in range(1, count + 1):
         name = f"{where}/{root_name(version)}"
         if root_name(version) not in files:
-            raise IntegrityError(f"{name}: this root is missing, and later ones are there.", "Take all of them.")
+            raise IntegrityError(f"{name}: this root is missing, and later ones are there.", "Copy all of them.")
         metadata = metadata_in(files[root_name(version)], Root, name)
         root = metadata.signed
         _refuse_foreign_keys(root.keys, name)
@@ -295,14 +299,14 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
     if not result:
         raise IntegrityError(
             f"{name}: {len(result.signed)} of {result.threshold} keys of root {root.version} signed it.",
-            "Its holders sign it anew, on the offline machine.",
+            "Have its holders sign it again on the offline machine.",
         )
     _refuse_other_signatures(metadata, set(result.signed), name)
     made_under = metadata.signed.unrecognized_fields.get(ROOT_VERSION)
     if not isinstance(made_under, int) or made_under > root.version:
         raise IntegrityError(
             f"{name}: it was made under root {made_under}, and the newest here is {root.version}.",
-            "Somebody put an older root back: take the newest one again.",
+            "Somebody restored an older root. Copy the newest one again.",
         )
     return metadata.signed
 
@@ -310,7 +314,7 @@ def _verified_targets(files: Files, root: Root, where: str) -> Targets:
 def _refuse_other_signatures(metadata: Metadata[Any], good: set[str], name: str) -> None:
     """Raise IntegrityError for an invalid signature, even beyond the threshold, so that every byte is verified."""
     if other := sorted(set(metadata.signatures) - good):
-        raise IntegrityError(f"{name}: the signature of {other[0]} is not one.", "Take the file again.")
+        raise IntegrityError(f"{name}: the signature of {other[0]} is not one.", "Copy the file again from its source.")
 
 
 def _refuse_foreign_keys(keys: Mapping[str, TufKey], name: str) -> None:
@@ -323,18 +327,22 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
     delegations = targets.delegations
     delegated = delegations.roles if delegations is not None else None
     if delegations is None or delegated is None or {*delegated} != {*ROLES}:
-        raise IntegrityError(f"{name}: its roles are not {', '.join(ROLES)}.", "It belongs to another release.")
+        raise IntegrityError(f"{name}: its roles are not {', '.join(ROLES)}.", "It was written by another release.")
     _refuse_foreign_keys(delegations.keys, name)
     roles: dict[str, TrustedRole] = {}
     held = dict.fromkeys(roots[-1].keys, "root")
     for role, algorithm in ROLES.items():
         fields = delegated[role].unrecognized_fields
         if {*fields} != ROLE_FIELDS or not isinstance(fields["version"], int):
-            raise IntegrityError(f"{name}: role {role} has no version and expiry.", "It belongs to another release.")
+            raise IntegrityError(
+                f"{name}: role {role} has no version and expiry.", "It was written by another release."
+            )
         keys = []
         for keyid in delegated[role].keyids:
             if keyid not in delegations.keys:
-                raise IntegrityError(f"{name}: the key {keyid} of role {role} is missing.", "Take the file again.")
+                raise IntegrityError(
+                    f"{name}: the key {keyid} of role {role} is missing.", "Copy the file again from its source."
+                )
             if keyid in held:
                 raise IntegrityError(
                     f"{name}: the key {keyid} has two roles, {held[keyid]} and {role}.", "A key has one role."
@@ -344,7 +352,7 @@ def _trust(sha256: str, roots: list[Root], targets: Targets, name: str) -> Trust
         version, expires = fields["version"], dated(fields["expires"], name)
         roles[role] = TrustedRole(role, delegated[role].threshold, tuple(keys), version, expires)
     if unused := {*delegations.keys} - {*held}:
-        raise IntegrityError(f"{name}: the key {min(unused)} has no role.", "Take the file again.")
+        raise IntegrityError(f"{name}: the key {min(unused)} has no role.", "Copy the file again from its source.")
     return Trust(
         root_sha256=sha256,
         root_version=roots[-1].version,
@@ -359,13 +367,14 @@ def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> Tru
     pem, kind = pem_of(key.keyid, key, name)
     if kind != algorithm:
         raise IntegrityError(
-            f"{name}: the key {key.keyid} of role {role} is not of the kind {algorithm}.", "Take the file again."
+            f"{name}: the key {key.keyid} of role {role} is not of the kind {algorithm}.",
+            "Copy the file again from its source.",
         )
     fields = key.unrecognized_fields
     if unknown := {*fields} - KEY_FIELDS:
         raise IntegrityError(
             f"{name}: the key {key.keyid} has the field {min(unknown)}, which is unknown here.",
-            "It belongs to another release.",
+            "It was written by another release.",
         )
     person, revoked_from = fields.get("person"), fields.get("revoked_from")
     may, levels = fields.get("may", []), fields.get("levels", [])
@@ -380,7 +389,8 @@ def _trusted_key(key: TufKey, role: str, algorithm: Algorithm, name: str) -> Tru
     )
     if not well_formed:
         raise IntegrityError(
-            f"{name}: what is said about the key {key.keyid} of role {role} is not whole.", "Take the file again."
+            f"{name}: what is said about the key {key.keyid} of role {role} is not whole.",
+            "Copy the file again from its source.",
         )
     return TrustedKey(key.keyid, pem, person, tuple(may), tuple(levels), revoked_from)
 
@@ -414,8 +424,8 @@ def load_trust(
     if seen[0] < at_least[0] or seen[1] < at_least[1]:
         raise IntegrityError(
             f"{directory}: root {seen[0]} and targets {seen[1]} are older than root {at_least[0]} and targets "
-            f"{at_least[1]}, which were in force before.",
-            "Somebody put an older trust root back: take the newest one again.",
+            f"{at_least[1]}, which were installed before.",
+            "Somebody restored an older trust root. Copy the newest one again.",
         )
     return trust
 
@@ -427,5 +437,5 @@ def refuse_expired(trust: Trust, now: datetime, where: str) -> None:
         of = f" (roles {', '.join(late)})" if late else ""
         raise IntegrityError(
             f"{where}: the trust root{of} expired on {trust.expires:%Y-%m-%d}.",
-            "Its holders sign it anew, on the offline machine.",
+            "Have its holders sign it again on the offline machine.",
         )

@@ -121,7 +121,7 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
     for claim in (each for claims in by_size.values() for each in claims):
         raise IntegrityError(
             f"{claim.said_by}: covers {claim.head.size} entries, and the ledger has {growth.size}.",
-            "Restore the newest copy of the registry, and find out who put an older one there.",
+            "Restore the newest copy of the registry, and find out who restored an older one.",
         )
     return Verified(Checkpoint(sequence=growth.size, hash=last), growth.root(), *copied.finish())
 

@@ -89,7 +89,7 @@ def read_policy(path: Path) -> Policy:
                 "Lines are: log, witness, group, quorum (c2sp.org/tlog-policy).",
             ) from None
     if quorum is None:
-        raise InputError(f"{path}: no line says what the quorum is.", "Write a line such as: quorum none")
+        raise InputError(f"{path}: no line says what the quorum is.", "Add a line such as: quorum none")
     return Policy(tuple(logs), witnesses, groups, quorum)
 
 
@@ -101,7 +101,9 @@ def request(session: Session, note: Note, old: int) -> str:
     """
     head = notes.parse_tree_head(note.text)
     if not 0 <= old <= head.size:
-        raise InputError(f"The checkpoint covers {head.size} entries, and the witness is said to have cosigned {old}.")
+        raise InputError(
+            f"The checkpoint covers {head.size} entries, but the witness is stated to have cosigned {old}."
+        )
     proof = tree.consistency_proof(session, old, head.size)
     return f"old {old}\n" + "".join(f"{notes.encoded(hash)}\n" for hash in proof) + f"\n{note}"
 
@@ -127,7 +129,9 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
     if not notes.is_signed(note, log):
         raise IntegrityError(f"The checkpoint is not signed by the log {head.origin}.", "Get it from the log again.")
     if old > head.size:
-        raise InputError(f"The request goes from {old} entries to {head.size}.", "Let the log write it again.")
+        raise InputError(
+            f"The request goes from {old} entries to {head.size}.", "Have the log write the request again."
+        )
     file = state / f"{hashlib.sha256(head.origin.encode()).hexdigest()}.checkpoint"
     with held_within(state / "lock", WAIT_SECONDS):
         last = notes.parse_tree_head(read_note(file).text) if file.exists() else None
@@ -135,13 +139,13 @@ def answer(request: str, signer: Signer, logs: Sequence[Verifier], state: Path, 
             raise ConflictError(
                 f"This witness cosigned {last.size if last is not None else 0} entries last, and the request begins "
                 f"at {old}.",
-                "Let the log write the request from that size.",
+                "Have the log write a request that starts at that size.",
             )
         if last is not None and last.size and not is_consistent(last.size, head.size, last.root, head.root, proof):
             raise IntegrityError(
                 f"The log {head.origin} was forked: its {head.size} entries do not begin with the {last.size} that "
                 "this witness cosigned.",
-                "Keep the request: it proves that. Tell whoever relies on the log.",
+                "Keep the request as proof, and warn everybody who relies on the log.",
             )
         if old == 0 and proof:
             raise InputError("The request has a proof, and there is nothing to prove from.", "Write it again.")
@@ -179,7 +183,7 @@ def add_cosignatures(settings: Settings, policy: Policy, lines: str) -> tuple[No
             return extended, sorted(policy.cosigned(extended))
     raise IntegrityError(
         "The answer is not over a checkpoint that was asked for, by a witness of the policy.",
-        "Check that the policy has the witness's key, and ask again.",
+        "Check that the policy has the witness's key, and request again.",
     )
 
 
@@ -290,7 +294,7 @@ def witnessed_by(trust: Trust, log: Verifier, settings: Settings) -> Witnessed |
     if role.keys:
         raise IntegrityError(
             f"No checkpoint was cosigned by {role.threshold} of the trust root's witnesses.",
-            "Write a request for the witnesses, and bring back their answers.",
+            "Write a request for the witnesses, and import their answers.",
         )
     return None
 
@@ -309,7 +313,7 @@ def _cosigned(trust: Trust, log: Verifier, note: Note) -> dict[str, int]:
             raise IntegrityError(
                 f"The checkpoint of {size} entries that was sent to witnesses: the signature of {signature.name} is "
                 f"none of a witness that the trust root names.",
-                "Name every witness in the trust root, or take the file again.",
+                "List every witness in the trust root, or copy the file again from its source.",
             )
         # One key under two names counts as one witness. A revoked key does not count.
         if witness.key not in keys and (not size or trust.counts(WITNESS, key.keyid, size - 1)):

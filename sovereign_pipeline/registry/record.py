@@ -209,7 +209,7 @@ def disagreements(store: ArtifactStore, record: AdapterRecord, manifest: Manifes
         if manifest.inputs[kind] != digest
     ]
     if manifest.classification != record.classification:
-        found.append(f"the manifest is {manifest.classification} and the record {record.classification}")
+        found.append(f"the manifest's level is {manifest.classification}, the record's {record.classification}")
     ancestors = dict(lineage(store, manifest))
     found += _kinds_with_several_artifacts(ancestors)
     manifests = {ref.digest: each for ref, each in ancestors.items()}
@@ -251,7 +251,7 @@ def _kinds_with_several_artifacts(ancestors: dict[ArtifactRef, Manifest]) -> lis
     for ref, manifest in ancestors.items():
         by_kind.setdefault(manifest.kind, set()).add(ref.digest)
     return [
-        f"its lineage holds more than one {kind}: {', '.join(short(each) for each in sorted(digests))}"
+        f"its lineage has more than one {kind}: {', '.join(short(each) for each in sorted(digests))}"
         for kind, digests in sorted(by_kind.items())
         if len(digests) > 1
     ]
@@ -262,12 +262,13 @@ def _gate_problem(store: ArtifactStore, gate: GateFacts, manifests: dict[str, Ma
         return f"gate {gate.gate} evaluated {short(gate.evaluated)}, which is not in the lineage"
     recorded = store.open(store.ref_of(gate.record))
     if recorded.manifest.producer.config.get("gate") != gate.gate:
-        return f"the record of gate {gate.gate} is another gate's"
+        return f"the record of gate {gate.gate} belongs to another gate"
     if gate.evaluated not in recorded.manifest.inputs.values():
         return f"the record of gate {gate.gate} is bound to another artifact than {short(gate.evaluated)}"
     outcome = read_verdict(recorded).outcome
     if outcome != gate.outcome:
-        return f"gate {gate.gate} is '{outcome}' for {short(gate.evaluated)}, and '{gate.outcome}' in the record"
+        return f"the outcome of gate {gate.gate} for {short(gate.evaluated)} is '{outcome}', but '{gate.outcome}' in "
+        "the record"
     if outcome == "pass":
         return None if gate.waiver is None else f"gate {gate.gate} passed, so nobody can have waived it"
     if gate.waiver is None:

@@ -289,7 +289,7 @@ def _sources(store: ArtifactStore, dataset: Artifact) -> list[dict[str, Any]]:
     for ref, manifest in lineage(store, dataset.manifest):
         if manifest.kind == RAW_CORPUS.kind:
             return read_sources(store.open_as_given(ref))
-    raise IntegrityError(f"{dataset.path}: the lineage of this dataset holds no raw_corpus.", "Run the line again.")
+    raise IntegrityError(f"{dataset.path}: the lineage of this dataset has no raw_corpus.", "Run the line again.")
 
 
 def dataset_facts(dataset: Artifact, sources: list[dict[str, Any]]) -> DatasetFacts:
@@ -500,7 +500,7 @@ def _add_base_model(session: Session, base: BaseModelFacts) -> None:
             return
         raise InputError(
             f"The base model {base.name} ({base.licence}) has exactly the files of {known.name} ({known.licence}), "
-            f"which is registered already.",
+            f"which is already registered.",
             "Use that name and licence in the model's card and in the recipe.",
         )
     files = [file.model_dump() for file in base.files]

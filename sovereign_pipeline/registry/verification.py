@@ -294,7 +294,7 @@ def verify_adapter(
     checked += _gate_records(registry, store, row, record, artifact)
     differing = disagreements(store, record, artifact.manifest)
     if differing:
-        raise IntegrityError(f"{artifact.path / RECORD_FILE}: {'; '.join(differing)}.", "Register the adapter anew.")
+        raise IntegrityError(f"{artifact.path / RECORD_FILE}: {'; '.join(differing)}.", "Register the adapter again.")
     base_model = next(each for each in ancestors if each.manifest.kind == BASE_MODEL.kind)
     checked.append(_base_model(settings, record, base_model, progress))
     examined = [*_examine_sources(settings, ancestors), *examine_suites(settings, ancestors)]

@@ -204,7 +204,7 @@ def words_of_issue(text: str) -> str:
     """Return the text on a single line. Raises InputError if it is empty or too long."""
     text = officers_words(text, "A known issue")
     if len(text) > LONGEST:
-        raise InputError(f"The text has {len(text):,} characters; at most {LONGEST} are kept.", "Say what is wrong.")
+        raise InputError(f"The text has {len(text):,} characters; the limit is {LONGEST}.", "Describe what is wrong.")
     return text
 
 

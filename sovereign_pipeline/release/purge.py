@@ -89,7 +89,7 @@ def plan_purge(
         state = _assert_ended(session, adapter)
         assert_signed(session, settings, trust_root(settings), adapter.line)
         if adapter_id in purge_dates(session):
-            raise ConflictError(f"The weights of {adapter_id} were purged already.")
+            raise ConflictError(f"The weights of {adapter_id} were already purged.")
         needed = _needed(session, store, progress)
     if adapter.adapter_digest in needed:
         raise ConflictError(
@@ -130,7 +130,7 @@ def purge(
         assert_in_force(session, settings, trust)
         _assert_ended(session, adapter)
         if adapter.id in purge_dates(session):
-            raise ConflictError(f"The weights of {adapter.id} were purged already.")
+            raise ConflictError(f"The weights of {adapter.id} were already purged.")
         _assert_not_needed(session, store, plan)
         subjects = {
             "line": adapter.line,
@@ -197,7 +197,8 @@ def _assert_ended(session: Session, adapter: Adapter) -> State:
     state = states(session, adapter.line)[adapter.id]
     if state not in ENDED:
         raise ConflictError(
-            f"{adapter.id} is {state}, so its weights stay.", "Only a retired, rejected or recalled one is purged."
+            f"{adapter.id} is {state}, so its weights stay.",
+            "Only a retired, rejected or recalled adapter can be purged.",
         )
     return state
 
@@ -237,7 +238,8 @@ def _assert_no_base_model(settings: Settings, adapter_id: str, files: Iterable[P
     ]
     if named:
         raise ConflictError(
-            f"The base model {and_more(named)} has the weights of {adapter_id}.", "Remove its card first, or keep them."
+            f"The base model {and_more(named)} has the weights of {adapter_id}.",
+            "Remove its card first, or keep the weights.",
         )
 
 

@@ -242,9 +242,9 @@ def recall_to_waive(session: Session, settings: Settings, recall_id: str, adapte
         known = and_more(session.scalars(select(Recall.id).order_by(Recall.opened_at, Recall.id))) or "none"
         raise NotFoundError(f"There is no recall '{recall_id}'.", f"Known recalls: {known}.")
     if session.get(RecallWaiver, (recall_id, adapter_id)) is not None:
-        raise ConflictError(f"{recall_id} was waived for {adapter_id} already.")
+        raise ConflictError(f"{recall_id} was already waived for {adapter_id}.")
     if recall not in open_recalls(session, settings, adapter_id):
-        raise InputError(f"{recall_id} does not hold for {adapter_id}.", "Name an adapter that it holds for.")
+        raise InputError(f"{recall_id} does not hold for {adapter_id}.", "Name an adapter that it applies to.")
     return recall
 
 
@@ -483,7 +483,7 @@ def _whole(known: Collection[str], digits: str | None, what: str) -> str | None:
     found = sorted(each for each in known if each.startswith(digits))
     if len(found) == 1:
         return found[0]
-    problem = f"{len(found)} {what}s begin with" if found else f"No registered adapter rests on a {what}"
+    problem = f"{len(found)} {what}s begin with" if found else f"No registered adapter was trained on a {what}"
     told = and_more(digest[:12] for digest in found or sorted(known))
     raise NotFoundError(f"{problem} '{digits}'.", f"Give one of these, or more of its digits: {told or 'none'}.")
 

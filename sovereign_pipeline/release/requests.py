@@ -291,7 +291,7 @@ def assert_not_recalled(session: Session, settings: Settings, adapter: Adapter, 
     if recalls:
         raise ConflictError(
             f"{adapter.id} is under {' and '.join(recalls)}, so there is no '{asked.name}'.",
-            "Retrain it without what was recalled and retire it, or let an officer waive the recall.",
+            "Retrain it without the recalled content and retire it, or have an officer waive the recall.",
         )
 
 
@@ -323,7 +323,8 @@ def make_transition(
     _assert_enough_by_the_rules_of_now(session, registry, standing, asked, adapter)
     if evidence_of(workplace, registry, adapter, asked) != predicate["evidence"]:
         raise ConflictError(
-            f"Request {row.id[:12]} rests on other evidence than there is now.", "Look at it, and request anew."
+            f"Request {row.id[:12]} rests on other evidence than there is now.",
+            "Read the new evidence, and make a new request.",
         )
     for digest in (adapter.record_digest, adapter.adapter_digest):
         workplace.store.open(workplace.store.ref_of(digest))
@@ -393,8 +394,8 @@ def _assert_enough_by_the_rules_of_now(
     stated = (standing.predicate["classification"], standing.predicate["approvals"])
     if stated[0] != adapter.classification or stated[1] < needed:
         raise ConflictError(
-            f"Request {standing.request.id[:12]} was made for {stated[1]} approvals at {stated[0]}, and '{asked.name}' "
-            f"needs {needed} at {adapter.classification}.",
+            f"Request {standing.request.id[:12]} was made for {stated[1]} approvals at {stated[0]}, but "
+            f"'{asked.name}' needs {needed} at {adapter.classification}.",
             "Request anew.",
         )
 
@@ -520,7 +521,7 @@ def _assert_may_decide(standing: Standing, officer: Officer, decision: Decision)
     if decision == "approve" and is_requester:
         raise SignInError(
             f"{officer.person} made request {row.id[:12]}, and nobody approves what they asked for.",
-            "Another officer approves it.",
+            "Have another officer approve it.",
         )
     if decision == "approve" and officer.person in approved:
         raise ConflictError(f"{officer.person} approved request {row.id[:12]} already.")

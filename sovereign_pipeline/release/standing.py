@@ -89,7 +89,7 @@ def arrow(name: str, adapter: str, before: State) -> Arrow:
         return found
     allowed = [each.name for each in ARROWS if before in each.before]
     raise ConflictError(
-        f"{adapter} is {before}, and '{name}' begins in {' or '.join(sorted(found.before))}.",
+        f"{adapter} is {before}, but '{name}' needs {' or '.join(sorted(found.before))}.",
         f"From {before} there {'is' if len(allowed) == 1 else 'are'}: {', '.join(allowed)}."
         if allowed
         else f"Nothing follows {before}.",
@@ -465,7 +465,7 @@ def _adapter(on_record: _OnRecord, adapter_id: str, where: str) -> _Held:
     """Return the line's adapter with this id. Raises IntegrityError if the line has none."""
     adapter = on_record.adapters.get(adapter_id)
     if adapter is None:
-        raise IntegrityError(f"{where}: its line has no adapter {adapter_id}.", HINT)
+        raise IntegrityError(f"{where}: the line has no adapter {adapter_id}.", HINT)
     return adapter
 
 

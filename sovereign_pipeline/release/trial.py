@@ -149,7 +149,7 @@ def read_judgement(path: Path, trust: Trust, record_manifest: str, at_index: int
         raise IntegrityError(f"{path}: the judgement of a hold says nothing that this release knows.", LOOK) from None
     said = (judgement.line, f"{judgement.adapter}-{judgement.began:08d}", f"{judgement.number:04d}{SUFFIX}")
     if said != (path.parent.parent.name, path.parent.name, path.name):
-        raise IntegrityError(f"{path}: it was signed as the judgement of another hold.", "Find out who put it there.")
+        raise IntegrityError(f"{path}: it was signed as the judgement of another trial.", "Find out who put it there.")
     return Signed(judgement, bundle, path)
 
 
@@ -259,11 +259,11 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
     if judged.outcome == "promote" and short:
         raise GateRefused(
             f"{adapter.id}: its hold was judged by laxer rules than are in force, in {', '.join(short)}.",
-            "Stage it anew, or another version.",
+            "Stage it again, or stage another version.",
         )
     if not held.lets_through:
         raise GateRefused(
-            f"{adapter.id}: its hold was inconclusive: {judged.because}.",
+            f"{adapter.id}: its trial was inconclusive: {judged.because}.",
             f"{judged.expected} Or an officer accepts it, once: `sovereign adapters accept-hold {adapter.id}`.".strip(),
         )
     return {
@@ -344,7 +344,9 @@ def accept_hold(
         assert_in_force(session, settings, trust)
         held = hold_to_accept(session, settings, trust, adapter, in_production(session, adapter.line))
         if held.signed.sha256 != shown:
-            raise ConflictError(f"{adapter.id}: its hold was judged anew meanwhile.", "Look at it, and accept it then.")
+            raise ConflictError(
+                f"{adapter.id}: its hold was judged anew meanwhile.", "Read the new judgement, then accept it."
+            )
         said = {
             "line": adapter.line,
             "adapter": adapter.id,

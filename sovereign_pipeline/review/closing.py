@@ -137,7 +137,7 @@ def _assert_may_close_early(
         raise SignInError(
             f"{officer.person} may not close this review of line {review.line} early. The recipe it was opened under "
             f"allows {allowed or 'nobody'} (gates.review.may_close_early).",
-            "Wait for the missing ballots, or let one of these officers close it."
+            "Wait for the missing ballots, or have one of these officers close it."
             if allowed
             else "Wait for the missing ballots.",
         )
@@ -151,7 +151,7 @@ def _names(people: People, persons: Iterable[str]) -> list[str]:
 
 def _too_few(people: People, review: BlindReview, plan: ReviewPlan, asked: int) -> GateRefused:
     message = (
-        f"Line {review.line}: {asked} of the {review.ballots} pre-registered ballots were given, so the review stays "
+        f"Line {review.line}: {asked} of the {review.ballots} pre-registered ballots were cast, so the review stays "
         f"open."
     )
     if not plan.may_close_early:
@@ -165,7 +165,7 @@ def _too_few(people: People, review: BlindReview, plan: ReviewPlan, asked: int) 
     allowed = " or ".join(_names(people, plan.may_close_early))
     return GateRefused(
         message,
-        f"Wait for the missing ballots, or let {allowed} close it early with a reason.",
+        f"Wait for the missing ballots, or have {allowed} close it early with a reason.",
         act="close_review_early",
         line=review.line,
     )

@@ -203,7 +203,7 @@ def _nobody_else_opens(settings: Settings, line: str) -> Iterator[None]:
         if not is_held:
             raise ConflictError(
                 f"A review of line {line} is being opened by another process.",
-                "Wait for it; the status shows when the review is open.",
+                "Wait for it to finish. The status shows when the review is open.",
                 act="review_status",
                 line=line,
             )
@@ -253,7 +253,8 @@ def _operators(review: Review, named: Sequence[str]) -> tuple[str, ...]:
         ) from None
     if in_recipe and set(names) != set(in_recipe):
         raise InputError(
-            f"The recipe names the operators: {', '.join(in_recipe)}.", "Name none here, or change the recipe."
+            f"The recipe names the operators: {', '.join(in_recipe)}.",
+            "Leave out the names here, or change the recipe.",
         )
     different = len(set(names))
     if different != len(names) or different != review.operator_count:
@@ -282,7 +283,7 @@ def _assert_not_reviewed_yet(
             raise ConflictError(
                 f"{candidate.id}{same} was reviewed against {opponent.id if opponent else candidate.base_model} "
                 f"already. That result is final.",
-                "Train another candidate, or let an officer waive an inconclusive verdict.",
+                "Train another candidate, or have an officer waive an inconclusive verdict.",
             )
 
 

@@ -282,7 +282,7 @@ def answers_of(store: ArtifactStore, review: BlindReview, seed: bytes) -> dict[s
     except InvalidTag:
         raise IntegrityError(
             f"{artifact.file(ANSWERS_FILE)}: this seed does not open the answers.",
-            "Restore seed and store from copies.",
+            "Restore the seed and the store from copies.",
         ) from None
     try:
         return {row.id: row for row in map(AnswerPair.model_validate, json.loads(content))}
@@ -301,7 +301,7 @@ def _answers_key(seed: bytes) -> bytes:
 
 
 def _no_plan(artifact: Artifact) -> IntegrityError:
-    return IntegrityError(f"{artifact.path}: this is not a review's plan.", "Open the review again.")
+    return IntegrityError(f"{artifact.path}: this is not a review plan.", "Open the review again.")
 
 
 def _not_together(artifact: Artifact) -> IntegrityError:

@@ -429,7 +429,7 @@ def _training_splits(registry: Registry, store: ArtifactStore, record: Artifact)
     ancestors = dict(lineage(store, record.manifest))
     found = [store.open(ref) for ref in ancestors if ref.kind == "leakage_safe_split"]
     if not found:
-        raise IntegrityError(f"{record.path}: no leakage_safe_split is among its inputs.", "Register the adapter anew.")
+        raise IntegrityError(f"{record.path}: its inputs lack a leakage_safe_split.", "Register the adapter again.")
     parent = parent_in(ancestors.values())
     if parent is not None:
         found += _training_splits(registry, store, store.open(_record_of(find_adapter(registry, parent[0]))))

@@ -146,7 +146,7 @@ def examine_all(registry: Registry, store: ArtifactStore, settings: Settings) ->
     found = {id: _examined(each, store, settings) for id, each in rows.items()}
     absent = {str(entry.subjects["review"]) for entry in log if "review" in entry.subjects} - rows.keys()
     for id in sorted(absent | (set(noted_reviews(settings)) - rows.keys())):
-        found[id] = ["the log or the noted acts know this review, and the registry has no row of it"]
+        found[id] = ["the log or the stored acts name this review, but the registry has no row of it"]
     return {id: findings for id, findings in found.items() if findings}
 
 

@@ -442,7 +442,7 @@ def _message(result: ReviewResult, outcome: Outcome) -> str:
         f"{result.losses} lost, {result.ties} tied, {result.identical} of them identical) over "
         f"{result.operators} operators"
         + (
-            "; one operator alone gives no interval."
+            "; a single operator gives no interval."
             if net.low is None or net.high is None
             else f", 95 % CI {net.low:+.3f} to {net.high:+.3f}, margin {-result.margin + 0.0:+.3f}."
         )

@@ -158,7 +158,7 @@ def verified_adapter(store: ArtifactStore, adapter: Adapter, state: State) -> Ve
     if tuned.holds != "adapter":
         raise EngineRefused(
             f"{adapter.id} was tuned in full, and an engine serves adapters of one base model.",
-            "Train an adapter: training.sft.adapter is lora or qlora.",
+            "Train an adapter: set training.sft.adapter to lora or qlora.",
         )
     base_model = store.open_input(artifact.manifest, BASE_MODEL.kind)
     descriptor = read_descriptor(base_model)
@@ -297,7 +297,8 @@ def _read(settings: Settings) -> LastVerified:
         return LastVerified()
     except (OSError, ValidationError):
         raise IntegrityError(
-            f"{path}: what this gateway verified last cannot be read.", "Remove it, and start the registry's database."
+            f"{path}: the gateway's last verified state cannot be read.",
+            "Remove it, and start the registry's database.",
         ) from None
 
 
@@ -317,7 +318,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise IntegrityError(
-            f"{path}: what was verified cannot be noted ({error.strerror}).", "Let the gateway write its directory."
+            f"{path}: what was verified cannot be noted ({error.strerror}).",
+            "Give the gateway write access to the directory.",
         ) from None
 
 

@@ -86,7 +86,7 @@ class FingerprintStore:
         try:
             fingerprint = Fingerprint.model_validate_json(path.read_bytes())
         except ValueError:
-            raise IntegrityError(f"{path}: this is no fingerprint.", "Remove the artifact.") from None
+            raise IntegrityError(f"{path}: this is not a fingerprint.", "Remove the artifact.") from None
         name, problem = verified.deployable.adapter, problem_of(fingerprint)
         if problem is not None:
             raise EngineRefused(

@@ -99,7 +99,7 @@ def difference(expected: Fingerprint, measured: Sequence[Mark], precision: Preci
     if not of_adapter <= tolerance:
         if _apart([(found.adapter, found.base) for _, found in pairs], precision) <= tolerance:
             return "the adapter has no effect: the engine computes its base model"
-        apart = f"log-probabilities differ by {of_adapter:.3g}, {tolerance} is allowed"
+        apart = f"log-probabilities differ by {of_adapter:.3g}; the limit is {tolerance}"
         return f"the adapter is another one, or its scale is ({apart})"
     if precision == "float32" and any(mark.tokens != found.tokens for mark, found in pairs):
         return "the likeliest tokens are others"

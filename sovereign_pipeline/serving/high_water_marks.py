@@ -132,5 +132,5 @@ def _assert_follows(trust: Trust, marks: _Marks, *, may_be_another: bool = False
         raise IntegrityError(
             f"The trust root here, root {trust.root_version} and targets {trust.targets_version}, is older than root "
             f"{marks.root_version} and targets {marks.targets_version}, on which this gateway relied before.",
-            "Somebody restored an older trust root: take the newest one again.",
+            "Somebody restored an older trust root. Copy the newest one again.",
         )

@@ -358,8 +358,8 @@ def take_rated(
     """
     if not institution.serving.makes_preferences(line.line):
         raise InputError(
-            f"Line {line.line} does not let rated answers become preferences.",
-            f"Its consent is serving.lines.{line.line}.transcripts.preferences: true, in institution.yaml.",
+            f"Line {line.line} does not permit preferences from rated answers.",
+            f"To permit it, set serving.lines.{line.line}.transcripts.preferences: true in institution.yaml.",
         )
     if not reason.strip():
         raise InputError("A reason is missing.", "Say why these answers are to be trained on.")
@@ -376,7 +376,9 @@ def take_rated(
     path = RATED / f"{line.line}-{digest[:12]}.jsonl"
     target = registry.settings.data / path
     if target.exists():
-        raise ConflictError(f"{target}: these rows were taken in already.", "Name them in the recipe, or other rows.")
+        raise ConflictError(
+            f"{target}: these rows were already imported.", "Name them in the recipe, or import other rows."
+        )
     told = {
         "line": line.line,
         "file": path.as_posix(),

@@ -187,7 +187,7 @@ class Scanner:
         except (BrokenProcessPool, TimeoutError):
             self._give_up(pool)
             raise ScannerLost(
-                "The search for personal data cannot be started.", "Free memory, and look again."
+                "The search for personal data cannot be started.", "Free memory, and try again."
             ) from None
         self._heard_at = time.monotonic()
 

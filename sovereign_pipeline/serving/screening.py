@@ -316,7 +316,7 @@ class Screen:
         if self._scanner is None:
             raise ScannerLost("Nothing searches for personal data here.", HINT)
         if sum(map(len, texts)) > MOST_CHARACTERS:
-            raise TextTooLong(f"More than {MOST_CHARACTERS:,} characters are not searched, and do not pass.")
+            raise TextTooLong(f"Texts above {MOST_CHARACTERS:,} characters are not searched, and are rejected.")
         return await self._scanner.find(self._line, texts)
 
     def _fail(self, error: ScannerLost | TextTooLong) -> None:

@@ -217,12 +217,12 @@ def transcript_files(settings: Settings, institution: Institution) -> Transcript
     if not settings.transcripts_public_key.is_file():
         raise PrivacyError(
             f"{settings.transcripts_public_key}: the public key is missing, and lines keep transcripts.",
-            "Make a key pair on the machine that will open them, and bring the public file here.",
+            "Generate a key pair on the machine that will decrypt them, and copy the public file here.",
         )
     recipient = read_public_key(settings.transcripts_public_key)
     if fingerprint_of(recipient) != serving.transcripts_key:
         raise PrivacyError(
             f"{settings.transcripts_public_key}: this is not the key that serving.transcripts_key names.",
-            "Find out who put it there, and bring the public key from the machine that opens transcripts.",
+            "Find out who put it there, and copy the public key from the machine that decrypts transcripts.",
         )
     return TranscriptFiles(directory, recipient, rules)

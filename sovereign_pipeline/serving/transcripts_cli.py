@@ -1,7 +1,7 @@
 """`sovereign-transcripts`: the program for the machine with the private key. It makes prompts for a blind review, and
 rows of preferences, out of encrypted transcripts. `sovereign-vault keygen` makes the key pair.
 
-Exit status: 0 done; 1 the transcripts could not be opened; 2 wrong input or usage.
+Exit status: 0 success; 1 the transcripts could not be opened; 2 wrong input or usage.
 """
 
 import datetime
@@ -41,7 +41,7 @@ LedgerCopy = Annotated[
 ]
 LogKey = Annotated[str | None, typer.Option("--log", help="The log's public key, name+id+key, from another source.")]
 Unchecked = Annotated[
-    bool, typer.Option("--unchecked", help="Take records that no journal vouches for: anyone may have written them.")
+    bool, typer.Option("--unchecked", help="Accept records that are not in a journal. Anyone may have written them.")
 ]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -58,7 +58,7 @@ def prompts(
     log: LogKey = None,
     unchecked: Unchecked = False,
 ) -> None:
-    """Write what callers asked, as `sovereign review open LINE --prompts FILE` takes it, after an audit line.
+    """Write the callers' prompts for `sovereign review open LINE --prompts FILE`, after an audit line.
 
     Conversations of several turns are left out; a question that was asked twice is there once.
     """

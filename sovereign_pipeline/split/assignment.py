@@ -255,7 +255,7 @@ def hold_out_newest(
         raise InputError(
             f"By date, all {of_letters.size:,} letters of the corpus would be held out: each is of "
             f"{date.fromordinal(cut)} or later, or tied to one that is.",
-            "Add older letters of other matters, or set split.by_date: false in the recipe.",
+            "Add older letters about other matters, or set split.by_date: false in the recipe.",
         )
     return reaches >= cut, date.fromordinal(cut)
 
@@ -306,10 +306,11 @@ def _position(seed: int, key: str) -> str:
 
 def _cannot_split(letters: Counter[int]) -> InputError:
     if not letters:
-        return InputError("The corpus holds no letter to hold out.", "Add a source with the role 'letters'.")
+        return InputError("The corpus has no letter to hold out.", "Add a source with the role 'letters'.")
     return InputError(
         f"All {letters.total():,} letters of the corpus are tied together by case, links, near-duplicates or, with "
         f"split.by_author, author. No slice can be held out without a leak.",
-        "Add letters of other matters, correct case numbers and links in the sources, set split.by_author: false, or "
+        "Add letters about other matters, correct case numbers and links in the sources, set split.by_author: false, "
+        "or "
         "raise split.near_duplicate_jaccard.",
     )

@@ -145,7 +145,7 @@ class CodeTask(_Generated):
     def _prompt_and_prefix_show_the_beginning(self) -> "CodeTask":
         self.check_prompt(prompt=True)
         if any(field not in (None, "prompt") for _, field, _, _ in string.Formatter().parse(self.prefix)):
-            raise ValueError("the prefix may name {prompt} alone")
+            raise ValueError("the prefix may contain only {prompt}")
         return self
 
 
@@ -216,7 +216,7 @@ def load_suite_card(settings: Settings, name: str) -> SuiteCard:
         raise NotFoundError(f"There is no suite card at {path}; {known}", act="list_suites")
     card = read_yaml(SuiteCard, path)
     if card.suite != name:
-        raise NotFoundError(f"{path} is the card of `suite: {card.suite}`.", "Give the file and the suite one name.")
+        raise NotFoundError(f"{path} has `suite: {card.suite}`.", "Give the file and the suite one name.")
     return card
 
 
@@ -261,6 +261,6 @@ def suite_digest(settings: Settings, card: SuiteCard) -> str:
         raise IntegrityError(
             f"The files of the suite '{card.suite}' in {suite_folder(settings, card)} have the digest {digest}; its "
             f"card has {card.sha256}.",
-            f"Put the right files there, or write the digest of new ones into {card_path(settings, card.suite)}.",
+            f"Restore the right files, or write the digest of new ones into {card_path(settings, card.suite)}.",
         )
     return digest

@@ -102,7 +102,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     if ladder.exceeds(level, workplace.line.ceiling):
         raise CeilingExceeded(
             f"{where} is {level}, and the line's ceiling is {workplace.line.ceiling}.",
-            "Start from another adapter or from the base model, or have the line's ceiling raised.",
+            "Continue from another adapter or start from the base model, or have the line's ceiling raised.",
         )
     _assert_same_base(workplace, adapter_id, artifact, inputs[BASE_MODEL.kind])
     _assert_same_shape(workplace, adapter_id, tuned.directory, base)
@@ -110,7 +110,7 @@ def resolve_parent(workplace: Workplace, inputs: Inputs, base: Path) -> ParentAd
     if leaks:
         raise GateRefused(
             f"{where} was trained on what is held out now: {'; '.join(leaks)}. Its scores would be meaningless.",
-            "Remove start_from, or start from an adapter that was not trained on these rows.",
+            "Remove start_from, or continue from an adapter that was not trained on these rows.",
         )
     return ParentAdapter(adapter_id, artifact.ref.digest, tuned.directory, level)
 
@@ -216,7 +216,7 @@ def _assert_same_base(workplace: Workplace, adapter_id: str, artifact: Artifact,
         raise RecipeError(
             f"{_place(workplace, adapter_id)} was trained on the base model {parents['name']} "
             f"({short(parents['digest'])}), and the line's is {lines['name']} ({short(lines['digest'])}).",
-            "Set training.base_model to the adapter's base model, with the same files, or remove start_from.",
+            "Set training.base_model to the adapter's base model (the same files), or remove start_from.",
         )
 
 

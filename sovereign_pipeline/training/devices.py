@@ -87,7 +87,7 @@ def check_sharded(job: TrainingJob, accelerator: Any) -> None:
     if accelerator.num_processes != job.devices.count or not sharded:
         raise TrainingFailed(
             f"The recipe asks for {job.devices.count} processes with {job.devices.sharding}; "
-            f"{accelerator.num_processes} {'with' if sharded else 'without'} it were started.",
+            f"{accelerator.num_processes} were started {'with' if sharded else 'without'} it.",
             "Install the pinned versions (requirements/).",
         )
 

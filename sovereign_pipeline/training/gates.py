@@ -61,7 +61,9 @@ COMPLETE = "reward_model_complete"
 NAMES_IN_EVIDENCE = 4
 SAMPLES = 4
 CERTAIN_TO_STOP = 0.95
-"""Probability of the end of turn above which it need not rise. A base that ends nearly every turn leaves no room."""
+"""Probability of the end of turn above which training does not have to increase it, because the base already ends
+nearly every turn.
+"""
 LONGEST_SAMPLE = 128
 """Maximum length of a sample in tokens. A sample also counts as not stopped at twice the length of the longest reply
 among its rows."""

@@ -94,9 +94,8 @@ def masked_row(workplace: Workplace, row_id: str | None) -> MaskedRow:
     if made or row_id is not None:
         raise NotFoundError(
             f"Line {workplace.line.line}: row '{row_id or ''}' is in no dataset of the trainer ("
-            f"{', '.join(made) or 'none has been made yet'}). Held-out and quarantined rows are "
-            f"in none.",
-            "Run the line to make its datasets." if not made else "Check the id.",
+            f"{', '.join(made) or 'none has been made yet'}). Held-out and quarantined rows never are.",
+            "Run the line to build its datasets." if not made else "Check the id.",
             act="run_line",
             line=workplace.line.line,
         )

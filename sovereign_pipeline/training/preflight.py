@@ -27,7 +27,7 @@ def check_host(model: Path, sft: Sft, devices: int, memory: int) -> None:
     if needed > memory:
         raise TrainingFailed(
             f"{model}: {devices} processes each load the whole base model before sharding it. They need "
-            f"{_gib(needed)} together, and this host has {_gib(memory)}.",
+            f"{_gib(needed)} together, but this host has {_gib(memory)}.",
             "Lower training.devices.count, or use a host with more memory.",
         )
 
@@ -56,7 +56,7 @@ def preflight(
         hint = f"In the recipe, {' or '.join(fitting)} would fit."
     else:
         hint = (
-            f"No single recipe value makes it fit; all of them together come to {_gib(smallest)}. Use a device with "
+            f"No single recipe value makes it fit; all of them together need {_gib(smallest)}. Use a device with "
             f"more memory, or a smaller base model."
         )
     raise TrainingFailed(

@@ -246,6 +246,6 @@ def read_head(directory: Path, device: Any) -> Any:
     tensors = load_file(directory / ADAPTER_WEIGHTS)
     if HEAD not in tensors or tensors[HEAD].ndim != 2 or tensors[HEAD].shape[0] != 1:
         raise IntegrityError(
-            f"{directory}: this is no reward model; it has no head.", "Materialize reward_model again."
+            f"{directory}: this is not a reward model; it has no head.", "Materialize reward_model again."
         )
     return tensors[HEAD][0].float().to(device)

@@ -35,7 +35,7 @@ class TunedModel:
         none."""
         files = tuple(sorted(self.directory.glob(_WEIGHTS)))
         if not files:
-            raise IntegrityError(f"{self.directory}: no file *.safetensors with weights.", "Train again.")
+            raise IntegrityError(f"{self.directory}: there is no *.safetensors file with weights.", "Train again.")
         return files
 
     @property

@@ -36,7 +36,7 @@ class ChatScorer(HFLM):  # type: ignore[misc]
         before: list[int] = self.tokenizer(context, add_special_tokens=False)["input_ids"]
         if whole[: len(before)] != before or len(whole) == len(before):
             raise InputError(
-                "The tokenizer joins the end of a prompt and the beginning of its answer in one token. The answer "
+                "The tokenizer joins the end of a prompt and the beginning of its answer in one token, so the answer "
                 "cannot be scored alone.",
                 "Use a base model whose template ends the prompt at a token boundary.",
             )

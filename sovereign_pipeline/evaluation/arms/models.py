@@ -52,8 +52,8 @@ def reply_text(tokenizer: Any, user: str, reply: str, end_of_turn: frozenset[int
     whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
     if not whole.startswith(prompt):
         raise InputError(
-            "The base model's chat template changes the prompt once a reply follows. The reply cannot be scored as it "
-            "was trained.",
+            "The base model's chat template changes the prompt when a reply follows, so the reply cannot be scored as "
+            "it was trained.",
             "Use a base model whose template keeps the prompt unchanged.",
         )
     rest = whole[len(prompt) :]
@@ -148,7 +148,7 @@ def _read(path: Path, form: TypeAdapter[list[Row]], items: int) -> list[Row]:
     if len(rows) != items:
         raise IntegrityError(
             f"{path} does not hold one result for each of {items} items.",
-            "Restore the directory from a copy, or remove it; the results are then computed again.",
+            "Restore the directory from a copy, or remove it to compute the results again.",
         )
     return rows
 
@@ -354,7 +354,7 @@ def open_models(
     *,
     precision: str,
 ) -> Iterator[Models]:
-    """Load the base and what was tuned from it from local directories, on the GPU when there is one.
+    """Load the base and the models tuned from it from local directories, on the GPU if there is one.
 
     All adapters share one copy of the base; each model tuned in full takes as much memory again. Raises InputError when
     a directory cannot be read as a model, a tokenizer with a chat template, or an adapter of this base, and when a

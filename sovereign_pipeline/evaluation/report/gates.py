@@ -34,9 +34,10 @@ MINIMUM_JUDGE_QUALITY = 0.7
 specificity - 1 (Rogan and Gladen 1978, American Journal of Epidemiology 107: 71-76). If either is below 0.7, a fall of
 0.10 appears as 0.07 or less."""
 LEAST_JUDGE_QUALITY_SHOWN = 0.5
-"""Least lower bound of the 95 % intervals of a judge's precision, recall and specificity: a judge must be shown, not
-only estimated, to be better than chance. Four labelled answers of each kind suffice if all are judged right (Wilson: 4
-/ (4 + 1.96^2) = 0.51); the demonstration has four Arabic loops. A bound of 0.7 would need nine of nine."""
+"""Least lower bound of the 95 % intervals of a judge's precision, recall and specificity: a judge must be proven better
+than chance. Four labelled answers of each kind suffice if all are judged correctly (Wilson: 4 / (4 + 1.96^2) = 0.51);
+the demonstration has four Arabic loops. A bound of 0.7 would need nine of nine.
+"""
 EXPOSURE = "exposure of planted canaries"
 """Name of the figure whose differences are in bits."""
 Observed = LossDifference | ShareDifference | RiseOverControl

@@ -204,7 +204,7 @@ class TransformersModel:
         if absent:
             raise PrivacyError(
                 f"{where}: {len(absent)} weights are not in its files, {absent[0]} first, and would be random.",
-                "Copy the model again, whole.",
+                "Copy the complete model again.",
             )
         if not self._tokenizer.is_fast:
             raise PrivacyError(
@@ -324,7 +324,8 @@ def _reject_pickle(where: str, directory: Path) -> None:
     raise PrivacyError(
         f"{where}: its weights are not in safetensors. Pickled weights (pytorch_model.bin) are not read: loading them "
         f"can run any code.",
-        "Convert them once where they may be trusted: AutoModelForTokenClassification.from_pretrained(directory)"
+        "Convert them once on a machine where they can be trusted: "
+        "AutoModelForTokenClassification.from_pretrained(directory)"
         ".save_pretrained(directory) writes model.safetensors.",
     )
 

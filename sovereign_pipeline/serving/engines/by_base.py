@@ -170,7 +170,7 @@ class Engines:
             return held.started
         problem = held.problem
         if problem is None:
-            raise EngineLost(f"The engine of base model {base[:DIGITS]} is being started.", "Ask again in a moment.")
+            raise EngineLost(f"The engine of base model {base[:DIGITS]} is being started.", "Try again in a moment.")
         if held.failed_at is None:
             held.failed_at = time.monotonic()
         elif time.monotonic() - held.failed_at > SECONDS_BEFORE_ANOTHER_START:
@@ -184,7 +184,7 @@ class Engines:
         while not task.done():
             await asyncio.wait([task], timeout=SECONDS_BETWEEN_LOOKS)
             if not task.done() and not await engine.is_well():
-                raise EngineLost("The engine computes nothing now.", "Ask again in a moment.")
+                raise EngineLost("The engine computes nothing now.", "Try again in a moment.")
         task.result()
 
     def _leave(self, doing: Coroutine[object, object, None]) -> asyncio.Task[None]:
@@ -249,7 +249,7 @@ async def start_engine(
 
         if settings.vllm_python is None and chosen.vllm.url is None:
             raise InputError(
-                f"serving.engine is vllm, and {VARIABLES['vllm_python']} names no interpreter with vLLM.",
+                f"serving.engine is vllm, but {VARIABLES['vllm_python']} does not name an interpreter with vLLM.",
                 "Set it for the account that serves, such as to /opt/vllm/bin/python.",
             )
         with_vllm = VllmSettings(chosen.vllm, settings.vllm_python, serving_directory(settings) / "vllm", threads)

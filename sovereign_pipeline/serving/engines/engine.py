@@ -278,27 +278,27 @@ class SupervisedEngine(ABC, Generic[P]):
     def _running(self) -> P:
         if self._process is None or self._process.is_gone:
             state = "was closed" if self._closing else "is starting again"
-            raise EngineLost(f"The {self.name} {state}.", "Ask again in a moment.")
+            raise EngineLost(f"The {self.name} {state}.", "Try again in a moment.")
         return self._process
 
     def _assert_of_this_base(self, process: P, adapter: Deployable) -> None:
         if adapter.base_model_digest and self._digest and adapter.base_model_digest != self._digest:
             raise EngineRefused(
-                f"{adapter.adapter} was trained on the base model {adapter.base_model_digest[:12]}, and this engine "
+                f"{adapter.adapter} was trained on the base model {adapter.base_model_digest[:12]}, but this engine "
                 f"has {self._digest[:12]}.",
                 "Start another engine with its base model.",
             )
         if adapter.template_sha256 != process.template_sha256:
             raise EngineRefused(
-                f"{adapter.adapter} was trained with the chat template {adapter.template_sha256[:12]}, and this engine "
-                f"has {process.template_sha256[:12]}.",
+                f"{adapter.adapter} was trained with the chat template {adapter.template_sha256[:12]}, but this "
+                f"engine has {process.template_sha256[:12]}.",
                 "Restore the base model's files.",
             )
 
     def _not_as_trained(self, adapter: Deployable, problem: str) -> EngineRefused:
         return EngineRefused(
-            f"{adapter.adapter}: the {self.name} does not compute what the training side does: {problem}.",
-            "Find out what differs before this adapter is served.",
+            f"{adapter.adapter}: the results of the {self.name} differ from the training side's: {problem}.",
+            "Find the cause before you serve this adapter.",
         )
 
     async def _supervise(self, process: P) -> None:

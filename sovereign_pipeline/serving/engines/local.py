@@ -288,4 +288,4 @@ class _Pieces(PiecesOfProcess):
 
 
 def _lost() -> EngineLost:
-    return EngineLost("The local engine ended before the answer was complete.", "Ask again in a moment.")
+    return EngineLost("The local engine ended before the answer was complete.", "Try again in a moment.")

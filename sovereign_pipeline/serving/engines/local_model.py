@@ -61,7 +61,9 @@ class Rows:
             if type(layer) is Linear:
                 layer.forward = partial(self._forward, layer)
             elif layer.lora_A or layer.lora_embedding_A:  # one that was put out leaves its layers, without effect
-                raise ValueError(f"adapters on {type(layer.get_base_layer()).__name__} cannot share a batch here.")
+                raise ValueError(
+                    f"batches with different adapters are not supported on {type(layer.get_base_layer()).__name__}."
+                )
 
     def compute(self, adapters: Sequence[str], **inputs: Any) -> Any:
         """Run the model; row i uses adapter i. Raises ValueError for an adapter that is not loaded."""
@@ -635,7 +637,7 @@ def _assert_done_here(content: bytes) -> None:
     if odd:
         raise EngineRefused(
             f"The local engine does not do {', '.join(sorted(odd))} of this adapter in one batch with others.",
-            "Leave it out of training.sft, or serve the line with another engine.",
+            "Remove it from training.sft, or serve the line with another engine.",
         )
 
 
@@ -649,7 +651,7 @@ def _assert_all_tensors(model: Any, digest: str, directory: Path) -> None:
         wrong = sorted({*there.items()} ^ {*expected.items()})
         example = f", such as {wrong[0][0]}" if wrong else ""
         raise EngineRefused(
-            f"Adapter {digest[:12]} matches no module of this base model: {len(wrong)} tensors have no place or are "
+            f"Adapter {digest[:12]} does not fit this base model: {len(wrong)} tensors match no module or are "
             f"missing{example}.",
             "It belongs to another base model, or was changed after its training.",
         )

@@ -71,7 +71,7 @@ def assert_served(digest: str, content: Mapping[str, bytes], base: Shapes, large
     if reasons:
         raise EngineRefused(
             f"vLLM does not serve adapter {digest[:12]}: {'; '.join(reasons)}.",
-            "Train it without, or serve the line with the local engine.",
+            "Train it without these features, or serve the line with the local engine.",
         )
     wrong = _without_place(tensors, base, config)
     if wrong or not tensors:
@@ -348,7 +348,7 @@ class VllmEngine(SupervisedEngine[VllmServer]):
         except OSError as error:  # of one adapter: nothing else is to be unloaded for it
             raise EngineRefused(
                 f"{directory.parent}: the copy of an adapter for vLLM cannot be written ({error.strerror}).",
-                "Make room there, and let the gateway give files to the directory's group.",
+                "Free disk space there, and permit the gateway to set the directory's group.",
             ) from None
         self._leaving.pop(name, None)
         await server.use(server.kept)

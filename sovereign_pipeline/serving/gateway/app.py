@@ -183,7 +183,7 @@ def _invalid(errors: Sequence[Any]) -> Refusal:
 
 
 def _of_framework(error: HTTPException) -> Refusal:
-    messages = {404: "There is no such page here.", 405: "This page is not asked in this way."}
+    messages = {404: "There is no such page here.", 405: "This method is not allowed for this page."}
     message = messages.get(error.status_code, "The request cannot be read.")
     codes = {404: "not_found", 405: "method_not_allowed"}
     code = codes.get(error.status_code, "invalid_request")
@@ -194,13 +194,13 @@ MEANINGS: dict[int | str, str] = {
     400: "The request asks for something that is not there.",
     401: "No valid token was sent.",
     404: "The model or answer does not exist, or the caller may not use it.",
-    408: "The request took too long to come.",
+    408: "The request took too long to arrive.",
     413: "The request is too long.",
-    429: "Too many requests; Retry-After says when.",
-    500: "A fault of the gateway.",
+    429: "Too many requests; see Retry-After.",
+    500: "An internal error of the gateway.",
     503: "No engine, or the gateway is being stopped; Retry-After says when.",
     504: "The answer took too long.",
-    "4XX": "Anything else that is wrong with a request.",
+    "4XX": "Any other error in a request.",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": what} for status, what in MEANINGS.items()
@@ -299,7 +299,7 @@ async def readyz(here: Here) -> Health:
         raise Refusal(503, "The gateway does not answer requests now.", "not_ready", retry_after=10)
     condition = here.condition()
     if not condition.answers:
-        raise Refusal(503, "No line is served, though one is in production.", "no_line_served", retry_after=10)
+        raise Refusal(503, "No line is served, although an adapter is in production.", "no_line_served", retry_after=10)
     silent = sum(not engine.computes for engine in await here.sources.engines())
     if silent:
         return Health(status="degraded", detail=f"Engines that do not compute: {silent}. The other lines are answered.")

@@ -194,7 +194,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     except FileNotFoundError:
         return ()
     if mode & 0o077:
-        raise IntegrityError(f"{path}: other accounts can reach the gateway's tokens.", f"Close it: chmod 600 {path}")
+        raise IntegrityError(f"{path}: other accounts can access the gateway's tokens.", f"Close it: chmod 600 {path}")
     try:
         return TokenFile.model_validate_json(content).tokens
     except ValidationError:
@@ -477,13 +477,13 @@ async def _read(scope: Scope, receive: Receive, most: int) -> Receive:
             while more:
                 message = await receive()
                 if message["type"] != "http.request":
-                    raise Refusal(400, "The request was not sent whole.", "incomplete_request")
+                    raise Refusal(400, "The request is incomplete.", "incomplete_request")
                 body += message.get("body", b"")
                 if len(body) > most:
                     raise _too_long(most)
                 more = message.get("more_body", False)
     except TimeoutError:
-        raise Refusal(408, "The request took too long to come.", "request_timeout") from None
+        raise Refusal(408, "The request took too long to arrive.", "request_timeout") from None
     pending = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def following() -> Any:

@@ -297,7 +297,7 @@ class FeedbackRequest(BaseModel):
     @model_validator(mode="after")
     def _what_is_good_does_no_harm(self) -> "FeedbackRequest":
         if self.thumb == "up" and (self.reason is not None or self.severity):
-            raise ValueError("reason and severity go with thumb: down")
+            raise ValueError("reason and severity need thumb: down")
         return self
 
     @property

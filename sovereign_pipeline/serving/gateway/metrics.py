@@ -61,11 +61,11 @@ class Metrics:
         of_adapter = ("line", "adapter")
         self._requests = counter("requests", "Requests, by outcome.", (*of_adapter, "outcome"))
         self._feedback = counter(
-            "feedback", "What callers said of answers.", (*of_adapter, "thumb", "reason", "severity")
+            "feedback", "Callers' feedback on answers.", (*of_adapter, "thumb", "reason", "severity")
         )
         self._personal_data = counter(
             "personal_data",
-            "Values of personal data that were found in requests and answers.",
+            "Values of personal data found in requests and answers.",
             (*of_adapter, "where", "kind"),
         )
         self._unsearched = counter(
@@ -89,10 +89,10 @@ class Metrics:
             of_adapter,
             buckets=WHOLE,
         )
-        self._waiting = gauge("sovereign_gateway_waiting", "Requests that wait for a place.", ("line",))
-        self._running = gauge("sovereign_gateway_running", "Answers that are computed.", ("line",))
+        self._waiting = gauge("sovereign_gateway_waiting", "Requests in the queue.", ("line",))
+        self._running = gauge("sovereign_gateway_running", "Answers being generated.", ("line",))
         self._engine_up = gauge("sovereign_engine_up", "1 while the engine of a base model computes.", ("base_model",))
-        self._loaded = gauge("sovereign_engine_adapters", "Adapters that are loaded.", ("base_model",))
+        self._loaded = gauge("sovereign_engine_adapters", "Loaded adapters.", ("base_model",))
 
     def refused(self, status: int) -> None:
         """Count a request that no adapter answered."""

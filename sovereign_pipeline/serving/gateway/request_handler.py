@@ -224,7 +224,7 @@ class RunningAnswer:
             self._progress.note()
             if self.finish is not None:
                 return
-        raise EngineLost("The engine ended an answer without saying why.")
+        raise EngineLost("The engine ended an answer without a reason.")
 
 
 @dataclass

@@ -198,7 +198,7 @@ async def _first_base(sources: Sources) -> ServingBase:
     except UNREACHED as error:
         raise InputError(
             f"The registry is not reached ({type(error).__name__}), and it says what may be served.",
-            "Start its database, and then the gateway.",
+            "Start its database, then the gateway.",
         ) from None
 
 

@@ -188,7 +188,7 @@ def evaluator_of(flag: Flag) -> "FlagdCore":
         raise _unusable(flag, type(error).__name__) from None
     allowed = {None, flag.production, flag.staged if flag.is_rolling_out else None}
     if not given <= allowed or (flag.production is not None and None in given):
-        raise _unusable(flag, "a user gets what the flag does not name")
+        raise _unusable(flag, "a user gets an adapter that the flag does not name")
     if any(each != flag.staged for each in of_groups):
         raise _unusable(flag, "a member of a group does not get the staged adapter")
     return core
@@ -339,7 +339,7 @@ def write_change(settings: Settings, signer: Signer, flag: Flag, request: bytes 
     evaluator_of(flag)
     there = sequences(settings, flag.line)
     if there and flag.sequence <= there[-1]:
-        raise ConflictError(f"The flag of line {flag.line} has a change {there[-1]} already.", "Try again.")
+        raise ConflictError(f"The flag of line {flag.line} already has a change {there[-1]}.", "Try again.")
     flags = document(flag)
     statement = Statement((Subject(FLAGS_FILE, hashlib.sha256(flags).hexdigest()),), FLAG, flag.model_dump(mode="json"))
     change = Change(flag.sequence, flags, sign_statement(signer, statement), request)

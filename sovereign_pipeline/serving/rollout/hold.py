@@ -407,7 +407,7 @@ class Watcher:
             except SovereignError as error:
                 wrong.append(error.message)
         if wrong:
-            raise IntegrityError(" ".join(wrong), "Put it right: until then no harm is seen.")
+            raise IntegrityError(" ".join(wrong), "Correct it. Until then, harm cannot be detected.")
 
     def _look_at(self, flag: Flag) -> None:
         with self._judging:

@@ -178,7 +178,7 @@ def _flag(
         salt=before.salt if before is not None else secrets.token_hex(SALT_BYTES),
         evaluator=installed_evaluator(),
         cause="signed anew",
-        reason="The change before could not be believed." if sequence > 1 else "It is the line's first.",
+        reason="The change before could not be believed." if sequence > 1 else "It is the line's first flag.",
         at=now,
         adapters={each: _named(session.get_one(Adapter, each)) for each in sorted(named)},
         back=back,
@@ -195,7 +195,7 @@ def _explained(flag: Flag, before: Flag | None, rows: Sequence[Transition]) -> F
         told = {"cause": "transition", "reason": f"Transition {last.sequence}: {last.transition} {last.adapter_id}."}
         return flag.model_copy(update=told)
     if before is not None and not flag.says_the_same(before):
-        told = {"cause": "policy", "reason": "The institution's share or groups, or what assigns users, changed."}
+        told = {"cause": "policy", "reason": "The institution's share or groups, or the flag evaluator, changed."}
         return flag.model_copy(update=told)
     return flag
 

@@ -40,7 +40,7 @@ def way_back(settings: Settings, line: str, to: str | None, trust: Trust) -> tup
         if to in (None, each.adapter):
             return flag, each
     if to is None:
-        raise NotFoundError(f"Line {line} has nothing to go back to.", "Nothing was in production before.")
+        raise NotFoundError(f"Line {line} has nothing to go back to.", "No adapter was in production before.")
     raise NotFoundError(
         f"{to} is no adapter that line {line} can go back to at once.",
         f"At once: {', '.join(each.adapter for each in before) or 'none'}. Request `roll_back` for another one that "
@@ -120,5 +120,5 @@ def _assert_needs_nobody_else(institution: Institution, asked: dict[str, Any]) -
     if max(needed, asked["approvals"]) > 0:
         raise ConflictError(
             f"'{asked['transition']}' of {asked['adapter']} needs {needed} approvals by the institution's rules.",
-            "Request it, and let other officers approve it.",
+            "Request it, and have other officers approve it.",
         )

@@ -295,6 +295,6 @@ def _read(path: Path, wanted: dict[str, Completion]) -> dict[str, float]:
     if not whole:
         raise IntegrityError(
             f"{path}: the cached log-probabilities are not as the trainer wrote them.",
-            "Delete the file; they will be computed again.",
+            "Delete the file. The values are then computed again.",
         )
     return values

@@ -48,7 +48,7 @@ class RewardMethod(RowsMethod):
             raise TrainingFailed(
                 f"None of {len(self.held_out)} held-out pairs has at most {job.tuning.max_length} tokens, so the "
                 f"reward model could not be measured.",
-                "Hold out more documents (split in the recipe), or raise training.reward_model.max_length.",
+                "Hold out more documents (`split` in the recipe), or raise training.reward_model.max_length.",
             )
 
     def check_memory(self) -> None:
@@ -231,8 +231,8 @@ def _load(job: TrainingJob) -> Any:
         model: Any = get_peft_model(base, config)
     except ValueError as error:
         raise TrainingFailed(
-            f"{job.base_model_name}: no reward model can be put on this architecture: {' '.join(str(error).split())}",
-            "Leave training.reward_model out, or choose another base model.",
+            f"{job.base_model_name}: this architecture does not support a reward model: {' '.join(str(error).split())}",
+            "Remove training.reward_model, or choose another base model.",
         ) from error
     head = _head(model.named_parameters())
     head.data = torch.empty(head.shape, device=head.device, dtype=torch.float32)

@@ -80,9 +80,9 @@ def check_reward(rewards: Rewards, prompts: Sequence[Prompt], text_of: Callable[
             raise TrainingFailed(
                 f"The reward can be had without a good reply: {kind} score {score:.3f}, and the institution's own "
                 f"replies {true:.3f}, over {len(pairs)} prompts and {tokens} tokens a reply.",
-                "Change the tools in training.rlhf.reward, train the reward model on pairs whose rejected replies are "
-                "such ones, add a part that such replies fail, or raise max_new_tokens if what is rewarded stands "
-                "later in a reply.",
+                "Change the tools in training.rlhf.reward, train the reward model on pairs with such rejected "
+                "replies, add a part that such replies fail, or raise max_new_tokens if the rewarded text comes later "
+                "in a reply.",
             )
 
 
@@ -110,7 +110,7 @@ def check_spread_of_samples(scores: Sequence[float | None], compared: int) -> No
         what = f"the reward of the others of their prompt, of which there are {compared} replies each"
     raise TrainingFailed(
         f"All {len(scores)} replies that were sampled before the first step have {what}.",
-        "Use a reward that replies of the SFT adapter earn in part, or train SFT longer.",
+        "Use a reward that some replies of the SFT adapter earn, or train SFT longer.",
     )
 
 

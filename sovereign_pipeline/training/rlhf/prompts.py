@@ -138,9 +138,9 @@ def read_all_prompts(job: TrainingJob, tokenizer: Any) -> PromptSets:
     watched, compared = halves(held_out)
     if not compared:
         raise TrainingFailed(
-            f"There are {len(held_out)} held-out prompts of fewer than {room} tokens; two case files are needed at "
-            f"least.",
-            "Hold out more documents (split in the recipe).",
+            f"There are {len(held_out)} held-out prompts of fewer than {room} tokens; at least two case files are "
+            f"needed.",
+            "Hold out more documents (`split` in the recipe).",
         )
     return PromptSets(training, watched, compared, tuple(cut))
 
@@ -166,7 +166,8 @@ def drawn(prompts: Sequence[Prompt], iterations: int, a_time: int, seed: int) ->
     """
     if len(prompts) < a_time:
         raise TrainingFailed(
-            f"There are {len(prompts)} prompts, and training.rlhf.prompts is {a_time}.", "Lower it, or add documents."
+            f"There are only {len(prompts)} prompts, but training.rlhf.prompts is {a_time}.",
+            "Lower it, or add documents.",
         )
     order: list[Prompt] = []
     rounds = 0

@@ -41,7 +41,8 @@ LARGEST = 64 << 20
 """Maximum size in bytes of a command with its files, which are copied into each run."""
 SCORE = re.compile(rb"(null)|(?:0|[1-9][0-9]{0,30})(?:\.[0-9]{1,40})?(?:[eE][+-]?[0-9]{1,3})?")
 """Pattern of a score: null, or a JSON number that is not negative."""
-CORRECT = "Correct the tool, or have it write null for what it cannot judge. A failure never counts as a low reward."
+CORRECT = "Correct the tool, or have it write null for replies that it cannot judge. A failure never counts as a low "
+"reward."
 
 
 def machine_digests(tool: Tool, program: bytes) -> dict[str, str]:
@@ -70,7 +71,7 @@ def _digest(path: Path) -> str:
         )
     except OSError as error:
         raise InputError(
-            f"{path}: a part of it cannot be read ({type(error).__name__}), and a command in training.rlhf uses it.",
+            f"{path}: a command in training.rlhf uses it, but a part of it cannot be read ({type(error).__name__}).",
             "Name another path.",
         ) from None
 
@@ -113,7 +114,7 @@ class CommandTool:
                 raise IntegrityError(
                     f"{path}: on this machine it is {short(digest)}, and the training by reward was prepared with "
                     f"another one.",
-                    "Train where it was prepared, or run again.",
+                    "Train on the machine that prepared it, or run again.",
                 )
         return found
 
@@ -315,8 +316,8 @@ class ToolRunner:
         if call.ending == "raised":
             raise TrainingFailed(
                 f"{place}: it failed with {call.where}.",
-                "Correct the tool, or have it return None for what it cannot judge. A failure never counts as a low "
-                "reward.",
+                "Correct the tool, or have it return None for replies that it cannot judge. A failure never counts as "
+                "a low reward.",
             )
         if not isinstance(call.value, list) or len(call.value) != len(rows) or not all(map(_is_score, call.value)):
             raise TrainingFailed(
@@ -347,7 +348,9 @@ def _text(directory: Path, code: Mapping[str, str], path: Path) -> str:
 def _read(directory: Path, code: Mapping[str, str], path: Path) -> bytes:
     content = (directory / code[str(path)]).read_bytes()
     if sha256(content).hexdigest() != code[str(path)]:
-        raise IntegrityError(f"{directory}: the copy of {path} is not {short(code[str(path)])}.", "Run again.")
+        raise IntegrityError(
+            f"{directory}: the digest of the copy of {path} is not {short(code[str(path)])}.", "Run again."
+        )
     return content
 
 

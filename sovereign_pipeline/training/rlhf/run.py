@@ -373,7 +373,7 @@ class RewardedMethod(Method):
                 f"In {state.iteration} iterations no adapter had a higher held-out reward than the parent's "
                 f"{state.best_gold:.3f}, on at least its {state.judged_of_parent} judged prompts, so that nothing is "
                 f"worth keeping.{because}",
-                "Use a reward that the SFT adapter earns in part, raise iterations, or change learning_rate or kl.",
+                "Use a reward that the SFT adapter earns partly, raise iterations, or change learning_rate or kl.",
             )
         hooks.progress(f"keeping the adapter of iteration {state.best_iteration}; comparing it with its parent")
         with policy.running(policy.reference) as model:

@@ -142,7 +142,7 @@ class VllmSampler:
         if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) or found.st_uid != os.geteuid():
             raise self._failed(
                 f"another account can change {rollouts.copies}, and by a link there what the trainer removes or opens",
-                "Give it to the trainer's account, and let its group read alone (chmod 750).",
+                "Give it to the trainer's account, with read-only access for its group (chmod 750).",
             )
         self._group = found.st_gid
         self._own = rollouts.copies / f"rollouts-{training[:16]}"
