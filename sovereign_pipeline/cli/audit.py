@@ -31,7 +31,7 @@ from sovereign_pipeline.record.officers import TRUST, trust_root
 from sovereign_pipeline.record.people import People
 from sovereign_pipeline.record.sealing import open_store
 from sovereign_pipeline.record.tree import check, prove, size_of
-from sovereign_pipeline.record.verifying import verify_registry
+from sovereign_pipeline.record.verifying import rows_beside, verify_registry
 from sovereign_pipeline.record.witnesses import read_policy
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def audit_verify(
 
     Every review is compared with its signed acts. Ends 1, naming the entry, when one is missing, changed or out of
     order, and naming what was added to a review, changed in it or removed from it. Ends 1 when the trust root here is
-    older than the ledger's or another one, or when no entry names it, so that nothing is compared.
+    older than the ledger's or another one, or when no entry names it, so that nothing is compared, and when the
+    database has rows that no entry leads to.
     """
     from sovereign_pipeline.review.reconciling import examine_all
 
@@ -99,6 +100,7 @@ def audit_verify(
     found = examine_all(registry, open_store(settings), settings)
     ledger = report.ledger
     with registry.reading() as session:
+        beside = rows_beside(session)
         trust = trust_on_record(session)
         if trust is not None:
             assert_not_put_back(session, settings, trust_root(settings))
@@ -112,6 +114,7 @@ def audit_verify(
         "witnessed": report.witnessed,
         "witnesses": {name: _time(at) for name, at in report.cosigned.items()},
         "trust_root": trust.root_sha256 if trust is not None else None,
+        "rows_without_an_entry": beside,
         "reviews": found,
     }
 
@@ -137,11 +140,13 @@ def audit_verify(
             )
         if not_compared:
             out.print("[red]✗[/] trust root: not compared, since no entry names one; the next act enters it")
+        for table, count in beside.items():
+            out.print(f"[red]✗[/] table {table}: {count} rows that no entry leads to, written past this program")
         for review, findings in found.items():
             for each in findings:
                 out.print(f"[red]✗[/] review {escape(review)}: {escape(each)}")
 
-    return Result(facts, show, passed=not found and not not_compared)
+    return Result(facts, show, passed=not found and not beside and not not_compared)
 
 
 @audit.command("checkpoint")

@@ -24,12 +24,14 @@ from sovereign_pipeline.record.notes import Note
 from sovereign_pipeline.record.replay import View, content_in, view_of
 from sovereign_pipeline.record.tables import STORE, Table, stored_classes, stored_tables
 
-FORMAT = 2
+FORMAT = 3
 """Format of the schema. A version of this program that changes the schema must increase it."""
 WAIT_SECONDS = 30  # for another process that writes; a registration takes milliseconds
 SECONDS_BETWEEN_TRIES = 0.05
 FORMAT_TABLE = "registry_format"
 POSTGRESQL_DISK_FULL = "53100"
+SQLITE_CHANGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""Errors of a file whose tables are not as this program made them."""
 POSTGRESQL_LOCK = 0x50E7E16E  # any number that no other program on the server uses
 
 
@@ -253,12 +255,22 @@ def _engine(settings: Settings) -> Engine:
     return engine
 
 
-def _on_server(url: URL, *options: str) -> Engine:
+def _on_server(url: URL, read_only: bool = False) -> Engine:
     """Connect to a database on a server. Its tables are those of the schema `public`, unless the URL's own options name
     another one: a role may set its own search path, which would lead to other tables."""
-    given = url.query.get("options", "")
-    path = ("-c search_path=public", given if isinstance(given, str) else " ".join(given), *options)
-    return create_engine(url.difference_update_query(["options"]), connect_args={"options": " ".join(path)})
+    engine = create_engine(url)
+    settings = ["SET search_path TO public"] if "search_path" not in str(url.query.get("options", "")) else []
+    settings += ["SET default_transaction_read_only TO on"] if read_only else []
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, record: Any) -> None:
+        # As statements and not as options of the connection, which poolers such as PgBouncer refuse.
+        with connection.cursor() as cursor:
+            for setting in settings:
+                cursor.execute(setting)
+        connection.commit()
+
+    return engine
 
 
 def _switch_to_wal(connection: sqlite3.Connection) -> None:
@@ -290,18 +302,24 @@ def _errors_named() -> Iterator[None]:
     try:
         yield
     except (ProgrammingError, DataError) as error:
-        raise IntegrityError(
-            f"The registry's database refuses a statement of this program ({type(error.orig).__name__}): its tables or "
-            f"the rights of its role were changed.",
-            "Run `sovereign doctor`, which names the rights of each role.",
-        ) from None
+        raise _changed(error) from None
     except DatabaseError as error:
         code = getattr(error.orig, "sqlite_errorcode", None)
+        if code in SQLITE_CHANGED:
+            raise _changed(error) from None
         if code != sqlite3.SQLITE_FULL and getattr(error.orig, "sqlstate", None) != POSTGRESQL_DISK_FULL:
             raise
         raise IntegrityError(
             "The disk of the registry is full: nothing was recorded, and nothing was done.", "Free space on it."
         ) from None
+
+
+def _changed(error: DatabaseError) -> IntegrityError:
+    return IntegrityError(
+        f"The registry's database refuses a statement of this program ({type(error.orig).__name__}): its tables or "
+        f"the rights of its role were changed.",
+        "Run `sovereign doctor`, which names the rights of each role.",
+    )
 
 
 def format_of(engine: Engine) -> int | None:
@@ -356,7 +374,7 @@ def _engine_read_only(settings: Settings) -> Iterator[Engine]:
             with _sqlite(Path(url.database or "")) as engine:
                 yield engine
             return
-        engine = _on_server(url, "-c default_transaction_read_only=on")
+        engine = _on_server(url, read_only=True)
     except (ArgumentError, ImportError) as error:
         raise cannot_be_opened(error) from None
     yield engine

@@ -41,7 +41,7 @@ from sovereign_pipeline.record.tables import AuditEntry, Blob, Large, LedgerEntr
 from sovereign_pipeline.record.tree import AT_ONCE, written_by_this_program
 
 ENTRIES_AT_ONCE = 1_000
-_ABOUT_AN_ARTIFACT = canonical_json({"action": SEALED})[:-1] + b","
+ABOUT_AN_ARTIFACT = canonical_json({"action": SEALED})[:-1] + b","
 """How the bytes of an entry about a sealed artifact begin. Up to nine of ten are; the view does not hold them."""
 REPLAY = 1
 """Version of the replay. Increase it when the same entries give other rows."""
@@ -249,7 +249,7 @@ def _batches(disk: Connection, growth: Growth) -> Iterator[list[Parsed]]:
             raise damaged_registry(growth.size + 1, "is missing")
         for _ in growth.add(leaf_hash(data)):
             pass
-        if data.startswith(_ABOUT_AN_ARTIFACT):
+        if data.startswith(ABOUT_AN_ARTIFACT):
             continue
         found.append(parse(data, sequence))
         if len(found) == ENTRIES_AT_ONCE:

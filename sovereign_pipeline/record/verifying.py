@@ -9,16 +9,25 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import String, select, type_coerce
 from sqlalchemy.orm import Session
 
 from sovereign_pipeline.base.errors import IntegrityError
 from sovereign_pipeline.record import checkpoints, notes, tree, witnesses
-from sovereign_pipeline.record.audit_log import FIRST, Checkpoint, assert_contents, damaged_registry, verified_hash
+from sovereign_pipeline.record.audit_log import (
+    FIRST,
+    TRAINED_ON,
+    Checkpoint,
+    assert_contents,
+    damaged_registry,
+    named_rows,
+    verified_hash,
+)
 from sovereign_pipeline.record.checkpoints import Readable
 from sovereign_pipeline.record.merkle import Growth, Node, leaf_hash
 from sovereign_pipeline.record.notes import TreeHead
-from sovereign_pipeline.record.tables import LedgerNode
+from sovereign_pipeline.record.replay import ABOUT_AN_ARTIFACT, SIGNED
+from sovereign_pipeline.record.tables import AuditEntry, Blob, LedgerEntry, LedgerNode, SealedEntry, Table
 from sovereign_pipeline.record.witnesses import Policy
 
 
@@ -124,6 +133,38 @@ def verify_ledger(session: Session, claims: Sequence[Claim] = (), copy: Path | N
             "Restore the newest copy of the registry, and find out who restored an older one.",
         )
     return Verified(Checkpoint(sequence=growth.size, hash=last), growth.root(), *copied.finish())
+
+
+def rows_beside(session: Session) -> dict[str, int]:
+    """Return table -> number of its rows that no entry leads to; tables without such rows are left out.
+
+    No reader uses these rows. Someone with access to the database wrote them.
+    """
+    named = {digest for each in session.scalars(select(AuditEntry.subjects)) for digest in _digests_in(each)}
+    for table, columns in SIGNED.items():
+        for column in columns:
+            digests = type_coerce(Table.metadata.tables[table].c[column], String)
+            named.update(session.scalars(select(digests).where(digests.is_not(None))))
+    at_once = {"yield_per": tree.AT_ONCE}
+    sealed = select(SealedEntry.manifest_sha256, LedgerEntry.data)
+    sealed = sealed.outerjoin(LedgerEntry, LedgerEntry.sequence == SealedEntry.sequence)
+    with tree.written_by_this_program():
+        blobs = sum(
+            1 for sha256 in session.scalars(select(Blob.sha256), execution_options=at_once) if sha256 not in named
+        )
+        indexed = sum(
+            1
+            for sha256, data in session.execute(sealed, execution_options=at_once)
+            if data is None or not data.startswith(ABOUT_AN_ARTIFACT) or sha256.encode() not in data
+        )
+    return {name: count for name, count in (("blob", blobs), ("sealed", indexed)) if count}
+
+
+def _digests_in(subjects: Mapping[str, Any]) -> Iterator[str]:
+    for rows in named_rows(subjects).values():
+        yield from rows.values()
+    for each in subjects.get(TRAINED_ON, {}).get("datasets", {}).values():
+        yield each["contents"]
 
 
 def _hold(claims: Sequence[Claim], root: bytes) -> None:

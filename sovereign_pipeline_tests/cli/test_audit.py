@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 from typer.testing import CliRunner, Result
 
 from sovereign_pipeline.base.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from sovereign_pipeline.cli.main import app
 from sovereign_pipeline.record.database import open_registry
+from sovereign_pipeline.record.tables import Blob, SealedEntry
 from sovereign_pipeline_tests.conftest import DemoInstitution
 from sovereign_pipeline_tests.record.lamps import cut_to, light
 
@@ -114,3 +116,20 @@ def test_a_careless_call_is_one_paragraph(ask: Ask, desk: Path, arguments: list[
     (desk / "file").write_bytes(b"\xff\0nonsense")
     refused = ask(*(each.format(file=desk / "file") for each in arguments))
     assert isinstance(refused.exception, InputError | IntegrityError), refused.exception
+
+
+@pytest.mark.security_case(
+    "Rows that no entry leads to are written into the registry's database",
+    "No reader uses them, and `audit verify` counts them and ends 1",
+)
+def test_rows_beside_the_log_are_counted(institution: DemoInstitution, ask: Ask) -> None:
+    registry = open_registry(institution.settings)
+    light(registry, 1, 2)
+    assert json.loads(ask("verify", "--json").stdout)["rows_without_an_entry"] == {}
+    with registry.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        connection.execute(insert(Blob).values(sha256="0" * 64, data=b"x"))
+        connection.execute(insert(SealedEntry).values(manifest_sha256="1" * 64, sequence=1))
+        connection.execute(insert(SealedEntry).values(manifest_sha256="2" * 64, sequence=9))
+    verified = ask("verify", "--json")
+    assert verified.exit_code == 1
+    assert json.loads(verified.stdout)["rows_without_an_entry"] == {"blob": 1, "sealed": 2}
