@@ -133,7 +133,7 @@ def test_a_request_under_laxer_rules_changes_nothing(office: Office) -> None:
     adapter = office.adapter()
     asked = office.ask("approve", adapter)
     office.bench.institution.rules["release"] = {"blind_review": "not_required", "approvals": {"approve": 2}}
-    with pytest.raises(ConflictError, match=r"was made for 1 approvals at PUBLIC, and 'approve' needs 2 at PUBLIC"):
+    with pytest.raises(ConflictError, match="was made for 1 approvals"):
         office.decide(asked, "omar")
     assert office.states() == {adapter.id: "registered"}
 

@@ -105,7 +105,7 @@ class Prompts:
             ids: the rendered conversation.
         """
         place = next((place for place, each in enumerate(messages) if each["role"] != "system"), len(messages))
-        if place == len(messages) or messages[place]["role"] != "user":
+        if place == len(messages) or messages[place]["role"] != "user" or not (place or characters):
             return 0
         beginning = {**messages[place], "content": messages[place]["content"][:characters]}
         pairs = zip(self.render([*messages[:place], beginning]), ids[:-1], strict=False)
