@@ -38,6 +38,8 @@ UNITS = sorted(DEPLOY.glob("*.service"))
 NGINX = (DEPLOY / "nginx.conf").read_text(encoding="utf-8")
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
 CONTAINERFILE = (DEPLOY / "Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+HANDED_OVER = (*(file.name for file in DEPLOY.iterdir()), "ca.crt")
+"""What lies beside the composition: the files here, and the institution's certificate authority."""
 GATEWAY = "gateway.institution.example"
 ALIASES = COMPOSE["services"]["sovereign"]["networks"]["inside"]["aliases"]
 
@@ -92,10 +94,14 @@ def test_the_composition_is_whole() -> None:
         assert {*service.get("secrets", ())} <= {*COMPOSE["secrets"]}, name
         assert {*service.get("networks", ())} <= {*COMPOSE["networks"]}, name
         assert {*service.get("depends_on", ())} <= {*services}, name
+        written = (part.split(":")[0] for part in service.get("volumes", ()))
+        assert {name for name in written if name.startswith("./")} <= {f"./{name}" for name in HANDED_OVER}, name
     assert COMPOSE["networks"]["inside"]["internal"]
     assert [name for name, service in services.items() if "ports" in service] == ["sovereign"]
     assert {*ALIASES} == {*re.findall(r"server_name (\S+);", NGINX)}
-    assert {*ALIASES} <= {*services["sovereign"]["environment"]["SOVEREIGN_UI_HOSTS"].split()}
+    assert {*ALIASES} - {"chat.institution.example"} <= {
+        *services["sovereign"]["environment"]["SOVEREIGN_UI_HOSTS"].split()
+    }
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.name)

@@ -98,8 +98,16 @@ def serve_until_interrupted(settings: Settings, ports: Ports, tell: Tell) -> Non
                 if not gateway and second % SECONDS_BETWEEN_LOOKS_FOR_PRODUCTION == 0:
                     gateway = _gateway(settings, ports, lambda _: None)
                     for service in gateway:
-                        processes[service.name] = _start(service, settings)
-                    _wait_until_ready(gateway, processes, settings.logs, tell)
+                        started = _start(service, settings)
+                        try:
+                            _wait_until_ready([service], {**processes, service.name: started}, settings.logs, tell)
+                        except ServiceEnded as error:
+                            if started.poll() is None:  # another service ended
+                                raise
+                            tell(f"{error.message} {error.hint} It is tried again.")
+                            gateway = []
+                        else:
+                            processes[service.name] = started
                 time.sleep(1)
         except KeyboardInterrupt:
             tell("stopping")

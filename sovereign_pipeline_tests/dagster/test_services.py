@@ -157,17 +157,23 @@ def test_the_gateway_is_started_where_an_adapter_is_in_production_and_else_it_is
     assert told[1].startswith("no gateway: The database cannot be opened: SOVEREIGN_REGISTRY_URL")
 
 
-def test_the_gateway_starts_with_the_first_adapter_in_production(
+def test_the_gateway_starts_with_the_first_adapter_in_production_and_is_tried_again(
     office: Office,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings, told = office.bench.settings, list[str]()
     adapter = office.adapter()
-    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+    programs = [[sys.executable, "-c", code] for code in ("raise SystemExit(1)", "import time; time.sleep(60)")]
+    ready = iter((False, True))
     monkeypatch.setattr(services, "SECONDS_BETWEEN_LOOKS_FOR_PRODUCTION", 1)
     monkeypatch.setattr("signal.signal", lambda *_: None)
+
+    def page(name: str, *_: object) -> Service:
+        is_ready = next(ready)
+        return Service(name, programs.pop(0), lambda: is_ready, "http://here")
+
     monkeypatch.setattr(services, "_services", lambda ports, started: [])
-    monkeypatch.setattr(services, "_page", lambda name, *_: Service(name, program, lambda: True, "http://here"))
+    monkeypatch.setattr(services, "_page", page)
 
     def tell(text: str) -> None:
         told.append(text)
@@ -178,3 +184,4 @@ def test_the_gateway_starts_with_the_first_adapter_in_production(
 
     serve_until_interrupted(settings, Ports(0, 0, 0, 0, 0), tell)
     assert told[0].startswith("no gateway") and told[-2].startswith("✓ gateway") and told[-1] == "stopping"
+    assert told[-3].startswith("The gateway ended with status 1.")  # and nothing else was stopped
