@@ -227,7 +227,7 @@ def _print_size(facts: dict[str, Any]) -> None:
 
 
 def _recipe_of(method: str, sft: dict[str, Any], hyper: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the training sections of these options, validated as those of a recipe."""
+    """Build a recipe's training sections from the options of a command, and validate them."""
     from pydantic import ValidationError
 
     try:

@@ -248,7 +248,7 @@ def _first(documents: Iterable[Document], rows: int, seed: int) -> list[Document
 
 
 def _alike_first(documents: Sequence[Document], like: Counter[tuple[str, str]]) -> list[Document]:
-    """Reorder the documents so that the first ones have as many of each department and language as `like` counts."""
+    """Reorder the documents: first, for each department and language, as many as the counter `like` holds."""
     left = Counter(like)
     alike: list[Document] = []
     others: list[Document] = []

