@@ -105,7 +105,7 @@ def test_a_path_that_the_pod_would_not_see_is_named(make_job: JobMaker, tmp_path
     with pytest.raises(RecipeError, match=f"needs {tiny_model}, which is on no volume"):
         assert_seen_by_pod(kubernetes(tmp_path), written(job), withheld)
     volumes[0]["read_only"] = True
-    with pytest.raises(RecipeError, match=r"writes to .*, and home at .* is read_only"):
+    with pytest.raises(RecipeError, match="is read_only"):
         assert_seen_by_pod(kubernetes(tmp_path, volumes=volumes), written(job), withheld)
 
 
