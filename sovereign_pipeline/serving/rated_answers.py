@@ -66,8 +66,8 @@ class JournalCopy:
 
     transcripts: Mapping[str, str]
     """SHA-256 of a sealed transcript -> hour of its answer."""
-    ratings: Mapping[str, Rated]
-    """SHA-256 of a sealed rating -> its record, in the order of the journal."""
+    ratings: Mapping[str, str]
+    """SHA-256 of a sealed rating -> identifier of its answer, in the order of the journal."""
     lacking: frozenset[str]
     """Hours of the line that the ledger has and the journal does not."""
     not_entered: int
@@ -134,7 +134,7 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
     if journal is None:
         return Opened(transcripts, _newest(ratings.values()), spoilt, foreign, twice)
     lost = [hour for sha256, hour in journal.transcripts.items() if sha256 not in found and hour >= oldest]
-    unsure = [rated.given for sha256, rated in journal.ratings.items() if sha256 not in ratings]
+    unsure = [given for sha256, given in journal.ratings.items() if sha256 not in ratings]
     said = _newest(ratings[each] for each in journal.ratings if each in ratings)
     known = {each.given for each in transcripts}
     missing = len(lost) + sum(each in known for each in unsure)
@@ -142,9 +142,7 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
 
 
 def _is_named(journal: JournalCopy, sha256: str, record: Transcript | Rating) -> bool:
-    if isinstance(record, Transcript):
-        return sha256 in journal.transcripts
-    return sha256 in journal.ratings and journal.ratings[sha256].given == record.given
+    return sha256 in (journal.transcripts if isinstance(record, Transcript) else journal.ratings)
 
 
 def _newest(ratings: Iterable[Rating]) -> dict[str, Feedback]:
@@ -166,7 +164,7 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
     entered, ends = audit_log.signed_entries(ledger, log, ANSWERED)
     hours = [each for each in entered if each.get("line") == line]
     transcripts: dict[str, str] = {}
-    ratings: dict[str, Rated] = {}
+    ratings: dict[str, str] = {}
     not_entered = 0
     for path in sorted(directory.glob("*.jsonl*")):
         hour = path.name.partition(".")[0]
@@ -186,7 +184,7 @@ def read_journal(directory: Path, line: str, ledger: Path, log: str) -> JournalC
             continue
         for each in noted:
             if isinstance(each, Rated) and each.line == line:
-                ratings[each.rating] = each
+                ratings[each.rating] = each.given
             elif isinstance(each, Answered) and each.line == line and each.transcript is not None:
                 transcripts[each.transcript] = hour
     lacking = frozenset(str(each["hour"]).partition(":")[0] for each in hours)

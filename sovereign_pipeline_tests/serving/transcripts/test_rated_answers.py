@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ def _forge(kept: Kept) -> bytes:
     "that is not over",
     "Refused by the ledger's digest of the hour; what the ledger does not have yet is left out, and reported",
 )
-@pytest.mark.parametrize("where", ["into the hour", "instead of the hour", "renamed", "removed", "another hour"])
+@pytest.mark.parametrize(
+    "where", ["into the hour", "instead of the hour", "renamed", "removed", "another hour", "another answer's rating"]
+)
 def test_the_journals_copy_is_compared_with_the_ledger(kept: Kept, tmp_path: Path, where: str) -> None:
     kept.say(kept.ask("Is the lamp lit?", "It is lit."), "up")
     copies = kept.enter()
@@ -167,6 +170,8 @@ def test_the_journals_copy_is_compared_with_the_ledger(kept: Kept, tmp_path: Pat
         hour.with_name("2099-01-01T00.jsonl").write_bytes(forged)
     elif where == "removed":
         hour.unlink()
+    elif where == "another answer's rating":
+        hour.write_bytes(re.sub(rb'(?<="given":")[0-9a-f]{64}', b"0" * 64, hour.read_bytes()))
     else:
         before = hour.read_bytes() if where != "instead of the hour" else b""
         hour.write_bytes(before + forged)
