@@ -55,7 +55,7 @@ class Opened:
     twice: int = 0
     """Number of lines that repeat a record."""
     missing: int = 0
-    """Number of records that the journal names and no file has, since the oldest file."""
+    """Number of records that the journal names and no file has, since the oldest transcript."""
     unsure: frozenset[str] = frozenset()
     """Identifiers of answers with a missing rating: nobody knows their newest feedback."""
 
@@ -107,9 +107,6 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
             f"{directory}: there are no transcripts of line '{line[:60]}'.",
             "Name the directory that was copied, and a line with a folder in it.",
         )
-    oldest = files[0].name[: len("2026-11-27T04")]
-    if journal is not None:
-        journal.assert_reaches(directory, oldest)
     found: dict[str, Transcript | Rating] = {}
     spoilt = foreign = twice = 0
     for file in files:
@@ -133,6 +130,10 @@ def open_transcripts(directory: Path, line: str, private_key: str, journal: Jour
     ratings = {sha256: each for sha256, each in found.items() if isinstance(each, Rating)}
     if journal is None:
         return Opened(transcripts, _newest(ratings.values()), spoilt, foreign, twice)
+    # Anyone can rename a file. The journal's hour of a record is the ledger's.
+    hours = (journal.transcripts[sha256] for sha256 in found if sha256 in journal.transcripts)
+    oldest = min([files[0].name[: len("2026-11-27T04")], *hours])
+    journal.assert_reaches(directory, oldest)
     lost = [hour for sha256, hour in journal.transcripts.items() if sha256 not in found and hour >= oldest]
     unsure = [given for sha256, given in journal.ratings.items() if sha256 not in ratings]
     said = _newest(ratings[each] for each in journal.ratings if each in ratings)
