@@ -176,6 +176,14 @@ def test_policy_switches_the_hold_off_for_a_level(held: Held) -> None:
     assert standing.predicate["evidence"]["hold"]["needed"] is False
 
 
+def test_a_level_without_trials_needs_none_after_a_recall(held: Held) -> None:
+    with held.office.registry.reading() as session:
+        incumbent = session.get_one(Adapter, held.traffic.flag.production)
+    held.office.move("recall", incumbent)
+    held.rules(blind_review="not_required", promote_without_hold=[held.staged.classification])
+    assert held.office.ask("promote", held.staged).predicate["evidence"]["hold"]["needed"] is False
+
+
 def test_a_judgement_about_another_comparison_does_not_count(held: Held) -> None:
     held.traffic.ask(12)
     held.judge()
