@@ -278,15 +278,18 @@ def hold_evidence(registry: Registry, workplace: Workplace, adapter: Adapter) ->
 
 
 def evidence_of_urgency(registry: Registry, workplace: Workplace, adapter: Adapter) -> dict[str, Any]:
-    """Return the evidence for a promotion that does not wait for its trial: why the trial does not allow it.
+    """Return the evidence for a promotion that does not wait for its trial: that the trial does not allow it.
+
+    A report or judgement that arrives later does not change it. If the adapter is taken back for harm, it changes.
 
     Raises:
         ConflictError: the trial allows the promotion.
     """
     try:
         hold_evidence(registry, workplace, adapter)
-    except GateRefused as error:
-        return {"needed": True, "urgent": True, "because": error.message}
+    except GateRefused:
+        with registry.reading() as session:
+            return {"needed": True, "urgent": True, "taken_back": taken_back(session, adapter) is not None}
     raise ConflictError(f"{adapter.id}: its trial stops no promotion, so none is urgent.", "Request `promote`.")
 
 
