@@ -31,7 +31,8 @@ def test_a_gateway_that_starts_while_the_registry_is_down_serves_what_it_verifie
     deploying.look()
     follow(office.registry, office.bench.workplace())
     started = Deploying(served_office, registry_url=NOT_REACHED)
-    assert started.sources.base_to_serve().digest == first.base_model_digest
+    base = started.sources.base_to_serve()
+    assert base is not None and base.digest == first.base_model_digest
     deployed = started.look()
     assert [(each.adapter, each.in_reserve) for each in deployed.served] == [(second.id, False), (first.id, True)]
     assert [*deployed.refused] == ["registry"]
@@ -71,7 +72,9 @@ def test_without_the_registry_nothing_else_is_served(served_office: ServedOffice
         forged = forged.replace(old, new)
     recall(office.registry, Question(source="letters"), office.officers["layla"])
     deploying.look()
-    without = Deploying(served_office, registry_url=NOT_REACHED).look()
+    restarted = Deploying(served_office, registry_url=NOT_REACHED)
+    assert restarted.sources.base_to_serve() is None
+    without = restarted.look()
     assert (without.served, [each.adapter for each in without.withdrawn]) == ((), [recalled.id])
     noted.write_text(forged)
     forging = Deploying(served_office, registry_url=NOT_REACHED)
